@@ -1,0 +1,1 @@
+"""From a file to model-ready examples, split among clients."""

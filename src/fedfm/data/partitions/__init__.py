@@ -1,0 +1,1 @@
+"""Partitions: how examples are split among clients. One kind, one file; the registry is `PARTITIONS`."""

@@ -1,0 +1,34 @@
+"""Where examples come from and which columns hold what."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from fedfm.settings import Settings
+
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+
+
+class DataSettings(Settings):
+    """The recipe's ``data``."""
+
+    train: str
+    """File (jsonl[.gz], csv, tsv, parquet, npz), folder of images, hub id (`hf:NAME/CONFIG`), or `builtin:NAME`."""
+    validation: str | Fraction | None = None
+    """As `train`, or a fraction of the training examples to hold back; chooses the best round and stops early."""
+    test: str | Fraction | None = None
+    """As `train`, or a fraction of the training examples to hold back; the reported figures come from it."""
+    text: Annotated[list[str], Field(min_length=1, max_length=2)] = ["text"]
+    """Text column, or two for pairs."""
+    label: str = "label"
+    """Column of the class."""
+    image: str = "image"
+    """Column of the image."""
+    client: str | None = None
+    """Column that names the client: a natural federation."""
+    max_length: Annotated[int, Field(ge=2)] = 128
+    """Tokens per example; classification truncates, language modelling cuts a document into pieces."""
+    limit: Annotated[int, Field(ge=1)] | None = None
+    """Use only this many training examples, the first after a seeded shuffle."""

@@ -1,0 +1,69 @@
+"""Errors for people: what was wrong, where, and what to do. Each knows the exit code the command line ends with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+class FedfmError(Exception):
+    """Base of every error that fedfm raises on purpose."""
+
+    exit_code = 1
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong with a recipe.
+
+    Attributes:
+        where: dotted recipe key, e.g. ``federation.clients``; empty for the recipe as a whole.
+        message: what is wrong and what to do instead.
+        got: the offending value as the user wrote it, or None when there is none to show.
+    """
+
+    where: str
+    message: str
+    got: str | None = None
+
+    def __str__(self) -> str:
+        got = f" (got {self.got})" if self.got is not None else ""
+        return f"{self.where}: {self.message}{got}" if self.where else f"{self.message}{got}"
+
+
+class RecipeError(FedfmError):
+    """The recipe, or what it names, cannot make a run. Lists every problem found, not only the first."""
+
+    exit_code = 2
+
+    def __init__(self, problems: Sequence[Problem] | str, *, where: str = "", source: str = "recipe") -> None:
+        if isinstance(problems, str):
+            problems = [Problem(where, problems)]
+        self.problems = list(problems)
+        self.source = source
+        count = "1 problem" if len(self.problems) == 1 else f"{len(self.problems)} problems"
+        super().__init__("\n".join([f"{source}: {count}", *(f"  {problem}" for problem in self.problems)]))
+
+
+class DataError(FedfmError):
+    """A data file exists but cannot be read as what it says it is."""
+
+    exit_code = 3
+
+
+class TooFewClientsError(FedfmError):
+    """Fewer sound updates than the quorum asks for."""
+
+    exit_code = 4
+
+
+class StorageError(FedfmError):
+    """A run's folder cannot be written or read (full disk, read-only folder, damaged checkpoint)."""
+
+    exit_code = 5
+
+
+class InterruptedRunError(FedfmError):
+    """The run was stopped by the user; its last round is saved and it can be resumed."""
+
+    exit_code = 130

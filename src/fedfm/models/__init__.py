@@ -1,0 +1,1 @@
+"""Loading backbones, the families of architectures, and tunables."""

@@ -1,0 +1,1 @@
+"""Who carries instructions to clients and updates back."""

@@ -1,0 +1,1 @@
+"""The round loop and everything it needs at the server."""

@@ -1,0 +1,16 @@
+"""What the model is to learn."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from fedfm.settings import Settings
+
+TaskKind = Literal["text-classification", "image-classification", "masked-lm", "causal-lm"]
+
+
+class TaskSettings(Settings):
+    """The recipe's ``task``."""
+
+    kind: TaskKind
+    """What is predicted from what."""
