@@ -1,0 +1,61 @@
+# Needs python3 (3.11 or newer), git and make; everything else goes into $(VENV).
+# On Linux without a GPU, `make demo PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu` saves gigabytes of CUDA.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+# Settings of the caller that would reach into the environment or change what tests mean.
+unexport PYTHONPATH PYTHONHOME PYTEST_ADDOPTS
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: demo test lint docs bench clean help
+
+demo: $(VENV)/demo.installed ## fine-tune MiniLM over clients, offline, on two cores; replaces runs/demo
+	rm -rf runs/demo
+	$(BIN)/fedfm run demo
+
+test: $(VENV)/test.installed ## all tests, slow ones too; at least 90 % of the lines
+	$(BIN)/python -m pytest --cov --cov-report=term --cov-fail-under=90
+
+lint: $(VENV)/test.installed ## style, types, and the direction of imports
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+docs: $(VENV)/docs.installed ## build the site into site/, strictly
+	$(BIN)/mkdocs build --strict --quiet
+
+bench: $(VENV)/demo.installed ## list what reproduces the README's figures; NAME=… runs one
+ifdef NAME
+	$(BIN)/python benchmarks/$(NAME).py
+else
+	@for file in benchmarks/[a-z]*.py; do \
+	  test -f "$$file" || { echo "no benchmarks yet"; break; }; \
+	  printf '%-20s %s\n' "$$(basename "$$file" .py)" "$$(sed -n '1s/"""//gp' "$$file")"; \
+	done
+endif
+
+clean: ## remove what make made here; never runs/
+	rm -rf $(VENV) site dist build .coverage .hypothesis .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## /\1|/p' $(MAKEFILE_LIST) | awk -F '|' '{ printf "make %-6s %s\n", $$1, $$2 }'
+
+# One stamp for each set of extras; it ages when pyproject.toml or constraints.txt change.
+$(VENV)/demo.installed: EXTRAS := demo
+$(VENV)/test.installed: EXTRAS := demo,track,dev
+$(VENV)/docs.installed: EXTRAS := docs
+
+$(VENV)/%.installed: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing fedfm[$(EXTRAS)] into $(VENV); the first time takes a few minutes."
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[$(EXTRAS)]'
+	@touch $@
+
+$(BIN)/python:
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is not there; name another: make PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit("fedfm needs Python 3.11 or newer and $(PYTHON) is %d.%d; name another: make PYTHON=python3.12" % sys.version_info[:2] if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }

@@ -1,0 +1,103 @@
+"""What holds in every test: no network, no unpickling, one thread, folders that vanish, the same examples every time."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import socket
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import hypothesis
+import pytest
+
+hypothesis.settings.register_profile("fedfm", derandomize=True, deadline=None, database=None)
+hypothesis.settings.load_profile("fedfm")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Sets the environment before anything reads it: torch and the Hub's client do so when they are imported."""
+    folder = tempfile.TemporaryDirectory(prefix="fedfm-tests-")
+    config.add_cleanup(folder.cleanup)
+    for name in [name for name in os.environ if name.startswith(("FEDFM_", "HF_", "TRANSFORMERS_"))]:
+        del os.environ[name]
+    for name in ("FORCE_COLOR", "NO_COLOR", "COLUMNS", "LINES"):
+        os.environ.pop(name, None)
+    os.environ["FEDFM_CACHE"] = str(Path(folder.name) / "fedfm")
+    os.environ["HF_HOME"] = str(Path(folder.name) / "huggingface")
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    os.environ["MPLBACKEND"] = "agg"
+    os.environ["OMP_NUM_THREADS"] = "1"
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+
+class ForbiddenError(RuntimeError):
+    """A test reached the network or read a pickle."""
+
+
+class Guard:
+    """Refuses audit events while `active`; a hook cannot be taken out of the interpreter again, so it is switched."""
+
+    def __init__(self) -> None:
+        self.active = False
+        self.seen: list[str] = []
+
+    def __call__(self, event: str, arguments: tuple[Any, ...]) -> None:
+        if self.active and (offence := _offence(event, arguments)):
+            self.seen.append(offence)  # remembered, because the code under test might swallow the exception
+            raise ForbiddenError(offence)
+
+
+def _offence(event: str, arguments: tuple[Any, ...]) -> str | None:
+    """What is wrong with an audit event, or None."""
+    match event, arguments:
+        case "pickle.find_class", (module, name):
+            return f"unpickled {module}.{name}"
+        case ("socket.connect" | "socket.sendto"), (sender, address):
+            if sender.family != socket.AF_UNIX and not _is_this_machine(address[0]):
+                return f"{event} {address}"
+        case ("socket.getaddrinfo" | "socket.gethostbyname" | "socket.gethostbyaddr"), (host, *_):
+            if not _is_this_machine(host):
+                return f"{event} {host}"
+    return None
+
+
+def _is_this_machine(host: str | bytes | None) -> bool:
+    name = host.decode() if isinstance(host, bytes) else host
+    if name in (None, "", "localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
+
+
+_guard = Guard()
+sys.addaudithook(_guard)
+
+
+@pytest.fixture
+def guard() -> Guard:
+    """The guard of this process, for the tests of the guard itself."""
+    return _guard
+
+
+@pytest.fixture(autouse=True)
+def _no_network_no_pickle() -> Iterator[None]:
+    _guard.seen.clear()
+    _guard.active = True
+    yield
+    _guard.active = False
+    assert not _guard.seen, f"forbidden, though the code under test hid it: {_guard.seen}"
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of small real data sets that may lie beside the checkout."""
+    folder = Path(__file__).parents[2] / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip(f"the data sets for benchmarks are not here ({folder})")
+    return folder
