@@ -1,4 +1,4 @@
-"""What holds in every test: no network, no unpickling, one thread, folders that vanish, the same examples every time."""
+"""What holds in every test: no network, no unpickling, one thread, folders that vanish, the same examples each time."""
 
 from __future__ import annotations
 
@@ -56,10 +56,10 @@ def _offence(event: str, arguments: tuple[Any, ...]) -> str | None:
     match event, arguments:
         case "pickle.find_class", (module, name):
             return f"unpickled {module}.{name}"
-        case ("socket.connect" | "socket.sendto"), (sender, address):
+        case (("socket.connect" | "socket.sendto"), (sender, address)):
             if sender.family != socket.AF_UNIX and not _is_this_machine(address[0]):
                 return f"{event} {address}"
-        case ("socket.getaddrinfo" | "socket.gethostbyname" | "socket.gethostbyaddr"), (host, *_):
+        case (("socket.getaddrinfo" | "socket.gethostbyname" | "socket.gethostbyaddr"), (host, *_)):
             if not _is_this_machine(host):
                 return f"{event} {host}"
     return None

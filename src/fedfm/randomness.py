@@ -1,4 +1,4 @@
-"""Every random choice has a key: generators derive from (seed, purpose, round, client), never from the order of calls."""
+"""Every random choice has a key: generators derive from (seed, purpose, round, client), not from the order of calls."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """The weighted mean of updates: Δ = Σ w_c·Δ_c / Σ w_c.
 
-McMahan et al., Communication-Efficient Learning of Deep Networks from Decentralized Data, arXiv:1602.05629, Algorithm 1.
-Weights by examples n_c, or all equal. Under `sampling: weighted` clients are drawn in proportion to n_c already
-(Li et al., arXiv:1907.02189, scheme I), so each draw weighs the same and `auto` takes equal weights.
+McMahan et al., Communication-Efficient Learning of Deep Networks from Decentralized Data, arXiv:1602.05629,
+Algorithm 1. Weights by examples n_c, or all equal. Under `sampling: weighted` clients are drawn in proportion to n_c
+already (Li et al., arXiv:1907.02189, scheme I), so each draw weighs the same and `auto` takes equal weights.
 """
 
 from __future__ import annotations

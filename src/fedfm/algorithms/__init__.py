@@ -22,4 +22,14 @@ ALGORITHMS: dict[str, type[Algorithm]] = {
 
 AnyAlgorithm = Annotated[FedAvg | FedProx | FedAvgM | FedAdam | FedYogi, Field(discriminator="name")]
 
-__all__ = ["ALGORITHMS", "Algorithm", "AnyAlgorithm", "FedAdam", "FedAvg", "FedAvgM", "FedProx", "FedYogi", "ServerState"]
+__all__ = [
+    "ALGORITHMS",
+    "Algorithm",
+    "AnyAlgorithm",
+    "FedAdam",
+    "FedAvg",
+    "FedAvgM",
+    "FedProx",
+    "FedYogi",
+    "ServerState",
+]

@@ -63,7 +63,7 @@ class FedAdam(AdaptiveServer):
 
 
 class FedYogi(AdaptiveServer):
-    """Yogi at the server: the second moment moves additively, so a sudden large update raises it no faster than Adam's."""
+    """Yogi at the server: the second moment moves additively; a sudden large update raises it no faster than Adam's."""
 
     name: Literal["fedyogi"] = "fedyogi"
     """Yogi at the server."""
