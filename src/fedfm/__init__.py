@@ -1,3 +1,43 @@
-"""fedfm: adapt a foundation model to data that cannot be brought together."""
+"""fedfm: adapt a foundation model to data that cannot be brought together.
+
+    from fedfm import Recipe, run
+
+    finished = run("demo")            # a preset, a recipe file, or a Recipe
+    finished.summary["final"]         # {"loss": …, "accuracy": …}
+    finished.metrics                  # pandas, a row for each round and split
+    finished.model                    # the backbone with what was tuned, on the CPU
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fedfm.errors import FedfmError
+    from fedfm.recipe import Recipe, load_recipe
+    from fedfm.records.listeners import Listener
+    from fedfm.server import Run, export, plan, resume, run
 
 __version__ = "0.1.0"
+
+_HOMES = {
+    "FedfmError": "fedfm.errors",
+    "Listener": "fedfm.records.listeners",
+    "Recipe": "fedfm.recipe",
+    "Run": "fedfm.server",
+    "export": "fedfm.server",
+    "load_recipe": "fedfm.recipe",
+    "plan": "fedfm.server",
+    "resume": "fedfm.server",
+    "run": "fedfm.server",
+}
+
+__all__ = ["FedfmError", "Listener", "Recipe", "Run", "__version__", "export", "load_recipe", "plan", "resume", "run"]
+
+
+def __getattr__(name: str) -> Any:
+    """Loads a public name on first use, so that ``import fedfm`` stays quick (no torch)."""
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'fedfm' has no attribute {name!r}")

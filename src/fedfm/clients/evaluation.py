@@ -1,0 +1,81 @@
+"""Evaluation of the tunable's present value on examples: the server's test set, or a client's own."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from fedfm.data.batches import evaluation_batches
+from fedfm.data.examples import Examples
+from fedfm.models.tunable import Tunable
+from fedfm.randomness import derive_seed
+from fedfm.tasks.base import Measured, Task
+
+
+@dataclass(frozen=True)
+class Evaluator:
+    """Evaluates one tunable.
+
+    Attributes:
+        tunable: what is evaluated, as it stands at the time of the call.
+        task: loss and metrics.
+        processor: the backbone's tokenizer or image processor.
+        metrics: names of the metrics to report.
+        batch_size: examples a forward pass.
+        seed: the run's seed; masks are the same at every evaluation.
+        device: where the tunable is.
+    """
+
+    tunable: Tunable
+    task: Task
+    processor: object
+    metrics: tuple[str, ...]
+    batch_size: int
+    seed: int
+    device: torch.device
+
+    def __call__(self, examples: Examples, indices: np.ndarray | None = None) -> dict[str, float]:
+        """``loss`` (mean a prediction) and the metrics over some examples, all by default."""
+        indices = np.arange(len(examples)) if indices is None else indices
+        collate = self.task.collate(self.processor, derive_seed(self.seed, "evaluation masks"))
+        self.tunable.eval()
+        losses: list[float] = []
+        predictions = 0
+        measured: list[Measured] = []
+        with torch.inference_mode():
+            for positions in evaluation_batches(examples.lengths[indices], self.batch_size):
+                batch = {
+                    name: tensor.to(self.device) for name, tensor in collate(examples.take(indices[positions])).items()
+                }
+                inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
+                logits = self.tunable.model(**inputs).logits
+                totals, counts = self.task.losses(logits, batch)
+                losses.append(totals.double().sum().item())
+                predictions += int(counts.sum().item())
+                measured.append(self.task.measure(logits, batch))
+        loss = math.fsum(losses) / predictions if predictions else math.nan
+        joined = {key: np.concatenate([part[key] for part in measured]) for key in measured[0]}
+        scores = self.task.score(joined, loss)
+        return {"loss": loss, **{name: scores[name] for name in self.metrics}}
+
+    def by_client(self, examples: Examples, clients: Mapping[str, np.ndarray]) -> dict[str, dict[str, float]]:
+        """The same for each client's own examples: client id → loss and metrics."""
+        return {client: self(examples, indices) for client, indices in clients.items()}
+
+
+def spread(values: list[float], *, higher_is_better: bool) -> dict[str, float]:
+    """How evenly clients are served.
+
+    Returns:
+        ``mean``, ``worst_10_percent`` (mean over the worst tenth of the clients, at least one) and ``deviation``
+        (population standard deviation), in the unit of ``values``.
+    """
+    ordered = np.sort(np.asarray(values, dtype=np.float64))
+    if not higher_is_better:
+        ordered = ordered[::-1]
+    worst = ordered[: max(1, math.ceil(len(ordered) / 10))]
+    return {"mean": float(ordered.mean()), "worst_10_percent": float(worst.mean()), "deviation": float(ordered.std())}

@@ -1,0 +1,74 @@
+"""Local training of one client, on the one backbone in memory."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.optim import SGD, AdamW, Optimizer
+
+from fedfm.clients.settings import LocalSettings
+from fedfm.models.tunable import Tunable
+from fedfm.tasks.base import Batch, Task
+
+GradientRule = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""(gradient, parameter, received) → the gradient to step along; see ``fedfm.algorithms.Algorithm.gradient``."""
+
+
+@dataclass(frozen=True)
+class LocalResult:
+    """What local training did.
+
+    Attributes:
+        steps: optimiser steps.
+        loss: mean training loss of those steps; not finite when training diverged.
+    """
+
+    steps: int
+    loss: float
+
+
+def train_locally(
+    tunable: Tunable,
+    task: Task,
+    batches: Iterable[Batch],
+    local: LocalSettings,
+    *,
+    learning_rate: float,
+    gradient_rule: GradientRule,
+) -> LocalResult:
+    """Takes one step a batch from the tunable's present value, in place, with a fresh optimiser.
+
+    The gradient of the batch's mean loss goes through the algorithm's rule, then clipping, then the optimiser.
+    """
+    parameters = tunable.parameters
+    received = {name: parameter.detach().clone() for name, parameter in parameters.items()}
+    optimizer = make_optimizer(list(parameters.values()), local, learning_rate)
+    losses: list[float] = []
+    tunable.train(dropout=local.dropout)
+    for batch in batches:
+        inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
+        totals, counts = task.losses(tunable.model(**inputs).logits, batch)
+        loss = totals.sum() / counts.sum().clamp(min=1)
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        with torch.no_grad():
+            for name, parameter in parameters.items():
+                if parameter.grad is not None:
+                    parameter.grad = gradient_rule(parameter.grad, parameter, received[name])
+        if local.max_grad_norm is not None:
+            nn.utils.clip_grad_norm_(parameters.values(), local.max_grad_norm)
+        optimizer.step()
+        losses.append(loss.item())
+    tunable.eval()
+    return LocalResult(steps=len(losses), loss=math.fsum(losses) / len(losses) if losses else math.nan)
+
+
+def make_optimizer(parameters: list[nn.Parameter], local: LocalSettings, learning_rate: float) -> Optimizer:
+    """The recipe's local optimiser over ``parameters``."""
+    if local.optimizer == "sgd":
+        return SGD(parameters, lr=learning_rate, weight_decay=local.weight_decay)
+    return AdamW(parameters, lr=learning_rate, weight_decay=local.weight_decay)

@@ -1,0 +1,126 @@
+"""A worker: clients' side of a round. One backbone in memory; each client's tunable is swapped in and trained."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from fedfm.clients.settings import LocalSettings
+from fedfm.clients.training import GradientRule, LocalResult, train_locally
+from fedfm.data.batches import batch_plan
+from fedfm.data.examples import Examples
+from fedfm.models.tunable import Tunable
+from fedfm.params import subtract
+from fedfm.randomness import derive_seed, numpy_generator, torch_seed
+from fedfm.tasks.base import Batch, Task
+from fedfm.updates import Failure, Instruction, Update, decode_instruction, encode_update
+
+
+@dataclass(frozen=True)
+class Worker:
+    """Trains the clients whose data it can reach, one at a time.
+
+    Attributes:
+        tunable: the backbone with the parameters that are trained; overwritten by every client.
+        task: loss and collation.
+        processor: the backbone's tokenizer or image processor.
+        examples: the training examples of all these clients.
+        clients: client id → indices into ``examples``.
+        local: how to train.
+        gradient_rule: the algorithm's hook.
+        seed: the run's seed.
+        device: where the tunable is.
+    """
+
+    tunable: Tunable
+    task: Task
+    processor: object
+    examples: Examples
+    clients: Mapping[str, np.ndarray]
+    local: LocalSettings
+    gradient_rule: GradientRule
+    seed: int
+    device: torch.device
+
+    def train(self, clients: Sequence[str], message: bytes) -> Iterator[tuple[str, bytes | Failure]]:
+        """Answers an instruction for each client in turn: the bytes of an update, or why there is none.
+
+        Raises:
+            MessageError: the instruction cannot be read.
+        """
+        instruction = decode_instruction(message)
+        for client in clients:
+            yield client, self._answer(client, instruction)
+
+    def _answer(self, client: str, instruction: Instruction) -> bytes | Failure:
+        try:
+            return encode_update(self._train(client, instruction))
+        except Exception as error:  # one client's failure, whatever it is, must not end the others' round
+            reason = f"{type(error).__name__}: {error}".splitlines()[0]
+            if isinstance(error, torch.OutOfMemoryError):
+                reason = "out of memory: lower local.batch_size or data.max_length"
+            return Failure(client, reason, traceback.format_exc())
+
+    def _train(self, client: str, instruction: Instruction) -> Update:
+        started = time.perf_counter()
+        self.tunable.write(instruction.params)
+        result = self.fit(
+            self.clients[client], client=client, round=instruction.round, learning_rate=instruction.learning_rate
+        )
+        return Update(
+            round=instruction.round,
+            client=client,
+            base=instruction.base,
+            examples=len(self.clients[client]),
+            steps=result.steps,
+            loss=result.loss,
+            seconds=time.perf_counter() - started,
+            params=subtract(self.tunable.read(), instruction.params),
+        )
+
+    def fit(
+        self,
+        indices: np.ndarray,
+        *,
+        client: str,
+        round: int,  # noqa: A002 - the field's word
+        learning_rate: float,
+        max_steps: int | None = None,
+    ) -> LocalResult:
+        """Trains the tunable in place on some examples; all randomness is keyed by (seed, round, client).
+
+        Args:
+            indices: into ``examples``.
+            client: key of the random choices.
+            round: key of the random choices.
+            learning_rate: constant during this call.
+            max_steps: in place of the recipe's ``local`` budget.
+        """
+        plan = batch_plan(
+            len(indices),
+            self.local.batch_size,
+            epochs=self.local.epochs,
+            max_steps=max_steps or self.local.max_steps,
+            generator=numpy_generator(self.seed, "batches", round=round, client=client),
+        )
+        collate = self.task.collate(self.processor, derive_seed(self.seed, "masks", round=round, client=client))
+
+        def batches() -> Iterator[Batch]:
+            for step in plan:
+                batch = collate(self.examples.take(indices[step]))
+                yield {name: tensor.to(self.device) for name, tensor in batch.items()}
+
+        with torch_seed(self.seed, "dropout", round=round, client=client):
+            return train_locally(
+                self.tunable,
+                self.task,
+                batches(),
+                self.local,
+                learning_rate=learning_rate,
+                gradient_rule=self.gradient_rule,
+            )

@@ -1,0 +1,226 @@
+"""A recipe made real: data read and split, backbone loaded, tunable attached. Nothing is written to the run's folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from fedfm.clients import Evaluator, Worker
+from fedfm.data.examples import Examples
+from fedfm.data.labels import LabelMap
+from fedfm.data.sources import Source, read_source
+from fedfm.errors import RecipeError
+from fedfm.models.backbones import Backbone, load_backbone, load_processor
+from fedfm.models.tunable import Tunable
+from fedfm.randomness import numpy_generator
+from fedfm.recipe import Recipe
+from fedfm.server.federation import Federation, make_federation
+from fedfm.tasks import TASKS, Task
+
+
+@dataclass(frozen=True)
+class Split:
+    """Some of the examples of a source."""
+
+    examples: Examples
+    indices: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+
+@dataclass(frozen=True)
+class FederatedData:
+    """Everything about a run's data.
+
+    Attributes:
+        recipe: the recipe with what the data decides filled in (clients, cohort size, partition).
+        task: what is learnt.
+        processor: tokenizer or image processor.
+        labels: the classes, None for tasks without.
+        train: all training examples; ``federation`` says who holds which.
+        validation: chooses the best round; None when the recipe has none.
+        test: what the figures are reported on.
+        federation: the clients.
+    """
+
+    recipe: Recipe
+    task: Task
+    processor: object
+    labels: LabelMap | None
+    train: Examples
+    validation: Split | None
+    test: Split
+    federation: Federation
+
+    def client_test_sets(self) -> tuple[Examples, dict[str, np.ndarray]]:
+        """What each client is evaluated on: its held-out examples, else the test examples that name it.
+
+        Returns:
+            The examples and client id → indices into them, for at most ``evaluate.clients`` clients (a keyed choice);
+            no client when there is neither.
+        """
+        if self.federation.holdout:
+            examples, sets = self.train, dict(self.federation.holdout)
+        elif self.test.examples.clients is not None:
+            examples, names = self.test.examples, self.test.examples.clients[self.test.indices]
+            sets = {client: self.test.indices[names == client] for client in self.federation.train}
+            sets = {client: indices for client, indices in sets.items() if len(indices)}
+        else:
+            return self.test.examples, {}
+        most = self.recipe.evaluate.clients
+        chosen = numpy_generator(self.recipe.seed, "evaluated clients").permutation(sorted(sets))[:most]
+        return examples, {client: sets[client] for client in sorted(str(name) for name in chosen)}
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A run that is ready to start.
+
+    Attributes:
+        data: the data and its split.
+        backbone: the pretrained model and where it came from.
+        tunable: the parameters that are trained, on ``device``.
+        worker: trains clients.
+        evaluator: evaluates the tunable.
+        device: where it all happens.
+        backbone_parameters: parameters of the backbone with its head, before the tunable added its own.
+        first_download_bytes: their size, which a client needs once before its first round.
+    """
+
+    data: FederatedData
+    backbone: Backbone
+    tunable: Tunable
+    worker: Worker
+    evaluator: Evaluator
+    device: torch.device
+    backbone_parameters: int
+    first_download_bytes: int
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe with what the data decides filled in."""
+        return self.data.recipe
+
+
+def prepare_data(recipe: Recipe) -> FederatedData:
+    """Reads, encodes and splits the data; the model's weights are not loaded.
+
+    Raises:
+        RecipeError: the recipe and its data do not fit; the message says what to change.
+        DataError: a file cannot be read.
+    """
+    task = TASKS[recipe.task.kind]
+    settings = recipe.data
+    processor = load_processor(recipe.model, task.modality, allow_network=recipe.allow_network)
+    source = _read(recipe, settings.train, "train")
+    labels = LabelMap.from_source(source, settings.label) if task.labelled else None
+    train = task.encode(source, settings, processor, labels)
+
+    order = numpy_generator(recipe.seed, "limit").permutation(len(train))[: settings.limit]
+    held: dict[str, Split | None] = {}
+    for name in ("test", "validation"):
+        reference = getattr(settings, name)
+        if isinstance(reference, float):
+            size = round(reference * len(train if settings.limit is None else order))
+            held[name], order = Split(train, np.sort(order[:size])), order[size:]
+        elif reference is not None:
+            examples = task.encode(_read(recipe, reference, name), settings, processor, labels)
+            held[name] = Split(examples, np.arange(len(examples)))
+        else:
+            held[name] = None
+    test = held["test"]
+    if test is None or not len(test) or not len(order):
+        raise RecipeError(f"too few examples ({len(train)}) to hold any back", where="data.test")
+    federation = make_federation(recipe, train, np.sort(order))
+    return FederatedData(
+        recipe=_resolved(recipe, len(federation.train)),
+        task=task,
+        processor=processor,
+        labels=labels,
+        train=train,
+        validation=held["validation"],
+        test=test,
+        federation=federation,
+    )
+
+
+def build_experiment(recipe: Recipe) -> Experiment:
+    """Everything a run needs, ready to start.
+
+    Raises:
+        RecipeError: something in the recipe does not fit; the message says what to change.
+        DataError: a file cannot be read.
+    """
+    device = choose_device(recipe.runtime.device)
+    data = prepare_data(recipe)
+    recipe = data.recipe
+    task = data.task
+    backbone = load_backbone(
+        recipe.model,
+        task.auto_class,
+        seed=recipe.seed,
+        labels=None if data.labels is None else data.labels.names,
+        allow_network=recipe.allow_network,
+    )
+    weights = list(backbone.model.parameters())
+    backbone_parameters = sum(weight.numel() for weight in weights)
+    first_download_bytes = sum(weight.numel() * weight.element_size() for weight in weights)
+    tunable = recipe.tune.attach(backbone, task_type=task.peft_type, seed=recipe.seed)
+    tunable.to(device)
+    worker = Worker(
+        tunable=tunable,
+        task=task,
+        processor=data.processor,
+        examples=data.train,
+        clients=data.federation.train,
+        local=recipe.local,
+        gradient_rule=recipe.algorithm.gradient,
+        seed=recipe.seed,
+        device=device,
+    )
+    evaluator = Evaluator(
+        tunable=tunable,
+        task=task,
+        processor=data.processor,
+        metrics=tuple(task.metrics) if recipe.evaluate.metrics == "auto" else tuple(recipe.evaluate.metrics),
+        batch_size=recipe.evaluate.batch_size,
+        seed=recipe.seed,
+        device=device,
+    )
+    return Experiment(
+        data, backbone, tunable, worker, evaluator, device, backbone_parameters, first_download_bytes
+    )
+
+
+def choose_device(wanted: str) -> torch.device:
+    """The device that ``runtime.device`` means on this machine.
+
+    Raises:
+        RecipeError: a device that is not there was asked for by name.
+    """
+    if wanted == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(wanted)
+    missing = (
+        (device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count())
+        or (device.type == "mps" and not torch.backends.mps.is_available())
+    )  # fmt: skip
+    if missing:
+        raise RecipeError(f"there is no `{wanted}` on this machine; `auto` takes what is there", where="runtime.device")
+    return device
+
+
+def _resolved(recipe: Recipe, clients: int) -> Recipe:
+    """The recipe with what the data decides filled in, so that ``recipe.yaml`` says what was run."""
+    per_round = recipe.federation.cohort_size(clients)
+    if per_round > clients:
+        raise RecipeError(f"{per_round} clients a round are more than the {clients} there are", where="federation.per_round")
+    known = {"clients": clients, "per_round": per_round, "partition": recipe.partition}
+    return recipe.model_copy(update={"federation": recipe.federation.model_copy(update=known)})
+
+
+def _read(recipe: Recipe, reference: str, split: str) -> Source:
+    return read_source(reference, split, where=f"data.{split}", allow_network=recipe.allow_network)  # type: ignore[arg-type]

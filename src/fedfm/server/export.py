@@ -1,0 +1,90 @@
+"""What a run leaves behind: ``adapter/`` as PEFT loads it, ``model/`` as transformers load it, each with its card."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from fedfm.errors import RecipeError
+from fedfm.models.backbones import Backbone, load_backbone
+from fedfm.models.tunable import Tunable
+from fedfm.recipe import Recipe, load_recipe
+from fedfm.records import jsonl
+from fedfm.records.card import write_card
+from fedfm.records.folder import RunFolder
+from fedfm.server.checkpoints import load_checkpoint
+from fedfm.tasks import TASKS
+
+
+def write_outcome(
+    folder: RunFolder, tunable: Tunable, backbone: Backbone, recipe: Recipe, summary: dict[str, Any], *, merge: bool
+) -> Path:
+    """Writes what was tuned, with its card.
+
+    Args:
+        folder: the run's folder.
+        tunable: holds the final parameters.
+        backbone: what they were tuned on.
+        recipe: the resolved recipe.
+        summary: the content of ``summary.json``.
+        merge: write ``model/`` even though the tunable could be an adapter.
+
+    Returns:
+        ``adapter/``, or ``model/`` for merged models and for tunables that are no PEFT method (head, bitfit, full).
+    """
+    whole = merge or not tunable.is_adapter
+    target = folder.model if whole else folder.adapter
+    with folder.replacing(target) as beside:
+        if merge and tunable.is_adapter:
+            tunable.merged().save_pretrained(beside)
+            backbone.processor.save_pretrained(beside)
+        else:
+            tunable.save(beside, backbone.processor)
+        write_card(
+            beside,
+            base_model=backbone.name,
+            summary=summary,
+            recipe=recipe.model_dump(),
+            kind="model" if whole else "adapter",
+        )
+    return target
+
+
+def export(path: Path | str, *, merge: bool = False) -> Path:
+    """Writes the adapter, or the merged model, of a run once more from its last checkpoint; needs none of its data.
+
+    Raises:
+        RecipeError: not a run's folder, a run without a saved round, or a tunable that cannot be merged.
+        StorageError: the disk is full, the folder read-only, or every checkpoint damaged.
+    """
+    folder = RunFolder.open(path)
+    recipe = load_recipe(folder.recipe)
+    tunable, backbone = load_tuned(folder, recipe)
+    return write_outcome(folder, tunable, backbone, recipe, jsonl.read(folder.summary), merge=merge)
+
+
+def load_tuned(folder: RunFolder, recipe: Recipe) -> tuple[Tunable, Backbone]:
+    """The backbone of a run with what was tuned plugged in, on the CPU.
+
+    Raises:
+        RecipeError: the run has no saved round, or its backbone cannot be loaded.
+    """
+    saved = load_checkpoint(folder.path)
+    if saved is None or not folder.summary.is_file():
+        raise RecipeError(
+            f"{folder.path} has nothing to load yet; continue it with `fedfm resume {folder.path}`", source="run"
+        )
+    task = TASKS[recipe.task.kind]
+    backbone = load_backbone(
+        recipe.model,
+        task.auto_class,
+        seed=recipe.seed,
+        labels=jsonl.read(folder.summary)["labels"],
+        allow_network=recipe.allow_network,
+    )
+    tunable = recipe.tune.attach(backbone, task_type=task.peft_type, seed=recipe.seed)
+    state = saved[0]
+    tunable.write(state.best_params or state.params)
+    tunable.eval()
+    return tunable, backbone
+

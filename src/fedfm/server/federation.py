@@ -1,0 +1,104 @@
+"""All clients and how data is split among them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from fedfm.data.examples import Examples
+from fedfm.data.labels import LabelMap
+from fedfm.errors import RecipeError
+from fedfm.randomness import numpy_generator
+from fedfm.recipe import Recipe
+
+
+DEFAULT_CLIENTS = 10
+"""Clients of a federation that is split by the recipe when it does not say how many."""
+
+
+@dataclass(frozen=True)
+class Federation:
+    """Who holds what.
+
+    Attributes:
+        train: client id → indices of the training examples it learns from.
+        holdout: client id → indices it keeps for its own evaluation; empty without ``federation.holdout``.
+        left_out: natural clients with fewer than ``federation.min_examples`` examples.
+    """
+
+    train: dict[str, np.ndarray]
+    holdout: dict[str, np.ndarray]
+    left_out: tuple[str, ...]
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Client id → training examples."""
+        return {client: len(indices) for client, indices in self.train.items()}
+
+    def table(self, examples: Examples, labels: LabelMap | None) -> list[dict[str, object]]:
+        """One row a client for people and ``clients.json``: id, examples, examples by label, examples held out."""
+        rows: list[dict[str, object]] = []
+        for client, indices in self.train.items():
+            counts = None
+            if labels is not None and examples.labels is not None:
+                found = np.bincount(examples.labels[indices], minlength=len(labels.names))
+                counts = {name: int(number) for name, number in zip(labels.names, found, strict=True)}
+            held = len(self.holdout.get(client, ()))
+            rows.append({"id": client, "examples": len(indices), "labels": counts, "holdout": held})
+        return rows
+
+
+def make_federation(recipe: Recipe, examples: Examples, usable: np.ndarray) -> Federation:
+    """Splits the training examples as the recipe says; all choices are keyed by the recipe's seed.
+
+    Args:
+        recipe: the run's recipe.
+        examples: the training examples.
+        usable: indices that clients may get (what ``data.limit`` and held-back fractions leave).
+
+    Raises:
+        RecipeError: a client would get no example, or there are fewer natural clients than asked for.
+    """
+    settings = recipe.federation
+    split = recipe.partition.split(
+        None if examples.labels is None else examples.labels[usable],
+        None if examples.clients is None else examples.clients[usable],
+        settings.clients or DEFAULT_CLIENTS,
+        numpy_generator(recipe.seed, "partition"),
+    )
+    train = {client: usable[positions] for client, positions in split.items()}
+    left_out: tuple[str, ...] = ()
+    if recipe.partition.kind == "column":
+        train, left_out = _choose_natural(recipe, train)
+    if empty := [client for client, indices in train.items() if len(indices) == 0]:
+        raise RecipeError(
+            f"{len(empty)} of {len(train)} clients get no example, first {empty[0]!r}: use fewer clients or more data",
+            where="federation.clients",
+        )
+    holdout: dict[str, np.ndarray] = {}
+    if settings.holdout:
+        for client, indices in train.items():
+            shuffled = numpy_generator(recipe.seed, "holdout", client=client).permutation(indices)
+            held = min(round(settings.holdout * len(indices)), len(indices) - 1)
+            holdout[client], train[client] = np.sort(shuffled[:held]), np.sort(shuffled[held:])
+        holdout = {client: indices for client, indices in holdout.items() if len(indices)}
+    return Federation(train, holdout, left_out)
+
+
+def _choose_natural(
+    recipe: Recipe, clients: Mapping[str, np.ndarray]
+) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
+    settings = recipe.federation
+    large = {client: indices for client, indices in clients.items() if len(indices) >= settings.min_examples}
+    left_out = tuple(sorted(clients.keys() - large.keys()))
+    wanted = settings.clients or len(large)
+    if wanted > len(large) or not large:
+        raise RecipeError(
+            f"column `{recipe.data.client}` names {len(large)} clients with at least {settings.min_examples} examples "
+            f"({len(left_out)} have fewer), not {wanted}",
+            where="federation.clients",
+        )
+    chosen = numpy_generator(recipe.seed, "natural clients").permutation(sorted(large))[:wanted]
+    return {client: large[client] for client in sorted(str(name) for name in chosen)}, left_out

@@ -1,0 +1,78 @@
+"""What a run will do, in numbers, before any compute: for the display at its start and for ``fedfm check``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from fedfm.params import count, to_bytes
+from fedfm.recipe import Recipe
+from fedfm.server.experiment import Experiment, FederatedData, build_experiment, prepare_data
+
+
+def plan(recipe: Recipe) -> dict[str, Any]:
+    """Reads the data, loads the backbone, attaches the tunable and says what a run would do; trains nothing.
+
+    Raises:
+        RecipeError: something in the recipe does not fit.
+        DataError: a file cannot be read.
+    """
+    return describe(build_experiment(recipe))
+
+
+def client_table(recipe: Recipe) -> list[dict[str, Any]]:
+    """The split: one row a client with its id, examples, examples by label and examples held out.
+
+    Raises:
+        RecipeError: something in the recipe does not fit.
+        DataError: a file cannot be read.
+    """
+    data = prepare_data(recipe)
+    return data.federation.table(data.train, data.labels)
+
+
+def describe(experiment: Experiment) -> dict[str, Any]:
+    """The plan of an experiment, as JSON."""
+    recipe, tunable = experiment.recipe, experiment.tunable
+    message = len(to_bytes(tunable.read()))
+    cohort = recipe.federation.cohort_size(len(experiment.data.federation.train))
+    return {
+        "name": recipe.name,
+        "model": {
+            "path": recipe.model.path,
+            "name": experiment.backbone.name,
+            "family": experiment.backbone.family.name,
+            "parameters": experiment.backbone_parameters,
+        },
+        "tunable": {"kind": recipe.tune.kind, "parameters": count(tunable.parameters)},
+        "data": _describe_data(experiment.data),
+        "federation": {
+            "clients": recipe.federation.clients,
+            "per_round": cohort,
+            "rounds": recipe.federation.rounds,
+            "partition": recipe.partition.kind,
+            "left_out": len(experiment.data.federation.left_out),
+        },
+        "algorithm": recipe.algorithm.name,
+        "bytes": {
+            "per_client_down": message,
+            "per_client_up": message,
+            "per_round": 2 * message * cohort,
+            "total": 2 * message * cohort * recipe.federation.rounds,
+            "first_download": experiment.first_download_bytes,
+        },
+        "privacy": None,
+        "device": str(experiment.device),
+    }
+
+
+def _describe_data(data: FederatedData) -> dict[str, Any]:
+    sizes = list(data.federation.sizes.values())
+    return {
+        "train": sum(sizes),
+        "validation": None if data.validation is None else len(data.validation),
+        "test": len(data.test),
+        "labels": None if data.labels is None else list(data.labels.names),
+        "client_examples": {"min": min(sizes), "median": float(np.median(sizes)), "max": max(sizes)},
+    }

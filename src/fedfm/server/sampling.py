@@ -1,0 +1,35 @@
+"""Who takes part in a round."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+
+import numpy as np
+
+from fedfm.randomness import numpy_generator
+
+
+def sample_cohort(sizes: Mapping[str, int], per_round: int, *, sampling: str, seed: int, round: int) -> dict[str, int]:  # noqa: A002
+    """The clients of one round: id → how often it was drawn, in sorted order of ids.
+
+    Args:
+        sizes: client id → training examples.
+        per_round: clients a round, m (the expected number under ``poisson``).
+        sampling: ``uniform``: m different clients, all alike; ``poisson``: each client by itself with probability
+            m/N, so a cohort may be empty; ``weighted``: m draws with replacement in proportion to the clients' sizes
+            (Li et al., arXiv:1907.02189, scheme I), so a client can be drawn more than once.
+        seed: the run's seed.
+        round: 1-based round.
+    """
+    clients = sorted(sizes)
+    generator = numpy_generator(seed, "cohort", round=round)
+    if sampling == "uniform":
+        drawn = generator.choice(len(clients), size=per_round, replace=False)
+    elif sampling == "poisson":
+        drawn = np.flatnonzero(generator.random(len(clients)) < per_round / len(clients))
+    else:
+        weights = np.array([sizes[client] for client in clients], dtype=np.float64)
+        drawn = generator.choice(len(clients), size=per_round, replace=True, p=weights / weights.sum())
+    copies = Counter(int(index) for index in drawn)
+    return {clients[index]: copies[index] for index in sorted(copies)}

@@ -1,0 +1,53 @@
+"""What the server checks before an update touches the model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from fedfm.updates import Instruction, Update
+
+MAX_EXAMPLES = 2**31
+"""A client that claims more training examples than this is not believed."""
+
+
+def screen(update: Update, instruction: Instruction, *, client: str) -> str | None:
+    """Why an update is refused, or None when it is sound.
+
+    Args:
+        update: what came back.
+        instruction: what was sent out this round.
+        client: who was asked.
+    """
+    if update.client != client:
+        return f"it says it is from client {update.client!r}"
+    if update.round != instruction.round:
+        return f"it answers round {update.round}, not round {instruction.round}"
+    if update.base != instruction.base:
+        return f"it was computed on another base ({update.base[:12]}…, not {instruction.base[:12]}…)"
+    if not 1 <= update.examples <= MAX_EXAMPLES:
+        return f"it claims {update.examples} training examples"
+    return _shape_problem(update.params, instruction.params) or _finite_problem(update)
+
+
+def _shape_problem(got: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str | None:
+    if missing := sorted(expected.keys() - got.keys()):
+        return f"{len(missing)} tensors are missing, first `{missing[0]}`"
+    if extra := sorted(got.keys() - expected.keys()):
+        return f"{len(extra)} tensors were not asked for, first `{extra[0]}`"
+    for name, tensor in expected.items():
+        if got[name].shape != tensor.shape:
+            return f"tensor `{name}` has shape {list(got[name].shape)}, not {list(tensor.shape)}"
+        if got[name].dtype != tensor.dtype:
+            return f"tensor `{name}` is {got[name].dtype}, not {tensor.dtype}"
+    return None
+
+
+def _finite_problem(update: Update) -> str | None:
+    bad = [name for name, tensor in update.params.items() if not torch.isfinite(tensor).all()]
+    if not bad:
+        return None
+    loss = f"loss {update.loss:.4g}" if update.loss == update.loss else "loss was NaN"
+    return f"non-finite values in {len(bad)} of {len(update.params)} tensors ({loss}); try a lower local.learning_rate"

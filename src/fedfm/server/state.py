@@ -1,0 +1,95 @@
+"""What the server holds between rounds: everything that a resumed run needs, and nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from fedfm.algorithms import ServerState
+from fedfm.params import Params
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best round so far by the headline metric.
+
+    Attributes:
+        round: its number.
+        split: where it was measured: ``validation`` where there is one, else ``test``.
+        metrics: loss and metrics of that round on that split.
+    """
+
+    round: int
+    split: str
+    metrics: dict[str, float]
+
+
+@dataclass(frozen=True)
+class RunState:
+    """The run after ``round`` rounds.
+
+    Attributes:
+        round: rounds done.
+        params: the tunable w.
+        algorithm: the algorithm's server state.
+        initial: split → loss and metrics before round 1.
+        latest: split → loss and metrics at the last evaluation.
+        evaluated: the round of ``latest``.
+        best: the best round so far.
+        best_params: its tunable, kept only when the recipe stops early.
+        failed: clients that could not answer, summed over rounds.
+        refused: updates refused, summed over rounds.
+        bytes_down: bytes sent to clients.
+        bytes_up: bytes received from clients.
+        samples: training examples processed.
+        steps: local optimiser steps of all clients in each round, for baselines of the same budget.
+        seconds: wall time by phase: ``train``, ``evaluate``, ``aggregate``, ``wire``, ``total``.
+    """
+
+    round: int
+    params: Params
+    algorithm: ServerState
+    initial: dict[str, dict[str, float]] = field(default_factory=dict)
+    latest: dict[str, dict[str, float]] = field(default_factory=dict)
+    evaluated: int = 0
+    best: Best | None = None
+    best_params: Params = field(default_factory=dict)
+    failed: int = 0
+    refused: int = 0
+    bytes_down: int = 0
+    bytes_up: int = 0
+    samples: int = 0
+    steps: tuple[int, ...] = ()
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def numbers(self) -> dict[str, Any]:
+        """All that is not a tensor, as JSON."""
+        return {
+            "round": self.round,
+            "initial": self.initial,
+            "latest": self.latest,
+            "evaluated": self.evaluated,
+            "best": None if self.best is None else vars(self.best),
+            "failed": self.failed,
+            "refused": self.refused,
+            "bytes_down": self.bytes_down,
+            "bytes_up": self.bytes_up,
+            "samples": self.samples,
+            "steps": list(self.steps),
+            "seconds": self.seconds,
+        }
+
+    @classmethod
+    def restore(cls, numbers: dict[str, Any], params: Params, algorithm: ServerState, best_params: Params) -> RunState:
+        """The inverse of `numbers` and the tensors."""
+        best = numbers["best"]
+        return cls(
+            **{
+                **numbers,
+                "best": None if best is None else Best(**best),
+                "steps": tuple(numbers["steps"]),
+                "params": params,
+                "algorithm": algorithm,
+                "best_params": best_params,
+            }
+        )

@@ -1,0 +1,74 @@
+"""What a task is: how examples become batches, which loss is minimised, which metrics are reported."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from torch import Tensor
+
+from fedfm.data.examples import Examples
+from fedfm.data.labels import LabelMap
+from fedfm.data.settings import DataSettings
+from fedfm.data.sources import Source
+
+Batch = dict[str, Tensor]
+"""Model inputs by argument name, and ``labels``; first dimension = examples."""
+
+Collate = Callable[[Sequence[Mapping[str, Any]]], Batch]
+"""Makes a batch of rows."""
+
+Measured = dict[str, np.ndarray]
+"""What metrics are computed from, one entry an example (or a predicted token)."""
+
+
+class Task(ABC):
+    """One kind of task. Stateless: the processor and the labels are arguments.
+
+    Attributes:
+        modality: what the backbone reads.
+        auto_class: the transformers class whose ``from_pretrained`` gives the backbone its head.
+        peft_type: peft's name of the task, None where peft has none.
+        labelled: whether examples carry a class.
+        metrics: name → whether higher is better; the headline metric, by which a run is judged, first.
+    """
+
+    modality: ClassVar[Literal["text", "image"]]
+    auto_class: ClassVar[Any]
+    peft_type: ClassVar[str | None]
+    labelled: ClassVar[bool]
+    metrics: ClassVar[Mapping[str, bool]]
+
+    @abstractmethod
+    def encode(self, source: Source, data: DataSettings, processor: Any, labels: LabelMap | None) -> Examples:
+        """Model-ready examples of a source, cached by content."""
+
+    @abstractmethod
+    def collate(self, processor: Any, seed: int) -> Collate:
+        """A collator; ``seed`` keys what it draws (masks), and the same calls in the same order draw the same."""
+
+    @abstractmethod
+    def losses(self, logits: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Summed loss ``[B]`` and number of predictions ``[B]`` of each example.
+
+        Training minimises Σ loss / Σ predictions over the batch.
+        """
+
+    @abstractmethod
+    def measure(self, logits: Tensor, batch: Batch) -> Measured:
+        """What `score` needs of one batch, on the CPU."""
+
+    @abstractmethod
+    def score(self, measured: Measured, loss: float) -> dict[str, float]:
+        """All metrics over everything measured.
+
+        Args:
+            measured: the concatenation of what `measure` returned.
+            loss: mean loss a prediction, natural logarithm.
+        """
+
+    def majority(self, train: np.ndarray, test: np.ndarray) -> float | None:
+        """Headline metric of always answering the commonest training class; None for tasks without classes."""
+        return None

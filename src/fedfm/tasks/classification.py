@@ -1,0 +1,91 @@
+"""Text and image classification: cross-entropy; accuracy, macro-F1 and Matthews' correlation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from transformers import AutoModelForImageClassification, AutoModelForSequenceClassification, DataCollatorWithPadding
+
+from fedfm.data.examples import Examples
+from fedfm.data.images import encode_images, pixels
+from fedfm.data.labels import LabelMap
+from fedfm.data.settings import DataSettings
+from fedfm.data.sources import Source
+from fedfm.data.text import encode_text
+from fedfm.tasks.base import Batch, Collate, Measured, Task
+
+
+class Classification(Task):
+    """What text and image classification share."""
+
+    labelled = True
+    metrics = MappingProxyType({"accuracy": True, "macro_f1": True, "matthews": True})
+
+    def losses(self, logits: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Cross-entropy of each example; logits ``[B, classes]``, labels ``[B]``."""
+        losses = cross_entropy(logits, batch["labels"], reduction="none")
+        return losses, torch.ones_like(losses)
+
+    def measure(self, logits: Tensor, batch: Batch) -> Measured:
+        """Predicted and true classes."""
+        return {"predicted": logits.argmax(-1).cpu().numpy(), "label": batch["labels"].cpu().numpy()}
+
+    def score(self, measured: Measured, loss: float) -> dict[str, float]:
+        """Accuracy, macro-F1 over the classes that occur, Matthews' correlation."""
+        predicted, label = measured["predicted"], measured["label"]
+        return {
+            "accuracy": float(accuracy_score(label, predicted)),
+            "macro_f1": float(f1_score(label, predicted, average="macro", zero_division=0.0)),
+            "matthews": float(matthews_corrcoef(label, predicted)),
+        }
+
+    def majority(self, train: np.ndarray, test: np.ndarray) -> float:
+        """Accuracy on ``test`` of always answering the commonest class of ``train``."""
+        return float(np.mean(test == np.bincount(train).argmax()))
+
+
+class TextClassification(Classification):
+    """One text, or a pair of texts, to one class."""
+
+    modality = "text"
+    auto_class = AutoModelForSequenceClassification
+    peft_type = "SEQ_CLS"
+
+    def encode(self, source: Source, data: DataSettings, processor: Any, labels: LabelMap | None) -> Examples:
+        """Token ids, truncated to ``data.max_length``."""
+        return encode_text(
+            source, data.text, processor, data.max_length, label=data.label, label_map=labels, client=data.client
+        )
+
+    def collate(self, processor: Any, seed: int) -> Collate:
+        """Pads to the longest of the batch."""
+        return DataCollatorWithPadding(processor)  # type: ignore[no-any-return]
+
+
+class ImageClassification(Classification):
+    """One image to one class."""
+
+    modality = "image"
+    auto_class = AutoModelForImageClassification
+    peft_type = None
+
+    def encode(self, source: Source, data: DataSettings, processor: Any, labels: LabelMap | None) -> Examples:
+        """Pixels at the model's size, as bytes."""
+        return encode_images(source, data.image, processor, label=data.label, label_map=labels, client=data.client)
+
+    def collate(self, processor: Any, seed: int) -> Collate:
+        """Stacks and normalises with the processor's mean and deviation."""
+
+        def collate(rows: Sequence[Mapping[str, Any]]) -> Batch:
+            images = np.stack([row["pixel_values"] for row in rows])
+            labels = torch.tensor([row["labels"] for row in rows])
+            return {"pixel_values": pixels(images, processor), "labels": labels}
+
+        return collate

@@ -1,0 +1,98 @@
+"""Masked and causal language modelling: cross-entropy a token; perplexity and token accuracy."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, DataCollatorForLanguageModeling
+
+from fedfm.data.examples import Examples
+from fedfm.data.labels import LabelMap
+from fedfm.data.settings import DataSettings
+from fedfm.data.sources import Source
+from fedfm.data.text import encode_documents
+from fedfm.tasks.base import Batch, Collate, Measured, Task
+
+IGNORED = -100
+"""Label of a position that is not predicted."""
+
+
+class LanguageModeling(Task):
+    """What masked and causal language modelling share."""
+
+    modality = "text"
+    labelled = False
+    metrics = MappingProxyType({"perplexity": False, "token_accuracy": True})
+
+    def encode(self, source: Source, data: DataSettings, processor: Any, labels: LabelMap | None) -> Examples:
+        """Documents cut into pieces of at most ``data.max_length`` tokens; nothing is thrown away."""
+        return encode_documents(source, data.text[0], processor, data.max_length, client=data.client)
+
+    def predictions(self, logits: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Logits ``[B, T', V]`` and the labels ``[B, T']`` they are to predict."""
+        raise NotImplementedError
+
+    def losses(self, logits: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Summed cross-entropy and predicted tokens of each example."""
+        logits, labels = self.predictions(logits, batch)
+        tokens = cross_entropy(logits.transpose(1, 2), labels, ignore_index=IGNORED, reduction="none")
+        return tokens.sum(1), (labels != IGNORED).sum(1)
+
+    def measure(self, logits: Tensor, batch: Batch) -> Measured:
+        """Whether each predicted token was right."""
+        logits, labels = self.predictions(logits, batch)
+        asked = labels != IGNORED
+        return {"right": (logits.argmax(-1) == labels)[asked].cpu().numpy()}
+
+    def score(self, measured: Measured, loss: float) -> dict[str, float]:
+        """Perplexity exp(loss), and the share of tokens predicted right."""
+        right = measured["right"]
+        return {
+            "perplexity": math.exp(loss) if loss < 700 else math.inf,
+            "token_accuracy": float(np.mean(right)) if len(right) else math.nan,
+        }
+
+
+class MaskedLM(LanguageModeling):
+    """Predicts the 15 % of tokens that were masked (BERT, arXiv:1810.04805, §3.1)."""
+
+    auto_class = AutoModelForMaskedLM
+    peft_type = None
+
+    def collate(self, processor: Any, seed: int) -> Collate:
+        """Masks 15 % of the tokens: 80 % of them by the mask, 10 % by a random token, 10 % stay."""
+        return DataCollatorForLanguageModeling(processor, mlm=True, seed=seed)  # type: ignore[no-any-return]
+
+    def predictions(self, logits: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Every position predicts itself."""
+        return logits, batch["labels"]
+
+
+class CausalLM(LanguageModeling):
+    """Predicts the next token."""
+
+    auto_class = AutoModelForCausalLM
+    peft_type = "CAUSAL_LM"
+
+    def collate(self, processor: Any, seed: int) -> Collate:
+        """Pads; the labels are the tokens, except where there is padding."""
+
+        def collate(rows: Sequence[Mapping[str, Any]]) -> Batch:
+            batch: Batch = dict(processor.pad(list(rows), return_tensors="pt"))
+            # By mask, not by pad id: where the end-of-text token pads, a real one must still be learnt.
+            batch["labels"] = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, IGNORED)
+            return batch
+
+        return collate
+
+    def predictions(self, logits: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Position t predicts token t + 1; soft prompts in front of the text predict nothing."""
+        labels = batch["labels"][:, 1:]
+        return logits[:, -labels.shape[1] - 1 : -1], labels

@@ -1,0 +1,179 @@
+"""What the server tells a client and what a client sends back, and their bytes on the wire.
+
+A message is one safetensors blob: the tensors, and everything else as JSON strings in its header. Every client of a
+cohort gets the same instruction, byte for byte.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from dataclasses import dataclass
+from typing import Any
+
+import safetensors
+
+from fedfm.errors import FedfmError
+from fedfm.params import Params, from_bytes, to_bytes
+
+
+class MessageError(FedfmError):
+    """Bytes that are not a sound message; the text says what is wrong with them."""
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """What a cohort is asked to do in one round.
+
+    Attributes:
+        round: 1-based round.
+        base: digest of ``params``; an update names the base it was computed on.
+        learning_rate: local learning rate of this round.
+        params: the tunable w_t.
+    """
+
+    round: int
+    base: str
+    learning_rate: float
+    params: Params
+
+
+@dataclass(frozen=True)
+class Update:
+    """What a client sends back.
+
+    Attributes:
+        round: the instruction's round.
+        client: client id.
+        base: the instruction's base.
+        examples: training examples the client holds, n_c.
+        steps: optimiser steps taken.
+        loss: mean training loss over those steps.
+        seconds: wall time of local training.
+        params: w_c − w_t.
+    """
+
+    round: int
+    client: str
+    base: str
+    examples: int
+    steps: int
+    loss: float
+    seconds: float
+    params: Params
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A client that could not answer.
+
+    Attributes:
+        client: client id.
+        reason: one line for people.
+        details: the traceback, for the events file.
+    """
+
+    client: str
+    reason: str
+    details: str = ""
+
+
+def encode_instruction(instruction: Instruction) -> bytes:
+    """The bytes of an instruction."""
+    return _encode(
+        instruction.params,
+        round=instruction.round,
+        base=instruction.base,
+        learning_rate=instruction.learning_rate,
+    )
+
+
+def decode_instruction(message: bytes) -> Instruction:
+    """The instruction in these bytes.
+
+    Raises:
+        MessageError: not a message, or a field is missing or of another type.
+    """
+    params, fields = _decode(message)
+    return Instruction(
+        round=_integer(fields, "round"),
+        base=_text(fields, "base"),
+        learning_rate=_number(fields, "learning_rate"),
+        params=params,
+    )
+
+
+def encode_update(update: Update) -> bytes:
+    """The bytes of an update."""
+    return _encode(
+        update.params,
+        round=update.round,
+        client=update.client,
+        base=update.base,
+        examples=update.examples,
+        steps=update.steps,
+        loss=update.loss,
+        seconds=update.seconds,
+    )
+
+
+def decode_update(message: bytes) -> Update:
+    """The update in these bytes; what it says is still to be screened.
+
+    Raises:
+        MessageError: not a message, or a field is missing or of another type.
+    """
+    params, fields = _decode(message)
+    return Update(
+        round=_integer(fields, "round"),
+        client=_text(fields, "client"),
+        base=_text(fields, "base"),
+        examples=_integer(fields, "examples"),
+        steps=_integer(fields, "steps"),
+        loss=_number(fields, "loss"),
+        seconds=_number(fields, "seconds"),
+        params=params,
+    )
+
+
+def _encode(params: Params, **fields: object) -> bytes:
+    # Strict JSON has no NaN; a loss that is not a number travels as null.
+    plain = {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in fields.items()}
+    return to_bytes(params, {"fedfm": json.dumps(plain, allow_nan=False)})
+
+
+def _decode(message: bytes) -> tuple[Params, dict[str, Any]]:
+    try:
+        (header_size,) = struct.unpack("<Q", message[:8])
+        header = json.loads(message[8 : 8 + header_size])
+        fields = json.loads(header["__metadata__"]["fedfm"])
+        params = from_bytes(message)
+    except (struct.error, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
+        raise MessageError(f"not a fedfm message ({type(error).__name__}: {error})") from error
+    if not isinstance(fields, dict):
+        raise MessageError("not a fedfm message (its fields are no JSON object)")
+    return params, fields
+
+
+def _integer(fields: dict[str, Any], key: str) -> int:
+    value = fields.get(key)
+    if type(value) is not int:
+        raise MessageError(f"field `{key}` must be a whole number, not {value!r}")
+    return value
+
+
+def _number(fields: dict[str, Any], key: str) -> float:
+    value = fields.get(key, "nothing")
+    if value is None:
+        return math.nan
+    if type(value) not in (int, float):
+        raise MessageError(f"field `{key}` must be a number, not {value!r}")
+    return float(value)
+
+
+def _text(fields: dict[str, Any], key: str) -> str:
+    value = fields.get(key)
+    if not isinstance(value, str):
+        raise MessageError(f"field `{key}` must be a text, not {value!r}")
+    return value

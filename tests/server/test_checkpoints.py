@@ -1,0 +1,140 @@
+"""A checkpoint is whole or not there; a damaged one is noticed and passed over."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from fedfm import params as tensors
+from fedfm.errors import StorageError
+from fedfm.params import digest
+from fedfm.server.checkpoints import load_checkpoint, save_checkpoint
+from fedfm.server.state import Best, RunState
+
+
+def state(number: int) -> RunState:
+    return RunState(
+        round=number,
+        params={"base.w": torch.full((3,), float(number))},
+        algorithm={"m": {"base.w": torch.full((3,), number + 0.5)}, "v": {"base.w": torch.ones(3)}},
+        initial={"test": {"loss": 1.1, "accuracy": 0.1 + 0.2}},
+        latest={"test": {"loss": 0.9, "accuracy": 0.5}},
+        evaluated=number,
+        best=Best(1, "test", {"accuracy": 0.5}),
+        best_params={"base.w": torch.full((3,), 9.0)},
+        failed=1,
+        refused=2,
+        bytes_down=10,
+        bytes_up=20,
+        samples=30,
+        steps=(4, 5),
+        seconds={"total": 1.25},
+    )
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path, state(7), {"metrics.jsonl": 123}, keep=2)
+    loaded = load_checkpoint(tmp_path)
+    assert loaded is not None
+    got, offsets, warnings = loaded
+    assert got.numbers() == state(7).numbers()
+    assert got.best == state(7).best
+    assert digest(got.params) == digest(state(7).params)
+    assert {part: digest(group) for part, group in got.algorithm.items()} == {
+        part: digest(group) for part, group in state(7).algorithm.items()
+    }
+    assert digest(got.best_params) == digest(state(7).best_params)
+    assert offsets == {"metrics.jsonl": 123}
+    assert warnings == []
+
+
+def test_only_the_newest_are_kept(tmp_path: Path) -> None:
+    for number in range(5):
+        save_checkpoint(tmp_path, state(number), {}, keep=2)
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["round-0003", "round-0004"]
+    assert (tmp_path / "LATEST").read_text() == "round-0004\n"
+
+
+def test_no_checkpoint_is_not_an_error(tmp_path: Path) -> None:
+    assert load_checkpoint(tmp_path) is None
+
+
+def test_everything_is_safetensors_and_json(tmp_path: Path) -> None:
+    folder = save_checkpoint(tmp_path, state(1), {}, keep=1)
+    assert {path.suffix for path in folder.iterdir()} == {".safetensors", ".json"}
+    assert set(json.loads((folder / "MANIFEST.json").read_text())) == {
+        path.name for path in folder.iterdir() if path.name != "MANIFEST.json"
+    }
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "remove"])
+def test_damage_is_noticed_and_the_round_before_is_used(tmp_path: Path, damage: str) -> None:
+    save_checkpoint(tmp_path, state(1), {}, keep=2)
+    folder = save_checkpoint(tmp_path, state(2), {}, keep=2)
+    file = folder / "params.safetensors"
+    content = bytearray(file.read_bytes())
+    if damage == "flip":  # safetensors itself loads a flipped bit without complaint
+        content[-1] ^= 1
+        file.write_bytes(content)
+        tensors.load(file)
+    elif damage == "truncate":
+        file.write_bytes(content[:-4])
+    else:
+        file.unlink()
+    loaded = load_checkpoint(tmp_path)
+    assert loaded is not None
+    assert loaded[0].round == 1
+    assert "round-0002 is damaged" in loaded[2][0]
+
+
+def test_no_sound_checkpoint_left_is_said(tmp_path: Path) -> None:
+    folder = save_checkpoint(tmp_path, state(1), {}, keep=2)
+    (folder / "state.json").write_text("{}")
+    with pytest.raises(StorageError, match="no sound checkpoint is left"):
+        load_checkpoint(tmp_path)
+
+
+def test_another_format_is_refused_not_guessed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fedfm.server.checkpoints.FORMAT", 99)
+    save_checkpoint(tmp_path, state(1), {}, keep=2)
+    monkeypatch.undo()
+    with pytest.raises(StorageError, match="format 99"):
+        load_checkpoint(tmp_path)
+
+
+def test_a_full_disk_leaves_the_last_checkpoint_and_no_rubbish(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_checkpoint(tmp_path, state(1), {}, keep=2)
+
+    def full(*args: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(tensors, "save", full)
+    with pytest.raises(StorageError, match=r"No space left.*round-0001 is intact"):
+        save_checkpoint(tmp_path, state(2), {}, keep=2)
+    monkeypatch.undo()
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["round-0001"]
+    loaded = load_checkpoint(tmp_path)
+    assert loaded is not None
+    assert loaded[0].round == 1
+
+
+def test_a_crash_before_the_pointer_moves_leaves_the_round_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_checkpoint(tmp_path, state(1), {}, keep=2)
+
+    def killed(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("fedfm.server.checkpoints._point_to", killed)
+    with pytest.raises(KeyboardInterrupt):
+        save_checkpoint(tmp_path, state(2), {}, keep=2)
+    monkeypatch.undo()
+    loaded = load_checkpoint(tmp_path)
+    assert loaded is not None
+    assert loaded[0].round == 1
+    save_checkpoint(tmp_path, state(2), {}, keep=2)
+    again = load_checkpoint(tmp_path)
+    assert again is not None
+    assert again[0].round == 2

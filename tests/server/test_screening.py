@@ -1,0 +1,46 @@
+"""Unsound updates never touch the model (defects of others: NaN, broadcasts, claimed weights, replays)."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+
+import pytest
+import torch
+
+from fedfm.server.screening import screen
+from fedfm.updates import Instruction, Update
+
+PARAMS = {"w": torch.zeros(3), "v": torch.zeros(2, 2)}
+INSTRUCTION = Instruction(round=4, base="b" * 64, learning_rate=0.1, params=PARAMS)
+SOUND = Update(
+    round=4, client="3", base="b" * 64, examples=5, steps=1, loss=0.3, seconds=0.1, params={"w": torch.ones(3), "v": torch.ones(2, 2)}
+)
+
+
+def test_a_sound_update_passes() -> None:
+    assert screen(SOUND, INSTRUCTION, client="3") is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"client": "4"}, "from client '4'"),
+        ({"round": 3}, "round 3, not round 4"),
+        ({"base": "c" * 64}, "another base"),
+        ({"examples": 0}, "claims 0"),
+        ({"examples": -29}, "claims -29"),
+        ({"examples": 10**10}, "claims 10000000000"),
+        ({"params": {"w": torch.ones(3)}}, "1 tensors are missing, first `v`"),
+        ({"params": {**SOUND.params, "x": torch.ones(1)}}, "not asked for, first `x`"),
+        ({"params": {**SOUND.params, "w": torch.ones(1)}}, r"`w` has shape \[1\], not \[3\]"),
+        ({"params": {**SOUND.params, "w": torch.ones(3, dtype=torch.float64)}}, "float64"),
+        ({"params": {**SOUND.params, "w": torch.tensor([1.0, float("nan"), 1.0])}}, "non-finite values in 1 of 2"),
+        ({"params": {**SOUND.params, "w": torch.tensor([1.0, float("inf"), 1.0])}}, "non-finite values in 1 of 2"),
+        ({"params": {n: t * float("nan") for n, t in SOUND.params.items()}, "loss": float("nan")}, "loss was NaN"),
+    ],
+)
+def test_what_is_refused_and_why(changes: dict, reason: str) -> None:
+    said = screen(dataclasses.replace(SOUND, **changes), INSTRUCTION, client="3")
+    assert said is not None
+    assert re.search(reason, said)

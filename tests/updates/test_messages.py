@@ -1,0 +1,127 @@
+"""Messages: what goes in comes out, and nothing else gets in."""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedfm.params import digest, to_bytes
+from fedfm.updates import (
+    Instruction,
+    MessageError,
+    Update,
+    decode_instruction,
+    decode_update,
+    encode_instruction,
+    encode_update,
+)
+
+PARAMS = {"b.weight": torch.randn(3, 2), "a.weight": torch.randn(4)}
+
+
+def update(**changes: object) -> Update:
+    fields: dict = {
+        "round": 3,
+        "client": "asyncio",
+        "base": "abc",
+        "examples": 12,
+        "steps": 2,
+        "loss": 0.25,
+        "seconds": 1.5,
+        "params": PARAMS,
+    }
+    return Update(**{**fields, **changes})
+
+
+def test_instruction_round_trip() -> None:
+    sent = Instruction(round=2, base=digest(PARAMS), learning_rate=5e-4, params=PARAMS)
+    got = decode_instruction(encode_instruction(sent))
+    assert (got.round, got.base, got.learning_rate) == (2, sent.base, 5e-4)
+    assert digest(got.params) == sent.base
+
+
+@pytest.mark.parametrize("client", ["7", "Ärzte/1", '"quoted"\n', "<script>"])
+def test_update_round_trip(client: str) -> None:
+    got = decode_update(encode_update(update(client=client)))
+    assert (got.client, got.examples, got.steps, got.loss, got.seconds) == (client, 12, 2, 0.25, 1.5)
+    assert digest(got.params) == digest(PARAMS)
+
+
+def test_a_loss_that_is_not_a_number_travels() -> None:
+    assert math.isnan(decode_update(encode_update(update(loss=math.nan))).loss)
+    assert math.isnan(decode_update(encode_update(update(loss=math.inf))).loss)
+
+
+def test_the_same_message_has_the_same_bytes() -> None:
+    shuffled = dict(reversed(PARAMS.items()))
+    assert encode_update(update()) == encode_update(update(params=shuffled))
+
+
+def test_message_is_little_more_than_its_tensors() -> None:
+    payload = sum(tensor.numel() * 4 for tensor in PARAMS.values())
+    assert payload < len(encode_update(update())) < payload + 600
+
+
+def forged(**fields: object) -> bytes:
+    return to_bytes(PARAMS, {"fedfm": json.dumps(fields)})
+
+
+SOUND = {"round": 1, "client": "1", "base": "x", "examples": 1, "steps": 1, "loss": 0.5, "seconds": 0.1}
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("round", "1"),
+        ("round", True),
+        ("examples", 1.5),
+        ("examples", None),
+        ("client", 7),
+        ("base", None),
+        ("loss", "0.5"),
+        ("steps", [1]),
+    ],
+)
+def test_fields_of_another_type_are_refused_by_name(field: str, value: object) -> None:
+    with pytest.raises(MessageError, match=f"`{field}`"):
+        decode_update(forged(**{**SOUND, field: value}))
+
+
+@pytest.mark.parametrize("field", SOUND)
+def test_missing_fields_are_refused_by_name(field: str) -> None:
+    with pytest.raises(MessageError, match=f"`{field}`"):
+        decode_update(forged(**{key: value for key, value in SOUND.items() if key != field}))
+
+
+def test_a_plain_safetensors_file_is_no_message() -> None:
+    with pytest.raises(MessageError, match="not a fedfm message"):
+        decode_update(to_bytes(PARAMS))
+
+
+def test_fields_must_be_an_object() -> None:
+    with pytest.raises(MessageError, match="no JSON object"):
+        decode_update(to_bytes(PARAMS, {"fedfm": "[1]"}))
+
+
+@given(st.binary(max_size=200))
+def test_noise_is_refused(noise: bytes) -> None:
+    with pytest.raises(MessageError):
+        decode_update(noise)
+
+
+@given(st.integers(0, 400))
+def test_truncated_messages_are_refused(length: int) -> None:
+    whole = encode_update(update())
+    with pytest.raises(MessageError):
+        decode_update(whole[: min(length, len(whole) - 1)])
+
+
+def test_a_header_that_claims_to_be_huge_is_refused() -> None:
+    with pytest.raises(MessageError):
+        decode_update(struct.pack("<Q", 2**62) + b"{}")
