@@ -14,7 +14,7 @@ from torch.nn.functional import cross_entropy
 from transformers import AutoModelForImageClassification, AutoModelForSequenceClassification, DataCollatorWithPadding
 
 from fedfm.data.examples import Examples
-from fedfm.data.images import encode_images, pixels
+from fedfm.data.images import PixelStatistics, encode_images
 from fedfm.data.labels import LabelMap
 from fedfm.data.settings import DataSettings
 from fedfm.data.sources import Source
@@ -78,14 +78,27 @@ class ImageClassification(Classification):
 
     def encode(self, source: Source, data: DataSettings, processor: Any, labels: LabelMap | None) -> Examples:
         """Pixels at the model's size, as bytes."""
-        return encode_images(source, data.image, processor, label=data.label, label_map=labels, client=data.client)
+        return encode_images(
+            source,
+            data.image,
+            processor,
+            channels=channels(processor),
+            label=data.label,
+            label_map=labels,
+            client=data.client,
+        )
 
     def collate(self, processor: Any, seed: int) -> Collate:
         """Stacks and normalises with the processor's mean and deviation."""
+        statistics = PixelStatistics.of(processor, channels(processor))
 
         def collate(rows: Sequence[Mapping[str, Any]]) -> Batch:
-            images = np.stack([row["pixel_values"] for row in rows])
-            labels = torch.tensor([row["labels"] for row in rows])
-            return {"pixel_values": pixels(images, processor), "labels": labels}
+            images = torch.from_numpy(np.stack([row["pixel_values"] for row in rows]))
+            return {"pixel_values": statistics.pixels(images), "labels": torch.tensor([row["labels"] for row in rows])}
 
         return collate
+
+
+def channels(processor: Any) -> int:
+    """Colour channels that an image processor prepares: as many as it has means."""
+    return len(processor.image_mean) if processor.do_normalize else 3
