@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from fedfm.aggregation.mean import Mean
+from fedfm.aggregation.mean import Mean, MeanFold
 
 AGGREGATION_RULES = {"mean": Mean}
 Aggregation = Mean
+
+__all__ = ["AGGREGATION_RULES", "Aggregation", "Mean", "MeanFold"]
