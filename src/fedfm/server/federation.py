@@ -59,24 +59,20 @@ def make_federation(recipe: Recipe, examples: Examples, usable: np.ndarray) -> F
         usable: indices that clients may get (what ``data.limit`` and held-back fractions leave).
 
     Raises:
-        RecipeError: a client would get no example, or there are fewer natural clients than asked for.
+        RecipeError: the partition does not fit the data, or there are fewer natural clients than asked for.
     """
     settings = recipe.federation
     split = recipe.partition.split(
-        None if examples.labels is None else examples.labels[usable],
-        None if examples.clients is None else examples.clients[usable],
+        len(usable),
         settings.clients or DEFAULT_CLIENTS,
         numpy_generator(recipe.seed, "partition"),
+        labels=None if examples.labels is None else examples.labels[usable],
+        column=None if examples.clients is None else examples.clients[usable],
     )
     train = {client: usable[positions] for client, positions in split.items()}
     left_out: tuple[str, ...] = ()
     if recipe.partition.kind == "column":
         train, left_out = _choose_natural(recipe, train)
-    if empty := [client for client, indices in train.items() if len(indices) == 0]:
-        raise RecipeError(
-            f"{len(empty)} of {len(train)} clients get no example, first {empty[0]!r}: use fewer clients or more data",
-            where="federation.clients",
-        )
     holdout: dict[str, np.ndarray] = {}
     if settings.holdout:
         for client, indices in train.items():
