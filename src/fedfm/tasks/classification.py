@@ -40,10 +40,11 @@ class Classification(Task):
     def score(self, measured: Measured, loss: float) -> dict[str, float]:
         """Accuracy, macro-F1 over the classes that occur, Matthews' correlation."""
         predicted, label = measured["predicted"], measured["label"]
+        one_class = np.unique([predicted, label]).size == 1  # scikit-learn gives 0 as well, with a warning
         return {
             "accuracy": float(accuracy_score(label, predicted)),
             "macro_f1": float(f1_score(label, predicted, average="macro", zero_division=0.0)),
-            "matthews": float(matthews_corrcoef(label, predicted)),
+            "matthews": 0.0 if one_class else float(matthews_corrcoef(label, predicted)),
         }
 
     def majority(self, train: np.ndarray, test: np.ndarray) -> float:
