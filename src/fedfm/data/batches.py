@@ -34,7 +34,7 @@ def batch_plan(
 
 
 def evaluation_batches(lengths: np.ndarray, batch_size: int) -> list[np.ndarray]:
-    """Batches of examples of like length, the longest first, so that little is padded and memory runs out at once or not.
+    """Batches of examples of like length, the longest first: little is padded, and memory runs out at once or never.
 
     Each example is in one batch; ``np.concatenate`` of the batches says where each result belongs.
 

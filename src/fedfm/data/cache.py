@@ -52,12 +52,10 @@ def cached(key: str, build: Callable[[Path], Dataset]) -> Dataset:
         with _storage_errors(path.parent):
             path.parent.mkdir(parents=True, exist_ok=True)
             scratch = tempfile.TemporaryDirectory(dir=path.parent, prefix="scratch-")
-        with scratch as folder, quiet():
-            table = build(Path(folder))
-            with _storage_errors(path.parent):
-                beside = Path(folder) / path.name
-                _store(table, beside)
-                beside.replace(path)
+        with scratch as folder, quiet(), _storage_errors(path.parent):
+            beside = Path(folder) / path.name
+            _store(build(Path(folder)), beside)
+            beside.replace(path)
     return Dataset.from_file(str(path))
 
 

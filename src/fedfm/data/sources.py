@@ -17,7 +17,7 @@ from fedfm.data.cache import cache_key, cached, table_digest
 from fedfm.data.readers.files import FILE_READERS
 from fedfm.data.readers.folders import folder_digest, read_image_folder
 from fedfm.data.readers.hub import read_hub
-from fedfm.errors import RecipeError
+from fedfm.errors import DataError, RecipeError
 
 Split = Literal["train", "validation", "test"]
 
@@ -110,7 +110,10 @@ def _read_path(path: Path, where: str) -> Source:
         )
     if path.stat().st_size == 0:
         raise RecipeError(f"{path} is empty: it has no examples", where=where)
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    try:
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
     key = cache_key(kind="file", digest=digest, ending=ending, version=1)
     return Source(cached(key, lambda scratch: FILE_READERS[ending](path, scratch)), digest, str(path))

@@ -3,25 +3,44 @@
 from __future__ import annotations
 
 CHAPTERS: dict[str, str] = {
-    "text": "codecs difflib gettext locale re readline rlcompleter string stringprep struct textwrap unicodedata",
-    "data types": """array bisect builtins calendar collections copy datetime enum graphlib heapq pprint reprlib types
-        weakref zoneinfo""",
+    "text": """
+        codecs difflib gettext locale re readline rlcompleter string stringprep struct textwrap
+        unicodedata
+    """,
+    "data types": """
+        array bisect builtins calendar collections copy datetime enum graphlib heapq pprint reprlib
+        types weakref zoneinfo
+    """,
     "numbers": "cmath decimal fractions functools itertools math numbers operator random statistics",
-    "files": """bz2 configparser copyreg csv dbm filecmp fileinput fnmatch glob gzip linecache lzma marshal netrc os.path
-        pathlib pickle plistlib shelve shutil sqlite3 stat tarfile tempfile tomllib zipfile zlib""",
-    "operating system": """argparse cmd ctypes curses errno fcntl getopt getpass grp io logging mmap optparse os platform
-        posix pty pwd resource shlex syslog termios time tty""",
-    "concurrency": """asyncio concurrent contextvars multiprocessing queue sched select selectors signal subprocess
-        threading""",
-    "internet": """base64 binascii email ftplib hashlib hmac http imaplib ipaddress json mailbox mimetypes nntplib
-        poplib quopri secrets smtplib socket socketserver ssl telnetlib urllib uuid webbrowser wsgiref xmlrpc""",
+    "files": """
+        bz2 configparser copyreg csv dbm filecmp fileinput fnmatch glob gzip linecache lzma marshal
+        netrc os.path pathlib pickle plistlib shelve shutil sqlite3 stat tarfile tempfile tomllib
+        zipfile zlib
+    """,
+    "operating system": """
+        argparse cmd ctypes curses errno fcntl getopt getpass grp io logging mmap optparse os
+        platform posix pty pwd resource shlex syslog termios time tty
+    """,
+    "concurrency": """
+        asyncio concurrent contextvars multiprocessing queue sched select selectors signal
+        subprocess threading
+    """,
+    "internet": """
+        base64 binascii email ftplib hashlib hmac http imaplib ipaddress json mailbox mimetypes
+        nntplib poplib quopri secrets smtplib socket socketserver ssl telnetlib urllib uuid
+        webbrowser wsgiref xmlrpc
+    """,
     "markup": "html xml",
     "interface": "tkinter turtle",
-    "development": """ast bdb cProfile compileall dis doctest ensurepip faulthandler keyword modulefinder pdb
-        pickletools profile pstats py_compile pyclbr pydoc symtable tabnanny timeit token tokenize trace tracemalloc typing unittest
-        venv zipapp""",
-    "runtime": """abc atexit code codeop contextlib dataclasses gc importlib inspect pkgutil runpy site sys sysconfig
-        traceback warnings zipimport""",
+    "development": """
+        ast bdb compileall cProfile dis doctest ensurepip faulthandler keyword modulefinder pdb
+        pickletools profile pstats py_compile pyclbr pydoc symtable tabnanny timeit token tokenize
+        trace tracemalloc typing unittest venv zipapp
+    """,
+    "runtime": """
+        abc atexit code codeop contextlib dataclasses gc importlib inspect pkgutil runpy site sys
+        sysconfig traceback warnings zipimport
+    """,
 }
 """Modules by chapter; submodules belong to the chapter of the longest name that they begin with."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import json
 import re
@@ -125,9 +126,11 @@ def _json_fault(path: Path) -> str | None:
 
 
 def _reason(error: BaseException) -> str:
-    """The first line of the error at the root."""
+    """The first line of the error at the root; a full disk is the cache's trouble, not the file's, and passes."""
     while error.__cause__ is not None:
         error = error.__cause__
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        raise error
     return (str(error) or type(error).__name__).strip().splitlines()[0]
 
 
