@@ -25,12 +25,12 @@ def map_params(function: Callable[..., Tensor], first: Mapping[str, Tensor], *ot
 
 
 def add(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> Params:
-    """a + b, in the dtype of ``a``."""
+    """A + b, in the dtype of ``a``."""
     return map_params(lambda x, y: x + y.to(x.dtype), a, b)
 
 
 def subtract(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> Params:
-    """a − b."""
+    """A − b."""
     return map_params(torch.sub, a, b)
 
 

@@ -29,7 +29,7 @@ class FedAvgM(Algorithm):
         return {"velocity": zeros_like(params)}
 
     def server_step(self, params: Params, update: Params, state: ServerState) -> tuple[Params, ServerState]:
-        """v ← β·v + Δ; w ← w + η·v."""
+        """V ← β·v + Δ; w ← w + η·v."""
         velocity = map_params(lambda v, delta: self.momentum * v + delta.to(v.dtype), state["velocity"], update)
         params = map_params(lambda w, v: w + self.server_lr * v, params, velocity)
         return params, {"velocity": velocity}

@@ -69,5 +69,5 @@ class FedYogi(AdaptiveServer):
     """Yogi at the server."""
 
     def second_moment(self, v: Tensor, squared: Tensor) -> Tensor:
-        """v − (1 − β2)·Δ²·sign(v − Δ²)."""
+        """V − (1 − β2)·Δ²·sign(v − Δ²)."""
         return v - (1 - self.beta2) * squared * torch.sign(v - squared)

@@ -1,1 +1,26 @@
-"""Partitions: how examples are split among clients. One kind, one file; the registry is `PARTITIONS`."""
+"""How examples are split among clients, one idea a file. Adding one: write its file, add its row here."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from fedfm.data.partitions.base import Partitioner
+from fedfm.data.partitions.column import Column
+from fedfm.data.partitions.dirichlet import Dirichlet
+from fedfm.data.partitions.iid import Iid
+from fedfm.data.partitions.quantity import Quantity
+from fedfm.data.partitions.shards import Shards
+
+PARTITIONS: dict[str, type[Partitioner]] = {
+    "iid": Iid,
+    "dirichlet": Dirichlet,
+    "shards": Shards,
+    "quantity": Quantity,
+    "column": Column,
+}
+
+Partition = Annotated[Iid | Dirichlet | Shards | Quantity | Column, Field(discriminator="kind")]
+
+__all__ = ["PARTITIONS", "Column", "Dirichlet", "Iid", "Partition", "Partitioner", "Quantity", "Shards"]

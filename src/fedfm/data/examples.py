@@ -1,0 +1,40 @@
+"""Examples as models take them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+
+
+@dataclass(frozen=True, eq=False)
+class Examples:
+    """N encoded examples; their features are memory-mapped, so they take no room in memory.
+
+    Attributes:
+        table: the model's inputs by its own names (``input_ids``, …; or ``pixel_values``, uint8 [C, H, W]).
+        lengths: int32 [N], tokens of each example; ones for images.
+        labels: int64 [N] classes, or None.
+        clients: str objects [N], the client that each example belongs to, or None.
+    """
+
+    table: Dataset
+    lengths: np.ndarray
+    labels: np.ndarray | None = None
+    clients: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def take(self, indices: Sequence[int] | np.ndarray) -> list[dict[str, Any]]:
+        """The examples at ``indices``, in that order, as the collators of transformers take them."""
+        chosen = np.asarray(indices, dtype=np.int64)
+        columns = self.table[chosen]
+        rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+        if self.labels is not None:
+            for row, label in zip(rows, self.labels[chosen].tolist(), strict=True):
+                row["labels"] = label
+        return rows

@@ -1,0 +1,173 @@
+"""Images to pixels at the model's size, once; scaled to floats a batch at a time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL
+import torch
+from datasets import Array3D, Dataset, Features
+from datasets import Image as ImageFeature
+from PIL import Image
+from torch import Tensor
+from transformers import BaseImageProcessor
+
+from fedfm.data.cache import cache_key, cached
+from fedfm.data.columns import client_column, column_of, described
+from fedfm.data.examples import Examples
+from fedfm.data.labels import LabelMap
+from fedfm.data.sources import Source
+from fedfm.errors import DataError, RecipeError
+
+_IMAGES_PER_BATCH = 100
+
+
+@dataclass(frozen=True)
+class Framing:
+    """How an image becomes ``height`` × ``width``: stretched, or scaled by its shorter edge and the middle cut out."""
+
+    height: int
+    width: int
+    edge: int | None
+    resample: int
+
+    @classmethod
+    def of(cls, processor: BaseImageProcessor) -> Framing:
+        """The framing that an image processor describes."""
+        settings = processor.to_dict()
+        size, resample = settings["size"], int(settings["resample"])
+        if "shortest_edge" not in size:
+            return cls(size["height"], size["width"], None, resample)
+        edge = size["shortest_edge"]
+        crop = settings.get("crop_size") or {}
+        return cls(crop.get("height", edge), crop.get("width", edge), edge, resample)
+
+    def apply(self, image: Image.Image) -> Image.Image:
+        """The framed image."""
+        resample = Image.Resampling(self.resample)
+        if self.edge is None:
+            return image.resize((self.width, self.height), resample)
+        short = min(image.size)
+        scaled = image.resize((image.width * self.edge // short, image.height * self.edge // short), resample)
+        left, top = (scaled.width - self.width) // 2, (scaled.height - self.height) // 2
+        return scaled.crop((left, top, left + self.width, top + self.height))
+
+
+@dataclass(frozen=True, eq=False)
+class PixelStatistics:
+    """What turns stored pixels into a model's input: (x · scale − mean) / std, per channel.
+
+    Attributes:
+        scale: usually 1/255.
+        mean: float32 [C, 1, 1].
+        std: float32 [C, 1, 1].
+    """
+
+    scale: float
+    mean: Tensor
+    std: Tensor
+
+    @classmethod
+    def of(cls, processor: BaseImageProcessor, channels: int = 3) -> PixelStatistics:
+        """The statistics of an image processor.
+
+        Raises:
+            RecipeError: when it has them for another number of channels.
+        """
+        settings = processor.to_dict()
+        scale = settings["rescale_factor"] if settings["do_rescale"] else 1.0
+        means, stds = [0.0] * channels, [1.0] * channels
+        if settings["do_normalize"]:
+            means, stds = list(settings["image_mean"]), list(settings["image_std"])
+        if len(means) != channels:
+            raise RecipeError(
+                f"the image processor has means for {len(means)} channels, but the model takes {channels}",
+                where="model.path",
+            )
+        return cls(scale, torch.tensor(means).view(-1, 1, 1), torch.tensor(stds).view(-1, 1, 1))
+
+    def pixels(self, rows: Tensor) -> Tensor:
+        """Model input, float32 [B, C, H, W], from stored pixels, uint8 [B, C, H, W], on their device."""
+        return (rows.float() * self.scale - self.mean.to(rows.device)) / self.std.to(rows.device)
+
+
+def encode_images(
+    source: Source,
+    column: str,
+    processor: BaseImageProcessor,
+    *,
+    channels: int = 3,
+    label: str | None = None,
+    label_map: LabelMap | None = None,
+    client: str | None = None,
+) -> Examples:
+    """One example a row: ``pixel_values``, uint8 [C, H, W], framed as the processor says; see `PixelStatistics`.
+
+    Args:
+        source: the rows.
+        column: the image column.
+        processor: gives size, crop and resampling.
+        channels: 3 for colour (grey images are repeated), 1 for grey.
+        label: column of the class, encoded by ``label_map``; None for unlabelled examples.
+        label_map: the classes; needed with ``label``.
+        client: column that names the client, or None.
+
+    Raises:
+        RecipeError: when a column is missing or not what it should be.
+        DataError: when an image is damaged or has more than 8 bits a channel.
+    """
+    framing = Framing.of(processor)
+    mode = {1: "L", 3: "RGB"}[channels]
+    key = cache_key(
+        kind="images",
+        source=source.digest,
+        column=column,
+        framing=[framing.height, framing.width, framing.edge, framing.resample],
+        mode=mode,
+        pillow=PIL.__version__,
+        version=1,
+    )
+
+    def build(scratch: Path) -> Dataset:
+        column_of(source, column, "data.image")
+        feature = source.table.features[column]
+        if not isinstance(feature, ImageFeature):
+            raise RecipeError(
+                f"column `{column}` of {source.name} holds {described(feature)}, not images", where="data.image"
+            )
+
+        def encode(rows: list[int]) -> dict[str, Any]:
+            return {"pixel_values": [_pixels(source, column, row, mode, framing) for row in rows]}
+
+        return Dataset.from_dict({"row": np.arange(len(source))}).map(
+            encode,
+            input_columns="row",
+            batched=True,
+            batch_size=_IMAGES_PER_BATCH,
+            remove_columns="row",
+            features=Features({"pixel_values": Array3D((channels, framing.height, framing.width), "uint8")}),
+            cache_file_name=str(scratch / "encoded.arrow"),
+            new_fingerprint=key[:32],
+        )
+
+    labels = label_map.encode(source, label) if label is not None and label_map is not None else None
+    clients = client_column(source, client) if client is not None else None
+    table = cached(key, build).with_format("numpy", dtype=np.uint8)
+    return Examples(table, np.ones(len(table), dtype=np.int32), labels, clients)
+
+
+def _pixels(source: Source, column: str, row: int, mode: str, framing: Framing) -> np.ndarray:
+    """uint8 [C, H, W] of one image."""
+    try:
+        image = source.table[row][column]
+    except (OSError, ValueError, SyntaxError) as error:  # Pillow raises SyntaxError for a broken PNG
+        raise DataError(f"{source.name}: the image in row {source.row_number(row)} is damaged: {error}") from error
+    if image.mode in ("I", "F") or image.mode.startswith("I;"):
+        raise DataError(
+            f"{source.name}: the image in row {source.row_number(row)} has more than 8 bits a channel; convert it to 8"
+        )
+    pixels = np.asarray(framing.apply(image.convert(mode)))
+    return pixels[np.newaxis] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)

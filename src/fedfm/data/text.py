@@ -1,0 +1,164 @@
+"""Text to token ids, once: classification cuts an example off, language modelling cuts a document up."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tokenizers
+from datasets import Dataset, Features, List, Value
+from transformers import PreTrainedTokenizerBase
+
+from fedfm.data.cache import cache_key, cached
+from fedfm.data.columns import client_column, text_column
+from fedfm.data.examples import Examples
+from fedfm.data.labels import LabelMap
+from fedfm.data.sources import Source
+from fedfm.errors import RecipeError
+
+_TEXTS_PER_BATCH = 1000
+
+
+def encode_text(
+    source: Source,
+    columns: Sequence[str],
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    *,
+    label: str | None = None,
+    label_map: LabelMap | None = None,
+    client: str | None = None,
+) -> Examples:
+    """One example a row, truncated to ``max_length`` tokens, not padded.
+
+    Args:
+        source: the rows.
+        columns: one text column, or two for pairs.
+        tokenizer: a fast tokenizer.
+        max_length: tokens, special ones included.
+        label: column of the class, encoded by ``label_map``; None for unlabelled examples.
+        label_map: the classes; needed with ``label``.
+        client: column that names the client, or None.
+
+    Raises:
+        RecipeError: when a column is missing or not what it should be, or the model takes fewer tokens.
+    """
+    key = _key("text", source, columns, tokenizer, max_length)
+
+    def build(scratch: Path) -> Dataset:
+        texts = [text_column(source, column, "data.text") for column in columns]
+
+        def encode(rows: list[int]) -> dict[str, Any]:
+            batch = [[column[row] for row in rows] for column in texts]
+            encoding = tokenizer(
+                *batch, truncation=True, padding=False, max_length=max_length, return_attention_mask=False
+            )
+            return dict(encoding)
+
+        return _encode_rows(len(source), encode, _features(tokenizer), scratch, key)
+
+    labels = label_map.encode(source, label) if label is not None and label_map is not None else None
+    clients = client_column(source, client) if client is not None else None
+    table = cached(key, build)
+    return Examples(table, _lengths(table), labels, clients)
+
+
+def encode_documents(
+    source: Source,
+    column: str,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    *,
+    client: str | None = None,
+) -> Examples:
+    """Documents for language modelling, each cut into pieces of at most ``max_length`` tokens; nothing is thrown away.
+
+    Every piece gets the special tokens that the tokenizer puts around a text, and belongs to its document's client.
+    Pieces in which there is nothing to predict (one token in all, or special ones only) are left out.
+
+    Raises:
+        RecipeError: as `encode_text`, and when no piece is left.
+    """
+    key = _key("documents", source, [column], tokenizer, max_length)
+    shortest = max(2, tokenizer.num_special_tokens_to_add() + 1)
+
+    def build(scratch: Path) -> Dataset:
+        texts = text_column(source, column, "data.text")
+
+        def encode(rows: list[int]) -> dict[str, Any]:
+            pieces = tokenizer(
+                [texts[row] for row in rows],
+                truncation=True,
+                padding=False,
+                max_length=max_length,
+                return_overflowing_tokens=True,
+                return_attention_mask=False,
+            )
+            documents = [rows[place] for place in pieces.pop("overflow_to_sample_mapping")]
+            kept = [place for place, ids in enumerate(pieces["input_ids"]) if len(ids) >= shortest]
+            columns = {**pieces, "document": documents}
+            return {name: [values[place] for place in kept] for name, values in columns.items()}
+
+        return _encode_rows(len(source), encode, _features(tokenizer, document=Value("int64")), scratch, key)
+
+    clients = client_column(source, client) if client is not None else None
+    table = cached(key, build)
+    if not len(table):
+        raise RecipeError(f"column `{column}` of {source.name} has no text of two tokens or more", where="data.text")
+    if clients is not None:
+        clients = clients[np.asarray(table["document"])]
+    table = table.remove_columns("document")
+    return Examples(table, _lengths(table), clients=clients)
+
+
+def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
+    """sha256 (hex) of everything that decides which ids a text gets; padding and truncation are set at each call."""
+    content = json.loads(tokenizer.backend_tokenizer.to_str())
+    content.update(truncation=None, padding=None, side=tokenizer.truncation_side, inputs=tokenizer.model_input_names)
+    content["library"] = tokenizers.__version__
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _key(kind: str, source: Source, columns: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_length: int) -> str:
+    if not tokenizer.is_fast:
+        raise RecipeError("the model has no fast tokenizer (a tokenizer.json)", where="model.path")
+    room, special = tokenizer.model_max_length, tokenizer.num_special_tokens_to_add(pair=len(columns) == 2)
+    if max_length > room:
+        raise RecipeError(f"{max_length} is more than the {room} tokens that the model takes", where="data.max_length")
+    if max_length <= special:
+        raise RecipeError(f"{max_length} tokens leave none for text: {special} are special", where="data.max_length")
+    digest = tokenizer_digest(tokenizer)
+    return cache_key(
+        kind=kind, source=source.digest, columns=list(columns), tokenizer=digest, max_length=max_length, version=1
+    )
+
+
+def _encode_rows(count: int, encode: Any, features: Features, scratch: Path, key: str) -> Dataset:
+    """Runs ``encode`` on batches of row numbers, writing to disk as it goes."""
+    return Dataset.from_dict({"row": np.arange(count)}).map(
+        encode,
+        input_columns="row",
+        batched=True,
+        batch_size=_TEXTS_PER_BATCH,
+        remove_columns="row",
+        features=features,
+        cache_file_name=str(scratch / "encoded.arrow"),
+        new_fingerprint=key[:32],
+    )
+
+
+def _features(tokenizer: PreTrainedTokenizerBase, **more: Value) -> Features:
+    features = {"input_ids": List(Value("int32")), **more}
+    if "token_type_ids" in tokenizer.model_input_names:
+        features["token_type_ids"] = List(Value("int8"))
+    return Features(features)
+
+
+def _lengths(table: Dataset) -> np.ndarray:
+    """int32 [N]: the number of ids of each row, read off the list offsets."""
+    columns = table.data.column("input_ids").chunks
+    return np.concatenate([chunk.value_lengths().to_numpy() for chunk in columns]).astype(np.int32)
