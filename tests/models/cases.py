@@ -36,9 +36,7 @@ CASES = [
 
 def load(name: str, task: str, seed: int = 0) -> Backbone:
     chosen = TASKS[task]
-    return load_backbone(
-        ModelSettings(path=f"builtin:{name}"), chosen.auto_class, seed=seed, labels=chosen.labels
-    )
+    return load_backbone(ModelSettings(path=f"builtin:{name}"), chosen.auto_class, seed=seed, labels=chosen.labels)
 
 
 def batch(backbone: Backbone) -> dict[str, torch.Tensor]:

@@ -10,6 +10,7 @@ from typing import cast
 import torch
 from peft import PeftModel, get_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
+from peft.utils import ModulesToSaveWrapper
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -49,7 +50,9 @@ class Tunable:
     def of_model(cls, model: PreTrainedModel, names: Iterable[str]) -> Tunable:
         """Parameters of the model itself, which start to require gradients."""
         parameters = dict(model.named_parameters())
-        chosen = {name: parameters[name].requires_grad_() for name in names}
+        chosen = {name: parameters[name] for name in names}
+        for parameter in chosen.values():
+            parameter.requires_grad_()
         return cls(model, chosen)
 
     @property
@@ -127,6 +130,10 @@ class Tunable:
                 "the weights; use the adapter as it is",
                 where="tune.kind",
             )
+        adapted = copy.deepcopy(self.model)
+        for name, module in list(adapted.named_modules()):
+            if isinstance(module, ModulesToSaveWrapper):  # peft's unloading fails on heads of several layers with IA3
+                adapted.set_submodule(name, module.modules_to_save[adapted.active_adapter])
         with quiet():
-            merged: PreTrainedModel = copy.deepcopy(self.model).merge_and_unload()
+            merged: PreTrainedModel = adapted.merge_and_unload()
         return merged.requires_grad_(False)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from peft import PeftModel, get_peft_model_state_dict
+from tests.models.cases import CASES, TASKS, batch, load
 from torch import Tensor
 from transformers import AutoTokenizer
 
@@ -17,7 +18,6 @@ from fedfm.models.backbones import Backbone
 from fedfm.models.tunable import Tunable
 from fedfm.models.tunables import TUNABLES
 from fedfm.params import digest
-from tests.models.cases import CASES, TASKS, batch, load
 
 REFUSED = {
     *product(["prompt", "prefix"], [case for case in CASES if case[1] in ("image", "masked")]),
@@ -60,7 +60,7 @@ grid = pytest.mark.parametrize(("kind", "case"), GRID, ids=case_id)
 
 @pytest.mark.parametrize(("kind", "case"), sorted(REFUSED), ids=case_id)
 def test_what_cannot_work_is_refused_with_its_key(kind: str, case: tuple[str, str]) -> None:
-    with pytest.raises(RecipeError, match="tune.kind: "):
+    with pytest.raises(RecipeError, match=r"tune\.kind: "):
         attach(kind, case)
 
 
