@@ -1,1 +1,30 @@
-"""Tunables: which parameters of a backbone are trained and travel. One kind, one file; the registry is `TUNABLES`."""
+"""Tunables, one method a file. Adding one: write its file, add its row here."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from fedfm.models.tunables.base import TuneSettings
+from fedfm.models.tunables.bitfit import BitFit
+from fedfm.models.tunables.full import Full
+from fedfm.models.tunables.head import Head
+from fedfm.models.tunables.ia3 import IA3
+from fedfm.models.tunables.lora import Dora, Lora
+from fedfm.models.tunables.prompt import Prefix, Prompt
+
+TUNABLES: dict[str, type[TuneSettings]] = {
+    "lora": Lora,
+    "dora": Dora,
+    "ia3": IA3,
+    "prompt": Prompt,
+    "prefix": Prefix,
+    "bitfit": BitFit,
+    "head": Head,
+    "full": Full,
+}
+
+Tune = Annotated[Lora | Dora | IA3 | Prompt | Prefix | BitFit | Head | Full, Field(discriminator="kind")]
+
+__all__ = ["IA3", "TUNABLES", "BitFit", "Dora", "Full", "Head", "Lora", "Prefix", "Prompt", "Tune", "TuneSettings"]

@@ -1,0 +1,228 @@
+"""Loading a backbone: the pretrained model, frozen, with a head for the task, and what prepares its input."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from safetensors import SafetensorError
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoTokenizer,
+    BaseImageProcessor,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from fedfm.errors import DataError, RecipeError
+from fedfm.models.checkpoints import Checkpoint, open_checkpoint
+from fedfm.models.families import Family, family_of, family_of_type
+from fedfm.models.quiet import quiet
+from fedfm.models.settings import ModelSettings
+from fedfm.randomness import torch_seed
+
+Processor = PreTrainedTokenizerBase | BaseImageProcessor
+"""What makes a model's input: a tokenizer for text, an image processor for images."""
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A pretrained model before anything is tuned.
+
+    Attributes:
+        model: on the CPU, in eval mode, nothing requires a gradient; a tunable is attached to it in place.
+        processor: its tokenizer or image processor.
+        family: where its parts are.
+        name: by which others find the same backbone: a hub id, a folder, or ``builtin:NAME``.
+        revision: commit of a hub id.
+        head: modules that ``head: true`` trains in full: the task's head, and what of it the checkpoint lacked.
+        new_head: parameters that the checkpoint lacked; freshly initialised, all of them part of the head.
+    """
+
+    model: PreTrainedModel
+    processor: Processor
+    family: Family
+    name: str
+    revision: str | None
+    head: tuple[str, ...]
+    new_head: tuple[str, ...]
+
+
+def load_processor(
+    settings: ModelSettings, modality: Literal["text", "image"], *, allow_network: bool = False
+) -> Processor:
+    """The tokenizer or image processor of a backbone, without its weights.
+
+    Raises:
+        RecipeError: at ``model.path`` when the backbone is not there or has none.
+    """
+    with open_checkpoint(settings, allow_network=allow_network) as checkpoint:
+        return _read_processor(checkpoint, modality)
+
+
+def load_backbone(
+    settings: ModelSettings,
+    auto_class: Any,
+    *,
+    seed: int,
+    labels: Sequence[str] | None = None,
+    allow_network: bool = False,
+) -> Backbone:
+    """A frozen pretrained model with the head of a task.
+
+    Args:
+        settings: the recipe's ``model``.
+        auto_class: the task's class, e.g. ``transformers.AutoModelForSequenceClassification``.
+        seed: the recipe's seed; parameters that the checkpoint lacks are drawn from it.
+        labels: class names in order of their ids; None for tasks without labels. A checkpoint's head for another
+            number of classes is replaced by a new one.
+        allow_network: whether files may be fetched from the hub.
+
+    Raises:
+        RecipeError: when the model is not there, of an unknown family, unfit for the task, or lacks weights other
+            than its head's.
+        DataError: when its files are damaged.
+    """
+    with open_checkpoint(settings, allow_network=allow_network) as checkpoint:
+        config = _read_config(checkpoint, labels)
+        family = family_of(config)
+        if type(config) not in auto_class._model_mapping:
+            raise RecipeError(
+                f"models of type `{config.model_type}` have no {auto_class.__name__.removeprefix('AutoModel')}; "
+                "choose another model or another `task.kind`",
+                where="model.path",
+            )
+        with torch_seed(seed, "head"):
+            model, missing = _read_model(checkpoint, auto_class, config)
+        processor = _read_processor(checkpoint, "image" if model.main_input_name == "pixel_values" else "text")
+    _refuse_missing(model, family, missing, checkpoint)
+    if isinstance(processor, PreTrainedTokenizerBase):
+        _agree_on_tokens(model, processor, checkpoint)
+    model.name_or_path = model.config.name_or_path = checkpoint.name
+    model.eval().requires_grad_(False)
+    return Backbone(
+        model=model,
+        processor=processor,
+        family=family,
+        name=checkpoint.name,
+        revision=checkpoint.revision,
+        head=_head(model, family, missing),
+        new_head=tuple(missing),
+    )
+
+
+def _read_config(checkpoint: Checkpoint, labels: Sequence[str] | None) -> PretrainedConfig:
+    """The config with the task's labels, once it is known to be JSON, of a known family and not quantised."""
+    file = checkpoint.folder / "config.json"
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{file} cannot be read: {error}") from error
+    if not isinstance(content, dict):
+        raise DataError(f"{file} is not a JSON object")
+    family_of_type(str(content.get("model_type")))
+    if "quantization_config" in content:
+        raise RecipeError(f"{checkpoint.name} is quantised; name its float weights", where="model.path")
+    config: PretrainedConfig = AutoConfig.from_pretrained(
+        checkpoint.folder, local_files_only=True, trust_remote_code=False
+    )
+    if labels is not None:
+        config.id2label = dict(enumerate(labels))
+        config.label2id = {label: index for index, label in enumerate(labels)}
+    return config
+
+
+def _read_model(checkpoint: Checkpoint, auto_class: Any, config: PretrainedConfig) -> tuple[PreTrainedModel, list[str]]:
+    """The model, and the names of the parameters that its checkpoint lacks or has in another shape."""
+    try:
+        with quiet():
+            model, report = auto_class.from_pretrained(
+                checkpoint.folder,
+                config=config,
+                dtype=torch.float32,
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+                local_files_only=True,
+                trust_remote_code=False,
+                use_safetensors=True,
+            )
+    except SafetensorError as error:
+        raise DataError(f"the weights of {checkpoint.name} are damaged: {error}") from error
+    mismatched = {name for name, *_ in report["mismatched_keys"]}
+    return model, sorted({*report["missing_keys"], *mismatched})
+
+
+def _read_processor(checkpoint: Checkpoint, modality: Literal["text", "image"]) -> Processor:
+    """The checkpoint's tokenizer, padding on the right and able to pad, or its image processor."""
+    auto_class, kind = (AutoTokenizer, "tokenizer") if modality == "text" else (AutoImageProcessor, "image processor")
+    options = {} if modality == "text" else {"backend": "pil"}
+    try:
+        with quiet():
+            processor = auto_class.from_pretrained(
+                checkpoint.folder, local_files_only=True, trust_remote_code=False, **options
+            )
+    except (OSError, ValueError, ImportError) as error:
+        raise RecipeError(f"{checkpoint.name} has no {kind} that can be read: {error}", where="model.path") from error
+    if isinstance(processor, PreTrainedTokenizerBase):
+        processor.padding_side = "right"
+        if processor.pad_token is None:
+            processor.pad_token = processor.eos_token
+    return processor
+
+
+def embeddings(model: PreTrainedModel) -> nn.Embedding:
+    """The token embeddings of a model that reads text."""
+    found = model.get_input_embeddings()
+    assert isinstance(found, nn.Embedding)  # noqa: S101 - so in every text family
+    return found
+
+
+def _agree_on_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, checkpoint: Checkpoint) -> None:
+    """Tells the model its padding token, by which decoders find a sequence's last token when they classify it."""
+    if model.config.get_text_config().pad_token_id is None:
+        model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
+    rows = embeddings(model).num_embeddings
+    if len(tokenizer) > rows:
+        raise RecipeError(
+            f"the tokenizer of {checkpoint.name} has {len(tokenizer)} tokens, its model embeddings for {rows}",
+            where="model.path",
+        )
+
+
+def _is_in(parameter: str, module: str) -> bool:
+    return parameter.startswith(f"{module}.")
+
+
+def _pooler(model: PreTrainedModel, family: Family) -> tuple[str, ...]:
+    """The name of the pooler in the model with its head, where the head reads one."""
+    return (f"{model.base_model_prefix}.{family.pooler}",) if family.pooler else ()
+
+
+def _refuse_missing(model: PreTrainedModel, family: Family, missing: Sequence[str], checkpoint: Checkpoint) -> None:
+    """Refuses parameters that the checkpoint lacks unless they are the head's: they would be random and stay so."""
+    base, prefix = (model, "") if model.base_model is model else (model.base_model, f"{model.base_model_prefix}.")
+    inside = {f"{prefix}{name}" for name in base.state_dict()}
+    heads = (*family.heads, *family.language_heads, *_pooler(model, family))
+    lost = [name for name in missing if name in inside and not any(_is_in(name, head) for head in heads)]
+    if lost:
+        shown = ", ".join(lost[:3]) + (f" and {len(lost) - 3} more" if len(lost) > 3 else "")
+        raise RecipeError(
+            f"the checkpoint of {checkpoint.name} lacks weights of the model: {shown}", where="model.path"
+        )
+
+
+def _head(model: PreTrainedModel, family: Family, missing: Sequence[str]) -> tuple[str, ...]:
+    """What `head: true` trains: the classification heads, and those parts of language heads and pooler that are new."""
+    modules = dict(model.named_modules())
+    renewable = (*family.language_heads, *_pooler(model, family))
+    return tuple(
+        head
+        for head in (*family.heads, *renewable)
+        if head in modules and (head in family.heads or any(_is_in(name, head) for name in missing))
+    )

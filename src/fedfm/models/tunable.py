@@ -1,0 +1,139 @@
+"""A tunable: the parameters of a model that are trained and travel, by the names that PEFT gives them."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable
+from pathlib import Path
+from typing import cast
+
+import torch
+from peft import PeftModel, get_peft_model_state_dict
+from peft.tuners.lora import LoraLayer
+from peft.utils import ModulesToSaveWrapper
+from torch import nn
+from transformers import PreTrainedModel
+
+from fedfm.errors import RecipeError
+from fedfm.models.backbones import Processor
+from fedfm.models.quiet import quiet
+from fedfm.params import Params
+
+PROMPT = "prompt_embeddings"
+"""PEFT's name for virtual tokens; the one tensor of its state dict that is named unlike its parameter."""
+
+
+class Tunable:
+    """A model and the parameters of it that are trained; everything else is frozen.
+
+    Attributes:
+        model: a `PeftModel`, or the backbone's model for tunables that are not PEFT methods.
+        parameters: the trained parameters by name, sorted; of an adapter, the names of its PEFT state dict, else those
+            of the model's own. Tied parameters appear once.
+    """
+
+    def __init__(self, model: PeftModel | PreTrainedModel, parameters: dict[str, nn.Parameter]) -> None:
+        self.model = model
+        self.parameters = {name: parameters[name] for name in sorted(parameters)}
+
+    @classmethod
+    def of_adapter(cls, model: PeftModel) -> Tunable:
+        """What PEFT would save of a model with an adapter."""
+        state = get_peft_model_state_dict(
+            model, state_dict=model.state_dict(keep_vars=True), save_embedding_layers=False
+        )
+        if PROMPT in state:  # computed by PEFT from this weight
+            state[PROMPT] = model.get_parameter(f"prompt_encoder.{model.active_adapter}.embedding.weight")
+        return cls(model, cast(dict[str, nn.Parameter], state))  # parameters, as `keep_vars` leaves them
+
+    @classmethod
+    def of_model(cls, model: PreTrainedModel, names: Iterable[str]) -> Tunable:
+        """Parameters of the model itself, which start to require gradients."""
+        parameters = dict(model.named_parameters())
+        chosen = {name: parameters[name] for name in names}
+        for parameter in chosen.values():
+            parameter.requires_grad_()
+        return cls(model, chosen)
+
+    @property
+    def is_adapter(self) -> bool:
+        """Whether PEFT can load what `save` writes; otherwise it is a whole model."""
+        return isinstance(self.model, PeftModel)
+
+    def read(self) -> Params:
+        """A copy of the trained parameters: float32, on the CPU."""
+        return {
+            name: parameter.detach().to("cpu", torch.float32, copy=True).contiguous()
+            for name, parameter in self.parameters.items()
+        }
+
+    @torch.no_grad()
+    def write(self, params: Params) -> None:
+        """Sets the trained parameters in place.
+
+        Raises:
+            ValueError: when names or shapes differ from the tunable's; lists the differences, and nothing is written.
+        """
+        differences = [f"missing {name}" for name in sorted(self.parameters.keys() - params.keys())]
+        differences += [f"unknown {name}" for name in sorted(params.keys() - self.parameters.keys())]
+        differences += [
+            f"{name} has shape {tuple(params[name].shape)}, not {tuple(parameter.shape)}"
+            for name, parameter in self.parameters.items()
+            if name in params and params[name].shape != parameter.shape
+        ]
+        if differences:
+            raise ValueError("params do not fit the tunable: " + "; ".join(differences))
+        for name, parameter in self.parameters.items():
+            parameter.copy_(params[name])
+
+    def train(self, *, dropout: bool = True) -> None:
+        """Training mode.
+
+        Args:
+            dropout: whether the backbone's own dropout acts; LoRA's acts in any case.
+        """
+        self.model.train(dropout)
+        if not dropout:
+            for module in self.model.modules():
+                if isinstance(module, LoraLayer):
+                    module.lora_dropout.train()
+
+    def eval(self) -> None:
+        """Evaluation mode: no dropout."""
+        self.model.eval()
+
+    def to(self, device: torch.device) -> None:
+        """Moves the whole model; `parameters` stay the same objects."""
+        nn.Module.to(self.model, device)
+
+    def save(self, folder: Path, processor: Processor) -> None:
+        """Writes what others load: an adapter for PEFT, or a whole model for transformers; the processor beside it."""
+        with quiet():
+            if self.is_adapter:
+                self.model.save_pretrained(str(folder), save_embedding_layers=False)
+            else:
+                self.model.save_pretrained(str(folder))
+            processor.save_pretrained(folder)
+
+    def merged(self) -> PreTrainedModel:
+        """A copy of the model with the adapter folded into its weights; this tunable is left as it is.
+
+        Raises:
+            RecipeError: at ``tune.kind`` when the method adds to the input instead of the weights.
+        """
+        if not isinstance(self.model, PeftModel):
+            return copy.deepcopy(self.model)
+        kind = self.model.active_peft_config
+        if kind.is_prompt_learning:
+            raise RecipeError(
+                f"{kind.peft_type.value.lower()} adds virtual tokens to the input, so there is nothing to merge into "
+                "the weights; use the adapter as it is",
+                where="tune.kind",
+            )
+        adapted = copy.deepcopy(self.model)
+        for name, module in list(adapted.named_modules()):
+            if isinstance(module, ModulesToSaveWrapper):  # peft's unloading fails on heads of several layers with IA3
+                adapted.set_submodule(name, module.modules_to_save[adapted.active_adapter])
+        with quiet():
+            merged: PreTrainedModel = adapted.merge_and_unload()
+        return merged.requires_grad_(False)

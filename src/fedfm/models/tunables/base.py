@@ -1,0 +1,66 @@
+"""What a tunable's settings are, and the way every PEFT method is attached."""
+
+from __future__ import annotations
+
+from peft import PeftConfig, get_peft_model
+
+from fedfm.errors import RecipeError
+from fedfm.models.backbones import Backbone
+from fedfm.models.quiet import quiet
+from fedfm.models.tunable import Tunable
+from fedfm.randomness import torch_seed
+from fedfm.settings import Settings
+
+
+class TuneSettings(Settings):
+    """Which parameters are trained; a subclass says how they are attached to a backbone."""
+
+    def attach(self, backbone: Backbone, *, task_type: str | None, seed: int) -> Tunable:
+        """Makes parameters of a backbone trainable, in place; a backbone takes one tunable.
+
+        Args:
+            backbone: as loaded.
+            task_type: name of PEFT's ``TaskType`` (``SEQ_CLS``, ``CAUSAL_LM``), or None where PEFT has none.
+            seed: the recipe's seed; new parameters are drawn from it.
+
+        Raises:
+            RecipeError: when these settings do not fit the backbone or the task.
+        """
+        raise NotImplementedError
+
+
+class WithHead(TuneSettings):
+    """A tunable that may train the task's head beside what it is named for."""
+
+    head: bool = True
+    """Train the task's head in full as well; of a language model's head, only what the checkpoint lacks."""
+
+    def head_modules(self, backbone: Backbone) -> list[str]:
+        """Names of the head's modules to train.
+
+        Raises:
+            RecipeError: at ``tune.head`` when the head is new and would stay random.
+        """
+        if self.head:
+            return list(backbone.head)
+        if backbone.new_head:
+            raise RecipeError(
+                f"{backbone.name} has no trained head for this task ({', '.join(backbone.new_head)}), and with "
+                "`head: false` it would stay random; set `tune.head: true`",
+                where="tune.head",
+            )
+        return []
+
+    def peft_task_type(self, task_type: str | None) -> str | None:
+        """The task type to tell PEFT, which trains a classifier's head whenever it hears ``SEQ_CLS``."""
+        return None if task_type == "SEQ_CLS" and not self.head else task_type
+
+
+def attach_peft(backbone: Backbone, config: PeftConfig, *, seed: int) -> Tunable:
+    """Attaches a PEFT method, its new parameters drawn under a keyed seed."""
+    with torch_seed(seed, "tunable"), quiet():
+        model = get_peft_model(backbone.model, config)
+    model.active_peft_config.base_model_name_or_path = backbone.name
+    model.active_peft_config.revision = backbone.revision
+    model.eval()
+    return Tunable.of_adapter(model)

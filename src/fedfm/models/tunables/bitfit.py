@@ -1,0 +1,45 @@
+"""BitFit: every bias of the blocks, norms' included.
+
+Ben Zaken et al., BitFit: Simple Parameter-efficient Fine-tuning for Transformer-based Masked Language-models,
+arXiv:2106.10199, §3.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from fedfm.errors import RecipeError
+from fedfm.models.backbones import Backbone
+from fedfm.models.families import blocks
+from fedfm.models.tunable import Tunable
+from fedfm.models.tunables.base import WithHead
+
+
+class BitFit(WithHead):
+    """The biases of all blocks."""
+
+    kind: Literal["bitfit"] = "bitfit"
+    """The biases of all blocks."""
+
+    def attach(self, backbone: Backbone, *, task_type: str | None, seed: int) -> Tunable:
+        """BitFit.
+
+        Raises:
+            RecipeError: at ``tune.kind`` for models without biases (Llama).
+        """
+        head = self.head_modules(backbone)
+        biases = {
+            id(parameter)
+            for stack in blocks(backbone.model, backbone.family)
+            for block in stack
+            for name, parameter in block.named_parameters()
+            if name.endswith("bias")
+        }
+        if not biases:
+            raise RecipeError(f"the blocks of {backbone.name} have no biases; choose another kind", where="tune.kind")
+        names = [
+            name
+            for name, parameter in backbone.model.named_parameters()
+            if id(parameter) in biases or any(name.startswith(f"{module}.") for module in head)
+        ]
+        return Tunable.of_model(backbone.model, names)

@@ -1,0 +1,38 @@
+"""The task's head alone: linear probing of a frozen backbone."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from fedfm.errors import RecipeError
+from fedfm.models.backbones import Backbone
+from fedfm.models.tunable import Tunable
+from fedfm.models.tunables.base import TuneSettings
+
+
+class Head(TuneSettings):
+    """The task's head alone."""
+
+    kind: Literal["head"] = "head"
+    """The task's head alone."""
+
+    def attach(self, backbone: Backbone, *, task_type: str | None, seed: int) -> Tunable:
+        """The classification head, or the part of a language model's head that is not tied to its embeddings.
+
+        Raises:
+            RecipeError: at ``tune.kind`` when the whole head is tied.
+        """
+        model = backbone.model
+        modules = backbone.head or backbone.family.language_heads
+        inner = set() if model.base_model is model else {id(parameter) for parameter in model.base_model.parameters()}
+        names = [
+            name
+            for name, parameter in model.named_parameters()
+            if any(name.startswith(f"{module}.") for module in modules) and id(parameter) not in inner
+        ]
+        if not names:
+            raise RecipeError(
+                f"the head of {backbone.name} is tied to its embeddings and cannot be tuned alone; use lora or full",
+                where="tune.kind",
+            )
+        return Tunable.of_model(model, names)

@@ -1,0 +1,48 @@
+"""(IA)³: trained vectors rescale keys, values and the FFN's hidden activations; ones at the start.
+
+Liu et al., Few-Shot Parameter-Efficient Fine-Tuning is Better and Cheaper than In-Context Learning, arXiv:2205.05638,
+§3.3. Where query, key and value are one matrix (GPT-2), the query is rescaled too, as peft does.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from peft import IA3Config
+
+from fedfm.models.backbones import Backbone
+from fedfm.models.families import Family, pattern, targets
+from fedfm.models.tunable import Tunable
+from fedfm.models.tunables.base import WithHead, attach_peft
+from fedfm.models.tunables.targets import matching, transposed
+
+
+class IA3(WithHead):
+    """Trained factors on keys, values and FFN activations."""
+
+    kind: Literal["ia3"] = "ia3"
+    """Trained factors on keys, values and FFN activations."""
+    target_modules: str | list[str] | None = None
+    """Matrices to rescale, as a regular expression or a list of name endings; null: keys, values and FFN outputs."""
+    feedforward_modules: str | list[str] | None = None
+    """Those of them whose input is rescaled instead of the output; null: the FFN outputs."""
+
+    def attach(self, backbone: Backbone, *, task_type: str | None, seed: int) -> Tunable:
+        """(IA)³."""
+        chosen = self.target_modules if self.target_modules is not None else _targets(backbone.family)
+        modules = matching(chosen, backbone)
+        forward = self.feedforward_modules
+        config = IA3Config(
+            target_modules=chosen,
+            feedforward_modules=pattern(backbone.family, [backbone.family.ffn.output]) if forward is None else forward,
+            modules_to_save=self.head_modules(backbone) or None,
+            fan_in_fan_out=transposed(modules),
+            task_type=self.peft_task_type(task_type),
+        )
+        return attach_peft(backbone, config, seed=seed)
+
+
+def _targets(family: Family) -> str | list[str]:
+    attention = family.attention
+    projections = [attention.key] if attention.fused else [attention.key, attention.value]
+    return targets(family, [*projections, family.ffn.output])

@@ -1,0 +1,78 @@
+"""LoRA: W x + (α/r)·B A x with A [r, in] random, B [out, r] zero; and DoRA, which also trains lengths.
+
+Hu et al., LoRA: Low-Rank Adaptation of Large Language Models, arXiv:2106.09685, eq. (3).
+Liu et al., DoRA: Weight-Decomposed Low-Rank Adaptation, arXiv:2402.09353, eq. (5).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from peft import LoraConfig
+from pydantic import Field
+
+from fedfm.errors import RecipeError
+from fedfm.models.backbones import Backbone
+from fedfm.models.tunable import Tunable
+from fedfm.models.tunables.base import WithHead, attach_peft
+from fedfm.models.tunables.targets import matching, resolve, transposed
+
+
+class LowRank(WithHead):
+    """What LoRA and DoRA share."""
+
+    r: Annotated[int, Field(ge=1)] = 8
+    """Rank of the update of each matrix."""
+    lora_alpha: Annotated[int, Field(ge=1)] = 16
+    """α: the update is scaled by α/r."""
+    lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Dropout on the adapter's input while training."""
+    target_modules: str | list[str] = "attention"
+    """Matrices to adapt: `attention` (query, key, value and output of every block), `ffn`, `all`, a regular expression
+    for whole module names, or a list of name endings."""
+
+    def attach_low_rank(self, backbone: Backbone, *, task_type: str | None, seed: int, use_dora: bool) -> Tunable:
+        """Attaches LoRA, or DoRA.
+
+        Raises:
+            RecipeError: when nothing matches ``target_modules``, or ``r`` exceeds a matrix.
+        """
+        targets = resolve(self.target_modules, backbone.family)
+        modules = matching(targets, backbone)
+        for name, module in modules.items():
+            if self.r > min(module.weight.shape):
+                size = " x ".join(map(str, module.weight.shape))
+                raise RecipeError(f"rank {self.r} exceeds the matrix {name} ({size})", where="tune.r")
+        config = LoraConfig(
+            r=self.r,
+            lora_alpha=self.lora_alpha,
+            lora_dropout=self.lora_dropout,
+            target_modules=targets,
+            modules_to_save=self.head_modules(backbone) or None,
+            fan_in_fan_out=transposed(modules),
+            use_dora=use_dora,
+            task_type=self.peft_task_type(task_type),
+        )
+        return attach_peft(backbone, config, seed=seed)
+
+
+class Lora(LowRank):
+    """Low-rank updates of weight matrices."""
+
+    kind: Literal["lora"] = "lora"
+    """Low-rank updates of weight matrices."""
+
+    def attach(self, backbone: Backbone, *, task_type: str | None, seed: int) -> Tunable:
+        """LoRA."""
+        return self.attach_low_rank(backbone, task_type=task_type, seed=seed, use_dora=False)
+
+
+class Dora(LowRank):
+    """Low-rank updates of directions, with trained lengths."""
+
+    kind: Literal["dora"] = "dora"
+    """Low-rank updates of the directions of weight columns, with trained lengths."""
+
+    def attach(self, backbone: Backbone, *, task_type: str | None, seed: int) -> Tunable:
+        """DoRA."""
+        return self.attach_low_rank(backbone, task_type=task_type, seed=seed, use_dora=True)

@@ -1,0 +1,95 @@
+"""Virtual tokens: before the input's embeddings (prompt tuning), or before the keys and values of every block (prefix).
+
+Lester et al., The Power of Scale for Parameter-Efficient Prompt Tuning, arXiv:2104.08691; prompts start as embeddings
+of random words, its "sampled vocabulary".
+Li and Liang, Prefix-Tuning: Optimizing Continuous Prompts for Generation, arXiv:2101.00190, without reparametrisation.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Annotated, Literal
+
+from peft import PrefixTuningConfig, PromptTuningConfig, PromptTuningInit
+from pydantic import Field
+
+from fedfm.errors import RecipeError
+from fedfm.models.backbones import Backbone, embeddings
+from fedfm.models.tunable import Tunable
+from fedfm.models.tunables.base import WithHead, attach_peft
+
+
+class VirtualTokens(WithHead):
+    """What prompt and prefix tuning share."""
+
+    num_virtual_tokens: Annotated[int, Field(ge=1)] = 10
+    """How many virtual tokens; each takes a position from the text."""
+
+    def check(self, backbone: Backbone, task_type: str | None) -> None:
+        """Refuses models and tasks that virtual tokens do not work for.
+
+        Raises:
+            RecipeError: at ``tune.kind``, with the reason.
+        """
+        if backbone.model.main_input_name != "input_ids":
+            raise RecipeError("virtual tokens need a model that reads text", where="tune.kind")
+        if task_type is None:
+            raise RecipeError("peft has no virtual tokens for this task; use lora", where="tune.kind")
+        if task_type == "SEQ_CLS" and not self.head:
+            raise RecipeError("with virtual tokens peft always trains a classifier's head", where="tune.head")
+
+
+class Prompt(VirtualTokens):
+    """Trained embeddings before the input."""
+
+    kind: Literal["prompt"] = "prompt"
+    """Trained embeddings before the input's."""
+
+    def attach(self, backbone: Backbone, *, task_type: str | None, seed: int) -> Tunable:
+        """Prompt tuning.
+
+        Raises:
+            RecipeError: at ``tune.kind`` for decoders that classify: with embeddings as input they cannot tell the last
+                token from padding.
+        """
+        self.check(backbone, task_type)
+        if backbone.family.causal and task_type == "SEQ_CLS":
+            raise RecipeError(
+                f"a decoder ({backbone.family.name}) classifies at the last token, which it cannot tell from padding "
+                "behind a prompt; use lora",
+                where="tune.kind",
+            )
+        text = backbone.model.config.get_text_config()
+        config = PromptTuningConfig(
+            num_virtual_tokens=self.num_virtual_tokens,
+            prompt_tuning_init=PromptTuningInit.SAMPLE_VOCAB,
+            token_dim=embeddings(backbone.model).embedding_dim,
+            num_layers=text.num_hidden_layers,
+            num_attention_heads=text.num_attention_heads,
+            modules_to_save=self.head_modules(backbone) or None,
+            task_type=task_type,
+        )
+        return attach_peft(backbone, config, seed=seed)
+
+
+class Prefix(VirtualTokens):
+    """Trained keys and values before every block's."""
+
+    kind: Literal["prefix"] = "prefix"
+    """Trained keys and values before those of every block."""
+
+    def attach(self, backbone: Backbone, *, task_type: str | None, seed: int) -> Tunable:
+        """Prefix tuning.
+
+        Raises:
+            RecipeError: at ``tune.kind`` for models that take no earlier keys and values (DistilBERT).
+        """
+        self.check(backbone, task_type)
+        if "past_key_values" not in inspect.signature(backbone.model.base_model.forward).parameters:
+            raise RecipeError(f"{backbone.family.name} models take no prefix; use lora", where="tune.kind")
+        config = PrefixTuningConfig(
+            num_virtual_tokens=self.num_virtual_tokens,
+            modules_to_save=self.head_modules(backbone) or None,
+            task_type=task_type,
+        )
+        return attach_peft(backbone, config, seed=seed)

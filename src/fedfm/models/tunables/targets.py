@@ -1,0 +1,77 @@
+"""From the recipe's `target_modules` to module names in a model."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from fedfm.errors import RecipeError
+from fedfm.models.backbones import Backbone
+from fedfm.models.families import Family, all_targets, attention_targets, ffn_targets
+
+TARGETS = {"attention": attention_targets, "ffn": ffn_targets, "all": all_targets}
+"""Names for parts of every block."""
+
+WHERE = "tune.target_modules"
+
+
+def resolve(chosen: str | list[str], family: Family) -> str | list[str]:
+    """A part's name as peft's ``target_modules``; regular expressions and lists are that already."""
+    if isinstance(chosen, str) and chosen in TARGETS:
+        return TARGETS[chosen](family)
+    return chosen
+
+
+def matching(chosen: str | list[str], backbone: Backbone) -> dict[str, nn.Linear | Conv1D]:
+    """The linear modules that peft would adapt: those whose whole name matches, or whose name ends in a listed one.
+
+    Raises:
+        RecipeError: at ``tune.target_modules`` when nothing matches, or something that is not linear.
+    """
+    modules = {name: module for name, module in backbone.model.named_modules() if not _in_head(name, backbone)}
+    if isinstance(chosen, str):
+        try:
+            pattern = re.compile(chosen)
+        except re.error as error:
+            raise RecipeError(f"`{chosen}` is not a regular expression: {error}", where=WHERE) from error
+        found = [name for name in modules if pattern.fullmatch(name)]
+        unmatched = [] if found else [chosen]
+    else:
+        found = [name for name in modules if any(name == end or name.endswith(f".{end}") for end in chosen)]
+        unmatched = [end for end in chosen if not any(name == end or name.endswith(f".{end}") for name in found)]
+    if unmatched or not found:
+        raise RecipeError(
+            f"no module of {backbone.name} matches `{'`, `'.join(unmatched)}`; {_available(backbone.model)}",
+            where=WHERE,
+        )
+    others = [name for name in found if not isinstance(modules[name], nn.Linear | Conv1D)]
+    if others:
+        raise RecipeError(f"not linear: {', '.join(others[:3])}; {_available(backbone.model)}", where=WHERE)
+    names = Counter(id(parameter) for _, parameter in backbone.model.named_parameters(remove_duplicate=False))
+    tied = [name for name in found if names[id(modules[name].weight)] > 1]
+    if tied:
+        raise RecipeError(f"tied to the embeddings, which would change too: {', '.join(tied)}", where=WHERE)
+    return {name: modules[name] for name in found}
+
+
+def transposed(modules: dict[str, nn.Linear | Conv1D]) -> bool:
+    """Whether the weights are stored ``[in, out]``, peft's ``fan_in_fan_out``."""
+    return any(isinstance(module, Conv1D) for module in modules.values())
+
+
+def _in_head(name: str, backbone: Backbone) -> bool:
+    return any(name == head or name.startswith(f"{head}.") for head in backbone.head)
+
+
+def _available(model: PreTrainedModel) -> str:
+    """The kinds of linear modules there are, with layer numbers written as N."""
+    names = {
+        re.sub(r"\.\d+\.", ".N.", name): None
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear | Conv1D)
+    }
+    return f"there are attention, ffn, all (of every block), or: {', '.join(names)}"

@@ -1,0 +1,46 @@
+"""The tiny models and tasks that tests of models and tunables run over, and how a batch for each is made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import transformers
+
+from fedfm.models.backbones import Backbone, load_backbone
+from fedfm.models.settings import ModelSettings
+
+
+@dataclass(frozen=True)
+class Task:
+    auto_class: Any
+    task_type: str | None
+    labels: tuple[str, ...] | None = None
+
+
+LABELS = ("a", "b", "c")
+TASKS = {
+    "text": Task(transformers.AutoModelForSequenceClassification, "SEQ_CLS", LABELS),
+    "image": Task(transformers.AutoModelForImageClassification, None, LABELS),
+    "causal": Task(transformers.AutoModelForCausalLM, "CAUSAL_LM"),
+    "masked": Task(transformers.AutoModelForMaskedLM, None),
+}
+CASES = [
+    *[(f"tiny-{name}", "text") for name in ("bert", "roberta", "distilbert", "gpt2", "opt", "llama")],
+    *[(f"tiny-{name}", "image") for name in ("vit", "clip")],
+    *[(f"tiny-{name}", "causal") for name in ("gpt2", "opt", "llama")],
+    *[(f"tiny-{name}", "masked") for name in ("bert", "roberta", "distilbert")],
+]
+
+
+def load(name: str, task: str, seed: int = 0) -> Backbone:
+    chosen = TASKS[task]
+    return load_backbone(ModelSettings(path=f"builtin:{name}"), chosen.auto_class, seed=seed, labels=chosen.labels)
+
+
+def batch(backbone: Backbone) -> dict[str, torch.Tensor]:
+    """Two inputs of different length, or two images."""
+    if backbone.model.main_input_name == "pixel_values":
+        return {"pixel_values": torch.linspace(-1, 1, 2 * 3 * 8 * 8).sin().reshape(2, 3, 8, 8)}
+    return dict(backbone.processor(["a text", "another, longer text"], padding=True, return_tensors="pt"))

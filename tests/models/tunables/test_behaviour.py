@@ -1,0 +1,180 @@
+"""What every tunable must do on every family; a new kind or family is tested by being in its registry."""
+
+from __future__ import annotations
+
+import copy
+from itertools import product
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel, get_peft_model_state_dict
+from tests.models.cases import CASES, TASKS, batch, load
+from torch import Tensor
+from transformers import AutoTokenizer
+
+from fedfm.errors import RecipeError
+from fedfm.models.backbones import Backbone
+from fedfm.models.tunable import Tunable
+from fedfm.models.tunables import TUNABLES
+from fedfm.params import digest
+
+REFUSED = {
+    *product(["prompt", "prefix"], [case for case in CASES if case[1] in ("image", "masked")]),
+    *[("prompt", (f"tiny-{name}", "text")) for name in ("gpt2", "opt", "llama")],
+    ("prefix", ("tiny-distilbert", "text")),
+    *[("bitfit", ("tiny-llama", task)) for task in ("text", "causal")],
+    *[("head", (f"tiny-{name}", "causal")) for name in ("gpt2", "opt", "llama")],
+}
+GRID = [(kind, case) for kind, case in product(TUNABLES, CASES) if (kind, case) not in REFUSED]
+UNUSED = "vision_model.post_layernorm."  # CLIP classifies without it
+
+
+def attach(kind: str, case: tuple[str, str], seed: int = 0) -> tuple[Backbone, Tunable]:
+    backbone = load(*case)
+    return backbone, TUNABLES[kind]().attach(backbone, task_type=TASKS[case[1]].task_type, seed=seed)
+
+
+def logits(model: torch.nn.Module, inputs: dict[str, Tensor]) -> Tensor:
+    model.eval()
+    with torch.no_grad():
+        return model(**inputs).logits
+
+
+def step(tunable: Tunable, inputs: dict[str, Tensor], learning_rate: float = 0.1) -> None:
+    tunable.train(dropout=False)
+    tunable.model(**inputs).logits.square().mean().backward()
+    with torch.no_grad():
+        for parameter in tunable.parameters.values():
+            if parameter.grad is not None:
+                parameter -= learning_rate * parameter.grad.sign()
+                parameter.grad = None
+
+
+def case_id(value: object) -> str:
+    return "-".join(value) if isinstance(value, tuple) else str(value)
+
+
+grid = pytest.mark.parametrize(("kind", "case"), GRID, ids=case_id)
+
+
+@pytest.mark.parametrize(("kind", "case"), sorted(REFUSED), ids=case_id)
+def test_what_cannot_work_is_refused_with_its_key(kind: str, case: tuple[str, str]) -> None:
+    with pytest.raises(RecipeError, match=r"tune\.kind: "):
+        attach(kind, case)
+
+
+@grid
+def test_names_are_those_that_peft_saves(kind: str, case: tuple[str, str]) -> None:
+    _, tunable = attach(kind, case)
+    if tunable.is_adapter:
+        expected = get_peft_model_state_dict(tunable.model, save_embedding_layers=False)
+        read = tunable.read()
+        assert read.keys() == expected.keys()
+        assert all(torch.equal(read[name], expected[name]) for name in expected)
+    else:
+        assert tunable.parameters.keys() <= tunable.model.state_dict().keys()
+    assert list(tunable.parameters) == sorted(tunable.parameters)
+
+
+@grid
+def test_exactly_the_tunable_gets_gradients(kind: str, case: tuple[str, str]) -> None:
+    backbone, tunable = attach(kind, case)
+    tunable.model(**batch(backbone)).logits.square().mean().backward()
+    mine = {id(parameter) for parameter in tunable.parameters.values()}
+    assert len(mine) == len(tunable.parameters)
+    required = {id(parameter) for parameter in tunable.model.parameters() if parameter.requires_grad}
+    assert required == mine
+    without = [name for name, parameter in tunable.parameters.items() if parameter.grad is None]
+    assert [name for name in without if UNUSED not in name] == []
+
+
+@grid
+def test_write_sets_what_read_gave(kind: str, case: tuple[str, str]) -> None:
+    backbone, tunable = attach(kind, case)
+    inputs = batch(backbone)
+    before, start = tunable.read(), logits(tunable.model, inputs)
+    step(tunable, inputs)
+    after, moved = tunable.read(), logits(tunable.model, inputs)
+    assert digest(before) != digest(after)  # read() gave copies
+    assert not torch.allclose(start, moved, atol=1e-4)
+    tunable.write(before)
+    assert torch.equal(logits(tunable.model, inputs), start)
+    tunable.write(after)
+    assert torch.equal(logits(tunable.model, inputs), moved)
+    assert digest(tunable.read()) == digest(after)
+
+
+@grid
+def test_the_backbone_stays_bit_equal(kind: str, case: tuple[str, str]) -> None:
+    backbone, tunable = attach(kind, case)
+    mine = {id(parameter) for parameter in tunable.parameters.values()}
+    frozen = {name: parameter for name, parameter in tunable.model.named_parameters() if id(parameter) not in mine}
+    copies = copy.deepcopy({name: parameter.detach() for name, parameter in frozen.items()})
+    step(tunable, batch(backbone))
+    assert all(torch.equal(frozen[name], copies[name]) for name in frozen)
+
+
+@grid
+def test_saved_it_loads_with_peft_or_transformers_alone(kind: str, case: tuple[str, str], tmp_path: Path) -> None:
+    backbone, tunable = attach(kind, case)
+    inputs = batch(backbone)
+    step(tunable, inputs)
+    expected = logits(tunable.model, inputs)
+    tunable.save(tmp_path, backbone.processor)
+    assert {file.suffix for file in tmp_path.iterdir()} <= {".json", ".safetensors", ".md"}
+    if tunable.is_adapter:
+        loaded = PeftModel.from_pretrained(load(*case, seed=99).model, str(tmp_path))  # another head than the trained
+        config = loaded.active_peft_config
+        assert (config.base_model_name_or_path, config.revision) == (backbone.name, backbone.revision)
+    else:
+        loaded = TASKS[case[1]].auto_class.from_pretrained(tmp_path, local_files_only=True)
+    assert torch.equal(logits(loaded, inputs), expected)
+    if case[1] != "image":
+        again = AutoTokenizer.from_pretrained(tmp_path, local_files_only=True)
+        assert again("two", "texts").data == backbone.processor("two", "texts").data
+        assert again.pad_token_id == backbone.processor.pad_token_id
+
+
+@grid
+def test_merged_computes_the_same(kind: str, case: tuple[str, str]) -> None:
+    backbone, tunable = attach(kind, case)
+    inputs = batch(backbone)
+    step(tunable, inputs)
+    expected, params = logits(tunable.model, inputs), tunable.read()
+    if kind in ("prompt", "prefix"):
+        with pytest.raises(RecipeError, match="nothing to merge"):
+            tunable.merged()
+        return
+    merged = tunable.merged()
+    assert type(merged) is type(load(*case).model)
+    torch.testing.assert_close(logits(merged, inputs), expected, atol=1e-5, rtol=1e-5)
+    with torch.no_grad():
+        next(merged.parameters()).add_(1)
+    assert torch.equal(logits(tunable.model, inputs), expected)  # a copy: the tunable is as it was
+    assert digest(tunable.read()) == digest(params)
+
+
+@grid
+def test_the_seed_alone_decides_the_start(kind: str, case: tuple[str, str]) -> None:
+    starts = []
+    for noise in (1, 2):
+        torch.manual_seed(noise)
+        starts.append(digest(attach(kind, case)[1].read()))
+    assert starts[0] == starts[1]
+    if kind in ("lora", "dora", "prompt", "prefix"):
+        assert digest(attach(kind, case, seed=1)[1].read()) != starts[0]
+
+
+@grid
+def test_padding_changes_nothing(kind: str, case: tuple[str, str]) -> None:
+    if case[1] == "image":
+        pytest.skip("images are not padded")
+    backbone, tunable = attach(kind, case)
+    step(tunable, batch(backbone))
+    together = batch(backbone)
+    alone = {name: tensor[:1, : together["attention_mask"][0].sum()] for name, tensor in together.items()}
+    expected, padded = logits(tunable.model, alone), logits(tunable.model, together)[:1]
+    if case[1] != "text":
+        padded = padded[:, : expected.shape[1]]
+    torch.testing.assert_close(padded, expected, atol=1e-5, rtol=1e-4)
