@@ -1,7 +1,22 @@
 """What a run is: one recipe."""
 
-from fedfm.recipe.commented import commented
-from fedfm.recipe.files import dump, load_recipe
-from fedfm.recipe.schema import Recipe
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fedfm.recipe.files import load_recipe
+    from fedfm.recipe.rendering import commented, dump
+    from fedfm.recipe.schema import Recipe
+
+_HOMES = {"Recipe": "schema", "commented": "rendering", "dump": "rendering", "load_recipe": "files"}
 
 __all__ = ["Recipe", "commented", "dump", "load_recipe"]
+
+
+def __getattr__(name: str) -> Any:
+    """Loads a public name on first use: listing and copying presets needs none of the rooms that a recipe is made of."""
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"fedfm.recipe.{_HOMES[name]}"), name)
+    raise AttributeError(f"module 'fedfm.recipe' has no attribute {name!r}")

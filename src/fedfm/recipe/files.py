@@ -1,4 +1,4 @@
-"""From a file, a preset's name or a mapping to a recipe, and back to YAML."""
+"""From a file, a preset's name or a mapping to a recipe."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fedfm.recipe.overrides import apply_overrides
 from fedfm.recipe.presets import PRESETS, preset_text
 from fedfm.recipe.schema import Recipe
 from fedfm.recipe.suggestions import nearest
-from fedfm.recipe.yaml_text import YamlError, parse, render
+from fedfm.recipe.yaml_text import YamlError, parse
 
 
 def load_recipe(source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> Recipe:
@@ -30,11 +30,6 @@ def load_recipe(source: str | Path | Mapping[str, Any], overrides: Sequence[str]
         return Recipe.model_validate(values)
     except RecipeError as error:
         raise RecipeError(error.problems, source=name) from None
-
-
-def dump(recipe: Recipe) -> str:
-    """The resolved recipe, every key with its value, as YAML that loads back to an equal recipe."""
-    return render(recipe.model_dump(mode="json"))
 
 
 def _read(source: str | Path) -> tuple[str, dict[str, Any]]:
