@@ -16,7 +16,7 @@ __all__ = ["Recipe", "commented", "dump", "load_recipe"]
 
 
 def __getattr__(name: str) -> Any:
-    """Loads a public name on first use: listing and copying presets needs none of the rooms that a recipe is made of."""
+    """Loads a public name on first use, so that listing presets does not wait for torch."""
     if name in _HOMES:
         return getattr(importlib.import_module(f"fedfm.recipe.{_HOMES[name]}"), name)
     raise AttributeError(f"module 'fedfm.recipe' has no attribute {name!r}")

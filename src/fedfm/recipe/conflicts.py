@@ -7,15 +7,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fedfm.errors import Problem
+from fedfm.recipe.federation import DEFAULT_CLIENTS
 from fedfm.recipe.problems import overlap
 from fedfm.recipe.suggestions import nearest
 from fedfm.tasks import TASKS
 
 if TYPE_CHECKING:
     from fedfm.recipe.schema import Recipe
-
-CLIENTS = 10
-"""Clients of a synthetic federation whose recipe does not say how many."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +67,7 @@ def _pairs(recipe: Recipe) -> str | None:
 
 def _cohort(recipe: Recipe) -> str | None:
     federation = recipe.federation
-    clients = federation.clients or (None if recipe.data.client else CLIENTS)
+    clients = federation.clients or (None if recipe.data.client else DEFAULT_CLIENTS)
     if clients and isinstance(federation.per_round, int) and federation.per_round > clients:
         return f"{federation.per_round} clients a round, but there are {clients} (federation.clients)"
     return None

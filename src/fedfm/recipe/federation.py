@@ -9,6 +9,9 @@ from pydantic import BeforeValidator, Field
 from fedfm.data.partitions import Partition
 from fedfm.settings import Settings
 
+DEFAULT_CLIENTS = 10
+"""Clients of a synthetic federation, and clients a round, where the recipe does not say."""
+
 
 def _count_or_fraction(value: Any) -> int | float:
     """Accepts a whole number from 1, or a number between 0 and 1."""
@@ -23,7 +26,7 @@ class FederationSettings(Settings):
     """The recipe's ``federation``."""
 
     clients: Annotated[int, Field(ge=1)] | None = None
-    """Number of clients; null: 10, or all clients of a natural federation (`data.client`)."""
+    """Number of clients; null: 10, or all that a natural federation (`data.client`) has; fewer are drawn from all."""
     per_round: Annotated[int | float, BeforeValidator(_count_or_fraction)] | None = None
     """Clients a round: a count, or a fraction below 1; null: 10, or all where there are fewer."""
     rounds: Annotated[int, Field(ge=1)] = 20
@@ -42,7 +45,7 @@ class FederationSettings(Settings):
     def cohort_size(self, clients: int) -> int:
         """Clients a round when ``clients`` are there; a fraction is rounded, and never to none."""
         if self.per_round is None:
-            return min(10, clients)
+            return min(DEFAULT_CLIENTS, clients)
         if isinstance(self.per_round, int):
             return self.per_round
         return max(1, round(self.per_round * clients))

@@ -22,7 +22,7 @@ def preset_text(name: str) -> str:
     if name not in PRESETS:
         close = nearest(name, PRESETS)
         hint = f" — did you mean `{close}`?" if close else ""
-        raise RecipeError(f"there is no recipe `{name}`; there are {', '.join(PRESETS)}{hint}", source="fedfm ls")
+        raise RecipeError(f"there is no recipe `{name}`; there are {', '.join(PRESETS)}{hint}", source="recipes")
     return (FOLDER / f"{name}.yaml").read_text(encoding="utf-8")
 
 

@@ -43,7 +43,7 @@ class YamlError(ValueError):
 class Loader(yaml.SafeLoader):
     """Reads plain data by the rules of YAML 1.2's core schema."""
 
-    yaml_implicit_resolvers: dict[Any, Any] = {}  # noqa: RUF012 - the name and type are PyYAML's
+    yaml_implicit_resolvers: dict[Any, Any] = {}
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         """Refuses anchors and aliases."""
