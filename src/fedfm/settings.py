@@ -15,4 +15,6 @@ class Settings(BaseModel):
     The string below each field is its help text: ``fedfm show`` prints it as a comment.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )

@@ -1,0 +1,51 @@
+"""``fedfm check``, ``data``: what a recipe would do, before anything trains."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from fedfm.cli.group import Command
+from fedfm.cli.output import console, print_json
+
+
+@click.command(cls=Command)
+@click.argument("recipe")
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+def check(recipe: str, overrides: tuple[str, ...], as_json: bool) -> None:
+    """Say what RECIPE would do, in numbers; trains nothing.
+
+    Reads the data and loads the model, so that whatever does not fit comes to light now.
+    """
+    from fedfm.cli.display import describe_plan
+    from fedfm.recipe import load_recipe
+    from fedfm.server import plan
+
+    planned = plan(load_recipe(recipe, overrides))
+    if as_json:
+        print_json(planned)
+    else:
+        console().print(describe_plan(planned))
+        click.echo(f"\n{recipe} is sound. Next:  fedfm run {' '.join((recipe, *overrides))}")
+
+
+@click.command(cls=Command)
+@click.argument("recipe")
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option("--plot", type=click.Path(path_type=Path), help="Also draw the split to this file (png, svg or pdf).")
+def data(recipe: str, overrides: tuple[str, ...], plot: Path | None, as_json: bool) -> None:
+    """Show how RECIPE splits its data among clients."""
+    from fedfm.recipe import load_recipe
+    from fedfm.records.split import plot_split, render_split
+    from fedfm.server import client_table
+
+    clients = client_table(load_recipe(recipe, overrides))
+    if plot is not None:
+        plot_split(clients, plot)
+    if as_json:
+        print_json(clients)
+        return
+    console().print(render_split(clients))
+    if plot is not None:
+        click.echo(f"\nDrawn to {plot}")

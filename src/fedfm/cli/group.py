@@ -1,0 +1,75 @@
+"""What all commands share: ``--json``, ``--debug``, and errors that are sentences (or JSON) with an exit code."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+from fedfm.errors import FedfmError, InterruptedRunError, RecipeError
+
+UNFORESEEN = 1
+"""Exit code of an error that is no `FedfmError`."""
+
+INTERRUPTED = InterruptedRunError.exit_code
+
+
+class Command(click.Command):
+    """A command with ``--json`` (argument ``as_json``) and ``--debug``."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.params += [
+            click.Option(["--json", "as_json"], is_flag=True, help="Print JSON for other programs."),
+            click.Option(["--debug"], is_flag=True, expose_value=False, help="Show tracebacks of errors."),
+        ]
+
+
+class Group(click.Group):
+    """Runs a command and turns what goes wrong into a message and an exit code."""
+
+    command_class = Command
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """In the order in which they are used."""
+        return list(self.commands)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Notes how errors are to be told, before anything can go wrong."""
+        ctx.meta["json"], ctx.meta["debug"] = "--json" in args, "--debug" in args
+        return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Runs the command."""
+        try:
+            return super().invoke(ctx)
+        except FedfmError as error:
+            if ctx.meta["debug"]:
+                raise
+            _tell(ctx, error, error.exit_code)
+        except click.UsageError as error:
+            if not ctx.meta["json"]:
+                raise
+            _tell(ctx, error, error.exit_code)
+        except KeyboardInterrupt:
+            _tell(ctx, InterruptedRunError("stopped at once; a run that had begun is resumable"), INTERRUPTED)
+        except (click.exceptions.Exit, click.Abort, BrokenPipeError):
+            raise
+        except Exception as error:
+            if ctx.meta["debug"]:
+                raise
+            unforeseen = f"{type(error).__name__}: {error}\nfedfm did not foresee this; --debug shows where it arose"
+            _tell(ctx, RuntimeError(unforeseen), UNFORESEEN)
+
+
+def _tell(ctx: click.Context, error: Exception, code: int) -> None:
+    """Prints an error, on standard output as JSON or on standard error as text, and ends the program."""
+    message = error.format_message() if isinstance(error, click.UsageError) else str(error)
+    if ctx.meta["json"]:
+        problems = [vars(problem) for problem in error.problems] if isinstance(error, RecipeError) else []
+        click.echo(json.dumps({"error": message, "exit_code": code, "problems": problems}, ensure_ascii=False))
+    else:
+        prefix = ("interrupted", "yellow") if isinstance(error, InterruptedRunError) else ("error", "red")
+        click.echo(click.style(f"{prefix[0]}: ", fg=prefix[1], bold=True) + message, err=True)
+    ctx.exit(code)

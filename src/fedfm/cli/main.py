@@ -1,0 +1,34 @@
+"""``fedfm``: the command line. Parses, calls and prints; modules that are slow to import wait until a command runs."""
+
+from __future__ import annotations
+
+import click
+
+import fedfm
+from fedfm.cli.checks import check, data
+from fedfm.cli.group import Group
+from fedfm.cli.recipes import cp, ls, show
+from fedfm.cli.runs import export, report, resume, run
+
+
+@click.group(cls=Group, invoke_without_command=True, context_settings={"max_content_width": 110})
+@click.version_option(fedfm.__version__, prog_name="fedfm")
+@click.pass_context
+def main(ctx: click.Context) -> None:
+    r"""Fine-tune foundation models on data that cannot be brought together.
+
+    \b
+      fedfm run demo                          a first run, offline
+      fedfm cp sst2-lora my.yaml              a recipe to make one's own
+      fedfm check my.yaml                     what it would do, in numbers
+      fedfm run my.yaml federation.rounds=5   any key can be set from here
+
+    A RECIPE is a file, or a name from `fedfm ls`. Exit codes: 0 done, 2 recipe or usage, 3 data, 4 too few clients,
+    5 storage, 130 interrupted (resumable).
+    """
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
+
+
+for _command in (ls, cp, show, check, data, run, resume, report, export):
+    main.add_command(_command)

@@ -1,0 +1,94 @@
+"""``fedfm run``, ``resume``, ``report``, ``export``: runs and what they leave."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from fedfm.cli.group import Command
+from fedfm.cli.output import console, print_json
+
+if TYPE_CHECKING:
+    from fedfm.records.listeners import Listener
+    from fedfm.server import Run
+
+
+@click.command(cls=Command)
+@click.argument("recipe")
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+def run(recipe: str, overrides: tuple[str, ...], as_json: bool) -> None:
+    """Run RECIPE from its first round to its report.
+
+    KEY=VALUE sets any key of the recipe, such as federation.rounds=5, local.learning_rate=1e-3 or tune.kind=ia3.
+    A value is YAML: null, [a, b], {kind: dirichlet, alpha: 0.1}. Setting what chooses a group's kind (tune.kind,
+    algorithm.name, …) starts that group afresh, with its defaults and the keys set beside it.
+    """
+
+    def start(display: Listener) -> Run:
+        from fedfm.recipe import load_recipe
+        from fedfm.server import run
+
+        return run(load_recipe(recipe, overrides), listeners=[display])
+
+    _follow(start, as_json)
+
+
+@click.command(cls=Command)
+@click.argument("folder", metavar="RUN")
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+def resume(folder: str, overrides: tuple[str, ...], as_json: bool) -> None:
+    """Continue the run in the folder RUN where it stopped.
+
+    Only federation.rounds and report_to may change: anything else would make it another run.
+    """
+
+    def start(display: Listener) -> Run:
+        from fedfm.server import resume
+
+        return resume(folder, overrides, listeners=[display])
+
+    _follow(start, as_json)
+
+
+@click.command(cls=Command)
+@click.argument("folder", metavar="RUN", type=click.Path(path_type=Path))
+def report(folder: Path, as_json: bool) -> None:
+    """Write the report of the run in the folder RUN again."""
+    from fedfm.records.folder import RunFolder
+    from fedfm.records.report import write_report
+
+    page = write_report(RunFolder.open(folder).path)
+    if as_json:
+        print_json({"report": str(page)})
+    else:
+        click.echo(f"{page} is written.")
+
+
+@click.command(cls=Command)
+@click.argument("folder", metavar="RUN", type=click.Path(path_type=Path))
+@click.option("--merge", is_flag=True, help="The whole model with what was tuned merged in, in place of the adapter.")
+def export(folder: Path, merge: bool, as_json: bool) -> None:
+    """Write the adapter or merged model of the run in the folder RUN."""
+    from fedfm.server import export
+
+    target = export(folder, merge=merge)
+    if as_json:
+        print_json({"path": str(target)})
+    else:
+        click.echo(f"{target} is written; its README.md says how to load it.")
+
+
+def _follow(start: Callable[[Listener], Run], as_json: bool) -> None:
+    """Starts a run, shows how it goes, and says what came out of it."""
+    from fedfm.cli.display import PlainDisplay, RichDisplay, describe_outcome
+
+    terminal = console(stderr=as_json)
+    with RichDisplay(terminal) if terminal.is_terminal else PlainDisplay(terminal) as display:
+        finished = start(display)
+    if as_json:
+        print_json({"folder": str(finished.path), **finished.summary})
+    else:
+        terminal.print(describe_outcome(finished.path, finished.summary))

@@ -1,0 +1,85 @@
+"""From untrusted values to a recipe: features to come, faulty keys and conflicts between keys, all at once."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pydantic import ValidationError
+
+from fedfm.errors import Problem, RecipeError
+from fedfm.recipe.conflicts import conflicts
+from fedfm.recipe.fields import SELECTORS, kind_of, selector, settings_classes
+from fedfm.recipe.planned import planned
+from fedfm.recipe.problems import explain, overlap
+from fedfm.settings import Settings
+
+if TYPE_CHECKING:
+    from fedfm.recipe.schema import Recipe
+
+R = TypeVar("R", bound="Recipe")
+
+
+def checked(model: type[R], values: Any, validate: Callable[[Any], R]) -> R:
+    """A sound recipe.
+
+    Args:
+        model: the recipe's class.
+        values: what the user gave.
+        validate: pydantic's own validation of ``model``.
+
+    Raises:
+        RecipeError: with every problem that can be found.
+    """
+    if not isinstance(values, Mapping):
+        return validate(values)
+    values = _with_default_kinds(model, values)
+    problems = planned(values)
+    sound = _without(values, problems)
+    recipe: R | None
+    try:
+        recipe = validate(sound)
+    except ValidationError as error:
+        faults = explain(error, model, values)
+        problems += [fault for fault in faults if not any(overlap(fault.where, known.where) for known in problems)]
+        recipe = _rest(validate, _without(sound, faults))
+    if recipe is not None:
+        problems += conflicts(recipe, faulty=[problem.where for problem in problems])
+    if problems or recipe is None:
+        raise RecipeError(problems)
+    return recipe
+
+
+def _rest(validate: Callable[[Any], R], values: Mapping[str, Any]) -> R | None:
+    """The recipe without its faulty keys, if that is one: what is left can still be checked for conflicts."""
+    try:
+        return validate(values)
+    except ValidationError:
+        return None
+
+
+def _with_default_kinds(model: type[Settings], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Groups that do not say their kind are of the default kind: ``tune: {r: 16}`` is LoRA."""
+    filled = dict(values)
+    for key, field in model.model_fields.items():
+        chooser = selector(settings_classes(field.annotation))
+        group = filled.get(key)
+        if chooser and isinstance(field.default, Settings) and isinstance(group, Mapping) and chooser not in group:
+            filled[key] = {chooser: kind_of(type(field.default), chooser), **group}
+    return filled
+
+
+def _without(values: Mapping[str, Any], problems: list[Problem]) -> dict[str, Any]:
+    """A copy without the keys that have problems; a group of an unknown kind goes as a whole."""
+    left = copy.deepcopy(dict(values))
+    for problem in problems:
+        *parents, key = problem.where.split("[")[0].split(".")
+        if parents and key in SELECTORS:
+            *parents, key = parents
+        group: Any = left
+        for parent in parents:
+            group = group.get(parent) if isinstance(group, dict) else None
+        if isinstance(group, dict):
+            group.pop(key, None)
+    return left

@@ -1,0 +1,138 @@
+"""Choices that exclude each other, each refused with its reason."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from fedfm.errors import Problem
+from fedfm.recipe.federation import DEFAULT_CLIENTS
+from fedfm.recipe.problems import overlap
+from fedfm.recipe.suggestions import nearest
+from fedfm.tasks import TASKS
+
+if TYPE_CHECKING:
+    from fedfm.recipe.schema import Recipe
+
+
+@dataclass(frozen=True)
+class Check:
+    """A rule between keys.
+
+    Attributes:
+        keys: dotted keys that it reads, first the one at which it complains; it is skipped when one is faulty.
+        reason: what is wrong, or None.
+    """
+
+    keys: tuple[str, ...]
+    reason: Callable[[Recipe], str | None]
+
+
+def conflicts(recipe: Recipe, *, faulty: Sequence[str] = ()) -> list[Problem]:
+    """All conflicts of a recipe.
+
+    Args:
+        recipe: sound key by key.
+        faulty: dotted keys that were left out of it because they are wrong in themselves.
+    """
+    found = []
+    for check in CHECKS:
+        if any(overlap(key, fault) for key in check.keys for fault in faulty):
+            continue
+        reason = check.reason(recipe)
+        if reason:
+            found.append(Problem(check.keys[0], reason))
+    return found
+
+
+def _something_to_report(recipe: Recipe) -> str | None:
+    if recipe.data.test is None:
+        return "name a file, or a fraction such as 0.2 to hold back from train: a run reports what it reaches there"
+    return None
+
+
+def _held_back(recipe: Recipe) -> str | None:
+    shares = [share for share in (recipe.data.validation, recipe.data.test) if isinstance(share, float)]
+    if sum(shares) >= 1:
+        return "nothing is left to train on: validation and test hold back all of train"
+    return None
+
+
+def _pairs(recipe: Recipe) -> str | None:
+    if len(recipe.data.text) > 1 and recipe.task.kind != "text-classification":
+        return f"two columns make a pair, which only text-classification reads; {recipe.task.kind} takes one"
+    return None
+
+
+def _cohort(recipe: Recipe) -> str | None:
+    federation = recipe.federation
+    clients = federation.clients or (None if recipe.data.client else DEFAULT_CLIENTS)
+    if clients and isinstance(federation.per_round, int) and federation.per_round > clients:
+        return f"{federation.per_round} clients a round, but there are {clients} (federation.clients)"
+    return None
+
+
+def _natural_column(recipe: Recipe) -> str | None:
+    if recipe.partition.kind == "column" and recipe.data.client is None:
+        return "a federation by column needs the column: set data.client"
+    return None
+
+
+def _natural_partition(recipe: Recipe) -> str | None:
+    if recipe.data.client is not None and recipe.partition.kind != "column":
+        return (
+            f"names each example's client, but federation.partition splits by {recipe.partition.kind}: "
+            "leave out one of the two"
+        )
+    return None
+
+
+def _labelled_partition(recipe: Recipe) -> str | None:
+    if recipe.partition.kind in ("dirichlet", "shards") and not TASKS[recipe.task.kind].labelled:
+        return f"{recipe.partition.kind} splits by label, and {recipe.task.kind} has none: use iid, quantity or column"
+    return None
+
+
+def _weights(recipe: Recipe) -> str | None:
+    if recipe.aggregate.weights == "examples" and recipe.federation.sampling == "weighted":
+        return "a client's size would count twice: sampling is weighted by examples already; use auto or uniform"
+    return None
+
+
+def _prompts(recipe: Recipe) -> str | None:
+    if recipe.tune.kind in ("prompt", "prefix") and TASKS[recipe.task.kind].modality == "image":
+        return f"{recipe.tune.kind} tuning puts virtual tokens before a text; {recipe.task.kind} has none: use lora"
+    return None
+
+
+def _metrics(recipe: Recipe) -> str | None:
+    known = list(TASKS[recipe.task.kind].metrics)
+    for name in recipe.evaluate.metrics if isinstance(recipe.evaluate.metrics, list) else []:
+        if name not in known:
+            close = nearest(name, known)
+            hint = f" — did you mean `{close}`?" if close else ""
+            return f"`{name}` is no metric of {recipe.task.kind}; it has {', '.join(known)}{hint}"
+    return None
+
+
+def _patience(recipe: Recipe) -> str | None:
+    if recipe.evaluate.patience is not None and recipe.data.validation is None:
+        return "stopping early needs data.validation: stopping by the test set would make its figures too good"
+    return None
+
+
+CHECKS = (
+    Check(("data.test",), _something_to_report),
+    Check(("data.validation", "data.test"), _held_back),
+    Check(("data.text", "task.kind"), _pairs),
+    Check(("federation.per_round", "federation.clients", "data.client"), _cohort),
+    Check(("federation.partition", "data.client"), _natural_column),
+    Check(("data.client", "federation.partition"), _natural_partition),
+    Check(("federation.partition", "task.kind"), _labelled_partition),
+    Check(("aggregate.weights", "federation.sampling"), _weights),
+    Check(("tune.kind", "task.kind"), _prompts),
+    Check(("evaluate.metrics", "task.kind"), _metrics),
+    Check(("evaluate.patience", "data.validation"), _patience),
+)
+"""All rules, in the order of the recipe."""

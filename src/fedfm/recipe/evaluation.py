@@ -1,0 +1,35 @@
+"""When and how a run is measured, and when it is saved."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from fedfm.settings import Settings
+
+
+class EvaluateSettings(Settings):
+    """The recipe's ``evaluate``."""
+
+    every: Annotated[int, Field(ge=1)] = 1
+    """Evaluate after every so many rounds, and after the last."""
+    batch_size: Annotated[int, Field(ge=1)] = 64
+    """Examples a forward pass."""
+    metrics: Literal["auto"] | Annotated[list[str], Field(min_length=1)] = "auto"
+    """Metrics to report, the headline first; `auto`: all that the task has."""
+    clients: Annotated[int, Field(ge=0)] = 100
+    """At most so many clients in the per-client evaluation (with `federation.holdout`); 0 turns it off."""
+    patience: Annotated[int, Field(ge=1)] | None = None
+    """Stop after so many rounds without a better result on the validation set; null: never."""
+    baselines: list[Literal["local", "pooled"]] = []
+    """Also train each client alone (`local`), and one model on all data in one place (`pooled`), to compare with."""
+
+
+class CheckpointSettings(Settings):
+    """The recipe's ``checkpoint``."""
+
+    every: Annotated[int, Field(ge=1)] = 1
+    """Save after every so many rounds, and after the last."""
+    keep: Annotated[int, Field(ge=1)] = 2
+    """Checkpoints kept; older ones are removed."""

@@ -1,0 +1,51 @@
+"""Who the clients are, how data is split among them, and who takes part in a round."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field
+
+from fedfm.data.partitions import Partition
+from fedfm.settings import Settings
+
+DEFAULT_CLIENTS = 10
+"""Clients of a synthetic federation, and clients a round, where the recipe does not say."""
+
+
+def _count_or_fraction(value: Any) -> int | float:
+    """Accepts a whole number from 1, or a number between 0 and 1."""
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
+        return value
+    if isinstance(value, float) and 0 < value < 1:
+        return value
+    raise ValueError("must be a count (a whole number from 1) or a fraction (between 0 and 1)")
+
+
+class FederationSettings(Settings):
+    """The recipe's ``federation``."""
+
+    clients: Annotated[int, Field(ge=1)] | None = None
+    """Number of clients; null: 10, or all that a natural federation (`data.client`) has; fewer are drawn from all."""
+    per_round: Annotated[int | float, BeforeValidator(_count_or_fraction)] | None = None
+    """Clients a round: a count, or a fraction below 1; null: 10, or all where there are fewer."""
+    rounds: Annotated[int, Field(ge=1)] = 20
+    """Rounds."""
+    sampling: Literal["uniform", "poisson", "weighted"] = "uniform"
+    """Who takes part: `uniform` all alike, `poisson` each by an independent draw, `weighted` by number of examples."""
+    partition: Partition | None = None
+    """How examples are split among clients; null: `column` where `data.client` is set, else `iid`."""
+    quorum: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """Share of a round's clients that must send a sound update."""
+    min_examples: Annotated[int, Field(ge=1)] = 1
+    """Clients of a natural federation that have fewer examples are left out."""
+    holdout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of each client's examples kept from training, to evaluate the server's model per client."""
+
+    def cohort_size(self, clients: int) -> int:
+        """Clients a round when ``clients`` are there; a fraction is rounded, and never to none."""
+        if self.per_round is None:
+            return min(DEFAULT_CLIENTS, clients)
+        if isinstance(self.per_round, int):
+            return self.per_round
+        return max(1, round(self.per_round * clients))

@@ -1,0 +1,63 @@
+"""From a file, a preset's name or a mapping to a recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fedfm.errors import RecipeError
+from fedfm.recipe.overrides import apply_overrides
+from fedfm.recipe.presets import PRESETS, preset_text
+from fedfm.recipe.schema import Recipe
+from fedfm.recipe.suggestions import nearest
+from fedfm.recipe.yaml_text import YamlError, parse
+
+
+def load_recipe(source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> Recipe:
+    """A recipe from a YAML file, from a preset's name (`fedfm ls`) or from a mapping.
+
+    Args:
+        source: a name with a separator or an ending is a file; a bare name is a preset first, then a file.
+        overrides: dotted assignments such as ``federation.rounds=5``, applied in order; see `recipe.overrides`.
+
+    Raises:
+        RecipeError: it cannot be read or is not sound; lists every problem.
+    """
+    name, values = ("recipe", source) if isinstance(source, Mapping) else _read(source)
+    values = apply_overrides(values, overrides)
+    try:
+        return Recipe.model_validate(values)
+    except RecipeError as error:
+        raise RecipeError(error.problems, source=name) from None
+
+
+def _read(source: str | Path) -> tuple[str, dict[str, Any]]:
+    """Name for messages, and the values of a file or preset."""
+    name = str(source)
+    text = preset_text(name) if isinstance(source, str) and name in PRESETS else _file_text(Path(source))
+    try:
+        values = parse(text)
+    except YamlError as error:
+        raise RecipeError(str(error), source=f"{name}:{error.line}" if error.line else name) from error
+    if not isinstance(values, dict):
+        what = "is empty" if values is None else "holds no keys"
+        raise RecipeError(f"{what}: a recipe has `key: value` lines (`fedfm cp NAME FILE` makes one)", source=name)
+    return name, values
+
+
+def _file_text(path: Path) -> str:
+    """The text of a recipe file."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError as error:
+        close = nearest(path.stem, PRESETS)
+        hint = f" — did you mean the preset `{close}`?" if close else ""
+        presets = ", ".join(PRESETS)
+        raise RecipeError(f"no such file: {path.absolute()}; presets: {presets}{hint}", source=str(path)) from error
+    except IsADirectoryError as error:
+        raise RecipeError("is a folder; name the recipe file in it", source=str(path)) from error
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"is not UTF-8 text (byte {error.start})", source=str(path)) from error
+    except OSError as error:
+        raise RecipeError(f"cannot be read: {error.strerror}", source=str(path)) from error

@@ -1,0 +1,48 @@
+"""Recipes that come along, in ``presets/``. The first line of each is a comment that says what it shows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fedfm.errors import RecipeError, StorageError
+from fedfm.recipe.suggestions import nearest
+
+FOLDER = Path(__file__).parent / "presets"
+
+PRESETS = ("demo", "quick", "sst2-lora", "digits-vit", "pydoc-llm", "pydoc-mlm")
+"""Names of the recipes, in reading order."""
+
+
+def preset_text(name: str) -> str:
+    """A preset's text.
+
+    Raises:
+        RecipeError: there is none of that name.
+    """
+    if name not in PRESETS:
+        close = nearest(name, PRESETS)
+        hint = f" — did you mean `{close}`?" if close else ""
+        raise RecipeError(f"there is no recipe `{name}`; there are {', '.join(PRESETS)}{hint}", source="recipes")
+    return (FOLDER / f"{name}.yaml").read_text(encoding="utf-8")
+
+
+def preset_title(name: str) -> str:
+    """What a preset shows, in one line."""
+    return preset_text(name).splitlines()[0].removeprefix("#").strip()
+
+
+def copy_preset(name: str, target: Path) -> None:
+    """Writes a preset to a new file.
+
+    Raises:
+        RecipeError: there is no such preset, or the file exists.
+        StorageError: the file cannot be written.
+    """
+    text = preset_text(name)
+    try:
+        with target.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError as error:
+        raise RecipeError("exists already and is left as it is; choose another name", source=str(target)) from error
+    except OSError as error:
+        raise StorageError(f"{target}: cannot be written: {error.strerror}") from error

@@ -1,0 +1,152 @@
+"""What is wrong with single keys, in plain words: pydantic's errors become problems that say what to do."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from fedfm.errors import Problem
+from fedfm.recipe.fields import group_classes, kind_of, selector
+from fedfm.recipe.suggestions import nearest, unknown_key
+from fedfm.settings import Settings
+
+MESSAGES = {
+    "bool_type": "must be true or false",
+    "finite_number": "must be a finite number",
+    "float_type": "must be a number",
+    "greater_than": "must be > {gt}",
+    "greater_than_equal": "must be ≥ {ge}",
+    "int_type": "must be a whole number",
+    "less_than": "must be < {lt}",
+    "less_than_equal": "must be ≤ {le}",
+    "list_type": "must be a list, such as [a, b]",
+    "none_required": "must be null",
+    "string_type": "must be text",
+    "too_long": "must have at most {max_length} entries",
+    "too_short": "must have at least {min_length} entries",
+    "value_error": "{error}",
+}
+"""pydantic's types of error in our words; what is in braces comes from the error's context."""
+
+GOT_LIMIT = 60
+"""Characters of a wrong value that are shown."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where an error lies.
+
+    Attributes:
+        group: dotted group, empty at the top.
+        key: the key in it.
+        siblings: classes of the group, one where its kind is known.
+        classes: classes of what the key may hold, none for a plain value.
+    """
+
+    group: str
+    key: str
+    siblings: tuple[type[Settings], ...]
+    classes: tuple[type[Settings], ...]
+
+    @property
+    def where(self) -> str:
+        """The dotted key."""
+        return f"{self.group}.{self.key}".lstrip(".")
+
+    @property
+    def help(self) -> str:
+        """What the key means."""
+        fields = (group.model_fields.get(self.key) for group in self.siblings)
+        return next((field.description for field in fields if field and field.description), "")
+
+
+def explain(error: ValidationError, model: type[Settings], values: Mapping[str, Any]) -> list[Problem]:
+    """One problem for each faulty key of ``values``, in the order of the schema."""
+    messages: dict[str, list[str]] = {}
+    got: dict[str, str | None] = {}
+    for details in error.errors(include_url=False):
+        where, message, value = _in_words(details, _place(details["loc"], model, values), model)
+        if message not in messages.setdefault(where, []):  # a union reports each of its members
+            messages[where].append(message)
+        got[where] = value
+    return [Problem(where, ", or ".join(found), got[where]) for where, found in messages.items()]
+
+
+def overlap(one: str, other: str) -> bool:
+    """Whether two dotted keys are the same or one lies inside the other."""
+    return one == other or one.startswith((f"{other}.", f"{other}[")) or other.startswith((f"{one}.", f"{one}["))
+
+
+def _place(location: tuple[int | str, ...], model: type[Settings], values: Any) -> Place:
+    """Follows pydantic's location, in which names of kinds and of types stand among the keys."""
+    place = Place("", "", (), (model,))
+    for part in location:
+        if isinstance(part, int):
+            place = Place(place.group, f"{place.key}[{part}]", (), ())
+            continue
+        known = any(part in group.model_fields for group in place.classes)
+        if known or (place.classes and isinstance(values, Mapping) and part in values):
+            place = Place(place.where, part, place.classes, group_classes(place.classes, part))
+            values = values.get(part) if isinstance(values, Mapping) else None
+        elif chooser := selector(place.classes):
+            chosen = tuple(group for group in place.classes if kind_of(group, chooser) == part)
+            place = Place(place.group, place.key, place.siblings, chosen or place.classes)
+    return place
+
+
+def _in_words(details: ErrorDetails, place: Place, model: type[Settings]) -> tuple[str, str, str | None]:
+    """Dotted key, message, and the value as written."""
+    fault, context, value = details["type"], details.get("ctx", {}), details["input"]
+    got = _shown(value)
+    if fault == "missing":
+        return place.where, f"is required: {place.help}", None
+    if fault == "extra_forbidden":
+        return place.where, unknown_key(place.key, place.group, place.siblings, model), got
+    if place.classes and not isinstance(value, Mapping):
+        return place.where, _as_group(place), got
+    if fault == "union_tag_not_found":
+        return f"{place.where}.{selector(place.classes)}", f"is required: {_kinds(place)}", None
+    if fault == "union_tag_invalid":
+        tag = str(context["tag"])
+        return f"{place.where}.{selector(place.classes)}", _choose(tag, _kinds(place).split(", ")), _shown(tag)
+    if fault == "literal_error":
+        return place.where, _choose(value, re.findall(r"'([^']*)'", context["expected"])), got
+    if fault == "string_pattern_mismatch":
+        return place.where, f"is not allowed here: {place.help}", got
+    if fault == "string_type" and isinstance(value, int | float):
+        return place.where, "must be text: put it in quotes", got
+    numbers = {name: f"{number:g}" for name, number in context.items() if isinstance(number, float)}
+    return place.where, MESSAGES.get(fault, details["msg"]).format(**{**context, **numbers}), got
+
+
+def _kinds(place: Place) -> str:
+    """The kinds that a group may be of."""
+    chooser = selector(place.classes) or ""
+    return ", ".join(str(kind_of(group, chooser)) for group in place.classes)
+
+
+def _choose(value: Any, choices: list[str]) -> str:
+    """What may be chosen, and what was probably meant."""
+    close = nearest(value, choices) if isinstance(value, str) else None
+    hint = f" — did you mean `{close}`?" if close else ""
+    return ("must be " if len(choices) == 1 else "must be one of ") + ", ".join(choices) + hint
+
+
+def _as_group(place: Place) -> str:
+    """How a group is written, for a key that was given a plain value."""
+    first = place.classes[0]
+    chooser = selector(place.classes)
+    key, value = (chooser, kind_of(first, chooser)) if chooser else (next(iter(first.model_fields)), "…")
+    return f"must be a group of keys, such as `{place.key}: {{{key}: {value}}}`"
+
+
+def _shown(value: Any) -> str:
+    """A value as JSON, shortened."""
+    text = json.dumps(value, ensure_ascii=False, default=repr)
+    return text if len(text) <= GOT_LIMIT else f"{text[:GOT_LIMIT]}…"

@@ -1,0 +1,51 @@
+"""A resolved recipe as YAML: bare, for a run's folder, or with every key below what it means, for people."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator
+from typing import Any, Literal, get_args, get_origin
+
+from fedfm.recipe.fields import kind_of, selector, settings_classes
+from fedfm.recipe.schema import Recipe
+from fedfm.recipe.yaml_text import render
+from fedfm.settings import Settings
+
+WIDTH = 110
+"""Characters of a line of help, its indent not counted."""
+
+
+def dump(recipe: Recipe) -> str:
+    """Every key with its value, as YAML that loads back to an equal recipe."""
+    return render(recipe.model_dump(mode="json"))
+
+
+def commented(recipe: Recipe) -> str:
+    """`dump`, with the help of each key as a comment above it."""
+    blocks = ["\n".join(_block(recipe, key, "")) for key in type(recipe).model_fields]
+    return "\n\n".join(blocks) + "\n"
+
+
+def _block(group: Settings, key: str, indent: str) -> Iterator[str]:
+    """The lines of one key: help, choices, value."""
+    field, value = type(group).model_fields[key], getattr(group, key)
+    for line in [*textwrap.wrap(field.description or "", WIDTH), *_choices(field.annotation)]:
+        yield f"{indent}# {line}"
+    if isinstance(value, Settings):
+        yield f"{indent}{key}:"
+        for inner in type(value).model_fields:
+            yield from _block(value, inner, indent + "  ")
+    else:
+        yield f"{indent}{render({key: value}, flow=True)[1:-1]}"
+
+
+def _choices(annotation: Any) -> Iterator[str]:
+    """One line with the words that are allowed, or with the kinds of a group, where there is a choice."""
+    classes = settings_classes(annotation)
+    chooser = selector(classes)
+    if get_origin(annotation) is Literal:
+        names = [str(name) for name in get_args(annotation)]
+    else:
+        names = [str(kind_of(group, chooser)) for group in classes] if chooser else []
+    if len(names) > 1:
+        yield (f"{chooser}: " if chooser else "") + " | ".join(names)

@@ -1,0 +1,58 @@
+"""What a name that is not there was probably meant to be."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+
+from fedfm.recipe.fields import all_keys
+from fedfm.settings import Settings
+
+SYNONYMS = {
+    "clients_per_round": "federation.per_round",
+    "dataset": "data.train",
+    "fraction_fit": "federation.per_round",
+    "lr": "local.learning_rate",
+    "lr_scheduler": "local.lr_scheduler_type",
+    "max_seq_length": "data.max_length",
+    "model_name_or_path": "model.path",
+    "num_clients": "federation.clients",
+    "num_rounds": "federation.rounds",
+    "num_train_epochs": "local.epochs",
+    "output_dir": "output",
+    "per_device_train_batch_size": "local.batch_size",
+}
+"""What neighbouring tools call a key of ours."""
+
+
+def nearest(name: str, known: Iterable[str], *, cutoff: float = 0.6) -> str | None:
+    """The known name most like ``name``; None when none is at least ``cutoff`` alike (0 to 1)."""
+    return next(iter(difflib.get_close_matches(name, list(known), n=1, cutoff=cutoff)), None)
+
+
+def unknown_key(name: str, group: str, siblings: Sequence[type[Settings]], model: type[Settings]) -> str:
+    """What to write in place of an unknown key.
+
+    Args:
+        name: the key.
+        group: the dotted group that it was found in.
+        siblings: that group's class.
+        model: the class of the whole recipe.
+    """
+    keys = list(all_keys(model))
+    kinds = [key.kind for key in keys if (key.group, key.name) == (group, name) and key.kind]
+    if kinds:
+        return f"not a setting of this kind; it belongs to {', '.join(kinds)}"
+    home = next((key.group for key in keys if key.name == name), None)
+    if home is not None:
+        return "unknown key — it belongs " + (f"under `{home}`" if home else "at the top of the recipe")
+    known = [key for group_class in siblings for key in group_class.model_fields]
+    meant = SYNONYMS.get(name) or nearest(name, known) or _elsewhere(name, model)
+    return f"unknown key — did you mean `{meant}`?" if meant else f"unknown key; known here: {', '.join(known)}"
+
+
+def _elsewhere(name: str, model: type[Settings]) -> str | None:
+    """The dotted key of another group that is much like ``name``."""
+    dotted = {key.name: f"{key.group}.{key.name}".lstrip(".") for key in all_keys(model)}
+    close = nearest(name, dotted, cutoff=0.8)
+    return dotted[close] if close else None
