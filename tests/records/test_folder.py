@@ -49,7 +49,7 @@ def test_create_refuses_what_is_no_name(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize("inside", ["", "run"])
 def test_create_refuses_a_file_in_the_way(tmp_path: Path, inside: str) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(RecipeError, match="a file is in the way"):
+    with pytest.raises(RecipeError, match="file is a file"):
         RunFolder.create(tmp_path / "file" / inside)
 
 
@@ -180,3 +180,32 @@ def test_a_full_disk_is_a_storage_error(folder: RunFolder) -> None:
 def test_nothing_is_written_outside(folder: RunFolder, name: str) -> None:
     with pytest.raises(ValueError, match="not a file directly in"):
         folder.write_text(name, "")
+
+
+def test_an_existing_run_is_refused_before_anything_is_made(folder: RunFolder, tmp_path: Path) -> None:
+    folder.write_text("recipe.yaml", "")
+    with pytest.raises(RecipeError, match="exists already"):
+        RunFolder.refuse_existing(folder.path)
+    RunFolder.refuse_existing(tmp_path / "new" / "run")
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_folder_is_replaced_whole(folder: RunFolder) -> None:
+    for content in ("old", "new"):
+        with folder.replacing(folder.adapter) as beside:
+            assert list(beside.iterdir()) == []
+            (beside / "sub").mkdir()
+            (beside / "sub" / content).write_text(content)
+    assert [path.name for path in (folder.adapter / "sub").iterdir()] == ["new"]
+    assert [path.name for path in folder.path.iterdir()] == ["adapter"]
+
+
+def test_a_failed_replacement_leaves_the_old_folder(folder: RunFolder) -> None:
+    with folder.replacing(folder.adapter) as beside:
+        (beside / "weights").write_text("old")
+    with pytest.raises(StorageError, match=r"cannot write .*adapter: No space left"), folder.replacing(folder.adapter):
+        raise OSError(28, "No space left on device")
+    with pytest.raises(RecipeError), folder.replacing(folder.adapter):
+        raise RecipeError("this tunable cannot be merged")
+    assert (folder.adapter / "weights").read_text() == "old"
+    assert [path.name for path in folder.path.iterdir()] == ["adapter"]

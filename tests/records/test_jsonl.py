@@ -82,3 +82,15 @@ def test_a_damaged_line_is_named(tmp_path: Path, line: str, reason: str) -> None
 def test_a_file_that_cannot_be_read_is_a_storage_error(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="cannot read"):
         list(jsonl.records(tmp_path))
+
+
+def test_a_json_file_is_read_or_named(tmp_path: Path) -> None:
+    path = tmp_path / "summary.json"
+    with pytest.raises(StorageError, match=r"cannot read .*summary\.json: No such file"):
+        jsonl.read(path)
+    path.write_text('{"rounds": 3}')
+    assert jsonl.read(path) == {"rounds": 3}
+    for damaged in (b'{"rounds": ', b"\xff"):
+        path.write_bytes(damaged)
+        with pytest.raises(DataError, match=r"summary\.json: not JSON"):
+            jsonl.read(path)

@@ -39,3 +39,15 @@ def test_a_message_to_many_counts_for_each(tmp_path: Path) -> None:
 
 def test_no_ledger_adds_up_to_nothing(tmp_path: Path) -> None:
     assert ledger.totals(tmp_path / "wire.jsonl") == {"down": 0, "up": 0, "by_round": {}}
+
+
+def test_tensors_that_differ_only_in_their_layer_are_one_group(tmp_path: Path) -> None:
+    path = tmp_path / "wire.jsonl"
+    params = {f"encoder.layer.{index}.lora_A.weight": torch.zeros(8, 4) for index in (0, 11)} | {"head": torch.zeros(3)}
+    messages = [("down", ["a", "b"]), ("up", ["a"]), ("up", ["b"])]
+    path.write_bytes(b"".join(jsonl.line(ledger.message_record(1, *message, 300, params)) for message in messages))
+    groups = {(group.direction, group.name): group for group in ledger.tensor_groups(path)}
+    assert len(groups) == 4
+    layers = groups["down", "encoder.layer.*.lora_A.weight"]
+    assert (layers.tensors, layers.shape, layers.dtype, layers.sent) == (2, (8, 4), "float32", 2 * 2 * 8 * 4 * 4)
+    assert groups["up", "head"].sent == 2 * 3 * 4

@@ -14,7 +14,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from fedfm.errors import RecipeError, StorageError
-from fedfm.records import jsonl
+from fedfm.records import disk, jsonl
 
 LOCK, OWNER = ".lock", ".pid"
 
@@ -34,24 +34,35 @@ class RunFolder:
             StorageError: it cannot be created or written.
         """
         folder = cls(path)
-        name = folder.path.name
-        if not name or name == ".." or not name.isprintable():
-            raise RecipeError(f"{str(path)!r} does not name a folder", where="name")
-        with _storage(folder.path, "create"):
-            try:
-                folder.path.mkdir(parents=True, exist_ok=True)
-                found = {entry.name for entry in folder.path.iterdir()} - {LOCK, OWNER}
-            except (FileExistsError, NotADirectoryError) as error:
-                raise RecipeError(f"{folder.path} cannot be a folder: a file is in the way", where="name") from error
-        if found:
-            raise RecipeError(
-                f"{folder.path} exists already; continue it with `fedfm resume {folder.path}` "
-                "or give the new run another name with `name=OTHER`",
-                where="name",
-            )
+        cls.refuse_existing(folder.path)
+        with disk.storage(folder.path, "create"):
+            folder.path.mkdir(parents=True, exist_ok=True)
         if not os.access(folder.path, os.W_OK | os.X_OK):
             raise StorageError(f"cannot write to {folder.path}: permission denied")
         return folder
+
+    @staticmethod
+    def refuse_existing(path: Path | str) -> None:
+        """Checks that a new run may be written to ``path``, before anything is computed or created.
+
+        Raises:
+            RecipeError: something is there already, or the last part is no name for a folder.
+            StorageError: it cannot be looked into.
+        """
+        path = Path(path)
+        if path.name in ("", "..") or not path.name.isprintable():
+            raise RecipeError(f"{str(path)!r} does not name a folder", where="name")
+        blocked = next((part for part in (path, *path.parents) if part.exists() and not part.is_dir()), None)
+        if blocked is not None:
+            raise RecipeError(f"{path} cannot be a folder: {blocked} is a file", where="name")
+        with disk.storage(path, "read"):
+            found = {entry.name for entry in path.iterdir()} - {LOCK, OWNER} if path.exists() else set()
+        if found:
+            raise RecipeError(
+                f"{path} exists already; continue it with `fedfm resume {path}` "
+                "or give the new run another name with `name=OTHER`",
+                where="name",
+            )
 
     @classmethod
     def open(cls, path: Path | str) -> RunFolder:
@@ -147,7 +158,7 @@ class RunFolder:
         """
         lock = FileLock(self.path / LOCK, timeout=0)
         owner = self.path / OWNER
-        with _storage(self.path, "lock"):
+        with disk.storage(self.path, "lock"):
             try:
                 lock.acquire()
             except Timeout as error:
@@ -170,7 +181,7 @@ class RunFolder:
             StorageError: it cannot be written.
         """
         path = self._inside(file)
-        with _storage(path, "write"), path.open("ab") as lines:
+        with disk.storage(path, "write"), path.open("ab") as lines:
             lines.write(jsonl.line(record))
 
     def offsets(self) -> dict[str, int]:
@@ -179,7 +190,7 @@ class RunFolder:
         Raises:
             StorageError: they cannot be forced to disk.
         """
-        return {path.name: _synced_size(path) for path in self._cuttable()}
+        return {path.name: disk.synced_size(path) for path in self._cuttable()}
 
     def truncate(self, offsets: Mapping[str, int]) -> None:
         """Cuts the records back to ``offsets``; files that ``offsets`` does not name had not begun and are emptied.
@@ -188,11 +199,11 @@ class RunFolder:
             StorageError: a file is shorter than its checkpoint says, or cannot be cut.
         """
         for path in self._cuttable():
-            size, kept = _synced_size(path), offsets.get(path.name, 0)
+            size, kept = disk.synced_size(path), offsets.get(path.name, 0)
             if size < kept:
                 raise StorageError(f"{path} is damaged: {size} bytes, where the checkpoint counts {kept}")
             if size > kept:
-                with _storage(path, "write"):
+                with disk.storage(path, "write"):
                     os.truncate(path, kept)
 
     def write_text(self, name: Path | str, text: str) -> Path:
@@ -202,17 +213,7 @@ class RunFolder:
             StorageError: it cannot be written.
         """
         path = self._inside(name)
-        beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
-        with _storage(path, "write"):
-            try:
-                with beside.open("w", encoding="utf-8", newline="\n") as file:
-                    file.write(text)
-                    file.flush()
-                    os.fsync(file.fileno())
-                beside.replace(path)
-                _sync_folder(path.parent)
-            finally:
-                beside.unlink(missing_ok=True)
+        disk.replace_text(path, text)
         return path
 
     def write_json(self, name: Path | str, value: object) -> Path:
@@ -223,6 +224,16 @@ class RunFolder:
         """
         return self.write_text(name, jsonl.dumps(value, indent=2) + "\n")
 
+    @contextmanager
+    def replacing(self, folder: Path) -> Iterator[Path]:
+        """Yields an empty folder to write into; when the block ends well it becomes ``folder``, in one step.
+
+        Raises:
+            StorageError: it cannot be written; what was there is intact.
+        """
+        with disk.replacing_folder(self._inside(folder)) as beside:
+            yield beside
+
     def _cuttable(self) -> list[Path]:
         return [self.metrics, self.events, self.wire]
 
@@ -232,31 +243,3 @@ class RunFolder:
         if Path(name) not in (path, Path(path.name)):
             raise ValueError(f"{name} is not a file directly in {self.path}")
         return path
-
-
-def _synced_size(path: Path) -> int:
-    with _storage(path, "read"):
-        try:
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
-                return os.fstat(file.fileno()).st_size
-        except FileNotFoundError:
-            return 0
-
-
-def _sync_folder(path: Path) -> None:
-    """Makes a rename in a folder survive a power cut."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-@contextmanager
-def _storage(path: Path, deed: str) -> Iterator[None]:
-    """Turns the operating system's refusal into one line that names the path and the reason."""
-    try:
-        yield
-    except OSError as error:
-        raise StorageError(f"cannot {deed} {path}: {error.strerror or error}") from error

@@ -28,6 +28,21 @@ def line(record: Mapping[str, object]) -> bytes:
     return (dumps(record) + "\n").encode("utf-8", "backslashreplace")  # a lone surrogate becomes its JSON escape
 
 
+def read(path: Path) -> Any:
+    """The content of a JSON file.
+
+    Raises:
+        DataError: it is not JSON; names the file.
+        StorageError: it cannot be read, or there is none.
+    """
+    try:
+        return json.loads(path.read_bytes())
+    except ValueError as error:
+        raise DataError(f"{path}: not JSON ({error})") from error
+    except OSError as error:
+        raise StorageError(f"cannot read {path}: {error.strerror}") from error
+
+
 def records(path: Path) -> Iterator[Record]:
     r"""The records of a JSONL file in order; none when there is no such file.
 

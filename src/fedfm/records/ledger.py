@@ -6,7 +6,9 @@ be sent, so it can be held against what the design promises never crosses.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypedDict
 
@@ -17,6 +19,8 @@ from fedfm.records import jsonl
 
 Direction = Literal["down", "up"]
 """`down` is from the server to clients, `up` from a client to the server."""
+
+LAYER = re.compile(r"(?<=\.)\d+(?=\.)")
 
 
 class Traffic(TypedDict):
@@ -30,6 +34,27 @@ class Totals(Traffic):
     """Bytes of a whole run, and of each of its rounds."""
 
     by_round: dict[int, Traffic]
+
+
+@dataclass(frozen=True)
+class TensorGroup:
+    """Tensors that differ only in the numbers of their layers and travel the same way.
+
+    Attributes:
+        direction: which way.
+        name: their common name, ``*`` for the number of the layer.
+        dtype: e.g. ``float32``.
+        shape: of one of them.
+        tensors: how many there are in the tunable.
+        sent: bytes over the whole run; a message to K clients counts K times.
+    """
+
+    direction: Direction
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    tensors: int
+    sent: int
 
 
 def message_record(
@@ -73,6 +98,23 @@ def totals(path: Path) -> Totals:
         up=sum(traffic["up"] for traffic in by_round.values()),
         by_round=by_round,
     )
+
+
+def tensor_groups(path: Path) -> list[TensorGroup]:
+    """What crossed, in the order it first did; empty when there is no ledger.
+
+    Raises:
+        DataError: a line of the ledger is damaged.
+    """
+    names: dict[tuple[Direction, str, str, tuple[int, ...]], set[str]] = {}
+    sent: dict[tuple[Direction, str, str, tuple[int, ...]], int] = {}
+    for message in jsonl.records(path):
+        for tensor in message["tensors"]:
+            pattern = LAYER.sub("*", tensor["name"])
+            key = (message["direction"], pattern, tensor["dtype"], tuple(tensor["shape"]))
+            names.setdefault(key, set()).add(tensor["name"])
+            sent[key] = sent.get(key, 0) + tensor["bytes"] * len(message["clients"])
+    return [TensorGroup(*key, tensors=len(names[key]), sent=sent[key]) for key in names]
 
 
 def _tensor_record(name: str, tensor: Tensor) -> jsonl.Record:

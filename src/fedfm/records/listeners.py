@@ -15,7 +15,12 @@ class Listener:
         """A client of 1-based ``round`` has trained; ``done`` of ``total`` of its cohort are through."""
 
     def on_round(self, record: dict[str, Any]) -> None:
-        """A round is over and saved."""
+        """A round is over and saved.
+
+        Args:
+            record: ``round``, ``rounds``, ``loss`` (training), ``metrics`` (split → metric → value), ``clients``
+                (``ok``, ``failed``, ``refused``), ``bytes`` (``up``, ``down``), ``seconds``, ``eta_seconds``.
+        """
 
     def on_warning(self, text: str) -> None:
         """Something that the user should know and that does not stop the run."""
