@@ -1,1 +1,1 @@
-"""What is written down about a run."""
+"""What a run leaves on disk, and the pages made from it."""

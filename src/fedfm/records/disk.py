@@ -1,0 +1,91 @@
+"""Writing that survives a crash, and the disk's refusals in words."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from fedfm.errors import StorageError
+
+
+@contextmanager
+def storage(path: Path, deed: str) -> Iterator[None]:
+    """Turns the operating system's refusal inside the block into one line: what could not be done where, and why.
+
+    Raises:
+        StorageError: the block raised OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(f"cannot {deed} {path}: {error.strerror or error}") from error
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Writes a UTF-8 file in one step: after a crash it is the old one or the new one, whole.
+
+    Raises:
+        StorageError: it cannot be written; the old one is intact.
+    """
+    beside = path.with_name(f".{path.name}.partial")
+    with storage(path, "write"):
+        try:
+            with beside.open("w", encoding="utf-8", newline="\n") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            beside.replace(path)
+            sync(path.parent)
+        finally:
+            beside.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """Yields an empty folder beside ``path``; when the block ends well it takes the place of ``path``, synced to disk.
+
+    Raises:
+        StorageError: the block or the exchange raised OSError; what was at ``path`` is intact.
+    """
+    beside, before = path.with_name(f".{path.name}.partial"), path.with_name(f".{path.name}.before")
+    with storage(path, "write"):
+        shutil.rmtree(beside, ignore_errors=True)
+        beside.mkdir()
+        try:
+            yield beside
+            for written in beside.rglob("*"):
+                sync(written)
+            sync(beside)
+            if path.exists():
+                path.rename(before)
+            beside.rename(path)
+            sync(path.parent)
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
+            shutil.rmtree(before, ignore_errors=True)
+
+
+def synced_size(path: Path) -> int:
+    """Bytes of a file, all of them forced to disk; 0 when there is none.
+
+    Raises:
+        StorageError: they cannot be forced to disk.
+    """
+    with storage(path, "read"):
+        try:
+            sync(path)
+            return path.stat().st_size
+        except FileNotFoundError:
+            return 0
+
+
+def sync(path: Path) -> None:
+    """Forces a file, or the names in a folder, to disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
