@@ -125,12 +125,14 @@ class RoundLoop:
         saved = state
         try:
             while not self._is_over(state):
-                state, records = self._play_round(state)
+                state, records, news = self._play_round(state)
                 if self._is_over(state) or state.round % self.recipe.checkpoint.every == 0:
                     self._commit(state, records)
                     saved = state
                 else:
                     records.write(self.folder)
+                for listener in self.listeners:
+                    listener.on_round(news)
         except (InterruptedRunError, TooFewClientsError):
             if saved is not state:
                 self._commit(state, Records())
@@ -142,8 +144,8 @@ class RoundLoop:
         stale = patience is not None and state.best is not None and state.evaluated - state.best.round >= patience
         return stale or state.round >= self.recipe.federation.rounds
 
-    def _play_round(self, state: RunState) -> tuple[RunState, Records]:
-        """The next state, and what to write down about how it came about."""
+    def _play_round(self, state: RunState) -> tuple[RunState, Records, dict[str, Any]]:
+        """The next state, what to write down about how it came about, and what listeners hear of it."""
         recipe, number = self.recipe, state.round + 1
         records, watch = Records(), Stopwatch(state.seconds)
         before = watch.seconds.get("total", 0.0)
@@ -190,8 +192,8 @@ class RoundLoop:
         state = replace(state, seconds=watch.seconds)
         if came_back.accepted:
             records.metrics.insert(0, self._metrics_line(number, "train", {"loss": came_back.loss}, came_back.samples, watch))
-        self._announce(state, came_back, len(message) * len(cohort), scores, watch.seconds["total"] - before)
-        return state, records
+        news = self._news(state, came_back, len(message) * len(cohort), scores, watch.seconds["total"] - before)
+        return state, records, news
 
     def _exchange(
         self, cohort: Mapping[str, int], instruction: Instruction, message: bytes, records: Records, watch: Stopwatch
@@ -288,9 +290,11 @@ class RoundLoop:
             "seconds": round(watch.seconds.get("total", 0.0), 3),
         }
 
-    def _announce(self, state: RunState, came_back: Cohort, bytes_down: int, scores: Scores, seconds: float) -> None:
+    def _news(
+        self, state: RunState, came_back: Cohort, bytes_down: int, scores: Scores, seconds: float
+    ) -> dict[str, Any]:
         rounds = self.recipe.federation.rounds
-        record = {
+        return {
             "round": state.round,
             "rounds": rounds,
             "loss": came_back.loss if came_back.accepted else None,
@@ -300,8 +304,6 @@ class RoundLoop:
             "seconds": seconds,
             "eta_seconds": state.seconds["total"] / state.round * (rounds - state.round),
         }
-        for listener in self.listeners:
-            listener.on_round(record)
 
     def _commit(self, state: RunState, records: Records) -> None:
         records.write(self.folder)

@@ -1,0 +1,151 @@
+"""Local training against a plain loop of torch and transformers, and what a worker promises."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.utils import clip_grad_norm_
+
+from fedfm.algorithms import FedProx
+from fedfm.clients import LocalSettings, Worker
+from fedfm.data.batches import batch_plan
+from fedfm.params import Params, digest
+from fedfm.randomness import numpy_generator
+from fedfm.server.experiment import Experiment
+from fedfm.updates import Failure, Instruction, Update, decode_update, encode_instruction
+
+
+def instruct(worker: Worker, params: Params, clients: list[str], *, number: int = 1, lr: float = 0.01) -> dict[str, Update]:
+    message = encode_instruction(Instruction(number, digest(params), lr, params))
+    answers = {}
+    for client, answer in worker.train(clients, message):
+        assert not isinstance(answer, Failure), answer.details
+        answers[client] = decode_update(answer)
+    return answers
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+@pytest.mark.parametrize("max_grad_norm", [None, 0.05])
+def test_one_client_is_plain_training(experiment: Experiment, optimizer: str, max_grad_norm: float | None) -> None:
+    local = LocalSettings(
+        batch_size=4, epochs=2, optimizer=optimizer, max_grad_norm=max_grad_norm, weight_decay=0.01, learning_rate=0.02
+    )
+    worker = dataclasses.replace(experiment.worker, local=local)
+    tunable, client = experiment.tunable, "2"
+    start = tunable.read()
+    update = instruct(worker, start, [client], lr=0.02)[client]
+
+    tunable.write(start)
+    model = tunable.model
+    model.eval()  # the backbone's dropout is off during local training
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    kind = {"adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}[optimizer]
+    steps = kind(trained, lr=0.02, weight_decay=0.01)
+    indices = worker.clients[client]
+    plan = batch_plan(
+        len(indices), 4, epochs=2, max_steps=None, generator=numpy_generator(0, "batches", round=1, client=client)
+    )
+    losses = []
+    for step in plan:
+        batch = worker.processor.pad(worker.examples.take(indices[step]), return_tensors="pt")
+        loss = model(**batch).loss
+        steps.zero_grad()
+        loss.backward()
+        if max_grad_norm is not None:
+            clip_grad_norm_(trained, max_grad_norm)
+        steps.step()
+        losses.append(loss.item())
+    after = tunable.read()
+    assert update.steps == len(plan) == 6
+    assert update.examples == len(indices) == 10
+    assert update.loss == pytest.approx(np.mean(losses), rel=1e-5)
+    for name in start:
+        torch.testing.assert_close(update.params[name], after[name] - start[name], rtol=1e-4, atol=1e-6)
+
+
+def test_clients_do_not_see_each_other(experiment: Experiment) -> None:
+    worker, start = experiment.worker, experiment.tunable.read()
+    forwards = instruct(worker, start, ["0", "1", "2", "3"])
+    backwards = instruct(worker, start, ["3", "2", "1", "0"])
+    alone = instruct(worker, start, ["2"])
+    for client in forwards:
+        assert digest(forwards[client].params) == digest(backwards[client].params)
+    assert digest(alone["2"].params) == digest(forwards["2"].params)
+    assert len({digest(update.params) for update in forwards.values()}) == 4
+
+
+def test_rounds_draw_other_batches(experiment: Experiment) -> None:
+    worker, start = experiment.worker, experiment.tunable.read()
+    first, second = (instruct(worker, start, ["1"], number=number)["1"] for number in (1, 2))
+    assert digest(first.params) != digest(second.params)
+
+
+def test_lora_dropout_is_keyed_too(experiment: Experiment, tmp_path: object) -> None:
+    worker, start = experiment.worker, experiment.tunable.read()
+    dropping = dataclasses.replace(worker, local=worker.local.model_copy(update={"dropout": True}))
+    once, again = (instruct(dropping, start, ["1"])["1"] for _ in range(2))
+    assert digest(once.params) == digest(again.params)
+    assert digest(once.params) != digest(instruct(worker, start, ["1"])["1"].params)
+
+
+def test_the_backbone_is_never_touched(experiment: Experiment) -> None:
+    trained = {id(parameter) for parameter in experiment.tunable.parameters.values()}
+    frozen = {name: p.clone() for name, p in experiment.tunable.model.named_parameters() if id(p) not in trained}
+    instruct(experiment.worker, experiment.tunable.read(), ["0", "1"])
+    now = dict(experiment.tunable.model.named_parameters())
+    assert all(torch.equal(value, now[name]) for name, value in frozen.items())
+
+
+def test_max_steps_replaces_epochs(experiment: Experiment) -> None:
+    local = experiment.worker.local.model_copy(update={"max_steps": 7})
+    worker = dataclasses.replace(experiment.worker, local=local)
+    assert instruct(worker, experiment.tunable.read(), ["0"])["0"].steps == 7
+
+
+def test_the_algorithm_steers_local_training(experiment: Experiment) -> None:
+    worker, start = experiment.worker, experiment.tunable.read()
+    free = instruct(worker, start, ["0"])["0"]
+    pulled = instruct(dataclasses.replace(worker, gradient_rule=FedProx(mu=100.0).gradient), start, ["0"])["0"]
+
+    def length(update: Update) -> float:
+        return math.sqrt(sum(tensor.pow(2).sum().item() for tensor in update.params.values()))
+
+    assert length(pulled) < length(free)
+
+
+def test_one_clients_failure_is_reported_and_the_others_go_on(experiment: Experiment) -> None:
+    clients = {**experiment.worker.clients, "1": np.array([10**6])}
+    worker = dataclasses.replace(experiment.worker, clients=clients)
+    start = experiment.tunable.read()
+    message = encode_instruction(Instruction(1, digest(start), 0.01, start))
+    answers = dict(worker.train(["0", "1", "2"], message))
+    assert isinstance(answers["1"], Failure)
+    assert "IndexError" in answers["1"].reason
+    assert "Traceback" in answers["1"].details
+    sound = instruct(experiment.worker, start, ["2"])["2"]
+    assert digest(decode_update(answers["2"]).params) == digest(sound.params)  # type: ignore[arg-type]
+
+
+def test_out_of_memory_says_what_to_do(experiment: Experiment, monkeypatch: pytest.MonkeyPatch) -> None:
+    def exhausted(*args: object, **kwargs: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    monkeypatch.setattr("fedfm.clients.worker.train_locally", exhausted)
+    start = experiment.tunable.read()
+    message = encode_instruction(Instruction(1, digest(start), 0.01, start))
+    ((_, answer),) = experiment.worker.train(["0"], message)
+    assert isinstance(answer, Failure)
+    assert answer.reason == "out of memory: lower local.batch_size or data.max_length"
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [("constant", [0.1, 0.1, 0.1, 0.1]), ("linear", [0.1, 0.075, 0.05, 0.025]), ("cosine", [0.1, 0.0853553, 0.05, 0.0146447])],
+)
+def test_learning_rate_over_rounds(kind: str, expected: list[float]) -> None:
+    local = LocalSettings(learning_rate=0.1, lr_scheduler_type=kind)
+    assert [local.learning_rate_at(number, 4) for number in (1, 2, 3, 4)] == pytest.approx(expected)
