@@ -27,7 +27,7 @@ lint: $(VENV)/test.installed ## style, types, and the direction of imports
 	$(BIN)/lint-imports
 
 docs: $(VENV)/docs.installed ## build the site into site/, strictly
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 bench: $(VENV)/demo.installed ## list what reproduces the README's figures; NAME=… runs one
 ifdef NAME

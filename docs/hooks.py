@@ -1,0 +1,87 @@
+"""Writes the table of every key into `recipe.md` from the schema, so that the two cannot differ."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from fedfm.recipe.schema import Recipe
+
+MARKER = "<!-- every key: written by docs/hooks.py from the schema -->"
+
+Schema = dict[str, Any]
+
+
+def on_page_markdown(markdown: str, **_: object) -> str:
+    """MkDocs calls this with the text of every page."""
+    return markdown.replace(MARKER, "\n".join(reference(Recipe.model_json_schema())))
+
+
+def reference(schema: Schema) -> Iterator[str]:
+    """A section for each group of the recipe; a group that has kinds has a table for each."""
+    groups = {key: list(_groups(value, schema)) for key, value in schema["properties"].items()}
+    yield "### Top level\n"
+    yield from _table(schema, schema, skip={key for key, found in groups.items() if found})
+    for key, found in groups.items():
+        if found:
+            yield from _section(key, schema["properties"][key], found, schema)
+
+
+def _section(where: str, field: Schema, groups: list[Schema], schema: Schema) -> Iterator[str]:
+    """A heading, the tables of a group, then the sections of groups inside it."""
+    yield f"\n### `{where}`\n\n{field.get('description', '')}\n"
+    for group in groups:
+        if len(groups) > 1:
+            chooser, value = next(_constants(group))
+            yield f"\n#### `{where}: {{{chooser}: {value}}}`\n"
+        inner = {key: list(_groups(value, schema)) for key, value in group["properties"].items()}
+        yield from _table(group, schema, skip={key for key, found in inner.items() if found})
+        for key, found in inner.items():
+            if found:
+                yield from _section(f"{where}.{key}", group["properties"][key], found, schema)
+
+
+def _table(group: Schema, schema: Schema, *, skip: set[str]) -> Iterator[str]:
+    yield "| key | value | default | |"
+    yield "|---|---|---|---|"
+    required = group.get("required", [])
+    for key, field in group["properties"].items():
+        if key not in skip:
+            default = "required" if key in required else f"`{json.dumps(field.get('default'))}`"
+            text = field.get("description", "").replace("\n", " ").replace("|", "\\|")
+            yield f"| `{key}` | {_type(field, schema)} | {default} | {text} |"
+
+
+def _groups(field: Schema, schema: Schema) -> Iterator[Schema]:
+    """The settings classes that a field may hold."""
+    if "$ref" in field:
+        target = schema["$defs"][field["$ref"].removeprefix("#/$defs/")]
+        if "properties" in target:
+            yield target
+    for part in (*field.get("anyOf", ()), *field.get("oneOf", ())):
+        yield from _groups(part, schema)
+
+
+def _constants(group: Schema) -> Iterator[tuple[str, str]]:
+    return ((key, field["const"]) for key, field in group["properties"].items() if "const" in field)
+
+
+def _type(field: Schema, schema: Schema) -> str:
+    """What a field may be, in words."""
+    if "const" in field:
+        return f"`{field['const']}`"
+    if "enum" in field:
+        return ", ".join(f"`{choice}`" for choice in field["enum"])
+    if "anyOf" in field:
+        return " or ".join(dict.fromkeys(_type(part, schema) for part in field["anyOf"]))
+    if field.get("type") == "array":
+        of = _type(field["items"], schema) if field.get("items") else "nothing yet"
+        return f"list of {of}"
+    words = {"string": "text", "null": "`null`", "boolean": "`true`, `false`", "integer": "whole number"}
+    return words.get(field.get("type", ""), field.get("type", "")) + _range(field)
+
+
+def _range(field: Schema) -> str:
+    signs = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
+    return ",".join(f" {sign} {field[key]:g}" for key, sign in signs.items() if key in field)
