@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from fedfm.cli.main import main
+from fedfm.recipe import load_recipe
 from fedfm.recipe.fields import all_keys
 from fedfm.recipe.schema import Recipe
 from fedfm.recipe.yaml_text import parse
-
-from fedfm.recipe import load_recipe
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
