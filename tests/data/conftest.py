@@ -1,4 +1,4 @@
-"""A cache of one's own, and sources in memory. Imports wait, so that the environment is set before libraries read it."""
+"""A cache of one's own, and sources in memory. Imports wait until the environment is set."""
 
 from __future__ import annotations
 

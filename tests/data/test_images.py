@@ -113,6 +113,14 @@ def test_statistics_for_another_number_of_channels() -> None:
         PixelStatistics.of(vit(), channels=1)
 
 
+def test_a_processor_without_a_size(make_source: Callable[..., Source]) -> None:
+    source = make_source(COLUMN, image=[png(NOISE)])
+    with pytest.raises(
+        RecipeError, match=r"model\.path: the image processor gives no fixed size \(size: .*longest_edge"
+    ):
+        encode_images(source, "image", vit(size={"longest_edge": 8}))
+
+
 def test_a_second_start_decodes_nothing(
     make_source: Callable[..., Source], own_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
