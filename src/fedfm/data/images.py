@@ -36,11 +36,17 @@ class Framing:
 
     @classmethod
     def of(cls, processor: BaseImageProcessor) -> Framing:
-        """The framing that an image processor describes."""
+        """The framing that an image processor describes.
+
+        Raises:
+            RecipeError: when it keeps images at their own sizes, which do not stack into batches.
+        """
         settings = processor.to_dict()
-        size, resample = settings["size"], int(settings["resample"])
-        if "shortest_edge" not in size:
+        size, resample = settings.get("size") or {}, int(settings.get("resample", Image.Resampling.BILINEAR))
+        if {"height", "width"} <= size.keys():
             return cls(size["height"], size["width"], None, resample)
+        if "shortest_edge" not in size:
+            raise RecipeError(f"the image processor gives no fixed size (size: {size})", where="model.path")
         edge = size["shortest_edge"]
         crop = settings.get("crop_size") or {}
         return cls(crop.get("height", edge), crop.get("width", edge), edge, resample)
@@ -78,9 +84,9 @@ class PixelStatistics:
             RecipeError: when it has them for another number of channels.
         """
         settings = processor.to_dict()
-        scale = settings["rescale_factor"] if settings["do_rescale"] else 1.0
+        scale = settings["rescale_factor"] if settings.get("do_rescale") else 1.0
         means, stds = [0.0] * channels, [1.0] * channels
-        if settings["do_normalize"]:
+        if settings.get("do_normalize"):
             means, stds = list(settings["image_mean"]), list(settings["image_std"])
         if len(means) != channels:
             raise RecipeError(

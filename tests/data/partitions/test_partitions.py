@@ -82,7 +82,9 @@ def test_ids_sort_as_text_as_they_do_as_numbers(kind: Partitioner) -> None:
 
 @pytest.mark.parametrize("kind", [Iid(), Dirichlet(), Quantity()], ids=name_of)
 def test_too_few_examples_for_the_clients(kind: Partitioner) -> None:
-    with pytest.raises(RecipeError, match=r"63 .*for 100 clients: 37 clients would get no example.*at most 63") as caught:
+    with pytest.raises(
+        RecipeError, match=r"63 .*for 100 clients: 37 clients would get no example.*at most 63"
+    ) as caught:
         split(kind, np.arange(63) % 2, 100)
     assert caught.value.problems[0].where == "federation.clients"
 
@@ -94,7 +96,7 @@ def test_too_few_examples_for_the_shards() -> None:
 
 @pytest.mark.parametrize("kind", [Dirichlet(), Shards()], ids=name_of)
 def test_splitting_by_label_needs_labels(kind: Partitioner) -> None:
-    with pytest.raises(RecipeError, match="labels|label") as caught:
+    with pytest.raises(RecipeError, match="splits by label") as caught:
         kind.split(100, 10, np.random.default_rng(0))
     assert caught.value.problems[0].where == "federation.partition.kind"
 
@@ -106,7 +108,7 @@ def test_other_kinds_need_none(kind: Partitioner) -> None:
 
 
 def test_column_needs_a_column() -> None:
-    with pytest.raises(RecipeError, match="data.client") as caught:
+    with pytest.raises(RecipeError, match=r"data\.client") as caught:
         Column().split(100, 10, np.random.default_rng(0))
     assert caught.value.problems[0].where == "federation.partition.kind"
 
@@ -163,7 +165,14 @@ def test_quantity_is_unequal_in_size_only() -> None:
 
 @pytest.mark.parametrize(
     ("prior", "alpha", "expected"),
-    [(True, 1.0, 0.42), (True, 5.0, 0.039), (True, 10.0, 0.003), (False, 1.0, 0.20), (False, 5.0, 0.002), (False, 10.0, 0.0)],
+    [
+        (True, 1.0, 0.42),
+        (True, 5.0, 0.039),
+        (True, 10.0, 0.003),
+        (False, 1.0, 0.20),
+        (False, 5.0, 0.002),
+        (False, 10.0, 0.0),
+    ],
 )
 def test_dirichlet_is_as_skewed_as_published(prior: bool, alpha: float, expected: float) -> None:
     """Clients with more than 90 % of one label, two classes 52/48, 6,920 examples, 100 clients, mean of 10 seeds.
@@ -173,7 +182,9 @@ def test_dirichlet_is_as_skewed_as_published(prior: bool, alpha: float, expected
     labels = (np.arange(6920) >= 0.52 * 6920).astype(np.int64)
     lopsided = []
     for seed in range(10):
-        shares = np.array([labels[hand].mean() for hand in split(Dirichlet(alpha=alpha, prior=prior), labels, 100, seed).values()])
+        shares = np.array(
+            [labels[hand].mean() for hand in split(Dirichlet(alpha=alpha, prior=prior), labels, 100, seed).values()]
+        )
         lopsided.append(np.mean((shares > 0.9) | (shares < 0.1)))
     assert np.mean(lopsided) == pytest.approx(expected, abs=0.05 if alpha == 1 else 0.01)
 

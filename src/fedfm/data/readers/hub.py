@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import datasets
 from datasets import Dataset
-from datasets.exceptions import DatasetNotFoundError
+from datasets.exceptions import DatasetsError
 from datasets.packaged_modules.cache.cache import Cache
 
 from fedfm.data.cache import quiet
@@ -17,20 +20,30 @@ def read_hub(name: str, split: str, *, where: str, allow_network: bool) -> Datas
     Raises:
         RecipeError: when it is not here and may not be fetched, does not exist, or lacks the split or configuration.
     """
-    *repository, config = name.split("/") if name.count("/") == 2 else (name, None)
-    repo_id = "/".join(part for part in repository if part)
-    if not repo_id or name.count("/") > 2:
+    parts = name.split("/")
+    if len(parts) > 3 or not all(re.fullmatch(r"\w[\w.-]*", part) for part in parts):
         raise RecipeError(f"`hf:{name}` is not of the form hf:owner/name or hf:owner/name/config", where=where)
+    repository, config = "/".join(parts[:2]), parts[2] if len(parts) == 3 else None
+    if allow_network and Path(repository).exists():
+        raise RecipeError(
+            f"hf:{name}: there is a folder {Path(repository).absolute()}, which `datasets` would read in its place; "
+            "start from another folder",
+            where=where,
+        )
     try:
         with quiet():
             if allow_network:
-                return datasets.load_dataset(repo_id, config, split=split)
-            cached = Cache(
-                dataset_name=repo_id.split("/")[-1], repo_id=repo_id, config_name=config, version="auto", hash="auto"
+                return datasets.load_dataset(repository, config, split=split)
+            builder = Cache(
+                dataset_name=repository.split("/")[-1],
+                repo_id=repository,
+                config_name=config,
+                version="auto",
+                hash="auto",
             )
-            return cached.as_dataset(split=split)
-    except (DatasetNotFoundError, ConnectionError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        if not allow_network and "cached" in reason:
-            reason = "not in the local cache; set allow_network: true to download it"
+            return builder.as_dataset(split=split)
+    except (DatasetsError, OSError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).splitlines()[:2])  # the second line lists what there is; a third one shows code
+        if not allow_network:
+            reason += "; set allow_network: true to download it"
         raise RecipeError(f"hf:{name}: {reason}", where=where) from error

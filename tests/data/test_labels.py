@@ -1,0 +1,86 @@
+"""Classes and their numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import datasets
+import pytest
+
+from fedfm.data.labels import LabelMap
+from fedfm.data.sources import Source
+from fedfm.errors import RecipeError
+
+CLASSES = datasets.Features({"label": datasets.ClassLabel(names=["neg", "neutral", "pos"])})
+
+
+@pytest.mark.parametrize(
+    ("column", "names", "codes"),
+    [
+        ([10, 9, -1, 10], ("-1", "9", "10"), [2, 1, 0, 2]),
+        (["b", "a", "B"], ("B", "a", "b"), [2, 1, 0]),
+        ([True, False, True], ("false", "true"), [1, 0, 1]),
+    ],
+)
+def test_values_in_order(
+    make_source: Callable[..., Source], column: list[object], names: tuple[str, ...], codes: list[int]
+) -> None:
+    source = make_source(label=column)
+    labels = LabelMap.from_source(source, "label")
+    assert labels.names == names
+    assert len(labels) == len(names)
+    assert labels.encode(source, "label").tolist() == codes
+    assert labels.encode(source, "label").dtype == "int64"
+
+
+def test_named_classes_keep_their_names_and_numbers_even_if_unused(make_source: Callable[..., Source]) -> None:
+    source = make_source(CLASSES, label=[2, 0, 2])
+    labels = LabelMap.from_source(source, "label")
+    assert labels.names == ("neg", "neutral", "pos")
+    assert labels.encode(source, "label").tolist() == [2, 0, 2]
+
+
+def test_numbers_in_one_file_and_text_in_the_other_are_the_same_classes(make_source: Callable[..., Source]) -> None:
+    labels = LabelMap.from_source(make_source(label=[0, 1]), "label")
+    assert labels.encode(make_source(label=["1", "0"]), "label").tolist() == [1, 0]
+
+
+def test_a_label_that_the_training_data_lacks(make_source: Callable[..., Source]) -> None:
+    labels = LabelMap.from_source(make_source(label=["cat", "dog"]), "label")
+    test = make_source(label=["dog", "cat", "cow", "cat"])
+    with pytest.raises(
+        RecipeError, match=r"data.label: made.jsonl has the label 'cow' in row 3, .* known labels: cat, dog$"
+    ):
+        labels.encode(test, "label")
+    with pytest.raises(RecipeError, match="row 3"):
+        labels.encode(test.select([1, 2]), "label")
+
+
+def test_many_known_labels_are_not_all_listed(make_source: Callable[..., Source]) -> None:
+    labels = LabelMap.from_source(make_source(label=list(range(100))), "label")
+    with pytest.raises(RecipeError, match=r"18, 19, … \(100 in all\)$"):
+        labels.encode(make_source(label=[100]), "label")
+
+
+def test_hidden_test_labels_of_hub_sets(make_source: Callable[..., Source]) -> None:
+    labels = LabelMap.from_source(make_source(CLASSES, label=[0, 1]), "label")
+    with pytest.raises(RecipeError, match="keeps its labels secret: row 2 has none"):
+        labels.encode(make_source(CLASSES, label=[1, -1]), "label")
+
+
+@pytest.mark.parametrize(
+    ("column", "message"), [([0.5, 1.0], "holds float64"), ([[1], [2]], "holds List"), (["a", None], "is empty")]
+)
+def test_what_is_no_label(make_source: Callable[..., Source], column: list[object], message: str) -> None:
+    with pytest.raises(RecipeError, match=f"data.label: .*{message}"):
+        LabelMap.from_source(make_source(label=column), "label")
+
+
+def test_one_class_is_nothing_to_learn(make_source: Callable[..., Source]) -> None:
+    with pytest.raises(RecipeError, match="has one class only, pos: there is nothing to learn"):
+        LabelMap.from_source(make_source(CLASSES, label=[2, 2]), "label")
+
+
+def test_a_missing_column(make_source: Callable[..., Source]) -> None:
+    with pytest.raises(RecipeError, match=r"data\.label: no column `label` in made.jsonl; columns: text"):
+        LabelMap.from_source(make_source(text=["a"]), "label")

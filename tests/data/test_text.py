@@ -1,0 +1,240 @@
+"""Token ids: truncated for classification, cut into pieces for language modelling, tokenised once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from datasets import Dataset
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import DataCollatorWithPadding, PreTrainedTokenizerFast
+
+from fedfm.data.labels import LabelMap
+from fedfm.data.sources import Source, read_source
+from fedfm.data.text import encode_documents, encode_text, tokenizer_digest
+from fedfm.errors import RecipeError
+
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
+CLS, SEP, ZERO = 2, 3, 5  # so one is 6, … ten is 15
+
+
+def make_tokenizer(*, special: bool = True) -> PreTrainedTokenizerFast:
+    """One id a word; with ``special``, [CLS] text [SEP] (pair [SEP]) as BERT has it, else bare as GPT-2 has it."""
+    vocabulary = {word: place for place, word in enumerate(SPECIAL + WORDS)}
+    backend = Tokenizer(models.WordLevel(vocabulary, SPECIAL[1]))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    inputs = ["input_ids", "attention_mask"]
+    if special:
+        inputs.append("token_type_ids")
+        backend.post_processor = processors.TemplateProcessing(
+            single="[CLS] $A [SEP]",
+            pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+            special_tokens=[("[CLS]", CLS), ("[SEP]", SEP)],
+        )
+    names = dict(zip(("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"), SPECIAL, strict=True))
+    return PreTrainedTokenizerFast(tokenizer_object=backend, model_max_length=512, model_input_names=inputs, **names)
+
+
+@pytest.fixture
+def tokenizer() -> PreTrainedTokenizerFast:
+    return make_tokenizer()
+
+
+@pytest.fixture
+def bare_tokenizer() -> PreTrainedTokenizerFast:
+    return make_tokenizer(special=False)
+
+
+def forbid(tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("tokenised again")
+
+    monkeypatch.setattr(type(tokenizer), "__call__", refuse)
+
+
+def test_one_text_column(make_source: Callable[..., Source], tokenizer: PreTrainedTokenizerFast) -> None:
+    source = make_source(text=["zero one", "two", "three four five"], kind=["x", "y", "x"], who=[7, 8, 7])
+    labels = LabelMap.from_source(source, "kind")
+    examples = encode_text(source, ["text"], tokenizer, 4, label="kind", label_map=labels, client="who")
+    assert len(examples) == 3
+    assert examples.lengths.tolist() == [4, 3, 4]
+    assert examples.lengths.dtype == np.int32
+    assert examples.labels is not None
+    assert examples.labels.tolist() == [0, 1, 0]
+    assert examples.clients is not None
+    assert examples.clients.tolist() == ["7", "8", "7"]
+    assert examples.take([2, 1]) == [
+        {"input_ids": [CLS, ZERO + 3, ZERO + 4, SEP], "token_type_ids": [0, 0, 0, 0], "labels": 0},
+        {"input_ids": [CLS, ZERO + 2, SEP], "token_type_ids": [0, 0, 0], "labels": 1},
+    ]
+
+
+def test_a_pair_of_columns_is_what_the_tokenizer_makes_of_it(
+    make_source: Callable[..., Source], tokenizer: PreTrainedTokenizerFast
+) -> None:
+    source = make_source(first=["zero one two three", "four"], second=["five", "six seven"])
+    rows = encode_text(source, ["first", "second"], tokenizer, 6).take([0, 1])
+    assert rows == [
+        {"input_ids": [CLS, 5, 6, SEP, 10, SEP], "token_type_ids": [0, 0, 0, 0, 1, 1]},
+        {"input_ids": [CLS, 9, SEP, 11, 12, SEP], "token_type_ids": [0, 0, 0, 1, 1, 1]},
+    ]
+
+
+def test_collators_of_transformers_take_the_rows(
+    make_source: Callable[..., Source], tokenizer: PreTrainedTokenizerFast
+) -> None:
+    source = make_source(text=["zero one", "two"], kind=[0, 1])
+    examples = encode_text(source, ["text"], tokenizer, 8, label="kind", label_map=LabelMap(("0", "1")))
+    batch = DataCollatorWithPadding(tokenizer)(examples.take(np.array([0, 1])))
+    assert batch["input_ids"].tolist() == [[CLS, 5, 6, SEP], [CLS, 7, SEP, 0]]
+    assert batch["attention_mask"].tolist() == [[1, 1, 1, 1], [1, 1, 1, 0]]
+    assert batch["labels"].tolist() == [0, 1]
+
+
+def test_a_second_start_tokenises_nothing_and_labels_may_change(
+    make_source: Callable[..., Source],
+    tokenizer: PreTrainedTokenizerFast,
+    own_cache: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    source = make_source(text=["zero", "one"], kind=["x", "y"], other=["p", "q"])
+    before = encode_text(source, ["text"], tokenizer, 8).take([0, 1])
+    forbid(tokenizer, monkeypatch)
+    again = encode_text(source, ["text"], tokenizer, 8, label="other", label_map=LabelMap(("q", "p")))
+    assert [{**row, "labels": label} for row, label in zip(before, (1, 0), strict=True)] == again.take([0, 1])
+
+
+@pytest.mark.parametrize("change", ["source", "column", "length", "vocabulary", "documents"])
+def test_what_changes_the_ids_is_tokenised_anew(
+    make_source: Callable[..., Source],
+    tokenizer: PreTrainedTokenizerFast,
+    own_cache: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    change: str,
+) -> None:
+    source = make_source(text=["zero", "one"], title=["two", "three"])
+    encode_text(source, ["text"], tokenizer, 8)
+    changed: dict[str, Callable[[], object]] = {
+        "source": lambda: encode_text(source.select([0]), ["text"], tokenizer, 8),
+        "column": lambda: encode_text(source, ["title"], tokenizer, 8),
+        "length": lambda: encode_text(source, ["text"], tokenizer, 9),
+        "vocabulary": lambda: tokenizer.add_tokens("eleven") and encode_text(source, ["text"], tokenizer, 8),
+        "documents": lambda: encode_documents(source, "text", tokenizer, 8),
+    }
+    forbid(tokenizer, monkeypatch)
+    with pytest.raises(AssertionError, match="tokenised again"):
+        changed[change]()
+
+
+def test_the_digest_ignores_what_calls_leave_behind() -> None:
+    """Every call sets padding and truncation in the tokenizer itself; files of models come with some set, too."""
+    tokenizer = make_tokenizer()
+    before = tokenizer_digest(tokenizer)
+    tokenizer(["zero one"], truncation=True, max_length=3, padding="max_length")
+    assert tokenizer_digest(tokenizer) == before
+    assert tokenizer_digest(make_tokenizer(special=False)) != before
+
+
+def test_padding_and_truncation_stored_with_a_tokenizer_do_not_show(
+    make_source: Callable[..., Source], tokenizer: PreTrainedTokenizerFast, own_cache: Path
+) -> None:
+    """The file of all-MiniLM-L6-v2 pads every text to 128 tokens and cuts it there."""
+    tokenizer.backend_tokenizer.enable_padding(length=7)
+    tokenizer.backend_tokenizer.enable_truncation(3)
+    examples = encode_text(make_source(text=["zero one two three"]), ["text"], tokenizer, 20)
+    assert examples.lengths.tolist() == [6]
+
+
+def test_a_document_becomes_pieces_with_its_client(
+    make_source: Callable[..., Source], tokenizer: PreTrainedTokenizerFast
+) -> None:
+    source = make_source(text=["zero one two three four", "five", "six seven"], who=["a", "b", "c"])
+    examples = encode_documents(source, "text", tokenizer, 4, client="who")
+    assert [row["input_ids"] for row in examples.take(range(5))] == [
+        [CLS, 5, 6, SEP],
+        [CLS, 7, 8, SEP],
+        [CLS, 9, SEP],
+        [CLS, 10, SEP],
+        [CLS, 11, 12, SEP],
+    ]
+    assert examples.labels is None
+    assert examples.clients is not None
+    assert examples.clients.tolist() == ["a", "a", "a", "b", "c"]
+    assert examples.lengths.tolist() == [4, 4, 3, 3, 4]
+    assert "document" not in examples.take([0])[0]
+
+
+def test_pieces_with_nothing_to_predict_are_left_out(
+    make_source: Callable[..., Source], bare_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    source = make_source(text=["zero one two", "three", "four five"], who=["a", "b", "c"])
+    examples = encode_documents(source, "text", bare_tokenizer, 2, client="who")
+    assert [row["input_ids"] for row in examples.take([0, 1])] == [[5, 6], [9, 10]]
+    assert examples.clients is not None
+    assert examples.clients.tolist() == ["a", "c"]
+    with pytest.raises(RecipeError, match=r"data\.text: .* has no text of two tokens or more"):
+        encode_documents(make_source(text=["zero", "one"]), "text", bare_tokenizer, 2)
+
+
+@given(
+    documents=st.lists(st.lists(st.sampled_from(WORDS), min_size=1, max_size=30), min_size=1, max_size=8),
+    length=st.integers(3, 12),
+)
+def test_no_token_of_a_document_is_lost(documents: list[list[str]], length: int) -> None:
+    texts = [" ".join(words) for words in documents]
+    source = Source(Dataset.from_dict({"text": texts, "who": [str(n) for n in range(len(texts))]}), repr(texts), "x")
+    examples = encode_documents(source, "text", make_tokenizer(), length, client="who")
+    joined: dict[str, list[int]] = {}
+    assert examples.clients is not None
+    for who, row in zip(examples.clients, examples.take(range(len(examples))), strict=True):
+        ids = row["input_ids"]
+        assert (ids[0], ids[-1], len(ids) <= length) == (CLS, SEP, True)
+        joined.setdefault(who, []).extend(ids[1:-1])
+    assert joined == {str(n): [ZERO + WORDS.index(word) for word in words] for n, words in enumerate(documents)}
+
+
+@pytest.mark.parametrize(
+    "encode", [lambda *a: encode_text(a[0], ["text"], *a[1:]), lambda *a: encode_documents(a[0], "text", *a[1:])]
+)
+def test_lengths_that_cannot_be(make_source: Callable[..., Source], encode: Callable[..., Any]) -> None:
+    source = make_source(text=["zero"])
+    with pytest.raises(RecipeError, match=r"data\.max_length: 513 is more than the 512 tokens that the model takes"):
+        encode(source, make_tokenizer(), 513)
+    with pytest.raises(RecipeError, match=r"data\.max_length: 2 tokens leave none for text: 2 are special"):
+        encode(source, make_tokenizer(), 2)
+
+
+def test_columns_are_checked_before_tokenising(
+    make_source: Callable[..., Source], tokenizer: PreTrainedTokenizerFast
+) -> None:
+    with pytest.raises(RecipeError, match=r"data\.text: no column `body` in made\.jsonl; columns: text"):
+        encode_text(make_source(text=["a"]), ["body"], tokenizer, 8)
+    with pytest.raises(RecipeError, match=r"data\.text: column `second` is blank in 1 of 1 rows"):
+        encode_text(make_source(first=["a"], second=[" "]), ["first", "second"], tokenizer, 8)
+
+
+def test_a_second_start_from_a_file_neither_parses_nor_tokenises(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerFast, own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "x.csv"
+    path.write_text("text,label,who\n" + "".join(f"{' '.join(WORDS)},{n % 3},{n % 50}\n" for n in range(3000)))
+
+    def start() -> list[dict[str, Any]]:
+        source = read_source(str(path), "train", where="data.train")
+        labels = LabelMap.from_source(source, "label")
+        examples = encode_text(source, ["text"], tokenizer, 128, label="label", label_map=labels, client="who")
+        return examples.take([0, 1, 2999])
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("parsed again")
+
+    first = start()
+    forbid(tokenizer, monkeypatch)
+    monkeypatch.setattr(Dataset, "from_csv", refuse)
+    assert start() == first
