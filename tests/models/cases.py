@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import copy
+from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import torch
@@ -26,7 +28,8 @@ TASKS = {
     "causal": Task(transformers.AutoModelForCausalLM, "CAUSAL_LM"),
     "masked": Task(transformers.AutoModelForMaskedLM, None),
 }
-CASES = [
+Case = tuple[str, str]
+CASES: list[Case] = [
     *[(f"tiny-{name}", "text") for name in ("bert", "roberta", "distilbert", "gpt2", "opt", "llama")],
     *[(f"tiny-{name}", "image") for name in ("vit", "clip")],
     *[(f"tiny-{name}", "causal") for name in ("gpt2", "opt", "llama")],
@@ -35,12 +38,25 @@ CASES = [
 
 
 def load(name: str, task: str, seed: int = 0) -> Backbone:
+    """A fresh copy of a builtin with the head of a task."""
+    loaded = _load(name, task, seed)
+    return replace(loaded, model=copy.deepcopy(loaded.model))
+
+
+@cache
+def _load(name: str, task: str, seed: int) -> Backbone:
     chosen = TASKS[task]
     return load_backbone(ModelSettings(path=f"builtin:{name}"), chosen.auto_class, seed=seed, labels=chosen.labels)
 
 
 def batch(backbone: Backbone) -> dict[str, torch.Tensor]:
-    """Two inputs of different length, or two images."""
+    """Two texts of different length, or two images."""
     if backbone.model.main_input_name == "pixel_values":
         return {"pixel_values": torch.linspace(-1, 1, 2 * 3 * 8 * 8).sin().reshape(2, 3, 8, 8)}
     return dict(backbone.processor(["a text", "another, longer text"], padding=True, return_tensors="pt"))
+
+
+def logits(model: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+    model.eval()
+    with torch.no_grad():
+        return model(**inputs).logits

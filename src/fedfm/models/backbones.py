@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from safetensors import SafetensorError
 from torch import nn
 from transformers import (
-    AutoConfig,
     AutoImageProcessor,
     AutoTokenizer,
     BaseImageProcessor,
@@ -22,7 +20,8 @@ from transformers import (
 
 from fedfm.errors import DataError, RecipeError
 from fedfm.models.checkpoints import Checkpoint, open_checkpoint
-from fedfm.models.families import Family, family_of, family_of_type
+from fedfm.models.configs import max_tokens, read_config, set_labels
+from fedfm.models.families import Family, family_of
 from fedfm.models.quiet import quiet
 from fedfm.models.settings import ModelSettings
 from fedfm.randomness import torch_seed
@@ -43,6 +42,7 @@ class Backbone:
         revision: commit of a hub id.
         head: modules that ``head: true`` trains in full: the task's head, and what of it the checkpoint lacked.
         new_head: parameters that the checkpoint lacked; freshly initialised, all of them part of the head.
+        other_labels: the classes that the checkpoint's head was trained for, where they are not the task's.
     """
 
     model: PreTrainedModel
@@ -52,6 +52,7 @@ class Backbone:
     revision: str | None
     head: tuple[str, ...]
     new_head: tuple[str, ...]
+    other_labels: tuple[str, ...] = ()
 
 
 def load_processor(
@@ -59,11 +60,13 @@ def load_processor(
 ) -> Processor:
     """The tokenizer or image processor of a backbone, without its weights.
 
+    A tokenizer pads on the right, and its ``model_max_length`` is at most what the model takes.
+
     Raises:
         RecipeError: at ``model.path`` when the backbone is not there or has none.
     """
     with open_checkpoint(settings, allow_network=allow_network) as checkpoint:
-        return _read_processor(checkpoint, modality)
+        return _read_processor(checkpoint, read_config(checkpoint), modality)
 
 
 def load_backbone(
@@ -90,8 +93,9 @@ def load_backbone(
         DataError: when its files are damaged.
     """
     with open_checkpoint(settings, allow_network=allow_network) as checkpoint:
-        config = _read_config(checkpoint, labels)
+        config = read_config(checkpoint)
         family = family_of(config)
+        other_labels = set_labels(config, labels) if labels is not None else ()
         if type(config) not in auto_class._model_mapping:
             raise RecipeError(
                 f"models of type `{config.model_type}` have no {auto_class.__name__.removeprefix('AutoModel')}; "
@@ -100,7 +104,8 @@ def load_backbone(
             )
         with torch_seed(seed, "head"):
             model, missing = _read_model(checkpoint, auto_class, config)
-        processor = _read_processor(checkpoint, "image" if model.main_input_name == "pixel_values" else "text")
+        modality: Literal["text", "image"] = "image" if model.main_input_name == "pixel_values" else "text"
+        processor = _read_processor(checkpoint, config, modality)
     _refuse_missing(model, family, missing, checkpoint)
     if isinstance(processor, PreTrainedTokenizerBase):
         _agree_on_tokens(model, processor, checkpoint)
@@ -114,28 +119,8 @@ def load_backbone(
         revision=checkpoint.revision,
         head=_head(model, family, missing),
         new_head=tuple(missing),
+        other_labels=other_labels,
     )
-
-
-def _read_config(checkpoint: Checkpoint, labels: Sequence[str] | None) -> PretrainedConfig:
-    """The config with the task's labels, once it is known to be JSON, of a known family and not quantised."""
-    file = checkpoint.folder / "config.json"
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{file} cannot be read: {error}") from error
-    if not isinstance(content, dict):
-        raise DataError(f"{file} is not a JSON object")
-    family_of_type(str(content.get("model_type")))
-    if "quantization_config" in content:
-        raise RecipeError(f"{checkpoint.name} is quantised; name its float weights", where="model.path")
-    config: PretrainedConfig = AutoConfig.from_pretrained(
-        checkpoint.folder, local_files_only=True, trust_remote_code=False
-    )
-    if labels is not None:
-        config.id2label = dict(enumerate(labels))
-        config.label2id = {label: index for index, label in enumerate(labels)}
-    return config
 
 
 def _read_model(checkpoint: Checkpoint, auto_class: Any, config: PretrainedConfig) -> tuple[PreTrainedModel, list[str]]:
@@ -152,14 +137,14 @@ def _read_model(checkpoint: Checkpoint, auto_class: Any, config: PretrainedConfi
                 trust_remote_code=False,
                 use_safetensors=True,
             )
-    except SafetensorError as error:
+    except (SafetensorError, OSError) as error:
         raise DataError(f"the weights of {checkpoint.name} are damaged: {error}") from error
     mismatched = {name for name, *_ in report["mismatched_keys"]}
     return model, sorted({*report["missing_keys"], *mismatched})
 
 
-def _read_processor(checkpoint: Checkpoint, modality: Literal["text", "image"]) -> Processor:
-    """The checkpoint's tokenizer, padding on the right and able to pad, or its image processor."""
+def _read_processor(checkpoint: Checkpoint, config: PretrainedConfig, modality: Literal["text", "image"]) -> Processor:
+    """The checkpoint's tokenizer, able to pad and aware of the model's length, or its image processor."""
     auto_class, kind = (AutoTokenizer, "tokenizer") if modality == "text" else (AutoImageProcessor, "image processor")
     options = {} if modality == "text" else {"backend": "pil"}
     try:
@@ -173,14 +158,15 @@ def _read_processor(checkpoint: Checkpoint, modality: Literal["text", "image"]) 
         processor.padding_side = "right"
         if processor.pad_token is None:
             processor.pad_token = processor.eos_token
+        if processor.pad_token is None:
+            raise RecipeError(f"the tokenizer of {checkpoint.name} has nothing to pad with", where="model.path")
+        processor.model_max_length = min(processor.model_max_length, max_tokens(config))
     return processor
 
 
 def embeddings(model: PreTrainedModel) -> nn.Embedding:
     """The token embeddings of a model that reads text."""
-    found = model.get_input_embeddings()
-    assert isinstance(found, nn.Embedding)  # noqa: S101 - so in every text family
-    return found
+    return cast(nn.Embedding, model.get_input_embeddings())
 
 
 def _agree_on_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, checkpoint: Checkpoint) -> None:

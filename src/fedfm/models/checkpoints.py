@@ -52,6 +52,9 @@ def open_checkpoint(settings: ModelSettings, *, allow_network: bool = False) -> 
             or has no config or no safetensors weights.
     """
     path = settings.path
+    local = path.startswith(builtin.PREFIX) or Path(path).expanduser().exists()
+    if local and settings.revision is not None:
+        raise RecipeError(f"{path} has no revisions; only hub ids have", where="model.revision")
     if path.startswith(builtin.PREFIX):
         name = path.removeprefix(builtin.PREFIX)
         builtin.check_name(name)
@@ -96,7 +99,8 @@ def _from_hub(settings: ModelSettings, allow_network: bool) -> Checkpoint:
         raise RecipeError(f"{name} has no revision {revision}", where="model.revision") from error
     except LocalEntryNotFoundError as error:
         advice = "check the network" if allow_network else f"run `{fetch}` or set `allow_network: true`"
-        raise RecipeError(f"{name}{at} was not found locally; {advice}", where="model.path") from error
+        places = "neither as a folder nor in the Hugging Face cache"
+        raise RecipeError(f"{name}{at} was not found locally, {places}; {advice}", where="model.path") from error
     except HfHubHTTPError as error:
         raise RecipeError(f"the hub did not give {name}{at}: {error}", where="model.path") from error
     return Checkpoint(Path(folder), name, revision=Path(folder).name)

@@ -49,6 +49,12 @@ class WithHead(TuneSettings):
                 "`head: false` it would stay random; set `tune.head: true`",
                 where="tune.head",
             )
+        if backbone.other_labels:
+            raise RecipeError(
+                f"the head of {backbone.name} was trained for other labels than the data's "
+                f"({', '.join(backbone.other_labels[:5])}); set `tune.head: true`",
+                where="tune.head",
+            )
         return []
 
     def peft_task_type(self, task_type: str | None) -> str | None:
@@ -60,7 +66,10 @@ def attach_peft(backbone: Backbone, config: PeftConfig, *, seed: int) -> Tunable
     """Attaches a PEFT method, its new parameters drawn under a keyed seed."""
     with torch_seed(seed, "tunable"), quiet():
         model = get_peft_model(backbone.model, config)
-    model.active_peft_config.base_model_name_or_path = backbone.name
-    model.active_peft_config.revision = backbone.revision
+    attached = model.active_peft_config
+    attached.base_model_name_or_path, attached.revision = backbone.name, backbone.revision
+    for field in ("target_modules", "feedforward_modules"):
+        if isinstance(chosen := getattr(attached, field, None), set):
+            setattr(attached, field, sorted(chosen))  # so that adapter_config.json does not depend on hashes
     model.eval()
     return Tunable.of_adapter(model)
