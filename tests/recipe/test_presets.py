@@ -47,7 +47,7 @@ def test_copying_never_overwrites(tmp_path: Path) -> None:
 
 
 def test_copying_elsewhere(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="no recipe `quik`.*did you mean `quick`"):
+    with pytest.raises(RecipeError, match=r"no recipe `quik`.*did you mean `quick`"):
         copy_preset("quik", tmp_path / "mine.yaml")
     with pytest.raises(StorageError, match="cannot be written: No such file or directory"):
         copy_preset("quick", tmp_path / "missing" / "mine.yaml")

@@ -21,6 +21,9 @@ def problems(values: dict[str, Any], *overrides: str) -> dict[str, tuple[str, st
     return found
 
 
+ALPHA = "not a setting of this kind; it belongs to dirichlet, quantity"
+
+
 @pytest.mark.parametrize(
     ("override", "where", "message", "got"),
     [
@@ -39,7 +42,7 @@ def problems(values: dict[str, Any], *overrides: str) -> dict[str, tuple[str, st
         ("federation.clients=true", "federation.clients", "must be a whole number", "true"),
         ("federation.quorum=1.5", "federation.quorum", "must be ≤ 1", "1.5"),
         ("federation.holdout=1", "federation.holdout", "must be < 1", "1"),
-        ("federation.sampling=unifrm", "federation.sampling", "must be one of uniform, poisson, weighted — did you mean `uniform`?", '"unifrm"'),
+        ("local.optimizer=adam", "local.optimizer", "must be one of adamw, sgd — did you mean `adamw`?", '"adam"'),
         ("local.learning_rate=0", "local.learning_rate", "must be > 0", "0"),
         ("local.learning_rate=fast", "local.learning_rate", "must be a number", '"fast"'),
         ("local.learning_rate=.inf", "local.learning_rate", "must be a finite number", "Infinity"),
@@ -58,7 +61,7 @@ def problems(values: dict[str, Any], *overrides: str) -> dict[str, tuple[str, st
         ("tune.kind=lorra", "tune.kind", None, '"lorra"'),
         ("federation.partition={alpha: 1}", "federation.partition.kind", None, None),
         ("federation.partition={kind: dirichlet, alpha: 0}", "federation.partition.alpha", "must be > 0", "0"),
-        ("federation.partition={kind: iid, alpha: 1}", "federation.partition.alpha", "not a setting of this kind; it belongs to dirichlet, quantity", "1"),
+        ("federation.partition={kind: iid, alpha: 1}", "federation.partition.alpha", ALPHA, "1"),
     ],
 )  # fmt: skip
 def test_a_faulty_key(values: dict[str, Any], override: str, where: str, message: str | None, got: str | None) -> None:

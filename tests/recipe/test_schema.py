@@ -126,16 +126,18 @@ def test_every_key_explains_itself() -> None:
     assert undocumented(Recipe) == []
 
 
+FIXED = """
+    name seed output run_dir public updates report_to allow_network model.path model.revision model.dtype task.kind
+    data.train data.validation data.test data.text data.label data.image data.client data.max_length data.limit
+    federation.clients federation.per_round federation.rounds federation.sampling federation.partition
+    federation.partition.alpha federation.partition.prior federation.quorum local.epochs local.max_steps
+    local.batch_size local.optimizer local.learning_rate local.lr_scheduler_type local.weight_decay
+    local.max_grad_norm tune.kind tune.r tune.lora_alpha tune.lora_dropout tune.target_modules tune.head
+    algorithm.name proxy.kind aggregate.rule privacy.kind runtime.kind runtime.stack runtime.device
+    runtime.precision evaluate.every evaluate.batch_size evaluate.metrics
+"""
+
+
 def test_the_names_that_the_design_fixes() -> None:
     known = {f"{key.group}.{key.name}".lstrip(".") for key in all_keys(Recipe)}
-    fixed = """
-        name seed output run_dir public updates report_to allow_network model.path model.revision model.dtype task.kind
-        data.train data.validation data.test data.text data.label data.image data.client data.max_length data.limit
-        federation.clients federation.per_round federation.rounds federation.sampling federation.partition
-        federation.partition.alpha federation.partition.prior federation.quorum local.epochs local.max_steps
-        local.batch_size local.optimizer local.learning_rate local.lr_scheduler_type local.weight_decay
-        local.max_grad_norm tune.kind tune.r tune.lora_alpha tune.lora_dropout tune.target_modules tune.head
-        algorithm.name proxy.kind aggregate.rule privacy.kind runtime.kind runtime.stack runtime.device
-        runtime.precision evaluate.every evaluate.batch_size evaluate.metrics
-    """.split()
-    assert set(fixed) <= known
+    assert set(FIXED.split()) <= known
