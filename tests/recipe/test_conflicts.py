@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from fedfm.errors import RecipeError
+from fedfm.recipe import load_recipe
+from fedfm.recipe.conflicts import CHECKS
+
+LM = "task.kind=causal-lm"
+IMAGES = "task.kind=image-classification"
+
+REFUSED = {
+    "no test set": (["data.test=null"], "data.test", "a fraction such as 0.2 to hold back from train"),
+    "nothing left": (["data.test=0.5", "data.validation=0.5"], "data.validation", "hold back all of train"),
+    "pairs": ([LM, "data.text=[a, b]"], "data.text", "causal-lm takes one"),
+    "large cohort": (["federation.clients=5", "federation.per_round=6"], "federation.per_round", "there are 5"),
+    "large cohort by default": (["federation.per_round=11"], "federation.per_round", "there are 10"),
+    "no column": (["federation.partition.kind=column"], "federation.partition", "set data.client"),
+    "two splits": (["data.client=c", "federation.partition.kind=iid"], "data.client", "leave out one of the two"),
+    "no labels": ([LM, "federation.partition.kind=dirichlet"], "federation.partition", "causal-lm has none"),
+    "no labels to sort": ([LM, "federation.partition.kind=shards"], "federation.partition", "causal-lm has none"),
+    "twice weighted": (
+        ["aggregate.weights=examples", "federation.sampling=weighted"],
+        "aggregate.weights",
+        "would count twice",
+    ),
+    "prompts on images": ([IMAGES, "tune.kind=prompt"], "tune.kind", "virtual tokens"),
+    "prefixes on images": ([IMAGES, "tune.kind=prefix"], "tune.kind", "virtual tokens"),
+    "metric": (["evaluate.metrics=[perplexity]"], "evaluate.metrics", "no metric of text-classification"),
+    "patience": (["evaluate.patience=3"], "evaluate.patience", "needs data.validation"),
+}
+
+ALLOWED = {
+    "fractions": ["data.test=0.2", "data.validation=0.2"],
+    "pairs": ["data.text=[premise, hypothesis]"],
+    "whole cohort": ["federation.clients=5", "federation.per_round=5"],
+    "fraction of few": ["federation.clients=5", "federation.per_round=0.9"],
+    "natural clients are counted later": ["data.client=c", "federation.per_round=500"],
+    "column": ["data.client=c", "federation.partition.kind=column"],
+    "quantity without labels": [LM, "federation.partition.kind=quantity"],
+    "weights": ["federation.sampling=weighted"],
+    "uniform weights": ["federation.sampling=weighted", "aggregate.weights=uniform"],
+    "prompts": ["tune.kind=prompt"],
+    "metric": ["evaluate.metrics=[macro_f1, accuracy]"],
+    "metric of language": [LM, "evaluate.metrics=[perplexity]"],
+    "patience": ["evaluate.patience=3", "data.validation=0.1"],
+    "steps and epochs": ["local.max_steps=3", "local.epochs=2"],
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_choices_that_exclude_each_other(values: dict[str, Any], case: str) -> None:
+    overrides, where, reason = REFUSED[case]
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(values, overrides)
+    (problem,) = caught.value.problems
+    assert problem.where == where
+    assert reason in problem.message
+
+
+@pytest.mark.parametrize("case", ALLOWED)
+def test_choices_that_go_together(values: dict[str, Any], case: str) -> None:
+    load_recipe(values, ALLOWED[case])
+
+
+def test_every_check_is_tried_above() -> None:
+    assert {check.keys[0] for check in CHECKS} == {where for _, where, _ in REFUSED.values()}
+
+
+def test_the_nearest_metric(values: dict[str, Any]) -> None:
+    with pytest.raises(RecipeError, match="did you mean `accuracy`"):
+        load_recipe(values, ["evaluate.metrics=[acuracy]"])

@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from fedfm.errors import RecipeError
+from fedfm.recipe import Recipe, load_recipe
+from fedfm.recipe.fields import all_keys
+from fedfm.recipe.planned import PLANNED, planned
+
+TO_COME = [
+    "model.dtype=bfloat16",
+    "task.kind=token-classification",
+    "task.kind=image-text",
+    "public={data: builtin:pydoc, limit: 2048}",
+    "tune.kind=p-tuning",
+    "tune.kind=adapter",
+    "tune.kind=layers",
+    "algorithm.name=scaffold",
+    "algorithm.name=fedbuff",
+    "proxy={kind: fedpft, ffn_keep: 0.5}",
+    "proxy.kind=offsite",
+    "updates=[{kind: clip, norm: 1.0}]",
+    "aggregate.rule=median",
+    "aggregate.rule=krum",
+    "privacy={kind: central, target_epsilon: 8}",
+    "privacy.kind=local",
+    "runtime.kind=ray",
+    "runtime.kind=flower",
+    "runtime.stack=8",
+    "runtime.precision=bfloat16",
+    "report_to=[wandb]",
+    "report_to=[tensorboard, trackio]",
+]
+
+
+@pytest.mark.parametrize("override", TO_COME)
+def test_features_to_come_are_refused_by_name_and_nothing_else_is_said(values: dict[str, Any], override: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(values, [override])
+    (problem,) = caught.value.problems
+    assert problem.message.endswith("is not available in this version")
+    assert override.startswith(problem.where.split(".")[0])
+
+
+def test_every_entry_is_tried_above() -> None:
+    tried = {override.partition("=")[0] for override in TO_COME}
+    assert {where for where in PLANNED if where not in tried and where.split(".")[0] not in tried} == set()
+
+
+def test_every_entry_is_a_key_of_the_schema() -> None:
+    assert set(PLANNED) <= {f"{key.group}.{key.name}".lstrip(".") for key in all_keys(Recipe)}
+
+
+@pytest.mark.parametrize("value", [None, "none", [], {}, 3, [["wandb"]], {"kind": ["fedpft"]}])
+def test_odd_values_are_not_taken_for_features(values: dict[str, Any], value: Any) -> None:
+    for group in ("proxy", "privacy", "report_to"):
+        assert not any(problem.where.startswith(group) for problem in planned(values | {group: value}))
