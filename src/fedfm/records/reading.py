@@ -1,0 +1,106 @@
+"""The files of a run read back, for reports: whatever is there; what is missing is None or empty."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from fedfm.errors import DataError
+from fedfm.records import jsonl, ledger
+from fedfm.records.folder import RunFolder
+from fedfm.records.jsonl import Record
+
+NOT_METRICS = frozenset({"round", "split", "client", "examples", "seconds"})
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """A run as its folder tells it.
+
+    Attributes:
+        recipe_text: recipe.yaml as it is.
+        recipe: the same, parsed.
+        summary: summary.json; None while a run has not ended.
+        environment: env.json.
+        clients: clients.json, one record a client.
+        metrics: metrics.jsonl in order.
+        events: events.jsonl in order.
+        traffic: bytes each way, by round.
+        tensors: what crossed, grouped.
+    """
+
+    recipe_text: str
+    recipe: Record
+    summary: Record | None
+    environment: Record | None
+    clients: list[Record]
+    metrics: list[Record]
+    events: list[Record]
+    traffic: ledger.Totals
+    tensors: list[ledger.TensorGroup]
+
+    @property
+    def name(self) -> str:
+        """The run's name."""
+        return str(self.recipe["name"])
+
+    def rows(self, split: str) -> list[Record]:
+        """The lines of metrics.jsonl about one split; ``client`` for the evaluation of single clients."""
+        return [row for row in self.metrics if row["split"] == split]
+
+    @property
+    def headline(self) -> str:
+        """The metric by which the run is judged."""
+        return str(dig(self.summary, "metric") or next(iter(metric_keys(self.rows("test"))), "loss"))
+
+
+def read_run(folder: RunFolder) -> RunFiles:
+    """Reads a run's folder.
+
+    Raises:
+        DataError: a file is damaged; names it.
+        StorageError: a file exists and cannot be read.
+    """
+    recipe_text = folder.recipe.read_text(encoding="utf-8")
+    return RunFiles(
+        recipe_text=recipe_text,
+        recipe=_mapping(folder.recipe, recipe_text),
+        summary=_json(folder.summary),
+        environment=_json(folder.environment),
+        clients=_json(folder.clients) or [],
+        metrics=list(jsonl.records(folder.metrics)),
+        events=list(jsonl.records(folder.events)),
+        traffic=ledger.totals(folder.wire),
+        tensors=ledger.tensor_groups(folder.wire),
+    )
+
+
+def dig(tree: Any, path: str) -> Any:
+    """The value at a dotted path, None where there is none."""
+    for key in path.split("."):
+        tree = tree.get(key) if isinstance(tree, dict) else None
+    return tree
+
+
+def metric_keys(rows: Sequence[Record]) -> list[str]:
+    """The names of the metrics in some lines, the loss last."""
+    keys = dict.fromkeys(key for row in rows for key in row if key not in NOT_METRICS)
+    return [key for key in keys if key != "loss"] + ["loss"] * ("loss" in keys)
+
+
+def _json(path: Path) -> Any:
+    return jsonl.read(path) if path.exists() else None
+
+
+def _mapping(path: Path, text: str) -> Record:
+    try:
+        recipe = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise DataError(f"{path}: not YAML ({error})") from error
+    if not isinstance(recipe, dict) or "name" not in recipe:
+        raise DataError(f"{path}: not a run's recipe: it has no `name`")
+    return recipe

@@ -1,0 +1,98 @@
+"""``report.html``: a run as one page that needs nothing but itself, written from the files of its folder alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from fedfm.records import sections, svg, units
+from fedfm.records.folder import RunFolder
+from fedfm.records.jsonl import Record
+from fedfm.records.reading import RunFiles, dig, read_run
+
+REPRODUCING = ("fedfm", "torch", "transformers", "peft", "datasets")
+"""Packages whose versions a reproduction fixes."""
+
+NAMES = {"lora": "LoRA", "dora": "DoRA", "ia3": "IA³", "bitfit": "BitFit"}
+"""Tunables as their papers write them."""
+
+
+def write_report(folder: Path | str) -> Path:
+    """Writes, or rewrites, the report of a run; a run that has not ended is reported as far as it got.
+
+    Raises:
+        RecipeError: not a run's folder.
+        DataError: a file of the run is damaged; names it.
+        StorageError: the folder cannot be read or written.
+    """
+    opened = RunFolder.open(folder)
+    return opened.write_text(opened.report, render(read_run(opened)))
+
+
+def render(run: RunFiles) -> str:
+    """The page."""
+    templates = Environment(
+        loader=PackageLoader("fedfm.records", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    templates.filters["breakable"] = _breakable
+    return templates.get_template("report.html.j2").render(
+        run=run,
+        status=dig(run.summary, "status") or "running",
+        subtitle=_subtitle(run.recipe),
+        where=run.recipe.get("run_dir") or f"{run.recipe.get('output') or 'runs'}/{run.name}",
+        colours=svg.variables(),
+        outcome=sections.outcome(run),
+        learning=sections.learning(run),
+        federation=sections.federation(run),
+        spread=sections.spread(run),
+        wire=sections.wire(run),
+        faults=sections.faults(run),
+        simulated=dig(run.recipe, "runtime.kind") == "local",
+        versions=_versions(run),
+        machine=_machine(run.environment),
+        pins=[f"{name}=={_versions(run)[name].split('+')[0]}" for name in REPRODUCING if name in _versions(run)],
+    )
+
+
+def _subtitle(recipe: Record) -> str:
+    """What was done to what, in one line."""
+    tune = dig(recipe, "tune") or {}
+    kind = NAMES.get(str(tune.get("kind")), tune.get("kind"))
+    rank = f" r {tune['r']}" if "r" in tune else ""
+    parts = [
+        f"{kind}{rank} on {dig(recipe, 'model.path')}",
+        dig(recipe, "task.kind"),
+        dig(recipe, "data.train"),
+        dig(recipe, "algorithm.name"),
+        f"seed {recipe.get('seed')}",
+    ]
+    return " · ".join(str(part) for part in parts if part)
+
+
+def _versions(run: RunFiles) -> dict[str, str]:
+    return dig(run.environment, "versions") or dig(run.summary, "versions") or {}
+
+
+def _machine(environment: Record | None) -> str:
+    """Hardware in one line; empty when env.json is missing."""
+    if environment is None:
+        return ""
+    cpu, memory = environment.get("cpu") or {}, environment.get("memory_bytes")
+    parts = [
+        environment.get("platform"),
+        f"{cpu.get('count')} × {cpu.get('model')}" if cpu else None,
+        f"{units.size(memory)} memory" if memory else None,
+        *(environment.get("gpus") or ["no GPU"]),
+        f"{environment['threads']} threads" if environment.get("threads") else None,
+    ]
+    return " · ".join(str(part) for part in parts if part)
+
+
+def _breakable(name: str) -> list[str]:
+    """A dotted name in the pieces between which a line may break."""
+    return [f"{part}." for part in name.split(".")[:-1]] + [name.split(".")[-1]]

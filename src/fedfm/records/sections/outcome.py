@@ -1,0 +1,131 @@
+"""What came out, first: the headline metric, what it is measured against, and what it cost."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fedfm.records import units
+from fedfm.records.jsonl import Record
+from fedfm.records.reading import RunFiles, dig, metric_keys
+from fedfm.records.sections.parts import Fact, Table
+
+BASELINES = {"majority": "Commonest class", "local": "Each client alone", "pooled": "All data in one place"}
+
+
+@dataclass(frozen=True)
+class Level:
+    """A bar of the headline metric: this run's, its start's, or a baseline's; ``width`` in percent."""
+
+    name: str
+    value: str
+    width: float
+    role: str
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came out; the metrics are those on the test set."""
+
+    metric: str
+    value: str
+    before: str
+    change: str
+    best: str
+    levels: list[Level]
+    facts: list[Fact]
+    others: Table
+
+
+def outcome(run: RunFiles) -> Outcome:
+    """Headline metric, baselines and costs; from the last metrics written while there is no summary."""
+    metric, tests = run.headline, run.rows("test")
+    final: Record = dig(run.summary, "final") or (tests[-1] if tests else {})
+    initial: Record = dig(run.summary, "initial") or (tests[0] if tests else {})
+    names = [metric, *(key for key in metric_keys([final]) if key != metric)]
+    rows = [_row(name, initial.get(name), final.get(name)) for name in names]
+    return Outcome(
+        *rows[0],
+        best=_best(metric, run.summary),
+        levels=_levels(metric, initial, final, baselines(run)),
+        facts=[fact for fact in (_rounds(run), _clients(run), _parameters(run), _bytes(run), _time(run)) if fact]
+        + [_privacy(run)],
+        others=Table(["", "final", "before round 1", "change"], rows[1:]),
+    )
+
+
+def baselines(run: RunFiles) -> list[tuple[str, float]]:
+    """Name and value of each baseline; clients alone count with the mean of those that were tried."""
+    found: Record = dig(run.summary, "baselines") or {}
+    values = {name: value["mean"] if isinstance(value, dict) else value for name, value in found.items()}
+    return [(BASELINES.get(name, name), value) for name, value in values.items() if value is not None]
+
+
+def _row(name: str, before: float | None, after: float | None) -> tuple[str, str, str, str]:
+    change = units.metric_change(name, before, after)
+    return units.metric_name(name), units.metric(name, after), units.metric(name, before), change
+
+
+def _best(metric: str, summary: Record | None) -> str:
+    """The best round, when it is not the last."""
+    best = dig(summary, "best")
+    if not best or best["round"] == dig(summary, "rounds"):
+        return ""
+    return f"{units.metric(metric, best['metrics'].get(metric))} on {best['split']} after round {best['round']}"
+
+
+def _levels(metric: str, initial: Record, final: Record, compared: list[tuple[str, float]]) -> list[Level]:
+    bars = [("Before round 1", initial.get(metric), "initial"), *((*pair, "baseline") for pair in compared)]
+    bars.append(("This run", final.get(metric), "final"))
+    known = [(name, value, role) for name, value, role in bars if value is not None]
+    top = max([1.0, *(value for _, value, _ in known)]) if metric not in units.LOWER_IS_BETTER else 0.0
+    top = top or max((value for _, value, _ in known), default=1.0)
+    return [
+        Level(name, units.metric(metric, value), 100 * max(0.0, value / top) if top else 0.0, role)
+        for name, value, role in known
+    ]
+
+
+def _rounds(run: RunFiles) -> Fact:
+    federation = run.recipe.get("federation") or {}
+    done = dig(run.summary, "rounds")
+    if done is None:
+        done = max((row["round"] for row in run.metrics), default=0)
+    cohort = federation.get("per_round")
+    each = "" if cohort is None else f", {100 * cohort:g} %" if isinstance(cohort, float) else f", {cohort}"
+    return Fact("Rounds", units.number(done), f"of {federation.get('rounds')} planned{each and f'{each} clients each'}")
+
+
+def _clients(run: RunFiles) -> Fact:
+    troubles = dig(run.summary, "clients")
+    note = f"{troubles.get('failed', 0)} failed, {troubles.get('refused', 0)} updates refused" if troubles else ""
+    return Fact("Clients", units.number(len(run.clients)), note)
+
+
+def _parameters(run: RunFiles) -> Fact | None:
+    counts = dig(run.summary, "parameters")
+    if not counts:
+        return None
+    part = units.share(counts["trainable"], counts["backbone"])
+    note = f"parameters, {part} of the backbone’s {units.number(counts['backbone'])}"
+    return Fact("Trained", units.number(counts["trainable"]), note)
+
+
+def _bytes(run: RunFiles) -> Fact | None:
+    down, up = run.traffic["down"], run.traffic["up"]
+    return Fact("Sent", units.size(down + up), f"{units.size(down)} down, {units.size(up)} up") if down or up else None
+
+
+def _time(run: RunFiles) -> Fact | None:
+    seconds = dig(run.summary, "seconds")
+    if not seconds:
+        return None
+    phases = [phase for phase in ("train", "evaluate") if seconds.get(phase) and seconds["total"]]
+    shares = [f"{phase} {100 * seconds[phase] / seconds['total']:.0f} %" for phase in phases]
+    return Fact("Time", units.duration(seconds["total"]), ", ".join(shares))
+
+
+def _privacy(run: RunFiles) -> Fact:
+    spent = dig(run.summary, "privacy")
+    if not spent:
+        return Fact("Privacy", "ε = ∞", "no differential privacy")
+    return Fact("Privacy", f"ε = {spent['epsilon']:.3g}", f"δ = {spent['delta']:.1g}, per {spent['unit']}")

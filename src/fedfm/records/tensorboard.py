@@ -1,0 +1,44 @@
+"""Scalars for TensorBoard, written while a run happens; needs the extra ``track``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from fedfm.errors import RecipeError
+from fedfm.records.listeners import Listener
+
+
+class TensorBoard(Listener):
+    """Writes ``metric/split``, ``clients/…`` and ``bytes/…`` of every round to RUN/tensorboard."""
+
+    def __init__(self, run: Path) -> None:
+        """Opens the log.
+
+        Args:
+            run: the run's folder.
+
+        Raises:
+            RecipeError: TensorBoard is not installed.
+        """
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise RecipeError("tensorboard is not installed: pip install 'fedfm[track]'", where="report_to") from error
+        self._writer = SummaryWriter(run / "tensorboard")
+
+    def on_round(self, record: dict[str, Any]) -> None:
+        """One point on every curve."""
+        scalars = {"loss/train": record["loss"]}
+        for split, metrics in record["metrics"].items():
+            scalars |= {f"{metric}/{split}": value for metric, value in metrics.items()}
+        for group in ("clients", "bytes"):
+            scalars |= {f"{group}/{key}": value for key, value in record[group].items()}
+        for tag, value in scalars.items():
+            if value is not None:
+                self._writer.add_scalar(tag, value, global_step=record["round"])
+        self._writer.flush()
+
+    def on_end(self, summary: dict[str, Any]) -> None:
+        """Closes the log."""
+        self._writer.close()

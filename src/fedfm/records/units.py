@@ -1,0 +1,86 @@
+"""Numbers as people read them: bytes, durations, counts, metrics."""
+
+from __future__ import annotations
+
+import math
+
+LOWER_IS_BETTER = frozenset({"loss", "perplexity"})
+"""Metrics that fall when a model gets better; all others rise."""
+
+NAMES = {"macro_f1": "macro-F1", "matthews": "Matthews correlation"}
+PERCENTAGES = frozenset({"accuracy", "macro_f1", "token_accuracy"})
+DASH = "–"
+
+
+def size(size_bytes: float) -> str:
+    """Bytes in decimal units: ``1.2 MB``."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if abs(size_bytes) < 999.5:
+            return f"{_three(size_bytes)} {unit}" if unit != "B" else f"{size_bytes:.0f} B"
+        size_bytes /= 1000
+    return f"{_three(size_bytes)} TB"
+
+
+def duration(seconds: float) -> str:
+    """Seconds with the two units that matter: ``3 h 05 min``, ``4 min 12 s``, ``8.3 s``."""
+    if seconds < 59.95:
+        return f"{seconds:.1f} s" if seconds < 9.95 else f"{seconds:.0f} s"
+    whole = round(seconds)
+    if whole < 3600:
+        return _two(whole, "min", "s")
+    return _two(round(seconds / 60), "h", "min")
+
+
+def number(value: float) -> str:
+    """A count: ``1,234``, and ``22.7 M`` from a million on."""
+    if abs(value) >= 1e9:
+        return f"{_three(value / 1e9)} B"
+    if abs(value) >= 1e6:
+        return f"{_three(value / 1e6)} M"
+    return f"{value:,.0f}"
+
+
+def share(part: float, whole: float) -> str:
+    """A part of a whole in percent: ``0.65 %``."""
+    return f"{_three(100 * part / whole)} %" if whole else DASH
+
+
+def metric_name(metric: str) -> str:
+    """A metric's name in a sentence."""
+    return NAMES.get(metric, metric.replace("_", " "))
+
+
+def metric(name: str, value: float | None) -> str:
+    """A metric's value: ``87.1 %`` for shares, ``24.3`` for perplexity, else three decimals; a dash for none."""
+    if value is None or not math.isfinite(value):
+        return DASH
+    if name in PERCENTAGES:
+        return f"{100 * value:.1f} %"
+    return _three(value) if name == "perplexity" else f"{value:.3f}"
+
+
+def metric_change(name: str, before: float | None, after: float | None) -> str:
+    """How a metric moved: ``+36.9 points`` for shares, ``−95.1 %`` for perplexity, a difference for all else."""
+    if before is None or after is None or not (math.isfinite(before) and math.isfinite(after)):
+        return DASH
+    if name in PERCENTAGES:
+        return _signed(100 * (after - before), ".1f") + " points"
+    if name == "perplexity":
+        return _signed(100 * (after / before - 1), ".1f") + " %"
+    return _signed(after - before, ".3f")
+
+
+def _two(value: int, large: str, small: str) -> str:
+    return f"{value // 60} {large}" + (f" {value % 60:02d} {small}" if value % 60 else "")
+
+
+def _signed(value: float, form: str) -> str:
+    return f"{value:+{form}}".replace("-", "\N{MINUS SIGN}")
+
+
+def _three(value: float) -> str:
+    """Three significant digits, without an exponent below a million."""
+    if value == 0:
+        return "0"
+    decimals = max(0, 2 - math.floor(math.log10(abs(value))))
+    return f"{value:.{min(decimals, 6)}f}"
