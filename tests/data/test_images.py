@@ -115,9 +115,7 @@ def test_statistics_for_another_number_of_channels() -> None:
 
 def test_a_processor_without_a_size(make_source: Callable[..., Source]) -> None:
     source = make_source(COLUMN, image=[png(NOISE)])
-    with pytest.raises(
-        RecipeError, match=r"model\.path: the image processor gives no fixed size .*longest_edge"
-    ):
+    with pytest.raises(RecipeError, match=r"model\.path: the image processor gives no fixed size .*longest_edge"):
         encode_images(source, "image", vit(size={"longest_edge": 8}))
 
 
