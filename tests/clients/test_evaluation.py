@@ -16,25 +16,25 @@ from fedfm.server.experiment import Experiment
 
 def test_batched_evaluation_is_one_by_one_evaluation(experiment: Experiment) -> None:
     test, evaluator = experiment.data.test, experiment.evaluator
-    got = dataclasses.replace(evaluator, batch_size=7)(test.examples, test.indices)
+    got = dataclasses.replace(evaluator, batch_size=7)(test)
     predicted, losses = [], []
     with torch.inference_mode():
-        for row in test.examples.take(test.indices):
+        for row in test.take(range(len(test))):
             batch = evaluator.processor.pad([row], return_tensors="pt")  # type: ignore[attr-defined]
             logits = experiment.tunable.model(**{k: v for k, v in batch.items() if k != "labels"}).logits
             predicted.append(logits.argmax(-1).item())
             losses.append(cross_entropy(logits, batch["labels"]).item())
-    labels = test.examples.labels
+    labels = test.labels
     assert labels is not None
-    assert got["accuracy"] == accuracy_score(labels[test.indices], predicted)
+    assert got["accuracy"] == accuracy_score(labels, predicted)
     assert got["loss"] == pytest.approx(np.mean(losses), rel=1e-5)
 
 
 def test_clients_are_evaluated_on_their_own_examples(experiment: Experiment) -> None:
     test, evaluator = experiment.data.test, experiment.evaluator
     sets = {"a": np.array([0, 3, 4]), "b": np.array([7])}
-    by_client = evaluator.by_client(test.examples, sets)
-    assert by_client == {client: evaluator(test.examples, indices) for client, indices in sets.items()}
+    by_client = evaluator.by_client(test, sets)
+    assert by_client == {client: evaluator(test, indices) for client, indices in sets.items()}
 
 
 def test_spread_by_hand() -> None:

@@ -19,7 +19,9 @@ from fedfm.server.experiment import Experiment
 from fedfm.updates import Failure, Instruction, Update, decode_update, encode_instruction
 
 
-def instruct(worker: Worker, params: Params, clients: list[str], *, number: int = 1, lr: float = 0.01) -> dict[str, Update]:
+def instruct(
+    worker: Worker, params: Params, clients: list[str], *, number: int = 1, lr: float = 0.01
+) -> dict[str, Update]:
     message = encode_instruction(Instruction(number, digest(params), lr, params))
     answers = {}
     for client, answer in worker.train(clients, message):
@@ -144,8 +146,12 @@ def test_out_of_memory_says_what_to_do(experiment: Experiment, monkeypatch: pyte
 
 @pytest.mark.parametrize(
     ("kind", "expected"),
-    [("constant", [0.1, 0.1, 0.1, 0.1]), ("linear", [0.1, 0.075, 0.05, 0.025]), ("cosine", [0.1, 0.0853553, 0.05, 0.0146447])],
+    [
+        ("constant", [0.1, 0.1, 0.1, 0.1]),
+        ("linear", [0.1, 0.075, 0.05, 0.025]),
+        ("cosine", [0.1, 0.0853553, 0.05, 0.0146447]),
+    ],
 )
 def test_learning_rate_over_rounds(kind: str, expected: list[float]) -> None:
     local = LocalSettings(learning_rate=0.1, lr_scheduler_type=kind)
-    assert [local.learning_rate_at(number, 4) for number in (1, 2, 3, 4)] == pytest.approx(expected)
+    assert [local.learning_rate_at(number, 4) for number in (1, 2, 3, 4)] == pytest.approx(expected, rel=1e-5)

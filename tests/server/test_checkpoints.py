@@ -121,7 +121,9 @@ def test_a_full_disk_leaves_the_last_checkpoint_and_no_rubbish(tmp_path: Path, m
     assert loaded[0].round == 1
 
 
-def test_a_crash_before_the_pointer_moves_leaves_the_round_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_crash_before_the_pointer_moves_leaves_the_round_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     save_checkpoint(tmp_path, state(1), {}, keep=2)
 
     def killed(*args: object) -> None:

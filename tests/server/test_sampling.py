@@ -12,7 +12,9 @@ from fedfm.server.sampling import sample_cohort
 SIZES = {f"{index:02d}": index + 1 for index in range(20)}
 
 
-def draw(number: int, *, sampling: str = "uniform", per_round: int = 5, sizes: dict[str, int] | None = None) -> dict[str, int]:
+def draw(
+    number: int, *, sampling: str = "uniform", per_round: int = 5, sizes: dict[str, int] | None = None
+) -> dict[str, int]:
     return sample_cohort(sizes or SIZES, per_round, sampling=sampling, seed=0, round=number)
 
 

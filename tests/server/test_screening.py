@@ -14,7 +14,14 @@ from fedfm.updates import Instruction, Update
 PARAMS = {"w": torch.zeros(3), "v": torch.zeros(2, 2)}
 INSTRUCTION = Instruction(round=4, base="b" * 64, learning_rate=0.1, params=PARAMS)
 SOUND = Update(
-    round=4, client="3", base="b" * 64, examples=5, steps=1, loss=0.3, seconds=0.1, params={"w": torch.ones(3), "v": torch.ones(2, 2)}
+    round=4,
+    client="3",
+    base="b" * 64,
+    examples=5,
+    steps=1,
+    loss=0.3,
+    seconds=0.1,
+    params={"w": torch.ones(3), "v": torch.ones(2, 2)},
 )
 
 

@@ -58,7 +58,9 @@ def test_image_loss_is_that_of_transformers() -> None:
     images = [{"pixel_values": generator.integers(0, 256, (3, 8, 8), dtype=np.uint8), "labels": k} for k in (0, 1, 2)]
     batch = dict(task.collate(loaded.processor, seed=0)(images))
     assert batch["pixel_values"].dtype == torch.float32
-    expected = loaded.processor(images=[image["pixel_values"].transpose(1, 2, 0) for image in images], return_tensors="pt")
+    expected = loaded.processor(
+        images=[image["pixel_values"].transpose(1, 2, 0) for image in images], return_tensors="pt"
+    )
     torch.testing.assert_close(batch["pixel_values"], expected["pixel_values"])
     totals, counts = task.losses(loaded.model(**inputs(batch)).logits, batch)
     torch.testing.assert_close(totals.sum() / counts.sum(), loaded.model(**batch).loss)
@@ -150,6 +152,8 @@ def test_majority_answers_the_commonest_training_class() -> None:
 def test_every_declared_metric_is_scored(kind: str) -> None:
     task = TASKS[kind]
     measured = (
-        {"predicted": np.array([0, 1]), "label": np.array([0, 0])} if task.labelled else {"right": np.array([True, False])}
+        {"predicted": np.array([0, 1]), "label": np.array([0, 0])}
+        if task.labelled
+        else {"right": np.array([True, False])}
     )
     assert list(task.score(measured, 1.0)) == list(task.metrics)

@@ -1,7 +1,7 @@
 """The round loop and everything it needs at the server."""
 
-from fedfm.server.export import export
-from fedfm.server.plan import client_table, plan
+from fedfm.server.outcome import export
+from fedfm.server.planning import client_table, plan
 from fedfm.server.runs import Run, resume, run
 
 __all__ = ["Run", "client_table", "export", "plan", "resume", "run"]

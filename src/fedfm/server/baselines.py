@@ -28,9 +28,9 @@ def baselines(experiment: Experiment, start: Params, state: RunState) -> dict[st
     """
     results: dict[str, Any] = {}
     data = experiment.data
-    if data.train.labels is not None and data.test.examples.labels is not None:
+    if data.train.labels is not None and data.test.labels is not None:
         held = np.concatenate(list(data.federation.train.values()))
-        results["majority"] = data.task.majority(data.train.labels[held], data.test.examples.labels[data.test.indices])
+        results["majority"] = data.task.majority(data.train.labels[held], data.test.labels)
     for name in experiment.recipe.evaluate.baselines:
         results[name] = _pooled(experiment, start, state) if name == "pooled" else _local(experiment, start, state)
     return results
@@ -52,7 +52,7 @@ def _local(experiment: Experiment, start: Params, state: RunState) -> dict[str, 
 
 
 def _train_alone(experiment: Experiment, start: Params, indices: np.ndarray, key: str, steps: list[int]) -> float:
-    recipe, test = experiment.recipe, experiment.data.test
+    recipe = experiment.recipe
     experiment.tunable.write(start)
     for number, budget in enumerate(steps, start=1):
         experiment.worker.fit(
@@ -62,4 +62,4 @@ def _train_alone(experiment: Experiment, start: Params, indices: np.ndarray, key
             learning_rate=recipe.local.learning_rate_at(number, len(steps)),
             max_steps=budget,
         )
-    return experiment.evaluator(test.examples, test.indices)[experiment.evaluator.metrics[0]]
+    return experiment.evaluator(experiment.data.test)[experiment.evaluator.metrics[0]]

@@ -1,4 +1,4 @@
-"""A recipe made real: data read and split, backbone loaded, tunable attached. Nothing is written to the run's folder."""
+"""A recipe made real: data read and split, backbone loaded, tunable attached. The run's folder is not touched."""
 
 from __future__ import annotations
 
@@ -21,17 +21,6 @@ from fedfm.tasks import TASKS, Task
 
 
 @dataclass(frozen=True)
-class Split:
-    """Some of the examples of a source."""
-
-    examples: Examples
-    indices: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-
-@dataclass(frozen=True)
 class FederatedData:
     """Everything about a run's data.
 
@@ -51,8 +40,8 @@ class FederatedData:
     processor: object
     labels: LabelMap | None
     train: Examples
-    validation: Split | None
-    test: Split
+    validation: Examples | None
+    test: Examples
     federation: Federation
 
     def client_test_sets(self) -> tuple[Examples, dict[str, np.ndarray]]:
@@ -64,12 +53,12 @@ class FederatedData:
         """
         if self.federation.holdout:
             examples, sets = self.train, dict(self.federation.holdout)
-        elif self.test.examples.clients is not None:
-            examples, names = self.test.examples, self.test.examples.clients[self.test.indices]
-            sets = {client: self.test.indices[names == client] for client in self.federation.train}
+        elif self.test.clients is not None:
+            examples = self.test
+            sets = {client: np.flatnonzero(self.test.clients == client) for client in self.federation.train}
             sets = {client: indices for client, indices in sets.items() if len(indices)}
         else:
-            return self.test.examples, {}
+            return self.test, {}
         most = self.recipe.evaluate.clients
         chosen = numpy_generator(self.recipe.seed, "evaluated clients").permutation(sorted(sets))[:most]
         return examples, {client: sets[client] for client in sorted(str(name) for name in chosen)}
@@ -117,31 +106,21 @@ def prepare_data(recipe: Recipe) -> FederatedData:
     processor = load_processor(recipe.model, task.modality, allow_network=recipe.allow_network)
     source = _read(recipe, settings.train, "train")
     labels = LabelMap.from_source(source, settings.label) if task.labelled else None
-    train = task.encode(source, settings, processor, labels)
-
-    order = numpy_generator(recipe.seed, "limit").permutation(len(train))[: settings.limit]
-    held: dict[str, Split | None] = {}
-    for name in ("test", "validation"):
-        reference = getattr(settings, name)
-        if isinstance(reference, float):
-            size = round(reference * len(train if settings.limit is None else order))
-            held[name], order = Split(train, np.sort(order[:size])), order[size:]
-        elif reference is not None:
-            examples = task.encode(_read(recipe, reference, name), settings, processor, labels)
-            held[name] = Split(examples, np.arange(len(examples)))
-        else:
-            held[name] = None
-    test = held["test"]
-    if test is None or not len(test) or not len(order):
-        raise RecipeError(f"too few examples ({len(train)}) to hold any back", where="data.test")
-    federation = make_federation(recipe, train, np.sort(order))
+    sources = _hold_back(recipe, source)
+    train, test, validation = (
+        None if part is None else task.encode(part, settings, processor, labels)
+        for part in (sources["train"], sources["test"], sources["validation"])
+    )
+    if train is None or test is None:
+        raise RecipeError("nothing to evaluate on: name a file, or a fraction such as 0.2", where="data.test")
+    federation = make_federation(recipe, train)
     return FederatedData(
         recipe=_resolved(recipe, len(federation.train)),
         task=task,
         processor=processor,
         labels=labels,
         train=train,
-        validation=held["validation"],
+        validation=validation,
         test=test,
         federation=federation,
     )
@@ -190,9 +169,7 @@ def build_experiment(recipe: Recipe) -> Experiment:
         seed=recipe.seed,
         device=device,
     )
-    return Experiment(
-        data, backbone, tunable, worker, evaluator, device, backbone_parameters, first_download_bytes
-    )
+    return Experiment(data, backbone, tunable, worker, evaluator, device, backbone_parameters, first_download_bytes)
 
 
 def choose_device(wanted: str) -> torch.device:
@@ -213,11 +190,30 @@ def choose_device(wanted: str) -> torch.device:
     return device
 
 
+def _hold_back(recipe: Recipe, source: Source) -> dict[str, Source | None]:
+    """The sources of all splits. Fractions are cut from training rows, before encoding: no document is in two splits."""
+    parts: dict[str, Source | None] = {"validation": None}
+    order = numpy_generator(recipe.seed, "limit").permutation(len(source))[: recipe.data.limit]
+    total = len(order)
+    for name in ("test", "validation"):
+        reference = getattr(recipe.data, name)
+        if isinstance(reference, float):
+            size = round(reference * total)
+            if not 0 < size < len(order):
+                raise RecipeError(f"cannot hold back {size} of {len(order)} examples", where=f"data.{name}")
+            parts[name], order = source.select(np.sort(order[:size])), order[size:]
+        elif reference is not None:
+            parts[name] = _read(recipe, reference, name)
+    return {**parts, "train": source if len(order) == len(source) else source.select(np.sort(order))}
+
+
 def _resolved(recipe: Recipe, clients: int) -> Recipe:
     """The recipe with what the data decides filled in, so that ``recipe.yaml`` says what was run."""
     per_round = recipe.federation.cohort_size(clients)
     if per_round > clients:
-        raise RecipeError(f"{per_round} clients a round are more than the {clients} there are", where="federation.per_round")
+        raise RecipeError(
+            f"{per_round} clients a round are more than the {clients} there are", where="federation.per_round"
+        )
     known = {"clients": clients, "per_round": per_round, "partition": recipe.partition}
     return recipe.model_copy(update={"federation": recipe.federation.model_copy(update=known)})
 

@@ -13,7 +13,6 @@ from fedfm.errors import RecipeError
 from fedfm.randomness import numpy_generator
 from fedfm.recipe import Recipe
 
-
 DEFAULT_CLIENTS = 10
 """Clients of a federation that is split by the recipe when it does not say how many."""
 
@@ -50,26 +49,24 @@ class Federation:
         return rows
 
 
-def make_federation(recipe: Recipe, examples: Examples, usable: np.ndarray) -> Federation:
+def make_federation(recipe: Recipe, examples: Examples) -> Federation:
     """Splits the training examples as the recipe says; all choices are keyed by the recipe's seed.
 
     Args:
         recipe: the run's recipe.
         examples: the training examples.
-        usable: indices that clients may get (what ``data.limit`` and held-back fractions leave).
 
     Raises:
         RecipeError: the partition does not fit the data, or there are fewer natural clients than asked for.
     """
     settings = recipe.federation
-    split = recipe.partition.split(
-        len(usable),
+    train = recipe.partition.split(
+        len(examples),
         settings.clients or DEFAULT_CLIENTS,
         numpy_generator(recipe.seed, "partition"),
-        labels=None if examples.labels is None else examples.labels[usable],
-        column=None if examples.clients is None else examples.clients[usable],
+        labels=examples.labels,
+        column=examples.clients,
     )
-    train = {client: usable[positions] for client, positions in split.items()}
     left_out: tuple[str, ...] = ()
     if recipe.partition.kind == "column":
         train, left_out = _choose_natural(recipe, train)
@@ -83,9 +80,7 @@ def make_federation(recipe: Recipe, examples: Examples, usable: np.ndarray) -> F
     return Federation(train, holdout, left_out)
 
 
-def _choose_natural(
-    recipe: Recipe, clients: Mapping[str, np.ndarray]
-) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
+def _choose_natural(recipe: Recipe, clients: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
     settings = recipe.federation
     large = {client: indices for client, indices in clients.items() if len(indices) >= settings.min_examples}
     left_out = tuple(sorted(clients.keys() - large.keys()))

@@ -20,7 +20,7 @@ from fedfm.server.interrupts import StopRequest
 from fedfm.server.sampling import sample_cohort
 from fedfm.server.screening import screen
 from fedfm.server.state import Best, RunState
-from fedfm.updates import Failure, Instruction, MessageError, Update, decode_update, encode_instruction
+from fedfm.updates import Failure, Instruction, MessageError, decode_update, encode_instruction
 
 Scores = dict[str, dict[str, float]]
 """Split → loss and metrics."""
@@ -191,7 +191,9 @@ class RoundLoop:
             state = self._with_scores(state, scores)
         state = replace(state, seconds=watch.seconds)
         if came_back.accepted:
-            records.metrics.insert(0, self._metrics_line(number, "train", {"loss": came_back.loss}, came_back.samples, watch))
+            records.metrics.insert(
+                0, self._metrics_line(number, "train", {"loss": came_back.loss}, came_back.samples, watch)
+            )
         news = self._news(state, came_back, len(message) * len(cohort), scores, watch.seconds["total"] - before)
         return state, records, news
 
@@ -234,7 +236,9 @@ class RoundLoop:
             reason = screen(update, instruction, client=client)
         except MessageError as error:
             update, reason = None, str(error)
-        records.wire.append(message_record(instruction.round, "up", [client], len(answer), update.params if update else {}))
+        records.wire.append(
+            message_record(instruction.round, "up", [client], len(answer), update.params if update else {})
+        )
         if update is None or reason is not None:
             came_back.refused += 1
             return {"kind": "refused", "client": client, "reason": reason or ""}
@@ -250,7 +254,9 @@ class RoundLoop:
         if came_back.accepted >= quorum * len(cohort):
             return
         records.write(self.folder)
-        reasons = "".join(f"\n  client {event['client']} {event['kind']}: {event['reason']}" for event in records.events[:5])
+        reasons = "".join(
+            f"\n  client {event['client']} {event['kind']}: {event['reason']}" for event in records.events[:5]
+        )
         raise TooFewClientsError(
             f"only {came_back.accepted} of {len(cohort)} clients gave a sound update, fewer than federation.quorum "
             f"({quorum:g}) asks for; see {self.folder.events}{reasons}"
@@ -262,7 +268,7 @@ class RoundLoop:
         scores: Scores = {}
         for split, part in (("validation", data.validation), ("test", data.test)):
             if part is not None:
-                scores[split] = self.experiment.evaluator(part.examples, part.indices)
+                scores[split] = self.experiment.evaluator(part)
                 watch.lap("evaluate")
                 records.metrics.append(self._metrics_line(number, split, scores[split], len(part), watch))
         return scores

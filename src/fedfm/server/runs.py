@@ -24,9 +24,9 @@ from fedfm.runtimes import LocalRuntime
 from fedfm.server.baselines import baselines
 from fedfm.server.checkpoints import load_checkpoint
 from fedfm.server.experiment import Experiment, build_experiment
-from fedfm.server.export import load_tuned, write_outcome
 from fedfm.server.interrupts import stop_on_signals
-from fedfm.server.plan import describe
+from fedfm.server.outcome import load_tuned, write_outcome
+from fedfm.server.planning import describe
 from fedfm.server.rounds import RoundLoop
 from fedfm.server.state import RunState
 from fedfm.server.summary import Status, summarize
@@ -67,8 +67,11 @@ class Run:
             RecipeError: the run has not got that far.
         """
         if not self.folder.summary.is_file():
-            raise RecipeError(f"{self.path} has no summary yet; continue it with `fedfm resume {self.path}`", source="run")
-        return jsonl.read(self.folder.summary)
+            raise RecipeError(
+                f"{self.path} has no summary yet; continue it with `fedfm resume {self.path}`", source="run"
+            )
+        summary: dict[str, Any] = jsonl.read(self.folder.summary)
+        return summary
 
     @property
     def metrics(self) -> pd.DataFrame:
@@ -89,9 +92,7 @@ class Run:
         return f"Run({str(self.path)!r})"
 
 
-def run(
-    recipe: Recipe | str | Path, overrides: Sequence[str] = (), *, listeners: Sequence[Listener] = ()
-) -> Run:
+def run(recipe: Recipe | str | Path, overrides: Sequence[str] = (), *, listeners: Sequence[Listener] = ()) -> Run:
     """Runs a recipe from its first round to its report.
 
     Args:
@@ -116,7 +117,9 @@ def run(
     with folder.lock():
         folder.write_text(folder.recipe, dump(experiment.recipe))
         folder.write_json(folder.environment, environment())
-        folder.write_json(folder.clients, experiment.data.federation.table(experiment.data.train, experiment.data.labels))
+        folder.write_json(
+            folder.clients, experiment.data.federation.table(experiment.data.train, experiment.data.labels)
+        )
         _play(experiment, folder, listeners, None)
     return Run(folder.path)
 
@@ -146,7 +149,9 @@ def resume(folder: Path | str, overrides: Sequence[str] = (), *, listeners: Sequ
             for listener in listeners:
                 listener.on_warning(text)
         state = saved[0] if saved else None
-        opened.append(opened.events, {"round": state.round if state else 0, "kind": "resume", "client": None, "reason": ""})
+        opened.append(
+            opened.events, {"round": state.round if state else 0, "kind": "resume", "client": None, "reason": ""}
+        )
         _play(experiment, opened, listeners, state)
     return Run(opened.path)
 
@@ -175,10 +180,9 @@ def _finish(
 ) -> None:
     """Per-client evaluation, baselines, artefacts, summary, report: everything after the last round."""
     if state.best is not None and state.best_params:
-        best = experiment.evaluator
         experiment.tunable.write(state.best_params)
-        test = experiment.data.test
-        state = replace(state, params=state.best_params, latest={**state.latest, "test": best(test.examples, test.indices)})
+        scores = experiment.evaluator(experiment.data.test)
+        state = replace(state, params=state.best_params, latest={**state.latest, "test": scores})
     compared = baselines(experiment, start, state)
     experiment.tunable.write(state.params)
     per_client = _evaluate_clients(experiment, folder, state)

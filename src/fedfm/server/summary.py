@@ -50,7 +50,8 @@ def summarize(
             "first_download": experiment.first_download_bytes,
         },
         "seconds": {
-            phase: round(state.seconds.get(phase, 0.0), 3) for phase in ("total", "train", "evaluate", "aggregate", "wire")
+            phase: round(state.seconds.get(phase, 0.0), 3)
+            for phase in ("total", "train", "evaluate", "aggregate", "wire")
         },
         "samples_per_second": round(state.samples * recipe.local.epochs / trained, 2) if trained else None,
         "privacy": None,

@@ -12,4 +12,14 @@ TASKS: dict[str, Task] = {
     "causal-lm": CausalLM(),
 }
 
-__all__ = ["TASKS", "Batch", "CausalLM", "Collate", "ImageClassification", "MaskedLM", "Task", "TaskSettings", "TextClassification"]
+__all__ = [
+    "TASKS",
+    "Batch",
+    "CausalLM",
+    "Collate",
+    "ImageClassification",
+    "MaskedLM",
+    "Task",
+    "TaskSettings",
+    "TextClassification",
+]

@@ -67,7 +67,8 @@ class TextClassification(Classification):
 
     def collate(self, processor: Any, seed: int) -> Collate:
         """Pads to the longest of the batch."""
-        return DataCollatorWithPadding(processor)  # type: ignore[no-any-return]
+        pad = DataCollatorWithPadding(processor)
+        return lambda rows: pad([dict(row) for row in rows])
 
 
 class ImageClassification(Classification):

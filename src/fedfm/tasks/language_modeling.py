@@ -8,7 +8,6 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, DataCollatorForLanguageModeling
@@ -68,7 +67,7 @@ class MaskedLM(LanguageModeling):
 
     def collate(self, processor: Any, seed: int) -> Collate:
         """Masks 15 % of the tokens: 80 % of them by the mask, 10 % by a random token, 10 % stay."""
-        return DataCollatorForLanguageModeling(processor, mlm=True, seed=seed)  # type: ignore[no-any-return]
+        return DataCollatorForLanguageModeling(processor, mlm=True, seed=seed)
 
     def predictions(self, logits: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """Every position predicts itself."""

@@ -139,7 +139,9 @@ def decode_update(message: bytes) -> Update:
 
 def _encode(params: Params, **fields: object) -> bytes:
     # Strict JSON has no NaN; a loss that is not a number travels as null.
-    plain = {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in fields.items()}
+    plain = {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in fields.items()
+    }
     return to_bytes(params, {"fedfm": json.dumps(plain, allow_nan=False)})
 
 

@@ -87,4 +87,3 @@ def load_tuned(folder: RunFolder, recipe: Recipe) -> tuple[Tunable, Backbone]:
     tunable.write(state.best_params or state.params)
     tunable.eval()
     return tunable, backbone
-

@@ -1,0 +1,35 @@
+"""A federation of a few clients and a tiny model, that trains in a second."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+WORDS = {"good": 1, "great": 1, "fine": 1, "bad": 0, "awful": 0, "poor": 0}
+
+
+def write_rows(path: Path, count: int, *, start: int = 0) -> None:
+    """Short reviews that a byte-level model can learn; sites `a` to `e` hold equal shares."""
+    words = list(WORDS)
+    rows = [
+        {"text": f"{words[i % 6]} thing {i}", "label": WORDS[words[i % 6]], "site": "abcde"[i % 5]}
+        for i in range(start, start + count)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def small_recipe(folder: Path, **changes: Any) -> dict[str, Any]:
+    """A recipe over files in ``folder``, which are written; whole groups can be replaced."""
+    write_rows(folder / "train.jsonl", 60)
+    write_rows(folder / "test.jsonl", 30, start=100)
+    return {
+        "name": "small",
+        "output": str(folder / "runs"),
+        "model": {"path": "builtin:tiny-bert"},
+        "task": {"kind": "text-classification"},
+        "data": {"train": str(folder / "train.jsonl"), "test": str(folder / "test.jsonl"), "max_length": 32},
+        "federation": {"clients": 6, "per_round": 3, "rounds": 4},
+        "local": {"batch_size": 5, "learning_rate": 0.01},
+        **changes,
+    }

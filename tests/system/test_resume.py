@@ -1,0 +1,131 @@
+"""A run that is killed and resumed ends like one that was never interrupted, bit for bit (fault T05)."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import yaml
+from tests.small import small_recipe
+
+from fedfm import Run, resume, run
+from fedfm.params import digest, load
+
+KILLED = """
+import os, signal, sys
+from fedfm import Listener, run
+import fedfm.params, fedfm.server.checkpoints as checkpoints
+
+point, number = sys.argv[2], int(sys.argv[3])
+
+def kill(*args):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+class Killer(Listener):
+    def on_client(self, round, done, total, client, seconds):
+        if point == "training" and round == number and done == 2:
+            kill()
+    def on_round(self, record):
+        if point == "saved" and record["round"] == number:
+            kill()
+
+def killing(function, when):
+    def wrapped(*args, **kwargs):
+        if when(*args):
+            kill()
+        return function(*args, **kwargs)
+    return wrapped
+
+if point == "writing":
+    checkpoints.tensors.save = killing(
+        fedfm.params.save, lambda params, path: path.name == "server.safetensors" and f"{number:04d}" in str(path)
+    )
+if point == "renamed":
+    checkpoints._point_to = killing(checkpoints._point_to, lambda folder, name: name == f"round-{number:04d}")
+run(sys.argv[1], listeners=[Killer()])
+"""
+
+
+def write_recipe(folder: Path, name: str, algorithm: dict[str, Any], **more: Any) -> Path:
+    folder.mkdir(exist_ok=True)
+    path = folder / f"{name}.yaml"
+    path.write_text(yaml.safe_dump({**small_recipe(folder), "name": name, "algorithm": algorithm, **more}))
+    return path
+
+
+def kill_at(recipe: Path, point: str, number: int) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, str(recipe), point, str(number)], capture_output=True, check=False
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr.decode()
+
+
+def outcome(finished: Run) -> dict[str, Any]:
+    """Everything that must be equal: the adapter, the model's figures, the ledger, the metrics but for time."""
+    summary = {
+        key: finished.summary[key] for key in ("final", "initial", "best", "bytes", "clients", "baselines", "rounds")
+    }
+    metrics: pd.DataFrame = finished.metrics.drop(columns="seconds")
+    wire = [json.loads(line) for line in finished.folder.wire.read_text().splitlines()]
+    for message in wire:
+        if message["direction"] == "up":
+            del message["bytes"]  # the header holds the seconds of training as text
+    bytes_up = summary["bytes"].pop("up")
+    assert bytes_up > 0
+    return {
+        "adapter": digest(load(finished.folder.adapter / "adapter_model.safetensors")),
+        "summary": summary,
+        "metrics": metrics.to_json(orient="records"),
+        "wire": wire,
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "algorithm",
+    [{"name": "fedavg"}, {"name": "fedadam", "server_lr": 0.01}],
+    ids=lambda algorithm: str(algorithm["name"]),
+)
+def test_killed_and_resumed_equals_uninterrupted(tmp_path: Path, algorithm: dict[str, Any]) -> None:
+    straight = outcome(run(write_recipe(tmp_path, "straight", algorithm)))
+    for point, number in [("training", 2), ("writing", 3), ("renamed", 4), ("saved", 1)]:
+        recipe = write_recipe(tmp_path, f"killed-{point}", algorithm)
+        kill_at(recipe, point, number)
+        assert outcome(resume(tmp_path / "runs" / f"killed-{point}")) == straight, (point, number)
+
+
+@pytest.mark.slow
+def test_killed_between_checkpoints_and_with_early_stopping(tmp_path: Path) -> None:
+    more = {
+        "checkpoint": {"every": 3, "keep": 1},
+        "evaluate": {"patience": 3},
+        "data": {**small_recipe(tmp_path)["data"], "validation": 0.2},
+    }
+    straight = outcome(run(write_recipe(tmp_path, "straight", {"name": "fedavgm"}, **more)))
+    kill_at(write_recipe(tmp_path, "killed", {"name": "fedavgm"}, **more), "training", 3)
+    assert outcome(resume(tmp_path / "runs" / "killed")) == straight
+
+
+@pytest.mark.slow
+def test_killed_before_the_first_checkpoint_starts_anew(tmp_path: Path) -> None:
+    straight = outcome(run(write_recipe(tmp_path, "straight", {"name": "fedavg"})))
+    kill_at(write_recipe(tmp_path, "killed", {"name": "fedavg"}), "writing", 0)
+    assert not (tmp_path / "runs" / "killed" / "LATEST").exists()
+    assert outcome(resume(tmp_path / "runs" / "killed")) == straight
+
+
+@pytest.mark.slow
+def test_a_finished_run_goes_on_for_more_rounds(tmp_path: Path) -> None:
+    constant = {"local": {"batch_size": 5, "learning_rate": 0.01, "lr_scheduler_type": "constant"}}
+    straight = outcome(run(write_recipe(tmp_path, "straight", {"name": "fedadam"}, **constant)))
+    short = {"federation": {**small_recipe(tmp_path)["federation"], "rounds": 2}}
+    run(write_recipe(tmp_path, "short", {"name": "fedadam"}, **constant, **short))
+    longer = resume(tmp_path / "runs" / "short", ["federation.rounds=4"])
+    assert outcome(longer) == straight
+    assert [event["kind"] for event in longer.events] == ["resume"]
