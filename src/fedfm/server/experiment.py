@@ -191,7 +191,7 @@ def choose_device(wanted: str) -> torch.device:
 
 
 def _hold_back(recipe: Recipe, source: Source) -> dict[str, Source | None]:
-    """The sources of all splits. Fractions are cut from training rows, before encoding: no document is in two splits."""
+    """The sources of all splits. Fractions are cut before encoding, so that no document is in two splits."""
     parts: dict[str, Source | None] = {"validation": None}
     order = numpy_generator(recipe.seed, "limit").permutation(len(source))[: recipe.data.limit]
     total = len(order)
