@@ -30,6 +30,13 @@ Processor = PreTrainedTokenizerBase | BaseImageProcessor
 """What makes a model's input: a tokenizer for text, an image processor for images."""
 
 
+_PROCESSORS: dict[str, tuple[Any, str, dict[str, str]]] = {
+    "text": (AutoTokenizer, "tokenizer", {}),
+    "image": (AutoImageProcessor, "image processor", {"backend": "pil"}),
+}
+_TOKENIZER_FILES = ("tokenizer.json", "vocab.*", "*.model")  # without any, AutoTokenizer makes up an empty one
+
+
 @dataclass(frozen=True)
 class Backbone:
     """A pretrained model before anything is tuned.
@@ -145,11 +152,12 @@ def _read_model(checkpoint: Checkpoint, auto_class: Any, config: PretrainedConfi
 
 def _read_processor(checkpoint: Checkpoint, config: PretrainedConfig, modality: Literal["text", "image"]) -> Processor:
     """The checkpoint's tokenizer, able to pad and aware of the model's length, or its image processor."""
-    auto_class, kind = (AutoTokenizer, "tokenizer") if modality == "text" else (AutoImageProcessor, "image processor")
-    options = {} if modality == "text" else {"backend": "pil"}
+    auto_class, kind, options = _PROCESSORS[modality]
+    if modality == "text" and not any(file for files in _TOKENIZER_FILES for file in checkpoint.folder.glob(files)):
+        raise RecipeError(f"{checkpoint.name} has no tokenizer's files", where="model.path")
     try:
         with quiet():
-            processor = auto_class.from_pretrained(
+            processor: Processor = auto_class.from_pretrained(
                 checkpoint.folder, local_files_only=True, trust_remote_code=False, **options
             )
     except (OSError, ValueError, ImportError) as error:

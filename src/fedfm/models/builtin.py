@@ -31,6 +31,7 @@ from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPi
 
 from fedfm.errors import RecipeError
 from fedfm.models.byte_tokenizer import END_ID, PAD_ID, START_ID, VOCABULARY_SIZE, Layout, byte_tokenizer
+from fedfm.models.quiet import quiet
 from fedfm.randomness import torch_seed
 
 PREFIX = "builtin:"
@@ -63,7 +64,7 @@ _TOKENS: dict[str, Any] = {
     "bos_token_id": START_ID,
     "eos_token_id": END_ID,
 }
-_WIDE_START: dict[str, Any] = {"initializer_range": 0.1}  # at width 16 the usual 0.02 leaves blocks without effect
+_WIDE_START: dict[str, Any] = {"initializer_range": 0.1}  # so narrow, blocks hardly act and learn from the usual 0.02
 _TINY: dict[str, Any] = {
     "hidden_size": 16,
     "num_hidden_layers": 2,
@@ -133,6 +134,7 @@ RANDOM_MODELS: dict[str, RandomModel] = {
             intermediate_size=128,
             image_size=8,
             patch_size=2,
+            **_WIDE_START,
         ),
         image_size=8,
     ),
@@ -146,6 +148,7 @@ RANDOM_MODELS: dict[str, RandomModel] = {
             max_position_embeddings=512,
             tie_word_embeddings=True,
             **_TOKENS,
+            **_WIDE_START,
         ),
         layout="start-only",
     ),
@@ -196,7 +199,8 @@ def write_random_model(name: str, folder: Path) -> None:
     chosen = RANDOM_MODELS[name]
     with torch_seed(0, f"{PREFIX}{name}"):
         model = AutoModel.from_config(chosen.config(), trust_remote_code=False)
-    model.save_pretrained(folder)
+    with quiet():
+        model.save_pretrained(folder)
     if chosen.layout:
         text = model.config.get_text_config()
         byte_tokenizer(chosen.layout, text.max_position_embeddings).save_pretrained(folder)

@@ -62,8 +62,7 @@ def open_checkpoint(settings: ModelSettings, *, allow_network: bool = False) -> 
             yield Checkpoint(builtin.minilm_folder(), builtin.MINILM_NAME, builtin.MINILM_REVISION)
             return
         with TemporaryDirectory(prefix="fedfm-") as temporary:
-            with quiet():
-                builtin.write_random_model(name, Path(temporary))
+            builtin.write_random_model(name, Path(temporary))
             yield Checkpoint(Path(temporary), path)
     elif Path(path).expanduser().exists():
         yield _checked(Checkpoint(Path(path).expanduser(), path))

@@ -31,10 +31,13 @@ class IA3(WithHead):
         """(IA)³."""
         chosen = self.target_modules if self.target_modules is not None else _targets(backbone.family)
         modules = matching(chosen, backbone)
-        forward = self.feedforward_modules
+        if (forward := self.feedforward_modules) is None:
+            forward = pattern(backbone.family, [backbone.family.ffn.output])
+        else:
+            matching(forward, backbone, where="tune.feedforward_modules")
         config = IA3Config(
             target_modules=chosen,
-            feedforward_modules=pattern(backbone.family, [backbone.family.ffn.output]) if forward is None else forward,
+            feedforward_modules=forward,
             modules_to_save=self.head_modules(backbone) or None,
             fan_in_fan_out=transposed(modules),
             task_type=self.peft_task_type(task_type),

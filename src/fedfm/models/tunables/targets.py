@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 
 from torch import nn
 from transformers import PreTrainedModel
@@ -12,11 +11,10 @@ from transformers.pytorch_utils import Conv1D
 from fedfm.errors import RecipeError
 from fedfm.models.backbones import Backbone
 from fedfm.models.families import Family, all_targets, attention_targets, ffn_targets
+from fedfm.models.tunables.base import tied_parameters
 
 TARGETS = {"attention": attention_targets, "ffn": ffn_targets, "all": all_targets}
 """Names for parts of every block."""
-
-WHERE = "tune.target_modules"
 
 
 def resolve(chosen: str | list[str], family: Family) -> str | list[str]:
@@ -26,18 +24,20 @@ def resolve(chosen: str | list[str], family: Family) -> str | list[str]:
     return chosen
 
 
-def matching(chosen: str | list[str], backbone: Backbone) -> dict[str, nn.Linear | Conv1D]:
+def matching(
+    chosen: str | list[str], backbone: Backbone, *, where: str = "tune.target_modules"
+) -> dict[str, nn.Linear | Conv1D]:
     """The linear modules that peft would adapt: those whose whole name matches, or whose name ends in a listed one.
 
     Raises:
-        RecipeError: at ``tune.target_modules`` when nothing matches, or something that is not linear.
+        RecipeError: at ``where`` when nothing matches, or something that is not linear, or is tied to the embeddings.
     """
     modules = {name: module for name, module in backbone.model.named_modules() if not _in_head(name, backbone)}
     if isinstance(chosen, str):
         try:
             pattern = re.compile(chosen)
         except re.error as error:
-            raise RecipeError(f"`{chosen}` is not a regular expression: {error}", where=WHERE) from error
+            raise RecipeError(f"`{chosen}` is not a regular expression: {error}", where=where) from error
         found = [name for name in modules if pattern.fullmatch(name)]
         unmatched = [] if found else [chosen]
     else:
@@ -46,15 +46,14 @@ def matching(chosen: str | list[str], backbone: Backbone) -> dict[str, nn.Linear
     if unmatched or not found:
         raise RecipeError(
             f"no module of {backbone.name} matches `{'`, `'.join(unmatched)}`; {_available(backbone.model)}",
-            where=WHERE,
+            where=where,
         )
     others = [name for name in found if not isinstance(modules[name], nn.Linear | Conv1D)]
     if others:
-        raise RecipeError(f"not linear: {', '.join(others[:3])}; {_available(backbone.model)}", where=WHERE)
-    names = Counter(id(parameter) for _, parameter in backbone.model.named_parameters(remove_duplicate=False))
-    tied = [name for name in found if names[id(modules[name].weight)] > 1]
-    if tied:
-        raise RecipeError(f"tied to the embeddings, which would change too: {', '.join(tied)}", where=WHERE)
+        raise RecipeError(f"not linear: {', '.join(others[:3])}; {_available(backbone.model)}", where=where)
+    tied = tied_parameters(backbone.model)
+    if shared := [name for name in found if id(modules[name].weight) in tied]:
+        raise RecipeError(f"tied to the embeddings, which would change too: {', '.join(shared)}", where=where)
     return {name: modules[name] for name in found}
 
 
