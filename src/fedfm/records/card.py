@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,26 +12,30 @@ import yaml
 from huggingface_hub import ModelCard, ModelCardData
 
 from fedfm import __version__
-from fedfm.errors import StorageError
-from fedfm.records import units
+from fedfm.records import disk, jsonl, templates, units
 from fedfm.records.jsonl import Record
 from fedfm.records.reading import dig
 
 Kind = Literal["adapter", "model"]
 
-AUTO_CLASSES = {
-    "text-classification": "AutoModelForSequenceClassification",
-    "image-classification": "AutoModelForImageClassification",
-    "masked-lm": "AutoModelForMaskedLM",
-    "causal-lm": "AutoModelForCausalLM",
+
+@dataclass(frozen=True)
+class Loading:
+    """Which classes of transformers load a model of one kind of task, and the hub's name for that task."""
+
+    model: str
+    processor: str
+    pipeline: str
+
+
+LOADING = {
+    "text-classification": Loading("AutoModelForSequenceClassification", "AutoTokenizer", "text-classification"),
+    "image-classification": Loading("AutoModelForImageClassification", "AutoImageProcessor", "image-classification"),
+    "masked-lm": Loading("AutoModelForMaskedLM", "AutoTokenizer", "fill-mask"),
+    "causal-lm": Loading("AutoModelForCausalLM", "AutoTokenizer", "text-generation"),
 }
 
-PIPELINES = {
-    "text-classification": "text-classification",
-    "image-classification": "image-classification",
-    "masked-lm": "fill-mask",
-    "causal-lm": "text-generation",
-}
+HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 
 ALGORITHMS = {
     "fedavg": "FedAvg",
@@ -44,7 +51,7 @@ def write_card(folder: Path, *, base_model: str, summary: Record, recipe: Record
 
     Args:
         folder: where ``adapter_config.json`` or ``config.json`` lies.
-        base_model: the backbone's hub id, or another name for it.
+        base_model: the backbone: a hub id, a local folder, or ``builtin:NAME``.
         summary: the content of summary.json.
         recipe: the resolved recipe as plain data.
         kind: what lies in ``folder``.
@@ -52,63 +59,66 @@ def write_card(folder: Path, *, base_model: str, summary: Record, recipe: Record
     Raises:
         StorageError: it cannot be written.
     """
-    task = str(dig(recipe, "task.kind"))
-    card = ModelCard.from_template(
-        card_data=_header(base_model, task, recipe, kind),
-        template_path=str(Path(__file__).with_name("card.md.j2")),
-        name=summary["name"],
+    loading, algorithm = LOADING[dig(recipe, "task.kind")], str(dig(recipe, "algorithm.name"))
+    content = templates.render(
+        "card.md.j2",
+        autoescape=False,
+        header=_header(base_model, loading, recipe, kind).to_yaml(),
         kind=kind,
         base_model=base_model,
-        task=task,
-        auto_class=AUTO_CLASSES[task],
-        labels=summary.get("labels"),
-        algorithm=ALGORITHMS.get(str(dig(recipe, "algorithm.name")), dig(recipe, "algorithm.name")),
+        builtin=base_model.startswith("builtin:"),
+        revision=dig(recipe, "model.revision"),
+        loading=loading,
+        algorithm=ALGORITHMS.get(algorithm, algorithm),
+        task=dig(recipe, "task.kind"),
         tune=dig(recipe, "tune.kind"),
         summary=summary,
+        labels=summary.get("labels") or [],
         scores=_scores(summary),
         facts=_facts(summary, recipe),
         privacy=summary.get("privacy"),
-        recipe=yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True),
+        recipe=yaml.safe_dump(json.loads(jsonl.dumps(recipe)), sort_keys=False, allow_unicode=True),
         version=__version__,
     )
     path = folder / "README.md"
-    try:
-        path.write_text(str(card), encoding="utf-8", newline="\n")
-    except OSError as error:
-        raise StorageError(f"cannot write {path}: {error.strerror or error}") from error
+    disk.replace_text(path, str(ModelCard(content)))
     return path
 
 
-def _header(base_model: str, task: str, recipe: Record, kind: Kind) -> ModelCardData:
-    """The YAML at the top. The licence is left out: it is the backbone's and the data's, which fedfm cannot know."""
+def _header(base_model: str, loading: Loading, recipe: Record, kind: Kind) -> ModelCardData:
+    """The YAML at the top; no licence, which is the backbone's and the data's and which fedfm cannot know."""
     tags = ["federated-learning", "fedfm", str(dig(recipe, "algorithm.name")), str(dig(recipe, "tune.kind"))]
-    extra: dict[str, Any] = {} if ":" in base_model else {"base_model": base_model}  # builtin:NAME is on no hub
-    if kind == "adapter" and extra:
-        extra["base_model_relation"] = "adapter"
+    base: dict[str, Any] = {}
+    if _on_the_hub(base_model):
+        base = {"base_model": base_model, "base_model_relation": "adapter" if kind == "adapter" else "finetune"}
     library = "peft" if kind == "adapter" else "transformers"
-    return ModelCardData(library_name=library, pipeline_tag=PIPELINES[task], tags=tags, **extra)
+    return ModelCardData(library_name=library, pipeline_tag=loading.pipeline, tags=tags, **base)
+
+
+def _on_the_hub(base_model: str) -> bool:
+    """Whether a name can be a hub id: a local path would say nothing to others."""
+    return HUB_ID.fullmatch(base_model) is not None and not Path(base_model).exists()
 
 
 def _scores(summary: Record) -> list[tuple[str, str, str]]:
     """Metric, before round 1, after the last round; on the test set."""
     initial, final = summary.get("initial") or {}, summary.get("final") or {}
-    names = {name: units.metric_name(name) for name in final}
-    return [(names[key], units.metric(key, initial.get(key)), units.metric(key, final[key])) for key in final]
+    return [
+        (units.metric_name(key), units.metric(key, initial.get(key)), units.metric(key, value))
+        for key, value in final.items()
+    ]
 
 
 def _facts(summary: Record, recipe: Record) -> list[tuple[str, str]]:
-    """The federation in figures."""
-    clients, traffic = summary.get("clients") or {}, summary.get("bytes") or {}
-    facts = [("rounds", units.number(summary["rounds"]))]
-    if clients.get("total"):
-        facts.insert(0, ("clients", units.number(clients["total"])))
-    if dig(recipe, "federation.per_round") is not None:
-        facts.append(("clients a round", f"{dig(recipe, 'federation.per_round')}"))
-    facts.append(("updates refused, clients failed", f"{clients.get('refused', 0)}, {clients.get('failed', 0)}"))
-    if traffic:
-        facts.append(("sent to clients, from clients", f"{units.size(traffic['down'])}, {units.size(traffic['up'])}"))
-    counts = summary.get("parameters")
+    """The federation in figures, as far as known."""
+    clients, counts = summary.get("clients") or {}, summary.get("parameters")
+    facts = [("clients", clients.get("total")), ("clients a round", dig(recipe, "federation.per_round"))]
+    facts += [("rounds", summary["rounds"]), ("updates refused", clients.get("refused"))]
+    facts += [("clients that failed", clients.get("failed"))]
     if counts:
-        share = units.share(counts["trainable"], counts["backbone"])
-        facts.append(("trained parameters", f"{units.number(counts['trainable'])} ({share} of the backbone’s)"))
-    return facts
+        part = units.share(counts["trainable"], counts["backbone"])
+        facts.append(("tuned parameters", f"{units.number(counts['trainable'])}, {part} of the backbone’s"))
+    for way, name in (("down", "sent to clients"), ("up", "sent by clients")):
+        if dig(summary, f"bytes.{way}") is not None:
+            facts.append((name, units.size(summary["bytes"][way])))
+    return [(name, str(value)) for name, value in facts if value is not None]

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
-from fedfm.records import sections, svg, units
+from fedfm.records import sections, svg, templates, units
 from fedfm.records.folder import RunFolder
 from fedfm.records.jsonl import Record
 from fedfm.records.reading import RunFiles, dig, read_run
@@ -32,15 +30,10 @@ def write_report(folder: Path | str) -> Path:
 
 def render(run: RunFiles) -> str:
     """The page."""
-    templates = Environment(
-        loader=PackageLoader("fedfm.records", "."),
+    versions = dig(run.environment, "versions") or dig(run.summary, "versions") or {}
+    return templates.render(
+        "report.html.j2",
         autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    templates.filters["breakable"] = _breakable
-    return templates.get_template("report.html.j2").render(
         run=run,
         status=dig(run.summary, "status") or "running",
         subtitle=_subtitle(run.recipe),
@@ -53,9 +46,9 @@ def render(run: RunFiles) -> str:
         wire=sections.wire(run),
         faults=sections.faults(run),
         simulated=dig(run.recipe, "runtime.kind") == "local",
-        versions=_versions(run),
+        versions=versions,
         machine=_machine(run.environment),
-        pins=[f"{name}=={_versions(run)[name].split('+')[0]}" for name in REPRODUCING if name in _versions(run)],
+        pins=[f"{name}=={versions[name].split('+')[0]}" for name in REPRODUCING if name in versions],
     )
 
 
@@ -74,10 +67,6 @@ def _subtitle(recipe: Record) -> str:
     return " · ".join(str(part) for part in parts if part)
 
 
-def _versions(run: RunFiles) -> dict[str, str]:
-    return dig(run.environment, "versions") or dig(run.summary, "versions") or {}
-
-
 def _machine(environment: Record | None) -> str:
     """Hardware in one line; empty when env.json is missing."""
     if environment is None:
@@ -91,8 +80,3 @@ def _machine(environment: Record | None) -> str:
         f"{environment['threads']} threads" if environment.get("threads") else None,
     ]
     return " · ".join(str(part) for part in parts if part)
-
-
-def _breakable(name: str) -> list[str]:
-    """A dotted name in the pieces between which a line may break."""
-    return [f"{part}." for part in name.split(".")[:-1]] + [name.split(".")[-1]]

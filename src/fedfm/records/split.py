@@ -12,8 +12,8 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from fedfm.errors import StorageError
-from fedfm.records import charts, svg, units
+from fedfm.errors import RecipeError
+from fedfm.records import charts, disk, svg, units
 from fedfm.records.jsonl import Record
 from fedfm.records.svg import CATEGORIES
 
@@ -25,6 +25,8 @@ DRAWN = 400
 
 WIDTH = 32
 """Characters of a client's bar in the terminal."""
+
+ENDINGS = (".png", ".svg", ".pdf")
 
 OTHER = "other labels"
 
@@ -129,11 +131,14 @@ def legend_labels(labels: Sequence[str]) -> list[str]:
 
 
 def plot_split(clients: Sequence[Record], path: Path) -> Path:
-    """Saves the picture of a split; the ending of ``path`` says how (png, svg, pdf).
+    """Saves the picture of a split; the ending of ``path`` says how.
 
     Raises:
+        RecipeError: an ending that is none of `ENDINGS`.
         StorageError: it cannot be written.
     """
+    if path.suffix.lower() not in ENDINGS:
+        raise RecipeError(f"cannot draw to {path}: end its name in {', '.join(ENDINGS)}", source="plot")
     rows = split_table(clients)
     legend = legend_labels(split_facts(rows).labels)
 
@@ -145,11 +150,8 @@ def plot_split(clients: Sequence[Record], path: Path) -> Path:
             axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), handletextpad=0.3)
 
     height = max(2.6, charts.bars_height(len(rows))) if len(rows) <= charts.FEW else 3.6
-    with svg.style():
-        try:
-            svg.figure(draw, width=8, height=height).savefig(path, dpi=160)
-        except OSError as error:
-            raise StorageError(f"cannot write {path}: {error.strerror or error}") from error
+    with svg.style(), disk.storage(path, "write"):
+        svg.figure(draw, width=8, height=height).savefig(path, dpi=160)
     return path
 
 

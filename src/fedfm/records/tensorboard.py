@@ -10,10 +10,10 @@ from fedfm.records.listeners import Listener
 
 
 class TensorBoard(Listener):
-    """Writes ``metric/split``, ``clients/…`` and ``bytes/…`` of every round to RUN/tensorboard."""
+    """Writes ``METRIC/SPLIT``, ``clients/…`` and ``bytes/…`` of every round to RUN/tensorboard."""
 
     def __init__(self, run: Path) -> None:
-        """Opens the log.
+        """Finds TensorBoard; nothing is written before the first round.
 
         Args:
             run: the run's folder.
@@ -25,10 +25,15 @@ class TensorBoard(Listener):
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
             raise RecipeError("tensorboard is not installed: pip install 'fedfm[track]'", where="report_to") from error
-        self._writer = SummaryWriter(run / "tensorboard")
+        self._open = SummaryWriter
+        self._folder = run / "tensorboard"
+        self._writer: SummaryWriter | None = None
 
     def on_round(self, record: dict[str, Any]) -> None:
         """One point on every curve."""
+        step = record["round"]
+        if self._writer is None:  # a resumed run plays rounds again that an interrupted one had logged: purge those
+            self._writer = self._open(str(self._folder), purge_step=step)
         scalars = {"loss/train": record["loss"]}
         for split, metrics in record["metrics"].items():
             scalars |= {f"{metric}/{split}": value for metric, value in metrics.items()}
@@ -36,9 +41,10 @@ class TensorBoard(Listener):
             scalars |= {f"{group}/{key}": value for key, value in record[group].items()}
         for tag, value in scalars.items():
             if value is not None:
-                self._writer.add_scalar(tag, value, global_step=record["round"])
+                self._writer.add_scalar(tag, value, global_step=step)
         self._writer.flush()
 
     def on_end(self, summary: dict[str, Any]) -> None:
         """Closes the log."""
-        self._writer.close()
+        if self._writer is not None:
+            self._writer.close()

@@ -82,5 +82,5 @@ def _three(value: float) -> str:
     """Three significant digits, without an exponent below a million."""
     if value == 0:
         return "0"
-    decimals = max(0, 2 - math.floor(math.log10(abs(value))))
-    return f"{value:.{min(decimals, 6)}f}"
+    exponent = int(f"{value:.2e}".partition("e")[2])
+    return f"{value:.{min(max(0, 2 - exponent), 6)}f}"

@@ -1,0 +1,24 @@
+"""The templates beside this file, rendered strictly: a name that they lack is an error, never an empty string."""
+
+from __future__ import annotations
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+
+def render(template: str, *, autoescape: bool, **values: object) -> str:
+    """A template with its values.
+
+    Args:
+        template: name of the file.
+        autoescape: whether values are made safe for HTML.
+        values: what the template names.
+    """
+    environment = Environment(
+        loader=PackageLoader("fedfm.records", "."),
+        autoescape=autoescape,  # noqa: S701 - off for Markdown
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    return environment.get_template(template).render(values)
