@@ -14,6 +14,7 @@ from fedfm.data.sources import Source, read_source
 from fedfm.errors import RecipeError
 from fedfm.models.backbones import Backbone, load_backbone, load_processor
 from fedfm.models.tunable import Tunable
+from fedfm.params import Params
 from fedfm.randomness import numpy_generator
 from fedfm.recipe import Recipe
 from fedfm.server.federation import Federation, make_federation
@@ -75,6 +76,7 @@ class Experiment:
         worker: trains clients.
         evaluator: evaluates the tunable.
         device: where it all happens.
+        start: the tunable as initialised, before round 1.
         backbone_parameters: parameters of the backbone with its head, before the tunable added its own.
         first_download_bytes: their size, which a client needs once before its first round.
     """
@@ -85,6 +87,7 @@ class Experiment:
     worker: Worker
     evaluator: Evaluator
     device: torch.device
+    start: Params
     backbone_parameters: int
     first_download_bytes: int
 
@@ -169,7 +172,17 @@ def build_experiment(recipe: Recipe) -> Experiment:
         seed=recipe.seed,
         device=device,
     )
-    return Experiment(data, backbone, tunable, worker, evaluator, device, backbone_parameters, first_download_bytes)
+    return Experiment(
+        data=data,
+        backbone=backbone,
+        tunable=tunable,
+        worker=worker,
+        evaluator=evaluator,
+        device=device,
+        start=tunable.read(),
+        backbone_parameters=backbone_parameters,
+        first_download_bytes=first_download_bytes,
+    )
 
 
 def choose_device(wanted: str) -> torch.device:

@@ -100,7 +100,7 @@ class RoundLoop:
 
     def start(self) -> RunState:
         """The state before round 1: the tunable as initialised, evaluated and saved."""
-        params = self.experiment.tunable.read()
+        params = self.experiment.start
         records, watch = Records(), Stopwatch({})
         scores = self._evaluate(params, 0, records, watch)
         state = RunState(

@@ -160,7 +160,6 @@ def _play(experiment: Experiment, folder: RunFolder, listeners: Sequence[Listene
     listeners = [*listeners, *([TensorBoard(folder.path)] if "tensorboard" in experiment.recipe.report_to else [])]
     for listener in listeners:
         listener.on_start(describe(experiment))
-    start = experiment.tunable.read()
     with stop_on_signals() as stop:
         loop = RoundLoop(experiment, LocalRuntime(experiment.worker), folder, listeners, stop)
         try:
@@ -172,18 +171,16 @@ def _play(experiment: Experiment, folder: RunFolder, listeners: Sequence[Listene
                 status: Status = "interrupted" if isinstance(error, InterruptedRunError) else "failed"
                 folder.write_json(folder.summary, summarize(experiment, saved[0], status, {}, None))
             raise type(error)(f"{error}\nresume it with: fedfm resume {folder.path}") from error
-    _finish(experiment, folder, listeners, start, state)
+    _finish(experiment, folder, listeners, state)
 
 
-def _finish(
-    experiment: Experiment, folder: RunFolder, listeners: Sequence[Listener], start: Any, state: RunState
-) -> None:
+def _finish(experiment: Experiment, folder: RunFolder, listeners: Sequence[Listener], state: RunState) -> None:
     """Per-client evaluation, baselines, artefacts, summary, report: everything after the last round."""
     if state.best is not None and state.best_params:
         experiment.tunable.write(state.best_params)
         scores = experiment.evaluator(experiment.data.test)
         state = replace(state, params=state.best_params, latest={**state.latest, "test": scores})
-    compared = baselines(experiment, start, state)
+    compared = baselines(experiment, state)
     experiment.tunable.write(state.params)
     per_client = _evaluate_clients(experiment, folder, state)
     summary = summarize(experiment, state, "completed", compared, per_client)

@@ -1,0 +1,49 @@
+"""Keeps each measurement as soon as it is made, so that a benchmark can be stopped and goes on where it was."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def machine() -> str:
+    """The machine in a line."""
+    names = [line.split(":")[1].strip() for line in _cpuinfo() if line.startswith("model name")]
+    return f"{os.cpu_count()} × {names[0] if names else platform.processor() or platform.machine()}, Python {platform.python_version()}"
+
+
+def measured(benchmark: str, key: str, measure: Callable[[], Any]) -> Any:
+    """The result kept under ``key``, or a new one, kept at once. Delete the file in ``results/`` to measure anew."""
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{benchmark}.json"
+    kept = json.loads(path.read_text()) if path.exists() else {"machine": machine(), "results": {}}
+    if key not in kept["results"]:
+        kept["results"][key] = measure()
+        beside = path.with_suffix(".partial")
+        beside.write_text(json.dumps(kept, indent=1) + "\n")
+        beside.replace(path)
+    return kept["results"][key]
+
+
+def measured_on(benchmark: str) -> str:
+    """The machine on which the kept results were measured."""
+    return str(json.loads((RESULTS / f"{benchmark}.json").read_text())["machine"])
+
+
+def mean_and_deviation(values: list[float], unit: float = 1.0, digits: int = 2) -> str:
+    """``mean ± sample deviation`` of values in ``unit``."""
+    scaled = [value * unit for value in values]
+    deviation = statistics.stdev(scaled) if len(scaled) > 1 else 0.0
+    return f"{statistics.mean(scaled):.{digits}f} ± {deviation:.{digits}f}"
+
+
+def _cpuinfo() -> list[str]:
+    path = Path("/proc/cpuinfo")
+    return path.read_text().splitlines() if path.exists() else []
