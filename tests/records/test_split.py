@@ -54,7 +54,7 @@ def test_identical_clients_have_no_skew_and_disjoint_ones_nearly_all() -> None:
 def test_without_labels_there_are_sizes() -> None:
     facts = split.split_facts(split.split_table([{"id": "a", "examples": 7, "labels": None, "holdout": 0}]))
     assert (facts.labels, facts.skew, facts.dominated) == ((), None, None)
-    assert split.describe(facts) == ["7 examples over 1 clients: 7 to 7 each, median 7."]
+    assert split.describe(facts) == ["7 examples over 1 client: 7 each."]
 
 
 def test_labels_beyond_the_palette_share_its_last_colour() -> None:

@@ -14,7 +14,7 @@ from huggingface_hub import ModelCard, ModelCardData
 from fedfm import __version__
 from fedfm.records import disk, jsonl, templates, units
 from fedfm.records.jsonl import Record
-from fedfm.records.reading import dig
+from fedfm.records.reading import dig, metric_keys
 
 Kind = Literal["adapter", "model"]
 
@@ -104,8 +104,8 @@ def _scores(summary: Record) -> list[tuple[str, str, str]]:
     """Metric, before round 1, after the last round; on the test set."""
     initial, final = summary.get("initial") or {}, summary.get("final") or {}
     return [
-        (units.metric_name(key), units.metric(key, initial.get(key)), units.metric(key, value))
-        for key, value in final.items()
+        (units.metric_name(key), units.metric(key, initial.get(key)), units.metric(key, final[key]))
+        for key in metric_keys([final])
     ]
 
 

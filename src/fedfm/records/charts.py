@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, Locator, MaxNLocator, MultipleLocator, NullFormatter
 
 from fedfm.records import units
 from fedfm.records.svg import CATEGORIES, COLOURS
@@ -21,6 +21,9 @@ FEW = 20
 
 MANY_ROUNDS = 80
 """More than these are drawn without gaps."""
+
+CLOCK = (0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 43200, 86400)
+"""Seconds between ticks."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ def curves(
         if lines and lines[-1].x:
             _mark_last(axes, lines[-1], metric)
         axes.set_xlabel(axis)
-        axes.xaxis.set_major_locator(MaxNLocator(5, integer=unit is None, steps=[1, 1.5, 2, 3, 5, 6, 10]))
+        axes.xaxis.set_major_locator(_locator(unit, max((line.x[-1] for line in lines), default=0)))
         if unit is not None:
             axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _tick(unit(value)) if value else "0"))
         _metric_axis(axes, metric, values)
@@ -193,6 +196,13 @@ def shorten(name: str, length: int = 22) -> str:
         return name
     head = (length - 1) // 2
     return f"{name[:head]}…{name[head + 1 - length :]}"
+
+
+def _locator(unit: Callable[[float], str] | None, last: float) -> Locator:
+    """About five ticks from 0 to ``last``: on whole rounds, on round amounts, on the steps of a clock."""
+    if unit is not units.duration:
+        return MaxNLocator(5, integer=unit is None)
+    return MultipleLocator(next((step for step in CLOCK if last <= 5 * step), last / 5))
 
 
 def _tick(text: str) -> str:

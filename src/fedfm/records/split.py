@@ -177,16 +177,23 @@ def render_split(clients: Sequence[Record]) -> Group:
 
 def describe(facts: SplitFacts) -> list[str]:
     """The facts in sentences."""
-    sentences = [
-        f"{units.number(facts.examples)} examples over {units.number(facts.clients)} clients: "
-        f"{units.number(facts.smallest)} to {units.number(facts.largest)} each, median {units.number(facts.median)}."
-    ]
+    sentences = [f"{units.number(facts.examples)} examples over {_clients(facts.clients)}: {_sizes(facts)}."]
     if facts.skew is not None and facts.dominated is not None:
         sentences.append(
             f"{len(facts.labels)} labels; label skew {facts.skew:.2f} (0: all clients alike, 1: nothing in common); "
-            f"{units.number(facts.dominated)} of {units.number(facts.clients)} clients have over 90 % of one label."
+            f"{units.number(facts.dominated)} of {_clients(facts.clients)} with over 90 % of one label."
         )
     return sentences
+
+
+def _clients(count: int) -> str:
+    return f"{units.number(count)} client{'s' * (count != 1)}"
+
+
+def _sizes(facts: SplitFacts) -> str:
+    if facts.smallest == facts.largest:
+        return f"{units.number(facts.smallest)} each"
+    return f"{units.number(facts.smallest)} to {units.number(facts.largest)} each, median {units.number(facts.median)}"
 
 
 def _bar(row: SplitRow, legend: Sequence[str], largest: int) -> Text:

@@ -45,7 +45,7 @@ def outcome(run: RunFiles) -> Outcome:
     rows = [_row(name, initial.get(name), final.get(name)) for name in names]
     return Outcome(
         *rows[0],
-        best=_best(metric, run.summary),
+        best=_best(metric, run.summary, final),
         levels=_levels(metric, initial, final, baselines(run)),
         facts=[fact for fact in (_rounds(run), _clients(run), _parameters(run), _bytes(run), _time(run)) if fact]
         + [_privacy(run)],
@@ -65,10 +65,10 @@ def _row(name: str, before: float | None, after: float | None) -> tuple[str, str
     return units.metric_name(name), units.metric(name, after), units.metric(name, before), change
 
 
-def _best(metric: str, summary: Record | None) -> str:
-    """The best round, when it is not the last."""
+def _best(metric: str, summary: Record | None, final: Record) -> str:
+    """The best round, when it is another than the last and its figure another than the final one."""
     best = dig(summary, "best")
-    if not best or best["round"] == dig(summary, "rounds"):
+    if not best or best["round"] == dig(summary, "rounds") or best["metrics"].get(metric) == final.get(metric):
         return ""
     return f"{units.metric(metric, best['metrics'].get(metric))} on {best['split']} after round {best['round']}"
 
