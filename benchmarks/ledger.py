@@ -7,6 +7,7 @@ import os
 import platform
 import statistics
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ RESULTS = Path(__file__).parent / "results"
 def machine() -> str:
     """The machine in a line."""
     names = [line.split(":")[1].strip() for line in _cpuinfo() if line.startswith("model name")]
-    return f"{os.cpu_count()} × {names[0] if names else platform.processor() or platform.machine()}, Python {platform.python_version()}"
+    processor = names[0] if names else platform.processor() or platform.machine()
+    return f"{os.cpu_count()} cores of {processor}, Python {platform.python_version()}, torch {version('torch')}"
 
 
 def measured(benchmark: str, key: str, measure: Callable[[], Any]) -> Any:

@@ -81,7 +81,9 @@ def measure(clients: int) -> dict[str, Any]:
 def main() -> None:
     """Measures what is not yet kept, then prints the table."""
     results = {
-        clients: [measured("many_clients", f"{clients} clients, repeat {k}", lambda c=clients: measure(c)) for k in range(3)]
+        clients: [
+            measured("many_clients", f"{clients} clients, repeat {k}", lambda c=clients: measure(c)) for k in range(3)
+        ]
         for clients in (20, 1000)
     }
     print("clients   peak memory (median of 3)   start-up to first round")

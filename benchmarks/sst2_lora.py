@@ -2,7 +2,7 @@
 
     python benchmarks/sst2_lora.py [--data ../shared/data/sst2] [--seeds 3]
 
-The federated side is ``recipes: sst2-lora`` as users run it. The pooled side is a plain loop of transformers, peft and
+The federated side is an ordinary recipe. The pooled side is a plain loop of transformers, peft and
 torch that shares no training code with fedfm: one model, all examples in one place, as many optimiser steps as all
 clients together took, one AdamW with linear decay. Both start from the same weights; the test set is touched once.
 """
@@ -13,17 +13,18 @@ import argparse
 import gzip
 import json
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from ledger import mean_and_deviation, measured, measured_on
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, get_linear_schedule_with_warmup
 
 from fedfm import load_recipe, run
 from fedfm.models.builtin import minilm_folder
+from ledger import mean_and_deviation, measured, measured_on
 
 FEDERATED_LEARNING_RATE = 2e-3
 POOLED_LEARNING_RATES = (5e-4, 1e-3, 2e-3)
@@ -122,36 +123,33 @@ def main() -> None:
     options = parser.parse_args()
     if not options.data.is_dir():
         parser.error(f"{options.data} is not there; name a folder with train, validation and test .jsonl.gz (--data)")
-    ours, plain = [], []
-    for seed in range(options.seeds):
-        result = measured("sst2_lora", f"federated seed {seed}", lambda seed=seed: federated(options.data, seed))
-        ours.append(result)
-        rate = max(
-            POOLED_LEARNING_RATES,
-            key=lambda rate: measured(
-                "sst2_lora",
-                f"pooled validation rate {rate:g}",
-                lambda: pooled(options.data, 0, ours[0]["steps"], rate, "validation"),
-            ),
-        )
-        plain.append(
-            measured(
-                "sst2_lora",
-                f"pooled rate {rate:g} seed {seed}",
-                lambda seed=seed, rate=rate, steps=result["steps"]: pooled(options.data, seed, steps, rate, "test"),
-            )
-        )
+    name, data, seeds = "sst2_lora", options.data, range(options.seeds)
+    ours = [measured(name, f"federated seed {seed}", partial(federated, data, seed)) for seed in seeds]
+    steps = ours[0]["steps"]
+    on_validation = {
+        rate: measured(name, f"pooled validation rate {rate:g}", partial(pooled, data, 0, steps, rate, "validation"))
+        for rate in POOLED_LEARNING_RATES
+    }
+    rate = max(on_validation, key=lambda rate: on_validation[rate])
+    plain = [
+        measured(name, f"pooled rate {rate:g} seed {seed}", partial(pooled, data, seed, steps, rate, "test"))
+        for seed in seeds
+    ]
     accuracies = [result["accuracy"] for result in ours]
-    gap = [(p - f) * 100 for p, f in zip(plain, accuracies, strict=True)]
+    gap = [pool - federation for pool, federation in zip(plain, accuracies, strict=True)]
+    rows = [
+        ("majority class", f"{ours[0]['majority'] * 100:.2f}"),
+        ("federated, 100 clients, 10 a round, 30 rounds", mean_and_deviation(accuracies, 100)),
+        (f"pooled, the same {steps} steps, rate {rate:g}", mean_and_deviation(plain, 100)),
+        ("gap in points, pooled − federated", mean_and_deviation(gap, 100)),
+        ("lowest federated seed", f"{min(accuracies) * 100:.2f}"),
+        ("MB up and down a federated run", f"{ours[0]['bytes_up'] / 1e6:.1f}, {ours[0]['bytes_down'] / 1e6:.1f}"),
+        ("seconds a federated run", mean_and_deviation([result["seconds"] for result in ours], digits=0)),
+    ]
     print(f"MiniLM on SST-2, {options.seeds} seeds, test accuracy in % (mean ± deviation over seeds)")
-    print(f"  majority class                                {ours[0]['majority'] * 100:.2f}")
-    print(f"  federated, 100 clients, 10 a round, 30 rounds {mean_and_deviation(accuracies, 100)}")
-    print(f"  pooled, the same {ours[0]['steps']} steps, rate {rate:g}           {mean_and_deviation(plain, 100)}")
-    print(f"  gap in points                                 {mean_and_deviation(gap)}")
-    print(f"  lowest federated seed                         {min(accuracies) * 100:.2f}")
-    print(f"  bytes up and down a run                       {ours[0]['bytes_up'] / 1e6:.1f} MB, {ours[0]['bytes_down'] / 1e6:.1f} MB")
-    print(f"  seconds a run                                 {mean_and_deviation([result['seconds'] for result in ours], digits=0)}")
-    print(f"  measured on {measured_on('sst2_lora')}")
+    for title, value in rows:
+        print(f"  {title:<48}{value}")
+    print(f"  measured on {measured_on(name)}")
 
 
 if __name__ == "__main__":

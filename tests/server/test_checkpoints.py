@@ -112,7 +112,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_and_no_rubbish(tmp_path: Path, m
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(tensors, "save", full)
-    with pytest.raises(StorageError, match=r"No space left.*round-0001 is intact"):
+    with pytest.raises(StorageError, match=r"round-0002: No space left"):
         save_checkpoint(tmp_path, state(2), {}, keep=2)
     monkeypatch.undo()
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["round-0001"]
@@ -129,7 +129,7 @@ def test_a_crash_before_the_pointer_moves_leaves_the_round_before(
     def killed(*args: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("fedfm.server.checkpoints._point_to", killed)
+    monkeypatch.setattr("fedfm.server.checkpoints.replace_text", killed)
     with pytest.raises(KeyboardInterrupt):
         save_checkpoint(tmp_path, state(2), {}, keep=2)
     monkeypatch.undo()

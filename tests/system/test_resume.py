@@ -47,7 +47,7 @@ if point == "writing":
         fedfm.params.save, lambda params, path: path.name == "server.safetensors" and f"{number:04d}" in str(path)
     )
 if point == "renamed":
-    checkpoints._point_to = killing(checkpoints._point_to, lambda folder, name: name == f"round-{number:04d}")
+    checkpoints.replace_text = killing(checkpoints.replace_text, lambda path, text: f"{number:04d}" in text)
 run(sys.argv[1], listeners=[Killer()])
 """
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,6 +24,7 @@ from fedfm import params as tensors
 from fedfm.algorithms import ServerState
 from fedfm.errors import StorageError
 from fedfm.params import Params
+from fedfm.records.disk import replace_text, replacing_folder, storage
 from fedfm.server.state import RunState
 
 FORMAT = 1
@@ -44,33 +44,27 @@ def save_checkpoint(run: Path, state: RunState, offsets: Mapping[str, int], *, k
         StorageError: the disk is full or the folder cannot be written; earlier checkpoints are untouched.
     """
     folder = run / "checkpoints" / f"round-{state.round:04d}"
-    beside = folder.with_name(f".{folder.name}.partial")
-    try:
-        shutil.rmtree(beside, ignore_errors=True)
-        beside.mkdir(parents=True)
-        tensors.save(state.params, beside / "params.safetensors")
-        tensors.save(_flatten(state.algorithm), beside / "server.safetensors")
-        tensors.save(state.best_params, beside / "best.safetensors")
-        _write(beside / "state.json", {"format": FORMAT, "offsets": dict(offsets), "state": state.numbers()})
-        _write(beside / "MANIFEST.json", {path.name: _sha256(path) for path in sorted(beside.iterdir())})
-        for path in beside.iterdir():
-            _sync(path)
-        _sync(beside)
-        if folder.exists():
-            shutil.rmtree(folder)
-        beside.rename(folder)
-        _point_to(run, folder.name)
-        for old in _names(run)[:-keep]:
-            shutil.rmtree(run / "checkpoints" / old)
-    except (OSError, SafetensorError) as error:
-        shutil.rmtree(beside, ignore_errors=True)
-        last = _pointer(run)
-        raise StorageError(
-            f"cannot save round {state.round} in {folder}: {getattr(error, 'strerror', None) or error}. "
-            + (f"The checkpoint {last} is intact; " if last else "")
-            + f"make room or mend the permissions, then: fedfm resume {run}"
-        ) from error
+    with storage(folder, "save"):
+        folder.parent.mkdir(exist_ok=True)
+    with replacing_folder(folder) as beside:
+        _write(beside, state, offsets)
+    replace_text(run / "LATEST", folder.name + "\n")
+    for old in _names(run)[:-keep]:
+        shutil.rmtree(folder.parent / old, ignore_errors=True)
     return folder
+
+
+def _write(folder: Path, state: RunState, offsets: Mapping[str, int]) -> None:
+    try:
+        tensors.save(state.params, folder / "params.safetensors")
+        tensors.save(_flatten(state.algorithm), folder / "server.safetensors")
+        tensors.save(state.best_params, folder / "best.safetensors")
+    except SafetensorError as error:  # how safetensors reports a full disk
+        raise OSError(str(error)) from error
+    saved = {"format": FORMAT, "offsets": dict(offsets), "state": state.numbers()}
+    (folder / "state.json").write_text(json.dumps(saved, indent=1) + "\n")
+    manifest = {path.name: _sha256(path) for path in sorted(folder.iterdir())}
+    (folder / "MANIFEST.json").write_text(json.dumps(manifest, indent=1) + "\n")
 
 
 def load_checkpoint(run: Path) -> tuple[RunState, dict[str, int], list[str]] | None:
@@ -116,14 +110,6 @@ def _pointer(run: Path) -> str | None:
     return path.read_text().strip() if path.exists() else None
 
 
-def _point_to(run: Path, name: str) -> None:
-    beside = run / ".LATEST.partial"
-    beside.write_text(name + "\n")
-    _sync(beside)
-    beside.replace(run / "LATEST")
-    _sync(run)
-
-
 def _damage(folder: Path) -> str | None:
     try:
         manifest = json.loads((folder / "MANIFEST.json").read_text())
@@ -138,18 +124,6 @@ def _damage(folder: Path) -> str | None:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _write(path: Path, content: object) -> None:
-    path.write_text(json.dumps(content, indent=1) + "\n")
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _flatten(state: ServerState) -> Params:

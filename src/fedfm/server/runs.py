@@ -12,7 +12,7 @@ import pandas as pd
 from torch import nn
 
 from fedfm.clients import spread
-from fedfm.errors import InterruptedRunError, RecipeError, TooFewClientsError
+from fedfm.errors import InterruptedRunError, RecipeError, StorageError, TooFewClientsError
 from fedfm.recipe import Recipe, dump, load_recipe
 from fedfm.records import jsonl
 from fedfm.records.environment import environment
@@ -171,6 +171,11 @@ def _play(experiment: Experiment, folder: RunFolder, listeners: Sequence[Listene
                 status: Status = "interrupted" if isinstance(error, InterruptedRunError) else "failed"
                 folder.write_json(folder.summary, summarize(experiment, saved[0], status, {}, None))
             raise type(error)(f"{error}\nresume it with: fedfm resume {folder.path}") from error
+        except StorageError as error:
+            raise StorageError(
+                f"{error}\nthe last checkpoint is intact; make room or mend the permissions, "
+                f"then: fedfm resume {folder.path}"
+            ) from error
     _finish(experiment, folder, listeners, state)
 
 
