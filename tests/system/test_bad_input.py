@@ -1,0 +1,239 @@
+"""Bad input: each gets one clear message and its exit code, and leaves nothing half-written."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from click.testing import CliRunner, Result
+
+from fedfm.cli.main import main
+from fedfm.params import digest, load
+from tests.small import small_recipe
+
+Change = Callable[[dict[str, Any], Path], None]
+
+
+def write(folder: Path, recipe: dict[str, Any]) -> Path:
+    path = folder / "recipe.yaml"
+    path.write_text(yaml.safe_dump(recipe))
+    return path
+
+
+def invoke(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def rows(path: Path, *lines: dict[str, Any]) -> str:
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return str(path)
+
+
+def unknown_label(recipe: dict[str, Any], folder: Path) -> None:
+    recipe["data"]["test"] = rows(folder / "odd.jsonl", {"text": "good", "label": 1}, {"text": "so so", "label": 2})
+
+
+def empty_column(recipe: dict[str, Any], folder: Path) -> None:
+    recipe["data"]["train"] = rows(folder / "holes.jsonl", {"text": "good", "label": 1}, {"text": "", "label": 0})
+
+
+def unknown_family(recipe: dict[str, Any], folder: Path) -> None:
+    (folder / "model").mkdir()
+    (folder / "model" / "config.json").write_text(json.dumps({"model_type": "mamba"}))
+    recipe["model"]["path"] = str(folder / "model")
+
+
+def put(path: str, value: Any) -> Change:
+    """Sets one key of the recipe."""
+
+    def change(recipe: dict[str, Any], folder: Path) -> None:
+        *groups, key = path.split(".")
+        for group in groups:
+            recipe = recipe.setdefault(group, {})
+        recipe[key] = value
+
+    return change
+
+
+BAD: dict[str, tuple[Change, int, list[str]]] = {
+    "unknown key": (put("local.learning_rat", 0.1), 2, ["local.learning_rat", "did you mean `learning_rate`"]),
+    "unknown group": (put("privcy", {}), 2, ["privcy", "did you mean `privacy`"]),
+    "wrong type": (put("federation.rounds", "many"), 2, ["federation.rounds", "many"]),
+    "missing file": (put("data.train", "nowhere/train.jsonl"), 2, ["data.train", "no such file", "nowhere/train.jsonl"]),
+    "missing column": (put("data.text", ["review"]), 2, ["data.text", "no column `review`", "text, label, site"]),
+    "empty column": (empty_column, 2, ["data.text", "`text` is blank", "row 2"]),
+    "labels that train lacks": (unknown_label, 2, ["data.label", "'2'", "row 2", "known labels: 0, 1"]),
+    "zero clients": (put("federation.clients", 0), 2, ["federation.clients"]),
+    "more per round than clients": (put("federation.per_round", 7), 2, ["federation.per_round", "7", "6"]),
+    "a client without data": (put("federation.clients", 61), 2, ["federation.clients", "1 clients would get no example"]),
+    "unknown family": (unknown_family, 2, ["model.path", "mamba", "bert"]),
+    "unknown builtin": (put("model.path", "builtin:tiny-brt"), 2, ["model.path", "builtin:tiny-bert"]),
+    "a tunable that matches nothing": (
+        put("tune", {"kind": "lora", "target_modules": ["q_proj"]}),
+        2,
+        ["tune.target_modules", "query"],
+    ),
+    "a hub model offline": (put("model.path", "somebody/some-model"), 2, ["model.path", "allow_network"]),
+    "not there yet": (put("privacy", {"kind": "central"}), 2, ["privacy.kind", "not available in this version"]),
+    "nothing to evaluate on": (put("data.test", None), 2, ["data.test"]),
+    "a device that is not there": (put("runtime.device", "cuda:7"), 2, ["runtime.device", "cuda:7"]),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_is_refused_in_words(tmp_path: Path, name: str) -> None:
+    change, code, said = BAD[name]
+    recipe = small_recipe(tmp_path)
+    change(recipe, tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    result = invoke("run", write(tmp_path, recipe))
+    assert result.exit_code == code, result.output
+    assert "Traceback" not in result.output
+    for words in said:
+        assert words in result.output
+    assert sorted(set(tmp_path.rglob("*")) - {tmp_path / "recipe.yaml"}) == before
+
+
+def test_all_problems_are_listed_at_once(tmp_path: Path) -> None:
+    recipe = small_recipe(tmp_path)
+    put("federation.rounds", 0)(recipe, tmp_path)
+    put("tune", {"kind": "lora", "rr": 8})(recipe, tmp_path)
+    put("privcy", {})(recipe, tmp_path)
+    result = invoke("run", write(tmp_path, recipe))
+    assert result.exit_code == 2
+    assert "3 problems" in result.output
+    as_json = json.loads(invoke("run", write(tmp_path, recipe), "--json").output)
+    assert sorted(problem["where"] for problem in as_json["problems"]) == ["federation.rounds", "privcy", "tune.rr"]
+
+
+def test_an_existing_run_is_refused_and_untouched(tmp_path: Path) -> None:
+    folder = tmp_path / "runs" / "small"
+    folder.mkdir(parents=True)
+    (folder / "recipe.yaml").write_text("kept")
+    result = invoke("run", write(tmp_path, small_recipe(tmp_path)))
+    assert result.exit_code == 2
+    assert "fedfm resume" in result.output
+    assert [path.name for path in folder.iterdir()] == ["recipe.yaml"]
+    assert (folder / "recipe.yaml").read_text() == "kept"
+
+
+def test_malformed_data_names_file_and_line(tmp_path: Path) -> None:
+    recipe = small_recipe(tmp_path)
+    with (tmp_path / "train.jsonl").open("a") as file:
+        file.write('{"text": "cut off\n')
+    result = invoke("run", write(tmp_path, recipe))
+    assert result.exit_code == 3
+    assert "train.jsonl:61" in result.output
+
+
+def test_resume_refuses_what_would_make_it_another_run(tmp_path: Path) -> None:
+    assert invoke("run", write(tmp_path, small_recipe(tmp_path))).exit_code == 0
+    result = invoke("resume", tmp_path / "runs" / "small", "local.learning_rate=0.5")
+    assert result.exit_code == 2
+    assert "local.learning_rate: 0.01 → 0.5" in result.output
+
+
+def test_resume_of_something_else_is_refused(tmp_path: Path) -> None:
+    assert "no such folder" in invoke("resume", tmp_path / "nothing").output
+    result = invoke("resume", tmp_path)
+    assert result.exit_code == 2
+    assert "not a run's folder" in result.output
+
+
+def start(folder: Path, recipe: dict[str, Any]) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "fedfm.cli.main", "run", str(write(folder, recipe))]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
+    for _ in range(1200):
+        if path.exists() or process.poll() is not None:
+            break
+        time.sleep(0.05)
+    assert path.exists(), process.communicate()[0]
+
+
+@pytest.mark.slow
+def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path: Path) -> None:
+    many = {"clients": 6, "per_round": 3, "rounds": 2000}
+    with start(tmp_path, small_recipe(tmp_path, federation=many)) as process:
+        run = tmp_path / "runs" / "small"
+        wait_for(run / "checkpoints" / "round-0002", process)
+        process.send_signal(signal.SIGINT)
+        said = process.communicate(timeout=60)[0]
+    assert process.returncode == 130, said
+    assert f"fedfm resume {run}" in said
+    assert "Traceback" not in said
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["status"] == "interrupted"
+    assert summary["rounds"] >= 2
+    number = int((run / "LATEST").read_text().strip().removeprefix("round-"))
+    result = invoke("resume", run, f"federation.rounds={number + 1}")
+    assert result.exit_code == 0, result.output
+    assert json.loads((run / "summary.json").read_text())["status"] == "completed"
+
+
+@pytest.mark.slow
+def test_two_processes_do_not_share_a_run(tmp_path: Path) -> None:
+    many = {"clients": 6, "per_round": 3, "rounds": 2000}
+    with start(tmp_path, small_recipe(tmp_path, federation=many)) as process:
+        run = tmp_path / "runs" / "small"
+        wait_for(run / "checkpoints" / "round-0001", process)
+        result = invoke("resume", run)
+        process.kill()
+    assert result.exit_code == 2
+    assert f"in use by process {process.pid}" in result.output
+
+
+@pytest.mark.slow
+def test_a_full_disk_keeps_the_last_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import fedfm.server.checkpoints as checkpoints
+
+    save = checkpoints.tensors.save
+
+    def full(params: Any, path: Path) -> None:
+        if "round-0002" in str(path):
+            raise OSError(28, "No space left on device")
+        save(params, path)
+
+    monkeypatch.setattr(checkpoints.tensors, "save", full)
+    result = invoke("run", write(tmp_path, small_recipe(tmp_path)))
+    run = tmp_path / "runs" / "small"
+    assert result.exit_code == 5
+    assert "No space left on device" in result.output
+    assert f"fedfm resume {run}" in result.output
+    assert (run / "LATEST").read_text() == "round-0001\n"
+    assert not list(run.rglob("*.partial"))
+    monkeypatch.undo()
+    assert invoke("resume", run).exit_code == 0
+    straight = invoke("run", tmp_path / "recipe.yaml", "name=straight")
+    assert straight.exit_code == 0
+    adapters = [load(tmp_path / "runs" / name / "adapter" / "adapter_model.safetensors") for name in ("small", "straight")]
+    assert digest(adapters[0]) == digest(adapters[1])
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root writes to read-only folders")
+def test_a_read_only_folder_is_said(tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir(mode=0o500)
+    result = invoke("run", write(tmp_path, small_recipe(tmp_path)))
+    assert result.exit_code == 5
+    assert "ermission denied" in result.output
+
+
+def test_losses_that_are_not_numbers_are_refused_by_client(tmp_path: Path) -> None:
+    diverging = {"batch_size": 5, "learning_rate": 1e38, "max_grad_norm": None, "optimizer": "sgd"}
+    result = invoke("run", write(tmp_path, small_recipe(tmp_path, local=diverging)))
+    assert result.exit_code == 4
+    assert "non-finite values" in result.output
+    assert "local.learning_rate" in result.output
+    events = [json.loads(line) for line in (tmp_path / "runs" / "small" / "events.jsonl").read_text().splitlines()]
+    assert {event["kind"] for event in events} == {"refused"}
