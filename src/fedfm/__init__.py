@@ -1,11 +1,13 @@
 """fedfm: adapt a foundation model to data that cannot be brought together.
 
-from fedfm import Recipe, run
+In short:
 
-finished = run("demo")            # a preset, a recipe file, or a Recipe
-finished.summary["final"]         # {"loss": …, "accuracy": …}
-finished.metrics                  # pandas, a row for each round and split
-finished.model                    # the backbone with what was tuned, on the CPU
+    from fedfm import run
+
+    finished = run("demo")      # a preset, a recipe file, or a Recipe
+    finished.summary["final"]   # {"loss": …, "accuracy": …}
+    finished.metrics            # pandas, a row for each round and split
+    finished.model              # the backbone with what was tuned, on the CPU
 """
 
 from __future__ import annotations
