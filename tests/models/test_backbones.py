@@ -181,6 +181,12 @@ def test_an_unknown_family_is_refused_before_its_code_is_looked_for(bert: Path) 
     assert refusal(bert).startswith("model.path: models of type `evil` are not supported; known: bert")
 
 
+def test_a_single_class_is_refused() -> None:
+    """transformers would take it for a regression, without a word."""
+    with pytest.raises(RecipeError, match=r"data\.label: there is only one class \(a\)"):
+        load_backbone(ModelSettings(path="builtin:tiny-bert"), AutoModelForSequenceClassification, seed=0, labels=["a"])
+
+
 def test_a_quantised_checkpoint_is_refused(bert: Path) -> None:
     edit_config(bert, quantization_config={"quant_method": "bitsandbytes"})
     assert "is quantised; name its float weights" in refusal(bert)

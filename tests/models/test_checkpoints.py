@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import pytest
 from huggingface_hub import constants
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
-from fedfm.errors import RecipeError
-from fedfm.models import builtin, checkpoints
+from fedfm.errors import RecipeError, StorageError
+from fedfm.models import builtin, hub
 from fedfm.models.checkpoints import open_checkpoint
 from fedfm.models.settings import ModelSettings
 
@@ -65,7 +66,7 @@ def test_a_hub_id_that_is_not_here_says_how_to_get_it() -> None:
     assert "`hf download someone/absent` or set `allow_network: true`" in said
     assert "\n" not in said
     assert "hf download someone/absent --revision v2" in refusal("someone/absent", revision="v2")
-    assert "check the network" in refusal("someone/absent", allow_network=True)
+    assert "check the network and `HF_HUB_OFFLINE`" in refusal("someone/absent", allow_network=True)
 
 
 @pytest.mark.parametrize(
@@ -83,8 +84,32 @@ def test_what_the_hub_refuses_is_one_clear_line(
     def refuse(*arguments: object, **options: object) -> str:
         raise error.__new__(error)
 
-    monkeypatch.setattr(checkpoints, "snapshot_download", refuse)
+    monkeypatch.setattr(hub, "snapshot_download", refuse)
     assert refusal("a/b", revision="v9", allow_network=True).startswith(says)
+
+
+def test_a_connection_that_breaks_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*arguments: object, **options: object) -> str:
+        raise hub._HTTPError("reset by peer")
+
+    monkeypatch.setattr(hub, "snapshot_download", broken)
+    assert refusal("a/b", allow_network=True) == "model.path: the hub did not give a/b: reset by peer"
+
+
+def test_a_full_disk_is_a_storage_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*arguments: object, **options: object) -> str:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(hub, "snapshot_download", full)
+    with (
+        pytest.raises(StorageError, match=r"a/b cannot be put into the Hugging Face cache: .*No space left"),
+        open_checkpoint(ModelSettings(path="a/b"), allow_network=True),
+    ):
+        pass
+
+
+def test_a_name_the_hub_does_not_allow_is_refused() -> None:
+    assert refusal("a--b/c").startswith("model.path: no folder a--b/c, and no hub id either")
 
 
 def test_the_network_is_asked_only_when_allowed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -95,7 +120,7 @@ def test_the_network_is_asked_only_when_allowed(monkeypatch: pytest.MonkeyPatch,
         return str(tmp_path)
 
     builtin.write_random_model("tiny-bert", tmp_path)
-    monkeypatch.setattr(checkpoints, "snapshot_download", answer)
+    monkeypatch.setattr(hub, "snapshot_download", answer)
     for allow_network in (False, True):
         with open_checkpoint(ModelSettings(path="a/b", revision="v1"), allow_network=allow_network):
             pass

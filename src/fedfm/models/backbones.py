@@ -4,37 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError
 from torch import nn
-from transformers import (
-    AutoImageProcessor,
-    AutoTokenizer,
-    BaseImageProcessor,
-    PretrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from fedfm.errors import DataError, RecipeError
 from fedfm.models.checkpoints import Checkpoint, open_checkpoint
-from fedfm.models.configs import max_tokens, read_config, set_labels
+from fedfm.models.configs import read_config, set_labels
 from fedfm.models.families import Family, family_of
+from fedfm.models.processors import Modality, Processor, read_processor
 from fedfm.models.quiet import quiet
 from fedfm.models.settings import ModelSettings
 from fedfm.randomness import torch_seed
-
-Processor = PreTrainedTokenizerBase | BaseImageProcessor
-"""What makes a model's input: a tokenizer for text, an image processor for images."""
-
-
-_PROCESSORS: dict[str, tuple[Any, str, dict[str, str]]] = {
-    "text": (AutoTokenizer, "tokenizer", {}),
-    "image": (AutoImageProcessor, "image processor", {"backend": "pil"}),
-}
-_TOKENIZER_FILES = ("tokenizer.json", "vocab.*", "*.model")  # without any, AutoTokenizer makes up an empty one
 
 
 @dataclass(frozen=True)
@@ -62,18 +46,14 @@ class Backbone:
     other_labels: tuple[str, ...] = ()
 
 
-def load_processor(
-    settings: ModelSettings, modality: Literal["text", "image"], *, allow_network: bool = False
-) -> Processor:
-    """The tokenizer or image processor of a backbone, without its weights.
-
-    A tokenizer pads on the right, and its ``model_max_length`` is at most what the model takes.
+def load_processor(settings: ModelSettings, modality: Modality, *, allow_network: bool = False) -> Processor:
+    """The tokenizer or image processor of a backbone, without its weights; see `read_processor`.
 
     Raises:
         RecipeError: at ``model.path`` when the backbone is not there or has none.
     """
     with open_checkpoint(settings, allow_network=allow_network) as checkpoint:
-        return _read_processor(checkpoint, read_config(checkpoint), modality)
+        return read_processor(checkpoint, read_config(checkpoint), modality)
 
 
 def load_backbone(
@@ -96,9 +76,11 @@ def load_backbone(
 
     Raises:
         RecipeError: when the model is not there, of an unknown family, unfit for the task, or lacks weights other
-            than its head's.
+            than its head's; or when there are fewer than two labels.
         DataError: when its files are damaged.
     """
+    if labels is not None and len(labels) < 2:  # transformers would take one label for a regression
+        raise RecipeError(f"there is only one class ({', '.join(labels)}): nothing to tell apart", where="data.label")
     with open_checkpoint(settings, allow_network=allow_network) as checkpoint:
         config = read_config(checkpoint)
         family = family_of(config)
@@ -111,8 +93,8 @@ def load_backbone(
             )
         with torch_seed(seed, "head"):
             model, missing = _read_model(checkpoint, auto_class, config)
-        modality: Literal["text", "image"] = "image" if model.main_input_name == "pixel_values" else "text"
-        processor = _read_processor(checkpoint, config, modality)
+        modality: Modality = "image" if model.main_input_name == "pixel_values" else "text"
+        processor = read_processor(checkpoint, config, modality)
     _refuse_missing(model, family, missing, checkpoint)
     if isinstance(processor, PreTrainedTokenizerBase):
         _agree_on_tokens(model, processor, checkpoint)
@@ -148,28 +130,6 @@ def _read_model(checkpoint: Checkpoint, auto_class: Any, config: PretrainedConfi
         raise DataError(f"the weights of {checkpoint.name} are damaged: {error}") from error
     mismatched = {name for name, *_ in report["mismatched_keys"]}
     return model, sorted({*report["missing_keys"], *mismatched})
-
-
-def _read_processor(checkpoint: Checkpoint, config: PretrainedConfig, modality: Literal["text", "image"]) -> Processor:
-    """The checkpoint's tokenizer, able to pad and aware of the model's length, or its image processor."""
-    auto_class, kind, options = _PROCESSORS[modality]
-    if modality == "text" and not any(file for files in _TOKENIZER_FILES for file in checkpoint.folder.glob(files)):
-        raise RecipeError(f"{checkpoint.name} has no tokenizer's files", where="model.path")
-    try:
-        with quiet():
-            processor: Processor = auto_class.from_pretrained(
-                checkpoint.folder, local_files_only=True, trust_remote_code=False, **options
-            )
-    except (OSError, ValueError, ImportError) as error:
-        raise RecipeError(f"{checkpoint.name} has no {kind} that can be read: {error}", where="model.path") from error
-    if isinstance(processor, PreTrainedTokenizerBase):
-        processor.padding_side = "right"
-        if processor.pad_token is None:
-            processor.pad_token = processor.eos_token
-        if processor.pad_token is None:
-            raise RecipeError(f"the tokenizer of {checkpoint.name} has nothing to pad with", where="model.path")
-        processor.model_max_length = min(processor.model_max_length, max_tokens(config))
-    return processor
 
 
 def embeddings(model: PreTrainedModel) -> nn.Embedding:

@@ -157,18 +157,6 @@ RANDOM_MODELS: dict[str, RandomModel] = {
 BUILTINS: tuple[str, ...] = ("minilm", *RANDOM_MODELS)
 
 
-def check_name(name: str) -> None:
-    """Refuses an unknown builtin.
-
-    Raises:
-        RecipeError: at ``model.path``; names the nearest one and all that there are.
-    """
-    if name not in BUILTINS:
-        near = get_close_matches(name, BUILTINS, n=1)
-        hint = f"did you mean `{PREFIX}{near[0]}`? " if near else ""
-        raise RecipeError(f"no builtin model `{name}`; {hint}There are: {', '.join(BUILTINS)}", where="model.path")
-
-
 @cache
 def minilm_folder() -> Path:
     """The folder of the pretrained MiniLM-L6, after its weights were held against what its authors published.
@@ -195,7 +183,15 @@ def minilm_folder() -> Path:
 
 
 def write_random_model(name: str, folder: Path) -> None:
-    """Writes a random model as an ordinary checkpoint: config, safetensors, and its tokenizer or image processor."""
+    """Writes a random model as an ordinary checkpoint: config, safetensors, and its tokenizer or image processor.
+
+    Raises:
+        RecipeError: at ``model.path`` when there is no such model; names the nearest one and all that there are.
+    """
+    if name not in RANDOM_MODELS:
+        near = get_close_matches(name, BUILTINS, n=1)
+        hint = f"did you mean `{PREFIX}{near[0]}`? " if near else ""
+        raise RecipeError(f"no builtin model `{name}`; {hint}There are: {', '.join(BUILTINS)}", where="model.path")
     chosen = RANDOM_MODELS[name]
     with torch_seed(0, f"{PREFIX}{name}"):
         model = AutoModel.from_config(chosen.config(), trust_remote_code=False)

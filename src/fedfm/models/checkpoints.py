@@ -9,23 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HfHubHTTPError,
-    LocalEntryNotFoundError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
-
 from fedfm.errors import RecipeError
 from fedfm.models import builtin
-from fedfm.models.quiet import quiet
+from fedfm.models.hub import snapshot
 from fedfm.models.settings import ModelSettings
 
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
-_FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]
-_NOT_FILES = ["*/*", "consolidated*"]
 
 
 @dataclass(frozen=True)
@@ -51,58 +40,22 @@ def open_checkpoint(settings: ModelSettings, *, allow_network: bool = False) -> 
         RecipeError: at ``model.path`` (or ``model.revision``) when it is not there, or not there without the network,
             or has no config or no safetensors weights.
     """
-    path = settings.path
-    local = path.startswith(builtin.PREFIX) or Path(path).expanduser().exists()
-    if local and settings.revision is not None:
+    path, here = settings.path, Path(settings.path).expanduser()
+    if settings.revision is not None and (path.startswith(builtin.PREFIX) or here.exists()):
         raise RecipeError(f"{path} has no revisions; only hub ids have", where="model.revision")
-    if path.startswith(builtin.PREFIX):
-        name = path.removeprefix(builtin.PREFIX)
-        builtin.check_name(name)
-        if name == "minilm":
-            yield Checkpoint(builtin.minilm_folder(), builtin.MINILM_NAME, builtin.MINILM_REVISION)
-            return
+    if path == builtin.PREFIX + "minilm":
+        yield Checkpoint(builtin.minilm_folder(), builtin.MINILM_NAME, builtin.MINILM_REVISION)
+    elif path.startswith(builtin.PREFIX):
         with TemporaryDirectory(prefix="fedfm-") as temporary:
-            builtin.write_random_model(name, Path(temporary))
+            builtin.write_random_model(path.removeprefix(builtin.PREFIX), Path(temporary))
             yield Checkpoint(Path(temporary), path)
-    elif Path(path).expanduser().exists():
-        yield _checked(Checkpoint(Path(path).expanduser(), path))
+    elif here.exists():
+        yield _checked(Checkpoint(here, path))
     elif _HUB_ID.fullmatch(path) and not path.startswith("."):
-        yield _checked(_from_hub(settings, allow_network))
+        folder = snapshot(path, settings.revision, allow_network=allow_network)
+        yield _checked(Checkpoint(folder, path, revision=folder.name))
     else:
-        raise RecipeError(f"no such folder: {Path(path).expanduser().absolute()}", where="model.path")
-
-
-def _from_hub(settings: ModelSettings, allow_network: bool) -> Checkpoint:
-    """The snapshot of a hub id in the Hugging Face cache, filled over the network only when that is allowed."""
-    name, revision = settings.path, settings.revision
-    at = f" at revision {revision}" if revision else ""
-    fetch = f"hf download {name}" + (f" --revision {revision}" if revision else "")
-    try:
-        with quiet():
-            folder = snapshot_download(
-                name,
-                revision=revision,
-                local_files_only=not allow_network,
-                allow_patterns=_FILES,
-                ignore_patterns=_NOT_FILES,
-            )
-    except GatedRepoError as error:
-        raise RecipeError(
-            f"{name} is gated: accept its terms on its page, then `hf auth login`", where="model.path"
-        ) from error
-    except RepositoryNotFoundError as error:
-        raise RecipeError(
-            f"no model {name} on the hub, or it is private: `hf auth login`", where="model.path"
-        ) from error
-    except RevisionNotFoundError as error:
-        raise RecipeError(f"{name} has no revision {revision}", where="model.revision") from error
-    except LocalEntryNotFoundError as error:
-        advice = "check the network" if allow_network else f"run `{fetch}` or set `allow_network: true`"
-        places = "neither as a folder nor in the Hugging Face cache"
-        raise RecipeError(f"{name}{at} was not found locally, {places}; {advice}", where="model.path") from error
-    except HfHubHTTPError as error:
-        raise RecipeError(f"the hub did not give {name}{at}: {error}", where="model.path") from error
-    return Checkpoint(Path(folder), name, revision=Path(folder).name)
+        raise RecipeError(f"no such folder: {here.absolute()}", where="model.path")
 
 
 def _checked(checkpoint: Checkpoint) -> Checkpoint:

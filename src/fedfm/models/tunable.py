@@ -15,7 +15,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from fedfm.errors import RecipeError
-from fedfm.models.backbones import Processor
+from fedfm.models.processors import Processor
 from fedfm.models.quiet import quiet
 from fedfm.params import Params
 

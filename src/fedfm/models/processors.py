@@ -1,0 +1,65 @@
+"""What makes a model's input: a tokenizer for text, an image processor for images."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from transformers import (
+    AutoImageProcessor,
+    AutoTokenizer,
+    BaseImageProcessor,
+    PretrainedConfig,
+    PreTrainedTokenizerBase,
+)
+
+from fedfm.errors import RecipeError
+from fedfm.models.checkpoints import Checkpoint
+from fedfm.models.configs import max_tokens
+from fedfm.models.quiet import quiet
+
+Modality = Literal["text", "image"]
+"""What a task's inputs are."""
+
+Processor = PreTrainedTokenizerBase | BaseImageProcessor
+"""A tokenizer or an image processor."""
+
+_TOKENIZER_FILES = ("tokenizer.json", "vocab.*", "*.model")  # without any, AutoTokenizer makes up an empty one
+
+
+def read_processor(checkpoint: Checkpoint, config: PretrainedConfig, modality: Modality) -> Processor:
+    """A checkpoint's tokenizer or image processor.
+
+    A tokenizer pads on the right, and its ``model_max_length`` is at most what the model takes.
+
+    Raises:
+        RecipeError: at ``model.path`` when there is none that can be read, or it has nothing to pad with.
+    """
+    return _read_tokenizer(checkpoint, config) if modality == "text" else _read_image_processor(checkpoint)
+
+
+def _read_tokenizer(checkpoint: Checkpoint, config: PretrainedConfig) -> PreTrainedTokenizerBase:
+    if not any(file for files in _TOKENIZER_FILES for file in checkpoint.folder.glob(files)):
+        raise RecipeError(f"{checkpoint.name} has no tokenizer's files", where="model.path")
+    tokenizer: PreTrainedTokenizerBase = _read(AutoTokenizer, "tokenizer", checkpoint)
+    tokenizer.padding_side = "right"
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    if tokenizer.pad_token is None:
+        raise RecipeError(f"the tokenizer of {checkpoint.name} has nothing to pad with", where="model.path")
+    tokenizer.model_max_length = min(tokenizer.model_max_length, max_tokens(config))
+    return tokenizer
+
+
+def _read_image_processor(checkpoint: Checkpoint) -> BaseImageProcessor:
+    processor: BaseImageProcessor = _read(AutoImageProcessor, "image processor", checkpoint, backend="pil")
+    return processor
+
+
+def _read(auto_class: Any, kind: str, checkpoint: Checkpoint, **options: str) -> Any:
+    try:
+        with quiet():
+            return auto_class.from_pretrained(
+                checkpoint.folder, local_files_only=True, trust_remote_code=False, **options
+            )
+    except (OSError, ValueError, ImportError) as error:
+        raise RecipeError(f"{checkpoint.name} has no {kind} that can be read: {error}", where="model.path") from error
