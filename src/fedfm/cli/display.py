@@ -17,6 +17,9 @@ from fedfm.records.listeners import Listener
 
 Record = dict[str, Any]
 
+BASELINES = {"majority": "majority class", "local": "each client alone", "pooled": "all data in one place"}
+"""Baselines of summary.json as people call them."""
+
 
 class Display(Listener):
     """A listener that prints; a context, so that the terminal is left as it was whatever happens."""
@@ -107,7 +110,6 @@ def describe_plan(plan: Record) -> RenderableType:
     """The facts of a run before it starts, as a table of two columns."""
     model, data, federation, size = plan["model"], plan["data"], plan["federation"], plan["bytes"]
     tunable, trainable, whole = plan["tunable"]["kind"], plan["tunable"]["parameters"], model["parameters"]
-    clients = data["client_examples"]
     left_out = f", {units.number(federation['left_out'])} too small left out" if federation["left_out"] else ""
     rows = {
         "model": f"{model['name']}, {units.number(whole)} parameters ({model['family']})",
@@ -115,8 +117,7 @@ def describe_plan(plan: Record) -> RenderableType:
         "data": _describe_data(data),
         "clients": (
             f"{units.number(federation['clients'])} by {federation['partition']}{left_out}, with "
-            f"{units.number(clients['min'])} to {units.number(clients['max'])} examples, "
-            f"median {units.number(clients['median'])}"
+            + _describe_sizes(data["client_examples"])
         ),
         "rounds": f"{federation['rounds']} of {federation['per_round']} clients each, {plan['algorithm']}",
         "bytes": (
@@ -137,6 +138,12 @@ def _describe_data(data: Record) -> str:
     splits = [f"{units.number(data[split])} {split}" for split in ("train", "validation", "test") if data[split]]
     labels = f", {len(data['labels'])} labels" if data["labels"] else ""
     return " + ".join(splits) + " examples" + labels
+
+
+def _describe_sizes(examples: Record) -> str:
+    """How many examples a client has."""
+    smallest, median, largest = (units.number(examples[figure]) for figure in ("min", "median", "max"))
+    return f"{smallest} examples each" if smallest == largest else f"{smallest} to {largest} examples, median {median}"
 
 
 def describe_round(record: Record) -> str:
@@ -167,23 +174,26 @@ def _headline(scores: dict[str, float]) -> list[str]:
 
 
 def describe_outcome(folder: Path, summary: Record) -> RenderableType:
-    """What came of a run: the headline metric, where things are, what to do next."""
+    """What came of a run: the headline metric beside its baselines, where things are, how to go on."""
     metric = summary["metric"]
-    final, initial = summary["final"].get(metric), summary["initial"].get(metric)
-    compared = [
-        f"{name.replace('_', ' ')} {units.metric(metric, value)}" for name, value in summary["baselines"].items()
-    ]
-    made = [name for name in ("adapter", "model") if (folder / name).is_dir()]
+    initial, final = (units.metric(metric, summary[when].get(metric)) for when in ("initial", "final"))
+    compared = ", ".join(_baseline(metric, name, value) for name, value in summary["baselines"].items())
+    made = [f"{name}/" for name in ("adapter", "model") if (folder / name).is_dir()]
+    files = [name for name in ("report.html", "summary.json", "metrics.jsonl") if (folder / name).is_file()]
     lines = [
         Text(),
         Text.assemble(
-            f"{units.metric_name(metric)} on the test set  ",
-            (f"{units.metric(metric, initial)} → {units.metric(metric, final)}", "bold"),
-            f"  ({', '.join(compared)})" if compared else "",
+            f"{units.metric_name(metric)} on the test set: ",
+            (f"{initial} → {final}", "bold"),
+            f"   ({compared})" if compared else "",
         ),
-        Text(
-            f"{folder}/  " + "  ".join([*(f"{name}/" for name in made), "report.html", "metrics.jsonl", "summary.json"])
-        ),
+        Text(f"in {folder}/: {'  '.join([*made, *files])}"),
     ]
-    lines += [Text(f"to load it: {folder / name / 'README.md'}") for name in made]
+    lines += [Text(f"how to load it: {folder}/{name}README.md") for name in made]
     return Group(*lines)
+
+
+def _baseline(metric: str, name: str, value: float | dict[str, float] | None) -> str:
+    """A baseline in words; clients on their own are told by their mean."""
+    figure = value["mean"] if isinstance(value, dict) else value
+    return f"{BASELINES.get(name, name)} {units.metric(metric, figure)}"

@@ -32,3 +32,6 @@ def main(ctx: click.Context) -> None:
 
 for _command in (ls, cp, show, check, data, run, resume, report, export):
     main.add_command(_command)
+
+if __name__ == "__main__":
+    main(prog_name="fedfm")

@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from fedfm.cli.display import Display, PlainDisplay, RichDisplay, describe_outcome, describe_round
+
+PLAN: dict[str, Any] = {
+    "name": "demo",
+    "model": {"path": "builtin:minilm", "name": "minilm", "family": "bert", "parameters": 22_713_216},
+    "tunable": {"kind": "lora", "parameters": 151_307},
+    "data": {
+        "train": 4012,
+        "validation": None,
+        "test": 1003,
+        "labels": ["a", "b"],
+        "client_examples": {"min": 20, "median": 31.0, "max": 312},
+    },
+    "federation": {"clients": 64, "per_round": 3, "rounds": 2, "partition": "column", "left_out": 5},
+    "algorithm": "fedavg",
+    "bytes": {"per_client_down": 1000, "per_client_up": 1000, "per_round": 6000, "total": 12000, "first_download": 5},
+    "privacy": None,
+    "device": "cpu",
+}
+
+
+def record(number: int = 1, **changes: Any) -> dict[str, Any]:
+    return {
+        "round": number,
+        "rounds": 2,
+        "loss": 0.6931,
+        "metrics": {"test": {"loss": 1.0, "accuracy": 0.5}},
+        "clients": {"ok": 3, "failed": 0, "refused": 0},
+        "bytes": {"up": 3000, "down": 1500},
+        "seconds": 2.5,
+        "eta_seconds": 75.0,
+        **changes,
+    }
+
+
+def play(display: Display) -> None:
+    with display:
+        display.on_start(PLAN)
+        for number in (1, 2):
+            for done in (1, 2, 3):
+                display.on_client(number, done, 3, "email", 0.1)
+            display.on_round(record(number))
+        display.on_warning("round 2: [bold]refused[/bold] update of client a")
+
+
+def test_a_round_in_one_line() -> None:
+    assert describe_round(record()) == (
+        "round 1/2   loss 0.693   accuracy 50.0 %   clients 3/3   1.50 kB down, 3.00 kB up   2.5 s   1 min 15 s left"
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "told", "untold"),
+    [
+        ({"clients": {"ok": 1, "failed": 1, "refused": 2}}, "clients 1/4   1 failed   2 refused", "x"),
+        ({"loss": None, "metrics": {}}, "round 1/2   clients 3/3", "loss"),
+        ({"metrics": {"validation": {"accuracy": 0.25}, "test": {"accuracy": 0.5}}}, "accuracy 25.0 %", "50.0 %"),
+        ({"metrics": {"test": {"loss": 2.0, "perplexity": 7.389}}}, "perplexity 7.39", "2.0"),
+        ({"round": 2}, "round 2/2", "left"),
+        ({"rounds": 100}, "round   1/100", "x"),
+    ],
+)
+def test_what_a_round_tells(changes: dict[str, Any], told: str, untold: str) -> None:
+    line = describe_round(record(**changes))
+    assert told in line
+    assert untold not in line
+
+
+def test_plain_lines_have_no_control_characters() -> None:
+    stream = io.StringIO()
+    play(PlainDisplay(Console(file=stream, width=160, markup=False, highlight=False)))
+    text = stream.getvalue()
+    assert text.replace("\n", "").isprintable()
+    assert text.startswith("fedfm ")
+    assert "64 by column, 5 too small left out" in text
+    assert "4\N{NARROW NO-BREAK SPACE}012 train" in text or "4,012 train" in text
+    assert "privacy  ε = ∞ (no differential privacy)" in text
+    assert text.count("round 1/2") == text.count("round 2/2") == 1
+    assert "warning: round 2: [bold]refused[/bold] update of client a" in text, "data is no markup"
+
+
+def test_a_terminal_gets_one_live_bar_that_vanishes() -> None:
+    stream = io.StringIO()
+    display = RichDisplay(Console(file=stream, width=120, force_terminal=True, markup=False, highlight=False))
+    play(display)
+    (job,) = display.bar.tasks
+    assert (job.completed, job.total) == (2, 2)
+    assert not display.bar.live.is_started
+    text = stream.getvalue()
+    assert text.count("loss 0.693") == 2
+    assert text.endswith("\x1b[2K"), "the bar's line is cleared at the end"
+
+
+def test_the_bar_moves_with_every_client() -> None:
+    display = RichDisplay(Console(file=io.StringIO(), force_terminal=True))
+    display.on_start(PLAN)
+    display.on_client(2, 1, 4, "email", 0.1)
+    (job,) = display.bar.tasks
+    assert job.completed == 1.25
+    assert job.description == "round 2/2  client 1/4"
+
+
+def test_the_terminal_is_left_as_it_was_when_a_run_fails() -> None:
+    stream = io.StringIO()
+    display = RichDisplay(Console(file=stream, force_terminal=True))
+
+    def fail() -> None:
+        with display:
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert not display.bar.live.is_started
+    assert "\x1b[?25h" in stream.getvalue(), "the cursor is shown again"
+
+
+def test_the_outcome(tmp_path: Path) -> None:
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "report.html").touch()
+    summary = {
+        "metric": "accuracy",
+        "initial": {"accuracy": 0.1},
+        "final": {"accuracy": 0.71},
+        "baselines": {"majority": 0.28, "local": {"mean": 0.4, "worst": 0.1, "best": 0.5}, "pooled": 0.72},
+    }
+    stream = io.StringIO()
+    Console(file=stream, width=200, highlight=False).print(describe_outcome(tmp_path, summary))
+    assert stream.getvalue().split("\n") == [
+        "",
+        "accuracy on the test set: 10.0 % → 71.0 %   "
+        "(majority class 28.0 %, each client alone 40.0 %, all data in one place 72.0 %)",
+        f"in {tmp_path}/: adapter/  report.html",
+        f"how to load it: {tmp_path}/adapter/README.md",
+        "",
+    ]
