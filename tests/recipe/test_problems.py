@@ -1,16 +1,19 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from decimal import Decimal
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from fedfm.errors import RecipeError
 from fedfm.recipe import Recipe, load_recipe
 from fedfm.recipe.fields import all_keys
-from fedfm.recipe.problems import overlap
+from fedfm.recipe.problems import explain, overlap
+from fedfm.settings import Settings
 
 
 def problems(values: dict[str, Any], *overrides: str) -> dict[str, tuple[str, str | None]]:
@@ -121,6 +124,18 @@ def test_long_values_are_shortened(values: dict[str, Any]) -> None:
     _, got = problems(values, f"seed={'x' * 500}")["seed"]
     assert got is not None
     assert len(got) < 80
+
+
+def test_errors_without_words_of_ours_keep_their_own() -> None:
+    class Group(Settings):
+        size: Decimal
+
+    values = {"size": "{"}
+    with pytest.raises(ValidationError) as caught:
+        Group.model_validate(values)
+    (problem,) = explain(caught.value, Group, values)
+    assert (problem.where, problem.got) == ("size", '"{"')
+    assert "Decimal" in problem.message
 
 
 def test_an_exploding_value_is_told_quickly(values: dict[str, Any]) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import click
 
-from fedfm.errors import FedfmError, InterruptedRunError, RecipeError
+from fedfm.errors import FedfmError, InterruptedRunError, Problem, RecipeError
 
 UNFORESEEN = 1
 """Exit code of an error that is no `FedfmError`."""
@@ -47,29 +49,28 @@ class Group(click.Group):
         except FedfmError as error:
             if ctx.meta["debug"]:
                 raise
-            _tell(ctx, error, error.exit_code)
+            _tell(ctx, str(error), error.exit_code, error.problems if isinstance(error, RecipeError) else ())
         except click.UsageError as error:
             if not ctx.meta["json"]:
                 raise
-            _tell(ctx, error, error.exit_code)
+            _tell(ctx, error.format_message(), error.exit_code)
         except KeyboardInterrupt:
-            _tell(ctx, InterruptedRunError("stopped at once; a run that had begun is resumable"), INTERRUPTED)
+            _tell(ctx, "stopped at once; a run that had begun is resumable", INTERRUPTED)
         except (click.exceptions.Exit, click.Abort, BrokenPipeError):
             raise
         except Exception as error:
             if ctx.meta["debug"]:
                 raise
-            unforeseen = f"{type(error).__name__}: {error}\nfedfm did not foresee this; --debug shows where it arose"
-            _tell(ctx, RuntimeError(unforeseen), UNFORESEEN)
+            what = f"{type(error).__name__}: {error}"
+            _tell(ctx, f"{what}\nfedfm did not foresee this; --debug shows where it arose", UNFORESEEN)
 
 
-def _tell(ctx: click.Context, error: Exception, code: int) -> None:
+def _tell(ctx: click.Context, message: str, code: int, problems: Sequence[Problem] = ()) -> None:
     """Prints an error, on standard output as JSON or on standard error as text, and ends the program."""
-    message = error.format_message() if isinstance(error, click.UsageError) else str(error)
     if ctx.meta["json"]:
-        problems = [vars(problem) for problem in error.problems] if isinstance(error, RecipeError) else []
-        click.echo(json.dumps({"error": message, "exit_code": code, "problems": problems}, ensure_ascii=False))
+        told = {"error": message, "exit_code": code, "problems": [asdict(problem) for problem in problems]}
+        click.echo(json.dumps(told, ensure_ascii=False))
     else:
-        prefix = ("interrupted", "yellow") if isinstance(error, InterruptedRunError) else ("error", "red")
-        click.echo(click.style(f"{prefix[0]}: ", fg=prefix[1], bold=True) + message, err=True)
+        word, colour = ("interrupted", "yellow") if code == INTERRUPTED else ("error", "red")
+        click.echo(click.style(f"{word}: ", fg=colour, bold=True) + message, err=True)
     ctx.exit(code)

@@ -122,7 +122,8 @@ def _in_words(details: ErrorDetails, place: Place, model: type[Settings]) -> tup
     if fault == "string_type" and isinstance(value, int | float):
         return place.where, "must be text: put it in quotes", got
     numbers = {name: f"{number:g}" for name, number in context.items() if isinstance(number, float)}
-    return place.where, MESSAGES.get(fault, details["msg"]).format(**{**context, **numbers}), got
+    message = MESSAGES[fault].format(**{**context, **numbers}) if fault in MESSAGES else details["msg"]
+    return place.where, message, got
 
 
 def _kinds(place: Place) -> str:
