@@ -95,7 +95,9 @@ def test_loading_leaves_the_global_generator_alone() -> None:
 
 
 def test_loading_is_quiet_and_restores_what_was_set(capfd: pytest.CaptureFixture[str]) -> None:
-    before = (logging.get_verbosity(), logging.is_progress_bar_enabled())
+    before = (logging.WARNING, True)
+    logging.set_verbosity(logging.WARNING)
+    logging.enable_progress_bar()
     for name, case in CASES:
         load_backbone(ModelSettings(path=f"builtin:{name}"), TASKS[case].auto_class, seed=0)
     assert capfd.readouterr() == ("", "")

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-
 from peft import PeftConfig, get_peft_model
-from transformers import PreTrainedModel
 
 from fedfm.errors import RecipeError
 from fedfm.models.backbones import Backbone
@@ -63,12 +60,6 @@ class WithHead(TuneSettings):
     def peft_task_type(self, task_type: str | None) -> str | None:
         """The task type to tell PEFT, which trains a classifier's head whenever it hears ``SEQ_CLS``."""
         return None if task_type == "SEQ_CLS" and not self.head else task_type
-
-
-def tied_parameters(model: PreTrainedModel) -> set[int]:
-    """The ids of parameters that a model has under several names, as embeddings that are its output matrix too."""
-    names = Counter(id(parameter) for _, parameter in model.named_parameters(remove_duplicate=False))
-    return {parameter for parameter, count in names.items() if count > 1}
 
 
 def attach_peft(backbone: Backbone, config: PeftConfig, *, seed: int) -> Tunable:

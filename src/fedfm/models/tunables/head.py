@@ -7,7 +7,7 @@ from typing import Literal
 from fedfm.errors import RecipeError
 from fedfm.models.backbones import Backbone
 from fedfm.models.tunable import Tunable
-from fedfm.models.tunables.base import TuneSettings, tied_parameters
+from fedfm.models.tunables.base import TuneSettings
 
 
 class Head(TuneSettings):
@@ -24,11 +24,10 @@ class Head(TuneSettings):
         """
         model = backbone.model
         modules = backbone.head or backbone.family.language_heads
-        tied = tied_parameters(model)
         names = [
             name
             for name, parameter in model.named_parameters()
-            if any(name.startswith(f"{module}.") for module in modules) and id(parameter) not in tied
+            if any(name.startswith(f"{module}.") for module in modules)
         ]
         if not names:
             raise RecipeError(

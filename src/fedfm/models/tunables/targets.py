@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 
 from torch import nn
 from transformers import PreTrainedModel
@@ -11,7 +12,6 @@ from transformers.pytorch_utils import Conv1D
 from fedfm.errors import RecipeError
 from fedfm.models.backbones import Backbone
 from fedfm.models.families import Family, all_targets, attention_targets, ffn_targets
-from fedfm.models.tunables.base import tied_parameters
 
 TARGETS = {"attention": attention_targets, "ffn": ffn_targets, "all": all_targets}
 """Names for parts of every block."""
@@ -51,7 +51,7 @@ def matching(
     others = [name for name in found if not isinstance(modules[name], nn.Linear | Conv1D)]
     if others:
         raise RecipeError(f"not linear: {', '.join(others[:3])}; {_available(backbone.model)}", where=where)
-    tied = tied_parameters(backbone.model)
+    tied = _tied_parameters(backbone.model)
     if shared := [name for name in found if id(modules[name].weight) in tied]:
         raise RecipeError(f"tied to the embeddings, which would change too: {', '.join(shared)}", where=where)
     return {name: modules[name] for name in found}
@@ -64,6 +64,12 @@ def transposed(modules: dict[str, nn.Linear | Conv1D]) -> bool:
 
 def _in_head(name: str, backbone: Backbone) -> bool:
     return any(name == head or name.startswith(f"{head}.") for head in backbone.head)
+
+
+def _tied_parameters(model: PreTrainedModel) -> set[int]:
+    """The ids of parameters that a model has under several names, as embeddings that are its output matrix too."""
+    names = Counter(id(parameter) for _, parameter in model.named_parameters(remove_duplicate=False))
+    return {parameter for parameter, count in names.items() if count > 1}
 
 
 def _available(model: PreTrainedModel) -> str:
