@@ -12,10 +12,7 @@ from fedfm.data.labels import LabelMap
 from fedfm.errors import RecipeError
 from fedfm.randomness import numpy_generator
 from fedfm.recipe import Recipe
-
-DEFAULT_CLIENTS = 10
-"""Clients of a federation that is split by the recipe when it does not say how many."""
-
+from fedfm.recipe.federation import DEFAULT_CLIENTS
 
 @dataclass(frozen=True)
 class Federation:

@@ -7,6 +7,7 @@ from typing import Any
 
 from fedfm.errors import RecipeError
 from fedfm.models.backbones import Backbone, load_backbone
+from fedfm.models.quiet import quiet
 from fedfm.models.tunable import Tunable
 from fedfm.recipe import Recipe, load_recipe
 from fedfm.records import jsonl
@@ -36,8 +37,9 @@ def write_outcome(
     target = folder.model if whole else folder.adapter
     with folder.replacing(target) as beside:
         if merge and tunable.is_adapter:
-            tunable.merged().save_pretrained(beside)
-            backbone.processor.save_pretrained(beside)
+            with quiet():
+                tunable.merged().save_pretrained(beside)
+                backbone.processor.save_pretrained(beside)
         else:
             tunable.save(beside, backbone.processor)
         write_card(
