@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from click.testing import CliRunner, Result
 
 from fedfm.cli.main import main
-from fedfm.params import digest, load
+from fedfm.params import digest, load, save
 from tests.small import small_recipe
 
 Change = Callable[[dict[str, Any], Path], None]
@@ -49,6 +50,7 @@ def empty_column(recipe: dict[str, Any], folder: Path) -> None:
 def unknown_family(recipe: dict[str, Any], folder: Path) -> None:
     (folder / "model").mkdir()
     (folder / "model" / "config.json").write_text(json.dumps({"model_type": "mamba"}))
+    save({"weight": torch.zeros(1)}, folder / "model" / "model.safetensors")
     recipe["model"]["path"] = str(folder / "model")
 
 
