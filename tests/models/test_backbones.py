@@ -26,7 +26,7 @@ from fedfm.models import builtin
 from fedfm.models.backbones import load_backbone, load_processor
 from fedfm.models.byte_tokenizer import byte_tokenizer
 from fedfm.models.settings import ModelSettings
-from fedfm.models.tunables import Head, Lora
+from fedfm.models.tunables import Head, Lora, Prefix, Prompt
 from fedfm.params import digest
 
 
@@ -245,6 +245,25 @@ def test_a_text_of_that_length_fits(name: str) -> None:
     inputs = backbone.processor("x" * 999, truncation=True, return_tensors="pt")
     assert inputs["input_ids"].shape == (1, 256)
     assert logits(backbone.model, dict(inputs)).isfinite().all()
+
+
+@pytest.mark.parametrize(
+    "case",
+    [case for case in CASES if case[1] in ("text", "causal") and case != ("tiny-distilbert", "text")],
+    ids="-".join,
+)
+@pytest.mark.parametrize("kind", [Prompt, Prefix])
+def test_virtual_tokens_take_their_room_from_the_text(kind: type[Prompt | Prefix], case: Case) -> None:
+    name, task = case
+    settings = kind(num_virtual_tokens=6)
+    if kind is Prompt and task == "text" and name in ("tiny-gpt2", "tiny-opt", "tiny-llama"):
+        return  # refused
+    processor = load_processor(ModelSettings(path=f"builtin:{name}"), "text", virtual_tokens=settings.virtual_tokens)
+    assert processor.model_max_length == 250
+    inputs = dict(processor("x" * 999, truncation=True, return_tensors="pt"))
+    assert inputs["input_ids"].shape == (1, 250)
+    tunable = settings.attach(load(name, task), task_type=TASKS[task].task_type, seed=0)
+    assert logits(tunable.model, inputs).isfinite().all()
 
 
 def test_images_come_with_an_image_processor() -> None:

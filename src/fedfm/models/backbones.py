@@ -46,14 +46,25 @@ class Backbone:
     other_labels: tuple[str, ...] = ()
 
 
-def load_processor(settings: ModelSettings, modality: Modality, *, allow_network: bool = False) -> Processor:
+def load_processor(
+    settings: ModelSettings, modality: Modality, *, virtual_tokens: int = 0, allow_network: bool = False
+) -> Processor:
     """The tokenizer or image processor of a backbone, without its weights; see `read_processor`.
+
+    Args:
+        settings: the recipe's ``model``.
+        modality: what the task's inputs are.
+        virtual_tokens: how many of the tokens that the model takes are not the text's, but a tunable's.
+        allow_network: whether files may be fetched from the hub.
 
     Raises:
         RecipeError: at ``model.path`` when the backbone is not there or has none.
     """
     with open_checkpoint(settings, allow_network=allow_network) as checkpoint:
-        return read_processor(checkpoint, read_config(checkpoint), modality)
+        processor = read_processor(checkpoint, read_config(checkpoint), modality)
+    if isinstance(processor, PreTrainedTokenizerBase):
+        processor.model_max_length -= virtual_tokens
+    return processor
 
 
 def load_backbone(

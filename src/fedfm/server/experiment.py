@@ -106,7 +106,12 @@ def prepare_data(recipe: Recipe) -> FederatedData:
     """
     task = TASKS[recipe.task.kind]
     settings = recipe.data
-    processor = load_processor(recipe.model, task.modality, allow_network=recipe.allow_network)
+    processor = load_processor(
+        recipe.model,
+        task.modality,
+        virtual_tokens=recipe.tune.virtual_tokens,
+        allow_network=recipe.allow_network,
+    )
     source = _read(recipe, settings.train, "train")
     labels = LabelMap.from_source(source, settings.label) if task.labelled else None
     sources = _hold_back(recipe, source)

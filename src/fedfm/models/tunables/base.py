@@ -15,6 +15,11 @@ from fedfm.settings import Settings
 class TuneSettings(Settings):
     """Which parameters are trained; a subclass says how they are attached to a backbone."""
 
+    @property
+    def virtual_tokens(self) -> int:
+        """How many of the tokens that the model takes at once are the tunable's own."""
+        return 0
+
     def attach(self, backbone: Backbone, *, task_type: str | None, seed: int) -> Tunable:
         """Makes parameters of a backbone trainable, in place; a backbone takes one tunable.
 

@@ -25,6 +25,11 @@ class VirtualTokens(WithHead):
     num_virtual_tokens: Annotated[int, Field(ge=1)] = 10
     """How many virtual tokens; each takes a position from the text."""
 
+    @property
+    def virtual_tokens(self) -> int:
+        """How many of the tokens that the model takes at once are the tunable's own."""
+        return self.num_virtual_tokens
+
     def check(self, backbone: Backbone, task_type: str | None) -> None:
         """Refuses models and tasks that virtual tokens do not work for.
 
