@@ -29,13 +29,12 @@ lint: $(VENV)/test.installed ## style, types, and the direction of imports
 docs: $(VENV)/docs.installed ## build the site into site/, strictly
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
-bench: $(VENV)/demo.installed ## list what reproduces the README's figures; NAME=… runs one
+bench: $(if $(NAME),$(VENV)/demo.installed) ## list what reproduces the README's figures; NAME=… [ARGS=…] runs one
 ifdef NAME
-	$(BIN)/python benchmarks/$(NAME).py
+	$(BIN)/python benchmarks/$(NAME).py $(ARGS)
 else
-	@for file in benchmarks/[a-z]*.py; do \
-	  test -f "$$file" || { echo "no benchmarks yet"; break; }; \
-	  printf '%-20s %s\n' "$$(basename "$$file" .py)" "$$(sed -n '1s/"""//gp' "$$file")"; \
+	@for file in $$(grep -l __main__ benchmarks/*.py); do \
+	  printf '%-14s %s\n' "$$(basename "$$file" .py)" "$$(sed -n '1s/"""//gp' "$$file")"; \
 	done
 endif
 
