@@ -18,20 +18,22 @@ hypothesis.settings.register_profile("fedfm", derandomize=True, deadline=None, d
 hypothesis.settings.load_profile("fedfm")
 
 
-def pytest_configure(config: pytest.Config) -> None:
+def _prepare(folder: Path) -> None:
     """Sets the environment before anything reads it: torch and the Hub's client do so when they are imported."""
-    folder = tempfile.TemporaryDirectory(prefix="fedfm-tests-")
-    config.add_cleanup(folder.cleanup)
     for name in [name for name in os.environ if name.startswith(("FEDFM_", "HF_", "TRANSFORMERS_"))]:
         del os.environ[name]
     for name in ("FORCE_COLOR", "NO_COLOR", "COLUMNS", "LINES"):
         os.environ.pop(name, None)
-    os.environ["FEDFM_CACHE"] = str(Path(folder.name) / "fedfm")
-    os.environ["HF_HOME"] = str(Path(folder.name) / "huggingface")
+    os.environ["FEDFM_CACHE"] = str(folder / "fedfm")
+    os.environ["HF_HOME"] = str(folder / "huggingface")
     os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ["MPLBACKEND"] = "agg"
     os.environ["OMP_NUM_THREADS"] = "1"
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+
+_scratch = tempfile.TemporaryDirectory(prefix="fedfm-tests-")
+_prepare(Path(_scratch.name))  # on import: conftests of subfolders may import the Hub's client before any hook runs
 
 
 class ForbiddenError(RuntimeError):
