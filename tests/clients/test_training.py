@@ -63,6 +63,7 @@ def test_one_client_is_plain_training(experiment: Experiment, optimizer: str, ma
         losses.append(loss.item())
     after = tunable.read()
     assert update.steps == len(plan) == 6
+    assert update.samples == 20
     assert update.examples == len(indices) == 10
     assert update.loss == pytest.approx(np.mean(losses), rel=1e-5)
     for name in start:

@@ -19,8 +19,8 @@ SOUND = Update(
     base="b" * 64,
     examples=5,
     steps=1,
+    samples=5,
     loss=0.3,
-    seconds=0.1,
     params={"w": torch.ones(3), "v": torch.ones(2, 2)},
 )
 

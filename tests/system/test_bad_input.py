@@ -70,13 +70,21 @@ BAD: dict[str, tuple[Change, int, list[str]]] = {
     "unknown key": (put("local.learning_rat", 0.1), 2, ["local.learning_rat", "did you mean `learning_rate`"]),
     "unknown group": (put("privcy", {}), 2, ["privcy", "did you mean `privacy`"]),
     "wrong type": (put("federation.rounds", "many"), 2, ["federation.rounds", "many"]),
-    "missing file": (put("data.train", "nowhere/train.jsonl"), 2, ["data.train", "no such file", "nowhere/train.jsonl"]),
+    "missing file": (
+        put("data.train", "nowhere/train.jsonl"),
+        2,
+        ["data.train", "no such file", "nowhere/train.jsonl"],
+    ),
     "missing column": (put("data.text", ["review"]), 2, ["data.text", "no column `review`", "text, label, site"]),
     "empty column": (empty_column, 2, ["data.text", "`text` is blank", "row 2"]),
     "labels that train lacks": (unknown_label, 2, ["data.label", "'2'", "row 2", "known labels: 0, 1"]),
     "zero clients": (put("federation.clients", 0), 2, ["federation.clients"]),
     "more per round than clients": (put("federation.per_round", 7), 2, ["federation.per_round", "7", "6"]),
-    "a client without data": (put("federation.clients", 61), 2, ["federation.clients", "1 clients would get no example"]),
+    "a client without data": (
+        put("federation.clients", 61),
+        2,
+        ["federation.clients", "1 clients would get no example"],
+    ),
     "unknown family": (unknown_family, 2, ["model.path", "mamba", "bert"]),
     "unknown builtin": (put("model.path", "builtin:tiny-brt"), 2, ["model.path", "builtin:tiny-bert"]),
     "a tunable that matches nothing": (
@@ -219,7 +227,9 @@ def test_a_full_disk_keeps_the_last_checkpoint(tmp_path: Path, monkeypatch: pyte
     assert invoke("resume", run).exit_code == 0
     straight = invoke("run", tmp_path / "recipe.yaml", "name=straight")
     assert straight.exit_code == 0
-    adapters = [load(tmp_path / "runs" / name / "adapter" / "adapter_model.safetensors") for name in ("small", "straight")]
+    adapters = [
+        load(tmp_path / "runs" / name / "adapter" / "adapter_model.safetensors") for name in ("small", "straight")
+    ]
     assert digest(adapters[0]) == digest(adapters[1])
 
 

@@ -32,8 +32,8 @@ def update(**changes: object) -> Update:
         "base": "abc",
         "examples": 12,
         "steps": 2,
+        "samples": 24,
         "loss": 0.25,
-        "seconds": 1.5,
         "params": PARAMS,
     }
     return Update(**{**fields, **changes})
@@ -49,7 +49,7 @@ def test_instruction_round_trip() -> None:
 @pytest.mark.parametrize("client", ["7", "Ärzte/1", '"quoted"\n', "<script>"])
 def test_update_round_trip(client: str) -> None:
     got = decode_update(encode_update(update(client=client)))
-    assert (got.client, got.examples, got.steps, got.loss, got.seconds) == (client, 12, 2, 0.25, 1.5)
+    assert (got.client, got.examples, got.steps, got.samples, got.loss) == (client, 12, 2, 24, 0.25)
     assert digest(got.params) == digest(PARAMS)
 
 
@@ -72,7 +72,7 @@ def forged(**fields: object) -> bytes:
     return to_bytes(PARAMS, {"fedfm": json.dumps(fields)})
 
 
-SOUND = {"round": 1, "client": "1", "base": "x", "examples": 1, "steps": 1, "loss": 0.5, "seconds": 0.1}
+SOUND = {"round": 1, "client": "1", "base": "x", "examples": 1, "steps": 1, "samples": 1, "loss": 0.5}
 
 
 @pytest.mark.parametrize(

@@ -24,10 +24,12 @@ class LocalResult:
 
     Attributes:
         steps: optimiser steps.
+        samples: examples that they processed.
         loss: mean training loss of those steps; not finite when training diverged.
     """
 
     steps: int
+    samples: int
     loss: float
 
 
@@ -48,6 +50,7 @@ def train_locally(
     received = {name: parameter.detach().clone() for name, parameter in parameters.items()}
     optimizer = make_optimizer(list(parameters.values()), local, learning_rate)
     losses: list[float] = []
+    samples = 0
     tunable.train(dropout=local.dropout)
     for batch in batches:
         inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
@@ -63,8 +66,10 @@ def train_locally(
             nn.utils.clip_grad_norm_(parameters.values(), local.max_grad_norm)
         optimizer.step()
         losses.append(loss.item())
+        samples += len(counts)
     tunable.eval()
-    return LocalResult(steps=len(losses), loss=math.fsum(losses) / len(losses) if losses else math.nan)
+    mean = math.fsum(losses) / len(losses) if losses else math.nan
+    return LocalResult(steps=len(losses), samples=samples, loss=mean)
 
 
 def make_optimizer(parameters: list[nn.Parameter], local: LocalSettings, learning_rate: float) -> Optimizer:

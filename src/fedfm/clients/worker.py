@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -67,7 +66,6 @@ class Worker:
             return Failure(client, reason, traceback.format_exc())
 
     def _train(self, client: str, instruction: Instruction) -> Update:
-        started = time.perf_counter()
         self.tunable.write(instruction.params)
         result = self.fit(
             self.clients[client], client=client, round=instruction.round, learning_rate=instruction.learning_rate
@@ -78,8 +76,8 @@ class Worker:
             base=instruction.base,
             examples=len(self.clients[client]),
             steps=result.steps,
+            samples=result.samples,
             loss=result.loss,
-            seconds=time.perf_counter() - started,
             params=subtract(self.tunable.read(), instruction.params),
         )
 

@@ -14,6 +14,7 @@ from fedfm.randomness import numpy_generator
 from fedfm.recipe import Recipe
 from fedfm.recipe.federation import DEFAULT_CLIENTS
 
+
 @dataclass(frozen=True)
 class Federation:
     """Who holds what.

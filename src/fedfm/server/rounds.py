@@ -51,17 +51,18 @@ class Cohort:
     failed: int = 0
     refused: int = 0
     steps: int = 0
+    samples: int = 0
     bytes_up: int = 0
 
     @property
-    def samples(self) -> int:
+    def examples(self) -> int:
         """Training examples of the accepted clients."""
         return sum(examples for _, examples in self.losses)
 
     @property
     def loss(self) -> float:
         """Mean training loss, clients weighted by their examples."""
-        return sum(loss * examples for loss, examples in self.losses) / self.samples
+        return sum(loss * examples for loss, examples in self.losses) / self.examples
 
 
 class Stopwatch:
@@ -192,7 +193,7 @@ class RoundLoop:
         state = replace(state, seconds=watch.seconds)
         if came_back.accepted:
             records.metrics.insert(
-                0, self._metrics_line(number, "train", {"loss": came_back.loss}, came_back.samples, watch)
+                0, self._metrics_line(number, "train", {"loss": came_back.loss}, came_back.examples, watch)
             )
         news = self._news(state, came_back, len(message) * len(cohort), scores, watch.seconds["total"] - before)
         return state, records, news
@@ -246,6 +247,7 @@ class RoundLoop:
         came_back.fold.add(update.params, weight)
         came_back.accepted += 1
         came_back.steps += update.steps
+        came_back.samples += update.samples
         came_back.losses.append((update.loss, update.examples))
         return None
 

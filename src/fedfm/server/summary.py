@@ -53,7 +53,7 @@ def summarize(
             phase: round(state.seconds.get(phase, 0.0), 3)
             for phase in ("total", "train", "evaluate", "aggregate", "wire")
         },
-        "samples_per_second": round(state.samples * recipe.local.epochs / trained, 2) if trained else None,
+        "samples_per_second": round(state.samples / trained, 2) if trained else None,
         "privacy": None,
         "clients": {"total": recipe.federation.clients, "failed": state.failed, "refused": state.refused},
         "seed": recipe.seed,

@@ -49,8 +49,8 @@ class Update:
         base: the instruction's base.
         examples: training examples the client holds, n_c.
         steps: optimiser steps taken.
+        samples: examples that these steps processed.
         loss: mean training loss over those steps.
-        seconds: wall time of local training.
         params: w_c − w_t.
     """
 
@@ -59,8 +59,8 @@ class Update:
     base: str
     examples: int
     steps: int
+    samples: int
     loss: float
-    seconds: float
     params: Params
 
 
@@ -113,8 +113,8 @@ def encode_update(update: Update) -> bytes:
         base=update.base,
         examples=update.examples,
         steps=update.steps,
+        samples=update.samples,
         loss=update.loss,
-        seconds=update.seconds,
     )
 
 
@@ -131,8 +131,8 @@ def decode_update(message: bytes) -> Update:
         base=_text(fields, "base"),
         examples=_integer(fields, "examples"),
         steps=_integer(fields, "steps"),
+        samples=_integer(fields, "samples"),
         loss=_number(fields, "loss"),
-        seconds=_number(fields, "seconds"),
         params=params,
     )
 
