@@ -25,9 +25,10 @@ def measured(benchmark: str, key: str, measure: Callable[[], Any]) -> Any:
     """The result kept under ``key``, or a new one, kept at once. Delete the file in ``results/`` to measure anew."""
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{benchmark}.json"
-    kept = json.loads(path.read_text()) if path.exists() else {"machine": machine(), "results": {}}
-    if key not in kept["results"]:
-        kept["results"][key] = measure()
+    if key not in (kept := _kept(path))["results"]:
+        result = measure()
+        kept = _kept(path)  # another process may have kept something meanwhile
+        kept["results"][key] = result
         beside = path.with_suffix(".partial")
         beside.write_text(json.dumps(kept, indent=1) + "\n")
         beside.replace(path)
@@ -44,6 +45,11 @@ def mean_and_deviation(values: list[float], unit: float = 1.0, digits: int = 2) 
     scaled = [value * unit for value in values]
     deviation = statistics.stdev(scaled) if len(scaled) > 1 else 0.0
     return f"{statistics.mean(scaled):.{digits}f} ± {deviation:.{digits}f}"
+
+
+def _kept(path: Path) -> dict[str, Any]:
+    kept: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"machine": machine(), "results": {}}
+    return kept
 
 
 def _cpuinfo() -> list[str]:
