@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
-from tests.small import small_recipe
 
 from fedfm.cli.main import main
 from fedfm.recipe.yaml_text import render
+from tests.small import small_recipe
 
 
 @pytest.fixture

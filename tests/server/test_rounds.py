@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from tests.small import small_recipe
 
 from fedfm.errors import InterruptedRunError, TooFewClientsError
 from fedfm.params import Params, add, digest, map_params
@@ -24,6 +23,7 @@ from fedfm.server.interrupts import StopRequest
 from fedfm.server.rounds import RoundLoop
 from fedfm.server.state import RunState
 from fedfm.updates import Failure, Update, decode_update, encode_update
+from tests.small import small_recipe
 
 Tamper = Callable[[Update], bytes | Failure]
 

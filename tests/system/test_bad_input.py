@@ -16,10 +16,10 @@ import pytest
 import torch
 import yaml
 from click.testing import CliRunner, Result
-from tests.small import small_recipe
 
 from fedfm.cli.main import main
 from fedfm.params import digest, load, save
+from tests.small import small_recipe
 
 Change = Callable[[dict[str, Any], Path], None]
 

@@ -8,12 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.small import small_recipe
 
 from fedfm import export, load_recipe, run
 from fedfm.models.backbones import load_backbone
 from fedfm.params import tensor_digest
 from fedfm.server.experiment import build_experiment
+from tests.small import small_recipe
 
 PLAIN = """
 import json, sys

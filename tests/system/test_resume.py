@@ -12,10 +12,10 @@ from typing import Any
 import pandas as pd
 import pytest
 import yaml
-from tests.small import small_recipe
 
 from fedfm import Run, resume, run
 from fedfm.params import digest, load
+from tests.small import small_recipe
 
 KILLED = """
 import os, signal, sys

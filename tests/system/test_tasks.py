@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.small import small_recipe
 
 from fedfm import load_recipe, run
 from fedfm.algorithms import ALGORITHMS
 from fedfm.models.tunables import TUNABLES
+from tests.small import small_recipe
 
 
 @pytest.mark.slow

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import torch
 from peft import PeftModel, get_peft_model_state_dict
-from tests.models.cases import CASES, TASKS, Case, batch, load, logits
 from torch import Tensor
 from transformers import AutoTokenizer
 
@@ -18,6 +17,7 @@ from fedfm.models.backbones import Backbone
 from fedfm.models.tunable import Tunable
 from fedfm.models.tunables import TUNABLES
 from fedfm.params import digest
+from tests.models.cases import CASES, TASKS, Case, batch, load, logits
 
 REFUSED = {
     *product(["prompt", "prefix"], [case for case in CASES if case[1] in ("image", "masked")]),

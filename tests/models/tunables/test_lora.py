@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 from pydantic import ValidationError
-from tests.models.cases import batch, load, logits
 
 from fedfm.errors import RecipeError
 from fedfm.models.tunables import Dora, Lora
+from tests.models.cases import batch, load, logits
 
 LAYER = "base_model.model.bert.encoder.layer.0.attention.self.query"
 

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import torch
 from pydantic import TypeAdapter, ValidationError
-from tests.models.cases import CASES, TASKS, Case, batch, load, logits
 from transformers import ElectraConfig, ElectraForSequenceClassification, Qwen3Config, Qwen3ForCausalLM
 
 from fedfm.errors import RecipeError
@@ -16,6 +15,7 @@ from fedfm.models.byte_tokenizer import byte_tokenizer
 from fedfm.models.families import FAMILIES
 from fedfm.models.tunable import Tunable
 from fedfm.models.tunables import IA3, TUNABLES, BitFit, Full, Head, Lora, Prefix, Prompt, Tune, TuneSettings
+from tests.models.cases import CASES, TASKS, Case, batch, load, logits
 
 
 def attach(settings: TuneSettings, case: Case) -> tuple[Backbone, Tunable]:
