@@ -30,11 +30,12 @@ def test_batched_evaluation_is_one_by_one_evaluation(experiment: Experiment) -> 
     assert got["loss"] == pytest.approx(np.mean(losses), rel=1e-5)
 
 
-def test_clients_are_evaluated_on_their_own_examples(experiment: Experiment) -> None:
+def test_a_part_is_evaluated_as_if_it_were_all(experiment: Experiment) -> None:
     test, evaluator = experiment.data.test, experiment.evaluator
-    sets = {"a": np.array([0, 3, 4]), "b": np.array([7])}
-    by_client = evaluator.by_client(test, sets)
-    assert by_client == {client: evaluator(test, indices) for client, indices in sets.items()}
+    parts = [np.array([0, 3, 4]), np.array([7])]
+    losses = [evaluator(test, part)["loss"] for part in parts]
+    together = evaluator(test, np.concatenate(parts))["loss"]
+    assert together == pytest.approx((3 * losses[0] + losses[1]) / 4, rel=1e-5)
 
 
 def test_spread_by_hand() -> None:

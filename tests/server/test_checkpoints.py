@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -23,7 +24,7 @@ def state(number: int) -> RunState:
         initial={"test": {"loss": 1.1, "accuracy": 0.1 + 0.2}},
         latest={"test": {"loss": 0.9, "accuracy": 0.5}},
         evaluated=number,
-        best=Best(1, "test", {"accuracy": 0.5}),
+        best=Best(1, "test", {"test": {"accuracy": 0.5}}),
         best_params={"base.w": torch.full((3,), 9.0)},
         failed=1,
         refused=2,
@@ -35,11 +36,15 @@ def state(number: int) -> RunState:
     )
 
 
+def save(folder: Path, saved: RunState, offsets: dict[str, int], *, keep: int) -> Path:
+    return save_checkpoint(folder, saved, offsets, keep=keep, identity={"recipe": "x"})
+
+
 def test_round_trip(tmp_path: Path) -> None:
-    save_checkpoint(tmp_path, state(7), {"metrics.jsonl": 123}, keep=2)
+    save(tmp_path, state(7), {"metrics.jsonl": 123}, keep=2)
     loaded = load_checkpoint(tmp_path)
     assert loaded is not None
-    got, offsets, warnings = loaded
+    got = loaded.state
     assert got.numbers() == state(7).numbers()
     assert got.best == state(7).best
     assert digest(got.params) == digest(state(7).params)
@@ -47,13 +52,14 @@ def test_round_trip(tmp_path: Path) -> None:
         part: digest(group) for part, group in state(7).algorithm.items()
     }
     assert digest(got.best_params) == digest(state(7).best_params)
-    assert offsets == {"metrics.jsonl": 123}
-    assert warnings == []
+    assert loaded.offsets == {"metrics.jsonl": 123}
+    assert loaded.identity == {"recipe": "x"}
+    assert loaded.warnings == ()
 
 
 def test_only_the_newest_are_kept(tmp_path: Path) -> None:
     for number in range(5):
-        save_checkpoint(tmp_path, state(number), {}, keep=2)
+        save(tmp_path, state(number), {}, keep=2)
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["round-0003", "round-0004"]
     assert (tmp_path / "LATEST").read_text() == "round-0004\n"
 
@@ -63,7 +69,7 @@ def test_no_checkpoint_is_not_an_error(tmp_path: Path) -> None:
 
 
 def test_everything_is_safetensors_and_json(tmp_path: Path) -> None:
-    folder = save_checkpoint(tmp_path, state(1), {}, keep=1)
+    folder = save(tmp_path, state(1), {}, keep=1)
     assert {path.suffix for path in folder.iterdir()} == {".safetensors", ".json"}
     assert set(json.loads((folder / "MANIFEST.json").read_text())) == {
         path.name for path in folder.iterdir() if path.name != "MANIFEST.json"
@@ -72,8 +78,8 @@ def test_everything_is_safetensors_and_json(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("damage", ["flip", "truncate", "remove"])
 def test_damage_is_noticed_and_the_round_before_is_used(tmp_path: Path, damage: str) -> None:
-    save_checkpoint(tmp_path, state(1), {}, keep=2)
-    folder = save_checkpoint(tmp_path, state(2), {}, keep=2)
+    save(tmp_path, state(1), {}, keep=2)
+    folder = save(tmp_path, state(2), {}, keep=2)
     file = folder / "params.safetensors"
     content = bytearray(file.read_bytes())
     if damage == "flip":  # safetensors itself loads a flipped bit without complaint
@@ -86,12 +92,12 @@ def test_damage_is_noticed_and_the_round_before_is_used(tmp_path: Path, damage: 
         file.unlink()
     loaded = load_checkpoint(tmp_path)
     assert loaded is not None
-    assert loaded[0].round == 1
-    assert "round-0002 is damaged" in loaded[2][0]
+    assert loaded.state.round == 1
+    assert "round-0002 is damaged" in loaded.warnings[0]
 
 
 def test_no_sound_checkpoint_left_is_said(tmp_path: Path) -> None:
-    folder = save_checkpoint(tmp_path, state(1), {}, keep=2)
+    folder = save(tmp_path, state(1), {}, keep=2)
     (folder / "state.json").write_text("{}")
     with pytest.raises(StorageError, match="no sound checkpoint is left"):
         load_checkpoint(tmp_path)
@@ -99,44 +105,71 @@ def test_no_sound_checkpoint_left_is_said(tmp_path: Path) -> None:
 
 def test_another_format_is_refused_not_guessed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fedfm.server.checkpoints.FORMAT", 99)
-    save_checkpoint(tmp_path, state(1), {}, keep=2)
+    save(tmp_path, state(1), {}, keep=2)
     monkeypatch.undo()
     with pytest.raises(StorageError, match="format 99"):
         load_checkpoint(tmp_path)
 
 
 def test_a_full_disk_leaves_the_last_checkpoint_and_no_rubbish(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    save_checkpoint(tmp_path, state(1), {}, keep=2)
+    save(tmp_path, state(1), {}, keep=2)
 
     def full(*args: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(tensors, "save", full)
     with pytest.raises(StorageError, match=r"round-0002: No space left"):
-        save_checkpoint(tmp_path, state(2), {}, keep=2)
+        save(tmp_path, state(2), {}, keep=2)
     monkeypatch.undo()
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["round-0001"]
     loaded = load_checkpoint(tmp_path)
     assert loaded is not None
-    assert loaded[0].round == 1
+    assert loaded.state.round == 1
 
 
-def test_a_crash_before_the_pointer_moves_leaves_the_round_before(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    save_checkpoint(tmp_path, state(1), {}, keep=2)
+def test_a_crash_while_writing_leaves_the_round_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save(tmp_path, state(1), {}, keep=2)
 
     def killed(*args: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("fedfm.server.checkpoints.replace_text", killed)
+    monkeypatch.setattr(tensors, "save", killed)
     with pytest.raises(KeyboardInterrupt):
-        save_checkpoint(tmp_path, state(2), {}, keep=2)
+        save(tmp_path, state(2), {}, keep=2)
     monkeypatch.undo()
     loaded = load_checkpoint(tmp_path)
     assert loaded is not None
-    assert loaded[0].round == 1
-    save_checkpoint(tmp_path, state(2), {}, keep=2)
+    assert loaded.state.round == 1
+    save(tmp_path, state(2), {}, keep=2)
     again = load_checkpoint(tmp_path)
     assert again is not None
-    assert again[0].round == 2
+    assert again.state.round == 2
+
+
+def test_rounds_are_ordered_as_numbers(tmp_path: Path) -> None:
+    for number in (9998, 9999, 10000):
+        save(tmp_path, state(number), {}, keep=2)
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["round-10000", "round-9999"]
+    loaded = load_checkpoint(tmp_path)
+    assert loaded is not None
+    assert loaded.state.round == 10000
+
+
+@pytest.mark.parametrize("pointer", [None, "", "round-0099"])
+def test_a_lost_pointer_does_not_lose_the_run(tmp_path: Path, pointer: str | None) -> None:
+    save(tmp_path, state(3), {}, keep=2)
+    (tmp_path / "LATEST").unlink()
+    if pointer is not None:
+        (tmp_path / "LATEST").write_text(pointer)
+    loaded = load_checkpoint(tmp_path)
+    assert loaded is not None
+    assert loaded.state.round == 3
+
+
+def test_what_is_handed_out_is_the_best_round_only_where_it_is_kept() -> None:
+    kept = state(7)
+    params, number, scores, measured = kept.delivered()
+    assert (digest(params), number, scores, measured) == (digest(kept.best_params), 1, {"accuracy": 0.5}, 1)
+    last = dataclasses.replace(kept, best_params={})
+    params, number, scores, measured = last.delivered()
+    assert (digest(params), number, scores, measured) == (digest(last.params), 7, last.latest["test"], 7)

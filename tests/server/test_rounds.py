@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from fedfm.errors import InterruptedRunError, TooFewClientsError
-from fedfm.params import Params, add, digest, map_params
+from fedfm.errors import InterruptedRunError, RecipeError, TooFewClientsError
+from fedfm.params import Params, add, digest, full_like, map_params
 from fedfm.recipe import load_recipe
 from fedfm.records import jsonl
 from fedfm.records.folder import RunFolder
@@ -21,6 +21,7 @@ from fedfm.server.checkpoints import load_checkpoint
 from fedfm.server.experiment import Experiment, build_experiment
 from fedfm.server.interrupts import StopRequest
 from fedfm.server.rounds import RoundLoop
+from fedfm.server.sampling import sample_cohort
 from fedfm.server.state import RunState
 from fedfm.updates import Failure, Update, decode_update, encode_update
 from tests.small import small_recipe
@@ -79,6 +80,12 @@ TAMPERS: dict[str, tuple[Tamper, str, str]] = {
         "from client 'somebody'",
     ),
     "late": (lambda update: encode_update(dataclasses.replace(update, round=update.round - 1)), "refused", "not round"),
+    "no loss": (
+        lambda update: encode_update(dataclasses.replace(update, loss=float("nan"))),
+        "refused",
+        "its loss is not a number",
+    ),
+    "no work": (lambda update: encode_update(dataclasses.replace(update, steps=0)), "refused", "0 steps"),
     "greedy": (lambda update: encode_update(dataclasses.replace(update, examples=10**12)), "refused", "claims"),
 }
 
@@ -136,7 +143,7 @@ def test_too_few_sound_updates_end_the_run_and_keep_what_there_is(tmp_path: Path
     assert len(events(loop)) == 3
     saved = load_checkpoint(loop.folder.path)
     assert saved is not None
-    assert saved[0].round == 0
+    assert saved.state.round == 0
 
 
 def test_exactly_the_quorum_is_enough(tmp_path: Path) -> None:
@@ -160,14 +167,95 @@ def test_an_empty_poisson_cohort_leaves_the_model_and_is_a_round(tmp_path: Path)
 
 
 def test_weighted_sampling_counts_a_client_drawn_twice_twice(tmp_path: Path) -> None:
-    federation = {"clients": 2, "per_round": 2, "rounds": 8, "sampling": "weighted"}
-    loop = loop_of(build(tmp_path, federation=federation), tmp_path)
-    state = play(loop)
-    messages = list(jsonl.records(loop.folder.wire))
-    downs = [message["clients"] for message in messages if message["direction"] == "down"]
-    assert any(len(clients) == 1 for clients in downs)
-    assert any(len(clients) == 2 for clients in downs)
-    assert state.bytes_down == sum(m["bytes"] * len(m["clients"]) for m in messages if m["direction"] == "down")
+    federation = {"clients": 3, "per_round": 4, "rounds": 1, "sampling": "weighted"}  # 4 draws of 3: one comes twice
+    with pytest.raises(RecipeError, match="4 clients a round"):
+        build(tmp_path, federation=federation)
+    federation = {"clients": 4, "per_round": 4, "rounds": 1, "sampling": "weighted"}
+    seen: dict[str, Update] = {}
+
+    def keep(update: Update) -> bytes:
+        seen[update.client] = update
+        return encode_update(update)
+
+    for seed in range(20):
+        experiment = build(tmp_path, federation=federation, seed=seed)
+        sizes = experiment.data.federation.sizes
+        drawn = sample_cohort(sizes, 4, sampling="weighted", seed=seed, round=1)
+        if len(set(drawn.values())) > 1:
+            break
+    loop = loop_of(experiment, tmp_path, dict.fromkeys("0123", keep))
+    start = loop.start()
+    state = loop.play(start)
+    assert set(seen) == set(drawn)
+    expected: Params = {
+        name: sum(drawn[client] / 4 * update.params[name].double() for client, update in seen.items())  # type: ignore[misc]
+        for name in start.params
+    }
+    for name, value in add(start.params, expected).items():
+        torch.testing.assert_close(state.params[name], value)
+
+
+@dataclasses.dataclass
+class OddRuntime:
+    """Carries answers in reverse, one of them twice, one never, and one of somebody who was not asked."""
+
+    honest: LocalRuntime
+
+    def exchange(self, clients: Sequence[str], message: bytes) -> Iterator[tuple[str, bytes | Failure]]:
+        answers = list(self.honest.exchange(clients, message))
+        yield from reversed(answers[1:])
+        yield answers[-1]
+        yield "stranger", answers[-1][1]
+
+
+def test_whatever_a_runtime_does_every_client_counts_once_in_the_order_of_ids(tmp_path: Path) -> None:
+    experiment = build(tmp_path)
+    odd = RoundLoop(
+        experiment, OddRuntime(LocalRuntime(experiment.worker)), RunFolder.create(tmp_path / "odd"), [], StopRequest()
+    )
+    state = play(odd)
+    found = [(event["client"], event["kind"], event["reason"]) for event in events(odd) if event["round"] == 1]
+    assert found == [
+        ("3", "refused", "it answered twice"),
+        ("stranger", "refused", "it was not asked"),
+        ("0", "failed", "it gave no answer"),
+    ]
+    plain = loop_of(experiment, tmp_path, {"0": lambda update: Failure("0", "absent")})
+    assert digest(play(plain).params) == digest(state.params)
+
+
+def test_a_server_step_that_overflows_is_dropped_and_said(tmp_path: Path) -> None:
+    experiment = build(tmp_path, algorithm={"name": "fedavgm", "server_lr": 1e38})
+    loop = loop_of(experiment, tmp_path)
+
+    def large(update: Update) -> bytes:
+        return encode_update(dataclasses.replace(update, params=full_like(update.params, 10.0)))
+
+    loop.runtime = TamperingRuntime(LocalRuntime(experiment.worker), dict.fromkeys("0123", large))
+    with pytest.raises(RecipeError, match="round 1 overflowed"):
+        play(loop)
+    saved = load_checkpoint(loop.folder.path)
+    assert saved is not None
+    assert saved.state.round == 0
+
+
+def test_a_failed_round_leaves_its_events_and_nothing_else(tmp_path: Path) -> None:
+    experiment = build(tmp_path, federation={"clients": 4, "per_round": 4, "rounds": 5}, checkpoint={"every": 10})
+    loop = loop_of(experiment, tmp_path)
+
+    def ill_in_round_3(update: Update) -> bytes | Failure:
+        return Failure(update.client, "disk full") if update.round == 3 else encode_update(update)
+
+    loop.runtime = TamperingRuntime(LocalRuntime(experiment.worker), dict.fromkeys("012", ill_in_round_3))
+    with pytest.raises(TooFewClientsError, match="fedfm resume"):
+        play(loop)
+    assert {message["round"] for message in jsonl.records(loop.folder.wire)} == {1, 2}
+    saved = load_checkpoint(loop.folder.path)
+    assert saved is not None
+    assert saved.state.round == 2
+    assert saved.offsets["wire.jsonl"] == loop.folder.wire.stat().st_size
+    loop.folder.truncate(saved.offsets)
+    assert [event["round"] for event in events(loop)] == [3, 3, 3]
 
 
 class StopAt(Listener):
@@ -196,7 +284,7 @@ def test_a_stop_ends_at_the_next_client_and_saves_the_last_whole_round(tmp_path:
     assert listener.rounds == [1, 2]
     saved = load_checkpoint(loop.folder.path)
     assert saved is not None
-    assert saved[0].round == 2
+    assert saved.state.round == 2
     assert {line["round"] for line in jsonl.records(loop.folder.metrics)} == {0, 1, 2}
 
 

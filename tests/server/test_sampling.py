@@ -13,7 +13,7 @@ SIZES = {f"{index:02d}": index + 1 for index in range(20)}
 
 
 def draw(
-    number: int, *, sampling: str = "uniform", per_round: int = 5, sizes: dict[str, int] | None = None
+    number: int, *, sampling: str = "uniform", per_round: float = 5, sizes: dict[str, int] | None = None
 ) -> dict[str, int]:
     return sample_cohort(sizes or SIZES, per_round, sampling=sampling, seed=0, round=number)
 
@@ -44,6 +44,11 @@ def test_poisson_cohorts_have_the_right_mean_and_spread() -> None:
     assert abs(sizes.mean() - 5) < 5 * np.sqrt(3.75 / 3000)
     assert abs(sizes.var() - 3.75) < 0.5
     assert sizes.min() == 0
+
+
+def test_poisson_rates_need_not_be_whole_numbers() -> None:
+    sizes = np.array([len(draw(number, sampling="poisson", per_round=0.3)) for number in range(3000)])
+    assert abs(sizes.mean() - 0.3) < 5 * np.sqrt(0.3 / 3000)
 
 
 def test_weighted_draws_follow_the_clients_sizes() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -61,10 +60,6 @@ class Evaluator:
         joined = {key: np.concatenate([part[key] for part in measured]) for key in measured[0]}
         scores = self.task.score(joined, loss)
         return {"loss": loss, **{name: scores[name] for name in self.metrics}}
-
-    def by_client(self, examples: Examples, clients: Mapping[str, np.ndarray]) -> dict[str, dict[str, float]]:
-        """The same for each client's own examples: client id → loss and metrics."""
-        return {client: self(examples, indices) for client, indices in clients.items()}
 
 
 def spread(values: list[float], *, higher_is_better: bool) -> dict[str, float]:

@@ -49,3 +49,7 @@ class FederationSettings(Settings):
         if isinstance(self.per_round, int):
             return self.per_round
         return max(1, round(self.per_round * clients))
+
+    def expected_cohort(self, clients: int) -> float:
+        """Mean cohort under Poisson sampling, where a fraction is the rate at which each client takes part."""
+        return self.per_round * clients if isinstance(self.per_round, float) else self.cohort_size(clients)

@@ -235,7 +235,7 @@ class RunFolder:
             yield beside
 
     def _cuttable(self) -> list[Path]:
-        return [self.metrics, self.events, self.wire]
+        return [self.metrics, self.wire]  # events happened, whatever becomes of their round
 
     def _inside(self, name: Path | str) -> Path:
         """The path of a file in this folder, given by its name or its path."""

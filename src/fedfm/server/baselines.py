@@ -1,14 +1,18 @@
 """What a federation is measured against: always the commonest class, each client alone, all data in one place.
 
-Each is trained with the same code, local settings and number of optimiser steps as the run itself, from the same start.
+Each is trained with the same code and local settings as the run itself, from the same start: `pooled` with as many
+optimiser steps as all clients together took, `local` with as many as a client took on average.
 """
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from fedfm.algorithms import Algorithm
 from fedfm.randomness import numpy_generator
 from fedfm.server.experiment import Experiment
 from fedfm.server.state import RunState
@@ -28,7 +32,9 @@ def baselines(experiment: Experiment, state: RunState) -> dict[str, Any]:
     data = experiment.data
     if data.train.labels is not None and data.test.labels is not None:
         held = np.concatenate(list(data.federation.train.values()))
-        results["majority"] = data.task.majority(data.train.labels[held], data.test.labels)
+        commonest = data.task.majority(data.train.labels[held], data.test.labels)
+        if commonest is not None:
+            results["majority"] = commonest[experiment.evaluator.metrics[0]]
     for name in experiment.recipe.evaluate.baselines:
         results[name] = _pooled(experiment, state) if name == "pooled" else _local(experiment, state)
     return results
@@ -41,23 +47,28 @@ def _pooled(experiment: Experiment, state: RunState) -> float:
 
 
 def _local(experiment: Experiment, state: RunState) -> dict[str, float]:
-    """Some clients train alone, each for its mean share of the federation's steps; all are judged on the test set."""
-    clients = experiment.data.federation.train
+    """Some clients train alone, as often as they took part on average; all are judged on the test set."""
+    clients, local = experiment.data.federation.train, experiment.recipe.local
     chosen = numpy_generator(experiment.recipe.seed, "local baseline").permutation(sorted(clients))[:LOCAL_CLIENTS]
-    steps = max(1, round(sum(state.steps) / len(clients)))
-    scores = [_train_alone(experiment, clients[str(client)], str(client), [steps]) for client in chosen]
-    return {"mean": float(np.mean(scores)), "worst": float(np.min(scores)), "best": float(np.max(scores))}
+    scores = []
+    for client in (str(name) for name in chosen):
+        each = local.max_steps or local.epochs * math.ceil(len(clients[client]) / local.batch_size)
+        times = max(1, round(sum(state.steps) / len(clients) / each))
+        scores.append(_train_alone(experiment, clients[client], client, [each] * times))
+    ordered = sorted(scores, reverse=not experiment.data.task.metrics[experiment.evaluator.metrics[0]])
+    return {"mean": float(np.mean(scores)), "worst": ordered[0], "best": ordered[-1]}
 
 
 def _train_alone(experiment: Experiment, indices: np.ndarray, key: str, steps: list[int]) -> float:
-    recipe = experiment.recipe
+    """Headline test metric after plain training, without the algorithm's hook, of ``steps`` a round."""
+    plain = replace(experiment.worker, gradient_rule=Algorithm().gradient)
     experiment.tunable.write(experiment.start)
     for number, budget in enumerate(steps, start=1):
-        experiment.worker.fit(
+        plain.fit(
             indices,
             client=f"baseline {key}",
             round=number,
-            learning_rate=recipe.local.learning_rate_at(number, len(steps)),
+            learning_rate=experiment.recipe.local.learning_rate_at(number, len(steps)),
             max_steps=budget,
         )
     return experiment.evaluator(experiment.data.test)[experiment.evaluator.metrics[0]]

@@ -1,11 +1,11 @@
-"""Checkpoints: a round is a transaction. Written beside, synced, renamed; then the pointer moves.
+"""Checkpoints: a round is a transaction. Written beside, synced, renamed: it is whole or not there.
 
     checkpoints/round-0007/params.safetensors    the tunable
                            server.safetensors    the algorithm's state, tensors named STATE/NAME
                            best.safetensors      the best round's tunable (with early stopping)
                            state.json            counters, metrics so far, sizes of the record files
                            MANIFEST.json         sha256 of each of these files
-    LATEST                                       "round-0007"
+    LATEST                                       "round-0007", for people and other programs
 
 No random state is stored: every random choice is keyed by its round and client.
 """
@@ -16,6 +16,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -31,14 +32,34 @@ FORMAT = 1
 """Version of the layout above; a checkpoint of another version is refused, not guessed at."""
 
 
-def save_checkpoint(run: Path, state: RunState, offsets: Mapping[str, int], *, keep: int) -> Path:
+@dataclass(frozen=True)
+class Checkpoint:
+    """A saved round.
+
+    Attributes:
+        state: the run after it.
+        offsets: sizes of the record files; records beyond them belong to a later, unfinished round.
+        identity: what makes the run that run; see `Experiment.identity`.
+        warnings: one for each newer checkpoint that was damaged and passed over.
+    """
+
+    state: RunState
+    offsets: dict[str, int]
+    identity: dict[str, str]
+    warnings: tuple[str, ...] = ()
+
+
+def save_checkpoint(
+    run: Path, state: RunState, offsets: Mapping[str, int], *, keep: int, identity: Mapping[str, str]
+) -> Path:
     """Writes the state after a round and makes it the latest, then removes all but the ``keep`` newest.
 
     Args:
         run: the run's folder.
         state: what to save.
-        offsets: sizes of the record files; records beyond them belong to a later, unfinished round.
+        offsets: sizes of the record files.
         keep: checkpoints to keep, ≥ 1.
+        identity: what makes the run that run.
 
     Raises:
         StorageError: the disk is full or the folder cannot be written; earlier checkpoints are untouched.
@@ -47,44 +68,36 @@ def save_checkpoint(run: Path, state: RunState, offsets: Mapping[str, int], *, k
     with storage(folder, "save"):
         folder.parent.mkdir(exist_ok=True)
     with replacing_folder(folder) as beside:
-        _write(beside, state, offsets)
+        _write(beside, state, offsets, identity)
     replace_text(run / "LATEST", folder.name + "\n")
-    for old in _names(run)[:-keep]:
-        shutil.rmtree(folder.parent / old, ignore_errors=True)
+    for old in _folders(run)[:-keep]:
+        shutil.rmtree(old, ignore_errors=True)
     return folder
 
 
-def _write(folder: Path, state: RunState, offsets: Mapping[str, int]) -> None:
+def _write(folder: Path, state: RunState, offsets: Mapping[str, int], identity: Mapping[str, str]) -> None:
     try:
         tensors.save(state.params, folder / "params.safetensors")
         tensors.save(_flatten(state.algorithm), folder / "server.safetensors")
         tensors.save(state.best_params, folder / "best.safetensors")
     except SafetensorError as error:  # how safetensors reports a full disk
         raise OSError(str(error)) from error
-    saved = {"format": FORMAT, "offsets": dict(offsets), "state": state.numbers()}
+    saved = {"format": FORMAT, "offsets": dict(offsets), "identity": dict(identity), "state": state.numbers()}
     (folder / "state.json").write_text(json.dumps(saved, indent=1) + "\n")
     manifest = {path.name: _sha256(path) for path in sorted(folder.iterdir())}
     (folder / "MANIFEST.json").write_text(json.dumps(manifest, indent=1) + "\n")
 
 
-def load_checkpoint(run: Path) -> tuple[RunState, dict[str, int], list[str]] | None:
-    """The latest sound checkpoint of a run.
-
-    Returns:
-        State, sizes of the record files, and a warning for each newer checkpoint that was damaged and passed over;
-        None when the run has no checkpoint yet.
+def load_checkpoint(run: Path) -> Checkpoint | None:
+    """The newest sound checkpoint of a run, or None when the run has no checkpoint yet.
 
     Raises:
-        StorageError: there are checkpoints, and none is sound.
+        StorageError: there are checkpoints, and none is sound; or one is of another version of fedfm.
     """
-    latest = _pointer(run)
-    if latest is None:
-        return None
     warnings: list[str] = []
-    for name in [latest, *(name for name in reversed(_names(run)) if name < latest)]:
-        folder = run / "checkpoints" / name
+    for folder in reversed(_folders(run)):
         if damage := _damage(folder):
-            warnings.append(f"checkpoint {name} is damaged ({damage}); going back to the one before")
+            warnings.append(f"checkpoint {folder.name} is damaged ({damage}); going back to the one before")
             continue
         saved = json.loads((folder / "state.json").read_text())
         if saved["format"] != FORMAT:
@@ -97,17 +110,15 @@ def load_checkpoint(run: Path) -> tuple[RunState, dict[str, int], list[str]] | N
             _unflatten(tensors.load(folder / "server.safetensors")),
             tensors.load(folder / "best.safetensors"),
         )
-        return state, saved["offsets"], warnings
-    raise StorageError("no sound checkpoint is left: " + "; ".join(warnings))
+        return Checkpoint(state, saved["offsets"], saved["identity"], tuple(warnings))
+    if warnings:
+        raise StorageError("no sound checkpoint is left: " + "; ".join(warnings))
+    return None
 
 
-def _names(run: Path) -> list[str]:
-    return sorted(path.name for path in (run / "checkpoints").glob("round-*"))
-
-
-def _pointer(run: Path) -> str | None:
-    path = run / "LATEST"
-    return path.read_text().strip() if path.exists() else None
+def _folders(run: Path) -> list[Path]:
+    """The checkpoints in the order of their rounds."""
+    return sorted((run / "checkpoints").glob("round-*"), key=lambda path: int(path.name.removeprefix("round-")))
 
 
 def _damage(folder: Path) -> str | None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+import json
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -14,7 +16,7 @@ from fedfm.data.sources import Source, read_source
 from fedfm.errors import RecipeError
 from fedfm.models.backbones import Backbone, load_backbone, load_processor
 from fedfm.models.tunable import Tunable
-from fedfm.params import Params
+from fedfm.params import Params, digest
 from fedfm.randomness import numpy_generator
 from fedfm.recipe import Recipe
 from fedfm.server.federation import Federation, make_federation
@@ -34,6 +36,7 @@ class FederatedData:
         validation: chooses the best round; None when the recipe has none.
         test: what the figures are reported on.
         federation: the clients.
+        digests: split → digest of its source's content.
     """
 
     recipe: Recipe
@@ -44,6 +47,7 @@ class FederatedData:
     validation: Examples | None
     test: Examples
     federation: Federation
+    digests: dict[str, str]
 
     def client_test_sets(self) -> tuple[Examples, dict[str, np.ndarray]]:
         """What each client is evaluated on: its held-out examples, else the test examples that name it.
@@ -93,8 +97,16 @@ class Experiment:
 
     @property
     def recipe(self) -> Recipe:
-        """The recipe with what the data decides filled in."""
+        """The recipe with what the data and the backbone decide filled in."""
         return self.data.recipe
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """What makes this run this run, as digests: a resumed one must agree in all of it."""
+        lasting = self.recipe.model_dump(exclude={"report_to": True, "federation": {"rounds"}})
+        recipe = hashlib.sha256(json.dumps(lasting, sort_keys=True).encode()).hexdigest()
+        data = {f"data.{split}": digest for split, digest in self.data.digests.items()}
+        return {"recipe": recipe, **data, "tunable": digest(self.start)}
 
 
 def prepare_data(recipe: Recipe) -> FederatedData:
@@ -131,6 +143,7 @@ def prepare_data(recipe: Recipe) -> FederatedData:
         validation=validation,
         test=test,
         federation=federation,
+        digests={name: part.digest for name, part in sources.items() if part is not None},
     )
 
 
@@ -152,6 +165,9 @@ def build_experiment(recipe: Recipe) -> Experiment:
         labels=None if data.labels is None else data.labels.names,
         allow_network=recipe.allow_network,
     )
+    if backbone.revision is not None and not recipe.model.path.startswith("builtin:"):  # the commit, not the branch
+        model = recipe.model.model_copy(update={"revision": backbone.revision})
+        data = replace(data, recipe=recipe.model_copy(update={"model": model}))
     weights = list(backbone.model.parameters())
     backbone_parameters = sum(weight.numel() for weight in weights)
     first_download_bytes = sum(weight.numel() * weight.element_size() for weight in weights)
@@ -232,7 +248,8 @@ def _resolved(recipe: Recipe, clients: int) -> Recipe:
         raise RecipeError(
             f"{per_round} clients a round are more than the {clients} there are", where="federation.per_round"
         )
-    known = {"clients": clients, "per_round": per_round, "partition": recipe.partition}
+    settings = recipe.federation
+    known = {"clients": clients, "per_round": settings.per_round or per_round, "partition": recipe.partition}
     return recipe.model_copy(update={"federation": recipe.federation.model_copy(update=known)})
 
 

@@ -8,12 +8,23 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from fedfm.errors import InterruptedRunError
+
 
 class StopRequest:
     """Whether somebody asked the run to stop."""
 
     def __init__(self) -> None:
         self.requested = False
+
+    def check(self, where: str) -> None:
+        """Ends here if somebody asked to stop.
+
+        Raises:
+            InterruptedRunError: somebody did.
+        """
+        if self.requested:
+            raise InterruptedRunError(f"stopped {where}")
 
 
 @contextmanager

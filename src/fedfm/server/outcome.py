@@ -85,7 +85,6 @@ def load_tuned(folder: RunFolder, recipe: Recipe) -> tuple[Tunable, Backbone]:
         allow_network=recipe.allow_network,
     )
     tunable = recipe.tune.attach(backbone, task_type=task.peft_type, seed=recipe.seed)
-    state = saved[0]
-    tunable.write(state.best_params or state.params)
+    tunable.write(saved.state.delivered()[0])
     tunable.eval()
     return tunable, backbone

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
+
 from fedfm.aggregation import MeanFold
-from fedfm.errors import InterruptedRunError, TooFewClientsError
+from fedfm.algorithms import ServerState
+from fedfm.errors import InterruptedRunError, RecipeError, TooFewClientsError
 from fedfm.params import Params, digest
 from fedfm.records.folder import RunFolder
 from fedfm.records.ledger import message_record
@@ -98,6 +102,7 @@ class RoundLoop:
         self.folder = folder
         self.listeners = listeners
         self.stop = stop
+        self.identity = experiment.identity
 
     def start(self) -> RunState:
         """The state before round 1: the tunable as initialised, evaluated and saved."""
@@ -126,6 +131,7 @@ class RoundLoop:
         saved = state
         try:
             while not self._is_over(state):
+                self.stop.check(f"before round {state.round + 1}")
                 state, records, news = self._play_round(state)
                 if self._is_over(state) or state.round % self.recipe.checkpoint.every == 0:
                     self._commit(state, records)
@@ -152,7 +158,7 @@ class RoundLoop:
         before = watch.seconds.get("total", 0.0)
         cohort = sample_cohort(
             self.experiment.data.federation.sizes,
-            recipe.federation.cohort_size(len(self.experiment.data.federation.train)),
+            self._per_round(),
             sampling=recipe.federation.sampling,
             seed=recipe.seed,
             round=number,
@@ -173,6 +179,7 @@ class RoundLoop:
         params, algorithm = state.params, state.algorithm
         if came_back.accepted:
             params, algorithm = recipe.algorithm.server_step(params, came_back.fold.result(), algorithm)
+            self._check_finite(number, params, algorithm)
         watch.lap("aggregate")
         state = replace(
             state,
@@ -186,36 +193,59 @@ class RoundLoop:
             samples=state.samples + came_back.samples,
             steps=(*state.steps, came_back.steps),
         )
+        if came_back.accepted:
+            train = {"loss": came_back.loss}
+            records.metrics.append(self._metrics_line(number, "train", train, came_back.examples, watch))
         scores: Scores = {}
         if number % recipe.evaluate.every == 0 or number == recipe.federation.rounds:
             scores = self._evaluate(params, number, records, watch)
             state = self._with_scores(state, scores)
         state = replace(state, seconds=watch.seconds)
-        if came_back.accepted:
-            records.metrics.insert(
-                0, self._metrics_line(number, "train", {"loss": came_back.loss}, came_back.examples, watch)
-            )
         news = self._news(state, came_back, len(message) * len(cohort), scores, watch.seconds["total"] - before)
         return state, records, news
+
+    def _per_round(self) -> float:
+        federation, clients = self.recipe.federation, len(self.experiment.data.federation.train)
+        return (
+            federation.expected_cohort(clients) if federation.sampling == "poisson" else federation.cohort_size(clients)
+        )
 
     def _exchange(
         self, cohort: Mapping[str, int], instruction: Instruction, message: bytes, records: Records, watch: Stopwatch
     ) -> Cohort:
-        """Sends the instruction and folds what is sound, update by update, in the order of the clients' ids."""
+        """Sends the instruction and folds what is sound in the order of the clients' ids, whenever answers come in."""
         came_back = Cohort(self.recipe.aggregate.start())
-        answers = self.runtime.exchange(list(cohort), message)
-        for done, (client, answer) in enumerate(answers, start=1):
+        early: dict[str, bytes | Failure] = {}
+        turn = deque(cohort)
+        place = f"in round {instruction.round}"
+
+        def fold(client: str, answer: bytes | Failure) -> None:
+            event = self._take(client, answer, cohort[client], instruction, came_back, records)
+            if event is not None:
+                records.events.append({"round": instruction.round, **event})
+
+        done = 0
+        for client, answer in self.runtime.exchange(list(cohort), message):
             seconds = watch.lap("train")
-            if self.stop.requested:
-                raise InterruptedRunError(f"stopped in round {instruction.round}")
-            problem = self._take(client, answer, cohort[client], instruction, came_back, records)
-            if problem is not None:
-                records.events.append({"round": instruction.round, **problem})
+            self.stop.check(place)
+            if client not in turn or client in early:
+                reason = "it answered twice" if client in cohort else "it was not asked"
+                records.events.append(
+                    {"round": instruction.round, "kind": "refused", "client": client, "reason": reason}
+                )
+                came_back.refused += 1
+                continue
+            early[client] = answer
+            while turn and turn[0] in early:
+                fold(turn[0], early.pop(turn[0]))
+                turn.popleft()
+            done += 1
             for listener in self.listeners:
                 listener.on_client(instruction.round, done, len(cohort), client, seconds)
             watch.lap("wire")
-        if self.stop.requested:
-            raise InterruptedRunError(f"stopped in round {instruction.round}")
+        self.stop.check(place)
+        for client in turn:
+            fold(client, early.get(client, Failure(client, "it gave no answer")))
         return came_back
 
     def _take(
@@ -255,14 +285,30 @@ class RoundLoop:
         quorum = self.recipe.federation.quorum
         if came_back.accepted >= quorum * len(cohort):
             return
-        records.write(self.folder)
+        for event in records.events:
+            self.folder.append(self.folder.events, event)
         reasons = "".join(
             f"\n  client {event['client']} {event['kind']}: {event['reason']}" for event in records.events[:5]
         )
+        # Every choice is keyed, so a resumed run meets the same updates: only failures may pass.
+        remedy = (
+            f"when the clients are well again: fedfm resume {self.folder.path}"
+            if came_back.failed
+            else "resuming would repeat it: mend what the reasons say and start a new run"
+        )
         raise TooFewClientsError(
             f"only {came_back.accepted} of {len(cohort)} clients gave a sound update, fewer than federation.quorum "
-            f"({quorum:g}) asks for; see {self.folder.events}{reasons}"
+            f"({quorum:g}) asks for; see {self.folder.events}{reasons}\n{remedy}"
         )
+
+    def _check_finite(self, number: int, params: Params, algorithm: ServerState) -> None:
+        for group in (params, *algorithm.values()):
+            if bad := [name for name, tensor in group.items() if not torch.isfinite(tensor).all()]:
+                raise RecipeError(
+                    f"the server's step of round {number} overflowed in {len(bad)} tensors, first `{bad[0]}`; the "
+                    "round is dropped: start a new run with smaller steps (local.learning_rate, algorithm.server_lr)",
+                    where="algorithm",
+                )
 
     def _evaluate(self, params: Params, number: int, records: Records, watch: Stopwatch) -> Scores:
         data = self.experiment.data
@@ -284,7 +330,7 @@ class RoundLoop:
         if state.best is not None and not sign * new > sign * state.best.metrics[metric]:
             return state
         keep = self.recipe.evaluate.patience is not None
-        return replace(state, best=Best(state.round, split, scores[split]), best_params=state.params if keep else {})
+        return replace(state, best=Best(state.round, split, scores), best_params=state.params if keep else {})
 
     def _metrics_line(
         self, number: int, split: str, scores: Mapping[str, float], examples: int, watch: Stopwatch
@@ -315,4 +361,10 @@ class RoundLoop:
 
     def _commit(self, state: RunState, records: Records) -> None:
         records.write(self.folder)
-        save_checkpoint(self.folder.path, state, self.folder.offsets(), keep=self.recipe.checkpoint.keep)
+        save_checkpoint(
+            self.folder.path,
+            state,
+            self.folder.offsets(),
+            keep=self.recipe.checkpoint.keep,
+            identity=self.identity,
+        )

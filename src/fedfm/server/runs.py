@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+import shutil
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from fedfm.runtimes import LocalRuntime
 from fedfm.server.baselines import baselines
 from fedfm.server.checkpoints import load_checkpoint
 from fedfm.server.experiment import Experiment, build_experiment
-from fedfm.server.interrupts import stop_on_signals
+from fedfm.server.interrupts import StopRequest, stop_on_signals
 from fedfm.server.outcome import load_tuned, write_outcome
 from fedfm.server.planning import describe
 from fedfm.server.rounds import RoundLoop
@@ -113,19 +113,16 @@ def run(recipe: Recipe | str | Path, overrides: Sequence[str] = (), *, listeners
         recipe = load_recipe(recipe.model_dump(), overrides)
     RunFolder.refuse_existing(recipe.folder)
     experiment = build_experiment(recipe)
+    listeners = [*listeners, *_trackers(recipe, recipe.folder)]
     folder = RunFolder.create(recipe.folder)
     with folder.lock():
         folder.write_text(folder.recipe, dump(experiment.recipe))
-        folder.write_json(folder.environment, environment())
-        folder.write_json(
-            folder.clients, experiment.data.federation.table(experiment.data.train, experiment.data.labels)
-        )
         _play(experiment, folder, listeners, None)
     return Run(folder.path)
 
 
 def resume(folder: Path | str, overrides: Sequence[str] = (), *, listeners: Sequence[Listener] = ()) -> Run:
-    """Continues a run from its last checkpoint; the outcome is that of a run never interrupted, bit for bit.
+    """Continues a run from its last checkpoint; on the same machine the outcome is that of a run never interrupted.
 
     Args:
         folder: the run's folder.
@@ -133,76 +130,107 @@ def resume(folder: Path | str, overrides: Sequence[str] = (), *, listeners: Sequ
         listeners: hear of every step.
 
     Raises:
-        RecipeError: no run's folder, or a key was changed that would make it another run; also as `run`.
+        RecipeError: no run's folder, or recipe, data or model are not those of the run any more; also as `run`.
     """
     opened = RunFolder.open(folder)
     before = load_recipe(opened.recipe)
     recipe = load_recipe(opened.recipe, overrides)
     _refuse_changes(before, recipe)
+    listeners = [*listeners, *_trackers(recipe, opened.path)]
     with opened.lock():
         saved = load_checkpoint(opened.path)
+        if saved is not None and recipe.federation.rounds < saved.state.round:
+            raise RecipeError(
+                f"{saved.state.round} rounds are played already, so {recipe.federation.rounds} cannot be all",
+                where="federation.rounds",
+            )
         experiment = build_experiment(recipe)
+        if saved is not None:
+            _refuse_another_run(saved.identity, experiment.identity)
         if recipe != before:
             opened.write_text(opened.recipe, dump(recipe))
-        opened.truncate(saved[1] if saved else {})
-        for text in saved[2] if saved else []:
+        opened.truncate(saved.offsets if saved else {})
+        opened.summary.unlink(missing_ok=True)
+        warnings = [*(saved.warnings if saved else ()), *_changed_versions(opened)]
+        for text in warnings:
             for listener in listeners:
                 listener.on_warning(text)
-        state = saved[0] if saved else None
-        opened.append(
-            opened.events, {"round": state.round if state else 0, "kind": "resume", "client": None, "reason": ""}
-        )
-        _play(experiment, opened, listeners, state)
+        number = saved.state.round if saved else 0
+        event = {"round": number, "kind": "resume", "client": None, "reason": "; ".join(warnings)}
+        opened.append(opened.events, event)
+        _play(experiment, opened, listeners, saved.state if saved else None)
     return Run(opened.path)
 
 
 def _play(experiment: Experiment, folder: RunFolder, listeners: Sequence[Listener], state: RunState | None) -> None:
-    listeners = [*listeners, *([TensorBoard(folder.path)] if "tensorboard" in experiment.recipe.report_to else [])]
+    """Everything after the folder is there; however it ends, the folder says how."""
+    folder.write_json(folder.environment, environment())
+    folder.write_json(folder.clients, experiment.data.federation.table(experiment.data.train, experiment.data.labels))
+    folder.events.touch()
     for listener in listeners:
         listener.on_start(describe(experiment))
     with stop_on_signals() as stop:
-        loop = RoundLoop(experiment, LocalRuntime(experiment.worker), folder, listeners, stop)
         try:
+            loop = RoundLoop(experiment, LocalRuntime(experiment.worker), folder, listeners, stop)
             state = loop.start() if state is None else state
             state = loop.play(state)
-        except (InterruptedRunError, TooFewClientsError) as error:
-            saved = load_checkpoint(folder.path)
-            if saved is not None:
-                status: Status = "interrupted" if isinstance(error, InterruptedRunError) else "failed"
-                folder.write_json(folder.summary, summarize(experiment, saved[0], status, {}, None))
-            raise type(error)(f"{error}\nresume it with: fedfm resume {folder.path}") from error
+            _finish(experiment, folder, listeners, state, stop)
+        except (InterruptedRunError, KeyboardInterrupt) as error:
+            _write_unfinished(experiment, folder, "interrupted")
+            where = error if isinstance(error, InterruptedRunError) else "stopped at once"
+            raise InterruptedRunError(f"{where}\nresume it with: fedfm resume {folder.path}") from error
+        except TooFewClientsError:
+            _write_unfinished(experiment, folder, "failed")
+            raise
         except StorageError as error:
             raise StorageError(
                 f"{error}\nthe last checkpoint is intact; make room or mend the permissions, "
                 f"then: fedfm resume {folder.path}"
             ) from error
-    _finish(experiment, folder, listeners, state)
 
 
-def _finish(experiment: Experiment, folder: RunFolder, listeners: Sequence[Listener], state: RunState) -> None:
+def _finish(
+    experiment: Experiment, folder: RunFolder, listeners: Sequence[Listener], state: RunState, stop: StopRequest
+) -> None:
     """Per-client evaluation, baselines, artefacts, summary, report: everything after the last round."""
-    if state.best is not None and state.best_params:
-        experiment.tunable.write(state.best_params)
-        scores = experiment.evaluator(experiment.data.test)
-        state = replace(state, params=state.best_params, latest={**state.latest, "test": scores})
+    stop.check("after the last round")
     compared = baselines(experiment, state)
-    experiment.tunable.write(state.params)
-    per_client = _evaluate_clients(experiment, folder, state)
+    stop.check("after the baselines")
+    experiment.tunable.write(state.delivered()[0])
+    per_client = _evaluate_clients(experiment, folder, state, stop)
     summary = summarize(experiment, state, "completed", compared, per_client)
     write_outcome(folder, experiment.tunable, experiment.backbone, experiment.recipe, summary, merge=False)
+    if experiment.tunable.is_adapter:
+        shutil.rmtree(folder.model, ignore_errors=True)  # merged from an earlier round, if it is there
     folder.write_json(folder.summary, summary)
     write_report(folder.path)
     for listener in listeners:
         listener.on_end(summary)
 
 
-def _evaluate_clients(experiment: Experiment, folder: RunFolder, state: RunState) -> dict[str, Any] | None:
+def _write_unfinished(experiment: Experiment, folder: RunFolder, status: Status) -> None:
+    saved = load_checkpoint(folder.path)
+    if saved is not None:
+        folder.write_json(folder.summary, summarize(experiment, saved.state, status, {}, None))
+
+
+def _trackers(recipe: Recipe, folder: Path) -> list[Listener]:
+    return [TensorBoard(folder)] if "tensorboard" in recipe.report_to else []
+
+
+def _evaluate_clients(
+    experiment: Experiment, folder: RunFolder, state: RunState, stop: StopRequest
+) -> dict[str, Any] | None:
     examples, sets = experiment.data.client_test_sets()
     if not sets:
         return None
-    scores = experiment.evaluator.by_client(examples, sets)
+    scores = {}
+    for client, indices in sets.items():
+        stop.check("while clients were evaluated")
+        scores[client] = experiment.evaluator(examples, indices)
+    number = state.delivered()[1]
     for client, values in scores.items():
-        line = {"round": state.round, "split": "client", "client": client, **values, "examples": len(sets[client])}
+        line = {"round": number, "split": "client", "client": client, **values, "examples": len(sets[client])}
         folder.append(folder.metrics, line)
     metric = experiment.evaluator.metrics[0]
     return {
@@ -228,6 +256,28 @@ def _refuse_changes(before: Recipe, after: Recipe) -> None:
             + " would make it another run: start a new one",
             where=changed[0],
         )
+
+
+def _refuse_another_run(before: Mapping[str, str], now: Mapping[str, str]) -> None:
+    """A resumed run must have the recipe, the data and the model that it began with."""
+    changed = [key for key in before if now.get(key) != before[key]]
+    if not changed:
+        return
+    meaning = {
+        "recipe": "recipe.yaml was edited since",
+        "tunable": "the model, or how its trained parameters are drawn, has changed",
+    }
+    reasons = "; ".join(meaning.get(key, f"the content of {key} has changed") for key in changed)
+    raise RecipeError(f"this is not the run that was begun: {reasons}. Put it back, or start a new run", source="run")
+
+
+def _changed_versions(folder: RunFolder) -> list[str]:
+    """What other versions the run goes on with: its outcome may then differ in the last bits."""
+    if not folder.environment.is_file():
+        return []
+    before, now = jsonl.read(folder.environment)["versions"], environment()["versions"]
+    changed = [f"{name} {before.get(name)} → {now.get(name)}" for name in now if before.get(name) != now.get(name)]
+    return [f"the run goes on with other versions: {', '.join(changed)}"] if changed else []
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

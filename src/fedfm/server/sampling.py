@@ -10,12 +10,19 @@ import numpy as np
 from fedfm.randomness import numpy_generator
 
 
-def sample_cohort(sizes: Mapping[str, int], per_round: int, *, sampling: str, seed: int, round: int) -> dict[str, int]:  # noqa: A002
+def sample_cohort(
+    sizes: Mapping[str, int],
+    per_round: float,
+    *,
+    sampling: str,
+    seed: int,
+    round: int,  # noqa: A002 - the field's word
+) -> dict[str, int]:
     """The clients of one round: id → how often it was drawn, in sorted order of ids.
 
     Args:
         sizes: client id → training examples.
-        per_round: clients a round, m (the expected number under ``poisson``).
+        per_round: clients a round, m: a whole number, but for ``poisson``, where it is the expected number.
         sampling: ``uniform``: m different clients, all alike; ``poisson``: each client by itself with probability
             m/N, so a cohort may be empty; ``weighted``: m draws with replacement in proportion to the clients' sizes
             (Li et al., arXiv:1907.02189, scheme I), so a client can be drawn more than once.
@@ -25,11 +32,11 @@ def sample_cohort(sizes: Mapping[str, int], per_round: int, *, sampling: str, se
     clients = sorted(sizes)
     generator = numpy_generator(seed, "cohort", round=round)
     if sampling == "uniform":
-        drawn = generator.choice(len(clients), size=per_round, replace=False)
+        drawn = generator.choice(len(clients), size=int(per_round), replace=False)
     elif sampling == "poisson":
         drawn = np.flatnonzero(generator.random(len(clients)) < per_round / len(clients))
     else:
         weights = np.array([sizes[client] for client in clients], dtype=np.float64)
-        drawn = generator.choice(len(clients), size=per_round, replace=True, p=weights / weights.sum())
+        drawn = generator.choice(len(clients), size=int(per_round), replace=True, p=weights / weights.sum())
     copies = Counter(int(index) for index in drawn)
     return {clients[index]: copies[index] for index in sorted(copies)}

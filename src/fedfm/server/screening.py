@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -11,6 +12,9 @@ from fedfm.updates import Instruction, Update
 
 MAX_EXAMPLES = 2**31
 """A client that claims more training examples than this is not believed."""
+
+MAX_SAMPLES = 2**40
+"""Nor one that claims to have processed more than this in a round."""
 
 
 def screen(update: Update, instruction: Instruction, *, client: str) -> str | None:
@@ -29,6 +33,8 @@ def screen(update: Update, instruction: Instruction, *, client: str) -> str | No
         return f"it was computed on another base ({update.base[:12]}…, not {instruction.base[:12]}…)"
     if not 1 <= update.examples <= MAX_EXAMPLES:
         return f"it claims {update.examples} training examples"
+    if not 1 <= update.steps <= update.samples <= MAX_SAMPLES:
+        return f"it claims {update.steps} steps on {update.samples} samples"
     return _shape_problem(update.params, instruction.params) or _finite_problem(update)
 
 
@@ -48,6 +54,6 @@ def _shape_problem(got: Mapping[str, Tensor], expected: Mapping[str, Tensor]) ->
 def _finite_problem(update: Update) -> str | None:
     bad = [name for name, tensor in update.params.items() if not torch.isfinite(tensor).all()]
     if not bad:
-        return None
+        return None if math.isfinite(update.loss) else "its loss is not a number; try a lower local.learning_rate"
     loss = f"loss {update.loss:.4g}" if update.loss == update.loss else "loss was NaN"
     return f"non-finite values in {len(bad)} of {len(update.params)} tensors ({loss}); try a lower local.learning_rate"

@@ -16,12 +16,17 @@ class Best:
     Attributes:
         round: its number.
         split: where it was measured: ``validation`` where there is one, else ``test``.
-        metrics: loss and metrics of that round on that split.
+        scores: split → loss and metrics of that round.
     """
 
     round: int
     split: str
-    metrics: dict[str, float]
+    scores: dict[str, dict[str, float]]
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Loss and metrics by which it is the best."""
+        return self.scores[self.split]
 
 
 @dataclass(frozen=True)
@@ -61,6 +66,16 @@ class RunState:
     samples: int = 0
     steps: tuple[int, ...] = ()
     seconds: dict[str, float] = field(default_factory=dict)
+
+    def delivered(self) -> tuple[Params, int, dict[str, float], int]:
+        """What the run hands out: the best round's tunable where it stops early, else the last round's.
+
+        Returns:
+            The tunable, its round, the latest test scores known of it, and the round in which they were measured.
+        """
+        if self.best is not None and self.best_params:
+            return self.best_params, self.best.round, self.best.scores.get("test", {}), self.best.round
+        return self.params, self.round, self.latest.get("test", {}), self.evaluated
 
     def numbers(self) -> dict[str, Any]:
         """All that is not a tensor, as JSON."""

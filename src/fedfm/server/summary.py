@@ -26,16 +26,20 @@ def summarize(
     """
     recipe = experiment.recipe
     trained = state.seconds.get("train", 0.0)
+    _, model_round, final, final_round = state.delivered()
     held = {id(parameter): parameter.numel() for parameter in experiment.tunable.model.parameters()}
+    best = state.best and {"round": state.best.round, "split": state.best.split, "metrics": state.best.metrics}
     return {
         "name": recipe.name,
         "status": status,
         "rounds": state.round,
         "labels": None if experiment.data.labels is None else list(experiment.data.labels.names),
         "metric": experiment.evaluator.metrics[0],
-        "final": state.latest.get("test", {}),
+        "model_round": model_round,
+        "final": final,
+        "final_round": final_round,
         "initial": state.initial.get("test", {}),
-        "best": None if state.best is None else vars(state.best),
+        "best": best,
         "baselines": baselines,
         "clients_spread": spread,
         "proxy": None,

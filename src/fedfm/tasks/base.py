@@ -69,6 +69,6 @@ class Task(ABC):
             loss: mean loss a prediction, natural logarithm.
         """
 
-    def majority(self, train: np.ndarray, test: np.ndarray) -> float | None:
-        """Headline metric of always answering the commonest training class; None for tasks without classes."""
+    def majority(self, train: np.ndarray, test: np.ndarray) -> dict[str, float] | None:
+        """All metrics of always answering the commonest training class; None for tasks without classes."""
         return None

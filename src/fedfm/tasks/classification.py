@@ -47,9 +47,9 @@ class Classification(Task):
             "matthews": 0.0 if one_class else float(matthews_corrcoef(label, predicted)),
         }
 
-    def majority(self, train: np.ndarray, test: np.ndarray) -> float:
-        """Accuracy on ``test`` of always answering the commonest class of ``train``."""
-        return float(np.mean(test == np.bincount(train).argmax()))
+    def majority(self, train: np.ndarray, test: np.ndarray) -> dict[str, float]:
+        """All metrics on ``test`` of always answering the commonest class of ``train``."""
+        return self.score({"predicted": np.full_like(test, np.bincount(train).argmax()), "label": test}, 0.0)
 
 
 class TextClassification(Classification):
