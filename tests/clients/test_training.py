@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,8 +16,10 @@ from fedfm.clients import LocalSettings, Worker
 from fedfm.data.batches import batch_plan
 from fedfm.params import Params, digest
 from fedfm.randomness import numpy_generator
-from fedfm.server.experiment import Experiment
+from fedfm.recipe import load_recipe
+from fedfm.server.experiment import Experiment, build_experiment
 from fedfm.updates import Failure, Instruction, Update, decode_update, encode_instruction
+from tests.small import small_recipe
 
 
 def instruct(
@@ -87,7 +90,17 @@ def test_rounds_draw_other_batches(experiment: Experiment) -> None:
     assert digest(first.params) != digest(second.params)
 
 
-def test_lora_dropout_is_keyed_too(experiment: Experiment, tmp_path: object) -> None:
+@pytest.mark.parametrize("kind", ["lora", "dora"])
+def test_the_adapters_dropout_is_on_and_keyed(tmp_path: Path, kind: str) -> None:
+    updates = []
+    for dropout in (0.5, 0.5, 0.0):
+        tune = {"kind": kind, "lora_dropout": dropout}
+        dropping = build_experiment(load_recipe(small_recipe(tmp_path, tune=tune)))
+        updates.append(instruct(dropping.worker, dropping.start, ["1"])["1"])
+    assert digest(updates[0].params) == digest(updates[1].params) != digest(updates[2].params)
+
+
+def test_the_backbones_dropout_is_off_unless_asked_for_and_keyed(experiment: Experiment) -> None:
     worker, start = experiment.worker, experiment.tunable.read()
     dropping = dataclasses.replace(worker, local=worker.local.model_copy(update={"dropout": True}))
     once, again = (instruct(dropping, start, ["1"])["1"] for _ in range(2))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -233,12 +232,37 @@ def test_a_full_disk_keeps_the_last_checkpoint(tmp_path: Path, monkeypatch: pyte
     assert digest(adapters[0]) == digest(adapters[1])
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root writes to read-only folders")
-def test_a_read_only_folder_is_said(tmp_path: Path) -> None:
-    (tmp_path / "runs").mkdir(mode=0o500)
+@pytest.mark.slow
+@pytest.mark.parametrize("part", ["checkpoints", "adapter"])
+def test_a_folder_that_turns_read_only_keeps_what_there_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    import fedfm.records.disk as disk
+
+    make = Path.mkdir
+
+    def refused(path: Path, *arguments: Any, **options: Any) -> None:
+        if path.name == (".round-0003.partial" if part == "checkpoints" else ".adapter.partial"):
+            raise PermissionError(13, "Permission denied")
+        make(path, *arguments, **options)
+
+    monkeypatch.setattr(disk.Path, "mkdir", refused)
     result = invoke("run", write(tmp_path, small_recipe(tmp_path)))
-    assert result.exit_code == 5
-    assert "ermission denied" in result.output
+    run = tmp_path / "runs" / "small"
+    assert result.exit_code == 5, result.output
+    assert "Permission denied" in result.output
+    assert f"fedfm resume {run}" in result.output
+    assert (run / "LATEST").read_text() == ("round-0002\n" if part == "checkpoints" else "round-0004\n")
+    monkeypatch.undo()
+    assert invoke("resume", run).exit_code == 0
+
+
+def test_a_tracker_that_is_not_installed_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    result = invoke("run", write(tmp_path, small_recipe(tmp_path, report_to=["tensorboard"])))
+    assert result.exit_code == 2
+    assert "fedfm[track]" in result.output
+    assert not (tmp_path / "runs").exists()
 
 
 def test_losses_that_are_not_numbers_are_refused_by_client(tmp_path: Path) -> None:

@@ -82,6 +82,7 @@ def test_every_file_of_a_run_is_there_and_nothing_else(tmp_path: Path) -> None:
         "checkpoints",
         "clients.json",
         "env.json",
+        "events.jsonl",
         "metrics.jsonl",
         "recipe.yaml",
         "report.html",

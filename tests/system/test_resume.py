@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from fedfm import Run, resume, run
+from fedfm import FedfmError, Listener, Run, export, resume, run
 from fedfm.params import digest, load
 from tests.small import small_recipe
 
@@ -52,6 +52,9 @@ run(sys.argv[1], listeners=[Killer()])
 """
 
 
+KEPT = ("final", "model_round", "initial", "best", "bytes", "clients", "baselines", "clients_spread", "rounds")
+
+
 def write_recipe(folder: Path, name: str, algorithm: dict[str, Any], **more: Any) -> Path:
     folder.mkdir(exist_ok=True)
     path = folder / f"{name}.yaml"
@@ -68,9 +71,7 @@ def kill_at(recipe: Path, point: str, number: int) -> None:
 
 def outcome(finished: Run) -> dict[str, Any]:
     """Everything that must be equal: the adapter, the model's figures, the ledger, the metrics but for time."""
-    summary = {
-        key: finished.summary[key] for key in ("final", "initial", "best", "bytes", "clients", "baselines", "rounds")
-    }
+    summary = {key: finished.summary[key] for key in KEPT}
     metrics: pd.DataFrame = finished.metrics.drop(columns="seconds")
     wire = [json.loads(line) for line in finished.folder.wire.read_text().splitlines()]
     return {
@@ -99,12 +100,21 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path: Path, algorithm: dict
 def test_killed_between_checkpoints_and_with_early_stopping(tmp_path: Path) -> None:
     more = {
         "checkpoint": {"every": 3, "keep": 1},
-        "evaluate": {"patience": 3},
+        "evaluate": {"patience": 3, "metrics": ["accuracy"]},
+        "federation": {"clients": 6, "per_round": 3, "rounds": 40},
+        "local": {"batch_size": 5, "learning_rate": 1e-9},  # accuracy cannot change: the first round stays the best
         "data": {**small_recipe(tmp_path)["data"], "validation": 0.2},
     }
     straight = outcome(run(write_recipe(tmp_path, "straight", {"name": "fedavgm"}, **more)))
-    kill_at(write_recipe(tmp_path, "killed", {"name": "fedavgm"}, **more), "training", 3)
-    assert outcome(resume(tmp_path / "runs" / "killed")) == straight
+    assert straight["summary"]["rounds"] == 4
+    assert straight["summary"]["model_round"] == 1
+    kill_at(write_recipe(tmp_path, "killed", {"name": "fedavgm"}, **more), "training", 4)
+    assert (tmp_path / "runs" / "killed" / "LATEST").read_text() == "round-0003\n"
+    resumed = resume(tmp_path / "runs" / "killed")
+    assert outcome(resumed) == straight
+    adapter = digest(load(resumed.folder.adapter / "adapter_model.safetensors"))
+    export(resumed.path)
+    assert digest(load(resumed.folder.adapter / "adapter_model.safetensors")) == adapter
 
 
 @pytest.mark.slow
@@ -124,3 +134,78 @@ def test_a_finished_run_goes_on_for_more_rounds(tmp_path: Path) -> None:
     longer = resume(tmp_path / "runs" / "short", ["federation.rounds=4"])
     assert outcome(longer) == straight
     assert [event["kind"] for event in longer.events] == ["resume"]
+
+
+@pytest.fixture
+def finished(tmp_path: Path) -> Run:
+    return run(write_recipe(tmp_path, "done", {"name": "fedavg"}))
+
+
+@pytest.mark.slow
+def test_a_run_whose_recipe_was_edited_is_not_resumed(finished: Run) -> None:
+    text = finished.folder.recipe.read_text()
+    finished.folder.recipe.write_text(text.replace("learning_rate: 0.01", "learning_rate: 0.5"))
+    with pytest.raises(FedfmError, match=r"not the run that was begun: recipe\.yaml was edited"):
+        resume(finished.path)
+
+
+@pytest.mark.slow
+def test_a_run_whose_data_changed_is_not_resumed(finished: Run, tmp_path: Path) -> None:
+    with (tmp_path / "train.jsonl").open("a") as file:
+        file.write('{"text": "good", "label": 1, "site": "a"}\n')
+    with pytest.raises(FedfmError, match=r"the content of data\.train has changed"):
+        resume(finished.path)
+
+
+@pytest.mark.slow
+def test_a_run_cannot_be_cut_short_afterwards(finished: Run) -> None:
+    with pytest.raises(FedfmError, match="4 rounds are played already"):
+        resume(finished.path, ["federation.rounds=2"])
+
+
+@pytest.mark.slow
+def test_other_versions_are_said(finished: Run) -> None:
+    environment = json.loads(finished.folder.environment.read_text())
+    environment["versions"]["torch"] = "2.6.0"
+    finished.folder.environment.write_text(json.dumps(environment))
+    heard: list[str] = []
+
+    class Ear(Listener):
+        def on_warning(self, text: str) -> None:
+            heard.append(text)
+
+    resume(finished.path, listeners=[Ear()])
+    assert "other versions: torch 2.6.0 → " in heard[0]
+
+
+@pytest.mark.slow
+def test_a_model_merged_earlier_does_not_outlive_more_rounds(finished: Run) -> None:
+    merged = export(finished.path, merge=True)
+    assert merged.is_dir()
+    resume(finished.path, ["federation.rounds=5"])
+    assert not merged.exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("times", [1, 2], ids=["asked once", "asked twice"])
+def test_stopped_while_finishing_is_interrupted_and_resumable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, times: int
+) -> None:
+    from fedfm.server import runs
+
+    straight = outcome(run(write_recipe(tmp_path, "straight", {"name": "fedavg"})))
+    measure = runs.baselines
+
+    def interrupted(*arguments: Any) -> Any:
+        for _ in range(times):
+            signal.raise_signal(signal.SIGINT)
+        return measure(*arguments)
+
+    monkeypatch.setattr(runs, "baselines", interrupted)
+    with pytest.raises(FedfmError, match="fedfm resume") as raised:
+        run(write_recipe(tmp_path, "stopped", {"name": "fedavg"}))
+    assert raised.value.exit_code == 130  # type: ignore[attr-defined]
+    monkeypatch.undo()
+    stopped = tmp_path / "runs" / "stopped"
+    assert json.loads((stopped / "summary.json").read_text())["status"] == "interrupted"
+    assert outcome(resume(stopped)) == straight
