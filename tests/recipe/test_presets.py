@@ -20,12 +20,12 @@ def test_every_file_is_listed() -> None:
     assert sorted(path.stem for path in FOLDER.iterdir()) == sorted(PRESETS)
 
 
-def test_the_demo_is_a_natural_federation_of_a_pretrained_model() -> None:
+def test_the_demo_is_a_federation_of_unlike_clients_with_a_pretrained_model() -> None:
     recipe = load_recipe("demo")
     assert (recipe.model.path, recipe.data.train, recipe.partition.kind) == (
         "builtin:minilm",
         "builtin:pydoc",
-        "column",
+        "dirichlet",
     )
     assert (recipe.tune.kind, recipe.allow_network) == ("lora", False)
 

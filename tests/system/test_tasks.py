@@ -39,8 +39,9 @@ def test_every_algorithm_runs_under_every_sampling(tmp_path: Path, name: str, sa
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", TUNABLES)
 def test_every_tunable_trains(tmp_path: Path, kind: str) -> None:
-    local = {"batch_size": 5, "learning_rate": 0.03, "epochs": 2}
-    finished = run(load_recipe(small_recipe(tmp_path, tune={"kind": kind}, local=local)))
+    local = {"batch_size": 20, "learning_rate": 0.01, "epochs": 10, "lr_scheduler_type": "constant"}
+    alone = {"clients": 1, "per_round": 1, "rounds": 4}  # rounds of other clients would not be comparable
+    finished = run(load_recipe(small_recipe(tmp_path, tune={"kind": kind}, local=local, federation=alone)))
     train = finished.metrics.query("split == 'train'").loss
     assert train.iloc[-1] < train.iloc[0]
 
