@@ -59,5 +59,10 @@ def test_clients_are_named_as_text(make_source: Callable[..., Source]) -> None:
 def test_clients_need_a_name(make_source: Callable[..., Source]) -> None:
     with pytest.raises(RecipeError, match=r"data\.client: column `c` is empty in 1 of 2 rows"):
         client_column(make_source(c=["x", None]), "c")
+    with pytest.raises(RecipeError, match=r"data\.client: column `c` is blank in 2 of 3 rows .*, first in row 2"):
+        client_column(make_source(c=["x", " ", ""]), "c")
+    features = datasets.Features({"c": datasets.ClassLabel(names=["ann", "bob"])})
+    with pytest.raises(RecipeError, match=r"data\.client: column `c` is empty in 1 of 2 rows .*, first in row 2"):
+        client_column(make_source(features, c=[1, -1]), "c")
     with pytest.raises(RecipeError, match=r"data\.client: .*float64"):
         client_column(make_source(c=[0.5, 1.0]), "c")
