@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Callable
+from dataclasses import replace
 
 import datasets
 import pytest
 
-from fedfm.data.columns import client_column, column_of, text_column
+from fedfm.data.columns import client_column, clients_of, column_of, text_column
 from fedfm.data.sources import Source
 from fedfm.errors import RecipeError
 
@@ -54,6 +55,18 @@ def test_clients_are_named_as_text(make_source: Callable[..., Source]) -> None:
     assert client_column(make_source(c=["x", "y"]), "c").tolist() == ["x", "y"]
     features = datasets.Features({"c": datasets.ClassLabel(names=["ann", "bob"])})
     assert client_column(make_source(features, c=[1, 0]), "c").tolist() == ["bob", "ann"]
+
+
+def test_only_training_examples_must_name_their_client(make_source: Callable[..., Source]) -> None:
+    source = make_source(text=["a"])
+    with pytest.raises(RecipeError, match=r"data\.client: no column `c`"):
+        clients_of(source, "c")
+    for other in (replace(source, split="test"), replace(source, split="validation").select([0])):
+        assert clients_of(other, "c") is None
+    named = clients_of(replace(make_source(c=["x"]), split="test"), "c")
+    assert named is not None
+    assert named.tolist() == ["x"]
+    assert clients_of(source, None) is None
 
 
 def test_clients_need_a_name(make_source: Callable[..., Source]) -> None:

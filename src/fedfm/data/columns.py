@@ -44,6 +44,17 @@ def text_column(source: Source, column: str, where: str) -> list[str]:
     return texts
 
 
+def clients_of(source: Source, column: str | None) -> np.ndarray | None:
+    """As `client_column`; None without a column, and where examples that are not trained on lack it.
+
+    Raises:
+        RecipeError: as `client_column`.
+    """
+    if column is None or (source.split != "train" and column not in source.table.column_names):
+        return None
+    return client_column(source, column)
+
+
 def client_column(source: Source, column: str, where: str = "data.client") -> np.ndarray:
     """The client of each example: str objects [N], for text, number and class columns alike.
 
