@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Callable
+from dataclasses import replace
 
 import datasets
 import pytest
 
-from fedfm.data.columns import client_column, column_of, text_column
+from fedfm.data.columns import client_column, clients_of, column_of, text_column
 from fedfm.data.sources import Source
 from fedfm.errors import RecipeError
 
@@ -56,8 +57,25 @@ def test_clients_are_named_as_text(make_source: Callable[..., Source]) -> None:
     assert client_column(make_source(features, c=[1, 0]), "c").tolist() == ["bob", "ann"]
 
 
+def test_only_training_examples_must_name_their_client(make_source: Callable[..., Source]) -> None:
+    source = make_source(text=["a"])
+    with pytest.raises(RecipeError, match=r"data\.client: no column `c`"):
+        clients_of(source, "c")
+    for other in (replace(source, split="test"), replace(source, split="validation").select([0])):
+        assert clients_of(other, "c") is None
+    named = clients_of(replace(make_source(c=["x"]), split="test"), "c")
+    assert named is not None
+    assert named.tolist() == ["x"]
+    assert clients_of(source, None) is None
+
+
 def test_clients_need_a_name(make_source: Callable[..., Source]) -> None:
     with pytest.raises(RecipeError, match=r"data\.client: column `c` is empty in 1 of 2 rows"):
         client_column(make_source(c=["x", None]), "c")
+    with pytest.raises(RecipeError, match=r"data\.client: column `c` is blank in 2 of 3 rows .*, first in row 2"):
+        client_column(make_source(c=["x", " ", ""]), "c")
+    features = datasets.Features({"c": datasets.ClassLabel(names=["ann", "bob"])})
+    with pytest.raises(RecipeError, match=r"data\.client: column `c` is empty in 1 of 2 rows .*, first in row 2"):
+        client_column(make_source(features, c=[1, -1]), "c")
     with pytest.raises(RecipeError, match=r"data\.client: .*float64"):
         client_column(make_source(c=[0.5, 1.0]), "c")

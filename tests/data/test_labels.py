@@ -69,7 +69,13 @@ def test_hidden_test_labels_of_hub_sets(make_source: Callable[..., Source]) -> N
 
 
 @pytest.mark.parametrize(
-    ("column", "message"), [([0.5, 1.0], "holds float64"), ([[1], [2]], "holds List"), (["a", None], "is empty")]
+    ("column", "message"),
+    [
+        ([0.5, 1.0], "holds float64"),
+        ([[1], [2]], "holds List"),
+        (["a", None], "is empty"),
+        (["a", "", " "], "is blank in 2 of 3 rows of made.jsonl, first in row 2"),
+    ],
 )
 def test_what_is_no_label(make_source: Callable[..., Source], column: list[object], message: str) -> None:
     with pytest.raises(RecipeError, match=f"data.label: .*{message}"):

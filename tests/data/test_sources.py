@@ -54,6 +54,12 @@ def test_a_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyP
         read_source(str(path), "train", where="data.train")
 
 
+def test_a_source_knows_what_it_was_read_as(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "a"}\n')
+    assert read_source(str(tmp_path / "a.jsonl"), "test", where="x").select([0]).split == "test"
+    assert read_source("builtin:digits", "train", where="x").split == "train"
+
+
 def test_equal_files_have_equal_digests(tmp_path: Path) -> None:
     for name in ("a.jsonl", "b.jsonl"):
         (tmp_path / name).write_text('{"text": "a"}\n')

@@ -8,7 +8,7 @@ from peft.tuners.lora import LoraLayer
 from torch import nn
 
 from fedfm.models.tunable import Tunable
-from fedfm.models.tunables import Full, Head, Lora
+from fedfm.models.tunables import Dora, Full, Head, Lora
 from tests.models.cases import batch, load
 
 
@@ -73,6 +73,19 @@ def test_training_without_dropout_is_deterministic_and_with_it_is_not() -> None:
     assert torch.equal(tunable.model(**inputs).logits, tunable.model(**inputs).logits)
     tunable.train(dropout=True)
     assert not torch.equal(tunable.model(**inputs).logits, tunable.model(**inputs).logits)
+
+
+@pytest.mark.parametrize("kind", [Lora, Dora])
+def test_the_adapters_own_dropout_acts_without_the_backbones(kind: type[Lora | Dora]) -> None:
+    def trained(dropout: float) -> torch.Tensor:
+        tunable = kind(lora_dropout=dropout).attach(load("tiny-bert", "text"), task_type="SEQ_CLS", seed=0)
+        tunable.write({name: tensor + 0.1 for name, tensor in tunable.read().items()})  # B is zero at first
+        tunable.train(dropout=False)
+        torch.manual_seed(0)
+        return tunable.model(**batch(load("tiny-bert", "text"))).logits
+
+    assert torch.equal(trained(0.0), trained(0.0))
+    assert not torch.allclose(trained(0.0), trained(0.5), atol=1e-4)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")

@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from fedfm.errors import RecipeError, StorageError
 from fedfm.records.folder import RunFolder
@@ -210,4 +212,51 @@ def test_a_failed_replacement_leaves_the_old_folder(folder: RunFolder) -> None:
     with pytest.raises(RecipeError), folder.replacing(folder.adapter):
         raise RecipeError("this tunable cannot be merged")
     assert (folder.adapter / "weights").read_text() == "old"
+    assert [path.name for path in folder.path.iterdir()] == ["adapter"]
+
+
+def test_what_safetensors_cannot_write_is_a_storage_error(folder: RunFolder) -> None:
+    """It reports the disk's refusals in an error of its own, which is no OSError."""
+    with (
+        pytest.raises(StorageError, match=r"cannot write .*adapter: .*No such file"),
+        folder.replacing(folder.adapter) as beside,
+    ):
+        save_file({"weight": torch.zeros(9)}, beside / "absent" / "weights.safetensors")
+
+
+@pytest.mark.parametrize("stop", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+def test_an_exchange_broken_off_puts_the_old_folder_back(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch, stop: BaseException
+) -> None:
+    with folder.replacing(folder.adapter) as beside:
+        (beside / "weights").write_text("old")
+    rename = Path.rename
+
+    def stopping(self: Path, target: Path) -> Path:
+        if self.name.endswith(".partial"):
+            raise stop
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", stopping)
+    with pytest.raises((StorageError, KeyboardInterrupt)), folder.replacing(folder.adapter) as beside:
+        (beside / "weights").write_text("new")
+    assert (folder.adapter / "weights").read_text() == "old"
+    assert [path.name for path in folder.path.iterdir()] == ["adapter"]
+
+
+@pytest.mark.parametrize("exchanged", [True, False])
+def test_what_a_killed_exchange_leaves_does_not_stop_the_next(folder: RunFolder, exchanged: bool) -> None:
+    left = folder.path / ".adapter.before"
+    left.mkdir()
+    (left / "weights").write_text("old")
+    if exchanged:
+        folder.adapter.mkdir()
+        (folder.adapter / "weights").write_text("new")
+    with pytest.raises(RecipeError), folder.replacing(folder.adapter):
+        raise RecipeError("this tunable cannot be merged")
+    assert (folder.adapter / "weights").read_text() == ("new" if exchanged else "old")
+    left.mkdir()
+    with folder.replacing(folder.adapter) as beside:
+        (beside / "weights").write_text("newer")
+    assert (folder.adapter / "weights").read_text() == "newer"
     assert [path.name for path in folder.path.iterdir()] == ["adapter"]

@@ -104,6 +104,17 @@ def test_a_plain_safetensors_file_is_no_message() -> None:
         decode_update(to_bytes(PARAMS))
 
 
+def test_a_number_beyond_all_floats_is_refused_by_name() -> None:
+    with pytest.raises(MessageError, match="`loss` is too large"):
+        decode_update(forged(**{**SOUND, "loss": 10**400}))
+
+
+def test_fields_nested_without_end_are_refused() -> None:
+    deep = 100_000
+    with pytest.raises(MessageError, match="not a fedfm message"):
+        decode_update(to_bytes(PARAMS, {"fedfm": "[" * deep + "]" * deep}))
+
+
 def test_fields_must_be_an_object() -> None:
     with pytest.raises(MessageError, match="no JSON object"):
         decode_update(to_bytes(PARAMS, {"fedfm": "[1]"}))

@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import BaseImageProcessor
 
 from fedfm.data.cache import cache_key, cached
-from fedfm.data.columns import client_column, column_of, described
+from fedfm.data.columns import clients_of, column_of, described
 from fedfm.data.examples import Examples
 from fedfm.data.labels import LabelMap
 from fedfm.data.sources import Source
@@ -119,7 +119,7 @@ def encode_images(
         channels: 3 for colour (grey images are repeated), 1 for grey.
         label: column of the class, encoded by ``label_map``; None for unlabelled examples.
         label_map: the classes; needed with ``label``.
-        client: column that names the client, or None.
+        client: column that names the client, or None; examples that are not trained on may lack it.
 
     Raises:
         RecipeError: when a column is missing or not what it should be.
@@ -160,7 +160,7 @@ def encode_images(
         )
 
     labels = label_map.encode(source, label) if label is not None and label_map is not None else None
-    clients = client_column(source, client) if client is not None else None
+    clients = clients_of(source, client)
     table = cached(key, build).with_format("numpy", dtype=np.uint8)
     return Examples(table, np.ones(len(table), dtype=np.int32), labels, clients)
 

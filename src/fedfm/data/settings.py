@@ -27,7 +27,7 @@ class DataSettings(Settings):
     image: str = "image"
     """Column of the image."""
     client: str | None = None
-    """Column that names the client: a natural federation."""
+    """Column that names the client: a natural federation. Sources of `validation` and `test` may lack it."""
     max_length: Annotated[int, Field(ge=2)] = 128
     """Tokens per example; classification truncates, language modelling cuts a document into pieces."""
     limit: Annotated[int, Field(ge=1)] | None = None

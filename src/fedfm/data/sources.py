@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal
@@ -31,12 +31,14 @@ class Source:
         digest: sha256 (hex) of the content; equal digests mean equal tables.
         name: the file's path or the reference, for messages.
         rows: where each example stands in the file, 0-based; None when the table is the whole file.
+        split: what it was read as; a part held back from the training examples stays ``train``.
     """
 
     table: Dataset
     digest: str
     name: str
     rows: np.ndarray | None = None
+    split: Split = "train"
 
     def __len__(self) -> int:
         return len(self.table)
@@ -46,7 +48,7 @@ class Source:
         chosen = np.asarray(indices, dtype=np.int64)
         digest = hashlib.sha256(self.digest.encode() + chosen.tobytes()).hexdigest()
         rows = chosen if self.rows is None else self.rows[chosen]
-        return Source(self.table.select(chosen), digest, self.name, rows)
+        return replace(self, table=self.table.select(chosen), digest=digest, rows=rows)
 
     def row_number(self, index: int) -> int:
         """The 1-based row of the file that holds example ``index``; a header line is not counted."""
@@ -78,7 +80,7 @@ def read_source(reference: str, split: Split, *, where: str, allow_network: bool
         source = _read_path(Path(reference).expanduser().absolute(), where)
     if not len(source):
         raise RecipeError(f"{source.name} is empty: it has no examples", where=where)
-    return source
+    return replace(source, split=split)
 
 
 def _read_builtin(name: str, split: Split, where: str) -> Source:

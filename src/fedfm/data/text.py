@@ -14,7 +14,7 @@ from datasets import Dataset, Features, List, Value
 from transformers import PreTrainedTokenizerBase
 
 from fedfm.data.cache import cache_key, cached
-from fedfm.data.columns import client_column, text_column
+from fedfm.data.columns import clients_of, text_column
 from fedfm.data.examples import Examples
 from fedfm.data.labels import LabelMap
 from fedfm.data.sources import Source
@@ -42,7 +42,7 @@ def encode_text(
         max_length: tokens, special ones included.
         label: column of the class, encoded by ``label_map``; None for unlabelled examples.
         label_map: the classes; needed with ``label``.
-        client: column that names the client, or None.
+        client: column that names the client, or None; examples that are not trained on may lack it.
 
     Raises:
         RecipeError: when a column is missing or not what it should be, or the model takes fewer tokens.
@@ -62,7 +62,7 @@ def encode_text(
         return _encode_rows(len(source), encode, _features(tokenizer), scratch, key)
 
     labels = label_map.encode(source, label) if label is not None and label_map is not None else None
-    clients = client_column(source, client) if client is not None else None
+    clients = clients_of(source, client)
     table = cached(key, build)
     return Examples(table, _lengths(table), labels, clients)
 
@@ -105,7 +105,7 @@ def encode_documents(
 
         return _encode_rows(len(source), encode, _features(tokenizer, document=Value("int64")), scratch, key)
 
-    clients = client_column(source, client) if client is not None else None
+    clients = clients_of(source, client)
     table = cached(key, build)
     if not len(table):
         raise RecipeError(f"column `{column}` of {source.name} has no text of two tokens or more", where="data.text")

@@ -96,6 +96,7 @@ class Tunable:
         if not dropout:
             for module in self.model.modules():
                 if isinstance(module, LoraLayer):
+                    module.training = True  # the flag alone, not its children's: DoRA asks it before dropping anything
                     module.lora_dropout.train()
 
     def eval(self) -> None:

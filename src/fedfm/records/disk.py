@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from fedfm.errors import StorageError
 
 
@@ -16,12 +18,14 @@ def storage(path: Path, deed: str) -> Iterator[None]:
     """Turns the operating system's refusal inside the block into one line: what could not be done where, and why.
 
     Raises:
-        StorageError: the block raised OSError.
+        StorageError: the block raised OSError, or the SafetensorError in which safetensors wraps it.
     """
     try:
         yield
     except OSError as error:
         raise StorageError(f"cannot {deed} {path}: {error.strerror or error}") from error
+    except SafetensorError as error:
+        raise StorageError(f"cannot {deed} {path}: {error}") from error
 
 
 def replace_text(path: Path, text: str) -> None:
@@ -48,10 +52,11 @@ def replacing_folder(path: Path) -> Iterator[Path]:
     """Yields an empty folder beside ``path``; when the block ends well it takes the place of ``path``, synced to disk.
 
     Raises:
-        StorageError: the block or the exchange raised OSError; what was at ``path`` is intact.
+        StorageError: the block or the exchange was refused by the disk; what was at ``path`` is intact.
     """
     beside, before = path.with_name(f".{path.name}.partial"), path.with_name(f".{path.name}.before")
     with storage(path, "write"):
+        _settle(path, before)
         shutil.rmtree(beside, ignore_errors=True)
         beside.mkdir()
         try:
@@ -64,8 +69,15 @@ def replacing_folder(path: Path) -> Iterator[Path]:
             beside.rename(path)
             sync(path.parent)
         finally:
+            _settle(path, before)
             shutil.rmtree(beside, ignore_errors=True)
-            shutil.rmtree(before, ignore_errors=True)
+
+
+def _settle(path: Path, before: Path) -> None:
+    """Ends an exchange, done or broken off: the old folder goes, or takes its place again where there is no new one."""
+    if before.exists() and not path.exists():
+        before.rename(path)
+    shutil.rmtree(before, ignore_errors=True)
 
 
 def synced_size(path: Path) -> int:

@@ -151,7 +151,7 @@ def _decode(message: bytes) -> tuple[Params, dict[str, Any]]:
         header = json.loads(message[8 : 8 + header_size])
         fields = json.loads(header["__metadata__"]["fedfm"])
         params = from_bytes(message)
-    except (struct.error, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
+    except (struct.error, ValueError, KeyError, TypeError, RecursionError, safetensors.SafetensorError) as error:
         raise MessageError(f"not a fedfm message ({type(error).__name__}: {error})") from error
     if not isinstance(fields, dict):
         raise MessageError("not a fedfm message (its fields are no JSON object)")
@@ -171,7 +171,10 @@ def _number(fields: dict[str, Any], key: str) -> float:
         return math.nan
     if type(value) not in (int, float):
         raise MessageError(f"field `{key}` must be a number, not {value!r}")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError as error:
+        raise MessageError(f"field `{key}` is too large for a number") from error
 
 
 def _text(fields: dict[str, Any], key: str) -> str:
