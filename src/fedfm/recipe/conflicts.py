@@ -101,8 +101,12 @@ def _weights(recipe: Recipe) -> str | None:
 
 
 def _prompts(recipe: Recipe) -> str | None:
-    if recipe.tune.kind in ("prompt", "prefix") and TASKS[recipe.task.kind].modality == "image":
+    if recipe.tune.kind not in ("prompt", "prefix"):
+        return None
+    if TASKS[recipe.task.kind].modality == "image":
         return f"{recipe.tune.kind} tuning puts virtual tokens before a text; {recipe.task.kind} has none: use lora"
+    if TASKS[recipe.task.kind].peft_type is None:
+        return f"peft has no virtual tokens for {recipe.task.kind}: use lora"
     return None
 
 
