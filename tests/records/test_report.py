@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 import yaml
 
-from fedfm.errors import DataError, RecipeError
+from fedfm.errors import DataError, RecipeError, StorageError
 from fedfm.records import report
 from fedfm.records.folder import RunFolder
 
@@ -241,3 +242,21 @@ def test_damage_is_named(make_run: MakeRun) -> None:
 def test_a_folder_that_is_no_run_is_refused(tmp_path_factory: pytest.TempPathFactory) -> None:
     with pytest.raises(RecipeError, match="not a run's folder"):
         report.write_report(tmp_path_factory.mktemp("empty"))
+
+
+def test_a_recipe_that_cannot_be_read_is_a_storage_error(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = make_run(clients=5, rounds=1)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "read_text", refuse)
+    with pytest.raises(StorageError, match=r"cannot read .*recipe\.yaml: Permission denied"):
+        report.write_report(folder.path)
+
+
+def test_a_recipe_that_is_no_text_is_named(make_run: MakeRun) -> None:
+    folder = make_run(clients=5, rounds=1)
+    folder.recipe.write_bytes(b"name: \xff")
+    with pytest.raises(DataError, match=r"recipe\.yaml: not UTF-8"):
+        report.write_report(folder.path)
