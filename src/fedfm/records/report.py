@@ -43,6 +43,7 @@ def render(run: RunFiles) -> str:
         learning=sections.learning(run),
         federation=sections.federation(run),
         spread=sections.spread(run),
+        off=dig(run.recipe, "evaluate.clients") == 0,
         wire=sections.wire(run),
         faults=sections.faults(run),
         simulated=dig(run.recipe, "runtime.kind") == "local",
