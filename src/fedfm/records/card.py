@@ -12,7 +12,7 @@ import yaml
 from huggingface_hub import ModelCard, ModelCardData
 
 from fedfm import __version__
-from fedfm.records import disk, jsonl, templates, units
+from fedfm.records import disk, jsonl, names, templates, units
 from fedfm.records.jsonl import Record
 from fedfm.records.reading import dig, metric_keys
 
@@ -39,14 +39,6 @@ SOURCES = ("train", "validation", "test")
 
 HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 
-ALGORITHMS = {
-    "fedavg": "FedAvg",
-    "fedavgm": "FedAvgM",
-    "fedprox": "FedProx",
-    "fedadam": "FedAdam",
-    "fedyogi": "FedYogi",
-}
-
 
 def write_card(folder: Path, *, base_model: str, summary: Record, recipe: Record, kind: Kind) -> Path:
     """Writes README.md beside an adapter or a merged model.
@@ -61,7 +53,7 @@ def write_card(folder: Path, *, base_model: str, summary: Record, recipe: Record
     Raises:
         StorageError: it cannot be written.
     """
-    loading, algorithm = LOADING[dig(recipe, "task.kind")], str(dig(recipe, "algorithm.name"))
+    loading = LOADING[dig(recipe, "task.kind")]
     content = templates.render(
         "card.md.j2",
         autoescape=False,
@@ -72,7 +64,7 @@ def write_card(folder: Path, *, base_model: str, summary: Record, recipe: Record
         local=_is_folder(base_model),
         revision=dig(recipe, "model.revision"),
         loading=loading,
-        algorithm=ALGORITHMS.get(algorithm, algorithm),
+        algorithm=names.written(str(dig(recipe, "algorithm.name"))),
         task=dig(recipe, "task.kind"),
         tune=dig(recipe, "tune.kind"),
         summary=summary,
