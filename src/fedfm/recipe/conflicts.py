@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from fedfm.errors import Problem
 from fedfm.recipe.federation import DEFAULT_CLIENTS
 from fedfm.recipe.problems import overlap
-from fedfm.recipe.suggestions import nearest
+from fedfm.spelling import nearest
 from fedfm.tasks import TASKS
 
 if TYPE_CHECKING:
