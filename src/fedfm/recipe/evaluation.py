@@ -22,7 +22,8 @@ class EvaluateSettings(Settings):
     """At most so many clients in the per-client evaluation (on what `federation.holdout` keeps, else on the test
     examples that name the client); 0 turns it off."""
     patience: Annotated[int, Field(ge=1)] | None = None
-    """Stop after so many rounds without a better result on the validation set; null: never."""
+    """Stop after so many rounds without a better result on the validation set, and deliver the best of them; null:
+    never, and the last round is delivered."""
     baselines: list[Literal["local", "pooled"]] = []
     """Also train each client alone (`local`), and one model on all data in one place (`pooled`), to compare with."""
 
