@@ -137,7 +137,7 @@ def test_the_outcome(tmp_path: Path) -> None:
     assert stream.getvalue().split("\n") == [
         "",
         "accuracy on the test set: 10.0 % → 71.0 %   "
-        "(majority class 28.0 %, each client alone 40.0 %, all data in one place 72.0 %)",
+        "(commonest class 28.0 %, each client alone 40.0 %, all data in one place 72.0 %)",
         f"in {tmp_path}/: adapter/  report.html",
         f"how to load it: {tmp_path}/adapter/README.md",
         "",

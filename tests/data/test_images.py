@@ -101,6 +101,15 @@ def test_a_damaged_image_is_named_by_its_row(make_source: Callable[..., Source],
         encode_images(source, "image", vit())
 
 
+def test_an_image_that_would_fill_the_memory_is_named_by_its_row(
+    make_source: Callable[..., Source], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    source = make_source(COLUMN, image=[png(NOISE[:8, :8]), png(NOISE)])
+    with pytest.raises(DataError, match=r"made\.jsonl: the image in row 2 is too large: .*630 pixels"):
+        encode_images(source, "image", vit())
+
+
 def test_a_column_of_something_else(make_source: Callable[..., Source]) -> None:
     with pytest.raises(RecipeError, match=r"data\.image: column `image` of made\.jsonl holds string, not images"):
         encode_images(make_source(image=["a.png"]), "image", vit())

@@ -28,6 +28,8 @@ REFUSED = {
     ),
     "prompts on images": ([IMAGES, "tune.kind=prompt"], "tune.kind", "virtual tokens"),
     "prefixes on images": ([IMAGES, "tune.kind=prefix"], "tune.kind", "virtual tokens"),
+    "prompts on masked text": (["task.kind=masked-lm", "tune.kind=prompt"], "tune.kind", "no virtual tokens"),
+    "prefixes on masked text": (["task.kind=masked-lm", "tune.kind=prefix"], "tune.kind", "no virtual tokens"),
     "metric": (["evaluate.metrics=[perplexity]"], "evaluate.metrics", "no metric of text-classification"),
     "patience": (["evaluate.patience=3"], "evaluate.patience", "needs data.validation"),
 }
@@ -43,6 +45,7 @@ ALLOWED = {
     "weights": ["federation.sampling=weighted"],
     "uniform weights": ["federation.sampling=weighted", "aggregate.weights=uniform"],
     "prompts": ["tune.kind=prompt"],
+    "prompts of generators": [LM, "tune.kind=prompt"],
     "metric": ["evaluate.metrics=[macro_f1, accuracy]"],
     "metric of language": [LM, "evaluate.metrics=[perplexity]"],
     "patience": ["evaluate.patience=3", "data.validation=0.1"],

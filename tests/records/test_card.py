@@ -95,6 +95,29 @@ def test_the_recipe_is_there_and_can_be_read(tmp_path: Path) -> None:
     assert yaml.safe_load(block[1]) == RECIPE | {"data": {"text": ["text"]}}
 
 
+def test_nothing_says_where_files_lie(tmp_path: Path) -> None:
+    recipe = RECIPE | {
+        "output": "/home/ann/runs",
+        "run_dir": "/home/ann/runs/7",
+        "model": {"path": "/home/ann/models/bert", "revision": None},
+        "data": {"train": "/home/ann/a.jsonl", "validation": 0.1, "test": "../ann/b.csv", "text": ["text"]},
+    }
+    write_card(tmp_path, base_model="/home/ann/models/bert", summary=SUMMARY, recipe=recipe, kind="adapter")
+    text = (tmp_path / "README.md").read_text()
+    assert "ann" not in text
+    assert "with `lora` on `bert`" in text
+    block = re.search(r"```yaml\n(.*?)```", text, re.DOTALL)
+    assert block is not None
+    shown = yaml.safe_load(block[1])
+    assert shown["data"] == {"train": "a.jsonl", "validation": 0.1, "test": "b.csv", "text": ["text"]}
+    assert shown["model"]["path"] == "bert"
+    hub = RECIPE | {"data": {"train": "hf:ann/set", "test": "builtin:pydoc"}}
+    write_card(tmp_path, base_model="a/b", summary=SUMMARY, recipe=hub, kind="adapter")
+    text = (tmp_path / "README.md").read_text()
+    assert "hf:ann/set" in text
+    assert "builtin:pydoc" in text
+
+
 def test_differential_privacy_is_stated_when_there_is_some(tmp_path: Path) -> None:
     text = card(tmp_path, privacy={"epsilon": 7.943, "delta": 1e-5, "unit": "client"}).text
     assert "(ε, δ) = (7.94, 1e-05) differential privacy, per client." in text
@@ -128,6 +151,7 @@ def test_the_code_on_the_card_loads_the_adapter(tmp_path: Path) -> None:
     code = re.search(r"```python\n(.*?)```", (tmp_path / "adapter" / "README.md").read_text(), re.DOTALL)
     assert code is not None
     lines = code[1].replace("PATH OR ID OF THIS FOLDER", str(tmp_path / "adapter"))
+    lines = lines.replace("PATH OF base", str(tmp_path / "base"))
     names: dict[str, Any] = {}
     exec(lines[: lines.index("tokenizer =")], names)  # noqa: S102 - what the card tells its reader to do
     ids = torch.tensor([[1, 5, 9, 2]])

@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 import yaml
 
-from fedfm.errors import DataError, RecipeError
+from fedfm.errors import DataError, RecipeError, StorageError
 from fedfm.records import report
 from fedfm.records.folder import RunFolder
 
@@ -241,3 +242,39 @@ def test_damage_is_named(make_run: MakeRun) -> None:
 def test_a_folder_that_is_no_run_is_refused(tmp_path_factory: pytest.TempPathFactory) -> None:
     with pytest.raises(RecipeError, match="not a run's folder"):
         report.write_report(tmp_path_factory.mktemp("empty"))
+
+
+def test_a_recipe_that_cannot_be_read_is_a_storage_error(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = make_run(clients=5, rounds=1)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "read_text", refuse)
+    with pytest.raises(StorageError, match=r"cannot read .*recipe\.yaml: Permission denied"):
+        report.write_report(folder.path)
+
+
+def test_a_recipe_that_is_no_text_is_named(make_run: MakeRun) -> None:
+    folder = make_run(clients=5, rounds=1)
+    folder.recipe.write_bytes(b"name: \xff")
+    with pytest.raises(DataError, match=r"recipe\.yaml: not UTF-8"):
+        report.write_report(folder.path)
+
+
+def test_what_clients_were_evaluated_on_is_said(make_run: MakeRun) -> None:
+    folder = make_run(clients=5, rounds=2)
+    assert "on examples that 5 clients held back from training: a good" in written(folder).text
+    rows = [row | {"holdout": 0} for row in report.read_run(folder).clients]
+    folder.write_json(folder.clients, rows)
+    text = written(folder).text
+    assert "on the test examples of 5 clients, each client’s by themselves: a good" in text
+    assert "held back from training" not in text
+
+
+@pytest.mark.parametrize(("most", "reason"), [(100, "federation.holdout keeps part"), (0, "evaluate.clients is 0")])
+def test_why_clients_were_not_evaluated_is_said(make_run: MakeRun, most: int, reason: str) -> None:
+    folder = make_run(clients=5, rounds=1, per_client=False)
+    recipe = yaml.safe_load(folder.recipe.read_text()) | {"evaluate": {"clients": most}}
+    folder.write_text(folder.recipe, yaml.safe_dump(recipe))
+    assert f"Clients were not evaluated one by one: {reason}" in written(folder).text

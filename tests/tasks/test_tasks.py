@@ -12,7 +12,7 @@ from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
 from fedfm.models.backbones import load_backbone
 from fedfm.models.settings import ModelSettings
-from fedfm.tasks import TASKS
+from fedfm.tasks import LOWER_IS_BETTER, TASKS
 from fedfm.tasks.language_modeling import IGNORED
 
 TEXT_MODELS = {
@@ -160,3 +160,7 @@ def test_every_declared_metric_is_scored(kind: str) -> None:
         else {"right": np.array([True, False])}
     )
     assert list(task.score(measured, 1.0)) == list(task.metrics)
+
+
+def test_what_falls_when_a_model_gets_better() -> None:
+    assert set(LOWER_IS_BETTER) == {"loss", "perplexity"}

@@ -14,11 +14,9 @@ from rich.text import Text
 import fedfm
 from fedfm.records import units
 from fedfm.records.listeners import Listener
+from fedfm.records.names import BASELINES
 
 Record = dict[str, Any]
-
-BASELINES = {"majority": "majority class", "local": "each client alone", "pooled": "all data in one place"}
-"""Baselines of summary.json as people call them."""
 
 
 class Display(Listener):

@@ -123,7 +123,7 @@ def encode_images(
 
     Raises:
         RecipeError: when a column is missing or not what it should be.
-        DataError: when an image is damaged or has more than 8 bits a channel.
+        DataError: when an image is damaged, too large to be decoded safely, or has more than 8 bits a channel.
     """
     framing = Framing.of(processor)
     mode = {1: "L", 3: "RGB"}[channels]
@@ -169,6 +169,8 @@ def _pixels(source: Source, column: str, row: int, mode: str, framing: Framing) 
     """uint8 [C, H, W] of one image."""
     try:
         image = source.table[row][column]
+    except Image.DecompressionBombError as error:
+        raise DataError(f"{source.name}: the image in row {source.row_number(row)} is too large: {error}") from error
     except (OSError, ValueError, SyntaxError) as error:  # Pillow raises SyntaxError for a broken PNG
         raise DataError(f"{source.name}: the image in row {source.row_number(row)} is damaged: {error}") from error
     if image.mode in ("I", "F") or image.mode.startswith("I;"):

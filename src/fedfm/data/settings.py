@@ -17,7 +17,8 @@ class DataSettings(Settings):
     train: str
     """File (jsonl[.gz], csv, tsv, parquet, npz), folder of images, hub id (`hf:NAME/CONFIG`), or `builtin:NAME`."""
     validation: str | Fraction | None = None
-    """As `train`, or a fraction of the training examples to hold back; chooses the best round and stops early."""
+    """As `train`, or a fraction of the training examples to hold back; measured, and with `evaluate.patience` what
+    stops early and chooses the round that is delivered."""
     test: str | Fraction | None = None
     """As `train`, or a fraction of the training examples to hold back; the reported figures come from it."""
     text: Annotated[list[str], Field(min_length=1, max_length=2)] = ["text"]

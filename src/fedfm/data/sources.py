@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal
 
@@ -18,6 +17,7 @@ from fedfm.data.readers.files import FILE_READERS
 from fedfm.data.readers.folders import folder_digest, read_image_folder
 from fedfm.data.readers.hub import read_hub
 from fedfm.errors import DataError, RecipeError
+from fedfm.spelling import nearest
 
 Split = Literal["train", "validation", "test"]
 
@@ -85,8 +85,8 @@ def read_source(reference: str, split: Split, *, where: str, allow_network: bool
 
 def _read_builtin(name: str, split: Split, where: str) -> Source:
     if name not in BUILTINS:
-        near = get_close_matches(name, BUILTINS, n=1, cutoff=0.4)
-        guess = f"did you mean `builtin:{near[0]}`? " if near else ""
+        near = nearest(name, BUILTINS, cutoff=0.4)
+        guess = f"did you mean `builtin:{near}`? " if near else ""
         known = ", ".join(f"builtin:{known}" for known in BUILTINS)
         raise RecipeError(f"no built-in data set `builtin:{name}`; {guess}There are: {known}", where=where)
     if split == "validation":

@@ -10,7 +10,6 @@ import hashlib
 import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -33,6 +32,7 @@ from fedfm.errors import RecipeError
 from fedfm.models.byte_tokenizer import END_ID, PAD_ID, START_ID, VOCABULARY_SIZE, Layout, byte_tokenizer
 from fedfm.models.quiet import quiet
 from fedfm.randomness import torch_seed
+from fedfm.spelling import nearest
 
 PREFIX = "builtin:"
 
@@ -189,8 +189,8 @@ def write_random_model(name: str, folder: Path) -> None:
         RecipeError: at ``model.path`` when there is no such model; names the nearest one and all that there are.
     """
     if name not in RANDOM_MODELS:
-        near = get_close_matches(name, BUILTINS, n=1)
-        hint = f"did you mean `{PREFIX}{near[0]}`? " if near else ""
+        near = nearest(name, BUILTINS)
+        hint = f"did you mean `{PREFIX}{near}`? " if near else ""
         raise RecipeError(f"no builtin model `{name}`; {hint}There are: {', '.join(BUILTINS)}", where="model.path")
     chosen = RANDOM_MODELS[name]
     with torch_seed(0, f"{PREFIX}{name}"):

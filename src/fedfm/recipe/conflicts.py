@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from fedfm.errors import Problem
 from fedfm.recipe.federation import DEFAULT_CLIENTS
 from fedfm.recipe.problems import overlap
-from fedfm.recipe.suggestions import nearest
+from fedfm.spelling import nearest
 from fedfm.tasks import TASKS
 
 if TYPE_CHECKING:
@@ -101,8 +101,12 @@ def _weights(recipe: Recipe) -> str | None:
 
 
 def _prompts(recipe: Recipe) -> str | None:
-    if recipe.tune.kind in ("prompt", "prefix") and TASKS[recipe.task.kind].modality == "image":
+    if recipe.tune.kind not in ("prompt", "prefix"):
+        return None
+    if TASKS[recipe.task.kind].modality == "image":
         return f"{recipe.tune.kind} tuning puts virtual tokens before a text; {recipe.task.kind} has none: use lora"
+    if TASKS[recipe.task.kind].peft_type is None:
+        return f"peft has no virtual tokens for {recipe.task.kind}: use lora"
     return None
 
 

@@ -19,9 +19,11 @@ class EvaluateSettings(Settings):
     metrics: Literal["auto"] | Annotated[list[str], Field(min_length=1)] = "auto"
     """Metrics to report, the headline first; `auto`: all that the task has."""
     clients: Annotated[int, Field(ge=0)] = 100
-    """At most so many clients in the per-client evaluation (with `federation.holdout`); 0 turns it off."""
+    """At most so many clients in the per-client evaluation (on what `federation.holdout` keeps, else on the test
+    examples that name the client); 0 turns it off."""
     patience: Annotated[int, Field(ge=1)] | None = None
-    """Stop after so many rounds without a better result on the validation set; null: never."""
+    """Stop after so many rounds without a better result on the validation set, and deliver the best of them; null:
+    never, and the last round is delivered."""
     baselines: list[Literal["local", "pooled"]] = []
     """Also train each client alone (`local`), and one model on all data in one place (`pooled`), to compare with."""
 

@@ -10,8 +10,8 @@ from fedfm.errors import RecipeError
 from fedfm.recipe.overrides import apply_overrides
 from fedfm.recipe.presets import PRESETS, preset_text
 from fedfm.recipe.schema import Recipe
-from fedfm.recipe.suggestions import nearest
 from fedfm.recipe.yaml_text import YamlError, parse
+from fedfm.spelling import nearest
 
 
 def load_recipe(source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> Recipe:

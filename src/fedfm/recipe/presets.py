@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from fedfm.errors import RecipeError, StorageError
-from fedfm.recipe.suggestions import nearest
+from fedfm.spelling import nearest
 
 FOLDER = Path(__file__).parent / "presets"
 

@@ -13,8 +13,9 @@ from pydantic_core import ErrorDetails
 
 from fedfm.errors import Problem
 from fedfm.recipe.fields import group_classes, kind_of, selector
-from fedfm.recipe.suggestions import nearest, unknown_key
+from fedfm.recipe.suggestions import unknown_key
 from fedfm.settings import Settings
+from fedfm.spelling import nearest
 
 MESSAGES = {
     "bool_type": "must be true or false",

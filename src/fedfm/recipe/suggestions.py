@@ -1,12 +1,12 @@
-"""What a name that is not there was probably meant to be."""
+"""What an unknown key of a recipe was probably meant to be."""
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from fedfm.recipe.fields import all_keys
 from fedfm.settings import Settings
+from fedfm.spelling import nearest
 
 SYNONYMS = {
     "clients_per_round": "federation.per_round",
@@ -23,11 +23,6 @@ SYNONYMS = {
     "per_device_train_batch_size": "local.batch_size",
 }
 """What neighbouring tools call a key of ours."""
-
-
-def nearest(name: str, known: Iterable[str], *, cutoff: float = 0.6) -> str | None:
-    """The known name most like ``name``; None when none is at least ``cutoff`` alike (0 to 1)."""
-    return next(iter(difflib.get_close_matches(name, list(known), n=1, cutoff=cutoff)), None)
 
 
 def unknown_key(name: str, group: str, siblings: Sequence[type[Settings]], model: type[Settings]) -> str:

@@ -12,7 +12,7 @@ import yaml
 from huggingface_hub import ModelCard, ModelCardData
 
 from fedfm import __version__
-from fedfm.records import disk, jsonl, templates, units
+from fedfm.records import disk, jsonl, names, templates, units
 from fedfm.records.jsonl import Record
 from fedfm.records.reading import dig, metric_keys
 
@@ -35,15 +35,9 @@ LOADING = {
     "causal-lm": Loading("AutoModelForCausalLM", "AutoTokenizer", "text-generation"),
 }
 
-HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
+SOURCES = ("train", "validation", "test")
 
-ALGORITHMS = {
-    "fedavg": "FedAvg",
-    "fedavgm": "FedAvgM",
-    "fedprox": "FedProx",
-    "fedadam": "FedAdam",
-    "fedyogi": "FedYogi",
-}
+HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 
 
 def write_card(folder: Path, *, base_model: str, summary: Record, recipe: Record, kind: Kind) -> Path:
@@ -59,17 +53,18 @@ def write_card(folder: Path, *, base_model: str, summary: Record, recipe: Record
     Raises:
         StorageError: it cannot be written.
     """
-    loading, algorithm = LOADING[dig(recipe, "task.kind")], str(dig(recipe, "algorithm.name"))
+    loading = LOADING[dig(recipe, "task.kind")]
     content = templates.render(
         "card.md.j2",
         autoescape=False,
         header=_header(base_model, loading, recipe, kind).to_yaml(),
         kind=kind,
-        base_model=base_model,
+        base_model=_model_name(base_model),
         builtin=base_model.startswith("builtin:"),
+        local=_is_folder(base_model),
         revision=dig(recipe, "model.revision"),
         loading=loading,
-        algorithm=ALGORITHMS.get(algorithm, algorithm),
+        algorithm=names.written(str(dig(recipe, "algorithm.name"))),
         task=dig(recipe, "task.kind"),
         tune=dig(recipe, "tune.kind"),
         summary=summary,
@@ -77,7 +72,7 @@ def write_card(folder: Path, *, base_model: str, summary: Record, recipe: Record
         scores=_scores(summary),
         facts=_facts(summary, recipe),
         privacy=summary.get("privacy"),
-        recipe=yaml.safe_dump(json.loads(jsonl.dumps(recipe)), sort_keys=False, allow_unicode=True),
+        recipe=yaml.safe_dump(json.loads(jsonl.dumps(_shareable(recipe))), sort_keys=False, allow_unicode=True),
         version=__version__,
     )
     path = folder / "README.md"
@@ -98,6 +93,29 @@ def _header(base_model: str, loading: Loading, recipe: Record, kind: Kind) -> Mo
 def _on_the_hub(base_model: str) -> bool:
     """Whether a name can be a hub id: a local path would say nothing to others."""
     return HUB_ID.fullmatch(base_model) is not None and not Path(base_model).exists()
+
+
+def _is_folder(base_model: str) -> bool:
+    return not (base_model.startswith("builtin:") or _on_the_hub(base_model))
+
+
+def _model_name(base_model: str) -> str:
+    """A backbone as others may see it: of a folder its name alone."""
+    return Path(base_model).name if _is_folder(base_model) else base_model
+
+
+def _shareable(recipe: Record) -> Record:
+    """The recipe as others may see it: of local files and folders the names alone, of where runs are kept nothing."""
+    kept = {key: value for key, value in recipe.items() if key not in ("output", "run_dir")}
+    data = {
+        key: Path(value).name if key in SOURCES and _is_path(value) else value for key, value in recipe["data"].items()
+    }
+    return kept | {"data": data, "model": recipe["model"] | {"path": _model_name(recipe["model"]["path"])}}
+
+
+def _is_path(reference: object) -> bool:
+    """Whether a source is a file or folder: no fraction, no built-in, no set of the hub."""
+    return isinstance(reference, str) and not reference.startswith(("builtin:", "hf:"))
 
 
 def _scores(summary: Record) -> list[tuple[str, str, str]]:

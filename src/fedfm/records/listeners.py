@@ -15,7 +15,7 @@ class Listener:
         """A client of 1-based ``round`` has trained; ``done`` of ``total`` of its cohort are through."""
 
     def on_round(self, record: dict[str, Any]) -> None:
-        """A round is over and saved.
+        """A round is over; it is saved by now, or with ``checkpoint.every`` above 1 at the next checkpoint.
 
         Args:
             record: ``round``, ``rounds``, ``loss`` (training), ``metrics`` (split → metric → value), ``clients``

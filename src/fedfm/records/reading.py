@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from fedfm.errors import DataError
-from fedfm.records import jsonl, ledger
+from fedfm.records import disk, jsonl, ledger
 from fedfm.records.folder import RunFolder
 from fedfm.records.jsonl import Record
 
@@ -65,7 +65,7 @@ def read_run(folder: RunFolder) -> RunFiles:
         DataError: a file is damaged; names it.
         StorageError: a file exists and cannot be read.
     """
-    recipe_text = folder.recipe.read_text(encoding="utf-8")
+    recipe_text = _text(folder.recipe)
     return RunFiles(
         recipe_text=recipe_text,
         recipe=_mapping(folder.recipe, recipe_text),
@@ -90,6 +90,14 @@ def metric_keys(rows: Sequence[Record]) -> list[str]:
     """The names of the metrics in some lines, the loss last."""
     keys = dict.fromkeys(key for row in rows for key in row if key not in NOT_METRICS)
     return [key for key in keys if key != "loss"] + ["loss"] * ("loss" in keys)
+
+
+def _text(path: Path) -> str:
+    with disk.storage(path, "read"):
+        try:
+            return path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise DataError(f"{path}: not UTF-8 ({error})") from error
 
 
 def _json(path: Path) -> Any:

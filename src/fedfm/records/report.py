@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fedfm.records import sections, svg, templates, units
+from fedfm.records import names, sections, svg, templates, units
 from fedfm.records.folder import RunFolder
 from fedfm.records.jsonl import Record
 from fedfm.records.reading import RunFiles, dig, read_run
 
 REPRODUCING = ("fedfm", "torch", "transformers", "peft", "datasets")
 """Packages whose versions a reproduction fixes."""
-
-NAMES = {"lora": "LoRA", "dora": "DoRA", "ia3": "IA³", "bitfit": "BitFit"}
-"""Tunables as their papers write them."""
 
 
 def write_report(folder: Path | str) -> Path:
@@ -43,6 +40,7 @@ def render(run: RunFiles) -> str:
         learning=sections.learning(run),
         federation=sections.federation(run),
         spread=sections.spread(run),
+        off=dig(run.recipe, "evaluate.clients") == 0,
         wire=sections.wire(run),
         faults=sections.faults(run),
         simulated=dig(run.recipe, "runtime.kind") == "local",
@@ -55,13 +53,12 @@ def render(run: RunFiles) -> str:
 def _subtitle(recipe: Record) -> str:
     """What was done to what, in one line."""
     tune = dig(recipe, "tune") or {}
-    kind = NAMES.get(str(tune.get("kind")), tune.get("kind"))
     rank = f" r {tune['r']}" if "r" in tune else ""
     parts = [
-        f"{kind}{rank} on {dig(recipe, 'model.path')}",
+        f"{names.written(str(tune.get('kind')))}{rank} on {dig(recipe, 'model.path')}",
         dig(recipe, "task.kind"),
         dig(recipe, "data.train"),
-        dig(recipe, "algorithm.name"),
+        names.written(str(dig(recipe, "algorithm.name"))),
         f"seed {recipe.get('seed')}",
     ]
     return " · ".join(str(part) for part in parts if part)

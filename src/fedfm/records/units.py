@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import math
 
-LOWER_IS_BETTER = frozenset({"loss", "perplexity"})
-"""Metrics that fall when a model gets better; all others rise."""
-
 NAMES = {"macro_f1": "macro-F1", "matthews": "Matthews correlation"}
 PERCENTAGES = frozenset({"accuracy", "macro_f1", "token_accuracy"})
 DASH = "–"

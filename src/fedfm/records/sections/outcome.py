@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 from fedfm.records import units
 from fedfm.records.jsonl import Record
+from fedfm.records.names import BASELINES
 from fedfm.records.reading import RunFiles, dig, metric_keys
 from fedfm.records.sections.parts import Fact, Table
-
-BASELINES = {"majority": "Commonest class", "local": "Each client alone", "pooled": "All data in one place"}
+from fedfm.tasks import LOWER_IS_BETTER
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def baselines(run: RunFiles) -> list[tuple[str, float]]:
     """Name and value of each baseline; clients alone count with the mean of those that were tried."""
     found: Record = dig(run.summary, "baselines") or {}
     values = {name: value["mean"] if isinstance(value, dict) else value for name, value in found.items()}
-    return [(BASELINES.get(name, name), value) for name, value in values.items() if value is not None]
+    return [(BASELINES.get(name, name).capitalize(), value) for name, value in values.items() if value is not None]
 
 
 def _row(name: str, before: float | None, after: float | None) -> tuple[str, str, str, str]:
@@ -77,7 +77,7 @@ def _levels(metric: str, initial: Record, final: Record, compared: list[tuple[st
     bars = [("Before round 1", initial.get(metric), "initial"), *((*pair, "baseline") for pair in compared)]
     bars.append(("This run", final.get(metric), "final"))
     known = [(name, value, role) for name, value, role in bars if value is not None]
-    top = max([1.0, *(value for _, value, _ in known)]) if metric not in units.LOWER_IS_BETTER else 0.0
+    top = max([1.0, *(value for _, value, _ in known)]) if metric not in LOWER_IS_BETTER else 0.0
     top = top or max((value for _, value, _ in known), default=1.0)
     return [
         Level(name, units.metric(metric, value), 100 * max(0.0, value / top) if top else 0.0, role)

@@ -13,10 +13,11 @@ from fedfm.records.sections.parts import Chart, Fact
 
 @dataclass(frozen=True)
 class Spread:
-    """The last per-client evaluation."""
+    """The last per-client evaluation; ``held_back``: on what clients kept from training, not on their test examples."""
 
     count: int
     round: int
+    held_back: bool
     facts: list[Fact]
     charts: list[Chart]
 
@@ -29,7 +30,8 @@ def spread(run: RunFiles) -> Spread | None:
         return None
     last = max(row["round"] for row in measured)
     rows = sorted((row for row in measured if row["round"] == last), key=lambda row: row[metric])
-    return Spread(len(rows), last, _facts(run, rows), [_ordered(rows, metric), *_by_size(run, rows, metric)])
+    held_back = any(client.get("holdout") for client in run.clients)
+    return Spread(len(rows), last, held_back, _facts(run, rows), [_ordered(rows, metric), *_by_size(run, rows, metric)])
 
 
 def _facts(run: RunFiles, rows: Sequence[Record]) -> list[Fact]:
