@@ -33,7 +33,7 @@ class FederatedData:
         processor: tokenizer or image processor.
         labels: the classes, None for tasks without.
         train: all training examples; ``federation`` says who holds which.
-        validation: chooses the best round; None when the recipe has none.
+        validation: with ``evaluate.patience`` it chooses the round that is handed out; None when the recipe has none.
         test: what the figures are reported on.
         federation: the clients.
         digests: split → digest of its source's content.

@@ -38,7 +38,7 @@ RESUMABLE = ("federation.rounds", "report_to")
 class Run:
     """A run's folder, to read.
 
-    Example:
+    Examples:
         >>> from fedfm import Recipe, run
         >>> finished = run("quick")                                     # doctest: +SKIP
         >>> finished.summary["final"]["accuracy"]                       # doctest: +SKIP
