@@ -226,12 +226,11 @@ def test_whatever_a_runtime_does_every_client_counts_once_in_the_order_of_ids(tm
 
 def test_a_server_step_that_overflows_is_dropped_and_said(tmp_path: Path) -> None:
     experiment = build(tmp_path, algorithm={"name": "fedavgm", "server_lr": 1e38})
-    loop = loop_of(experiment, tmp_path)
 
     def large(update: Update) -> bytes:
         return encode_update(dataclasses.replace(update, params=full_like(update.params, 10.0)))
 
-    loop.runtime = TamperingRuntime(LocalRuntime(experiment.worker), dict.fromkeys("0123", large))
+    loop = loop_of(experiment, tmp_path, dict.fromkeys("0123", large))
     with pytest.raises(RecipeError, match="round 1 overflowed"):
         play(loop)
     saved = load_checkpoint(loop.folder.path)
@@ -241,12 +240,11 @@ def test_a_server_step_that_overflows_is_dropped_and_said(tmp_path: Path) -> Non
 
 def test_a_failed_round_leaves_its_events_and_nothing_else(tmp_path: Path) -> None:
     experiment = build(tmp_path, federation={"clients": 4, "per_round": 4, "rounds": 5}, checkpoint={"every": 10})
-    loop = loop_of(experiment, tmp_path)
 
     def ill_in_round_3(update: Update) -> bytes | Failure:
         return Failure(update.client, "disk full") if update.round == 3 else encode_update(update)
 
-    loop.runtime = TamperingRuntime(LocalRuntime(experiment.worker), dict.fromkeys("012", ill_in_round_3))
+    loop = loop_of(experiment, tmp_path, dict.fromkeys("012", ill_in_round_3))
     with pytest.raises(TooFewClientsError, match="fedfm resume"):
         play(loop)
     assert {message["round"] for message in jsonl.records(loop.folder.wire)} == {1, 2}

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import time
-from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
 
-from fedfm.aggregation import MeanFold
 from fedfm.algorithms import ServerState
 from fedfm.errors import InterruptedRunError, RecipeError, TooFewClientsError
 from fedfm.params import Params, digest
@@ -18,71 +15,17 @@ from fedfm.records.folder import RunFolder
 from fedfm.records.ledger import message_record
 from fedfm.records.listeners import Listener
 from fedfm.runtimes import Runtime
+from fedfm.server.bookkeeping import Records, Stopwatch
 from fedfm.server.checkpoints import save_checkpoint
+from fedfm.server.exchange import Answers, Exchange
 from fedfm.server.experiment import Experiment
 from fedfm.server.interrupts import StopRequest
 from fedfm.server.sampling import sample_cohort
-from fedfm.server.screening import screen
 from fedfm.server.state import Best, RunState
-from fedfm.updates import Failure, Instruction, MessageError, decode_update, encode_instruction
+from fedfm.updates import Instruction, encode_instruction
 
 Scores = dict[str, dict[str, float]]
 """Split → loss and metrics."""
-
-
-@dataclass
-class Records:
-    """The lines that one round adds to the run's files; written only when the round is over."""
-
-    metrics: list[dict[str, Any]] = field(default_factory=list)
-    wire: list[dict[str, Any]] = field(default_factory=list)
-    events: list[dict[str, Any]] = field(default_factory=list)
-
-    def write(self, folder: RunFolder) -> None:
-        """Appends everything to the run's files."""
-        for file, lines in ((folder.metrics, self.metrics), (folder.wire, self.wire), (folder.events, self.events)):
-            for line in lines:
-                folder.append(file, line)
-
-
-@dataclass
-class Cohort:
-    """What came back in one round."""
-
-    fold: MeanFold
-    losses: list[tuple[float, int]] = field(default_factory=list)
-    accepted: int = 0
-    failed: int = 0
-    refused: int = 0
-    steps: int = 0
-    samples: int = 0
-    bytes_up: int = 0
-
-    @property
-    def examples(self) -> int:
-        """Training examples of the accepted clients."""
-        return sum(examples for _, examples in self.losses)
-
-    @property
-    def loss(self) -> float:
-        """Mean training loss, clients weighted by their examples."""
-        return sum(loss * examples for loss, examples in self.losses) / self.examples
-
-
-class Stopwatch:
-    """Adds wall time to named phases and to their total."""
-
-    def __init__(self, seconds: Mapping[str, float]) -> None:
-        self.seconds = dict(seconds)
-        self._last = time.perf_counter()
-
-    def lap(self, phase: str) -> float:
-        """Books the time since the last lap on ``phase``; returns it."""
-        now = time.perf_counter()
-        passed, self._last = now - self._last, now
-        for name in (phase, "total"):
-            self.seconds[name] = self.seconds.get(name, 0.0) + passed
-        return passed
 
 
 class RoundLoop:
@@ -98,7 +41,7 @@ class RoundLoop:
     ) -> None:
         self.experiment = experiment
         self.recipe = experiment.recipe
-        self.runtime = runtime
+        self.exchange = Exchange(runtime, experiment.recipe, listeners, stop)
         self.folder = folder
         self.listeners = listeners
         self.stop = stop
@@ -173,7 +116,7 @@ class RoundLoop:
         if cohort:
             records.wire.append(message_record(number, "down", list(cohort), len(message), instruction.params))
         watch.lap("wire")
-        came_back = self._exchange(cohort, instruction, message, records, watch)
+        came_back = self.exchange(cohort, instruction, message, records, watch)
         self._check_quorum(came_back, cohort, records)
 
         params, algorithm = state.params, state.algorithm
@@ -210,78 +153,7 @@ class RoundLoop:
             federation.expected_cohort(clients) if federation.sampling == "poisson" else federation.cohort_size(clients)
         )
 
-    def _exchange(
-        self, cohort: Mapping[str, int], instruction: Instruction, message: bytes, records: Records, watch: Stopwatch
-    ) -> Cohort:
-        """Sends the instruction and folds what is sound in the order of the clients' ids, whenever answers come in."""
-        came_back = Cohort(self.recipe.aggregate.start())
-        early: dict[str, bytes | Failure] = {}
-        turn = deque(cohort)
-        place = f"in round {instruction.round}"
-
-        def fold(client: str, answer: bytes | Failure) -> None:
-            event = self._take(client, answer, cohort[client], instruction, came_back, records)
-            if event is not None:
-                records.events.append({"round": instruction.round, **event})
-
-        done = 0
-        for client, answer in self.runtime.exchange(list(cohort), message):
-            seconds = watch.lap("train")
-            self.stop.check(place)
-            if client not in turn or client in early:
-                reason = "it answered twice" if client in cohort else "it was not asked"
-                records.events.append(
-                    {"round": instruction.round, "kind": "refused", "client": client, "reason": reason}
-                )
-                came_back.refused += 1
-                continue
-            early[client] = answer
-            while turn and turn[0] in early:
-                fold(turn[0], early.pop(turn[0]))
-                turn.popleft()
-            done += 1
-            for listener in self.listeners:
-                listener.on_client(instruction.round, done, len(cohort), client, seconds)
-            watch.lap("wire")
-        self.stop.check(place)
-        for client in turn:
-            fold(client, early.get(client, Failure(client, "it gave no answer")))
-        return came_back
-
-    def _take(
-        self,
-        client: str,
-        answer: bytes | Failure,
-        copies: int,
-        instruction: Instruction,
-        came_back: Cohort,
-        records: Records,
-    ) -> dict[str, str] | None:
-        """Folds one answer in; the event to record when it is not usable."""
-        if isinstance(answer, Failure):
-            came_back.failed += 1
-            return {"kind": "failed", "client": client, "reason": answer.reason, "details": answer.details}
-        came_back.bytes_up += len(answer)
-        try:
-            update = decode_update(answer)
-            reason = screen(update, instruction, client=client)
-        except MessageError as error:
-            update, reason = None, str(error)
-        records.wire.append(
-            message_record(instruction.round, "up", [client], len(answer), update.params if update else {})
-        )
-        if update is None or reason is not None:
-            came_back.refused += 1
-            return {"kind": "refused", "client": client, "reason": reason or ""}
-        weight = self.recipe.aggregate.weight(update.examples, copies=copies, sampling=self.recipe.federation.sampling)
-        came_back.fold.add(update.params, weight)
-        came_back.accepted += 1
-        came_back.steps += update.steps
-        came_back.samples += update.samples
-        came_back.losses.append((update.loss, update.examples))
-        return None
-
-    def _check_quorum(self, came_back: Cohort, cohort: Mapping[str, int], records: Records) -> None:
+    def _check_quorum(self, came_back: Answers, cohort: Mapping[str, int], records: Records) -> None:
         quorum = self.recipe.federation.quorum
         if came_back.accepted >= quorum * len(cohort):
             return
@@ -345,7 +217,7 @@ class RoundLoop:
         }
 
     def _news(
-        self, state: RunState, came_back: Cohort, bytes_down: int, scores: Scores, seconds: float
+        self, state: RunState, came_back: Answers, bytes_down: int, scores: Scores, seconds: float
     ) -> dict[str, Any]:
         rounds = self.recipe.federation.rounds
         return {

@@ -1,0 +1,41 @@
+"""What a round writes down, and where its time goes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from fedfm.records.folder import RunFolder
+
+
+@dataclass
+class Records:
+    """The lines that one round adds to the run's files; written only when the round is over."""
+
+    metrics: list[dict[str, Any]] = field(default_factory=list)
+    wire: list[dict[str, Any]] = field(default_factory=list)
+    events: list[dict[str, Any]] = field(default_factory=list)
+
+    def write(self, folder: RunFolder) -> None:
+        """Appends everything to the run's files."""
+        for file, lines in ((folder.metrics, self.metrics), (folder.wire, self.wire), (folder.events, self.events)):
+            for line in lines:
+                folder.append(file, line)
+
+
+class Stopwatch:
+    """Adds wall time to named phases and to their total."""
+
+    def __init__(self, seconds: Mapping[str, float]) -> None:
+        self.seconds = dict(seconds)
+        self._last = time.perf_counter()
+
+    def lap(self, phase: str) -> float:
+        """Books the time since the last lap on ``phase``; returns it."""
+        now = time.perf_counter()
+        passed, self._last = now - self._last, now
+        for name in (phase, "total"):
+            self.seconds[name] = self.seconds.get(name, 0.0) + passed
+        return passed

@@ -1,0 +1,144 @@
+"""One exchange: the instruction goes out, and what comes back is screened, written down and folded.
+
+Updates are folded in the order of the clients' ids whenever they arrive, so a carrier cannot change the result; what
+arrives early waits for its turn.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from fedfm.aggregation import MeanFold
+from fedfm.recipe import Recipe
+from fedfm.records.ledger import message_record
+from fedfm.records.listeners import Listener
+from fedfm.runtimes import Runtime
+from fedfm.server.bookkeeping import Records, Stopwatch
+from fedfm.server.interrupts import StopRequest
+from fedfm.server.screening import screen
+from fedfm.updates import Failure, Instruction, MessageError, decode_update
+
+
+@dataclass
+class Answers:
+    """What came back in one round, folded."""
+
+    fold: MeanFold
+    losses: list[tuple[float, int]] = field(default_factory=list)
+    accepted: int = 0
+    failed: int = 0
+    refused: int = 0
+    steps: int = 0
+    samples: int = 0
+    bytes_up: int = 0
+
+    @property
+    def examples(self) -> int:
+        """Training examples of the accepted clients."""
+        return sum(examples for _, examples in self.losses)
+
+    @property
+    def loss(self) -> float:
+        """Mean training loss, clients weighted by their examples."""
+        return sum(loss * examples for loss, examples in self.losses) / self.examples
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """Exchanges messages with a cohort.
+
+    Attributes:
+        runtime: carries them.
+        recipe: says how updates are weighed and combined.
+        listeners: hear of every client.
+        stop: ends the exchange at the next client.
+    """
+
+    runtime: Runtime
+    recipe: Recipe
+    listeners: Sequence[Listener]
+    stop: StopRequest
+
+    def __call__(
+        self, cohort: Mapping[str, int], instruction: Instruction, message: bytes, records: Records, watch: Stopwatch
+    ) -> Answers:
+        """Sends the instruction and folds what is sound.
+
+        Args:
+            cohort: client id → how often it was drawn, in sorted order.
+            instruction: what is sent.
+            message: its bytes.
+            records: gets the ledger's lines and the events.
+            watch: gets the time.
+
+        Raises:
+            InterruptedRunError: somebody asked to stop.
+        """
+        came_back = Answers(self.recipe.aggregate.start())
+        early: dict[str, bytes | Failure] = {}
+        turn = deque(cohort)
+        place = f"in round {instruction.round}"
+
+        def fold(client: str, answer: bytes | Failure) -> None:
+            event = self._take(client, answer, cohort[client], instruction, came_back, records)
+            if event is not None:
+                records.events.append({"round": instruction.round, **event})
+
+        done = 0
+        for client, answer in self.runtime.exchange(list(cohort), message):
+            seconds = watch.lap("train")
+            self.stop.check(place)
+            if client not in turn or client in early:
+                reason = "it answered twice" if client in cohort else "it was not asked"
+                records.events.append(
+                    {"round": instruction.round, "kind": "refused", "client": client, "reason": reason}
+                )
+                came_back.refused += 1
+                continue
+            early[client] = answer
+            while turn and turn[0] in early:
+                fold(turn[0], early.pop(turn[0]))
+                turn.popleft()
+            done += 1
+            for listener in self.listeners:
+                listener.on_client(instruction.round, done, len(cohort), client, seconds)
+            watch.lap("wire")
+        self.stop.check(place)
+        for client in turn:
+            fold(client, early.get(client, Failure(client, "it gave no answer")))
+        return came_back
+
+    def _take(
+        self,
+        client: str,
+        answer: bytes | Failure,
+        copies: int,
+        instruction: Instruction,
+        came_back: Answers,
+        records: Records,
+    ) -> dict[str, str] | None:
+        """Folds one answer in; the event to record when it is not usable."""
+        if isinstance(answer, Failure):
+            came_back.failed += 1
+            return {"kind": "failed", "client": client, "reason": answer.reason, "details": answer.details}
+        came_back.bytes_up += len(answer)
+        try:
+            update = decode_update(answer)
+            reason = screen(update, instruction, client=client)
+        except MessageError as error:
+            update, reason = None, str(error)
+        records.wire.append(
+            message_record(instruction.round, "up", [client], len(answer), update.params if update else {})
+        )
+        if update is None or reason is not None:
+            came_back.refused += 1
+            return {"kind": "refused", "client": client, "reason": reason or ""}
+        weight = self.recipe.aggregate.weight(update.examples, copies=copies, sampling=self.recipe.federation.sampling)
+        came_back.fold.add(update.params, weight)
+        came_back.accepted += 1
+        came_back.steps += update.steps
+        came_back.samples += update.samples
+        came_back.losses.append((update.loss, update.examples))
+        return None
