@@ -2,7 +2,7 @@
 
     python benchmarks/sst2_lora.py [--data ../shared/data/sst2] [--seeds 3] [--split validation] [KEY=VALUE …]
 
-The federated side is an ordinary recipe, which KEY=VALUE overrides change; choose among them with ``--split validation``.
+The federated side is an ordinary recipe, which KEY=VALUE overrides change; choose with ``--split validation``.
 The pooled side is a plain loop of transformers, peft and torch that shares no training code with fedfm: one model, all
 examples in one place, as many optimiser steps as all clients together took, one AdamW with linear decay. Both start
 from the same pretrained weights; new heads and adapters are drawn from each side's own generator.
