@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -19,7 +20,6 @@ from fedfm.models.families import (
     Family,
     all_targets,
     attention_targets,
-    block_matrices,
     blocks,
     family_of,
     ffn_targets,
@@ -112,35 +112,36 @@ def test_every_model_type_is_held_against_a_model() -> None:
 def test_blocks_are_all_there(model_type: str, config: Any, task: Any) -> None:
     model, family = build(config, task), family_of(config)
     assert model_type in family.model_types
-    stacks = blocks(model, family)
-    assert [len(stack) for stack in stacks] == [LAYERS] * len(stacks)
+    found = blocks(model, family)
+    counts = Counter(block.stack.path for block in found)
+    assert list(counts.values()) == [LAYERS] * len(counts)
+    assert all(model.base_model.get_submodule(block.path) is block.module for block in found)
     lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
-    assert sum(len(stack) for stack in stacks) == sum(len(module) for module in lists)  # no stack is forgotten
+    assert len(found) == sum(len(module) for module in lists)  # no stack is forgotten
 
 
 @models
 def test_parts_of_a_block_are_disjoint_and_whole(model_type: str, config: Any, task: Any) -> None:
     model, family = build(config, task), family_of(config)
-    for stack in blocks(model, family):
-        for block in stack:
-            parts = [*block_matrices(family), *family.norms]
-            found = [f"{part}.{name}" for part in parts for name, _ in block.get_submodule(part).named_parameters()]
-            assert sorted(found) == sorted(name for name, _ in block.named_parameters())
+    for block in blocks(model, family):
+        parts = [*block.stack.matrices, *block.stack.norms]
+        found = [f"{part}.{name}" for part in parts for name, _ in block.module.get_submodule(part).named_parameters()]
+        assert sorted(found) == sorted(name for name, _ in block.module.named_parameters())
 
 
 @models
 def test_matrices_map_as_the_registry_says(model_type: str, config: Any, task: Any) -> None:
     model, family = build(config, task), family_of(config)
-    attention, ffn = family.attention, family.ffn
-    for stack in blocks(model, family):
-        for block in stack:
-            for path in ffn.inputs:
-                assert weight_shape(block, path, ffn.transposed) == (NEURONS, WIDTH)
-            assert weight_shape(block, ffn.output, ffn.transposed) == (WIDTH, NEURONS)
-            assert all(weight_shape(block, path, attention.transposed)[1] == WIDTH for path in attention.inputs)
-            assert weight_shape(block, attention.output, attention.transposed)[0] == WIDTH
+    for block in blocks(model, family):
+        module, ffn = block.module, block.stack.ffn
+        for path in ffn.inputs:
+            assert weight_shape(module, path, ffn.transposed) == (NEURONS * (1 + ffn.fused), WIDTH)
+        assert weight_shape(module, ffn.output, ffn.transposed) == (WIDTH, NEURONS)
+        for attention in block.stack.attention:
+            assert all(weight_shape(module, path, attention.transposed)[1] == WIDTH for path in attention.inputs)
+            assert weight_shape(module, attention.output, attention.transposed)[0] == WIDTH
             if attention.fused:
-                assert weight_shape(block, attention.query, attention.transposed) == (3 * WIDTH, WIDTH)
+                assert weight_shape(module, attention.query, attention.transposed) == (3 * WIDTH, WIDTH)
 
 
 @models
@@ -148,10 +149,11 @@ def test_base_model_is_covered(model_type: str, config: Any, task: Any) -> None:
     model, family = build(config, task), family_of(config)
     base = model.base_model
     ends = [*family.embeddings, *family.final_norms, *([family.pooler] if family.pooler else [])]
+    stacks = [stack.path for stack in family.stacks]
     left = [
         name
         for name, _ in base.named_parameters()
-        if not any(name.startswith(f"{path}.") for path in (*ends, *family.stacks, *family.heads))
+        if not any(name.startswith(f"{path}.") for path in (*ends, *stacks, *family.heads))
     ]
     beside = {"logit_scale", "visual_projection.weight", "text_projection.weight", "decoder.project_out.weight"}
     assert set(left) <= beside
@@ -174,10 +176,10 @@ def test_heads_are_where_the_registry_says(model_type: str, config: Any, task: A
 @pytest.mark.parametrize(
     ("targets", "parts"),
     [
-        (attention_targets, lambda family: {*family.attention.inputs, family.attention.output}),
-        (ffn_targets, lambda family: {*family.ffn.inputs, family.ffn.output}),
-        (all_targets, lambda family: set(block_matrices(family))),
-        (lambda family: pattern(family, [family.ffn.output]), lambda family: {family.ffn.output}),
+        (attention_targets, lambda stack: stack.attention_matrices),
+        (ffn_targets, lambda stack: stack.ffn_matrices),
+        (all_targets, lambda stack: stack.matrices),
+        (lambda family: pattern(family, lambda stack: [stack.ffn.output]), lambda stack: [stack.ffn.output]),
     ],
     ids=["attention", "ffn", "all", "pattern"],
 )
@@ -187,10 +189,7 @@ def test_peft_finds_these_parts_of_every_block_and_nothing_else(
     model, family = build(config, task), family_of(config)
     names = {id(module): name for name, module in model.named_modules()}
     expected = {
-        names[id(block.get_submodule(part))]
-        for stack in blocks(model, family)
-        for block in stack
-        for part in parts(family)
+        names[id(block.module.get_submodule(part))] for block in blocks(model, family) for part in parts(block.stack)
     }
     chosen = LoraConfig(target_modules=targets(family))
     assert {name for name in names.values() if check_target_module_exists(chosen, name)} == expected

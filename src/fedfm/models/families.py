@@ -11,7 +11,7 @@ model that has the head.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -55,11 +55,60 @@ class FFN:
 
     Attributes:
         inputs: one matrix, or two when gated (Llama: gate and up).
+        fused: gate and up are one matrix of 2m rows, gate first (Phi-3): neuron j is rows j and m + j.
     """
 
     inputs: tuple[str, ...]
     output: str
     transposed: bool = False
+    fused: bool = False
+
+
+@dataclass(frozen=True)
+class Stack:
+    """One list of blocks of the same make.
+
+    Attributes:
+        path: the list, from the base model.
+        attention: self-attention, then cross-attention where there is one.
+        ffn: its feed-forward network.
+        norms: every norm of a block.
+    """
+
+    path: str
+    attention: tuple[Attention, ...]
+    ffn: FFN
+    norms: tuple[str, ...]
+
+    @property
+    def attention_matrices(self) -> tuple[str, ...]:
+        """Query, key, value and output projections."""
+        return tuple(path for attention in self.attention for path in (*attention.inputs, attention.output))
+
+    @property
+    def ffn_matrices(self) -> tuple[str, ...]:
+        """Input matrices, then the output matrix."""
+        return (*self.ffn.inputs, self.ffn.output)
+
+    @property
+    def matrices(self) -> tuple[str, ...]:
+        """Every weight matrix of a block: attention, then FFN."""
+        return (*self.attention_matrices, *self.ffn_matrices)
+
+
+@dataclass(frozen=True)
+class Block:
+    """One block of a model.
+
+    Attributes:
+        path: of the block, from the base model, e.g. ``encoder.layer.3``.
+        module: the block.
+        stack: where its parts are.
+    """
+
+    path: str
+    module: nn.Module
+    stack: Stack
 
 
 @dataclass(frozen=True)
@@ -67,8 +116,7 @@ class Family:
     """One architecture, shared by all ``model_types`` whose module names agree.
 
     Attributes:
-        stacks: the block lists, in the order of the data's way; CLIP has two, text then vision.
-        norms: every norm of a block.
+        stacks: the lists of blocks, in the order of the data's way; CLIP has two, text then vision.
         embeddings: modules before the first block.
         final_norms: norms after the last block, where the model has one.
         heads: modules that turn features into labels; a pretrained checkpoint usually lacks them.
@@ -79,10 +127,7 @@ class Family:
 
     name: str
     model_types: tuple[str, ...]
-    stacks: tuple[str, ...]
-    attention: Attention
-    ffn: FFN
-    norms: tuple[str, ...]
+    stacks: tuple[Stack, ...]
     embeddings: tuple[str, ...]
     final_norms: tuple[str, ...] = ()
     heads: tuple[str, ...] = ()
@@ -95,12 +140,18 @@ class Family:
 _BERT = Family(
     name="bert",
     model_types=("bert",),
-    stacks=("encoder.layer",),
-    attention=Attention(
-        "attention.self.query", "attention.self.key", "attention.self.value", output="attention.output.dense"
+    stacks=(
+        Stack(
+            "encoder.layer",
+            attention=(
+                Attention(
+                    "attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense"
+                ),
+            ),
+            ffn=FFN(("intermediate.dense",), "output.dense"),
+            norms=("attention.output.LayerNorm", "output.LayerNorm"),
+        ),
     ),
-    ffn=FFN(("intermediate.dense",), output="output.dense"),
-    norms=("attention.output.LayerNorm", "output.LayerNorm"),
     embeddings=("embeddings",),
     heads=("classifier",),
     language_heads=("cls.predictions.transform",),
@@ -109,28 +160,37 @@ _BERT = Family(
 _VIT = Family(
     name="vit",
     model_types=("vit", "deit"),
-    stacks=("layers",),
-    attention=Attention("attention.q_proj", "attention.k_proj", "attention.v_proj", output="attention.o_proj"),
-    ffn=FFN(("mlp.fc1",), output="mlp.fc2"),
-    norms=("layernorm_before", "layernorm_after"),
+    stacks=(
+        Stack(
+            "layers",
+            attention=(Attention("attention.q_proj", "attention.k_proj", "attention.v_proj", "attention.o_proj"),),
+            ffn=FFN(("mlp.fc1",), "mlp.fc2"),
+            norms=("layernorm_before", "layernorm_after"),
+        ),
+    ),
     embeddings=("embeddings",),
     final_norms=("layernorm",),
     heads=("classifier", "cls_classifier", "distillation_classifier"),
     modality="image",
 )
+_LLAMA_STACK = Stack(
+    "layers",
+    attention=(Attention("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj"),),
+    ffn=FFN(("mlp.gate_proj", "mlp.up_proj"), "mlp.down_proj"),
+    norms=("input_layernorm", "post_attention_layernorm"),
+)
 _LLAMA = Family(
     name="llama",
     model_types=("llama", "mistral", "qwen2"),
-    stacks=("layers",),
-    attention=Attention("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", output="self_attn.o_proj"),
-    ffn=FFN(("mlp.gate_proj", "mlp.up_proj"), output="mlp.down_proj"),
-    norms=("input_layernorm", "post_attention_layernorm"),
+    stacks=(_LLAMA_STACK,),
     embeddings=("embed_tokens",),
     final_norms=("norm",),
     heads=("score",),
     language_heads=("lm_head",),
     causal=True,
 )
+Parts = Callable[[Stack], Sequence[str]]
+"""Chooses parts of a stack's blocks by their paths."""
 
 FAMILIES: dict[str, Family] = {
     family.name: family
@@ -154,10 +214,16 @@ FAMILIES: dict[str, Family] = {
         Family(
             name="distilbert",
             model_types=("distilbert",),
-            stacks=("transformer.layer",),
-            attention=Attention("attention.q_lin", "attention.k_lin", "attention.v_lin", output="attention.out_lin"),
-            ffn=FFN(("ffn.lin1",), output="ffn.lin2"),
-            norms=("sa_layer_norm", "output_layer_norm"),
+            stacks=(
+                Stack(
+                    "transformer.layer",
+                    attention=(
+                        Attention("attention.q_lin", "attention.k_lin", "attention.v_lin", "attention.out_lin"),
+                    ),
+                    ffn=FFN(("ffn.lin1",), "ffn.lin2"),
+                    norms=("sa_layer_norm", "output_layer_norm"),
+                ),
+            ),
             embeddings=("embeddings",),
             heads=("pre_classifier", "classifier"),
             language_heads=("vocab_transform", "vocab_layer_norm"),
@@ -166,12 +232,17 @@ FAMILIES: dict[str, Family] = {
         Family(
             name="clip",
             model_types=("clip",),
-            stacks=("text_model.encoder.layers", "vision_model.encoder.layers"),
-            attention=Attention(
-                "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", output="self_attn.out_proj"
+            stacks=tuple(
+                Stack(
+                    f"{tower}.encoder.layers",
+                    attention=(
+                        Attention("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.out_proj"),
+                    ),
+                    ffn=FFN(("mlp.fc1",), "mlp.fc2"),
+                    norms=("layer_norm1", "layer_norm2"),
+                )
+                for tower in ("text_model", "vision_model")
             ),
-            ffn=FFN(("mlp.fc1",), output="mlp.fc2"),
-            norms=("layer_norm1", "layer_norm2"),
             embeddings=("text_model.embeddings", "vision_model.embeddings", "vision_model.pre_layrnorm"),
             final_norms=("text_model.final_layer_norm", "vision_model.post_layernorm"),
             heads=("classifier",),
@@ -180,10 +251,14 @@ FAMILIES: dict[str, Family] = {
         Family(
             name="gpt2",
             model_types=("gpt2",),
-            stacks=("h",),
-            attention=Attention("attn.c_attn", "attn.c_attn", "attn.c_attn", output="attn.c_proj", transposed=True),
-            ffn=FFN(("mlp.c_fc",), output="mlp.c_proj", transposed=True),
-            norms=("ln_1", "ln_2"),
+            stacks=(
+                Stack(
+                    "h",
+                    attention=(Attention("attn.c_attn", "attn.c_attn", "attn.c_attn", "attn.c_proj", transposed=True),),
+                    ffn=FFN(("mlp.c_fc",), "mlp.c_proj", transposed=True),
+                    norms=("ln_1", "ln_2"),
+                ),
+            ),
             embeddings=("wte", "wpe"),
             final_norms=("ln_f",),
             heads=("score",),
@@ -193,12 +268,16 @@ FAMILIES: dict[str, Family] = {
         Family(
             name="opt",
             model_types=("opt",),
-            stacks=("decoder.layers",),
-            attention=Attention(
-                "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", output="self_attn.out_proj"
+            stacks=(
+                Stack(
+                    "decoder.layers",
+                    attention=(
+                        Attention("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.out_proj"),
+                    ),
+                    ffn=FFN(("fc1",), "fc2"),
+                    norms=("self_attn_layer_norm", "final_layer_norm"),
+                ),
             ),
-            ffn=FFN(("fc1",), output="fc2"),
-            norms=("self_attn_layer_norm", "final_layer_norm"),
             embeddings=("decoder.embed_tokens", "decoder.embed_positions", "decoder.project_in"),
             final_norms=("decoder.final_layer_norm",),
             heads=("score",),
@@ -210,7 +289,7 @@ FAMILIES: dict[str, Family] = {
             _LLAMA,
             name="qwen3",
             model_types=("qwen3",),
-            norms=(*_LLAMA.norms, "self_attn.q_norm", "self_attn.k_norm"),
+            stacks=(replace(_LLAMA_STACK, norms=(*_LLAMA_STACK.norms, "self_attn.q_norm", "self_attn.k_norm")),),
         ),
     )
 }
@@ -234,46 +313,53 @@ def family_of_type(model_type: str) -> Family:
     raise RecipeError(f"models of type `{model_type}` are not supported; known: {known}", where="model.path")
 
 
-def blocks(model: PreTrainedModel, family: Family) -> list[list[nn.Module]]:
-    """The blocks of a model by stack, first to last; a stack that this model leaves out (CLIP's text) is skipped."""
+def blocks(model: PreTrainedModel, family: Family) -> list[Block]:
+    """The blocks of a model, first to last; a stack that this model leaves out (CLIP's text) is skipped."""
     base = dict(model.base_model.named_modules())
-    return [list(base[stack].children()) for stack in family.stacks if stack in base]
+    return [
+        Block(f"{stack.path}.{name}", module, stack)
+        for stack in family.stacks
+        if stack.path in base
+        for name, module in base[stack.path].named_children()
+    ]
 
 
 def attention_targets(family: Family) -> list[str] | str:
     """Query, key, value and output projections of every block, as peft's ``target_modules``."""
-    return targets(family, (*family.attention.inputs, family.attention.output))
+    return targets(family, lambda stack: stack.attention_matrices)
 
 
 def ffn_targets(family: Family) -> list[str] | str:
     """All FFN matrices of every block, as peft's ``target_modules``."""
-    return targets(family, (*family.ffn.inputs, family.ffn.output))
+    return targets(family, lambda stack: stack.ffn_matrices)
 
 
 def all_targets(family: Family) -> list[str] | str:
     """Attention and FFN of every block, as peft's ``target_modules``."""
-    return targets(family, block_matrices(family))
+    return targets(family, lambda stack: stack.matrices)
 
 
-def block_matrices(family: Family) -> tuple[str, ...]:
-    """Every weight matrix of a block: attention, then FFN."""
-    return (*family.attention.inputs, family.attention.output, *family.ffn.inputs, family.ffn.output)
-
-
-def targets(family: Family, paths: Sequence[str]) -> list[str] | str:
+def targets(family: Family, parts: Parts) -> list[str] | str:
     """Names parts of a block, in every block, the way peft selects modules.
 
     peft takes a list as endings of module names, which most tools around it read. Where an ending would catch another
     part too (BERT's FFN ``output.dense`` ends its ``attention.output.dense``), it is a `pattern`.
     """
-    others = set(block_matrices(family)) - set(paths)
-    if any(other.endswith(f".{path}") for other in others for path in paths):
-        return pattern(family, paths)
-    return list(paths)
+    chosen = list(dict.fromkeys(path for stack in family.stacks for path in parts(stack)))
+    for stack in family.stacks:
+        others = set(stack.matrices) - set(parts(stack))
+        if any(other == path or other.endswith(f".{path}") for other in others for path in chosen):
+            return pattern(family, parts)
+    return chosen
 
 
-def pattern(family: Family, paths: Sequence[str]) -> str:
+def pattern(family: Family, parts: Parts) -> str:
     """A regular expression for the whole names of parts of every block, whatever stands before the stack."""
-    stacks = "|".join(map(re.escape, family.stacks))
-    parts = "|".join(map(re.escape, paths))
-    return rf"(?:.*\.)?(?:{stacks})\.\d+\.(?:{parts})"
+    lists: dict[tuple[str, ...], list[str]] = {}
+    for stack in family.stacks:
+        lists.setdefault(tuple(parts(stack)), []).append(stack.path)
+    made = [
+        rf"(?:{'|'.join(map(re.escape, stacks))})\.\d+\.(?:{'|'.join(map(re.escape, paths))})"
+        for paths, stacks in lists.items()
+    ]
+    return rf"(?:.*\.)?{made[0]}" if len(made) == 1 else rf"(?:.*\.)?(?:{'|'.join(made)})"

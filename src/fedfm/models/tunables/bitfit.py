@@ -30,9 +30,8 @@ class BitFit(WithHead):
         head = self.head_modules(backbone)
         biases = {
             id(parameter)
-            for stack in blocks(backbone.model, backbone.family)
-            for block in stack
-            for name, parameter in block.named_parameters()
+            for block in blocks(backbone.model, backbone.family)
+            for name, parameter in block.module.named_parameters()
             if name.endswith("bias")
         }
         if not biases:

@@ -11,7 +11,7 @@ from typing import Literal
 from peft import IA3Config
 
 from fedfm.models.backbones import Backbone
-from fedfm.models.families import Family, pattern, targets
+from fedfm.models.families import Family, Stack, pattern, targets
 from fedfm.models.tunable import Tunable
 from fedfm.models.tunables.base import WithHead, attach_peft
 from fedfm.models.tunables.targets import matching, transposed
@@ -32,7 +32,7 @@ class IA3(WithHead):
         chosen = self.target_modules if self.target_modules is not None else _targets(backbone.family)
         modules = matching(chosen, backbone)
         if (forward := self.feedforward_modules) is None:
-            forward = pattern(backbone.family, [backbone.family.ffn.output])
+            forward = pattern(backbone.family, lambda stack: [stack.ffn.output])
         else:
             matching(forward, backbone, where="tune.feedforward_modules")
         config = IA3Config(
@@ -46,6 +46,12 @@ class IA3(WithHead):
 
 
 def _targets(family: Family) -> str | list[str]:
-    attention = family.attention
-    projections = [attention.key] if attention.fused else [attention.key, attention.value]
-    return targets(family, [*projections, family.ffn.output])
+    return targets(family, lambda stack: [*_keys_and_values(stack), stack.ffn.output])
+
+
+def _keys_and_values(stack: Stack) -> list[str]:
+    return [
+        path
+        for attention in stack.attention
+        for path in ([attention.key] if attention.fused else [attention.key, attention.value])
+    ]
