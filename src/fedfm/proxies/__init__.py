@@ -1,14 +1,5 @@
 """Proxies: compressed stand-ins for the backbone that clients tune in its place."""
 
-from __future__ import annotations
+from fedfm.proxies.settings import Alignment, Distillation, FedPFT, NoProxy, Offsite, Proxy
 
-from typing import Literal
-
-from fedfm.settings import Settings
-
-
-class NoProxy(Settings):
-    """Clients hold the backbone itself (FedPETuning)."""
-
-    kind: Literal["none"] = "none"
-    """No proxy: clients get the backbone."""
+__all__ = ["Alignment", "Distillation", "FedPFT", "NoProxy", "Offsite", "Proxy"]

@@ -1,0 +1,111 @@
+"""What clients hold in place of the backbone: the recipe's ``proxy``."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from fedfm.settings import Settings
+
+Share = Annotated[float, Field(gt=0, le=1)]
+
+
+class NoProxy(Settings):
+    """Clients hold the backbone itself (FedPETuning, arXiv:2212.10025)."""
+
+    kind: Literal["none"] = "none"
+    """No proxy: clients get the backbone."""
+
+
+class Distillation(Settings):
+    """How a proxy is fitted to the backbone on public data, by gradient steps."""
+
+    steps: Annotated[int, Field(ge=1)] = 500
+    """Optimiser steps."""
+    batch_size: Annotated[int, Field(ge=1)] = 32
+    """Public examples a step."""
+    learning_rate: Annotated[float, Field(gt=0)] = 6e-4
+    """Peak learning rate of AdamW; it rises over the warm-up, then falls linearly to zero."""
+    warmup_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.048
+    """Share of the steps in which the learning rate rises."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    """Decoupled weight decay."""
+    max_grad_norm: Annotated[float, Field(gt=0)] | None = 1.0
+    """Clip the gradient to this L2 norm."""
+    product: Annotated[float, Field(ge=0)] = 0.0
+    """Weight α of the error of the FFN's weight product W₂W₁ in the loss; the released code's never had a gradient."""
+
+
+class Alignment(Settings):
+    """How a proxy is realigned while clients tune it (arXiv:2404.11536, neuron-level alignment)."""
+
+    share: Share = 0.5
+    """Share of the neurons of a compressed FFN that are refitted, those used least."""
+    score: Literal["auto", "apoz", "soft-apoz", "contribution"] = "auto"
+    """What tells how much a neuron is used: `apoz`, the share of exact zeros, tells neurons apart only under ReLU;
+    `soft-apoz` counts values near zero; `contribution` is E|a|·‖w₂‖; `auto` is apoz for ReLU, else contribution."""
+    data: Literal["public", "clients"] = "public"
+    """What it is measured on; `clients` sends counts of their activations to the server."""
+    steps: Annotated[int, Field(ge=1)] = 50
+    """Optimiser steps of one alignment."""
+    batch_size: Annotated[int, Field(ge=1)] = 32
+    """Public examples a step."""
+    learning_rate: Annotated[float, Field(gt=0)] = 6e-4
+    """Peak learning rate of AdamW; it rises over the warm-up, then falls linearly to zero."""
+
+
+class FedPFT(Settings):
+    """A proxy with every layer and, in most of them, only some FFN neurons (FedPFT, arXiv:2404.11536)."""
+
+    kind: Literal["fedpft"] = "fedpft"
+    """Every layer stays, most FFN neurons go."""
+    path: str | None = None
+    """A proxy's folder, as `fedfm proxy build` writes it, in place of building one."""
+    ffn_keep: Share | list[Share] = 0.25
+    """Share of its neurons that a compressed FFN keeps; a list names one for each compressed layer."""
+    keep_layers: list[int] = [0, -1]
+    """Layers that stay whole, from 0; -1 is the last."""
+    score: Literal["concat-l2", "product", "activation", "gradient"] = "concat-l2"
+    """Which neurons stay: by the norm of all their weights (the paper), by the product of the norms of their weight
+    vectors, by E|a|·‖w₂‖ on public data, or by |Σ a·∂ℓ/∂a| there."""
+    align_to: Annotated[int, Field(ge=1)] = 1
+    """Round the neurons kept to a multiple of this, such as 64, for faster kernels."""
+    closed_form: bool = True
+    """Refit each compressed FFN's output matrix by ridge regression on public data, layer by layer."""
+    ridge: Annotated[float, Field(gt=0)] = 0.01
+    """Pull of that regression towards the backbone's weights, as a share of the mean squared activation."""
+    distill: Distillation | None = Distillation()
+    """Layer-level distillation before round 1; null: none."""
+    interval: Annotated[int, Field(ge=1)] | None = 10
+    """Rounds between alignments; null: none."""
+    align: Alignment = Alignment()
+    """Neuron-level alignment during training."""
+    stale: Literal["refuse", "accept"] = "refuse"
+    """What becomes of an update that was trained on an older version of the proxy."""
+    reproduce: bool = False
+    """Follow the released code where it departs from good practice: exact zeros on clients' data choose the neurons."""
+
+
+class Offsite(Settings):
+    """A proxy with only some of the layers (offsite tuning, arXiv:2302.04870, in a federation: FedOT).
+
+    The first and last layers are tuned; an emulator of evenly spaced layers stands for those between.
+    """
+
+    kind: Literal["offsite"] = "offsite"
+    """Few layers stay, whole; those at the ends are tuned."""
+    layers: Annotated[int, Field(ge=2)] | None = None
+    """Layers to keep; null: as many as come closest in parameters to FedPFT with `ffn_keep` and `keep_layers`."""
+    adapters: Annotated[int, Field(ge=1)] = 2
+    """Layers at each end that are tuned."""
+    ffn_keep: Share = 0.25
+    """The FedPFT proxy to match in size."""
+    keep_layers: list[int] = [0, -1]
+    """The FedPFT proxy to match in size."""
+    distill: Distillation | None = Distillation()
+    """Fitting the emulator's output to the backbone's before round 1; null: none."""
+
+
+Proxy = Annotated[NoProxy | FedPFT | Offsite, Field(discriminator="kind")]
+"""The recipe's ``proxy``."""
