@@ -79,7 +79,7 @@ def vectors(block: Block) -> list[Tensor]:
 
     Biases are not among them. The tensors are views of the parameters, which share their gradients.
     """
-    found = []
+    found: list[Tensor] = []
     for tensor in neuron_tensors(block):
         weight = block.module.get_parameter(tensor.name)
         if weight.dim() == 2:
