@@ -73,12 +73,14 @@ class Stack:
         attention: self-attention, then cross-attention where there is one.
         ffn: its feed-forward network.
         norms: every norm of a block.
+        ffn_norm: the one of them that takes the sum of FFN and residual (BERT); none where norms come before.
     """
 
     path: str
     attention: tuple[Attention, ...]
     ffn: FFN
     norms: tuple[str, ...]
+    ffn_norm: str | None = None
 
     @property
     def attention_matrices(self) -> tuple[str, ...]:
@@ -150,6 +152,7 @@ _BERT = Family(
             ),
             ffn=FFN(("intermediate.dense",), "output.dense"),
             norms=("attention.output.LayerNorm", "output.LayerNorm"),
+            ffn_norm="output.LayerNorm",
         ),
     ),
     embeddings=("embeddings",),
@@ -222,6 +225,7 @@ FAMILIES: dict[str, Family] = {
                     ),
                     ffn=FFN(("ffn.lin1",), "ffn.lin2"),
                     norms=("sa_layer_norm", "output_layer_norm"),
+                    ffn_norm="output_layer_norm",
                 ),
             ),
             embeddings=("embeddings",),
