@@ -26,6 +26,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, get_
 
 from fedfm import Recipe, load_recipe, run
 from fedfm.models.builtin import minilm_folder
+from fedfm.records.folder import RunFolder
 from fedfm.server.checkpoints import load_checkpoint
 from ledger import mean_and_deviation, measured, measured_on
 
@@ -57,7 +58,7 @@ def federated(data: Path, seed: int, split: str, overrides: Sequence[str]) -> di
     """Runs the recipe; the accuracy is that of summary.json."""
     with tempfile.TemporaryDirectory() as folder:
         finished = run(recipe(data, seed, Path(folder), split, overrides))
-        state = load_checkpoint(finished.path)
+        state = load_checkpoint(RunFolder(finished.path))
         if state is None:
             raise RuntimeError(f"{finished} has no checkpoint")
         summary = finished.summary

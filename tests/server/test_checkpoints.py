@@ -12,6 +12,7 @@ import torch
 from fedfm import params as tensors
 from fedfm.errors import StorageError
 from fedfm.params import digest
+from fedfm.records.folder import RunFolder
 from fedfm.server.checkpoints import load_checkpoint, save_checkpoint
 from fedfm.server.state import Best, RunState
 
@@ -37,12 +38,12 @@ def state(number: int) -> RunState:
 
 
 def save(folder: Path, saved: RunState, offsets: dict[str, int], *, keep: int) -> Path:
-    return save_checkpoint(folder, saved, offsets, keep=keep, identity={"recipe": "x"})
+    return save_checkpoint(RunFolder(folder), saved, offsets, keep=keep, identity={"recipe": "x"})
 
 
 def test_round_trip(tmp_path: Path) -> None:
     save(tmp_path, state(7), {"metrics.jsonl": 123}, keep=2)
-    loaded = load_checkpoint(tmp_path)
+    loaded = load_checkpoint(RunFolder(tmp_path))
     assert loaded is not None
     got = loaded.state
     assert got.numbers() == state(7).numbers()
@@ -65,7 +66,7 @@ def test_only_the_newest_are_kept(tmp_path: Path) -> None:
 
 
 def test_no_checkpoint_is_not_an_error(tmp_path: Path) -> None:
-    assert load_checkpoint(tmp_path) is None
+    assert load_checkpoint(RunFolder(tmp_path)) is None
 
 
 def test_everything_is_safetensors_and_json(tmp_path: Path) -> None:
@@ -90,7 +91,7 @@ def test_damage_is_noticed_and_the_round_before_is_used(tmp_path: Path, damage: 
         file.write_bytes(content[:-4])
     else:
         file.unlink()
-    loaded = load_checkpoint(tmp_path)
+    loaded = load_checkpoint(RunFolder(tmp_path))
     assert loaded is not None
     assert loaded.state.round == 1
     assert "round-0002 is damaged" in loaded.warnings[0]
@@ -100,7 +101,7 @@ def test_no_sound_checkpoint_left_is_said(tmp_path: Path) -> None:
     folder = save(tmp_path, state(1), {}, keep=2)
     (folder / "state.json").write_text("{}")
     with pytest.raises(StorageError, match="no sound checkpoint is left"):
-        load_checkpoint(tmp_path)
+        load_checkpoint(RunFolder(tmp_path))
 
 
 def test_another_format_is_refused_not_guessed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,7 +109,7 @@ def test_another_format_is_refused_not_guessed(tmp_path: Path, monkeypatch: pyte
     save(tmp_path, state(1), {}, keep=2)
     monkeypatch.undo()
     with pytest.raises(StorageError, match="format 99"):
-        load_checkpoint(tmp_path)
+        load_checkpoint(RunFolder(tmp_path))
 
 
 def test_a_full_disk_leaves_the_last_checkpoint_and_no_rubbish(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,7 +123,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_and_no_rubbish(tmp_path: Path, m
         save(tmp_path, state(2), {}, keep=2)
     monkeypatch.undo()
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["round-0001"]
-    loaded = load_checkpoint(tmp_path)
+    loaded = load_checkpoint(RunFolder(tmp_path))
     assert loaded is not None
     assert loaded.state.round == 1
 
@@ -137,11 +138,11 @@ def test_a_crash_while_writing_leaves_the_round_before(tmp_path: Path, monkeypat
     with pytest.raises(KeyboardInterrupt):
         save(tmp_path, state(2), {}, keep=2)
     monkeypatch.undo()
-    loaded = load_checkpoint(tmp_path)
+    loaded = load_checkpoint(RunFolder(tmp_path))
     assert loaded is not None
     assert loaded.state.round == 1
     save(tmp_path, state(2), {}, keep=2)
-    again = load_checkpoint(tmp_path)
+    again = load_checkpoint(RunFolder(tmp_path))
     assert again is not None
     assert again.state.round == 2
 
@@ -150,7 +151,7 @@ def test_rounds_are_ordered_as_numbers(tmp_path: Path) -> None:
     for number in (9998, 9999, 10000):
         save(tmp_path, state(number), {}, keep=2)
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["round-10000", "round-9999"]
-    loaded = load_checkpoint(tmp_path)
+    loaded = load_checkpoint(RunFolder(tmp_path))
     assert loaded is not None
     assert loaded.state.round == 10000
 
@@ -161,7 +162,7 @@ def test_a_lost_pointer_does_not_lose_the_run(tmp_path: Path, pointer: str | Non
     (tmp_path / "LATEST").unlink()
     if pointer is not None:
         (tmp_path / "LATEST").write_text(pointer)
-    loaded = load_checkpoint(tmp_path)
+    loaded = load_checkpoint(RunFolder(tmp_path))
     assert loaded is not None
     assert loaded.state.round == 3
 

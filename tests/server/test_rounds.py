@@ -141,7 +141,7 @@ def test_too_few_sound_updates_end_the_run_and_keep_what_there_is(tmp_path: Path
         play(loop)
     assert raised.value.exit_code == 4
     assert len(events(loop)) == 3
-    saved = load_checkpoint(loop.folder.path)
+    saved = load_checkpoint(loop.folder)
     assert saved is not None
     assert saved.state.round == 0
 
@@ -233,7 +233,7 @@ def test_a_server_step_that_overflows_is_dropped_and_said(tmp_path: Path) -> Non
     loop = loop_of(experiment, tmp_path, dict.fromkeys("0123", large))
     with pytest.raises(RecipeError, match="round 1 overflowed"):
         play(loop)
-    saved = load_checkpoint(loop.folder.path)
+    saved = load_checkpoint(loop.folder)
     assert saved is not None
     assert saved.state.round == 0
 
@@ -248,7 +248,7 @@ def test_a_failed_round_leaves_its_events_and_nothing_else(tmp_path: Path) -> No
     with pytest.raises(TooFewClientsError, match="fedfm resume"):
         play(loop)
     assert {message["round"] for message in jsonl.records(loop.folder.wire)} == {1, 2}
-    saved = load_checkpoint(loop.folder.path)
+    saved = load_checkpoint(loop.folder)
     assert saved is not None
     assert saved.state.round == 2
     assert saved.offsets["wire.jsonl"] == loop.folder.wire.stat().st_size
@@ -280,7 +280,7 @@ def test_a_stop_ends_at_the_next_client_and_saves_the_last_whole_round(tmp_path:
     with pytest.raises(InterruptedRunError, match="stopped in round 3"):
         play(loop)
     assert listener.rounds == [1, 2]
-    saved = load_checkpoint(loop.folder.path)
+    saved = load_checkpoint(loop.folder)
     assert saved is not None
     assert saved.state.round == 2
     assert {line["round"] for line in jsonl.records(loop.folder.metrics)} == {0, 1, 2}

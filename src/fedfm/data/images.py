@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import PIL
 import torch
-from datasets import Array3D, Dataset, Features
+from datasets import Array3D, Features
 from datasets import Image as ImageFeature
 from PIL import Image
 from torch import Tensor
 from transformers import BaseImageProcessor
 
-from fedfm.data.cache import cache_key, cached
+from fedfm.data.cache import cache_key
 from fedfm.data.columns import clients_of, column_of, described
+from fedfm.data.encoding import Encode, encoded
 from fedfm.data.examples import Examples
-from fedfm.data.labels import LabelMap
+from fedfm.data.labels import LabelMap, labels_of
 from fedfm.data.sources import Source
 from fedfm.errors import DataError, RecipeError
 
@@ -137,32 +136,25 @@ def encode_images(
         version=1,
     )
 
-    def build(scratch: Path) -> Dataset:
-        column_of(source, column, "data.image")
-        feature = source.table.features[column]
-        if not isinstance(feature, ImageFeature):
-            raise RecipeError(
-                f"column `{column}` of {source.name} holds {described(feature)}, not images", where="data.image"
-            )
+    def prepare() -> Encode:
+        _check_images(source, column)
+        return lambda rows: {"pixel_values": [_pixels(source, column, row, mode, framing) for row in rows]}
 
-        def encode(rows: list[int]) -> dict[str, Any]:
-            return {"pixel_values": [_pixels(source, column, row, mode, framing) for row in rows]}
+    labels, clients = labels_of(source, label, label_map), clients_of(source, client)
+    features = Features({"pixel_values": Array3D((channels, framing.height, framing.width), "uint8")})
+    table = encoded(key, len(source), prepare, features, batch_size=_IMAGES_PER_BATCH)
+    pixels = table.with_format("numpy", dtype=np.uint8)
+    return Examples(pixels, np.ones(len(pixels), dtype=np.int32), labels, clients)
 
-        return Dataset.from_dict({"row": np.arange(len(source))}).map(
-            encode,
-            input_columns="row",
-            batched=True,
-            batch_size=_IMAGES_PER_BATCH,
-            remove_columns="row",
-            features=Features({"pixel_values": Array3D((channels, framing.height, framing.width), "uint8")}),
-            cache_file_name=str(scratch / "encoded.arrow"),
-            new_fingerprint=key[:32],
+
+def _check_images(source: Source, column: str) -> None:
+    """Refuses a column that is missing, has gaps, or holds something else."""
+    column_of(source, column, "data.image")
+    feature = source.table.features[column]
+    if not isinstance(feature, ImageFeature):
+        raise RecipeError(
+            f"column `{column}` of {source.name} holds {described(feature)}, not images", where="data.image"
         )
-
-    labels = label_map.encode(source, label) if label is not None and label_map is not None else None
-    clients = clients_of(source, client)
-    table = cached(key, build).with_format("numpy", dtype=np.uint8)
-    return Examples(table, np.ones(len(table), dtype=np.int32), labels, clients)
 
 
 def _pixels(source: Source, column: str, row: int, mode: str, framing: Framing) -> np.ndarray:

@@ -61,6 +61,15 @@ class LabelMap:
         return labels
 
 
+def labels_of(source: Source, column: str | None, label_map: LabelMap | None) -> np.ndarray | None:
+    """The class of each example, int64 [N]; None without a column.
+
+    Raises:
+        RecipeError: as `LabelMap.encode`.
+    """
+    return label_map.encode(source, column) if column is not None and label_map is not None else None
+
+
 def _values(source: Source, column: str, where: str) -> list[Any]:
     values = column_of(source, column, where)
     feature = source.table.features[column]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,10 +12,11 @@ import tokenizers
 from datasets import Dataset, Features, List, Value
 from transformers import PreTrainedTokenizerBase
 
-from fedfm.data.cache import cache_key, cached
+from fedfm.data.cache import cache_key
 from fedfm.data.columns import clients_of, text_column
+from fedfm.data.encoding import Encode, encoded
 from fedfm.data.examples import Examples
-from fedfm.data.labels import LabelMap
+from fedfm.data.labels import LabelMap, labels_of
 from fedfm.data.sources import Source
 from fedfm.errors import RecipeError
 
@@ -49,21 +49,12 @@ def encode_text(
     """
     key = _key("text", source, columns, tokenizer, max_length)
 
-    def build(scratch: Path) -> Dataset:
+    def prepare() -> Encode:
         texts = [text_column(source, column, "data.text") for column in columns]
+        return lambda rows: _tokens(tokenizer, [[column[row] for row in rows] for column in texts], max_length)
 
-        def encode(rows: list[int]) -> dict[str, Any]:
-            batch = [[column[row] for row in rows] for column in texts]
-            encoding = tokenizer(
-                *batch, truncation=True, padding=False, max_length=max_length, return_attention_mask=False
-            )
-            return dict(encoding)
-
-        return _encode_rows(len(source), encode, _features(tokenizer), scratch, key)
-
-    labels = label_map.encode(source, label) if label is not None and label_map is not None else None
-    clients = clients_of(source, client)
-    table = cached(key, build)
+    labels, clients = labels_of(source, label, label_map), clients_of(source, client)
+    table = encoded(key, len(source), prepare, _features(tokenizer), batch_size=_TEXTS_PER_BATCH)
     return Examples(table, _lengths(table), labels, clients)
 
 
@@ -86,27 +77,21 @@ def encode_documents(
     key = _key("documents", source, [column], tokenizer, max_length)
     shortest = max(2, tokenizer.num_special_tokens_to_add() + 1)
 
-    def build(scratch: Path) -> Dataset:
+    def prepare() -> Encode:
         texts = text_column(source, column, "data.text")
 
-        def encode(rows: list[int]) -> dict[str, Any]:
-            pieces = tokenizer(
-                [texts[row] for row in rows],
-                truncation=True,
-                padding=False,
-                max_length=max_length,
-                return_overflowing_tokens=True,
-                return_attention_mask=False,
-            )
+        def encode(rows: list[int]) -> dict[str, list[Any]]:
+            pieces = _tokens(tokenizer, [[texts[row] for row in rows]], max_length, return_overflowing_tokens=True)
             documents = [rows[place] for place in pieces.pop("overflow_to_sample_mapping")]
             kept = [place for place, ids in enumerate(pieces["input_ids"]) if len(ids) >= shortest]
             columns = {**pieces, "document": documents}
             return {name: [values[place] for place in kept] for name, values in columns.items()}
 
-        return _encode_rows(len(source), encode, _features(tokenizer, document=Value("int64")), scratch, key)
+        return encode
 
     clients = clients_of(source, client)
-    table = cached(key, build)
+    features = _features(tokenizer, document=Value("int64"))
+    table = encoded(key, len(source), prepare, features, batch_size=_TEXTS_PER_BATCH)
     if not len(table):
         raise RecipeError(f"column `{column}` of {source.name} has no text of two tokens or more", where="data.text")
     if clients is not None:
@@ -137,17 +122,14 @@ def _key(kind: str, source: Source, columns: Sequence[str], tokenizer: PreTraine
     )
 
 
-def _encode_rows(count: int, encode: Any, features: Features, scratch: Path, key: str) -> Dataset:
-    """Runs ``encode`` on batches of row numbers, writing to disk as it goes."""
-    return Dataset.from_dict({"row": np.arange(count)}).map(
-        encode,
-        input_columns="row",
-        batched=True,
-        batch_size=_TEXTS_PER_BATCH,
-        remove_columns="row",
-        features=features,
-        cache_file_name=str(scratch / "encoded.arrow"),
-        new_fingerprint=key[:32],
+def _tokens(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[list[str]], max_length: int, **settings: Any
+) -> dict[str, list[Any]]:
+    """A batch of texts, or of pairs, truncated and not padded."""
+    return dict(
+        tokenizer(
+            *texts, truncation=True, padding=False, max_length=max_length, return_attention_mask=False, **settings
+        )
     )
 
 

@@ -26,6 +26,7 @@ from fedfm.algorithms import ServerState
 from fedfm.errors import StorageError
 from fedfm.params import Params
 from fedfm.records.disk import replace_text, replacing_folder, storage
+from fedfm.records.folder import RunFolder
 from fedfm.server.state import RunState
 
 FORMAT = 1
@@ -50,7 +51,7 @@ class Checkpoint:
 
 
 def save_checkpoint(
-    run: Path, state: RunState, offsets: Mapping[str, int], *, keep: int, identity: Mapping[str, str]
+    run: RunFolder, state: RunState, offsets: Mapping[str, int], *, keep: int, identity: Mapping[str, str]
 ) -> Path:
     """Writes the state after a round and makes it the latest, then removes all but the ``keep`` newest.
 
@@ -64,12 +65,12 @@ def save_checkpoint(
     Raises:
         StorageError: the disk is full or the folder cannot be written; earlier checkpoints are untouched.
     """
-    folder = run / "checkpoints" / f"round-{state.round:04d}"
+    folder = run.checkpoints / f"round-{state.round:04d}"
     with storage(folder, "save"):
         folder.parent.mkdir(exist_ok=True)
     with replacing_folder(folder) as beside:
         _write(beside, state, offsets, identity)
-    replace_text(run / "LATEST", folder.name + "\n")
+    replace_text(run.latest, folder.name + "\n")
     for old in _folders(run)[:-keep]:
         shutil.rmtree(old, ignore_errors=True)
     return folder
@@ -88,7 +89,7 @@ def _write(folder: Path, state: RunState, offsets: Mapping[str, int], identity: 
     (folder / "MANIFEST.json").write_text(json.dumps(manifest, indent=1) + "\n")
 
 
-def load_checkpoint(run: Path) -> Checkpoint | None:
+def load_checkpoint(run: RunFolder) -> Checkpoint | None:
     """The newest sound checkpoint of a run, or None when the run has no checkpoint yet.
 
     Raises:
@@ -116,9 +117,9 @@ def load_checkpoint(run: Path) -> Checkpoint | None:
     return None
 
 
-def _folders(run: Path) -> list[Path]:
+def _folders(run: RunFolder) -> list[Path]:
     """The checkpoints in the order of their rounds."""
-    return sorted((run / "checkpoints").glob("round-*"), key=lambda path: int(path.name.removeprefix("round-")))
+    return sorted(run.checkpoints.glob("round-*"), key=lambda path: int(path.name.removeprefix("round-")))
 
 
 def _damage(folder: Path) -> str | None:

@@ -6,7 +6,6 @@ arrives early waits for its turn.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -78,7 +77,7 @@ class Exchange:
         """
         came_back = Answers(self.recipe.aggregate.start())
         early: dict[str, bytes | Failure] = {}
-        turn = deque(cohort)
+        order, folded, answered = list(cohort), 0, set[str]()
         place = f"in round {instruction.round}"
 
         def fold(client: str, answer: bytes | Failure) -> None:
@@ -86,27 +85,26 @@ class Exchange:
             if event is not None:
                 records.events.append({"round": instruction.round, **event})
 
-        done = 0
-        for client, answer in self.runtime.exchange(list(cohort), message):
+        for client, answer in self.runtime.exchange(order, message):
             seconds = watch.lap("train")
             self.stop.check(place)
-            if client not in turn or client in early:
-                reason = "it answered twice" if client in cohort else "it was not asked"
+            if client not in cohort or client in answered:
+                reason = "it answered twice" if client in answered else "it was not asked"
                 records.events.append(
                     {"round": instruction.round, "kind": "refused", "client": client, "reason": reason}
                 )
                 came_back.refused += 1
                 continue
+            answered.add(client)
             early[client] = answer
-            while turn and turn[0] in early:
-                fold(turn[0], early.pop(turn[0]))
-                turn.popleft()
-            done += 1
+            while folded < len(order) and order[folded] in early:
+                fold(order[folded], early.pop(order[folded]))
+                folded += 1
             for listener in self.listeners:
-                listener.on_client(instruction.round, done, len(cohort), client, seconds)
+                listener.on_client(instruction.round, len(answered), len(order), client, seconds)
             watch.lap("wire")
         self.stop.check(place)
-        for client in turn:
+        for client in order[folded:]:
             fold(client, early.get(client, Failure(client, "it gave no answer")))
         return came_back
 

@@ -71,7 +71,7 @@ def load_tuned(folder: RunFolder, recipe: Recipe) -> tuple[Tunable, Backbone]:
     Raises:
         RecipeError: the run has no saved round, or its backbone cannot be loaded.
     """
-    saved = load_checkpoint(folder.path)
+    saved = load_checkpoint(folder)
     if saved is None or not folder.summary.is_file():
         raise RecipeError(
             f"{folder.path} has nothing to load yet; continue it with `fedfm resume {folder.path}`", source="run"

@@ -234,7 +234,7 @@ class RoundLoop:
     def _commit(self, state: RunState, records: Records) -> None:
         records.write(self.folder)
         save_checkpoint(
-            self.folder.path,
+            self.folder,
             state,
             self.folder.offsets(),
             keep=self.recipe.checkpoint.keep,

@@ -138,7 +138,7 @@ def resume(folder: Path | str, overrides: Sequence[str] = (), *, listeners: Sequ
     _refuse_changes(before, recipe)
     listeners = [*listeners, *_trackers(recipe, opened.path)]
     with opened.lock():
-        saved = load_checkpoint(opened.path)
+        saved = load_checkpoint(opened)
         if saved is not None and recipe.federation.rounds < saved.state.round:
             raise RecipeError(
                 f"{saved.state.round} rounds are played already, so {recipe.federation.rounds} cannot be all",
@@ -209,7 +209,7 @@ def _finish(
 
 
 def _write_unfinished(experiment: Experiment, folder: RunFolder, status: Status) -> None:
-    saved = load_checkpoint(folder.path)
+    saved = load_checkpoint(folder)
     if saved is not None:
         folder.write_json(folder.summary, summarize(experiment, saved.state, status, {}, None))
 
