@@ -60,7 +60,7 @@ ALPHA = "not a setting of this kind; it belongs to dirichlet, quantity"
         ("model=bert", "model", "must be a group of keys, such as `model: {path: …}`", '"bert"'),
         ("local=null", "local", "must be a group of keys, such as `local: {epochs: …}`", "null"),
         ("tune=lora", "tune", "must be a group of keys, such as `tune: {kind: lora}`", '"lora"'),
-        ("proxy.kind=fedfpt", "proxy.kind", "must be none", '"fedfpt"'),
+        ("proxy.kind=fedfpt", "proxy.kind", "must be one of none, fedpft, offsite — did you mean `fedpft`?", '"fedfpt"'),
         ("tune.kind=lorra", "tune.kind", None, '"lorra"'),
         ("federation.partition={alpha: 1}", "federation.partition.kind", None, None),
         ("federation.partition={kind: dirichlet, alpha: 0}", "federation.partition.alpha", "must be > 0", "0"),
@@ -101,13 +101,13 @@ def test_missing_keys_say_what_they_are_for() -> None:
 def test_everything_is_told_at_once(values: dict[str, Any]) -> None:
     """Features to come, faulty keys, and conflicts between the keys that are sound."""
     values |= {
-        "proxy": {"kind": "fedpft", "ffn_keep": 0.5},
+        "privacy": {"kind": "central", "target_epsilon": 8},
         "local": {"epochs": 0, "batchsize": 8},
         "federation": {"clients": 5, "per_round": 6},
         "evaluate": {"metrics": ["acuracy"]},
     }
     assert set(problems(values)) == {
-        "proxy.kind",
+        "privacy.kind",
         "local.epochs",
         "local.batchsize",
         "federation.per_round",

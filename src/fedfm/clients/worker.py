@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +16,8 @@ from fedfm.data.batches import batch_plan
 from fedfm.data.examples import Examples
 from fedfm.models.tunable import Tunable
 from fedfm.params import subtract
+from fedfm.proxies.activity import Activity, counting, to_params
+from fedfm.proxies.versions import HeldProxy
 from fedfm.randomness import derive_seed, numpy_generator, torch_seed
 from fedfm.tasks.base import Batch, Task
 from fedfm.updates import Failure, Instruction, Update, decode_instruction, encode_update
@@ -34,6 +37,7 @@ class Worker:
         gradient_rule: the algorithm's hook.
         seed: the run's seed.
         device: where the tunable is.
+        proxy: what the clients hold in place of the backbone, where they do; the tunable is attached to it.
     """
 
     tunable: Tunable
@@ -45,16 +49,22 @@ class Worker:
     gradient_rule: GradientRule
     seed: int
     device: torch.device
+    proxy: HeldProxy | None = None
 
-    def train(self, clients: Sequence[str], message: bytes) -> Iterator[tuple[str, bytes | Failure]]:
-        """Answers an instruction for each client in turn: the bytes of an update, or why there is none.
+    def train(self, messages: Mapping[str, bytes]) -> Iterator[tuple[str, bytes | Failure]]:
+        """Answers each client's instruction in turn: the bytes of an update, or why there is none.
+
+        Args:
+            messages: client id → instruction; clients alike share one object, which is decoded once.
 
         Raises:
-            MessageError: the instruction cannot be read.
+            MessageError: an instruction cannot be read.
         """
-        instruction = decode_instruction(message)
-        for client in clients:
-            yield client, self._answer(client, instruction)
+        read: tuple[bytes, Instruction] | None = None
+        for client, message in messages.items():
+            if read is None or read[0] is not message:
+                read = message, decode_instruction(message)
+            yield client, self._answer(client, read[1])
 
     def _answer(self, client: str, instruction: Instruction) -> bytes | Failure:
         try:
@@ -66,10 +76,15 @@ class Worker:
             return Failure(client, reason, traceback.format_exc())
 
     def _train(self, client: str, instruction: Instruction) -> Update:
+        if self.proxy is not None:
+            since, number = instruction.proxy_since, instruction.proxy_version
+            self.proxy.receive(instruction.proxy, since=since, number=number)
         self.tunable.write(instruction.params)
-        result = self.fit(
-            self.clients[client], client=client, round=instruction.round, learning_rate=instruction.learning_rate
-        )
+        with ExitStack() as stack:
+            counted = stack.enter_context(self._counting()) if instruction.count_activity else {}
+            result = self.fit(
+                self.clients[client], client=client, round=instruction.round, learning_rate=instruction.learning_rate
+            )
         return Update(
             round=instruction.round,
             client=client,
@@ -79,7 +94,12 @@ class Worker:
             samples=result.samples,
             loss=result.loss,
             params=subtract(self.tunable.read(), instruction.params),
+            proxy_version=instruction.proxy_version,
+            activity=to_params(counted),
         )
+
+    def _counting(self) -> AbstractContextManager[dict[str, Activity]]:
+        return counting(self.tunable.model, self.proxy.blocks if self.proxy else [])
 
     def fit(
         self,

@@ -108,6 +108,7 @@ def encode_images(
     label: str | None = None,
     label_map: LabelMap | None = None,
     client: str | None = None,
+    where: str = "data.image",
 ) -> Examples:
     """One example a row: ``pixel_values``, uint8 [C, H, W], framed as the processor says; see `PixelStatistics`.
 
@@ -119,6 +120,7 @@ def encode_images(
         label: column of the class, encoded by ``label_map``; None for unlabelled examples.
         label_map: the classes; needed with ``label``.
         client: column that names the client, or None; examples that are not trained on may lack it.
+        where: the recipe key that names the column, for messages.
 
     Raises:
         RecipeError: when a column is missing or not what it should be.
@@ -137,7 +139,7 @@ def encode_images(
     )
 
     def prepare() -> Encode:
-        _check_images(source, column)
+        _check_images(source, column, where)
         return lambda rows: {"pixel_values": [_pixels(source, column, row, mode, framing) for row in rows]}
 
     labels, clients = labels_of(source, label, label_map), clients_of(source, client)
@@ -147,13 +149,13 @@ def encode_images(
     return Examples(pixels, np.ones(len(pixels), dtype=np.int32), labels, clients)
 
 
-def _check_images(source: Source, column: str) -> None:
+def _check_images(source: Source, column: str, where: str) -> None:
     """Refuses a column that is missing, has gaps, or holds something else."""
-    column_of(source, column, "data.image")
+    column_of(source, column, where)
     feature = source.table.features[column]
     if not isinstance(feature, ImageFeature):
         raise RecipeError(
-            f"column `{column}` of {source.name} holds {described(feature)}, not images", where="data.image"
+            f"column `{column}` of {source.name} holds {described(feature)}, not images", where=where
         )
 
 

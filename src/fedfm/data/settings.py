@@ -33,3 +33,18 @@ class DataSettings(Settings):
     """Tokens per example; classification truncates, language modelling cuts a document into pieces."""
     limit: Annotated[int, Field(ge=1)] | None = None
     """Use only this many training examples, the first after a seeded shuffle."""
+
+
+class PublicSettings(Settings):
+    """The recipe's ``public``: unlabelled data that the server may use."""
+
+    data: str
+    """Where it comes from: as `data.train`."""
+    limit: Annotated[int, Field(ge=1)] | None = 2048
+    """First N pieces of text, or images, after a seeded shuffle; null: all."""
+    text: str = "text"
+    """Text column."""
+    image: str = "image"
+    """Column of the image."""
+    max_length: Annotated[int, Field(ge=2)] | None = None
+    """Tokens a piece; documents are cut into pieces. null: `data.max_length`."""

@@ -65,11 +65,20 @@ def encode_documents(
     max_length: int,
     *,
     client: str | None = None,
+    where: str = "data.text",
 ) -> Examples:
     """Documents for language modelling, each cut into pieces of at most ``max_length`` tokens; nothing is thrown away.
 
     Every piece gets the special tokens that the tokenizer puts around a text, and belongs to its document's client.
     Pieces in which there is nothing to predict (one token in all, or special ones only) are left out.
+
+    Args:
+        source: the documents.
+        column: their text column.
+        tokenizer: a fast tokenizer.
+        max_length: tokens a piece, special ones included.
+        client: column that names the client, or None.
+        where: the recipe key that names the column, for messages.
 
     Raises:
         RecipeError: as `encode_text`, and when no piece is left.
@@ -78,7 +87,7 @@ def encode_documents(
     shortest = max(2, tokenizer.num_special_tokens_to_add() + 1)
 
     def prepare() -> Encode:
-        texts = text_column(source, column, "data.text")
+        texts = text_column(source, column, where)
 
         def encode(rows: list[int]) -> dict[str, list[Any]]:
             pieces = _tokens(tokenizer, [[texts[row] for row in rows]], max_length, return_overflowing_tokens=True)
@@ -93,7 +102,7 @@ def encode_documents(
     features = _features(tokenizer, document=Value("int64"))
     table = encoded(key, len(source), prepare, features, batch_size=_TEXTS_PER_BATCH)
     if not len(table):
-        raise RecipeError(f"column `{column}` of {source.name} has no text of two tokens or more", where="data.text")
+        raise RecipeError(f"column `{column}` of {source.name} has no text of two tokens or more", where=where)
     if clients is not None:
         clients = clients[np.asarray(table["document"])]
     table = table.remove_columns("document")

@@ -29,14 +29,17 @@ class NeuronTensor:
     axis: int
     copies: int = 1
 
+    def size(self, tensor: Tensor) -> int:
+        """How many neurons' slices ``tensor`` holds."""
+        return tensor.shape[self.axis] // self.copies
+
     def index(self, neurons: Tensor, total: int) -> Tensor:
         """Where the slices of some of ``total`` neurons are on the axis, int64 [copies · len(neurons)]."""
         return torch.cat([neurons + copy * total for copy in range(self.copies)])
 
     def take(self, tensor: Tensor, neurons: Tensor) -> Tensor:
         """A copy of these neurons' slices, in the order given."""
-        total = tensor.shape[self.axis] // self.copies
-        return tensor.index_select(self.axis, self.index(neurons, total).to(tensor.device))
+        return tensor.index_select(self.axis, self.index(neurons, self.size(tensor)).to(tensor.device))
 
     def mask(self, tensor: Tensor, chosen: Tensor) -> Tensor:
         """``chosen`` (bool [m]) shaped to multiply ``tensor``."""

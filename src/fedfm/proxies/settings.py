@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -16,6 +16,9 @@ class NoProxy(Settings):
 
     kind: Literal["none"] = "none"
     """No proxy: clients get the backbone."""
+
+    interval: ClassVar[None] = None
+    counts_at_clients: ClassVar[bool] = False
 
 
 class Distillation(Settings):
@@ -61,7 +64,7 @@ class FedPFT(Settings):
     kind: Literal["fedpft"] = "fedpft"
     """Every layer stays, most FFN neurons go."""
     path: str | None = None
-    """A proxy's folder, as `fedfm proxy build` writes it, in place of building one."""
+    """A proxy's folder, as `fedfm proxy build` writes it: taken as it is, with the settings it was made by."""
     ffn_keep: Share | list[Share] = 0.25
     """Share of its neurons that a compressed FFN keeps; a list names one for each compressed layer."""
     keep_layers: list[int] = [0, -1]
@@ -83,8 +86,31 @@ class FedPFT(Settings):
     """Neuron-level alignment during training."""
     stale: Literal["refuse", "accept"] = "refuse"
     """What becomes of an update that was trained on an older version of the proxy."""
+    probe: Annotated[int, Field(ge=0)] = 16
+    """Public examples on which proxy and backbone are compared, gradient by gradient, after each stage; 0: never."""
     reproduce: bool = False
     """Follow the released code where it departs from good practice: exact zeros on clients' data choose the neurons."""
+
+    @property
+    def alignment(self) -> Alignment:
+        """``align``, as ``reproduce`` has it."""
+        return self.align.model_copy(update={"score": "apoz", "data": "clients"}) if self.reproduce else self.align
+
+    @property
+    def counts_at_clients(self) -> bool:
+        """Whether clients count how much neurons are used."""
+        return self.interval is not None and self.alignment.data == "clients" and self.alignment.share < 1
+
+    @property
+    def public_use(self) -> str | None:
+        """The key that needs public data, None where nothing does."""
+        needs = {
+            "score": self.path is None and self.score in ("activation", "gradient"),
+            "closed_form": self.path is None and self.closed_form,
+            "distill": self.path is None and self.distill is not None,
+            "interval": self.interval is not None,
+        }
+        return next((key for key, needed in needs.items() if needed), None)
 
 
 class Offsite(Settings):
@@ -95,6 +121,8 @@ class Offsite(Settings):
 
     kind: Literal["offsite"] = "offsite"
     """Few layers stay, whole; those at the ends are tuned."""
+    path: str | None = None
+    """A proxy's folder, as `fedfm proxy build` writes it: taken as it is, with the settings it was made by."""
     layers: Annotated[int, Field(ge=2)] | None = None
     """Layers to keep; null: as many as come closest in parameters to FedPFT with `ffn_keep` and `keep_layers`."""
     adapters: Annotated[int, Field(ge=1)] = 2
@@ -105,6 +133,16 @@ class Offsite(Settings):
     """The FedPFT proxy to match in size."""
     distill: Distillation | None = Distillation()
     """Fitting the emulator's output to the backbone's before round 1; null: none."""
+    probe: Annotated[int, Field(ge=0)] = 16
+    """Public examples on which proxy and backbone are compared, gradient by gradient, after each stage; 0: never."""
+
+    interval: ClassVar[None] = None
+    counts_at_clients: ClassVar[bool] = False
+
+    @property
+    def public_use(self) -> str | None:
+        """The key that needs public data, None where nothing does."""
+        return "distill" if self.path is None and self.distill is not None else None
 
 
 Proxy = Annotated[NoProxy | FedPFT | Offsite, Field(discriminator="kind")]

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fedfm.errors import Problem
+from fedfm.proxies import NoProxy
+from fedfm.proxies.plugin import refuses
 from fedfm.recipe.federation import DEFAULT_CLIENTS
 from fedfm.recipe.problems import overlap
 from fedfm.spelling import nearest
@@ -126,6 +128,21 @@ def _patience(recipe: Recipe) -> str | None:
     return None
 
 
+def _public_data(recipe: Recipe) -> str | None:
+    key = None if isinstance(recipe.proxy, NoProxy) else recipe.proxy.public_use
+    if key is None or recipe.public is not None:
+        return None
+    off = {"closed_form": "false", "score": "concat-l2"}.get(key, "null")
+    return (
+        f"`proxy.{key}` fits the proxy to the backbone on unlabelled public data, and there is none: set public.data "
+        f"(builtin:pydoc is a text that is always there), or proxy.{key}={off}"
+    )
+
+
+def _plug_in(recipe: Recipe) -> str | None:
+    return refuses(recipe.tune, recipe.proxy)
+
+
 CHECKS = (
     Check(("data.test",), _something_to_report),
     Check(("data.validation", "data.test"), _held_back),
@@ -138,5 +155,7 @@ CHECKS = (
     Check(("tune.kind", "task.kind"), _prompts),
     Check(("evaluate.metrics", "task.kind"), _metrics),
     Check(("evaluate.patience", "data.validation"), _patience),
+    Check(("public", "proxy"), _public_data),
+    Check(("tune.kind", "tune.target_modules", "proxy.kind"), _plug_in),
 )
 """All rules, in the order of the recipe."""

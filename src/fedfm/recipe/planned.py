@@ -29,10 +29,8 @@ def _is_count(value: Any) -> bool:
 PLANNED: dict[str, Planned] = {
     "model.dtype": _one_of("bfloat16", "float16"),
     "task.kind": _one_of("token-classification", "image-text"),
-    "public": _is_given,
     "tune.kind": _one_of("p-tuning", "adapter", "layers"),
     "algorithm.name": _one_of("scaffold", "feddyn", "fednova", "fedadagrad", "fedbuff", "diloco", "ditto"),
-    "proxy.kind": _one_of("fedpft", "offsite"),
     "updates": _is_given,
     "aggregate.rule": _one_of(
         "median",

@@ -12,11 +12,11 @@ from fedfm.aggregation.mean import Mean
 from fedfm.algorithms import AnyAlgorithm, FedAvg
 from fedfm.clients.settings import LocalSettings
 from fedfm.data.partitions import Column, Iid, Partition
-from fedfm.data.settings import DataSettings
+from fedfm.data.settings import DataSettings, PublicSettings
 from fedfm.models.settings import ModelSettings
 from fedfm.models.tunables import Lora, Tune
 from fedfm.privacy import NoPrivacy
-from fedfm.proxies import NoProxy
+from fedfm.proxies import NoProxy, Proxy
 from fedfm.recipe.checks import checked
 from fedfm.recipe.evaluation import CheckpointSettings, EvaluateSettings
 from fedfm.recipe.federation import FederationSettings
@@ -48,8 +48,8 @@ class Recipe(Settings):
     """What the model is to learn."""
     data: DataSettings
     """Where examples come from; relative paths start where the command is given."""
-    public: None = None
-    """Unlabelled public data at the server."""
+    public: PublicSettings | None = None
+    """Unlabelled public data at the server, for distilling and aligning a proxy."""
     federation: FederationSettings = FederationSettings()
     """Clients, and how data is split among them."""
     local: LocalSettings = LocalSettings()
@@ -58,7 +58,7 @@ class Recipe(Settings):
     """What is trained and travels."""
     algorithm: AnyAlgorithm = FedAvg()
     """How the federation learns."""
-    proxy: NoProxy = NoProxy()
+    proxy: Proxy = NoProxy()
     """What clients hold in place of the backbone."""
     updates: Annotated[list[Any], Field(max_length=0)] = []
     """Stages that an update passes on its way to the server, in order."""

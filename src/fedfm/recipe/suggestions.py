@@ -47,7 +47,7 @@ def unknown_key(name: str, group: str, siblings: Sequence[type[Settings]], model
 
 
 def _elsewhere(name: str, model: type[Settings]) -> str | None:
-    """The dotted key of another group that is much like ``name``."""
-    dotted = {key.name: f"{key.group}.{key.name}".lstrip(".") for key in all_keys(model)}
+    """The dotted key of another group that is much like ``name``; of several alike, the first of the schema."""
+    dotted = {key.name: f"{key.group}.{key.name}".lstrip(".") for key in reversed(list(all_keys(model)))}
     close = nearest(name, dotted, cutoff=0.8)
     return dotted[close] if close else None

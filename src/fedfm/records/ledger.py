@@ -20,6 +20,9 @@ from fedfm.records import jsonl
 Direction = Literal["down", "up"]
 """`down` is from the server to clients, `up` from a client to the server."""
 
+Kind = Literal["message", "download"]
+"""`download`: a whole proxy, which a client gets once before its first round."""
+
 LAYER = re.compile(r"(?<=\.)\d+(?=\.)")
 
 
@@ -63,6 +66,8 @@ def message_record(
     clients: Sequence[str],
     size_bytes: int,
     params: Mapping[str, Tensor],
+    *,
+    kind: Kind = "message",
 ) -> jsonl.Record:
     """One line of the ledger.
 
@@ -72,9 +77,11 @@ def message_record(
         clients: ids of those who get this same message (down), or the one that sends it (up).
         size_bytes: one message as encoded, header and metadata included.
         params: the tensors in it.
+        kind: what it is.
     """
     return {
         "round": round,
+        "kind": kind,
         "direction": direction,
         "clients": list(clients),
         "bytes": size_bytes,
@@ -83,13 +90,15 @@ def message_record(
 
 
 def totals(path: Path) -> Totals:
-    """Bytes over all messages of a ledger; zeros when there is none.
+    """Bytes over all messages of a ledger; zeros when there is none. First downloads are not counted.
 
     Raises:
         DataError: a line of the ledger is damaged.
     """
     by_round: dict[int, Traffic] = {}
     for message in jsonl.records(path):
+        if message.get("kind") == "download":
+            continue
         traffic = by_round.setdefault(message["round"], Traffic(down=0, up=0))
         direction: Direction = message["direction"]
         traffic[direction] += message["bytes"] * len(message["clients"])

@@ -1,8 +1,8 @@
-"""What a runtime is: it carries one instruction to many clients and their answers back, as bytes."""
+"""What a runtime is: it carries instructions to clients and their answers back, as bytes."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Protocol
 
 from fedfm.updates import Failure
@@ -11,6 +11,10 @@ from fedfm.updates import Failure
 class Runtime(Protocol):
     """Carries messages; knows nothing of what is in them."""
 
-    def exchange(self, clients: Sequence[str], message: bytes) -> Iterator[tuple[str, bytes | Failure]]:
-        """Sends ``message`` to every client and yields (client id, answer) as answers come in."""
+    def exchange(self, messages: Mapping[str, bytes]) -> Iterator[tuple[str, bytes | Failure]]:
+        """Sends every client its message and yields (client id, answer) as answers come in.
+
+        Args:
+            messages: client id → message; most clients share one object.
+        """
         ...

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from fedfm.clients import Worker
@@ -15,6 +15,6 @@ class LocalRuntime:
 
     worker: Worker
 
-    def exchange(self, clients: Sequence[str], message: bytes) -> Iterator[tuple[str, bytes | Failure]]:
+    def exchange(self, messages: Mapping[str, bytes]) -> Iterator[tuple[str, bytes | Failure]]:
         """Trains lazily: a caller that stops iterating stops the training."""
-        return self.worker.train(clients, message)
+        return self.worker.train(messages)

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 
 from fedfm.algorithms import Algorithm
+from fedfm.clients import Worker
+from fedfm.params import Params
 from fedfm.randomness import numpy_generator
 from fedfm.server.experiment import Experiment
 from fedfm.server.state import RunState
@@ -41,28 +43,35 @@ def baselines(experiment: Experiment, state: RunState) -> dict[str, Any]:
 
 
 def _pooled(experiment: Experiment, state: RunState) -> float:
-    """One client that holds everybody's examples takes each round as many steps as the whole cohort did."""
+    """One client that holds everybody's examples takes each round as many steps as the whole cohort did.
+
+    It trains the backbone, also where clients hold a proxy: nothing would keep it apart from the data.
+    """
     indices = np.sort(np.concatenate(list(experiment.data.federation.train.values())))
-    return _train_alone(experiment, indices, "pooled", [steps for steps in state.steps if steps])
+    on_backbone = replace(experiment.worker, tunable=experiment.tunable)
+    start = experiment.proxy.plug_in.to_backbone(experiment.start) if experiment.proxy else experiment.start
+    return _train_alone(experiment, on_backbone, start, indices, "pooled", [steps for steps in state.steps if steps])
 
 
 def _local(experiment: Experiment, state: RunState) -> dict[str, float]:
-    """Some clients train alone, as often as they took part on average; all are judged on the test set."""
+    """Some clients train alone what they hold, as often as they took part on average; the test set judges them."""
     clients, local = experiment.data.federation.train, experiment.recipe.local
     chosen = numpy_generator(experiment.recipe.seed, "local baseline").permutation(sorted(clients))[:LOCAL_CLIENTS]
     scores = []
     for client in (str(name) for name in chosen):
         each = local.max_steps or local.epochs * math.ceil(len(clients[client]) / local.batch_size)
         times = max(1, round(sum(state.steps) / len(clients) / each))
-        scores.append(_train_alone(experiment, clients[client], client, [each] * times))
+        scores.append(_train_alone(experiment, experiment.worker, experiment.start, clients[client], client, [each] * times))
     ordered = sorted(scores, reverse=not experiment.data.task.metrics[experiment.evaluator.metrics[0]])
     return {"mean": float(np.mean(scores)), "worst": ordered[0], "best": ordered[-1]}
 
 
-def _train_alone(experiment: Experiment, indices: np.ndarray, key: str, steps: list[int]) -> float:
+def _train_alone(
+    experiment: Experiment, worker: Worker, start: Params, indices: np.ndarray, key: str, steps: list[int]
+) -> float:
     """Headline test metric after plain training, without the algorithm's hook, of ``steps`` a round."""
-    plain = replace(experiment.worker, gradient_rule=Algorithm().gradient)
-    experiment.tunable.write(experiment.start)
+    plain = replace(worker, gradient_rule=Algorithm().gradient)
+    plain.tunable.write(start)
     for number, budget in enumerate(steps, start=1):
         plain.fit(
             indices,
@@ -71,4 +80,5 @@ def _train_alone(experiment: Experiment, indices: np.ndarray, key: str, steps: l
             learning_rate=experiment.recipe.local.learning_rate_at(number, len(steps)),
             max_steps=budget,
         )
-    return experiment.evaluator(experiment.data.test)[experiment.evaluator.metrics[0]]
+    evaluator = replace(experiment.evaluator, tunable=plain.tunable)
+    return evaluator(experiment.data.test)[evaluator.metrics[0]]

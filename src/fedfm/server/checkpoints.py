@@ -3,6 +3,7 @@
     checkpoints/round-0007/params.safetensors    the tunable
                            server.safetensors    the algorithm's state, tensors named STATE/NAME
                            best.safetensors      the best round's tunable (with early stopping)
+                           proxy.safetensors     what alignment changes of a proxy, and when (with a proxy)
                            state.json            counters, metrics so far, sizes of the record files
                            MANIFEST.json         sha256 of each of these files
     LATEST                                       "round-0007", for people and other programs
@@ -25,11 +26,12 @@ from fedfm import params as tensors
 from fedfm.algorithms import ServerState
 from fedfm.errors import StorageError
 from fedfm.params import Params
+from fedfm.proxies.versions import ProxyVersion
 from fedfm.records.disk import replace_text, replacing_folder, storage
 from fedfm.records.folder import RunFolder
 from fedfm.server.state import RunState
 
-FORMAT = 1
+FORMAT = 2
 """Version of the layout above; a checkpoint of another version is refused, not guessed at."""
 
 
@@ -81,6 +83,9 @@ def _write(folder: Path, state: RunState, offsets: Mapping[str, int], identity: 
         tensors.save(state.params, folder / "params.safetensors")
         tensors.save(_flatten(state.algorithm), folder / "server.safetensors")
         tensors.save(state.best_params, folder / "best.safetensors")
+        if state.proxy is not None:
+            parts = {"own": state.proxy.own, "changed": state.proxy.changed}
+            tensors.save(_flatten(parts), folder / "proxy.safetensors")
     except SafetensorError as error:  # how safetensors reports a full disk
         raise OSError(str(error)) from error
     saved = {"format": FORMAT, "offsets": dict(offsets), "identity": dict(identity), "state": state.numbers()}
@@ -110,11 +115,19 @@ def load_checkpoint(run: RunFolder) -> Checkpoint | None:
             tensors.load(folder / "params.safetensors"),
             _unflatten(tensors.load(folder / "server.safetensors")),
             tensors.load(folder / "best.safetensors"),
+            _proxy(folder / "proxy.safetensors", saved["state"]["proxy_version"]),
         )
         return Checkpoint(state, saved["offsets"], saved["identity"], tuple(warnings))
     if warnings:
         raise StorageError("no sound checkpoint is left: " + "; ".join(warnings))
     return None
+
+
+def _proxy(path: Path, number: int | None) -> ProxyVersion | None:
+    if number is None:
+        return None
+    parts = _unflatten(tensors.load(path))
+    return ProxyVersion(number, parts["own"], parts.get("changed", {}))
 
 
 def _folders(run: RunFolder) -> list[Path]:

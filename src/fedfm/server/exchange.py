@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from fedfm.aggregation import MeanFold
+from fedfm.params import Params
+from fedfm.proxies import FedPFT
 from fedfm.recipe import Recipe
 from fedfm.records.ledger import message_record
 from fedfm.records.listeners import Listener
@@ -22,7 +24,12 @@ from fedfm.updates import Failure, Instruction, MessageError, decode_update
 
 @dataclass
 class Answers:
-    """What came back in one round, folded."""
+    """What came back in one round, folded.
+
+    Attributes:
+        trained: clients whose update was accepted.
+        activity: counts of neurons' use, summed over them.
+    """
 
     fold: MeanFold
     losses: list[tuple[float, int]] = field(default_factory=list)
@@ -32,6 +39,8 @@ class Answers:
     steps: int = 0
     samples: int = 0
     bytes_up: int = 0
+    trained: list[str] = field(default_factory=list)
+    activity: Params = field(default_factory=dict)
 
     @property
     def examples(self) -> int:
@@ -61,14 +70,19 @@ class Exchange:
     stop: StopRequest
 
     def __call__(
-        self, cohort: Mapping[str, int], instruction: Instruction, message: bytes, records: Records, watch: Stopwatch
+        self,
+        cohort: Mapping[str, int],
+        instruction: Instruction,
+        messages: Mapping[str, bytes],
+        records: Records,
+        watch: Stopwatch,
     ) -> Answers:
         """Sends the instruction and folds what is sound.
 
         Args:
             cohort: client id → how often it was drawn, in sorted order.
-            instruction: what is sent.
-            message: its bytes.
+            instruction: what every message asks for.
+            messages: client id → bytes, in the same order.
             records: gets the ledger's lines and the events.
             watch: gets the time.
 
@@ -85,7 +99,7 @@ class Exchange:
             if event is not None:
                 records.events.append({"round": instruction.round, **event})
 
-        for client, answer in self.runtime.exchange(order, message):
+        for client, answer in self.runtime.exchange(messages):
             seconds = watch.lap("train")
             self.stop.check(place)
             if client not in cohort or client in answered:
@@ -108,6 +122,10 @@ class Exchange:
             fold(client, early.get(client, Failure(client, "it gave no answer")))
         return came_back
 
+    @property
+    def _accepts_stale(self) -> bool:
+        return isinstance(self.recipe.proxy, FedPFT) and self.recipe.proxy.stale == "accept"
+
     def _take(
         self,
         client: str,
@@ -124,11 +142,11 @@ class Exchange:
         came_back.bytes_up += len(answer)
         try:
             update = decode_update(answer)
-            reason = screen(update, instruction, client=client)
+            reason = screen(update, instruction, client=client, stale=self._accepts_stale)
         except MessageError as error:
             update, reason = None, str(error)
         records.wire.append(
-            message_record(instruction.round, "up", [client], len(answer), update.params if update else {})
+            message_record(instruction.round, "up", [client], len(answer), update.tensors if update else {})
         )
         if update is None or reason is not None:
             came_back.refused += 1
@@ -139,4 +157,7 @@ class Exchange:
         came_back.steps += update.steps
         came_back.samples += update.samples
         came_back.losses.append((update.loss, update.examples))
+        came_back.trained.append(client)
+        for name, counts in update.activity.items():
+            came_back.activity[name] = came_back.activity.get(name, 0) + counts
         return None

@@ -16,11 +16,17 @@ from fedfm.data.sources import Source, read_source
 from fedfm.errors import RecipeError
 from fedfm.models.backbones import Backbone, load_backbone, load_processor
 from fedfm.models.tunable import Tunable
+from fedfm.models.processors import Processor
 from fedfm.params import Params, digest
+from fedfm.proxies import NoProxy
+from fedfm.proxies.model import make
+from fedfm.proxies.versions import HeldProxy
 from fedfm.randomness import numpy_generator
 from fedfm.recipe import Recipe
 from fedfm.server.federation import Federation, make_federation
+from fedfm.server.proxies import ServerProxy, make_server_proxy
 from fedfm.tasks import TASKS, Task
+from fedfm.tasks.public import PublicData, read_public
 
 
 @dataclass(frozen=True)
@@ -37,17 +43,19 @@ class FederatedData:
         test: what the figures are reported on.
         federation: the clients.
         digests: split → digest of its source's content.
+        public: unlabelled public data; read only where a proxy is fitted on it.
     """
 
     recipe: Recipe
     task: Task
-    processor: object
+    processor: Processor
     labels: LabelMap | None
     train: Examples
     validation: Examples | None
     test: Examples
     federation: Federation
     digests: dict[str, str]
+    public: PublicData | None = None
 
     def client_test_sets(self) -> tuple[Examples, dict[str, np.ndarray]]:
         """What each client is evaluated on: its held-out examples, else the test examples that name it.
@@ -76,13 +84,14 @@ class Experiment:
     Attributes:
         data: the data and its split.
         backbone: the pretrained model and where it came from.
-        tunable: the parameters that are trained, on ``device``.
-        worker: trains clients.
+        tunable: the parameters that are trained, on the backbone, on ``device``.
+        worker: trains clients, on the backbone or on their proxy.
         evaluator: evaluates the tunable.
         device: where it all happens.
-        start: the tunable as initialised, before round 1.
+        start: what travels as initialised, before round 1.
         backbone_parameters: parameters of the backbone with its head, before the tunable added its own.
-        first_download_bytes: their size, which a client needs once before its first round.
+        first_download_bytes: size of the backbone, or of the proxy, which a client needs once before its first round.
+        proxy: the server's side of the proxy, where clients get one.
     """
 
     data: FederatedData
@@ -94,6 +103,22 @@ class Experiment:
     start: Params
     backbone_parameters: int
     first_download_bytes: int
+    proxy: ServerProxy | None = None
+
+    def plug_in(self, params: Params) -> None:
+        """Writes what travels into the backbone."""
+        self.tunable.write(self.proxy.plug_in.to_backbone(params) if self.proxy else params)
+
+    def evaluate_proxy(self, params: Params) -> dict[str, float]:
+        """Loss and metrics on the test set of the proxy itself, with what travels.
+
+        Raises:
+            ValueError: there is no proxy.
+        """
+        if self.proxy is None:
+            raise ValueError("there is no proxy to evaluate")
+        self.proxy.proxy.write(params)
+        return replace(self.evaluator, tunable=self.proxy.proxy)(self.data.test)
 
     @property
     def recipe(self) -> Recipe:
@@ -133,7 +158,11 @@ def prepare_data(recipe: Recipe) -> FederatedData:
     )
     if train is None or test is None:
         raise RecipeError("nothing to evaluate on: name a file, or a fraction such as 0.2", where="data.test")
+    digests = {name: part.digest for name, part in sources.items() if part is not None}
     federation = make_federation(recipe, train)
+    public = _public(recipe, processor)
+    if public is not None:
+        digests["public"] = public.digest
     return FederatedData(
         recipe=_resolved(recipe, len(federation.train)),
         task=task,
@@ -143,7 +172,8 @@ def prepare_data(recipe: Recipe) -> FederatedData:
         validation=validation,
         test=test,
         federation=federation,
-        digests={name: part.digest for name, part in sources.items() if part is not None},
+        digests=digests,
+        public=public,
     )
 
 
@@ -168,13 +198,25 @@ def build_experiment(recipe: Recipe) -> Experiment:
     if backbone.revision is not None and not recipe.model.path.startswith("builtin:"):  # the commit, not the branch
         model = recipe.model.model_copy(update={"revision": backbone.revision})
         data = replace(data, recipe=recipe.model_copy(update={"model": model}))
-    weights = list(backbone.model.parameters())
-    backbone_parameters = sum(weight.numel() for weight in weights)
-    first_download_bytes = sum(weight.numel() * weight.element_size() for weight in weights)
-    tunable = recipe.tune.attach(backbone, task_type=task.peft_type, seed=recipe.seed)
-    tunable.to(device)
+    backbone_parameters = sum(weight.numel() for weight in backbone.model.parameters())
+    first_download_bytes = sum(weight.numel() * weight.element_size() for weight in backbone.model.parameters())
+    made = None if isinstance(recipe.proxy, NoProxy) else make(recipe.proxy, backbone, data.public, seed=recipe.seed)
+    proxy, held = None, None
+    if made is None:
+        tunable = at_clients = recipe.tune.attach(backbone, task_type=task.peft_type, seed=recipe.seed)
+        start = tunable.read()
+    else:
+        clients_model = made.copy()
+        tunable = recipe.tune.attach(made.backbone, task_type=task.peft_type, seed=recipe.seed)
+        proxy = make_server_proxy(recipe, made, tunable, task, data.public)
+        at_clients = recipe.tune.attach(clients_model.proxy, task_type=task.peft_type, seed=recipe.seed)
+        held = HeldProxy(clients_model.own, clients_model.compressed)
+        start = proxy.plug_in.to_proxy(tunable.read())
+        first_download_bytes = proxy.download_bytes
+    for model in (tunable, at_clients, *([proxy.proxy] if proxy else [])):
+        model.to(device)
     worker = Worker(
-        tunable=tunable,
+        tunable=at_clients,
         task=task,
         processor=data.processor,
         examples=data.train,
@@ -183,6 +225,7 @@ def build_experiment(recipe: Recipe) -> Experiment:
         gradient_rule=recipe.algorithm.gradient,
         seed=recipe.seed,
         device=device,
+        proxy=held,
     )
     evaluator = Evaluator(
         tunable=tunable,
@@ -200,9 +243,23 @@ def build_experiment(recipe: Recipe) -> Experiment:
         worker=worker,
         evaluator=evaluator,
         device=device,
-        start=tunable.read(),
+        start=start,
         backbone_parameters=backbone_parameters,
         first_download_bytes=first_download_bytes,
+        proxy=proxy,
+    )
+
+
+def _public(recipe: Recipe, processor: Processor) -> PublicData | None:
+    """Public data, where the recipe has a use for it."""
+    if recipe.public is None or isinstance(recipe.proxy, NoProxy):
+        return None
+    return read_public(
+        recipe.public,
+        processor,
+        max_length=recipe.data.max_length,
+        seed=recipe.seed,
+        allow_network=recipe.allow_network,
     )
 
 

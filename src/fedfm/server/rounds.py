@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 from fedfm.algorithms import ServerState
 from fedfm.errors import InterruptedRunError, RecipeError, TooFewClientsError
 from fedfm.params import Params, digest
+from fedfm.proxies.versions import ProxyVersion
 from fedfm.records.folder import RunFolder
 from fedfm.records.ledger import message_record
 from fedfm.records.listeners import Listener
@@ -46,12 +47,19 @@ class RoundLoop:
         self.listeners = listeners
         self.stop = stop
         self.identity = experiment.identity
+        self._downloaded: tuple[int, dict[str, Any]] | None = None
 
     def start(self) -> RunState:
         """The state before round 1: the tunable as initialised, evaluated and saved."""
         params = self.experiment.start
         records, watch = Records(), Stopwatch({})
+        proxy = None
+        if self.experiment.proxy is not None:
+            proxy = self.experiment.proxy.prepare(params, self._proxy_report(0, records, watch))
         scores = self._evaluate(params, 0, records, watch)
+        if proxy is not None:
+            scores["proxy"] = self.experiment.evaluate_proxy(params)
+            watch.lap("evaluate")
         state = RunState(
             round=0,
             params=params,
@@ -59,6 +67,7 @@ class RoundLoop:
             initial=scores,
             latest=scores,
             seconds=watch.seconds,
+            proxy=proxy,
         )
         self._commit(state, records)
         return state
@@ -72,6 +81,8 @@ class RoundLoop:
             StorageError: a checkpoint could not be written; the last one is intact.
         """
         saved = state
+        if state.proxy is not None and self.experiment.proxy is not None:
+            self.experiment.proxy.load(state.proxy)
         try:
             while not self._is_over(state):
                 self.stop.check(f"before round {state.round + 1}")
@@ -111,12 +122,13 @@ class RoundLoop:
             base=digest(state.params),
             learning_rate=recipe.local.learning_rate_at(number, recipe.federation.rounds),
             params=state.params,
+            proxy_version=state.proxy.number if state.proxy else 0,
+            count_activity=self._aligns_after(number) and self.recipe.proxy.counts_at_clients,
         )
-        message = encode_instruction(instruction)
-        if cohort:
-            records.wire.append(message_record(number, "down", list(cohort), len(message), instruction.params))
+        messages = self._write_messages(state, instruction, list(cohort), records)
+        bytes_down = sum(map(len, messages.values()))
         watch.lap("wire")
-        came_back = self.exchange(cohort, instruction, message, records, watch)
+        came_back = self.exchange(cohort, instruction, messages, records, watch)
         self._check_quorum(came_back, cohort, records)
 
         params, algorithm = state.params, state.algorithm
@@ -131,10 +143,11 @@ class RoundLoop:
             algorithm=algorithm,
             failed=state.failed + came_back.failed,
             refused=state.refused + came_back.refused,
-            bytes_down=state.bytes_down + len(message) * len(cohort),
+            bytes_down=state.bytes_down + bytes_down,
             bytes_up=state.bytes_up + came_back.bytes_up,
             samples=state.samples + came_back.samples,
             steps=(*state.steps, came_back.steps),
+            holders={**state.holders, **dict.fromkeys(came_back.trained, instruction.proxy_version)},
         )
         if came_back.accepted:
             train = {"loss": came_back.loss}
@@ -143,9 +156,68 @@ class RoundLoop:
         if number % recipe.evaluate.every == 0 or number == recipe.federation.rounds:
             scores = self._evaluate(params, number, records, watch)
             state = self._with_scores(state, scores)
+        if self._aligns_after(number):
+            state = replace(state, proxy=self._align(state, came_back, records, watch))
         state = replace(state, seconds=watch.seconds)
-        news = self._news(state, came_back, len(message) * len(cohort), scores, watch.seconds["total"] - before)
+        news = self._news(state, came_back, bytes_down, scores, watch.seconds["total"] - before)
         return state, records, news
+
+    def _aligns_after(self, number: int) -> bool:
+        """Whether the proxy is realigned after a round; after the last it would serve nobody."""
+        interval = self.recipe.proxy.interval
+        return interval is not None and number % interval == 0 and number < self.recipe.federation.rounds
+
+    def _align(self, state: RunState, came_back: Answers, records: Records, watch: Stopwatch) -> ProxyVersion:
+        proxy, version = self.experiment.proxy, state.proxy
+        if proxy is None or version is None:
+            raise RuntimeError("there is no proxy to align")
+        report = self._proxy_report(state.round, records, watch)
+        return proxy.align(version, state.params, state.round, came_back.activity, report)
+
+    def _proxy_report(self, number: int, records: Records, watch: Stopwatch) -> Callable[[dict[str, Any]], None]:
+        """Writes down how like the backbone the proxy is, stage by stage."""
+
+        def report(found: dict[str, Any]) -> None:
+            watch.lap("proxy")
+            seconds = round(watch.seconds["total"], 3)
+            records.metrics.append({"round": number, "split": "proxy", "client": None, **found, "seconds": seconds})
+
+        return report
+
+    def _write_messages(
+        self, state: RunState, instruction: Instruction, cohort: Sequence[str], records: Records
+    ) -> dict[str, bytes]:
+        """Each client's message; those that hold the same version of the proxy share one.
+
+        A client without the proxy downloads it as it is now, which the ledger lists beside the messages.
+        """
+        version, messages = state.proxy, dict[str, bytes]()
+        if version is not None and (new := [client for client in cohort if client not in state.holders]):
+            records.wire.append(self._download(instruction.round, new, version))
+        held: dict[int, list[str]] = {}
+        for client in cohort:
+            held.setdefault(state.holders.get(client, instruction.proxy_version), []).append(client)
+        for since, clients in sorted(held.items()):
+            each = replace(instruction, proxy_since=since, proxy=self._changes(version, since))
+            message = encode_instruction(each)
+            records.wire.append(message_record(instruction.round, "down", clients, len(message), each.tensors))
+            messages |= dict.fromkeys(clients, message)
+        return {client: messages[client] for client in cohort}
+
+    def _changes(self, version: ProxyVersion | None, since: int) -> Params:
+        """What a client misses that holds the proxy as it was at ``since``."""
+        if version is None or self.experiment.proxy is None:
+            return {}
+        return version.changes(since, self.experiment.proxy.model.compressed)
+
+    def _download(self, number: int, clients: Sequence[str], version: ProxyVersion) -> dict[str, Any]:
+        """The ledger's line of a whole proxy; its tensors are digested once a version."""
+        if self._downloaded is None or self._downloaded[0] != version.number:
+            proxy = self.experiment.proxy
+            weights = dict(proxy.weights) if proxy else {}
+            line = message_record(number, "down", [], self.experiment.first_download_bytes, weights, kind="download")
+            self._downloaded = version.number, line
+        return {**self._downloaded[1], "round": number, "clients": list(clients)}
 
     def _per_round(self) -> float:
         federation, clients = self.recipe.federation, len(self.experiment.data.federation.train)
@@ -184,7 +256,7 @@ class RoundLoop:
 
     def _evaluate(self, params: Params, number: int, records: Records, watch: Stopwatch) -> Scores:
         data = self.experiment.data
-        self.experiment.tunable.write(params)
+        self.experiment.plug_in(params)
         scores: Scores = {}
         for split, part in (("validation", data.validation), ("test", data.test)):
             if part is not None:

@@ -29,7 +29,7 @@ from fedfm.server.outcome import load_tuned, write_outcome
 from fedfm.server.planning import describe
 from fedfm.server.rounds import RoundLoop
 from fedfm.server.state import RunState
-from fedfm.server.summary import Status, summarize
+from fedfm.server.summary import Status, proxy_figures, summarize
 
 RESUMABLE = ("federation.rounds", "report_to")
 """The only keys that `resume` may change; any other would make it a different run."""
@@ -173,6 +173,7 @@ def _play(experiment: Experiment, folder: RunFolder, listeners: Sequence[Listene
         try:
             loop = RoundLoop(experiment, LocalRuntime(experiment.worker), folder, listeners, stop)
             state = loop.start() if state is None else state
+            _hand_out(experiment, folder, state)
             state = loop.play(state)
             _finish(experiment, folder, listeners, state, stop)
         except (InterruptedRunError, KeyboardInterrupt) as error:
@@ -196,9 +197,10 @@ def _finish(
     stop.check("after the last round")
     compared = baselines(experiment, state)
     stop.check("after the baselines")
-    experiment.tunable.write(state.delivered()[0])
+    experiment.plug_in(state.delivered()[0])
     per_client = _evaluate_clients(experiment, folder, state, stop)
-    summary = summarize(experiment, state, "completed", compared, per_client)
+    _write_proxy(experiment, folder, state)
+    summary = summarize(experiment, state, "completed", compared, per_client, proxy_figures(experiment, state))
     write_outcome(folder, experiment.tunable, experiment.backbone, experiment.recipe, summary, merge=False)
     if experiment.tunable.is_adapter:
         shutil.rmtree(folder.model, ignore_errors=True)  # merged from an earlier round, if it is there
@@ -208,10 +210,25 @@ def _finish(
         listener.on_end(summary)
 
 
+def _hand_out(experiment: Experiment, folder: RunFolder, state: RunState) -> None:
+    """Clients of this process get the proxy as it is now."""
+    if state.proxy is not None and experiment.worker.proxy is not None:
+        _write_proxy(experiment, folder, state)
+        experiment.worker.proxy.download(state.proxy)
+
+
+def _write_proxy(experiment: Experiment, folder: RunFolder, state: RunState) -> None:
+    """``proxy/`` as it is at the latest version."""
+    if state.proxy is not None and experiment.proxy is not None:
+        experiment.proxy.load(state.proxy)
+        with folder.replacing(folder.proxy) as beside:
+            experiment.proxy.save(beside, state.proxy)
+
+
 def _write_unfinished(experiment: Experiment, folder: RunFolder, status: Status) -> None:
     saved = load_checkpoint(folder)
     if saved is not None:
-        folder.write_json(folder.summary, summarize(experiment, saved.state, status, {}, None))
+        folder.write_json(folder.summary, summarize(experiment, saved.state, status, {}, None, None))
 
 
 def _trackers(recipe: Recipe, folder: Path) -> list[Listener]:

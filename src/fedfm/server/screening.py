@@ -17,13 +17,14 @@ MAX_SAMPLES = 2**40
 """Nor one that claims to have processed more than this in a round."""
 
 
-def screen(update: Update, instruction: Instruction, *, client: str) -> str | None:
+def screen(update: Update, instruction: Instruction, *, client: str, stale: bool = False) -> str | None:
     """Why an update is refused, or None when it is sound.
 
     Args:
         update: what came back.
         instruction: what was sent out this round.
         client: who was asked.
+        stale: whether an update may have been trained on an older version of the proxy.
     """
     if update.client != client:
         return f"it says it is from client {update.client!r}"
@@ -35,6 +36,9 @@ def screen(update: Update, instruction: Instruction, *, client: str) -> str | No
         return f"it claims {update.examples} training examples"
     if not 1 <= update.steps <= update.samples <= MAX_SAMPLES:
         return f"it claims {update.steps} steps on {update.samples} samples"
+    held, asked = update.proxy_version, instruction.proxy_version
+    if held != asked and not (stale and 0 <= held < asked):
+        return f"it was trained on version {held} of the proxy, not {asked}"
     return _shape_problem(update.params, instruction.params) or _finite_problem(update)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from fedfm.algorithms import ServerState
 from fedfm.params import Params
+from fedfm.proxies.versions import ProxyVersion
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,9 @@ class RunState:
         bytes_up: bytes received from clients.
         samples: training examples processed.
         steps: local optimiser steps of all clients in each round, for baselines of the same budget.
-        seconds: wall time by phase: ``train``, ``evaluate``, ``aggregate``, ``wire``, ``total``.
+        seconds: wall time by phase: ``train``, ``evaluate``, ``aggregate``, ``wire``, ``proxy``, ``total``.
+        proxy: the part of the proxy that may change, where clients hold one.
+        holders: client id → the version of the proxy that it holds; clients that have none are not in it.
     """
 
     round: int
@@ -66,6 +69,8 @@ class RunState:
     samples: int = 0
     steps: tuple[int, ...] = ()
     seconds: dict[str, float] = field(default_factory=dict)
+    proxy: ProxyVersion | None = None
+    holders: dict[str, int] = field(default_factory=dict)
 
     def delivered(self) -> tuple[Params, int, dict[str, float], int]:
         """What the run hands out: the best round's tunable where it stops early, else the last round's.
@@ -92,19 +97,30 @@ class RunState:
             "samples": self.samples,
             "steps": list(self.steps),
             "seconds": self.seconds,
+            "proxy_version": None if self.proxy is None else self.proxy.number,
+            "holders": self.holders,
         }
 
     @classmethod
-    def restore(cls, numbers: dict[str, Any], params: Params, algorithm: ServerState, best_params: Params) -> RunState:
+    def restore(
+        cls,
+        numbers: dict[str, Any],
+        params: Params,
+        algorithm: ServerState,
+        best_params: Params,
+        proxy: ProxyVersion | None,
+    ) -> RunState:
         """The inverse of `numbers` and the tensors."""
+        rest = {name: value for name, value in numbers.items() if name != "proxy_version"}
         best = numbers["best"]
         return cls(
             **{
-                **numbers,
+                **rest,
                 "best": None if best is None else Best(**best),
                 "steps": tuple(numbers["steps"]),
                 "params": params,
                 "algorithm": algorithm,
                 "best_params": best_params,
+                "proxy": proxy,
             }
         )

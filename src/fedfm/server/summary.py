@@ -13,7 +13,12 @@ Status = Literal["completed", "interrupted", "failed"]
 
 
 def summarize(
-    experiment: Experiment, state: RunState, status: Status, baselines: dict[str, Any], spread: dict[str, Any] | None
+    experiment: Experiment,
+    state: RunState,
+    status: Status,
+    baselines: dict[str, Any],
+    spread: dict[str, Any] | None,
+    proxy: dict[str, Any] | None,
 ) -> dict[str, Any]:
     """The content of ``summary.json``.
 
@@ -23,11 +28,12 @@ def summarize(
         status: how it ended.
         baselines: headline metric by baseline.
         spread: per-client figures, None where clients were not evaluated.
+        proxy: the proxy's own figures, None where there is none or it was not measured.
     """
     recipe = experiment.recipe
     trained = state.seconds.get("train", 0.0)
     _, model_round, final, final_round = state.delivered()
-    held = {id(parameter): parameter.numel() for parameter in experiment.tunable.model.parameters()}
+    held = {id(parameter): parameter.numel() for parameter in experiment.worker.tunable.model.parameters()}
     best = state.best and {"round": state.best.round, "split": state.best.split, "metrics": state.best.metrics}
     return {
         "name": recipe.name,
@@ -42,11 +48,11 @@ def summarize(
         "best": best,
         "baselines": baselines,
         "clients_spread": spread,
-        "proxy": None,
+        "proxy": proxy,
         "parameters": {
             "backbone": experiment.backbone_parameters,
             "client": sum(held.values()),
-            "trainable": count(experiment.tunable.parameters),
+            "trainable": count(experiment.worker.tunable.parameters),
         },
         "bytes": {
             "down": state.bytes_down,
@@ -55,11 +61,35 @@ def summarize(
         },
         "seconds": {
             phase: round(state.seconds.get(phase, 0.0), 3)
-            for phase in ("total", "train", "evaluate", "aggregate", "wire")
+            for phase in ("total", "train", "evaluate", "aggregate", "wire", "proxy")
         },
         "samples_per_second": round(state.samples / trained, 2) if trained else None,
         "privacy": None,
         "clients": {"total": recipe.federation.clients, "failed": state.failed, "refused": state.refused},
         "seed": recipe.seed,
         "versions": environment()["versions"],
+    }
+
+
+def proxy_figures(experiment: Experiment, state: RunState) -> dict[str, Any] | None:
+    """What summary.json says of the proxy: its sizes, and its own metrics with what was tuned; None without one.
+
+    ``plug_in_gap`` is how much better the backbone is than the proxy, in the headline metric, with what was tuned.
+    """
+    proxy, version = experiment.proxy, state.proxy
+    if proxy is None or version is None:
+        return None
+    metric = experiment.evaluator.metrics[0]
+    sign = 1 if experiment.data.task.metrics[metric] else -1
+    params, _, final, _ = state.delivered()
+    own = experiment.evaluate_proxy(params)
+    return {
+        "kind": proxy.settings.kind,
+        "version": version.number,
+        **proxy.sizes(),
+        "initial": state.initial["proxy"],
+        "final": own,
+        "plug_in_gap": sign * (final[metric] - own[metric]),
+        "first_download": experiment.first_download_bytes,
+        "seconds": round(state.seconds.get("proxy", 0.0), 3),
     }

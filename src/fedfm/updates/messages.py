@@ -1,7 +1,7 @@
 """What the server tells a client and what a client sends back, and their bytes on the wire.
 
-A message is one safetensors blob: the tensors, and everything else as JSON strings in its header. Every client of a
-cohort gets the same instruction, byte for byte.
+A message is one safetensors blob: the tensors, and everything else as JSON strings in its header. Clients of a
+cohort that hold the same version of the proxy get the same instruction, byte for byte.
 """
 
 from __future__ import annotations
@@ -9,13 +9,17 @@ from __future__ import annotations
 import json
 import math
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import safetensors
 
 from fedfm.errors import FedfmError
 from fedfm.params import Params, from_bytes, to_bytes
+
+
+PROXY, ACTIVITY = "proxy/", "activity/"
+"""Prefixes of the names of tensors that are not the tunable's."""
 
 
 class MessageError(FedfmError):
@@ -31,12 +35,25 @@ class Instruction:
         base: digest of ``params``; an update names the base it was computed on.
         learning_rate: local learning rate of this round.
         params: the tunable w_t.
+        proxy_version: of the proxy to train on; 0 as first downloaded, and where there is no proxy.
+        proxy_since: the version that ``proxy`` brings up to date.
+        proxy: what of the proxy has changed since; empty when nothing has.
+        count_activity: whether to count how much neurons are used, and send that back.
     """
 
     round: int
     base: str
     learning_rate: float
     params: Params
+    proxy_version: int = 0
+    proxy_since: int = 0
+    proxy: Params = field(default_factory=dict)
+    count_activity: bool = False
+
+    @property
+    def tensors(self) -> Params:
+        """All that travels in it, by the names on the wire."""
+        return {**self.params, **_prefixed(PROXY, self.proxy)}
 
 
 @dataclass(frozen=True)
@@ -52,6 +69,8 @@ class Update:
         samples: examples that these steps processed.
         loss: mean training loss over those steps.
         params: w_c − w_t.
+        proxy_version: of the proxy it was trained on.
+        activity: counts of neurons' use, where they were asked for.
     """
 
     round: int
@@ -62,6 +81,13 @@ class Update:
     samples: int
     loss: float
     params: Params
+    proxy_version: int = 0
+    activity: Params = field(default_factory=dict)
+
+    @property
+    def tensors(self) -> Params:
+        """All that travels in it, by the names on the wire."""
+        return {**self.params, **_prefixed(ACTIVITY, self.activity)}
 
 
 @dataclass(frozen=True)
@@ -82,10 +108,13 @@ class Failure:
 def encode_instruction(instruction: Instruction) -> bytes:
     """The bytes of an instruction."""
     return _encode(
-        instruction.params,
+        instruction.tensors,
         round=instruction.round,
         base=instruction.base,
         learning_rate=instruction.learning_rate,
+        proxy_version=instruction.proxy_version,
+        proxy_since=instruction.proxy_since,
+        count_activity=instruction.count_activity,
     )
 
 
@@ -95,19 +124,24 @@ def decode_instruction(message: bytes) -> Instruction:
     Raises:
         MessageError: not a message, or a field is missing or of another type.
     """
-    params, fields = _decode(message)
+    tensors, fields = _decode(message)
+    params, proxy = _parted(PROXY, tensors)
     return Instruction(
         round=_integer(fields, "round"),
         base=_text(fields, "base"),
         learning_rate=_number(fields, "learning_rate"),
         params=params,
+        proxy_version=_integer(fields, "proxy_version"),
+        proxy_since=_integer(fields, "proxy_since"),
+        proxy=proxy,
+        count_activity=_flag(fields, "count_activity"),
     )
 
 
 def encode_update(update: Update) -> bytes:
     """The bytes of an update."""
     return _encode(
-        update.params,
+        update.tensors,
         round=update.round,
         client=update.client,
         base=update.base,
@@ -115,6 +149,7 @@ def encode_update(update: Update) -> bytes:
         steps=update.steps,
         samples=update.samples,
         loss=update.loss,
+        proxy_version=update.proxy_version,
     )
 
 
@@ -124,7 +159,8 @@ def decode_update(message: bytes) -> Update:
     Raises:
         MessageError: not a message, or a field is missing or of another type.
     """
-    params, fields = _decode(message)
+    tensors, fields = _decode(message)
+    params, activity = _parted(ACTIVITY, tensors)
     return Update(
         round=_integer(fields, "round"),
         client=_text(fields, "client"),
@@ -134,6 +170,8 @@ def decode_update(message: bytes) -> Update:
         samples=_integer(fields, "samples"),
         loss=_number(fields, "loss"),
         params=params,
+        proxy_version=_integer(fields, "proxy_version"),
+        activity=activity,
     )
 
 
@@ -156,6 +194,23 @@ def _decode(message: bytes) -> tuple[Params, dict[str, Any]]:
     if not isinstance(fields, dict):
         raise MessageError("not a fedfm message (its fields are no JSON object)")
     return params, fields
+
+
+def _prefixed(prefix: str, params: Params) -> Params:
+    return {f"{prefix}{name}": tensor for name, tensor in params.items()}
+
+
+def _parted(prefix: str, tensors: Params) -> tuple[Params, Params]:
+    """The tensors of the tunable, and those behind ``prefix`` without it."""
+    rest = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+    return {name: tensor for name, tensor in tensors.items() if not name.startswith(prefix)}, rest
+
+
+def _flag(fields: dict[str, Any], key: str) -> bool:
+    value = fields.get(key)
+    if type(value) is not bool:
+        raise MessageError(f"field `{key}` must be true or false, not {value!r}")
+    return value
 
 
 def _integer(fields: dict[str, Any], key: str) -> int:

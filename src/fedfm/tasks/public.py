@@ -1,0 +1,93 @@
+"""Public data at the server: what a backbone reads, without labels, for distillation, alignment and probes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from fedfm.data.batches import batch_plan
+from fedfm.data.examples import Examples
+from fedfm.data.images import PixelStatistics, encode_images
+from fedfm.data.settings import PublicSettings
+from fedfm.data.sources import read_source
+from fedfm.data.text import encode_documents
+from fedfm.models.processors import Processor
+from fedfm.randomness import numpy_generator
+from fedfm.tasks.base import Batch
+from fedfm.tasks.classification import channels
+
+
+@dataclass(frozen=True)
+class PublicData:
+    """Encoded public examples.
+
+    Attributes:
+        examples: pieces of text, or images.
+        indices: those that ``public.limit`` leaves, ascending.
+        processor: the backbone's tokenizer or image processor.
+        digest: of the source's content.
+    """
+
+    examples: Examples
+    indices: np.ndarray
+    processor: Processor
+    digest: str
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def batches(
+        self,
+        size: int,
+        *,
+        steps: int,
+        seed: int,
+        purpose: str,
+        round: int = 0,  # noqa: A002 - the field's word
+    ) -> Iterator[Batch]:
+        """``steps`` batches of at most ``size`` examples, over as many shuffled passes as it takes; the key is the rest."""
+        generator = numpy_generator(seed, f"public {purpose}", round=round)
+        for chosen in batch_plan(len(self), size, epochs=1, max_steps=steps, generator=generator):
+            yield self._collate(self.examples.take(self.indices[chosen]))
+
+    def fixed(self, size: int, count: int, *, seed: int, purpose: str) -> list[Batch]:
+        """The first batches of a keyed shuffle, the same at every call; fewer than ``count`` where there is not more."""
+        most = -(-len(self) // size)
+        return list(self.batches(size, steps=min(count, most), seed=seed, purpose=purpose))
+
+    def _collate(self, rows: Sequence[dict[str, Any]]) -> Batch:
+        if isinstance(self.processor, PreTrainedTokenizerBase):
+            return dict(self.processor.pad(list(rows), return_tensors="pt"))
+        statistics = PixelStatistics.of(self.processor, channels(self.processor))
+        return {"pixel_values": statistics.pixels(torch.from_numpy(np.stack([row["pixel_values"] for row in rows])))}
+
+
+def read_public(
+    settings: PublicSettings, processor: Processor, *, max_length: int, seed: int, allow_network: bool = False
+) -> PublicData:
+    """Reads and encodes public data for a backbone.
+
+    Args:
+        settings: the recipe's ``public``.
+        processor: the backbone's tokenizer or image processor, which says what the data must be.
+        max_length: tokens a piece where the settings name none.
+        seed: the recipe's seed; which examples ``limit`` leaves derives from it.
+        allow_network: whether a hub set may be downloaded.
+
+    Raises:
+        RecipeError: when it is not there or lacks the column.
+        DataError: when it cannot be read.
+    """
+    source = read_source(settings.data, "train", where="public.data", allow_network=allow_network)
+    if isinstance(processor, PreTrainedTokenizerBase):
+        length = min(settings.max_length or max_length, processor.model_max_length)
+        examples = encode_documents(source, settings.text, processor, length, where="public.text")
+    else:
+        examples = encode_images(source, settings.image, processor, channels=channels(processor))
+    order = numpy_generator(seed, "public limit").permutation(len(examples))[: settings.limit]
+    return PublicData(examples, np.sort(order), processor, source.digest)
