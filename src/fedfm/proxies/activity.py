@@ -122,8 +122,7 @@ def usage_scores(kind: Score, activity: Activity, block: Block) -> Tensor:
         kind = "apoz" if has_relu(block) else "contribution"
     if kind == "contribution":
         lengths = torch.linalg.vector_norm(vectors(block)[-1].detach().double(), dim=1).cpu()
-        mean = activity.magnitude.double() * UNIT / activity.tokens
-        return -mean * lengths
+        return activity.magnitude.double().mul(-UNIT / activity.tokens) * lengths
     counts = activity.zeros if kind == "apoz" else activity.near_zeros
     return counts.double() / activity.tokens
 

@@ -12,6 +12,7 @@ from typing import Any, cast
 from peft import PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.models.bart.modeling_bart import shift_tokens_right
 
 from fedfm.models.families import Block
 from fedfm.proxies.ffn import output_layer
@@ -32,10 +33,17 @@ def base_of(model: Model) -> PreTrainedModel:
 
 
 def run(model: Model, batch: Batch) -> None:
-    """One forward pass, for the hooks on the way; the batch moves to the model's device."""
+    """One forward pass, for the hooks on the way; the batch moves to the model's device.
+
+    A decoder that reads an encoder's output gets the encoder's text, shifted right, as T5's classifier gives it.
+    """
     base = base_of(model)
+    inputs = {name: tensor.to(base.device) for name, tensor in batch.items()}
+    if base.config.is_encoder_decoder:
+        start, padding = base.config.decoder_start_token_id, base.config.pad_token_id
+        inputs["decoder_input_ids"] = shift_tokens_right(inputs["input_ids"], padding, start)
     with suppress(_EnoughError):
-        base(**{name: tensor.to(base.device) for name, tensor in batch.items()})
+        base(**inputs)
 
 
 def hidden_states(model: Model, blocks: Sequence[Block], batch: Batch) -> dict[str, Tensor]:
