@@ -1,0 +1,153 @@
+"""Fitting a proxy's FFNs to the backbone by gradient steps on public data: layer-level distillation.
+
+Over the compressed blocks C, with T and H the hidden states of backbone and proxy after a block,
+
+    L = 1/|C| Σ ( A + α·B ),    A = ‖T − H‖² / ‖T‖²,    B = ‖W₂W₁ − Ŵ₂Ŵ₁‖² / ‖W₂W₁‖².
+
+The proxy runs on its own inputs, so that a block also learns to make up for the errors of those before it.
+Peng et al., FedPFT: Federated Proxy Fine-Tuning of Foundation Models, arXiv:2404.11536. Its code cuts B out of the
+gradient; here B has one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import islice
+
+import torch
+from torch import Tensor, nn
+from torch.optim import AdamW
+from transformers import get_linear_schedule_with_warmup
+
+from fedfm.errors import RecipeError
+from fedfm.models.families import Block
+from fedfm.proxies.ffn import vectors
+from fedfm.proxies.hidden import Pairs, relative_error
+from fedfm.proxies.settings import Distillation
+from fedfm.proxies.trace import Model, hidden_states
+from fedfm.tasks.base import Batch
+
+
+def distill(
+    teacher: Model,
+    student: Model,
+    pairs: Pairs,
+    trainable: Sequence[nn.Parameter],
+    batches: Iterable[Batch],
+    settings: Distillation,
+    *,
+    masks: Mapping[nn.Parameter, Tensor] | None = None,
+    where: str = "proxy.distill",
+) -> list[float]:
+    """Trains some parameters of the student, in place; neither model drops anything out.
+
+    Args:
+        teacher: the backbone.
+        student: the proxy, on the same device.
+        pairs: the blocks whose outputs are compared.
+        trainable: parameters of the student that the teacher does not share.
+        batches: public ones; one step each, ``settings.steps`` at most.
+        settings: steps, optimiser and α.
+        masks: what of a parameter may change, shaped to multiply it; the rest stays bit for bit what it is.
+        where: the settings' place in the recipe.
+
+    Returns:
+        The loss of each step.
+
+    Raises:
+        RecipeError: when the loss stops being a finite number.
+        ValueError: when the teacher shares a trainable parameter.
+    """
+    shared = {id(parameter) for parameter in teacher.parameters()}
+    if any(id(parameter) in shared for parameter in trainable):
+        raise ValueError("the teacher shares a parameter that is to be trained")
+    fixed = _Fixed(masks or {})
+    products = _products([block for block, _ in pairs]) if settings.product else []
+    optimizer = AdamW(trainable, lr=settings.learning_rate, weight_decay=settings.weight_decay)
+    schedule = get_linear_schedule_with_warmup(optimizer, int(settings.warmup_ratio * settings.steps), settings.steps)
+    losses: list[float] = []
+    teacher.eval()
+    student.eval()
+    with _only(student, trainable):
+        for batch in islice(batches, settings.steps):
+            loss = _hidden_loss(teacher, student, pairs, batch)
+            if products:
+                loss = loss + settings.product * _product_loss(products, [block for _, block in pairs])
+            if not math.isfinite(loss.item()):
+                raise RecipeError(
+                    f"distillation diverged at step {len(losses) + 1}; lower the learning rate", where=where
+                )
+            losses.append(loss.item())
+            loss.backward()  # type: ignore[no-untyped-call]
+            fixed.clear_gradients()
+            if settings.max_grad_norm is not None:
+                nn.utils.clip_grad_norm_(trainable, settings.max_grad_norm)
+            optimizer.step()
+            fixed.restore()
+            optimizer.zero_grad()
+            schedule.step()
+    return losses
+
+
+def _hidden_loss(teacher: Model, student: Model, pairs: Pairs, batch: Batch) -> Tensor:
+    """The mean of A over the pairs."""
+    with torch.no_grad():
+        targets = hidden_states(teacher, [block for block, _ in pairs], batch)
+    states = hidden_states(student, [block for _, block in pairs], batch)
+    mask = batch.get("attention_mask")
+    errors = [relative_error(targets[shown.path], states[block.path], mask) for shown, block in pairs]
+    return torch.stack(errors).mean()
+
+
+def _products(blocks: Sequence[Block]) -> list[Tensor]:
+    """W₂W₁ of each FFN, ``[1, d, d]``; where it is gated, of gate and of up, ``[2, d, d]``."""
+    found = []
+    for block in blocks:
+        *inputs, output = vectors(block)
+        found.append(torch.stack([output.T @ vector for vector in inputs]))
+    return found
+
+
+def _product_loss(targets: Sequence[Tensor], blocks: Sequence[Block]) -> Tensor:
+    """The mean of B over the blocks, a block's products taken together."""
+    errors = [
+        (target - product).square().sum() / target.square().sum()
+        for target, product in zip(targets, _products(blocks), strict=True)
+    ]
+    return torch.stack(errors).mean()
+
+
+class _Fixed:
+    """Keeps what of masked parameters may not change, whatever the optimiser does: weight decay knows no gradient."""
+
+    def __init__(self, masks: Mapping[nn.Parameter, Tensor]) -> None:
+        self._masks = {parameter: mask.to(parameter.device) for parameter, mask in masks.items()}
+        self._before = {parameter: parameter.detach().clone() for parameter in masks}
+
+    def clear_gradients(self) -> None:
+        for parameter, mask in self._masks.items():
+            if parameter.grad is not None:
+                parameter.grad.mul_(mask)
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        for parameter, mask in self._masks.items():
+            parameter.copy_(torch.where(mask, parameter, self._before[parameter]))
+
+
+@contextmanager
+def _only(model: Model, trainable: Sequence[nn.Parameter]) -> Iterator[None]:
+    """Lets only some of the model's parameters require gradients, for a while."""
+    parameters = list(model.parameters())
+    before = [parameter.requires_grad for parameter in parameters]
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+    for parameter in trainable:
+        parameter.requires_grad_()
+    try:
+        yield
+    finally:
+        for parameter, required in zip(parameters, before, strict=True):
+            parameter.requires_grad_(required)
