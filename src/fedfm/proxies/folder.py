@@ -1,0 +1,283 @@
+"""A proxy as an ordinary folder: all that a client needs of it, and nothing that the proxy hides.
+
+``config.json``, ``model.safetensors`` (every parameter and buffer, head included; tied ones once), the files of the
+tokenizer or image processor, and ``proxy.json``, the `Manifest`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from itertools import pairwise
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, cast
+
+import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils import ModulesToSaveWrapper
+from pydantic import AfterValidator, Field, ValidationError
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from transformers import PretrainedConfig, PreTrainedModel
+
+from fedfm.errors import DataError, RecipeError
+from fedfm.models.backbones import Backbone
+from fedfm.models.checkpoints import Checkpoint
+from fedfm.models.configs import read_config
+from fedfm.models.families import blocks, family_of
+from fedfm.models.processors import Modality, read_processor
+from fedfm.models.quiet import quiet
+from fedfm.params import Params, digest, load, save
+from fedfm.proxies.construct import Kept
+from fedfm.proxies.ffn import keep_neurons, neurons
+from fedfm.proxies.settings import FedPFT, Offsite
+from fedfm.settings import Settings
+
+FORMAT: Final = 1
+"""Of folders that this version writes, and the only one it reads."""
+
+_MANIFEST, _WEIGHTS = "proxy.json", "model.safetensors"
+_ANEW = "make it anew with `fedfm proxy build`"
+
+
+def _ascending(indices: tuple[int, ...]) -> tuple[int, ...]:
+    if not indices or indices[0] < 0 or any(b <= a for a, b in pairwise(indices)):
+        raise ValueError("indices of kept neurons must ascend from 0 or above")
+    return indices
+
+
+class Manifest(Settings):
+    """What a proxy's folder says of itself; with it the model is the backbone's `Backbone`, though smaller."""
+
+    format: Literal[1] = FORMAT
+    """Layout of the folder."""
+    settings: Annotated[FedPFT | Offsite, Field(discriminator="kind")]
+    """What it was made by."""
+    kept: dict[str, Annotated[tuple[int, ...], AfterValidator(_ascending)]]
+    """Indices of the kept neurons by the path of each compressed block."""
+    architecture: str
+    """Class of the model, which has the head of a task."""
+    name: str
+    """The backbone's name."""
+    revision: str | None
+    """The backbone's revision."""
+    head: tuple[str, ...]
+    """Modules that `head: true` trains."""
+    new_head: tuple[str, ...]
+    """Parameters of the head that the backbone's checkpoint lacked."""
+    other_labels: tuple[str, ...]
+    """Classes that the backbone's head was trained for, where they are not the task's."""
+    backbone: str
+    """`weights_digest` of the backbone."""
+    weights: str
+    """Digest of ``model.safetensors``: names, dtypes, shapes and values."""
+    version: Annotated[int, Field(ge=0)] = 0
+    """How many alignments it has been through."""
+
+    @property
+    def kept_neurons(self) -> Kept:
+        """``kept`` as tensors."""
+        return {path: torch.tensor(indices, dtype=torch.int64) for path, indices in self.kept.items()}
+
+
+def save_proxy(
+    folder: Path,
+    proxy: Backbone,
+    kept: Mapping[str, Tensor],
+    settings: FedPFT | Offsite,
+    *,
+    backbone: str,
+    version: int = 0,
+) -> Manifest:
+    """Writes a proxy, with or without a tunable attached; the tunable is left out.
+
+    Args:
+        folder: empty.
+        proxy: to write.
+        kept: its neurons by block path.
+        settings: what it was made by.
+        backbone: `weights_digest` of the backbone's model.
+        version: how many alignments it has been through.
+    """
+    model = proxy.model
+    tensors = dict(_plain_tensors(model))
+    manifest = Manifest(
+        settings=settings,
+        kept={path: tuple(indices.tolist()) for path, indices in kept.items()},
+        architecture=type(model).__name__,
+        name=proxy.name,
+        revision=proxy.revision,
+        head=proxy.head,
+        new_head=proxy.new_head,
+        other_labels=proxy.other_labels,
+        backbone=backbone,
+        weights=digest(tensors),
+        version=version,
+    )
+    with quiet():
+        model.config.save_pretrained(folder)
+        proxy.processor.save_pretrained(folder)
+    save(tensors, folder / _WEIGHTS)
+    (folder / _MANIFEST).write_text(manifest.model_dump_json(indent=1) + "\n", encoding="utf-8", newline="\n")
+    return manifest
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """What a folder says of its proxy.
+
+    Raises:
+        RecipeError: at ``proxy.path`` when it is no proxy's folder, or one of another version of fedfm.
+        DataError: when its manifest is damaged.
+    """
+    file = folder / _MANIFEST
+    if not file.is_file():
+        raise RecipeError(
+            f"{folder.absolute()} is no proxy's folder: it has no {_MANIFEST}; {_ANEW}", where="proxy.path"
+        )
+    try:
+        content = file.read_bytes()
+        made = json.loads(content)
+        if isinstance(made, dict) and isinstance(made.get("format"), int) and made["format"] != FORMAT:
+            raise RecipeError(
+                f"{folder} has format {made['format']}, and this fedfm reads format {FORMAT}; {_ANEW}",
+                where="proxy.path",
+            )
+        return Manifest.model_validate_json(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise DataError(f"{file} is damaged ({place}: {first['msg']}); {_ANEW}") from error
+    except (OSError, ValueError) as error:
+        raise DataError(f"{file} cannot be read ({error}); {_ANEW}") from error
+
+
+def load_proxy(folder: Path, auto_class: Any) -> tuple[Backbone, Manifest]:
+    """A proxy from its folder alone; no tensor of the backbone's size is ever made.
+
+    Args:
+        folder: as `save_proxy` writes it.
+        auto_class: the task's class, e.g. ``transformers.AutoModelForSequenceClassification``.
+
+    Raises:
+        RecipeError: at ``proxy.path`` when it is no proxy's folder, or the proxy has the head of another task.
+        DataError: when files are missing, damaged, or do not belong together.
+    """
+    manifest = read_manifest(folder)
+    checkpoint = Checkpoint(folder, manifest.name, manifest.revision)
+    config = read_config(checkpoint)
+    model = _shell(auto_class, config, manifest, folder)
+    _fill(model, _read_weights(folder, manifest), folder)
+    model.name_or_path = model.config.name_or_path = manifest.name
+    modality: Modality = "image" if model.main_input_name == "pixel_values" else "text"
+    try:
+        processor = read_processor(checkpoint, config, modality)
+    except RecipeError as error:
+        raise DataError(f"{folder} is incomplete ({error.problems[0].message}); {_ANEW}") from error
+    proxy = Backbone(
+        model=model,
+        processor=processor,
+        family=family_of(config),
+        name=manifest.name,
+        revision=manifest.revision,
+        head=manifest.head,
+        new_head=manifest.new_head,
+        other_labels=manifest.other_labels,
+    )
+    return proxy, manifest
+
+
+def check_backbone(manifest: Manifest, backbone: Backbone) -> None:
+    """Refuses a proxy that was made of other weights than the backbone's, whatever their names.
+
+    Raises:
+        RecipeError: at ``proxy.path``.
+    """
+    if manifest.backbone != weights_digest(backbone.model):
+        raise RecipeError(
+            f"the proxy was made of other weights (of {manifest.name}) than those of {backbone.name}; "
+            f"name the model it was made of as `model.path`, or {_ANEW}",
+            where="proxy.path",
+        )
+
+
+def weights_digest(model: PreTrainedModel) -> str:
+    """sha256 (hex) of the base model's parameters, whatever its head, its pooler and the tunable attached to it."""
+    family = family_of(model.config)
+    heads = (*family.heads, *family.language_heads, *([family.pooler] if family.pooler else []))
+    base = model.base_model
+    buffers = {id(buffer) for buffer in base.buffers()}
+    return digest(
+        {
+            name: tensor
+            for name, tensor in _plain_tensors(base)
+            if id(tensor) not in buffers and not any(name.startswith(f"{head}.") for head in heads)
+        }
+    )
+
+
+def _plain_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Every parameter and buffer once, by the name it has when no adapter is attached."""
+    tuners = {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, BaseTunerLayer | ModulesToSaveWrapper)
+    }
+    added = {
+        f"{name}.{part}."
+        for name, module in tuners.items()
+        for part in (*module.adapter_layer_names, "modules_to_save")
+    }
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        if not any(name.startswith(prefix) for prefix in added):
+            yield name.replace(".base_layer.", ".").replace(".original_module.", "."), tensor
+
+
+def _shell(auto_class: Any, config: PretrainedConfig, manifest: Manifest, folder: Path) -> PreTrainedModel:
+    """The proxy's model without values: on the meta device, its FFNs cut."""
+    if type(config) not in auto_class._model_mapping:
+        raise _other_task(folder, manifest, auto_class)
+    with quiet(), torch.device("meta"):
+        model: PreTrainedModel = auto_class.from_config(config, trust_remote_code=False, dtype=torch.float32)
+    if type(model).__name__ != manifest.architecture:
+        raise _other_task(folder, manifest, auto_class)
+    found = {block.path: block for block in blocks(model, family_of(config))}
+    for path, indices in manifest.kept_neurons.items():
+        if path not in found or indices[-1] >= neurons(found[path]):
+            raise DataError(f"{folder} is damaged: its config has no such neurons in {path}; {_ANEW}")
+        keep_neurons(found[path], indices.to("meta"))
+    return cast(PreTrainedModel, model.eval().requires_grad_(False))
+
+
+def _other_task(folder: Path, manifest: Manifest, auto_class: Any) -> RecipeError:
+    return RecipeError(
+        f"the proxy in {folder} is a {manifest.architecture}, made for another task than {auto_class.__name__}; "
+        f"{_ANEW} from this recipe",
+        where="proxy.path",
+    )
+
+
+def _read_weights(folder: Path, manifest: Manifest) -> Params:
+    """The tensors, held against their digest."""
+    file = folder / _WEIGHTS
+    try:
+        tensors = load(file)
+    except (OSError, SafetensorError) as error:
+        raise DataError(f"{file} cannot be read ({error}); {_ANEW}") from error
+    if digest(tensors) != manifest.weights:
+        raise DataError(f"{file} is not what {_MANIFEST} says: damaged, or of another proxy; {_ANEW}")
+    return tensors
+
+
+def _fill(model: PreTrainedModel, tensors: Params, folder: Path) -> None:
+    """Puts tensors in the place of a model's empty ones; what is tied stays tied."""
+    empty = [*model.named_parameters(), *model.named_buffers()]
+    if {name: tensor.shape for name, tensor in empty} != {name: tensor.shape for name, tensor in tensors.items()}:
+        raise DataError(f"{folder} is damaged: its weights do not fit its config; {_ANEW}")
+    parameters = {name for name, _ in model.named_parameters()}
+    filled = {
+        id(place): nn.Parameter(tensors[name], requires_grad=False) if name in parameters else tensors[name]
+        for name, place in empty
+    }
+    for module in model.modules():
+        for name, place in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
+            setattr(module, name, filled[id(place)])

@@ -1,0 +1,261 @@
+"""A client makes the proxy from its folder alone, and a folder that is not what it says is refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from peft import IA3Config, LoraConfig, get_peft_model
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from fedfm.errors import DataError, RecipeError
+from fedfm.models.backbones import Backbone
+from fedfm.models.families import attention_targets
+from fedfm.params import load as load_params
+from fedfm.params import save as save_params
+from fedfm.proxies.construct import Kept, compressed_blocks, make_proxy
+from fedfm.proxies.ffn import neurons
+from fedfm.proxies.folder import Manifest, check_backbone, load_proxy, read_manifest, save_proxy, weights_digest
+from fedfm.proxies.settings import FedPFT
+from tests.models.cases import CASES, TASKS, Case, batch, load, logits
+
+cases = pytest.mark.parametrize("case", CASES, ids="-".join)
+BERT = ("tiny-bert", "text")
+
+
+def made(case: Case = BERT, step: int = 3) -> tuple[Backbone, Backbone, Kept]:
+    """A backbone, its proxy, and the neurons that the proxy keeps in every block."""
+    backbone = load(*case)
+    kept = {block.path: torch.arange(1, neurons(block), step) for block in compressed_blocks(backbone, [])}
+    return backbone, make_proxy(backbone, kept), kept
+
+
+def written(folder: Path, case: Case = BERT, **changes: Any) -> Manifest:
+    backbone, proxy, kept = made(case)
+    return save_proxy(folder, proxy, kept, FedPFT(), backbone=weights_digest(backbone.model), **changes)
+
+
+class Allocations(TorchDispatchMode):
+    """The shapes of all tensors that operations make outside the meta device."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shapes: set[tuple[int, ...]] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for tensor in result if isinstance(result, list | tuple) else [result]:
+            if isinstance(tensor, Tensor) and not tensor.is_meta:
+                self.shapes.add(tuple(tensor.shape))
+        return result
+
+
+@cases
+def test_a_proxy_comes_back_bit_for_bit(tmp_path: Path, case: Case) -> None:
+    backbone, proxy, kept = made(case)
+    manifest = save_proxy(tmp_path, proxy, kept, FedPFT(), backbone=weights_digest(backbone.model), version=3)
+    found, told = load_proxy(tmp_path, TASKS[case[1]].auto_class)
+    assert told == manifest == read_manifest(tmp_path)
+    assert told.version == 3
+    assert {path: indices.tolist() for path, indices in told.kept_neurons.items()} == {
+        path: indices.tolist() for path, indices in kept.items()
+    }
+    inputs = batch(backbone)
+    assert batch(found).keys() == inputs.keys()
+    assert torch.equal(logits(found.model, inputs), logits(proxy.model, inputs))
+    fields = ("family", "name", "revision", "head", "new_head", "other_labels")
+    assert [getattr(found, field) for field in fields] == [getattr(proxy, field) for field in fields]
+    assert found.model.name_or_path == proxy.model.name_or_path
+    assert [name for name, _ in found.model.named_parameters()] == [name for name, _ in proxy.model.named_parameters()]
+    for (name, mine), (_, theirs) in zip(found.model.named_buffers(), proxy.model.named_buffers(), strict=True):
+        assert torch.equal(mine, theirs), name
+    assert not any(parameter.requires_grad for parameter in found.model.parameters())
+    assert not any(module.training for module in found.model.modules())
+
+
+@cases
+def test_loading_never_makes_a_tensor_of_the_backbones_ffn(tmp_path: Path, case: Case) -> None:
+    manifest = written(tmp_path, case)
+    backbone = load(*case)
+    full = {
+        tuple(module.get_parameter("weight").shape)
+        for block in compressed_blocks(backbone, [])
+        for module in (block.module.get_submodule(path) for path in block.stack.ffn_matrices)
+    }
+    with Allocations() as seen:
+        auto_class = TASKS[case[1]].auto_class
+        found, _ = load_proxy(tmp_path, auto_class)
+    assert not full & seen.shapes
+    assert manifest.kept
+    assert not any(tensor.is_meta for tensor in (*found.model.parameters(), *found.model.buffers()))
+    assert not any(isinstance(value, Tensor) for module in found.model.modules() for value in vars(module).values())
+
+
+def test_the_test_above_can_see_a_full_model() -> None:
+    with Allocations() as seen:
+        nn.Linear(16, 32)
+    assert (32, 16) in seen.shapes
+
+
+def test_nothing_that_the_proxy_hides_is_in_its_folder(tmp_path: Path) -> None:
+    backbone, proxy, kept = made()
+    save_proxy(tmp_path, proxy, kept, FedPFT(), backbone=weights_digest(backbone.model))
+    content = (tmp_path / "model.safetensors").read_bytes()
+    for block in compressed_blocks(backbone, []):
+        matrix = block.module.get_parameter("intermediate.dense.weight").detach()
+        found = [row.numpy().tobytes() in content for row in matrix]
+        assert [j for j, there in enumerate(found) if there] == kept[block.path].tolist()
+
+
+def test_tied_weights_are_stored_once_and_tied_again(tmp_path: Path) -> None:
+    written(tmp_path, ("tiny-gpt2", "causal"))
+    assert "lm_head.weight" not in load_params(tmp_path / "model.safetensors")
+    model: Any = load_proxy(tmp_path, transformers.AutoModelForCausalLM)[0].model
+    assert model.lm_head.weight is model.transformer.wte.weight
+
+
+def test_a_loaded_proxy_takes_a_tunable_that_trains(tmp_path: Path) -> None:
+    written(tmp_path)
+    proxy, _ = load_proxy(tmp_path, TASKS["text"].auto_class)
+    model: Any = get_peft_model(
+        proxy.model, LoraConfig(r=2, target_modules=attention_targets(proxy.family), modules_to_save=list(proxy.head))
+    )
+    model(**batch(proxy)).logits.square().sum().backward()
+    assert any(parameter.grad is not None and parameter.grad.any() for parameter in model.parameters())
+
+
+def test_a_proxy_is_saved_without_the_tunable_attached_to_it(tmp_path: Path) -> None:
+    _, proxy, kept = made()
+    before, inputs = logits(proxy.model, batch(proxy)), batch(proxy)
+    targets = ["query", "intermediate.dense"]
+    config = LoraConfig(r=2, target_modules=targets, modules_to_save=["classifier"], init_lora_weights=False)
+    adapted = get_peft_model(proxy.model, config)
+    assert not torch.equal(logits(adapted, inputs), before)
+    save_proxy(tmp_path, proxy, kept, FedPFT(), backbone="")
+    found, _ = load_proxy(tmp_path, TASKS["text"].auto_class)
+    assert torch.equal(logits(found.model, inputs), before)
+
+
+@pytest.mark.parametrize("name", sorted({name for name, task in CASES if task != "image"}))
+def test_the_digest_of_weights_does_not_depend_on_the_head(name: str) -> None:
+    digests = {
+        weights_digest(load(known, task, seed).model) for known, task in CASES for seed in (0, 1) if known == name
+    }
+    assert len(digests) == 1
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        LoraConfig(r=2, target_modules=["query", "intermediate.dense"], modules_to_save=["classifier"]),
+        LoraConfig(r=2, target_modules=["query"], use_dora=True),
+        IA3Config(target_modules=["key", "intermediate.dense"], feedforward_modules=["intermediate.dense"]),
+    ],
+    ids=["lora", "dora", "ia3"],
+)
+def test_the_digest_of_weights_does_not_depend_on_an_adapter(config: Any) -> None:
+    model = load(*BERT).model
+    before = weights_digest(model)
+    get_peft_model(model, config)
+    assert weights_digest(model) == before
+
+
+def test_the_digest_of_weights_sees_every_parameter_of_the_base_model() -> None:
+    model: Any = load(*BERT).model
+    before = weights_digest(model)
+    for name, parameter in model.bert.named_parameters():
+        if not name.startswith("pooler."):
+            old = parameter.data.clone()
+            parameter.data.view(-1)[0] += 1
+            assert weights_digest(model) != before, name
+            parameter.data.copy_(old)
+    assert weights_digest(model) == before
+
+
+def test_a_proxy_of_other_weights_is_refused(tmp_path: Path) -> None:
+    manifest = written(tmp_path)
+    backbone = load(*BERT)
+    check_backbone(manifest, backbone)
+    backbone.model.get_parameter("bert.encoder.layer.0.output.dense.weight").data[0, 0] += 1
+    with pytest.raises(RecipeError, match=r"proxy\.path: .*made of other weights \(of builtin:tiny-bert\)"):
+        check_backbone(manifest, backbone)
+
+
+@pytest.mark.parametrize(
+    "auto_class", [transformers.AutoModelForMaskedLM, transformers.AutoModelForImageClassification]
+)
+def test_a_proxy_for_another_task_is_refused(tmp_path: Path, auto_class: Any) -> None:
+    written(tmp_path)
+    with pytest.raises(RecipeError, match=r"proxy\.path: .* is a BertForSequenceClassification, made for another task"):
+        load_proxy(tmp_path, auto_class)
+
+
+def test_a_folder_without_a_manifest_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"proxy\.path: .* is no proxy's folder: .*fedfm proxy build"):
+        read_manifest(tmp_path)
+
+
+def test_a_folder_of_another_format_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "proxy.json").write_text('{"format": 2, "more": true}')
+    with pytest.raises(RecipeError, match=r"proxy\.path: .* has format 2, and this fedfm reads format 1"):
+        read_manifest(tmp_path)
+
+
+def change(file: str, edit: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]:
+    def damage(folder: Path) -> None:
+        content = json.loads((folder / file).read_text())
+        edit(content)
+        (folder / file).write_text(json.dumps(content))
+
+    return damage
+
+
+def set_first_value(folder: Path) -> None:
+    tensors = load_params(folder / "model.safetensors")
+    min(tensors.items())[1].view(-1)[0] += 1
+    save_params(tensors, folder / "model.safetensors")
+
+
+def cut_short(name: str) -> Callable[[Path], None]:
+    return lambda folder: (folder / name).write_bytes((folder / name).read_bytes()[:100]) and None
+
+
+def remove(*names: str) -> Callable[[Path], None]:
+    return lambda folder: [(folder / name).unlink() for name in names] and None
+
+
+FIRST = "encoder.layer.0"
+DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
+    "a changed weight": (set_first_value, r"model\.safetensors is not what proxy\.json says"),
+    "cut weights": (cut_short("model.safetensors"), r"model\.safetensors cannot be read"),
+    "no weights": (remove("model.safetensors"), r"model\.safetensors cannot be read"),
+    "a cut manifest": (cut_short("proxy.json"), r"proxy\.json cannot be read"),
+    "a manifest that is no object": (lambda folder: (folder / "proxy.json").write_text("[]") and None, "is damaged"),
+    "no config": (remove("config.json"), r"config\.json cannot be read"),
+    "no tokenizer": (remove("tokenizer.json"), "is incomplete .*tokenizer"),
+    "an unknown key": (change("proxy.json", lambda made: made.update(more=1)), "is damaged .more:"),
+    "a lost key": (change("proxy.json", lambda made: made.pop("backbone")), "is damaged .backbone:"),
+    "descending neurons": (change("proxy.json", lambda made: made["kept"][FIRST].reverse()), "must ascend"),
+    "repeated neurons": (change("proxy.json", lambda made: made["kept"].update({FIRST: [1, 1]})), "must ascend"),
+    "no neurons": (change("proxy.json", lambda made: made["kept"].update({FIRST: []})), "must ascend"),
+    "a negative neuron": (change("proxy.json", lambda made: made["kept"][FIRST].insert(0, -1)), "must ascend"),
+    "a neuron too many": (change("proxy.json", lambda made: made["kept"][FIRST].append(32)), "no such neurons in"),
+    "an unknown block": (change("proxy.json", lambda made: made["kept"].update(more=[1])), "no such neurons in more"),
+    "other neurons": (change("proxy.json", lambda made: made["kept"][FIRST].pop()), "do not fit its config"),
+    "another config": (change("config.json", lambda made: made.update(num_hidden_layers=3)), "do not fit its config"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_folder_is_refused(tmp_path: Path, damage: str) -> None:
+    written(tmp_path)
+    act, message = DAMAGES[damage]
+    act(tmp_path)
+    with pytest.raises(DataError, match=message):
+        load_proxy(tmp_path, TASKS["text"].auto_class)
