@@ -27,6 +27,9 @@ def problems(values: dict[str, Any], *overrides: str) -> dict[str, tuple[str, st
 ALPHA = "not a setting of this kind; it belongs to dirichlet, quantity"
 
 
+PROXIES = "none, fedpft, offsite"
+
+
 @pytest.mark.parametrize(
     ("override", "where", "message", "got"),
     [
@@ -60,7 +63,7 @@ ALPHA = "not a setting of this kind; it belongs to dirichlet, quantity"
         ("model=bert", "model", "must be a group of keys, such as `model: {path: …}`", '"bert"'),
         ("local=null", "local", "must be a group of keys, such as `local: {epochs: …}`", "null"),
         ("tune=lora", "tune", "must be a group of keys, such as `tune: {kind: lora}`", '"lora"'),
-        ("proxy.kind=fedfpt", "proxy.kind", "must be one of none, fedpft, offsite — did you mean `fedpft`?", '"fedfpt"'),
+        ("proxy.kind=fedfpt", "proxy.kind", f"must be one of {PROXIES} — did you mean `fedpft`?", '"fedfpt"'),
         ("tune.kind=lorra", "tune.kind", None, '"lorra"'),
         ("federation.partition={alpha: 1}", "federation.partition.kind", None, None),
         ("federation.partition={kind: dirichlet, alpha: 0}", "federation.partition.alpha", "must be > 0", "0"),

@@ -46,6 +46,24 @@ def test_instruction_round_trip() -> None:
     assert digest(got.params) == sent.base
 
 
+def test_what_changed_of_a_proxy_travels_beside_the_tunable() -> None:
+    changes = {"encoder.layer.1.neurons": torch.tensor([0, 2], dtype=torch.int32), "a.weight": torch.randn(2, 4)}
+    sent = Instruction(2, "abc", 0.1, PARAMS, proxy_version=3, proxy_since=1, proxy=changes, count_activity=True)
+    got = decode_instruction(encode_instruction(sent))
+    assert (got.proxy_version, got.proxy_since, got.count_activity) == (3, 1, True)
+    assert digest(got.params) == digest(PARAMS)  # although both have an `a.weight`
+    assert digest(got.proxy) == digest(changes)
+    assert sent.tensors.keys() == {*PARAMS, "proxy/encoder.layer.1.neurons", "proxy/a.weight"}
+
+
+def test_counts_of_neurons_travel_beside_the_update() -> None:
+    counts = {"encoder.layer.1.zeros": torch.tensor([5, 0])}
+    got = decode_update(encode_update(update(proxy_version=2, activity=counts)))
+    assert got.proxy_version == 2
+    assert digest(got.params) == digest(PARAMS)
+    assert digest(got.activity) == digest(counts)
+
+
 @pytest.mark.parametrize("client", ["7", "Ärzte/1", '"quoted"\n', "<script>"])
 def test_update_round_trip(client: str) -> None:
     got = decode_update(encode_update(update(client=client)))
@@ -72,7 +90,16 @@ def forged(**fields: object) -> bytes:
     return to_bytes(PARAMS, {"fedfm": json.dumps(fields)})
 
 
-SOUND = {"round": 1, "client": "1", "base": "x", "examples": 1, "steps": 1, "samples": 1, "loss": 0.5}
+SOUND = {
+    "round": 1,
+    "client": "1",
+    "base": "x",
+    "examples": 1,
+    "steps": 1,
+    "samples": 1,
+    "loss": 0.5,
+    "proxy_version": 0,
+}
 
 
 @pytest.mark.parametrize(

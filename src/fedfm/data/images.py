@@ -154,9 +154,7 @@ def _check_images(source: Source, column: str, where: str) -> None:
     column_of(source, column, where)
     feature = source.table.features[column]
     if not isinstance(feature, ImageFeature):
-        raise RecipeError(
-            f"column `{column}` of {source.name} holds {described(feature)}, not images", where=where
-        )
+        raise RecipeError(f"column `{column}` of {source.name} holds {described(feature)}, not images", where=where)
 
 
 def _pixels(source: Source, column: str, row: int, mode: str, framing: Framing) -> np.ndarray:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from transformers.activations import ReLUSquaredActivation
 
 from fedfm.models.families import Block
+from fedfm.params import Params
 from fedfm.proxies.ffn import neurons, output_layer, vectors
 from fedfm.proxies.trace import Model, base_of, real_positions, run
 from fedfm.tasks.base import Batch
@@ -26,6 +27,8 @@ NEAR_ZERO = 0.05
 """A value is near zero up to this share of the root mean square of the layer's activations in the batch."""
 UNIT = 2.0**-20
 """Of `Activity.magnitude`."""
+
+_COUNTS = ("zeros", "near_zeros", "magnitude")
 
 Score = Literal["auto", "apoz", "soft-apoz", "contribution"]
 
@@ -69,6 +72,26 @@ class Activity:
             self.near_zeros + other.near_zeros,
             self.magnitude + other.magnitude,
         )
+
+
+def to_params(counted: Mapping[str, Activity]) -> Params:
+    """Activities by block path as named tensors, to travel: ``PATH.zeros``, ``PATH.tokens``, ….
+
+    Sums of such tensors are the activities of all positions together.
+    """
+    parts = {
+        path: {"tokens": torch.tensor(activity.tokens), **{name: getattr(activity, name) for name in _COUNTS}}
+        for path, activity in counted.items()
+    }
+    return {f"{path}.{name}": tensor for path, named in parts.items() for name, tensor in named.items()}
+
+
+def from_params(params: Params) -> dict[str, Activity]:
+    """Undoes `to_params`."""
+    paths = sorted(name.removesuffix(".tokens") for name in params if name.endswith(".tokens"))
+    return {
+        path: Activity(int(params[f"{path}.tokens"]), *(params[f"{path}.{name}"] for name in _COUNTS)) for path in paths
+    }
 
 
 @contextmanager

@@ -100,7 +100,7 @@ def save_proxy(
         version: how many alignments it has been through.
     """
     model = proxy.model
-    tensors = dict(_plain_tensors(model))
+    tensors = dict(plain_tensors(model))
     manifest = Manifest(
         settings=settings,
         kept={path: tuple(indices.tolist()) for path, indices in kept.items()},
@@ -166,7 +166,7 @@ def load_proxy(folder: Path, auto_class: Any) -> tuple[Backbone, Manifest]:
     checkpoint = Checkpoint(folder, manifest.name, manifest.revision)
     config = read_config(checkpoint)
     model = _shell(auto_class, config, manifest, folder)
-    _fill(model, _read_weights(folder, manifest), folder)
+    _fill(model, read_weights(folder, manifest), folder)
     model.name_or_path = model.config.name_or_path = manifest.name
     modality: Modality = "image" if model.main_input_name == "pixel_values" else "text"
     try:
@@ -209,14 +209,14 @@ def weights_digest(model: PreTrainedModel) -> str:
     return digest(
         {
             name: tensor
-            for name, tensor in _plain_tensors(base)
+            for name, tensor in plain_tensors(base)
             if id(tensor) not in buffers and not any(name.startswith(f"{head}.") for head in heads)
         }
     )
 
 
-def _plain_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Every parameter and buffer once, by the name it has when no adapter is attached."""
+def plain_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Every parameter and buffer once, with the name it has when no adapter is attached."""
     tuners = {
         name: module
         for name, module in model.named_modules()
@@ -256,8 +256,12 @@ def _other_task(folder: Path, manifest: Manifest, auto_class: Any) -> RecipeErro
     )
 
 
-def _read_weights(folder: Path, manifest: Manifest) -> Params:
-    """The tensors, held against their digest."""
+def read_weights(folder: Path, manifest: Manifest) -> Params:
+    """The tensors of a proxy's folder, held against their digest.
+
+    Raises:
+        DataError: when they are damaged, or not what the manifest says.
+    """
     file = folder / _WEIGHTS
     try:
         tensors = load(file)

@@ -115,7 +115,7 @@ class HeldProxy:
             number: the version that they lead to.
 
         Raises:
-            StaleProxyError: the proxy is older than ``since``, newer than ``number``, or another one; nothing is written.
+            StaleProxyError: the proxy is older than ``since``, newer than ``number``, or another; nothing is written.
         """
         if number == self.number:
             return

@@ -61,7 +61,9 @@ def _local(experiment: Experiment, state: RunState) -> dict[str, float]:
     for client in (str(name) for name in chosen):
         each = local.max_steps or local.epochs * math.ceil(len(clients[client]) / local.batch_size)
         times = max(1, round(sum(state.steps) / len(clients) / each))
-        scores.append(_train_alone(experiment, experiment.worker, experiment.start, clients[client], client, [each] * times))
+        scores.append(
+            _train_alone(experiment, experiment.worker, experiment.start, clients[client], client, [each] * times)
+        )
     ordered = sorted(scores, reverse=not experiment.data.task.metrics[experiment.evaluator.metrics[0]])
     return {"mean": float(np.mean(scores)), "worst": ordered[0], "best": ordered[-1]}
 

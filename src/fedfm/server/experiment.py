@@ -15,8 +15,8 @@ from fedfm.data.labels import LabelMap
 from fedfm.data.sources import Source, read_source
 from fedfm.errors import RecipeError
 from fedfm.models.backbones import Backbone, load_backbone, load_processor
-from fedfm.models.tunable import Tunable
 from fedfm.models.processors import Processor
+from fedfm.models.tunable import Tunable
 from fedfm.params import Params, digest
 from fedfm.proxies import NoProxy
 from fedfm.proxies.model import make
@@ -213,8 +213,8 @@ def build_experiment(recipe: Recipe) -> Experiment:
         held = HeldProxy(clients_model.own, clients_model.compressed)
         start = proxy.plug_in.to_proxy(tunable.read())
         first_download_bytes = proxy.download_bytes
-    for model in (tunable, at_clients, *([proxy.proxy] if proxy else [])):
-        model.to(device)
+    for attached in (tunable, at_clients, *([proxy.proxy] if proxy else [])):
+        attached.to(device)
     worker = Worker(
         tunable=at_clients,
         task=task,

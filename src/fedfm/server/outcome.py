@@ -9,11 +9,14 @@ from fedfm.errors import RecipeError
 from fedfm.models.backbones import Backbone, load_backbone
 from fedfm.models.quiet import quiet
 from fedfm.models.tunable import Tunable
+from fedfm.proxies import NoProxy
+from fedfm.proxies.model import make
 from fedfm.recipe import Recipe, load_recipe
 from fedfm.records import jsonl
 from fedfm.records.card import write_card
 from fedfm.records.folder import RunFolder
 from fedfm.server.checkpoints import load_checkpoint
+from fedfm.server.proxies import make_server_proxy
 from fedfm.tasks import TASKS
 
 
@@ -84,7 +87,14 @@ def load_tuned(folder: RunFolder, recipe: Recipe) -> tuple[Tunable, Backbone]:
         labels=jsonl.read(folder.summary)["labels"],
         allow_network=recipe.allow_network,
     )
-    tunable = recipe.tune.attach(backbone, task_type=task.peft_type, seed=recipe.seed)
-    tunable.write(saved.state.delivered()[0])
+    params, _, _, _ = saved.state.delivered()
+    if isinstance(recipe.proxy, NoProxy):
+        tunable = recipe.tune.attach(backbone, task_type=task.peft_type, seed=recipe.seed)
+    else:
+        here = recipe.proxy.model_copy(update={"path": str(folder.proxy)})
+        model = make(here, backbone, None, seed=recipe.seed)
+        tunable = recipe.tune.attach(model.backbone, task_type=task.peft_type, seed=recipe.seed)
+        params = make_server_proxy(recipe, model, tunable, task, None).plug_in.to_backbone(params)
+    tunable.write(params)
     tunable.eval()
     return tunable, backbone

@@ -89,7 +89,12 @@ class ServerProxy:
         self.model.write(version.own)
 
     def align(
-        self, version: ProxyVersion, params: Params, round: int, activity: Params, report: Report  # noqa: A002
+        self,
+        version: ProxyVersion,
+        params: Params,
+        round: int,  # noqa: A002 - the field's word
+        activity: Params,
+        report: Report,
     ) -> ProxyVersion:
         """Realigns the proxy with the backbone, both carrying what was aggregated.
 
@@ -107,7 +112,7 @@ class ServerProxy:
             raise TypeError("only a FedPFT proxy with public data is aligned")
         self._carry(params)
         report(self._probed("before-alignment"))
-        settings, blocks = self.settings.alignment, self.model.compressed
+        settings = self.settings.alignment
         counted = from_params(activity) if activity else self._measure(round)
         done = align(
             self.backbone,
@@ -130,9 +135,7 @@ class ServerProxy:
     def save(self, folder: Path, version: ProxyVersion) -> None:
         """Writes the proxy as clients load it into an empty folder."""
         digest = weights_digest(self.model.backbone.model)
-        save_proxy(
-            folder, self.model.proxy, self.model.kept, self.settings, backbone=digest, version=version.number
-        )
+        save_proxy(folder, self.model.proxy, self.model.kept, self.settings, backbone=digest, version=version.number)
 
     def sizes(self) -> dict[str, Any]:
         """Parameters of proxy and backbone, and the share of the client's that are bit for bit the backbone's."""
@@ -191,7 +194,7 @@ def make_server_proxy(
     Raises:
         RecipeError: at ``tune`` when what is tuned has no place in both.
     """
-    weights = plain_tensors(model.proxy.model)
+    weights = dict(plain_tensors(model.proxy.model))
     proxy = recipe.tune.attach(model.proxy, task_type=task.peft_type, seed=recipe.seed)
     kept = [*model.layers.kept] if model.layers else None
     plug_in = plug_in_map(proxy, backbone, model.proxy, model.backbone, kept=model.kept, layers=kept)

@@ -50,13 +50,13 @@ class PublicData:
         purpose: str,
         round: int = 0,  # noqa: A002 - the field's word
     ) -> Iterator[Batch]:
-        """``steps`` batches of at most ``size`` examples, over as many shuffled passes as it takes; the key is the rest."""
+        """``steps`` batches of at most ``size`` examples, over as many shuffled passes as it takes."""
         generator = numpy_generator(seed, f"public {purpose}", round=round)
         for chosen in batch_plan(len(self), size, epochs=1, max_steps=steps, generator=generator):
             yield self._collate(self.examples.take(self.indices[chosen]))
 
     def fixed(self, size: int, count: int, *, seed: int, purpose: str) -> list[Batch]:
-        """The first batches of a keyed shuffle, the same at every call; fewer than ``count`` where there is not more."""
+        """The first batches of a keyed shuffle, the same at every call; fewer where there is not more."""
         most = -(-len(self) // size)
         return list(self.batches(size, steps=min(count, most), seed=seed, purpose=purpose))
 

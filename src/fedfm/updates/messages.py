@@ -17,7 +17,6 @@ import safetensors
 from fedfm.errors import FedfmError
 from fedfm.params import Params, from_bytes, to_bytes
 
-
 PROXY, ACTIVITY = "proxy/", "activity/"
 """Prefixes of the names of tensors that are not the tunable's."""
 
