@@ -201,18 +201,19 @@ def check_backbone(manifest: Manifest, backbone: Backbone) -> None:
 
 
 def weights_digest(model: PreTrainedModel) -> str:
-    """sha256 (hex) of the base model's parameters, whatever its head, its pooler and the tunable attached to it."""
+    """sha256 (hex) of `base_parameters`."""
+    return digest(base_parameters(model))
+
+
+def base_parameters(model: PreTrainedModel) -> Params:
+    """The base model's parameters, whatever its head, its pooler and the tunable attached to it; not copied."""
     family = family_of(model.config)
     heads = (*family.heads, *family.language_heads, *([family.pooler] if family.pooler else []))
-    base = model.base_model
-    buffers = {id(buffer) for buffer in base.buffers()}
-    return digest(
-        {
-            name: tensor
-            for name, tensor in _plain_tensors(base)
-            if id(tensor) not in buffers and not any(name.startswith(f"{head}.") for head in heads)
-        }
-    )
+    return {
+        name: tensor
+        for name, tensor in _plain_tensors(model.base_model)
+        if isinstance(tensor, nn.Parameter) and not any(name.startswith(f"{head}.") for head in heads)
+    }
 
 
 def _plain_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
