@@ -201,22 +201,23 @@ def check_backbone(manifest: Manifest, backbone: Backbone) -> None:
 
 
 def weights_digest(model: PreTrainedModel) -> str:
-    """sha256 (hex) of the base model's parameters, whatever its head, its pooler and the tunable attached to it."""
+    """sha256 (hex) of `base_parameters`."""
+    return digest(base_parameters(model))
+
+
+def base_parameters(model: PreTrainedModel) -> Params:
+    """The base model's parameters, whatever its head, its pooler and the tunable attached to it; not copied."""
     family = family_of(model.config)
     heads = (*family.heads, *family.language_heads, *([family.pooler] if family.pooler else []))
-    base = model.base_model
-    buffers = {id(buffer) for buffer in base.buffers()}
-    return digest(
-        {
-            name: tensor
-            for name, tensor in plain_tensors(base)
-            if id(tensor) not in buffers and not any(name.startswith(f"{head}.") for head in heads)
-        }
-    )
+    return {
+        name: tensor
+        for name, tensor in plain_tensors(model.base_model)
+        if isinstance(tensor, nn.Parameter) and not any(name.startswith(f"{head}.") for head in heads)
+    }
 
 
 def plain_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Every parameter and buffer once, with the name it has when no adapter is attached."""
+    """Every parameter and buffer once, by the name it has when no adapter is attached."""
     tuners = {
         name: module
         for name, module in model.named_modules()
@@ -257,11 +258,7 @@ def _other_task(folder: Path, manifest: Manifest, auto_class: Any) -> RecipeErro
 
 
 def read_weights(folder: Path, manifest: Manifest) -> Params:
-    """The tensors of a proxy's folder, held against their digest.
-
-    Raises:
-        DataError: when they are damaged, or not what the manifest says.
-    """
+    """The tensors, held against their digest."""
     file = folder / _WEIGHTS
     try:
         tensors = load(file)

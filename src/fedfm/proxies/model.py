@@ -74,6 +74,14 @@ class ProxyModel:
         whole = {block.path: block for block in blocks(self.backbone.model, self.backbone.family)}
         return [(whole[block.path], block) for block in self.compressed]
 
+    @property
+    def origins(self) -> dict[str, str]:
+        """Path in the backbone by path in the proxy, of every block."""
+        theirs = [block.path for block in blocks(self.backbone.model, self.backbone.family)]
+        chosen = theirs if self.layers is None else [theirs[layer] for layer in self.layers.kept]
+        mine = [block.path for block in blocks(self.proxy.model, self.proxy.family)]
+        return dict(zip(mine, chosen, strict=True))
+
     def read(self) -> Params:
         """A copy of `own`, on the CPU."""
         return {name: parameter.detach().to("cpu", copy=True) for name, parameter in self.own.items()}

@@ -146,7 +146,7 @@ class ServerProxy:
                 "backbone_blocks": block_parameters(backbone.model, backbone.family),
                 "total": sum(tensor.numel() for tensor in self.weights.values()),
             },
-            "disclosed": bit_equal_share(backbone, proxy),
+            "disclosed": bit_equal_share(backbone, proxy, self.model.kept, self.model.origins),
         }
 
     def _carry(self, params: Params) -> None:

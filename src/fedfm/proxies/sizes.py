@@ -1,0 +1,137 @@
+"""What a proxy costs and what it gives away, before anyone trains on it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
+from transformers import PreTrainedModel
+
+from fedfm.models.backbones import Backbone
+from fedfm.models.families import Block, Family, blocks
+from fedfm.models.tunable import Tunable
+from fedfm.proxies.ffn import neuron_tensors
+from fedfm.proxies.folder import base_parameters
+from fedfm.randomness import torch_seed
+from fedfm.tasks.base import Batch
+
+
+def block_parameters(model: PreTrainedModel, family: Family) -> int:
+    """Parameters of all blocks, without embeddings, final norms and head: the papers' "encoder parameters"."""
+    found = {id(weight): weight for block in blocks(model, family) for weight in block.module.parameters()}
+    return sum(weight.numel() for weight in found.values())
+
+
+def forward_flops(model: PreTrainedModel, family: Family, tokens: int) -> int:
+    """Floating-point operations of one example's forward pass through all blocks.
+
+    Counted are matrix products, 2·in·out a token and matrix, and the two products of attention scores, 4·T²·d; of a
+    causal model in full, as kernels compute them. Embeddings, norms, activations, adapters and head are left out.
+
+    Args:
+        model: of any size; may be on the meta device.
+        family: of the model.
+        tokens: T, the length of the sequence in every stack: words, or an image's patches.
+    """
+    return sum(_block_flops(block, tokens) for block in blocks(model, family))
+
+
+def _block_flops(block: Block, tokens: int) -> int:
+    weights = [block.module.get_parameter(f"{path}.weight") for path in block.stack.matrices]
+    flops = sum(2 * weight.numel() * tokens for weight in weights)
+    for attention in block.stack.attention:
+        output = block.module.get_parameter(f"{attention.output}.weight")
+        flops += 4 * tokens**2 * output.shape[0 if attention.transposed else 1]
+    return flops
+
+
+@dataclass(frozen=True)
+class TrainingMemory:
+    """Bytes that training a tunable holds at once.
+
+    An estimate from below: kernels' scratch space, the gradients of activations and the runtime itself come on top.
+
+    Attributes:
+        weights: all parameters and buffers, the tunable's included.
+        activations: what autograd keeps from the forward pass for the backward pass.
+        optimiser: gradients and AdamW's two moments of the tunable's parameters.
+    """
+
+    weights: int
+    activations: int
+    optimiser: int
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.weights + self.activations + self.optimiser
+
+
+def training_memory(tunable: Tunable, batch: Batch) -> TrainingMemory:
+    """What a training step needs, found by one forward pass that records what autograd keeps.
+
+    Args:
+        tunable: on any device but meta; left as it was, in evaluation mode.
+        batch: of the size and length to train at; the loss counts if it has ``labels`` that the model takes.
+    """
+    model = tunable.model
+    held = [*model.parameters(), *model.buffers()]
+    inputs = {name: tensor.to(held[0].device) for name, tensor in batch.items()}
+    weights = _storages(held)
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept.update(_storages([tensor]))
+        return tensor
+
+    tunable.train()
+    try:
+        with torch_seed(0, "memory"), torch.enable_grad(), saved_tensors_hooks(keep, lambda tensor: tensor):
+            outputs = model(**inputs)  # holds the graph, so that no storage is reused while it is counted
+    finally:
+        tunable.eval()
+    del outputs
+    known = weights.keys() | _storages(list(inputs.values())).keys()
+    return TrainingMemory(
+        weights=sum(weights.values()),
+        activations=sum(size for storage, size in kept.items() if storage not in known),
+        optimiser=sum(3 * weight.numel() * weight.element_size() for weight in tunable.parameters.values()),
+    )
+
+
+def _storages(tensors: list[Tensor]) -> dict[int, int]:
+    """Bytes of the memory behind tensors, by its address: views of one memory count once."""
+    storages = [tensor.untyped_storage() for tensor in tensors]
+    return {storage.data_ptr(): storage.nbytes() for storage in storages}
+
+
+def bit_equal_share(
+    backbone: Backbone,
+    proxy: Backbone,
+    kept: Mapping[str, Tensor],
+    origins: Mapping[str, str] | None = None,
+) -> float:
+    """Share of the values in the proxy's base model that are the backbone's own, which a client thus knows; 0 to 1.
+
+    Args:
+        backbone: what the proxy stands for.
+        proxy: of the backbone.
+        kept: its neurons by block path.
+        origins: path in the backbone of each of the proxy's blocks that has another number there.
+    """
+    theirs = base_parameters(backbone.model)
+    same = dict(theirs)
+    for block in blocks(proxy.model, proxy.family):
+        origin = (origins or {}).get(block.path, block.path)
+        inside = {name: tensor for name, tensor in theirs.items() if name.startswith(f"{origin}.")}
+        same |= {f"{block.path}{name.removeprefix(origin)}": tensor for name, tensor in inside.items()}
+        if block.path in kept:
+            for tensor in neuron_tensors(block):
+                name = f"{block.path}.{tensor.name}"
+                same[name] = tensor.take(same[name], kept[block.path])
+    mine = base_parameters(proxy.model)
+    equal = sum(int((tensor == same[name]).sum()) for name, tensor in mine.items())
+    return equal / sum(tensor.numel() for tensor in mine.values())
