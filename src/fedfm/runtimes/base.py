@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
+from fedfm.proxies.versions import ProxyVersion
 from fedfm.updates import Failure
 
 
 class Runtime(Protocol):
     """Carries messages; knows nothing of what is in them."""
+
+    def hand_out(self, clients: Sequence[str], version: ProxyVersion) -> None:
+        """Lets clients download a proxy as it is now, before they are asked to train on it."""
+        ...
 
     def exchange(self, messages: Mapping[str, bytes]) -> Iterator[tuple[str, bytes | Failure]]:
         """Sends every client its message and yields (client id, answer) as answers come in.

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from fedfm.clients import Worker
+from fedfm.proxies.versions import ProxyVersion
 from fedfm.updates import Failure
 
 
@@ -14,6 +15,11 @@ class LocalRuntime:
     """Hands messages to a worker in this process; answers come in the order of the clients asked."""
 
     worker: Worker
+
+    def hand_out(self, clients: Sequence[str], version: ProxyVersion) -> None:
+        """All clients of this process share one proxy, which thus is the latest that any of them holds."""
+        if self.worker.proxy is not None:
+            self.worker.proxy.download(version)
 
     def exchange(self, messages: Mapping[str, bytes]) -> Iterator[tuple[str, bytes | Failure]]:
         """Trains lazily: a caller that stops iterating stops the training."""

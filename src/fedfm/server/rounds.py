@@ -83,6 +83,7 @@ class RoundLoop:
         saved = state
         if state.proxy is not None and self.experiment.proxy is not None:
             self.experiment.proxy.load(state.proxy)
+            self.exchange.runtime.hand_out(sorted(state.holders), state.proxy)
         try:
             while not self._is_over(state):
                 self.stop.check(f"before round {state.round + 1}")
@@ -193,6 +194,7 @@ class RoundLoop:
         """
         version, messages = state.proxy, dict[str, bytes]()
         if version is not None and (new := [client for client in cohort if client not in state.holders]):
+            self.exchange.runtime.hand_out(new, version)
             records.wire.append(self._download(instruction.round, new, version))
         held: dict[int, list[str]] = {}
         for client in cohort:

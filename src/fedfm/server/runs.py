@@ -173,7 +173,7 @@ def _play(experiment: Experiment, folder: RunFolder, listeners: Sequence[Listene
         try:
             loop = RoundLoop(experiment, LocalRuntime(experiment.worker), folder, listeners, stop)
             state = loop.start() if state is None else state
-            _hand_out(experiment, folder, state)
+            _write_proxy(experiment, folder, state)
             state = loop.play(state)
             _finish(experiment, folder, listeners, state, stop)
         except (InterruptedRunError, KeyboardInterrupt) as error:
@@ -208,13 +208,6 @@ def _finish(
     write_report(folder.path)
     for listener in listeners:
         listener.on_end(summary)
-
-
-def _hand_out(experiment: Experiment, folder: RunFolder, state: RunState) -> None:
-    """Clients of this process get the proxy as it is now."""
-    if state.proxy is not None and experiment.worker.proxy is not None:
-        _write_proxy(experiment, folder, state)
-        experiment.worker.proxy.download(state.proxy)
 
 
 def _write_proxy(experiment: Experiment, folder: RunFolder, state: RunState) -> None:
