@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from peft import PeftConfig, get_peft_model
+from torch import nn
+from transformers import PreTrainedModel
 
 from fedfm.errors import RecipeError
 from fedfm.models.backbones import Backbone
+from fedfm.models.families import Block, blocks
 from fedfm.models.quiet import quiet
 from fedfm.models.tunable import Tunable
 from fedfm.randomness import torch_seed
@@ -65,6 +70,26 @@ class WithHead(TuneSettings):
     def peft_task_type(self, task_type: str | None) -> str | None:
         """The task type to tell PEFT, which trains a classifier's head whenever it hears ``SEQ_CLS``."""
         return None if task_type == "SEQ_CLS" and not self.head else task_type
+
+
+def tunable_blocks(backbone: Backbone) -> list[Block]:
+    """The blocks that a tunable may change."""
+    chosen = backbone.tunable_blocks
+    return [block for block in blocks(backbone.model, backbone.family) if chosen is None or block.path in chosen]
+
+
+def attach_parameters(model: PreTrainedModel, names: Collection[str]) -> Tunable:
+    """Trains parameters of the model itself; they become copies, as another model may share those that were there."""
+    copies: dict[int, nn.Parameter] = {}
+    parameters = list(model.named_parameters(remove_duplicate=False))  # tied parameters stay tied
+    for name, parameter in parameters:
+        if name in names:
+            copies[id(parameter)] = nn.Parameter(parameter.detach().clone())
+    for name, parameter in parameters:
+        if id(parameter) in copies:
+            module, _, attribute = name.rpartition(".")
+            model.get_submodule(module).register_parameter(attribute, copies[id(parameter)])
+    return Tunable.of_model(model, names)
 
 
 def attach_peft(backbone: Backbone, config: PeftConfig, *, seed: int) -> Tunable:
