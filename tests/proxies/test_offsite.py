@@ -39,7 +39,8 @@ from fedfm.proxies.settings import Offsite
 from tests.models.cases import CASES, TASKS, Case, batch, load, logits
 from tests.models.deep import deep, of_model
 
-cases = pytest.mark.parametrize("case", CASES, ids="-".join)
+ONE_STACK = [case for case in CASES if case[0] != "tiny-t5"]
+cases = pytest.mark.parametrize("case", ONE_STACK, ids="-".join)
 SEVEN = Layers((0, 1), (2, 3), (5, 6))
 """Layer 4 of seven is dropped: the proxy's layers 4 and 5 are the backbone's 5 and 6."""
 

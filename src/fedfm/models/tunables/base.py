@@ -80,15 +80,16 @@ def tunable_blocks(backbone: Backbone) -> list[Block]:
 
 def attach_parameters(model: PreTrainedModel, names: Collection[str]) -> Tunable:
     """Trains parameters of the model itself; they become copies, as another model may share those that were there."""
-    copies: dict[int, nn.Parameter] = {}
-    parameters = list(model.named_parameters(remove_duplicate=False))  # tied parameters stay tied
-    for name, parameter in parameters:
-        if name in names:
-            copies[id(parameter)] = nn.Parameter(parameter.detach().clone())
-    for name, parameter in parameters:
-        if id(parameter) in copies:
-            module, _, attribute = name.rpartition(".")
-            model.get_submodule(module).register_parameter(attribute, copies[id(parameter)])
+    chosen = set(names)
+    alike: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        alike.setdefault(id(parameter), []).append(name)
+    for tied in alike.values():
+        if not chosen.isdisjoint(tied):
+            own = nn.Parameter(model.get_parameter(tied[0]).detach().clone())
+            for name in tied:
+                module, _, attribute = name.rpartition(".")
+                model.get_submodule(module).register_parameter(attribute, own)
     return Tunable.of_model(model, names)
 
 

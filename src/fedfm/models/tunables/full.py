@@ -17,13 +17,12 @@ class Full(TuneSettings):
 
     def attach(self, backbone: Backbone, *, task_type: str | None, seed: int) -> Tunable:
         """All parameters, tied ones once; where only some blocks may be tuned, theirs and the head's."""
-        parameters = dict(backbone.model.named_parameters())
-        if backbone.tunable_blocks is None:
-            return attach_parameters(backbone.model, parameters)
         tuned = {id(parameter) for block in tunable_blocks(backbone) for parameter in block.module.parameters()}
         names = [
             name
-            for name, parameter in parameters.items()
-            if id(parameter) in tuned or any(name.startswith(f"{module}.") for module in backbone.head)
+            for name, parameter in backbone.model.named_parameters()
+            if backbone.tunable_blocks is None
+            or id(parameter) in tuned
+            or any(name.startswith(f"{module}.") for module in backbone.head)
         ]
         return attach_parameters(backbone.model, names)
