@@ -34,6 +34,7 @@ class Backbone:
         head: modules that ``head: true`` trains in full: the task's head, and what of it the checkpoint lacked.
         new_head: parameters that the checkpoint lacked; freshly initialised, all of them part of the head.
         other_labels: the classes that the checkpoint's head was trained for, where they are not the task's.
+        tunable_blocks: paths, from the base model, of the only blocks that a tunable may change; None: all.
     """
 
     model: PreTrainedModel
@@ -44,6 +45,7 @@ class Backbone:
     head: tuple[str, ...]
     new_head: tuple[str, ...]
     other_labels: tuple[str, ...] = ()
+    tunable_blocks: tuple[str, ...] | None = None
 
 
 def load_processor(

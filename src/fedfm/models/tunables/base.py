@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from peft import PeftConfig, get_peft_model
+from torch import nn
+from transformers import PreTrainedModel
 
 from fedfm.errors import RecipeError
 from fedfm.models.backbones import Backbone
+from fedfm.models.families import Block, blocks
 from fedfm.models.quiet import quiet
 from fedfm.models.tunable import Tunable
 from fedfm.randomness import torch_seed
@@ -65,6 +70,27 @@ class WithHead(TuneSettings):
     def peft_task_type(self, task_type: str | None) -> str | None:
         """The task type to tell PEFT, which trains a classifier's head whenever it hears ``SEQ_CLS``."""
         return None if task_type == "SEQ_CLS" and not self.head else task_type
+
+
+def tunable_blocks(backbone: Backbone) -> list[Block]:
+    """The blocks that a tunable may change."""
+    chosen = backbone.tunable_blocks
+    return [block for block in blocks(backbone.model, backbone.family) if chosen is None or block.path in chosen]
+
+
+def attach_parameters(model: PreTrainedModel, names: Collection[str]) -> Tunable:
+    """Trains parameters of the model itself; they become copies, as another model may share those that were there."""
+    chosen = set(names)
+    alike: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        alike.setdefault(id(parameter), []).append(name)
+    for tied in alike.values():
+        if not chosen.isdisjoint(tied):
+            own = nn.Parameter(model.get_parameter(tied[0]).detach().clone())
+            for name in tied:
+                module, _, attribute = name.rpartition(".")
+                model.get_submodule(module).register_parameter(attribute, own)
+    return Tunable.of_model(model, names)
 
 
 def attach_peft(backbone: Backbone, config: PeftConfig, *, seed: int) -> Tunable:

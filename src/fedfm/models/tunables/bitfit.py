@@ -10,9 +10,8 @@ from typing import Literal
 
 from fedfm.errors import RecipeError
 from fedfm.models.backbones import Backbone
-from fedfm.models.families import blocks
 from fedfm.models.tunable import Tunable
-from fedfm.models.tunables.base import WithHead
+from fedfm.models.tunables.base import WithHead, attach_parameters, tunable_blocks
 
 
 class BitFit(WithHead):
@@ -30,7 +29,7 @@ class BitFit(WithHead):
         head = self.head_modules(backbone)
         biases = {
             id(parameter)
-            for block in blocks(backbone.model, backbone.family)
+            for block in tunable_blocks(backbone)
             for name, parameter in block.module.named_parameters()
             if name.endswith("bias")
         }
@@ -41,4 +40,4 @@ class BitFit(WithHead):
             for name, parameter in backbone.model.named_parameters()
             if id(parameter) in biases or any(name.startswith(f"{module}.") for module in head)
         ]
-        return Tunable.of_model(backbone.model, names)
+        return attach_parameters(backbone.model, names)

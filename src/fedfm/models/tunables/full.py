@@ -1,4 +1,4 @@
-"""Every parameter of the model."""
+"""Every parameter of the model, or of those of its blocks that may be tuned, and the head."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Literal
 
 from fedfm.models.backbones import Backbone
 from fedfm.models.tunable import Tunable
-from fedfm.models.tunables.base import TuneSettings
+from fedfm.models.tunables.base import TuneSettings, attach_parameters, tunable_blocks
 
 
 class Full(TuneSettings):
@@ -16,5 +16,13 @@ class Full(TuneSettings):
     """Every parameter."""
 
     def attach(self, backbone: Backbone, *, task_type: str | None, seed: int) -> Tunable:
-        """All parameters, tied ones once."""
-        return Tunable.of_model(backbone.model, [name for name, _ in backbone.model.named_parameters()])
+        """All parameters, tied ones once; where only some blocks may be tuned, theirs and the head's."""
+        tuned = {id(parameter) for block in tunable_blocks(backbone) for parameter in block.module.parameters()}
+        names = [
+            name
+            for name, parameter in backbone.model.named_parameters()
+            if backbone.tunable_blocks is None
+            or id(parameter) in tuned
+            or any(name.startswith(f"{module}.") for module in backbone.head)
+        ]
+        return attach_parameters(backbone.model, names)

@@ -7,7 +7,7 @@ from typing import Literal
 from fedfm.errors import RecipeError
 from fedfm.models.backbones import Backbone
 from fedfm.models.tunable import Tunable
-from fedfm.models.tunables.base import TuneSettings
+from fedfm.models.tunables.base import TuneSettings, attach_parameters
 
 
 class Head(TuneSettings):
@@ -34,4 +34,4 @@ class Head(TuneSettings):
                 f"the head of {backbone.name} is tied to its embeddings and cannot be tuned alone; use lora or full",
                 where="tune.kind",
             )
-        return Tunable.of_model(model, names)
+        return attach_parameters(model, names)

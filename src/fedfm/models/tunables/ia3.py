@@ -6,6 +6,7 @@ Liu et al., Few-Shot Parameter-Efficient Fine-Tuning is Better and Cheaper than 
 
 from __future__ import annotations
 
+import re
 from typing import Literal
 
 from peft import IA3Config
@@ -14,7 +15,7 @@ from fedfm.models.backbones import Backbone
 from fedfm.models.families import Family, Stack, pattern, targets
 from fedfm.models.tunable import Tunable
 from fedfm.models.tunables.base import WithHead, attach_peft
-from fedfm.models.tunables.targets import matching, transposed
+from fedfm.models.tunables.targets import matching, transposed, within
 
 
 class IA3(WithHead):
@@ -34,9 +35,11 @@ class IA3(WithHead):
         if (forward := self.feedforward_modules) is None:
             forward = pattern(backbone.family, lambda stack: [stack.ffn.output])
         else:
-            matching(forward, backbone, where="tune.feedforward_modules")
+            found = matching(forward, backbone, where="tune.feedforward_modules")
+            if backbone.tunable_blocks is not None:  # no list: peft shortens that of targets, then misses these in it
+                forward = "|".join(map(re.escape, found))
         config = IA3Config(
-            target_modules=chosen,
+            target_modules=within(chosen, modules, backbone),
             feedforward_modules=forward,
             modules_to_save=self.head_modules(backbone) or None,
             fan_in_fan_out=transposed(modules),

@@ -15,7 +15,7 @@ from fedfm.errors import RecipeError
 from fedfm.models.backbones import Backbone
 from fedfm.models.tunable import Tunable
 from fedfm.models.tunables.base import WithHead, attach_peft
-from fedfm.models.tunables.targets import matching, resolve, transposed
+from fedfm.models.tunables.targets import matching, resolve, transposed, within
 
 
 class LowRank(WithHead):
@@ -47,7 +47,7 @@ class LowRank(WithHead):
             r=self.r,
             lora_alpha=self.lora_alpha,
             lora_dropout=self.lora_dropout,
-            target_modules=targets,
+            target_modules=within(targets, modules, backbone),
             modules_to_save=self.head_modules(backbone) or None,
             fan_in_fan_out=transposed(modules),
             use_dora=use_dora,

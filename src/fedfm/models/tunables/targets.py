@@ -12,6 +12,7 @@ from transformers.pytorch_utils import Conv1D
 from fedfm.errors import RecipeError
 from fedfm.models.backbones import Backbone
 from fedfm.models.families import Family, all_targets, attention_targets, ffn_targets
+from fedfm.models.tunables.base import tunable_blocks
 
 TARGETS = {"attention": attention_targets, "ffn": ffn_targets, "all": all_targets}
 """Names for parts of every block."""
@@ -32,7 +33,7 @@ def matching(
     Raises:
         RecipeError: at ``where`` when nothing matches, or something that is not linear, or is tied to the embeddings.
     """
-    modules = {name: module for name, module in backbone.model.named_modules() if not _in_head(name, backbone)}
+    modules = {name: module for name, module in _tunable_modules(backbone) if not _in_head(name, backbone)}
     if isinstance(chosen, str):
         try:
             pattern = re.compile(chosen)
@@ -45,21 +46,40 @@ def matching(
         unmatched = [end for end in chosen if not any(name == end or name.endswith(f".{end}") for name in found)]
     if unmatched or not found:
         raise RecipeError(
-            f"no module of {backbone.name} matches `{'`, `'.join(unmatched)}`; {_available(backbone.model)}",
+            f"no module of {backbone.name} matches `{'`, `'.join(unmatched)}`{_where(backbone)}; "
+            f"{_available(backbone.model)}",
             where=where,
         )
-    others = [name for name in found if not isinstance(modules[name], nn.Linear | Conv1D)]
-    if others:
+    linear = {name: module for name in found if isinstance(module := modules[name], nn.Linear | Conv1D)}
+    if others := [name for name in found if name not in linear]:
         raise RecipeError(f"not linear: {', '.join(others[:3])}; {_available(backbone.model)}", where=where)
     tied = _tied_parameters(backbone.model)
-    if shared := [name for name in found if id(modules[name].weight) in tied]:
+    if shared := [name for name, module in linear.items() if id(module.weight) in tied]:
         raise RecipeError(f"tied to the embeddings, which would change too: {', '.join(shared)}", where=where)
-    return {name: modules[name] for name in found}
+    return linear
+
+
+def within(chosen: str | list[str], found: dict[str, nn.Linear | Conv1D], backbone: Backbone) -> str | list[str]:
+    """What to tell peft: ``chosen``, or, where only some blocks may be tuned, the modules found in them one by one."""
+    return chosen if backbone.tunable_blocks is None else list(found)
 
 
 def transposed(modules: dict[str, nn.Linear | Conv1D]) -> bool:
     """Whether the weights are stored ``[in, out]``, peft's ``fan_in_fan_out``."""
     return any(isinstance(module, Conv1D) for module in modules.values())
+
+
+def _tunable_modules(backbone: Backbone) -> list[tuple[str, nn.Module]]:
+    """Modules by name, where only some blocks may be tuned those inside them."""
+    modules = list(backbone.model.named_modules())
+    if backbone.tunable_blocks is None:
+        return modules
+    inside = {id(module) for block in tunable_blocks(backbone) for module in block.module.modules()}
+    return [(name, module) for name, module in modules if id(module) in inside]
+
+
+def _where(backbone: Backbone) -> str:
+    return f" in {', '.join(backbone.tunable_blocks)}, all that is tuned" if backbone.tunable_blocks else ""
 
 
 def _in_head(name: str, backbone: Backbone) -> bool:
