@@ -217,7 +217,7 @@ def base_parameters(model: PreTrainedModel) -> Params:
 
 
 def plain_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Every parameter and buffer once, by the name it has when no adapter is attached."""
+    """Every parameter and buffer once, with the name it has when no adapter is attached."""
     tuners = {
         name: module
         for name, module in model.named_modules()
@@ -258,7 +258,11 @@ def _other_task(folder: Path, manifest: Manifest, auto_class: Any) -> RecipeErro
 
 
 def read_weights(folder: Path, manifest: Manifest) -> Params:
-    """The tensors, held against their digest."""
+    """The tensors of a proxy's folder, held against their digest.
+
+    Raises:
+        DataError: when they are damaged, or not what the manifest says.
+    """
     file = folder / _WEIGHTS
     try:
         tensors = load(file)
