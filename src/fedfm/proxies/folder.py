@@ -217,7 +217,7 @@ def base_parameters(model: PreTrainedModel) -> Params:
 
 
 def plain_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Every parameter and buffer once, by the name it has when no adapter is attached."""
+    """Every parameter and buffer once, with the name it has when no adapter is attached."""
     tuners = {
         name: module
         for name, module in model.named_modules()
