@@ -1,30 +1,31 @@
-"""A small backbone and its proxy, cut by hand: every block keeps its first neurons."""
+"""A small backbone and its proxy, and public data for the two."""
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import nn
 
 from fedfm.models.backbones import Backbone
 from fedfm.models.families import Block, blocks
-from fedfm.proxies.ffn import keep_neurons, neuron_tensors, neurons, output_bias
+from fedfm.proxies.construct import Kept, make_proxy, own_parameters
 from fedfm.tasks.base import Batch
 from tests.models.cases import load
 
 KEPT = 12
-NORMS = {"bert": "output.LayerNorm", "roberta": "output.LayerNorm", "distilbert": "output_layer_norm"}
 
 
 @dataclass(frozen=True)
 class Small:
     backbone: Backbone
     proxy: Backbone
-    kept: dict[str, torch.Tensor]
-    own: dict[str, nn.Parameter]
+    kept: Kept
+
+    @property
+    def own(self) -> dict[str, nn.Parameter]:
+        return own_parameters(self.proxy, self.kept)
 
     @property
     def pairs(self) -> list[tuple[Block, Block]]:
@@ -38,27 +39,10 @@ def blocks_of(backbone: Backbone) -> list[Block]:
 
 
 def small_proxy(name: str = "tiny-bert", task: str = "text", whole: int = 0, kept: torch.Tensor | None = None) -> Small:
-    """A proxy whose first ``whole`` blocks are not compressed; it shares all else with the backbone."""
+    """A proxy whose first ``whole`` blocks are not compressed; the others keep their first neurons, or those named."""
     backbone = load(name, task)
-    shared = {id(parameter): parameter for parameter in backbone.model.parameters()}
-    proxy = replace(backbone, model=copy.deepcopy(backbone.model, shared))
-    own: dict[str, nn.Parameter] = {}
-    indices: dict[str, torch.Tensor] = {}
-    for block in blocks_of(proxy)[whole:]:
-        indices[block.path] = torch.arange(KEPT) if kept is None else kept
-        names = [output_bias(block)]
-        if norm := NORMS.get(backbone.family.name):
-            names += [f"{norm}.weight", f"{norm}.bias"]
-        for path in filter(None, names):
-            module, _, leaf = path.rpartition(".")
-            parameter = nn.Parameter(block.module.get_parameter(path).detach().clone(), requires_grad=False)
-            block.module.get_submodule(module).register_parameter(leaf, parameter)
-            own[f"{block.path}.{path}"] = parameter
-        keep_neurons(block, indices[block.path])
-        for tensor in neuron_tensors(block):
-            own[f"{block.path}.{tensor.name}"] = block.module.get_parameter(tensor.name)
-        assert neurons(block) == len(indices[block.path])
-    return Small(backbone, proxy, indices, own)
+    indices = {block.path: torch.arange(KEPT) if kept is None else kept for block in blocks_of(backbone)[whole:]}
+    return Small(backbone, make_proxy(backbone, indices), indices)
 
 
 def public_batches(backbone: Backbone, count: int, *, size: int = 4, seed: int = 0) -> list[Batch]:

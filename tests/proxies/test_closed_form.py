@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from fedfm.models.tunables import Lora
 from fedfm.proxies.closed_form import refit_outputs
 from fedfm.proxies.ffn import output_bias, vectors
 from fedfm.proxies.hidden import layer_errors
@@ -62,10 +63,9 @@ def test_only_output_matrices_and_biases_change(name: str, task: str) -> None:
     backbone, proxy = values(small.backbone.model), values(small.proxy.model)
     refit_outputs(small.proxy.model, small.pairs, small.kept, public_batches(small.backbone, 2), RIDGE)
     assert changed(small.backbone.model, backbone) == set()
-    block = small.pairs[0][1]
-    output = f"{block.stack.ffn.output}."
+    outputs = [f"{block.path}.{block.stack.ffn.output}." for _, block in small.pairs]
     assert changed(small.proxy.model, proxy) == {
-        name for name, _ in small.proxy.model.named_parameters() if f"{block.path}.{output}" in name
+        name for name, _ in small.proxy.model.named_parameters() if any(output in name for output in outputs)
     }
 
 
@@ -126,6 +126,20 @@ def test_layers_are_fitted_on_the_proxys_own_input() -> None:
     solution = np.linalg.lstsq(design, np.vstack([y, penalty * start]), rcond=None)[0]
     np.testing.assert_allclose(student.module.mlp.c_proj.weight.detach().numpy(), solution[:12], atol=3e-5)
     np.testing.assert_allclose(student.module.mlp.c_proj.bias.detach().numpy(), solution[12], atol=3e-5)
+
+
+def test_a_tunable_that_does_nothing_yet_does_not_matter() -> None:
+    plain, tuned = small_proxy("tiny-gpt2"), small_proxy("tiny-gpt2")
+    batches = public_batches(plain.backbone, 3)
+    for backbone in (tuned.backbone, tuned.proxy):
+        student = Lora(target_modules="all").attach(backbone, task_type="SEQ_CLS", seed=0)
+    reports = [
+        refit_outputs(model, small.pairs, small.kept, batches, RIDGE)
+        for model, small in ((plain.proxy.model, plain), (student.model, tuned))
+    ]
+    assert reports[0] == reports[1]
+    for (_, ours), (_, theirs) in zip(plain.pairs, tuned.pairs, strict=True):
+        assert torch.equal(vectors(ours)[-1], vectors(theirs)[-1])
 
 
 def test_more_ridge_stays_nearer_to_the_backbone() -> None:

@@ -15,16 +15,16 @@ from tests.proxies.small_proxy import blocks_of
 def test_hidden_states_are_the_outputs_of_blocks(name: str, task: str) -> None:
     backbone = load(name, task)
     inputs = batch(backbone)
-    found = blocks_of(backbone)
-    states = hidden_states(backbone.model, found, inputs)
-    listed = backbone.model.base_model(**inputs, output_hidden_states=True).hidden_states
-    norm = backbone.family.final_norms
-    assert list(states) == [block.path for block in found]
-    assert torch.equal(states[found[0].path], listed[1])
-    last = states[found[-1].path]
-    if backbone.family.causal:  # transformers lists the state after the final norm in the last one's place
+    states = hidden_states(backbone.model, blocks_of(backbone), inputs)
+    assert list(states) == [block.path for block in blocks_of(backbone)]
+    outputs = backbone.model(**inputs, output_hidden_states=True)
+    decoding = backbone.model.config.is_encoder_decoder
+    listed = outputs.decoder_hidden_states if decoding else outputs.hidden_states
+    first, last = [state for path, state in states.items() if not path.startswith("encoder.block")]
+    assert torch.equal(first, listed[1])
+    if backbone.family.causal or decoding:  # transformers lists the state after the final norm in the last one's place
         assert not torch.allclose(last, listed[-1])
-        last = backbone.model.base_model.get_submodule(norm[0])(last)
+        last = backbone.model.base_model.get_submodule(backbone.family.final_norms[-1])(last)
     torch.testing.assert_close(last, listed[-1], rtol=0, atol=0)
 
 

@@ -144,8 +144,8 @@ def usage_scores(kind: Score, activity: Activity, block: Block) -> Tensor:
     if kind == "auto":
         kind = "apoz" if has_relu(block) else "contribution"
     if kind == "contribution":
-        lengths = torch.linalg.vector_norm(vectors(block)[-1].detach().double(), dim=1).cpu()
-        return activity.magnitude.double().mul(-UNIT / activity.tokens) * lengths
+        lengths: Tensor = torch.linalg.vector_norm(vectors(block)[-1].detach().double(), dim=1).cpu()
+        return -(activity.magnitude * UNIT / activity.tokens) * lengths
     counts = activity.zeros if kind == "apoz" else activity.near_zeros
     return counts.double() / activity.tokens
 

@@ -9,7 +9,7 @@ over the n real positions of public data; the mean is over positions and kept ne
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -37,7 +37,7 @@ class Refit:
 
 @torch.no_grad()
 def refit_outputs(
-    student: Model, pairs: Pairs, kept: dict[str, Tensor], batches: Sequence[Batch], ridge: float
+    student: Model, pairs: Pairs, kept: Mapping[str, Tensor], batches: Sequence[Batch], ridge: float
 ) -> dict[str, Refit]:
     """Refits output matrices and their biases, in place, block by block from the input on.
 
