@@ -10,7 +10,7 @@ from transformers import AutoConfig, PretrainedConfig
 
 from fedfm.errors import DataError, RecipeError
 from fedfm.models.checkpoints import Checkpoint
-from fedfm.models.families import family_of_type
+from fedfm.models.families import check_type
 from fedfm.models.quiet import quiet
 
 
@@ -28,7 +28,7 @@ def read_config(checkpoint: Checkpoint) -> PretrainedConfig:
         raise DataError(f"{file} cannot be read: {error}") from error
     if not isinstance(content, dict):
         raise DataError(f"{file} is not a JSON object")
-    family_of_type(str(content.get("model_type")))
+    check_type(str(content.get("model_type")))
     if "quantization_config" in content:
         raise RecipeError(f"{checkpoint.name} is quantised; name its float weights", where="model.path")
     try:
