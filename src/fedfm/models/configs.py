@@ -41,9 +41,11 @@ def read_config(checkpoint: Checkpoint) -> PretrainedConfig:
     return config
 
 
-def max_tokens(config: PretrainedConfig) -> int:
-    """Tokens that a model which reads text takes at once, special ones included."""
+def max_tokens(config: PretrainedConfig) -> int | None:
+    """Tokens that a model which reads text takes at once, special ones included; None where it sets no limit (T5)."""
     text = config.get_text_config()
+    if not hasattr(text, "max_position_embeddings"):
+        return None
     skipped = text.pad_token_id + 1 if text.model_type == "roberta" else 0  # RoBERTa counts positions from there
     return int(text.max_position_embeddings) - skipped
 
