@@ -86,6 +86,16 @@ _GROUPED: dict[str, Any] = {  # query heads share keys and values
     "max_position_embeddings": _POSITIONS,
     "tie_word_embeddings": True,
 }
+_DEBERTA_V3: dict[str, Any] = {
+    "type_vocab_size": 0,
+    "position_biased_input": False,
+    "relative_attention": True,
+    "position_buckets": 16,
+    "norm_rel_ebd": "layer_norm",
+    "share_att_key": True,
+    "pos_att_type": ["p2c", "c2p"],
+}
+_PAD_STARTS: dict[str, Any] = {"decoder_start_token_id": PAD_ID}
 
 RANDOM_MODELS: dict[str, RandomModel] = {
     "tiny-bert": RandomModel(
@@ -101,19 +111,8 @@ RANDOM_MODELS: dict[str, RandomModel] = {
         ),
         layout="pair",
     ),
-    "tiny-deberta": RandomModel(  # with the settings of DeBERTa-v3
-        lambda: DebertaV2Config(
-            **_TINY,
-            **_TOKENS,
-            max_position_embeddings=_POSITIONS,
-            type_vocab_size=0,
-            relative_attention=True,
-            position_biased_input=False,
-            position_buckets=16,
-            norm_rel_ebd="layer_norm",
-            share_att_key=True,
-            pos_att_type=["p2c", "c2p"],
-        ),
+    "tiny-deberta": RandomModel(
+        lambda: DebertaV2Config(**_TINY, **_TOKENS, **_DEBERTA_V3, max_position_embeddings=_POSITIONS),
         layout="pair-types",
     ),
     "tiny-gpt2": RandomModel(
@@ -144,15 +143,7 @@ RANDOM_MODELS: dict[str, RandomModel] = {
     "tiny-gemma": RandomModel(lambda: GemmaConfig(**_GROUPED, head_dim=8), layout="start-only"),
     "tiny-phi3": RandomModel(lambda: Phi3Config(**_GROUPED), layout="start-only"),
     "tiny-t5": RandomModel(
-        lambda: T5Config(
-            d_model=16,
-            d_kv=8,
-            d_ff=32,
-            num_layers=2,
-            num_heads=2,
-            decoder_start_token_id=PAD_ID,
-            **_TOKENS,
-        ),
+        lambda: T5Config(d_model=16, d_kv=8, d_ff=32, num_layers=2, num_heads=2, **_TOKENS, **_PAD_STARTS),
         layout="pair",
     ),
     "tiny-vit": RandomModel(lambda: ViTConfig(**_TINY, image_size=8, patch_size=4), image_size=8),
