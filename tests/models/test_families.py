@@ -289,3 +289,31 @@ def test_an_ffn_norm_gives_what_its_block_gives(model_type: str, config: Any, ta
             norm for norm in block.stack.norms if torch.equal(given[f"{block.path}/{norm}"], given[f"{block.path}/"])
         ]
         assert last == ([block.stack.ffn_norm] if block.stack.ffn_norm else [])
+
+
+@pytest.mark.parametrize(
+    ("config", "start"),
+    [
+        (hf.GPT2Config(n_embd=WIDTH, n_layer=1, n_head=2, **IDS), 2 * WIDTH),  # all queries, all keys, all values
+        (hf.Phi3Config(**TEXT), 2 * WIDTH),
+        (hf.GPTNeoXConfig(**TEXT), 2 * WIDTH // 2),  # the first head's query, key, value; then the second's
+    ],
+    ids=["gpt2", "phi3", "gpt_neox"],
+)
+def test_a_fused_attention_matrix_is_shared_out_as_its_docstring_says(config: Any, start: int) -> None:
+    model = hf.AutoModel.from_config(config).eval()
+    block, head = blocks(model, family_of(config))[0], slice(0, WIDTH // 2)
+    attention = block.stack.attention[0]
+    matrix, seen = block.module.get_submodule(attention.query), []
+    block.module.get_submodule(attention.output).register_forward_hook(
+        lambda module, args, output: seen.append(args[0])
+    )
+    with torch.no_grad():
+        model(**inputs(model))
+        rows = (slice(None), slice(start, start + WIDTH // 2))
+        matrix.weight[rows if attention.transposed else rows[::-1]] = 0  # the first head's values
+        model(**inputs(model))
+    before, after = seen
+    assert before[..., head].abs().min() > 0
+    assert torch.equal(after[..., head], torch.zeros_like(after[..., head]))
+    assert torch.equal(after[..., WIDTH // 2 :], before[..., WIDTH // 2 :])
