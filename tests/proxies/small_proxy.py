@@ -16,7 +16,10 @@ from fedfm.tasks.base import Batch
 from tests.models.cases import load
 
 KEPT = 12
-NORMS = {"bert": "output.LayerNorm", "roberta": "output.LayerNorm", "distilbert": "output_layer_norm"}
+NORMS = {
+    **dict.fromkeys(("bert", "roberta", "deberta-v2"), "output.LayerNorm"),
+    "distilbert": "output_layer_norm",
+}
 
 
 @dataclass(frozen=True)

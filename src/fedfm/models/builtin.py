@@ -90,7 +90,7 @@ _DEBERTA_V3: dict[str, Any] = {
     "type_vocab_size": 0,
     "position_biased_input": False,
     "relative_attention": True,
-    "position_buckets": 16,
+    "position_buckets": 12,
     "norm_rel_ebd": "layer_norm",
     "share_att_key": True,
     "pos_att_type": ["p2c", "c2p"],
