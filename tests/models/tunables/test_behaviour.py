@@ -21,10 +21,11 @@ from tests.models.cases import CASES, TASKS, Case, batch, load, logits
 
 REFUSED = {
     *product(["prompt", "prefix"], [case for case in CASES if case[1] in ("image", "masked")]),
-    *[("prompt", (f"tiny-{name}", "text")) for name in ("gpt2", "opt", "llama")],
-    ("prefix", ("tiny-distilbert", "text")),
-    *[("bitfit", ("tiny-llama", task)) for task in ("text", "causal")],
-    *[("head", (f"tiny-{name}", "causal")) for name in ("gpt2", "opt", "llama")],
+    *[("prompt", (f"tiny-{name}", "text")) for name in ("gpt2", "opt", "llama", "t5")],
+    *[("prefix", (f"tiny-{name}", "text")) for name in ("distilbert", "deberta", "t5")],
+    *[("bitfit", (f"tiny-{name}", task)) for name, task in (("llama", "text"), ("llama", "causal"), ("t5", "text"))],
+    ("bitfit", ("tiny-phi3", "causal")),
+    *[("head", (f"tiny-{name}", "causal")) for name in ("gpt2", "opt", "llama", "phi3")],
 }
 GRID = [(kind, case) for kind, case in product(TUNABLES, CASES) if (kind, case) not in REFUSED]
 UNUSED = "vision_model.post_layernorm."  # CLIP classifies without it

@@ -40,6 +40,12 @@ class VirtualTokens(WithHead):
             raise RecipeError("virtual tokens need a model that reads text", where="tune.kind")
         if task_type is None:
             raise RecipeError("peft has no virtual tokens for this task; use lora", where="tune.kind")
+        if backbone.model.config.is_encoder_decoder:
+            raise RecipeError(
+                f"encoder and decoder ({backbone.family.name}) both read the text, and peft's virtual tokens reach one "
+                "of them; use lora",
+                where="tune.kind",
+            )
         if task_type == "SEQ_CLS" and not self.head:
             raise RecipeError("with virtual tokens peft always trains a classifier's head", where="tune.head")
 
@@ -87,7 +93,7 @@ class Prefix(VirtualTokens):
         """Prefix tuning.
 
         Raises:
-            RecipeError: at ``tune.kind`` for models that take no earlier keys and values (DistilBERT).
+            RecipeError: at ``tune.kind`` for models that take no earlier keys and values (DistilBERT, DeBERTa).
         """
         self.check(backbone, task_type)
         if "past_key_values" not in inspect.signature(backbone.model.base_model.forward).parameters:

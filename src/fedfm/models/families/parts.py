@@ -1,0 +1,133 @@
+"""What a family is made of: paths of stacks, of blocks' matrices and norms, of embeddings and heads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import nn
+from transformers import PretrainedConfig
+
+
+@dataclass(frozen=True)
+class Attention:
+    """The projections of one attention, each d → its heads, then back to d.
+
+    Where query, key and value are one matrix, all three name it. How its outputs are shared out differs: query, key,
+    value one after the other (GPT-2, Phi-3), or these three head by head (GPT-NeoX).
+
+    Attributes:
+        transposed: weights are stored ``[in, out]`` (GPT-2's Conv1D) instead of ``[out, in]``.
+    """
+
+    query: str
+    key: str
+    value: str
+    output: str
+    transposed: bool = False
+
+    @property
+    def fused(self) -> bool:
+        """Whether query, key and value are one matrix."""
+        return self.query == self.key
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The projections that read the hidden state, each once."""
+        return (self.query,) if self.fused else (self.query, self.key, self.value)
+
+
+@dataclass(frozen=True)
+class FFN:
+    """A feed-forward network of m neurons: every input matrix maps d → m, the output matrix m → d.
+
+    Neuron j is row j of each input matrix and column j of the output matrix; the other way round where
+    ``transposed`` (GPT-2's Conv1D stores ``[in, out]``).
+
+    Attributes:
+        inputs: one matrix, or two when gated (Llama: gate and up; T5: ``wi_0`` and ``wi_1``).
+        fused: gate and up are one matrix of 2m rows, gate first (Phi-3): neuron j is rows j and m + j.
+    """
+
+    inputs: tuple[str, ...]
+    output: str
+    transposed: bool = False
+    fused: bool = False
+
+
+@dataclass(frozen=True)
+class Stack:
+    """One list of blocks of the same make.
+
+    Attributes:
+        path: the list, from the base model.
+        attention: self-attention, then cross-attention where there is one.
+        ffn: its feed-forward network.
+        norms: every norm of a block.
+        ffn_norm: the one of them that takes the sum of FFN and residual (BERT); none where norms come before.
+    """
+
+    path: str
+    attention: tuple[Attention, ...]
+    ffn: FFN
+    norms: tuple[str, ...]
+    ffn_norm: str | None = None
+
+    @property
+    def attention_matrices(self) -> tuple[str, ...]:
+        """Query, key, value and output projections."""
+        return tuple(path for attention in self.attention for path in (*attention.inputs, attention.output))
+
+    @property
+    def ffn_matrices(self) -> tuple[str, ...]:
+        """Input matrices, then the output matrix."""
+        return (*self.ffn.inputs, self.ffn.output)
+
+    @property
+    def matrices(self) -> tuple[str, ...]:
+        """Every weight matrix of a block: attention, then FFN."""
+        return (*self.attention_matrices, *self.ffn_matrices)
+
+
+@dataclass(frozen=True)
+class Block:
+    """One block of a model.
+
+    Attributes:
+        path: of the block, from the base model, e.g. ``encoder.layer.3``.
+        module: the block.
+        stack: where its parts are.
+    """
+
+    path: str
+    module: nn.Module
+    stack: Stack
+
+
+@dataclass(frozen=True)
+class Family:
+    """One architecture, shared by all ``model_types`` whose module names agree.
+
+    Attributes:
+        stacks: the lists of blocks, in the order of the data's way; CLIP has two, text then vision.
+        embeddings: modules before the first block, and what every block reads (DeBERTa's relative positions).
+        final_norms: norms after the last block, where the model has one.
+        heads: modules that turn features into labels; a pretrained checkpoint usually lacks them.
+        language_heads: modules between the last block and the vocabulary, without the tied output matrix.
+        pooler: the base model's pooler when the classification head reads it and a checkpoint may lack it.
+        causal: whether position t sees only positions up to t.
+        when: tells its configs from those of another family with the same types; None where there is no other.
+    """
+
+    name: str
+    model_types: tuple[str, ...]
+    stacks: tuple[Stack, ...]
+    embeddings: tuple[str, ...]
+    final_norms: tuple[str, ...] = ()
+    heads: tuple[str, ...] = ()
+    language_heads: tuple[str, ...] = ()
+    pooler: str | None = None
+    causal: bool = False
+    when: Callable[[PretrainedConfig], bool] | None = None
+    modality: Literal["text", "image", "image-text"] = "text"
