@@ -156,7 +156,7 @@ class Job:
     def proxy_key(self) -> str:
         """Names the fitted proxy: alignment, the set and the run's seed do not change it."""
         made_by = {key: value for key, value in self.proxy.items() if key not in ("interval", "align")}
-        model = [word for word in self.overrides if word.startswith(("model.", "public."))]
+        model = [word for word in self.overrides if word.startswith(("model.", "public.", "proxy."))]
         return _digest([made_by, self.recipe()["public"], model, __version__])
 
 
