@@ -29,14 +29,13 @@ lint: $(VENV)/test.installed ## style, types, and the direction of imports
 docs: $(VENV)/docs.installed ## build the site into site/, strictly
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
-bench: $(if $(NAME),$(VENV)/demo.installed) ## list what reproduces the README's figures; NAME=… [ARGS=…] runs one
-ifdef NAME
-	$(BIN)/python benchmarks/$(NAME).py $(ARGS)
-else
+bench: ## list what reproduces the README's figures; `make bench-NAME [ARGS=…]` runs one
 	@for file in $$(grep -l __main__ benchmarks/*.py); do \
 	  printf '%-14s %s\n' "$$(basename "$$file" .py)" "$$(sed -n '1s/"""//gp' "$$file")"; \
 	done
-endif
+
+bench-%: $(VENV)/demo.installed
+	$(BIN)/python benchmarks/$*.py $(ARGS)
 
 clean: ## remove what make made here; never runs/
 	rm -rf $(VENV) site dist build .coverage .hypothesis .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -25,14 +25,20 @@ def measured(benchmark: str, key: str, measure: Callable[[], Any]) -> Any:
     """The result kept under ``key``, or a new one, kept at once. Delete the file in ``results/`` to measure anew."""
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{benchmark}.json"
-    if key not in (kept := _kept(path))["results"]:
+    if key not in (ledger := _kept(path))["results"]:
         result = measure()
-        kept = _kept(path)  # another process may have kept something meanwhile
-        kept["results"][key] = result
+        ledger = _kept(path)  # another process may have kept something meanwhile
+        ledger["results"][key] = result
         beside = path.with_suffix(".partial")
-        beside.write_text(json.dumps(kept, indent=1) + "\n")
+        beside.write_text(json.dumps(ledger, indent=1) + "\n")
         beside.replace(path)
-    return kept["results"][key]
+    return ledger["results"][key]
+
+
+def kept(benchmark: str) -> dict[str, Any]:
+    """All results kept so far, by key."""
+    results: dict[str, Any] = _kept(RESULTS / f"{benchmark}.json")["results"]
+    return results
 
 
 def measured_on(benchmark: str) -> str:
@@ -48,8 +54,8 @@ def mean_and_deviation(values: list[float], unit: float = 1.0, digits: int = 2) 
 
 
 def _kept(path: Path) -> dict[str, Any]:
-    kept: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"machine": machine(), "results": {}}
-    return kept
+    ledger: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"machine": machine(), "results": {}}
+    return ledger
 
 
 def _cpuinfo() -> list[str]:

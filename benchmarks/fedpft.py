@@ -1,0 +1,122 @@
+"""FedPFT against FedOT and no proxy: the paper's Tables 1 to 4 (arXiv:2404.11536) with MiniLM, 100 clients, five sets.
+
+    python benchmarks/fedpft.py [--seeds 3] [--only WORD …] [--budget-minutes N] [--data FOLDER] [--set KEY=VALUE …]
+
+Every run is an ordinary recipe: 10 of 100 clients a round, 20 rounds of one local epoch, LoRA r 8 on attention, one
+learning rate for every set and method. Sets are cut to at most 5,526 training examples of 32 or 64 tokens: a run is
+meant to take three minutes of one CPU core at most (40 examples of 64 tokens a second). Proxies that are fitted on public data are made once, with one
+seed, and kept in results/proxies; the seeds of the tables draw clients, partitions, heads and adapters.
+
+Runs are made breadth first and kept at once: stopped at any time, it goes on where it was, and the tables say what is
+missing. `--only sst2 fedpft iid` makes only runs with these values; `--budget-minutes 0` makes none.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import shutil
+import tempfile
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from fedfm import Run, load_recipe, run
+from fedfm.server.proxies import build_proxy
+from fedpft_jobs import PUBLIC_SETS, Job, chosen, located, plan
+from fedpft_tables import Measurements, everything
+from ledger import RESULTS, kept, measured, measured_on
+
+NAME = "fedpft"
+
+
+def measure(job: Job, data: Path, scratch: Path) -> dict[str, Any]:
+    """Runs a job; what the tables need of its outcome."""
+    web = scratch / "web.jsonl"
+    recipe = located(job.recipe(), data, web, scratch / "run")
+    if not web.exists():
+        web.write_text("".join(_texts(data)))
+    if job.is_fitted:
+        held = {key: value for key, value in job.proxy.items() if key in ("kind", "interval", "align")}
+        recipe["proxy"] = held | {"path": str(fitted(job, recipe))}
+    return outcome(run(load_recipe(recipe, job.overrides)))
+
+
+def fitted(job: Job, recipe: dict[str, Any]) -> Path:
+    """The folder of the job's proxy, made by its recipe where it is not there yet."""
+    folder = RESULTS / "proxies" / job.proxy_key
+    if not folder.exists():
+        beside = folder.with_suffix(".partial")
+        shutil.rmtree(beside, ignore_errors=True)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        build_proxy(load_recipe({**recipe, "seed": 0}, job.overrides), beside)
+        beside.rename(folder)
+    return folder
+
+
+def outcome(finished: Run) -> dict[str, Any]:
+    """The figures of a run; None where it has no such thing."""
+    summary = finished.summary
+    proxy = summary["proxy"] or {}
+    probes = [record for record in finished.metrics.to_dict("records") if record["split"] == "proxy"]
+    cosines = [record["gradient_cosine"] for record in probes if record["round"] == 0 and "gradient_cosine" in record]
+    return {
+        "accuracy": summary["final"]["accuracy"],
+        "initial": summary["initial"]["accuracy"],
+        "majority": summary["baselines"]["majority"],
+        "proxy_accuracy": proxy.get("final", {}).get("accuracy"),
+        "block_parameters": proxy.get("parameters", {}).get("blocks"),
+        "disclosed": proxy.get("disclosed"),
+        "gradient_cosine": cosines[-1] if cosines else None,
+        "client_parameters": summary["parameters"]["client"],
+        "bytes_up": summary["bytes"]["up"],
+        "bytes_down": summary["bytes"]["down"],
+        "first_download": summary["bytes"]["first_download"],
+        "seconds": summary["seconds"]["total"],
+    }
+
+
+def _texts(data: Path) -> list[str]:
+    """Lines of JSON with the texts of the public sets."""
+    lines = []
+    for name in PUBLIC_SETS:
+        with gzip.open(data / name / "train.jsonl.gz", "rt", encoding="utf-8") as file:
+            lines += [json.dumps({"text": json.loads(line)["text"]}) + "\n" for line in file]
+    return lines
+
+
+def main() -> None:
+    """Measures what is not yet kept, for as long as it may, then prints the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=Path(__file__).parents[2] / "shared" / "data")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--only", nargs="+", default=[], metavar="WORD", help="sets, methods, partitions, sizes, texts")
+    parser.add_argument("--budget-minutes", type=float, default=float("inf"), help="begin no run after so long")
+    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="changes to every recipe")
+    options = parser.parse_args()
+    if not options.data.is_dir():
+        parser.error(f"{options.data} is not there; name the folder of the data sets (--data)")
+    overrides = tuple(options.set)
+    try:
+        jobs = chosen(plan(options.seeds, overrides), options.only)
+    except ValueError as error:
+        parser.error(str(error))
+    end = time.monotonic() + 60 * options.budget_minutes
+    for number, job in enumerate(jobs, start=1):
+        if job.key in kept(NAME):
+            continue
+        if time.monotonic() >= end:
+            break
+        print(f"{number} of {len(jobs)}: {job.key}", flush=True)
+        with tempfile.TemporaryDirectory() as folder:
+            measured(NAME, job.key, partial(measure, job, options.data.absolute(), Path(folder)))
+    results = kept(NAME)
+    print("\n".join(everything(Measurements(results, options.seeds, overrides))))
+    print(f"{sum(job.key in results for job in jobs)} of {len(jobs)} runs measured", end="")
+    print(f", on {measured_on(NAME)}" if results else "")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,232 @@
+"""The tables of `fedpft.py`: what is measured, and a mark where something is missing."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fedpft_jobs import CONTRAST, MAIN, PARAMETERS, PARTITIONS, SETS, SIZES, STUDY_SET, Job, makes, parameter_job
+
+Result = Mapping[str, Any]
+
+NAMES = {
+    "full": "FedPETuning (no proxy)",
+    "fedot": "FedOT",
+    "fedpft": "FedPFT",
+    "N": "FedPFT_N, neither",
+    "D": "FedPFT_D, during only",
+    "B": "FedPFT_B, before only",
+    "closed form": "closed form only",
+    "fedot, not distilled": "FedOT, not distilled",
+}
+
+MISSING = "–"
+
+
+@dataclass(frozen=True)
+class Measurements:
+    """Results by key, and which of them the tables are about."""
+
+    results: Mapping[str, Result]
+    seeds: int
+    overrides: tuple[str, ...] = ()
+
+    def of(self, make: Callable[[int], Job]) -> list[Result]:
+        """What is there of a job's seeds."""
+        keys = [make(seed).key for seed in range(self.seeds)]
+        return [self.results[key] for key in keys if key in self.results]
+
+    def job(self, data: str, method: str, seed: int, **axes: str) -> Job:
+        """A job of the plan; without a proxy its size and its public data make no difference."""
+        if method == "full":
+            axes = {name: value for name, value in axes.items() if name == "partition"}
+        return Job(data, method, seed, overrides=self.overrides, **axes)  # type: ignore[arg-type]
+
+    def column(self, data: str, method: str, field: str = "accuracy", **axes: str) -> list[float]:
+        """One figure of every seed that is there."""
+        found = self.of(lambda seed: self.job(data, method, seed, **axes))
+        return [result[field] for result in found if result[field] is not None]
+
+    def cell(self, values: Sequence[float]) -> str:
+        """Per cent, mean ± deviation over seeds, and how many seeds where some are missing."""
+        if not values:
+            return MISSING
+        text = f"{100 * statistics.mean(values):.1f}"
+        if len(values) > 1:
+            text += f" ± {100 * statistics.stdev(values):.1f}"
+        return text if len(values) == self.seeds else f"{text} ({len(values)}/{self.seeds})"
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Accuracy of one method less another's, paired by seed, in points.
+
+    Attributes:
+        by_set: mean over the seeds that both have, of each set that has any.
+        pairs: how many pairs there are.
+    """
+
+    by_set: Mapping[str, float]
+    pairs: int
+
+    @property
+    def mean(self) -> float:
+        """Mean over sets."""
+        return statistics.mean(self.by_set.values())
+
+    @property
+    def error(self) -> float:
+        """Standard error of that mean: deviation of the sets' differences / √sets."""
+        if len(self.by_set) < 2:
+            return float("nan")
+        return statistics.stdev(self.by_set.values()) / math.sqrt(len(self.by_set))
+
+
+def difference(found: Measurements, method: str, other: str, **axes: str) -> Difference:
+    """How much better ``method`` is than ``other``."""
+    by_set, pairs = {}, 0
+    for data in SETS:
+        gaps = []
+        for seed in range(found.seeds):
+            keys = [found.job(data, name, seed, **axes).key for name in (method, other)]
+            if all(key in found.results for key in keys):
+                ours, theirs = (found.results[key]["accuracy"] for key in keys)
+                gaps.append(100 * (ours - theirs))
+        if gaps:
+            by_set[data], pairs = statistics.mean(gaps), pairs + len(gaps)
+    return Difference(by_set, pairs)
+
+
+def everything(found: Measurements) -> Iterator[str]:
+    """All tables, line by line."""
+    for size, shape in SIZES.items():
+        kept = f"ffn_keep {shape.ffn_keep:g}, {len(shape.keep_layers)} of 6 layers whole; FedOT {shape.layers} layers"
+        yield f"\nTable 1 ({size}: {kept}). Accuracy in %, IID"
+        yield from _by_set(found, MAIN, size=size)
+        yield f"\nTable 3 ({size}). What distillation before and alignment during training contribute, IID"
+        yield from _by_set(found, ("fedot", "N", "D", "B", "fedpft", "closed form", "fedot, not distilled"), size=size)
+    yield "\nTable 2 (matched). Prior-scaled Dirichlet"
+    for partition in PARTITIONS:
+        if partition != "iid":
+            yield f"  {partition.replace('dirichlet', 'α =')}"
+            yield from _by_set(found, MAIN, partition=partition)
+    yield f"\nTable 4 (matched). Interval t and updated share p of alignment, {STUDY_SET}, IID"
+    yield from _grid([[name, found.cell(_parameter(found, name))] for name in PARAMETERS])
+    yield "\nPublic text unlike the task (builtin:pydoc), matched, IID"
+    yield from _by_set(found, ("closed form", "fedpft"), public=CONTRAST)
+    yield "\nCosts a run (matched, IID, mean over sets and seeds that are there)"
+    yield from _costs(found)
+    yield "\nHow like the backbone's is the proxy's gradient before round 1 (cosine, matched, IID)"
+    yield from _cosines(found)
+    yield from _correlation(found)
+    yield "\nAcceptance (mean over sets ± standard error over sets)"
+    yield from acceptance(found)
+
+
+def acceptance(found: Measurements) -> Iterator[str]:
+    """What has to hold, ticked where it does; nothing is ticked on half of the runs."""
+    for title, gap, holds in _claims(found):
+        wanted = len(SETS) * found.seeds
+        if not gap.pairs:
+            yield f"  [ ] {title}: not measured"
+            continue
+        figures = f"{gap.mean:+.2f} ± {gap.error:.2f}"
+        if gap.pairs < wanted:
+            yield f"  [ ] {title}: {figures}, on {gap.pairs} of {wanted} pairs of runs so far"
+        else:
+            yield f"  [{'x' if holds else ' '}] {title}: {figures}"
+
+
+def _claims(found: Measurements) -> Iterator[tuple[str, Difference, bool]]:
+    """Each claim, the difference that it is about, and whether it holds as far as measured."""
+    better = difference(found, "fedpft", "fedot")
+    yield "FedPFT − FedOT > 2 standard errors", better, better.pairs > 0 and better.mean > 2 * better.error
+    lost = difference(found, "full", "fedpft")
+    yield "FedPETuning − FedPFT ≤ 1.5 points", lost, lost.pairs > 0 and lost.mean <= 1.5
+    before = difference(found, "B", "N")
+    yield "B − N > 0", before, before.pairs > 0 and before.mean > 0
+    both = difference(found, "fedpft", "D")
+    yield "FedPFT − D > 0", both, both.pairs > 0 and both.mean > 0
+
+
+def _by_set(found: Measurements, methods: Sequence[str], **axes: str) -> Iterator[str]:
+    rows = [["", *SETS, "mean"]]
+    for method in methods:
+        columns = {data: found.column(data, method, **axes) for data in SETS}
+        whole = all(len(values) == found.seeds for values in columns.values())
+        means = [statistics.mean(values) for values in columns.values() if values]
+        mean = f"{100 * statistics.mean(means):.1f}" if whole else MISSING
+        rows.append([NAMES[method], *map(found.cell, columns.values()), mean])
+    majority = [found.column(data, "full", "majority") for data in SETS]
+    rows.append(["majority class", *(f"{100 * values[0]:.1f}" if values else MISSING for values in majority), ""])
+    yield from _grid(rows)
+
+
+def _parameter(found: Measurements, name: str) -> list[float]:
+    return [result["accuracy"] for result in found.of(lambda seed: parameter_job(name, seed, found.overrides))]
+
+
+def _costs(found: Measurements) -> Iterator[str]:
+    fields = {
+        "MB up": ("bytes_up", 1e-6),
+        "MB down": ("bytes_down", 1e-6),
+        "MB first": ("first_download", 1e-6),
+        "client M": ("client_parameters", 1e-6),
+        "blocks M": ("block_parameters", 1e-6),
+        "seconds": ("seconds", 1.0),
+        "proxy's own %": ("proxy_accuracy", 100.0),
+    }
+    rows = [["", *fields]]
+    for method in (*MAIN, "N", "D", "B"):
+        row = [NAMES[method]]
+        for field, unit in fields.values():
+            values = [value for data in SETS for value in found.column(data, method, field)]
+            row.append(f"{statistics.mean(values) * unit:.1f}" if values else MISSING)
+        rows.append(row)
+    yield from _grid(rows)
+
+
+def _cosines(found: Measurements) -> Iterator[str]:
+    rows = [["", *SETS]]
+    for method in ("N", "closed form", "B", "fedot"):
+        columns = [found.column(data, method, "gradient_cosine") for data in SETS]
+        rows.append([NAMES[method], *(f"{statistics.mean(values):.3f}" if values else MISSING for values in columns)])
+    yield from _grid(rows)
+
+
+def _correlation(found: Measurements) -> Iterator[str]:
+    """Rank correlation of cosine and accuracy over proxies of different make, seeds averaged."""
+    points = []
+    for place in range(len(makes(0, found.overrides))):
+        results = found.of(lambda seed, place=place: makes(seed, found.overrides)[place])  # type: ignore[misc]
+        if results and all(result["gradient_cosine"] is not None for result in results):
+            points.append([statistics.mean(r[field] for r in results) for field in ("gradient_cosine", "accuracy")])
+    text = "too few to correlate with accuracy"
+    if len(points) >= 3:
+        cosines, accuracies = map(list, zip(*points, strict=True))
+        linear, ranked = (
+            statistics.correlation(first, second)
+            for first, second in ((cosines, accuracies), (_ranks(cosines), _ranks(accuracies)))
+        )
+        text = f"its correlation with accuracy is {linear:.2f}, of ranks {ranked:.2f}"
+    yield f"  over {len(points)} proxies of different make on {STUDY_SET}: {text}"
+
+
+def _ranks(values: Sequence[float]) -> list[float]:
+    """Ranks from 1; equal values share the mean of theirs."""
+    return [
+        sum(other < value for other in values) + (1 + sum(other == value for other in values)) / 2 for value in values
+    ]
+
+
+def _grid(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        first, *others = [
+            text.rjust(width) if place else text.ljust(width)
+            for place, (text, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        yield "  ".join(["  " + first, *others])
