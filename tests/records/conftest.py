@@ -12,7 +12,7 @@ import pytest
 import torch
 import yaml
 
-from fedfm.records import ledger
+from fedfm.records import jsonl, ledger
 from fedfm.records.environment import environment
 from fedfm.records.folder import RunFolder
 
@@ -58,6 +58,44 @@ def tensors(hidden: int, labels: int) -> dict[str, torch.Tensor]:
     return {name: torch.zeros(shape) for name, shape in (shapes | (head if labels else {})).items()}
 
 
+def probe_line(number: int, stage: str, error: float, *, blocks: int = 4) -> dict[str, Any]:
+    """A line of metrics.jsonl about a proxy whose gradient is wrong by ``error``."""
+    layers = {
+        f"encoder.layer.{index + 1}": {"gradient_error": error, "hidden_error": 0.2 * error * (1 + index)}
+        for index in range(blocks)
+    }
+    figures = {"gradient_error": error, "gradient_cosine": 1 - error / 2, "gradient_norm_ratio": 1 - error / 5}
+    figures |= {"agreement": 1 - error / 4, "divergence": error / 3, "hidden_error": 0.2 * error * (1 + blocks) / 2}
+    line = {"round": number, "split": "proxy", "client": None, "stage": stage, **figures, "layers": layers}
+    return line | {"seconds": 2.0 + 8.3 * number}
+
+
+def write_proxy(folder: RunFolder, kind: str) -> None:
+    """Adds what a run with a proxy writes beside the rest."""
+    recipe = yaml.safe_load(folder.recipe.read_text(encoding="utf-8")) | {"proxy": {"kind": kind}}
+    folder.write_text(folder.recipe, yaml.safe_dump(recipe, sort_keys=False))
+    stages = [(0, "constructed", 0.93), (0, "closed-form", 0.52), (0, "distilled", 0.31)]
+    if kind == "fedpft":
+        for number in (10, 20):
+            stages += [(number, "before-alignment", 0.42 + number / 500), (number, "aligned", 0.33)]
+    for stage in stages if kind == "fedpft" else [stages[0], stages[2]]:
+        folder.append(folder.metrics, probe_line(*stage))
+    summary = jsonl.read(folder.summary)
+    final = {**summary["final"], "accuracy": summary["final"].get("accuracy", 0.5) - 0.0123}
+    summary["proxy"] = {
+        "kind": kind,
+        "version": 3,
+        "parameters": {"blocks": 7_101_696, "backbone_blocks": 10_646_784, "total": 19_100_000},
+        "disclosed": 0.445,
+        "initial": summary["initial"],
+        "final": final,
+        "plug_in_gap": 0.0123,
+        "first_download": 76_400_000,
+        "seconds": 41.2,
+    }
+    folder.write_json(folder.summary, summary)
+
+
 def write_run(
     path: Path,
     *,
@@ -68,6 +106,7 @@ def write_run(
     status: str = "completed",
     hidden: int = 4,
     faults: bool = True,
+    proxy: str | None = None,
 ) -> RunFolder:
     """Writes every file that a report reads; all figures are drawn from a fixed generator."""
     generator = np.random.default_rng(0)
@@ -173,6 +212,8 @@ def write_run(
             "versions": environment()["versions"],
         },
     )
+    if proxy:
+        write_proxy(folder, proxy)
     return folder
 
 

@@ -73,6 +73,16 @@ def test_down_is_above_and_up_below() -> None:
     assert [bar.get_height() for bar in bars] == [10, 20, -5, -6]
 
 
+def test_ratios_stand_over_named_places_from_zero_or_below() -> None:
+    lines = [charts.Line("test", [0, 1, 2], [0.9, 0.8, 0.75]), charts.Line("train", [0, 1, 2], [0.1, 0.2, math.nan])]
+    axes = axes_of(charts.ratios(lines, axis="block", names=["3", "4", "5"]))
+    assert [text.get_text() for text in axes.texts] == ["0.750"]
+    assert tick_labels(axes) == ["3", "4", "5"]
+    assert axes.get_ylim()[0] == 0
+    below = charts.ratios([charts.Line("test", [1, 5], [-0.5, 0.5])], axis="rounds")
+    assert axes_of(below).get_ylim()[0] == pytest.approx(-0.55)
+
+
 def test_sizes_over_orders_of_magnitude_are_logarithmic() -> None:
     assert axes_of(charts.value_by_size([1, 50], [0.1, 0.2], metric="accuracy")).get_xscale() == "log"
     assert axes_of(charts.value_by_size([10, 50], [0.1, 0.2], metric="accuracy")).get_xscale() == "linear"

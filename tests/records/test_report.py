@@ -70,8 +70,10 @@ def written(folder: RunFolder) -> Page:
         {"clients": 40, "rounds": 5, "language_model": True},
         {"clients": 5, "rounds": 1, "language_model": True, "per_client": False},
         {"clients": 700, "rounds": 100, "status": "interrupted"},
+        {"clients": 5, "rounds": 21, "proxy": "fedpft"},
+        {"clients": 5, "rounds": 2, "proxy": "offsite", "language_model": True},
     ],
-    ids=["100 clients", "5 clients", "language model", "one round", "interrupted"],
+    ids=["100 clients", "5 clients", "language model", "one round", "interrupted", "FedPFT", "offsite"],
 )
 def test_a_report_is_well_formed_and_needs_nothing_but_itself(make_run: MakeRun, options: dict[str, object]) -> None:
     page = written(make_run(**options))
@@ -149,6 +151,31 @@ def test_perplexity_falls(make_run: MakeRun) -> None:
     assert re.search(r"Test perplexity [\d.]+ −\d\d\.\d % from \d+", text)
     assert "label skew" not in text
     assert "most frequent label" not in text
+
+
+def test_a_proxy_is_told_where_there_is_one(make_run: MakeRun) -> None:
+    page = written(make_run("with", clients=5, rounds=21, proxy="fedpft"))
+    assert "proxy" in page.ids
+    for words in (
+        "a compressed stand-in for the backbone (FedPFT)",
+        "7.10 M parameters, 66.7 % of the backbone’s 10.6 M",
+        "Gradient while it was fitted",
+        "Gradient while it was tuned",
+        "Error of blocks’ outputs",
+        "before alignment 20 0.460",
+    ):
+        assert words in page.text
+    without = written(make_run("without", clients=5, rounds=2))
+    assert "proxy" not in without.ids
+    assert "stand-in" not in without.text
+
+
+def test_a_proxy_that_was_never_probed_is_told_as_such(make_run: MakeRun) -> None:
+    folder = make_run(clients=5, rounds=2, proxy="offsite")
+    folder.metrics.unlink()
+    text = written(folder).text
+    assert "(offsite tuning)" in text
+    assert "It was not compared with the backbone" in text
 
 
 @pytest.mark.parametrize(

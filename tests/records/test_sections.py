@@ -91,3 +91,93 @@ def test_the_latest_faults_are_listed_and_all_are_counted() -> None:
     faults = sections.faults(run_files(events=events))
     assert faults.counts == [("failed", 60)]
     assert (len(faults.rows), faults.left_out, faults.rows[-1]["round"]) == (50, 10, 59)
+
+
+def probed(number: int, stage: str, error: float | None, **layers: float | None) -> dict[str, Any]:
+    cosine = None if error is None else 1 - error
+    return {
+        "round": number,
+        "split": "proxy",
+        "client": None,
+        "stage": stage,
+        "gradient_error": error,
+        "gradient_cosine": cosine,
+        "gradient_norm_ratio": 1.0,
+        "agreement": 0.5,
+        "divergence": 0.25,
+        "hidden_error": None,
+        "layers": {f"encoder.{name}": {"hidden_error": value} for name, value in layers.items()},
+        "seconds": 1.0,
+    }
+
+
+PROXY = {
+    "kind": "fedpft",
+    "version": 2,
+    "parameters": {"blocks": 750, "backbone_blocks": 1000, "total": 900},
+    "disclosed": 0.445,
+    "final": {"accuracy": 0.68},
+    "plug_in_gap": 0.02,
+    "first_download": 3600,
+    "seconds": 2.0,
+}
+
+
+def test_a_proxy_in_figures() -> None:
+    summary = {"metric": "accuracy", "final": {"accuracy": 0.7}, "proxy": PROXY}
+    metrics = [probed(0, "constructed", 0.75), probed(0, "closed-form", 0.25)]
+    proxy = sections.proxy(run_files(summary=summary, metrics=metrics))
+    assert proxy is not None
+    assert (proxy.kind, proxy.probed) == ("FedPFT", True)
+    assert [(fact.name, fact.value, fact.note) for fact in proxy.facts] == [
+        ("Its blocks", "750", "parameters, 75.0 % of the backbone’s 1,000"),
+        ("Disclosed", "44.5 %", "of its parameters are the backbone’s, bit for bit"),
+        ("Plug-in gap", "+2.0 points", "backbone 70.0 %, proxy itself 68.0 %, both tuned"),
+        ("Gradient cosine", "0.750", "with the backbone’s gradient, 0.250 at first"),
+        ("First download", "3.60 kB", "the proxy, once to each client"),
+        ("Server’s time", "2.0 s", "fitting, realigning and probing it; now version 2"),
+    ]
+    assert proxy.figures.rows == [
+        ["constructed", "0", "0.750", "0.250", "1.000", "50.0 %", "0.250", "–"],
+        ["closed form", "0", "0.250", "0.750", "1.000", "50.0 %", "0.250", "–"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("metric", "gap", "told"), [("accuracy", -0.004, "−0.4 points"), ("perplexity", 2.5, "+2.500")]
+)
+def test_the_gap_is_in_points_where_the_metric_is_a_share(metric: str, gap: float, told: str) -> None:
+    proxy = sections.proxy(run_files(summary={"metric": metric, "proxy": {"kind": "fedpft", "plug_in_gap": gap}}))
+    assert proxy is not None
+    assert [fact.value for fact in proxy.facts] == [told]
+    assert (proxy.probed, proxy.charts, proxy.legend) == (False, [], [])
+
+
+@pytest.mark.parametrize(
+    ("stages", "titles"),
+    [
+        ([(0, "constructed", 0.5, {})], []),
+        ([(0, "constructed", 0.5, {}), (0, "distilled", 0.4, {})], ["Gradient while it was fitted"]),
+        ([(0, "loaded", 0.5, {}), (5, "aligned", 0.4, {})], ["Gradient while it was tuned"]),
+        ([(0, "constructed", None, {"a": 0.5})], ["Error of blocks’ outputs"]),
+        ([(0, "constructed", None, {"a": None}), (0, "distilled", None, {})], []),
+    ],
+)
+def test_a_proxy_is_drawn_as_far_as_it_was_probed(stages: list[Any], titles: list[str]) -> None:
+    metrics = [probed(number, stage, error, **layers) for number, stage, error, layers in stages]
+    proxy = sections.proxy(run_files(metrics=metrics))
+    assert proxy is not None
+    assert [chart.title for chart in proxy.charts] == titles
+
+
+def test_without_a_proxy_there_is_no_section() -> None:
+    assert sections.proxy(run_files(summary={"proxy": None})) is None
+
+
+def test_figures_of_a_proxy_are_no_metrics_of_the_run() -> None:
+    test = {"round": 0, "split": "test", "client": None, "loss": 1.0, "accuracy": 0.1, "examples": 3, "seconds": 1.0}
+    without, with_proxy = (
+        run_files(metrics=lines) for lines in ([test], [probed(0, "constructed", 0.5), test, probed(1, "aligned", 0.4)])
+    )
+    assert with_proxy.headline == "accuracy"
+    assert sections.learning(with_proxy) == sections.learning(without)

@@ -77,6 +77,32 @@ def curves(
     return draw
 
 
+def ratios(lines: Sequence[Line], *, axis: str, names: Sequence[str] | None = None) -> Draw:
+    """Figures near 0 to 1, over rounds or over named places.
+
+    Args:
+        lines: what to draw, the most important last; each ends with its value.
+        axis: what runs along x.
+        names: of the places 0, 1, …; None where x counts something.
+    """
+
+    def draw(axes: Axes) -> None:
+        for line in lines:
+            axes.plot(line.x, line.y, color=COLOURS[line.role], marker="o", markersize=2.5)
+            if math.isfinite(line.y[-1]):
+                place, text = (line.x[-1], line.y[-1]), f"{line.y[-1]:.3f}"
+                axes.annotate(text, place, xytext=(5, -3), textcoords="offset points", fontweight="bold")
+        axes.set_xlabel(axis)
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        if names is not None:
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda place, _: dict(enumerate(names)).get(place, "")))
+            axes.set_xlim(-0.5, len(names) - 0.5)
+        axes.set_ylim(bottom=1.1 * min([0.0, *(value for line in lines for value in line.y)]))
+        axes.yaxis.set_major_locator(MaxNLocator(5))
+
+    return draw
+
+
 def stacked_labels(counts: np.ndarray, names: Sequence[str], *, below: str) -> Draw:
     """Clients' examples by label: named bars for a few clients, a landscape for many.
 

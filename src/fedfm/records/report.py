@@ -41,6 +41,7 @@ def render(run: RunFiles) -> str:
         federation=sections.federation(run),
         spread=sections.spread(run),
         off=dig(run.recipe, "evaluate.clients") == 0,
+        proxy=sections.proxy(run),
         wire=sections.wire(run),
         faults=sections.faults(run),
         simulated=dig(run.recipe, "runtime.kind") == "local",

@@ -4,6 +4,7 @@ from fedfm.records.sections.faults import Faults, faults
 from fedfm.records.sections.federation import Federation, federation
 from fedfm.records.sections.learning import Learning, learning
 from fedfm.records.sections.outcome import Outcome, outcome
+from fedfm.records.sections.proxy import Proxy, proxy
 from fedfm.records.sections.spread import Spread, spread
 from fedfm.records.sections.wire import Wire, wire
 
@@ -12,12 +13,14 @@ __all__ = [
     "Federation",
     "Learning",
     "Outcome",
+    "Proxy",
     "Spread",
     "Wire",
     "faults",
     "federation",
     "learning",
     "outcome",
+    "proxy",
     "spread",
     "wire",
 ]
