@@ -1,0 +1,275 @@
+"""Probes: how like its backbone a proxy is in what clients compute on it, the gradient of the shared tunable.
+
+With g the backbone's gradient and ĝ the proxy's, steps along ĝ descend while their cosine is positive, and while
+‖ĝ − g‖ ≤ ρ‖g‖ with ρ < 1 they converge to where steps along g would (SGD with a biased gradient). Public data has no
+labels, and the divergence from the backbone has no gradient at the backbone itself: the loss is a random read-out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from typing import Any, cast
+
+import torch
+from peft import PeftModel
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from fedfm.models.families import blocks, family_of
+from fedfm.models.tunable import Tunable
+from fedfm.params import Params, add
+from fedfm.randomness import numpy_generator
+from fedfm.tasks.base import Batch
+
+READOUTS = 4
+"""Random vectors u by which the pooled output is read out."""
+
+
+@dataclass(frozen=True)
+class Likeness:
+    """A proxy's gradient ĝ beside the backbone's g; NaN where a norm that divides is zero.
+
+    Attributes:
+        error: ‖ĝ − g‖ / ‖g‖, 0 where they agree.
+        cosine: ⟨ĝ, g⟩ / (‖ĝ‖·‖g‖), −1 to 1.
+        norm_ratio: ‖ĝ‖ / ‖g‖.
+    """
+
+    error: float
+    cosine: float
+    norm_ratio: float
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What one probing found.
+
+    Attributes:
+        gradient: over all shared parameters.
+        layers: over those of each block that has any, by the block's path in the backbone.
+        agreement: share of predictions in which both models have the same first choice, 0 to 1.
+        divergence: mean Kullback–Leibler divergence of the proxy's predictions from the backbone's, nats.
+        hidden_errors: relative squared error of blocks' outputs, by path; empty where it was not measured.
+    """
+
+    gradient: Likeness
+    layers: dict[str, Likeness]
+    agreement: float
+    divergence: float
+    hidden_errors: dict[str, float] = field(default_factory=dict)
+
+    def record(self) -> dict[str, Any]:
+        """The probe as one flat record of metrics.jsonl, with ``layers`` by path; ``hidden_error`` is their mean."""
+        errors = self.hidden_errors
+        layers: dict[str, dict[str, float]] = {}
+        for path, likeness in self.layers.items():
+            layers.setdefault(path, {}).update(_named(likeness))
+        for path, error in errors.items():
+            layers.setdefault(path, {})["hidden_error"] = error
+        return {
+            **_named(self.gradient),
+            "agreement": self.agreement,
+            "divergence": self.divergence,
+            "hidden_error": math.fsum(errors.values()) / len(errors) if errors else math.nan,
+            "layers": layers,
+        }
+
+
+def probe(
+    backbone: Tunable,
+    proxy: Tunable,
+    batches: Iterable[Batch],
+    *,
+    seed: int,
+    names: Mapping[str, str] | None = None,
+    hidden_errors: Mapping[str, float] | None = None,
+) -> Probe:
+    """Compares a proxy with its backbone while both carry the same θ; dropout is off, nothing of either changes.
+
+    The gradients are of ℓ_u = ⟨u, h⟩: h is the last block's output, its mean over a sequence's real positions, then
+    over the batch; u ~ N(0, I). Those of all batches and read-outs count as one long vector. Compared are parameters
+    that both have in the same shape. With LoRA's B = 0 the gradient of A is zero in both, and that of B decides.
+
+    Args:
+        backbone: the tunable on the backbone.
+        proxy: the tunable on the proxy.
+        batches: public examples; labels are ignored.
+        seed: the recipe's seed; u depends on nothing else, so that probes of a run can be compared.
+        names: where a parameter is called differently in the backbone, its name there, by its name in the proxy.
+        hidden_errors: relative squared error of blocks' outputs by path, to go into the record.
+
+    Raises:
+        ValueError: no parameter is shared, θ differs, or there is no batch.
+    """
+    shared = _shared(backbone, proxy, names or {})
+    layer_of = _layers(backbone, list(shared.values()))
+    products = {name: torch.zeros(4, dtype=torch.float64) for name in shared.values()}
+    outputs = torch.zeros(3, dtype=torch.float64)
+    with _evaluating(backbone), _evaluating(proxy):
+        for batch in batches:
+            found, predicted = _compare(backbone, proxy, batch, shared, seed)
+            products = add(products, found)
+            outputs += predicted
+    count, agreed, divergence = outputs.tolist()
+    if not count:
+        raise ValueError("there is nothing to probe with: no batch holds a prediction")
+    paths = dict.fromkeys(path for path in layer_of.values() if path)
+    return Probe(
+        gradient=_likeness(products.values()),
+        layers={
+            path: _likeness(product for name, product in products.items() if layer_of[name] == path) for path in paths
+        },
+        agreement=agreed / count,
+        divergence=divergence / count,
+        hidden_errors=dict(hidden_errors or {}),
+    )
+
+
+def update_cosine(update: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> float:
+    """Cosine between two updates of θ over the parameters that both have; NaN when one of them is zero.
+
+    Raises:
+        ValueError: they share no name.
+    """
+    both = sorted(update.keys() & other.keys())
+    if not both:
+        raise ValueError("the updates have no parameter in common")
+    return _likeness(_products(update[name], other[name]) for name in both).cosine
+
+
+def _compare(
+    backbone: Tunable, proxy: Tunable, batch: Batch, shared: Mapping[str, str], seed: int
+) -> tuple[Params, Tensor]:
+    """What one batch adds to the `_products` of each parameter and to the `_agreement` of predictions."""
+    view, other = _look(backbone, batch), _look(proxy, batch)
+    parameters = [backbone.parameters[name] for name in shared.values()]
+    others = [proxy.parameters[name] for name in shared]
+    readouts = numpy_generator(seed, "readouts").standard_normal((READOUTS, view.pooled.shape[-1]))
+    found = {name: torch.zeros(4, dtype=torch.float64) for name in shared.values()}
+    for readout in torch.from_numpy(readouts):
+        gradients = _gradient(view.pooled, parameters, readout), _gradient(other.pooled, others, readout)
+        for name, g, h in zip(found, *gradients, strict=True):
+            found[name] += _products(g, h)
+    return found, _agreement(view.logits, other.logits)
+
+
+@dataclass(frozen=True)
+class _View:
+    """A model at a batch: its last block's output, pooled ``[B, d]``, and the logits of its predictions ``[N, C]``."""
+
+    pooled: Tensor
+    logits: Tensor
+
+
+def _named(likeness: Likeness) -> dict[str, float]:
+    return {f"gradient_{name}": value for name, value in asdict(likeness).items()}
+
+
+def _shared(backbone: Tunable, proxy: Tunable, names: Mapping[str, str]) -> dict[str, str]:
+    """Names in the backbone by names in the proxy, of the parameters that both have in the same shape."""
+    shared = {
+        name: names.get(name, name)
+        for name, parameter in proxy.parameters.items()
+        if names.get(name, name) in backbone.parameters
+        and backbone.parameters[names.get(name, name)].shape == parameter.shape
+    }
+    if not shared:
+        raise ValueError("the tunables of backbone and proxy have no parameter in common")
+    differing = [
+        other
+        for name, other in shared.items()
+        if not torch.equal(proxy.parameters[name].detach().cpu(), backbone.parameters[other].detach().cpu())
+    ]
+    if differing:
+        more = f" and {len(differing) - 1} more" if len(differing) > 1 else ""
+        raise ValueError(
+            f"backbone and proxy carry different values of {differing[0]}{more}: a probe compares them at the same "
+            "point; write the same parameters into both first"
+        )
+    return shared
+
+
+def _layers(backbone: Tunable, names: list[str]) -> dict[str, str]:
+    """The path of the block that each parameter is in, empty for those outside blocks; in the order of the blocks."""
+    model = _transformer(backbone)
+    paths = [block.path for block in blocks(model, family_of(model.config))]
+    found = {name: next((path for path in paths if f".{path}." in f".{name}"), "") for name in names}
+    rank = {path: number for number, path in enumerate(["", *paths])}
+    return dict(sorted(found.items(), key=lambda item: rank[item[1]]))
+
+
+def _transformer(tunable: Tunable) -> PreTrainedModel:
+    """The transformers model itself, with whatever an adapter put into it."""
+    return cast(
+        PreTrainedModel, tunable.model.get_base_model() if isinstance(tunable.model, PeftModel) else tunable.model
+    )
+
+
+@contextmanager
+def _evaluating(tunable: Tunable) -> Iterator[None]:
+    """Evaluation mode, then every module's mode as it was."""
+    modes = [(module, module.training) for module in tunable.model.modules()]
+    tunable.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def _look(tunable: Tunable, batch: Batch) -> _View:
+    """Runs a model on a batch and pools the output of its last block over real positions."""
+    model = _transformer(tunable)
+    inputs = {name: tensor.to(model.device) for name, tensor in batch.items() if name != "labels"}
+    seen: list[Tensor] = []
+
+    def note(module: nn.Module, arguments: Any, output: Any) -> None:
+        seen.append(output[0] if isinstance(output, tuple) else output)
+
+    handle = blocks(model, family_of(model.config))[-1].module.register_forward_hook(note)
+    try:
+        logits: Tensor = tunable.model(**inputs).logits
+    finally:
+        handle.remove()
+    (hidden,) = seen
+    mask = inputs.get("attention_mask")
+    if mask is None:
+        return _View(hidden.mean(dim=1), logits.flatten(0, -2))
+    length = mask.shape[1]  # a prompt's virtual tokens stand before the text
+    weights = mask.to(hidden.dtype)[..., None]
+    pooled = (hidden[:, -length:] * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
+    return _View(pooled, logits if logits.dim() == 2 else logits[:, -length:][mask.bool()])
+
+
+def _gradient(pooled: Tensor, parameters: list[nn.Parameter], readout: Tensor) -> tuple[Tensor, ...]:
+    """∂⟨u, mean pooled output⟩/∂θ; zeros where θ is not on the way, as a head is not."""
+    if not pooled.requires_grad:
+        return tuple(torch.zeros_like(parameter) for parameter in parameters)
+    read = pooled.mean(dim=0) @ readout.to(pooled)
+    return torch.autograd.grad(read, parameters, retain_graph=True, allow_unused=True, materialize_grads=True)
+
+
+def _products(gradient: Tensor, other: Tensor) -> Tensor:
+    """‖g‖², ‖ĝ‖², ⟨g, ĝ⟩ and ‖ĝ − g‖², float64 ``[4]``."""
+    g, h = (tensor.detach().to("cpu", torch.float64).flatten() for tensor in (gradient, other))
+    return torch.stack([(g * g).sum(), (h * h).sum(), (g * h).sum(), ((h - g) ** 2).sum()])
+
+
+def _likeness(products: Iterable[Tensor]) -> Likeness:
+    """The figures of several parameters together."""
+    own, other, mixed, error = torch.stack(list(products)).sum(dim=0).tolist()
+    if not own:
+        return Likeness(math.nan, math.nan, math.nan)
+    cosine = mixed / math.sqrt(own * other) if other else math.nan
+    return Likeness(math.sqrt(error / own), cosine, math.sqrt(other / own))
+
+
+def _agreement(logits: Tensor, other: Tensor) -> Tensor:
+    """Number of predictions, of those with the same first choice, and summed divergence in nats, float64 ``[3]``."""
+    p, q = (part.detach().float().log_softmax(dim=-1).cpu() for part in (logits, other))
+    divergence = nn.functional.kl_div(q, p, reduction="none", log_target=True).sum(dim=-1).double().sum()
+    agreed = (p.argmax(dim=-1) == q.argmax(dim=-1)).sum()
+    return torch.stack([torch.tensor(float(len(p)), dtype=torch.float64), agreed.double(), divergence])
