@@ -27,7 +27,7 @@ def instruct(
 ) -> dict[str, Update]:
     message = encode_instruction(Instruction(number, digest(params), lr, params))
     answers = {}
-    for client, answer in worker.train(clients, message):
+    for client, answer in worker.train(dict.fromkeys(clients, message)):
         assert not isinstance(answer, Failure), answer.details
         answers[client] = decode_update(answer)
     return answers
@@ -138,7 +138,7 @@ def test_one_clients_failure_is_reported_and_the_others_go_on(experiment: Experi
     worker = dataclasses.replace(experiment.worker, clients=clients)
     start = experiment.tunable.read()
     message = encode_instruction(Instruction(1, digest(start), 0.01, start))
-    answers = dict(worker.train(["0", "1", "2"], message))
+    answers = dict(worker.train(dict.fromkeys(["0", "1", "2"], message)))
     assert isinstance(answers["1"], Failure)
     assert "IndexError" in answers["1"].reason
     assert "Traceback" in answers["1"].details
@@ -153,7 +153,7 @@ def test_out_of_memory_says_what_to_do(experiment: Experiment, monkeypatch: pyte
     monkeypatch.setattr("fedfm.clients.worker.train_locally", exhausted)
     start = experiment.tunable.read()
     message = encode_instruction(Instruction(1, digest(start), 0.01, start))
-    ((_, answer),) = experiment.worker.train(["0"], message)
+    ((_, answer),) = experiment.worker.train({"0": message})
     assert isinstance(answer, Failure)
     assert answer.reason == "out of memory: lower local.batch_size or data.max_length"
 

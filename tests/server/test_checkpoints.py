@@ -12,6 +12,7 @@ import torch
 from fedfm import params as tensors
 from fedfm.errors import StorageError
 from fedfm.params import digest
+from fedfm.proxies.versions import ProxyVersion
 from fedfm.records.folder import RunFolder
 from fedfm.server.checkpoints import load_checkpoint, save_checkpoint
 from fedfm.server.state import Best, RunState
@@ -34,6 +35,8 @@ def state(number: int) -> RunState:
         samples=30,
         steps=(4, 5),
         seconds={"total": 1.25},
+        proxy=ProxyVersion(number, {"layer.0.w": torch.ones(2, 3)}, {"layer.0": torch.tensor([0, number])}),
+        holders={"a": 0, "b": number},
     )
 
 
@@ -53,6 +56,11 @@ def test_round_trip(tmp_path: Path) -> None:
         part: digest(group) for part, group in state(7).algorithm.items()
     }
     assert digest(got.best_params) == digest(state(7).best_params)
+    assert got.proxy is not None
+    assert got.proxy.number == 7
+    assert digest(got.proxy.own) == digest({"layer.0.w": torch.ones(2, 3)})
+    assert got.proxy.changed["layer.0"].tolist() == [0, 7]
+    assert got.holders == {"a": 0, "b": 7}
     assert loaded.offsets == {"metrics.jsonl": 123}
     assert loaded.identity == {"recipe": "x"}
     assert loaded.warnings == ()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch
 
 from fedfm.errors import InterruptedRunError, RecipeError, TooFewClientsError
 from fedfm.params import Params, add, digest, full_like, map_params
+from fedfm.proxies.versions import ProxyVersion
 from fedfm.recipe import load_recipe
 from fedfm.records import jsonl
 from fedfm.records.folder import RunFolder
@@ -36,8 +37,11 @@ class TamperingRuntime:
     honest: LocalRuntime
     tampers: dict[str, Tamper]
 
-    def exchange(self, clients: Sequence[str], message: bytes) -> Iterator[tuple[str, bytes | Failure]]:
-        for client, answer in self.honest.exchange(clients, message):
+    def hand_out(self, clients: Sequence[str], version: ProxyVersion) -> None:
+        self.honest.hand_out(clients, version)
+
+    def exchange(self, messages: Mapping[str, bytes]) -> Iterator[tuple[str, bytes | Failure]]:
+        for client, answer in self.honest.exchange(messages):
             if client in self.tampers:
                 assert not isinstance(answer, Failure)
                 answer = self.tampers[client](decode_update(answer))
@@ -201,8 +205,11 @@ class OddRuntime:
 
     honest: LocalRuntime
 
-    def exchange(self, clients: Sequence[str], message: bytes) -> Iterator[tuple[str, bytes | Failure]]:
-        answers = list(self.honest.exchange(clients, message))
+    def hand_out(self, clients: Sequence[str], version: ProxyVersion) -> None:
+        self.honest.hand_out(clients, version)
+
+    def exchange(self, messages: Mapping[str, bytes]) -> Iterator[tuple[str, bytes | Failure]]:
+        answers = list(self.honest.exchange(messages))
         yield from reversed(answers[1:])
         yield answers[-1]
         yield "stranger", answers[-1][1]

@@ -12,7 +12,7 @@ from fedfm.server.screening import screen
 from fedfm.updates import Instruction, Update
 
 PARAMS = {"w": torch.zeros(3), "v": torch.zeros(2, 2)}
-INSTRUCTION = Instruction(round=4, base="b" * 64, learning_rate=0.1, params=PARAMS)
+INSTRUCTION = Instruction(round=4, base="b" * 64, learning_rate=0.1, params=PARAMS, proxy_version=2)
 SOUND = Update(
     round=4,
     client="3",
@@ -22,7 +22,14 @@ SOUND = Update(
     samples=5,
     loss=0.3,
     params={"w": torch.ones(3), "v": torch.ones(2, 2)},
+    proxy_version=2,
 )
+
+
+@pytest.mark.parametrize(("version", "refused"), [(0, False), (1, False), (2, False), (3, True), (-1, True)])
+def test_updates_on_an_older_proxy_pass_where_that_is_allowed(version: int, refused: bool) -> None:
+    update = dataclasses.replace(SOUND, proxy_version=version)
+    assert (screen(update, INSTRUCTION, client="3", stale=True) is not None) == refused
 
 
 def test_a_sound_update_passes() -> None:
@@ -35,6 +42,8 @@ def test_a_sound_update_passes() -> None:
         ({"client": "4"}, "from client '4'"),
         ({"round": 3}, "round 3, not round 4"),
         ({"base": "c" * 64}, "another base"),
+        ({"proxy_version": 1}, "trained on version 1 of the proxy, not 2"),
+        ({"proxy_version": 3}, "trained on version 3 of the proxy, not 2"),
         ({"examples": 0}, "claims 0"),
         ({"examples": -29}, "claims -29"),
         ({"examples": 10**10}, "claims 10000000000"),
