@@ -91,6 +91,8 @@ def test_loading_never_makes_a_tensor_of_the_backbones_ffn(tmp_path: Path, case:
     with Allocations() as seen:
         auto_class = TASKS[case[1]].auto_class
         found, _ = load_proxy(tmp_path, auto_class)
+    full -= {tuple(parameter.shape) for parameter in found.model.parameters()}  # DeBERTa has other weights as large
+    assert full
     assert not full & seen.shapes
     assert manifest.kept
     assert not any(tensor.is_meta for tensor in (*found.model.parameters(), *found.model.buffers()))
