@@ -29,6 +29,7 @@ from fedfm.proxies.settings import FedPFT
 from tests.models.cases import ALIKE, CASES, Case, batch, load, logits
 
 cases = pytest.mark.parametrize("case", CASES, ids="-".join)
+all_cases = pytest.mark.parametrize("case", [*CASES, *ALIKE], ids="-".join)
 
 
 def every_third(backbone: Backbone, keep_layers: list[int]) -> Kept:
@@ -74,7 +75,7 @@ def lora_gradient(backbone: Backbone, inputs: dict[str, Tensor]) -> Tensor:
     return torch.cat([p.grad.flatten() for name, p in sorted(model.named_parameters()) if p.grad is not None])
 
 
-@cases
+@all_cases
 def test_a_proxy_with_every_neuron_gives_loras_gradient_exactly(case: Case) -> None:
     backbone = load(*case)
     kept = {block.path: torch.arange(neurons(block)) for block in compressed_blocks(backbone, [])}
@@ -84,7 +85,7 @@ def test_a_proxy_with_every_neuron_gives_loras_gradient_exactly(case: Case) -> N
     assert torch.equal(gradient, lora_gradient(backbone, inputs))
 
 
-@cases
+@all_cases
 def test_a_proxy_computes_what_the_backbone_does_without_the_cut_neurons(case: Case) -> None:
     backbone = load(*case)
     kept = every_third(backbone, [])
