@@ -29,6 +29,7 @@ from fedfm.proxies.settings import FedPFT
 from tests.models.cases import ALIKE, CASES, Case, batch, load, logits
 
 cases = pytest.mark.parametrize("case", CASES, ids="-".join)
+all_cases = pytest.mark.parametrize("case", [*CASES, *ALIKE], ids="-".join)
 
 
 def every_third(backbone: Backbone, keep_layers: list[int]) -> Kept:
@@ -74,7 +75,7 @@ def lora_gradient(backbone: Backbone, inputs: dict[str, Tensor]) -> Tensor:
     return torch.cat([p.grad.flatten() for name, p in sorted(model.named_parameters()) if p.grad is not None])
 
 
-@cases
+@all_cases
 def test_a_proxy_with_every_neuron_gives_loras_gradient_exactly(case: Case) -> None:
     backbone = load(*case)
     kept = {block.path: torch.arange(neurons(block)) for block in compressed_blocks(backbone, [])}
@@ -84,7 +85,7 @@ def test_a_proxy_with_every_neuron_gives_loras_gradient_exactly(case: Case) -> N
     assert torch.equal(gradient, lora_gradient(backbone, inputs))
 
 
-@cases
+@all_cases
 def test_a_proxy_computes_what_the_backbone_does_without_the_cut_neurons(case: Case) -> None:
     backbone = load(*case)
     kept = every_third(backbone, [])
@@ -195,8 +196,9 @@ def test_layers_to_keep_count_in_each_stack() -> None:
         text_config={"num_hidden_layers": 3, "hidden_size": 8, "intermediate_size": 16, "num_attention_heads": 2},
         vision_config={"num_hidden_layers": 2, "hidden_size": 8, "intermediate_size": 16, "num_attention_heads": 2},
     )
+    clip = load("tiny-clip", "image")
     with torch.device("meta"):
-        clip = replace(load("tiny-clip", "image"), model=transformers.CLIPModel(config))
+        clip = replace(clip, model=transformers.CLIPModel(config))
     assert [block.path for block in compressed_blocks(clip, [-1])] == [
         "text_model.encoder.layers.0",
         "text_model.encoder.layers.1",

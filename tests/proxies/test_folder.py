@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,8 @@ from fedfm.params import save as save_params
 from fedfm.proxies.construct import Kept, compressed_blocks, make_proxy
 from fedfm.proxies.ffn import neurons
 from fedfm.proxies.folder import Manifest, check_backbone, load_proxy, read_manifest, save_proxy, weights_digest
-from fedfm.proxies.settings import FedPFT
+from fedfm.proxies.offsite import choose_layers, make_offsite
+from fedfm.proxies.settings import FedPFT, Offsite
 from tests.models.cases import CASES, TASKS, Case, batch, load, logits
 
 cases = pytest.mark.parametrize("case", CASES, ids="-".join)
@@ -69,7 +71,7 @@ def test_a_proxy_comes_back_bit_for_bit(tmp_path: Path, case: Case) -> None:
     inputs = batch(backbone)
     assert batch(found).keys() == inputs.keys()
     assert torch.equal(logits(found.model, inputs), logits(proxy.model, inputs))
-    fields = ("family", "name", "revision", "head", "new_head", "other_labels")
+    fields = ("family", "name", "revision", "head", "new_head", "other_labels", "tunable_blocks")
     assert [getattr(found, field) for field in fields] == [getattr(proxy, field) for field in fields]
     assert found.model.name_or_path == proxy.model.name_or_path
     assert [name for name, _ in found.model.named_parameters()] == [name for name, _ in proxy.model.named_parameters()]
@@ -91,6 +93,8 @@ def test_loading_never_makes_a_tensor_of_the_backbones_ffn(tmp_path: Path, case:
     with Allocations() as seen:
         auto_class = TASKS[case[1]].auto_class
         found, _ = load_proxy(tmp_path, auto_class)
+    full -= {tuple(parameter.shape) for parameter in found.model.parameters()}  # DeBERTa has other weights as large
+    assert full
     assert not full & seen.shapes
     assert manifest.kept
     assert not any(tensor.is_meta for tensor in (*found.model.parameters(), *found.model.buffers()))
@@ -101,6 +105,20 @@ def test_the_test_above_can_see_a_full_model() -> None:
     with Allocations() as seen:
         nn.Linear(16, 32)
     assert (32, 16) in seen.shapes
+
+
+def test_an_offsite_proxy_comes_back_with_the_blocks_that_may_be_tuned(tmp_path: Path) -> None:
+    bert = load(*BERT)
+    config = transformers.BertConfig.from_dict({**bert.model.config.to_dict(), "num_hidden_layers": 6})
+    backbone = replace(bert, model=transformers.BertForSequenceClassification(config).eval().requires_grad_(False))
+    settings = Offsite(layers=4, adapters=1)
+    proxy = make_offsite(backbone, choose_layers(backbone, settings))
+    save_proxy(tmp_path, proxy, {}, settings, backbone=weights_digest(backbone.model))
+    found, manifest = load_proxy(tmp_path, TASKS["text"].auto_class)
+    assert manifest.settings == settings
+    assert found.tunable_blocks == ("encoder.layer.0", "encoder.layer.3")
+    inputs = batch(backbone)
+    assert torch.equal(logits(found.model, inputs), logits(proxy.model, inputs))
 
 
 def test_nothing_that_the_proxy_hides_is_in_its_folder(tmp_path: Path) -> None:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import pytest
 import torch
 from torch import Tensor
 
 from fedfm.models.backbones import Backbone
-from fedfm.models.families import blocks
 from fedfm.proxies.ffn import neuron_tensors, neurons, output_layer
 from fedfm.proxies.scores import Kind, concat_l2, product, scores
+from fedfm.proxies.trace import hidden_states, run
 from fedfm.randomness import numpy_generator
 from fedfm.tasks.base import Batch
 from tests.models.cases import CASES, Case, load
@@ -33,6 +33,7 @@ def test_norms_are_those_of_the_vectors_one_by_one(case: Case) -> None:
         ffn = block.stack.ffn
         matrices = [block.module.get_parameter(f"{path}.weight").double() for path in (*ffn.inputs, ffn.output)]
         rows = [matrix.T if ffn.transposed else matrix for matrix in matrices]  # [out, in]
+        rows = [*(rows[0].chunk(2) if ffn.fused else rows[:-1]), rows[-1]]
         for neuron in range(neurons(block)):
             own = [matrix[neuron] for matrix in rows[:-1]] + [rows[-1][:, neuron]]
             squares = [sum(value.item() ** 2 for value in vector) for vector in own]
@@ -79,7 +80,7 @@ def test_activation_is_the_mean_size_of_what_leaves_a_neuron(case: Case) -> None
                 example = {name: tensor[row : row + 1] for name, tensor in batch.items()}
                 length = int(example["attention_mask"].sum()) if "attention_mask" in example else None
                 with torch.no_grad():
-                    backbone.model.base_model(**{name: t[:, :length] for name, t in example.items()})
+                    run(backbone.model, {name: tensor[:, :length] for name, tensor in example.items()})
                 activations = seen.pop().reshape(-1, neurons(block)).double()
                 sums, count = sums + activations.abs().sum(0), count + len(activations)
         hook.remove()
@@ -89,26 +90,21 @@ def test_activation_is_the_mean_size_of_what_leaves_a_neuron(case: Case) -> None
 
 
 def read_out(backbone: Backbone, batch: Batch, seed: int) -> float:
-    """Σ over examples of ⟨u, mean over real positions of the last block's output⟩."""
-    last = blocks(backbone.model, backbone.family)[-1]
-    seen: list[Tensor] = []
-
-    def see(_: Any, __: Any, output: Any) -> None:
-        seen.append(output[0] if isinstance(output, tuple) else output)
-
-    with torch.no_grad(), last.module.register_forward_hook(see):
-        backbone.model.base_model(**batch)
-    (state,) = seen
-    u = torch.from_numpy(
-        numpy_generator(seed, f"read-out of {last.path.rpartition('.')[0]}.1").standard_normal(state.shape[-1])
-    )
-    mask = batch.get("attention_mask", torch.ones(state.shape[:2])).double()
-    return float(((state * mask[..., None]).sum(1) / mask.sum(1, keepdim=True) @ u).sum())
+    """Σ over examples of ⟨u, mean over real positions of the last block's output⟩, for each stack."""
+    last = {block.stack.path: block for block in blocks_of(backbone)}.values()
+    with torch.no_grad():
+        states = hidden_states(backbone.model, list(last), batch)
+    total = 0.0
+    for path, state in states.items():
+        u = torch.from_numpy(numpy_generator(seed, f"read-out of {path}").standard_normal(state.shape[-1]))
+        mask = batch.get("attention_mask", torch.ones(state.shape[:2])).double()
+        total += float(((state * mask[..., None]).sum(1) / mask.sum(1, keepdim=True) @ u).sum())
+    return total
 
 
 @cases
 def test_gradient_is_how_the_read_out_changes_with_a_neurons_output(case: Case) -> None:
-    """Finite differences in double precision: Σ aⱼ·∂ℓ/∂aⱼ is the derivative of ℓ by a factor on aⱼ, at 1."""
+    """Finite differences: Σ aⱼ·∂ℓ/∂aⱼ is the derivative of ℓ by a factor on aⱼ, at 1."""
     backbone = load(*case)
     backbone.model.double()
     batches = public_batches(backbone, 2)
@@ -116,7 +112,7 @@ def test_gradient_is_how_the_read_out_changes_with_a_neurons_output(case: Case) 
         if "pixel_values" in batch:
             batch["pixel_values"] = batch["pixel_values"].double()
     found = scored(backbone, "gradient", batches, seed=7)
-    step, tolerance = (1e-2, 1e-2) if "llama" in case[0] else (1e-5, 1e-4)  # its norms compute in single precision
+    step = 1e-3  # no smaller: norms of Llama and its like compute in single precision
     for block in blocks_of(backbone):
         weight = output_layer(block).get_parameter("weight").data
         vectors = weight if block.stack.ffn.transposed else weight.T  # [m, d], a view
@@ -127,7 +123,7 @@ def test_gradient_is_how_the_read_out_changes_with_a_neurons_output(case: Case) 
                 read.append(sum(read_out(backbone, batch, seed=7) for batch in batches))
             vectors[neuron] = before
             expected = abs(read[0] - read[1]) / (2 * step)
-            assert found[block.path][neuron].item() == pytest.approx(expected, rel=tolerance, abs=tolerance / 1000)
+            assert found[block.path][neuron].item() == pytest.approx(expected, rel=1e-2, abs=1e-3)
 
 
 @pytest.mark.parametrize("kind", ["product", "activation", "gradient"])

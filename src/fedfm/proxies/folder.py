@@ -67,6 +67,8 @@ class Manifest(Settings):
     """Parameters of the head that the backbone's checkpoint lacked."""
     other_labels: tuple[str, ...]
     """Classes that the backbone's head was trained for, where they are not the task's."""
+    tunable_blocks: tuple[str, ...] | None
+    """The only blocks that a tunable may change; null: all."""
     backbone: str
     """`weights_digest` of the backbone."""
     weights: str
@@ -110,6 +112,7 @@ def save_proxy(
         head=proxy.head,
         new_head=proxy.new_head,
         other_labels=proxy.other_labels,
+        tunable_blocks=proxy.tunable_blocks,
         backbone=backbone,
         weights=digest(tensors),
         version=version,
@@ -182,6 +185,7 @@ def load_proxy(folder: Path, auto_class: Any) -> tuple[Backbone, Manifest]:
         head=manifest.head,
         new_head=manifest.new_head,
         other_labels=manifest.other_labels,
+        tunable_blocks=manifest.tunable_blocks,
     )
     return proxy, manifest
 
