@@ -4,8 +4,9 @@
 
 Every run is an ordinary recipe: 10 of 100 clients a round, 20 rounds of one local epoch, LoRA r 8 on attention, one
 learning rate for every set and method. Sets are cut to at most 5,526 training examples of 32 or 64 tokens: a run is
-meant to take three minutes of one CPU core at most (40 examples of 64 tokens a second). Proxies that are fitted on public data are made once, with one
-seed, and kept in results/proxies; the seeds of the tables draw clients, partitions, heads and adapters.
+meant to take three minutes of one CPU core at most (40 examples of 64 tokens a second). Proxies that are fitted on
+public data are made once, with one seed, and kept in results/proxies; the seeds of the tables draw clients,
+partitions, heads and adapters.
 
 Runs are made breadth first and kept at once: stopped at any time, it goes on where it was, and the tables say what is
 missing. `--only sst2 fedpft iid` makes only runs with these values; `--budget-minutes 0` makes none.
