@@ -1,0 +1,93 @@
+"""``fedfm proxy``: what a proxy would cost and give away, and how to make one ahead of a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from fedfm.cli.group import Command, Group
+from fedfm.cli.output import console, print_json
+
+SCORES = ("concat-l2", "product", "activation", "gradient")
+"""The recipe's ``proxy.score``, spelt out here because reading the settings would hold up every command."""
+
+
+def _layers(ctx: click.Context, option: click.Parameter, text: str) -> list[int]:
+    """Numbers between commas."""
+    try:
+        return [int(number) for number in text.split(",") if number.strip()]
+    except ValueError as error:
+        raise click.BadParameter(f"{text!r} is no list of layers such as 0,-1", ctx, option) from error
+
+
+@click.group(cls=Group)
+def proxy() -> None:
+    """Size up a proxy of a model, or build one."""
+
+
+@proxy.command(cls=Command)
+@click.argument("model")
+@click.option("--ffn-keep", default=0.25, type=click.FloatRange(0, 1, min_open=True), help="Share of neurons kept.")
+@click.option("--keep-layers", default="0,-1", callback=_layers, help="Layers that stay whole.")
+@click.option("--score", default=SCORES[0], type=click.Choice(SCORES), help="Which neurons stay.")
+@click.option("--adapters", default=2, type=click.IntRange(1), help="Layers that FedOT tunes at each end.")
+@click.option("--tokens", default=128, type=click.IntRange(1), help="Length of an example.")
+@click.option("--batch-size", default=16, type=click.IntRange(1), help="Examples a training step.")
+@click.option("--public", help="Public data to probe with: a file, a folder, or builtin:pydoc.")
+def inspect(
+    model: str,
+    ffn_keep: float,
+    keep_layers: list[int],
+    score: str,
+    adapters: int,
+    tokens: int,
+    batch_size: int,
+    public: str | None,
+    as_json: bool,
+) -> None:
+    """Say what a proxy of MODEL would cost and disclose; trains nothing.
+
+    MODEL is a folder, a hub id, or builtin:NAME. The proxy stands beside the backbone and beside FedOT, offsite tuning
+    with as many whole layers as come closest to the proxy's size. With --public, the gradients of both are compared
+    with the backbone's.
+    """
+    from fedfm.cli.proxy_display import describe_proxy
+    from fedfm.server.proxies import inspect_proxy
+
+    found = inspect_proxy(
+        model,
+        ffn_keep=ffn_keep,
+        keep_layers=keep_layers,
+        score=score,
+        adapters=adapters,
+        tokens=tokens,
+        batch_size=batch_size,
+        public=public,
+    )
+    if as_json:
+        print_json(found)
+    else:
+        console().print(describe_proxy(found))
+
+
+@proxy.command(cls=Command)
+@click.argument("recipe")
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+def build(recipe: str, folder: Path, overrides: tuple[str, ...], as_json: bool) -> None:
+    """Build the proxy of RECIPE into a new FOLDER.
+
+    It is cut out of the backbone and fitted on the recipe's public data. A run takes it with proxy.path=FOLDER, and
+    clients need nothing else.
+    """
+    from fedfm.cli.proxy_display import describe_built
+    from fedfm.recipe import load_recipe
+    from fedfm.server.proxies import build_proxy
+
+    built = build_proxy(load_recipe(recipe, overrides), folder)
+    if as_json:
+        print_json(built)
+    else:
+        console().print(describe_built(built))
+        click.echo(f"\nNext:  fedfm run {' '.join((recipe, *overrides))} proxy.path={folder}")
