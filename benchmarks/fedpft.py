@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from fedfm import Run, load_recipe, run
-from fedfm.server.proxies import build_proxy
+from fedfm.server.proxy_tools import build_proxy
 from fedpft_jobs import PUBLIC_SETS, Job, chosen, located, plan
 from fedpft_tables import Measurements, everything
 from ledger import RESULTS, kept, measured, measured_on

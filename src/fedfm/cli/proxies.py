@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import click
 
 from fedfm.cli.group import Command, Group
 from fedfm.cli.output import console, print_json
 
-SCORES = ("concat-l2", "product", "activation", "gradient")
+Score = Literal["concat-l2", "product", "activation", "gradient"]
+SCORES: tuple[Score, ...] = ("concat-l2", "product", "activation", "gradient")
 """The recipe's ``proxy.score``, spelt out here because reading the settings would hold up every command."""
 
 
@@ -39,7 +41,7 @@ def inspect(
     model: str,
     ffn_keep: float,
     keep_layers: list[int],
-    score: str,
+    score: Score,
     adapters: int,
     tokens: int,
     batch_size: int,
@@ -53,7 +55,7 @@ def inspect(
     with the backbone's.
     """
     from fedfm.cli.proxy_display import describe_proxy
-    from fedfm.server.proxies import inspect_proxy
+    from fedfm.server.proxy_tools import inspect_proxy
 
     found = inspect_proxy(
         model,
@@ -83,7 +85,7 @@ def build(recipe: str, folder: Path, overrides: tuple[str, ...], as_json: bool) 
     """
     from fedfm.cli.proxy_display import describe_built
     from fedfm.recipe import load_recipe
-    from fedfm.server.proxies import build_proxy
+    from fedfm.server.proxy_tools import build_proxy
 
     built = build_proxy(load_recipe(recipe, overrides), folder)
     if as_json:

@@ -50,8 +50,8 @@ class Probe:
     Attributes:
         gradient: over all shared parameters.
         layers: over those of each block that has any, by the block's path in the backbone.
-        agreement: share of predictions in which both models have the same first choice, 0 to 1.
-        divergence: mean Kullback–Leibler divergence of the proxy's predictions from the backbone's, nats.
+        agreement: share of predictions in which both models have the same first choice, 0 to 1; NaN without a head.
+        divergence: mean Kullback–Leibler divergence of the proxy's predictions from the backbone's, nats; likewise.
         hidden_errors: relative squared error of blocks' outputs, by path; empty where it was not measured.
     """
 
@@ -107,23 +107,24 @@ def probe(
     shared = _shared(backbone, proxy, names or {})
     layer_of = _layers(backbone, list(shared.values()))
     products = {name: torch.zeros(4, dtype=torch.float64) for name in shared.values()}
-    outputs = torch.zeros(3, dtype=torch.float64)
+    outputs, probed = torch.zeros(3, dtype=torch.float64), 0
     with _evaluating(backbone), _evaluating(proxy):
         for batch in batches:
             found, predicted = _compare(backbone, proxy, batch, shared, seed)
             products = add(products, found)
             outputs += predicted
+            probed += 1
     count, agreed, divergence = outputs.tolist()
-    if not count:
-        raise ValueError("there is nothing to probe with: no batch holds a prediction")
+    if not probed:
+        raise ValueError("there is nothing to probe with: no batch")
     paths = dict.fromkeys(path for path in layer_of.values() if path)
     return Probe(
         gradient=_likeness(products.values()),
         layers={
             path: _likeness(product for name, product in products.items() if layer_of[name] == path) for path in paths
         },
-        agreement=agreed / count,
-        divergence=divergence / count,
+        agreement=agreed / count if count else math.nan,
+        divergence=divergence / count if count else math.nan,
         hidden_errors=dict(hidden_errors or {}),
     )
 
@@ -231,10 +232,11 @@ def _look(tunable: Tunable, batch: Batch) -> _View:
 
     handle = blocks(model, family_of(model.config))[-1].module.register_forward_hook(note)
     try:
-        logits: Tensor = tunable.model(**inputs).logits
+        outputs = tunable.model(**inputs)
     finally:
         handle.remove()
     (hidden,) = seen
+    logits: Tensor = outputs.get("logits", hidden.new_zeros(0, 1))  # a model without a head predicts nothing
     mask = inputs.get("attention_mask")
     if mask is None:
         return _View(hidden.mean(dim=1), logits.flatten(0, -2))
