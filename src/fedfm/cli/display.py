@@ -120,15 +120,27 @@ def describe_plan(plan: Record) -> RenderableType:
         "rounds": f"{federation['rounds']} of {federation['per_round']} clients each, {plan['algorithm']}",
         "bytes": (
             f"{units.size(size['per_client_down'])} down, {units.size(size['per_client_up'])} up a client and round; "
-            f"{units.size(size['total'])} in all; the model itself, once: {units.size(size['first_download'])}"
+            f"{units.size(size['total'])} in all; what is tuned on, once: {units.size(size['first_download'])}"
         ),
         "privacy": "ε = ∞ (no differential privacy)",
         "device": plan["device"],
     }
+    if plan["proxy"]:
+        rows["proxy"] = _describe_held(plan["proxy"])
     table = Table.grid(padding=(0, 2))
     for name, fact in rows.items():
         table.add_row(Text(name, style="dim"), Text(fact))
     return Group(Text(f"fedfm {fedfm.__version__}  {plan['name']}", style="bold"), table)
+
+
+def _describe_held(proxy: Record) -> str:
+    """What clients hold in place of the model."""
+    sizes = proxy["parameters"]
+    share = units.share(sizes["blocks"], sizes["backbone_blocks"])
+    return (
+        f"{proxy['kind']}: clients hold {units.number(sizes['total'])} parameters, of the layers {share}; "
+        f"{units.share(proxy['disclosed'], 1)} of them are the model's own"
+    )
 
 
 def _describe_data(data: Record) -> str:

@@ -34,8 +34,8 @@ def client_table(recipe: Recipe) -> list[dict[str, Any]]:
 
 def describe(experiment: Experiment) -> dict[str, Any]:
     """The plan of an experiment, as JSON."""
-    recipe, tunable = experiment.recipe, experiment.tunable
-    message = len(to_bytes(tunable.read()))
+    recipe = experiment.recipe
+    message = len(to_bytes(experiment.start))
     cohort = recipe.federation.cohort_size(len(experiment.data.federation.train))
     return {
         "name": recipe.name,
@@ -45,7 +45,8 @@ def describe(experiment: Experiment) -> dict[str, Any]:
             "family": experiment.backbone.family.name,
             "parameters": experiment.backbone_parameters,
         },
-        "tunable": {"kind": recipe.tune.kind, "parameters": count(tunable.parameters)},
+        "proxy": None if experiment.proxy is None else {"kind": recipe.proxy.kind, **experiment.proxy.sizes()},
+        "tunable": {"kind": recipe.tune.kind, "parameters": count(experiment.start)},
         "data": _describe_data(experiment.data),
         "federation": {
             "clients": recipe.federation.clients,

@@ -1,0 +1,187 @@
+"""Whole runs whose clients hold a proxy: what they leave, that they can be resumed, and that others can load it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForSequenceClassification
+
+from fedfm import export, load_recipe, run
+from fedfm.models.builtin import write_random_model
+from fedfm.params import digest, load
+from fedfm.proxies.folder import load_proxy
+from fedfm.recipe import Recipe
+from fedfm.records import jsonl
+from fedfm.server.proxy_tools import build_proxy, inspect_proxy
+from tests.small import small_recipe
+from tests.system.test_outcome import plain_accuracy
+from tests.system.test_resume import kill_at, outcome, write_recipe
+
+pytestmark = pytest.mark.slow
+
+PUBLIC = {"data": "builtin:pydoc", "limit": 32, "max_length": 24}
+STAGE = {"steps": 3, "batch_size": 8}
+FEDPFT: dict[str, Any] = {
+    "kind": "fedpft",
+    "ffn_keep": 0.5,
+    "keep_layers": [0],
+    "distill": {**STAGE},
+    "interval": 2,
+    "align": {**STAGE},
+    "probe": 4,
+}
+OFFSITE: dict[str, Any] = {"kind": "offsite", "layers": 3, "adapters": 1, "distill": {**STAGE}, "probe": 4}
+
+
+def recipe_of(folder: Path, name: str = "small", **changes: Any) -> Recipe:
+    folder.mkdir(exist_ok=True)
+    recipe = {**small_recipe(folder), "name": name, "public": PUBLIC, "proxy": FEDPFT, **changes}
+    return load_recipe(recipe)
+
+
+def deep_model(folder: Path, name: str, layers: int) -> str:
+    """A checkpoint of a builtin with more layers, so that some can be dropped."""
+    from transformers import AutoConfig, AutoModel, AutoTokenizer
+
+    write_random_model(name, folder)
+    config = AutoConfig.from_pretrained(folder)
+    config.num_hidden_layers = layers
+    torch.manual_seed(0)
+    AutoModel.from_config(config).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(folder).save_pretrained(folder)
+    return str(folder)
+
+
+def test_killed_and_resumed_equals_uninterrupted(tmp_path: Path) -> None:
+    more = {"public": PUBLIC, "proxy": FEDPFT, "federation": {"clients": 6, "per_round": 3, "rounds": 5}}
+    algorithm = {"name": "fedadam", "server_lr": 0.01}
+    straight = run(write_recipe(tmp_path, "straight", algorithm, **more))
+    assert straight.summary["proxy"]["version"] == 2
+    held = digest(load(straight.folder.proxy / "model.safetensors"))
+    for point, number in [("training", 3), ("writing", 4), ("saved", 2)]:
+        recipe = write_recipe(tmp_path, f"killed-{point}", algorithm, **more)
+        kill_at(recipe, point, number)
+        from fedfm import resume
+
+        resumed = resume(tmp_path / "runs" / f"killed-{point}")
+        assert outcome(resumed) == outcome(straight), (point, number)
+        assert digest(load(resumed.folder.proxy / "model.safetensors")) == held
+
+
+@pytest.mark.parametrize("targets", ["attention", "all"])
+def test_the_adapter_is_one_of_the_real_backbone(tmp_path: Path, targets: str) -> None:
+    base = tmp_path / "base"
+    write_random_model("tiny-bert", base)
+    tune = {"kind": "lora", "r": 4, "target_modules": targets}
+    recipe = recipe_of(
+        tmp_path, model={"path": str(base)}, tune=tune, local={"batch_size": 5, "learning_rate": 0.02, "epochs": 3}
+    )
+    finished = run(recipe)
+    test = tmp_path / "test.jsonl"
+    assert plain_accuracy(finished.folder.adapter, test, str(base)) == finished.summary["final"]["accuracy"]
+    adapter = digest(load(finished.folder.adapter / "adapter_model.safetensors"))
+    export(finished.path)  # made once more, from the checkpoint and the proxy's folder alone
+    assert digest(load(finished.folder.adapter / "adapter_model.safetensors")) == adapter
+    model = export(finished.path, merge=True)
+    assert plain_accuracy(model, test, "-") == finished.summary["final"]["accuracy"]
+
+
+def test_what_a_run_says_of_its_proxy(tmp_path: Path) -> None:
+    finished = run(recipe_of(tmp_path))
+    said = finished.summary["proxy"]
+    assert said["kind"] == "fedpft"
+    assert said["version"] == 1
+    assert said["parameters"]["blocks"] < said["parameters"]["backbone_blocks"]
+    assert 0.5 < said["disclosed"] < 1
+    assert said["plug_in_gap"] == pytest.approx(finished.summary["final"]["accuracy"] - said["final"]["accuracy"])
+    assert said["first_download"] == finished.summary["bytes"]["first_download"]
+    assert finished.summary["parameters"]["client"] < finished.summary["parameters"]["backbone"] + 4000
+    stages = [row["stage"] for row in jsonl.records(finished.folder.metrics) if row["split"] == "proxy"]
+    assert stages == ["constructed", "closed-form", "distilled", "before-alignment", "aligned"]
+    assert "gradient" in finished.folder.report.read_text()
+    client, manifest = load_proxy(finished.folder.proxy, AutoModelForSequenceClassification)
+    assert manifest.version == 1
+    assert sum(weight.numel() for weight in client.model.parameters()) == said["parameters"]["total"] - sum(
+        buffer.numel() for buffer in client.model.buffers()
+    )
+
+
+def test_a_proxy_built_ahead_gives_the_run_that_builds_its_own(tmp_path: Path) -> None:
+    own = run(recipe_of(tmp_path, "own"))
+    built = build_proxy(recipe_of(tmp_path, "other"), tmp_path / "built")
+    assert [probe["stage"] for probe in built["probes"]] == ["constructed", "closed-form", "distilled"]
+    ready = run(recipe_of(tmp_path, "ready", proxy={**FEDPFT, "path": str(tmp_path / "built")}))
+    first, second = (load(finished.folder.adapter / "adapter_model.safetensors") for finished in (own, ready))
+    assert digest(first) == digest(second)
+    wrong = {**OFFSITE, "path": str(tmp_path / "built")}
+    with pytest.raises(Exception, match="a proxy of kind fedpft, not offsite"):
+        run(recipe_of(tmp_path, "wrong", proxy=wrong))
+    other = deep_model(tmp_path / "deep", "tiny-bert", 2)
+    with pytest.raises(Exception, match="made of other weights"):
+        run(recipe_of(tmp_path, "elsewhere", model={"path": other}, proxy={**FEDPFT, "path": str(tmp_path / "built")}))
+
+
+@pytest.mark.parametrize("name", ["tiny-bert", "tiny-llama"])
+def test_offsite_tuning_moves_only_the_adapters_of_the_real_backbone(tmp_path: Path, name: str) -> None:
+    base = deep_model(tmp_path / "deep", name, 5)
+    finished = run(recipe_of(tmp_path, model={"path": base}, proxy=OFFSITE))
+    adapter = load(finished.folder.adapter / "adapter_model.safetensors")
+    layers = {part for key in adapter for part in key.split(".") if part.isdigit()}
+    assert layers == {"0", "4"}
+    test = tmp_path / "test.jsonl"
+    if name == "tiny-bert":
+        assert plain_accuracy(finished.folder.adapter, test, base) == finished.summary["final"]["accuracy"]
+
+
+def test_images_and_causal_language_models_have_proxies_too(tmp_path: Path) -> None:
+    vit = {
+        "name": "vit",
+        "output": str(tmp_path / "runs"),
+        "model": {"path": "builtin:small-vit"},
+        "task": {"kind": "image-classification"},
+        "data": {"train": "builtin:digits", "test": "builtin:digits", "limit": 200},
+        "public": {"data": "builtin:digits", "limit": 64},
+        "federation": {"clients": 4, "per_round": 2, "rounds": 2},
+        "proxy": {**FEDPFT, "interval": 1},
+    }
+    llama = {
+        **vit,
+        "name": "llama",
+        "model": {"path": "builtin:small-llama"},
+        "task": {"kind": "causal-lm"},
+        "data": {"train": "builtin:pydoc", "test": "builtin:pydoc", "limit": 40, "max_length": 24},
+        "public": PUBLIC,
+        "proxy": {**FEDPFT, "interval": 1, "align": {**STAGE, "data": "clients"}},
+    }
+    for recipe in (vit, llama):
+        finished = run(load_recipe(recipe))
+        stages = [row for row in jsonl.records(finished.folder.metrics) if row["split"] == "proxy"]
+        cosines = {row["stage"]: row["gradient_cosine"] for row in stages}
+        assert cosines["closed-form"] > cosines["constructed"]
+        assert finished.summary["clients"]["failed"] == 0
+
+
+def test_a_proxy_can_be_sized_up_before_a_run() -> None:
+    found = inspect_proxy(
+        "builtin:tiny-bert",
+        ffn_keep=0.5,
+        keep_layers=[0],
+        score="concat-l2",
+        adapters=1,
+        tokens=8,
+        batch_size=2,
+        public="builtin:pydoc",
+    )
+    whole = 4 * (16 * 16 + 16) + 4 * 16 + 2 * 16 * 32 + 32 + 16
+    assert found["backbone"]["blocks"] == 2 * whole
+    assert found["proxy"]["blocks"] == 2 * whole - 16 * (2 * 16 + 1)
+    assert found["proxy"]["cut"] == 1
+    assert found["proxy"]["flops"] < found["backbone"]["flops"]
+    assert found["proxy"]["training_memory"] < found["backbone"]["training_memory"]
+    assert -1 <= found["proxy"]["probe"]["gradient_cosine"] <= 1
+    assert found["offsite"] is None  # two layers leave no emulator between two adapters
+    assert json.loads(json.dumps(found["settings"])) == {"ffn_keep": 0.5, "keep_layers": [0], "score": "concat-l2"}
