@@ -31,15 +31,16 @@ def reference(schema: Schema) -> Iterator[str]:
 def _section(where: str, field: Schema, groups: list[Schema], schema: Schema) -> Iterator[str]:
     """A heading, the tables of a group, then the sections of groups inside it."""
     yield f"\n### `{where}`\n\n{field.get('description', '')}\n"
+    nested: dict[str, tuple[Schema, list[Schema]]] = {}
     for group in groups:
         if len(groups) > 1:
             chooser, value = next(_constants(group))
             yield f"\n#### `{where}: {{{chooser}: {value}}}`\n"
         inner = {key: list(_groups(value, schema)) for key, value in group["properties"].items()}
         yield from _table(group, schema, skip={key for key, found in inner.items() if found})
-        for key, found in inner.items():
-            if found:
-                yield from _section(f"{where}.{key}", group["properties"][key], found, schema)
+        nested |= {key: (group["properties"][key], found) for key, found in inner.items() if found}
+    for key, (inside, found) in nested.items():
+        yield from _section(f"{where}.{key}", inside, found, schema)
 
 
 def _table(group: Schema, schema: Schema, *, skip: set[str]) -> Iterator[str]:

@@ -12,6 +12,7 @@ from fedfm.cli.display import Display, PlainDisplay, RichDisplay, describe_outco
 PLAN: dict[str, Any] = {
     "name": "demo",
     "model": {"path": "builtin:minilm", "name": "minilm", "family": "bert", "parameters": 22_713_216},
+    "proxy": None,
     "tunable": {"kind": "lora", "parameters": 151_307},
     "data": {
         "train": 4012,

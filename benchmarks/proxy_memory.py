@@ -1,0 +1,134 @@
+"""Peak memory of a client that has only its proxy's folder and its data, against one that has the full model.
+
+    python benchmarks/proxy_memory.py [--repeats 3]
+
+Each measurement is a process of its own, which loads a folder, attaches LoRA r 8 on attention and takes three AdamW
+steps on random tokens. Shapes: MiniLM (pretrained) and BERT-base (random weights). "Above imports" leaves out what the
+process needs before it loads anything.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoModelForSequenceClassification, BertConfig, BertModel
+
+from fedfm.models.backbones import load_backbone
+from fedfm.models.builtin import minilm_folder
+from fedfm.models.settings import ModelSettings
+from fedfm.proxies import FedPFT
+from fedfm.proxies.folder import save_proxy, weights_digest
+from fedfm.proxies.model import make
+from ledger import measured, measured_on
+
+LABELS = ["a", "b"]
+PROXIES = {"0.25, ends whole": FedPFT(), "0.1, none whole": FedPFT(ffn_keep=0.1, keep_layers=[])}
+SHAPES = {"MiniLM": (16, 128), "BERT-base": (16, 128)}
+"""Examples a step, tokens an example."""
+
+CLIENT = """
+import json, resource, sys
+from pathlib import Path
+import torch
+from transformers import AutoModelForSequenceClassification
+from fedfm.clients.training import make_optimizer
+from fedfm.clients.settings import LocalSettings
+from fedfm.models.backbones import load_backbone
+from fedfm.models.settings import ModelSettings
+from fedfm.models.tunables import Lora
+from fedfm.proxies.folder import load_proxy
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+kind, folder, examples, tokens = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+before = peak()
+if kind == "proxy":
+    backbone, _ = load_proxy(Path(folder), AutoModelForSequenceClassification)
+else:
+    backbone = load_backbone(ModelSettings(path=folder), AutoModelForSequenceClassification, seed=0, labels=["a", "b"])
+tunable = Lora().attach(backbone, task_type="SEQ_CLS", seed=0)
+optimizer = make_optimizer(list(tunable.parameters.values()), LocalSettings(), 1e-3)
+torch.manual_seed(0)
+tunable.train(dropout=False)
+for _ in range(3):
+    batch = torch.randint(5, 1000, (examples, tokens))
+    logits = tunable.model(input_ids=batch, attention_mask=torch.ones_like(batch)).logits
+    torch.nn.functional.cross_entropy(logits, torch.zeros(examples, dtype=torch.int64)).backward()
+    optimizer.step()
+    optimizer.zero_grad()
+print(json.dumps({"peak_mib": peak(), "imports_mib": before}))
+"""
+
+
+def client(kind: str, folder: Path, shape: tuple[int, int]) -> dict[str, float]:
+    """One client's peak, and what its imports take."""
+    command = [sys.executable, "-c", CLIENT, kind, str(folder), *map(str, shape)]
+    done = subprocess.run(command, capture_output=True, check=True, text=True)
+    result: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return result
+
+
+def write_models(folder: Path) -> dict[str, dict[str, tuple[str, Path]]]:
+    """The folders of the full models and of their proxies, by shape and what a client holds."""
+    bert = folder / "bert"
+    BertModel(BertConfig()).save_pretrained(bert)
+    for file in minilm_folder().glob("*token*"):
+        (bert / file.name).write_bytes(file.read_bytes())
+    (bert / "vocab.txt").write_bytes((minilm_folder() / "vocab.txt").read_bytes())
+    written: dict[str, dict[str, tuple[str, Path]]] = {}
+    for name, base in (("MiniLM", minilm_folder()), ("BERT-base", bert)):
+        written[name] = {"full model": ("full", base)}
+        for title, settings in PROXIES.items():
+            auto = AutoModelForSequenceClassification
+            backbone = load_backbone(ModelSettings(path=str(base)), auto, seed=0, labels=LABELS)
+            model = make(settings, backbone, None, seed=0)
+            target = folder / f"{name}-{title}".replace(" ", "").replace(",", "-")
+            target.mkdir()
+            save_proxy(target, model.proxy, model.kept, settings, backbone=weights_digest(backbone.model))
+            written[name][title] = "proxy", target
+    return written
+
+
+def main() -> None:
+    """Measures what is not yet kept, then prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=3)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        written = write_models(Path(name))
+        results: dict[tuple[str, str], list[dict[str, Any]]] = {}
+        for shape, holders in written.items():
+            for repeat in range(options.repeats):
+                for title, (kind, folder) in holders.items():
+                    key = f"{shape}, {SHAPES[shape]}, {title}, repeat {repeat}"
+                    results.setdefault((shape, title), []).append(
+                        measured("proxy_memory", key, partial(client, kind, folder, SHAPES[shape]))
+                    )
+    print(f"{'':<12}{'a client holds':<20}{'peak':>10}{'of full':>9}{'above imports':>16}{'of full':>9}")
+    for (shape, title), repeats in results.items():
+        peak, above = _medians(repeats)
+        full, full_above = _medians(results[shape, "full model"])
+        shares = f"{peak / full:>9.1%}{above:>12.0f} MiB{above / full_above:>9.1%}"
+        print(f"{shape:<12}{title:<20}{peak:>6.0f} MiB{shares}")
+    print(f"medians of {options.repeats}, batches of {SHAPES['MiniLM']}; measured on {measured_on('proxy_memory')}")
+
+
+def _medians(repeats: list[dict[str, Any]]) -> tuple[float, float]:
+    """Peak, and peak above imports."""
+    return (
+        statistics.median(repeat["peak_mib"] for repeat in repeats),
+        statistics.median(repeat["peak_mib"] - repeat["imports_mib"] for repeat in repeats),
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,94 @@
+"""Public data: every piece is read, batches follow their key, and what is missing is said by its own key."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from fedfm.data.settings import PublicSettings
+from fedfm.errors import RecipeError
+from fedfm.models.backbones import load_processor
+from fedfm.models.settings import ModelSettings
+from fedfm.tasks.public import PublicData, read_public
+
+TOKENIZER = load_processor(ModelSettings(path="builtin:tiny-bert"), "text")
+
+
+def write(path: Path, texts: list[str], column: str = "text") -> str:
+    path.write_text("".join(json.dumps({column: text}) + "\n" for text in texts))
+    return str(path)
+
+
+def public(data: str, **settings: Any) -> PublicData:
+    return read_public(PublicSettings(data=data, **settings), TOKENIZER, max_length=8, seed=0)
+
+
+def test_documents_are_cut_into_pieces_and_nothing_is_lost(tmp_path: Path) -> None:
+    texts = ["abcdefghijkl", "mn"]
+    found = public(write(tmp_path / "texts.jsonl", texts))
+    pieces = [
+        TOKENIZER.decode(row["input_ids"], skip_special_tokens=True) for row in found.examples.take(range(len(found)))
+    ]
+    assert "".join(pieces) == "".join(texts)
+    assert all(len(row["input_ids"]) <= 8 for row in found.examples.take(range(len(found))))
+
+
+def test_batches_are_padded_with_a_mask_and_have_no_labels(tmp_path: Path) -> None:
+    (batch,) = public(write(tmp_path / "texts.jsonl", ["a", "abcd"])).fixed(4, 9, seed=0, purpose="x")
+    assert batch["input_ids"].shape == batch["attention_mask"].shape
+    assert sorted(batch["attention_mask"].sum(1).tolist()) == [3, 6]
+    assert "labels" not in batch
+
+
+def test_the_limit_is_a_keyed_choice(tmp_path: Path) -> None:
+    data = write(tmp_path / "texts.jsonl", [f"text {i}" for i in range(30)])
+    chosen = public(data, limit=10)
+    assert len(chosen) == 10
+    assert np.array_equal(chosen.indices, public(data, limit=10).indices)
+    other = read_public(PublicSettings(data=data, limit=10), TOKENIZER, max_length=8, seed=1)
+    assert not np.array_equal(chosen.indices, other.indices)
+    assert set(chosen.indices) <= set(public(data, limit=None).indices)
+
+
+def test_each_purpose_and_round_has_its_own_order(tmp_path: Path) -> None:
+    data = public(write(tmp_path / "texts.jsonl", [f"{i:05d}" for i in range(20)]))
+
+    def order(**key: Any) -> list[list[int]]:
+        batches = data.batches(5, **{"steps": 4, "seed": 0, "purpose": "a", "round": 1, **key})
+        return [row.tolist() for batch in batches for row in batch["input_ids"]]
+
+    assert order() == order()
+    assert sorted(map(tuple, order())) == sorted(map(tuple, order(round=2)))  # one pass, every piece once
+    for other in ({"round": 2}, {"purpose": "b"}, {"seed": 1}):
+        assert order() != order(**other)
+
+
+def test_images_come_as_the_model_takes_them() -> None:
+    settings = PublicSettings(data="builtin:digits", limit=6)
+    processor = load_processor(ModelSettings(path="builtin:tiny-vit"), "image")
+    data = read_public(settings, processor, max_length=8, seed=0)
+    (batch,) = data.fixed(6, 1, seed=0, purpose="x")
+    assert batch.keys() == {"pixel_values"}
+    assert batch["pixel_values"].shape == (6, 3, 8, 8)
+    assert batch["pixel_values"].dtype == torch.float32
+    assert batch["pixel_values"].abs().max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "where", "said"),
+    [
+        ({"data": "nowhere.jsonl"}, "public.data", "no such file"),
+        ({"data": "builtin:pidoc"}, "public.data", "builtin:pydoc"),
+        ({"data": "builtin:pydoc", "text": "body"}, "public.text", "body"),
+        ({"data": "builtin:digits"}, "public.text", "text"),
+    ],
+)
+def test_what_is_missing_is_said_by_its_own_key(settings: dict[str, Any], where: str, said: str) -> None:
+    with pytest.raises(RecipeError, match=said) as caught:
+        public(**settings)
+    assert [problem.where for problem in caught.value.problems] == [where]
