@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import click
@@ -27,7 +28,7 @@ def check(recipe: str, overrides: tuple[str, ...], as_json: bool) -> None:
         print_json(planned)
     else:
         console().print(describe_plan(planned))
-        click.echo(f"\n{recipe} is sound. Next:  fedfm run {' '.join((recipe, *overrides))}")
+        click.echo(f"\n{recipe} is sound. Next:  fedfm run {shlex.join((recipe, *overrides))}")
 
 
 @click.command(cls=Command)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Literal
 
@@ -92,4 +93,4 @@ def build(recipe: str, folder: Path, overrides: tuple[str, ...], as_json: bool) 
         print_json(built)
     else:
         console().print(describe_built(built))
-        click.echo(f"\nNext:  fedfm run {' '.join((recipe, *overrides))} proxy.path={folder}")
+        click.echo(f"\nNext:  fedfm run {shlex.join((recipe, *overrides, f'proxy.path={folder}'))}")

@@ -16,7 +16,7 @@ from fedfm.errors import RecipeError
 from fedfm.models.backbones import Backbone
 from fedfm.models.families import FFN, Block, blocks
 from fedfm.models.tunable import Tunable
-from fedfm.models.tunables import IA3, BitFit, Dora, Full, Prefix, TuneSettings
+from fedfm.models.tunables import IA3, BitFit, Dora, Full, Prefix, Tune
 from fedfm.params import Params
 from fedfm.proxies.ffn import NeuronTensor
 from fedfm.proxies.settings import FedPFT, NoProxy, Offsite
@@ -90,14 +90,14 @@ class PlugIn:
         }
 
 
-def refuses(tune: TuneSettings, proxy: NoProxy | FedPFT | Offsite) -> str | None:
+def refuses(tune: Tune, proxy: NoProxy | FedPFT | Offsite) -> str | None:
     """Why what is tuned cannot be plugged into the backbone, as far as the recipe alone tells."""
     if isinstance(proxy, FedPFT):
         whole = isinstance(tune, Full | BitFit) or (isinstance(tune, IA3) and tune.target_modules is None)
         if whole or (isinstance(tune, Dora) and tune.target_modules in ("ffn", "all")):
-            return _CUT
+            return f"`{tune.kind}` {_CUT}"
     if isinstance(proxy, Offsite) and isinstance(tune, Prefix):
-        return "puts keys and values into every layer, but the proxy has only some; use lora or prompt"
+        return f"`{tune.kind}` puts keys and values into every layer, but the proxy has only some; use lora or prompt"
     return None
 
 
