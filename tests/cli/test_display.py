@@ -23,7 +23,14 @@ PLAN: dict[str, Any] = {
     },
     "federation": {"clients": 64, "per_round": 3, "rounds": 2, "partition": "column", "left_out": 5},
     "algorithm": "fedavg",
-    "bytes": {"per_client_down": 1000, "per_client_up": 1000, "per_round": 6000, "total": 12000, "first_download": 5},
+    "bytes": {
+        "per_client_down": 1000,
+        "per_client_up": 1000,
+        "per_round": 6000,
+        "total": 12000,
+        "first_download": 5,
+        "alignment": 0,
+    },
     "privacy": None,
     "device": "cpu",
 }

@@ -42,6 +42,7 @@ def test_a_sound_update_passes() -> None:
         ({"client": "4"}, "from client '4'"),
         ({"round": 3}, "round 3, not round 4"),
         ({"base": "c" * 64}, "another base"),
+        ({"activity": {"b.zeros": torch.zeros(2)}}, "counts of neurons' use that nobody asked for"),
         ({"proxy_version": 1}, "trained on version 1 of the proxy, not 2"),
         ({"proxy_version": 3}, "trained on version 3 of the proxy, not 2"),
         ({"examples": 0}, "claims 0"),

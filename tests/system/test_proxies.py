@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification
 
-from fedfm import export, load_recipe, run
+from fedfm import export, load_recipe, resume, run
 from fedfm.models.builtin import write_random_model
 from fedfm.params import digest, load
 from fedfm.proxies.folder import load_proxy
@@ -65,11 +65,32 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path: Path) -> None:
     for point, number in [("training", 3), ("writing", 4), ("saved", 2)]:
         recipe = write_recipe(tmp_path, f"killed-{point}", algorithm, **more)
         kill_at(recipe, point, number)
-        from fedfm import resume
-
         resumed = resume(tmp_path / "runs" / f"killed-{point}")
         assert outcome(resumed) == outcome(straight), (point, number)
         assert digest(load(resumed.folder.proxy / "model.safetensors")) == held
+
+
+def test_a_finished_run_goes_on_for_more_rounds(tmp_path: Path) -> None:
+    changes: dict[str, Any] = {"local": {"batch_size": 5, "learning_rate": 0.01, "lr_scheduler_type": "constant"}}
+    proxy = {**FEDPFT, "interval": 1, "align": {**STAGE, "data": "clients"}}
+    rounds = {"clients": 6, "per_round": 3, "rounds": 4}
+    straight = run(recipe_of(tmp_path, "straight", proxy=proxy, federation=rounds, **changes))
+    short = run(recipe_of(tmp_path, "short", proxy=proxy, federation={**rounds, "rounds": 2}, **changes))
+    longer = resume(short.path, ["federation.rounds=4"])
+    assert longer.summary["proxy"]["version"] == straight.summary["proxy"]["version"] == 3
+    for part in ("adapter/adapter_model.safetensors", "proxy/model.safetensors"):
+        assert digest(load(longer.path / part)) == digest(load(straight.path / part))
+
+
+def test_a_proxy_that_is_the_backbone(tmp_path: Path) -> None:
+    whole = {"kind": "fedpft", "ffn_keep": 1.0, "distill": {**STAGE}, "interval": 1, "probe": 4}
+    rounds = {"clients": 6, "per_round": 3, "rounds": 2}
+    finished = run(recipe_of(tmp_path, proxy=whole, federation=rounds))
+    longer = resume(finished.path, ["federation.rounds=3"])
+    assert longer.summary["proxy"]["disclosed"] == 1
+    probes = [row for row in jsonl.records(longer.folder.metrics) if "gradient_cosine" in row]
+    assert [row["gradient_cosine"] for row in probes] == [pytest.approx(1, abs=1e-12)]
+    assert longer.summary["proxy"]["plug_in_gap"] == 0
 
 
 @pytest.mark.parametrize("targets", ["attention", "all"])
@@ -123,6 +144,25 @@ def test_a_proxy_built_ahead_gives_the_run_that_builds_its_own(tmp_path: Path) -
     other = deep_model(tmp_path / "deep", "tiny-bert", 2)
     with pytest.raises(Exception, match="made of other weights"):
         run(recipe_of(tmp_path, "elsewhere", model={"path": other}, proxy={**FEDPFT, "path": str(tmp_path / "built")}))
+
+
+@pytest.mark.parametrize("tune", ["lora", "full"])
+def test_an_offsite_proxy_built_ahead_stays_what_it_is(tmp_path: Path, tune: str) -> None:
+    base = {"path": deep_model(tmp_path / "deep", "tiny-bert", 7)}
+    made = {**OFFSITE, "layers": 5}
+    changes: dict[str, Any] = {"model": base, "tune": {"kind": tune}}
+    build_proxy(recipe_of(tmp_path, "builder", proxy=made, **changes), tmp_path / "built")
+    finished = run(
+        recipe_of(tmp_path, proxy={"kind": "offsite", "path": str(tmp_path / "built"), "probe": 0}, **changes)
+    )
+    said = json.loads((finished.folder.proxy / "proxy.json").read_text())["settings"]
+    assert (said["layers"], said["adapters"], said["path"]) == (5, 1, None)
+    first = digest(load(tmp_path / "built" / "model.safetensors"))
+    assert digest(load(finished.folder.proxy / "model.safetensors")) == first
+    outcome_folder = finished.folder.adapter if tune == "lora" else finished.folder.model
+    before = {path.name: path.read_bytes() for path in outcome_folder.glob("*.safetensors")}
+    export(finished.path)
+    assert {path.name: path.read_bytes() for path in outcome_folder.glob("*.safetensors")} == before
 
 
 @pytest.mark.parametrize("name", ["tiny-bert", "tiny-llama"])

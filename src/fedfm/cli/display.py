@@ -121,6 +121,7 @@ def describe_plan(plan: Record) -> RenderableType:
         "bytes": (
             f"{units.size(size['per_client_down'])} down, {units.size(size['per_client_up'])} up a client and round; "
             f"{units.size(size['total'])} in all; what is tuned on, once: {units.size(size['first_download'])}"
+            + (f"; after an alignment {units.size(size['alignment'])} down" if size["alignment"] else "")
         ),
         "privacy": "ε = ∞ (no differential privacy)",
         "device": plan["device"],

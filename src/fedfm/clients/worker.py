@@ -17,7 +17,7 @@ from fedfm.data.examples import Examples
 from fedfm.models.tunable import Tunable
 from fedfm.params import subtract
 from fedfm.proxies.activity import Activity, counting, to_params
-from fedfm.proxies.versions import HeldProxy
+from fedfm.proxies.versions import HeldProxy, StaleProxyError
 from fedfm.randomness import derive_seed, numpy_generator, torch_seed
 from fedfm.tasks.base import Batch, Task
 from fedfm.updates import Failure, Instruction, Update, decode_instruction, encode_update
@@ -38,6 +38,7 @@ class Worker:
         seed: the run's seed.
         device: where the tunable is.
         proxy: what the clients hold in place of the backbone, where they do; the tunable is attached to it.
+        trains_stale: whether a client whose proxy cannot be brought up to date trains on what it holds.
     """
 
     tunable: Tunable
@@ -50,6 +51,7 @@ class Worker:
     seed: int
     device: torch.device
     proxy: HeldProxy | None = None
+    trains_stale: bool = False
 
     def train(self, messages: Mapping[str, bytes]) -> Iterator[tuple[str, bytes | Failure]]:
         """Answers each client's instruction in turn: the bytes of an update, or why there is none.
@@ -73,12 +75,10 @@ class Worker:
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
             if isinstance(error, torch.OutOfMemoryError):
                 reason = "out of memory: lower local.batch_size or data.max_length"
-            return Failure(client, reason, traceback.format_exc())
+            return Failure(client, reason, traceback.format_exc(), stale=isinstance(error, StaleProxyError))
 
     def _train(self, client: str, instruction: Instruction) -> Update:
-        if self.proxy is not None:
-            since, number = instruction.proxy_since, instruction.proxy_version
-            self.proxy.receive(instruction.proxy, since=since, number=number)
+        version = self._bring_up_to_date(instruction)
         self.tunable.write(instruction.params)
         with ExitStack() as stack:
             counted = stack.enter_context(self._counting()) if instruction.count_activity else {}
@@ -94,9 +94,21 @@ class Worker:
             samples=result.samples,
             loss=result.loss,
             params=subtract(self.tunable.read(), instruction.params),
-            proxy_version=instruction.proxy_version,
+            proxy_version=version,
             activity=to_params(counted),
         )
+
+    def _bring_up_to_date(self, instruction: Instruction) -> int:
+        """The version of the proxy that is trained on."""
+        if self.proxy is None:
+            return 0
+        try:
+            since, number = instruction.proxy_since, instruction.proxy_version
+            self.proxy.receive(instruction.proxy, since=since, number=number)
+        except StaleProxyError:
+            if not self.trains_stale:
+                raise
+        return self.proxy.number
 
     def _counting(self) -> AbstractContextManager[dict[str, Activity]]:
         return counting(self.tunable.model, self.proxy.blocks if self.proxy else [])

@@ -90,8 +90,9 @@ def save_proxy(
     *,
     backbone: str,
     version: int = 0,
+    tensors: Params | None = None,
 ) -> Manifest:
-    """Writes a proxy, with or without a tunable attached; the tunable is left out.
+    """Writes a proxy, with or without a tunable attached; an adapter is left out.
 
     Args:
         folder: empty.
@@ -100,9 +101,10 @@ def save_proxy(
         settings: what it was made by.
         backbone: `weights_digest` of the backbone's model.
         version: how many alignments it has been through.
+        tensors: what to write of the model; None: all of it as it is now.
     """
     model = proxy.model
-    tensors = dict(plain_tensors(model))
+    tensors = dict(plain_tensors(model)) if tensors is None else tensors
     manifest = Manifest(
         settings=settings,
         kept={path: tuple(indices.tolist()) for path, indices in kept.items()},

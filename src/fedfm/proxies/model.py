@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from operator import attrgetter
 from pathlib import Path
 
 import torch
@@ -17,7 +18,7 @@ from fedfm.params import Params
 from fedfm.proxies.closed_form import refit_outputs
 from fedfm.proxies.construct import Kept, choose, compressed_blocks, make_proxy, own_parameters
 from fedfm.proxies.distillation import distill
-from fedfm.proxies.folder import check_backbone, read_manifest, read_weights
+from fedfm.proxies.folder import check_backbone, read_manifest, read_weights, weights_digest
 from fedfm.proxies.hidden import Pairs
 from fedfm.proxies.offsite import (
     Layers,
@@ -32,6 +33,9 @@ from fedfm.proxies.settings import FedPFT, Offsite
 from fedfm.tasks.base import Batch
 from fedfm.tasks.public import PublicData
 
+Report = Callable[[str, dict[str, float]], None]
+"""Hears of a stage: its name, and figures of what was done."""
+
 SCORING_BATCHES, FITTING_BATCHES = 8, 16
 """Public batches that data-driven scores, and the closed form, are computed on."""
 
@@ -41,14 +45,18 @@ class ProxyModel:
     """A proxy of a backbone, neither of them with a tunable yet.
 
     Attributes:
+        made_by: the settings that decided its make; those of its folder where it comes from one.
         backbone: the real model, restricted to the layers that the proxy may tune.
+        digest: of the backbone's weights, before anything is tuned.
         proxy: what clients get.
         kept: neurons that stay, by the path of each compressed block; empty for offsite tuning.
         layers: the backbone's layers that an offsite proxy has; None where it has all.
         fitted: whether it comes from a folder, fitted already.
     """
 
+    made_by: FedPFT | Offsite
     backbone: Backbone
+    digest: str
     proxy: Backbone
     kept: Kept
     layers: Layers | None = None
@@ -127,26 +135,26 @@ def make(settings: FedPFT | Offsite, backbone: Backbone, public: PublicData | No
     needs_data = settings.score in ("activation", "gradient")
     batches = public.fixed(16, SCORING_BATCHES, seed=seed, purpose="scores") if public and needs_data else []
     kept = choose(scores(backbone, compressed, settings.score, batches, seed), settings, compressed)
-    return ProxyModel(backbone, make_proxy(backbone, kept), kept)
+    return ProxyModel(settings, backbone, weights_digest(backbone.model), make_proxy(backbone, kept), kept)
 
 
 def _offsite(settings: Offsite, backbone: Backbone) -> ProxyModel:
-    layers = choose_layers(backbone, settings)
-    return ProxyModel(with_adapters(backbone, layers), make_offsite(backbone, layers), {}, layers)
+    layers, digest = choose_layers(backbone, settings), weights_digest(backbone.model)
+    return ProxyModel(settings, with_adapters(backbone, layers), digest, make_offsite(backbone, layers), {}, layers)
 
 
 def _from_folder(folder: Path, settings: FedPFT | Offsite, backbone: Backbone) -> ProxyModel:
     """What a folder's proxy has of its own, beside this backbone's everything else."""
     manifest = read_manifest(folder)
     check_backbone(manifest, backbone)
-    made_by = manifest.settings
+    made_by = manifest.settings.model_copy(update={"path": None})
     if made_by.kind != settings.kind:
         raise RecipeError(f"{folder} is a proxy of kind {made_by.kind}, not {settings.kind}", where="proxy.path")
     if isinstance(made_by, Offsite):
         model = _offsite(made_by, backbone)
     else:
         kept = manifest.kept_neurons
-        model = ProxyModel(backbone, make_proxy(backbone, kept), kept)
+        model = ProxyModel(made_by, backbone, manifest.backbone, make_proxy(backbone, kept), kept)
     weights = read_weights(folder, manifest)
     prefix = "" if backbone.model.base_model is backbone.model else f"{backbone.model.base_model_prefix}."
     model.write({name: weights[f"{prefix}{name}"] for name in model.own})
@@ -161,7 +169,7 @@ def fit(
     public: PublicData | None,
     *,
     seed: int,
-    report: Callable[[str], None],
+    report: Report,
 ) -> None:
     """Fits a proxy to its backbone before round 1, in place: in closed form, then by distillation.
 
@@ -172,20 +180,22 @@ def fit(
         settings: the recipe's ``proxy``.
         public: what it is fitted on; not needed where nothing is to be fitted.
         seed: the recipe's seed.
-        report: hears the name of each stage once it is done.
+        report: hears the name of each stage once it is done, and what it did.
 
     Raises:
         RecipeError: at ``proxy.distill`` when the loss stops being a finite number.
     """
-    report("loaded" if model.fitted else "constructed")
+    report("loaded" if model.fitted else "constructed", {})
     if model.fitted or public is None or not model.pairs:
         return
     if isinstance(settings, FedPFT) and settings.closed_form and model.kept:
         batches: Sequence[Batch] = public.fixed(16, FITTING_BATCHES, seed=seed, purpose="closed form")
-        refit_outputs(student.model, model.pairs, model.kept, batches, settings.ridge)
-        report("closed-form")
+        refits = refit_outputs(student.model, model.pairs, model.kept, batches, settings.ridge)
+        before, after = (sum(map(attrgetter(side), refits.values())) / len(refits) for side in ("before", "after"))
+        report("closed-form", {"residual_before": before, "residual_after": after})
     if settings.distill is not None:
         steps, size = settings.distill.steps, settings.distill.batch_size
         batches_of_steps = public.batches(size, steps=steps, seed=seed, purpose="distillation")
-        distill(teacher.model, student.model, model.pairs, list(model.own.values()), batches_of_steps, settings.distill)
-        report("distilled")
+        own = list(model.own.values())
+        losses = distill(teacher.model, student.model, model.pairs, own, batches_of_steps, settings.distill)
+        report("distilled", {"loss_first": losses[0], "loss_last": losses[-1], "steps": len(losses)})

@@ -54,7 +54,12 @@ def _pooled(experiment: Experiment, state: RunState) -> float:
 
 
 def _local(experiment: Experiment, state: RunState) -> dict[str, float]:
-    """Some clients train alone what they hold, as often as they took part on average; the test set judges them."""
+    """Some clients train alone what they hold, as often as they took part on average; the test set judges them.
+
+    A proxy is the latest, to whose alignment the federation has contributed: with one, this flatters being alone.
+    """
+    if state.proxy is not None and experiment.worker.proxy is not None:
+        experiment.worker.proxy.download(state.proxy)
     clients, local = experiment.data.federation.train, experiment.recipe.local
     chosen = numpy_generator(experiment.recipe.seed, "local baseline").permutation(sorted(clients))[:LOCAL_CLIENTS]
     scores = []

@@ -84,7 +84,7 @@ def _write(folder: Path, state: RunState, offsets: Mapping[str, int], identity: 
         tensors.save(_flatten(state.algorithm), folder / "server.safetensors")
         tensors.save(state.best_params, folder / "best.safetensors")
         if state.proxy is not None:
-            parts = {"own": state.proxy.own, "changed": state.proxy.changed}
+            parts = {"own": state.proxy.own, "changed": state.proxy.changed, "activity": state.activity}
             tensors.save(_flatten(parts), folder / "proxy.safetensors")
     except SafetensorError as error:  # how safetensors reports a full disk
         raise OSError(str(error)) from error
@@ -115,7 +115,7 @@ def load_checkpoint(run: RunFolder) -> Checkpoint | None:
             tensors.load(folder / "params.safetensors"),
             _unflatten(tensors.load(folder / "server.safetensors")),
             tensors.load(folder / "best.safetensors"),
-            _proxy(folder / "proxy.safetensors", saved["state"]["proxy_version"]),
+            *_proxy(folder / "proxy.safetensors", saved["state"]["proxy_version"]),
         )
         return Checkpoint(state, saved["offsets"], saved["identity"], tuple(warnings))
     if warnings:
@@ -123,11 +123,12 @@ def load_checkpoint(run: RunFolder) -> Checkpoint | None:
     return None
 
 
-def _proxy(path: Path, number: int | None) -> ProxyVersion | None:
+def _proxy(path: Path, number: int | None) -> tuple[ProxyVersion | None, Params]:
+    """The proxy's version, and the counts that its next alignment goes by."""
     if number is None:
-        return None
+        return None, {}
     parts = _unflatten(tensors.load(path))
-    return ProxyVersion(number, parts["own"], parts.get("changed", {}))
+    return ProxyVersion(number, parts.get("own", {}), parts.get("changed", {})), parts.get("activity", {})
 
 
 def _folders(run: RunFolder) -> list[Path]:

@@ -27,7 +27,8 @@ class Answers:
     """What came back in one round, folded.
 
     Attributes:
-        trained: clients whose update was accepted.
+        trained: clients whose update was accepted → the version of the proxy that it was trained on.
+        stale: clients whose proxy could not be brought up to date.
         activity: counts of neurons' use, summed over them.
     """
 
@@ -39,7 +40,8 @@ class Answers:
     steps: int = 0
     samples: int = 0
     bytes_up: int = 0
-    trained: list[str] = field(default_factory=list)
+    trained: dict[str, int] = field(default_factory=dict)
+    stale: set[str] = field(default_factory=set)
     activity: Params = field(default_factory=dict)
 
     @property
@@ -62,12 +64,14 @@ class Exchange:
         recipe: says how updates are weighed and combined.
         listeners: hear of every client.
         stop: ends the exchange at the next client.
+        widths: neurons of each compressed FFN of the proxy by its block's path.
     """
 
     runtime: Runtime
     recipe: Recipe
     listeners: Sequence[Listener]
     stop: StopRequest
+    widths: Mapping[str, int]
 
     def __call__(
         self,
@@ -138,11 +142,12 @@ class Exchange:
         """Folds one answer in; the event to record when it is not usable."""
         if isinstance(answer, Failure):
             came_back.failed += 1
+            came_back.stale |= {client} if answer.stale else set()
             return {"kind": "failed", "client": client, "reason": answer.reason, "details": answer.details}
         came_back.bytes_up += len(answer)
         try:
             update = decode_update(answer)
-            reason = screen(update, instruction, client=client, stale=self._accepts_stale)
+            reason = screen(update, instruction, client=client, stale=self._accepts_stale, widths=self.widths)
         except MessageError as error:
             update, reason = None, str(error)
         records.wire.append(
@@ -157,7 +162,7 @@ class Exchange:
         came_back.steps += update.steps
         came_back.samples += update.samples
         came_back.losses.append((update.loss, update.examples))
-        came_back.trained.append(client)
+        came_back.trained[client] = update.proxy_version
         for name, counts in update.activity.items():
             came_back.activity[name] = came_back.activity.get(name, 0) + counts
         return None

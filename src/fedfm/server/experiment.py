@@ -18,7 +18,7 @@ from fedfm.models.backbones import Backbone, load_backbone, load_processor
 from fedfm.models.processors import Processor
 from fedfm.models.tunable import Tunable
 from fedfm.params import Params, digest
-from fedfm.proxies import NoProxy
+from fedfm.proxies import FedPFT, NoProxy
 from fedfm.proxies.model import make
 from fedfm.proxies.versions import HeldProxy
 from fedfm.randomness import numpy_generator
@@ -226,6 +226,7 @@ def build_experiment(recipe: Recipe) -> Experiment:
         seed=recipe.seed,
         device=device,
         proxy=held,
+        trains_stale=isinstance(recipe.proxy, FedPFT) and recipe.proxy.stale == "accept",
     )
     evaluator = Evaluator(
         tunable=tunable,

@@ -62,6 +62,7 @@ def describe(experiment: Experiment) -> dict[str, Any]:
             "per_round": 2 * message * cohort,
             "total": 2 * message * cohort * recipe.federation.rounds,
             "first_download": experiment.first_download_bytes,
+            "alignment": 0 if experiment.proxy is None else experiment.proxy.alignment_bytes,
         },
         "privacy": None,
         "device": str(experiment.device),

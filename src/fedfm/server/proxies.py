@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from fedfm.models.tunable import Tunable
 from fedfm.params import Params, to_bytes
-from fedfm.proxies import FedPFT, NoProxy, Offsite
+from fedfm.proxies import Alignment, FedPFT, NoProxy, Offsite
 from fedfm.proxies.activity import Activity, from_params, measure_activity
 from fedfm.proxies.alignment import align
-from fedfm.proxies.folder import plain_tensors, save_proxy, weights_digest
+from fedfm.proxies.ffn import neurons
+from fedfm.proxies.folder import plain_tensors, save_proxy
 from fedfm.proxies.hidden import layer_errors
 from fedfm.proxies.model import ProxyModel, fit
 from fedfm.proxies.plugin import PlugIn, plug_in_map
@@ -58,9 +61,24 @@ class ServerProxy:
     seed: int
 
     @property
+    def widths(self) -> dict[str, int]:
+        """Neurons of each compressed FFN by its block's path."""
+        return {block.path: neurons(block) for block in self.model.compressed}
+
+    @property
     def download_bytes(self) -> int:
         """What a client needs once, before its first round."""
         return len(to_bytes(dict(self.weights)))
+
+    @property
+    def alignment_bytes(self) -> int:
+        """What one alignment sends to a client that holds the version before; 0 where there is none."""
+        if not isinstance(self.settings, FedPFT) or self.settings.interval is None:
+            return 0
+        share = self.settings.alignment.share
+        chosen = {path: torch.arange(width) < math.ceil(share * width) for path, width in self.widths.items()}
+        first = ProxyVersion.first(self.model.read(), self.model.compressed)
+        return len(to_bytes(first.next(first.own, chosen).changes(0, self.model.compressed)))
 
     def prepare(self, start: Params, report: Report) -> ProxyVersion:
         """Fits the proxy, and says after each stage how like the backbone it is.
@@ -80,7 +98,7 @@ class ServerProxy:
             self.settings,
             self.public,
             seed=self.seed,
-            report=lambda stage: report(self._probed(stage)),
+            report=lambda stage, done: report({**self._probed(stage), **done}),
         )
         return ProxyVersion.first(self.model.read(), self.model.compressed)
 
@@ -110,10 +128,14 @@ class ServerProxy:
         """
         if not isinstance(self.settings, FedPFT) or self.public is None:
             raise TypeError("only a FedPFT proxy with public data is aligned")
+        settings = self.settings.alignment
+        uncounted = self.settings.counts_at_clients and not activity
+        if uncounted or not self.model.pairs:
+            report({"stage": "alignment-skipped"})  # nobody took part, or nothing is compressed
+            return version
         self._carry(params)
         report(self._probed("before-alignment"))
-        settings = self.settings.alignment
-        counted = from_params(activity) if activity else self._measure(round)
+        counted = from_params(activity) if self.settings.counts_at_clients else self._measure(settings, round)
         done = align(
             self.backbone,
             self.proxy,
@@ -128,14 +150,26 @@ class ServerProxy:
             round=round,
             probes=self._probe_batches(),
         )
-        ties = max(done.ties.values(), default=0.0)
-        report({**self._probed("aligned"), "ties": ties})
+        figures = {
+            "loss_first": done.losses[0],
+            "loss_last": done.losses[-1],
+            "ties": max(done.ties.values(), default=0),
+        }
+        report({**self._probed("aligned"), **figures})
         return version.next(self.model.read(), done.chosen)
 
     def save(self, folder: Path, version: ProxyVersion) -> None:
         """Writes the proxy as clients load it into an empty folder."""
-        digest = weights_digest(self.model.backbone.model)
-        save_proxy(folder, self.model.proxy, self.model.kept, self.settings, backbone=digest, version=version.number)
+        model = self.model
+        save_proxy(
+            folder,
+            model.proxy,
+            model.kept,
+            model.made_by,
+            backbone=model.digest,
+            version=version.number,
+            tensors=dict(self.weights),
+        )
 
     def sizes(self) -> dict[str, Any]:
         """Parameters of proxy and backbone, and the share of the client's that are bit for bit the backbone's."""
@@ -144,7 +178,7 @@ class ServerProxy:
             "parameters": {
                 "blocks": block_parameters(proxy.model, proxy.family),
                 "backbone_blocks": block_parameters(backbone.model, backbone.family),
-                "total": sum(tensor.numel() for tensor in self.weights.values()),
+                "total": sum(tensor.numel() for tensor in self.weights.values() if isinstance(tensor, nn.Parameter)),
             },
             "disclosed": bit_equal_share(backbone, proxy, self.model.kept, self.model.origins),
         }
@@ -170,12 +204,13 @@ class ServerProxy:
         found = probe(self.backbone, self.proxy, batches, seed=self.seed, names=names, hidden_errors=errors)
         return {"stage": stage, **found.record()}
 
-    def _measure(self, round: int) -> dict[str, Activity]:  # noqa: A002
-        assert self.public is not None and isinstance(self.settings, FedPFT)  # noqa: S101, PT018 - for the type checker
-        if self.settings.alignment.share == 1:
+    def _measure(self, settings: Alignment, round: int) -> dict[str, Activity]:  # noqa: A002
+        """How much neurons are used on public data."""
+        if settings.share == 1 or self.public is None:
             return {}
-        size = self.settings.alignment.batch_size
-        batches = self.public.batches(size, steps=ACTIVITY_BATCHES, seed=self.seed, purpose="activity", round=round)
+        batches = self.public.batches(
+            settings.batch_size, steps=ACTIVITY_BATCHES, seed=self.seed, purpose="activity", round=round
+        )
         return measure_activity(self.proxy.model, self.model.compressed, batches)
 
 

@@ -42,7 +42,8 @@ class RoundLoop:
     ) -> None:
         self.experiment = experiment
         self.recipe = experiment.recipe
-        self.exchange = Exchange(runtime, experiment.recipe, listeners, stop)
+        widths = experiment.proxy.widths if experiment.proxy else {}
+        self.exchange = Exchange(runtime, experiment.recipe, listeners, stop, widths)
         self.folder = folder
         self.listeners = listeners
         self.stop = stop
@@ -111,6 +112,8 @@ class RoundLoop:
         recipe, number = self.recipe, state.round + 1
         records, watch = Records(), Stopwatch(state.seconds)
         before = watch.seconds.get("total", 0.0)
+        if state.proxy is not None and self._aligns_after(state.round):
+            state = replace(state, proxy=self._align(state, state.proxy, records, watch))
         cohort = sample_cohort(
             self.experiment.data.federation.sizes,
             self._per_round(),
@@ -148,7 +151,8 @@ class RoundLoop:
             bytes_up=state.bytes_up + came_back.bytes_up,
             samples=state.samples + came_back.samples,
             steps=(*state.steps, came_back.steps),
-            holders={**state.holders, **dict.fromkeys(came_back.trained, instruction.proxy_version)},
+            holders=self._holders(state, cohort, came_back),
+            activity=came_back.activity,
         )
         if came_back.accepted:
             train = {"loss": came_back.loss}
@@ -157,23 +161,28 @@ class RoundLoop:
         if number % recipe.evaluate.every == 0 or number == recipe.federation.rounds:
             scores = self._evaluate(params, number, records, watch)
             state = self._with_scores(state, scores)
-        if self._aligns_after(number):
-            state = replace(state, proxy=self._align(state, came_back, records, watch))
         state = replace(state, seconds=watch.seconds)
         news = self._news(state, came_back, bytes_down, scores, watch.seconds["total"] - before)
         return state, records, news
 
     def _aligns_after(self, number: int) -> bool:
-        """Whether the proxy is realigned after a round; after the last it would serve nobody."""
+        """Whether the proxy is realigned between a round and the next; after the last round there is none."""
         interval = self.recipe.proxy.interval
-        return interval is not None and number % interval == 0 and number < self.recipe.federation.rounds
+        return interval is not None and number > 0 and number % interval == 0
 
-    def _align(self, state: RunState, came_back: Answers, records: Records, watch: Stopwatch) -> ProxyVersion:
-        proxy, version = self.experiment.proxy, state.proxy
-        if proxy is None or version is None:
+    def _align(self, state: RunState, version: ProxyVersion, records: Records, watch: Stopwatch) -> ProxyVersion:
+        if self.experiment.proxy is None:
             raise RuntimeError("there is no proxy to align")
         report = self._proxy_report(state.round, records, watch)
-        return proxy.align(version, state.params, state.round, came_back.activity, report)
+        return self.experiment.proxy.align(version, state.params, state.round, state.activity, report)
+
+    def _holders(self, state: RunState, cohort: Mapping[str, int], came_back: Answers) -> dict[str, int]:
+        """Who holds which version now; those whose proxy could not be brought up to date must download it again."""
+        if state.proxy is None:
+            return {}
+        downloaded = {client: state.proxy.number for client in cohort if client not in state.holders}
+        held = {**state.holders, **downloaded, **came_back.trained}
+        return {client: number for client, number in held.items() if client not in came_back.stale}
 
     def _proxy_report(self, number: int, records: Records, watch: Stopwatch) -> Callable[[dict[str, Any]], None]:
         """Writes down how like the backbone the proxy is, stage by stage."""
@@ -276,7 +285,9 @@ class RoundLoop:
         if state.best is not None and not sign * new > sign * state.best.metrics[metric]:
             return state
         keep = self.recipe.evaluate.patience is not None
-        return replace(state, best=Best(state.round, split, scores), best_params=state.params if keep else {})
+        version = state.proxy.number if state.proxy else 0
+        best = Best(state.round, split, scores, version)
+        return replace(state, best=best, best_params=state.params if keep else {})
 
     def _metrics_line(
         self, number: int, split: str, scores: Mapping[str, float], examples: int, watch: Stopwatch

@@ -221,6 +221,7 @@ def _write_proxy(experiment: Experiment, folder: RunFolder, state: RunState) -> 
 def _write_unfinished(experiment: Experiment, folder: RunFolder, status: Status) -> None:
     saved = load_checkpoint(folder)
     if saved is not None:
+        _write_proxy(experiment, folder, saved.state)
         folder.write_json(folder.summary, summarize(experiment, saved.state, status, {}, None, None))
 
 

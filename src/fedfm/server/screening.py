@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from fedfm.proxies.activity import activity_problem
 from fedfm.updates import Instruction, Update
 
 MAX_EXAMPLES = 2**31
@@ -17,7 +18,14 @@ MAX_SAMPLES = 2**40
 """Nor one that claims to have processed more than this in a round."""
 
 
-def screen(update: Update, instruction: Instruction, *, client: str, stale: bool = False) -> str | None:
+def screen(
+    update: Update,
+    instruction: Instruction,
+    *,
+    client: str,
+    stale: bool = False,
+    widths: Mapping[str, int] | None = None,
+) -> str | None:
     """Why an update is refused, or None when it is sound.
 
     Args:
@@ -25,6 +33,7 @@ def screen(update: Update, instruction: Instruction, *, client: str, stale: bool
         instruction: what was sent out this round.
         client: who was asked.
         stale: whether an update may have been trained on an older version of the proxy.
+        widths: neurons of each compressed FFN of the proxy, of which counts may be asked for.
     """
     if update.client != client:
         return f"it says it is from client {update.client!r}"
@@ -39,6 +48,10 @@ def screen(update: Update, instruction: Instruction, *, client: str, stale: bool
     held, asked = update.proxy_version, instruction.proxy_version
     if held != asked and not (stale and 0 <= held < asked):
         return f"it was trained on version {held} of the proxy, not {asked}"
+    if update.activity and not instruction.count_activity:
+        return "it sent counts of neurons' use that nobody asked for"
+    if instruction.count_activity and (problem := activity_problem(update.activity, widths or {})):
+        return problem
     return _shape_problem(update.params, instruction.params) or _finite_problem(update)
 
 

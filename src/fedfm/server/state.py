@@ -18,11 +18,13 @@ class Best:
         round: its number.
         split: where it was measured: ``validation`` where there is one, else ``test``.
         scores: split → loss and metrics of that round.
+        proxy_version: of the proxy that clients trained on in it.
     """
 
     round: int
     split: str
     scores: dict[str, dict[str, float]]
+    proxy_version: int = 0
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -52,6 +54,7 @@ class RunState:
         seconds: wall time by phase: ``train``, ``evaluate``, ``aggregate``, ``wire``, ``proxy``, ``total``.
         proxy: the part of the proxy that may change, where clients hold one.
         holders: client id → the version of the proxy that it holds; clients that have none are not in it.
+        activity: counts of neurons' use from the last round, where clients were asked for them.
     """
 
     round: int
@@ -71,6 +74,7 @@ class RunState:
     seconds: dict[str, float] = field(default_factory=dict)
     proxy: ProxyVersion | None = None
     holders: dict[str, int] = field(default_factory=dict)
+    activity: Params = field(default_factory=dict)
 
     def delivered(self) -> tuple[Params, int, dict[str, float], int]:
         """What the run hands out: the best round's tunable where it stops early, else the last round's.
@@ -109,6 +113,7 @@ class RunState:
         algorithm: ServerState,
         best_params: Params,
         proxy: ProxyVersion | None,
+        activity: Params,
     ) -> RunState:
         """The inverse of `numbers` and the tensors."""
         rest = {name: value for name, value in numbers.items() if name != "proxy_version"}
@@ -122,5 +127,6 @@ class RunState:
                 "algorithm": algorithm,
                 "best_params": best_params,
                 "proxy": proxy,
+                "activity": activity,
             }
         )

@@ -74,22 +74,24 @@ def summarize(
 def proxy_figures(experiment: Experiment, state: RunState) -> dict[str, Any] | None:
     """What summary.json says of the proxy: its sizes, and its own metrics with what was tuned; None without one.
 
-    ``plug_in_gap`` is how much better the backbone is than the proxy, in the headline metric, with what was tuned.
+    ``plug_in_gap`` is how much better the backbone is than the proxy, in the headline metric, with what was tuned. It
+    and ``final`` are None where a round is delivered whose proxy has been realigned since.
     """
     proxy, version = experiment.proxy, state.proxy
     if proxy is None or version is None:
         return None
     metric = experiment.evaluator.metrics[0]
     sign = 1 if experiment.data.task.metrics[metric] else -1
-    params, _, final, _ = state.delivered()
-    own = experiment.evaluate_proxy(params)
+    params, number, final, _ = state.delivered()
+    realigned = state.best is not None and number != state.round and state.best.proxy_version != version.number
+    own = None if realigned else experiment.evaluate_proxy(params)
     return {
         "kind": proxy.settings.kind,
         "version": version.number,
         **proxy.sizes(),
         "initial": state.initial["proxy"],
         "final": own,
-        "plug_in_gap": sign * (final[metric] - own[metric]),
+        "plug_in_gap": None if own is None else sign * (final[metric] - own[metric]),
         "first_download": experiment.first_download_bytes,
         "seconds": round(state.seconds.get("proxy", 0.0), 3),
     }

@@ -97,11 +97,13 @@ class Failure:
         client: client id.
         reason: one line for people.
         details: the traceback, for the events file.
+        stale: whether its proxy could not be brought up to date; it must download it again.
     """
 
     client: str
     reason: str
     details: str = ""
+    stale: bool = False
 
 
 def encode_instruction(instruction: Instruction) -> bytes:

@@ -1,0 +1,71 @@
+"""A client trains on the proxy that it holds, and says which version that was."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from fedfm.params import digest
+from fedfm.proxies.activity import from_params
+from fedfm.recipe import load_recipe
+from fedfm.server.experiment import Experiment, build_experiment
+from fedfm.updates import Failure, Instruction, Update, decode_update, encode_instruction
+from tests.small import small_recipe
+
+PROXY = {"kind": "fedpft", "ffn_keep": 0.5, "keep_layers": [], "closed_form": False, "distill": None, "interval": None}
+
+
+@pytest.fixture(scope="module")
+def experiment(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
+    recipe = small_recipe(tmp_path_factory.mktemp("data"), proxy=PROXY)
+    return build_experiment(load_recipe(recipe))
+
+
+def answer(experiment: Experiment, *, accepts: bool = False, **changes: Any) -> Update | Failure:
+    """What client 0 says to an instruction."""
+    start = experiment.start
+    instruction = Instruction(1, digest(start), 0.01, start, **changes)
+    worker = dataclasses.replace(experiment.worker, trains_stale=accepts)
+    ((_, said),) = worker.train({"0": encode_instruction(instruction)})
+    return said if isinstance(said, Failure) else decode_update(said)
+
+
+def test_the_version_is_told(experiment: Experiment) -> None:
+    said = answer(experiment)
+    assert isinstance(said, Update)
+    assert said.proxy_version == 0
+    assert said.activity == {}
+
+
+def test_a_proxy_that_cannot_be_brought_up_to_date_fails_as_such(experiment: Experiment) -> None:
+    said = answer(experiment, proxy_version=3, proxy_since=2)
+    assert isinstance(said, Failure)
+    assert said.stale
+    assert "holds version 0" in said.reason
+
+
+def test_it_is_trained_on_all_the_same_where_that_is_allowed(experiment: Experiment) -> None:
+    said = answer(experiment, accepts=True, proxy_version=3, proxy_since=2)
+    assert isinstance(said, Update)
+    assert said.proxy_version == 0
+
+
+def test_neurons_are_counted_where_that_is_asked(experiment: Experiment) -> None:
+    said = answer(experiment, count_activity=True)
+    assert isinstance(said, Update)
+    counted = from_params(said.activity)
+    assert sorted(counted) == ["encoder.layer.0", "encoder.layer.1"]
+    for activity in counted.values():
+        assert activity.zeros.shape == (16,)
+        assert activity.tokens > 0
+        assert (activity.near_zeros <= activity.tokens).all()
+
+
+def test_the_backbone_of_the_server_is_not_what_a_client_trains(experiment: Experiment) -> None:
+    before = {name: tensor.clone() for name, tensor in experiment.tunable.read().items()}
+    answer(experiment)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in experiment.tunable.read().items())
