@@ -1,11 +1,23 @@
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 
 from fedfm.models.families import Block
-from fedfm.models.tunables import Lora
-from fedfm.proxies.activity import UNIT, Activity, counting, has_relu, measure_activity, tie_share, usage_scores
+from fedfm.models.tunables import Lora, Prefix
+from fedfm.proxies.activity import (
+    UNIT,
+    Activity,
+    activity_problem,
+    counting,
+    has_relu,
+    measure_activity,
+    tie_share,
+    to_params,
+    usage_scores,
+)
 from fedfm.proxies.trace import activations, run
 from tests.models.cases import CASES, TASKS
 from tests.proxies.small_proxy import KEPT, public_batches, small_proxy
@@ -69,6 +81,53 @@ def test_counted_while_a_client_trains() -> None:
         assert torch.equal(activity.zeros, expected[path].zeros)
     tunable.model(**batches[0])
     assert counted[blocks[0].path].tokens == expected[blocks[0].path].tokens  # no longer
+
+
+def test_padding_behind_a_prefix_is_not_counted_as_text() -> None:
+    """The mask covers the virtual tokens too, and says nothing of the FFNs' positions."""
+    small = small_proxy("tiny-llama", "causal")
+    tunable = Prefix(num_virtual_tokens=3).attach(small.proxy, task_type="CAUSAL_LM", seed=0)
+    with (
+        counting(tunable.model, [block for _, block in small.pairs]),
+        pytest.raises(ValueError, match=r"mask of shape \[4, 13\]"),
+    ):
+        tunable.model(**public_batches(small.backbone, 1)[0])
+
+
+@pytest.mark.parametrize("name", ["tiny-bert", "tiny-opt"])
+def test_what_was_measured_can_be_a_proxys_activity(name: str) -> None:
+    small = small_proxy(name)
+    blocks = [block for _, block in small.pairs]
+    measured = measure_activity(small.proxy.model, blocks, public_batches(small.backbone, 1))
+    assert activity_problem(to_params(measured), {block.path: KEPT for block in blocks}) is None
+
+
+WIDTHS = {"h.0": 3, "h.1": 2}
+SENT = to_params({path: Activity.of(torch.ones(7, width)) for path, width in WIDTHS.items()})
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"h.1.tokens": None}, r"1 counts of neurons' use are missing, first `h\.1\.tokens`"),
+        ({"h.0.zeros": None, "h.0.magnitude": None}, r"2 counts .* missing, first `h\.0\.magnitude`"),
+        ({"h.2.zeros": torch.zeros(3, dtype=torch.int64)}, r"not asked for, first `h\.2\.zeros`"),
+        ({"h.0.zeros": torch.zeros(2, dtype=torch.int64)}, r"`h\.0\.zeros` has shape \[2\], not \[3\]"),
+        ({"h.0.zeros": torch.zeros(1, 3, dtype=torch.int64)}, r"`h\.0\.zeros` has shape \[1, 3\], not \[3\]"),
+        ({"h.1.tokens": torch.tensor([7])}, r"`h\.1\.tokens` has shape \[1\], not \[\]"),
+        ({"h.0.magnitude": torch.ones(3)}, r"`h\.0\.magnitude` is torch\.float32"),
+        ({"h.1.tokens": torch.tensor(0)}, r"`h\.1\.tokens` is 0"),
+        ({"h.1.tokens": torch.tensor(-7)}, r"`h\.1\.tokens` is -7"),
+        ({"h.0.zeros": torch.tensor([0, 8, 0])}, r"`h\.0\.zeros` .* above the 7 positions"),
+        ({"h.0.near_zeros": torch.tensor([0, 0, -1])}, r"`h\.0\.near_zeros` has counts below 0"),
+        ({"h.1.near_zeros": torch.tensor([8, 8])}, r"`h\.1\.near_zeros` .* above the 7 positions"),
+        ({"h.1.magnitude": torch.tensor([5, -5])}, r"`h\.1\.magnitude` has sums below 0"),
+    ],
+)
+def test_what_cannot_be_a_proxys_activity(changes: dict[str, torch.Tensor | None], said: str) -> None:
+    assert activity_problem(SENT, WIDTHS) is None
+    sent = {name: tensor for name, tensor in {**SENT, **changes}.items() if tensor is not None}
+    assert re.search(said, activity_problem(sent, WIDTHS) or "")
 
 
 def test_the_order_of_clients_does_not_matter() -> None:

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from fedfm.models.tunable import Tunable
 from fedfm.models.tunables import Lora
 from fedfm.proxies.activity import measure_activity
-from fedfm.proxies.alignment import Aligned, align, choose_neurons, require_same_tunable
+from fedfm.proxies.alignment import Aligned, align, choose_neurons, overlap, require_same_tunable
 from fedfm.proxies.ffn import neuron_tensors
+from fedfm.proxies.hidden import layer_errors
 from fedfm.proxies.settings import Alignment
 from tests.proxies.small_proxy import KEPT, Small, changed, public_batches, small_proxy, values
 
@@ -38,8 +39,7 @@ def tuned(name: str, whole: int = 0) -> tuple[Small, Tunable, Tunable]:
 def run_alignment(small: Small, teacher: Tunable, student: Tunable, settings: Alignment = SETTINGS) -> Aligned:
     public = public_batches(small.backbone, settings.steps)
     activity = measure_activity(student.model, [block for _, block in small.pairs], public)
-    probes = public_batches(small.backbone, 2, seed=5)
-    return align(teacher, student, small.pairs, small.own, activity, public, settings, seed=0, round=10, probes=probes)
+    return align(teacher, student, small.pairs, small.own, activity, public, settings, seed=0, round=10)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -48,6 +48,8 @@ def test_only_the_chosen_neurons_move(name: str) -> None:
     small, teacher, student = tuned(name, whole=1)
     backbone, proxy = values(teacher.model), values(student.model)
     before = {key: value.detach().clone() for key, value in small.own.items()}
+    probes = public_batches(small.backbone, 2, seed=5)
+    ((_, distance),) = layer_errors(teacher.model, student.model, small.pairs, probes).items()
     result = run_alignment(small, teacher, student)
     assert changed(teacher.model, backbone) == set()
     own = {id(parameter) for parameter in small.own.values()}
@@ -65,7 +67,7 @@ def test_only_the_chosen_neurons_move(name: str) -> None:
         differing = tensor.take(parameter.detach(), moved) != tensor.take(before[key], moved)
         assert differing.float().mean() > 0.9
     assert all((parameter != before[key]).float().mean() > 0.9 for key, parameter in remaining.items())
-    assert result.after[path] < result.before[path]
+    assert layer_errors(teacher.model, student.model, small.pairs, probes)[path] < distance
     assert len(result.losses) == 12
 
 
@@ -87,7 +89,7 @@ def test_all_neurons_without_counting_them() -> None:
     small, teacher, student = tuned("tiny-bert")
     settings = Alignment(share=1, steps=3, learning_rate=0.01)
     batches = public_batches(small.backbone, 3)
-    result = align(teacher, student, small.pairs, small.own, {}, batches, settings, seed=0, round=1, probes=batches)
+    result = align(teacher, student, small.pairs, small.own, {}, batches, settings, seed=0, round=1)
     assert all(chosen.all() for chosen in result.chosen.values())
     assert result.ties == {}
 
@@ -165,3 +167,13 @@ def test_chance_decides_ties_by_key() -> None:
     others = [drawn(seed=1), drawn(round=20), drawn(path="h.1")]
     assert all(other != drawn() for other in others)
     assert drawn() != [True] * 32 + [False] * 32
+
+
+def test_overlap_by_hand() -> None:
+    """Spec 6.3 Z1: of the five chosen now, the alignment before had chosen two."""
+    before = {"h.0": torch.tensor([True, True, False, False]), "h.1": torch.tensor([True, False, False, False])}
+    now = {"h.0": torch.tensor([False, True, True, False]), "h.1": torch.tensor([True, True, True, False])}
+    assert overlap(before, now) == 2 / 5
+    assert overlap(now, before) == 2 / 3
+    assert overlap(now, now) == 1
+    assert overlap({path: ~chosen for path, chosen in now.items()}, now) == 0

@@ -227,7 +227,7 @@ def test_what_counts_cut_neurons_is_refused_with_what_to_do(tune: TuneSettings, 
     pair = Pair(tune, load(name, "text"), "text")
     with pytest.raises(RecipeError, match=f"{key}: .*1.*targets neurons that the proxy cuts; use lora") as caught:
         pair.map()
-    assert "head, prompt or prefix" in str(caught.value)
+    assert "or all) or head" in str(caught.value)
 
 
 def test_tunables_that_do_not_pair_off_are_refused() -> None:
@@ -242,10 +242,12 @@ def test_tunables_that_do_not_pair_off_are_refused() -> None:
 
 REFUSED: list[tuple[TuneSettings, Any]] = [
     *product([Full(), BitFit(), IA3(), Dora(target_modules="ffn"), Dora(target_modules="all")], [FedPFT()]),
+    *product([Prompt(), Prefix()], [FedPFT()]),
     (Prefix(), Offsite()),
 ]
 ACCEPTED: list[tuple[TuneSettings, Any]] = [
-    *product([Lora(), Lora(target_modules="all"), Dora(), Head(), Prompt(), Prefix()], [FedPFT()]),
+    *product([Lora(), Lora(target_modules="all"), Dora(), Head()], [FedPFT()]),
+    *product([Prompt(), Prefix()], [FedPFT(interval=None)]),
     *product([Lora(target_modules="all"), Dora(target_modules="ffn"), Full(), IA3(), BitFit(), Head()], [Offsite()]),
     (Prompt(), Offsite()),
     *product([Full(), BitFit(), IA3(), Prefix(), Dora(target_modules="all")], [NoProxy()]),
@@ -255,6 +257,14 @@ ACCEPTED: list[tuple[TuneSettings, Any]] = [
 @pytest.mark.parametrize(("tune", "proxy"), REFUSED, ids=lambda value: value.kind)
 def test_the_recipe_alone_tells_what_cannot_be_plugged_in(tune: TuneSettings, proxy: Any) -> None:
     assert "use lora" in (refuses(tune, proxy) or "")
+
+
+@pytest.mark.parametrize("tune", [Prompt(), Prefix()], ids=lambda value: value.kind)
+def test_what_alignment_would_not_see_is_refused(tune: TuneSettings) -> None:
+    """Spec 9.1 B2: the proxy would be aligned with a backbone on which nothing is tuned."""
+    reason = refuses(tune, FedPFT(interval=3)) or ""
+    assert f"`{tune.kind}` is not seen by alignment" in reason
+    assert "proxy.interval=null" in reason
 
 
 @pytest.mark.parametrize(("tune", "proxy"), ACCEPTED, ids=lambda value: value.kind)

@@ -111,5 +111,12 @@ def test_real_positions_leave_padding_out() -> None:
     expected = torch.tensor([[0.0, 1.0], [2.0, 3.0], [6.0, 7.0]])
     assert torch.equal(real_positions(values, mask), expected)
     assert torch.equal(real_positions(values.reshape(6, 2), mask), expected)
+    assert torch.equal(real_positions(values[0], mask[0]), expected[:2])
     assert real_positions(values, None).shape == (6, 2)
-    assert real_positions(torch.zeros(2, 5, 2), mask).shape == (10, 2)  # of another tower
+
+
+@pytest.mark.parametrize("shape", [(2, 5, 2), (3, 2, 2), (1, 6, 2), (5, 2)])
+def test_a_mask_of_other_positions_is_refused(shape: tuple[int, ...]) -> None:
+    """Six positions of an image, say, are not those of a text: none of them is padding."""
+    with pytest.raises(ValueError, match=r"a mask of shape \[2, 3\] does not say"):
+        real_positions(torch.zeros(shape), torch.ones(2, 3))

@@ -102,6 +102,35 @@ def test_changes_of_another_proxy_are_refused(proxies) -> None:
     assert digest(dict(client.own)) == digest(versions[0].own)
 
 
+@pytest.mark.parametrize(
+    ("tensor", "value", "said"),
+    [
+        ("neurons", torch.tensor([1, 4, 5, 8], dtype=torch.int32), "names neurons that are not among its 8"),
+        ("neurons", torch.tensor([-1, 4, 5, 6], dtype=torch.int32), "names neurons that are not among its 8"),
+        ("neurons", torch.tensor([1, 4, 4, 6], dtype=torch.int32), "ascending order, each once"),
+        ("neurons", torch.tensor([1, 5, 4, 6], dtype=torch.int32), "ascending order, each once"),
+        ("neurons", torch.tensor([[1, 4, 5, 6]], dtype=torch.int32), r"of shape \[1, 4\], not a list"),
+        ("neurons", torch.tensor([1.0, 4.0, 5.0, 6.0]), "is torch.float32 of shape"),
+        ("neurons", torch.tensor([1, 4, 5], dtype=torch.int32), r"has shape \[.*4.*\], not \[.*3.*\]"),
+        ("last", torch.zeros(3, 5), r"has shape \[3, 5\], not"),
+        ("last", torch.tensor(0.0), r"has shape \[\], not"),
+        ("last", "double", "is torch.float64, not torch.float32"),
+    ],
+    ids=str,
+)
+def test_changes_that_do_not_fit_are_refused_before_anything_is_written(
+    proxies, tensor: str, value: Tensor | str, said: str
+) -> None:
+    client, compressed, versions = proxies
+    changes = versions[2].changes(0, compressed)
+    name = f"{compressed[0].path}.neurons" if tensor == "neurons" else list(client.own)[-1]
+    changes[name] = changes[name].double() if isinstance(value, str) else value
+    with pytest.raises(StaleProxyError, match=f"another proxy than the one that the client holds: .*{said}"):
+        client.receive(changes, since=0, number=2)
+    assert digest(dict(client.own)) == digest(versions[0].own)
+    assert client.number == 0
+
+
 def test_a_version_is_not_changed_by_the_next(proxies) -> None:
     _, compressed, versions = proxies
     before = dataclasses.replace(versions[0], changed={path: t.clone() for path, t in versions[0].changed.items()})

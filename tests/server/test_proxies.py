@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import torch
 
+from fedfm.clients import Worker
 from fedfm.errors import RecipeError, TooFewClientsError
-from fedfm.params import Params, digest, tensor_digest
+from fedfm.params import Params, digest, from_bytes, tensor_digest
 from fedfm.proxies.ffn import neuron_tensors
 from fedfm.proxies.folder import weights_digest
 from fedfm.proxies.versions import ProxyVersion
@@ -129,25 +130,86 @@ def test_nothing_that_the_proxy_hides_crosses_the_wire(tmp_path: Path, proxy: di
     assert any(line["kind"] == "download" for line in ledger(loop))
 
 
-def rows_of(params: Params) -> set[bytes]:
-    """The bytes of every row and every column of the matrices among some tensors."""
-    found: set[bytes] = set()
-    for tensor in params.values():
-        if tensor.dim() == 2:
-            found |= {row.contiguous().numpy().tobytes() for row in tensor.detach()}
-            found |= {row.contiguous().numpy().tobytes() for row in tensor.detach().T}
-    return found
+class Wire(LocalRuntime):
+    """Keeps all that passes: the proxy as it was at each download, and every message in either direction."""
+
+    def __init__(self, experiment: Experiment) -> None:
+        super().__init__(experiment.worker)
+        self.weights = experiment.proxy.weights if experiment.proxy else {}
+        self.downloads: list[Params] = []
+        self.down: list[Params] = []
+        self.up: list[Params] = []
+
+    def hand_out(self, clients: Any, version: ProxyVersion) -> None:
+        self.downloads.append({name: tensor.detach().clone() for name, tensor in self.weights.items()})
+        super().hand_out(clients, version)
+
+    def exchange(self, messages: Any) -> Any:
+        self.down += [from_bytes(message) for message in messages.values()]
+        for client, answer in super().exchange(messages):
+            assert isinstance(answer, bytes)
+            self.up.append(from_bytes(answer))
+            yield client, answer
 
 
-def test_no_cut_neurons_vector_is_in_what_clients_download(tmp_path: Path) -> None:
-    experiment = build(tmp_path)
+def lines_of(params: Params) -> bytes:
+    """Every line of every tensor along each of its axes: the rows of a matrix, then its columns."""
+    lines = [tensor.movedim(axis, -1) for tensor in params.values() for axis in range(tensor.dim())]
+    return b"|".join(line.contiguous().numpy().tobytes() for line in lines)
+
+
+INPUTS_AND_OUTPUT = {  # each as the backbone stores it, with the axis that counts neurons
+    "tiny-bert": ([("encoder.layer.1.intermediate.dense", 0)], ("encoder.layer.1.output.dense", 1)),
+    "tiny-gpt2": ([("h.1.mlp.c_fc", 1)], ("h.1.mlp.c_proj", 0)),
+    "tiny-llama": (
+        [("layers.1.mlp.gate_proj", 0), ("layers.1.mlp.up_proj", 0)],
+        ("layers.1.mlp.down_proj", 1),
+    ),
+}
+
+
+@pytest.mark.parametrize("model", INPUTS_AND_OUTPUT)
+def test_no_cut_neurons_vector_is_in_anything_that_passes(tmp_path: Path, model: str) -> None:
+    """Not in what is downloaded, tuned, counted or realigned, be it as a row or as a column of something larger."""
+    experiment = build(
+        tmp_path,
+        {**FEDPFT, "distill": None, "align": {**FEDPFT["align"], "data": "clients"}},
+        model={"path": f"builtin:{model}"},
+        tune={"kind": "lora", "target_modules": "all"},
+        federation={"clients": 4, "per_round": 3, "rounds": 3},
+    )
     assert experiment.proxy is not None
-    downloaded = rows_of(dict(experiment.proxy.weights))
-    for block, _ in experiment.proxy.model.pairs:
-        kept = set(experiment.proxy.model.kept[block.path].tolist())
-        weight = block.module.get_parameter("intermediate.dense.weight").detach()
-        found = {neuron for neuron in range(32) if weight[neuron].numpy().tobytes() in downloaded}
-        assert found == kept  # the kept ones are there as they are: input vectors are not refitted by the closed form
+    base = experiment.proxy.model.backbone.model.base_model
+
+    def vectors(path: str, axis: int) -> list[bytes]:
+        """A matrix's vector at each neuron."""
+        weight = base.get_submodule(path).get_parameter("weight").detach()
+        return [weight.select(axis, neuron).contiguous().numpy().tobytes() for neuron in range(32)]
+
+    inputs, output = INPUTS_AND_OUTPUT[model]
+    before = [vectors(*place) for place in (*inputs, output)]
+    ((_, indices),) = experiment.proxy.model.kept.items()
+    kept = set(indices.tolist())
+
+    wire = Wire(experiment)
+    loop = RoundLoop(experiment, wire, RunFolder.create(tmp_path / "run"), [], StopRequest())
+    state = loop.play(loop.start())
+    assert state.proxy is not None
+    assert state.proxy.number == 2
+    assert any(name.startswith("proxy/") for params in wire.down for name in params)
+    assert any(name.startswith("activity/") for params in wire.up for name in params)
+
+    def found(passed: list[Params], known: list[bytes]) -> set[int]:
+        sent = b"|".join(map(lines_of, passed))
+        return {neuron for neuron, vector in enumerate(known) if vector in sent}
+
+    passed = [*wire.downloads, *wire.down, *wire.up]
+    *at_inputs, at_output = before
+    for known in at_inputs:
+        assert found(passed, known) == kept  # those of the others are there as they are, so looking finds
+        assert found(wire.downloads[:1], known) == kept
+    assert found(passed, at_output) == set()  # refitted in closed form
+    assert [vectors(*place) for place in (*inputs, output)] == before
 
 
 def test_counts_from_clients_choose_the_same_neurons_in_any_order(tmp_path: Path) -> None:
@@ -159,6 +221,30 @@ def test_counts_from_clients_choose_the_same_neurons_in_any_order(tmp_path: Path
     assert counted == {1: True, 2: False}  # asked for only where an alignment follows
     assert state.proxy is not None
     assert state.proxy.number == 1
+
+    turned = build(tmp_path, proxy, federation={"clients": 4, "per_round": 4, "rounds": 2})
+    runtime = Backwards(turned.worker)
+    again = RoundLoop(turned, runtime, RunFolder.create(tmp_path / "backwards"), [], StopRequest())
+    other = again.play(again.start())
+    assert runtime.answered == [["3", "2", "1", "0"]] * 2
+    assert other.proxy is not None
+    assert digest(other.proxy.own) == digest(state.proxy.own)
+    assert digest(other.proxy.changed) == digest(state.proxy.changed)
+    assert all(0 < changed.sum() < len(changed) for changed in state.proxy.changed.values())
+
+
+class Backwards(LocalRuntime):
+    """Trains the last client first, and lets it answer first."""
+
+    def __init__(self, worker: Worker) -> None:
+        super().__init__(worker)
+        self.answered: list[list[str]] = []
+
+    def exchange(self, messages: Any) -> Any:
+        self.answered.append([])
+        for client, answer in super().exchange(dict(reversed(messages.items()))):
+            self.answered[-1].append(client)
+            yield client, answer
 
 
 def test_a_resumed_worker_is_brought_to_the_version_that_its_clients_hold(tmp_path: Path) -> None:

@@ -94,9 +94,44 @@ def from_params(params: Params) -> dict[str, Activity]:
     }
 
 
+def activity_problem(params: Params, widths: Mapping[str, int]) -> str | None:
+    """Why what a client sent in place of `to_params` cannot be the activity of a proxy, or None when it can.
+
+    Args:
+        params: what it sent.
+        widths: how many neurons each compressed FFN has, m', by its block's path.
+    """
+    shapes = {f"{path}.{name}": (width,) for path, width in widths.items() for name in _COUNTS}
+    expected: dict[str, tuple[int, ...]] = {**{f"{path}.tokens": () for path in widths}, **shapes}
+    if missing := sorted(expected.keys() - params.keys()):
+        return f"{len(missing)} counts of neurons' use are missing, first `{missing[0]}`"
+    if extra := sorted(params.keys() - expected.keys()):
+        return f"{len(extra)} counts were not asked for, first `{extra[0]}`"
+    for name, shape in expected.items():
+        if params[name].shape != shape:
+            return f"count `{name}` has shape {list(params[name].shape)}, not {list(shape)}"
+        if params[name].dtype != torch.int64:
+            return f"count `{name}` is {params[name].dtype}, not torch.int64"
+    problems = (_count_problem(path, activity) for path, activity in from_params(params).items())
+    return next((problem for problem in problems if problem), None)
+
+
+def _count_problem(path: str, activity: Activity) -> str | None:
+    """Why one FFN's counts contradict each other."""
+    if activity.tokens < 1:
+        return f"`{path}.tokens` is {activity.tokens}, but neurons' use is counted at one position or more"
+    for name, counts in (("zeros", activity.zeros), ("near_zeros", activity.near_zeros)):
+        if counts.min() < 0 or counts.max() > activity.tokens:
+            return f"`{path}.{name}` has counts below 0 or above the {activity.tokens} positions counted"
+    return f"`{path}.magnitude` has sums below 0" if activity.magnitude.min() < 0 else None
+
+
 @contextmanager
 def counting(model: Model, blocks: Sequence[Block]) -> Iterator[dict[str, Activity]]:
-    """Counts, by block path, what neurons do in every pass of a model while it is used for something else."""
+    """Counts, by block path, what neurons do in every pass of a model while it is used for something else.
+
+    A pass raises ValueError where the model's attention mask is not of the FFNs' positions, as behind a prefix.
+    """
     counted = {block.path: Activity.none(neurons(block)) for block in blocks}
     base = base_of(model)
     signature = inspect.signature(base.forward)

@@ -18,7 +18,7 @@ from fedfm.models.tunable import Tunable
 from fedfm.proxies.activity import Activity, tie_share, usage_scores
 from fedfm.proxies.distillation import distill
 from fedfm.proxies.ffn import neuron_tensors, neurons
-from fedfm.proxies.hidden import Pairs, layer_errors
+from fedfm.proxies.hidden import Pairs
 from fedfm.proxies.settings import Alignment, Distillation
 from fedfm.randomness import numpy_generator
 from fedfm.tasks.base import Batch
@@ -32,15 +32,11 @@ class Aligned:
         chosen: the neurons refitted, bool [m'].
         ties: share of the neurons' scores that another's equals; where it is high, chance chose.
         losses: of each step.
-        before: relative error of the hidden state before.
-        after: the same after.
     """
 
     chosen: dict[str, Tensor]
     ties: dict[str, float]
     losses: list[float]
-    before: dict[str, float]
-    after: dict[str, float]
 
 
 def choose_neurons(scores: Tensor, share: float, *, seed: int, round: int, path: str) -> Tensor:  # noqa: A002
@@ -72,7 +68,6 @@ def align(
     *,
     seed: int,
     round: int,  # noqa: A002
-    probes: Sequence[Batch],
 ) -> Aligned:
     """Refits the least used neurons of the proxy, its FFNs' output biases and the norms after them, in place.
 
@@ -86,7 +81,6 @@ def align(
         settings: share, score and optimiser.
         seed: the recipe's seed.
         round: the present one.
-        probes: public batches on which errors are measured before and after.
 
     Raises:
         RecipeError: at ``proxy.align`` when the loss stops being a finite number.
@@ -103,7 +97,6 @@ def align(
     chosen = {
         path: choose_neurons(score, settings.share, seed=seed, round=round, path=path) for path, score in scores.items()
     }
-    before = layer_errors(teacher.model, student.model, pairs, probes)
     losses = distill(
         teacher.model,
         student.model,
@@ -123,9 +116,20 @@ def align(
         chosen=chosen,
         ties={path: tie_share(score) for path, score in scores.items()} if settings.share < 1 else {},
         losses=losses,
-        before=before,
-        after=layer_errors(teacher.model, student.model, pairs, probes),
     )
+
+
+def overlap(previous: Mapping[str, Tensor], chosen: Mapping[str, Tensor]) -> float:
+    """Share of the neurons that one alignment chose, all blocks together, which the one before had chosen too, 0 to 1.
+
+    Where chance chooses it is about ``share``.
+
+    Args:
+        previous: bool [m'] by block path, as `Aligned.chosen` has it.
+        chosen: the same of the later one, of the same blocks.
+    """
+    both = sum(int((previous[path] & now).sum()) for path, now in chosen.items())
+    return both / sum(int(now.sum()) for now in chosen.values())
 
 
 def require_same_tunable(teacher: Tunable, student: Tunable) -> None:

@@ -23,6 +23,9 @@ def relative_error(teacher: Tensor, student: Tensor, mask: Tensor | None) -> Ten
         teacher: hidden state T, ``[B, T, d]``.
         student: hidden state H, of the same shape.
         mask: ``[B, T]``, 1 = real; None where nothing is padded.
+
+    Raises:
+        ValueError: the mask is of other positions.
     """
     error, norm = _squares(teacher, student, mask)
     return error / norm

@@ -1,6 +1,7 @@
 """What flows through a model: hidden states after blocks, activations of neurons, the arguments of a block.
 
-Every pass is through the base model, without a head, and reads an adapter as the part of the model that it is.
+Every pass is through the base model, without a head, and reads an adapter as the part of the model that it is. Virtual
+tokens are no part of it: of prompts and prefixes nothing is seen.
 """
 
 from __future__ import annotations
@@ -96,9 +97,16 @@ def real_positions(values: Tensor, mask: Tensor | None) -> Tensor:
 
     Args:
         values: ``[B, T, width]``, or the same flattened to ``[B·T, width]``.
-        mask: ``[B, T]``, 1 = real. None: all positions are, as in a tower that sees images beside one that reads.
+        mask: ``[B, T]``, 1 = real. None: all positions are, as those of an image.
+
+    Raises:
+        ValueError: the mask is of other positions.
     """
     rows = values.reshape(-1, values.shape[-1])
-    if mask is None or mask.numel() != len(rows):
+    if mask is None:
         return rows
+    if values.shape[:-1] not in (mask.shape, (mask.numel(),)):
+        raise ValueError(
+            f"a mask of shape {list(mask.shape)} does not say which positions of {list(values.shape)} are real"
+        )
     return rows[mask.to(rows.device).reshape(-1).bool()]

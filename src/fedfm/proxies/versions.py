@@ -115,7 +115,8 @@ class HeldProxy:
             number: the version that they lead to.
 
         Raises:
-            StaleProxyError: the proxy is older than ``since``, newer than ``number``, or another; nothing is written.
+            StaleProxyError: the proxy is older than ``since``, newer than ``number``, or another than the changes are
+                of; nothing is written.
         """
         if number == self.number:
             return
@@ -124,11 +125,30 @@ class HeldProxy:
                 f"the client holds version {self.number} of the proxy, and the message leads from {since} to {number}; "
                 "it must download the proxy again"
             )
-        chosen = {f"{block.path}.{NEURONS}" for block in self.blocks}
-        if changes.keys() != self.own.keys() | chosen:
-            raise StaleProxyError("the message changes another proxy than the one that the client holds")
+        if problem := self._problem(changes):
+            raise StaleProxyError(f"the message changes another proxy than the one that the client holds: {problem}")
         self._write(changes)
         self.number = number
+
+    def _problem(self, changes: Params) -> str | None:
+        """Why changes do not fit this proxy."""
+        expected = self.own.keys() | {f"{block.path}.{NEURONS}" for block in self.blocks}
+        if differing := sorted(changes.keys() ^ expected):
+            return f"{differing[0]} is in one of them only"
+        shapes = {name: [*mine.shape] for name, mine in self.own.items()}
+        for block in self.blocks:
+            chosen = changes[f"{block.path}.{NEURONS}"]
+            for tensor in neuron_tensors(block):
+                name = f"{block.path}.{tensor.name}"
+                if problem := _index_problem(chosen, tensor.size(self.own[name])):
+                    return f"{block.path}.{NEURONS} {problem}"
+                shapes[name][tensor.axis] = tensor.copies * len(chosen)
+        for name, shape in shapes.items():
+            if [*changes[name].shape] != shape:
+                return f"{name} has shape {[*changes[name].shape]}, not {shape}"
+            if changes[name].dtype != self.own[name].dtype:
+                return f"{name} is {changes[name].dtype}, not {self.own[name].dtype}"
+        return None
 
     @torch.no_grad()
     def _write(self, changes: Params) -> None:
@@ -141,3 +161,12 @@ class HeldProxy:
                 mine.index_copy_(tensor.axis, index.to(mine.device), changes[name].to(mine.device))
         for name, mine in rest.items():
             mine.copy_(changes[name])
+
+
+def _index_problem(chosen: Tensor, width: int) -> str | None:
+    """Why a tensor does not name some of ``width`` neurons."""
+    if chosen.dtype != torch.int32 or chosen.dim() != 1:
+        return f"is {chosen.dtype} of shape {[*chosen.shape]}, not a list of torch.int32"
+    if len(chosen) and not 0 <= chosen.min() <= chosen.max() < width:
+        return f"names neurons that are not among its {width}"
+    return None if (chosen.diff() > 0).all() else "does not name neurons in ascending order, each once"
