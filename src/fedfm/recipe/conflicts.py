@@ -156,6 +156,6 @@ CHECKS = (
     Check(("evaluate.metrics", "task.kind"), _metrics),
     Check(("evaluate.patience", "data.validation"), _patience),
     Check(("public", "proxy"), _public_data),
-    Check(("tune.kind", "tune.target_modules", "proxy.kind"), _plug_in),
+    Check(("tune.kind", "tune.target_modules", "proxy.kind", "proxy.interval"), _plug_in),
 )
 """All rules, in the order of the recipe."""

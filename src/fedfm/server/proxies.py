@@ -15,7 +15,7 @@ from fedfm.models.tunable import Tunable
 from fedfm.params import Params, to_bytes
 from fedfm.proxies import Alignment, FedPFT, NoProxy, Offsite
 from fedfm.proxies.activity import Activity, from_params, measure_activity
-from fedfm.proxies.alignment import align
+from fedfm.proxies.alignment import align, overlap
 from fedfm.proxies.ffn import neurons
 from fedfm.proxies.folder import plain_tensors, save_proxy
 from fedfm.proxies.hidden import layer_errors
@@ -148,13 +148,12 @@ class ServerProxy:
             settings,
             seed=self.seed,
             round=round,
-            probes=self._probe_batches(),
         )
-        figures = {
-            "loss_first": done.losses[0],
-            "loss_last": done.losses[-1],
-            "ties": max(done.ties.values(), default=0),
-        }
+        ties = max(done.ties.values(), default=0.0)
+        figures = {"loss_first": done.losses[0], "loss_last": done.losses[-1], "ties": ties}
+        if version.number:
+            before = {path: changed == version.number for path, changed in version.changed.items()}
+            figures["overlap"] = overlap(before, done.chosen)
         report({**self._probed("aligned"), **figures})
         return version.next(self.model.read(), done.chosen)
 
