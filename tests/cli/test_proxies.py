@@ -102,6 +102,7 @@ def test_inspecting_asks_for_the_papers_proxy(inspector: Server) -> None:
         "tokens": 128,
         "batch_size": 16,
         "public": None,
+        "allow_network": False,
     }
     settings = FedPFT()
     assert (settings.ffn_keep, settings.keep_layers, settings.score) == (0.25, [0, -1], "concat-l2")
@@ -109,8 +110,8 @@ def test_inspecting_asks_for_the_papers_proxy(inspector: Server) -> None:
 
 def test_every_option_reaches_the_server(inspector: Server) -> None:
     options = "--ffn-keep 0.1 --keep-layers 1,2,-1 --score product --adapters 1 --tokens 64 --batch-size 4 --public x"
-    assert invoke("inspect", "m", *options.split()).exit_code == 0
-    assert list(inspector.calls[0][1].values()) == [0.1, [1, 2, -1], "product", 1, 64, 4, "x"]
+    assert invoke("inspect", "m", *options.split(), "--allow-network").exit_code == 0
+    assert list(inspector.calls[0][1].values()) == [0.1, [1, 2, -1], "product", 1, 64, 4, "x", True]
     assert invoke("inspect", "m", "--keep-layers", "").exit_code == 0
     assert inspector.calls[1][1]["keep_layers"] == []
 

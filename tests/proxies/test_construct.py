@@ -15,16 +15,9 @@ from fedfm.errors import RecipeError
 from fedfm.models.backbones import Backbone
 from fedfm.models.families import attention_targets, blocks
 from fedfm.params import Params
-from fedfm.proxies.construct import (
-    Kept,
-    choose,
-    compressed_blocks,
-    make_proxy,
-    own_parameters,
-    read_own,
-    write_own,
-)
+from fedfm.proxies.construct import Kept, choose, compressed_blocks, make_proxy, own_parameters
 from fedfm.proxies.ffn import neurons, output_layer
+from fedfm.proxies.model import make
 from fedfm.proxies.settings import FedPFT
 from tests.models.cases import ALIKE, CASES, Case, batch, load, logits
 
@@ -123,12 +116,13 @@ def test_nothing_done_to_a_proxy_reaches_the_backbone(case: Case) -> None:
     before = state(backbone)
     kept = every_third(backbone, [])
     proxy = make_proxy(backbone, kept)
-    write_own(proxy, kept, {name: torch.zeros_like(tensor) for name, tensor in read_own(proxy, kept).items()})
-    for head in (*backbone.head, *backbone.family.language_heads):
-        for name, parameter in proxy.model.named_parameters():
-            if name.startswith(f"{head}."):
-                with torch.no_grad():
-                    parameter.zero_()
+    heads = (*backbone.head, *backbone.family.language_heads)
+    named = proxy.model.named_parameters()
+    with torch.no_grad():
+        for parameter in own_parameters(proxy, kept).values():
+            parameter.zero_()
+        for parameter in (parameter for name, parameter in named for head in heads if name.startswith(f"{head}.")):
+            parameter.zero_()
     get_peft_model(proxy.model, LoraConfig(r=2, target_modules=attention_targets(proxy.family)))
     assert equal(state(backbone), before)
     assert [block.path for block in blocks(backbone.model, backbone.family)] == [
@@ -137,17 +131,16 @@ def test_nothing_done_to_a_proxy_reaches_the_backbone(case: Case) -> None:
 
 
 @cases
-def test_own_parameters_are_read_and_written_under_a_tunable_of_the_ffn(case: Case) -> None:
+def test_own_parameters_are_the_same_under_a_tunable_of_the_ffn(case: Case) -> None:
     backbone = load(*case)
     kept = every_third(backbone, [])
     proxy = make_proxy(backbone, kept)
-    before = read_own(proxy, kept)
+    before = own_parameters(proxy, kept)
     targets = [part.rsplit(".", 1)[-1] for stack in backbone.family.stacks for part in stack.ffn_matrices]
     get_peft_model(proxy.model, LoraConfig(r=2, target_modules=targets))
-    assert equal(read_own(proxy, kept), before)
-    first = min(before)
-    write_own(proxy, kept, {first: before[first] + 1})
-    assert equal(read_own(proxy, kept), {**before, first: before[first] + 1})
+    after = own_parameters(proxy, kept)
+    assert after.keys() == before.keys()
+    assert all(after[name] is parameter for name, parameter in before.items())
 
 
 def test_own_parameters_are_those_that_distillation_may_change() -> None:
@@ -169,18 +162,20 @@ def test_own_parameters_are_those_that_distillation_may_change() -> None:
 
 
 def test_params_of_another_proxy_are_refused_and_nothing_is_written() -> None:
-    backbone = load("tiny-bert", "text")
-    kept = every_third(backbone, [0])
-    proxy = make_proxy(backbone, kept)
-    before = read_own(proxy, kept)
-    bias = "encoder.layer.1.output.dense.bias"
-    shared = "encoder.layer.0.output.dense.bias"
-    wrong = {bias: torch.ones(16), "encoder.layer.1.intermediate.dense.bias": torch.ones(3), shared: torch.ones(16)}
-    with pytest.raises(
-        ValueError, match=rf"unknown {shared}; .*intermediate\.dense\.bias has shape \(3,\), not \(11,\)"
+    model = make(FedPFT(ffn_keep=0.25, keep_layers=[0]), load("tiny-bert", "text"), None, seed=0)
+    before = model.read()
+    model.write({name: tensor + 1 for name, tensor in before.items()})
+    written = model.read()
+    assert equal(written, {name: tensor + 1 for name, tensor in before.items()})
+    bias = "encoder.layer.1.intermediate.dense.bias"
+    for wrong in (
+        {**before, bias: torch.ones(3)},
+        {**before, "encoder.layer.0.output.dense.bias": torch.ones(16)},
+        {bias: before[bias]},
     ):
-        write_own(proxy, kept, wrong)
-    assert equal(read_own(proxy, kept), before)
+        with pytest.raises(ValueError, match="another proxy's parameters"):
+            model.write(wrong)
+        assert equal(model.read(), written)
 
 
 @pytest.mark.parametrize(

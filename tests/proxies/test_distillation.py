@@ -75,7 +75,12 @@ def test_one_step_is_that_of_adamw() -> None:
     errors = [relative_error(targets[path], states[path], batch["attention_mask"]) for path in states]
     (sum(errors) / 2).backward()
     assert nn.utils.clip_grad_norm_(parameters, 0.01) > 0.01
-    AdamW(parameters, lr=0.01, weight_decay=0.1).step()
+    matrices = [parameter for parameter in parameters if parameter.dim() == 2]
+    vectors = [parameter for parameter in parameters if parameter.dim() == 1]  # biases and norms do not decay
+    assert len(matrices) == 4
+    assert len(vectors) == 8
+    AdamW(matrices, lr=0.01, weight_decay=0.1).step()
+    AdamW(vectors, lr=0.01, weight_decay=0).step()
     for ours, theirs in zip(small.own.values(), parameters, strict=True):
         torch.testing.assert_close(ours, theirs)
 

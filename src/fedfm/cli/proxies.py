@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING
 
 import click
 
 from fedfm.cli.group import Command, Group
 from fedfm.cli.output import console, print_json
 
-Score = Literal["concat-l2", "product", "activation", "gradient"]
+if TYPE_CHECKING:
+    from fedfm.proxies.settings import Score
+
 SCORES: tuple[Score, ...] = ("concat-l2", "product", "activation", "gradient")
 """The recipe's ``proxy.score``, spelt out here because reading the settings would hold up every command."""
 
@@ -38,6 +40,7 @@ def proxy() -> None:
 @click.option("--tokens", default=128, type=click.IntRange(1), help="Length of an example.")
 @click.option("--batch-size", default=16, type=click.IntRange(1), help="Examples a training step.")
 @click.option("--public", help="Public data to probe with: a file, a folder, or builtin:pydoc.")
+@click.option("--allow-network", is_flag=True, help="Fetch MODEL and public data from the hub.")
 def inspect(
     model: str,
     ffn_keep: float,
@@ -47,6 +50,7 @@ def inspect(
     tokens: int,
     batch_size: int,
     public: str | None,
+    allow_network: bool,
     as_json: bool,
 ) -> None:
     """Say what a proxy of MODEL would cost and disclose; trains nothing.
@@ -67,6 +71,7 @@ def inspect(
         tokens=tokens,
         batch_size=batch_size,
         public=public,
+        allow_network=allow_network,
     )
     if as_json:
         print_json(found)

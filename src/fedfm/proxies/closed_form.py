@@ -18,6 +18,7 @@ from torch import Tensor
 from fedfm.models.families import Block
 from fedfm.proxies.ffn import output_bias, output_layer, vectors
 from fedfm.proxies.hidden import Pairs
+from fedfm.proxies.precision import wide
 from fedfm.proxies.trace import Model, block_arguments, real_positions
 from fedfm.tasks.base import Batch
 
@@ -82,6 +83,7 @@ class _Moments:
     def __init__(self, block: Block, kept: Tensor) -> None:
         self.block = block
         self.weight = vectors(block)[-1]  # [m', d], a view
+        self.start = wide(self.weight)
         name = output_bias(block)
         self.bias = None if name is None else block.module.get_parameter(name)
         self.kept = kept.to(self.weight.device)
@@ -95,13 +97,13 @@ class _Moments:
         self.output_squares = self._zeros()
 
     def _zeros(self, *shape: int) -> Tensor:
-        return torch.zeros(shape, dtype=torch.float64, device=self.weight.device)
+        return self.start.new_zeros(shape)
 
     def add(self, activation: Tensor, output: Tensor) -> None:
         """Adds positions: activations of all neurons ``[n, m]``, outputs ``[n, d]``."""
-        chosen = activation[:, self.kept].double()
-        output = output.double()
-        residual = output - chosen @ self.weight.double()
+        chosen = wide(activation[:, self.kept])
+        output = wide(output)
+        residual = output - chosen @ self.start
         self.count += len(chosen)
         self.activation += chosen.sum(0)
         self.residual += residual.sum(0)
@@ -116,15 +118,17 @@ class _Moments:
         before = squares
         penalty = ridge * self.gram.trace() / len(self.gram)  # the trace is n times the sum of mean squares
         if self.bias is not None:  # unpenalised, it takes the means out
-            bias = self.bias.double()
+            bias = wide(self.bias)
             before = squares - 2 * bias @ self.residual + self.count * bias.square().sum()
             gram = gram - torch.outer(self.activation, self.activation) / self.count
             cross = cross - torch.outer(self.activation, self.residual) / self.count
             squares = squares - self.residual.square().sum() / self.count
-        ridged = gram + penalty.clamp(min=torch.finfo(torch.float32).tiny) * torch.eye(len(gram)).to(gram)
+        ridged = gram.clone()
+        ridged.diagonal().add_(penalty.clamp(min=torch.finfo(torch.float32).tiny))
         change = torch.cholesky_solve(cross, torch.linalg.cholesky(ridged))  # [m', d]
         after = squares - 2 * (change * cross).sum() + (change * (gram @ change)).sum()
-        self.weight.copy_(self.weight.double() + change)
+        self.weight.copy_((self.start + change).to(self.weight.dtype))
         if self.bias is not None:
-            self.bias.copy_((self.residual - self.activation @ change) / self.count)
+            bias = (self.residual - self.activation @ change) / self.count
+            self.bias.copy_(bias.to(self.bias.dtype))
         return Refit((before / self.output_squares).item(), (after.clamp(min=0) / self.output_squares).item())

@@ -10,14 +10,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
 
-import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from fedfm.errors import RecipeError
 from fedfm.models.backbones import Backbone
 from fedfm.models.families import Block, blocks
-from fedfm.params import Params
 from fedfm.proxies.ffn import keep_neurons, neuron_tensors, neurons, output_bias
 from fedfm.proxies.settings import FedPFT
 
@@ -130,34 +128,6 @@ def own_parameters(proxy: Backbone, kept: Mapping[str, Tensor]) -> dict[str, nn.
         for tensor in neuron_tensors(block)
     }
     return cut | _uncut(proxy, kept)
-
-
-def read_own(proxy: Backbone, kept: Mapping[str, Tensor]) -> Params:
-    """A copy of `own_parameters`, on the CPU."""
-    return {
-        name: parameter.detach().to("cpu", copy=True).contiguous()
-        for name, parameter in own_parameters(proxy, kept).items()
-    }
-
-
-@torch.no_grad()
-def write_own(proxy: Backbone, kept: Mapping[str, Tensor], params: Mapping[str, Tensor]) -> None:
-    """Sets all or some of `own_parameters`, in place.
-
-    Raises:
-        ValueError: when a name or shape is not one of them; lists all such, and nothing is written.
-    """
-    own = own_parameters(proxy, kept)
-    differences = [f"unknown {name}" for name in sorted(params.keys() - own.keys())]
-    differences += [
-        f"{name} has shape {tuple(params[name].shape)}, not {tuple(parameter.shape)}"
-        for name, parameter in own.items()
-        if name in params and params[name].shape != parameter.shape
-    ]
-    if differences:
-        raise ValueError("params do not fit the proxy: " + "; ".join(differences))
-    for name, tensor in params.items():
-        own[name].copy_(tensor)
 
 
 def _blocks_of(backbone: Backbone, kept: Mapping[str, Tensor]) -> list[Block]:

@@ -15,6 +15,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -41,7 +42,9 @@ def distill(
     masks: Mapping[nn.Parameter, Tensor] | None = None,
     where: str = "proxy.distill",
 ) -> list[float]:
-    """Trains some parameters of the student, in place; neither model drops anything out.
+    """Trains some parameters of the student, in place, by AdamW; neither model drops anything out.
+
+    Weight decay is of matrices only, as of transformers' Trainer, which the released code uses.
 
     Args:
         teacher: the backbone.
@@ -65,7 +68,7 @@ def distill(
         raise ValueError("the teacher shares a parameter that is to be trained")
     fixed = _Fixed(masks or {})
     products = _products([block for block, _ in pairs]) if settings.product else []
-    optimizer = AdamW(trainable, lr=settings.learning_rate, weight_decay=settings.weight_decay)
+    optimizer = AdamW(_groups(trainable, settings.weight_decay), lr=settings.learning_rate)
     schedule = get_linear_schedule_with_warmup(optimizer, int(settings.warmup_ratio * settings.steps), settings.steps)
     losses: list[float] = []
     teacher.eval()
@@ -89,6 +92,13 @@ def distill(
             optimizer.zero_grad()
             schedule.step()
     return losses
+
+
+def _groups(trainable: Sequence[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
+    """What decays, the matrices, and what does not, biases and norms: as the released code's Trainer has it."""
+    matrices = [parameter for parameter in trainable if parameter.dim() > 1]
+    vectors = [parameter for parameter in trainable if parameter.dim() <= 1]
+    return [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
 
 
 def _hidden_loss(teacher: Model, student: Model, pairs: Pairs, batch: Batch) -> Tensor:

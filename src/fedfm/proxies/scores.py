@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import groupby
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -20,15 +19,15 @@ from fedfm.models.families import Block
 from fedfm.models.families import blocks as all_blocks
 from fedfm.proxies.activity import measure_activity, usage_scores
 from fedfm.proxies.ffn import output_layer, vectors
+from fedfm.proxies.precision import wide
+from fedfm.proxies.settings import Score
 from fedfm.proxies.trace import hidden_states, real_positions
 from fedfm.randomness import numpy_generator
 from fedfm.tasks.base import Batch
 
-Kind = Literal["concat-l2", "product", "activation", "gradient"]
-
 
 def scores(
-    backbone: Backbone, blocks: Sequence[Block], kind: Kind, batches: Sequence[Batch], seed: int
+    backbone: Backbone, blocks: Sequence[Block], kind: Score, batches: Sequence[Batch], seed: int
 ) -> dict[str, Tensor]:
     """Scores of all neurons of some blocks, float64 [m] on the CPU, by block path; the highest matter most.
 
@@ -65,7 +64,7 @@ def product(block: Block) -> Tensor:
 
 def _norms(block: Block) -> list[Tensor]:
     """‖·‖₂ of each weight vector at each neuron, [m] a vector."""
-    return [torch.linalg.vector_norm(vector.detach().double(), dim=1).cpu() for vector in vectors(block)]
+    return [torch.linalg.vector_norm(wide(vector), dim=1).cpu() for vector in vectors(block)]
 
 
 def _gradient(backbone: Backbone, blocks: Sequence[Block], batches: Sequence[Batch], seed: int) -> dict[str, Tensor]:
@@ -82,7 +81,7 @@ def _gradient(backbone: Backbone, blocks: Sequence[Block], batches: Sequence[Bat
         for batch in batches:
             gradients = torch.autograd.grad(_read_out(backbone, batch, seed), weights)
             for block, weight, gradient in zip(blocks, weights, gradients, strict=True):
-                effect = (weight.detach().double() * gradient.double()).sum(1 if block.stack.ffn.transposed else 0)
+                effect = (wide(weight) * wide(gradient)).sum(1 if block.stack.ffn.transposed else 0)
                 totals[block.path] += effect.cpu()
     finally:
         for weight in weights:
@@ -104,4 +103,4 @@ def _pooled(state: Tensor, batch: Batch, path: str, seed: int) -> Tensor:
     mask = batch.get("attention_mask")
     masks: Sequence[Tensor | None] = [None] * len(state) if mask is None else [*mask]
     pooled = torch.stack([real_positions(example, mask).mean(0) for example, mask in zip(state, masks, strict=True)])
-    return (pooled @ direction.to(state)).sum()
+    return (pooled @ direction.to(state.dtype).to(state.device)).sum()

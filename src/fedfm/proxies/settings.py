@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from fedfm.settings import Settings
 
 Share = Annotated[float, Field(gt=0, le=1)]
+Score = Literal["concat-l2", "product", "activation", "gradient"]
+"""What tells which neurons stay; see `fedfm.proxies.scores`."""
 
 
 class NoProxy(Settings):
@@ -33,7 +35,7 @@ class Distillation(Settings):
     warmup_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.048
     """Share of the steps in which the learning rate rises."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
-    """Decoupled weight decay."""
+    """Decoupled weight decay of matrices; biases and norms do not decay."""
     max_grad_norm: Annotated[float, Field(gt=0)] | None = 1.0
     """Clip the gradient to this L2 norm."""
     product: Annotated[float, Field(ge=0)] = 0.0
@@ -69,7 +71,7 @@ class FedPFT(Settings):
     """Share of its neurons that a compressed FFN keeps; a list names one for each compressed layer."""
     keep_layers: list[int] = [0, -1]
     """Layers that stay whole, from 0; -1 is the last."""
-    score: Literal["concat-l2", "product", "activation", "gradient"] = "concat-l2"
+    score: Score = "concat-l2"
     """Which neurons stay: by the norm of all their weights (the paper), by the product of the norms of their weight
     vectors, by E|a|·‖w₂‖ on public data, or by |Σ a·∂ℓ/∂a| there."""
     align_to: Annotated[int, Field(ge=1)] = 1
@@ -89,7 +91,14 @@ class FedPFT(Settings):
     probe: Annotated[int, Field(ge=0)] = 16
     """Public examples on which proxy and backbone are compared, gradient by gradient, after each stage; 0: never."""
     reproduce: bool = False
-    """Follow the released code where it departs from good practice: exact zeros on clients' data choose the neurons."""
+    """Choose the neurons that alignment refits as the released code does: by `align.score: apoz`, exact zeros, with
+    `align.data: clients`. Where that gives many neurons the same score, chance chooses among them."""
+
+    @model_validator(mode="after")
+    def _refuse_another_score(self) -> Self:
+        if self.reproduce and self.align.score not in ("auto", "apoz"):
+            raise ValueError(f"reproduce means align.score: apoz, not {self.align.score}; leave one of the two out")
+        return self
 
     @property
     def alignment(self) -> Alignment:

@@ -1,0 +1,25 @@
+"""What the proxy's settings refuse, and what they mean together."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from fedfm.proxies import FedPFT
+
+
+@pytest.mark.parametrize("align", [{}, {"score": "auto"}, {"score": "apoz", "data": "clients"}, {"steps": 3}])
+def test_reproducing_counts_zeros_on_clients_data(align: dict[str, Any]) -> None:
+    settings = FedPFT.model_validate({"reproduce": True, "align": align})
+    assert (settings.alignment.score, settings.alignment.data) == ("apoz", "clients")
+    assert settings.alignment.steps == settings.align.steps
+    assert FedPFT.model_validate(settings.model_dump()) == settings  # as a run's recipe is read again
+
+
+@pytest.mark.parametrize("score", ["contribution", "soft-apoz"])
+def test_reproducing_with_another_score_is_refused(score: str) -> None:
+    with pytest.raises(ValidationError, match=f"reproduce means align.score: apoz, not {score}; leave one"):
+        FedPFT.model_validate({"reproduce": True, "align": {"score": score}})
+    assert FedPFT.model_validate({"align": {"score": score}}).alignment.score == score
