@@ -218,7 +218,7 @@ def test_counts_from_clients_choose_the_same_neurons_in_any_order(tmp_path: Path
     loop, state = play(experiment, tmp_path)
     up = [line for line in ledger(loop) if line["direction"] == "up"]
     counted = {line["round"]: any("activity/" in tensor["name"] for tensor in line["tensors"]) for line in up}
-    assert counted == {1: True, 2: False}  # asked for only where an alignment follows
+    assert counted == {1: True, 2: True}  # after the last round too: the run may be extended
     assert state.proxy is not None
     assert state.proxy.number == 1
 

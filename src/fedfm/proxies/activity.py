@@ -20,6 +20,7 @@ from transformers.activations import ReLUSquaredActivation
 from fedfm.models.families import Block
 from fedfm.params import Params
 from fedfm.proxies.ffn import neurons, output_layer, vectors
+from fedfm.proxies.precision import wide
 from fedfm.proxies.trace import Model, base_of, real_positions, run
 from fedfm.tasks.base import Batch
 
@@ -62,7 +63,7 @@ class Activity:
         """Of activations ``[n, m]``."""
         sizes = values.abs().float()
         near = NEAR_ZERO * sizes.square().mean().sqrt()
-        magnitude = (sizes.sum(0, dtype=torch.float64) / UNIT).round().to(torch.int64)
+        magnitude = (wide(sizes).sum(0) / UNIT).round().to(torch.int64)
         return cls(len(values), (sizes == 0).sum(0).cpu(), (sizes <= near).sum(0).cpu(), magnitude.cpu())
 
     def __add__(self, other: Activity) -> Activity:
@@ -179,7 +180,7 @@ def usage_scores(kind: Score, activity: Activity, block: Block) -> Tensor:
     if kind == "auto":
         kind = "apoz" if has_relu(block) else "contribution"
     if kind == "contribution":
-        lengths: Tensor = torch.linalg.vector_norm(vectors(block)[-1].detach().double(), dim=1).cpu()
+        lengths: Tensor = torch.linalg.vector_norm(wide(vectors(block)[-1]), dim=1).cpu()
         return -(activity.magnitude * UNIT / activity.tokens) * lengths
     counts = activity.zeros if kind == "apoz" else activity.near_zeros
     return counts.double() / activity.tokens

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fedfm.models.tunable import Tunable
-from fedfm.params import Params, to_bytes
+from fedfm.params import Params
 from fedfm.proxies import Alignment, FedPFT, NoProxy, Offsite
 from fedfm.proxies.activity import Activity, from_params, measure_activity
 from fedfm.proxies.alignment import align, overlap
@@ -22,7 +22,7 @@ from fedfm.proxies.hidden import layer_errors
 from fedfm.proxies.model import ProxyModel, fit
 from fedfm.proxies.plugin import PlugIn, plug_in_map
 from fedfm.proxies.probes import probe
-from fedfm.proxies.sizes import bit_equal_share, block_parameters
+from fedfm.proxies.sizes import bit_equal_share, block_parameters, stored_bytes
 from fedfm.proxies.versions import ProxyVersion
 from fedfm.recipe import Recipe
 from fedfm.tasks import Task
@@ -68,7 +68,7 @@ class ServerProxy:
     @property
     def download_bytes(self) -> int:
         """What a client needs once, before its first round."""
-        return len(to_bytes(dict(self.weights)))
+        return stored_bytes(self.weights)
 
     @property
     def alignment_bytes(self) -> int:
@@ -78,7 +78,7 @@ class ServerProxy:
         share = self.settings.alignment.share
         chosen = {path: torch.arange(width) < math.ceil(share * width) for path, width in self.widths.items()}
         first = ProxyVersion.first(self.model.read(), self.model.compressed)
-        return len(to_bytes(first.next(first.own, chosen).changes(0, self.model.compressed)))
+        return stored_bytes(first.next(first.own, chosen).changes(0, self.model.compressed))
 
     def prepare(self, start: Params, report: Report) -> ProxyVersion:
         """Fits the proxy, and says after each stage how like the backbone it is.
