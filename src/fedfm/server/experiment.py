@@ -23,6 +23,7 @@ from fedfm.proxies.model import make
 from fedfm.proxies.versions import HeldProxy
 from fedfm.randomness import numpy_generator
 from fedfm.recipe import Recipe
+from fedfm.server.devices import choose_device
 from fedfm.server.federation import Federation, make_federation
 from fedfm.server.proxies import ServerProxy, make_server_proxy
 from fedfm.tasks import TASKS, Task
@@ -262,24 +263,6 @@ def _public(recipe: Recipe, processor: Processor) -> PublicData | None:
         seed=recipe.seed,
         allow_network=recipe.allow_network,
     )
-
-
-def choose_device(wanted: str) -> torch.device:
-    """The device that ``runtime.device`` means on this machine.
-
-    Raises:
-        RecipeError: a device that is not there was asked for by name.
-    """
-    if wanted == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    device = torch.device(wanted)
-    missing = (
-        (device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count())
-        or (device.type == "mps" and not torch.backends.mps.is_available())
-    )  # fmt: skip
-    if missing:
-        raise RecipeError(f"there is no `{wanted}` on this machine; `auto` takes what is there", where="runtime.device")
-    return device
 
 
 def _hold_back(recipe: Recipe, source: Source) -> dict[str, Source | None]:

@@ -13,7 +13,6 @@ from fedfm.errors import InterruptedRunError, RecipeError, TooFewClientsError
 from fedfm.params import Params, digest
 from fedfm.proxies.versions import ProxyVersion
 from fedfm.records.folder import RunFolder
-from fedfm.records.ledger import message_record
 from fedfm.records.listeners import Listener
 from fedfm.runtimes import Runtime
 from fedfm.server.bookkeeping import Records, Stopwatch
@@ -21,9 +20,10 @@ from fedfm.server.checkpoints import save_checkpoint
 from fedfm.server.exchange import Answers, Exchange
 from fedfm.server.experiment import Experiment
 from fedfm.server.interrupts import StopRequest
+from fedfm.server.outgoing import Outgoing, holders
 from fedfm.server.sampling import sample_cohort
 from fedfm.server.state import Best, RunState
-from fedfm.updates import Instruction, encode_instruction
+from fedfm.updates import Instruction
 
 Scores = dict[str, dict[str, float]]
 """Split → loss and metrics."""
@@ -44,11 +44,11 @@ class RoundLoop:
         self.recipe = experiment.recipe
         widths = experiment.proxy.widths if experiment.proxy else {}
         self.exchange = Exchange(runtime, experiment.recipe, listeners, stop, widths)
+        self.outgoing = Outgoing(runtime, experiment.proxy)
         self.folder = folder
         self.listeners = listeners
         self.stop = stop
         self.identity = experiment.identity
-        self._downloaded: tuple[int, dict[str, Any]] | None = None
 
     def start(self) -> RunState:
         """The state before round 1: the tunable as initialised, evaluated and saved."""
@@ -84,7 +84,7 @@ class RoundLoop:
         saved = state
         if state.proxy is not None and self.experiment.proxy is not None:
             self.experiment.proxy.load(state.proxy)
-            self.exchange.runtime.hand_out(sorted(state.holders), state.proxy)
+            self.outgoing.runtime.hand_out(sorted(state.holders), state.proxy)
         try:
             while not self._is_over(state):
                 self.stop.check(f"before round {state.round + 1}")
@@ -129,7 +129,7 @@ class RoundLoop:
             proxy_version=state.proxy.number if state.proxy else 0,
             count_activity=self._aligns_after(number) and self.recipe.proxy.counts_at_clients,
         )
-        messages = self._write_messages(state, instruction, list(cohort), records)
+        messages = self.outgoing(state, instruction, list(cohort), records.wire)
         bytes_down = sum(map(len, messages.values()))
         watch.lap("wire")
         came_back = self.exchange(cohort, instruction, messages, records, watch)
@@ -151,7 +151,7 @@ class RoundLoop:
             bytes_up=state.bytes_up + came_back.bytes_up,
             samples=state.samples + came_back.samples,
             steps=(*state.steps, came_back.steps),
-            holders=self._holders(state, cohort, came_back),
+            holders=holders(state, cohort, came_back),
             activity=came_back.activity,
         )
         if came_back.accepted:
@@ -176,14 +176,6 @@ class RoundLoop:
         report = self._proxy_report(state.round, records, watch)
         return self.experiment.proxy.align(version, state.params, state.round, state.activity, report)
 
-    def _holders(self, state: RunState, cohort: Mapping[str, int], came_back: Answers) -> dict[str, int]:
-        """Who holds which version now; those whose proxy could not be brought up to date must download it again."""
-        if state.proxy is None:
-            return {}
-        downloaded = {client: state.proxy.number for client in cohort if client not in state.holders}
-        held = {**state.holders, **downloaded, **came_back.trained}
-        return {client: number for client, number in held.items() if client not in came_back.stale}
-
     def _proxy_report(self, number: int, records: Records, watch: Stopwatch) -> Callable[[dict[str, Any]], None]:
         """Writes down how like the backbone the proxy is, stage by stage."""
 
@@ -193,42 +185,6 @@ class RoundLoop:
             records.metrics.append({"round": number, "split": "proxy", "client": None, **found, "seconds": seconds})
 
         return report
-
-    def _write_messages(
-        self, state: RunState, instruction: Instruction, cohort: Sequence[str], records: Records
-    ) -> dict[str, bytes]:
-        """Each client's message; those that hold the same version of the proxy share one.
-
-        A client without the proxy downloads it as it is now, which the ledger lists beside the messages.
-        """
-        version, messages = state.proxy, dict[str, bytes]()
-        if version is not None and (new := [client for client in cohort if client not in state.holders]):
-            self.exchange.runtime.hand_out(new, version)
-            records.wire.append(self._download(instruction.round, new, version))
-        held: dict[int, list[str]] = {}
-        for client in cohort:
-            held.setdefault(state.holders.get(client, instruction.proxy_version), []).append(client)
-        for since, clients in sorted(held.items()):
-            each = replace(instruction, proxy_since=since, proxy=self._changes(version, since))
-            message = encode_instruction(each)
-            records.wire.append(message_record(instruction.round, "down", clients, len(message), each.tensors))
-            messages |= dict.fromkeys(clients, message)
-        return {client: messages[client] for client in cohort}
-
-    def _changes(self, version: ProxyVersion | None, since: int) -> Params:
-        """What a client misses that holds the proxy as it was at ``since``."""
-        if version is None or self.experiment.proxy is None:
-            return {}
-        return version.changes(since, self.experiment.proxy.model.compressed)
-
-    def _download(self, number: int, clients: Sequence[str], version: ProxyVersion) -> dict[str, Any]:
-        """The ledger's line of a whole proxy; its tensors are digested once a version."""
-        if self._downloaded is None or self._downloaded[0] != version.number:
-            proxy = self.experiment.proxy
-            weights = dict(proxy.weights) if proxy else {}
-            line = message_record(number, "down", [], self.experiment.first_download_bytes, weights, kind="download")
-            self._downloaded = version.number, line
-        return {**self._downloaded[1], "round": number, "clients": list(clients)}
 
     def _per_round(self) -> float:
         federation, clients = self.recipe.federation, len(self.experiment.data.federation.train)
