@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from scipy.stats import spearmanr
+
 from fedpft_jobs import CONTRAST, MAIN, PARAMETERS, PARTITIONS, SETS, SIZES, STUDY_SET, Job, makes, parameter_job
 
 Result = Mapping[str, Any]
@@ -119,6 +121,8 @@ def everything(found: Measurements) -> Iterator[str]:
     yield from _by_set(found, ("closed form", "fedpft"), public=CONTRAST)
     yield "\nCosts a run (matched, IID, mean over sets and seeds that are there)"
     yield from _costs(found)
+    yield "\nTransfer efficiency: gain over the untuned backbone, of FedPETuning's gain (matched, IID)"
+    yield from _transfer(found)
     yield "\nHow like the backbone's is the proxy's gradient before round 1 (cosine, matched, IID)"
     yield from _cosines(found)
     yield from _correlation(found)
@@ -189,6 +193,22 @@ def _costs(found: Measurements) -> Iterator[str]:
     yield from _grid(rows)
 
 
+def _transfer(found: Measurements) -> Iterator[str]:
+    """(accuracy of the backbone with what was tuned on the proxy − untuned) / (the same, tuned itself), by set."""
+    rows = [["", *SETS]]
+    for method in ("fedot", "N", "D", "B", "fedpft"):
+        row = [NAMES[method]]
+        for data in SETS:
+            gains = [
+                statistics.mean(accuracies) - statistics.mean(untuned)
+                for name in (method, "full")
+                if (accuracies := found.column(data, name)) and (untuned := found.column(data, name, "initial"))
+            ]
+            row.append(f"{gains[0] / gains[1]:.2f}" if len(gains) == 2 else MISSING)
+        rows.append(row)
+    yield from _grid(rows)
+
+
 def _cosines(found: Measurements) -> Iterator[str]:
     rows = [["", *SETS]]
     for method in ("N", "closed form", "B", "fedot"):
@@ -206,20 +226,10 @@ def _correlation(found: Measurements) -> Iterator[str]:
             points.append([statistics.mean(r[field] for r in results) for field in ("gradient_cosine", "accuracy")])
     text = "too few to correlate with accuracy"
     if len(points) >= 3:
-        cosines, accuracies = map(list, zip(*points, strict=True))
-        linear, ranked = (
-            statistics.correlation(first, second)
-            for first, second in ((cosines, accuracies), (_ranks(cosines), _ranks(accuracies)))
-        )
+        cosines, accuracies = zip(*points, strict=True)
+        linear, ranked = statistics.correlation(cosines, accuracies), spearmanr(cosines, accuracies).statistic
         text = f"its correlation with accuracy is {linear:.2f}, of ranks {ranked:.2f}"
     yield f"  over {len(points)} proxies of different make on {STUDY_SET}: {text}"
-
-
-def _ranks(values: Sequence[float]) -> list[float]:
-    """Ranks from 1; equal values share the mean of theirs."""
-    return [
-        sum(other < value for other in values) + (1 + sum(other == value for other in values)) / 2 for value in values
-    ]
 
 
 def _grid(rows: Sequence[Sequence[str]]) -> Iterator[str]:
