@@ -32,6 +32,24 @@ REFUSED = {
     "prefixes on masked text": (["task.kind=masked-lm", "tune.kind=prefix"], "tune.kind", "no virtual tokens"),
     "metric": (["evaluate.metrics=[perplexity]"], "evaluate.metrics", "no metric of text-classification"),
     "patience": (["evaluate.patience=3"], "evaluate.patience", "needs data.validation"),
+    "a proxy without public data": (["proxy={kind: fedpft}"], "public", "set public.data"),
+    "an emulator without public data": (["proxy={kind: offsite}"], "public", "proxy.distill=null"),
+    "alignment without public data": (["proxy={kind: fedpft, path: p}"], "public", "proxy.interval=null"),
+    "cut neurons": (
+        ["proxy={kind: fedpft}", "public={data: builtin:pydoc}", "tune.kind=full"],
+        "tune.kind",
+        "neurons that the proxy cuts",
+    ),
+    "cut neurons of an FFN": (
+        ["proxy={kind: fedpft}", "public={data: builtin:pydoc}", "tune={kind: dora, target_modules: all}"],
+        "tune.kind",
+        "neurons",
+    ),
+    "prefixes of layers that went": (
+        ["proxy={kind: offsite}", "public={data: builtin:pydoc}", "tune.kind=prefix"],
+        "tune.kind",
+        "only some",
+    ),
 }
 
 ALLOWED = {
@@ -49,6 +67,10 @@ ALLOWED = {
     "metric": ["evaluate.metrics=[macro_f1, accuracy]"],
     "metric of language": [LM, "evaluate.metrics=[perplexity]"],
     "patience": ["evaluate.patience=3", "data.validation=0.1"],
+    "a proxy as it is cut": ["proxy={kind: fedpft, closed_form: false, distill: null, interval: null}"],
+    "a proxy that is there": ["proxy={kind: offsite, path: p}"],
+    "adapters of a cut FFN": ["proxy={kind: fedpft}", "public={data: builtin:pydoc}", "tune.target_modules=all"],
+    "public data for nobody": ["public={data: builtin:pydoc}"],
     "steps and epochs": ["local.max_steps=3", "local.epochs=2"],
 }
 
