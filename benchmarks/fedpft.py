@@ -3,10 +3,10 @@
     python benchmarks/fedpft.py [--seeds 3] [--only WORD …] [--budget-minutes N] [--data FOLDER] [--set KEY=VALUE …]
 
 Every run is an ordinary recipe: 10 of 100 clients a round, 20 rounds of one local epoch, LoRA r 8 on attention, one
-learning rate for every set and method. Sets are cut to at most 5,526 training examples of 32 or 64 tokens: a run is
-meant to take three minutes of one CPU core at most (40 examples of 64 tokens a second). Proxies that are fitted on
-public data are made once, with one seed, and kept in results/proxies; the seeds of the tables draw clients,
-partitions, heads and adapters.
+learning rate for every set and method. Sets are cut to at most 3,000 training examples of 32 or 64 tokens and 1,000
+test examples, so that a run takes one to two minutes of one CPU core. Clients train with the frozen blocks in bfloat16;
+everything is evaluated in float32. Proxies that are fitted on public data are made once, with one seed, and kept in
+results/proxies; the seeds of the tables draw clients, partitions, heads and adapters.
 
 Runs are made breadth first and kept at once: stopped at any time, it goes on where it was, and the tables say what is
 missing. `--only sst2 fedpft iid` makes only runs with these values; `--budget-minutes 0` makes none.
@@ -24,6 +24,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from filelock import FileLock
+
 from fedfm import Run, load_recipe, run
 from fedfm.server.proxy_tools import build_proxy
 from fedpft_jobs import PUBLIC_SETS, Job, chosen, located, plan
@@ -32,13 +35,16 @@ from ledger import RESULTS, kept, measured, measured_on
 
 NAME = "fedpft"
 
+TEST_EXAMPLES = 1000
+"""Of a set's test examples, so many are read: the same in every run."""
+
 
 def measure(job: Job, data: Path, scratch: Path) -> dict[str, Any]:
     """Runs a job; what the tables need of its outcome."""
-    web = scratch / "web.jsonl"
-    recipe = located(job.recipe(), data, web, scratch / "run")
-    if not web.exists():
-        web.write_text("".join(_texts(data)))
+    web, test = scratch / "web.jsonl", scratch / "test.jsonl"
+    recipe = located(job.recipe(), data, test, web, scratch / "run")
+    web.write_text("".join(_texts(data)))
+    test.write_text("".join(_lines(data / job.data / "test.jsonl.gz", TEST_EXAMPLES)))
     if job.is_fitted:
         held = {key: value for key, value in job.proxy.items() if key in ("kind", "interval", "align")}
         recipe["proxy"] = held | {"path": str(fitted(job, recipe))}
@@ -48,10 +54,12 @@ def measure(job: Job, data: Path, scratch: Path) -> dict[str, Any]:
 def fitted(job: Job, recipe: dict[str, Any]) -> Path:
     """The folder of the job's proxy, made by its recipe where it is not there yet."""
     folder = RESULTS / "proxies" / job.proxy_key
-    if not folder.exists():
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_suffix(".lock")):  # another process may be making it
+        if folder.exists():
+            return folder
         beside = folder.with_suffix(".partial")
         shutil.rmtree(beside, ignore_errors=True)
-        folder.parent.mkdir(parents=True, exist_ok=True)
         build_proxy(load_recipe({**recipe, "seed": 0}, job.overrides), beside)
         beside.rename(folder)
     return folder
@@ -77,6 +85,13 @@ def outcome(finished: Run) -> dict[str, Any]:
         "first_download": summary["bytes"]["first_download"],
         "seconds": summary["seconds"]["total"],
     }
+
+
+def _lines(path: Path, most: int) -> list[str]:
+    """At most so many lines of a file, a fixed choice."""
+    with gzip.open(path, "rt", encoding="utf-8") as file:
+        lines = list(file)
+    return [lines[place] for place in np.random.default_rng(0).permutation(len(lines))[:most]]
 
 
 def _texts(data: Path) -> list[str]:

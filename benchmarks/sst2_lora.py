@@ -136,7 +136,10 @@ def main() -> None:
     if not options.data.is_dir():
         parser.error(f"{options.data} is not there; name a folder with train, validation and test .jsonl.gz (--data)")
     name, data, split, overrides = "sst2_lora", options.data, options.split, options.overrides
-    seeds, side = range(options.seeds), " ".join([f"federated rate {FEDERATED_LEARNING_RATE:g}", *overrides, split])
+    seeds, side = (
+        range(options.seeds),
+        " ".join([f"federated rate {FEDERATED_LEARNING_RATE:g} passes {LOCAL_EPOCHS}", *overrides, split]),
+    )
     ours = [measured(name, f"{side} seed {seed}", partial(federated, data, seed, split, overrides)) for seed in seeds]
     steps, size, rate = ours[0]["steps"], ours[0]["batch_size"], POOLED_LEARNING_RATE
     side = f"pooled rate {rate:g} {steps} steps of {size} {split}"

@@ -39,7 +39,7 @@ def test_one_client_is_plain_training(experiment: Experiment, optimizer: str, ma
     local = LocalSettings(
         batch_size=4, epochs=2, optimizer=optimizer, max_grad_norm=max_grad_norm, weight_decay=0.01, learning_rate=0.02
     )
-    worker = dataclasses.replace(experiment.worker, local=local)
+    worker = dataclasses.replace(experiment.worker, local=local, stacking=None)
     tunable, client = experiment.tunable, "2"
     start = tunable.read()
     update = instruct(worker, start, [client], lr=0.02)[client]
@@ -74,7 +74,7 @@ def test_one_client_is_plain_training(experiment: Experiment, optimizer: str, ma
 
 
 def test_clients_do_not_see_each_other(experiment: Experiment) -> None:
-    worker, start = experiment.worker, experiment.tunable.read()
+    worker, start = dataclasses.replace(experiment.worker, stacking=None), experiment.tunable.read()
     forwards = instruct(worker, start, ["0", "1", "2", "3"])
     backwards = instruct(worker, start, ["3", "2", "1", "0"])
     alone = instruct(worker, start, ["2"])
@@ -82,6 +82,20 @@ def test_clients_do_not_see_each_other(experiment: Experiment) -> None:
         assert digest(forwards[client].params) == digest(backwards[client].params)
     assert digest(alone["2"].params) == digest(forwards["2"].params)
     assert len({digest(update.params) for update in forwards.values()}) == 4
+
+
+def test_a_shared_pass_gives_each_client_what_it_gets_alone(experiment: Experiment) -> None:
+    start, local = experiment.tunable.read(), LocalSettings(batch_size=4, optimizer="sgd", learning_rate=0.02)
+    sharing = dataclasses.replace(experiment.worker, local=local)
+    assert sharing.stacking is not None
+    assert sharing.stacking.clients == 2
+    together = instruct(sharing, start, ["0", "1", "2"])
+    alone = instruct(dataclasses.replace(sharing, stacking=None), start, ["0", "1", "2"])
+    assert list(together) == list(alone)
+    for client, update in alone.items():
+        assert (together[client].steps, together[client].samples) == (update.steps, update.samples)
+        for name, tensor in update.params.items():
+            torch.testing.assert_close(together[client].params[name], tensor, rtol=1e-4, atol=1e-6)
 
 
 def test_rounds_draw_other_batches(experiment: Experiment) -> None:
@@ -102,7 +116,8 @@ def test_the_adapters_dropout_is_on_and_keyed(tmp_path: Path, kind: str) -> None
 
 def test_the_backbones_dropout_is_off_unless_asked_for_and_keyed(experiment: Experiment) -> None:
     worker, start = experiment.worker, experiment.tunable.read()
-    dropping = dataclasses.replace(worker, local=worker.local.model_copy(update={"dropout": True}))
+    local = worker.local.model_copy(update={"dropout": True})
+    dropping = dataclasses.replace(worker, local=local, stacking=None)
     once, again = (instruct(dropping, start, ["1"])["1"] for _ in range(2))
     assert digest(once.params) == digest(again.params)
     assert digest(once.params) != digest(instruct(worker, start, ["1"])["1"].params)
@@ -118,7 +133,7 @@ def test_the_backbone_is_never_touched(experiment: Experiment) -> None:
 
 def test_max_steps_replaces_epochs(experiment: Experiment) -> None:
     local = experiment.worker.local.model_copy(update={"max_steps": 7})
-    worker = dataclasses.replace(experiment.worker, local=local)
+    worker = dataclasses.replace(experiment.worker, local=local, stacking=None)
     assert instruct(worker, experiment.tunable.read(), ["0"])["0"].steps == 7
 
 
@@ -153,7 +168,7 @@ def test_out_of_memory_says_what_to_do(experiment: Experiment, monkeypatch: pyte
     monkeypatch.setattr("fedfm.clients.worker.train_locally", exhausted)
     start = experiment.tunable.read()
     message = encode_instruction(Instruction(1, digest(start), 0.01, start))
-    ((_, answer),) = experiment.worker.train({"0": message})
+    ((_, answer),) = dataclasses.replace(experiment.worker, stacking=None).train({"0": message})
     assert isinstance(answer, Failure)
     assert answer.reason == "out of memory: lower local.batch_size or data.max_length"
 

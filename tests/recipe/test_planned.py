@@ -25,8 +25,7 @@ TO_COME = [
     "privacy.kind=local",
     "runtime.kind=ray",
     "runtime.kind=flower",
-    "runtime.stack=8",
-    "runtime.precision=bfloat16",
+    "runtime.precision=float16",
     "report_to=[wandb]",
     "report_to=[tensorboard, trackio]",
 ]

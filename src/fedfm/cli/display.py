@@ -124,7 +124,7 @@ def describe_plan(plan: Record) -> RenderableType:
             + (f"; after an alignment {units.size(size['alignment'])} down" if size["alignment"] else "")
         ),
         "privacy": "ε = ∞ (no differential privacy)",
-        "device": plan["device"],
+        "device": f"{plan['device']}, {plan['training']}",
     }
     if plan["proxy"]:
         rows["proxy"] = _describe_held(plan["proxy"])

@@ -2,7 +2,19 @@
 
 from fedfm.clients.evaluation import Evaluator, spread
 from fedfm.clients.settings import LocalSettings
+from fedfm.clients.stacked import Stacking, StackMember, train_stacked
 from fedfm.clients.training import GradientRule, LocalResult, train_locally
 from fedfm.clients.worker import Worker
 
-__all__ = ["Evaluator", "GradientRule", "LocalResult", "LocalSettings", "Worker", "spread", "train_locally"]
+__all__ = [
+    "Evaluator",
+    "GradientRule",
+    "LocalResult",
+    "LocalSettings",
+    "StackMember",
+    "Stacking",
+    "Worker",
+    "spread",
+    "train_locally",
+    "train_stacked",
+]

@@ -33,6 +33,24 @@ class LocalResult:
     loss: float
 
 
+class Losses:
+    """A client's losses as its steps are taken."""
+
+    def __init__(self) -> None:
+        self._losses: list[float] = []
+        self._samples = 0
+
+    def add(self, loss: float, samples: int) -> None:
+        """One step's mean loss over its examples."""
+        self._losses.append(loss)
+        self._samples += samples
+
+    def result(self) -> LocalResult:
+        """All of them."""
+        mean = math.fsum(self._losses) / len(self._losses) if self._losses else math.nan
+        return LocalResult(steps=len(self._losses), samples=self._samples, loss=mean)
+
+
 def train_locally(
     tunable: Tunable,
     task: Task,
@@ -49,8 +67,7 @@ def train_locally(
     parameters = tunable.parameters
     received = {name: parameter.detach().clone() for name, parameter in parameters.items()}
     optimizer = make_optimizer(list(parameters.values()), local, learning_rate)
-    losses: list[float] = []
-    samples = 0
+    losses = Losses()
     tunable.train(dropout=local.dropout)
     for batch in batches:
         inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
@@ -65,11 +82,9 @@ def train_locally(
         if local.max_grad_norm is not None:
             nn.utils.clip_grad_norm_(parameters.values(), local.max_grad_norm)
         optimizer.step()
-        losses.append(loss.item())
-        samples += len(counts)
+        losses.add(loss.item(), len(counts))
     tunable.eval()
-    mean = math.fsum(losses) / len(losses) if losses else math.nan
-    return LocalResult(steps=len(losses), samples=samples, loss=mean)
+    return losses.result()
 
 
 def make_optimizer(parameters: list[nn.Parameter], local: LocalSettings, learning_rate: float) -> Optimizer:

@@ -1,9 +1,10 @@
-"""A worker: clients' side of a round. One backbone in memory; each client's tunable is swapped in and trained."""
+"""A worker: clients' side of a round. One backbone in memory; the clients' tunables come and go."""
 
 from __future__ import annotations
 
+import logging
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 
@@ -11,21 +12,24 @@ import numpy as np
 import torch
 
 from fedfm.clients.settings import LocalSettings
+from fedfm.clients.stacked import Stacking, StackMember, train_stacked
 from fedfm.clients.training import GradientRule, LocalResult, train_locally
 from fedfm.data.batches import batch_plan
 from fedfm.data.examples import Examples
 from fedfm.models.tunable import Tunable
-from fedfm.params import subtract
+from fedfm.params import Params, subtract
 from fedfm.proxies.activity import Activity, counting, to_params
 from fedfm.proxies.versions import HeldProxy, StaleProxyError
 from fedfm.randomness import derive_seed, numpy_generator, torch_seed
 from fedfm.tasks.base import Batch, Task
 from fedfm.updates import Failure, Instruction, Update, decode_instruction, encode_update
 
+_log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class Worker:
-    """Trains the clients whose data it can reach, one at a time.
+    """Trains the clients whose data it can reach, several in one pass where they can share it.
 
     Attributes:
         tunable: the backbone with the parameters that are trained; overwritten by every client.
@@ -39,6 +43,7 @@ class Worker:
         device: where the tunable is.
         proxy: what the clients hold in place of the backbone, where they do; the tunable is attached to it.
         trains_stale: whether a client whose proxy cannot be brought up to date trains on what it holds.
+        stacking: how several clients are trained in one pass; None: one by one, in a plain loop.
     """
 
     tunable: Tunable
@@ -52,6 +57,7 @@ class Worker:
     device: torch.device
     proxy: HeldProxy | None = None
     trains_stale: bool = False
+    stacking: Stacking | None = None
 
     def train(self, messages: Mapping[str, bytes]) -> Iterator[tuple[str, bytes | Failure]]:
         """Answers each client's instruction in turn: the bytes of an update, or why there is none.
@@ -63,19 +69,66 @@ class Worker:
             MessageError: an instruction cannot be read.
         """
         read: tuple[bytes, Instruction] | None = None
+        together: dict[str, Instruction] = {}
         for client, message in messages.items():
             if read is None or read[0] is not message:
                 read = message, decode_instruction(message)
-            yield client, self._answer(client, read[1])
+            together[client] = read[1]
+            if len(together) == (self.stacking.clients if self.stacking else 1):
+                yield from self._answers(together)
+                together = {}
+        if together:
+            yield from self._answers(together)
+
+    def _answers(self, instructions: Mapping[str, Instruction]) -> Iterator[tuple[str, bytes | Failure]]:
+        """The answers of clients that may share a pass; where that fails, each is asked alone, to tell whose fault."""
+        problem = None
+        if self.stacking is not None and not any(asked.count_activity for asked in instructions.values()):
+            try:
+                updates = self._train_stacked(self.stacking, instructions)
+            except Exception as error:
+                problem = _line(error)
+            else:
+                yield from ((update.client, encode_update(update)) for update in updates)
+                return
+        failures = 0
+        for client, instruction in instructions.items():
+            answer = self._answer(client, instruction)
+            failures += isinstance(answer, Failure)
+            yield client, answer
+        if problem is not None and not failures:
+            _log.warning("%d clients could only be trained one by one, not together: %s", len(instructions), problem)
 
     def _answer(self, client: str, instruction: Instruction) -> bytes | Failure:
         try:
             return encode_update(self._train(client, instruction))
         except Exception as error:  # one client's failure, whatever it is, must not end the others' round
-            reason = f"{type(error).__name__}: {error}".splitlines()[0]
+            reason = _line(error)
             if isinstance(error, torch.OutOfMemoryError):
                 reason = "out of memory: lower local.batch_size or data.max_length"
             return Failure(client, reason, traceback.format_exc(), stale=isinstance(error, StaleProxyError))
+
+    def _train_stacked(self, stacking: Stacking, instructions: Mapping[str, Instruction]) -> list[Update]:
+        versions = [self._bring_up_to_date(instruction) for instruction in instructions.values()]
+        members = []
+        for client, asked in instructions.items():
+            plan = self._plan(len(self.clients[client]), client, asked.round)
+            batches = self._batches(self.clients[client], plan, client, asked.round)
+            members.append(StackMember(asked.params, len(plan), batches))
+        results = train_stacked(
+            self.tunable,
+            stacking,
+            self.task,
+            members,
+            self.local,
+            learning_rate=next(iter(instructions.values())).learning_rate,
+            gradient_rule=self.gradient_rule,
+            device=self.device,
+        )
+        return [
+            self._update(client, asked, result, trained, version)
+            for (client, asked), (result, trained), version in zip(instructions.items(), results, versions, strict=True)
+        ]
 
     def _train(self, client: str, instruction: Instruction) -> Update:
         version = self._bring_up_to_date(instruction)
@@ -85,6 +138,17 @@ class Worker:
             result = self.fit(
                 self.clients[client], client=client, round=instruction.round, learning_rate=instruction.learning_rate
             )
+        return self._update(client, instruction, result, self.tunable.read(), version, to_params(counted))
+
+    def _update(
+        self,
+        client: str,
+        instruction: Instruction,
+        result: LocalResult,
+        trained: Params,
+        version: int,
+        activity: Params | None = None,
+    ) -> Update:
         return Update(
             round=instruction.round,
             client=client,
@@ -93,9 +157,9 @@ class Worker:
             steps=result.steps,
             samples=result.samples,
             loss=result.loss,
-            params=subtract(self.tunable.read(), instruction.params),
+            params=subtract(trained, instruction.params),
             proxy_version=version,
-            activity=to_params(counted),
+            activity=activity or {},
         )
 
     def _bring_up_to_date(self, instruction: Instruction) -> int:
@@ -131,26 +195,35 @@ class Worker:
             learning_rate: constant during this call.
             max_steps: in place of the recipe's ``local`` budget.
         """
-        plan = batch_plan(
-            len(indices),
+        plan = self._plan(len(indices), client, round, max_steps)
+        batches = (
+            {name: tensor.to(self.device) for name, tensor in batch.items()}
+            for batch in self._batches(indices, plan, client, round)
+        )
+        with torch_seed(self.seed, "dropout", round=round, client=client):
+            return train_locally(
+                self.tunable,
+                self.task,
+                batches,
+                self.local,
+                learning_rate=learning_rate,
+                gradient_rule=self.gradient_rule,
+            )
+
+    def _plan(self, count: int, client: str, round: int, max_steps: int | None = None) -> list[np.ndarray]:  # noqa: A002
+        return batch_plan(
+            count,
             self.local.batch_size,
             epochs=self.local.epochs,
             max_steps=max_steps or self.local.max_steps,
             generator=numpy_generator(self.seed, "batches", round=round, client=client),
         )
+
+    def _batches(self, indices: np.ndarray, plan: Sequence[np.ndarray], client: str, round: int) -> Iterator[Batch]:  # noqa: A002
+        """The batches of a plan, on the CPU."""
         collate = self.task.collate(self.processor, derive_seed(self.seed, "masks", round=round, client=client))
+        return (collate(self.examples.take(indices[step])) for step in plan)
 
-        def batches() -> Iterator[Batch]:
-            for step in plan:
-                batch = collate(self.examples.take(indices[step]))
-                yield {name: tensor.to(self.device) for name, tensor in batch.items()}
 
-        with torch_seed(self.seed, "dropout", round=round, client=client):
-            return train_locally(
-                self.tunable,
-                self.task,
-                batches(),
-                self.local,
-                learning_rate=learning_rate,
-                gradient_rule=self.gradient_rule,
-            )
+def _line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0]

@@ -56,6 +56,12 @@ class Tunable:
         return cls(model, chosen)
 
     @property
+    def base_model(self) -> PreTrainedModel:
+        """The transformers model, inside any adapter."""
+        model = self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
+        return cast(PreTrainedModel, model)
+
+    @property
     def is_adapter(self) -> bool:
         """Whether PEFT can load what `save` writes; otherwise it is a whole model."""
         return isinstance(self.model, PeftModel)

@@ -22,10 +22,6 @@ def _is_given(value: Any) -> bool:
     return value not in (None, [])
 
 
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
 PLANNED: dict[str, Planned] = {
     "model.dtype": _one_of("bfloat16", "float16"),
     "task.kind": _one_of("token-classification", "image-text"),
@@ -45,8 +41,7 @@ PLANNED: dict[str, Planned] = {
     ),
     "privacy.kind": _one_of("central", "local"),
     "runtime.kind": _one_of("ray", "flower"),
-    "runtime.stack": _is_count,
-    "runtime.precision": _one_of("bfloat16", "float16"),
+    "runtime.precision": _one_of("float16"),
     "report_to": _has_any_of("wandb", "mlflow", "trackio"),
 }
 """Dotted key → whether a value belongs to a feature that this version does not have."""

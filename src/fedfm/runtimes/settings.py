@@ -14,9 +14,11 @@ class RuntimeSettings(Settings):
 
     kind: Literal["local"] = "local"
     """Everything in this process."""
-    stack: Literal["auto", "off"] = "auto"
-    """Clients trained in one pass; this version trains them one by one."""
+    stack: Literal["auto", "off"] | Annotated[int, Field(ge=1)] = "auto"
+    """Clients trained in one pass, which gives each what it gets alone, to rounding. `auto` takes as many as fit and
+    writes down their number; `off` trains one by one in a plain loop."""
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = "auto"
     """`auto` takes a GPU when there is one; else `cpu`, `cuda`, `cuda:1`, `mps`."""
-    precision: Literal["auto", "float32"] = "auto"
-    """Arithmetic of local training; this version computes in float32."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Arithmetic of the frozen blocks in local training; the tunable, its optimiser and every evaluation stay in
+    float32. `auto` is float32."""

@@ -26,6 +26,7 @@ from fedfm.recipe import Recipe
 from fedfm.server.devices import choose_device
 from fedfm.server.federation import Federation, make_federation
 from fedfm.server.proxies import ServerProxy, make_server_proxy
+from fedfm.server.stacking import choose_stacking
 from fedfm.tasks import TASKS, Task
 from fedfm.tasks.public import PublicData, read_public
 
@@ -92,6 +93,7 @@ class Experiment:
         start: what travels as initialised, before round 1.
         backbone_parameters: parameters of the backbone with its head, before the tunable added its own.
         first_download_bytes: size of the backbone, or of the proxy, which a client needs once before its first round.
+        training: in words, how many clients are trained at a time.
         proxy: the server's side of the proxy, where clients get one.
     """
 
@@ -104,6 +106,7 @@ class Experiment:
     start: Params
     backbone_parameters: int
     first_download_bytes: int
+    training: str
     proxy: ServerProxy | None = None
 
     def plug_in(self, params: Params) -> None:
@@ -216,6 +219,13 @@ def build_experiment(recipe: Recipe) -> Experiment:
         first_download_bytes = proxy.download_bytes
     for attached in (tunable, at_clients, *([proxy.proxy] if proxy else [])):
         attached.to(device)
+    stacking, training = choose_stacking(
+        recipe, backbone if made is None else clients_model.proxy, at_clients, task, data.processor
+    )
+    if recipe.runtime.stack == "auto":  # the number is part of the run: with it a resumed one rounds alike
+        chosen = recipe.runtime.model_copy(update={"stack": stacking.clients if stacking else "off"})
+        recipe = recipe.model_copy(update={"runtime": chosen})
+        data = replace(data, recipe=recipe)
     worker = Worker(
         tunable=at_clients,
         task=task,
@@ -228,6 +238,7 @@ def build_experiment(recipe: Recipe) -> Experiment:
         device=device,
         proxy=held,
         trains_stale=isinstance(recipe.proxy, FedPFT) and recipe.proxy.stale == "accept",
+        stacking=stacking,
     )
     evaluator = Evaluator(
         tunable=tunable,
@@ -248,6 +259,7 @@ def build_experiment(recipe: Recipe) -> Experiment:
         start=start,
         backbone_parameters=backbone_parameters,
         first_download_bytes=first_download_bytes,
+        training=training,
         proxy=proxy,
     )
 

@@ -65,6 +65,7 @@ def describe(experiment: Experiment) -> dict[str, Any]:
             "alignment": 0 if experiment.proxy is None else experiment.proxy.alignment_bytes,
         },
         "privacy": None,
+        "training": experiment.training,
         "device": str(experiment.device),
     }
 

@@ -26,6 +26,7 @@ BERT = Family(
     heads=("classifier",),
     language_heads=("cls.predictions.transform",),
     pooler="pooler",
+    first_token="attention.output",  # noqa: S106 - no password
 )
 ROBERTA = replace(
     BERT,
@@ -61,6 +62,7 @@ DEBERTA = Family(
     ),
     embeddings=("embeddings", "encoder.rel_embeddings", "encoder.LayerNorm"),
     heads=("pooler", "classifier"),
+    reads_positions=True,
     language_heads=("cls.predictions.transform", "lm_predictions.lm_head.dense", "lm_predictions.lm_head.LayerNorm"),
 )
 DISTILBERT = Family(

@@ -117,6 +117,9 @@ class Family:
         language_heads: modules between the last block and the vocabulary, without the tied output matrix.
         pooler: the base model's pooler when the classification head reads it and a checkpoint may lack it.
         causal: whether position t sees only positions up to t.
+        first_token: in encoders that classify by the first token, the module of a block that joins attention's output
+            and the residual; from there on the last block need compute that token only.
+        reads_positions: whether the projections of attention also read relative positions, which are no example's.
         when: tells its configs from those of another family with the same types; None where there is no other.
     """
 
@@ -129,5 +132,7 @@ class Family:
     language_heads: tuple[str, ...] = ()
     pooler: str | None = None
     causal: bool = False
+    first_token: str | None = None
+    reads_positions: bool = False
     when: Callable[[PretrainedConfig], bool] | None = None
     modality: Literal["text", "image", "image-text"] = "text"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import ClassVar
 
 from peft import PeftConfig, get_peft_model
 from torch import nn
@@ -18,7 +19,13 @@ from fedfm.settings import Settings
 
 
 class TuneSettings(Settings):
-    """Which parameters are trained; a subclass says how they are attached to a backbone."""
+    """Which parameters are trained; a subclass says how they are attached to a backbone.
+
+    Attributes:
+        stackable: whether several clients' values can share one pass: false where they would share no product.
+    """
+
+    stackable: ClassVar[bool] = True
 
     @property
     def virtual_tokens(self) -> int:

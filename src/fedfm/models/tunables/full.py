@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from fedfm.models.backbones import Backbone
 from fedfm.models.tunable import Tunable
@@ -11,6 +11,8 @@ from fedfm.models.tunables.base import TuneSettings, attach_parameters, tunable_
 
 class Full(TuneSettings):
     """Every parameter."""
+
+    stackable: ClassVar[bool] = False
 
     kind: Literal["full"] = "full"
     """Every parameter."""

@@ -1,0 +1,167 @@
+"""Local training of several clients in one pass: their batches together through the backbone, their tunables apart.
+
+A step takes one batch of each client that still has one. What a client computes is what it would compute alone, to
+rounding: losses, clipping and the optimiser are its own, and it reads no other's examples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+
+import torch
+from peft import PeftModel, PeftType
+from torch import Tensor, nn
+from torch.nn.functional import pad
+from torch.optim import Optimizer
+
+from fedfm.clients.settings import LocalSettings
+from fedfm.clients.training import GradientRule, LocalResult, Losses, make_optimizer
+from fedfm.models.stacked import Layout, PackedBlocks, Packing, StackedTunable, reading
+from fedfm.models.tunable import Tunable
+from fedfm.params import Params
+from fedfm.tasks.base import Batch, Task
+
+
+@dataclass(frozen=True)
+class Stacking:
+    """How clients share a pass.
+
+    Attributes:
+        clients: how many at most, K.
+        blocks: the model that they train on, which can read batches without their padding.
+        padding: input name → value that pads it.
+    """
+
+    clients: int
+    blocks: PackedBlocks
+    padding: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class StackMember:
+    """One client of a stack.
+
+    Attributes:
+        received: the tunable that it starts from.
+        steps: how many batches it has, at least 1.
+        batches: them, on the CPU.
+    """
+
+    received: Params
+    steps: int
+    batches: Iterator[Batch]
+
+
+def train_stacked(
+    tunable: Tunable,
+    stacking: Stacking,
+    task: Task,
+    members: Sequence[StackMember],
+    local: LocalSettings,
+    *,
+    learning_rate: float,
+    gradient_rule: GradientRule,
+    device: torch.device,
+) -> list[tuple[LocalResult, Params]]:
+    """Trains clients side by side, each as `train_locally` would; the tunable's own values are not read or changed.
+
+    Args:
+        tunable: which parameters of the model are trained.
+        stacking: how they share a pass.
+        task: the loss.
+        members: the clients.
+        local: how they train.
+        learning_rate: constant during this call.
+        gradient_rule: the algorithm's, elementwise.
+        device: where the model is.
+
+    Returns:
+        What each did, and its tunable after it, in the order of ``members``.
+
+    Raises:
+        UnstackableError: the tunable cannot be stacked.
+    """
+    order = sorted(range(len(members)), key=lambda index: -members[index].steps)  # those with steps left come first
+    stack = StackedTunable(tunable, [members[index].received for index in order])
+    optimizer = make_optimizer([stack.values], local, learning_rate)
+    received = stack.values.detach().clone()
+    losses = [Losses() for _ in order]
+    trained: dict[int, Params] = {}
+    tunable.train(dropout=local.dropout)
+    with stack.installed(), stacking.blocks.installed():
+        for step in range(members[order[0]].steps):
+            active = [index for index in order if members[index].steps > step]
+            parts = [next(members[index].batches) for index in active]
+            rows = tuple(len(part["labels"]) for part in parts)
+            batch = {name: tensor.to(device) for name, tensor in joined(parts, stacking.padding).items()}
+            packing = packing_of(tunable, batch) if stacking.blocks.can_be_packed else None
+            stack.begin(Layout(rows, None if packing is None else client_tokens(packing, rows)))
+            inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
+            with reading(packing):
+                totals, counts = task.losses(tunable.model(**inputs).logits, batch)
+            means = [
+                total.sum() / count.sum().clamp(min=1)
+                for total, count in zip(torch.split(totals, list(rows)), torch.split(counts, list(rows)), strict=True)
+            ]
+            loss = torch.stack(means)
+            _step(optimizer, stack.values, stack.gradient(loss.sum()), received, local, gradient_rule)
+            for row, (mean, count) in enumerate(zip(loss.tolist(), rows, strict=True)):
+                losses[row].add(mean, count)
+                if members[order[row]].steps == step + 1:
+                    trained[order[row]] = stack.read(row)
+    tunable.eval()
+    results = {index: taken.result() for index, taken in zip(order, losses, strict=True)}
+    return [(results[index], trained[index]) for index in range(len(members))]
+
+
+@torch.no_grad()
+def _step(
+    optimizer: Optimizer,
+    values: nn.Parameter,
+    gradient: Tensor,
+    received: Tensor,
+    local: LocalSettings,
+    rule: GradientRule,
+) -> None:
+    """The algorithm's rule, clipping and the optimiser's step, of the first rows; what the others do is not read."""
+    active = len(gradient)
+    gradient = rule(gradient, values[:active], received[:active])
+    if local.max_grad_norm is not None:
+        norms = gradient.norm(dim=1, keepdim=True)
+        gradient = gradient * (local.max_grad_norm / (norms + 1e-6)).clamp(max=1)
+    values.grad = gradient if active == len(values) else pad(gradient, (0, 0, 0, len(values) - active))
+    optimizer.step()
+
+
+def joined(parts: Sequence[Batch], padding: Mapping[str, int]) -> Batch:
+    """Batches one after the other, padded on the right to the longest."""
+    whole: Batch = {}
+    for name in parts[0]:
+        tensors = [part[name] for part in parts]
+        if tensors[0].ndim == 2:
+            longest = max(tensor.shape[1] for tensor in tensors)
+            value = padding.get(name, 0)
+            tensors = [pad(tensor, (0, longest - tensor.shape[1]), value=value) for tensor in tensors]
+        whole[name] = torch.cat(tensors)
+    return whole
+
+
+def packing_of(tunable: Tunable, batch: Batch) -> Packing | None:
+    """Where the real tokens are that the blocks will see, virtual ones of a prompt among them; None without padding."""
+    mask = batch.get("attention_mask")
+    if mask is None or bool(mask.all()):
+        return None
+    if isinstance(tunable.model, PeftModel) and (config := tunable.model.active_peft_config).is_prompt_learning:
+        if config.peft_type != PeftType.PROMPT_TUNING:  # a prefix lies in keys and values, of which there are more
+            return None
+        mask = pad(mask, (config.num_virtual_tokens, 0), value=1)
+    return Packing.of(mask)
+
+
+def client_tokens(packing: Packing, rows: Sequence[int]) -> tuple[int, ...]:
+    """Real tokens of each client."""
+    ends = [*packing.first.tolist(), len(packing.places)]
+    bounds = [0, *accumulate(rows)]
+    return tuple(ends[end] - ends[start] for start, end in pairwise(bounds))

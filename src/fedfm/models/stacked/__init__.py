@@ -1,0 +1,7 @@
+"""Many clients' values of one tunable in one pass through the frozen backbone."""
+
+from fedfm.models.stacked.layout import Layout
+from fedfm.models.stacked.packing import PackedBlocks, Packing, reading
+from fedfm.models.stacked.tunable import StackedTunable, UnstackableError
+
+__all__ = ["Layout", "PackedBlocks", "Packing", "StackedTunable", "UnstackableError", "reading"]

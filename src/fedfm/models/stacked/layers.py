@@ -1,0 +1,174 @@
+"""How layers with trained parameters compute when every client has its own values of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import torch
+from peft.tuners.ia3 import IA3Layer
+from peft.tuners.lora import LoraLayer
+from torch import Tensor, nn
+from torch.nn.functional import layer_norm, linear
+from transformers.pytorch_utils import Conv1D
+
+from fedfm.models.stacked.layout import Layout, each_client, spread
+from fedfm.models.stacked.products import low_rank
+
+
+@dataclass
+class Stacks:
+    """What stacked layers ask for, as it stands during one step.
+
+    Attributes:
+        values: id of a trained parameter → its values of all clients of this step, ``[K, ...]``.
+        layout: where each client's part of the batch is.
+    """
+
+    values: Mapping[int, Tensor] = field(default_factory=dict)
+    layout: Layout = field(default_factory=lambda: Layout(()))
+
+    def of(self, parameter: Tensor | None) -> Tensor | None:
+        """The stack of a parameter; None for one that is frozen or absent."""
+        return None if parameter is None else self.values.get(id(parameter))
+
+    def required(self, parameter: Tensor) -> Tensor:
+        """The stack of a parameter that is known to be trained."""
+        return self.values[id(parameter)]
+
+
+Forward = Callable[..., Tensor]
+
+
+def stacked_forward(module: nn.Module, trained: AbstractSet[int], stacks: Stacks) -> tuple[Forward, set[int]] | None:
+    """What to compute in place of a module's forward, and the ids of the trained parameters that it takes care of.
+
+    None where the module has no trained parameters of its own, or they cannot be stacked.
+    """
+    if isinstance(module, LoraLayer):
+        a, b = (cast(Tensor, layers[_adapter(module)].weight) for layers in (module.lora_A, module.lora_B))
+        if id(a) not in trained:
+            return None
+        if _adapter(module) in module.lora_magnitude_vector:
+            length = cast(Tensor, module.lora_magnitude_vector[_adapter(module)].weight)
+            return _dora(module, a, b, length, stacks), {id(a), id(b), id(length)}
+        return _lora(module, a, b, stacks), {id(a), id(b)}
+    if isinstance(module, IA3Layer):
+        factors = module.ia3_l[_adapter(module)]
+        return (_ia3(module, factors, stacks), {id(factors)}) if id(factors) in trained else None
+    own = {id(parameter) for parameter in module.parameters(recurse=False)} & trained
+    make = next((make for kind, make in _PLAIN.items() if isinstance(module, kind)), None)
+    return (make(module, stacks), own) if own and make is not None else None
+
+
+def stacked_prompt(weight: Tensor, stacks: Stacks) -> Forward:
+    """Every example's virtual tokens ``[B, n, ...]``, those of its client."""
+
+    def prompt(*_: Any, **__: Any) -> Tensor:
+        stack = stacks.required(weight)
+        rows = torch.tensor(stacks.layout.rows, device=stack.device)
+        return stack.repeat_interleave(rows, dim=0, output_size=sum(stacks.layout.rows))
+
+    return prompt
+
+
+def _adapter(module: LoraLayer | IA3Layer) -> str:
+    return str(module.active_adapters[0])
+
+
+def base_product(layer: nn.Module) -> tuple[Tensor, Tensor | None]:
+    """A frozen linear layer's matrix as ``[out, in]``, and its bias."""
+    weight: Tensor = layer.weight  # type: ignore[assignment]
+    bias: Tensor | None = layer.bias  # type: ignore[assignment]
+    return (weight.T if isinstance(layer, Conv1D) else weight), bias
+
+
+def _lora(module: LoraLayer, a: Tensor, b: Tensor, stacks: Stacks) -> Forward:
+    scale = float(module.scaling[_adapter(module)])
+
+    def forward(x: Tensor) -> Tensor:
+        weight, bias = base_product(module.get_base_layer())
+        return low_rank(x, weight, bias, stacks.required(a), stacks.required(b), scale, stacks.layout.sizes(x))
+
+    return forward
+
+
+def _dora(module: LoraLayer, a: Tensor, b: Tensor, length: Tensor, stacks: Stacks) -> Forward:
+    """DoRA (arXiv:2402.09353, eq. (5) and §4.3): the norm of W + s·BA, row by row, passes no gradient.
+
+    It comes from ‖w + s·b A‖² = ‖w‖² + 2s·b A wᵀ + s²·b A Aᵀ bᵀ, without a full matrix for each client.
+    """
+    scale = float(module.scaling[_adapter(module)])
+
+    def norm(weight: Tensor, down: Tensor, up: Tensor) -> Tensor:
+        weight = weight.to(down.dtype)
+        crossed = (up * (weight @ down.transpose(1, 2))).sum(2)
+        own = (up @ (down @ down.transpose(1, 2)) * up).sum(2)
+        return (weight.square().sum(1) + 2 * scale * crossed + scale**2 * own).sqrt()
+
+    def forward(x: Tensor) -> Tensor:
+        weight, bias = base_product(module.get_base_layer())
+        down, up, lengths = (stacks.required(parameter) for parameter in (a, b, length))
+        with torch.no_grad():
+            norms = norm(weight, down, up)
+        sizes = stacks.layout.sizes(x)
+        y = low_rank(x, weight, None, down, up, scale, sizes)
+        y = y * spread(lengths / norms, y, sizes)
+        return y if bias is None else y + bias
+
+    return forward
+
+
+def _ia3(module: IA3Layer, factors: Tensor, stacks: Stacks) -> Forward:
+    layer = module.get_base_layer()
+
+    def scaled(x: Tensor) -> Tensor:
+        return x * spread(stacks.required(factors).flatten(1), x, stacks.layout.sizes(x))
+
+    return (lambda x: layer(scaled(x))) if module.is_feedforward else (lambda x: scaled(layer(x)))
+
+
+def _linear(module: nn.Module, stacks: Stacks) -> Forward:
+    transposed = isinstance(module, Conv1D)
+
+    def forward(x: Tensor) -> Tensor:
+        weights, biases = stacks.of(module.weight), stacks.of(module.bias)  # type: ignore[arg-type]
+        weight, bias = base_product(module)
+        sizes = stacks.layout.sizes(x)
+        if weights is None:
+            y = linear(x, weight)
+            return y if biases is None else y + spread(biases, y, sizes)
+        own = weights.transpose(1, 2) if transposed else weights
+        if biases is not None or bias is None:
+            return each_client(linear, x, sizes, own, biases)
+        return each_client(linear, x, sizes, own) + bias
+
+    return forward
+
+
+def _layer_norm(module: nn.Module, stacks: Stacks) -> Forward:
+    if not isinstance(module, nn.LayerNorm):
+        raise TypeError(f"{type(module).__name__} is no layer norm")
+
+    def forward(x: Tensor) -> Tensor:
+        weights, biases = stacks.of(module.weight), stacks.of(module.bias)
+        shape = list(module.normalized_shape)
+        weight, bias = (module.weight, None) if weights is None else (None, None)
+        y = layer_norm(x, shape, weight, bias, module.eps)
+        sizes = stacks.layout.sizes(x)
+        if weights is not None:
+            y = y * spread(weights, y, sizes)
+        if biases is not None:
+            return y + spread(biases, y, sizes)
+        return y if module.bias is None else y + module.bias
+
+    return forward
+
+
+_PLAIN: dict[type[nn.Module], Callable[[nn.Module, Stacks], Forward]] = {
+    nn.Linear: _linear,
+    Conv1D: _linear,
+    nn.LayerNorm: _layer_norm,
+}

@@ -1,0 +1,230 @@
+"""Clients trained in one pass get what they get alone: every tunable, every family, in float64."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from fedfm.algorithms import FedAvg, FedProx
+from fedfm.clients import LocalSettings, Stacking, StackMember, train_locally, train_stacked
+from fedfm.clients.training import GradientRule
+from fedfm.errors import RecipeError
+from fedfm.models.backbones import Backbone, load_backbone
+from fedfm.models.builtin import RANDOM_MODELS
+from fedfm.models.settings import ModelSettings
+from fedfm.models.stacked import PackedBlocks, StackedTunable, UnstackableError
+from fedfm.models.tunable import Tunable
+from fedfm.models.tunables import TUNABLES
+from fedfm.params import Params
+from fedfm.tasks import TASKS, Task
+from fedfm.tasks.base import Batch
+from fedfm.tasks.language_modeling import IGNORED
+
+TINY = [name for name in RANDOM_MODELS if name.startswith("tiny-")]
+ROWS = [[3, 3, 2], [3], [1, 2]]
+"""Examples of each step of each client: the first has more steps, the others smaller batches."""
+RULES: dict[str, GradientRule] = {"fedavg": FedAvg().gradient, "fedprox": FedProx(mu=0.5).gradient}
+OPTIMIZERS: dict[str, dict[str, Any]] = {
+    "adamw": {"optimizer": "adamw", "learning_rate": 0.01},
+    "sgd": {"optimizer": "sgd", "learning_rate": 0.5, "weight_decay": 0.01, "max_grad_norm": None},
+    "clipped": {"optimizer": "sgd", "learning_rate": 0.5, "max_grad_norm": 0.01},
+}
+
+
+def tasks_of(name: str) -> list[str]:
+    """Tasks that a model may be tuned for."""
+    if name == "tiny-clip":
+        return []
+    if RANDOM_MODELS[name].layout is None:
+        return ["image-classification"]
+    config = RANDOM_MODELS[name].config()
+    decoder = name in ("tiny-gpt2", "tiny-opt", "tiny-gpt-neox") or hasattr(config, "num_key_value_heads")
+    language = "causal-lm" if decoder else "masked-lm"
+    return ["text-classification", *([language] if name != "tiny-t5" else [])]
+
+
+RELATIVE = {(name, kind) for name in ["tiny-deberta"] for kind in ("lora", "dora", "ia3", "bitfit")}
+"""Whose projections also read relative positions: `server.stacking` trains them one by one."""
+CASES = [
+    (name, task, kind)
+    for name in TINY
+    for task in tasks_of(name)
+    for kind in TUNABLES
+    if kind != "full" and (name, kind) not in RELATIVE
+]
+
+
+def attached(name: str, task: Task, kind: str, **settings: Any) -> tuple[Backbone, Tunable]:
+    """A tunable in double precision, moved from where it starts, so that nothing is zero."""
+    labels = ["a", "b", "c"] if task.labelled else None
+    backbone = load_backbone(ModelSettings(path=f"builtin:{name}"), task.auto_class, seed=0, labels=labels)
+    tunable = TUNABLES[kind](kind=kind, **settings).attach(backbone, task_type=task.peft_type, seed=0)
+    tunable.model.double()
+    return backbone, tunable
+
+
+def moved(tunable: Tunable, seed: int) -> Params:
+    """Values some way from the tunable's."""
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        name: parameter.detach() + 0.1 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+        for name, parameter in tunable.parameters.items()
+    }
+
+
+def read(tunable: Tunable) -> Params:
+    return {name: parameter.detach().clone() for name, parameter in tunable.parameters.items()}
+
+
+def batches(task: Task, name: str, rows: list[int], seed: int) -> Iterator[Batch]:
+    """Random examples of unequal length."""
+    generator = torch.Generator().manual_seed(seed)
+    pad = RANDOM_MODELS[name].config().pad_token_id if task.modality == "text" else 0
+    for count in rows:
+        if task.modality == "image":
+            pixels = torch.randn(count, 3, 8, 8, generator=generator, dtype=torch.float64)
+            yield {"pixel_values": pixels, "labels": torch.randint(3, (count,), generator=generator)}
+            continue
+        lengths = torch.randint(2, 9, (count,), generator=generator)
+        there = torch.arange(int(lengths.max())) < lengths[:, None]
+        ids = torch.randint(10, 200, there.shape, generator=generator)
+        ids[torch.arange(count), lengths - 1] = RANDOM_MODELS[name].config().eos_token_id  # by which T5 classifies
+        ids = ids.where(there, pad)
+        labels = torch.randint(3, (count,), generator=generator) if task.labelled else ids.where(there, IGNORED)
+        yield {"input_ids": ids, "attention_mask": there.long(), "labels": labels}
+
+
+def both(
+    name: str, task: Task, kind: str, local: LocalSettings, rule: GradientRule, **settings: Any
+) -> tuple[list[Any], list[Any]]:
+    """What clients get alone, and in one pass."""
+    backbone, tunable = attached(name, task, kind, **settings)
+    starts = [moved(tunable, client) for client in range(len(ROWS))]
+    rate, alone = local.learning_rate, []
+    for client, (rows, start) in enumerate(zip(ROWS, starts, strict=True)):
+        tunable.write(start)
+        steps = batches(task, name, rows, client)
+        result = train_locally(tunable, task, steps, local, learning_rate=rate, gradient_rule=rule)
+        alone.append((result, read(tunable)))
+    before = read(tunable)
+    pad = RANDOM_MODELS[name].config().pad_token_id if task.modality == "text" else 0
+    blocks = PackedBlocks(tunable.base_model, backbone.family, first_only=task.peft_type == "SEQ_CLS")
+    members = [
+        StackMember(start, len(rows), batches(task, name, rows, client))
+        for client, (rows, start) in enumerate(zip(ROWS, starts, strict=True))
+    ]
+    stacking = Stacking(len(members), blocks, {"input_ids": pad, "labels": IGNORED})
+    device = torch.device("cpu")
+    together = train_stacked(
+        tunable, stacking, task, members, local, learning_rate=rate, gradient_rule=rule, device=device
+    )
+    assert all(torch.equal(value, before[name]) for name, value in read(tunable).items())
+    return alone, together
+
+
+def compare(alone: list[Any], together: list[Any]) -> None:
+    for (result, params), (stacked_result, stacked_params) in zip(alone, together, strict=True):
+        assert (stacked_result.steps, stacked_result.samples) == (result.steps, result.samples)
+        assert stacked_result.loss == pytest.approx(result.loss, abs=1e-10)
+        assert stacked_params.keys() == params.keys()
+        for key, value in params.items():
+            torch.testing.assert_close(stacked_params[key], value, rtol=0, atol=1e-10, msg=lambda m, k=key: f"{k}: {m}")
+
+
+@pytest.mark.parametrize(("name", "task", "kind"), CASES)
+def test_every_tunable_in_every_family(name: str, task: str, kind: str) -> None:
+    local = LocalSettings(**OPTIMIZERS["sgd"])
+    try:
+        alone, together = both(name, TASKS[task], kind, local, RULES["fedavg"])
+    except RecipeError as error:
+        pytest.skip(f"no such tunable: {error.problems[0].message}")
+    compare(alone, together)
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("kind", ["lora", "prefix", "head"])
+def test_every_rule_and_optimiser(kind: str, optimizer: str, rule: str) -> None:
+    local = LocalSettings(**OPTIMIZERS[optimizer])
+    compare(*both("tiny-bert", TASKS["text-classification"], kind, local, RULES[rule]))
+
+
+@pytest.mark.parametrize("name", ["tiny-bert", "tiny-gpt2", "tiny-phi3", "tiny-vit"])
+@pytest.mark.parametrize("kind", ["lora", "dora"])
+def test_every_matrix(name: str, kind: str) -> None:
+    task = TASKS[tasks_of(name)[0]]
+    compare(*both(name, task, kind, LocalSettings(**OPTIMIZERS["sgd"]), RULES["fedavg"], target_modules="all"))
+
+
+def test_what_is_everyones_own_is_refused() -> None:
+    _, tunable = attached("tiny-bert", TASKS["text-classification"], "full")
+    with pytest.raises(UnstackableError, match="no stacked form"):
+        StackedTunable(tunable, [read(tunable)])
+
+
+def test_the_model_is_left_as_it_was() -> None:
+    backbone, tunable = attached("tiny-bert", TASKS["text-classification"], "lora")
+    modules = list(tunable.model.modules())
+    blocks = PackedBlocks(tunable.base_model, backbone.family, first_only=True, dtype=torch.bfloat16)
+    before = {name: (parameter, parameter.dtype) for name, parameter in tunable.model.named_parameters()}
+    with StackedTunable(tunable, [read(tunable)]).installed(), blocks.installed():
+        inside = {parameter.dtype for parameter in tunable.base_model.base_model.encoder.parameters()}
+        assert torch.bfloat16 in inside
+    assert all("forward" not in vars(module) for module in modules)
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in modules)
+    assert tunable.base_model.config._attn_implementation == "sdpa"
+    after = dict(tunable.model.named_parameters())
+    assert all(after[name] is parameter and after[name].dtype == dtype for name, (parameter, dtype) in before.items())
+
+
+def cosine(one: Params, other: Params) -> float:
+    a, b = (torch.cat([tensor.flatten().double() for tensor in params.values()]) for params in (one, other))
+    return float(a @ b / (a.norm() * b.norm()))
+
+
+def test_blocks_in_bfloat16_go_the_same_way() -> None:
+    task = TASKS["text-classification"]
+    backbone, tunable = attached("tiny-bert", task, "lora")
+    tunable.model.float()
+    start = {name: tensor.float() for name, tensor in moved(tunable, 0).items()}
+    local = LocalSettings(**OPTIMIZERS["sgd"])
+    updates = []
+    for dtype in (None, torch.bfloat16):
+        blocks = PackedBlocks(tunable.base_model, backbone.family, first_only=True, dtype=dtype)
+        stacking = Stacking(2, blocks, {})
+        members = [StackMember(start, 3, batches(task, "tiny-bert", [3, 3, 2], client)) for client in range(2)]
+        ((_, params), _) = train_stacked(
+            tunable,
+            stacking,
+            task,
+            members,
+            local,
+            learning_rate=0.1,
+            gradient_rule=FedAvg().gradient,
+            device=torch.device("cpu"),
+        )
+        assert all(tensor.dtype == torch.float32 for tensor in params.values())
+        updates.append({name: tensor - start[name] for name, tensor in params.items()})
+    assert cosine(*updates) > 0.98
+    assert any(not torch.equal(updates[0][name], updates[1][name]) for name in updates[0])
+
+
+def test_a_proxy_that_changes_is_seen_in_lower_precision() -> None:
+    backbone, tunable = attached("tiny-bert", TASKS["text-classification"], "lora")
+    blocks = PackedBlocks(tunable.base_model, backbone.family, dtype=torch.bfloat16)
+    weight = next(p for name, p in tunable.base_model.named_parameters() if "intermediate.dense.weight" in name)
+
+    def seen() -> Tensor:
+        with blocks.installed():
+            return next(
+                p for name, p in tunable.base_model.named_parameters() if "intermediate.dense.weight" in name
+            ).clone()
+
+    first = seen()
+    with torch.no_grad():
+        weight.mul_(2)
+    torch.testing.assert_close(seen(), first * 2)

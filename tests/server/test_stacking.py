@@ -1,0 +1,78 @@
+"""How many clients share a pass: what the recipe says, what stands in the way, and that the run remembers it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import fedfm
+from fedfm.errors import RecipeError
+from fedfm.recipe import load_recipe
+from fedfm.server.experiment import Experiment, build_experiment
+from tests.small import small_recipe
+
+
+def built(folder: Path, **changes: Any) -> Experiment:
+    return build_experiment(load_recipe(small_recipe(folder, **changes)))
+
+
+def test_auto_takes_a_whole_cohort_where_it_fits_and_writes_it_down(tmp_path: Path) -> None:
+    experiment = built(tmp_path)
+    assert experiment.worker.stacking is not None
+    assert experiment.worker.stacking.clients == 3
+    assert experiment.recipe.runtime.stack == 3
+    assert experiment.training == "3 clients at a time"
+
+
+def test_auto_takes_fewer_where_batches_are_large(tmp_path: Path) -> None:
+    data = small_recipe(tmp_path)["data"] | {"max_length": 128}
+    experiment = built(tmp_path, data=data, local={"batch_size": 32})
+    assert experiment.recipe.runtime.stack == 2
+
+
+def test_a_number_is_taken_as_it_is(tmp_path: Path) -> None:
+    assert built(tmp_path, runtime={"stack": 2}).worker.stacking.clients == 2  # type: ignore[union-attr]
+    one = built(tmp_path, runtime={"stack": 1})
+    assert one.worker.stacking is not None
+    assert one.training == "one client at a time"
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"runtime": {"stack": "off"}}, "runtime.stack: off"),
+        ({"tune": {"kind": "full"}}, "a model of its own"),
+        ({"local": {"dropout": True}}, "dropout"),
+        ({"tune": {"kind": "lora", "lora_dropout": 0.1}}, "dropout"),
+        ({"model": {"path": "builtin:tiny-deberta"}}, "relative positions"),
+    ],
+)
+def test_what_stands_in_the_way_is_said(tmp_path: Path, changes: dict[str, Any], reason: str) -> None:
+    experiment = built(tmp_path, **changes)
+    assert experiment.worker.stacking is None
+    assert experiment.recipe.runtime.stack == "off"
+    assert experiment.training.startswith("one client at a time (")
+    assert reason in experiment.training
+
+
+def test_bfloat16_is_refused_where_clients_train_in_a_plain_loop(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="one by one, clients are trained in float32") as caught:
+        built(tmp_path, runtime={"stack": "off", "precision": "bfloat16"})
+    assert caught.value.problems[0].where == "runtime.precision"
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_stacks_of_any_height_train_alike(tmp_path: Path, precision: str) -> None:
+    losses = []
+    for stack in (1, 3):
+        recipe = small_recipe(
+            tmp_path,
+            runtime={"stack": stack, "precision": precision},
+            local={"batch_size": 5, "optimizer": "sgd", "learning_rate": 0.1},
+        )
+        recipe["run_dir"] = str(tmp_path / f"{precision}-{stack}")
+        metrics = fedfm.run(load_recipe(recipe)).metrics
+        losses.append(metrics[metrics["split"] == "train"]["loss"].tolist())
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5 if precision == "float32" else 0.02)
