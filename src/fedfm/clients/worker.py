@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -69,16 +69,33 @@ class Worker:
             MessageError: an instruction cannot be read.
         """
         read: tuple[bytes, Instruction] | None = None
-        together: dict[str, Instruction] = {}
-        for client, message in messages.items():
-            if read is None or read[0] is not message:
-                read = message, decode_instruction(message)
-            together[client] = read[1]
-            if len(together) == (self.stacking.clients if self.stacking else 1):
-                yield from self._answers(together)
-                together = {}
-        if together:
-            yield from self._answers(together)
+        for clients in self.passes(messages):
+            instructions: dict[str, Instruction] = {}
+            for client in clients:
+                if read is None or read[0] is not messages[client]:
+                    read = messages[client], decode_instruction(messages[client])
+                instructions[client] = read[1]
+            yield from self._answers(instructions)
+
+    def passes(self, clients: Iterable[str]) -> list[list[str]]:
+        """Clients in the order given, those together that share a pass."""
+        everyone, size = list(clients), self.stacking.clients if self.stacking else 1
+        return [everyone[start : start + size] for start in range(0, len(everyone), size)]
+
+    @property
+    def version(self) -> int:
+        """Of the proxy that the clients hold; 0 where there is none."""
+        return 0 if self.proxy is None else self.proxy.number
+
+    def prepare(self, messages: Mapping[str, bytes]) -> None:
+        """Brings the proxy that the clients share up to date, for workers that are made as copies of this one.
+
+        What cannot be done is left to the client's turn, which tells of it.
+        """
+        if self.proxy is not None:
+            for message in {id(message): message for message in messages.values()}.values():
+                with suppress(StaleProxyError):
+                    self._bring_up_to_date(decode_instruction(message))
 
     def _answers(self, instructions: Mapping[str, Instruction]) -> Iterator[tuple[str, bytes | Failure]]:
         """The answers of clients that may share a pass; where that fails, each is asked alone, to tell whose fault."""

@@ -23,3 +23,7 @@ class Runtime(Protocol):
             messages: client id → message; most clients share one object.
         """
         ...
+
+    def close(self) -> None:
+        """Lets go of what it holds; nothing is exchanged after that."""
+        ...

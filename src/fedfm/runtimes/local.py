@@ -24,3 +24,6 @@ class LocalRuntime:
     def exchange(self, messages: Mapping[str, bytes]) -> Iterator[tuple[str, bytes | Failure]]:
         """Trains lazily: a caller that stops iterating stops the training."""
         return self.worker.train(messages)
+
+    def close(self) -> None:
+        """Nothing is held."""

@@ -17,6 +17,9 @@ class RuntimeSettings(Settings):
     stack: Literal["auto", "off"] | Annotated[int, Field(ge=1)] = "auto"
     """Clients trained in one pass, which gives each what it gets alone, to rounding. `auto` takes as many as fit and
     writes down their number; `off` trains one by one in a plain loop."""
+    processes: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
+    """Processes of this machine that train clients, with one thread each and one backbone between them (Linux, on
+    CPUs). `auto` takes one a core for runs that are worth it."""
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = "auto"
     """`auto` takes a GPU when there is one; else `cpu`, `cuda`, `cuda:1`, `mps`."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"

@@ -26,7 +26,7 @@ from fedfm.recipe import Recipe
 from fedfm.server.devices import choose_device
 from fedfm.server.federation import Federation, make_federation
 from fedfm.server.proxies import ServerProxy, make_server_proxy
-from fedfm.server.stacking import choose_stacking
+from fedfm.server.stacking import choose_processes, choose_stacking
 from fedfm.tasks import TASKS, Task
 from fedfm.tasks.public import PublicData, read_public
 
@@ -94,6 +94,7 @@ class Experiment:
         backbone_parameters: parameters of the backbone with its head, before the tunable added its own.
         first_download_bytes: size of the backbone, or of the proxy, which a client needs once before its first round.
         training: in words, how many clients are trained at a time.
+        processes: how many train clients.
         proxy: the server's side of the proxy, where clients get one.
     """
 
@@ -107,6 +108,7 @@ class Experiment:
     backbone_parameters: int
     first_download_bytes: int
     training: str
+    processes: int = 1
     proxy: ServerProxy | None = None
 
     def plug_in(self, params: Params) -> None:
@@ -219,9 +221,9 @@ def build_experiment(recipe: Recipe) -> Experiment:
         first_download_bytes = proxy.download_bytes
     for attached in (tunable, at_clients, *([proxy.proxy] if proxy else [])):
         attached.to(device)
-    stacking, training = choose_stacking(
-        recipe, backbone if made is None else clients_model.proxy, at_clients, task, data.processor
-    )
+    at_client = backbone if made is None else clients_model.proxy
+    processes = choose_processes(recipe, device, at_client.model.num_parameters(), len(data.train))
+    stacking, training = choose_stacking(recipe, at_client, at_clients, task, data.processor, processes=processes)
     if recipe.runtime.stack == "auto":  # the number is part of the run: with it a resumed one rounds alike
         chosen = recipe.runtime.model_copy(update={"stack": stacking.clients if stacking else "off"})
         recipe = recipe.model_copy(update={"runtime": chosen})
@@ -259,7 +261,8 @@ def build_experiment(recipe: Recipe) -> Experiment:
         start=start,
         backbone_parameters=backbone_parameters,
         first_download_bytes=first_download_bytes,
-        training=training,
+        training=training if processes == 1 else f"{training}, in each of {processes} processes",
+        processes=processes,
         proxy=proxy,
     )
 

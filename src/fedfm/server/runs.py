@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from fedfm.records.folder import RunFolder
 from fedfm.records.listeners import Listener
 from fedfm.records.report import write_report
 from fedfm.records.tensorboard import TensorBoard
-from fedfm.runtimes import LocalRuntime
+from fedfm.runtimes import LocalRuntime, ProcessRuntime, Runtime
 from fedfm.server.baselines import baselines
 from fedfm.server.checkpoints import load_checkpoint
 from fedfm.server.experiment import Experiment, build_experiment
@@ -169,9 +170,9 @@ def _play(experiment: Experiment, folder: RunFolder, listeners: Sequence[Listene
     folder.events.touch()
     for listener in listeners:
         listener.on_start(describe(experiment))
-    with stop_on_signals() as stop:
+    with stop_on_signals() as stop, closing(_runtime(experiment)) as runtime:
         try:
-            loop = RoundLoop(experiment, LocalRuntime(experiment.worker), folder, listeners, stop)
+            loop = RoundLoop(experiment, runtime, folder, listeners, stop)
             state = loop.start() if state is None else state
             _write_proxy(experiment, folder, state)
             state = loop.play(state)
@@ -188,6 +189,12 @@ def _play(experiment: Experiment, folder: RunFolder, listeners: Sequence[Listene
                 f"{error}\nthe last checkpoint is intact; make room or mend the permissions, "
                 f"then: fedfm resume {folder.path}"
             ) from error
+
+
+def _runtime(experiment: Experiment) -> Runtime:
+    if experiment.processes > 1:
+        return ProcessRuntime(experiment.worker, experiment.processes)
+    return LocalRuntime(experiment.worker)
 
 
 def _finish(

@@ -1,7 +1,9 @@
-"""How many clients train in one pass: what the recipe asks for, and what tunable, backbone and memory allow."""
+"""How clients share this machine: how many train in one pass, and in how many processes."""
 
 from __future__ import annotations
 
+import math
+import os
 from typing import cast
 
 import torch
@@ -15,15 +17,19 @@ from fedfm.models.stacked import PackedBlocks, StackedTunable, UnstackableError
 from fedfm.models.tunable import Tunable
 from fedfm.models.tunables import Dora, Lora
 from fedfm.recipe import Recipe
+from fedfm.runtimes import can_fork
 from fedfm.tasks import Task
 from fedfm.tasks.language_modeling import IGNORED
+
+WORTH_PROCESSES = 1e13
+"""Operations of a run, roughly, from which `auto` takes several processes: a minute or two of one core."""
 
 TOKENS = 8192
 """Tokens of a step, at most, that `auto` puts together: beyond that a CPU gains nothing and memory still grows."""
 
 
 def choose_stacking(
-    recipe: Recipe, backbone: Backbone, tunable: Tunable, task: Task, processor: Processor
+    recipe: Recipe, backbone: Backbone, tunable: Tunable, task: Task, processor: Processor, *, processes: int
 ) -> tuple[Stacking | None, str]:
     """How the clients of a run share passes, and in words what was chosen and why.
 
@@ -33,6 +39,7 @@ def choose_stacking(
         tunable: attached to it.
         task: of the run.
         processor: its padding fills batches of unequal length.
+        processes: each should have something to do.
 
     Raises:
         RecipeError: at ``runtime.precision`` when clients cannot share passes: only shared ones compute in bfloat16.
@@ -43,7 +50,7 @@ def choose_stacking(
         if recipe.runtime.precision == "bfloat16":
             raise RecipeError(f"one by one, clients are trained in float32 ({problem})", where="runtime.precision")
         return None, f"one client at a time ({problem})"
-    clients = _fitting(recipe) if wanted == "auto" else wanted
+    clients = _fitting(recipe, processes) if wanted == "auto" else wanted
     first_only = task.peft_type == "SEQ_CLS"
     pad = cast(int, processor.pad_token_id) if isinstance(processor, PreTrainedTokenizerBase) else 0
     padding = {"input_ids": pad, "labels": IGNORED}
@@ -68,9 +75,35 @@ def _problem(recipe: Recipe, backbone: Backbone, tunable: Tunable) -> str | None
     return None
 
 
-def _fitting(recipe: Recipe) -> int:
-    """Clients whose batches make `TOKENS` tokens, at most a cohort."""
+def _fitting(recipe: Recipe, processes: int) -> int:
+    """Clients whose batches make `TOKENS` tokens, at most a process's share of the cohort."""
     each = recipe.local.batch_size * recipe.data.max_length
-    cohort = recipe.federation.per_round
-    most = max(1, TOKENS // each)
-    return most if cohort is None or cohort < 1 else min(most, int(cohort))
+    return max(1, min(TOKENS // each, math.ceil(_cohort(recipe) / processes)))
+
+
+def _cohort(recipe: Recipe) -> int:
+    return recipe.federation.cohort_size(recipe.federation.clients or 1)
+
+
+def choose_processes(recipe: Recipe, device: torch.device, parameters: int, examples: int) -> int:
+    """In how many processes clients are trained.
+
+    Args:
+        recipe: resolved; ``runtime.processes`` says how many.
+        device: where the backbone is.
+        parameters: of the backbone that clients train on.
+        examples: training examples of all clients.
+
+    Raises:
+        RecipeError: at ``runtime.processes`` when several are asked for where there can be but one.
+    """
+    wanted = recipe.runtime.processes
+    possible = can_fork() and device.type == "cpu"
+    if wanted != "auto":
+        if wanted > 1 and not possible:
+            raise RecipeError("several processes need Linux and a CPU; leave it at `auto`", where="runtime.processes")
+        return wanted
+    share = recipe.federation.rounds * _cohort(recipe) / (recipe.federation.clients or 1)
+    passed = examples * share * recipe.local.epochs * recipe.data.max_length
+    worth = 6 * parameters * passed > WORTH_PROCESSES
+    return min(len(os.sched_getaffinity(0)), _cohort(recipe)) if possible and worth else 1

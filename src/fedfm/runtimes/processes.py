@@ -1,0 +1,162 @@
+"""Clients trained in several processes of this machine, which share the memory of backbone and data.
+
+Each process is a fork of this one: what it does not write (the frozen backbone) exists once. It gets whole passes of
+clients, as bytes, and sends bytes back; which process trains a pass, and when, changes nothing of what comes out.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import ForkProcess
+
+import torch
+
+from fedfm.clients import Worker
+from fedfm.proxies.versions import ProxyVersion
+from fedfm.updates import Failure
+
+
+@dataclass
+class _Child:
+    """A process, the line to it, and the clients that it is training."""
+
+    process: ForkProcess
+    line: Connection
+    clients: list[str] = field(default_factory=list)
+
+
+class ProcessRuntime:
+    """Deals passes to processes as they get free; answers come as they are ready, in nearly the order asked.
+
+    That order keeps few updates waiting to be folded, however large the cohort is.
+
+    The processes are forked when there is something to train, with one thread each, and live until `close`; they are
+    forked anew when the proxy that they hold has changed.
+    """
+
+    def __init__(self, worker: Worker, processes: int) -> None:
+        """A runtime of ``processes`` processes, on a machine that can fork."""
+        self.worker = worker
+        self.processes = processes
+        self._children: list[_Child] = []
+        self._version = worker.version
+
+    def hand_out(self, clients: Sequence[str], version: ProxyVersion) -> None:
+        """All clients of this machine share one proxy, which thus is the latest that any of them holds."""
+        if self.worker.proxy is not None:
+            self.worker.proxy.download(version)
+
+    def exchange(self, messages: Mapping[str, bytes]) -> Iterator[tuple[str, bytes | Failure]]:
+        """Trains in all processes; a caller that stops iterating stops them."""
+        self.worker.prepare(messages)
+        if self._children and self._version != self.worker.version:
+            self.close()
+        waiting = deque(self.worker.passes(messages))
+        while len(self._children) < min(self.processes, len(waiting)):
+            self._children.append(self._fork())
+        try:
+            yield from self._deal(waiting, messages)
+        except BaseException:  # also a caller's that has stopped listening: whoever still trains would answer later
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Ends the processes."""
+        for child in self._children:
+            child.process.terminate()
+            child.line.close()
+        for child in self._children:
+            child.process.join()
+        self._children = []
+
+    def _deal(self, waiting: deque[list[str]], messages: Mapping[str, bytes]) -> Iterator[tuple[str, bytes | Failure]]:
+        for child in self._children:
+            if waiting:
+                _ask(child, waiting.popleft(), messages)
+        while busy := {child.line: child for child in self._children if child.clients}:
+            for line in wait(list(busy)):
+                child = busy[line]  # type: ignore[index]
+                try:
+                    client, answer = _read(child.line)
+                except (EOFError, ConnectionError):
+                    yield from self._bury(child)
+                else:
+                    child.clients.remove(client)
+                    yield client, answer
+                if waiting and not child.clients:
+                    _ask(child, waiting.popleft(), messages)
+
+    def _bury(self, child: _Child) -> Iterator[tuple[str, Failure]]:
+        """Answers for a process that is gone, and puts another in its place."""
+        child.process.join()
+        code = child.process.exitcode or 0
+        how = f"by signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"with exit code {code}"
+        lost, child.clients = child.clients, []
+        reason = f"its process ended {how}; where memory ran out, lower runtime.processes or runtime.stack"
+        yield from ((client, Failure(client, reason)) for client in lost)
+        child.line.close()
+        new = self._fork()
+        child.process, child.line = new.process, new.line
+
+    def _fork(self) -> _Child:
+        self._version = self.worker.version
+        mine, theirs = multiprocessing.Pipe()
+        others = [mine, *(child.line for child in self._children if not child.line.closed)]
+        process = multiprocessing.get_context("fork").Process(
+            target=_serve, args=(theirs, others, self.worker), daemon=True
+        )
+        process.start()
+        theirs.close()
+        return _Child(process, mine)
+
+
+def can_fork() -> bool:
+    """Whether this machine's system can fork a process that computes (Linux)."""
+    return "fork" in multiprocessing.get_all_start_methods() and os.uname().sysname == "Linux"
+
+
+def _ask(child: _Child, clients: list[str], messages: Mapping[str, bytes]) -> None:
+    """Sends a pass: who is in it, and each message that differs once."""
+    distinct = {id(messages[client]): messages[client] for client in clients}
+    places = {key: place for place, key in enumerate(distinct)}
+    child.clients = list(clients)
+    with suppress(ConnectionError):  # it is gone: whoever reads its answer finds out
+        child.line.send_bytes(json.dumps([[client, places[id(messages[client])]] for client in clients]).encode())
+        for message in distinct.values():
+            child.line.send_bytes(message)
+
+
+def _read(line: Connection) -> tuple[str, bytes | Failure]:
+    """One answer."""
+    head = json.loads(line.recv_bytes())
+    if "failure" in head:
+        return head["client"], Failure(head["client"], **head["failure"])
+    return head["client"], line.recv_bytes()
+
+
+def _serve(line: Connection, others: Sequence[Connection], worker: Worker) -> None:
+    """What a process does: trains what it is asked to until nobody asks any more."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    for other in others:
+        other.close()
+    torch.set_num_threads(1)
+    with suppress(EOFError, ConnectionError):
+        while True:
+            asked = json.loads(line.recv_bytes())
+            distinct = [line.recv_bytes() for _ in range(1 + max(place for _, place in asked))]
+            for client, answer in worker.train({client: distinct[place] for client, place in asked}):
+                if isinstance(answer, Failure):
+                    failure = {"reason": answer.reason, "details": answer.details, "stale": answer.stale}
+                    line.send_bytes(json.dumps({"client": client, "failure": failure}).encode())
+                else:
+                    line.send_bytes(json.dumps({"client": client}).encode())
+                    line.send_bytes(answer)
