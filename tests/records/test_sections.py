@@ -18,6 +18,7 @@ def run_files(**changes: Any) -> RunFiles:
         "recipe": {"name": "x", "federation": {"rounds": 2, "per_round": 0.5}},
         "summary": None,
         "environment": None,
+        "profile": None,
         "clients": [],
         "metrics": [],
         "events": [],
@@ -181,3 +182,36 @@ def test_figures_of_a_proxy_are_no_metrics_of_the_run() -> None:
     )
     assert with_proxy.headline == "accuracy"
     assert sections.learning(with_proxy) == sections.learning(without)
+
+
+PROFILE = {
+    "seconds": {"train": 30.0, "evaluate": 10.0, "total": 40.0},
+    "training": {"data": 1.0, "forward": 24.0, "backward": 30.0, "optimizer": 5.0},
+    "processes": 2,
+    "threads": 1,
+    "tokens": 6000,
+    "operations": 6e12,
+    "operations_a_second": 1e11,
+    "gemm_peak": 2e11,
+    "share": 0.5,
+}
+
+
+def test_time_is_told_only_where_it_was_booked() -> None:
+    assert sections.time(run_files()) is None
+    told = sections.time(run_files(profile=PROFILE))
+    assert told is not None
+    facts = {fact.name: fact.value for fact in told.facts}
+    assert facts["Trained by"] == "2 processes"
+    assert facts["Tokens a second"] == "100"
+    assert facts["Share of the peak"] == "50%"
+    assert told.run.rows == [("train", "30 s", "75.0 %"), ("evaluate", "10 s", "25.0 %")]
+    assert [row[0] for row in told.training.rows] == ["backward", "forward", "optimizer", "data"]
+
+
+def test_a_run_that_trained_nothing_has_no_share_of_the_peak() -> None:
+    nothing = {"tokens": 0, "operations": 0.0, "operations_a_second": None, "share": None}
+    training = dict.fromkeys(PROFILE["training"], 0.0)  # type: ignore[arg-type]
+    told = sections.time(run_files(profile=PROFILE | nothing | {"training": training}))
+    assert told is not None
+    assert [fact.name for fact in told.facts] == ["Trained by", "Tokens trained on"]

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 @click.command(cls=Command)
 @click.argument("recipe")
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
-def run(recipe: str, overrides: tuple[str, ...], as_json: bool) -> None:
+@click.option("--profile", is_flag=True, help="Write down where the time went: profile.json, and in the report.")
+def run(recipe: str, overrides: tuple[str, ...], profile: bool, as_json: bool) -> None:
     """Run RECIPE from its first round to its report.
 
     KEY=VALUE sets any key of the recipe, such as federation.rounds=5, local.learning_rate=1e-3 or tune.kind=ia3.
@@ -31,7 +32,7 @@ def run(recipe: str, overrides: tuple[str, ...], as_json: bool) -> None:
         from fedfm.recipe import load_recipe
         from fedfm.server import run
 
-        return run(load_recipe(recipe, overrides), listeners=[display])
+        return run(load_recipe(recipe, overrides), listeners=[display], profile=profile)
 
     _follow(start, as_json)
 

@@ -1,6 +1,7 @@
 """Local training."""
 
 from fedfm.clients.evaluation import Evaluator, spread
+from fedfm.clients.profile import Profile, gemm_peak
 from fedfm.clients.settings import LocalSettings
 from fedfm.clients.stacked import Stacking, StackMember, train_stacked
 from fedfm.clients.training import GradientRule, LocalResult, train_locally
@@ -11,9 +12,11 @@ __all__ = [
     "GradientRule",
     "LocalResult",
     "LocalSettings",
+    "Profile",
     "StackMember",
     "Stacking",
     "Worker",
+    "gemm_peak",
     "spread",
     "train_locally",
     "train_stacked",

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 from torch.optim import Optimizer
 
+from fedfm.clients.profile import phase
 from fedfm.clients.settings import LocalSettings
 from fedfm.clients.training import GradientRule, LocalResult, Losses, make_optimizer
 from fedfm.models.stacked import Layout, PackedBlocks, Packing, StackedTunable, reading
@@ -93,20 +94,26 @@ def train_stacked(
     with stack.installed(), stacking.blocks.installed():
         for step in range(members[order[0]].steps):
             active = [index for index in order if members[index].steps > step]
-            parts = [next(members[index].batches) for index in active]
-            rows = tuple(len(part["labels"]) for part in parts)
-            batch = {name: tensor.to(device) for name, tensor in joined(parts, stacking.padding).items()}
-            packing = packing_of(tunable, batch) if stacking.blocks.can_be_packed else None
+            with phase("data"):
+                parts = [next(members[index].batches) for index in active]
+                rows = tuple(len(part["labels"]) for part in parts)
+                batch = {name: tensor.to(device) for name, tensor in joined(parts, stacking.padding).items()}
+                packing = packing_of(tunable, batch) if stacking.blocks.can_be_packed else None
             stack.begin(Layout(rows, None if packing is None else client_tokens(packing, rows)))
             inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
-            with reading(packing):
+            with phase("forward"), reading(packing):
                 totals, counts = task.losses(tunable.model(**inputs).logits, batch)
-            means = [
-                total.sum() / count.sum().clamp(min=1)
-                for total, count in zip(torch.split(totals, list(rows)), torch.split(counts, list(rows)), strict=True)
-            ]
-            loss = torch.stack(means)
-            _step(optimizer, stack.values, stack.gradient(loss.sum()), received, local, gradient_rule)
+                means = [
+                    total.sum() / count.sum().clamp(min=1)
+                    for total, count in zip(
+                        torch.split(totals, list(rows)), torch.split(counts, list(rows)), strict=True
+                    )
+                ]
+                loss = torch.stack(means)
+            with phase("backward"):
+                gradient = stack.gradient(loss.sum())
+            with phase("optimizer"):
+                _step(optimizer, stack.values, gradient, received, local, gradient_rule)
             for row, (mean, count) in enumerate(zip(loss.tolist(), rows, strict=True)):
                 losses[row].add(mean, count)
                 if members[order[row]].steps == step + 1:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
+from fedfm.clients.profile import phase
 from fedfm.clients.settings import LocalSettings
 from fedfm.models.tunable import Tunable
 from fedfm.tasks.base import Batch, Task
@@ -69,22 +70,36 @@ def train_locally(
     optimizer = make_optimizer(list(parameters.values()), local, learning_rate)
     losses = Losses()
     tunable.train(dropout=local.dropout)
-    for batch in batches:
+    for batch in read_ahead(batches):
         inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
-        totals, counts = task.losses(tunable.model(**inputs).logits, batch)
-        loss = totals.sum() / counts.sum().clamp(min=1)
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        with torch.no_grad():
-            for name, parameter in parameters.items():
-                if parameter.grad is not None:
-                    parameter.grad = gradient_rule(parameter.grad, parameter, received[name])
-        if local.max_grad_norm is not None:
-            nn.utils.clip_grad_norm_(parameters.values(), local.max_grad_norm)
-        optimizer.step()
+        with phase("forward"):
+            totals, counts = task.losses(tunable.model(**inputs).logits, batch)
+            loss = totals.sum() / counts.sum().clamp(min=1)
+        with phase("backward"):
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+        with phase("optimizer"):
+            with torch.no_grad():
+                for name, parameter in parameters.items():
+                    if parameter.grad is not None:
+                        parameter.grad = gradient_rule(parameter.grad, parameter, received[name])
+            if local.max_grad_norm is not None:
+                nn.utils.clip_grad_norm_(parameters.values(), local.max_grad_norm)
+            optimizer.step()
         losses.add(loss.item(), len(counts))
     tunable.eval()
     return losses.result()
+
+
+def read_ahead(batches: Iterable[Batch]) -> Iterator[Batch]:
+    """Batches as they come, their making booked as ``data``."""
+    waiting = iter(batches)
+    while True:
+        with phase("data"):
+            batch = next(waiting, None)
+        if batch is None:
+            return
+        yield batch
 
 
 def make_optimizer(parameters: list[nn.Parameter], local: LocalSettings, learning_rate: float) -> Optimizer:

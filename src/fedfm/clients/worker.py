@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from fedfm.clients.profile import Profile, profiling
 from fedfm.clients.settings import LocalSettings
 from fedfm.clients.stacked import Stacking, StackMember, train_stacked
 from fedfm.clients.training import GradientRule, LocalResult, train_locally
@@ -44,6 +45,7 @@ class Worker:
         proxy: what the clients hold in place of the backbone, where they do; the tunable is attached to it.
         trains_stale: whether a client whose proxy cannot be brought up to date trains on what it holds.
         stacking: how several clients are trained in one pass; None: one by one, in a plain loop.
+        profile: gets the time that training takes; None: nobody asked.
     """
 
     tunable: Tunable
@@ -58,6 +60,7 @@ class Worker:
     proxy: HeldProxy | None = None
     trains_stale: bool = False
     stacking: Stacking | None = None
+    profile: Profile | None = None
 
     def train(self, messages: Mapping[str, bytes]) -> Iterator[tuple[str, bytes | Failure]]:
         """Answers each client's instruction in turn: the bytes of an update, or why there is none.
@@ -102,7 +105,8 @@ class Worker:
         problem = None
         if self.stacking is not None and not any(asked.count_activity for asked in instructions.values()):
             try:
-                updates = self._train_stacked(self.stacking, instructions)
+                with profiling(self.profile):
+                    updates = self._train_stacked(self.stacking, instructions)
             except Exception as error:
                 problem = _line(error)
             else:
@@ -118,7 +122,9 @@ class Worker:
 
     def _answer(self, client: str, instruction: Instruction) -> bytes | Failure:
         try:
-            return encode_update(self._train(client, instruction))
+            with profiling(self.profile):
+                update = self._train(client, instruction)
+            return encode_update(update)
         except Exception as error:  # one client's failure, whatever it is, must not end the others' round
             reason = _line(error)
             if isinstance(error, torch.OutOfMemoryError):
@@ -239,7 +245,10 @@ class Worker:
     def _batches(self, indices: np.ndarray, plan: Sequence[np.ndarray], client: str, round: int) -> Iterator[Batch]:  # noqa: A002
         """The batches of a plan, on the CPU."""
         collate = self.task.collate(self.processor, derive_seed(self.seed, "masks", round=round, client=client))
-        return (collate(self.examples.take(indices[step])) for step in plan)
+        for step in plan:
+            if self.profile is not None:
+                self.profile.tokens += int(self.examples.lengths[indices[step]].sum())
+            yield collate(self.examples.take(indices[step]))
 
 
 def _line(error: Exception) -> str:

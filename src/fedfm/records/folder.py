@@ -89,6 +89,11 @@ class RunFolder:
         return self.path / "env.json"
 
     @property
+    def profile(self) -> Path:
+        """Where the time went, of a run that was profiled."""
+        return self.path / "profile.json"
+
+    @property
     def clients(self) -> Path:
         """The federation: id, sizes and label counts of every client."""
         return self.path / "clients.json"

@@ -26,6 +26,7 @@ class RunFiles:
         recipe: the same, parsed.
         summary: summary.json; None while a run has not ended.
         environment: env.json.
+        profile: profile.json; None where nobody asked for it.
         clients: clients.json, one record a client.
         metrics: metrics.jsonl in order.
         events: events.jsonl in order.
@@ -37,6 +38,7 @@ class RunFiles:
     recipe: Record
     summary: Record | None
     environment: Record | None
+    profile: Record | None
     clients: list[Record]
     metrics: list[Record]
     events: list[Record]
@@ -71,6 +73,7 @@ def read_run(folder: RunFolder) -> RunFiles:
         recipe=_mapping(folder.recipe, recipe_text),
         summary=_json(folder.summary),
         environment=_json(folder.environment),
+        profile=_json(folder.profile),
         clients=_json(folder.clients) or [],
         metrics=list(jsonl.records(folder.metrics)),
         events=list(jsonl.records(folder.events)),

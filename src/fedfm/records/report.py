@@ -43,6 +43,7 @@ def render(run: RunFiles) -> str:
         off=dig(run.recipe, "evaluate.clients") == 0,
         proxy=sections.proxy(run),
         wire=sections.wire(run),
+        time=sections.time(run),
         faults=sections.faults(run),
         simulated=dig(run.recipe, "runtime.kind") == "local",
         versions=versions,

@@ -13,13 +13,13 @@ import signal
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkProcess
 
 import torch
 
-from fedfm.clients import Worker
+from fedfm.clients import Profile, Worker
 from fedfm.proxies.versions import ProxyVersion
 from fedfm.updates import Failure
 
@@ -85,7 +85,7 @@ class ProcessRuntime:
             for line in wait(list(busy)):
                 child = busy[line]  # type: ignore[index]
                 try:
-                    client, answer = _read(child.line)
+                    client, answer = self._read(child.line)
                 except (EOFError, ConnectionError):
                     yield from self._bury(child)
                 else:
@@ -93,6 +93,15 @@ class ProcessRuntime:
                     yield client, answer
                 if waiting and not child.clients:
                     _ask(child, waiting.popleft(), messages)
+
+    def _read(self, line: Connection) -> tuple[str, bytes | Failure]:
+        """One answer; what was booked for it goes to the worker's profile."""
+        head = json.loads(line.recv_bytes())
+        if self.worker.profile is not None:
+            self.worker.profile.add(head["profile"])
+        if head["failure"] is not None:
+            return head["client"], Failure(head["client"], **head["failure"])
+        return head["client"], line.recv_bytes()
 
     def _bury(self, child: _Child) -> Iterator[tuple[str, Failure]]:
         """Answers for a process that is gone, and puts another in its place."""
@@ -134,14 +143,6 @@ def _ask(child: _Child, clients: list[str], messages: Mapping[str, bytes]) -> No
             child.line.send_bytes(message)
 
 
-def _read(line: Connection) -> tuple[str, bytes | Failure]:
-    """One answer."""
-    head = json.loads(line.recv_bytes())
-    if "failure" in head:
-        return head["client"], Failure(head["client"], **head["failure"])
-    return head["client"], line.recv_bytes()
-
-
 def _serve(line: Connection, others: Sequence[Connection], worker: Worker) -> None:
     """What a process does: trains what it is asked to until nobody asks any more."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
@@ -149,14 +150,22 @@ def _serve(line: Connection, others: Sequence[Connection], worker: Worker) -> No
     for other in others:
         other.close()
     torch.set_num_threads(1)
+    if worker.profile is not None:
+        worker = replace(worker, profile=Profile())
     with suppress(EOFError, ConnectionError):
         while True:
             asked = json.loads(line.recv_bytes())
             distinct = [line.recv_bytes() for _ in range(1 + max(place for _, place in asked))]
             for client, answer in worker.train({client: distinct[place] for client, place in asked}):
-                if isinstance(answer, Failure):
-                    failure = {"reason": answer.reason, "details": answer.details, "stale": answer.stale}
-                    line.send_bytes(json.dumps({"client": client, "failure": failure}).encode())
-                else:
-                    line.send_bytes(json.dumps({"client": client}).encode())
-                    line.send_bytes(answer)
+                _send(line, worker, client, answer)
+
+
+def _send(line: Connection, worker: Worker, client: str, answer: bytes | Failure) -> None:
+    """One answer: a line of JSON, then the update's bytes where there is one."""
+    failure = None
+    if isinstance(answer, Failure):
+        failure = {"reason": answer.reason, "details": answer.details, "stale": answer.stale}
+    booked = worker.profile.take() if worker.profile else None
+    line.send_bytes(json.dumps({"client": client, "failure": failure, "profile": booked}).encode())
+    if isinstance(answer, bytes):
+        line.send_bytes(answer)

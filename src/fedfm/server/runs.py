@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import pandas as pd
 from torch import nn
 
-from fedfm.clients import spread
+from fedfm.clients import Profile, spread
 from fedfm.errors import InterruptedRunError, RecipeError, StorageError, TooFewClientsError
 from fedfm.recipe import Recipe, dump, load_recipe
 from fedfm.records import jsonl
@@ -28,6 +29,7 @@ from fedfm.server.experiment import Experiment, build_experiment
 from fedfm.server.interrupts import StopRequest, stop_on_signals
 from fedfm.server.outcome import load_tuned, write_outcome
 from fedfm.server.planning import describe
+from fedfm.server.profiling import profile_of
 from fedfm.server.rounds import RoundLoop
 from fedfm.server.state import RunState
 from fedfm.server.summary import Status, proxy_figures, summarize
@@ -93,13 +95,20 @@ class Run:
         return f"Run({str(self.path)!r})"
 
 
-def run(recipe: Recipe | str | Path, overrides: Sequence[str] = (), *, listeners: Sequence[Listener] = ()) -> Run:
+def run(
+    recipe: Recipe | str | Path,
+    overrides: Sequence[str] = (),
+    *,
+    listeners: Sequence[Listener] = (),
+    profile: bool = False,
+) -> Run:
     """Runs a recipe from its first round to its report.
 
     Args:
         recipe: a recipe, a recipe file, or the name of a preset.
         overrides: ``dotted.key=value`` settings, as on the command line.
         listeners: hear of every step; see `fedfm.Listener`.
+        profile: write down where the time went (``profile.json``, and in the report).
 
     Raises:
         RecipeError: something in the recipe does not fit; nothing was written.
@@ -114,6 +123,8 @@ def run(recipe: Recipe | str | Path, overrides: Sequence[str] = (), *, listeners
         recipe = load_recipe(recipe.model_dump(), overrides)
     RunFolder.refuse_existing(recipe.folder)
     experiment = build_experiment(recipe)
+    if profile:
+        experiment = replace(experiment, worker=replace(experiment.worker, profile=Profile()))
     listeners = [*listeners, *_trackers(recipe, recipe.folder)]
     folder = RunFolder.create(recipe.folder)
     with folder.lock():
@@ -212,6 +223,8 @@ def _finish(
     if experiment.tunable.is_adapter:
         shutil.rmtree(folder.model, ignore_errors=True)  # merged from an earlier round, if it is there
     folder.write_json(folder.summary, summary)
+    if experiment.worker.profile is not None:
+        folder.write_json(folder.profile, profile_of(experiment, state))
     write_report(folder.path)
     for listener in listeners:
         listener.on_end(summary)

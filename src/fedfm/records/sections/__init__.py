@@ -6,6 +6,7 @@ from fedfm.records.sections.learning import Learning, learning
 from fedfm.records.sections.outcome import Outcome, outcome
 from fedfm.records.sections.proxy import Proxy, proxy
 from fedfm.records.sections.spread import Spread, spread
+from fedfm.records.sections.time import Time, time
 from fedfm.records.sections.wire import Wire, wire
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "Outcome",
     "Proxy",
     "Spread",
+    "Time",
     "Wire",
     "faults",
     "federation",
@@ -22,5 +24,6 @@ __all__ = [
     "outcome",
     "proxy",
     "spread",
+    "time",
     "wire",
 ]
