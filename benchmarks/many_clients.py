@@ -1,9 +1,10 @@
-"""Memory and start-up with 20 and with 1,000 clients of 10 examples: peak resident memory must not grow.
+"""Memory and start-up as the number of clients, and of those in a round, grows: peak resident memory must not.
 
     python benchmarks/many_clients.py
 
-Each measurement is a process of its own: MiniLM, LoRA r 8, 10 clients a round, 2 rounds, on generated text, after one
-run that fills the cache. Start-up is the time from starting the process to the first round.
+Each measurement is a run in a process of its own, without further ones: MiniLM, LoRA r 8, 10 clients in a pass, 2
+rounds, on generated text, after one run that fills the cache. Start-up is the time from starting the process to the
+first round.
 """
 
 from __future__ import annotations
@@ -14,10 +15,31 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from ledger import measured, measured_on
+
+
+@dataclass(frozen=True)
+class Case:
+    """A federation: how many clients, how many of them in a round, and examples of each."""
+
+    clients: int
+    cohort: int
+    examples: int
+
+    @property
+    def key(self) -> str:
+        """Its name in the ledger."""
+        return f"{self.clients} clients of {self.examples}, {self.cohort} a round"
+
+
+PAIRS = ((Case(20, 10, 10), Case(1000, 10, 10)), (Case(100, 10, 5), Case(10_000, 500, 5)))
+"""A small federation and a large one, held against each other."""
 
 CHILD = """
 import json, resource, sys, time
@@ -34,13 +56,13 @@ finished = run(load_recipe(sys.argv[1], ["run_dir=" + sys.argv[2]]), listeners=[
 print(json.dumps({
     "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
     "start_up_s": clock.first,
-    "total_s": finished.summary["seconds"]["total"],
+    "train_s": finished.summary["seconds"]["train"],
 }))
 """
 
 
-def write_job(folder: Path, clients: int) -> Path:
-    """Ten examples a client, made of words; the test set is the same for every number of clients."""
+def write_job(folder: Path, case: Case) -> Path:
+    """Examples made of words; the test set is the same in every case."""
     generator = random.Random(0)
     words = ["good", "bad", "film", "plot", "the", "a", "very", "not", "actor", "scene", "long", "short"]
 
@@ -52,25 +74,26 @@ def write_job(folder: Path, clients: int) -> Path:
         return "\n".join(lines) + "\n"
 
     (folder / "test.jsonl").write_text(rows(200))
-    (folder / f"train-{clients}.jsonl").write_text(rows(10 * clients))
+    (folder / "train.jsonl").write_text(rows(case.examples * case.clients))
     recipe = {
-        "name": f"clients-{clients}",
+        "name": "many-clients",
         "model": {"path": "builtin:minilm"},
         "task": {"kind": "text-classification"},
-        "data": {"train": str(folder / f"train-{clients}.jsonl"), "test": str(folder / "test.jsonl"), "max_length": 32},
-        "federation": {"clients": clients, "per_round": 10, "rounds": 2},
+        "data": {"train": str(folder / "train.jsonl"), "test": str(folder / "test.jsonl"), "max_length": 32},
+        "federation": {"clients": case.clients, "per_round": case.cohort, "rounds": 2},
         "local": {"batch_size": 10},
+        "runtime": {"stack": 10, "processes": 1},
     }
-    path = folder / f"clients-{clients}.yaml"
+    path = folder / "many-clients.yaml"
     path.write_text(json.dumps(recipe))
     return path
 
 
-def measure(clients: int) -> dict[str, Any]:
+def measure(case: Case) -> dict[str, Any]:
     """Peak memory and start-up of the second of two equal runs, so that the cache is warm."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        recipe = write_job(folder, clients)
+        recipe = write_job(folder, case)
         for attempt in ("cold", "warm"):
             command = [sys.executable, "-c", CHILD, str(recipe), str(folder / f"run-{attempt}"), str(time.time())]
             done = subprocess.run(command, capture_output=True, check=True, text=True)
@@ -80,19 +103,19 @@ def measure(clients: int) -> dict[str, Any]:
 
 def main() -> None:
     """Measures what is not yet kept, then prints the table."""
-    results = {
-        clients: [
-            measured("many_clients", f"{clients} clients, repeat {k}", lambda c=clients: measure(c)) for k in range(3)
-        ]
-        for clients in (20, 1000)
-    }
-    print("clients   peak memory (median of 3)   start-up to first round")
-    medians = {}
-    for clients, repeats in results.items():
-        medians[clients] = sorted(repeat["peak_mib"] for repeat in repeats)[1]
-        start_up = sorted(repeat["start_up_s"] for repeat in repeats)[1]
-        print(f"{clients:>7}   {medians[clients]:>8.0f} MiB                {start_up:>8.1f} s")
-    print(f"peak memory at 1,000 clients / at 20: {medians[1000] / medians[20]:.3f}")
+    found: dict[Case, dict[str, float]] = {}
+    for case in (case for pair in PAIRS for case in pair):
+        repeats = [measured("many_clients", f"{case.key}, repeat {k}", partial(measure, case)) for k in range(3)]
+        found[case] = {name: median(repeat[name] for repeat in repeats) for name in repeats[0]}
+    print(
+        "medians of 3                              peak memory   start-up to first round   rounds of training a second"
+    )
+    for case, figures in found.items():
+        print(
+            f"{case.key:<42}{figures['peak_mib']:>7.0f} MiB{figures['start_up_s']:>18.1f} s{2 / figures['train_s']:>30.3f}"
+        )
+    for small, large in PAIRS:
+        print(f"peak memory, {large.key} / {small.key}: {found[large]['peak_mib'] / found[small]['peak_mib']:.3f}")
     print(f"measured on {measured_on('many_clients')}")
 
 
