@@ -107,13 +107,10 @@ def main() -> None:
     for case in (case for pair in PAIRS for case in pair):
         repeats = [measured("many_clients", f"{case.key}, repeat {k}", partial(measure, case)) for k in range(3)]
         found[case] = {name: median(repeat[name] for repeat in repeats) for name in repeats[0]}
-    print(
-        "medians of 3                              peak memory   start-up to first round   rounds of training a second"
-    )
+    print("medians of 3                               peak MiB   seconds to round 1   rounds of training a second")
     for case, figures in found.items():
-        print(
-            f"{case.key:<42}{figures['peak_mib']:>7.0f} MiB{figures['start_up_s']:>18.1f} s{2 / figures['train_s']:>30.3f}"
-        )
+        rate = 2 / figures["train_s"]
+        print(f"{case.key:<40}{figures['peak_mib']:>11.0f}{figures['start_up_s']:>21.1f}{rate:>30.3f}")
     for small, large in PAIRS:
         print(f"peak memory, {large.key} / {small.key}: {found[large]['peak_mib'] / found[small]['peak_mib']:.3f}")
     print(f"measured on {measured_on('many_clients')}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -114,7 +115,7 @@ def both(
     pad = RANDOM_MODELS[name].config().pad_token_id if task.modality == "text" else 0
     blocks = PackedBlocks(tunable.base_model, backbone.family, first_only=task.peft_type == "SEQ_CLS")
     members = [
-        StackMember(start, len(rows), batches(task, name, rows, client))
+        StackMember(start, [np.arange(count) for count in rows], batches(task, name, rows, client))
         for client, (rows, start) in enumerate(zip(ROWS, starts, strict=True))
     ]
     stacking = Stacking(len(members), blocks, {"input_ids": pad, "labels": IGNORED})
@@ -196,7 +197,9 @@ def test_blocks_in_bfloat16_go_the_same_way() -> None:
     for dtype in (None, torch.bfloat16):
         blocks = PackedBlocks(tunable.base_model, backbone.family, first_only=True, dtype=dtype)
         stacking = Stacking(2, blocks, {})
-        members = [StackMember(start, 3, batches(task, "tiny-bert", [3, 3, 2], client)) for client in range(2)]
+        members = [
+            StackMember(start, [np.arange(3)] * 3, batches(task, "tiny-bert", [3, 3, 2], client)) for client in range(2)
+        ]
         ((_, params), _) = train_stacked(
             tunable,
             stacking,

@@ -7,9 +7,11 @@ rounding: losses, clipping and the optimiser are its own, and it reads no other'
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 from itertools import accumulate, pairwise
 
+import numpy as np
 import torch
 from peft import PeftModel, PeftType
 from torch import Tensor, nn
@@ -19,7 +21,15 @@ from torch.optim import Optimizer
 from fedfm.clients.profile import phase
 from fedfm.clients.settings import LocalSettings
 from fedfm.clients.training import GradientRule, LocalResult, Losses, make_optimizer
-from fedfm.models.stacked import Layout, PackedBlocks, Packing, StackedTunable, reading
+from fedfm.models.stacked import (
+    FrozenPrefix,
+    Layout,
+    PackedBlocks,
+    Packing,
+    StackedTunable,
+    packing_of,
+    reading,
+)
 from fedfm.models.tunable import Tunable
 from fedfm.params import Params
 from fedfm.tasks.base import Batch, Task
@@ -33,11 +43,13 @@ class Stacking:
         clients: how many at most, K.
         blocks: the model that they train on, which can read batches without their padding.
         padding: input name → value that pads it.
+        prefix: first blocks that are frozen, whose outputs are kept; None where there are none.
     """
 
     clients: int
     blocks: PackedBlocks
     padding: Mapping[str, int]
+    prefix: FrozenPrefix | None = None
 
 
 @dataclass(frozen=True)
@@ -46,13 +58,20 @@ class StackMember:
 
     Attributes:
         received: the tunable that it starts from.
-        steps: how many batches it has, at least 1.
+        plan: numbers of the examples of each batch, at least one batch.
         batches: them, on the CPU.
+        table: what the frozen prefix makes of its examples, by their numbers; needed where there is a prefix.
     """
 
     received: Params
-    steps: int
+    plan: Sequence[np.ndarray]
     batches: Iterator[Batch]
+    table: Mapping[int, Tensor] = field(default_factory=dict)
+
+    @property
+    def steps(self) -> int:
+        """How many batches it has."""
+        return len(self.plan)
 
 
 def train_stacked(
@@ -98,10 +117,13 @@ def train_stacked(
                 parts = [next(members[index].batches) for index in active]
                 rows = tuple(len(part["labels"]) for part in parts)
                 batch = {name: tensor.to(device) for name, tensor in joined(parts, stacking.padding).items()}
-                packing = packing_of(tunable, batch) if stacking.blocks.can_be_packed else None
+                packing = None
+                if stacking.blocks.can_be_packed and (virtual := virtual_tokens(tunable)) is not None:
+                    packing = packing_of(batch.get("attention_mask"), virtual)
             stack.begin(Layout(rows, None if packing is None else client_tokens(packing, rows)))
             inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
-            with phase("forward"), reading(packing):
+            beginning = _beginning(stacking.prefix, [members[index] for index in active], step, packing)
+            with phase("forward"), reading(packing), beginning:
                 totals, counts = task.losses(tunable.model(**inputs).logits, batch)
                 means = [
                     total.sum() / count.sum().clamp(min=1)
@@ -155,16 +177,20 @@ def joined(parts: Sequence[Batch], padding: Mapping[str, int]) -> Batch:
     return whole
 
 
-def packing_of(tunable: Tunable, batch: Batch) -> Packing | None:
-    """Where the real tokens are that the blocks will see, virtual ones of a prompt among them; None without padding."""
-    mask = batch.get("attention_mask")
-    if mask is None or bool(mask.all()):
-        return None
-    if isinstance(tunable.model, PeftModel) and (config := tunable.model.active_peft_config).is_prompt_learning:
-        if config.peft_type != PeftType.PROMPT_TUNING:  # a prefix lies in keys and values, of which there are more
-            return None
-        mask = pad(mask, (config.num_virtual_tokens, 0), value=1)
-    return Packing.of(mask)
+def virtual_tokens(tunable: Tunable) -> int | None:
+    """Tokens that a prompt puts in front of each example; None where they lie in keys and values (a prefix)."""
+    if not isinstance(tunable.model, PeftModel) or not (config := tunable.model.active_peft_config).is_prompt_learning:
+        return 0
+    return int(config.num_virtual_tokens) if config.peft_type == PeftType.PROMPT_TUNING else None
+
+
+def _beginning(
+    prefix: FrozenPrefix | None, active: Sequence[StackMember], step: int, packing: Packing | None
+) -> AbstractContextManager[None]:
+    """Lets the blocks begin with what the frozen prefix made of this step's examples."""
+    if prefix is None:
+        return nullcontext()
+    return prefix.replaced_by([member.table[number] for member in active for number in member.plan[step]], packing)
 
 
 def client_tokens(packing: Packing, rows: Sequence[int]) -> tuple[int, ...]:

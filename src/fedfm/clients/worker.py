@@ -10,13 +10,15 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from fedfm.clients.profile import Profile, profiling
 from fedfm.clients.settings import LocalSettings
 from fedfm.clients.stacked import Stacking, StackMember, train_stacked
 from fedfm.clients.training import GradientRule, LocalResult, train_locally
-from fedfm.data.batches import batch_plan
+from fedfm.data.batches import batch_plan, evaluation_batches
 from fedfm.data.examples import Examples
+from fedfm.models.stacked import FrozenPrefix
 from fedfm.models.tunable import Tunable
 from fedfm.params import Params, subtract
 from fedfm.proxies.activity import Activity, counting, to_params
@@ -24,6 +26,9 @@ from fedfm.proxies.versions import HeldProxy, StaleProxyError
 from fedfm.randomness import derive_seed, numpy_generator, torch_seed
 from fedfm.tasks.base import Batch, Task
 from fedfm.updates import Failure, Instruction, Update, decode_instruction, encode_update
+
+PREFIX_BATCH = 32
+"""Examples of a client that pass its model's frozen first blocks at once."""
 
 _log = logging.getLogger(__name__)
 
@@ -135,9 +140,11 @@ class Worker:
         versions = [self._bring_up_to_date(instruction) for instruction in instructions.values()]
         members = []
         for client, asked in instructions.items():
-            plan = self._plan(len(self.clients[client]), client, asked.round)
-            batches = self._batches(self.clients[client], plan, client, asked.round)
-            members.append(StackMember(asked.params, len(plan), batches))
+            indices = self.clients[client]
+            plan = self._plan(len(indices), client, asked.round)
+            batches = self._batches(indices, plan, client, asked.round)
+            table = self._table(stacking.prefix, indices) if stacking.prefix else {}
+            members.append(StackMember(asked.params, [indices[step] for step in plan], batches, table))
         results = train_stacked(
             self.tunable,
             stacking,
@@ -152,6 +159,19 @@ class Worker:
             self._update(client, asked, result, trained, version)
             for (client, asked), (result, trained), version in zip(instructions.items(), results, versions, strict=True)
         ]
+
+    def _table(self, prefix: FrozenPrefix, indices: np.ndarray) -> dict[int, Tensor]:
+        """What the frozen prefix makes of a client's examples, batched by length."""
+        self.tunable.eval()
+        chunks = evaluation_batches(self.examples.lengths[indices], PREFIX_BATCH)
+        collate = self.task.collate(self.processor, 0)
+
+        def batches() -> Iterator[Batch]:
+            for chunk in chunks:
+                batch = collate(self.examples.take(indices[chunk]))
+                yield {name: tensor.to(self.device) for name, tensor in batch.items() if name != "labels"}
+
+        return prefix.of_client([int(number) for chunk in chunks for number in indices[chunk]], batches)
 
     def _train(self, client: str, instruction: Instruction) -> Update:
         version = self._bring_up_to_date(instruction)

@@ -13,9 +13,10 @@ from fedfm.clients import Stacking
 from fedfm.errors import RecipeError
 from fedfm.models.backbones import Backbone
 from fedfm.models.processors import Processor
-from fedfm.models.stacked import PackedBlocks, StackedTunable, UnstackableError
+from fedfm.models.stacked import FrozenPrefix, PackedBlocks, StackedTunable, UnstackableError
 from fedfm.models.tunable import Tunable
 from fedfm.models.tunables import Dora, Lora
+from fedfm.proxies import NoProxy
 from fedfm.recipe import Recipe
 from fedfm.runtimes import can_fork
 from fedfm.tasks import Task
@@ -57,7 +58,11 @@ def choose_stacking(
     dtype = torch.bfloat16 if recipe.runtime.precision == "bfloat16" else None
     blocks = PackedBlocks(tunable.base_model, backbone.family, first_only=first_only, dtype=dtype)
     words = f"{clients} clients at a time" if clients > 1 else "one client at a time"
-    return Stacking(clients, blocks, padding), words if dtype is None else f"{words}, blocks in bfloat16"
+    fixed = isinstance(recipe.proxy, NoProxy) and not task.draws_inputs  # a proxy's blocks change as it is realigned
+    prefix = FrozenPrefix.of(blocks, tunable) if fixed else None
+    words += "" if dtype is None else ", blocks in bfloat16"
+    words += f", the first {prefix.start} blocks once an example" if prefix else ""
+    return Stacking(clients, blocks, padding, prefix), words
 
 
 def _problem(recipe: Recipe, backbone: Backbone, tunable: Tunable) -> str | None:

@@ -32,6 +32,7 @@ class Task(ABC):
         auto_class: the transformers class whose ``from_pretrained`` gives the backbone its head.
         peft_type: peft's name of the task, None where peft has none.
         labelled: whether examples carry a class.
+        draws_inputs: whether an example's inputs differ from time to time (masks).
         metrics: name → whether higher is better; the headline metric, by which a run is judged, first.
     """
 
@@ -39,6 +40,7 @@ class Task(ABC):
     auto_class: ClassVar[Any]
     peft_type: ClassVar[str | None]
     labelled: ClassVar[bool]
+    draws_inputs: ClassVar[bool] = False
     metrics: ClassVar[Mapping[str, bool]]
 
     @abstractmethod

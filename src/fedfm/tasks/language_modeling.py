@@ -64,6 +64,7 @@ class MaskedLM(LanguageModeling):
 
     auto_class = AutoModelForMaskedLM
     peft_type = None
+    draws_inputs = True
 
     def collate(self, processor: Any, seed: int) -> Collate:
         """Masks 15 % of the tokens: 80 % of them by the mask, 10 % by a random token, 10 % stay."""

@@ -1,7 +1,17 @@
 """Many clients' values of one tunable in one pass through the frozen backbone."""
 
 from fedfm.models.stacked.layout import Layout
-from fedfm.models.stacked.packing import PackedBlocks, Packing, reading
+from fedfm.models.stacked.packing import PackedBlocks, Packing, packing_of, reading
+from fedfm.models.stacked.prefix import FrozenPrefix
 from fedfm.models.stacked.tunable import StackedTunable, UnstackableError
 
-__all__ = ["Layout", "PackedBlocks", "Packing", "StackedTunable", "UnstackableError", "reading"]
+__all__ = [
+    "FrozenPrefix",
+    "Layout",
+    "PackedBlocks",
+    "Packing",
+    "StackedTunable",
+    "UnstackableError",
+    "packing_of",
+    "reading",
+]

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
@@ -105,6 +106,18 @@ class Packing:
         """``[1, N, ...]`` → ``[B, T, ...]``, zero where there was padding."""
         whole = x.new_zeros(self.batch * self.length, *x.shape[2:])
         return whole.index_copy(0, self.places, x[0]).view(self.batch, self.length, *x.shape[2:])
+
+
+def packing_of(mask: Tensor | None, virtual: int = 0) -> Packing | None:
+    """Where the real tokens of a batch are that blocks will see; None where all are real.
+
+    Args:
+        mask: attention mask ``[B, T]``.
+        virtual: tokens that a prompt puts in front of each example.
+    """
+    if mask is None or bool(mask.all()):
+        return None
+    return Packing.of(pad(mask, (virtual, 0), value=1))
 
 
 @dataclass(frozen=True)
