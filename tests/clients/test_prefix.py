@@ -122,7 +122,7 @@ def test_without_room_it_is_computed_each_time(tmp_path: Path) -> None:
     worker = experiment.worker
     assert worker.stacking is not None
     expected = updates(worker, experiment.start)
-    nothing = FrozenPrefix(worker.stacking.blocks, 2, Shelf(memory=0, disk=0))
+    nothing = FrozenPrefix(worker.stacking.blocks, worker.tunable, 2, Shelf(memory=0, disk=0))
     without = dataclasses.replace(worker, stacking=dataclasses.replace(worker.stacking, prefix=nothing))
     for _ in range(2):
         found = updates(without, experiment.start)

@@ -10,6 +10,8 @@ import torch
 
 from fedfm.data.batches import evaluation_batches
 from fedfm.data.examples import Examples
+from fedfm.models.families import Family
+from fedfm.models.stacked import PackedBlocks, packing_of, reading
 from fedfm.models.tunable import Tunable
 from fedfm.randomness import derive_seed
 from fedfm.tasks.base import Measured, Task
@@ -21,6 +23,7 @@ class Evaluator:
 
     Attributes:
         tunable: what is evaluated, as it stands at the time of the call.
+        family: of its backbone.
         task: loss and metrics.
         processor: the backbone's tokenizer or image processor.
         metrics: names of the metrics to report.
@@ -30,6 +33,7 @@ class Evaluator:
     """
 
     tunable: Tunable
+    family: Family
     task: Task
     processor: object
     metrics: tuple[str, ...]
@@ -45,13 +49,16 @@ class Evaluator:
         losses: list[float] = []
         predictions = 0
         measured: list[Measured] = []
-        with torch.inference_mode():
+        blocks = PackedBlocks.of(self.tunable, self.family, self.task.peft_type)
+        with torch.inference_mode(), blocks.installed():
             for positions in evaluation_batches(examples.lengths[indices], self.batch_size):
                 batch = {
                     name: tensor.to(self.device) for name, tensor in collate(examples.take(indices[positions])).items()
                 }
                 inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
-                logits = self.tunable.model(**inputs).logits
+                packing = packing_of(self.tunable, batch.get("attention_mask")) if blocks.can_be_packed else None
+                with reading(packing):
+                    logits = self.tunable.model(**inputs).logits
                 totals, counts = self.task.losses(logits, batch)
                 losses.append(totals.double().sum().item())
                 predictions += int(counts.sum().item())

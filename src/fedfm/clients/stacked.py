@@ -13,7 +13,6 @@ from itertools import accumulate, pairwise
 
 import numpy as np
 import torch
-from peft import PeftModel, PeftType
 from torch import Tensor, nn
 from torch.nn.functional import pad
 from torch.optim import Optimizer
@@ -117,9 +116,8 @@ def train_stacked(
                 parts = [next(members[index].batches) for index in active]
                 rows = tuple(len(part["labels"]) for part in parts)
                 batch = {name: tensor.to(device) for name, tensor in joined(parts, stacking.padding).items()}
-                packing = None
-                if stacking.blocks.can_be_packed and (virtual := virtual_tokens(tunable)) is not None:
-                    packing = packing_of(batch.get("attention_mask"), virtual)
+                can = stacking.blocks.can_be_packed
+                packing = packing_of(tunable, batch.get("attention_mask")) if can else None
             stack.begin(Layout(rows, None if packing is None else client_tokens(packing, rows)))
             inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
             beginning = _beginning(stacking.prefix, [members[index] for index in active], step, packing)
@@ -175,13 +173,6 @@ def joined(parts: Sequence[Batch], padding: Mapping[str, int]) -> Batch:
             tensors = [pad(tensor, (0, longest - tensor.shape[1]), value=value) for tensor in tensors]
         whole[name] = torch.cat(tensors)
     return whole
-
-
-def virtual_tokens(tunable: Tunable) -> int | None:
-    """Tokens that a prompt puts in front of each example; None where they lie in keys and values (a prefix)."""
-    if not isinstance(tunable.model, PeftModel) or not (config := tunable.model.active_peft_config).is_prompt_learning:
-        return 0
-    return int(config.num_virtual_tokens) if config.peft_type == PeftType.PROMPT_TUNING else None
 
 
 def _beginning(

@@ -244,6 +244,7 @@ def build_experiment(recipe: Recipe) -> Experiment:
     )
     evaluator = Evaluator(
         tunable=tunable,
+        family=backbone.family,
         task=task,
         processor=data.processor,
         metrics=tuple(task.metrics) if recipe.evaluate.metrics == "auto" else tuple(recipe.evaluate.metrics),

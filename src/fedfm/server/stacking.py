@@ -52,11 +52,10 @@ def choose_stacking(
             raise RecipeError(f"one by one, clients are trained in float32 ({problem})", where="runtime.precision")
         return None, f"one client at a time ({problem})"
     clients = _fitting(recipe, processes) if wanted == "auto" else wanted
-    first_only = task.peft_type == "SEQ_CLS"
     pad = cast(int, processor.pad_token_id) if isinstance(processor, PreTrainedTokenizerBase) else 0
     padding = {"input_ids": pad, "labels": IGNORED}
     dtype = torch.bfloat16 if recipe.runtime.precision == "bfloat16" else None
-    blocks = PackedBlocks(tunable.base_model, backbone.family, first_only=first_only, dtype=dtype)
+    blocks = PackedBlocks.of(tunable, backbone.family, task.peft_type, dtype)
     words = f"{clients} clients at a time" if clients > 1 else "one client at a time"
     fixed = isinstance(recipe.proxy, NoProxy) and not task.draws_inputs  # a proxy's blocks change as it is realigned
     prefix = FrozenPrefix.of(blocks, tunable) if fixed else None

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from peft import PeftModel, PeftType
 from torch import Tensor, nn
 from torch.nn.functional import pad
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
@@ -22,6 +23,7 @@ from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_f
 from transformers.masking_utils import sdpa_mask
 
 from fedfm.models.families import Family, blocks
+from fedfm.models.tunable import Tunable
 
 _NAME = "fedfm_packed"
 _packing: ContextVar[Packing | None] = ContextVar("packing", default=None)
@@ -108,16 +110,22 @@ class Packing:
         return whole.index_copy(0, self.places, x[0]).view(self.batch, self.length, *x.shape[2:])
 
 
-def packing_of(mask: Tensor | None, virtual: int = 0) -> Packing | None:
-    """Where the real tokens of a batch are that blocks will see; None where all are real.
+def packing_of(tunable: Tunable, mask: Tensor | None) -> Packing | None:
+    """Where the real tokens of a batch are that blocks will see, a prompt's virtual ones among them.
+
+    None where all are real, or where a prefix lies in keys and values, of which there are more than queries.
 
     Args:
-        mask: attention mask ``[B, T]``.
-        virtual: tokens that a prompt puts in front of each example.
+        tunable: decides what the blocks see besides the text.
+        mask: attention mask ``[B, T]``; None for models that have none.
     """
     if mask is None or bool(mask.all()):
         return None
-    return Packing.of(pad(mask, (virtual, 0), value=1))
+    if isinstance(tunable.model, PeftModel) and (config := tunable.model.active_peft_config).is_prompt_learning:
+        if config.peft_type != PeftType.PROMPT_TUNING:
+            return None
+        mask = pad(mask, (config.num_virtual_tokens, 0), value=1)
+    return Packing.of(mask)
 
 
 @dataclass(frozen=True)
@@ -137,6 +145,13 @@ class PackedBlocks:
     first_only: bool = False
     dtype: torch.dtype | None = None
     _lower: dict[int, tuple[int, nn.Parameter]] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def of(
+        cls, tunable: Tunable, family: Family, task_type: str | None, dtype: torch.dtype | None = None
+    ) -> PackedBlocks:
+        """The blocks of a tunable's model; of PEFT's task types, ``SEQ_CLS`` reads only an encoder's first token."""
+        return cls(tunable.base_model, family, first_only=task_type == "SEQ_CLS", dtype=dtype)
 
     @property
     def can_be_packed(self) -> bool:

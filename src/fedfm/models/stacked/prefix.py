@@ -73,8 +73,8 @@ class FrozenPrefix:
         start: how many there are; all blocks where only the head is trained.
     """
 
-    def __init__(self, blocks_: PackedBlocks, start: int, shelf: Shelf | None = None) -> None:
-        self._blocks = blocks_
+    def __init__(self, blocks_: PackedBlocks, tunable: Tunable, start: int, shelf: Shelf | None = None) -> None:
+        self._blocks, self._tunable = blocks_, tunable
         self._chain = [block.module for block in blocks(blocks_.model, blocks_.family)]
         self._shelf = shelf or Shelf()
         self.start = start
@@ -90,7 +90,7 @@ class FrozenPrefix:
         start = inside.index(True) if True in inside else len(chain)
         below = {id(p) for path in blocks_.family.embeddings for p in _parameters(blocks_.model.base_model, path)}
         virtual = getattr(tunable.model, "prompt_encoder", None) is not None
-        return cls(blocks_, start) if start and not virtual and not below & trained else None
+        return cls(blocks_, tunable, start) if start and not virtual and not below & trained else None
 
     def of_client(
         self, numbers: Sequence[int], batches: Callable[[], Iterator[dict[str, Tensor]]]
@@ -112,7 +112,7 @@ class FrozenPrefix:
 
     @torch.no_grad()
     def _compute(self, batch: dict[str, Tensor]) -> list[Tensor]:
-        packing = packing_of(batch.get("attention_mask"))
+        packing = packing_of(self._tunable, batch.get("attention_mask"))
         seen: list[Tensor] = []
 
         def note(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
