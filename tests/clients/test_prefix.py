@@ -76,6 +76,18 @@ def test_it_is_used_where_first_blocks_are_frozen(tmp_path: Path, changes: dict[
                 torch.testing.assert_close(kept[client][name], tensor, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("tune", [HEAD, UPPER])
+def test_it_serves_clients_that_are_filled_up(tmp_path: Path, tune: dict[str, Any]) -> None:
+    experiment = built(tmp_path, tune=tune)
+    worker = experiment.worker
+    assert worker.stacking is not None
+    filled = dataclasses.replace(worker, stacking=dataclasses.replace(worker.stacking, uniform=True))
+    expected, found = (updates(each, experiment.start) for each in (worker, filled))
+    for client, params in expected.items():
+        for name, tensor in params.items():
+            torch.testing.assert_close(found[client][name], tensor, rtol=1e-4, atol=1e-6)
+
+
 def test_masks_and_proxies_make_inputs_and_blocks_change(tmp_path: Path) -> None:
     masked = built(tmp_path, task={"kind": "masked-lm"}, tune={"kind": "lora", "target_modules": LAST})
     assert masked.worker.stacking is not None

@@ -100,7 +100,14 @@ def batches(task: Task, name: str, rows: list[int], seed: int) -> Iterator[Batch
 
 
 def both(
-    name: str, task: Task, kind: str, local: LocalSettings, rule: GradientRule, **settings: Any
+    name: str,
+    task: Task,
+    kind: str,
+    local: LocalSettings,
+    rule: GradientRule,
+    *,
+    uniform: bool = False,
+    **settings: Any,
 ) -> tuple[list[Any], list[Any]]:
     """What clients get alone, and in one pass."""
     backbone, tunable = attached(name, task, kind, **settings)
@@ -118,7 +125,7 @@ def both(
         StackMember(start, [np.arange(count) for count in rows], batches(task, name, rows, client))
         for client, (rows, start) in enumerate(zip(ROWS, starts, strict=True))
     ]
-    stacking = Stacking(len(members), blocks, {"input_ids": pad, "labels": IGNORED})
+    stacking = Stacking(len(members), blocks, {"input_ids": pad, "labels": IGNORED}, uniform=uniform)
     device = torch.device("cpu")
     together = train_stacked(
         tunable, stacking, task, members, local, learning_rate=rate, gradient_rule=rule, device=device
@@ -159,6 +166,17 @@ def test_every_rule_and_optimiser(kind: str, optimizer: str, rule: str) -> None:
 def test_every_matrix(name: str, kind: str) -> None:
     task = TASKS[tasks_of(name)[0]]
     compare(*both(name, task, kind, LocalSettings(**OPTIMIZERS["sgd"]), RULES["fedavg"], target_modules="all"))
+
+
+@pytest.mark.parametrize("kind", [kind for kind in TUNABLES if kind != "full"])
+@pytest.mark.parametrize(("name", "task"), [("tiny-bert", 0), ("tiny-llama", 1), ("tiny-vit", 0)])
+def test_clients_filled_up_as_for_a_gpu(name: str, task: int, kind: str) -> None:
+    local = LocalSettings(**OPTIMIZERS["sgd"])
+    try:
+        alone, together = both(name, TASKS[tasks_of(name)[task]], kind, local, RULES["fedavg"], uniform=True)
+    except RecipeError as error:
+        pytest.skip(f"no such tunable: {error.problems[0].message}")
+    compare(alone, together)
 
 
 def test_what_is_everyones_own_is_refused() -> None:

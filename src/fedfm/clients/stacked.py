@@ -7,7 +7,7 @@ rounding: losses, clipping and the optimiser are its own, and it reads no other'
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import accumulate, pairwise
 
@@ -43,12 +43,15 @@ class Stacking:
         blocks: the model that they train on, which can read batches without their padding.
         padding: input name → value that pads it.
         prefix: first blocks that are frozen, whose outputs are kept; None where there are none.
+        uniform: whether clients are filled up to equal batches, so that few batched products serve all of them, as a
+            GPU likes it; otherwise nothing is computed that is not needed.
     """
 
     clients: int
     blocks: PackedBlocks
     padding: Mapping[str, int]
     prefix: FrozenPrefix | None = None
+    uniform: bool = False
 
 
 @dataclass(frozen=True)
@@ -110,41 +113,78 @@ def train_stacked(
     trained: dict[int, Params] = {}
     tunable.train(dropout=local.dropout)
     with stack.installed(), stacking.blocks.installed():
-        for step in range(members[order[0]].steps):
-            active = [index for index in order if members[index].steps > step]
+        for number in range(members[order[0]].steps):
+            active = [index for index in order if members[index].steps > number]
             with phase("data"):
-                parts = [next(members[index].batches) for index in active]
-                rows = tuple(len(part["labels"]) for part in parts)
-                batch = {name: tensor.to(device) for name, tensor in joined(parts, stacking.padding).items()}
-                can = stacking.blocks.can_be_packed
-                packing = packing_of(tunable, batch.get("attention_mask")) if can else None
-            stack.begin(Layout(rows, None if packing is None else client_tokens(packing, rows)))
-            inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
-            beginning = _beginning(stacking.prefix, [members[index] for index in active], step, packing)
-            with phase("forward"), reading(packing), beginning:
-                totals, counts = task.losses(tunable.model(**inputs).logits, batch)
-                means = [
-                    total.sum() / count.sum().clamp(min=1)
-                    for total, count in zip(
-                        torch.split(totals, list(rows)), torch.split(counts, list(rows)), strict=True
-                    )
-                ]
-                loss = torch.stack(means)
+                step = _next_step(tunable, stacking, [members[index] for index in active], number, device)
+            stack.begin(step.layout)
+            with phase("forward"):
+                loss = _losses(tunable, stacking, task, step)
             with phase("backward"):
                 gradient = stack.gradient(loss.sum())
             with phase("optimizer"):
-                _step(optimizer, stack.values, gradient, received, local, gradient_rule)
-            for row, (mean, count) in enumerate(zip(loss.tolist(), rows, strict=True)):
+                _optimize(optimizer, stack.values, gradient, received, local, gradient_rule)
+            for row, (mean, count) in enumerate(zip(loss.tolist(), step.counts, strict=True)):
                 losses[row].add(mean, count)
-                if members[order[row]].steps == step + 1:
+                if members[order[row]].steps == number + 1:
                     trained[order[row]] = stack.read(row)
     tunable.eval()
     results = {index: taken.result() for index, taken in zip(order, losses, strict=True)}
     return [(results[index], trained[index]) for index in range(len(members))]
 
 
+@dataclass(frozen=True)
+class _Step:
+    """One batch of each client that still has one.
+
+    Attributes:
+        batch: all of them, one client after the other.
+        table: what the frozen prefix makes of each example, where there is one.
+        counts: examples of each client.
+        layout: where they lie in the batch; more of them where clients are filled up.
+        packing: how blocks read it.
+    """
+
+    batch: Batch
+    table: list[Tensor]
+    counts: list[int]
+    layout: Layout
+    packing: Packing | None
+
+
+def _next_step(
+    tunable: Tunable, stacking: Stacking, active: Sequence[StackMember], number: int, device: torch.device
+) -> _Step:
+    parts = [next(member.batches) for member in active]
+    plans = [member.plan[number].tolist() for member in active]
+    counts = [len(plan) for plan in plans]
+    if stacking.uniform:
+        parts = [filled(part, max(counts)) for part in parts]
+        plans = [plan + plan[-1:] * (max(counts) - len(plan)) for plan in plans]
+    rows = tuple(map(len, plans))
+    batch = {name: tensor.to(device) for name, tensor in joined(parts, stacking.padding).items()}
+    packs = stacking.blocks.can_be_packed and not stacking.uniform
+    packing = packing_of(tunable, batch.get("attention_mask")) if packs else None
+    layout = Layout(rows, None if packing is None else client_tokens(packing, rows))
+    table = [member.table[n] for member, plan in zip(active, plans, strict=True) for n in plan if member.table]
+    return _Step(batch, table, counts, layout, packing)
+
+
+def _losses(tunable: Tunable, stacking: Stacking, task: Task, step: _Step) -> Tensor:
+    """Each client's mean loss, ``[K]``."""
+    inputs = {name: tensor for name, tensor in step.batch.items() if name != "labels"}
+    with ExitStack() as forward:
+        forward.enter_context(reading(step.packing))
+        if stacking.prefix is not None:
+            forward.enter_context(stacking.prefix.replaced_by(step.table, step.packing))
+        totals, predictions = task.losses(tunable.model(**inputs).logits, step.batch)
+    rows = list(step.layout.rows)
+    own = zip(torch.split(totals, rows), torch.split(predictions, rows), step.counts, strict=True)
+    return torch.stack([total[:n].sum() / number[:n].sum().clamp(min=1) for total, number, n in own])
+
+
 @torch.no_grad()
-def _step(
+def _optimize(
     optimizer: Optimizer,
     values: nn.Parameter,
     gradient: Tensor,
@@ -162,6 +202,12 @@ def _step(
     optimizer.step()
 
 
+def filled(batch: Batch, rows: int) -> Batch:
+    """A batch with its last example repeated until it has so many."""
+    missing = rows - len(batch["labels"])
+    return {name: torch.cat([tensor, *[tensor[-1:]] * missing]) for name, tensor in batch.items()}
+
+
 def joined(parts: Sequence[Batch], padding: Mapping[str, int]) -> Batch:
     """Batches one after the other, padded on the right to the longest."""
     whole: Batch = {}
@@ -173,15 +219,6 @@ def joined(parts: Sequence[Batch], padding: Mapping[str, int]) -> Batch:
             tensors = [pad(tensor, (0, longest - tensor.shape[1]), value=value) for tensor in tensors]
         whole[name] = torch.cat(tensors)
     return whole
-
-
-def _beginning(
-    prefix: FrozenPrefix | None, active: Sequence[StackMember], step: int, packing: Packing | None
-) -> AbstractContextManager[None]:
-    """Lets the blocks begin with what the frozen prefix made of this step's examples."""
-    if prefix is None:
-        return nullcontext()
-    return prefix.replaced_by([member.table[number] for member in active for number in member.plan[step]], packing)
 
 
 def client_tokens(packing: Packing, rows: Sequence[int]) -> tuple[int, ...]:

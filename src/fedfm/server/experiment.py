@@ -223,7 +223,9 @@ def build_experiment(recipe: Recipe) -> Experiment:
         attached.to(device)
     at_client = backbone if made is None else clients_model.proxy
     processes = choose_processes(recipe, device, at_client.model.num_parameters(), len(data.train))
-    stacking, training = choose_stacking(recipe, at_client, at_clients, task, data.processor, processes=processes)
+    stacking, training = choose_stacking(
+        recipe, at_client, at_clients, task, data.processor, device=device, processes=processes
+    )
     if recipe.runtime.stack == "auto":  # the number is part of the run: with it a resumed one rounds alike
         chosen = recipe.runtime.model_copy(update={"stack": stacking.clients if stacking else "off"})
         recipe = recipe.model_copy(update={"runtime": chosen})

@@ -25,12 +25,20 @@ from fedfm.tasks.language_modeling import IGNORED
 WORTH_PROCESSES = 1e13
 """Operations of a run, roughly, from which `auto` takes several processes: a minute or two of one core."""
 
-TOKENS = 8192
-"""Tokens of a step, at most, that `auto` puts together: beyond that a CPU gains nothing and memory still grows."""
+TOKENS = {"cpu": 8192, "cuda": 131_072}
+"""Tokens of a step, at most, that `auto` puts together, by the kind of device: beyond 8,192 a CPU gains nothing; a GPU
+should be full by then (not measured)."""
 
 
 def choose_stacking(
-    recipe: Recipe, backbone: Backbone, tunable: Tunable, task: Task, processor: Processor, *, processes: int
+    recipe: Recipe,
+    backbone: Backbone,
+    tunable: Tunable,
+    task: Task,
+    processor: Processor,
+    *,
+    device: torch.device,
+    processes: int,
 ) -> tuple[Stacking | None, str]:
     """How the clients of a run share passes, and in words what was chosen and why.
 
@@ -40,6 +48,7 @@ def choose_stacking(
         tunable: attached to it.
         task: of the run.
         processor: its padding fills batches of unequal length.
+        device: that they train on.
         processes: each should have something to do.
 
     Raises:
@@ -51,7 +60,7 @@ def choose_stacking(
         if recipe.runtime.precision == "bfloat16":
             raise RecipeError(f"one by one, clients are trained in float32 ({problem})", where="runtime.precision")
         return None, f"one client at a time ({problem})"
-    clients = _fitting(recipe, processes) if wanted == "auto" else wanted
+    clients = _fitting(recipe, tunable, device, processes) if wanted == "auto" else wanted
     pad = cast(int, processor.pad_token_id) if isinstance(processor, PreTrainedTokenizerBase) else 0
     padding = {"input_ids": pad, "labels": IGNORED}
     dtype = torch.bfloat16 if recipe.runtime.precision == "bfloat16" else None
@@ -61,7 +70,7 @@ def choose_stacking(
     prefix = FrozenPrefix.of(blocks, tunable) if fixed else None
     words += "" if dtype is None else ", blocks in bfloat16"
     words += f", the first {prefix.start} blocks once an example" if prefix else ""
-    return Stacking(clients, blocks, padding, prefix), words
+    return Stacking(clients, blocks, padding, prefix, uniform=device.type != "cpu"), words
 
 
 def _problem(recipe: Recipe, backbone: Backbone, tunable: Tunable) -> str | None:
@@ -79,10 +88,27 @@ def _problem(recipe: Recipe, backbone: Backbone, tunable: Tunable) -> str | None
     return None
 
 
-def _fitting(recipe: Recipe, processes: int) -> int:
-    """Clients whose batches make `TOKENS` tokens, at most a process's share of the cohort."""
+def _fitting(recipe: Recipe, tunable: Tunable, device: torch.device, processes: int) -> int:
+    """Clients whose batches fit together, at most a process's share of the cohort."""
+    room = _free_memory(device) / processes / 2 / _bytes_a_token(tunable)
+    tokens = min(TOKENS.get(device.type, TOKENS["cpu"]), room)
     each = recipe.local.batch_size * recipe.data.max_length
-    return max(1, min(TOKENS // each, math.ceil(_cohort(recipe) / processes)))
+    return max(1, min(int(tokens // each), math.ceil(_cohort(recipe) / processes)))
+
+
+def _free_memory(device: torch.device) -> float:
+    """Bytes that nobody uses."""
+    if device.type == "cuda":
+        return float(torch.cuda.mem_get_info(device)[0])
+    return float(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")) if hasattr(os, "sysconf") else math.inf
+
+
+def _bytes_a_token(tunable: Tunable) -> float:
+    """What a block's activations and their gradients take, roughly: ten hidden states and three of the FFN's layers."""
+    config = tunable.base_model.config.get_text_config()
+    hidden = getattr(config, "hidden_size", 768)
+    inner = getattr(config, "intermediate_size", None) or 4 * hidden
+    return 4.0 * getattr(config, "num_hidden_layers", 12) * (10 * hidden + 3 * inner)
 
 
 def _cohort(recipe: Recipe) -> int:

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from fedfm.models.families import blocks
 from fedfm.models.stacked.packing import PackedBlocks, Packing, packing_of, reading
@@ -145,7 +146,8 @@ class FrozenPrefix:
     @contextmanager
     def replaced_by(self, parts: Sequence[Tensor], packing: Packing | None) -> Iterator[None]:
         """Lets installed blocks take what the prefix made of a batch's examples instead of computing it."""
-        hidden = torch.stack(list(parts)) if packing is None else torch.cat(list(parts)).unsqueeze(0)
+        ragged = list(parts)
+        hidden = pad_sequence(ragged, batch_first=True) if packing is None else torch.cat(ragged).unsqueeze(0)
 
         def skip(*args: Any, **kwargs: Any) -> Any:
             return args[0] if args else kwargs["hidden_states"]
