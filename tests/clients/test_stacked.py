@@ -215,9 +215,8 @@ def test_blocks_in_bfloat16_go_the_same_way() -> None:
     for dtype in (None, torch.bfloat16):
         blocks = PackedBlocks(tunable.base_model, backbone.family, first_only=True, dtype=dtype)
         stacking = Stacking(2, blocks, {})
-        members = [
-            StackMember(start, [np.arange(3)] * 3, batches(task, "tiny-bert", [3, 3, 2], client)) for client in range(2)
-        ]
+        plan = [np.arange(count) for count in (3, 3, 2)]
+        members = [StackMember(start, plan, batches(task, "tiny-bert", [3, 3, 2], client)) for client in range(2)]
         ((_, params), _) = train_stacked(
             tunable,
             stacking,
