@@ -96,9 +96,9 @@ def _gaps(results: Mapping[str, Any], jobs: list[Job]) -> list[float]:
     """How much better no proxy is, in the table's units, for each seed that both have."""
     gaps = []
     for job in jobs:
-        pair = [results.get(key) for key in (Job(job.data, "full", job.seed).key, job.key)]
-        if job.method != "full" and all(pair):
-            full, other = pair
+        reference = Job(job.data, "full", job.seed)
+        if job != reference and job.key in results and reference.key in results:
+            full, other = results[reference.key], results[job.key]
             sign = -1 if full["metric"] == "perplexity" else 1
             gaps.append(sign * (full["final"] - other["final"]) * UNITS[full["metric"]])
     return gaps

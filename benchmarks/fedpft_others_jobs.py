@@ -12,7 +12,7 @@ from ledger import RESULTS
 from pretrain_vit import Training
 
 PRETRAINING = Training(epochs=50, width=128, patch=8)
-"""Of the ViT: some 15 minutes of one CPU core."""
+"""Of the ViT: some 20 minutes of one CPU core."""
 
 
 @dataclass(frozen=True)
