@@ -25,8 +25,7 @@ from typing import Any
 
 from fedfm import Run, load_recipe, run
 from fedpft import with_fitted_proxy
-from fedpft_jobs import MAIN
-from fedpft_others_jobs import PRETRAINING, SETS, VIT, Job, chosen, located, plan
+from fedpft_others_jobs import METHODS, PRETRAINING, SETS, VIT, Job, chosen, located, plan
 from fedpft_tables import MISSING, NAMES, grid
 from ledger import RESULTS, kept, mean_and_deviation, measured, measured_on
 from pretrain_vit import pretrain
@@ -71,7 +70,7 @@ def table(results: Mapping[str, Any], seeds: int) -> Iterator[str]:
     yield "\nAccuracy in %; of language models perplexity. Mean ± deviation over seeds"
     rows = [["", *_HEADS]]
     for data in SETS:
-        for method in MAIN:
+        for method in METHODS:
             jobs = [Job(data, method, seed) for seed in range(seeds)]
             found = [results[job.key] for job in jobs if job.key in results]
             name = f"{data}, {NAMES[method]}" + (f" ({len(found)}/{seeds})" if 0 < len(found) < seeds else "")

@@ -7,12 +7,21 @@ from pathlib import Path
 from typing import Any
 
 from fedfm import __version__
-from fedpft_jobs import MAIN, METHODS, digest
+from fedpft_jobs import digest
 from ledger import RESULTS
 from pretrain_vit import Training
 
 PRETRAINING = Training(epochs=50, width=128, patch=8)
 """Of the ViT: some 20 minutes of one CPU core."""
+
+_FIT = {"steps": 600, "batch_size": 16, "learning_rate": 6e-4}
+_ALIGN = {"share": 0.5, "steps": 20, "batch_size": 32, "learning_rate": 6e-4}
+METHODS: dict[str, dict[str, Any]] = {
+    "full": {"kind": "none"},
+    "fedot": {"kind": "offsite", "adapters": 1, "distill": _FIT},
+    "fedpft": {"kind": "fedpft", "closed_form": True, "distill": _FIT, "interval": 5, "align": _ALIGN},
+}
+"""The recipe's ``proxy`` by method, but for its size."""
 
 
 @dataclass(frozen=True)
@@ -145,7 +154,7 @@ def located(recipe: dict[str, Any], data: Path) -> dict[str, Any]:
 
 def plan(seeds: int) -> list[Job]:
     """Every job once, breadth first: to stop early leaves a whole table of fewer seeds."""
-    return [Job(data, method, seed) for seed in range(seeds) for data in SETS for method in MAIN]
+    return [Job(data, method, seed) for seed in range(seeds) for data in SETS for method in METHODS]
 
 
 def chosen(jobs: list[Job], words: list[str]) -> list[Job]:
@@ -154,9 +163,9 @@ def chosen(jobs: list[Job], words: list[str]) -> list[Job]:
     Raises:
         ValueError: a word is no set and no method.
     """
-    if unknown := [word for word in words if word not in (*SETS, *MAIN)]:
-        raise ValueError(f"{'; '.join(unknown)}: choose among {'; '.join((*SETS, *MAIN))}")
-    for axis, values in {"data": SETS, "method": MAIN}.items():
+    if unknown := [word for word in words if word not in (*SETS, *METHODS)]:
+        raise ValueError(f"{'; '.join(unknown)}: choose among {'; '.join((*SETS, *METHODS))}")
+    for axis, values in {"data": SETS, "method": METHODS}.items():
         if wanted := [value for value in values if value in words]:
             jobs = [job for job in jobs if getattr(job, axis) in wanted]
     return jobs
