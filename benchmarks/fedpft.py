@@ -21,6 +21,7 @@ import json
 import shutil
 import tempfile
 import time
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -47,23 +48,22 @@ def measure(job: Job, data: Path, scratch: Path) -> dict[str, Any]:
     web.write_text("".join(_texts(data)))
     test.write_text("".join(_lines(data / job.data / "test.jsonl.gz", TEST_EXAMPLES)))
     if job.is_fitted:
-        held = {key: value for key, value in job.proxy.items() if key in ("kind", "interval", "align")}
-        recipe["proxy"] = held | {"path": str(fitted(job, recipe))}
+        recipe = with_fitted_proxy(recipe, job.proxy_key, job.overrides)
     return outcome(run(load_recipe(recipe, job.overrides)))
 
 
-def fitted(job: Job, recipe: dict[str, Any]) -> Path:
-    """The folder of the job's proxy, made by its recipe where it is not there yet."""
-    folder = RESULTS / "proxies" / job.proxy_key
+def with_fitted_proxy(recipe: dict[str, Any], key: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """The recipe, its proxy read from the folder that ``key`` names; it is made there where it is not yet."""
+    folder = RESULTS / "proxies" / key
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_suffix(".lock")):  # another process may be making it
-        if folder.exists():
-            return folder
-        beside = folder.with_suffix(".partial")
-        shutil.rmtree(beside, ignore_errors=True)
-        build_proxy(load_recipe({**recipe, "seed": 0}, job.overrides), beside)
-        beside.rename(folder)
-    return folder
+        if not folder.exists():
+            beside = folder.with_suffix(".partial")
+            shutil.rmtree(beside, ignore_errors=True)
+            build_proxy(load_recipe({**recipe, "seed": 0}, overrides), beside)
+            beside.rename(folder)
+    held = {name: value for name, value in recipe["proxy"].items() if name in ("kind", "interval", "align")}
+    return {**recipe, "proxy": held | {"path": str(folder)}}
 
 
 def outcome(finished: Run) -> dict[str, Any]:

@@ -149,14 +149,14 @@ class Job:
         """What the job is for people, and a digest of all that decides it."""
         words = [self.data, self.partition, self.method, self.size, f"{self.public} text"]
         words += [f"{name} {value}" for name, value in self.changes] + [*self.overrides, f"seed {self.seed}"]
-        return f"{', '.join(words)} [{_digest([self.recipe(), self.overrides, __version__])}]"
+        return f"{', '.join(words)} [{digest([self.recipe(), self.overrides, __version__])}]"
 
     @property
     def proxy_key(self) -> str:
         """Names the fitted proxy: alignment, the set and the run's seed do not change it."""
         made_by = {key: value for key, value in self.proxy.items() if key not in ("interval", "align")}
         model = [word for word in self.overrides if word.startswith(("model.", "public.", "proxy."))]
-        return _digest([made_by, self.recipe()["public"], model, __version__])
+        return digest([made_by, self.recipe()["public"], model, __version__])
 
 
 def located(recipe: dict[str, Any], data: Path, test: Path, web: Path, run: Path) -> dict[str, Any]:
@@ -168,7 +168,8 @@ def located(recipe: dict[str, Any], data: Path, test: Path, web: Path, run: Path
     return placed
 
 
-def _digest(parts: Any) -> str:
+def digest(parts: Any) -> str:
+    """Twelve letters that stand for values, which JSON must know."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
 
 

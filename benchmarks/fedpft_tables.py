@@ -116,7 +116,7 @@ def everything(found: Measurements) -> Iterator[str]:
             yield f"  {partition.replace('dirichlet', 'α =')}"
             yield from _by_set(found, MAIN, partition=partition)
     yield f"\nTable 4 (matched). Interval t and updated share p of alignment, {STUDY_SET}, IID"
-    yield from _grid([[name, found.cell(_parameter(found, name))] for name in PARAMETERS])
+    yield from grid([[name, found.cell(_parameter(found, name))] for name in PARAMETERS])
     yield "\nPublic text unlike the task (builtin:pydoc), matched, IID"
     yield from _by_set(found, ("closed form", "fedpft"), public=CONTRAST)
     yield "\nCosts a run (matched, IID, mean over sets and seeds that are there)"
@@ -166,7 +166,7 @@ def _by_set(found: Measurements, methods: Sequence[str], **axes: str) -> Iterato
         rows.append([NAMES[method], *map(found.cell, columns.values()), mean])
     majority = [found.column(data, "full", "majority") for data in SETS]
     rows.append(["majority class", *(f"{100 * values[0]:.1f}" if values else MISSING for values in majority), ""])
-    yield from _grid(rows)
+    yield from grid(rows)
 
 
 def _parameter(found: Measurements, name: str) -> list[float]:
@@ -190,7 +190,7 @@ def _costs(found: Measurements) -> Iterator[str]:
             values = [value for data in SETS for value in found.column(data, method, field)]
             row.append(f"{statistics.mean(values) * unit:.1f}" if values else MISSING)
         rows.append(row)
-    yield from _grid(rows)
+    yield from grid(rows)
 
 
 def _transfer(found: Measurements) -> Iterator[str]:
@@ -206,7 +206,7 @@ def _transfer(found: Measurements) -> Iterator[str]:
             ]
             row.append(f"{gains[0] / gains[1]:.2f}" if len(gains) == 2 else MISSING)
         rows.append(row)
-    yield from _grid(rows)
+    yield from grid(rows)
 
 
 def _cosines(found: Measurements) -> Iterator[str]:
@@ -214,7 +214,7 @@ def _cosines(found: Measurements) -> Iterator[str]:
     for method in ("N", "closed form", "B", "fedot"):
         columns = [found.column(data, method, "gradient_cosine") for data in SETS]
         rows.append([NAMES[method], *(f"{statistics.mean(values):.3f}" if values else MISSING for values in columns)])
-    yield from _grid(rows)
+    yield from grid(rows)
 
 
 def _correlation(found: Measurements) -> Iterator[str]:
@@ -232,7 +232,8 @@ def _correlation(found: Measurements) -> Iterator[str]:
     yield f"  over {len(points)} proxies of different make on {STUDY_SET}: {text}"
 
 
-def _grid(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+def grid(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Rows as aligned lines: the first column to the left, the others to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         first, *others = [
