@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +128,20 @@ def test_what_does_not_fit_in_memory_goes_to_a_file_and_then_nowhere(dtype: torc
     for number in (2, 0, 1):
         assert torch.equal(shelf.get(number), tensors[number])
         assert shelf.get(number).dtype == dtype
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+def test_a_forked_process_writes_to_a_file_of_its_own() -> None:
+    shelf = Shelf(memory=0)
+    shelf.put(0, torch.zeros(4))
+    child = os.fork()
+    if child == 0:  # leaves without pytest's own ending
+        shelf.put(1, torch.ones(4))
+        os._exit(int(not (torch.equal(shelf.get(0), torch.zeros(4)) and torch.equal(shelf.get(1), torch.ones(4)))))
+    shelf.put(1, torch.full((4,), 2.0))
+    assert os.waitpid(child, 0)[1] == 0
+    assert torch.equal(shelf.get(0), torch.zeros(4))
+    assert torch.equal(shelf.get(1), torch.full((4,), 2.0))
 
 
 def test_without_room_it_is_computed_each_time(tmp_path: Path) -> None:

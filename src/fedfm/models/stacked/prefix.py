@@ -6,11 +6,13 @@ of its own, so that the values depend on nothing else, and kept: in memory up to
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import IO, Any
 
 import torch
 from torch import Tensor, nn
@@ -19,25 +21,44 @@ from torch.nn.utils.rnn import pad_sequence
 from fedfm.models.families import blocks
 from fedfm.models.stacked.packing import PackedBlocks, Packing, packing_of, reading
 from fedfm.models.tunable import Tunable
+from fedfm.params import tensor_bytes
 
 MEMORY = 1 << 30
 """Bytes kept in memory, a process."""
 
-DISK = 16 << 30
-"""Bytes kept in a file beyond that; what comes after is computed each time."""
+DISK = 16 << 30 if hasattr(os, "pread") else 0
+"""Bytes kept in a file beyond that (not on Windows); what comes after is computed each time."""
 
 
 class _EnoughError(Exception):
     """Ends a pass at the first block that is trained."""
 
 
+@dataclass(frozen=True)
+class _Filed:
+    """Where a tensor lies in a file."""
+
+    file: IO[bytes]
+    start: int
+    dtype: torch.dtype
+    shape: torch.Size
+
+    def read(self) -> Tensor:
+        content = os.pread(self.file.fileno(), self.shape.numel() * self.dtype.itemsize, self.start)
+        return torch.frombuffer(bytearray(content), dtype=self.dtype).view(self.shape)
+
+
 class Shelf:
-    """Tensors by number, in memory up to a limit, then in a file that vanishes with this process."""
+    """Tensors by number, in memory up to a limit, then in a file that vanishes with this process.
+
+    A forked process goes on with a file of its own; what was kept before it reads where it was.
+    """
 
     def __init__(self, memory: int = MEMORY, disk: int = DISK) -> None:
         self._memory, self._disk = memory, disk
-        self._kept: dict[int, Tensor | tuple[int, torch.dtype, torch.Size]] = {}
-        self._file = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the shelf
+        self._kept: dict[int, Tensor | _Filed] = {}
+        self._file: IO[bytes] | None = None
+        self._owner = 0
         self._end = 0
 
     def __contains__(self, number: int) -> bool:
@@ -48,23 +69,24 @@ class Shelf:
         size = tensor.numel() * tensor.element_size()
         if size <= self._memory:
             self._memory -= size
-            self._kept[number] = tensor
+            self._kept[number] = tensor.clone()  # what it is a slice of may go
         elif size <= self._disk:
             self._disk -= size
-            self._file.seek(self._end)
-            self._file.write(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-            self._kept[number] = self._end, tensor.dtype, tensor.shape
+            file = self._own_file()
+            os.pwrite(file.fileno(), tensor_bytes(tensor), self._end)
+            self._kept[number] = _Filed(file, self._end, tensor.dtype, tensor.shape)
             self._end += size
 
     def get(self, number: int) -> Tensor:
         """A tensor that was kept."""
         kept = self._kept[number]
-        if isinstance(kept, Tensor):
-            return kept
-        start, dtype, shape = kept
-        self._file.seek(start)
-        content = bytearray(self._file.read(shape.numel() * dtype.itemsize))
-        return torch.frombuffer(content, dtype=dtype).view(shape)
+        return kept if isinstance(kept, Tensor) else kept.read()
+
+    def _own_file(self) -> IO[bytes]:
+        if self._file is None or self._owner != os.getpid():
+            self._file = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the shelf
+            self._owner, self._end = os.getpid(), 0
+        return self._file
 
 
 class FrozenPrefix:
@@ -146,7 +168,7 @@ class FrozenPrefix:
     @contextmanager
     def replaced_by(self, parts: Sequence[Tensor], packing: Packing | None) -> Iterator[None]:
         """Lets installed blocks take what the prefix made of a batch's examples instead of computing it."""
-        ragged = list(parts)
+        ragged = [part.to(self._blocks.model.device) for part in parts]
         hidden = pad_sequence(ragged, batch_first=True) if packing is None else torch.cat(ragged).unsqueeze(0)
 
         def skip(*args: Any, **kwargs: Any) -> Any:
