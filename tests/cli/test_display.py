@@ -32,6 +32,7 @@ PLAN: dict[str, Any] = {
         "alignment": 0,
     },
     "privacy": None,
+    "training": "3 clients at a time",
     "device": "cpu",
 }
 
