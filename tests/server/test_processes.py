@@ -94,6 +94,39 @@ def test_a_process_that_dies_fails_its_clients_only(
     assert "lower runtime.processes" in answers["2"].reason  # type: ignore[union-attr]
 
 
+def test_a_process_that_died_idle_is_replaced(experiment: Experiment, runtime: ProcessRuntime) -> None:
+    before = pids()
+    list(runtime.exchange(asked(experiment)))
+    for pid in pids() - before:
+        os.kill(pid, signal.SIGKILL)
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    answers = dict(runtime.exchange(asked(experiment, 2)))
+    assert len(answers) == 6
+    assert not [answer for answer in answers.values() if isinstance(answer, Failure)]
+
+
+def test_a_slow_pass_keeps_the_others_from_running_far_ahead(
+    experiment: Experiment, runtime: ProcessRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waiting = multiprocessing.get_context("fork").Event()
+
+    def answer(self: Any, instructions: dict[str, Instruction]) -> Iterator[Any]:
+        if "000" in instructions:
+            waiting.wait(30)
+        return iter([(client, b"answer") for client in instructions])
+
+    monkeypatch.setattr("fedfm.clients.Worker._answers", answer)
+    monkeypatch.setattr("fedfm.clients.worker.decode_instruction", lambda message: message)
+    clients = [f"{number:03}" for number in range(100)]  # 50 passes, of which 8 may be dealt with the first
+    came = []
+    for client, _ in runtime.exchange(dict.fromkeys(clients, b"message")):
+        came.append(client)
+        if len(came) == 14:
+            waiting.set()
+    assert sorted(came) == clients
+    assert came[:14] == clients[2:16]
+
+
 def test_a_clients_failure_is_told_across(experiment: Experiment, runtime: ProcessRuntime) -> None:
     message = encode_instruction(Instruction(1, "nothing", 0.01, {}))
     answers = list(runtime.exchange({"0": message, "1": message}))

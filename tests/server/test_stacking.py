@@ -63,6 +63,33 @@ def test_bfloat16_is_refused_where_clients_train_in_a_plain_loop(tmp_path: Path)
     assert caught.value.problems[0].where == "runtime.precision"
 
 
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"tune": {"kind": "prefix"}}, "a prefix's keys and values"),
+        ({"model": {"path": "builtin:tiny-t5"}}, "blocks of t5"),
+        ({"model": {"path": "builtin:tiny-deberta"}, "tune": {"kind": "head"}}, "blocks of deberta-v2"),
+        (
+            {
+                "proxy": {"kind": "fedpft", "keep_layers": [], "interval": 1, "align": {"data": "clients"}},
+                "public": {"data": "builtin:pydoc", "limit": 20},
+            },
+            "counted at the clients",
+        ),
+    ],
+)
+def test_bfloat16_is_refused_where_it_would_not_be_computed(
+    tmp_path: Path, changes: dict[str, Any], reason: str
+) -> None:
+    with pytest.raises(RecipeError, match=reason) as caught:
+        built(tmp_path, runtime={"precision": "bfloat16"}, **changes)
+    assert caught.value.problems[0].where == "runtime.precision"
+
+
+def test_the_number_of_processes_is_part_of_the_run(tmp_path: Path) -> None:
+    assert built(tmp_path).recipe.runtime.processes == 1
+
+
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_stacks_of_any_height_train_alike(tmp_path: Path, precision: str) -> None:
     losses = []

@@ -10,6 +10,7 @@ import json
 import multiprocessing
 import os
 import signal
+import sys
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -23,14 +24,18 @@ from fedfm.clients import Profile, Worker
 from fedfm.proxies.versions import ProxyVersion
 from fedfm.updates import Failure
 
+AHEAD = 4
+"""Passes, times processes, that may be dealt beyond the first unfinished one: their updates wait to be folded."""
+
 
 @dataclass
 class _Child:
-    """A process, the line to it, and the clients that it is training."""
+    """A process, the line to it, the clients that it is training, and the number of their pass."""
 
     process: ForkProcess
     line: Connection
     clients: list[str] = field(default_factory=list)
+    number: int = 0
 
 
 class ProcessRuntime:
@@ -78,10 +83,16 @@ class ProcessRuntime:
         self._children = []
 
     def _deal(self, waiting: deque[list[str]], messages: Mapping[str, bytes]) -> Iterator[tuple[str, bytes | Failure]]:
-        for child in self._children:
-            if waiting:
-                _ask(child, waiting.popleft(), messages)
-        while busy := {child.line: child for child in self._children if child.clients}:
+        dealt = 0
+        while True:
+            for child in self._children:
+                if not child.clients and waiting and dealt - self._oldest(dealt) < AHEAD * self.processes:
+                    self._ask(child, waiting.popleft(), messages)
+                    child.number = dealt
+                    dealt += 1
+            busy = {child.line: child for child in self._children if child.clients}
+            if not busy:
+                return
             for line in wait(list(busy)):
                 child = busy[line]  # type: ignore[index]
                 try:
@@ -91,8 +102,22 @@ class ProcessRuntime:
                 else:
                     child.clients.remove(client)
                     yield client, answer
-                if waiting and not child.clients:
-                    _ask(child, waiting.popleft(), messages)
+
+    def _oldest(self, dealt: int) -> int:
+        """The number of the first pass that is still trained."""
+        return min((child.number for child in self._children if child.clients), default=dealt)
+
+    def _ask(self, child: _Child, clients: list[str], messages: Mapping[str, bytes]) -> None:
+        """Sends a pass: who is in it, and each message that differs once."""
+        if not child.process.is_alive():  # it died idle, which is no client's failure
+            self._replace(child)
+        distinct = {id(messages[client]): messages[client] for client in clients}
+        places = {key: place for place, key in enumerate(distinct)}
+        child.clients = list(clients)
+        with suppress(ConnectionError):  # it is gone: whoever reads its answer finds out
+            child.line.send_bytes(json.dumps([[client, places[id(messages[client])]] for client in clients]).encode())
+            for message in distinct.values():
+                child.line.send_bytes(message)
 
     def _read(self, line: Connection) -> tuple[str, bytes | Failure]:
         """One answer; what was booked for it goes to the worker's profile."""
@@ -110,7 +135,11 @@ class ProcessRuntime:
         how = f"by signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"with exit code {code}"
         lost, child.clients = child.clients, []
         reason = f"its process ended {how}; where memory ran out, lower runtime.processes or runtime.stack"
+        self._replace(child)
         yield from ((client, Failure(client, reason)) for client in lost)
+
+    def _replace(self, child: _Child) -> None:
+        """Puts another process in the place of one that is gone."""
         child.line.close()
         new = self._fork()
         child.process, child.line = new.process, new.line
@@ -128,25 +157,16 @@ class ProcessRuntime:
 
 
 def can_fork() -> bool:
-    """Whether this machine's system can fork a process that computes (Linux)."""
-    return "fork" in multiprocessing.get_all_start_methods() and os.uname().sysname == "Linux"
-
-
-def _ask(child: _Child, clients: list[str], messages: Mapping[str, bytes]) -> None:
-    """Sends a pass: who is in it, and each message that differs once."""
-    distinct = {id(messages[client]): messages[client] for client in clients}
-    places = {key: place for place, key in enumerate(distinct)}
-    child.clients = list(clients)
-    with suppress(ConnectionError):  # it is gone: whoever reads its answer finds out
-        child.line.send_bytes(json.dumps([[client, places[id(messages[client])]] for client in clients]).encode())
-        for message in distinct.values():
-            child.line.send_bytes(message)
+    """Whether this machine can fork a process that computes: Linux, and no accelerator whose threads torch started."""
+    linux = "fork" in multiprocessing.get_all_start_methods() and os.uname().sysname == "Linux"
+    return linux and not torch.accelerator.is_available()
 
 
 def _serve(line: Connection, others: Sequence[Connection], worker: Worker) -> None:
     """What a process does: trains what it is asked to until nobody asks any more."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__  # a live display's lock may have been held at the fork
     for other in others:
         other.close()
     torch.set_num_threads(1)

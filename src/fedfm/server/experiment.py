@@ -226,8 +226,9 @@ def build_experiment(recipe: Recipe) -> Experiment:
     stacking, training = choose_stacking(
         recipe, at_client, at_clients, task, data.processor, device=device, processes=processes
     )
-    if recipe.runtime.stack == "auto":  # the number is part of the run: with it a resumed one rounds alike
-        chosen = recipe.runtime.model_copy(update={"stack": stacking.clients if stacking else "off"})
+    if "auto" in (recipe.runtime.stack, recipe.runtime.processes):  # with both numbers a resumed run rounds alike
+        height = stacking.clients if stacking else "off"
+        chosen = recipe.runtime.model_copy(update={"stack": height, "processes": processes})
         recipe = recipe.model_copy(update={"runtime": chosen})
         data = replace(data, recipe=recipe)
     worker = Worker(

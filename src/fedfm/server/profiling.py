@@ -19,7 +19,8 @@ def profile_of(experiment: Experiment, state: RunState) -> dict[str, Any]:
 
     ``seconds`` are the run's wall times by phase, those under ``training`` are added up over processes. ``operations``
     counts what the blocks' frozen matrices need for the real tokens of the examples: two a weight and token forward,
-    two backward; a last block that computes one token of an example counts as that. ``share`` is what of the machine's
+    two backward; frozen first blocks that are computed once an example are left out, and of a last block that computes
+    one token of an example only keys, values and queries count. ``share``  is what of the machine's
     best matrix product of the same shape that was, as one process reaches it.
 
     Raises:
@@ -61,7 +62,8 @@ def _weights(experiment: Experiment) -> int:
     stacking = experiment.worker.stacking
     chain = blocks(model, family)
     total = 0
-    for block in chain:
+    prefix = stacking.prefix if stacking else None
+    for block in chain[prefix.start if prefix else 0 :]:
         stack = block.stack
         first_only = block is chain[-1] and stacking is not None and stacking.blocks.first_only and family.first_token
         paths = stack.attention[0].inputs if first_only else stack.matrices

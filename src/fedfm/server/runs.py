@@ -163,6 +163,7 @@ def resume(folder: Path | str, overrides: Sequence[str] = (), *, listeners: Sequ
             opened.write_text(opened.recipe, dump(recipe))
         opened.truncate(saved.offsets if saved else {})
         opened.summary.unlink(missing_ok=True)
+        opened.profile.unlink(missing_ok=True)  # of the run as it was
         warnings = [*(saved.warnings if saved else ()), *_changed_versions(opened)]
         for text in warnings:
             for listener in listeners:

@@ -6,6 +6,7 @@ import math
 import os
 from typing import cast
 
+import psutil
 import torch
 from transformers import PreTrainedTokenizerBase
 
@@ -65,11 +66,14 @@ def choose_stacking(
     padding = {"input_ids": pad, "labels": IGNORED}
     dtype = torch.bfloat16 if recipe.runtime.precision == "bfloat16" else None
     blocks = PackedBlocks.of(tunable, backbone.family, task.peft_type, dtype)
+    if dtype is not None and (problem := _problem_in_bfloat16(recipe, blocks)):
+        raise RecipeError(f"{problem}; use float32", where="runtime.precision")
     words = f"{clients} clients at a time" if clients > 1 else "one client at a time"
     fixed = isinstance(recipe.proxy, NoProxy) and not task.draws_inputs  # a proxy's blocks change as it is realigned
     prefix = FrozenPrefix.of(blocks, tunable) if fixed else None
     words += "" if dtype is None else ", blocks in bfloat16"
     words += f", the first {prefix.start} blocks once an example" if prefix else ""
+    words += ", one by one in rounds that count neurons' use" if recipe.proxy.counts_at_clients else ""
     return Stacking(clients, blocks, padding, prefix, uniform=device.type != "cpu"), words
 
 
@@ -88,6 +92,17 @@ def _problem(recipe: Recipe, backbone: Backbone, tunable: Tunable) -> str | None
     return None
 
 
+def _problem_in_bfloat16(recipe: Recipe, blocks: PackedBlocks) -> str | None:
+    """Why clients that share passes cannot compute blocks in bfloat16."""
+    if recipe.tune.kind == "prefix":
+        return "a prefix's keys and values stay in float32"
+    if not blocks.can_be_packed:
+        return f"blocks of {blocks.family.name} also read what is computed outside them, in float32"
+    if recipe.proxy.counts_at_clients:
+        return "neurons' use is counted at the clients, in a plain loop, in float32"
+    return None
+
+
 def _fitting(recipe: Recipe, tunable: Tunable, device: torch.device, processes: int) -> int:
     """Clients whose batches fit together, at most a process's share of the cohort."""
     room = _free_memory(device) / processes / 2 / _bytes_a_token(tunable)
@@ -100,15 +115,16 @@ def _free_memory(device: torch.device) -> float:
     """Bytes that nobody uses."""
     if device.type == "cuda":
         return float(torch.cuda.mem_get_info(device)[0])
-    return float(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")) if hasattr(os, "sysconf") else math.inf
+    return float(psutil.virtual_memory().available)
 
 
 def _bytes_a_token(tunable: Tunable) -> float:
-    """What a block's activations and their gradients take, roughly: ten hidden states and three of the FFN's layers."""
+    """What a token takes, roughly: ten hidden states and three of the FFN's in each block, and its logits."""
     config = tunable.base_model.config.get_text_config()
     hidden = getattr(config, "hidden_size", 768)
     inner = getattr(config, "intermediate_size", None) or 4 * hidden
-    return 4.0 * getattr(config, "num_hidden_layers", 12) * (10 * hidden + 3 * inner)
+    logits = 3 * config.vocab_size if tunable.base_model.get_output_embeddings() is not None else 0
+    return 4.0 * (getattr(config, "num_hidden_layers", 12) * (10 * hidden + 3 * inner) + logits)
 
 
 def _cohort(recipe: Recipe) -> int:
@@ -134,6 +150,11 @@ def choose_processes(recipe: Recipe, device: torch.device, parameters: int, exam
             raise RecipeError("several processes need Linux and a CPU; leave it at `auto`", where="runtime.processes")
         return wanted
     share = recipe.federation.rounds * _cohort(recipe) / (recipe.federation.clients or 1)
-    passed = examples * share * recipe.local.epochs * recipe.data.max_length
+    local = recipe.local
+    if local.max_steps is None:
+        passed = examples * share * local.epochs * recipe.data.max_length
+    else:
+        steps = recipe.federation.rounds * _cohort(recipe) * local.max_steps
+        passed = steps * local.batch_size * recipe.data.max_length
     worth = 6 * parameters * passed > WORTH_PROCESSES
     return min(len(os.sched_getaffinity(0)), _cohort(recipe)) if possible and worth else 1

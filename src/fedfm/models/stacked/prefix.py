@@ -69,11 +69,17 @@ class Shelf:
         size = tensor.numel() * tensor.element_size()
         if size <= self._memory:
             self._memory -= size
-            self._kept[number] = tensor.clone()  # what it is a slice of may go
+            self._kept[number] = tensor.to("cpu", copy=True)  # what it is a slice of may go
         elif size <= self._disk:
-            self._disk -= size
             file = self._own_file()
-            os.pwrite(file.fileno(), tensor_bytes(tensor), self._end)
+            try:
+                written = os.pwrite(file.fileno(), tensor_bytes(tensor), self._end)
+            except OSError:
+                written = 0
+            if written < size:  # the disk is full
+                self._disk = 0
+                return
+            self._disk -= size
             self._kept[number] = _Filed(file, self._end, tensor.dtype, tensor.shape)
             self._end += size
 
