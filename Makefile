@@ -30,12 +30,13 @@ docs: $(VENV)/docs.installed ## build the site into site/, strictly
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 bench: ## list what reproduces the README's figures; `make bench-NAME [ARGS=…]` runs one
-	@for file in $$(grep -l __main__ benchmarks/*.py); do \
-	  printf '%-14s %s\n' "$$(basename "$$file" .py)" "$$(sed -n '1s/"""//gp' "$$file")"; \
+	@for file in $$(grep -l __main__ benchmarks/*.py benchmarks/*/compare.py); do \
+	  name=$${file#benchmarks/}; name=$${name%/compare.py}; \
+	  printf '%-14s %s\n' "$${name%.py}" "$$(sed -n '1s/"""//gp' "$$file")"; \
 	done
 
 bench-%: $(VENV)/demo.installed
-	$(BIN)/python benchmarks/$*.py $(ARGS)
+	$(BIN)/python $(firstword $(wildcard benchmarks/$*.py benchmarks/$*/compare.py) benchmarks/$*.py) $(ARGS)
 
 clean: ## remove what make made here; never runs/
 	rm -rf $(VENV) site dist build .coverage .hypothesis .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
