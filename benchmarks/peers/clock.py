@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 from safetensors.torch import save_file
 
@@ -38,12 +39,16 @@ class Clock:
         self._ends.append((time.time(), cpu_seconds(self.root)))
         self._peak_mib = peak_mib(self.root)
 
-    def report(self, adapter: Params | None) -> None:
+    def report(self, adapter: Params | None, **more: Any) -> None:
         """Saves the final adapter, and prints what the rounds cost as a line of JSON.
 
         ``seconds`` is the median of the rounds between the first and the last, ``cpu_seconds`` their mean; where
         something is loaded late, or saved at the end, it is in none of them. ``first_seconds`` is the time from the
         start of the process to the end of the first round.
+
+        Args:
+            adapter: None where there is none.
+            more: what else to print.
         """
         if adapter is not None:
             save_file({name: tensor.detach().float().contiguous() for name, tensor in adapter.items()}, self.job.output)
@@ -54,6 +59,7 @@ class Clock:
             "cpu_seconds": (cpus[-2] - cpus[0]) / len(steady),
             "first_seconds": walls[0] - self.job.started,
             "peak_mib": self._peak_mib,
+            **more,
         }
         print(json.dumps(result), flush=True)
 

@@ -17,9 +17,9 @@ process until the first round is over, `x ours` compares with fedfm's stacked pr
 Linux only, and only on a machine that does nothing else. Flower and pfl get environments of their own, by pip, in
 results/environments.
 
-Runs are kept at once: stopped at any time, it goes on where it was. `--only minilm float32` makes only runs whose name
-holds all these words; `--budget-minutes 0` makes none. `--check` does a job of seconds once in every way, keeps
-nothing, and fails where a float32 adapter is off.
+Runs are kept at once: stopped at any time, it goes on where it was; a run in float32 whose adapter is not the others'
+ends it. `--only minilm float32` makes only runs whose name holds all these words; `--budget-minutes 0` makes none.
+`--check` does a job of seconds once in every way, and keeps nothing.
 """
 
 from __future__ import annotations
@@ -49,17 +49,24 @@ from tables import table, targets
 NAME = "peers"
 HERE = Path(__file__).parent
 REFERENCE = Row("torch loop", "with_torch", "float32", threads=1)
-TOLERANCE = 1e-4
-"""Of the distance between float32 adapters after a few steps of SGD, over how far they have moved."""
+"""Whose adapter the others are compared with."""
+TOLERANCE = {"sgd": 1e-4, "adamw": 0.02}
+"""How far float32 adapters may differ, by the optimiser: AdamW divides gradients that are all rounding."""
 
 
 def measure(size: Size, row: Row, shared: Path) -> dict[str, Any]:
-    """Does a job in one way; what it took, and how far its adapter is from the reference's."""
+    """Does a job in one way; what it took, and how far its adapter is from the reference's.
+
+    Raises:
+        RuntimeError: it failed, or it did another job in float32.
+    """
     folder = prepared(size, shared)
     with tempfile.TemporaryDirectory() as scratch:
         output = Path(scratch) / "adapter.safetensors"
         result = run_job(size, row, folder, output)
         differs = distance(folder, load_file(output)) if output.is_file() else None
+    if differs is not None and row.precision == "float32" and differs > TOLERANCE[size.optimizer]:
+        raise RuntimeError(f"{row.label} did another job: its adapter differs by {differs:.1e}")
     return {**result, "differs": differs}
 
 
@@ -125,12 +132,9 @@ def key_of(size: Size, row: Row, repeat: int) -> str:
 
 
 def check(shared: Path) -> None:
-    """Does a small job once in every way; fails where an adapter is off."""
+    """Does a small job once in every way."""
     found = {row.label: [measure(CHECK, row, shared)] for row in ROWS}
     print("\n".join(table(CHECK, lambda _, row: found[row.label])))
-    adapters = {row.label: found[row.label][0]["differs"] for row in ROWS if row.precision == "float32"}
-    if wrong := [label for label, differs in adapters.items() if differs is not None and differs > TOLERANCE]:
-        sys.exit(f"not the reference's adapter: {'; '.join(wrong)}")
 
 
 def main() -> None:

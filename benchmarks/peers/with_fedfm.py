@@ -1,11 +1,12 @@
 """The job with fedfm as anybody runs it: the job's recipe, with all the records of a run.
 
 The job's settings are changes to the recipe (`runtime.stack=off`, `runtime.processes=2`). A small test set is
-evaluated before the first round and in the last, which are left out of the figures.
+evaluated before the first round and in the last, which are left out of the figures, but not of the profile.
 """
 
 from __future__ import annotations
 
+import json
 import sys
 import tempfile
 from pathlib import Path
@@ -37,11 +38,10 @@ def main() -> None:
     clock = Clock(job)
     with tempfile.TemporaryDirectory() as scratch:
         changes = [f"runtime.precision={job.precision}", *job.settings]
-        folder = Path(scratch) / "run"
-        finished = run(
-            load_recipe(job.folder / "recipe.yaml", [*changes, f"run_dir={folder}"]), listeners=[Rounds(clock)]
-        )
-        clock.report(load_file(finished.path / "adapter" / "adapter_model.safetensors"))
+        recipe = load_recipe(job.folder / "recipe.yaml", [*changes, f"run_dir={Path(scratch) / 'run'}"])
+        finished = run(recipe, listeners=[Rounds(clock)], profile=True)
+        adapter = load_file(finished.path / "adapter" / "adapter_model.safetensors")
+        clock.report(adapter, profile=json.loads((finished.path / "profile.json").read_text()))
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterable
 
 os.environ.update(FLWR_TELEMETRY_ENABLED="0", FLWR_DISABLE_UPDATE_CHECK="1", RAY_USAGE_STATS_ENABLED="0")
 
@@ -48,6 +49,22 @@ def train_client(message: Message, context: Context) -> Message:
     return Message(content=RecordDict(content), reply_to=message)
 
 
+class AllOrNone(FedAvg):
+    """FedAvg that does not go on without some of the clients: a failure, or a first round of those that are there."""
+
+    def __init__(self, clients: int) -> None:
+        super().__init__(fraction_evaluate=0.0, min_train_nodes=clients, min_available_nodes=clients)
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """The weighted mean."""
+        replies = list(replies)
+        if failed := [reply.error.reason for reply in replies if reply.has_error()]:
+            raise RuntimeError(f"{len(failed)} clients failed in round {server_round}: {failed[0]}")
+        return super().aggregate_train(server_round, replies)
+
+
 @server_app.main()
 def serve(grid: Grid, context: Context) -> None:
     """All rounds."""
@@ -58,10 +75,11 @@ def serve(grid: Grid, context: Context) -> None:
         if number:
             clock.lap()
 
-    result = FedAvg(fraction_evaluate=0.0).start(
+    data = data_of(job.folder)
+    result = AllOrNone(data.clients).start(
         grid,
         ArrayRecord(load_file(job.adapter / "adapter_model.safetensors")),
-        num_rounds=data_of(job.folder).rounds,
+        num_rounds=data.rounds,
         train_config=ConfigRecord({"job": sys.argv[1]}),
         evaluate_fn=lap,
     )
