@@ -204,7 +204,7 @@ def test_time_is_told_only_where_it_was_booked() -> None:
     facts = {fact.name: fact.value for fact in told.facts}
     assert facts["Trained by"] == "2 processes"
     assert facts["Tokens a second"] == "100"
-    assert facts["Share of the peak"] == "50%"
+    assert facts["Share of the peak"] == "50.0 %"
     assert told.run.rows == [("train", "30 s", "75.0 %"), ("evaluate", "10 s", "25.0 %")]
     assert [row[0] for row in told.training.rows] == ["backward", "forward", "optimizer", "data"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ import pytest
 
 import fedfm
 from fedfm.errors import RecipeError
+from fedfm.models.backbones import Backbone, load_backbone
+from fedfm.models.builtin import write_random_model
 from fedfm.recipe import load_recipe
 from fedfm.server.experiment import Experiment, build_experiment
 from tests.small import small_recipe
@@ -84,6 +87,19 @@ def test_bfloat16_is_refused_where_it_would_not_be_computed(
     with pytest.raises(RecipeError, match=reason) as caught:
         built(tmp_path, runtime={"precision": "bfloat16"}, **changes)
     assert caught.value.problems[0].where == "runtime.precision"
+
+
+def test_the_commit_of_a_hubs_model_is_kept_beside_what_is_chosen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def with_commit(*args: Any, **kwargs: Any) -> Backbone:
+        return dataclasses.replace(load_backbone(*args, **kwargs), revision="0123abcd")
+
+    monkeypatch.setattr("fedfm.server.experiment.load_backbone", with_commit)
+    write_random_model("tiny-bert", tmp_path / "model")
+    recipe = built(tmp_path, model={"path": str(tmp_path / "model")}).recipe
+    assert recipe.model.revision == "0123abcd"
+    assert recipe.runtime.stack == 3
 
 
 def test_the_number_of_processes_is_part_of_the_run(tmp_path: Path) -> None:

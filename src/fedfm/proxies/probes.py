@@ -11,12 +11,10 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from typing import Any, cast
+from typing import Any
 
 import torch
-from peft import PeftModel
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from fedfm.models.families import blocks, family_of
 from fedfm.models.tunable import Tunable
@@ -195,18 +193,11 @@ def _shared(backbone: Tunable, proxy: Tunable, names: Mapping[str, str]) -> dict
 
 def _layers(backbone: Tunable, names: list[str]) -> dict[str, str]:
     """The path of the block that each parameter is in, empty for those outside blocks; in the order of the blocks."""
-    model = _transformer(backbone)
+    model = backbone.base_model
     paths = [block.path for block in blocks(model, family_of(model.config))]
     found = {name: next((path for path in paths if f".{path}." in f".{name}"), "") for name in names}
     rank = {path: number for number, path in enumerate(["", *paths])}
     return dict(sorted(found.items(), key=lambda item: rank[item[1]]))
-
-
-def _transformer(tunable: Tunable) -> PreTrainedModel:
-    """The transformers model itself, with whatever an adapter put into it."""
-    return cast(
-        PreTrainedModel, tunable.model.get_base_model() if isinstance(tunable.model, PeftModel) else tunable.model
-    )
 
 
 @contextmanager
@@ -223,7 +214,7 @@ def _evaluating(tunable: Tunable) -> Iterator[None]:
 
 def _look(tunable: Tunable, batch: Batch) -> _View:
     """Runs a model on a batch and pools the output of its last block over real positions."""
-    model = _transformer(tunable)
+    model = tunable.base_model
     inputs = {name: tensor.to(model.device) for name, tensor in batch.items() if name != "labels"}
     seen: list[Tensor] = []
 

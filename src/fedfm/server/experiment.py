@@ -203,7 +203,8 @@ def build_experiment(recipe: Recipe) -> Experiment:
     )
     if backbone.revision is not None and not recipe.model.path.startswith("builtin:"):  # the commit, not the branch
         model = recipe.model.model_copy(update={"revision": backbone.revision})
-        data = replace(data, recipe=recipe.model_copy(update={"model": model}))
+        recipe = recipe.model_copy(update={"model": model})
+        data = replace(data, recipe=recipe)
     backbone_parameters = sum(weight.numel() for weight in backbone.model.parameters())
     first_download_bytes = sum(weight.numel() * weight.element_size() for weight in backbone.model.parameters())
     made = None if isinstance(recipe.proxy, NoProxy) else make(recipe.proxy, backbone, data.public, seed=recipe.seed)

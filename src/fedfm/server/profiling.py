@@ -19,9 +19,9 @@ def profile_of(experiment: Experiment, state: RunState) -> dict[str, Any]:
 
     ``seconds`` are the run's wall times by phase, those under ``training`` are added up over processes. ``operations``
     counts what the blocks' frozen matrices need for the real tokens of the examples: two a weight and token forward,
-    two backward; frozen first blocks that are computed once an example are left out, and of a last block that computes
-    one token of an example only keys, values and queries count. ``share``  is what of the machine's
-    best matrix product of the same shape that was, as one process reaches it.
+    two backward (also where nothing below is trained and none is needed); frozen first blocks that are computed once an
+    example are left out, and of a last block that computes one token of an example only keys, values and queries
+    count. ``share`` is what of the machine's best matrix product of the same shape that was, as one process reaches it.
 
     Raises:
         ValueError: nobody profiled.

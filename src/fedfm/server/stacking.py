@@ -27,8 +27,7 @@ WORTH_PROCESSES = 1e13
 """Operations of a run, roughly, from which `auto` takes several processes: a minute or two of one core."""
 
 TOKENS = {"cpu": 8192, "cuda": 131_072}
-"""Tokens of a step, at most, that `auto` puts together, by the kind of device: beyond 8,192 a CPU gains nothing; a GPU
-should be full by then (not measured)."""
+"""Tokens of a step, at most, that `auto` puts together, by the kind of device: guesses that no benchmark has tried."""
 
 
 def choose_stacking(

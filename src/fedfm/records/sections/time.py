@@ -35,7 +35,7 @@ def time(run: RunFiles) -> Time | None:
             Fact("Tokens a second", units.number(round(profile["tokens"] / busy)), "of one process, while it trains"),
             Fact(
                 "Share of the peak",
-                f"{profile['share']:.0%}",
+                units.share(profile["share"], 1),
                 f"{profile['operations_a_second'] / 1e9:.0f} of {profile['gemm_peak'] / 1e9:.0f} billion operations a "
                 "second, which one process reaches in a plain matrix product",
             ),
