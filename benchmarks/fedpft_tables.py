@@ -10,7 +10,20 @@ from typing import Any
 
 from scipy.stats import spearmanr
 
-from fedpft_jobs import CONTRAST, MAIN, PARAMETERS, PARTITIONS, SETS, SIZES, STUDY_SET, Job, makes, parameter_job
+from fedpft_jobs import (
+    ABLATION,
+    BEYOND,
+    CONTRAST,
+    MAIN,
+    PARAMETERS,
+    PARTITIONS,
+    SETS,
+    SIZES,
+    STUDY_SET,
+    Job,
+    makes,
+    parameter_job,
+)
 
 Result = Mapping[str, Any]
 
@@ -108,8 +121,8 @@ def everything(found: Measurements) -> Iterator[str]:
         kept = f"ffn_keep {shape.ffn_keep:g}, {len(shape.keep_layers)} of 6 layers whole; FedOT {shape.layers} layers"
         yield f"\nTable 1 ({size}: {kept}). Accuracy in %, IID"
         yield from _by_set(found, MAIN, size=size)
-        yield f"\nTable 3 ({size}). What distillation before and alignment during training contribute, IID"
-        yield from _by_set(found, ("fedot", "N", "D", "B", "fedpft", "closed form", "fedot, not distilled"), size=size)
+    yield "\nTable 3 (matched). What distillation before and alignment during training contribute, IID"
+    yield from _by_set(found, ("fedot", *ABLATION, "fedpft", *BEYOND))
     yield "\nTable 2 (matched). Prior-scaled Dirichlet"
     for partition in PARTITIONS:
         if partition != "iid":

@@ -38,6 +38,30 @@ def test_documents_are_cut_into_pieces_and_nothing_is_lost(tmp_path: Path) -> No
     assert all(len(row["input_ids"]) <= 8 for row in found.examples.take(range(len(found))))
 
 
+def test_pieces_become_pairs_where_the_task_has_pairs(tmp_path: Path) -> None:
+    texts = ["abcdefghijklmnop qrst", "uvwx", "yz"]  # one character, one token; the last is too short to be two texts
+    settings = PublicSettings(data=write(tmp_path / "texts.jsonl", texts), limit=None)
+    found = read_public(settings, TOKENIZER, max_length=11, seed=0, pairs=True)
+    rows = found.examples.take(range(len(found)))
+    assert all(len(row["input_ids"]) <= 11 for row in rows)
+    separated = [TOKENIZER.decode(row["input_ids"]).split(TOKENIZER.sep_token)[:2] for row in rows]
+    first, second = (
+        [text.replace(TOKENIZER.cls_token, "").strip() for text in side] for side in zip(*separated, strict=True)
+    )
+    assert all(first) and all(second)
+    joined = "".join(a + b for a, b in zip(first, second, strict=True))
+    assert joined.replace(" ", "") == "abcdefghijklmnopqrstuvwx"
+    for row in rows:
+        middle = row["input_ids"].index(TOKENIZER.sep_token_id) + 1
+        assert list(row["token_type_ids"]) == [0] * middle + [1] * (len(row["input_ids"]) - middle)
+
+
+def test_texts_too_short_for_pairs_are_refused(tmp_path: Path) -> None:
+    settings = PublicSettings(data=write(tmp_path / "texts.jsonl", ["ab"]))
+    with pytest.raises(RecipeError, match="no text of four tokens"):
+        read_public(settings, TOKENIZER, max_length=11, seed=0, pairs=True)
+
+
 def test_batches_are_padded_with_a_mask_and_have_no_labels(tmp_path: Path) -> None:
     (batch,) = public(write(tmp_path / "texts.jsonl", ["a", "abcd"])).fixed(4, 9, seed=0, purpose="x")
     assert batch["input_ids"].shape == batch["attention_mask"].shape

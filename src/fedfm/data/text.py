@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -107,6 +107,53 @@ def encode_documents(
         clients = clients[np.asarray(table["document"])]
     table = table.remove_columns("document")
     return Examples(table, _lengths(table), clients=clients)
+
+
+def encode_document_pairs(
+    source: Source, column: str, tokenizer: PreTrainedTokenizerBase, max_length: int, *, where: str
+) -> Examples:
+    """Documents cut into pieces, and each piece in two: what a model that is asked about pairs of texts reads.
+
+    The first text is a quarter, a half or three quarters of a piece, in turn. Args and errors as `encode_documents`.
+    """
+    key = _key("pairs", source, [column, column], tokenizer, max_length)
+    special = tokenizer.num_special_tokens_to_add()
+    room = max_length - tokenizer.num_special_tokens_to_add(pair=True)
+
+    def prepare() -> Encode:
+        texts = text_column(source, column, where)
+
+        def encode(rows: list[int]) -> dict[str, list[Any]]:
+            pieces = _tokens(
+                tokenizer,
+                [[texts[row] for row in rows]],
+                room + special,
+                return_overflowing_tokens=True,
+                return_offsets_mapping=True,
+                return_special_tokens_mask=True,
+            )
+            firsts, seconds = [], []
+            for place, spans in zip(pieces["overflow_to_sample_mapping"], _spans(pieces), strict=True):
+                if len(spans) >= 4:
+                    text, middle = texts[rows[place]], spans[len(spans) * (1 + len(firsts) % 3) // 4][0]
+                    firsts.append(text[spans[0][0] : middle])
+                    seconds.append(text[middle : spans[-1][1]])
+            if not firsts:
+                return {name: [] for name in _features(tokenizer)}
+            return _tokens(tokenizer, [firsts, seconds], max_length)
+
+        return encode
+
+    table = encoded(key, len(source), prepare, _features(tokenizer), batch_size=_TEXTS_PER_BATCH)
+    if not len(table):
+        raise RecipeError(f"column `{column}` of {source.name} has no text of four tokens or more", where=where)
+    return Examples(table, _lengths(table))
+
+
+def _spans(pieces: dict[str, list[Any]]) -> Iterator[list[tuple[int, int]]]:
+    """Where the tokens of each piece begin and end in its document, special ones left out."""
+    for offsets, specials in zip(pieces["offset_mapping"], pieces["special_tokens_mask"], strict=True):
+        yield [span for span, is_special in zip(offsets, specials, strict=True) if not is_special]
 
 
 def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:

@@ -281,6 +281,7 @@ def _public(recipe: Recipe, processor: Processor) -> PublicData | None:
         processor,
         max_length=recipe.data.max_length,
         seed=recipe.seed,
+        pairs=len(recipe.data.text) == 2,
         allow_network=recipe.allow_network,
     )
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -11,12 +14,16 @@ from torch.nn.functional import linear
 
 from fedfm.models.stacked.layout import alike
 
+JOINED_RANKS = 32
+"""Ranks that are one product in bfloat16: more would be more zeros to multiply, fewer more products to begin."""
+
 
 class LowRank(torch.autograd.Function):
     """``y_k = x_k Wᵀ + b + s·(x_k A_kᵀ) B_kᵀ`` for clients k whose vectors lie one after the other.
 
-    Everything is written in place into one result, forward and backward, so that a client costs its own small
-    products and no copy (LoRA, arXiv:2106.09685, eq. (3), for K adapters at once).
+    What is of the clients' own is added in place to the shared product, so that a client costs its small products and
+    no copy (LoRA, arXiv:2106.09685, eq. (3), for K adapters at once). Equal clients share batched products; others
+    have their own, or in groups where that is faster.
 
     Shapes: x ``[N, in]``, W ``[out, in]``, b ``[out]`` or None, A ``[K, r, in]``, B ``[K, out, r]``; ``sizes`` adds up
     to N. W and b get no gradient.
@@ -36,26 +43,41 @@ class LowRank(torch.autograd.Function):
         """The products, in the precision of ``x``."""
         y = linear(x, weight, bias)
         ctx.dtype, a, b = a.dtype, a.to(x.dtype), b.to(x.dtype)
-        down = products(x, a.transpose(1, 2), sizes)
-        products(down, b.transpose(1, 2), sizes, onto=y, scale=scale)
-        ctx.save_for_backward(x, weight, a, b, down)
+        if alike(sizes):
+            down = [torch.bmm(_by_client(x, sizes), a.mT)]
+            _by_client(y, sizes).baddbmm_(down[0], b.mT, alpha=scale)
+        else:
+            down = []
+            for group in _grouped(tuple(sizes), a):
+                down.append(group.own(x[group.vectors] @ a[group.clients].flatten(0, 1).T))
+                y[group.vectors].addmm_(down[-1], b[group.clients].mT.flatten(0, 1), alpha=scale)
+        ctx.save_for_backward(x, weight, a, b, *down)
         ctx.scale, ctx.sizes = scale, sizes
         return y
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of x, A and B."""
-        (gradient,) = gradients
-        gradient = gradient.contiguous()
-        x, weight, a, b, down = ctx.saved_tensors
-        scale, sizes = ctx.scale, ctx.sizes
-        gradient_down = products(gradient, b, sizes, scale=scale)
-        gradient_b = outer(gradient, down, sizes, scale=scale)
-        gradient_a = outer(gradient_down, x, sizes)
-        gradient_x = None
-        if ctx.needs_input_grad[0]:
-            gradient_x = gradient @ weight
-            products(gradient_down, a, sizes, onto=gradient_x)
+        gradient = gradients[0].contiguous()
+        x, weight, a, b, *down = ctx.saved_tensors
+        gradient_x = gradient @ weight if ctx.needs_input_grad[0] else None
+        gradient_a, gradient_b = torch.empty_like(a), torch.empty_like(b)
+        if alike(ctx.sizes):
+            own = _by_client(gradient, ctx.sizes)
+            gradient_down = own @ b * ctx.scale
+            torch.bmm(own.mT, down[0], out=gradient_b)
+            torch.bmm(gradient_down.mT, _by_client(x, ctx.sizes), out=gradient_a)
+            if gradient_x is not None:
+                _by_client(gradient_x, ctx.sizes).baddbmm_(gradient_down, a)
+        else:
+            for group, part in zip(_grouped(tuple(ctx.sizes), a), down, strict=True):
+                own, clients = gradient[group.vectors], group.clients
+                gradient_down = group.own(own @ b[clients].mT.flatten(0, 1).T) * ctx.scale
+                gradient_b[clients] = (part.T @ own).view(-1, *b.mT.shape[1:]).mT
+                gradient_a[clients] = (gradient_down.T @ x[group.vectors]).view(-1, *a.shape[1:])
+                if gradient_x is not None:
+                    gradient_x[group.vectors].addmm_(gradient_down, a[clients].flatten(0, 1))
+        gradient_b *= ctx.scale
         return gradient_x, None, None, gradient_a.to(ctx.dtype), gradient_b.to(ctx.dtype), None, None
 
 
@@ -68,41 +90,44 @@ def low_rank(
     return y.view(*x.shape[:-1], -1)
 
 
-def products(
-    x: Tensor, matrices: Tensor, sizes: Sequence[int], *, onto: Tensor | None = None, scale: float = 1.0
-) -> Tensor:
-    """``s · x_k M_k`` for each client, added to ``onto`` in place where it is given.
+def _by_client(x: Tensor, sizes: Sequence[int]) -> Tensor:
+    """``[K·n, d]`` → ``[K, n, d]``, a view."""
+    return x.view(len(sizes), sizes[0], -1)
 
-    Args:
-        x: ``[N, i]``.
-        matrices: ``[K, i, o]``.
-        sizes: vectors of each client.
-        onto: ``[N, o]``, contiguous.
-        scale: s.
 
-    Returns:
-        ``[N, o]``.
+@dataclass(frozen=True)
+class _Group:
+    """Neighbouring clients whose low-rank products are one, all ranks of all of them against all their vectors.
+
+    Attributes:
+        vectors: which are theirs.
+        clients: which they are.
+        mask: ``[n, G·r]``, 1 where the rank is of the vector's client; None for a single client.
     """
-    result = x.new_zeros(len(x), matrices.shape[2]) if onto is None else onto
-    if alike(sizes):
-        stack = (len(sizes), sizes[0])
-        result.view(*stack, -1).baddbmm_(x.view(*stack, -1), matrices, alpha=scale)
-        return result
-    start = 0
-    for matrix, size in zip(matrices.unbind(), sizes, strict=True):
-        part = slice(start, start := start + size)
-        result[part].addmm_(x[part], matrix, alpha=scale)
-    return result
+
+    vectors: slice
+    clients: slice
+    mask: Tensor | None
+
+    def own(self, down: Tensor) -> Tensor:
+        """``[n, G·r]`` with zeros where a vector meets another client's rank, in place."""
+        return down if self.mask is None else down.mul_(self.mask)
 
 
-def outer(left: Tensor, right: Tensor, sizes: Sequence[int], *, scale: float = 1.0) -> Tensor:
-    """``s · left_kᵀ right_k`` for each client: ``[N, o]`` and ``[N, i]`` to ``[K, o, i]``."""
-    result = left.new_zeros(len(sizes), left.shape[1], right.shape[1])
-    if alike(sizes):
-        stack = (len(sizes), sizes[0])
-        return result.baddbmm_(left.view(*stack, -1).transpose(1, 2), right.view(*stack, -1), alpha=scale)
-    start = 0
-    for matrix, size in zip(result.unbind(), sizes, strict=True):
-        part = slice(start, start := start + size)
-        matrix.addmm_(left[part].T, right[part], alpha=scale)
-    return result
+def _grouped(sizes: tuple[int, ...], a: Tensor) -> list[_Group]:
+    rank = a.shape[1]
+    together = max(1, JOINED_RANKS // rank) if a.dtype == torch.bfloat16 else 1
+    return _groups(sizes, rank, together, a.dtype, a.device)
+
+
+@lru_cache(maxsize=8)  # the layers of a step have the same
+def _groups(sizes: tuple[int, ...], rank: int, together: int, dtype: torch.dtype, device: torch.device) -> list[_Group]:
+    ends, groups = [0, *accumulate(sizes)], []
+    for start in range(0, len(sizes), together):
+        clients = slice(start, min(start + together, len(sizes)))
+        mask, count = None, clients.stop - clients.start
+        if count > 1:
+            parts = [torch.ones(size, rank, dtype=dtype) for size in sizes[clients]]
+            mask = torch.block_diag(*parts).to(device)
+        groups.append(_Group(slice(ends[start], ends[clients.stop]), clients, mask))
+    return groups
