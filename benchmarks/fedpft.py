@@ -8,7 +8,7 @@ without), one learning rate for every set and method. Sets are cut to 2,000 trai
 800 test examples, so that a run takes about a minute of one CPU core. Clients train with the frozen blocks in bfloat16;
 everything is evaluated in float32. Proxies that are fitted on public data are made once, with one seed, and kept in
 results/proxies; the seeds of the tables draw clients, partitions, heads and adapters. Several processes may measure at
-once, each other sets (`--only`).
+once, best as many as there are cores, with OMP_NUM_THREADS=1.
 
 Runs are made breadth first and kept at once: stopped at any time, it goes on where it was, and the tables say what is
 missing. `--only sst2 fedpft iid` makes only runs with these values; `--budget-minutes 0` makes none.
@@ -34,7 +34,7 @@ from fedfm import Run, load_recipe, run
 from fedfm.server.proxy_tools import build_proxy
 from fedpft_jobs import PER_RUN, PUBLIC_SETS, Job, chosen, located, plan
 from fedpft_tables import Measurements, everything
-from ledger import RESULTS, kept, measured, measured_on
+from ledger import RESULTS, claimed, kept, measured, measured_on
 
 NAME = "fedpft"
 
@@ -123,13 +123,12 @@ def main() -> None:
         parser.error(str(error))
     end = time.monotonic() + 60 * options.budget_minutes
     for number, job in enumerate(jobs, start=1):
-        if job.key in kept(NAME):
-            continue
         if time.monotonic() >= end:
             break
-        print(f"{number} of {len(jobs)}: {job.key}", flush=True)
-        with tempfile.TemporaryDirectory() as folder:
-            measured(NAME, job.key, partial(measure, job, options.data.absolute(), Path(folder)))
+        with claimed(NAME, job.key) as mine, tempfile.TemporaryDirectory() as folder:
+            if mine:
+                print(f"{number} of {len(jobs)}: {job.key}", flush=True)
+                measured(NAME, job.key, partial(measure, job, options.data.absolute(), Path(folder)))
     results = kept(NAME)
     print("\n".join(everything(Measurements(results, options.seeds, overrides))))
     print(f"{sum(job.key in results for job in jobs)} of {len(jobs)} runs measured", end="")

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -27,12 +31,28 @@ def measured(benchmark: str, key: str, measure: Callable[[], Any]) -> Any:
     path = RESULTS / f"{benchmark}.json"
     if key not in (ledger := _kept(path))["results"]:
         result = measure()
-        ledger = _kept(path)  # another process may have kept something meanwhile
-        ledger["results"][key] = result
-        beside = path.with_suffix(".partial")
-        beside.write_text(json.dumps(ledger, indent=1) + "\n")
-        beside.replace(path)
+        with _lock(f"{benchmark} results"):
+            ledger = _kept(path)  # another process may have kept something meanwhile
+            ledger["results"][key] = result
+            beside = path.with_suffix(".partial")
+            beside.write_text(json.dumps(ledger, indent=1) + "\n")
+            beside.replace(path)
     return ledger["results"][key]
+
+
+@contextmanager
+def claimed(benchmark: str, key: str) -> Iterator[bool]:
+    """Whether this process may measure something, for a block of statements: not while another one does."""
+    lock = _lock(f"{benchmark} {key}")
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        yield False
+        return
+    try:
+        yield key not in kept(benchmark)
+    finally:
+        lock.release()
 
 
 def kept(benchmark: str) -> dict[str, Any]:
@@ -56,6 +76,13 @@ def mean_and_deviation(values: list[float], unit: float = 1.0, digits: int = 2) 
 def _kept(path: Path) -> dict[str, Any]:
     ledger: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"machine": machine(), "results": {}}
     return ledger
+
+
+def _lock(name: str) -> FileLock:
+    """A lock that ends with its process."""
+    folder = RESULTS / "locks"
+    folder.mkdir(parents=True, exist_ok=True)
+    return FileLock(folder / hashlib.sha256(name.encode()).hexdigest()[:12])
 
 
 def _cpuinfo() -> list[str]:
