@@ -1,10 +1,10 @@
 """Peak memory of a client that has only its proxy's folder and its data, against one that has the full model.
 
-    python benchmarks/proxy_memory.py [--repeats 3]
+    python benchmarks/proxy_memory.py [--repeats 2]
 
-Each measurement is a process of its own, which loads a folder, attaches LoRA r 8 on attention and takes three AdamW
-steps on random tokens. Shapes: MiniLM (pretrained) and BERT-base (random weights). "Above imports" leaves out what the
-process needs before it loads anything.
+Each measurement is a process of its own, which loads a folder, attaches LoRA r 8 on attention and takes two steps
+of AdamW on random tokens in the plain loop, with `local.recompute: attention` and without. Shapes: MiniLM (pretrained),
+BERT-base (random weights). "Above imports" leaves out what the process needs before it loads anything.
 """
 
 from __future__ import annotations
@@ -31,47 +31,51 @@ from ledger import measured, measured_on
 
 LABELS = ["a", "b"]
 PROXIES = {"0.25, ends whole": FedPFT(), "0.1, none whole": FedPFT(ffn_keep=0.1, keep_layers=[])}
-SHAPES = {"MiniLM": (16, 128), "BERT-base": (16, 128)}
+SHAPES = {"MiniLM": (64, 128), "BERT-base": (32, 128)}
 """Examples a step, tokens an example."""
+
+RECOMPUTE = ("attention", "none")
 
 CLIENT = """
 import json, re, sys
 from pathlib import Path
 import torch
 from transformers import AutoModelForSequenceClassification
-from fedfm.clients.training import make_optimizer
-from fedfm.clients.settings import LocalSettings
+from fedfm.algorithms import FedAvg
+from fedfm.clients import LocalSettings, train_locally
 from fedfm.models.backbones import load_backbone
 from fedfm.models.settings import ModelSettings
 from fedfm.models.tunables import Lora
 from fedfm.proxies.folder import load_proxy
+from fedfm.tasks import TASKS
 
 def peak():  # not getrusage: its peak begins with that of the process that started this one
     return int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) / 1024
 
-kind, folder, examples, tokens = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+kind, folder, examples, tokens, recompute = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), sys.argv[5]
 before = peak()
 if kind == "proxy":
     backbone, _ = load_proxy(Path(folder), AutoModelForSequenceClassification)
 else:
     backbone = load_backbone(ModelSettings(path=folder), AutoModelForSequenceClassification, seed=0, labels=["a", "b"])
 tunable = Lora().attach(backbone, task_type="SEQ_CLS", seed=0)
-optimizer = make_optimizer(list(tunable.parameters.values()), LocalSettings(), 1e-3)
 torch.manual_seed(0)
-tunable.train(dropout=False)
-for _ in range(3):
-    batch = torch.randint(5, 1000, (examples, tokens))
-    logits = tunable.model(input_ids=batch, attention_mask=torch.ones_like(batch)).logits
-    torch.nn.functional.cross_entropy(logits, torch.zeros(examples, dtype=torch.int64)).backward()
-    optimizer.step()
-    optimizer.zero_grad()
+
+def batches():
+    for _ in range(2):
+        ids = torch.randint(5, 1000, (examples, tokens))
+        labels = torch.zeros(examples, dtype=torch.int64)
+        yield {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
+
+local, rule = LocalSettings(recompute=recompute), FedAvg().gradient
+train_locally(tunable, TASKS["text-classification"], batches(), local, learning_rate=1e-3, gradient_rule=rule)
 print(json.dumps({"peak_mib": peak(), "imports_mib": before}))
 """
 
 
-def client(kind: str, folder: Path, shape: tuple[int, int]) -> dict[str, float]:
+def client(kind: str, folder: Path, shape: tuple[int, int], recompute: str) -> dict[str, float]:
     """One client's peak, and what its imports take."""
-    command = [sys.executable, "-c", CLIENT, kind, str(folder), *map(str, shape)]
+    command = [sys.executable, "-c", CLIENT, kind, str(folder), *map(str, shape), recompute]
     done = subprocess.run(command, capture_output=True, check=True, text=True)
     result: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return result
@@ -101,25 +105,30 @@ def write_models(folder: Path) -> dict[str, dict[str, tuple[str, Path]]]:
 def main() -> None:
     """Measures what is not yet kept, then prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=2)
     options = parser.parse_args()
+    results: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
     with tempfile.TemporaryDirectory() as name:
-        written = write_models(Path(name))
-        results: dict[tuple[str, str], list[dict[str, Any]]] = {}
-        for shape, holders in written.items():
-            for repeat in range(options.repeats):
+        for shape, holders in write_models(Path(name)).items():
+            for recompute in RECOMPUTE:
                 for title, (kind, folder) in holders.items():
-                    key = f"{shape}, {SHAPES[shape]}, {title}, repeat {repeat}"
-                    results.setdefault((shape, title), []).append(
-                        measured("proxy_memory", key, partial(client, kind, folder, SHAPES[shape]))
-                    )
-    print(f"{'':<12}{'a client holds':<20}{'peak':>10}{'of full':>9}{'above imports':>16}{'of full':>9}")
-    for (shape, title), repeats in results.items():
+                    results[shape, recompute, title] = [
+                        measured(
+                            "proxy_memory",
+                            f"{shape}, {SHAPES[shape]}, {title}, recompute {recompute}, repeat {repeat}",
+                            partial(client, kind, folder, SHAPES[shape], recompute),
+                        )
+                        for repeat in range(options.repeats)
+                    ]
+    print(
+        f"{'':<12}{'recompute':<12}{'a client holds':<18}{'peak':>10}{'of full':>9}{'above imports':>16}{'of full':>9}"
+    )
+    for (shape, recompute, title), repeats in results.items():
         peak, above = _medians(repeats)
-        full, full_above = _medians(results[shape, "full model"])
+        full, full_above = _medians(results[shape, recompute, "full model"])
         shares = f"{peak / full:>9.1%}{above:>12.0f} MiB{above / full_above:>9.1%}"
-        print(f"{shape:<12}{title:<20}{peak:>6.0f} MiB{shares}")
-    print(f"medians of {options.repeats}, batches of {SHAPES['MiniLM']}; measured on {measured_on('proxy_memory')}")
+        print(f"{shape:<12}{recompute:<12}{title:<18}{peak:>6.0f} MiB{shares}")
+    print(f"medians of {options.repeats}, batches of {SHAPES}; measured on {measured_on('proxy_memory')}")
 
 
 def _medians(repeats: list[dict[str, Any]]) -> tuple[float, float]:

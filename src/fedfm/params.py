@@ -49,15 +49,17 @@ def count(params: Mapping[str, Tensor]) -> int:
     return sum(tensor.numel() for tensor in params.values())
 
 
-def tensor_bytes(tensor: Tensor) -> bytes:
-    """The raw little-endian bytes of a tensor, as safetensors stores them."""
-    return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+def tensor_bytes(tensor: Tensor) -> memoryview:
+    """The raw little-endian bytes of a tensor, as safetensors stores them; of one on the CPU, no copy."""
+    return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data
 
 
 def tensor_digest(tensor: Tensor) -> str:
     """sha256 (hex) of dtype, shape and bytes of one tensor."""
     header = json.dumps([str(tensor.dtype).removeprefix("torch."), list(tensor.shape)]).encode()
-    return hashlib.sha256(header + tensor_bytes(tensor)).hexdigest()
+    whole = hashlib.sha256(header)
+    whole.update(tensor_bytes(tensor))
+    return whole.hexdigest()
 
 
 def digest(params: Mapping[str, Tensor]) -> str:

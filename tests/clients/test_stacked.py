@@ -179,6 +179,19 @@ def test_clients_filled_up_as_for_a_gpu(name: str, task: int, kind: str) -> None
     compare(alone, together)
 
 
+def test_one_that_diverges_ends_the_pass() -> None:
+    task, local = TASKS["text-classification"], LocalSettings()
+    backbone, tunable = attached("tiny-bert", task, "lora")
+    sound = moved(tunable, 0)
+    starts = [sound, {name: tensor * torch.inf for name, tensor in sound.items()}]
+    plan = [np.arange(2)]
+    members = [StackMember(start, plan, batches(task, "tiny-bert", [2], 0)) for start in starts]
+    stacking = Stacking(2, PackedBlocks(tunable.base_model, backbone.family), {})
+    rule, device = RULES["fedavg"], torch.device("cpu")
+    with pytest.raises(FloatingPointError, match="step 1 of a client is not finite"):
+        train_stacked(tunable, stacking, task, members, local, learning_rate=0.1, gradient_rule=rule, device=device)
+
+
 def test_what_is_everyones_own_is_refused() -> None:
     _, tunable = attached("tiny-bert", TASKS["text-classification"], "full")
     with pytest.raises(UnstackableError, match="no stacked form"):

@@ -48,7 +48,8 @@ def test_pieces_become_pairs_where_the_task_has_pairs(tmp_path: Path) -> None:
     first, second = (
         [text.replace(TOKENIZER.cls_token, "").strip() for text in side] for side in zip(*separated, strict=True)
     )
-    assert all(first) and all(second)
+    assert all(first)
+    assert all(second)
     joined = "".join(a + b for a, b in zip(first, second, strict=True))
     assert joined.replace(" ", "") == "abcdefghijklmnopqrstuvwx"
     for row in rows:

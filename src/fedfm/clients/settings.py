@@ -9,6 +9,8 @@ from pydantic import Field
 
 from fedfm.settings import Settings
 
+Recompute = Literal["none", "attention", "blocks"]
+
 
 class LocalSettings(Settings):
     """The recipe's ``local``. The optimiser starts afresh every round (FedPFT, arXiv:2404.11536, §3.4 of its code)."""
@@ -31,6 +33,8 @@ class LocalSettings(Settings):
     """Clip the gradient of all tunable parameters to this L2 norm."""
     dropout: bool = False
     """Keep the backbone's own dropout on during local training; the tunable's (`tune.lora_dropout`) is always on."""
+    recompute: Recompute = "none"
+    """What is computed again in the backward pass instead of kept, to save memory: `attention`, or whole `blocks`."""
 
     def learning_rate_at(self, round: int, rounds: int) -> float:  # noqa: A002 - the field's word
         """Learning rate of 1-based ``round`` of ``rounds``: linear is lr·(R−r+1)/R, cosine lr·(1+cos(π(r−1)/R))/2."""

@@ -104,6 +104,7 @@ def train_stacked(
 
     Raises:
         UnstackableError: the tunable cannot be stacked.
+        FloatingPointError: a client's training diverges: alone, it harms no other.
     """
     order = sorted(range(len(members)), key=lambda index: -members[index].steps)  # those with steps left come first
     stack = StackedTunable(tunable, [members[index].received for index in order])
@@ -122,6 +123,8 @@ def train_stacked(
                 loss = _losses(tunable, stacking, task, step)
             with phase("backward"):
                 gradient = stack.gradient(loss.sum())
+            if not (loss.isfinite().all() and gradient.isfinite().all()):  # shared products would pass it on
+                raise FloatingPointError(f"step {number + 1} of a client is not finite")
             with phase("optimizer"):
                 _optimize(optimizer, stack.values, gradient, received, local, gradient_rule)
             for row, (mean, count) in enumerate(zip(loss.tolist(), step.counts, strict=True)):

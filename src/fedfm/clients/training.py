@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
 from fedfm.clients.profile import phase
+from fedfm.clients.recompute import recomputing
 from fedfm.clients.settings import LocalSettings
 from fedfm.models.tunable import Tunable
 from fedfm.tasks.base import Batch, Task
@@ -70,23 +71,24 @@ def train_locally(
     optimizer = make_optimizer(list(parameters.values()), local, learning_rate)
     losses = Losses()
     tunable.train(dropout=local.dropout)
-    for batch in read_ahead(batches):
-        inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
-        with phase("forward"):
-            totals, counts = task.losses(tunable.model(**inputs).logits, batch)
-            loss = totals.sum() / counts.sum().clamp(min=1)
-        with phase("backward"):
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-        with phase("optimizer"):
-            with torch.no_grad():
-                for name, parameter in parameters.items():
-                    if parameter.grad is not None:
-                        parameter.grad = gradient_rule(parameter.grad, parameter, received[name])
-            if local.max_grad_norm is not None:
-                nn.utils.clip_grad_norm_(parameters.values(), local.max_grad_norm)
-            optimizer.step()
-        losses.add(loss.item(), len(counts))
+    with recomputing(tunable, local.recompute):
+        for batch in read_ahead(batches):
+            inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
+            with phase("forward"):
+                totals, counts = task.losses(tunable.model(**inputs).logits, batch)
+                loss = totals.sum() / counts.sum().clamp(min=1)
+            with phase("backward"):
+                optimizer.zero_grad()
+                loss.backward()  # type: ignore[no-untyped-call]
+            with phase("optimizer"):
+                with torch.no_grad():
+                    for name, parameter in parameters.items():
+                        if parameter.grad is not None:
+                            parameter.grad = gradient_rule(parameter.grad, parameter, received[name])
+                if local.max_grad_norm is not None:
+                    nn.utils.clip_grad_norm_(parameters.values(), local.max_grad_norm)
+                optimizer.step()
+            losses.add(loss.item(), len(counts))
     tunable.eval()
     return losses.result()
 

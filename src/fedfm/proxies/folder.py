@@ -271,12 +271,11 @@ def read_weights(folder: Path, manifest: Manifest) -> Params:
     """
     file = folder / _WEIGHTS
     try:
-        tensors = load(file)
+        if digest(load(file)) != manifest.weights:
+            raise DataError(f"{file} is not what {_MANIFEST} says: damaged, or of another proxy; {_ANEW}")
+        return load(file)  # mapped anew, so that what the digest has read and nobody needs takes no memory
     except (OSError, SafetensorError) as error:
         raise DataError(f"{file} cannot be read ({error}); {_ANEW}") from error
-    if digest(tensors) != manifest.weights:
-        raise DataError(f"{file} is not what {_MANIFEST} says: damaged, or of another proxy; {_ANEW}")
-    return tensors
 
 
 def _fill(model: PreTrainedModel, tensors: Params, folder: Path) -> None:

@@ -139,6 +139,12 @@ def _public_data(recipe: Recipe) -> str | None:
     )
 
 
+def _recompute(recipe: Recipe) -> str | None:
+    if recipe.local.recompute != "none" and recipe.tune.kind == "prefix":
+        return "a prefix lies in the cache of keys and values, which is not computed twice: use prompt or lora, or none"
+    return None
+
+
 def _plug_in(recipe: Recipe) -> str | None:
     return refuses(recipe.tune, recipe.proxy)
 
@@ -155,6 +161,7 @@ CHECKS = (
     Check(("tune.kind", "task.kind"), _prompts),
     Check(("evaluate.metrics", "task.kind"), _metrics),
     Check(("evaluate.patience", "data.validation"), _patience),
+    Check(("local.recompute", "tune.kind"), _recompute),
     Check(("public", "proxy"), _public_data),
     Check(("tune.kind", "tune.target_modules", "proxy.kind", "proxy.interval"), _plug_in),
 )

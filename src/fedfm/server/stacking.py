@@ -80,6 +80,8 @@ def _problem(recipe: Recipe, backbone: Backbone, tunable: Tunable) -> str | None
     """Why clients cannot share passes."""
     if not recipe.tune.stackable:
         return f"with `tune.kind: {recipe.tune.kind}` each would have a model of its own"
+    if recipe.local.recompute != "none":
+        return "with `local.recompute` memory is short"
     if recipe.local.dropout or (isinstance(recipe.tune, Lora | Dora) and recipe.tune.lora_dropout):
         return "what dropout drops is drawn for each client by itself"
     if backbone.family.reads_positions and recipe.tune.kind in ("lora", "dora", "ia3", "bitfit"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Literal
 
 from torch import nn
@@ -26,6 +27,14 @@ class Attention:
     value: str
     output: str
     transposed: bool = False
+
+    @property
+    def path(self) -> str:
+        """The module that all of it lies in; of BERT's kind, residual and norm lie in it too."""
+        ours, theirs = self.query.split("."), self.output.split(".")
+        return ".".join(
+            part for part, other in takewhile(lambda pair: pair[0] == pair[1], zip(ours, theirs, strict=False))
+        )
 
     @property
     def fused(self) -> bool:

@@ -1,0 +1,70 @@
+"""Activations that are computed again in the backward pass instead of kept for it: memory for time."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+from transformers import PretrainedConfig
+
+from fedfm.clients.settings import Recompute
+from fedfm.models.families import blocks, family_of
+from fedfm.models.tunable import Tunable
+
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # as glibc's malloc.h numbers them
+_LARGE = 2**20
+"""Bytes from which memory is mapped and unmapped by itself."""
+
+
+@contextmanager
+def recomputing(tunable: Tunable, what: Recompute) -> Iterator[None]:
+    """Keeps of these parts of the model only what goes into them, for a block of statements; gradients stay the same.
+
+    From then on the process also gives back memory as soon as it is free: glibc would keep it for later, half as much
+    again as is needed at once.
+
+    Attention keeps most of what a frozen backbone's backward pass needs and is a third of its operations
+    (Korthikanti et al., arXiv:2205.05198, §5); of whole blocks least is kept.
+    """
+    if what == "none":
+        yield
+        return
+    _give_back_at_once()
+    modules, configs = _modules(tunable, what), _caching_configs(tunable)
+    try:
+        for config in configs:
+            config.use_cache = False  # computed twice, keys and values would be cached twice
+        for module in modules:
+            module.forward = partial(checkpoint, module.forward, use_reentrant=False)
+        yield
+    finally:
+        for module in modules:
+            module.__dict__.pop("forward", None)
+        for config in configs:
+            config.use_cache = True
+
+
+def _modules(tunable: Tunable, what: Recompute) -> list[nn.Module]:
+    model = tunable.base_model
+    found = blocks(model, family_of(model.config))
+    if what == "blocks":
+        return [block.module for block in found]
+    return [block.module.get_submodule(part.path) for block in found for part in block.stack.attention]
+
+
+def _caching_configs(tunable: Tunable) -> list[PretrainedConfig]:
+    """Those of the model's parts that tell them to cache keys and values."""
+    configs = {id(config): config for part in tunable.base_model.modules() if (config := getattr(part, "config", None))}
+    return [config for config in configs.values() if getattr(config, "use_cache", False)]
+
+
+def _give_back_at_once() -> None:
+    """Lets glibc map every tensor of its own, for this process; elsewhere nothing changes."""
+    if sys.platform == "linux" and (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)):
+        mallopt(_MMAP_THRESHOLD, _LARGE)
+        mallopt(_TRIM_THRESHOLD, _LARGE)
