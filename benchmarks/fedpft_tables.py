@@ -77,42 +77,53 @@ class Measurements:
 
 @dataclass(frozen=True)
 class Difference:
-    """Accuracy of one method less another's, paired by seed, in points.
+    """Accuracy of one method less another's, paired by set and seed, in points.
 
     Attributes:
-        by_set: mean over the seeds that both have, of each set that has any.
-        pairs: how many pairs there are.
+        pairs: (set, seed) → the difference.
     """
 
-    by_set: Mapping[str, float]
-    pairs: int
+    pairs: Mapping[tuple[str, int], float]
+
+    @property
+    def by_set(self) -> list[float]:
+        """Means over seeds."""
+        return self._means(0)
 
     @property
     def mean(self) -> float:
         """Mean over sets."""
-        return statistics.mean(self.by_set.values())
+        return statistics.mean(self.by_set)
 
     @property
-    def error(self) -> float:
-        """Standard error of that mean: deviation of the sets' differences / √sets."""
-        if len(self.by_set) < 2:
-            return float("nan")
-        return statistics.stdev(self.by_set.values()) / math.sqrt(len(self.by_set))
+    def error_of_seeds(self) -> float:
+        """Standard error of the mean over these sets: from the seeds' means, which share no client, head or adapter."""
+        return _standard_error(self._means(1))
+
+    @property
+    def error_of_sets(self) -> float:
+        """Standard error of the mean over sets like these: from the sets' means."""
+        return _standard_error(self.by_set)
+
+    def _means(self, axis: int) -> list[float]:
+        keys = dict.fromkeys(pair[axis] for pair in self.pairs)
+        return [statistics.mean(value for pair, value in self.pairs.items() if pair[axis] == key) for key in keys]
+
+
+def _standard_error(values: Sequence[float]) -> float:
+    return statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan
 
 
 def difference(found: Measurements, method: str, other: str, **axes: str) -> Difference:
     """How much better ``method`` is than ``other``."""
-    by_set, pairs = {}, 0
+    pairs = {}
     for data in SETS:
-        gaps = []
         for seed in range(found.seeds):
             keys = [found.job(data, name, seed, **axes).key for name in (method, other)]
             if all(key in found.results for key in keys):
                 ours, theirs = (found.results[key]["accuracy"] for key in keys)
-                gaps.append(100 * (ours - theirs))
-        if gaps:
-            by_set[data], pairs = statistics.mean(gaps), pairs + len(gaps)
-    return Difference(by_set, pairs)
+                pairs[data, seed] = 100 * (ours - theirs)
+    return Difference(pairs)
 
 
 def everything(found: Measurements) -> Iterator[str]:
@@ -139,7 +150,7 @@ def everything(found: Measurements) -> Iterator[str]:
     yield "\nHow like the backbone's is the proxy's gradient before round 1 (cosine, matched, IID)"
     yield from _cosines(found)
     yield from _correlation(found)
-    yield "\nAcceptance (mean over sets ± standard error over sets)"
+    yield "\nDifferences in points, IID (mean over sets ± standard error: of seeds; of sets)"
     yield from acceptance(found)
 
 
@@ -150,23 +161,24 @@ def acceptance(found: Measurements) -> Iterator[str]:
         if not gap.pairs:
             yield f"  [ ] {title}: not measured"
             continue
-        figures = f"{gap.mean:+.2f} ± {gap.error:.2f}"
-        if gap.pairs < wanted:
-            yield f"  [ ] {title}: {figures}, on {gap.pairs} of {wanted} pairs of runs so far"
+        figures = f"{gap.mean:+.2f} ± {gap.error_of_seeds:.2f}; {gap.error_of_sets:.2f}"
+        figures += f" ({', '.join(f'{value:+.1f}' for value in gap.by_set)})"
+        if len(gap.pairs) < wanted:
+            yield f"  [ ] {title}: {figures}, on {len(gap.pairs)} of {wanted} pairs of runs so far"
         else:
-            yield f"  [{'x' if holds else ' '}] {title}: {figures}"
+            yield f"  [{'x' if holds(gap) else ' '}] {title}: {figures}"
 
 
-def _claims(found: Measurements) -> Iterator[tuple[str, Difference, bool]]:
-    """Each claim, the difference that it is about, and whether it holds as far as measured."""
-    better = difference(found, "fedpft", "fedot")
-    yield "FedPFT − FedOT > 2 standard errors", better, better.pairs > 0 and better.mean > 2 * better.error
-    lost = difference(found, "full", "fedpft")
-    yield "FedPETuning − FedPFT ≤ 1.5 points", lost, lost.pairs > 0 and lost.mean <= 1.5
-    before = difference(found, "B", "N")
-    yield "B − N > 0", before, before.pairs > 0 and before.mean > 0
-    both = difference(found, "fedpft", "D")
-    yield "FedPFT − D > 0", both, both.pairs > 0 and both.mean > 0
+def _claims(found: Measurements) -> Iterator[tuple[str, Difference, Callable[[Difference], bool]]]:
+    """Each claim, the difference that it is about, and when it holds."""
+    yield (
+        "FedPFT − FedOT > 2 standard errors of seeds",
+        difference(found, "fedpft", "fedot"),
+        lambda gap: gap.mean > 2 * gap.error_of_seeds,
+    )
+    yield "FedPETuning − FedPFT ≤ 1.5 points", difference(found, "full", "fedpft"), lambda gap: gap.mean <= 1.5
+    yield "B − N > 0", difference(found, "B", "N"), lambda gap: gap.mean > 0
+    yield "FedPFT − D > 0", difference(found, "fedpft", "D"), lambda gap: gap.mean > 0
 
 
 def _by_set(found: Measurements, methods: Sequence[str], **axes: str) -> Iterator[str]:

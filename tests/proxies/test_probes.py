@@ -19,7 +19,7 @@ from fedfm.models.tunable import Tunable
 from fedfm.models.tunables import Full, Head, Lora, Prefix, Prompt, TuneSettings
 from fedfm.params import digest
 from fedfm.proxies.ffn import keep_neurons, neurons
-from fedfm.proxies.probes import READOUTS, Likeness, Probe, probe, update_cosine
+from fedfm.proxies.probes import READOUTS, Likeness, Probe, probe
 from fedfm.randomness import numpy_generator
 from fedfm.records import jsonl
 from tests.models import cases
@@ -71,6 +71,7 @@ def test_equal_models_agree_exactly(case: cases.Case) -> None:
     assert len(found.layers) == len(blocks(cases.load(*case).model, cases.load(*case).family))
     assert found.agreement == 1
     assert found.divergence == pytest.approx(0, abs=1e-6)
+    assert found.update_cosine == 1
 
 
 def flat_gradient(tunable: Tunable, batch: dict[str, Tensor], readout: Tensor, part: str = "") -> Tensor:
@@ -252,14 +253,21 @@ def test_no_batch_is_refused() -> None:
         probe(*pair(), [], seed=SEED)
 
 
-def test_updates_by_hand() -> None:
-    first = {"a": torch.tensor([3.0, 0.0]), "b": torch.tensor([[4.0]]), "c": torch.ones(9)}
-    second = {"a": torch.tensor([0.0, 1.0]), "b": torch.tensor([[1.0]])}
-    assert update_cosine(first, second) == pytest.approx(4 / (5 * math.sqrt(2)))
-    assert update_cosine(first, first) == 1
-    assert math.isnan(update_cosine(first, {"a": torch.zeros(2)}))
-    with pytest.raises(ValueError, match="no parameter in common"):
-        update_cosine(first, {"d": torch.ones(1)})
+def test_the_first_step_of_adam_by_hand() -> None:
+    models, steps = pair(), []
+    (batch,) = batches()
+    readouts = numpy_generator(SEED, "readouts").standard_normal((READOUTS, WIDTH))
+    for model in models:
+        updates = []
+        for readout in readouts:
+            parameter = nn.Parameter(torch.zeros(len(flat_gradient(model, batch, torch.zeros(WIDTH)))))
+            parameter.grad = flat_gradient(model, batch, torch.tensor(readout, dtype=torch.float32))
+            torch.optim.Adam([parameter], lr=1.0, eps=1e-30).step()
+            updates.append(parameter.detach())
+        steps.append(torch.cat(updates).numpy())
+    wanted = np.dot(*steps) / np.linalg.norm(steps[0]) / np.linalg.norm(steps[1])
+    assert probe(*models, batches(), seed=SEED).update_cosine == pytest.approx(float(wanted), abs=2e-3)
+    assert 0 < wanted < 1
 
 
 def test_a_record_is_flat_json() -> None:
@@ -268,11 +276,13 @@ def test_a_record_is_flat_json() -> None:
         layers={"layer.0": Likeness(0.25, 1.0, 1.0)},
         agreement=0.75,
         divergence=0.125,
+        update_cosine=0.625,
         hidden_errors={"layer.0": 0.5, "layer.1": 0.25},
     )
     assert json.loads(jsonl.dumps(found.record())) == {
         "gradient_error": 0.5,
         "gradient_cosine": 0.875,
+        "update_cosine": 0.625,
         "gradient_norm_ratio": 1.25,
         "agreement": 0.75,
         "divergence": 0.125,

@@ -64,7 +64,12 @@ def probe_line(number: int, stage: str, error: float, *, blocks: int = 4) -> dic
         f"encoder.layer.{index + 1}": {"gradient_error": error, "hidden_error": 0.2 * error * (1 + index)}
         for index in range(blocks)
     }
-    figures = {"gradient_error": error, "gradient_cosine": 1 - error / 2, "gradient_norm_ratio": 1 - error / 5}
+    figures = {
+        "gradient_error": error,
+        "gradient_cosine": 1 - error / 2,
+        "gradient_norm_ratio": 1 - error / 5,
+        "update_cosine": 1 - error,
+    }
     figures |= {"agreement": 1 - error / 4, "divergence": error / 3, "hidden_error": 0.2 * error * (1 + blocks) / 2}
     line = {"round": number, "split": "proxy", "client": None, "stage": stage, **figures, "layers": layers}
     return line | {"seconds": 2.0 + 8.3 * number}

@@ -104,6 +104,7 @@ def probed(number: int, stage: str, error: float | None, **layers: float | None)
         "gradient_error": error,
         "gradient_cosine": cosine,
         "gradient_norm_ratio": 1.0,
+        "update_cosine": cosine,
         "agreement": 0.5,
         "divergence": 0.25,
         "hidden_error": None,
@@ -139,8 +140,8 @@ def test_a_proxy_in_figures() -> None:
         ("Server’s time", "2.0 s", "fitting, realigning and probing it; now version 2"),
     ]
     assert proxy.figures.rows == [
-        ["constructed", "0", "0.750", "0.250", "1.000", "50.0 %", "0.250", "–"],
-        ["closed form", "0", "0.250", "0.750", "1.000", "50.0 %", "0.250", "–"],
+        ["constructed", "0", "0.750", "0.250", "1.000", "0.250", "50.0 %", "0.250", "–"],
+        ["closed form", "0", "0.250", "0.750", "1.000", "0.750", "50.0 %", "0.250", "–"],
     ]
 
 

@@ -25,6 +25,8 @@ from fedfm.tasks.base import Batch
 READOUTS = 4
 """Random vectors u by which the pooled output is read out."""
 
+_PRODUCTS = 7
+
 
 @dataclass(frozen=True)
 class Likeness:
@@ -50,6 +52,8 @@ class Probe:
         layers: over those of each block that has any, by the block's path in the backbone.
         agreement: share of predictions in which both models have the same first choice, 0 to 1; NaN without a head.
         divergence: mean Kullback–Leibler divergence of the proxy's predictions from the backbone's, nats; likewise.
+        update_cosine: as the gradient's, of the first step that Adam takes along each, whose every coordinate is
+            the sign of the gradient's.
         hidden_errors: relative squared error of blocks' outputs, by path; empty where it was not measured.
     """
 
@@ -57,6 +61,7 @@ class Probe:
     layers: dict[str, Likeness]
     agreement: float
     divergence: float
+    update_cosine: float
     hidden_errors: dict[str, float] = field(default_factory=dict)
 
     def record(self) -> dict[str, Any]:
@@ -69,6 +74,7 @@ class Probe:
             layers.setdefault(path, {})["hidden_error"] = error
         return {
             **_named(self.gradient),
+            "update_cosine": self.update_cosine,
             "agreement": self.agreement,
             "divergence": self.divergence,
             "hidden_error": math.fsum(errors.values()) / len(errors) if errors else math.nan,
@@ -104,7 +110,7 @@ def probe(
     """
     shared = _shared(backbone, proxy, names or {})
     layer_of = _layers(backbone, list(shared.values()))
-    products = {name: torch.zeros(4, dtype=torch.float64) for name in shared.values()}
+    products = {name: torch.zeros(_PRODUCTS, dtype=torch.float64) for name in shared.values()}
     outputs, probed = torch.zeros(3, dtype=torch.float64), 0
     with _evaluating(backbone), _evaluating(proxy):
         for batch in batches:
@@ -123,20 +129,9 @@ def probe(
         },
         agreement=agreed / count if count else math.nan,
         divergence=divergence / count if count else math.nan,
+        update_cosine=_update_cosine(products.values()),
         hidden_errors=dict(hidden_errors or {}),
     )
-
-
-def update_cosine(update: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> float:
-    """Cosine between two updates of θ over the parameters that both have; NaN when one of them is zero.
-
-    Raises:
-        ValueError: they share no name.
-    """
-    both = sorted(update.keys() & other.keys())
-    if not both:
-        raise ValueError("the updates have no parameter in common")
-    return _likeness(_products(update[name], other[name]) for name in both).cosine
 
 
 def _compare(
@@ -147,7 +142,7 @@ def _compare(
     parameters = [backbone.parameters[name] for name in shared.values()]
     others = [proxy.parameters[name] for name in shared]
     readouts = numpy_generator(seed, "readouts").standard_normal((READOUTS, view.pooled.shape[-1]))
-    found = {name: torch.zeros(4, dtype=torch.float64) for name in shared.values()}
+    found = {name: torch.zeros(_PRODUCTS, dtype=torch.float64) for name in shared.values()}
     for readout in torch.from_numpy(readouts):
         gradients = _gradient(view.pooled, parameters, readout), _gradient(other.pooled, others, readout)
         for name, g, h in zip(found, *gradients, strict=True):
@@ -246,18 +241,25 @@ def _gradient(pooled: Tensor, parameters: list[nn.Parameter], readout: Tensor) -
 
 
 def _products(gradient: Tensor, other: Tensor) -> Tensor:
-    """‖g‖², ‖ĝ‖², ⟨g, ĝ⟩ and ‖ĝ − g‖², float64 ``[4]``."""
+    """‖g‖², ‖ĝ‖², ⟨g, ĝ⟩ and ‖ĝ − g‖², then the first three of the signs, float64 ``[7]``."""
     g, h = (tensor.detach().to("cpu", torch.float64).flatten() for tensor in (gradient, other))
-    return torch.stack([(g * g).sum(), (h * h).sum(), (g * h).sum(), ((h - g) ** 2).sum()])
+    s, t = g.sign(), h.sign()
+    sums = [(g * g), (h * h), (g * h), (h - g) ** 2, s * s, t * t, s * t]
+    return torch.stack([values.sum() for values in sums])
 
 
 def _likeness(products: Iterable[Tensor]) -> Likeness:
     """The figures of several parameters together."""
-    own, other, mixed, error = torch.stack(list(products)).sum(dim=0).tolist()
+    own, other, mixed, error = torch.stack(list(products)).sum(dim=0).tolist()[:4]
     if not own:
         return Likeness(math.nan, math.nan, math.nan)
     cosine = mixed / math.sqrt(own * other) if other else math.nan
     return Likeness(math.sqrt(error / own), cosine, math.sqrt(other / own))
+
+
+def _update_cosine(products: Iterable[Tensor]) -> float:
+    own, other, mixed = torch.stack(list(products)).sum(dim=0).tolist()[4:]
+    return mixed / math.sqrt(own * other) if own and other else math.nan
 
 
 def _agreement(logits: Tensor, other: Tensor) -> Tensor:

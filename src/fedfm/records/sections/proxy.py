@@ -18,6 +18,7 @@ FIGURES = {
     "gradient_error": "gradient error",
     "gradient_cosine": "cosine",
     "gradient_norm_ratio": "norm ratio",
+    "update_cosine": "Adam's first step",
     "agreement": "same prediction",
     "divergence": "divergence",
     "hidden_error": "hidden error",
