@@ -132,7 +132,8 @@ def encode_document_pairs(
                 return_offsets_mapping=True,
                 return_special_tokens_mask=True,
             )
-            firsts, seconds = [], []
+            firsts: list[str] = []
+            seconds: list[str] = []
             for place, spans in zip(pieces["overflow_to_sample_mapping"], _spans(pieces), strict=True):
                 if len(spans) >= 4:
                     text, middle = texts[rows[place]], spans[len(spans) * (1 + len(firsts) % 3) // 4][0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass, replace
+from typing import cast
 
 import numpy as np
 import torch
@@ -26,7 +27,7 @@ from fedfm.recipe import Recipe
 from fedfm.server.devices import choose_device
 from fedfm.server.federation import Federation, make_federation
 from fedfm.server.proxies import ServerProxy, make_server_proxy
-from fedfm.server.stacking import choose_processes, choose_stacking
+from fedfm.server.stacking import choose_sharing
 from fedfm.tasks import TASKS, Task
 from fedfm.tasks.public import PublicData, read_public
 
@@ -223,15 +224,10 @@ def build_experiment(recipe: Recipe) -> Experiment:
     for attached in (tunable, at_clients, *([proxy.proxy] if proxy else [])):
         attached.to(device)
     at_client = backbone if made is None else clients_model.proxy
-    processes = choose_processes(recipe, device, at_client.model.num_parameters(), len(data.train))
-    stacking, training = choose_stacking(
-        recipe, at_client, at_clients, task, data.processor, device=device, processes=processes
+    sharing = choose_sharing(
+        recipe, at_client, at_clients, task, data.processor, device=device, examples=len(data.train)
     )
-    if "auto" in (recipe.runtime.stack, recipe.runtime.processes):  # with both numbers a resumed run rounds alike
-        height = stacking.clients if stacking else "off"
-        chosen = recipe.runtime.model_copy(update={"stack": height, "processes": processes})
-        recipe = recipe.model_copy(update={"runtime": chosen})
-        data = replace(data, recipe=recipe)
+    data = replace(data, recipe=recipe.model_copy(update={"runtime": sharing.runtime}))
     worker = Worker(
         tunable=at_clients,
         task=task,
@@ -244,7 +240,7 @@ def build_experiment(recipe: Recipe) -> Experiment:
         device=device,
         proxy=held,
         trains_stale=isinstance(recipe.proxy, FedPFT) and recipe.proxy.stale == "accept",
-        stacking=stacking,
+        stacking=sharing.stacking,
     )
     evaluator = Evaluator(
         tunable=tunable,
@@ -266,8 +262,8 @@ def build_experiment(recipe: Recipe) -> Experiment:
         start=start,
         backbone_parameters=backbone_parameters,
         first_download_bytes=first_download_bytes,
-        training=training if processes == 1 else f"{training}, in each of {processes} processes",
-        processes=processes,
+        training=sharing.words,
+        processes=cast(int, sharing.runtime.processes),
         proxy=proxy,
     )
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-from typing import cast
+from dataclasses import dataclass
+from typing import Any, cast
 
 import psutil
 import torch
@@ -19,7 +20,7 @@ from fedfm.models.tunable import Tunable
 from fedfm.models.tunables import Dora, Lora
 from fedfm.proxies import NoProxy
 from fedfm.recipe import Recipe
-from fedfm.runtimes import can_fork
+from fedfm.runtimes import RuntimeSettings, can_fork
 from fedfm.tasks import Task
 from fedfm.tasks.language_modeling import IGNORED
 
@@ -30,7 +31,54 @@ TOKENS = {"cpu": 8192, "cuda": 131_072}
 """Tokens of a step, at most, that `auto` puts together, by the kind of device: guesses that no benchmark has tried."""
 
 
-def choose_stacking(
+@dataclass(frozen=True)
+class Sharing:
+    """How the clients of a run share this machine.
+
+    Attributes:
+        runtime: the recipe's, with what was chosen in place of ``auto``: a resumed run rounds alike.
+        stacking: how they share passes; None: each trains by itself, in a plain loop.
+        words: what was chosen, and why.
+    """
+
+    runtime: RuntimeSettings
+    stacking: Stacking | None
+    words: str
+
+
+def choose_sharing(
+    recipe: Recipe,
+    backbone: Backbone,
+    tunable: Tunable,
+    task: Task,
+    processor: Processor,
+    *,
+    device: torch.device,
+    examples: int,
+) -> Sharing:
+    """How the clients of a run share this machine, as ``runtime`` says, and as suits them where it says ``auto``.
+
+    Args:
+        recipe: resolved.
+        backbone: the one that clients train on.
+        tunable: attached to it.
+        task: of the run.
+        processor: its padding fills batches of unequal length.
+        device: that they train on.
+        examples: training examples of all clients.
+
+    Raises:
+        RecipeError: at ``runtime.processes`` when several are asked for where there can be but one; at
+            ``runtime.precision`` when clients cannot share passes: only shared ones compute in bfloat16.
+    """
+    processes = _processes(recipe, device, backbone.model.num_parameters(), examples)
+    stacking, words = _stacking(recipe, backbone, tunable, task, processor, device=device, processes=processes)
+    chosen: dict[str, Any] = {"stack": stacking.clients if stacking else "off", "processes": processes}
+    runtime = recipe.runtime.model_copy(update=chosen)
+    return Sharing(runtime, stacking, words if processes == 1 else f"{words}, in each of {processes} processes")
+
+
+def _stacking(
     recipe: Recipe,
     backbone: Backbone,
     tunable: Tunable,
@@ -40,20 +88,6 @@ def choose_stacking(
     device: torch.device,
     processes: int,
 ) -> tuple[Stacking | None, str]:
-    """How the clients of a run share passes, and in words what was chosen and why.
-
-    Args:
-        recipe: ``runtime.stack`` says how many at most.
-        backbone: the one that clients train on.
-        tunable: attached to it.
-        task: of the run.
-        processor: its padding fills batches of unequal length.
-        device: that they train on.
-        processes: each should have something to do.
-
-    Raises:
-        RecipeError: at ``runtime.precision`` when clients cannot share passes: only shared ones compute in bfloat16.
-    """
     wanted = recipe.runtime.stack
     problem = "`runtime.stack: off`" if wanted == "off" else _problem(recipe, backbone, tunable)
     if problem is not None or wanted == "off":
@@ -132,18 +166,7 @@ def _cohort(recipe: Recipe) -> int:
     return recipe.federation.cohort_size(recipe.federation.clients or 1)
 
 
-def choose_processes(recipe: Recipe, device: torch.device, parameters: int, examples: int) -> int:
-    """In how many processes clients are trained.
-
-    Args:
-        recipe: resolved; ``runtime.processes`` says how many.
-        device: where the backbone is.
-        parameters: of the backbone that clients train on.
-        examples: training examples of all clients.
-
-    Raises:
-        RecipeError: at ``runtime.processes`` when several are asked for where there can be but one.
-    """
+def _processes(recipe: Recipe, device: torch.device, parameters: int, examples: int) -> int:
     wanted = recipe.runtime.processes
     possible = can_fork() and device.type == "cpu"
     if wanted != "auto":

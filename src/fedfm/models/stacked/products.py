@@ -128,6 +128,6 @@ def _groups(sizes: tuple[int, ...], rank: int, together: int, dtype: torch.dtype
         mask, count = None, clients.stop - clients.start
         if count > 1:
             parts = [torch.ones(size, rank, dtype=dtype) for size in sizes[clients]]
-            mask = torch.block_diag(*parts).to(device)
+            mask = torch.block_diag(*parts).to(device)  # type: ignore[no-untyped-call]
         groups.append(_Group(slice(ends[start], ends[clients.stop]), clients, mask))
     return groups
