@@ -44,13 +44,19 @@ TEST_EXAMPLES = 800
 
 def measure(job: Job, data: Path, scratch: Path) -> dict[str, Any]:
     """Runs a job; what the tables need of its outcome."""
-    web, test = scratch / "web.jsonl", scratch / "test.jsonl"
+    web, test = write_texts(job, data, scratch)
     recipe = located(job.recipe(), data, test, web, scratch / "run")
-    web.write_text("".join(_texts(data)))
-    test.write_text("".join(_lines(data / job.data / "test.jsonl.gz", TEST_EXAMPLES)))
     if job.is_fitted:
         recipe = with_fitted_proxy(recipe, job.proxy_key, job.overrides)
     return outcome(run(load_recipe(recipe, job.overrides)))
+
+
+def write_texts(job: Job, data: Path, scratch: Path) -> tuple[Path, Path]:
+    """Files with the public texts, and with the job's test examples."""
+    web, test = scratch / "web.jsonl", scratch / "test.jsonl"
+    web.write_text("".join(_texts(data)))
+    test.write_text("".join(_lines(data / job.data / "test.jsonl.gz", TEST_EXAMPLES)))
+    return web, test
 
 
 def with_fitted_proxy(recipe: dict[str, Any], key: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
