@@ -105,7 +105,7 @@ def write_models(folder: Path) -> dict[str, dict[str, tuple[str, Path]]]:
 def main() -> None:
     """Measures what is not yet kept, then prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=1)
     options = parser.parse_args()
     results: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
     with tempfile.TemporaryDirectory() as name:
@@ -128,7 +128,7 @@ def main() -> None:
         full, full_above = _medians(results[shape, recompute, "full model"])
         shares = f"{peak / full:>9.1%}{above:>12.0f} MiB{above / full_above:>9.1%}"
         print(f"{shape:<12}{recompute:<12}{title:<18}{peak:>6.0f} MiB{shares}")
-    print(f"medians of {options.repeats}, batches of {SHAPES}; measured on {measured_on('proxy_memory')}")
+    print(f"medians of {options.repeats}, batches of {SHAPES} (examples, tokens); measured on {measured_on('proxy_memory')}")
 
 
 def _medians(repeats: list[dict[str, Any]]) -> tuple[float, float]:
