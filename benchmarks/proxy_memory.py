@@ -128,7 +128,8 @@ def main() -> None:
         full, full_above = _medians(results[shape, recompute, "full model"])
         shares = f"{peak / full:>9.1%}{above:>12.0f} MiB{above / full_above:>9.1%}"
         print(f"{shape:<12}{recompute:<12}{title:<18}{peak:>6.0f} MiB{shares}")
-    print(f"medians of {options.repeats}, batches of {SHAPES} (examples, tokens); measured on {measured_on('proxy_memory')}")
+    batches = f"batches of {SHAPES} (examples, tokens)"
+    print(f"medians of {options.repeats}, {batches}; measured on {measured_on('proxy_memory')}")
 
 
 def _medians(repeats: list[dict[str, Any]]) -> tuple[float, float]:

@@ -38,6 +38,10 @@ class Profile:
         """Everything, as JSON."""
         return {"seconds": dict(self.seconds), "tokens": self.tokens}
 
+    def go_back_to(self, record: Mapping[str, Any]) -> None:
+        """Forgets what was booked since `record` gave this."""
+        self.seconds, self.tokens = dict(record["seconds"]), record["tokens"]
+
     def take(self) -> dict[str, Any]:
         """What was booked since the last time, as JSON."""
         taken = self.record()

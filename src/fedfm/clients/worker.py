@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedfm.clients.profile import Profile, profiling
+from fedfm.clients.profile import Profile, phase, profiling
 from fedfm.clients.settings import LocalSettings
 from fedfm.clients.stacked import Stacking, StackMember, train_stacked
 from fedfm.clients.training import GradientRule, LocalResult, train_locally
@@ -109,11 +109,14 @@ class Worker:
         """The answers of clients that may share a pass; where that fails, each is asked alone, to tell whose fault."""
         problem = None
         if self.stacking is not None and not any(asked.count_activity for asked in instructions.values()):
+            booked = self.profile.record() if self.profile else None
             try:
                 with profiling(self.profile):
                     updates = self._train_stacked(self.stacking, instructions)
             except Exception as error:
                 problem = _line(error)
+                if self.profile is not None and booked is not None:
+                    self.profile.go_back_to(booked)
             else:
                 yield from ((update.client, encode_update(update)) for update in updates)
                 return
@@ -143,7 +146,8 @@ class Worker:
             indices = self.clients[client]
             plan = self._plan(len(indices), client, asked.round)
             batches = self._batches(indices, plan, client, asked.round)
-            table = self._table(stacking.prefix, indices) if stacking.prefix else {}
+            with phase("forward"):
+                table = self._table(stacking.prefix, indices) if stacking.prefix else {}
             members.append(StackMember(asked.params, [indices[step] for step in plan], batches, table))
         results = train_stacked(
             self.tunable,
