@@ -18,30 +18,32 @@ Several processes may measure at once, best as many as there are cores, with OMP
 from __future__ import annotations
 
 import argparse
-import shutil
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
-from filelock import FileLock
-from torch import Tensor
+from torch import Tensor, nn
 
 from fedfm import Run, load_recipe, run
+from fedfm.models.backbones import Backbone
 from fedfm.models.families import blocks
 from fedfm.models.tunable import Tunable
+from fedfm.proxies import model
 from fedfm.records.folder import RunFolder
 from fedfm.server.checkpoints import load_checkpoint
 from fedfm.server.experiment import Experiment, build_experiment
 from fedpft import TEST_EXAMPLES, outcome, with_fitted_proxy, write_texts
-from fedpft_jobs import PER_RUN, Job, digest, located
+from fedpft_jobs import Job, digest, located
 from fedpft_tables import MISSING, grid
-from ledger import RESULTS, claimed, kept, mean_and_deviation, measured, measured_on
+from ledger import claimed, kept, mean_and_deviation, measured, measured_on
 
 NAME = "fedpft_beyond"
 DATA = ("qnli", "trec6", "newsgroups20")
@@ -95,34 +97,30 @@ def measure(variant: str, data: str, seed: int, folder: Path, scratch: Path) -> 
     job = Job(data, "fedpft", seed, size="harder", changes=changed.changes)
     web, test = write_texts(job, folder, scratch)
     recipe = located(job.recipe(), folder, test, web, scratch / "run")
-    if changed.attention is None:
-        recipe = with_fitted_proxy(recipe, job.proxy_key)
-    else:
-        recipe = _with_changed_attention(recipe, digest([job.proxy_key, variant]), changed.attention)
-    finished = run(load_recipe(recipe))
+    key = digest([job.proxy_key, variant]) if changed.attention else job.proxy_key
+    with _attention(changed.attention):
+        finished = run(load_recipe(with_fitted_proxy(recipe, key)))
     return outcome(finished) | (compensated(finished) if variant == "FedPFT" else {})
 
 
-def _with_changed_attention(recipe: dict[str, Any], key: str, change: Callable[[Tensor], Tensor]) -> dict[str, Any]:
-    """As `with_fitted_proxy`; the FFNs are fitted to make up for what attention has lost."""
-    target = RESULTS / "proxies" / key
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(target.with_suffix(".lock")):
-        if not target.exists():
-            beside = target.with_suffix(".partial")
-            shutil.rmtree(beside, ignore_errors=True)
-            beside.mkdir()
-            experiment = build_experiment(load_recipe({**recipe, "seed": 0}))
-            proxy = _proxy(experiment)
-            for block in blocks(proxy.model.proxy.model, proxy.model.proxy.family):
-                for path in block.stack.attention_matrices:
-                    layer = block.module.get_submodule(path)
-                    weight = getattr(layer, "base_layer", layer).weight
-                    weight.data = change(weight.data)
-            proxy.save(beside, proxy.prepare(experiment.start, lambda record: None))
-            beside.rename(target)
-    held = {name: value for name, value in recipe["proxy"].items() if name in ("kind", *PER_RUN)}
-    return {**recipe, "proxy": held | {"path": str(target)}}
+@contextmanager
+def _attention(change: Callable[[Tensor], Tensor] | None) -> Iterator[None]:
+    """Lets every proxy that is made have attention of its own; its FFNs are fitted to make up for what that lost."""
+    if change is None:
+        yield
+        return
+    make_proxy = model.make_proxy
+
+    def changed(*arguments: Any) -> Backbone:
+        proxy = make_proxy(*arguments)
+        for block in blocks(proxy.model, proxy.family):
+            for path in block.stack.attention_matrices:
+                layer = block.module.get_submodule(path)
+                layer.weight = nn.Parameter(change(layer.weight.detach()), requires_grad=False)
+        return proxy
+
+    with patch.object(model, "make_proxy", changed):
+        yield
 
 
 def _proxy(experiment: Experiment) -> Any:
