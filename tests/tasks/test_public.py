@@ -38,8 +38,18 @@ def test_documents_are_cut_into_pieces_and_nothing_is_lost(tmp_path: Path) -> No
     assert all(len(row["input_ids"]) <= 8 for row in found.examples.take(range(len(found))))
 
 
+def test_samples_are_of_every_length(tmp_path: Path) -> None:
+    settings = PublicSettings(data=write(tmp_path / "texts.jsonl", ["x" * 3000]), limit=None)
+    found = read_public(settings, TOKENIZER, max_length=34, seed=0)  # pieces of 32, of which most are cut in two
+    lengths = found.examples.lengths - 2
+    assert set(lengths) >= set(range(4, 28))
+    assert 0.2 < (lengths <= 8).mean() < 0.35
+    assert 0.2 < (lengths >= 20).mean() < 0.5
+    assert lengths.sum() == 3000
+
+
 def test_pieces_become_pairs_where_the_task_has_pairs(tmp_path: Path) -> None:
-    texts = ["abcdefghijklmnop qrst", "uvwx", "yz"]  # one character, one token; the last is too short to be two texts
+    texts = ["abcdefghijklmnopqrst", "uvwx", "yz"]  # one character, one token; the last is too short to be two texts
     settings = PublicSettings(data=write(tmp_path / "texts.jsonl", texts), limit=None)
     found = read_public(settings, TOKENIZER, max_length=11, seed=0, pairs=True)
     rows = found.examples.take(range(len(found)))
@@ -51,7 +61,7 @@ def test_pieces_become_pairs_where_the_task_has_pairs(tmp_path: Path) -> None:
     assert all(first)
     assert all(second)
     joined = "".join(a + b for a, b in zip(first, second, strict=True))
-    assert joined.replace(" ", "") == "abcdefghijklmnopqrstuvwx"
+    assert joined == "abcdefghijklmn" + "qrstuvwx"  # what a cut leaves of less than four tokens is left out
     for row in rows:
         middle = row["input_ids"].index(TOKENIZER.sep_token_id) + 1
         assert list(row["token_type_ids"]) == [0] * middle + [1] * (len(row["input_ids"]) - middle)
@@ -59,7 +69,7 @@ def test_pieces_become_pairs_where_the_task_has_pairs(tmp_path: Path) -> None:
 
 def test_texts_too_short_for_pairs_are_refused(tmp_path: Path) -> None:
     settings = PublicSettings(data=write(tmp_path / "texts.jsonl", ["ab"]))
-    with pytest.raises(RecipeError, match="no text of four tokens"):
+    with pytest.raises(RecipeError, match="no text of 4 tokens or more"):
         read_public(settings, TOKENIZER, max_length=11, seed=0, pairs=True)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,9 @@ from fedfm.data.sources import Source
 from fedfm.errors import RecipeError
 
 _TEXTS_PER_BATCH = 1000
+
+SHORT = 4
+"""Tokens of the shortest samples, special ones not counted."""
 
 
 def encode_text(
@@ -109,16 +113,29 @@ def encode_documents(
     return Examples(table, _lengths(table), clients=clients)
 
 
-def encode_document_pairs(
-    source: Source, column: str, tokenizer: PreTrainedTokenizerBase, max_length: int, *, where: str
+def encode_samples(
+    source: Source, column: str, tokenizer: PreTrainedTokenizerBase, max_length: int, *, pairs: bool, where: str
 ) -> Examples:
-    """Documents cut into pieces, and each piece in two: what a model that is asked about pairs of texts reads.
+    """Documents as samples of what a model may be asked to read, of every length; nothing is thrown away.
 
-    The first text is a quarter, a half or three quarters of a piece, in turn. Args and errors as `encode_documents`.
+    Each is cut into pieces, and each piece in two at a place that goes from a few tokens to all of them, evenly in the
+    logarithm. For pairs each of these is two texts: a quarter, a half or three quarters, in turn, and the rest.
+
+    Args:
+        source: the documents.
+        column: their text column.
+        tokenizer: a fast tokenizer.
+        max_length: tokens a sample, special ones included.
+        pairs: whether a sample is two texts; those of less than four tokens are left out.
+        where: the recipe key that names the column, for messages.
+
+    Raises:
+        RecipeError: as `encode_text`, and when no sample is left.
     """
-    key = _key("pairs", source, [column, column], tokenizer, max_length)
+    key = _key("pairs" if pairs else "samples", source, [column] * (1 + pairs), tokenizer, max_length)
     special = tokenizer.num_special_tokens_to_add()
-    room = max_length - tokenizer.num_special_tokens_to_add(pair=True)
+    room = max_length - tokenizer.num_special_tokens_to_add(pair=pairs)
+    shortest = SHORT if pairs else 1
 
     def prepare() -> Encode:
         texts = text_column(source, column, where)
@@ -132,23 +149,39 @@ def encode_document_pairs(
                 return_offsets_mapping=True,
                 return_special_tokens_mask=True,
             )
-            firsts: list[str] = []
-            seconds: list[str] = []
-            for place, spans in zip(pieces["overflow_to_sample_mapping"], _spans(pieces), strict=True):
-                if len(spans) >= 4:
-                    text, middle = texts[rows[place]], spans[len(spans) * (1 + len(firsts) % 3) // 4][0]
-                    firsts.append(text[spans[0][0] : middle])
-                    seconds.append(text[middle : spans[-1][1]])
-            if not firsts:
+            sides: list[list[str]] = [[], []] if pairs else [[]]
+            for number, (place, spans) in enumerate(
+                zip(pieces["overflow_to_sample_mapping"], _spans(pieces), strict=True)
+            ):
+                text = texts[rows[place]]
+                for part in _in_two(spans, number):
+                    if len(part) < shortest:
+                        continue
+                    ends = [part[0][0], part[-1][1]]
+                    if pairs:
+                        ends.insert(1, part[len(part) * (1 + len(sides[0]) % 3) // 4][0])
+                    for side, (start, end) in zip(sides, pairwise(ends), strict=True):
+                        side.append(text[start:end])
+            if not sides[0]:
                 return {name: [] for name in _features(tokenizer)}
-            return _tokens(tokenizer, [firsts, seconds], max_length)
+            return _tokens(tokenizer, sides, max_length)
 
         return encode
 
     table = encoded(key, len(source), prepare, _features(tokenizer), batch_size=_TEXTS_PER_BATCH)
     if not len(table):
-        raise RecipeError(f"column `{column}` of {source.name} has no text of four tokens or more", where=where)
+        least = f"{SHORT} tokens" if pairs else "a token"
+        raise RecipeError(f"column `{column}` of {source.name} has no text of {least} or more", where=where)
     return Examples(table, _lengths(table))
+
+
+def _in_two(spans: list[tuple[int, int]], number: int) -> list[list[tuple[int, int]]]:
+    """A piece cut at a place that its number decides; a short one as it is."""
+    if len(spans) < 2 * SHORT:
+        return [spans]
+    even = number * 0.618034 % 1  # numbers one after the other are far apart, and all of them spread evenly
+    cut = round(SHORT * (len(spans) / SHORT) ** even)
+    return [part for part in (spans[:cut], spans[cut:]) if part]
 
 
 def _spans(pieces: dict[str, list[Any]]) -> Iterator[list[tuple[int, int]]]:

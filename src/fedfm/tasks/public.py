@@ -15,7 +15,7 @@ from fedfm.data.examples import Examples
 from fedfm.data.images import PixelStatistics, encode_images
 from fedfm.data.settings import PublicSettings
 from fedfm.data.sources import read_source
-from fedfm.data.text import encode_document_pairs, encode_documents
+from fedfm.data.text import encode_samples
 from fedfm.models.processors import Processor
 from fedfm.randomness import numpy_generator
 from fedfm.tasks.base import Batch
@@ -83,7 +83,7 @@ def read_public(
         processor: the backbone's tokenizer or image processor, which says what the data must be.
         max_length: tokens a piece where the settings name none.
         seed: the recipe's seed; which examples ``limit`` leaves derives from it.
-        pairs: whether pieces of text are cut in two, for a task whose examples are pairs of texts.
+        pairs: whether a piece of text is two texts, for a task whose examples are pairs.
         allow_network: whether a hub set may be downloaded.
 
     Raises:
@@ -93,8 +93,7 @@ def read_public(
     source = read_source(settings.data, "train", where="public.data", allow_network=allow_network)
     if isinstance(processor, PreTrainedTokenizerBase):
         length = min(settings.max_length or max_length, processor.model_max_length)
-        encode = encode_document_pairs if pairs else encode_documents
-        examples = encode(source, settings.text, processor, length, where="public.text")
+        examples = encode_samples(source, settings.text, processor, length, pairs=pairs, where="public.text")
     else:
         examples = encode_images(source, settings.image, processor, channels=channels(processor))
     order = numpy_generator(seed, "public limit").permutation(len(examples))[: settings.limit]
