@@ -12,6 +12,11 @@ LM = "task.kind=causal-lm"
 IMAGES = "task.kind=image-classification"
 
 REFUSED = {
+    "a prefix computed twice": (
+        ["tune.kind=prefix", "local.recompute=blocks"],
+        "local.recompute",
+        "use prompt or lora",
+    ),
     "no test set": (["data.test=null"], "data.test", "a fraction such as 0.2 to hold back from train"),
     "nothing left": (["data.test=0.5", "data.validation=0.5"], "data.validation", "hold back all of train"),
     "pairs": ([LM, "data.text=[a, b]"], "data.text", "causal-lm takes one"),
@@ -71,6 +76,7 @@ ALLOWED = {
     "a proxy that is there": ["proxy={kind: offsite, path: p}"],
     "adapters of a cut FFN": ["proxy={kind: fedpft}", "public={data: builtin:pydoc}", "tune.target_modules=all"],
     "public data for nobody": ["public={data: builtin:pydoc}"],
+    "a prompt computed twice": ["tune.kind=prompt", "local.recompute=blocks"],
     "steps and epochs": ["local.max_steps=3", "local.epochs=2"],
 }
 
