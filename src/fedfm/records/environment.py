@@ -8,7 +8,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
-from joblib import cpu_count
 
 from fedfm import __version__
 from fedfm.records.jsonl import Record
@@ -32,7 +31,7 @@ def environment() -> Record:
     return {
         "versions": versions(),
         "platform": f"{platform.system()} {platform.machine()}",
-        "cpu": {"model": _cpu_model(), "count": cpu_count()},
+        "cpu": {"model": _cpu_model(), "count": _cpu_count()},
         "memory_bytes": _memory_bytes(),
         "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
         "threads": torch.get_num_threads(),
@@ -47,6 +46,11 @@ def _cpu_model() -> str:
         lines = []
     named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return next(named, "") or platform.processor() or platform.machine()
+
+
+def _cpu_count() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _memory_bytes() -> int | None:

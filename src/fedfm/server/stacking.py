@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass
 from typing import Any, cast
 
 import psutil
 import torch
-from joblib import cpu_count  # unlike os's it knows containers' quotas
 from transformers import PreTrainedTokenizerBase
 
 from fedfm.clients import Stacking
@@ -181,4 +181,4 @@ def _processes(recipe: Recipe, device: torch.device, parameters: int, examples: 
         steps = recipe.federation.rounds * _cohort(recipe) * local.max_steps
         passed = steps * local.batch_size * recipe.data.max_length
     worth = 6 * parameters * passed > WORTH_PROCESSES
-    return min(cpu_count(), _cohort(recipe)) if possible and worth else 1
+    return min(len(os.sched_getaffinity(0)), _cohort(recipe)) if possible and worth else 1
