@@ -132,7 +132,7 @@ def encode_samples(
     Raises:
         RecipeError: as `encode_text`, and when no sample is left.
     """
-    key = _key("pairs" if pairs else "samples", source, [column] * (1 + pairs), tokenizer, max_length)
+    key = _key("sampled pairs" if pairs else "samples", source, [column] * (1 + pairs), tokenizer, max_length)
     special = tokenizer.num_special_tokens_to_add()
     room = max_length - tokenizer.num_special_tokens_to_add(pair=pairs)
     shortest = SHORT if pairs else 1
