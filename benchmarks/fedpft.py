@@ -110,17 +110,29 @@ def _texts(data: Path) -> list[str]:
     return lines
 
 
-def main() -> None:
-    """Measures what is not yet kept, for as long as it may, then prints the tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def argument_parser(description: str | None) -> argparse.ArgumentParser:
+    """Of the arguments that all benchmarks of this setting have."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path(__file__).parents[2] / "shared" / "data")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--only", nargs="+", default=[], metavar="WORD", help="sets, methods, partitions, sizes, texts")
     parser.add_argument("--budget-minutes", type=float, default=float("inf"), help="begin no run after so long")
-    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="changes to every recipe")
+    return parser
+
+
+def read_arguments(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """What was given; ends with a message where the data is not there."""
     options = parser.parse_args()
     if not options.data.is_dir():
         parser.error(f"{options.data} is not there; name the folder of the data sets (--data)")
+    return options
+
+
+def main() -> None:
+    """Measures what is not yet kept, for as long as it may, then prints the tables."""
+    parser = argument_parser(__doc__)
+    parser.add_argument("--only", nargs="+", default=[], metavar="WORD", help="sets, methods, partitions, sizes, texts")
+    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="changes to every recipe")
+    options = read_arguments(parser)
     overrides = tuple(options.set)
     try:
         jobs = chosen(plan(options.seeds, overrides), options.only)

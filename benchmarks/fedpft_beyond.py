@@ -17,7 +17,6 @@ Several processes may measure at once, best as many as there are cores, with OMP
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import tempfile
 import time
@@ -40,7 +39,7 @@ from fedfm.proxies import model
 from fedfm.records.folder import RunFolder
 from fedfm.server.checkpoints import load_checkpoint
 from fedfm.server.experiment import Experiment, build_experiment
-from fedpft import TEST_EXAMPLES, outcome, with_fitted_proxy, write_texts
+from fedpft import TEST_EXAMPLES, argument_parser, outcome, read_arguments, with_fitted_proxy, write_texts
 from fedpft_jobs import Job, digest, located
 from fedpft_tables import MISSING, grid
 from ledger import claimed, kept, mean_and_deviation, measured, measured_on
@@ -203,13 +202,7 @@ def table(seeds: int) -> Iterator[str]:
 
 def main() -> None:
     """Measures what is not yet kept, for as long as it may, then prints the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=Path(__file__).parents[2] / "shared" / "data")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--budget-minutes", type=float, default=float("inf"), help="begin no run after so long")
-    options = parser.parse_args()
-    if not options.data.is_dir():
-        parser.error(f"{options.data} is not there; name the folder of the data sets (--data)")
+    options = read_arguments(argument_parser(__doc__))
     end = time.monotonic() + 60 * options.budget_minutes
     jobs = [(variant, data, seed) for seed in range(options.seeds) for data in DATA for variant in VARIANTS]
     for variant, data, seed in jobs:

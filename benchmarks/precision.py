@@ -8,14 +8,13 @@ and the same in float32: same clients, same batches, same order. Runs in bfloat1
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import tempfile
 import time
 from functools import partial
 from pathlib import Path
 
-from fedpft import NAME, measure
+from fedpft import NAME, argument_parser, measure, read_arguments
 from fedpft_jobs import SETS, Job
 from fedpft_tables import MISSING, Difference, grid
 from ledger import claimed, kept, mean_and_deviation, measured, measured_on
@@ -27,13 +26,7 @@ ALLOWED = 0.3
 
 def main() -> None:
     """Measures what is not yet kept, for as long as it may, then prints the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=Path(__file__).parents[2] / "shared" / "data")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--budget-minutes", type=float, default=float("inf"), help="begin no run after so long")
-    options = parser.parse_args()
-    if not options.data.is_dir():
-        parser.error(f"{options.data} is not there; name the folder of the data sets (--data)")
+    options = read_arguments(argument_parser(__doc__))
     pairs = {
         (data, seed): [Job(data, "full", seed), Job(data, "full", seed, overrides=FLOAT32)]
         for seed in range(options.seeds)

@@ -25,8 +25,7 @@ _LARGE = 2**20
 def recomputing(tunable: Tunable, what: Recompute) -> Iterator[None]:
     """Keeps of these parts of the model only what goes into them, for a block of statements; gradients stay the same.
 
-    From then on the process also gives back memory as soon as it is free: glibc would keep it for later, half as much
-    again as is needed at once.
+    From then on the process also gives back memory as soon as it is free, which glibc would keep for later.
 
     Attention keeps most of what a frozen backbone's backward pass needs and is a third of its operations
     (Korthikanti et al., arXiv:2205.05198, §5); of whole blocks least is kept.
