@@ -22,8 +22,8 @@ from fedfm.records.folder import RunFolder
 from fedfm.records.listeners import Listener
 from fedfm.records.report import write_report
 from fedfm.records.tensorboard import TensorBoard
-from fedfm.runtimes import LocalRuntime, ProcessRuntime, Runtime
 from fedfm.server.baselines import baselines
+from fedfm.server.carriers import make_runtime
 from fedfm.server.checkpoints import load_checkpoint
 from fedfm.server.experiment import Experiment, build_experiment
 from fedfm.server.interrupts import StopRequest, stop_on_signals
@@ -182,7 +182,7 @@ def _play(experiment: Experiment, folder: RunFolder, listeners: Sequence[Listene
     folder.events.touch()
     for listener in listeners:
         listener.on_start(describe(experiment))
-    with stop_on_signals() as stop, closing(_runtime(experiment)) as runtime:
+    with stop_on_signals() as stop, closing(make_runtime(experiment)) as runtime:
         try:
             loop = RoundLoop(experiment, runtime, folder, listeners, stop)
             state = loop.start() if state is None else state
@@ -201,12 +201,6 @@ def _play(experiment: Experiment, folder: RunFolder, listeners: Sequence[Listene
                 f"{error}\nthe last checkpoint is intact; make room or mend the permissions, "
                 f"then: fedfm resume {folder.path}"
             ) from error
-
-
-def _runtime(experiment: Experiment) -> Runtime:
-    if experiment.processes > 1:
-        return ProcessRuntime(experiment.worker, experiment.processes)
-    return LocalRuntime(experiment.worker)
 
 
 def _finish(
