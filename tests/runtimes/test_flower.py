@@ -15,7 +15,8 @@ from flwr.serverapp import Grid
 
 import fedfm
 from fedfm.params import digest, load
-from fedfm.runtimes.flower import InProcessGrid, make_client_app, relay
+from fedfm.runtimes.flower.apps import make_client_app, relay
+from fedfm.runtimes.flower.in_process import InProcessGrid
 from fedfm.runtimes.nodes import Line
 from fedfm.runtimes.relay import RelayLine
 from fedfm.sites.site import Site

@@ -5,7 +5,7 @@ from __future__ import annotations
 import select
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Self
 
@@ -16,7 +16,7 @@ from fedfm.runtimes.parcels import Nodes, Parcel, ParcelError
 class RelayLine:
     """A line to nodes by way of a relay, which may go and come back."""
 
-    def __init__(self, path: Path, *, nodes: int, patience: float, deadline: float | None) -> None:
+    def __init__(self, path: Path, *, nodes: int, patience: float, deadline: float | None, check: Callable[[], None] | None = None) -> None:
         """A line whose relay connects to ``path``.
 
         Args:
@@ -24,11 +24,13 @@ class RelayLine:
             nodes: to wait for before the first parcel.
             patience: seconds to wait for them, and for the relay.
             deadline: seconds that nodes have to answer; None: any.
+            check: called now and then while nothing comes; raises when there is nothing to wait for.
         """
         self.path = path
         self.wanted = nodes
         self.patience = patience
         self.deadline = deadline
+        self.check = check
         self._server = sockets.listen(path)
         self._relay: socket.socket | None = None
         self._nodes: tuple[str, ...] = ()
@@ -54,7 +56,7 @@ class RelayLine:
             if node in waiting:  # else it answers what nobody waits for any more
                 waiting.discard(node)
                 yield node, parcel
-        why = "the relay to the nodes is gone" if self._relay is None else f"no answer within {self.deadline:g} seconds"
+        why = "the relay to the nodes is gone" if self._relay is None else f"no answer within {self.deadline} seconds"
         yield from ((node, why) for node in sorted(waiting))
 
     def close(self) -> None:
@@ -68,9 +70,13 @@ class RelayLine:
         """What the relay brings next; None at the end of the time, or when the relay has gone."""
         while True:
             line = self._relay or self._server
-            left = end - time.monotonic()
-            if not select.select([line], [], [], None if left == float("inf") else max(0.0, left))[0]:
-                return None
+            left = max(0.0, end - time.monotonic())
+            if not select.select([line], [], [], min(left, 1.0))[0]:
+                if left <= 1.0:
+                    return None
+                if self.check is not None:
+                    self.check()
+                continue
             if self._relay is None:
                 self._relay, _ = self._server.accept()
                 continue

@@ -16,6 +16,7 @@ from fedfm.runtimes.settings import Flower, Local, Ray
 from fedfm.server.experiment import Experiment
 from fedfm.server.proxies import ServerProxy
 from fedfm.sites.job import Job
+from fedfm.sites.site import Site
 
 
 def make_runtime(experiment: Experiment) -> Runtime:
@@ -48,9 +49,9 @@ def _files(proxy: ServerProxy, version: ProxyVersion) -> dict[str, bytes]:
 def _line(settings: Flower | Ray) -> Line:
     """The way to nodes; modules that need an extra are loaded here."""
     if isinstance(settings, Flower):
-        from fedfm.runtimes.loopback import federation_on_loopback
+        from fedfm.runtimes.flower.loopback import Federation
 
-        return federation_on_loopback(settings)
-    from fedfm.runtimes.ray import actors
+        return Federation(settings)
+    from fedfm.runtimes.ray import ActorLine
 
-    return actors(settings)
+    return ActorLine(settings, Site)
