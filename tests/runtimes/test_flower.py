@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +44,8 @@ def grid() -> InProcessGrid:
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> Iterator[Path]:
-    yield tmp_path / "socket" / "relay"
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "socket" / "relay"
 
 
 @pytest.mark.parametrize("name", RECIPES)

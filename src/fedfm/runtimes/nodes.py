@@ -63,7 +63,7 @@ class NodesRuntime:
         self._held: set[str] = set()
 
     def hand_out(self, clients: Sequence[str], version: ProxyVersion) -> None:
-        """Nodes of these clients get the proxy with their next work; those that train anybody share one that they keep."""
+        """Nodes of these clients get the proxy with their next work; those that train anybody keep one for all."""
         self._latest, asked = version, set(clients)
         self._held -= {node for node, served in self._serves.items() if served is not None and served & asked}
 
@@ -124,14 +124,14 @@ class NodesRuntime:
         waiting = {node: list(share) for node, share in shares.items()}
         forgot: set[str] = set()
         lost: dict[str, str] = {}
-        for node, answer in self.line.send({node: self._parcel(node, share, messages) for node, share in shares.items()}):
+        parcels = {node: self._parcel(node, share, messages) for node, share in shares.items()}
+        for node, answer in self.line.send(parcels):
             match answer:
-                case Parcel(head=Answers(clients=clients), blobs=blobs):
-                    found = iter(blobs)
-                    for client, fault in clients:
+                case Parcel(head=Answers() as answers, blobs=blobs):
+                    for client, found in _answers(answers, blobs):
                         if client in waiting[node]:
                             waiting[node].remove(client)
-                        yield client, next(found) if fault is None else Failure(client, **fault.model_dump())
+                        yield client, found
                 case Parcel(head=Unprepared()) if again:
                     forgot.add(node)
                 case _:
@@ -141,15 +141,17 @@ class NodesRuntime:
         if forgot and set(self._prepared()) & forgot:
             known = {node: waiting.pop(node) for node in forgot & self._serves.keys()}
             yield from self._work(known, messages, again=False)
-        for node, clients in waiting.items():
-            if clients:
+        for node, unanswered in waiting.items():
+            if unanswered:
                 self._held.discard(node)  # who knows what it holds now
-            for client in clients:
+            for client in unanswered:
                 yield client, Failure(client, lost.get(node, f"node {node} gave no answer"))
 
     def _parcel(self, node: str, clients: Sequence[str], messages: Mapping[str, bytes]) -> Parcel:
-        """The work of a node: its clients' messages; all of them where it trains anybody, so that such nodes' proxies
-        stay at one version."""
+        """The work of a node.
+
+        Where it trains anybody it gets all messages of the round: so the proxies of such nodes stay at one version.
+        """
         sent = messages.values() if self._serves[node] is None else [messages[client] for client in clients]
         distinct = {id(message): message for message in sent}
         places = {key: place for place, key in enumerate(distinct)}
@@ -163,6 +165,12 @@ class NodesRuntime:
             clients=tuple((client, places[id(messages[client])]) for client in clients),
         )
         return Parcel(head, (*files.values(), *distinct.values()))
+
+
+def _answers(answers: Answers, blobs: Sequence[bytes]) -> Iterator[tuple[str, bytes | Failure]]:
+    updates = iter(blobs)
+    for client, fault in answers.clients:
+        yield client, next(updates) if fault is None else Failure(client, **fault.model_dump())
 
 
 def _why_not(answer: Parcel | str) -> str:

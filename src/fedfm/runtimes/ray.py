@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import ray
 import torch
@@ -38,11 +39,12 @@ class ActorLine:
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise RecipeError(f"no Ray cluster can be used there: {error}", where="runtime.address") from error
         self.deadline = settings.deadline
-        kind = "GPU" if ray.cluster_resources().get("GPU") else "CPU"
+        resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        kind = "GPU" if resources.get("GPU") else "CPU"
         share = {"num_gpus": 1} if kind == "GPU" else {"num_cpus": 1}
-        count = settings.nodes or int(ray.cluster_resources()[kind])
+        count = settings.nodes or int(resources[kind])
         actor = ray.remote(_Actor).options(**share, max_restarts=-1, scheduling_strategy="SPREAD")
-        self._actors = {f"{number:04d}": actor.remote(worker) for number in range(1, count + 1)}
+        self._actors: dict[str, Any] = {f"{number:04d}": actor.remote(worker) for number in range(1, count + 1)}
 
     def nodes(self) -> list[str]:
         """The actors; Ray starts again those that died."""
@@ -50,7 +52,7 @@ class ActorLine:
 
     def send(self, parcels: Mapping[str, Parcel]) -> Iterator[tuple[str, Parcel | str]]:
         """Hands actors their parcels and yields parts of their answers as they are ready."""
-        streams = {
+        streams: dict[Any, str] = {
             self._actors[node].handle.options(num_returns="streaming").remote(parcel.text, parcel.blobs): node
             for node, parcel in parcels.items()
         }
@@ -61,14 +63,14 @@ class ActorLine:
                     ray.cancel(stream)
                     yield node, f"no answer within {self.deadline} seconds"
                 return
-            stream = ready[0]
+            first: Any = ready[0]
             try:
-                text, blobs = ray.get(next(stream))
-                yield streams[stream], Parcel.of(text, blobs)
+                text, blobs = ray.get(next(first))
+                yield streams[first], Parcel.of(text, blobs)
             except StopIteration:
-                del streams[stream]
+                del streams[first]
             except (ray.exceptions.RayError, ParcelError) as error:
-                yield streams.pop(stream), str(error).splitlines()[0]
+                yield streams.pop(first), str(error).splitlines()[0]
 
     def close(self) -> None:
         """Leaves the cluster, or ends it where it was started for this run."""
@@ -91,4 +93,3 @@ class _Actor:
 
     def __repr__(self) -> str:
         return "fedfm"
-

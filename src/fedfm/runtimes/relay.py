@@ -7,7 +7,6 @@ import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Self
 
 from fedfm.runtimes import sockets
 from fedfm.runtimes.parcels import Nodes, Parcel, ParcelError
@@ -16,7 +15,15 @@ from fedfm.runtimes.parcels import Nodes, Parcel, ParcelError
 class RelayLine:
     """A line to nodes by way of a relay, which may go and come back."""
 
-    def __init__(self, path: Path, *, nodes: int, patience: float, deadline: float | None, check: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        nodes: int,
+        patience: float,
+        deadline: float | None,
+        check: Callable[[], None] | None = None,
+    ) -> None:
         """A line whose relay connects to ``path``.
 
         Args:

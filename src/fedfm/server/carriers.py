@@ -4,19 +4,35 @@ from __future__ import annotations
 
 import tempfile
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
+from fedfm.errors import RecipeError
 from fedfm.proxies.folder import weights_digest
 from fedfm.proxies.versions import ProxyVersion
 from fedfm.runtimes.base import Runtime
 from fedfm.runtimes.local import LocalRuntime
 from fedfm.runtimes.nodes import Line, NodesRuntime
 from fedfm.runtimes.processes import ProcessRuntime
-from fedfm.runtimes.settings import Flower, Local, Ray
+from fedfm.runtimes.settings import Flower, Local, Ray, RuntimeSettings
 from fedfm.server.experiment import Experiment
 from fedfm.server.proxies import ServerProxy
 from fedfm.sites.job import Job
 from fedfm.sites.site import Site
+
+EXTRAS = {"flower": "flwr", "ray": "ray"}
+"""Kind of runtime, which is also the name of an extra → the module that the extra brings."""
+
+
+def require_extra(settings: RuntimeSettings) -> None:
+    """Refuses a runtime whose extra is not installed.
+
+    Raises:
+        RecipeError: at ``runtime.kind``.
+    """
+    kind = getattr(settings, "kind", "local")
+    if kind in EXTRAS and find_spec(EXTRAS[kind]) is None:
+        raise RecipeError(f"`{kind}` needs the extra of that name: pip install 'fedfm[{kind}]'", where="runtime.kind")
 
 
 def make_runtime(experiment: Experiment) -> Runtime:
@@ -49,9 +65,9 @@ def _files(proxy: ServerProxy, version: ProxyVersion) -> dict[str, bytes]:
 def _line(settings: Flower | Ray) -> Line:
     """The way to nodes; modules that need an extra are loaded here."""
     if isinstance(settings, Flower):
-        from fedfm.runtimes.flower.loopback import Federation
+        from fedfm.runtimes.flower.loopback import LoopbackLine
 
-        return Federation(settings)
+        return LoopbackLine(settings)
     from fedfm.runtimes.ray import ActorLine
 
     return ActorLine(settings, Site)

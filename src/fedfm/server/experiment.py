@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass, fields, replace
-from typing import Literal, cast
+from typing import Literal
 
 import numpy as np
 import torch

@@ -23,7 +23,7 @@ from fedfm.records.listeners import Listener
 from fedfm.records.report import write_report
 from fedfm.records.tensorboard import TensorBoard
 from fedfm.server.baselines import baselines
-from fedfm.server.carriers import make_runtime
+from fedfm.server.carriers import make_runtime, require_extra
 from fedfm.server.checkpoints import load_checkpoint
 from fedfm.server.experiment import Experiment, build_experiment
 from fedfm.server.interrupts import StopRequest, stop_on_signals
@@ -122,6 +122,7 @@ def run(
     elif overrides:
         recipe = load_recipe(recipe.model_dump(), overrides)
     RunFolder.refuse_existing(recipe.folder)
+    require_extra(recipe.runtime)
     experiment = build_experiment(recipe)
     if profile:
         experiment = replace(experiment, worker=replace(experiment.worker, profile=Profile()))
@@ -148,6 +149,7 @@ def resume(folder: Path | str, overrides: Sequence[str] = (), *, listeners: Sequ
     before = load_recipe(opened.recipe)
     recipe = load_recipe(opened.recipe, overrides)
     _refuse_changes(before, recipe)
+    require_extra(recipe.runtime)
     listeners = [*listeners, *_trackers(recipe, opened.path)]
     with opened.lock():
         saved = load_checkpoint(opened)
@@ -193,9 +195,11 @@ def _play(experiment: Experiment, folder: RunFolder, listeners: Sequence[Listene
             _write_unfinished(experiment, folder, "interrupted")
             where = error if isinstance(error, InterruptedRunError) else "stopped at once"
             raise InterruptedRunError(f"{where}\nresume it with: fedfm resume {folder.path}") from error
-        except TooFewClientsError:
+        except TooFewClientsError as error:
             _write_unfinished(experiment, folder, "failed")
-            raise
+            if "fedfm resume" in str(error):
+                raise
+            raise TooFewClientsError(f"{error}\nwhen the nodes are well again: fedfm resume {folder.path}") from error
         except StorageError as error:
             raise StorageError(
                 f"{error}\nthe last checkpoint is intact; make room or mend the permissions, "

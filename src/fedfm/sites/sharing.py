@@ -80,7 +80,8 @@ def choose_sharing(
     if isinstance(recipe.runtime, Local):
         chosen["processes"] = processes
     runtime = recipe.runtime.model_copy(update=chosen)
-    return Sharing(runtime, processes, stacking, words if processes == 1 else f"{words}, in each of {processes} processes")
+    words += "" if processes == 1 else f", in each of {processes} processes"
+    return Sharing(runtime, processes, stacking, words)
 
 
 def _stacking(

@@ -29,9 +29,7 @@ def make_worker(
         RecipeError: as `choose_sharing`.
     """
     recipe = data.recipe
-    sharing = choose_sharing(
-        recipe, model, tunable, data.task, data.processor, device=device, examples=len(data.train)
-    )
+    sharing = choose_sharing(recipe, model, tunable, data.task, data.processor, device=device, examples=len(data.train))
     worker = Worker(
         tunable=tunable,
         task=data.task,

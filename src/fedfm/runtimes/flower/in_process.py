@@ -24,9 +24,7 @@ class InProcessGrid(Grid):
         TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 1, 0, 1
         self.app = app
         self.contexts = {
-            number: Context(
-                run_id=1, node_id=number, node_config=dict(config), state=RecordDict(), run_config={}
-            )
+            number: Context(run_id=1, node_id=number, node_config=dict(config), state=RecordDict(), run_config={})
             for number, config in enumerate(node_configs, start=1)
         }
         self._run = Run.create_empty(1)

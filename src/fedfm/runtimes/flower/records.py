@@ -22,7 +22,7 @@ def from_record(record: RecordDict) -> Parcel:
         ParcelError: there is none in it.
     """
     try:
-        text, blobs = record["head"]["json"], record["blobs"]
-        return Parcel.of(text, [blobs[str(place)].data for place in range(len(blobs))])
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ParcelError(f"not a parcel of fedfm ({type(error).__name__}: {error})") from error
+        head, blobs = record.config_records["head"], record.array_records["blobs"]
+        return Parcel.of(str(head["json"]), [blobs[str(place)].data for place in range(len(blobs))])
+    except KeyError as error:
+        raise ParcelError(f"not a parcel of fedfm (no {error})") from error
