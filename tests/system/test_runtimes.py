@@ -45,7 +45,7 @@ def run(recipe: Path, *overrides: str) -> Path:
     command = [sys.executable, "-m", "fedfm.cli.main", "run", str(recipe), *overrides, "--json"]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"RAY_worker_niceness": "0"})
     assert done.returncode == 0, done.stderr
-    return Path(json.loads(done.stdout.splitlines()[-1])["folder"])
+    return Path(json.loads(done.stdout)["folder"])
 
 
 def adapter(folder: Path) -> str:
