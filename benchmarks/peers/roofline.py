@@ -14,7 +14,7 @@ import transformers
 from torch import Tensor, nn
 
 from clock import Clock
-from fedfm.server.stacking import TOKENS
+from fedfm.sites.sharing import TOKENS
 from job import Job, data_of
 
 

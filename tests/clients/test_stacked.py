@@ -49,7 +49,7 @@ def tasks_of(name: str) -> list[str]:
 
 
 RELATIVE = {(name, kind) for name in ["tiny-deberta"] for kind in ("lora", "dora", "ia3", "bitfit")}
-"""Whose projections also read relative positions: `server.stacking` trains them one by one."""
+"""Whose projections also read relative positions: `sites.sharing` trains them one by one."""
 CASES = [
     (name, task, kind)
     for name in TINY

@@ -12,7 +12,7 @@ import fedfm
 from fedfm.clients import gemm_peak
 from fedfm.clients.profile import PHASES, Profile, phase, profiling
 from fedfm.recipe import load_recipe
-from fedfm.runtimes import can_fork
+from fedfm.runtimes.processes import can_fork
 from tests.small import small_recipe
 
 

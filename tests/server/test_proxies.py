@@ -18,7 +18,7 @@ from fedfm.proxies.versions import ProxyVersion
 from fedfm.recipe import load_recipe
 from fedfm.records import jsonl
 from fedfm.records.folder import RunFolder
-from fedfm.runtimes import LocalRuntime
+from fedfm.runtimes.local import LocalRuntime
 from fedfm.server.experiment import Experiment, build_experiment
 from fedfm.server.interrupts import StopRequest
 from fedfm.server.rounds import RoundLoop

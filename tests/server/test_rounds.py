@@ -17,7 +17,7 @@ from fedfm.recipe import load_recipe
 from fedfm.records import jsonl
 from fedfm.records.folder import RunFolder
 from fedfm.records.listeners import Listener
-from fedfm.runtimes import LocalRuntime
+from fedfm.runtimes.local import LocalRuntime
 from fedfm.server.checkpoints import load_checkpoint
 from fedfm.server.experiment import Experiment, build_experiment
 from fedfm.server.interrupts import StopRequest

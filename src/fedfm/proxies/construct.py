@@ -104,7 +104,7 @@ def make_proxy(backbone: Backbone, kept: Mapping[str, Tensor]) -> Backbone:
     """
     own = [*_uncut(backbone, kept).values(), *_head(backbone)]
     proxy = replace(backbone, model=sharing_copy(backbone.model, own))
-    for block in _blocks_of(proxy, kept):
+    for block in kept_blocks(proxy, kept):
         keep_neurons(block, kept[block.path])
     return proxy
 
@@ -124,13 +124,13 @@ def own_parameters(proxy: Backbone, kept: Mapping[str, Tensor]) -> dict[str, nn.
     """
     cut = {
         f"{block.path}.{tensor.name}": block.module.get_parameter(tensor.name)
-        for block in _blocks_of(proxy, kept)
+        for block in kept_blocks(proxy, kept)
         for tensor in neuron_tensors(block)
     }
     return cut | _uncut(proxy, kept)
 
 
-def _blocks_of(backbone: Backbone, kept: Mapping[str, Tensor]) -> list[Block]:
+def kept_blocks(backbone: Backbone, kept: Mapping[str, Tensor]) -> list[Block]:
     """The compressed blocks."""
     return [block for block in blocks(backbone.model, backbone.family) if block.path in kept]
 
@@ -138,7 +138,7 @@ def _blocks_of(backbone: Backbone, kept: Mapping[str, Tensor]) -> list[Block]:
 def _uncut(backbone: Backbone, kept: Mapping[str, Tensor]) -> dict[str, nn.Parameter]:
     """What compressed blocks own besides neurons: the output's bias and the norm after the FFN."""
     found: dict[str, nn.Parameter] = {}
-    for block in _blocks_of(backbone, kept):
+    for block in kept_blocks(backbone, kept):
         if bias := output_bias(block):
             found[f"{block.path}.{bias}"] = block.module.get_parameter(bias)
         if norm := block.stack.ffn_norm:

@@ -40,7 +40,6 @@ PLANNED: dict[str, Planned] = {
         "foolsgold",
     ),
     "privacy.kind": _one_of("central", "local"),
-    "runtime.kind": _one_of("ray", "flower"),
     "runtime.precision": _one_of("float16"),
     "report_to": _has_any_of("wandb", "mlflow", "trackio"),
 }

@@ -20,7 +20,7 @@ from fedfm.proxies import NoProxy, Proxy
 from fedfm.recipe.checks import checked
 from fedfm.recipe.evaluation import CheckpointSettings, EvaluateSettings
 from fedfm.recipe.federation import FederationSettings
-from fedfm.runtimes.settings import RuntimeSettings
+from fedfm.runtimes.settings import Local, Runtime
 from fedfm.settings import Settings
 from fedfm.tasks.settings import TaskSettings
 
@@ -66,7 +66,7 @@ class Recipe(Settings):
     """How a round's updates become one."""
     privacy: NoPrivacy = NoPrivacy()
     """What is promised about the clients' data."""
-    runtime: RuntimeSettings = RuntimeSettings()
+    runtime: Runtime = Local()
     """Where clients execute."""
     evaluate: EvaluateSettings = EvaluateSettings()
     """How the server's model is measured."""

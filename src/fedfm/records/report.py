@@ -45,7 +45,7 @@ def render(run: RunFiles) -> str:
         wire=sections.wire(run),
         time=sections.time(run),
         faults=sections.faults(run),
-        simulated=dig(run.recipe, "runtime.kind") == "local",
+        simulated=dig(run.recipe, "runtime.kind") != "flower",
         versions=versions,
         machine=_machine(run.environment),
         pins=[f"{name}=={versions[name].split('+')[0]}" for name in REPRODUCING if name in versions],

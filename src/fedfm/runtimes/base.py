@@ -13,7 +13,12 @@ class Runtime(Protocol):
     """Carries messages; knows nothing of what is in them."""
 
     def hand_out(self, clients: Sequence[str], version: ProxyVersion) -> None:
-        """Lets clients download a proxy as it is now, before they are asked to train on it."""
+        """Lets clients download a proxy as it is now, before they are asked to train on it.
+
+        Args:
+            clients: that have none, perhaps nobody: a runtime whose nodes come and go wants to know it all the same.
+            version: the latest.
+        """
         ...
 
     def exchange(self, messages: Mapping[str, bytes]) -> Iterator[tuple[str, bytes | Failure]]:

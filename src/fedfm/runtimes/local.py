@@ -18,7 +18,7 @@ class LocalRuntime:
 
     def hand_out(self, clients: Sequence[str], version: ProxyVersion) -> None:
         """All clients of this process share one proxy, which thus is the latest that any of them holds."""
-        if self.worker.proxy is not None:
+        if clients and self.worker.proxy is not None:
             self.worker.proxy.download(version)
 
     def exchange(self, messages: Mapping[str, bytes]) -> Iterator[tuple[str, bytes | Failure]]:

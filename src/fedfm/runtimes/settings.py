@@ -10,18 +10,47 @@ from fedfm.settings import Settings
 
 
 class RuntimeSettings(Settings):
-    """The recipe's ``runtime``."""
+    """What all runtimes have."""
 
-    kind: Literal["local"] = "local"
-    """Everything in this process."""
     stack: Literal["auto", "off"] | Annotated[int, Field(ge=1)] = "auto"
     """Clients trained in one pass, which gives each what it gets alone, to rounding. `auto` takes as many as fit and
     writes down their number; `off` trains one by one in a plain loop."""
-    processes: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
-    """Processes of this machine that train clients, with one thread each and one backbone between them (Linux, on
-    CPUs). `auto` takes one a core for runs that are worth it."""
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = "auto"
     """`auto` takes a GPU when there is one; else `cpu`, `cuda`, `cuda:1`, `mps`."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Arithmetic of the frozen blocks in local training; the tunable, its optimiser and every evaluation stay in
     float32. `auto` is float32."""
+
+
+class Local(RuntimeSettings):
+    """Everything on this machine."""
+
+    kind: Literal["local"] = "local"
+    processes: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
+    """Processes of this machine that train clients, with one thread each and one backbone between them (Linux, on
+    CPUs). `auto` takes one a core for runs that are worth it."""
+
+
+class Flower(RuntimeSettings):
+    """A whole Flower federation on this machine, over TLS on its loopback: for trying a recipe before real machines."""
+
+    kind: Literal["flower"] = "flower"
+    nodes: Annotated[int, Field(ge=1)] = 2
+    """SuperNodes, each of which trains any of the clients."""
+    deadline: Annotated[float, Field(gt=0)] | None = None
+    """Seconds that nodes have for a round; what comes later is not waited for."""
+
+
+class Ray(RuntimeSettings):
+    """Actors of a Ray cluster, each with one backbone."""
+
+    kind: Literal["ray"] = "ray"
+    address: str | None = None
+    """Of a cluster that runs, e.g. `auto` or `ray://head:10001`; null starts one on this machine for the run."""
+    nodes: Annotated[int, Field(ge=1)] | None = None
+    """Actors; null: one for each core, or GPU, of the cluster."""
+    deadline: Annotated[float, Field(gt=0)] | None = None
+    """Seconds that actors have for a round; what comes later is not waited for."""
+
+
+Runtime = Annotated[Local | Flower | Ray, Field(discriminator="kind")]

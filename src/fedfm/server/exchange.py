@@ -15,7 +15,7 @@ from fedfm.proxies import FedPFT
 from fedfm.recipe import Recipe
 from fedfm.records.ledger import message_record
 from fedfm.records.listeners import Listener
-from fedfm.runtimes import Runtime
+from fedfm.runtimes.base import Runtime
 from fedfm.server.bookkeeping import Records, Stopwatch
 from fedfm.server.interrupts import StopRequest
 from fedfm.server.screening import screen

@@ -4,59 +4,45 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, replace
-from typing import cast
+from dataclasses import dataclass, fields, replace
+from typing import Literal
 
 import numpy as np
 import torch
 
 from fedfm.clients import Evaluator, Worker
 from fedfm.data.examples import Examples
-from fedfm.data.labels import LabelMap
 from fedfm.data.sources import Source, read_source
 from fedfm.errors import RecipeError
-from fedfm.models.backbones import Backbone, load_backbone, load_processor
+from fedfm.models.backbones import Backbone, load_backbone
 from fedfm.models.processors import Processor
 from fedfm.models.tunable import Tunable
 from fedfm.params import Params, digest
-from fedfm.proxies import FedPFT, NoProxy
+from fedfm.proxies import NoProxy
 from fedfm.proxies.model import make
 from fedfm.proxies.versions import HeldProxy
 from fedfm.randomness import numpy_generator
 from fedfm.recipe import Recipe
-from fedfm.server.devices import choose_device
-from fedfm.server.federation import Federation, make_federation
 from fedfm.server.proxies import ServerProxy, make_server_proxy
-from fedfm.server.stacking import choose_sharing
-from fedfm.tasks import TASKS, Task
+from fedfm.sites.data import TrainingData, read_training
+from fedfm.sites.devices import choose_device
+from fedfm.sites.worker import make_worker
 from fedfm.tasks.public import PublicData, read_public
 
 
 @dataclass(frozen=True)
-class FederatedData:
+class FederatedData(TrainingData):
     """Everything about a run's data.
 
     Attributes:
-        recipe: the recipe with what the data decides filled in (clients, cohort size, partition).
-        task: what is learnt.
-        processor: tokenizer or image processor.
-        labels: the classes, None for tasks without.
-        train: all training examples; ``federation`` says who holds which.
         validation: with ``evaluate.patience`` it chooses the round that is handed out; None when the recipe has none.
         test: what the figures are reported on.
-        federation: the clients.
         digests: split → digest of its source's content.
         public: unlabelled public data; read only where a proxy is fitted on it.
     """
 
-    recipe: Recipe
-    task: Task
-    processor: Processor
-    labels: LabelMap | None
-    train: Examples
     validation: Examples | None
     test: Examples
-    federation: Federation
     digests: dict[str, str]
     public: PublicData | None = None
 
@@ -148,40 +134,22 @@ def prepare_data(recipe: Recipe) -> FederatedData:
         RecipeError: the recipe and its data do not fit; the message says what to change.
         DataError: a file cannot be read.
     """
-    task = TASKS[recipe.task.kind]
-    settings = recipe.data
-    processor = load_processor(
-        recipe.model,
-        task.modality,
-        virtual_tokens=recipe.tune.virtual_tokens,
-        allow_network=recipe.allow_network,
-    )
-    source = _read(recipe, settings.train, "train")
-    labels = LabelMap.from_source(source, settings.label) if task.labelled else None
-    sources = _hold_back(recipe, source)
-    train, test, validation = (
-        None if part is None else task.encode(part, settings, processor, labels)
-        for part in (sources["train"], sources["test"], sources["validation"])
-    )
-    if train is None or test is None:
+    training = read_training(recipe)
+    digests, parts = {"train": training.digest}, dict[str, Examples | None]()
+    for name in ("test", "validation"):
+        source = training.held_back.get(name) or _named(recipe, name)
+        parts[name] = None
+        if source is not None:
+            parts[name] = training.task.encode(source, recipe.data, training.processor, training.labels)
+            digests[name] = source.digest
+    test = parts["test"]
+    if test is None:
         raise RecipeError("nothing to evaluate on: name a file, or a fraction such as 0.2", where="data.test")
-    digests = {name: part.digest for name, part in sources.items() if part is not None}
-    federation = make_federation(recipe, train)
-    public = _public(recipe, processor)
+    public = _public(recipe, training.processor)
     if public is not None:
         digests["public"] = public.digest
-    return FederatedData(
-        recipe=_resolved(recipe, len(federation.train)),
-        task=task,
-        processor=processor,
-        labels=labels,
-        train=train,
-        validation=validation,
-        test=test,
-        federation=federation,
-        digests=digests,
-        public=public,
-    )
+    known = {field.name: getattr(training, field.name) for field in fields(training)}
+    return FederatedData(**known, validation=parts["validation"], test=test, digests=digests, public=public)
 
 
 def build_experiment(recipe: Recipe) -> Experiment:
@@ -224,24 +192,8 @@ def build_experiment(recipe: Recipe) -> Experiment:
     for attached in (tunable, at_clients, *([proxy.proxy] if proxy else [])):
         attached.to(device)
     at_client = backbone if made is None else clients_model.proxy
-    sharing = choose_sharing(
-        recipe, at_client, at_clients, task, data.processor, device=device, examples=len(data.train)
-    )
+    worker, sharing = make_worker(data, at_client, at_clients, held, device)
     data = replace(data, recipe=recipe.model_copy(update={"runtime": sharing.runtime}))
-    worker = Worker(
-        tunable=at_clients,
-        task=task,
-        processor=data.processor,
-        examples=data.train,
-        clients=data.federation.train,
-        local=recipe.local,
-        gradient_rule=recipe.algorithm.gradient,
-        seed=recipe.seed,
-        device=device,
-        proxy=held,
-        trains_stale=isinstance(recipe.proxy, FedPFT) and recipe.proxy.stale == "accept",
-        stacking=sharing.stacking,
-    )
     evaluator = Evaluator(
         tunable=tunable,
         family=backbone.family,
@@ -263,7 +215,7 @@ def build_experiment(recipe: Recipe) -> Experiment:
         backbone_parameters=backbone_parameters,
         first_download_bytes=first_download_bytes,
         training=sharing.words,
-        processes=cast(int, sharing.runtime.processes),
+        processes=sharing.processes,
         proxy=proxy,
     )
 
@@ -282,34 +234,9 @@ def _public(recipe: Recipe, processor: Processor) -> PublicData | None:
     )
 
 
-def _hold_back(recipe: Recipe, source: Source) -> dict[str, Source | None]:
-    """The sources of all splits. Fractions are cut before encoding, so that no document is in two splits."""
-    parts: dict[str, Source | None] = {"validation": None}
-    order = numpy_generator(recipe.seed, "limit").permutation(len(source))[: recipe.data.limit]
-    total = len(order)
-    for name in ("test", "validation"):
-        reference = getattr(recipe.data, name)
-        if isinstance(reference, float):
-            size = round(reference * total)
-            if not 0 < size < len(order):
-                raise RecipeError(f"cannot hold back {size} of {len(order)} examples", where=f"data.{name}")
-            parts[name], order = source.select(np.sort(order[:size])), order[size:]
-        elif reference is not None:
-            parts[name] = _read(recipe, reference, name)
-    return {**parts, "train": source if len(order) == len(source) else source.select(np.sort(order))}
-
-
-def _resolved(recipe: Recipe, clients: int) -> Recipe:
-    """The recipe with what the data decides filled in, so that ``recipe.yaml`` says what was run."""
-    per_round = recipe.federation.cohort_size(clients)
-    if per_round > clients:
-        raise RecipeError(
-            f"{per_round} clients a round are more than the {clients} there are", where="federation.per_round"
-        )
-    settings = recipe.federation
-    known = {"clients": clients, "per_round": settings.per_round or per_round, "partition": recipe.partition}
-    return recipe.model_copy(update={"federation": recipe.federation.model_copy(update=known)})
-
-
-def _read(recipe: Recipe, reference: str, split: str) -> Source:
-    return read_source(reference, split, where=f"data.{split}", allow_network=recipe.allow_network)  # type: ignore[arg-type]
+def _named(recipe: Recipe, split: Literal["test", "validation"]) -> Source | None:
+    """The source of a split that is not cut off the training data."""
+    reference = getattr(recipe.data, split)
+    if reference is None:
+        return None
+    return read_source(reference, split, where=f"data.{split}", allow_network=recipe.allow_network)

@@ -9,7 +9,7 @@ from fedfm.params import Params
 from fedfm.proxies.versions import ProxyVersion
 from fedfm.records.jsonl import Record
 from fedfm.records.ledger import message_record
-from fedfm.runtimes import Runtime
+from fedfm.runtimes.base import Runtime
 from fedfm.server.exchange import Answers
 from fedfm.server.proxies import ServerProxy
 from fedfm.server.state import RunState
@@ -38,9 +38,11 @@ class Outgoing:
             ledger: gets a line for each message that differs.
         """
         number, version, messages = instruction.round, state.proxy, dict[str, bytes]()
-        if version is not None and (new := [client for client in cohort if client not in state.holders]):
+        if version is not None:
+            new = [client for client in cohort if client not in state.holders]
             self.runtime.hand_out(new, version)
-            ledger.append({**self._download(version), "round": number, "clients": new})
+            if new:
+                ledger.append({**self._download(version), "round": number, "clients": new})
         held: dict[int, list[str]] = {}
         for client in cohort:
             held.setdefault(state.holders.get(client, instruction.proxy_version), []).append(client)

@@ -14,7 +14,7 @@ from fedfm.params import Params, digest
 from fedfm.proxies.versions import ProxyVersion
 from fedfm.records.folder import RunFolder
 from fedfm.records.listeners import Listener
-from fedfm.runtimes import Runtime
+from fedfm.runtimes.base import Runtime
 from fedfm.server.bookkeeping import Records, Stopwatch
 from fedfm.server.checkpoints import save_checkpoint
 from fedfm.server.exchange import Answers, Exchange

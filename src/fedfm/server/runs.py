@@ -22,8 +22,8 @@ from fedfm.records.folder import RunFolder
 from fedfm.records.listeners import Listener
 from fedfm.records.report import write_report
 from fedfm.records.tensorboard import TensorBoard
-from fedfm.runtimes import LocalRuntime, ProcessRuntime, Runtime
 from fedfm.server.baselines import baselines
+from fedfm.server.carriers import make_runtime, require_extra
 from fedfm.server.checkpoints import load_checkpoint
 from fedfm.server.experiment import Experiment, build_experiment
 from fedfm.server.interrupts import StopRequest, stop_on_signals
@@ -122,6 +122,7 @@ def run(
     elif overrides:
         recipe = load_recipe(recipe.model_dump(), overrides)
     RunFolder.refuse_existing(recipe.folder)
+    require_extra(recipe.runtime)
     experiment = build_experiment(recipe)
     if profile:
         experiment = replace(experiment, worker=replace(experiment.worker, profile=Profile()))
@@ -148,6 +149,7 @@ def resume(folder: Path | str, overrides: Sequence[str] = (), *, listeners: Sequ
     before = load_recipe(opened.recipe)
     recipe = load_recipe(opened.recipe, overrides)
     _refuse_changes(before, recipe)
+    require_extra(recipe.runtime)
     listeners = [*listeners, *_trackers(recipe, opened.path)]
     with opened.lock():
         saved = load_checkpoint(opened)
@@ -182,7 +184,7 @@ def _play(experiment: Experiment, folder: RunFolder, listeners: Sequence[Listene
     folder.events.touch()
     for listener in listeners:
         listener.on_start(describe(experiment))
-    with stop_on_signals() as stop, closing(_runtime(experiment)) as runtime:
+    with stop_on_signals() as stop, closing(make_runtime(experiment)) as runtime:
         try:
             loop = RoundLoop(experiment, runtime, folder, listeners, stop)
             state = loop.start() if state is None else state
@@ -193,20 +195,16 @@ def _play(experiment: Experiment, folder: RunFolder, listeners: Sequence[Listene
             _write_unfinished(experiment, folder, "interrupted")
             where = error if isinstance(error, InterruptedRunError) else "stopped at once"
             raise InterruptedRunError(f"{where}\nresume it with: fedfm resume {folder.path}") from error
-        except TooFewClientsError:
+        except TooFewClientsError as error:
             _write_unfinished(experiment, folder, "failed")
-            raise
+            if "fedfm resume" in str(error):
+                raise
+            raise TooFewClientsError(f"{error}\nwhen the nodes are well again: fedfm resume {folder.path}") from error
         except StorageError as error:
             raise StorageError(
                 f"{error}\nthe last checkpoint is intact; make room or mend the permissions, "
                 f"then: fedfm resume {folder.path}"
             ) from error
-
-
-def _runtime(experiment: Experiment) -> Runtime:
-    if experiment.processes > 1:
-        return ProcessRuntime(experiment.worker, experiment.processes)
-    return LocalRuntime(experiment.worker)
 
 
 def _finish(

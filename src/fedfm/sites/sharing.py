@@ -20,7 +20,8 @@ from fedfm.models.tunable import Tunable
 from fedfm.models.tunables import Dora, Lora
 from fedfm.proxies import NoProxy
 from fedfm.recipe import Recipe
-from fedfm.runtimes import RuntimeSettings, can_fork
+from fedfm.runtimes.processes import can_fork
+from fedfm.runtimes.settings import Local, Runtime
 from fedfm.tasks import Task
 from fedfm.tasks.language_modeling import IGNORED
 
@@ -37,11 +38,13 @@ class Sharing:
 
     Attributes:
         runtime: the recipe's, with what was chosen in place of ``auto``: a resumed run rounds alike.
+        processes: of this machine that train clients.
         stacking: how they share passes; None: each trains by itself, in a plain loop.
         words: what was chosen, and why.
     """
 
-    runtime: RuntimeSettings
+    runtime: Runtime
+    processes: int
     stacking: Stacking | None
     words: str
 
@@ -73,9 +76,12 @@ def choose_sharing(
     """
     processes = _processes(recipe, device, backbone.model.num_parameters(), examples)
     stacking, words = _stacking(recipe, backbone, tunable, task, processor, device=device, processes=processes)
-    chosen: dict[str, Any] = {"stack": stacking.clients if stacking else "off", "processes": processes}
+    chosen: dict[str, Any] = {"stack": stacking.clients if stacking else "off"}
+    if isinstance(recipe.runtime, Local):
+        chosen["processes"] = processes
     runtime = recipe.runtime.model_copy(update=chosen)
-    return Sharing(runtime, stacking, words if processes == 1 else f"{words}, in each of {processes} processes")
+    words += "" if processes == 1 else f", in each of {processes} processes"
+    return Sharing(runtime, processes, stacking, words)
 
 
 def _stacking(
@@ -167,6 +173,8 @@ def _cohort(recipe: Recipe) -> int:
 
 
 def _processes(recipe: Recipe, device: torch.device, parameters: int, examples: int) -> int:
+    if not isinstance(recipe.runtime, Local):
+        return 1
     wanted = recipe.runtime.processes
     possible = can_fork() and device.type == "cpu"
     if wanted != "auto":

@@ -1,0 +1,1 @@
+"""Flower as the way to nodes: the one place that knows flwr."""

@@ -1,0 +1,101 @@
+"""The two apps that Flower runs; both only carry parcels.
+
+A run's server loop stays in its own process. The ServerApp is a relay: it connects to a Unix socket of that process,
+pushes the parcels that come from there to nodes, and hands back what the nodes answer, each as it is pulled. So the
+loop survives the ServerApp and the SuperLink, and the other way round. The ClientApp, which Flower starts anew for
+every message, hands its parcel to a worker that stays. Neither loads torch.
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from flwr.app import Context, Message
+from flwr.clientapp import ClientApp
+from flwr.serverapp import Grid, ServerApp
+
+from fedfm.runtimes import sockets
+from fedfm.runtimes.flower.grid import ACTION, GridLine
+from fedfm.runtimes.flower.records import from_record, to_record
+from fedfm.runtimes.parcels import Nodes, Parcel, ParcelError, Refusal, joined
+
+SOCKET = "fedfm-socket"
+"""Key, of a ServerApp's run config and of a node's config, of the socket to speak to."""
+
+POLL = 0.2
+"""Seconds between two looks for replies."""
+
+PATIENCE = 60.0
+"""Seconds that an app waits for the process behind its socket, which may be starting anew."""
+
+Handler = Callable[[Parcel], Iterable[Parcel]]
+"""Answers a parcel, in parts."""
+
+
+def relay(grid: Grid, path: Path, *, poll: float = POLL) -> None:
+    """Carries parcels between a server's socket and the nodes of a grid until the server hangs up.
+
+    Args:
+        grid: Flower's.
+        path: of the server's socket.
+        poll: seconds between two looks for replies.
+
+    Raises:
+        OSError: no server listens there.
+    """
+    line, known, looked = GridLine(grid), list[str](), -float("inf")
+    with sockets.connect(path, patience=PATIENCE) as server:
+        while True:
+            if time.monotonic() - looked > max(1.0, poll):
+                known, looked = _told(server, line.nodes(), known), time.monotonic()
+            if select.select([server], [], [], poll)[0]:
+                asked = sockets.receive(server)
+                if asked is None:
+                    return
+                if not line.push(*asked):
+                    sockets.send(server, Parcel(Refusal(reason="Flower did not take its parcel")), node=asked[0])
+                continue  # all that is asked goes out before anything is pulled
+            for node, answer in line.pull():
+                parcel = answer if isinstance(answer, Parcel) else Parcel(Refusal(reason=answer))
+                sockets.send(server, parcel, node=node)
+
+
+def _told(server: socket.socket, nodes: list[str], known: list[str]) -> list[str]:
+    if nodes != known:
+        sockets.send(server, Parcel(Nodes(nodes=tuple(nodes))))
+    return nodes
+
+
+server_app = ServerApp()
+
+
+@server_app.main()
+def _main(grid: Grid, context: Context) -> None:
+    relay(grid, Path(str(context.run_config[SOCKET])))
+
+
+def make_client_app(handler_for: Callable[[Context], Handler]) -> ClientApp:
+    """A ClientApp that hands every parcel to the handler of its node."""
+    app = ClientApp()
+
+    @app.train(ACTION)
+    def work(message: Message, context: Context) -> Message:
+        try:
+            answer = joined(handler_for(context)(from_record(message.content)))
+        except (ParcelError, OSError) as error:
+            answer = Parcel(Refusal(reason=f"{type(error).__name__}: {error}"))
+        return Message(to_record(answer), reply_to=message)
+
+    return app
+
+
+def _resident(context: Context) -> Handler:
+    """The worker that stays on this node, behind its socket."""
+    return lambda parcel: sockets.ask(Path(str(context.node_config[SOCKET])), parcel, patience=PATIENCE)
+
+
+client_app = make_client_app(_resident)

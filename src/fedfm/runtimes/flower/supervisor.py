@@ -1,0 +1,81 @@
+"""Processes of a federation: started together, watched, ended together."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sysconfig
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+
+from fedfm.errors import TooFewClientsError
+
+STOP = 10.0
+"""Seconds that processes have to end when they are told to."""
+
+LAST_WORDS = 10
+"""Lines of a process's output that are shown when it has failed."""
+
+
+class Supervisor:
+    """Starts processes, each with its words in a file, and knows when one has ended."""
+
+    def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
+        """A supervisor without processes.
+
+        Args:
+            folder: of the files of their words.
+            environment: what they get beside that of this process.
+        """
+        self.folder = folder
+        path = os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", os.defpath)])
+        self._environment = {**os.environ, **environment, "PATH": path}  # Flower's tools find each other by it
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+
+    def start(self, name: str, *command: str) -> None:
+        """Starts a process, in a group of its own with what it starts itself."""
+        found = shutil.which(command[0], path=self._environment["PATH"]) or command[0]
+        with (self.folder / f"{name}.log").open("wb") as words:
+            self._processes[name] = subprocess.Popen(  # noqa: S603 - its own tools
+                [found, *command[1:]],
+                stdout=words,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                env=self._environment,
+                start_new_session=True,
+            )
+
+    def check(self) -> None:
+        """Nothing, while all processes run.
+
+        Raises:
+            TooFewClientsError: one has ended; shows its last words.
+        """
+        for name, process in self._processes.items():
+            if process.poll() is not None:
+                raise TooFewClientsError(f"the {name} ended with code {process.returncode}{self.last_words(name)}")
+
+    def last_words(self, name: str) -> str:
+        """What a process said last, each line indented on a new one."""
+        lines = (self.folder / f"{name}.log").read_text(errors="replace").splitlines()[-LAST_WORDS:]
+        return "".join(f"\n  {line}" for line in lines)
+
+    def close(self) -> None:
+        """Tells all processes to end, the last first, and kills those that do not."""
+        for process in reversed(self._processes.values()):
+            _signal(process, signal.SIGTERM)
+        end = time.monotonic() + STOP
+        for process in self._processes.values():
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(max(0.0, end - time.monotonic()))
+            _signal(process, signal.SIGKILL)
+            process.wait()
+
+
+def _signal(process: subprocess.Popen[bytes], number: int) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, number)

@@ -1,0 +1,179 @@
+"""Clients on nodes: processes or machines that hold their data, reached over some line.
+
+What the line is (Flower's grid, Ray's actors) is its own business; here clients are dealt to nodes, nodes that know
+nothing of the run are told, and what they answer becomes the clients' answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+from fedfm.errors import TooFewClientsError
+from fedfm.proxies.versions import ProxyVersion
+from fedfm.runtimes.parcels import Answers, Parcel, Prepare, Ready, Refusal, Unprepared, Work, job_digest
+from fedfm.updates import Failure
+
+
+class Line(Protocol):
+    """The way to nodes and back."""
+
+    def nodes(self) -> Sequence[str]:
+        """The nodes that are there now, sorted; waits until there are as many as it was told to wait for."""
+        ...
+
+    def send(self, parcels: Mapping[str, Parcel]) -> Iterator[tuple[str, Parcel | str]]:
+        """Sends nodes their parcels and yields (node, answer) as answers come in; a node may answer in parts.
+
+        A text in place of an answer says why there is none, or no more of it.
+        """
+        ...
+
+    def close(self) -> None:
+        """Lets go of the nodes."""
+        ...
+
+
+class NodesRuntime:
+    """Trains clients on nodes, in whole passes; which node trains a pass changes nothing of what comes out."""
+
+    def __init__(
+        self,
+        line: Line,
+        job: dict[str, Any],
+        *,
+        stack: int,
+        proxy_files: Callable[[ProxyVersion], dict[str, bytes]] | None = None,
+    ) -> None:
+        """A runtime over a line.
+
+        Args:
+            line: to the nodes.
+            job: what they need to know of the run.
+            stack: clients of one pass.
+            proxy_files: the folder of the proxy at its latest version, name → content; None where there is none.
+        """
+        self.line = line
+        self.job = job
+        self.stack = stack
+        self.proxy_files = proxy_files
+        self._digest = job_digest(job)
+        self._serves: dict[str, frozenset[str] | None] = {}
+        self._latest: ProxyVersion | None = None
+        self._held: set[str] = set()
+
+    def hand_out(self, clients: Sequence[str], version: ProxyVersion) -> None:
+        """Nodes of these clients get the proxy with their next work; those that train anybody keep one for all."""
+        self._latest, asked = version, set(clients)
+        self._held -= {node for node, served in self._serves.items() if served is not None and served & asked}
+
+    def exchange(self, messages: Mapping[str, bytes]) -> Iterator[tuple[str, bytes | Failure]]:
+        """Deals the clients to the nodes; all of a node's in one parcel.
+
+        Raises:
+            TooFewClientsError: no node is prepared, with the reasons.
+        """
+        nodes = self._prepared()
+        shares: dict[str, list[str]] = {node: [] for node in nodes}
+        for client in self._dealt(list(messages), shares):
+            yield client, Failure(client, "no node that is there holds its data")
+        yield from self._work({node: share for node, share in shares.items() if share}, messages, again=True)
+
+    def close(self) -> None:
+        """Lets go of the nodes."""
+        self.line.close()
+
+    def _prepared(self) -> list[str]:
+        """Nodes that know the run and are there; new ones are told of it."""
+        there = self.line.nodes()
+        self._serves = {node: clients for node, clients in self._serves.items() if node in there}
+        reasons = []
+        new = {node: Parcel(Prepare(job=self.job)) for node in there if node not in self._serves}
+        for node, answer in self.line.send(new) if new else ():
+            match answer:
+                case Parcel(head=Ready(job=self._digest, clients=clients)):
+                    self._serves[node] = None if clients is None else frozenset(clients)
+                    self._held.discard(node)
+                case Parcel(head=Refusal(reason=reason)):
+                    reasons.append(f"\n  node {node}: {reason}")
+                case _:
+                    reasons.append(f"\n  node {node}: {_why_not(answer)}")
+        if not self._serves:
+            raise TooFewClientsError(f"no node can train for this run{''.join(reasons) or ': none is there'}")
+        return sorted(self._serves)
+
+    def _dealt(self, clients: list[str], shares: dict[str, list[str]]) -> list[str]:
+        """Fills each node's share with whole passes; the clients that no node serves are left."""
+        left, groups = [], dict[tuple[str, ...], list[str]]()
+        for client in clients:
+            serving = tuple(node for node, served in self._serves.items() if served is None or client in served)
+            if serving:
+                groups.setdefault(serving, []).append(client)
+            else:
+                left.append(client)
+        for serving, group in groups.items():
+            for start in range(0, len(group), self.stack):
+                least = min(serving, key=lambda node: (len(shares[node]), node))
+                shares[least] += group[start : start + self.stack]
+        return left
+
+    def _work(
+        self, shares: Mapping[str, Sequence[str]], messages: Mapping[str, bytes], *, again: bool
+    ) -> Iterator[tuple[str, bytes | Failure]]:
+        """Sends work and yields what comes of it; nodes that have forgotten the run are told once more."""
+        waiting = {node: list(share) for node, share in shares.items()}
+        forgot: set[str] = set()
+        lost: dict[str, str] = {}
+        parcels = {node: self._parcel(node, share, messages) for node, share in shares.items()}
+        for node, answer in self.line.send(parcels):
+            match answer:
+                case Parcel(head=Answers() as answers, blobs=blobs):
+                    for client, found in _answers(answers, blobs):
+                        if client in waiting[node]:
+                            waiting[node].remove(client)
+                        yield client, found
+                case Parcel(head=Unprepared()) if again:
+                    forgot.add(node)
+                case _:
+                    lost[node] = _why_not(answer)
+        for node in forgot:
+            del self._serves[node]
+        if forgot and set(self._prepared()) & forgot:
+            known = {node: waiting.pop(node) for node in forgot & self._serves.keys()}
+            yield from self._work(known, messages, again=False)
+        for node, unanswered in waiting.items():
+            if unanswered:
+                self._held.discard(node)  # who knows what it holds now
+            for client in unanswered:
+                yield client, Failure(client, lost.get(node, f"node {node} gave no answer"))
+
+    def _parcel(self, node: str, clients: Sequence[str], messages: Mapping[str, bytes]) -> Parcel:
+        """The work of a node.
+
+        Where it trains anybody it gets all messages of the round: so the proxies of such nodes stay at one version.
+        """
+        sent = messages.values() if self._serves[node] is None else [messages[client] for client in clients]
+        distinct = {id(message): message for message in sent}
+        places = {key: place for place, key in enumerate(distinct)}
+        files: dict[str, bytes] = {}
+        if self.proxy_files is not None and self._latest is not None and node not in self._held:
+            files = self.proxy_files(self._latest)
+            self._held.add(node)
+        head = Work(
+            job=self._digest,
+            files=tuple(files),
+            clients=tuple((client, places[id(messages[client])]) for client in clients),
+        )
+        return Parcel(head, (*files.values(), *distinct.values()))
+
+
+def _answers(answers: Answers, blobs: Sequence[bytes]) -> Iterator[tuple[str, bytes | Failure]]:
+    updates = iter(blobs)
+    for client, fault in answers.clients:
+        yield client, next(updates) if fault is None else Failure(client, **fault.model_dump())
+
+
+def _why_not(answer: Parcel | str) -> str:
+    if isinstance(answer, str):
+        return answer
+    return answer.head.reason if isinstance(answer.head, Refusal) else f"it answered with `{answer.head.kind}`"

@@ -1,0 +1,153 @@
+"""What a server and a node hand each other in one piece: a head, which is JSON, and blobs of bytes.
+
+Heads say what is asked or answered; what travels of models is in the blobs, which nobody on the way looks into.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from fedfm.errors import FedfmError
+
+
+class ParcelError(FedfmError):
+    """Bytes that are no sound parcel; the text says what is wrong with them."""
+
+
+class _Head(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Prepare(_Head):
+    """Server to node: what the run is. No blobs."""
+
+    kind: Literal["prepare"] = "prepare"
+    job: dict[str, Any]
+    """As `fedfm.sites.job.Job` says it."""
+
+
+class Ready(_Head):
+    """Node to server: it is prepared. No blobs."""
+
+    kind: Literal["ready"] = "ready"
+    job: str
+    """`job_digest` of what it is prepared for."""
+    clients: tuple[str, ...] | None
+    """Clients that it can train; null: any."""
+
+
+class Work(_Head):
+    """Server to node: train clients. Blobs: the files of a proxy, if any, then the instructions."""
+
+    kind: Literal["work"] = "work"
+    job: str
+    """`job_digest` of the run's job."""
+    files: tuple[str, ...] = ()
+    """Names of the files of a proxy that the node is to hold from now on."""
+    clients: tuple[tuple[str, Annotated[int, Field(ge=0)]], ...]
+    """Client id and the place of its instruction among the instructions."""
+
+
+class Fault(_Head):
+    """Why a client has no update."""
+
+    reason: str
+    details: str = ""
+    stale: bool = False
+
+
+class Answers(_Head):
+    """Node to server: what clients came to. Blobs: the updates of those without a fault, in order."""
+
+    kind: Literal["answers"] = "answers"
+    clients: tuple[tuple[str, Fault | None], ...]
+
+
+class Unprepared(_Head):
+    """Node to server: it knows no such job, or not any more. No blobs."""
+
+    kind: Literal["unprepared"] = "unprepared"
+
+
+class Refusal(_Head):
+    """Node to server: it cannot or will not do this. No blobs."""
+
+    kind: Literal["refusal"] = "refusal"
+    reason: str
+
+
+class Nodes(_Head):
+    """To the server, from what carries its parcels: the nodes that are there now. No blobs."""
+
+    kind: Literal["nodes"] = "nodes"
+    nodes: tuple[str, ...]
+
+
+Head = Annotated[Prepare | Ready | Work | Answers | Unprepared | Refusal | Nodes, Field(discriminator="kind")]
+_HEADS: TypeAdapter[Head] = TypeAdapter(Head)
+
+
+@dataclass(frozen=True)
+class Parcel:
+    """A head and its blobs."""
+
+    head: Head
+    blobs: tuple[bytes, ...] = ()
+
+    @property
+    def text(self) -> str:
+        """The head as JSON."""
+        return self.head.model_dump_json()
+
+    @classmethod
+    def of(cls, text: str | bytes, blobs: Iterable[bytes]) -> Parcel:
+        """The parcel with this head.
+
+        Raises:
+            ParcelError: the head is not one, or has another number of blobs.
+        """
+        try:
+            head = _HEADS.validate_json(text)
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise ParcelError(f"not a parcel of fedfm ({first['loc']}: {first['msg']})") from error
+        parcel = cls(head, tuple(blobs))
+        if problem := parcel._problem():
+            raise ParcelError(f"not a sound parcel of fedfm ({problem})")
+        return parcel
+
+    def _problem(self) -> str | None:
+        match self.head:
+            case Work(files=files, clients=clients):
+                last = max((place for _, place in clients), default=-1)
+                least, most = len(files) + last + 1, None
+            case Answers(clients=clients):
+                least = most = sum(fault is None for _, fault in clients)
+            case _:
+                least = most = 0
+        if len(self.blobs) < least or (most is not None and len(self.blobs) > most):
+            return f"{len(self.blobs)} blobs with a head of kind {self.head.kind}"
+        return None
+
+
+def joined(parts: Iterable[Parcel]) -> Parcel:
+    """One parcel of a node's answers in several; what is no answer stands for all."""
+    clients: list[tuple[str, Fault | None]] = []
+    blobs: list[bytes] = []
+    for part in parts:
+        if not isinstance(part.head, Answers):
+            return part
+        clients += part.head.clients
+        blobs += part.blobs
+    return Parcel(Answers(clients=tuple(clients)), tuple(blobs))
+
+
+def job_digest(job: dict[str, Any]) -> str:
+    """sha256 (hex) of a job."""
+    return hashlib.sha256(json.dumps(job, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,95 @@
+"""Nodes as actors of a Ray cluster: simulation on several machines, each actor with one backbone in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import ray
+import torch
+
+from fedfm.errors import RecipeError
+from fedfm.runtimes.parcels import Parcel, ParcelError
+from fedfm.runtimes.settings import Ray
+
+_NAMESPACE = "fedfm"
+
+
+class ActorLine:
+    """The way to the actors of a cluster: what they train is streamed back as it is ready."""
+
+    def __init__(self, settings: Ray, worker: type) -> None:
+        """Joins or starts a cluster and places actors on it.
+
+        Args:
+            settings: the recipe's ``runtime``.
+            worker: what an actor is made of; has a method ``handle`` from a parcel to parts of its answer.
+
+        Raises:
+            RecipeError: at ``runtime.address`` when no cluster is there.
+        """
+        try:
+            ray.init(
+                address=settings.address,
+                namespace=_NAMESPACE,
+                include_dashboard=False,
+                log_to_driver=False,
+                configure_logging=False,
+            )
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            raise RecipeError(f"no Ray cluster can be used there: {error}", where="runtime.address") from error
+        self.deadline = settings.deadline
+        resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        kind = "GPU" if resources.get("GPU") else "CPU"
+        share = {"num_gpus": 1} if kind == "GPU" else {"num_cpus": 1}
+        count = settings.nodes or int(resources[kind])
+        actor = ray.remote(_Actor).options(**share, max_restarts=-1, scheduling_strategy="SPREAD")
+        self._actors: dict[str, Any] = {f"{number:04d}": actor.remote(worker) for number in range(1, count + 1)}
+
+    def nodes(self) -> list[str]:
+        """The actors; Ray starts again those that died."""
+        return list(self._actors)
+
+    def send(self, parcels: Mapping[str, Parcel]) -> Iterator[tuple[str, Parcel | str]]:
+        """Hands actors their parcels and yields parts of their answers as they are ready."""
+        streams: dict[Any, str] = {
+            self._actors[node].handle.options(num_returns="streaming").remote(parcel.text, parcel.blobs): node
+            for node, parcel in parcels.items()
+        }
+        while streams:
+            ready, _ = ray.wait(list(streams), num_returns=1, timeout=self.deadline)
+            if not ready:
+                for stream, node in streams.items():
+                    ray.cancel(stream)
+                    yield node, f"no answer within {self.deadline} seconds"
+                return
+            first: Any = ready[0]
+            try:
+                text, blobs = ray.get(next(first))
+                yield streams[first], Parcel.of(text, blobs)
+            except StopIteration:
+                del streams[first]
+            except (ray.exceptions.RayError, ParcelError) as error:
+                yield streams.pop(first), str(error).splitlines()[0]
+
+    def close(self) -> None:
+        """Leaves the cluster, or ends it where it was started for this run."""
+        for actor in self._actors.values():
+            ray.kill(actor)
+        ray.shutdown()
+
+
+class _Actor:
+    """A worker in an actor."""
+
+    def __init__(self, worker: type) -> None:
+        torch.set_num_threads(1)  # as everywhere that several processes train: the bits depend on it
+        self.worker = worker()
+
+    def handle(self, text: str, blobs: tuple[bytes, ...]) -> Iterator[tuple[str, tuple[bytes, ...]]]:
+        """Parts of the answer, as plain data."""
+        for part in self.worker.handle(Parcel.of(text, blobs)):
+            yield part.text, part.blobs
+
+    def __repr__(self) -> str:
+        return "fedfm"

@@ -1,0 +1,99 @@
+"""The server's end of a relay: a socket that whoever carries parcels to nodes connects to."""
+
+from __future__ import annotations
+
+import select
+import socket
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+from fedfm.runtimes import sockets
+from fedfm.runtimes.parcels import Nodes, Parcel, ParcelError
+
+
+class RelayLine:
+    """A line to nodes by way of a relay, which may go and come back."""
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        nodes: int,
+        patience: float,
+        deadline: float | None,
+        check: Callable[[], None] | None = None,
+    ) -> None:
+        """A line whose relay connects to ``path``.
+
+        Args:
+            path: of the socket.
+            nodes: to wait for before the first parcel.
+            patience: seconds to wait for them, and for the relay.
+            deadline: seconds that nodes have to answer; None: any.
+            check: called now and then while nothing comes; raises when there is nothing to wait for.
+        """
+        self.path = path
+        self.wanted = nodes
+        self.patience = patience
+        self.deadline = deadline
+        self.check = check
+        self._server = sockets.listen(path)
+        self._relay: socket.socket | None = None
+        self._nodes: tuple[str, ...] = ()
+
+    def nodes(self) -> tuple[str, ...]:
+        """The nodes that are there; waits, as long as its patience lasts, until there are as many as wanted."""
+        end = time.monotonic() + self.patience
+        while len(self._nodes) < self.wanted and time.monotonic() < end:
+            self._next(end)
+        while self._next(0.0) is not None:
+            pass  # later news of nodes, and answers that nobody waits for any more
+        return self._nodes
+
+    def send(self, parcels: Mapping[str, Parcel]) -> Iterator[tuple[str, Parcel | str]]:
+        """Sends nodes their parcels, and yields answers until all are there or the deadline has passed."""
+        end = time.monotonic() + (float("inf") if self.deadline is None else self.deadline)
+        waiting = set(parcels)
+        for node, parcel in parcels.items():
+            if self._relay is not None:
+                sockets.send(self._relay, parcel, node=node)
+        while waiting and self._relay is not None and (got := self._next(end)) is not None:
+            node, parcel = got
+            if node in waiting:  # else it answers what nobody waits for any more
+                waiting.discard(node)
+                yield node, parcel
+        why = "the relay to the nodes is gone" if self._relay is None else f"no answer within {self.deadline} seconds"
+        yield from ((node, why) for node in sorted(waiting))
+
+    def close(self) -> None:
+        """Hangs up."""
+        if self._relay is not None:
+            self._relay.close()
+        self._server.close()
+        self.path.unlink(missing_ok=True)
+
+    def _next(self, end: float) -> tuple[str, Parcel] | None:
+        """What the relay brings next; None at the end of the time, or when the relay has gone."""
+        while True:
+            line = self._relay or self._server
+            left = max(0.0, end - time.monotonic())
+            if not select.select([line], [], [], min(left, 1.0))[0]:
+                if left <= 1.0:
+                    return None
+                if self.check is not None:
+                    self.check()
+                continue
+            if self._relay is None:
+                self._relay, _ = self._server.accept()
+                continue
+            try:
+                got = sockets.receive(self._relay)
+            except (ParcelError, OSError):
+                got = None
+            if got is None:
+                self._relay.close()
+                self._relay, self._nodes = None, ()
+            elif isinstance(got[1].head, Nodes):
+                self._nodes = got[1].head.nodes
+            return got

@@ -1,0 +1,137 @@
+"""Parcels over a Unix socket, between processes of one machine and one user: whoever may open the socket may speak."""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from fedfm.runtimes.parcels import Parcel, ParcelError
+
+_HEAD = struct.Struct("<IQI")
+"""Bytes of a node's name, bytes of a head, and the number of its blobs."""
+
+_SIZE = struct.Struct("<Q")
+
+MOST_NAME, MOST_HEAD, MOST_BLOBS = 2**10, 2**26, 2**16
+"""A name or a head of more bytes, or with more blobs, is not believed."""
+
+
+def listen(path: Path) -> socket.socket:
+    """A socket at ``path`` that only this user can open; a stale one there is replaced.
+
+    Args:
+        path: in a folder that is made, for this user alone, where it is missing.
+    """
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    server = socket.socket(socket.AF_UNIX)
+    before = os.umask(0o177)
+    try:
+        server.bind(_address(path))
+    finally:
+        os.umask(before)
+    server.listen()
+    return server
+
+
+def connect(path: Path, *, patience: float) -> socket.socket:
+    """A connection to whoever listens at ``path``.
+
+    Args:
+        path: of the socket.
+        patience: seconds to try for; it may just be starting.
+
+    Raises:
+        OSError: nobody listens there.
+    """
+    end = time.monotonic() + patience
+    while True:
+        line = socket.socket(socket.AF_UNIX)
+        try:
+            line.connect(_address(path))
+        except OSError:
+            line.close()
+            if time.monotonic() >= end:
+                raise
+            time.sleep(0.05)
+        else:
+            return line
+
+
+def send(line: socket.socket, parcel: Parcel, *, node: str = "") -> None:
+    """Sends a parcel.
+
+    Args:
+        line: connected.
+        parcel: to send.
+        node: that it is for, or from, where the other side deals with several.
+    """
+    name, text = node.encode(), parcel.text.encode()
+    line.sendall(_HEAD.pack(len(name), len(text), len(parcel.blobs)) + name + text)
+    for blob in parcel.blobs:
+        line.sendall(_SIZE.pack(len(blob)))
+        line.sendall(blob)
+
+
+def receive(line: socket.socket, *, most: int | None = None) -> tuple[str, Parcel] | None:
+    """The next parcel and the node it is for or from; None when the other side has hung up.
+
+    Args:
+        line: connected.
+        most: bytes of blobs that are accepted; None: any number. More are refused before memory is taken.
+
+    Raises:
+        ParcelError: what came is no parcel, or too large; nothing more can be read from the line.
+        ConnectionError: the other side hung up in the middle of one.
+    """
+    first = line.recv(1)
+    if not first:
+        return None
+    named, length, count = _HEAD.unpack(first + _exactly(line, _HEAD.size - 1))
+    if named > MOST_NAME or length > MOST_HEAD or count > MOST_BLOBS:
+        raise ParcelError(f"not a parcel of fedfm (a head of {length} bytes with {count} blobs)")
+    node, text = bytes(_exactly(line, named)).decode(errors="replace"), bytes(_exactly(line, length))
+    blobs, left = [], most
+    for _ in range(count):
+        (size,) = _SIZE.unpack(_exactly(line, _SIZE.size))
+        if left is not None:
+            left -= size
+            if left < 0:
+                raise ParcelError(f"a parcel of more than {most} bytes")
+        blobs.append(bytes(_exactly(line, size)))
+    return node, Parcel.of(text, blobs)
+
+
+def ask(path: Path, parcel: Parcel, *, patience: float) -> Iterator[Parcel]:
+    """Sends a parcel to who listens at ``path``, and yields the parts of the answer.
+
+    Raises:
+        OSError: nobody listens there, or who did hung up.
+        ParcelError: the answer is no parcel.
+    """
+    with connect(path, patience=patience) as line:
+        send(line, parcel)
+        line.shutdown(socket.SHUT_WR)
+        while (part := receive(line)) is not None:
+            yield part[1]
+
+
+def _exactly(line: socket.socket, size: int) -> bytearray:
+    """So many bytes."""
+    taken = bytearray(size)
+    view, have = memoryview(taken), 0
+    while have < size:
+        got = line.recv_into(view[have:])
+        if not got:
+            raise ConnectionError("the other side hung up in the middle of a parcel")
+        have += got
+    return taken
+
+
+def _address(path: Path) -> str:
+    """The path as the system takes it: at most 107 bytes, so from the working directory where that is shorter."""
+    return min(str(path), os.path.relpath(path), key=len)

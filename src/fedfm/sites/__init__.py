@@ -1,0 +1,1 @@
+"""Where clients' data is: what a machine that holds clients makes of a recipe."""

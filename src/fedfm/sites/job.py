@@ -1,0 +1,27 @@
+"""What a node is told of a run before its first round."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fedfm import __version__
+from fedfm.recipe import Recipe
+from fedfm.settings import Settings
+
+
+class Job(Settings):
+    """A run, as a node needs to know it."""
+
+    version: str = __version__
+    """Of fedfm at the server; a node of another one could compute otherwise."""
+    recipe: dict[str, Any]
+    """Resolved: nothing in it is left to the node."""
+    data: str
+    """Digest of the training examples' source."""
+    model: str | None
+    """`weights_digest` of the backbone; None where clients get a proxy."""
+
+    @classmethod
+    def of(cls, recipe: Recipe, *, data: str, model: str | None) -> Job:
+        """The job of a resolved recipe."""
+        return cls(recipe=recipe.model_dump(mode="json"), data=data, model=model)

@@ -1,0 +1,130 @@
+"""A node's side of a run: it is told of the run once, then trains the clients that it is asked to train."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from fedfm import __version__
+from fedfm.clients import Worker
+from fedfm.errors import DataError, FedfmError, RecipeError
+from fedfm.models.backbones import load_backbone
+from fedfm.proxies import NoProxy
+from fedfm.proxies.construct import kept_blocks, own_parameters
+from fedfm.proxies.folder import load_proxy, weights_digest
+from fedfm.proxies.versions import HeldProxy
+from fedfm.recipe import load_recipe
+from fedfm.runtimes.parcels import Answers, Fault, Parcel, Prepare, Ready, Refusal, Unprepared, Work, job_digest
+from fedfm.sites.data import TrainingData, read_training
+from fedfm.sites.devices import choose_device
+from fedfm.sites.job import Job
+from fedfm.sites.worker import make_worker
+from fedfm.updates import Failure
+
+
+@dataclass
+class _Run:
+    """A run that the node is prepared for.
+
+    Attributes:
+        job: digest of its job.
+        worker: None until the proxy is there.
+        folder: of the proxy.
+    """
+
+    job: str
+    data: TrainingData
+    device: torch.device
+    worker: Worker | None = None
+    folder: tempfile.TemporaryDirectory[str] | None = None
+
+
+class Site:
+    """Answers parcels; holds the data and the model of one run at a time."""
+
+    def __init__(self) -> None:
+        self._run: _Run | None = None
+
+    def handle(self, parcel: Parcel) -> Iterator[Parcel]:
+        """The answer to a parcel, in parts: what is trained is answered as it is ready."""
+        try:
+            match parcel.head:
+                case Prepare(job=job):
+                    yield self._prepare(job_digest(job), Job.model_validate(job))
+                case Work() as work if self._run is not None and self._run.job == work.job:
+                    yield from self._train(self._run, work, parcel.blobs)
+                case Work():
+                    yield Parcel(Unprepared())
+                case other:
+                    yield Parcel(Refusal(reason=f"a node does not answer `{other.kind}`"))
+        except FedfmError as error:
+            yield Parcel(Refusal(reason=str(error)))
+
+    def _prepare(self, digest: str, job: Job) -> Parcel:
+        if self._run is None or self._run.job != digest:
+            self._run = None  # its memory is needed
+            self._run = self._prepared(digest, job)
+        return Parcel(Ready(job=digest, clients=None))
+
+    def _prepared(self, digest: str, job: Job) -> _Run:
+        if job.version != __version__:
+            raise RecipeError(f"the server has fedfm {job.version}, and this node {__version__}: install the same one")
+        recipe = load_recipe(job.recipe)
+        data = read_training(recipe)
+        if data.digest != job.data:
+            raise DataError(f"{recipe.data.train} is another file here than at the server")
+        run = _Run(digest, data, choose_device(recipe.runtime.device))
+        if not isinstance(recipe.proxy, NoProxy):
+            return run
+        backbone = load_backbone(
+            recipe.model,
+            data.task.auto_class,
+            seed=recipe.seed,
+            labels=None if data.labels is None else data.labels.names,
+            allow_network=recipe.allow_network,
+        )
+        if (found := weights_digest(backbone.model)) != job.model:
+            theirs = "its proxy's" if job.model is None else f"{job.model[:12]}…"
+            raise DataError(f"{recipe.model.path} has other weights here ({found[:12]}…) than at the server ({theirs})")
+        tunable = recipe.tune.attach(backbone, task_type=data.task.peft_type, seed=recipe.seed)
+        tunable.to(run.device)
+        run.worker, _ = make_worker(data, backbone, tunable, None, run.device)
+        return run
+
+    def _train(self, run: _Run, work: Work, blobs: tuple[bytes, ...]) -> Iterator[Parcel]:
+        if work.files:
+            run.worker = self._with_proxy(run, dict(zip(work.files, blobs, strict=False)))
+        if run.worker is None:
+            yield Parcel(Unprepared())
+            return
+        messages = blobs[len(work.files) :]
+        run.worker.prepare({str(place): message for place, message in enumerate(messages)})
+        for client, answer in run.worker.train({client: messages[place] for client, place in work.clients}):
+            yield _answer(client, answer)
+
+    def _with_proxy(self, run: _Run, files: dict[str, bytes]) -> Worker:
+        """A worker on the proxy in these files."""
+        run.worker, run.folder = None, tempfile.TemporaryDirectory(prefix="fedfm-proxy-")
+        recipe, folder = run.data.recipe, Path(run.folder.name)
+        for name, content in files.items():
+            if Path(name).name != name:
+                raise DataError(f"`{name}` is no name of a file in a proxy's folder")
+            (folder / name).write_bytes(content)
+        proxy, manifest = load_proxy(folder, run.data.task.auto_class)
+        kept = manifest.kept_neurons
+        tunable = recipe.tune.attach(proxy, task_type=run.data.task.peft_type, seed=recipe.seed)
+        tunable.to(run.device)
+        held = HeldProxy(own_parameters(proxy, kept), kept_blocks(proxy, kept), manifest.version)
+        worker, _ = make_worker(run.data, proxy, tunable, held, run.device)
+        return worker
+
+
+def _answer(client: str, answer: bytes | Failure) -> Parcel:
+    if isinstance(answer, bytes):
+        return Parcel(Answers(clients=((client, None),)), (answer,))
+    fault = Fault(reason=answer.reason, details=answer.details, stale=answer.stale)
+    return Parcel(Answers(clients=((client, fault),)))

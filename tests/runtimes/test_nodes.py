@@ -1,0 +1,123 @@
+"""Clients dealt to nodes that forget, refuse, die, or hold only some of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import pytest
+
+from fedfm.errors import TooFewClientsError
+from fedfm.runtimes.nodes import NodesRuntime
+from fedfm.runtimes.parcels import Answers, Fault, Parcel, Prepare, Ready, Refusal, Unprepared, Work, job_digest
+from fedfm.updates import Failure
+
+JOB = {"recipe": {}}
+READY = Parcel(Ready(job=job_digest(JOB), clients=None))
+
+
+def trained(parcel: Parcel) -> Parcel:
+    """A node that answers every client with its message."""
+    assert isinstance(parcel.head, Work)
+    messages = parcel.blobs[len(parcel.head.files) :]
+    return Parcel(
+        Answers(clients=tuple((client, None) for client, _ in parcel.head.clients)),
+        tuple(messages[place] for _, place in parcel.head.clients),
+    )
+
+
+class Faked:
+    """A line to nodes that are functions."""
+
+    def __init__(self, **nodes: Callable[[Parcel], Parcel | str]) -> None:
+        self.there = nodes
+        self.sent: list[tuple[str, Parcel]] = []
+
+    def nodes(self) -> Sequence[str]:
+        return sorted(self.there)
+
+    def send(self, parcels: Mapping[str, Parcel]) -> Iterator[tuple[str, Parcel | str]]:
+        for node, parcel in parcels.items():
+            self.sent.append((node, parcel))
+            yield node, self.there[node](parcel)
+
+    def close(self) -> None:
+        pass
+
+
+def good(parcel: Parcel) -> Parcel:
+    return READY if isinstance(parcel.head, Prepare) else trained(parcel)
+
+
+def holding(*clients: str) -> Callable[[Parcel], Parcel]:
+    ready = Parcel(Ready(job=job_digest(JOB), clients=clients))
+    return lambda parcel: ready if isinstance(parcel.head, Prepare) else trained(parcel)
+
+
+def asked(*clients: str) -> dict[str, bytes]:
+    return {client: f"message to {client}".encode() for client in clients}
+
+
+def test_clients_are_dealt_in_whole_passes_and_nodes_are_told_of_the_run_once() -> None:
+    line = Faked(one=good, two=good)
+    runtime = NodesRuntime(line, JOB, stack=2)
+    for _ in range(2):
+        assert dict(runtime.exchange(asked(*"abcde"))) == asked(*"abcde")
+    heads = [(node, parcel.head) for node, parcel in line.sent]
+    assert [node for node, head in heads if isinstance(head, Prepare)] == ["one", "two"]
+    dealt = [(node, [name for name, _ in head.clients]) for node, head in heads if isinstance(head, Work)]
+    assert dealt == [("one", ["a", "b", "e"]), ("two", ["c", "d"])] * 2
+
+
+def test_a_node_gets_the_clients_whose_data_it_holds_and_only_their_messages() -> None:
+    line = Faked(one=holding("a"), two=holding("b", "c"))
+    answers = dict(NodesRuntime(line, JOB, stack=1).exchange(asked(*"abcd")))
+    assert answers.pop("d") == Failure("d", "no node that is there holds its data")
+    assert answers == asked(*"abc")
+    (work,) = [parcel for node, parcel in line.sent if node == "one" and isinstance(parcel.head, Work)]
+    assert work.blobs == (b"message to a",)
+
+
+def test_a_node_that_has_forgotten_the_run_is_told_again() -> None:
+    forgets = iter([True])
+
+    def forgetful(parcel: Parcel) -> Parcel:
+        if isinstance(parcel.head, Work) and next(forgets, False):
+            return Parcel(Unprepared())
+        return good(parcel)
+
+    assert dict(NodesRuntime(Faked(one=forgetful), JOB, stack=1).exchange(asked(*"ab"))) == asked(*"ab")
+
+
+def test_a_node_that_always_forgets_fails_its_clients() -> None:
+    line = Faked(one=lambda parcel: READY if isinstance(parcel.head, Prepare) else Parcel(Unprepared()))
+    answers = dict(NodesRuntime(line, JOB, stack=1).exchange(asked("a")))
+    assert answers == {"a": Failure("a", "it answered with `unprepared`")}
+
+
+def test_what_a_lost_node_did_not_answer_fails_and_the_others_go_on() -> None:
+    def dying(parcel: Parcel) -> Parcel | str:
+        return READY if isinstance(parcel.head, Prepare) else "Flower reports error 3"
+
+    line = Faked(one=dying, two=good)
+    answers = dict(NodesRuntime(line, JOB, stack=1).exchange(asked(*"ab")))
+    assert answers == {"a": Failure("a", "Flower reports error 3"), **asked("b")}
+
+
+def test_a_clients_fault_comes_through() -> None:
+    fault = Fault(reason="out of memory", details="where", stale=True)
+
+    def failing(parcel: Parcel) -> Parcel:
+        return READY if isinstance(parcel.head, Prepare) else Parcel(Answers(clients=(("a", fault),)))
+
+    answers = dict(NodesRuntime(Faked(one=failing), JOB, stack=1).exchange(asked("a")))
+    assert answers == {"a": Failure("a", "out of memory", "where", stale=True)}
+
+
+def test_no_node_at_all_ends_the_run_with_their_reasons() -> None:
+    line = Faked(
+        one=lambda parcel: Parcel(Refusal(reason="train.jsonl is another file here")), two=lambda parcel: "gone"
+    )
+    with pytest.raises(TooFewClientsError, match=r"(?s)node one: train.jsonl is another.*node two: gone"):
+        list(NodesRuntime(line, JOB, stack=1).exchange(asked("a")))
+    with pytest.raises(TooFewClientsError, match="none is there"):
+        list(NodesRuntime(Faked(), JOB, stack=1).exchange(asked("a")))

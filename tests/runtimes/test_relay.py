@@ -1,0 +1,86 @@
+"""The server's end of a relay that answers late, goes, and comes back."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from fedfm.errors import TooFewClientsError
+from fedfm.runtimes import sockets
+from fedfm.runtimes.parcels import Nodes, Parcel, Ready, Refusal
+from fedfm.runtimes.relay import RelayLine
+
+ASKED, READY = Parcel(Refusal(reason="?")), Parcel(Ready(job="j", clients=None))
+
+
+@pytest.fixture
+def line(tmp_path: Path) -> Iterator[RelayLine]:
+    line = RelayLine(tmp_path / "socket", nodes=2, patience=60, deadline=None)
+    yield line
+    line.close()
+
+
+def relay(line: RelayLine, work: Callable[[socket.socket], object]) -> threading.Thread:
+    """Somebody who connects, says that two nodes are there, and does the work."""
+
+    def run() -> None:
+        with sockets.connect(line.path, patience=60) as server:
+            sockets.send(server, Parcel(Nodes(nodes=("1",))))
+            sockets.send(server, Parcel(Nodes(nodes=("1", "2"))))
+            work(server)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    return thread
+
+
+def echo(server: socket.socket) -> None:
+    while (got := sockets.receive(server)) is not None:
+        sockets.send(server, READY, node=got[0])
+
+
+def test_it_waits_for_all_nodes_and_brings_their_answers(line: RelayLine) -> None:
+    relay(line, echo)
+    assert line.nodes() == ("1", "2")
+    assert sorted(line.send({"1": ASKED, "2": ASKED}), key=lambda answer: answer[0]) == [("1", READY), ("2", READY)]
+
+
+def test_who_does_not_answer_in_time_is_named(tmp_path: Path) -> None:
+    line = RelayLine(tmp_path / "other", nodes=2, patience=60, deadline=0.1)
+    relay(line, lambda server: [sockets.receive(server) for _ in range(3)])
+    line.nodes()
+    assert dict(line.send({"1": ASKED, "2": ASKED})) == dict.fromkeys("12", "no answer within 0.1 seconds")
+    line.close()
+
+
+def test_an_answer_that_nobody_waits_for_any_more_is_not_taken_for_another(line: RelayLine) -> None:
+    def late(server: socket.socket) -> None:
+        sockets.receive(server)
+        sockets.send(server, READY, node="1")
+
+    relay(line, late)
+    line.nodes()
+    assert dict(line.send({"2": ASKED})) == {"2": "the relay to the nodes is gone"}
+
+
+def test_a_relay_that_goes_may_come_back(line: RelayLine) -> None:
+    relay(line, lambda server: sockets.receive(server))
+    line.nodes()
+    assert dict(line.send({"1": ASKED})) == {"1": "the relay to the nodes is gone"}
+    relay(line, echo)
+    assert line.nodes() == ("1", "2")
+    assert dict(line.send({"1": ASKED})) == {"1": READY}
+
+
+def test_it_stops_waiting_when_there_is_nothing_to_wait_for(tmp_path: Path) -> None:
+    def gone() -> None:
+        raise TooFewClientsError("the superlink ended")
+
+    line = RelayLine(tmp_path / "other", nodes=1, patience=60, deadline=None, check=gone)
+    with pytest.raises(TooFewClientsError, match="superlink"):
+        line.nodes()
+    line.close()

@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import socket
+import stat
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from fedfm.runtimes import sockets
+from fedfm.runtimes.parcels import Answers, Parcel, ParcelError, Refusal
+
+ANSWER = Parcel(Answers(clients=(("a", None), ("b", None))), (b"x" * 100_000, b""))
+
+
+@pytest.fixture
+def ends() -> Iterator[tuple[socket.socket, socket.socket]]:
+    one, other = socket.socketpair()
+    with one, other:
+        yield one, other
+
+
+def in_a_thread(work: Callable[[], object]) -> None:
+    threading.Thread(target=work, daemon=True).start()
+
+
+def test_parcels_arrive_in_order_with_the_node_they_are_for(ends: tuple[socket.socket, socket.socket]) -> None:
+    def send() -> None:
+        sockets.send(ends[0], ANSWER, node="7")
+        sockets.send(ends[0], Parcel(Refusal(reason="no")))
+        ends[0].shutdown(socket.SHUT_WR)
+
+    in_a_thread(send)
+    assert sockets.receive(ends[1]) == ("7", ANSWER)
+    assert sockets.receive(ends[1]) == ("", Parcel(Refusal(reason="no")))
+    assert sockets.receive(ends[1]) is None
+
+
+def test_more_than_is_accepted_is_refused_before_it_is_read(ends: tuple[socket.socket, socket.socket]) -> None:
+    def send() -> None:
+        with suppress(BrokenPipeError):  # nobody reads to the end
+            sockets.send(ends[0], ANSWER)
+
+    in_a_thread(send)
+    with pytest.raises(ParcelError, match="more than 99999 bytes"):
+        sockets.receive(ends[1], most=99_999)
+
+
+def test_a_head_that_cannot_be_is_refused(ends: tuple[socket.socket, socket.socket]) -> None:
+    ends[0].sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    with pytest.raises(ParcelError, match="not a parcel"):
+        sockets.receive(ends[1])
+
+
+def test_hanging_up_in_the_middle_is_told(ends: tuple[socket.socket, socket.socket]) -> None:
+    ends[0].sendall(b"\x00\x00\x00\x00")
+    ends[0].close()
+    with pytest.raises(ConnectionError, match="middle of a parcel"):
+        sockets.receive(ends[1])
+
+
+def test_only_this_user_may_speak(tmp_path: Path) -> None:
+    path = tmp_path / "folder" / "socket"
+    with sockets.listen(path):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+    with sockets.listen(path):  # what an earlier process left is no obstacle
+        pass
+
+
+def test_a_question_is_answered_in_parts(tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+
+    def answer() -> None:
+        caller, _ = server.accept()
+        with caller:
+            assert sockets.receive(caller) == ("", Parcel(Refusal(reason="?")))
+            sockets.send(caller, ANSWER)
+            sockets.send(caller, ANSWER)
+
+    with sockets.listen(path) as server:
+        in_a_thread(answer)
+        assert list(sockets.ask(path, Parcel(Refusal(reason="?")), patience=5)) == [ANSWER, ANSWER]
+
+
+def test_nobody_there_is_told_after_the_patience(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        sockets.connect(tmp_path / "nobody", patience=0)

@@ -1,0 +1,73 @@
+"""A node takes a run that fits what it has, and says why it does not take another."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fedfm.params import digest
+from fedfm.recipe import load_recipe
+from fedfm.runtimes.parcels import Answers, Parcel, Prepare, Ready, Refusal, Unprepared, Work, job_digest
+from fedfm.server.carriers import over_nodes
+from fedfm.server.experiment import Experiment, build_experiment
+from fedfm.sites.site import Site
+from fedfm.updates import Instruction, decode_update, encode_instruction
+from tests.small import small_recipe
+
+
+@pytest.fixture(scope="module")
+def experiment(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
+    recipe = small_recipe(tmp_path_factory.mktemp("data"), runtime={"kind": "flower", "stack": 2})
+    return build_experiment(load_recipe(recipe))
+
+
+@pytest.fixture
+def job(experiment: Experiment) -> dict[str, Any]:
+    return dict(over_nodes(experiment, None).job)  # type: ignore[arg-type]
+
+
+def asked(site: Site, parcel: Parcel) -> list[Parcel]:
+    return list(site.handle(parcel))
+
+
+def test_it_trains_as_the_servers_worker_would(experiment: Experiment, job: dict[str, Any]) -> None:
+    site = Site()
+    assert asked(site, Parcel(Prepare(job=job))) == [Parcel(Ready(job=job_digest(job), clients=None))]
+    message = encode_instruction(Instruction(1, digest(experiment.start), 0.01, experiment.start))
+    clients = list(experiment.worker.clients)[:3]
+    parts = asked(site, Parcel(Work(job=job_digest(job), clients=tuple((name, 0) for name in clients)), (message,)))
+    there = {part.head.clients[0][0]: part.blobs[0] for part in parts if isinstance(part.head, Answers)}
+    assert there == dict(experiment.worker.train(dict.fromkeys(clients, message)))
+    assert decode_update(there[clients[0]]).client == clients[0]
+
+
+def test_work_of_a_run_that_it_does_not_know_is_not_done() -> None:
+    assert asked(Site(), Parcel(Work(job="another", clients=()))) == [Parcel(Unprepared())]
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"version": "0.0.0"}, "install the same one"),
+        ({"data": "0" * 64}, "is another file here than at the server"),
+        ({"model": "0" * 64}, "has other weights here"),
+    ],
+)
+def test_another_run_than_it_can_do_is_refused(job: dict[str, Any], changes: dict[str, Any], reason: str) -> None:
+    (answer,) = asked(Site(), Parcel(Prepare(job=job | changes)))
+    assert isinstance(answer.head, Refusal)
+    assert reason in answer.head.reason
+
+
+def test_a_file_that_is_not_there_is_named(job: dict[str, Any], tmp_path: Path) -> None:
+    job["recipe"] = job["recipe"] | {"data": job["recipe"]["data"] | {"train": str(tmp_path / "gone.jsonl")}}
+    (answer,) = asked(Site(), Parcel(Prepare(job=job)))
+    assert isinstance(answer.head, Refusal)
+    assert "gone.jsonl" in answer.head.reason
+
+
+def test_what_only_a_node_says_is_not_answered() -> None:
+    (answer,) = asked(Site(), Parcel(Unprepared()))
+    assert answer == Parcel(Refusal(reason="a node does not answer `unprepared`"))

@@ -1,0 +1,66 @@
+"""One recipe, whole runs: in this process, over Flower with TLS and keys, and over Ray, bit for bit the same."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from fedfm.params import digest, load
+from tests.small import small_recipe
+
+pytestmark = pytest.mark.slow
+
+PROXY = {"kind": "fedpft", "ffn_keep": 0.5, "keep_layers": [], "closed_form": False, "distill": None}
+ALIGN = {"interval": 2, "align": {"share": 0.5, "steps": 2, "batch_size": 4}}
+RECIPES: dict[str, dict[str, Any]] = {
+    "lora": {},
+    "fedadam": {"algorithm": {"name": "fedadam"}},
+    "fedpft": {"proxy": PROXY | ALIGN, "public": {"data": "builtin:pydoc", "limit": 32}},
+}
+
+
+@pytest.fixture(scope="module", params=RECIPES)
+def recipe(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("recipe")
+    file = folder / "recipe.yaml"
+    file.write_text(yaml.safe_dump(small_recipe(folder, **RECIPES[request.param])))
+    return file
+
+
+@pytest.fixture(scope="module")
+def local(recipe: Path) -> Path:
+    return run(recipe, "runtime.stack=2", "name=local")
+
+
+def run(recipe: Path, *overrides: str) -> Path:
+    """The folder of a finished run, in a process of its own: what the engines load and unpickle is their business."""
+    command = [sys.executable, "-m", "fedfm.cli.main", "run", str(recipe), *overrides, "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"RAY_worker_niceness": "0"})
+    assert done.returncode == 0, done.stderr
+    return Path(json.loads(done.stdout)["folder"])
+
+
+def adapter(folder: Path) -> str:
+    return digest(load(folder / "adapter" / "adapter_model.safetensors"))
+
+
+def ledger(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "wire.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("kind", ["flower", "ray"])
+def test_the_outcome_is_that_of_a_local_run(kind: str, recipe: Path, local: Path) -> None:
+    if find_spec({"flower": "flwr", "ray": "ray"}[kind]) is None:
+        pytest.skip(f"the extra `{kind}` is not installed")
+    there = run(recipe, f"runtime={{kind: {kind}, stack: 2, nodes: 2}}", f"name={kind}")
+    assert adapter(there) == adapter(local)
+    assert ledger(there) == ledger(local)
+    assert (there / "events.jsonl").read_text() == ""
