@@ -2,12 +2,12 @@
 
     python benchmarks/fedpft.py [--seeds 3] [--only WORD …] [--budget-minutes N] [--data FOLDER] [--set KEY=VALUE …]
 
-Every run is an ordinary recipe: 10 of 100 clients a round, 15 rounds of one local epoch in batches of 4 (qnli, which is
-hardly learnt before the tenth: 25), LoRA r 8 on attention, a little server momentum, one learning rate for every set and
-method. Sets are cut to 4,000 training examples of 32 to 64 tokens and 800 test examples, so that a run takes a few minutes
-of one CPU core. Clients train with the frozen blocks in bfloat16; everything is evaluated in float32. Proxies that are
-fitted on public data are made once, with one seed, and kept in results/proxies; the seeds of the tables draw clients,
-partitions, heads and adapters.
+Every run is an ordinary recipe: 10 of 100 clients a round, 15 rounds of one local epoch in batches of 4 (qnli, which
+is hardly learnt before the tenth: 25), LoRA r 8 on attention, a little server momentum, one learning rate for every
+set and method. Sets are cut to 4,000 training examples of 32 to 64 tokens and 800 test examples, so that a run takes
+a few minutes of one CPU core. Clients train with the frozen blocks in bfloat16; everything is evaluated in float32.
+Proxies that are fitted on public data are made once, with one seed, and kept in results/proxies; the seeds of the
+tables draw clients, partitions, heads and adapters.
 Several processes may measure at once, best as many as there are cores, with OMP_NUM_THREADS=1.
 
 Runs are made breadth first and kept at once: stopped at any time, it goes on where it was, and the tables say what is
