@@ -6,6 +6,7 @@ import pytest
 
 import fedfm
 from fedfm.errors import RecipeError
+from fedfm.runtimes.settings import Ray
 from tests.small import small_recipe
 
 
@@ -16,5 +17,19 @@ def test_a_runtime_whose_extra_is_missing_is_refused_before_anything_is_written(
     monkeypatch.setattr("fedfm.server.carriers.find_spec", lambda name: None)
     recipe = fedfm.load_recipe(small_recipe(tmp_path), [f"runtime.kind={kind}"])
     with pytest.raises(RecipeError, match=rf"pip install 'fedfm\[{kind}\]'"):
+        fedfm.run(recipe)
+    assert not recipe.folder.exists()
+
+
+def test_a_cluster_that_is_not_there_is_told_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nobody(settings: Ray) -> None:
+        raise RecipeError("no Ray cluster can be used there", where="runtime.address")
+
+    monkeypatch.setattr("fedfm.server.carriers.find_spec", lambda name: name)
+    monkeypatch.setattr("fedfm.server.carriers._line", nobody)
+    recipe = fedfm.load_recipe(small_recipe(tmp_path), ["runtime={kind: ray, address: 'ray://nowhere:1'}"])
+    with pytest.raises(RecipeError, match="no Ray cluster"):
         fedfm.run(recipe)
     assert not recipe.folder.exists()

@@ -30,6 +30,11 @@ class Local(RuntimeSettings):
     """Processes of this machine that train clients, with one thread each and one backbone between them (Linux, on
     CPUs). `auto` takes one a core for runs that are worth it."""
 
+    @property
+    def place(self) -> str:
+        """In words, where clients are trained if not in this process."""
+        return ""
+
 
 class Flower(RuntimeSettings):
     """A whole Flower federation on this machine, over TLS on its loopback: for trying a recipe before real machines."""
@@ -39,6 +44,11 @@ class Flower(RuntimeSettings):
     """SuperNodes, each of which trains any of the clients."""
     deadline: Annotated[float, Field(gt=0)] | None = None
     """Seconds that nodes have for a round; what comes later is not waited for."""
+
+    @property
+    def place(self) -> str:
+        """In words, where clients are trained."""
+        return f", on {self.nodes} nodes behind Flower"
 
 
 class Ray(RuntimeSettings):
@@ -51,6 +61,11 @@ class Ray(RuntimeSettings):
     """Actors; null: one for each core, or GPU, of the cluster."""
     deadline: Annotated[float, Field(gt=0)] | None = None
     """Seconds that actors have for a round; what comes later is not waited for."""
+
+    @property
+    def place(self) -> str:
+        """In words, where clients are trained."""
+        return ", in actors of Ray" if self.nodes is None else f", in {self.nodes} actors of Ray"
 
 
 Runtime = Annotated[Local | Flower | Ray, Field(discriminator="kind")]

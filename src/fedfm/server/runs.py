@@ -22,6 +22,7 @@ from fedfm.records.folder import RunFolder
 from fedfm.records.listeners import Listener
 from fedfm.records.report import write_report
 from fedfm.records.tensorboard import TensorBoard
+from fedfm.runtimes.base import Runtime
 from fedfm.server.baselines import baselines
 from fedfm.server.carriers import make_runtime, require_extra
 from fedfm.server.checkpoints import load_checkpoint
@@ -127,10 +128,11 @@ def run(
     if profile:
         experiment = replace(experiment, worker=replace(experiment.worker, profile=Profile()))
     listeners = [*listeners, *_trackers(recipe, recipe.folder)]
-    folder = RunFolder.create(recipe.folder)
-    with folder.lock():
-        folder.write_text(folder.recipe, dump(experiment.recipe))
-        _play(experiment, folder, listeners, None)
+    with closing(make_runtime(experiment)) as runtime:
+        folder = RunFolder.create(recipe.folder)
+        with folder.lock():
+            folder.write_text(folder.recipe, dump(experiment.recipe))
+            _play(experiment, runtime, folder, listeners, None)
     return Run(folder.path)
 
 
@@ -173,18 +175,25 @@ def resume(folder: Path | str, overrides: Sequence[str] = (), *, listeners: Sequ
         number = saved.state.round if saved else 0
         event = {"round": number, "kind": "resume", "client": None, "reason": "; ".join(warnings)}
         opened.append(opened.events, event)
-        _play(experiment, opened, listeners, saved.state if saved else None)
+        with closing(make_runtime(experiment)) as runtime:
+            _play(experiment, runtime, opened, listeners, saved.state if saved else None)
     return Run(opened.path)
 
 
-def _play(experiment: Experiment, folder: RunFolder, listeners: Sequence[Listener], state: RunState | None) -> None:
+def _play(
+    experiment: Experiment,
+    runtime: Runtime,
+    folder: RunFolder,
+    listeners: Sequence[Listener],
+    state: RunState | None,
+) -> None:
     """Everything after the folder is there; however it ends, the folder says how."""
     folder.write_json(folder.environment, environment())
     folder.write_json(folder.clients, experiment.data.federation.table(experiment.data.train, experiment.data.labels))
     folder.events.touch()
     for listener in listeners:
         listener.on_start(describe(experiment))
-    with stop_on_signals() as stop, closing(make_runtime(experiment)) as runtime:
+    with stop_on_signals() as stop:
         try:
             loop = RoundLoop(experiment, runtime, folder, listeners, stop)
             state = loop.start() if state is None else state

@@ -80,7 +80,7 @@ def choose_sharing(
     if isinstance(recipe.runtime, Local):
         chosen["processes"] = processes
     runtime = recipe.runtime.model_copy(update=chosen)
-    words += "" if processes == 1 else f", in each of {processes} processes"
+    words += recipe.runtime.place if processes == 1 else f", in each of {processes} processes"
     return Sharing(runtime, processes, stacking, words)
 
 
