@@ -26,6 +26,7 @@ class Local(RuntimeSettings):
     """Everything on this machine."""
 
     kind: Literal["local"] = "local"
+    """Processes of this machine."""
     processes: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
     """Processes of this machine that train clients, with one thread each and one backbone between them (Linux, on
     CPUs). `auto` takes one a core for runs that are worth it."""
@@ -40,6 +41,7 @@ class Flower(RuntimeSettings):
     """A whole Flower federation on this machine, over TLS on its loopback: for trying a recipe before real machines."""
 
     kind: Literal["flower"] = "flower"
+    """SuperNodes of a Flower federation."""
     nodes: Annotated[int, Field(ge=1)] = 2
     """SuperNodes, each of which trains any of the clients."""
     deadline: Annotated[float, Field(gt=0)] | None = None
@@ -55,6 +57,7 @@ class Ray(RuntimeSettings):
     """Actors of a Ray cluster, each with one backbone."""
 
     kind: Literal["ray"] = "ray"
+    """Actors of a Ray cluster."""
     address: str | None = None
     """Of a cluster that runs, e.g. `auto` or `ray://head:10001`; null starts one on this machine for the run."""
     nodes: Annotated[int, Field(ge=1)] | None = None
