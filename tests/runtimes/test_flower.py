@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -19,15 +20,8 @@ from fedfm.runtimes.flower.in_process import InProcessGrid
 from fedfm.runtimes.nodes import Line
 from fedfm.runtimes.relay import RelayLine
 from fedfm.sites.site import Site
+from tests.alike import RECIPES
 from tests.small import small_recipe
-
-PROXY = {"kind": "fedpft", "ffn_keep": 0.5, "keep_layers": [], "closed_form": False, "distill": None}
-ALIGN = {"interval": 2, "align": {"share": 0.5, "steps": 2, "batch_size": 4}}
-RECIPES: dict[str, dict[str, Any]] = {
-    "lora": {},
-    "fedadam": {"algorithm": {"name": "fedadam"}},
-    "fedpft": {"proxy": PROXY | ALIGN, "public": {"data": "builtin:pydoc", "limit": 32}},
-}
 
 
 def carried(grid: Grid, path: Path) -> Line:
@@ -63,3 +57,8 @@ def test_the_adapter_is_that_of_a_local_run(
 
 def _adapter(run: fedfm.Run) -> str:
     return digest(load(run.path / "adapter" / "adapter_model.safetensors"))
+
+
+def test_the_apps_that_flower_starts_for_every_message_load_no_torch() -> None:
+    code = "import sys, fedfm.runtimes.flower.apps; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -14,17 +14,10 @@ import pytest
 import yaml
 
 from fedfm.params import digest, load
+from tests.alike import RECIPES
 from tests.small import small_recipe
 
 pytestmark = pytest.mark.slow
-
-PROXY = {"kind": "fedpft", "ffn_keep": 0.5, "keep_layers": [], "closed_form": False, "distill": None}
-ALIGN = {"interval": 2, "align": {"share": 0.5, "steps": 2, "batch_size": 4}}
-RECIPES: dict[str, dict[str, Any]] = {
-    "lora": {},
-    "fedadam": {"algorithm": {"name": "fedadam"}},
-    "fedpft": {"proxy": PROXY | ALIGN, "public": {"data": "builtin:pydoc", "limit": 32}},
-}
 
 
 @pytest.fixture(scope="module", params=RECIPES)

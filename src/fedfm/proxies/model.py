@@ -16,7 +16,7 @@ from fedfm.models.families import Block, blocks
 from fedfm.models.tunable import Tunable
 from fedfm.params import Params
 from fedfm.proxies.closed_form import refit_outputs
-from fedfm.proxies.construct import Kept, choose, compressed_blocks, make_proxy, own_parameters
+from fedfm.proxies.construct import Kept, choose, compressed_blocks, kept_blocks, make_proxy, own_parameters
 from fedfm.proxies.distillation import distill
 from fedfm.proxies.folder import check_backbone, read_manifest, read_weights, weights_digest
 from fedfm.proxies.hidden import Pairs
@@ -72,7 +72,7 @@ class ProxyModel:
     @property
     def compressed(self) -> list[Block]:
         """The proxy's blocks of which neurons were cut; none for offsite tuning."""
-        return [block for block in blocks(self.proxy.model, self.proxy.family) if block.path in self.kept]
+        return kept_blocks(self.proxy, self.kept)
 
     @property
     def pairs(self) -> Pairs:

@@ -6,6 +6,7 @@ import select
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from fedfm.runtimes import sockets
@@ -57,7 +58,8 @@ class RelayLine:
         waiting = set(parcels)
         for node, parcel in parcels.items():
             if self._relay is not None:
-                sockets.send(self._relay, parcel, node=node)
+                with suppress(ConnectionError):  # it has gone: whoever waits for its answer finds out
+                    sockets.send(self._relay, parcel, node=node)
         while waiting and self._relay is not None and (got := self._next(end)) is not None:
             node, parcel = got
             if node in waiting:  # else it answers what nobody waits for any more

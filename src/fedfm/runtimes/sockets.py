@@ -77,15 +77,11 @@ def send(line: socket.socket, parcel: Parcel, *, node: str = "") -> None:
         line.sendall(blob)
 
 
-def receive(line: socket.socket, *, most: int | None = None) -> tuple[str, Parcel] | None:
+def receive(line: socket.socket) -> tuple[str, Parcel] | None:
     """The next parcel and the node it is for or from; None when the other side has hung up.
 
-    Args:
-        line: connected.
-        most: bytes of blobs that are accepted; None: any number. More are refused before memory is taken.
-
     Raises:
-        ParcelError: what came is no parcel, or too large; nothing more can be read from the line.
+        ParcelError: what came is no parcel; nothing more can be read from the line.
         ConnectionError: the other side hung up in the middle of one.
     """
     first = line.recv(1)
@@ -95,13 +91,9 @@ def receive(line: socket.socket, *, most: int | None = None) -> tuple[str, Parce
     if named > MOST_NAME or length > MOST_HEAD or count > MOST_BLOBS:
         raise ParcelError(f"not a parcel of fedfm (a head of {length} bytes with {count} blobs)")
     node, text = bytes(_exactly(line, named)).decode(errors="replace"), bytes(_exactly(line, length))
-    blobs, left = [], most
+    blobs = []
     for _ in range(count):
         (size,) = _SIZE.unpack(_exactly(line, _SIZE.size))
-        if left is not None:
-            left -= size
-            if left < 0:
-                raise ParcelError(f"a parcel of more than {most} bytes")
         blobs.append(bytes(_exactly(line, size)))
     return node, Parcel.of(text, blobs)
 

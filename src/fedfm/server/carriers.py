@@ -14,7 +14,7 @@ from fedfm.runtimes.base import Runtime
 from fedfm.runtimes.local import LocalRuntime
 from fedfm.runtimes.nodes import Line, NodesRuntime
 from fedfm.runtimes.processes import ProcessRuntime
-from fedfm.runtimes.settings import Flower, Local, Ray, RuntimeSettings
+from fedfm.runtimes.settings import Flower, Local, Ray
 from fedfm.server.experiment import Experiment
 from fedfm.server.proxies import ServerProxy
 from fedfm.sites.job import Job
@@ -24,13 +24,13 @@ EXTRAS = {"flower": "flwr", "ray": "ray"}
 """Kind of runtime, which is also the name of an extra → the module that the extra brings."""
 
 
-def require_extra(settings: RuntimeSettings) -> None:
+def require_extra(settings: Local | Flower | Ray) -> None:
     """Refuses a runtime whose extra is not installed.
 
     Raises:
         RecipeError: at ``runtime.kind``.
     """
-    kind = getattr(settings, "kind", "local")
+    kind = settings.kind
     if kind in EXTRAS and find_spec(EXTRAS[kind]) is None:
         raise RecipeError(f"`{kind}` needs the extra of that name: pip install 'fedfm[{kind}]'", where="runtime.kind")
 

@@ -87,9 +87,8 @@ class Site:
             labels=None if data.labels is None else data.labels.names,
             allow_network=recipe.allow_network,
         )
-        if (found := weights_digest(backbone.model)) != job.model:
-            theirs = "its proxy's" if job.model is None else f"{job.model[:12]}…"
-            raise DataError(f"{recipe.model.path} has other weights here ({found[:12]}…) than at the server ({theirs})")
+        if weights_digest(backbone.model) != job.model:
+            raise DataError(f"{recipe.model.path} has other weights here than at the server")
         tunable = recipe.tune.attach(backbone, task_type=data.task.peft_type, seed=recipe.seed)
         tunable.to(run.device)
         run.worker, _ = make_worker(data, backbone, tunable, None, run.device)

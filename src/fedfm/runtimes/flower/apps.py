@@ -1,8 +1,8 @@
 """The two apps that Flower runs; both only carry parcels.
 
 A run's server loop stays in its own process. The ServerApp is a relay: it connects to a Unix socket of that process,
-pushes the parcels that come from there to nodes, and hands back what the nodes answer, each as it is pulled. So the
-loop survives the ServerApp and the SuperLink, and the other way round. The ClientApp, which Flower starts anew for
+pushes the parcels that come from there to nodes, and hands back what the nodes answer, each as it is pulled. So nothing
+of a run's state is in Flower's hands. The ClientApp, which Flower starts anew for
 every message, hands its parcel to a worker that stays. Neither loads torch.
 """
 

@@ -1,4 +1,4 @@
-"""What a server asks of its SuperLink: to know its nodes' keys, to start the relay, to say how the relay fares.
+"""What a server asks of its SuperLink: to know its nodes' keys, and to start the relay.
 
 Flower offers these only on its own command line; what is imported here is private to it, and nowhere else.
 """
@@ -6,17 +6,16 @@ Flower offers these only on its own command line; what is imported here is priva
 from __future__ import annotations
 
 import hashlib
-from contextlib import redirect_stdout, suppress
+from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
 
-import httpx
 from cryptography.hazmat.primitives.serialization.ssh import load_ssh_public_key
 from flwr.cli.build import build_fab_from_files
 from flwr.cli.typing import SuperLinkConnection
 from flwr.cli.utils import init_http_client_from_connection
 from flwr.common.serde import fab_to_proto, user_config_to_proto
-from flwr.proto.control_pb2 import ListRunsRequest, RegisterNodeRequest, StartRunRequest, StopRunRequest
+from flwr.proto.control_pb2 import RegisterNodeRequest, StartRunRequest
 from flwr.supercore.fab import Fab
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 
@@ -59,19 +58,9 @@ class Control:
         key = load_ssh_public_key(public_key.read_bytes())
         self._client.RegisterNode(RegisterNodeRequest(public_key=public_key_to_bytes(key)))  # type: ignore[arg-type]
 
-    def start(self, socket: Path) -> int:
-        """Starts a relay to the server that listens at ``socket``; the number of Flower's run."""
+    def start(self, socket: Path) -> None:
+        """Starts a relay to the server that listens at ``socket``."""
         content, _ = build_fab_from_files({"pyproject.toml": _PROJECT.encode()})
         fab = Fab(hashlib.sha256(content).hexdigest(), content, {})
         config = user_config_to_proto({SOCKET: str(socket)})
-        return int(self._client.StartRun(StartRunRequest(fab=fab_to_proto(fab), override_config=config)).run_id)
-
-    def status(self, run: int) -> str:
-        """How the relay fares: ``pending``, ``running``, or ``finished: `` and how."""
-        found = self._client.ListRuns(ListRunsRequest(run_id=run)).run_dict[run].status
-        return f"{found.status}: {found.sub_status} {found.details}".strip(": ")
-
-    def stop(self, run: int) -> None:
-        """Ends the relay, if it still runs."""
-        with suppress(httpx.HTTPError):
-            self._client.StopRun(StopRunRequest(run_id=run))
+        self._client.StartRun(StartRunRequest(fab=fab_to_proto(fab), override_config=config))
