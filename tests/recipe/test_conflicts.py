@@ -11,6 +11,8 @@ from fedfm.recipe.conflicts import CHECKS
 LM = "task.kind=causal-lm"
 IMAGES = "task.kind=image-classification"
 
+AT_SITES = ["data.train=sites"]
+
 REFUSED = {
     "a prefix computed twice": (
         ["tune.kind=prefix", "local.recompute=blocks"],
@@ -18,6 +20,12 @@ REFUSED = {
         "use prompt or lora",
     ),
     "no test set": (["data.test=null"], "data.test", "a fraction such as 0.2 to hold back from train"),
+    "nothing to test on": ([*AT_SITES, "data.test=0.2"], "data.test", "nothing to hold back"),
+    "nothing to choose by": ([*AT_SITES, "data.validation=0.2"], "data.validation", "nothing to hold back"),
+    "nothing to split": ([*AT_SITES, "data.limit=9"], "data.train", "leave out data.client, data.limit"),
+    "nothing to hold out": ([*AT_SITES, "federation.holdout=0.1"], "federation.holdout", "none of it"),
+    "unknown sizes": ([*AT_SITES, "federation.sampling=weighted"], "federation.sampling", "not known before"),
+    "nothing to pool": ([*AT_SITES, "evaluate.baselines=[pooled]"], "evaluate.baselines", "not here"),
     "nothing left": (["data.test=0.5", "data.validation=0.5"], "data.validation", "hold back all of train"),
     "pairs": ([LM, "data.text=[a, b]"], "data.text", "causal-lm takes one"),
     "large cohort": (["federation.clients=5", "federation.per_round=6"], "federation.per_round", "there are 5"),
@@ -58,6 +66,7 @@ REFUSED = {
 }
 
 ALLOWED = {
+    "clients with their own data": [*AT_SITES, "data.labels=[no, yes]"],
     "fractions": ["data.test=0.2", "data.validation=0.2"],
     "pairs": ["data.text=[premise, hypothesis]"],
     "whole cohort": ["federation.clients=5", "federation.per_round=5"],

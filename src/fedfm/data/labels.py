@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,9 +16,15 @@ from fedfm.errors import RecipeError
 
 @dataclass(frozen=True)
 class LabelMap:
-    """The classes of a task; class k is called ``names[k]``."""
+    """The classes of a task; class k is called ``names[k]``.
+
+    Attributes:
+        names: of the classes.
+        aliases: other names of classes, as some data has them → the name here.
+    """
 
     names: tuple[str, ...]
+    aliases: Mapping[str, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -48,14 +55,15 @@ class LabelMap:
             RecipeError: as `from_source`, and when a value is none of the known classes.
         """
         number = {name: index for index, name in enumerate(self.names)}
+        number |= {alias: number[name] for alias, name in self.aliases.items()}
         labels = np.array([number.get(_name(value), -1) for value in _values(source, column, where)], dtype=np.int64)
         unknown = np.flatnonzero(labels < 0)
         if len(unknown):
             row = int(unknown[0])
             value = _name(_values(source, column, where)[row])
             raise RecipeError(
-                f"{source.name} has the label {value!r} in row {source.row_number(row)}, which the training data "
-                f"does not have; known labels: {_listed(self.names)}",
+                f"{source.name} has the label {value!r} in row {source.row_number(row)}, which is none of the classes: "
+                f"{_listed(self.names)}",
                 where=where,
             )
         return labels

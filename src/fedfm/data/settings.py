@@ -8,6 +8,9 @@ from pydantic import Field
 
 from fedfm.settings import Settings
 
+SITES = "sites"
+"""The word for training data that clients hold on machines of their own."""
+
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 
 
@@ -15,7 +18,8 @@ class DataSettings(Settings):
     """The recipe's ``data``."""
 
     train: str
-    """File (jsonl[.gz], csv, tsv, parquet, npz), folder of images, hub id (`hf:NAME/CONFIG`), or `builtin:NAME`."""
+    """File (jsonl[.gz], csv, tsv, parquet, npz), folder of images, hub id (`hf:NAME/CONFIG`), or `builtin:NAME`;
+    `sites`: clients hold their own, on machines of theirs (`fedfm server`)."""
     validation: str | Fraction | None = None
     """As `train`, or a fraction of the training examples to hold back; measured, and with `evaluate.patience` what
     stops early and chooses the round that is delivered."""
@@ -25,6 +29,9 @@ class DataSettings(Settings):
     """Text column, or two for pairs."""
     label: str = "label"
     """Column of the class."""
+    labels: Annotated[list[str], Field(min_length=2)] | None = None
+    """Names of the classes, in their order; null: as the training data has them, or the test data where clients hold
+    the former."""
     image: str = "image"
     """Column of the image."""
     client: str | None = None

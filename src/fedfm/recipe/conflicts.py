@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from fedfm.data.settings import SITES
 from fedfm.errors import Problem
 from fedfm.proxies import NoProxy
 from fedfm.proxies.plugin import refuses
@@ -149,9 +150,47 @@ def _plug_in(recipe: Recipe) -> str | None:
     return refuses(recipe.tune, recipe.proxy)
 
 
+def _at_sites(is_set: Callable[[Recipe], bool], reason: str) -> Callable[[Recipe], str | None]:
+    """What cannot be where clients hold their own data."""
+    return lambda recipe: reason if recipe.data.train == SITES and is_set(recipe) else None
+
+
+_NOTHING_TO_HOLD_BACK = "clients hold the training data, so there is nothing to hold back from: name a file"
+
 CHECKS = (
     Check(("data.test",), _something_to_report),
     Check(("data.validation", "data.test"), _held_back),
+    Check(
+        ("data.test", "data.train"),
+        _at_sites(lambda recipe: isinstance(recipe.data.test, float), _NOTHING_TO_HOLD_BACK),
+    ),
+    Check(
+        ("data.validation", "data.train"),
+        _at_sites(lambda recipe: isinstance(recipe.data.validation, float), _NOTHING_TO_HOLD_BACK),
+    ),
+    Check(
+        ("data.train", "data.client", "data.limit", "federation.partition"),
+        _at_sites(
+            lambda recipe: any((recipe.data.client, recipe.data.limit, recipe.federation.partition)),
+            "clients hold their own data, so there is nothing to split: leave out data.client, data.limit and "
+            "federation.partition",
+        ),
+    ),
+    Check(
+        ("federation.holdout", "data.train"),
+        _at_sites(lambda recipe: recipe.federation.holdout > 0, "clients hold their own data: none of it is held out"),
+    ),
+    Check(
+        ("federation.sampling", "data.train"),
+        _at_sites(
+            lambda recipe: recipe.federation.sampling == "weighted",
+            "how many examples clients hold is not known before they come: use uniform or poisson",
+        ),
+    ),
+    Check(
+        ("evaluate.baselines", "data.train"),
+        _at_sites(lambda recipe: bool(recipe.evaluate.baselines), "clients' data is not here to train them on"),
+    ),
     Check(("data.text", "task.kind"), _pairs),
     Check(("federation.per_round", "federation.clients", "data.client"), _cohort),
     Check(("federation.partition", "data.client"), _natural_column),

@@ -35,7 +35,12 @@ class Line(Protocol):
 
 
 class NodesRuntime:
-    """Trains clients on nodes, in whole passes; which node trains a pass changes nothing of what comes out."""
+    """Trains clients on nodes, in whole passes; which node trains a pass changes nothing of what comes out.
+
+    Attributes:
+        examples: node → training examples that it said it has; 0: it did not say.
+        refused: node → why it does not take part.
+    """
 
     def __init__(
         self,
@@ -44,6 +49,7 @@ class NodesRuntime:
         *,
         stack: int,
         proxy_files: Callable[[ProxyVersion], dict[str, bytes]] | None = None,
+        own_data: bool = False,
     ) -> None:
         """A runtime over a line.
 
@@ -52,11 +58,15 @@ class NodesRuntime:
             job: what they need to know of the run.
             stack: clients of one pass.
             proxy_files: the folder of the proxy at its latest version, name → content; None where there is none.
+            own_data: whether each node is a client, by its name on the line, and has data of its own.
         """
         self.line = line
         self.job = job
         self.stack = stack
         self.proxy_files = proxy_files
+        self.own_data = own_data
+        self.examples: dict[str, int] = {}
+        self.refused: dict[str, str] = {}
         self._digest = job_digest(job)
         self._serves: dict[str, frozenset[str] | None] = {}
         self._latest: ProxyVersion | None = None
@@ -67,6 +77,14 @@ class NodesRuntime:
         self._latest, asked = version, set(clients)
         self._held -= {node for node, served in self._serves.items() if served is not None and served & asked}
 
+    def rehearse(self) -> None:
+        """Prepares the nodes that are there, before anything is trained.
+
+        Raises:
+            TooFewClientsError: no node is prepared, with the reasons.
+        """
+        self._prepared()
+
     def exchange(self, messages: Mapping[str, bytes]) -> Iterator[tuple[str, bytes | Failure]]:
         """Deals the clients to the nodes; all of a node's in one parcel.
 
@@ -76,7 +94,7 @@ class NodesRuntime:
         nodes = self._prepared()
         shares: dict[str, list[str]] = {node: [] for node in nodes}
         for client in self._dealt(list(messages), shares):
-            yield client, Failure(client, "no node that is there holds its data")
+            yield client, Failure(client, self.refused.get(client, "no node that is there holds its data"))
         yield from self._work({node: share for node, share in shares.items() if share}, messages, again=True)
 
     def close(self) -> None:
@@ -87,20 +105,24 @@ class NodesRuntime:
         """Nodes that know the run and are there; new ones are told of it."""
         there = self.line.nodes()
         self._serves = {node: clients for node, clients in self._serves.items() if node in there}
-        reasons = []
-        new = {node: Parcel(Prepare(job=self.job)) for node in there if node not in self._serves}
+        new = {node: Parcel(self._prepare(node)) for node in there if node not in self._serves}
         for node, answer in self.line.send(new) if new else ():
             match answer:
-                case Parcel(head=Ready(job=self._digest, clients=clients)):
-                    self._serves[node] = None if clients is None else frozenset(clients)
+                case Parcel(head=Ready(job=self._digest, clients=clients, examples=examples)):
+                    served = (node,) if self.own_data else clients
+                    self._serves[node] = None if served is None else frozenset(served)
+                    self.examples[node] = examples or 0
+                    self.refused.pop(node, None)
                     self._held.discard(node)
-                case Parcel(head=Refusal(reason=reason)):
-                    reasons.append(f"\n  node {node}: {reason}")
                 case _:
-                    reasons.append(f"\n  node {node}: {_why_not(answer)}")
+                    self.refused[node] = _why_not(answer)
         if not self._serves:
-            raise TooFewClientsError(f"no node can train for this run{''.join(reasons) or ': none is there'}")
+            reasons = "".join(f"\n  node {node}: {reason}" for node, reason in self.refused.items())
+            raise TooFewClientsError(f"no node can train for this run{reasons or ': none is there'}")
         return sorted(self._serves)
+
+    def _prepare(self, node: str) -> Prepare:
+        return Prepare(job=self.job, client=node if self.own_data else None)
 
     def _dealt(self, clients: list[str], shares: dict[str, list[str]]) -> list[str]:
         """Fills each node's share with whole passes; the clients that no node serves are left."""

@@ -30,6 +30,8 @@ class Prepare(_Head):
     kind: Literal["prepare"] = "prepare"
     job: dict[str, Any]
     """As `fedfm.sites.job.Job` says it."""
+    client: str | None = None
+    """The client that the node is, where it has data of its own."""
 
 
 class Ready(_Head):
@@ -40,6 +42,8 @@ class Ready(_Head):
     """`job_digest` of what it is prepared for."""
     clients: tuple[str, ...] | None
     """Clients that it can train; null: any."""
+    examples: Annotated[int, Field(ge=0)] | None = None
+    """That it trains on, where it has data of its own."""
 
 
 class Work(_Head):

@@ -6,10 +6,12 @@ import tempfile
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from fedfm.errors import RecipeError
 from fedfm.proxies.folder import weights_digest
 from fedfm.proxies.versions import ProxyVersion
+from fedfm.recipe import Recipe
 from fedfm.runtimes.base import Runtime
 from fedfm.runtimes.local import LocalRuntime
 from fedfm.runtimes.nodes import Line, NodesRuntime
@@ -36,23 +38,46 @@ def require_extra(settings: Local | Flower | Ray) -> None:
 
 
 def make_runtime(experiment: Experiment) -> Runtime:
-    """The runtime of an experiment; whoever made it closes it."""
-    settings = experiment.recipe.runtime
+    """The runtime of an experiment whose clients' data is here; whoever made it closes it.
+
+    Raises:
+        ValueError: it is not.
+    """
+    settings, worker = experiment.recipe.runtime, experiment.worker
+    if worker is None:
+        raise ValueError("the clients' data is not here")
     if isinstance(settings, Local):
-        if experiment.processes > 1:
-            return ProcessRuntime(experiment.worker, experiment.processes)
-        return LocalRuntime(experiment.worker)
+        return ProcessRuntime(worker, experiment.processes) if experiment.processes > 1 else LocalRuntime(worker)
     return over_nodes(experiment, _line(settings))
 
 
 def over_nodes(experiment: Experiment, line: Line) -> NodesRuntime:
-    """A runtime over a line to nodes that have the recipe's data themselves."""
-    proxy, recipe = experiment.proxy, experiment.recipe
+    """A runtime over a line to nodes that have the recipe's data themselves, and train any of the clients."""
+    stacking = experiment.worker.stacking if experiment.worker else None
+    return _runtime(experiment, experiment.recipe, line, stack=stacking.clients if stacking else 1, own_data=False)
+
+
+def over_sites(experiment: Experiment, line: Line) -> NodesRuntime:
+    """A runtime over a line to sites, each of which is a client and has data of its own."""
+    recipe = experiment.recipe
+    data, public = recipe.data, recipe.public
+    names = {
+        "test": data.test and Path(str(data.test)).name,
+        "validation": data.validation and Path(str(data.validation)).name,
+    }
+    known: dict[str, Any] = {"data": data.model_copy(update=names), "output": "runs", "run_dir": None}
+    if public is not None:
+        known["public"] = public.model_copy(update={"data": Path(public.data).name})
+    return _runtime(experiment, recipe.model_copy(update=known), line, stack=1, own_data=True)
+
+
+def _runtime(experiment: Experiment, recipe: Recipe, line: Line, *, stack: int, own_data: bool) -> NodesRuntime:
+    proxy = experiment.proxy
     model = weights_digest(experiment.backbone.model) if proxy is None else None
-    job = Job.of(recipe, data=experiment.data.digest, model=model)
-    stack = experiment.worker.stacking.clients if experiment.worker.stacking else 1
+    training = experiment.data.training
+    job = Job.of(recipe, data=training.digest if training else None, model=model)
     files = None if proxy is None else partial(_files, proxy)
-    return NodesRuntime(line, job.model_dump(mode="json"), stack=stack, proxy_files=files)
+    return NodesRuntime(line, job.model_dump(mode="json"), stack=stack, proxy_files=files, own_data=own_data)
 
 
 def _files(proxy: ServerProxy, version: ProxyVersion) -> dict[str, bytes]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, fields, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -12,6 +13,8 @@ import torch
 
 from fedfm.clients import Evaluator, Worker
 from fedfm.data.examples import Examples
+from fedfm.data.labels import LabelMap
+from fedfm.data.settings import SITES
 from fedfm.data.sources import Source, read_source
 from fedfm.errors import RecipeError
 from fedfm.models.backbones import Backbone, load_backbone
@@ -24,23 +27,36 @@ from fedfm.proxies.versions import HeldProxy
 from fedfm.randomness import numpy_generator
 from fedfm.recipe import Recipe
 from fedfm.server.proxies import ServerProxy, make_server_proxy
-from fedfm.sites.data import TrainingData, read_training
+from fedfm.sites.data import TrainingData, class_names, processor_of, read_training
 from fedfm.sites.devices import choose_device
 from fedfm.sites.worker import make_worker
+from fedfm.tasks import TASKS, Task
 from fedfm.tasks.public import PublicData, read_public
 
 
 @dataclass(frozen=True)
-class FederatedData(TrainingData):
-    """Everything about a run's data.
+class FederatedData:
+    """Everything that a server knows of a run's data.
 
     Attributes:
+        recipe: the recipe with what the data decides filled in (clients, cohort size, partition).
+        task: what is learnt.
+        processor: tokenizer or image processor.
+        labels: the classes, None for tasks without.
+        clients: client id → its training examples; 0 where they are not known.
+        training: the clients' data, in a simulation; None where they hold it.
         validation: with ``evaluate.patience`` it chooses the round that is handed out; None when the recipe has none.
         test: what the figures are reported on.
         digests: split → digest of its source's content.
         public: unlabelled public data; read only where a proxy is fitted on it.
     """
 
+    recipe: Recipe
+    task: Task
+    processor: Processor
+    labels: LabelMap | None
+    clients: dict[str, int]
+    training: TrainingData | None
     validation: Examples | None
     test: Examples
     digests: dict[str, str]
@@ -53,17 +69,25 @@ class FederatedData(TrainingData):
             The examples and client id → indices into them, for at most ``evaluate.clients`` clients (a keyed choice);
             no client when there is neither.
         """
-        if self.federation.holdout:
-            examples, sets = self.train, dict(self.federation.holdout)
+        if self.training is not None and self.training.federation.holdout:
+            examples, sets = self.training.train, dict(self.training.federation.holdout)
         elif self.test.clients is not None:
             examples = self.test
-            sets = {client: np.flatnonzero(self.test.clients == client) for client in self.federation.train}
+            sets = {client: np.flatnonzero(self.test.clients == client) for client in self.clients}
             sets = {client: indices for client, indices in sets.items() if len(indices)}
         else:
             return self.test, {}
         most = self.recipe.evaluate.clients
         chosen = numpy_generator(self.recipe.seed, "evaluated clients").permutation(sorted(sets))[:most]
         return examples, {client: sets[client] for client in sorted(str(name) for name in chosen)}
+
+    def table(self) -> list[dict[str, object]]:
+        """One row a client, as `Federation.table`; of clients that hold their data, only what they say of it."""
+        if self.training is not None:
+            return self.training.federation.table(self.training.train, self.labels)
+        return [
+            {"id": name, "examples": examples, "labels": None, "holdout": 0} for name, examples in self.clients.items()
+        ]
 
 
 @dataclass(frozen=True)
@@ -74,7 +98,8 @@ class Experiment:
         data: the data and its split.
         backbone: the pretrained model and where it came from.
         tunable: the parameters that are trained, on the backbone, on ``device``.
-        worker: trains clients, on the backbone or on their proxy.
+        at_clients: the same on what clients hold, the backbone or their proxy.
+        worker: trains clients; None where they have machines of their own.
         evaluator: evaluates the tunable.
         device: where it all happens.
         start: what travels as initialised, before round 1.
@@ -88,7 +113,8 @@ class Experiment:
     data: FederatedData
     backbone: Backbone
     tunable: Tunable
-    worker: Worker
+    at_clients: Tunable
+    worker: Worker | None
     evaluator: Evaluator
     device: torch.device
     start: Params
@@ -127,40 +153,66 @@ class Experiment:
         return {"recipe": recipe, **data, "tunable": digest(self.start)}
 
 
-def prepare_data(recipe: Recipe) -> FederatedData:
+def prepare_data(recipe: Recipe, sites: Sequence[str] = ()) -> FederatedData:
     """Reads, encodes and splits the data; the model's weights are not loaded.
+
+    Args:
+        recipe: of the run.
+        sites: names of the clients, where they hold their own data.
 
     Raises:
         RecipeError: the recipe and its data do not fit; the message says what to change.
         DataError: a file cannot be read.
     """
-    training = read_training(recipe)
-    digests, parts = {"train": training.digest}, dict[str, Examples | None]()
-    for name in ("test", "validation"):
-        source = training.held_back.get(name) or _named(recipe, name)
-        parts[name] = None
-        if source is not None:
-            parts[name] = training.task.encode(source, recipe.data, training.processor, training.labels)
-            digests[name] = source.digest
-    test = parts["test"]
-    if test is None:
+    training = None if recipe.data.train == SITES else read_training(recipe)
+    held_back = {} if training is None else training.held_back
+    sources = {name: held_back.get(name) or _named(recipe, name) for name in ("test", "validation")}
+    if sources["test"] is None:
         raise RecipeError("nothing to evaluate on: name a file, or a fraction such as 0.2", where="data.test")
-    public = _public(recipe, training.processor)
+    digests = {"train": training.digest} if training else {}
+    digests |= {name: source.digest for name, source in sources.items() if source is not None}
+    if training is None:
+        labels, processor = class_names(recipe, sources["test"]), processor_of(recipe)
+        recipe, clients = _at_sites(recipe, labels, len(sites)), dict.fromkeys(sites, 0)
+    else:
+        labels, processor = training.labels, training.processor
+        recipe, clients = training.recipe, training.federation.sizes
+    task = TASKS[recipe.task.kind]
+    encoded = {
+        name: task.encode(source, recipe.data, processor, labels)
+        for name, source in sources.items()
+        if source is not None
+    }
+    public = _public(recipe, processor)
     if public is not None:
         digests["public"] = public.digest
-    known = {field.name: getattr(training, field.name) for field in fields(training)}
-    return FederatedData(**known, validation=parts["validation"], test=test, digests=digests, public=public)
+    return FederatedData(
+        recipe=recipe,
+        task=task,
+        processor=processor,
+        labels=labels,
+        clients=clients,
+        training=training,
+        validation=encoded.get("validation"),
+        test=encoded["test"],
+        digests=digests,
+        public=public,
+    )
 
 
-def build_experiment(recipe: Recipe) -> Experiment:
+def build_experiment(recipe: Recipe, sites: Sequence[str] = ()) -> Experiment:
     """Everything a run needs, ready to start.
+
+    Args:
+        recipe: of the run.
+        sites: names of the clients, where they hold their own data.
 
     Raises:
         RecipeError: something in the recipe does not fit; the message says what to change.
         DataError: a file cannot be read.
     """
     device = choose_device(recipe.runtime.device)
-    data = prepare_data(recipe)
+    data = prepare_data(recipe, sites)
     recipe = data.recipe
     task = data.task
     backbone = load_backbone(
@@ -191,9 +243,13 @@ def build_experiment(recipe: Recipe) -> Experiment:
         first_download_bytes = proxy.download_bytes
     for attached in (tunable, at_clients, *([proxy.proxy] if proxy else [])):
         attached.to(device)
-    at_client = backbone if made is None else clients_model.proxy
-    worker, sharing = make_worker(data, at_client, at_clients, held, device)
-    data = replace(data, recipe=recipe.model_copy(update={"runtime": sharing.runtime}))
+    worker, processes, training = None, 1, f"at {len(data.clients)} sites, each on its own data"
+    if data.training is not None:
+        at_client = backbone if made is None else clients_model.proxy
+        here = replace(data.training, recipe=recipe)
+        worker, sharing = make_worker(here, at_client, at_clients, held, device)
+        processes, training = sharing.processes, sharing.words
+        data = replace(data, recipe=recipe.model_copy(update={"runtime": sharing.runtime}))
     evaluator = Evaluator(
         tunable=tunable,
         family=backbone.family,
@@ -208,14 +264,15 @@ def build_experiment(recipe: Recipe) -> Experiment:
         data=data,
         backbone=backbone,
         tunable=tunable,
+        at_clients=at_clients,
         worker=worker,
         evaluator=evaluator,
         device=device,
         start=start,
         backbone_parameters=backbone_parameters,
         first_download_bytes=first_download_bytes,
-        training=sharing.words,
-        processes=sharing.processes,
+        training=training,
+        processes=processes,
         proxy=proxy,
     )
 
@@ -240,3 +297,15 @@ def _named(recipe: Recipe, split: Literal["test", "validation"]) -> Source | Non
     if reference is None:
         return None
     return read_source(reference, split, where=f"data.{split}", allow_network=recipe.allow_network)
+
+
+def _at_sites(recipe: Recipe, labels: LabelMap | None, clients: int) -> Recipe:
+    """The recipe with what is known of clients that hold their own data, and what they need to know of the data."""
+    data = recipe.data.model_copy(update={"labels": None if labels is None else list(labels.names)})
+    per_round = recipe.federation.cohort_size(clients)
+    if per_round > clients:
+        raise RecipeError(
+            f"{per_round} clients a round are more than the {clients} there are", where="federation.per_round"
+        )
+    known = {"clients": clients, "per_round": recipe.federation.per_round or per_round}
+    return recipe.model_copy(update={"data": data, "federation": recipe.federation.model_copy(update=known)})

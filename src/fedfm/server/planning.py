@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from fedfm.data.settings import SITES
 from fedfm.params import count, to_bytes
 from fedfm.recipe import Recipe
 from fedfm.server.experiment import Experiment, FederatedData, build_experiment, prepare_data
@@ -28,15 +29,14 @@ def client_table(recipe: Recipe) -> list[dict[str, Any]]:
         RecipeError: something in the recipe does not fit.
         DataError: a file cannot be read.
     """
-    data = prepare_data(recipe)
-    return data.federation.table(data.train, data.labels)
+    return prepare_data(recipe).table()
 
 
 def describe(experiment: Experiment) -> dict[str, Any]:
     """The plan of an experiment, as JSON."""
-    recipe = experiment.recipe
+    recipe, training = experiment.recipe, experiment.data.training
     message = len(to_bytes(experiment.start))
-    cohort = recipe.federation.cohort_size(len(experiment.data.federation.train))
+    cohort = recipe.federation.cohort_size(len(experiment.data.clients))
     return {
         "name": recipe.name,
         "model": {
@@ -52,8 +52,8 @@ def describe(experiment: Experiment) -> dict[str, Any]:
             "clients": recipe.federation.clients,
             "per_round": cohort,
             "rounds": recipe.federation.rounds,
-            "partition": recipe.partition.kind,
-            "left_out": len(experiment.data.federation.left_out),
+            "partition": recipe.partition.kind if training else SITES,
+            "left_out": len(training.federation.left_out) if training else 0,
         },
         "algorithm": recipe.algorithm.name,
         "bytes": {
@@ -71,7 +71,7 @@ def describe(experiment: Experiment) -> dict[str, Any]:
 
 
 def _describe_data(data: FederatedData) -> dict[str, Any]:
-    sizes = list(data.federation.sizes.values())
+    sizes = list(data.clients.values())
     return {
         "train": sum(sizes),
         "validation": None if data.validation is None else len(data.validation),

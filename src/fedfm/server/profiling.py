@@ -8,7 +8,7 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor
 
-from fedfm.clients import gemm_peak
+from fedfm.clients import Stacking, gemm_peak
 from fedfm.models.families import Block, blocks
 from fedfm.server.experiment import Experiment
 from fedfm.server.state import RunState
@@ -27,13 +27,13 @@ def profile_of(experiment: Experiment, state: RunState) -> dict[str, Any]:
         ValueError: nobody profiled.
     """
     worker = experiment.worker
-    if worker.profile is None:
+    if worker is None or worker.profile is None:
         raise ValueError("nothing was booked")
     training = worker.profile.record()["seconds"]
     busy = sum(training.values())
-    operations = 4.0 * (worker.profile.tokens * _tokens_each(experiment) * _weights(experiment))
+    operations = 4.0 * (worker.profile.tokens * _tokens_each(experiment) * _weights(experiment, worker.stacking))
     threads = 1 if experiment.processes > 1 else torch.get_num_threads()
-    peak = _peak(experiment, threads)
+    peak = _peak(experiment, worker.stacking, threads)
     return {
         "seconds": {name: round(value, 3) for name, value in state.seconds.items()},
         "training": {name: round(value, 3) for name, value in training.items()},
@@ -49,17 +49,16 @@ def profile_of(experiment: Experiment, state: RunState) -> dict[str, Any]:
 
 def _tokens_each(experiment: Experiment) -> int:
     """Tokens of an example, where examples are all alike and not counted: patches of an image and what is added."""
-    config = experiment.worker.tunable.base_model.config
+    config = experiment.at_clients.base_model.config
     if experiment.data.task.modality == "text":
         return 1
     vision = getattr(config, "vision_config", config)
     return int(vision.image_size // vision.patch_size) ** 2 + 1
 
 
-def _weights(experiment: Experiment) -> int:
+def _weights(experiment: Experiment, stacking: Stacking | None) -> int:
     """Weights of the matrices that every token of an example passes in the blocks of a client's model."""
-    model, family = experiment.worker.tunable.base_model, experiment.backbone.family
-    stacking = experiment.worker.stacking
+    model, family = experiment.at_clients.base_model, experiment.backbone.family
     chain = blocks(model, family)
     total = 0
     prefix = stacking.prefix if stacking else None
@@ -79,10 +78,9 @@ def _matrix(block: Block, path: str) -> Tensor:
     return cast(Tensor, layer.weight)
 
 
-def _peak(experiment: Experiment, threads: int) -> float:
+def _peak(experiment: Experiment, stacking: Stacking | None, threads: int) -> float:
     """The best matrix product, of a pass's tokens with a whole FFN matrix, in the precision of the blocks."""
-    model, stacking = experiment.backbone.model, experiment.worker.stacking
-    block = blocks(model, experiment.backbone.family)[0]
+    block = blocks(experiment.backbone.model, experiment.backbone.family)[0]
     outer, inner = _matrix(block, block.stack.ffn.inputs[0]).shape
     dtype = (stacking.blocks.dtype if stacking else None) or torch.float32
     return gemm_peak(2048, inner, outer, dtype, experiment.device, threads)

@@ -115,7 +115,7 @@ class RoundLoop:
         if state.proxy is not None and self._aligns_after(state.round):
             state = replace(state, proxy=self._align(state, state.proxy, records, watch))
         cohort = sample_cohort(
-            self.experiment.data.federation.sizes,
+            self.experiment.data.clients,
             self._per_round(),
             sampling=recipe.federation.sampling,
             seed=recipe.seed,
@@ -187,7 +187,7 @@ class RoundLoop:
         return report
 
     def _per_round(self) -> float:
-        federation, clients = self.recipe.federation, len(self.experiment.data.federation.train)
+        federation, clients = self.recipe.federation, len(self.experiment.data.clients)
         return (
             federation.expected_cohort(clients) if federation.sampling == "poisson" else federation.cohort_size(clients)
         )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from typing import Any
 import pandas as pd
 from torch import nn
 
-from fedfm.clients import Profile, spread
+from fedfm.clients import spread
 from fedfm.errors import InterruptedRunError, RecipeError, StorageError, TooFewClientsError
 from fedfm.recipe import Recipe, dump, load_recipe
 from fedfm.records import jsonl
@@ -24,9 +23,8 @@ from fedfm.records.report import write_report
 from fedfm.records.tensorboard import TensorBoard
 from fedfm.runtimes.base import Runtime
 from fedfm.server.baselines import baselines
-from fedfm.server.carriers import make_runtime, require_extra
 from fedfm.server.checkpoints import load_checkpoint
-from fedfm.server.experiment import Experiment, build_experiment
+from fedfm.server.experiment import Experiment
 from fedfm.server.interrupts import StopRequest, stop_on_signals
 from fedfm.server.outcome import load_tuned, write_outcome
 from fedfm.server.planning import describe
@@ -34,6 +32,7 @@ from fedfm.server.profiling import profile_of
 from fedfm.server.rounds import RoundLoop
 from fedfm.server.state import RunState
 from fedfm.server.summary import Status, proxy_figures, summarize
+from fedfm.server.venues import Here, Venue
 
 RESUMABLE = ("federation.rounds", "report_to")
 """The only keys that `resume` may change; any other would make it a different run."""
@@ -122,17 +121,19 @@ def run(
         recipe = load_recipe(recipe, overrides)
     elif overrides:
         recipe = load_recipe(recipe.model_dump(), overrides)
+    return start_run(recipe, Here(profile=profile), listeners)
+
+
+def start_run(recipe: Recipe, venue: Venue, listeners: Sequence[Listener]) -> Run:
+    """Runs a recipe with the clients of a venue; raises as `run`."""
     RunFolder.refuse_existing(recipe.folder)
-    require_extra(recipe.runtime)
-    experiment = build_experiment(recipe)
-    if profile:
-        experiment = replace(experiment, worker=replace(experiment.worker, profile=Profile()))
+    experiment = venue.build(recipe)
     listeners = [*listeners, *_trackers(recipe, recipe.folder)]
-    with closing(make_runtime(experiment)) as runtime:
+    with closing(venue.reach(experiment)) as runtime:
         folder = RunFolder.create(recipe.folder)
         with folder.lock():
             folder.write_text(folder.recipe, dump(experiment.recipe))
-            _play(experiment, runtime, folder, listeners, None)
+            _play(venue.informed(experiment), runtime, folder, listeners, None)
     return Run(folder.path)
 
 
@@ -147,11 +148,14 @@ def resume(folder: Path | str, overrides: Sequence[str] = (), *, listeners: Sequ
     Raises:
         RecipeError: no run's folder, or recipe, data or model are not those of the run any more; also as `run`.
     """
-    opened = RunFolder.open(folder)
+    return continue_run(RunFolder.open(folder), overrides, Here(), listeners)
+
+
+def continue_run(opened: RunFolder, overrides: Sequence[str], venue: Venue, listeners: Sequence[Listener]) -> Run:
+    """Continues a run with the clients of a venue; raises as `resume`."""
     before = load_recipe(opened.recipe)
     recipe = load_recipe(opened.recipe, overrides)
     _refuse_changes(before, recipe)
-    require_extra(recipe.runtime)
     listeners = [*listeners, *_trackers(recipe, opened.path)]
     with opened.lock():
         saved = load_checkpoint(opened)
@@ -160,7 +164,7 @@ def resume(folder: Path | str, overrides: Sequence[str] = (), *, listeners: Sequ
                 f"{saved.state.round} rounds are played already, so {recipe.federation.rounds} cannot be all",
                 where="federation.rounds",
             )
-        experiment = build_experiment(recipe)
+        experiment = venue.build(recipe)
         if saved is not None:
             _refuse_another_run(saved.identity, experiment.identity)
         if recipe != before:
@@ -175,8 +179,8 @@ def resume(folder: Path | str, overrides: Sequence[str] = (), *, listeners: Sequ
         number = saved.state.round if saved else 0
         event = {"round": number, "kind": "resume", "client": None, "reason": "; ".join(warnings)}
         opened.append(opened.events, event)
-        with closing(make_runtime(experiment)) as runtime:
-            _play(experiment, runtime, opened, listeners, saved.state if saved else None)
+        with closing(venue.reach(experiment)) as runtime:
+            _play(venue.informed(experiment), runtime, opened, listeners, saved.state if saved else None)
     return Run(opened.path)
 
 
@@ -189,7 +193,7 @@ def _play(
 ) -> None:
     """Everything after the folder is there; however it ends, the folder says how."""
     folder.write_json(folder.environment, environment())
-    folder.write_json(folder.clients, experiment.data.federation.table(experiment.data.train, experiment.data.labels))
+    folder.write_json(folder.clients, experiment.data.table())
     folder.events.touch()
     for listener in listeners:
         listener.on_start(describe(experiment))
@@ -231,7 +235,7 @@ def _finish(
     if experiment.tunable.is_adapter:
         shutil.rmtree(folder.model, ignore_errors=True)  # merged from an earlier round, if it is there
     folder.write_json(folder.summary, summary)
-    if experiment.worker.profile is not None:
+    if experiment.worker is not None and experiment.worker.profile is not None:
         folder.write_json(folder.profile, profile_of(experiment, state))
     write_report(folder.path)
     for listener in listeners:

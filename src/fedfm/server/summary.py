@@ -33,7 +33,7 @@ def summarize(
     recipe = experiment.recipe
     trained = state.seconds.get("train", 0.0)
     _, model_round, final, final_round = state.delivered()
-    held = {id(parameter): parameter.numel() for parameter in experiment.worker.tunable.model.parameters()}
+    held = {id(parameter): parameter.numel() for parameter in experiment.at_clients.model.parameters()}
     best = state.best and {"round": state.best.round, "split": state.best.split, "metrics": state.best.metrics}
     return {
         "name": recipe.name,
@@ -52,7 +52,7 @@ def summarize(
         "parameters": {
             "backbone": experiment.backbone_parameters,
             "client": sum(held.values()),
-            "trainable": count(experiment.worker.tunable.parameters),
+            "trainable": count(experiment.at_clients.parameters),
         },
         "bytes": {
             "down": state.bytes_down,

@@ -51,14 +51,9 @@ def read_training(recipe: Recipe) -> TrainingData:
         DataError: a file cannot be read.
     """
     task = TASKS[recipe.task.kind]
-    processor = load_processor(
-        recipe.model,
-        task.modality,
-        virtual_tokens=recipe.tune.virtual_tokens,
-        allow_network=recipe.allow_network,
-    )
+    processor = processor_of(recipe)
     source = read_source(recipe.data.train, "train", where="data.train", allow_network=recipe.allow_network)
-    labels = LabelMap.from_source(source, recipe.data.label) if task.labelled else None
+    labels = class_names(recipe, source)
     kept, held_back = _hold_back(recipe, source)
     train = task.encode(kept, recipe.data, processor, labels)
     federation = make_federation(recipe, train)
@@ -72,6 +67,33 @@ def read_training(recipe: Recipe) -> TrainingData:
         held_back=held_back,
         digest=kept.digest,
     )
+
+
+def processor_of(recipe: Recipe) -> Processor:
+    """The recipe's tokenizer or image processor.
+
+    Raises:
+        RecipeError: the model has none that fits.
+    """
+    return load_processor(
+        recipe.model,
+        TASKS[recipe.task.kind].modality,
+        virtual_tokens=recipe.tune.virtual_tokens,
+        allow_network=recipe.allow_network,
+    )
+
+
+def class_names(recipe: Recipe, source: Source) -> LabelMap | None:
+    """The classes, as the recipe names them or else as they are in a source; None for tasks without.
+
+    Raises:
+        RecipeError: as `LabelMap.from_source`.
+    """
+    if not TASKS[recipe.task.kind].labelled:
+        return None
+    if recipe.data.labels is not None:
+        return LabelMap(tuple(recipe.data.labels))
+    return LabelMap.from_source(source, recipe.data.label)
 
 
 def _hold_back(recipe: Recipe, source: Source) -> tuple[Source, dict[str, Source]]:

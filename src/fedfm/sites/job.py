@@ -16,12 +16,12 @@ class Job(Settings):
     """Of fedfm at the server; a node of another one could compute otherwise."""
     recipe: dict[str, Any]
     """Resolved: nothing in it is left to the node."""
-    data: str
-    """Digest of the training examples' source."""
+    data: str | None
+    """Digest of the training examples' source; None where each node has its own."""
     model: str | None
     """`weights_digest` of the backbone; None where clients get a proxy."""
 
     @classmethod
-    def of(cls, recipe: Recipe, *, data: str, model: str | None) -> Job:
+    def of(cls, recipe: Recipe, *, data: str | None, model: str | None) -> Job:
         """The job of a resolved recipe."""
         return cls(recipe=recipe.model_dump(mode="json"), data=data, model=model)

@@ -1,0 +1,120 @@
+"""A site's border: what may cross it, what will, and what did."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from fedfm.errors import FedfmError
+from fedfm.models.tunable import Tunable
+from fedfm.params import to_bytes
+from fedfm.recipe import Recipe
+from fedfm.records import disk, jsonl
+from fedfm.records.ledger import LAYER, message_record
+from fedfm.records.units import size
+from fedfm.sites.policy import Policy
+from fedfm.updates import decode_update
+
+
+class PolicyError(FedfmError):
+    """A server wants what this site's policy does not allow."""
+
+
+class Border:
+    """Holds runs to a site's policy, says what will leave before anything does, and writes down what left.
+
+    Attributes:
+        policy: what may be asked of the site.
+        ledger: ``wire.jsonl`` of the site, lines as in a run's, each with the ``run`` and digest of its ``job``.
+    """
+
+    def __init__(self, policy: Policy, folder: Path, say: Callable[[str], None]) -> None:
+        """A border.
+
+        Args:
+            policy: what may be asked of the site.
+            folder: of the site's own records.
+            say: is told, in lines for people, what will leave.
+        """
+        self.policy = policy
+        self.ledger = folder / "wire.jsonl"
+        self._say = say
+        _end_with_a_line(self.ledger)
+
+    def admit(self, recipe: Recipe, job: str) -> None:
+        """Takes a run that the policy allows.
+
+        Raises:
+            PolicyError: it does not, with everything that is outside it.
+        """
+        found = self.policy.objections(recipe)
+        if self.policy.max_rounds is not None and self.rounds(job) >= self.policy.max_rounds:
+            found.append(f"max_rounds: {self.policy.max_rounds}, and as many were played")
+        _refuse(found)
+
+    def admit_model(self, digest: str) -> None:
+        """Takes a model that the policy allows.
+
+        Raises:
+            PolicyError: it does not.
+        """
+        _refuse([self.policy.objection_to_model(digest)])
+
+    def announce(self, recipe: Recipe, tunable: Tunable, client: str, examples: int) -> None:
+        """Says what will leave the site in every round, before the first.
+
+        Raises:
+            PolicyError: it is more than the policy allows.
+        """
+        params = tunable.read()
+        total = len(to_bytes(params))
+        _refuse([self.policy.objection_to_size(total)])
+        lines = [
+            f"run {recipe.name}, as client {client}: {examples:,} examples stay here. In each of at most "
+            f"{recipe.federation.rounds} rounds, about {size(total)} leave:"
+        ]
+        groups: dict[tuple[str, tuple[int, ...], str], int] = {}
+        for name, tensor in params.items():
+            key = (LAYER.sub("*", name), tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))
+            groups[key] = groups.get(key, 0) + 1
+        lines += [f"  {count} × {name} {list(shape)} {dtype}" for (name, shape, dtype), count in groups.items()]
+        counts = ", how often each neuron of the FFN was used" if recipe.proxy.counts_at_clients else ""
+        lines.append(f"  number of examples and steps, mean training loss{counts}")
+        lines.append(f"  privacy: {recipe.privacy.kind}; what left is written to {self.ledger}")
+        for line in lines:
+            self._say(line)
+
+    def pass_update(self, update: bytes, recipe: Recipe, job: str) -> None:
+        """Writes down an update that is about to leave.
+
+        Raises:
+            PolicyError: it is larger than the policy allows; nothing leaves.
+            StorageError: it cannot be written down; nothing leaves.
+        """
+        _refuse([self.policy.objection_to_size(len(update))])
+        found = decode_update(update)
+        line = message_record(found.round, "up", [found.client], len(update), found.tensors)
+        record: dict[str, Any] = {"run": recipe.name, "job": job, **line}
+        with disk.storage(self.ledger, "write"):
+            self.ledger.parent.mkdir(parents=True, exist_ok=True)
+            with self.ledger.open("ab") as lines:
+                lines.write(jsonl.line(record))
+
+    def rounds(self, job: str) -> int:
+        """Rounds of a job that the site has answered."""
+        return len({line["round"] for line in jsonl.records(self.ledger) if line["job"] == job})
+
+
+def _end_with_a_line(path: Path) -> None:
+    """Cuts off the rest of a line that a killed process was writing."""
+    if path.is_file():
+        with disk.storage(path, "mend"), path.open("r+b") as lines:
+            text = lines.read()
+            lines.truncate(text.rfind(b"\n") + 1)
+
+
+def _refuse(found: Sequence[str | None]) -> None:
+    objections = [objection for objection in found if objection is not None]
+    if objections:
+        raise PolicyError(f"outside this site's policy ({'; '.join(objections)})")

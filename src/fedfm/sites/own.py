@@ -1,0 +1,143 @@
+"""A site's own data: what its ``data.yaml`` says, and what becomes of a server's recipe with it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import numpy as np
+from pydantic import Field, ValidationError
+
+from fedfm.data.labels import LabelMap
+from fedfm.data.sources import read_source
+from fedfm.errors import Problem, RecipeError
+from fedfm.recipe import Recipe
+from fedfm.recipe.problems import explain
+from fedfm.recipe.yaml_text import YamlError, parse
+from fedfm.settings import Settings
+from fedfm.sites.data import TrainingData, processor_of
+from fedfm.sites.federation import Federation
+from fedfm.tasks import TASKS
+
+S = TypeVar("S", bound=Settings)
+
+
+class OwnData(Settings):
+    """A site's ``data.yaml``: where its data is, and what the recipe's features are called in it."""
+
+    train: str
+    """File, or folder of images, as the recipe's `data.train`; relative paths start where the file is."""
+    text: Annotated[list[str], Field(min_length=1, max_length=2)] | None = None
+    """Text column, or two for pairs; null: as the recipe names them."""
+    label: str | None = None
+    """Column of the class; null: as the recipe names it."""
+    labels: dict[str, str] = {}
+    """A value of that column → the recipe's class, where they are not called alike."""
+    image: str | None = None
+    """Column of the image; null: as the recipe names it."""
+    model: str | None = None
+    """Folder of the recipe's model, where it is not under the recipe's name."""
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = "auto"
+    """What to train on; `auto` takes a GPU when there is one."""
+
+
+def read_settings(path: Path, kind: type[S]) -> S:
+    """The settings in a YAML file.
+
+    Raises:
+        RecipeError: it cannot be read, or is not sound; lists every problem.
+    """
+    try:
+        values = parse(path.read_text(encoding="utf-8-sig")) or {}
+    except OSError as error:
+        raise RecipeError(f"cannot be read: {error.strerror}", source=str(path)) from error
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"is not UTF-8 text (byte {error.start})", source=str(path)) from error
+    except YamlError as error:
+        raise RecipeError(str(error), source=f"{path}:{error.line}" if error.line else str(path)) from error
+    if not isinstance(values, dict):
+        raise RecipeError("holds no keys: it has `key: value` lines", source=str(path))
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        raise RecipeError(explain(error, kind, values), source=str(path)) from None
+
+
+def read_own_data(path: Path) -> OwnData:
+    """A site's ``data.yaml``, its paths made absolute.
+
+    Raises:
+        RecipeError: as `read_settings`.
+    """
+    own = read_settings(path, OwnData)
+    known = {"train": _from(path, own.train), "model": own.model and _from(path, own.model)}
+    return own.model_copy(update=known)
+
+
+def at_site(recipe: Recipe, own: OwnData, *, allow_network: bool) -> Recipe:
+    """A server's recipe as it holds at a site.
+
+    Args:
+        recipe: resolved at the server.
+        own: the site's data.
+        allow_network: whether the site lets models be fetched.
+
+    Raises:
+        RecipeError: the site's columns are not those of the recipe's task, or its classes not the recipe's.
+    """
+    problems = []
+    if own.text is not None and len(own.text) != len(recipe.data.text):
+        wanted = "a pair of texts" if len(recipe.data.text) == 2 else "one text"
+        problems.append(Problem("text", f"the recipe learns from {wanted}: name as many columns"))
+    classes = recipe.data.labels or []
+    for value, name in own.labels.items():
+        if name not in classes:
+            problems.append(Problem(f"labels.{value}", f"no class of the recipe: {', '.join(classes)}", name))
+    if problems:
+        raise RecipeError(problems, source="the site's data")
+    columns = {key: value for key in ("text", "label", "image") if (value := getattr(own, key)) is not None}
+    known: dict[str, Any] = {
+        "data": recipe.data.model_copy(update={"train": own.train, **columns}),
+        "allow_network": recipe.allow_network and allow_network,
+        "runtime": recipe.runtime.model_copy(
+            update={"device": own.device, "stack": "off" if recipe.runtime.stack == "off" else 1}
+        ),
+    }
+    if own.model is not None:
+        known["model"] = recipe.model.model_copy(update={"path": own.model, "revision": None})
+    return recipe.model_copy(update=known)
+
+
+def read_site(recipe: Recipe, own: OwnData, client: str) -> TrainingData:
+    """A site's data, all of it one client's.
+
+    Args:
+        recipe: as `at_site` gives it.
+        own: the site's data.
+        client: its name.
+
+    Raises:
+        RecipeError: recipe and data do not fit.
+        DataError: a file cannot be read.
+    """
+    task, processor = TASKS[recipe.task.kind], processor_of(recipe)
+    source = read_source(recipe.data.train, "train", where="data.train", allow_network=recipe.allow_network)
+    labels = LabelMap(tuple(recipe.data.labels), own.labels) if task.labelled and recipe.data.labels else None
+    train = task.encode(source, recipe.data, processor, labels)
+    return TrainingData(
+        recipe=recipe,
+        task=task,
+        processor=processor,
+        labels=labels,
+        train=train,
+        federation=Federation({client: np.arange(len(train))}, {}, ()),
+        held_back={},
+        digest=source.digest,
+    )
+
+
+def _from(path: Path, reference: str) -> str:
+    """A reference of a file in ``path``; what names no file stays as it is."""
+    if reference.partition(":")[0] in ("builtin", "hf"):
+        return reference
+    return str(path.parent.absolute() / Path(reference).expanduser())

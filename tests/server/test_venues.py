@@ -1,0 +1,137 @@
+"""Clients that hold their own data: a run with them is the run that a simulation of them was."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+import fedfm
+from fedfm.errors import RecipeError, TooFewClientsError
+from fedfm.params import digest, load
+from fedfm.recipe import Recipe, load_recipe
+from fedfm.runtimes.parcels import Parcel
+from fedfm.server.runs import Run, continue_run, start_run
+from fedfm.server.serving import for_sites
+from fedfm.server.venues import AtSites
+from fedfm.sites.border import Border
+from fedfm.sites.own import OwnData
+from fedfm.sites.policy import Policy
+from fedfm.sites.site import Own, Site
+from tests.alike import RECIPES
+from tests.small import small_recipe
+
+NAMES = tuple("abcde")
+
+
+class Near:
+    """A line to sites in this process."""
+
+    def __init__(self, sites: Mapping[str, Site]) -> None:
+        self.sites = sites
+        self.parcels: list[Parcel] = []
+
+    def nodes(self) -> list[str]:
+        return sorted(self.sites)
+
+    def send(self, parcels: Mapping[str, Parcel]) -> Iterator[tuple[str, Parcel | str]]:
+        for node, parcel in parcels.items():
+            self.parcels.append(parcel)
+            for part in self.sites[node].handle(parcel):
+                yield node, part
+
+    def close(self) -> None:
+        pass
+
+
+def split(folder: Path, **changes: str) -> dict[str, OwnData]:
+    """Each site's rows of the training file in a file of its own, its columns and classes called otherwise."""
+    own = {}
+    rows = [json.loads(line) for line in (folder / "train.jsonl").read_text().splitlines()]
+    for name in NAMES:
+        path = folder / f"{name}.csv"
+        lines = [f"{row['text']},{['no', 'yes'][row['label']]}" for row in rows if row["site"] == name]
+        path.write_text("\n".join(["review,liked", *lines]) + "\n")
+        values = {"train": str(path), "text": ["review"], "label": "liked", "labels": {"no": "0", "yes": "1"}}
+        own[name] = OwnData.model_validate(values | changes)
+    return own
+
+
+def at_sites(folder: Path, own: Mapping[str, OwnData], policy: Policy | None = None) -> tuple[AtSites, list[str], Near]:
+    said: list[str] = []
+    border = {name: Border(policy or Policy(), folder / f"border-{name}", said.append) for name in own}
+    line = Near({name: Site(Own(data, border[name])) for name, data in own.items()})
+    return AtSites(NAMES, lambda: line, said.append), said, line
+
+
+def adapter(run: Run) -> str:
+    return digest(load(run.path / "adapter" / "adapter_model.safetensors"))
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Recipe:
+    values = small_recipe(tmp_path, federation={"per_round": 3, "rounds": 2}, runtime={"kind": "flower"})
+    return for_sites(load_recipe(values), len(NAMES))
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_it_is_the_run_that_a_simulation_was(name: str, tmp_path: Path) -> None:
+    values = small_recipe(tmp_path, federation={"per_round": 3, "rounds": 4}, runtime={"stack": 1}, **RECIPES[name])
+    simulated = fedfm.run(load_recipe(values, ["data.client=site", "name=simulated"]))
+    venue, said, line = at_sites(tmp_path, split(tmp_path))
+    real = start_run(for_sites(load_recipe(values), len(NAMES)), venue, [])
+    assert adapter(real) == adapter(simulated)
+    for file in ("wire.jsonl", "clients.json"):
+        mine, theirs = ((run.path / file).read_text() for run in (real, simulated))
+        assert mine == theirs if file == "wire.jsonl" else [row["examples"] for row in json.loads(mine)] == [12] * 5
+    assert "examples stay here" in said[0]
+    texts = [parcel.text + str(parcel.blobs) for parcel in line.parcels]
+    assert not any(str(tmp_path) in text for text in texts), "the server's folders are its own business"
+
+
+def test_what_left_is_written_down_at_the_site(recipe: Recipe, tmp_path: Path) -> None:
+    venue, said, _ = at_sites(tmp_path, split(tmp_path))
+    run = start_run(recipe, venue, [])
+    up = [
+        line
+        for line in map(json.loads, (run.path / "wire.jsonl").read_text().splitlines())
+        if line["direction"] == "up"
+    ]
+    there = []
+    for name in NAMES:
+        ledger = tmp_path / f"border-{name}" / "wire.jsonl"
+        there += [json.loads(line) for line in ledger.read_text().splitlines()] if ledger.exists() else []
+    assert sorted(json.dumps(line["tensors"]) for line in there) == sorted(json.dumps(line["tensors"]) for line in up)
+    announced = [line for line in said if " × " in line]
+    assert sum(int(line.split(" × ")[0]) for line in announced) == len(NAMES) * len(up[0]["tensors"])
+
+
+def test_a_run_outside_the_policy_does_not_begin(recipe: Recipe, tmp_path: Path) -> None:
+    venue, _, _ = at_sites(tmp_path, split(tmp_path), Policy(max_bytes=100, max_rounds=1))
+    with pytest.raises(TooFewClientsError, match=r"(?s)node a: outside this site's policy \(max_rounds: 1, not 2\)"):
+        start_run(recipe, venue, [])
+    assert not recipe.folder.exists()
+
+
+def test_sites_that_do_not_fit_are_named_and_the_others_go_on(recipe: Recipe, tmp_path: Path) -> None:
+    own = split(tmp_path)
+    own["b"] = own["b"].model_copy(update={"text": ["nothing"]})
+    venue, said, _ = at_sites(tmp_path, own)
+    run = start_run(recipe, venue, [])
+    (warning,) = [line for line in said if "does not take part" in line]
+    assert warning.startswith("b does not take part")
+    assert "no column `nothing`" in warning
+    assert {event["client"] for event in run.events} <= {"b"}
+
+
+def test_it_can_be_continued_only_with_them(recipe: Recipe, tmp_path: Path) -> None:
+    venue, _, _ = at_sites(tmp_path, split(tmp_path))
+    run = start_run(recipe, venue, [])
+    with pytest.raises(RecipeError, match="`fedfm server` runs it with them"):
+        fedfm.resume(run.path, ["federation.rounds=3"])
+    with pytest.raises(RecipeError, match="`fedfm server` runs it with them"):
+        fedfm.run(recipe, ["name=other"])
+    longer = continue_run(run.folder, ["federation.rounds=3"], venue, [])
+    assert longer.summary["rounds"] == 3
