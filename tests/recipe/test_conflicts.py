@@ -11,7 +11,7 @@ from fedfm.recipe.conflicts import CHECKS
 LM = "task.kind=causal-lm"
 IMAGES = "task.kind=image-classification"
 
-AT_SITES = ["data.train=sites"]
+AT_SITES = ["data.train=sites", "data.test=test.jsonl"]
 
 REFUSED = {
     "a prefix computed twice": (

@@ -63,7 +63,7 @@ def at_sites(folder: Path, own: Mapping[str, OwnData], policy: Policy | None = N
     said: list[str] = []
     border = {name: Border(policy or Policy(), folder / f"border-{name}", said.append) for name in own}
     line = Near({name: Site(Own(data, border[name])) for name, data in own.items()})
-    return AtSites(NAMES, lambda: line, said.append), said, line
+    return AtSites(NAMES, lambda experiment: line, said.append), said, line
 
 
 def adapter(run: Run) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import select
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -14,7 +14,11 @@ from fedfm.runtimes.parcels import Nodes, Parcel, ParcelError
 
 
 class RelayLine:
-    """A line to nodes by way of a relay, which may go and come back."""
+    """A line to nodes by way of a relay, which may go and come back.
+
+    Attributes:
+        names: of nodes, by what the relay calls them; others are not known. None: as the relay calls them.
+    """
 
     def __init__(
         self,
@@ -24,6 +28,7 @@ class RelayLine:
         patience: float,
         deadline: float | None,
         check: Callable[[], None] | None = None,
+        heard: Callable[[Sequence[str]], None] | None = None,
     ) -> None:
         """A line whose relay connects to ``path``.
 
@@ -33,12 +38,15 @@ class RelayLine:
             patience: seconds to wait for them, and for the relay.
             deadline: seconds that nodes have to answer; None: any.
             check: called now and then while nothing comes; raises when there is nothing to wait for.
+            heard: is told of the nodes that are there whenever they have changed.
         """
         self.path = path
         self.wanted = nodes
         self.patience = patience
         self.deadline = deadline
         self.check = check
+        self.heard = heard
+        self.names: Mapping[str, str] | None = None
         self._server = sockets.listen(path)
         self._relay: socket.socket | None = None
         self._nodes: tuple[str, ...] = ()
@@ -56,10 +64,11 @@ class RelayLine:
         """Sends nodes their parcels, and yields answers until all are there or the deadline has passed."""
         end = time.monotonic() + (float("inf") if self.deadline is None else self.deadline)
         waiting = set(parcels)
+        calls = {name: node for node, name in self.names.items()} if self.names is not None else {}
         for node, parcel in parcels.items():
             if self._relay is not None:
                 with suppress(ConnectionError):  # it has gone: whoever waits for its answer finds out
-                    sockets.send(self._relay, parcel, node=node)
+                    sockets.send(self._relay, parcel, node=calls.get(node, node))
         while waiting and self._relay is not None and (got := self._next(end)) is not None:
             node, parcel = got
             if node in waiting:  # else it answers what nobody waits for any more
@@ -95,7 +104,19 @@ class RelayLine:
                 got = None
             if got is None:
                 self._relay.close()
-                self._relay, self._nodes = None, ()
-            elif isinstance(got[1].head, Nodes):
-                self._nodes = got[1].head.nodes
-            return got
+                self._relay = None
+                self._set_nodes(())
+                return None
+            node, parcel = got
+            if isinstance(parcel.head, Nodes):
+                self._set_nodes(parcel.head.nodes)
+            return self._name(node) or "", parcel
+
+    def _set_nodes(self, nodes: Sequence[str]) -> None:
+        found = tuple(sorted(name for node in nodes if (name := self._name(node)) is not None))
+        if found != self._nodes and self.heard is not None:
+            self.heard(found)
+        self._nodes = found
+
+    def _name(self, node: str) -> str | None:
+        return node if self.names is None else self.names.get(node)

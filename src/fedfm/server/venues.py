@@ -84,7 +84,7 @@ class AtSites:
     """
 
     names: Sequence[str]
-    line: Callable[[], Line]
+    line: Callable[[Experiment], Line]
     warn: Callable[[str], None]
     _examples: dict[str, int] = field(default_factory=dict)
 
@@ -94,7 +94,7 @@ class AtSites:
 
     def reach(self, experiment: Experiment) -> Runtime:
         """As `Venue.reach`; every site that is there has tried on what it can before a round is played."""
-        runtime = over_sites(experiment, self.line())
+        runtime = over_sites(experiment, self.line(experiment))
         try:
             runtime.rehearse()
         except BaseException:

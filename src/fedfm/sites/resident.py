@@ -1,10 +1,11 @@
-"""A site's worker as a process that stays: ``python -m fedfm.sites.resident SOCKET``.
+"""A site's worker as a process that stays: ``python -m fedfm.sites.resident SOCKET [--data FILE --policy FILE]``.
 
 It answers parcels that come over a Unix socket, one caller at a time, with the model and the data in memory.
 """
 
 from __future__ import annotations
 
+import argparse
 import logging
 import signal
 import socket
@@ -16,21 +17,34 @@ from types import FrameType
 
 from fedfm.runtimes import sockets
 from fedfm.runtimes.parcels import Parcel, ParcelError, Refusal
-from fedfm.sites.site import Site
+from fedfm.sites.border import Border
+from fedfm.sites.own import read_own_data, read_settings
+from fedfm.sites.policy import Policy
+from fedfm.sites.site import Own, Site
+
+IDLE = 900.0
+"""Seconds without a caller after which a worker frees its memory."""
 
 _log = logging.getLogger(__name__)
 
 
-def serve(path: Path, site: Site) -> None:
+def serve(path: Path, site: Site, *, idle: float = IDLE) -> None:
     """Answers whoever connects to a socket, until the process is told to end.
 
     Args:
         path: of the socket.
         site: what answers.
+        idle: seconds without a caller after which it frees its memory.
     """
     with closing(sockets.listen(path)) as server:
+        server.settimeout(idle)
         while True:
-            caller, _ = server.accept()
+            try:
+                caller, _ = server.accept()
+            except TimeoutError:
+                site.rest()
+                continue
+            caller.settimeout(None)
             with caller:
                 try:
                     _answer(caller, site)
@@ -58,9 +72,18 @@ def _end(number: int, frame: FrameType | None) -> None:
 
 def main() -> None:
     """Serves the socket named on the command line."""
+    parser = argparse.ArgumentParser(description="A site's worker.")
+    parser.add_argument("socket", type=Path, help="where it listens")
+    parser.add_argument("--data", type=Path, help="the site's data.yaml; its records lie beside the socket")
+    parser.add_argument("--policy", type=Path, help="the site's policy.yaml")
+    options = parser.parse_args()
     signal.signal(signal.SIGTERM, _end)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
-    serve(Path(sys.argv[1]), Site())
+    own = None
+    if options.data is not None:
+        policy = read_settings(options.policy, Policy) if options.policy else Policy()
+        own = Own(read_own_data(options.data), Border(policy, options.socket.parent, _log.info))
+    serve(options.socket, Site(own))
 
 
 if __name__ == "__main__":

@@ -80,6 +80,10 @@ class Site:
         except FedfmError as error:
             yield Parcel(Refusal(reason=str(error)))
 
+    def rest(self) -> None:
+        """Frees the memory of its run; who asks for its work is told that it must be prepared again."""
+        self._run = None
+
     def _prepare(self, digest: str, job: Job, client: str | None) -> Parcel:
         if self._run is None or self._run.job != digest:
             self._run = None  # its memory is needed

@@ -1,4 +1,4 @@
-"""What a server asks of its SuperLink: to know its nodes' keys, and to start the relay.
+"""What a server asks of its SuperLink: to let nodes join by their keys, and to start the relay.
 
 Flower offers these only on its own command line; what is imported here is private to it, and nowhere else.
 """
@@ -6,6 +6,7 @@ Flower offers these only on its own command line; what is imported here is priva
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
@@ -15,7 +16,7 @@ from flwr.cli.build import build_fab_from_files
 from flwr.cli.typing import SuperLinkConnection
 from flwr.cli.utils import init_http_client_from_connection
 from flwr.common.serde import fab_to_proto, user_config_to_proto
-from flwr.proto.control_pb2 import RegisterNodeRequest, StartRunRequest
+from flwr.proto.control_pb2 import ListNodesRequest, RegisterNodeRequest, StartRunRequest, UnregisterNodeRequest
 from flwr.supercore.fab import Fab
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 
@@ -53,10 +54,28 @@ class Control:
         with redirect_stdout(StringIO()):  # it says where it connects to
             self._client = init_http_client_from_connection(connection)
 
-    def register(self, public_key: Path) -> None:
-        """Lets the node with this key (OpenSSH format, a NIST curve) join."""
-        key = load_ssh_public_key(public_key.read_bytes())
-        self._client.RegisterNode(RegisterNodeRequest(public_key=public_key_to_bytes(key)))  # type: ignore[arg-type]
+    def admit(self, keys: Mapping[str, Path]) -> dict[str, str]:
+        """Lets the nodes with these keys join, and no others.
+
+        Args:
+            keys: name of a node → its public key (OpenSSH format, a NIST curve).
+
+        Returns:
+            Flower's number of each node → its name.
+        """
+        wanted = {public_key_to_bytes(load_ssh_public_key(path.read_bytes())): name for name, path in keys.items()}  # type: ignore[arg-type]
+        known = {}
+        for node in self._client.ListNodes(ListNodesRequest()).nodes_info:
+            if node.status == "unregistered":
+                continue
+            if node.public_key in wanted:
+                known[str(node.node_id)] = wanted.pop(node.public_key)
+            else:
+                self._client.UnregisterNode(UnregisterNodeRequest(node_id=node.node_id))
+        for key, name in wanted.items():
+            node_id = self._client.RegisterNode(RegisterNodeRequest(public_key=key, name=name)).node_id
+            known[str(node_id)] = name
+        return known
 
     def start(self, socket: Path) -> None:
         """Starts a relay to the server that listens at ``socket``."""

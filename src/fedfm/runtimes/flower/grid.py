@@ -31,6 +31,7 @@ class GridLine:
         numbers = list(self.grid.push_messages([message]))
         if not numbers or numbers[0] is None:
             return False
+        self._asked = {number: other for number, other in self._asked.items() if other != node}  # too late for those
         self._asked[numbers[0]] = node
         return True
 

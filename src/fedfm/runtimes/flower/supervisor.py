@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import sysconfig
 import time
 from collections.abc import Mapping
@@ -36,18 +37,29 @@ class Supervisor:
         self._environment = {**os.environ, **environment, "PATH": path}  # Flower's tools find each other by it
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
 
-    def start(self, name: str, *command: str) -> None:
-        """Starts a process, in a group of its own with what it starts itself."""
+    def start(self, name: str, *command: str, aloud: bool = False) -> None:
+        """Starts a process that ends with this one, in a group of its own with what it starts itself.
+
+        Args:
+            name: of the process, for messages and for the file of its words.
+            command: its program and arguments.
+            aloud: whether it speaks to this process's own output, and not into a file.
+        """
         found = shutil.which(command[0], path=self._environment["PATH"]) or command[0]
         with (self.folder / f"{name}.log").open("wb") as words:
             self._processes[name] = subprocess.Popen(  # noqa: S603 - its own tools
-                [found, *command[1:]],
-                stdout=words,
-                stderr=subprocess.STDOUT,
-                stdin=subprocess.DEVNULL,
+                [sys.executable, "-m", "fedfm.runtimes.leash", found, *command[1:]],
+                stdout=None if aloud else words,
+                stderr=None if aloud else subprocess.STDOUT,
+                stdin=subprocess.PIPE,
                 env=self._environment,
                 start_new_session=True,
             )
+
+    def ended(self) -> dict[str, int]:
+        """Processes that have ended → their exit codes."""
+        found = ((name, process.poll()) for name, process in self._processes.items())
+        return {name: code for name, code in found if code is not None}
 
     def check(self) -> None:
         """Nothing, while all processes run.
@@ -55,9 +67,8 @@ class Supervisor:
         Raises:
             TooFewClientsError: one has ended; shows its last words.
         """
-        for name, process in self._processes.items():
-            if process.poll() is not None:
-                raise TooFewClientsError(f"the {name} ended with code {process.returncode}{self.last_words(name)}")
+        for name, code in self.ended().items():
+            raise TooFewClientsError(f"the {name} ended with code {code}{self.last_words(name)}")
 
     def last_words(self, name: str) -> str:
         """What a process said last, each line indented on a new one."""

@@ -1,0 +1,86 @@
+"""A SuperLink on this machine's loopback, with the process that runs its ServerApps, as it survives a kill."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import httpx
+
+from fedfm.errors import TooFewClientsError
+from fedfm.runtimes.flower.control import Control
+from fedfm.runtimes.flower.keys import AUTHORITY, CERTIFICATE, KEY
+from fedfm.runtimes.flower.supervisor import Supervisor
+
+START = 60.0
+"""Seconds that it has to be there."""
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """Settings of Flower's processes: nothing is reported, fetched or installed, or written but in a folder."""
+    return {
+        "FLWR_TELEMETRY_ENABLED": "0",
+        "FLWR_DISABLE_UPDATE_CHECK": "1",
+        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+        "FLWR_HOME": str(folder / "home"),
+        "OMP_NUM_THREADS": "1",
+    }
+
+
+def start_superlink(supervisor: Supervisor, folder: Path, tls: Path, port: int) -> Control:
+    """Starts a SuperLink that takes only nodes whose keys it knows, and waits until it answers.
+
+    Args:
+        supervisor: of its processes.
+        folder: of its database and secret, this user's alone; what it knew is there when it starts again.
+        tls: folder with ``ca.crt``, ``server.pem`` and ``server.key``; the certificate is good for 127.0.0.1.
+        port: to listen at, on 127.0.0.1 only: paths other than ``/v1/fleet/`` answer anybody.
+
+    Raises:
+        TooFewClientsError: a process of it ended or did not answer.
+    """
+    secret, address = folder / "secret", f"127.0.0.1:{port}"
+    secret.unlink(missing_ok=True)
+    secret.touch(mode=0o600)
+    secret.write_text(secrets.token_hex(32))
+    supervisor.start(
+        "superlink", "flower-superlink", "--host", "127.0.0.1", "--port", str(port),
+        "--ssl-ca-certfile", str(tls / AUTHORITY), "--ssl-certfile", str(tls / CERTIFICATE),
+        "--ssl-keyfile", str(tls / KEY), "--enable-supernode-auth", "--isolation", "process",
+        "--superexec-auth-secret-file", str(secret), "--database", str(folder / "superlink.db"),
+    )  # fmt: skip
+    _wait_for(supervisor, address, tls / AUTHORITY)
+    supervisor.start(
+        "superexec", "flower-superexec", "--runtime-api-address", address,
+        "--root-certificates", str(tls / AUTHORITY), "--superexec-auth-secret-file", str(secret),
+    )  # fmt: skip
+    return Control(address, tls / AUTHORITY)
+
+
+@contextmanager
+def within(settings: Mapping[str, str]) -> Iterator[None]:
+    """Flower's own calls in this process read the environment too."""
+    before = dict(os.environ)
+    os.environ.update(settings)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def _wait_for(supervisor: Supervisor, address: str, authority: Path) -> None:
+    end = time.monotonic() + START
+    with httpx.Client(verify=str(authority)) as client:
+        while time.monotonic() < end:
+            supervisor.check()
+            with suppress(httpx.HTTPError):
+                if client.get(f"https://{address}/health").is_success:
+                    return
+            time.sleep(0.1)
+    words = supervisor.last_words("superlink")
+    raise TooFewClientsError(f"the superlink did not answer within {START:g} seconds{words}")

@@ -1,0 +1,40 @@
+"""A SuperNode on this machine: it carries a server's parcels to the worker behind a socket."""
+
+from __future__ import annotations
+
+import socket
+from contextlib import ExitStack
+from pathlib import Path
+
+from fedfm.runtimes.flower.apps import SOCKET
+from fedfm.runtimes.flower.supervisor import Supervisor
+
+
+def start_supernode(
+    supervisor: Supervisor, name: str, *, server: str, authority: Path, key: Path, worker: Path, port: int
+) -> None:
+    """Starts a SuperNode.
+
+    Args:
+        supervisor: of its processes.
+        name: of the process.
+        server: host and port of the SuperLink, or of the proxy before it.
+        authority: certificate of who has signed the server's.
+        key: the node's private key.
+        worker: socket of the worker that answers.
+        port: that the SuperNode's own apps reach it at, on 127.0.0.1.
+    """
+    supervisor.start(
+        name, "flower-supernode", "--superlink", server, "--root-certificates", str(authority),
+        "--auth-supernode-private-key", str(key), "--host", "127.0.0.1", "--port", str(port),
+        "--node-config", f'{SOCKET}="{worker}"',
+    )  # fmt: skip
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of 127.0.0.1 that nobody uses now."""
+    with ExitStack() as stack:
+        held = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in held:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in held]
