@@ -22,7 +22,7 @@ from fedfm.errors import (
     TooFewClientsError,
 )
 
-COMMANDS = ["ls", "cp", "show", "check", "data", "proxy", "run", "resume", "report", "export"]
+COMMANDS = ["ls", "cp", "show", "check", "data", "proxy", "keys", "certs", "run", "resume", "report", "export"]
 
 
 def failing(error: BaseException) -> Group:
@@ -48,7 +48,15 @@ def test_help_lists_the_commands_in_the_order_of_use() -> None:
         assert "..." not in result.output.partition("Commands:")[2], "every command's help fits its line"
 
 
-@pytest.mark.parametrize("command", [*(set(COMMANDS) - {"proxy"}), "proxy inspect", "proxy build"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        *(name for name in COMMANDS if name not in {"proxy", "keys", "certs"}),
+        "proxy inspect",
+        "proxy build",
+        *(f"{group} {command}" for group in ("keys", "certs") for command in ("new", "fingerprint")),
+    ],
+)
 def test_every_command_has_help_and_json(command: str) -> None:
     result = CliRunner().invoke(main, [*command.split(), "--help"])
     assert result.exit_code == 0
@@ -60,9 +68,9 @@ def test_the_version() -> None:
     assert CliRunner().invoke(main, ["--version"]).output == f"fedfm, version {fedfm.__version__}\n"
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["ls"], ["run", "--help"]])
+@pytest.mark.parametrize("arguments", [["--help"], ["ls"], ["run", "--help"], ["keys", "new", "--help"]])
 def test_what_needs_no_torch_does_not_wait_for_it(arguments: list[str]) -> None:
-    heavy = "{'torch', 'transformers', 'peft', 'datasets', 'pandas', 'matplotlib', 'sklearn'}"
+    heavy = "{'torch', 'transformers', 'peft', 'datasets', 'pandas', 'matplotlib', 'sklearn', 'flwr', 'cryptography'}"
     program = (
         "import sys\nfrom fedfm.cli.main import main\n"
         f"main({arguments}, standalone_mode=False)\n"

@@ -7,6 +7,7 @@ import click
 import fedfm
 from fedfm.cli.checks import check, data
 from fedfm.cli.group import Group
+from fedfm.cli.keys import certs, keys
 from fedfm.cli.proxies import proxy
 from fedfm.cli.recipes import cp, ls, show
 from fedfm.cli.runs import export, report, resume, run
@@ -31,7 +32,7 @@ def main(ctx: click.Context) -> None:
         click.echo(ctx.get_help())
 
 
-for _command in (ls, cp, show, check, data, proxy, run, resume, report, export):
+for _command in (ls, cp, show, check, data, proxy, keys, certs, run, resume, report, export):
     main.add_command(_command)
 
 if __name__ == "__main__":

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import base64
 import datetime
+import hashlib
 import ipaddress
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from fedfm.errors import Problem, RecipeError, StorageError
 
 AUTHORITY, CERTIFICATE, KEY = "ca.crt", "server.pem", "server.key"
 """Names of the files in a folder of certificates."""
@@ -20,21 +26,69 @@ DAYS = 30
 """That a certificate for a first try is good for."""
 
 
-def new_key(path: Path) -> None:
+PUBLIC = ".pub"
+"""Ending of a public key's file, beside that of the private one."""
+
+_KINDS = (b"ecdsa-sha2-nistp256 ", b"ecdsa-sha2-nistp384 ", b"ecdsa-sha2-nistp521 ")
+"""How public keys begin that Flower takes, in OpenSSH's format."""
+
+_OTHERS = (b"ssh-", b"sk-ssh-", b"sk-ecdsa-")
+"""How those begin that it does not take."""
+
+_LARGEST = 1 << 16
+"""Bytes of a file that are looked at: keys and certificates are shorter."""
+
+_LABEL = re.compile(r"(?!-)[A-Za-z0-9-]{1,63}(?<!-)")
+"""A host name's part between dots (RFC 1123)."""
+
+
+def new_key(path: Path) -> Path:
     """Writes a node's private key to ``path``, for this user alone, and its public key beside it (``.pub``).
 
+    Args:
+        path: of the private key; its folder is there already.
+
+    Returns:
+        The public key's file.
+
     Raises:
-        FileExistsError: something is there already.
+        RecipeError: one of the files is there already, or ``path`` is named like a public key; nothing is written.
+        StorageError: the folder is not there or cannot be written.
     """
-    key = ec.generate_private_key(ec.SECP384R1())
-    _write_secret(
-        path,
-        key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()
-        ),
+    if path.name.endswith(PUBLIC):
+        raise RecipeError(f"is a public key's name; name the private key, without {PUBLIC}", source=str(path))
+    key, public = ec.generate_private_key(ec.SECP384R1()), Path(f"{path}{PUBLIC}")
+    secret = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()
     )
-    public = key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
-    path.with_name(f"{path.name}.pub").write_bytes(public + b"\n")
+    _write({path: secret, public: _line(key.public_key()) + b"\n"}, secret=path)
+    return public
+
+
+def key_fingerprint(path: Path) -> str:
+    """The fingerprint of a public key, or of a private key's public half, as ``ssh-keygen -lf`` prints it.
+
+    Raises:
+        RecipeError: there is no such file, or no key on a NIST curve in OpenSSH's format in it.
+        StorageError: it cannot be read.
+    """
+    blob = base64.b64decode(_line(_public_key(path)).split()[1])
+    return "SHA256:" + base64.b64encode(hashlib.sha256(blob).digest()).decode().rstrip("=")
+
+
+def certificate_fingerprint(path: Path) -> str:
+    """The fingerprint of the first certificate in a PEM file, as ``openssl x509 -fingerprint -sha256`` prints it.
+
+    Raises:
+        RecipeError: there is no such file, or no certificate in it.
+        StorageError: it cannot be read.
+    """
+    try:
+        certificate = x509.load_pem_x509_certificate(_read(path))
+    except ValueError as error:
+        message = f"is no certificate in PEM format, such as `fedfm certs new` writes to {AUTHORITY}"
+        raise RecipeError(message, source=str(path)) from error
+    return certificate.fingerprint(hashes.SHA256()).hex(":").upper()
 
 
 def new_certificates(folder: Path, names: Sequence[str]) -> None:
@@ -42,12 +96,13 @@ def new_certificates(folder: Path, names: Sequence[str]) -> None:
 
     Args:
         folder: empty, or not there yet.
-        names: host names and addresses that clients reach the server by.
+        names: host names and addresses that clients reach the server by; at least one.
 
     Raises:
-        FileExistsError: there are certificates already.
+        RecipeError: one of the files is there already, or a name is no host's and no address; nothing is written.
+        StorageError: the folder cannot be made or written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    alternatives = _general_names(names)
     authority, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
     issuer = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "fedfm, for trying")])
     usage = x509.KeyUsage(
@@ -60,20 +115,25 @@ def new_certificates(folder: Path, names: Sequence[str]) -> None:
         .add_extension(usage, critical=True)
         .sign(authority, hashes.SHA256())
     )
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0])])
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "fedfm server, for trying")])
     server = (
         _certificate(subject, issuer, key.public_key())
-        .add_extension(x509.SubjectAlternativeName([_general_name(name) for name in names]), critical=False)
+        .add_extension(x509.SubjectAlternativeName(alternatives), critical=False)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .sign(authority, hashes.SHA256())
     )
-    _write_secret(
-        folder / KEY,
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()),
+    secret = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
-    (folder / AUTHORITY).write_bytes(root.public_bytes(serialization.Encoding.PEM))
-    (folder / CERTIFICATE).write_bytes(server.public_bytes(serialization.Encoding.PEM))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        why = "there is a file of that name" if isinstance(error, FileExistsError) else error.strerror
+        raise StorageError(f"{folder}: cannot be made: {why}; choose another folder") from error
+    pem = serialization.Encoding.PEM
+    files = {KEY: secret, AUTHORITY: root.public_bytes(pem), CERTIFICATE: server.public_bytes(pem)}
+    _write({folder / name: content for name, content in files.items()}, secret=folder / KEY)
 
 
 def _certificate(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:
@@ -89,13 +149,88 @@ def _certificate(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePub
     )
 
 
-def _general_name(name: str) -> x509.GeneralName:
+def _general_names(names: Sequence[str]) -> list[x509.GeneralName]:
+    """Each name once, as a certificate holds it."""
+    found = {name: _general_name(name) for name in names}
+    problems = [
+        Problem("", "is neither a host name such as server.example.org nor an address such as 192.0.2.1", repr(name))
+        for name, general in found.items()
+        if general is None
+    ]
+    if problems:
+        raise RecipeError(problems, source="names of the server")
+    return [general for general in found.values() if general is not None]
+
+
+def _general_name(name: str) -> x509.GeneralName | None:
+    """A name as a certificate holds it; None, if it is none."""
     try:
-        return x509.IPAddress(ipaddress.ip_address(name))
+        address = ipaddress.ip_address(name)
     except ValueError:
-        return x509.DNSName(name)
+        labels = name.split(".")
+        # What ends in digits is an address with a slip in it.
+        sound = len(name) <= 253 and all(map(_LABEL.fullmatch, labels)) and not labels[-1].isdigit()
+        return x509.DNSName(name.lower()) if sound else None
+    return None if getattr(address, "scope_id", None) else x509.IPAddress(address)
 
 
-def _write_secret(path: Path, content: bytes) -> None:
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        file.write(content)
+def _line(key: ec.EllipticCurvePublicKey) -> bytes:
+    """A public key as OpenSSH writes it, without a comment."""
+    return key.public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
+
+
+def _public_key(path: Path) -> ec.EllipticCurvePublicKey:
+    """The public key, or the public half of the private key, in a file."""
+    content, key = _read(path).strip(), None
+    try:
+        if content.startswith(b"-----BEGIN OPENSSH PRIVATE KEY-----"):
+            key = serialization.load_ssh_private_key(content, None).public_key()
+        elif b"\n" in content or not content.startswith(_KINDS + _OTHERS):
+            raise ValueError
+        elif content.startswith(_KINDS):  # not those on security tokens, which are on the curve too
+            key = serialization.load_ssh_public_key(content)
+    except (ValueError, UnsupportedAlgorithm) as error:
+        message = f"is no key in OpenSSH's format; give the file ending in {PUBLIC} that `fedfm keys new` wrote"
+        raise RecipeError(message, source=str(path)) from error
+    except TypeError as error:
+        message = f"has a passphrase, which Flower's nodes cannot ask for; its public half is in {path}{PUBLIC}"
+        raise RecipeError(message, source=str(path)) from error
+    if not isinstance(key, ec.EllipticCurvePublicKey):
+        message = "is a key that Flower does not take: nodes need one on a NIST curve, as `fedfm keys new` makes"
+        raise RecipeError(message, source=str(path))
+    return key
+
+
+def _read(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(_LARGEST)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise RecipeError("there is no such file", source=str(path)) from error
+    except IsADirectoryError as error:
+        raise RecipeError("is a folder; name a file in it", source=str(path)) from error
+    except OSError as error:
+        raise StorageError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def _write(files: Mapping[Path, bytes], *, secret: Path) -> None:
+    """Writes files that are not there yet, all or none of them; ``secret`` is for this user alone."""
+    written = list[Path]()
+    try:
+        for path, content in files.items():
+            mode = 0o600 if path == secret else 0o644
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+            written.append(path)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(content)
+    except BaseException as error:
+        for done in written:
+            done.unlink()
+        if isinstance(error, (FileExistsError, IsADirectoryError)):
+            message = "exists already and is left as it is; nothing was written; choose another name"
+            raise RecipeError(message, source=str(path)) from error
+        if isinstance(error, FileNotFoundError):
+            raise StorageError(f"{path}: there is no folder {path.parent}; make it first") from error
+        if isinstance(error, OSError):
+            raise StorageError(f"{path}: cannot be written: {error.strerror}; choose another folder") from error
+        raise
