@@ -22,7 +22,7 @@ from fedfm.errors import (
     TooFewClientsError,
 )
 
-COMMANDS = ["ls", "cp", "show", "check", "data", "proxy", "keys", "certs", "run", "resume", "report", "export"]
+COMMANDS = ["ls", "cp", "show", "check", "data", "proxy"] + ["run", "resume", "report", "export", "keys", "certs"]
 
 
 def failing(error: BaseException) -> Group:

@@ -2,24 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import click
 
+from fedfm.cli.extras import needs_flower
 from fedfm.cli.group import Command, Group
 from fedfm.cli.output import print_json
-from fedfm.errors import RecipeError
-
-
-@contextmanager
-def _extra() -> Iterator[None]:
-    """Around imports of what the extra `flower` brings."""
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        raise RecipeError("needs the extra `flower`: pip install 'fedfm[flower]'", source="this command") from error
 
 
 @click.group(cls=Group)
@@ -34,7 +23,7 @@ def new(path: Path, as_json: bool) -> None:
 
     The private key stays on the node. The public key goes to the server's operator, who lets the node join with it.
     """
-    with _extra():
+    with needs_flower():
         from fedfm.runtimes.flower.keys import key_fingerprint, new_key
 
     public = new_key(path)
@@ -56,7 +45,7 @@ def fingerprint(paths: tuple[Path, ...], as_json: bool) -> None:
 
     Each PATH is a public key, or a private key of which the public half is looked at.
     """
-    with _extra():
+    with needs_flower():
         from fedfm.runtimes.flower.keys import key_fingerprint
 
     _print([(path, key_fingerprint(path)) for path in paths], as_json)
@@ -76,7 +65,7 @@ def new_certs(folder: Path, names: tuple[str, ...], as_json: bool) -> None:
     Each NAME is a host name or an address by which nodes reach the server; name localhost too if a reverse proxy
     stands before it. The authority's own key is forgotten: nobody can sign with it again.
     """
-    with _extra():
+    with needs_flower():
         from fedfm.runtimes.flower.keys import (
             AUTHORITY,
             CERTIFICATE,
@@ -109,7 +98,7 @@ def fingerprint_of_certs(path: Path, as_json: bool) -> None:
     DIR is a folder that `fedfm certs new` made; of a FILE the first certificate counts. The same is printed by
     `openssl x509 -in FILE -noout -fingerprint -sha256`.
     """
-    with _extra():
+    with needs_flower():
         from fedfm.runtimes.flower.keys import AUTHORITY, CERTIFICATE, certificate_fingerprint
 
     files = [path]

@@ -8,6 +8,7 @@ import fedfm
 from fedfm.cli.checks import check, data
 from fedfm.cli.group import Group
 from fedfm.cli.keys import certs, keys
+from fedfm.cli.machines import client, server
 from fedfm.cli.proxies import proxy
 from fedfm.cli.recipes import cp, ls, show
 from fedfm.cli.runs import export, report, resume, run
@@ -32,7 +33,7 @@ def main(ctx: click.Context) -> None:
         click.echo(ctx.get_help())
 
 
-for _command in (ls, cp, show, check, data, proxy, keys, certs, run, resume, report, export):
+for _command in (ls, cp, show, check, data, proxy, run, resume, report, export, keys, certs, server, client):
     main.add_command(_command)
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ def run(recipe: str, overrides: tuple[str, ...], profile: bool, as_json: bool) -
 
         return run(load_recipe(recipe, overrides), listeners=[display], profile=profile)
 
-    _follow(start, as_json)
+    follow(start, as_json)
 
 
 @click.command(cls=Command)
@@ -51,7 +51,7 @@ def resume(folder: str, overrides: tuple[str, ...], as_json: bool) -> None:
 
         return resume(folder, overrides, listeners=[display])
 
-    _follow(start, as_json)
+    follow(start, as_json)
 
 
 @click.command(cls=Command)
@@ -82,7 +82,7 @@ def export(folder: Path, merge: bool, as_json: bool) -> None:
         click.echo(f"{target} is written; its README.md says how to load it.")
 
 
-def _follow(start: Callable[[Listener], Run], as_json: bool) -> None:
+def follow(start: Callable[[Listener], Run], as_json: bool) -> None:
     """Starts a run, shows how it goes, and says what came out of it."""
     from fedfm.cli.display import PlainDisplay, RichDisplay, describe_outcome
 

@@ -25,7 +25,7 @@ from fedfm.sites.site import Own, Site
 IDLE = 900.0
 """Seconds without a caller after which a worker frees its memory."""
 
-_log = logging.getLogger(__name__)
+_log = logging.getLogger("fedfm.sites")  # also where this module is the program
 
 
 def serve(path: Path, site: Site, *, idle: float = IDLE) -> None:
@@ -78,7 +78,7 @@ def main() -> None:
     parser.add_argument("--policy", type=Path, help="the site's policy.yaml")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, _end)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     own = None
     if options.data is not None:
         policy = read_settings(options.policy, Policy) if options.policy else Policy()

@@ -9,6 +9,16 @@ from pathlib import Path
 from fedfm.runtimes.flower.apps import SOCKET
 from fedfm.runtimes.flower.supervisor import Supervisor
 
+PERMANENT = {
+    code % 256: reason
+    for code, reason in {
+        302: "the private key is no key that Flower takes (`fedfm keys new` makes one)",
+        600: "the server's address is none",
+        603: "the authority's certificate cannot be read",
+    }.items()
+}
+"""Exit codes of a SuperNode, as the system gives them, that another start would end with too → why."""
+
 
 def start_supernode(
     supervisor: Supervisor, name: str, *, server: str, authority: Path, key: Path, worker: Path, port: int

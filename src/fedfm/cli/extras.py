@@ -1,0 +1,21 @@
+"""What commands need beside fedfm itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from fedfm.errors import RecipeError
+
+
+@contextmanager
+def needs_flower() -> Iterator[None]:
+    """Around imports of what the extra `flower` brings.
+
+    Raises:
+        RecipeError: it is not installed.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise RecipeError("needs the extra `flower`: pip install 'fedfm[flower]'", source="this command") from error

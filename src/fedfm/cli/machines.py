@@ -1,0 +1,106 @@
+"""``fedfm server``, ``client``: a recipe on real machines, over Flower."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from fedfm.cli.extras import needs_flower
+from fedfm.cli.group import Command
+from fedfm.cli.output import console, print_json
+from fedfm.cli.runs import follow
+
+FILE = click.Path(path_type=Path)
+
+
+@click.command(cls=Command)
+@click.argument("recipe")
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option("--tls", type=FILE, required=True, help="Folder of certificates, as `fedfm certs new` makes it.")
+@click.option(
+    "--allow",
+    type=FILE,
+    multiple=True,
+    required=True,
+    help="A site's public key, or a folder of them; NAME.pub is the key of the site NAME.",
+)
+@click.option("--port", default=8443, show_default=True, help="Listen at this port of 127.0.0.1.")
+@click.option(
+    "--state", type=FILE, default="fedfm-server", show_default=True, help="Keep here what sites need to come back."
+)
+@click.option("--wait", default=600.0, show_default=True, help="Wait so many seconds for all sites to come.")
+def server(
+    recipe: str,
+    overrides: tuple[str, ...],
+    tls: Path,
+    allow: tuple[Path, ...],
+    port: int,
+    state: Path,
+    wait: float,
+    as_json: bool,
+) -> None:
+    """Run RECIPE with clients that hold their own data, on machines of theirs.
+
+    RECIPE may be that of a simulation: its training data then plays no part, each site has its own. Give the folder of
+    a run in its place to continue that. Only this machine can reach the port; deploy/nginx.conf opens it to sites.
+    """
+    with needs_flower():
+        from fedfm.runtimes.flower.admission import check_tls, keys_by_name
+    from fedfm.server.serving import Hosting, serve
+
+    keys, certificate = keys_by_name(allow), check_tls(tls)
+    terminal = console(stderr=as_json)
+    terminal.print(f"https://127.0.0.1:{port}, certificate {certificate}")
+    terminal.print(f"Sites that may come: {', '.join(sorted(keys))}")
+    known = set[str]()
+
+    def heard(names: Sequence[str]) -> None:
+        for word, changed in (("has come", set(names) - known), ("has gone", known - set(names))):
+            for name in sorted(changed):
+                terminal.print(f"{name} {word} ({len(names)} of {len(keys)})")
+        known.clear()
+        known.update(names)
+
+    hosting = Hosting(keys, tls.absolute(), port, state.absolute(), wait)
+    follow(lambda display: serve(recipe, overrides, hosting, listeners=[display], heard=heard), as_json)
+
+
+@click.command(cls=Command)
+@click.option("--server", "address", required=True, metavar="HOST:PORT", help="Where the server is.")
+@click.option("--ca", type=FILE, required=True, help="Certificate of the authority that signed the server's.")
+@click.option("--key", type=FILE, required=True, help="This site's private key, as `fedfm keys new` makes it.")
+@click.option("--data", type=FILE, required=True, help="data.yaml: where this site's data is.")
+@click.option("--policy", type=FILE, help="policy.yaml: what a server may ask of this site.")
+@click.option(
+    "--state", type=FILE, default="fedfm-client", show_default=True, help="Keep here what left, and the logs."
+)
+def client(address: str, ca: Path, key: Path, data: Path, policy: Path | None, state: Path, as_json: bool) -> None:
+    """Take part in what a server runs, with this site's data, until stopped.
+
+    Says what will leave this machine before anything does; what left is in STATE/wire.jsonl.
+    """
+    with needs_flower():
+        from fedfm.runtimes.flower.admission import check_private_key
+        from fedfm.runtimes.flower.keys import certificate_fingerprint
+        from fedfm.sites.member import Member
+
+    fingerprint = check_private_key(key)
+    certificate_fingerprint(ca)
+    terminal = console(stderr=as_json)
+    member = Member(
+        address,
+        ca.absolute(),
+        key.absolute(),
+        data.absolute(),
+        policy and policy.absolute(),
+        state.absolute(),
+        terminal.print,
+    )
+    examples, columns = member.check()
+    if as_json:
+        print_json({"examples": examples, "columns": columns, "key": fingerprint, "server": address})
+    terminal.print(f"{examples:,} examples with the columns {', '.join(columns)}; the key is {fingerprint}")
+    terminal.print(f"Connecting to {address}; Ctrl-C leaves")
+    member.stay()

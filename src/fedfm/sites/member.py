@@ -1,0 +1,130 @@
+"""A site as a member of a federation: its worker and its SuperNode, kept alive."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+
+from fedfm.data.sources import read_source
+from fedfm.errors import RecipeError
+from fedfm.records.disk import storage
+from fedfm.runtimes.flower.superlink import environment
+from fedfm.runtimes.flower.supernode import PERMANENT, free_ports, start_supernode
+from fedfm.runtimes.flower.supervisor import Supervisor
+from fedfm.sites.own import read_own_data, read_settings
+from fedfm.sites.policy import Policy
+
+PAUSES = (1.0, 5.0, 15.0, 30.0, 60.0)
+"""Seconds before a process is started again, for the first time, the second, …; the last also from then on."""
+
+WELL = 120.0
+"""Seconds after which a process that ends is taken to have been well."""
+
+WORKER, NODE = "worker", "supernode"
+
+
+@dataclass
+class Member:
+    """Takes part in whatever a server runs, until it is told to stop.
+
+    Attributes:
+        server: host and port.
+        authority: certificate of who has signed the server's.
+        key: the site's private key.
+        data: the site's ``data.yaml``.
+        policy: its ``policy.yaml``; None: a policy that mentions nothing.
+        folder: of its records (``wire.jsonl``) and the words of its processes.
+        say: is told, in lines for people, how it fares.
+    """
+
+    server: str
+    authority: Path
+    key: Path
+    data: Path
+    policy: Path | None
+    folder: Path
+    say: Callable[[str], None]
+    _failures: dict[str, int] = field(default_factory=dict)
+    _started: dict[str, float] = field(default_factory=dict)
+
+    def check(self) -> tuple[int, list[str]]:
+        """Reads what is to be read, before anything is connected; examples of the site, and their columns.
+
+        Raises:
+            RecipeError: the site's files do not say what they should.
+            DataError: its data cannot be read.
+        """
+        if self.policy is not None:
+            read_settings(self.policy, Policy)
+        host, _, port = self.server.rpartition(":")
+        if not host or not port.isdigit():
+            raise RecipeError(f"`{self.server}` is no host and port, such as fl.example.org:443", source="--server")
+        own = read_own_data(self.data)
+        source = read_source(own.train, "train", where="train")
+        return len(source), source.table.column_names
+
+    def stay(self) -> None:
+        """Stays in the federation until SIGTERM or Ctrl-C; processes that end are started again.
+
+        Raises:
+            RecipeError: the SuperNode ended for a reason that no second start mends.
+            StorageError: the site's folder cannot be written.
+        """
+        with storage(self.folder, "make"):
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        supervisor = Supervisor(self.folder, environment(self.folder))
+        before = signal.signal(signal.SIGTERM, _stop)
+        try:
+            for name in (WORKER, NODE):
+                self._start(supervisor, name)
+            while True:
+                time.sleep(1.0)
+                for name, code in supervisor.ended().items():
+                    self._again(supervisor, name, code)
+        except KeyboardInterrupt:
+            self.say("this site leaves the federation")
+        finally:
+            supervisor.close()
+            signal.signal(signal.SIGTERM, before)
+
+    def _start(self, supervisor: Supervisor, name: str) -> None:
+        self._started[name] = time.monotonic()
+        worker = self.folder / "worker.sock"
+        if name == WORKER:
+            policy = [] if self.policy is None else ["--policy", str(self.policy)]
+            command = [sys.executable, "-m", "fedfm.sites.resident", str(worker), "--data", str(self.data), *policy]
+            supervisor.start(name, *command, aloud=True)
+        else:
+            (port,) = free_ports(1)
+            start_supernode(
+                supervisor,
+                name,
+                server=self.server,
+                authority=self.authority,
+                key=self.key,
+                worker=worker,
+                port=port,
+            )
+
+    def _again(self, supervisor: Supervisor, name: str, code: int) -> None:
+        words = supervisor.last_words(name)
+        if name == NODE and code in PERMANENT:
+            raise RecipeError(f"Flower's SuperNode gave up: {PERMANENT[code]}{words}", source="client")
+        if time.monotonic() - self._started[name] > WELL:
+            self._failures[name] = 0
+        failures = self._failures.get(name, 0)
+        self._failures[name] = failures + 1
+        pause = PAUSES[min(failures, len(PAUSES) - 1)]
+        why = "; is the key allowed there, and nobody else with it?" if name == NODE else ""
+        self.say(f"the {name} ended with code {code}{why}; it starts again in {pause:g} seconds{words}")
+        time.sleep(pause)
+        self._start(supervisor, name)
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
