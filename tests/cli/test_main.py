@@ -22,7 +22,11 @@ from fedfm.errors import (
     TooFewClientsError,
 )
 
-COMMANDS = ["ls", "cp", "show", "check", "data", "proxy"] + ["run", "resume", "report", "export", "keys", "certs"]
+COMMANDS = [
+    *("ls", "cp", "show", "check", "data", "proxy"),
+    *("run", "resume", "report", "export"),
+    *("keys", "certs", "server", "client"),
+]
 
 
 def failing(error: BaseException) -> Group:

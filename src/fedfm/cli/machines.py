@@ -41,7 +41,7 @@ def server(
     wait: float,
     as_json: bool,
 ) -> None:
-    """Run RECIPE with clients that hold their own data, on machines of theirs.
+    """Run RECIPE with clients that hold their own data.
 
     RECIPE may be that of a simulation: its training data then plays no part, each site has its own. Give the folder of
     a run in its place to continue that. Only this machine can reach the port; deploy/nginx.conf opens it to sites.
@@ -77,7 +77,7 @@ def server(
     "--state", type=FILE, default="fedfm-client", show_default=True, help="Keep here what left, and the logs."
 )
 def client(address: str, ca: Path, key: Path, data: Path, policy: Path | None, state: Path, as_json: bool) -> None:
-    """Take part in what a server runs, with this site's data, until stopped.
+    """Take part, with this site's data, in what a server runs.
 
     Says what will leave this machine before anything does; what left is in STATE/wire.jsonl.
     """

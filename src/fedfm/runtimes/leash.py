@@ -20,11 +20,12 @@ def main() -> None:
     signal.signal(signal.SIGINT, lambda number, frame: None)
     threading.Thread(target=_watch, daemon=True).start()
     code = child.wait()
-    sys.exit(code if code >= 0 else 128 - code)
+    os._exit(code if code >= 0 else 128 - code)  # the thread still reads
 
 
 def _watch() -> None:
-    sys.stdin.buffer.read()
+    while os.read(0, 1):
+        pass
     os.killpg(0, signal.SIGKILL)
 
 

@@ -14,7 +14,7 @@ from fedfm.data.sources import read_source
 from fedfm.errors import RecipeError
 from fedfm.records.disk import storage
 from fedfm.runtimes.flower.superlink import environment
-from fedfm.runtimes.flower.supernode import PERMANENT, free_ports, start_supernode
+from fedfm.runtimes.flower.supernode import CONNECTED, PERMANENT, REASONS, free_ports, start_supernode, why_ended
 from fedfm.runtimes.flower.supervisor import Supervisor
 from fedfm.sites.own import read_own_data, read_settings
 from fedfm.sites.policy import Policy
@@ -24,6 +24,9 @@ PAUSES = (1.0, 5.0, 15.0, 30.0, 60.0)
 
 WELL = 120.0
 """Seconds after which a process that ends is taken to have been well."""
+
+DOUBT = 20.0
+"""Seconds without a connection after which it is said what may be wrong."""
 
 WORKER, NODE = "worker", "supernode"
 
@@ -49,6 +52,8 @@ class Member:
     policy: Path | None
     folder: Path
     say: Callable[[str], None]
+    _connected: bool = False
+    _doubted: bool = False
     _failures: dict[str, int] = field(default_factory=dict)
     _started: dict[str, float] = field(default_factory=dict)
 
@@ -84,6 +89,7 @@ class Member:
                 self._start(supervisor, name)
             while True:
                 time.sleep(1.0)
+                self._look(supervisor)
                 for name, code in supervisor.ended().items():
                     self._again(supervisor, name, code)
         except KeyboardInterrupt:
@@ -94,6 +100,7 @@ class Member:
 
     def _start(self, supervisor: Supervisor, name: str) -> None:
         self._started[name] = time.monotonic()
+        self._connected = self._connected and name != NODE
         worker = self.folder / "worker.sock"
         if name == WORKER:
             policy = [] if self.policy is None else ["--policy", str(self.policy)]
@@ -111,17 +118,29 @@ class Member:
                 port=port,
             )
 
+    def _look(self, supervisor: Supervisor) -> None:
+        """Says when the server has taken this site, and when it has not for a while."""
+        if not self._connected and CONNECTED in supervisor.words(NODE):
+            self.say("connected; the server calls when there is something to do")
+            self._connected = True
+        elif not self._connected and not self._doubted and time.monotonic() - self._started[NODE] > DOUBT:
+            self.say(
+                f"no connection yet: does {self.server} answer, and has the authority in {self.authority} signed its "
+                f"certificate? (see {self.folder / NODE}.log)"
+            )
+            self._doubted = True
+
     def _again(self, supervisor: Supervisor, name: str, code: int) -> None:
-        words = supervisor.last_words(name)
-        if name == NODE and code in PERMANENT:
-            raise RecipeError(f"Flower's SuperNode gave up: {PERMANENT[code]}{words}", source="client")
+        reason = why_ended(supervisor.words(name)) if name == NODE else None
+        why = f": {REASONS[reason]}" if reason in REASONS else supervisor.last_words(name)
+        if reason in PERMANENT:
+            raise RecipeError(f"Flower's SuperNode ended{why}", source="client")
         if time.monotonic() - self._started[name] > WELL:
             self._failures[name] = 0
         failures = self._failures.get(name, 0)
         self._failures[name] = failures + 1
         pause = PAUSES[min(failures, len(PAUSES) - 1)]
-        why = "; is the key allowed there, and nobody else with it?" if name == NODE else ""
-        self.say(f"the {name} ended with code {code}{why}; it starts again in {pause:g} seconds{words}")
+        self.say(f"the {name} ended with code {code} and starts again in {pause:g} seconds{why}")
         time.sleep(pause)
         self._start(supervisor, name)
 

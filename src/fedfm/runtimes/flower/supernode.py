@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 from contextlib import ExitStack
 from pathlib import Path
@@ -9,15 +10,27 @@ from pathlib import Path
 from fedfm.runtimes.flower.apps import SOCKET
 from fedfm.runtimes.flower.supervisor import Supervisor
 
-PERMANENT = {
-    code % 256: reason
-    for code, reason in {
-        302: "the private key is no key that Flower takes (`fedfm keys new` makes one)",
-        600: "the server's address is none",
-        603: "the authority's certificate cannot be read",
-    }.items()
+REASONS = {
+    302: "the private key is no key that Flower takes (`fedfm keys new` makes one)",
+    305: "the server does not take this site's key, or takes the site to be connected still, which passes in a minute",
+    600: "the server's address is none",
+    603: "the authority's certificate cannot be read",
 }
-"""Exit codes of a SuperNode, as the system gives them, that another start would end with too → why."""
+"""Flower's number of why a SuperNode ended → in words."""
+
+PERMANENT = frozenset({302, 600, 603})
+"""Those that another start would end with too."""
+
+CONNECTED = "SuperNode ID"
+"""What a SuperNode says when a server has taken it."""
+
+_REASON = re.compile(r"ref-exit-codes/(\d+)")
+
+
+def why_ended(words: str) -> int | None:
+    """Flower's number of why a SuperNode ended, by its own words; None: it did not say."""
+    found = _REASON.search(words)
+    return int(found[1]) if found else None
 
 
 def start_supernode(

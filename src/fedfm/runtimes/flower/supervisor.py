@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -17,6 +18,8 @@ from fedfm.errors import TooFewClientsError
 
 STOP = 10.0
 """Seconds that processes have to end when they are told to."""
+
+COLOUR = re.compile(r"\x1b\[\d*m")
 
 LAST_WORDS = 10
 """Lines of a process's output that are shown when it has failed."""
@@ -40,11 +43,15 @@ class Supervisor:
     def start(self, name: str, *command: str, aloud: bool = False) -> None:
         """Starts a process that ends with this one, in a group of its own with what it starts itself.
 
+        What an earlier one of the same name has left is killed.
+
         Args:
             name: of the process, for messages and for the file of its words.
             command: its program and arguments.
             aloud: whether it speaks to this process's own output, and not into a file.
         """
+        if (before := self._processes.get(name)) is not None:
+            _signal(before, signal.SIGKILL)
         found = shutil.which(command[0], path=self._environment["PATH"]) or command[0]
         with (self.folder / f"{name}.log").open("wb") as words:
             self._processes[name] = subprocess.Popen(  # noqa: S603 - its own tools
@@ -70,9 +77,13 @@ class Supervisor:
         for name, code in self.ended().items():
             raise TooFewClientsError(f"the {name} ended with code {code}{self.last_words(name)}")
 
+    def words(self, name: str) -> str:
+        """What a process has said since it was started, without colours."""
+        return COLOUR.sub("", (self.folder / f"{name}.log").read_text(errors="replace"))
+
     def last_words(self, name: str) -> str:
         """What a process said last, each line indented on a new one."""
-        lines = (self.folder / f"{name}.log").read_text(errors="replace").splitlines()[-LAST_WORDS:]
+        lines = [line for line in self.words(name).splitlines() if line.strip()][-LAST_WORDS:]
         return "".join(f"\n  {line}" for line in lines)
 
     def close(self) -> None:
