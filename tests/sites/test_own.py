@@ -1,0 +1,91 @@
+"""What a site's data.yaml makes of a server's recipe, and what is said of one that does not fit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from fedfm.errors import RecipeError
+from fedfm.recipe import Recipe, load_recipe
+from fedfm.server.serving import for_sites
+from fedfm.sites.own import OwnData, at_site, read_own_data, read_settings, read_site
+from fedfm.sites.policy import Policy
+from tests.small import small_recipe
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Recipe:
+    changes = {"federation": {"rounds": 2}, "allow_network": True}
+    return for_sites(load_recipe(small_recipe(tmp_path, **changes), ["data.labels=[bad, good]"]), 2)
+
+
+def data_yaml(folder: Path, text: str) -> Path:
+    path = folder / "data.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_paths_start_where_the_file_is(tmp_path: Path) -> None:
+    own = read_own_data(data_yaml(tmp_path, "train: rows.csv\nmodel: models/minilm\n"))
+    assert own.train == str(tmp_path / "rows.csv")
+    assert own.model == str(tmp_path / "models" / "minilm")
+    assert read_own_data(data_yaml(tmp_path, "train: builtin:digits")).train == "builtin:digits"
+
+
+@pytest.mark.parametrize(
+    ("text", "where", "reason"),
+    [
+        ("", "train", "required"),
+        ("trian: rows.csv", "trian", "train"),
+        ("train: 3", "train", "must be text"),
+        ("train: rows.csv\ndevice: tpu", "device", "tpu"),
+    ],
+)
+def test_a_faulty_file_is_explained(tmp_path: Path, text: str, where: str, reason: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        read_own_data(data_yaml(tmp_path, text))
+    assert str(tmp_path / "data.yaml") in str(caught.value)
+    assert any(problem.where == where for problem in caught.value.problems)
+    assert reason in str(caught.value)
+
+
+@pytest.mark.parametrize(("text", "reason"), [("a: [", "data.yaml:"), ("- a", "`key: value` lines")])
+def test_what_is_no_settings_file_is_named(tmp_path: Path, text: str, reason: str) -> None:
+    with pytest.raises(RecipeError, match=reason):
+        read_settings(data_yaml(tmp_path, text), Policy)
+    with pytest.raises(RecipeError, match=r"gone\.yaml"):
+        read_settings(tmp_path / "gone.yaml", Policy)
+
+
+def test_a_recipe_takes_the_names_that_the_site_has(recipe: Recipe) -> None:
+    own = OwnData(train="rows.csv", text=["review"], label="stars", model="here", device="cpu")
+    there = at_site(recipe, own, allow_network=False)
+    assert (there.data.train, there.data.text, there.data.label) == ("rows.csv", ["review"], "stars")
+    assert (there.model.path, there.runtime.device, there.runtime.stack) == ("here", "cpu", 1)
+    assert not there.allow_network
+    assert at_site(recipe, OwnData(train="rows.csv"), allow_network=True).allow_network
+    assert at_site(recipe, OwnData(train="rows.csv"), allow_network=True).data.text == recipe.data.text
+
+
+def test_columns_and_classes_that_do_not_fit_are_all_named(recipe: Recipe) -> None:
+    own = OwnData(train="rows.csv", text=["question", "answer"], labels={"1": "fine"})
+    with pytest.raises(RecipeError) as caught:
+        at_site(recipe, own, allow_network=False)
+    assert [problem.where for problem in caught.value.problems] == ["text", "labels.1"]
+    assert "bad, good" in str(caught.value)
+
+
+def test_its_classes_are_the_servers(recipe: Recipe, tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("text,label\nwell,1\nill,0\nso so,good\n")
+    own = OwnData(train=str(tmp_path / "rows.csv"), labels={"1": "good", "0": "bad"})
+    data = read_site(at_site(recipe, own, allow_network=False), own, "clinic")
+    assert data.train.labels is not None
+    assert data.train.labels.tolist() == [1, 0, 1]
+    assert data.federation.sizes == {"clinic": 3}
+    with pytest.raises(RecipeError, match=r"'1' in row 1, which is none of the classes: bad, good"):
+        read_site(
+            recipe.model_copy(update={"data": recipe.data.model_copy(update={"train": own.train})}),
+            OwnData(train=own.train),
+            "clinic",
+        )
