@@ -17,7 +17,8 @@ from fedfm.recipe.schema import Recipe
 from fedfm.recipe.yaml_text import parse
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "deploy/README.md")]
+PAGES += sorted((ROOT / "docs").glob("*.md"))
 ENOUGH = {"name": "page", "model": {"path": "builtin:tiny-bert"}, "task": {"kind": "text-classification"}}
 
 

@@ -49,6 +49,7 @@ def test_help_lists_the_commands_in_the_order_of_use() -> None:
         assert result.exit_code == 0
         listed = [line.split()[0] for line in result.output.partition("Commands:")[2].strip().splitlines()]
         assert listed == COMMANDS
+        assert "\n    fedfm run demo                          a first run, offline\n" in result.output
         assert "..." not in result.output.partition("Commands:")[2], "every command's help fits its line"
 
 

@@ -18,7 +18,7 @@ from fedfm.cli.runs import export, report, resume, run
 @click.version_option(fedfm.__version__, prog_name="fedfm")
 @click.pass_context
 def main(ctx: click.Context) -> None:
-    r"""Fine-tune foundation models on data that cannot be brought together.
+    """Fine-tune foundation models on data that cannot be brought together.
 
     \b
       fedfm run demo                          a first run, offline
@@ -28,7 +28,7 @@ def main(ctx: click.Context) -> None:
 
     A RECIPE is a file, or a name from `fedfm ls`. Exit codes: 0 done, 2 recipe or usage, 3 data, 4 too few clients,
     5 storage, 130 interrupted (resumable).
-    """
+    """  # noqa: D301 - the character \b, which tells click to keep the lines
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())
 
