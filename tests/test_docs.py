@@ -47,6 +47,13 @@ def test_commands_exist(block: str) -> None:
         main.commands[command].make_context(command, arguments, resilient_parsing=False).close()
 
 
+@pytest.mark.parametrize("unit", sorted((ROOT / "deploy").glob("*.service")), ids=lambda unit: unit.name)
+def test_units_start_commands_that_exist(unit: Path) -> None:
+    (line,) = [line for line in unit.read_text(encoding="utf-8").splitlines() if line.startswith("ExecStart=")]
+    command, *arguments = shlex.split(line.partition("/bin/fedfm ")[2].rstrip("'"))
+    main.commands[command].make_context(command, arguments, resilient_parsing=False).close()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("block", blocks("python"))
 def test_python_runs(block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
