@@ -24,7 +24,7 @@ from fedfm.errors import (
 
 COMMANDS = [
     *("ls", "cp", "show", "check", "data", "proxy"),
-    *("run", "resume", "report", "export"),
+    *("run", "resume", "status", "report", "export"),
     *("keys", "certs", "server", "client"),
 ]
 

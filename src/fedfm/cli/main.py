@@ -11,7 +11,7 @@ from fedfm.cli.keys import certs, keys
 from fedfm.cli.machines import client, server
 from fedfm.cli.proxies import proxy
 from fedfm.cli.recipes import cp, ls, show
-from fedfm.cli.runs import export, report, resume, run
+from fedfm.cli.runs import export, report, resume, run, status
 
 
 @click.group(cls=Group, invoke_without_command=True, context_settings={"max_content_width": 110})
@@ -33,7 +33,7 @@ def main(ctx: click.Context) -> None:
         click.echo(ctx.get_help())
 
 
-for _command in (ls, cp, show, check, data, proxy, run, resume, report, export, keys, certs, server, client):
+for _command in (ls, cp, show, check, data, proxy, run, resume, status, report, export, keys, certs, server, client):
     main.add_command(_command)
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""``fedfm run``, ``resume``, ``report``, ``export``: runs and what they leave."""
+"""``fedfm run``, ``resume``, ``status``, ``report``, ``export``: runs and what they leave."""
 
 from __future__ import annotations
 
@@ -52,6 +52,19 @@ def resume(folder: str, overrides: tuple[str, ...], as_json: bool) -> None:
         return resume(folder, overrides, listeners=[display])
 
     follow(start, as_json)
+
+
+@click.command(cls=Command)
+@click.argument("folder", metavar="RUN", type=click.Path(path_type=Path))
+def status(folder: Path, as_json: bool) -> None:
+    """Tell how the run in the folder RUN fares, while it goes on or after."""
+    from fedfm.records.status import render_status, run_status
+
+    found = run_status(folder)
+    if as_json:
+        print_json(found)
+    else:
+        console().print(render_status(found))
 
 
 @click.command(cls=Command)

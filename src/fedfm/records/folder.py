@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 from filelock import FileLock, Timeout
 
 from fedfm.errors import RecipeError, StorageError
@@ -178,6 +179,15 @@ class RunFolder:
         finally:
             owner.unlink(missing_ok=True)
             lock.release()
+
+    @property
+    def process(self) -> int | None:
+        """The process that holds the folder; None when none does, or it was killed."""
+        try:
+            number = int((self.path / OWNER).read_text())
+        except (OSError, ValueError):
+            return None
+        return number if psutil.pid_exists(number) else None
 
     def append(self, file: Path | str, record: Mapping[str, object]) -> None:
         """Adds one line to a JSONL file of this folder and hands it to the operating system.

@@ -1,0 +1,88 @@
+"""How a run fares, as its folder tells it: while it goes on, from any terminal, and after."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from fedfm.data.settings import SITES
+from fedfm.records import jsonl, units
+from fedfm.records.folder import RunFolder
+from fedfm.records.jsonl import Record
+from fedfm.records.reading import RunFiles, dig, read_run
+
+SHOWN = 24
+"""Clients of the terminal's table, those with the most trouble first."""
+
+
+def run_status(path: Path | str) -> Record:
+    """How a run fares.
+
+    Returns:
+        ``name``, ``state`` (``running``, ``completed``, ``interrupted``, ``failed``, or ``stopped``: its process was
+        killed), ``process`` (id, None where none runs), ``round``, ``rounds``, ``metric`` and ``value`` (latest, on
+        the test set), ``bytes`` (``down``, ``up``), ``clients``: id → ``examples``, ``round`` of its last update (0:
+        none), ``failed``, ``refused``, ``reason`` (of the last time); of a simulation only clients with trouble.
+
+    Raises:
+        RecipeError: this is no run's folder.
+        DataError: a file in it is damaged.
+    """
+    folder = RunFolder.open(path)
+    files, process = read_run(folder), folder.process
+    state = "running" if process is not None else str(dig(files.summary, "status") or "stopped")
+    tested = files.rows("test")
+    return {
+        "name": files.name,
+        "state": state,
+        "process": process,
+        "round": max((row["round"] for row in files.metrics), default=0),
+        "rounds": dig(files.recipe, "federation.rounds"),
+        "metric": files.headline,
+        "value": tested[-1].get(files.headline) if tested else None,
+        "bytes": {"down": files.traffic["down"], "up": files.traffic["up"]},
+        "clients": _clients(folder, files),
+    }
+
+
+def render_status(status: Record) -> RenderableType:
+    """A status for the terminal."""
+    state = status["state"] + (f" (process {status['process']})" if status["process"] else "")
+    metric = units.metric_name(status["metric"])
+    lines: list[RenderableType] = [
+        Text(f"{status['name']}: {state}, {status['round']} of {status['rounds']} rounds"),
+        Text(f"{metric} {units.metric(status['metric'], status['value'])} on the test set"),
+        Text(f"{units.size(status['bytes']['down'])} down, {units.size(status['bytes']['up'])} up"),
+    ]
+    if status["clients"]:
+        table = Table("client", "examples", "last update", "failed", "refused", "why", box=None, pad_edge=False)
+        ordered = sorted(status["clients"].items(), key=lambda item: (-item[1]["failed"] - item[1]["refused"], item[0]))
+        for client, found in ordered[:SHOWN]:
+            last = f"round {found['round']}" if found["round"] else "none"
+            numbers = (str(found[key]) for key in ("failed", "refused"))
+            table.add_row(Text(client), units.number(found["examples"]), last, *numbers, Text(found["reason"]))
+        lines += [Text(), table]
+        if len(ordered) > SHOWN:
+            lines.append(Text(f"and {len(ordered) - SHOWN} more"))
+    return Group(*lines)
+
+
+def _clients(folder: RunFolder, files: RunFiles) -> dict[str, dict[str, Any]]:
+    fresh = {"round": 0, "failed": 0, "refused": 0, "reason": ""}
+    found = {str(row["id"]): {"examples": row["examples"], **fresh} for row in files.clients}
+    for message in jsonl.records(folder.wire):
+        if message["direction"] == "up":
+            for client in message["clients"]:
+                found.setdefault(client, {"examples": 0, **fresh})["round"] = message["round"]
+    for event in files.events:
+        if event["kind"] in ("failed", "refused") and event["client"] is not None:
+            of = found.setdefault(event["client"], {"examples": 0, **fresh})
+            of[event["kind"]] += 1
+            of["reason"] = event["reason"]
+    if dig(files.recipe, "data.train") == SITES:
+        return found
+    return {client: values for client, values in found.items() if values["failed"] or values["refused"]}
