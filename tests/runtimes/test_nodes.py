@@ -8,11 +8,12 @@ import pytest
 
 from fedfm.errors import TooFewClientsError
 from fedfm.runtimes.nodes import NodesRuntime
-from fedfm.runtimes.parcels import Answers, Fault, Parcel, Prepare, Ready, Refusal, Unprepared, Work, job_digest
+from fedfm.runtimes.parcels import Answers, Fault, Lost, Parcel, Prepare, Ready, Refusal, Unprepared, Work, job_digest
 from fedfm.updates import Failure
 
 JOB = {"recipe": {}}
 READY = Parcel(Ready(job=job_digest(JOB), clients=None))
+GONE = Parcel(Lost(reason="Flower reports error 3"))
 
 
 def trained(parcel: Parcel) -> Parcel:
@@ -28,14 +29,14 @@ def trained(parcel: Parcel) -> Parcel:
 class Faked:
     """A line to nodes that are functions."""
 
-    def __init__(self, **nodes: Callable[[Parcel], Parcel | str]) -> None:
+    def __init__(self, **nodes: Callable[[Parcel], Parcel]) -> None:
         self.there = nodes
         self.sent: list[tuple[str, Parcel]] = []
 
     def nodes(self) -> Sequence[str]:
         return sorted(self.there)
 
-    def send(self, parcels: Mapping[str, Parcel]) -> Iterator[tuple[str, Parcel | str]]:
+    def send(self, parcels: Mapping[str, Parcel]) -> Iterator[tuple[str, Parcel]]:
         for node, parcel in parcels.items():
             self.sent.append((node, parcel))
             yield node, self.there[node](parcel)
@@ -95,12 +96,42 @@ def test_a_node_that_always_forgets_fails_its_clients() -> None:
 
 
 def test_what_a_lost_node_did_not_answer_fails_and_the_others_go_on() -> None:
-    def dying(parcel: Parcel) -> Parcel | str:
-        return READY if isinstance(parcel.head, Prepare) else "Flower reports error 3"
+    def dying(parcel: Parcel) -> Parcel:
+        return READY if isinstance(parcel.head, Prepare) else GONE
 
     line = Faked(one=dying, two=good)
     answers = dict(NodesRuntime(line, JOB, stack=1).exchange(asked(*"ab")))
     assert answers == {"a": Failure("a", "Flower reports error 3"), **asked("b")}
+
+
+def test_a_lost_node_that_is_there_again_is_told_again_and_asked_for_what_it_owes() -> None:
+    fault = Fault(reason="out of memory")
+    life = iter([Parcel(Answers(clients=(("a", fault),))), GONE])
+
+    class Cut(Faked):
+        def send(self, parcels: Mapping[str, Parcel]) -> Iterator[tuple[str, Parcel]]:
+            for node, answer in super().send(parcels):
+                yield node, answer
+                if answer.head.kind == "answers" and (more := next(life, None)) is not None:
+                    yield node, more
+
+    def restarted(parcel: Parcel) -> Parcel:
+        return READY if isinstance(parcel.head, Prepare) else next(life, None) or trained(parcel)
+
+    line = Cut(one=restarted)
+    answers = dict(NodesRuntime(line, JOB, stack=1).exchange(asked(*"ab")))
+    assert answers == {"a": Failure("a", "out of memory"), **asked("b")}
+    heads = [parcel.head for _, parcel in line.sent]
+    assert [head.kind for head in heads] == ["prepare", "work", "prepare", "work"]
+    assert [name for name, _ in heads[3].clients] == ["b"]  # type: ignore[union-attr]
+
+
+def test_a_node_whose_time_is_over_is_not_asked_again() -> None:
+    late = Parcel(Lost(reason="no answer within 5 seconds", late=True))
+    line = Faked(one=lambda parcel: READY if isinstance(parcel.head, Prepare) else late)
+    answers = dict(NodesRuntime(line, JOB, stack=1).exchange(asked("a")))
+    assert answers == {"a": Failure("a", "no answer within 5 seconds")}
+    assert len(line.sent) == 2
 
 
 def test_a_clients_fault_comes_through() -> None:
@@ -115,7 +146,8 @@ def test_a_clients_fault_comes_through() -> None:
 
 def test_no_node_at_all_ends_the_run_with_their_reasons() -> None:
     line = Faked(
-        one=lambda parcel: Parcel(Refusal(reason="train.jsonl is another file here")), two=lambda parcel: "gone"
+        one=lambda parcel: Parcel(Refusal(reason="train.jsonl is another file here")),
+        two=lambda parcel: Parcel(Lost(reason="gone")),
     )
     with pytest.raises(TooFewClientsError, match=r"(?s)node one: train.jsonl is another.*node two: gone"):
         list(NodesRuntime(line, JOB, stack=1).exchange(asked("a")))

@@ -11,9 +11,11 @@ import pytest
 
 from fedfm.errors import TooFewClientsError
 from fedfm.runtimes import sockets
-from fedfm.runtimes.parcels import Nodes, Parcel, Ready, Refusal
+from fedfm.runtimes.parcels import Lost, Nodes, Parcel, Ready, Refusal
 from fedfm.runtimes.relay import RelayLine
 
+GONE = Parcel(Lost(reason="the relay to the nodes is gone"))
+LATE = Parcel(Lost(reason="no answer within 0.1 seconds", late=True))
 ASKED, READY = Parcel(Refusal(reason="?")), Parcel(Ready(job="j", clients=None))
 
 
@@ -53,7 +55,7 @@ def test_who_does_not_answer_in_time_is_named(tmp_path: Path) -> None:
     line = RelayLine(tmp_path / "other", nodes=2, patience=60, deadline=0.1)
     relay(line, lambda server: [sockets.receive(server) for _ in range(3)])
     line.nodes()
-    assert dict(line.send({"1": ASKED, "2": ASKED})) == dict.fromkeys("12", "no answer within 0.1 seconds")
+    assert dict(line.send({"1": ASKED, "2": ASKED})) == dict.fromkeys("12", LATE)
     line.close()
 
 
@@ -64,13 +66,13 @@ def test_an_answer_that_nobody_waits_for_any_more_is_not_taken_for_another(line:
 
     relay(line, late)
     line.nodes()
-    assert dict(line.send({"2": ASKED})) == {"2": "the relay to the nodes is gone"}
+    assert dict(line.send({"2": ASKED})) == {"2": GONE}
 
 
 def test_a_relay_that_goes_may_come_back(line: RelayLine) -> None:
     relay(line, lambda server: sockets.receive(server))
     line.nodes()
-    assert dict(line.send({"1": ASKED})) == {"1": "the relay to the nodes is gone"}
+    assert dict(line.send({"1": ASKED})) == {"1": GONE}
     relay(line, echo)
     assert line.nodes() == ("1", "2")
     assert dict(line.send({"1": ASKED})) == {"1": READY}

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from fedfm.errors import TooFewClientsError
 from fedfm.proxies.versions import ProxyVersion
-from fedfm.runtimes.parcels import Answers, Parcel, Prepare, Ready, Refusal, Unprepared, Work, job_digest
+from fedfm.runtimes.parcels import Answers, Lost, Parcel, Prepare, Ready, Refusal, Unprepared, Work, job_digest
 from fedfm.updates import Failure
 
 
@@ -22,10 +22,10 @@ class Line(Protocol):
         """The nodes that are there now, sorted; waits until there are as many as it was told to wait for."""
         ...
 
-    def send(self, parcels: Mapping[str, Parcel]) -> Iterator[tuple[str, Parcel | str]]:
+    def send(self, parcels: Mapping[str, Parcel]) -> Iterator[tuple[str, Parcel]]:
         """Sends nodes their parcels and yields (node, answer) as answers come in; a node may answer in parts.
 
-        A text in place of an answer says why there is none, or no more of it.
+        `Lost` in place of an answer says why there is none, or no more of it.
         """
         ...
 
@@ -142,7 +142,10 @@ class NodesRuntime:
     def _work(
         self, shares: Mapping[str, Sequence[str]], messages: Mapping[str, bytes], *, again: bool
     ) -> Iterator[tuple[str, bytes | Failure]]:
-        """Sends work and yields what comes of it; nodes that have forgotten the run are told once more."""
+        """Sends work and yields what comes of it.
+
+        Nodes that have forgotten the run, or were lost and are there again, are asked once more for what they owe.
+        """
         waiting = {node: list(share) for node, share in shares.items()}
         forgot: set[str] = set()
         lost: dict[str, str] = {}
@@ -154,14 +157,15 @@ class NodesRuntime:
                         if client in waiting[node]:
                             waiting[node].remove(client)
                         yield client, found
-                case Parcel(head=Unprepared()) if again:
+                case Parcel(head=Unprepared() | Lost(late=False)) if again:
                     forgot.add(node)
+                    lost[node] = _why_not(answer)
                 case _:
                     lost[node] = _why_not(answer)
         for node in forgot:
-            del self._serves[node]
-        if forgot and set(self._prepared()) & forgot:
-            known = {node: waiting.pop(node) for node in forgot & self._serves.keys()}
+            self._serves.pop(node, None)
+        if owing := {node for node in forgot if waiting[node]}:
+            known = {node: waiting.pop(node) for node in owing & set(self._prepared())}
             yield from self._work(known, messages, again=False)
         for node, unanswered in waiting.items():
             if unanswered:
@@ -195,7 +199,6 @@ def _answers(answers: Answers, blobs: Sequence[bytes]) -> Iterator[tuple[str, by
         yield client, next(updates) if fault is None else Failure(client, **fault.model_dump())
 
 
-def _why_not(answer: Parcel | str) -> str:
-    if isinstance(answer, str):
-        return answer
-    return answer.head.reason if isinstance(answer.head, Refusal) else f"it answered with `{answer.head.kind}`"
+def _why_not(answer: Parcel) -> str:
+    head = answer.head
+    return head.reason if isinstance(head, Refusal | Lost) else f"it answered with `{head.kind}`"

@@ -86,6 +86,15 @@ class Refusal(_Head):
     reason: str
 
 
+class Lost(_Head):
+    """To the server, from what carries its parcels: no answer will come, or no more of it. No blobs."""
+
+    kind: Literal["lost"] = "lost"
+    reason: str
+    late: bool = False
+    """Whether the time for it is over."""
+
+
 class Nodes(_Head):
     """To the server, from what carries its parcels: the nodes that are there now. No blobs."""
 
@@ -93,7 +102,7 @@ class Nodes(_Head):
     nodes: tuple[str, ...]
 
 
-Head = Annotated[Prepare | Ready | Work | Answers | Unprepared | Refusal | Nodes, Field(discriminator="kind")]
+Head = Annotated[Prepare | Ready | Work | Answers | Unprepared | Refusal | Lost | Nodes, Field(discriminator="kind")]
 _HEADS: TypeAdapter[Head] = TypeAdapter(Head)
 
 

@@ -9,7 +9,7 @@ import ray
 import torch
 
 from fedfm.errors import RecipeError
-from fedfm.runtimes.parcels import Parcel, ParcelError
+from fedfm.runtimes.parcels import Lost, Parcel, ParcelError
 from fedfm.runtimes.settings import Ray
 
 _NAMESPACE = "fedfm"
@@ -50,7 +50,7 @@ class ActorLine:
         """The actors; Ray starts again those that died."""
         return list(self._actors)
 
-    def send(self, parcels: Mapping[str, Parcel]) -> Iterator[tuple[str, Parcel | str]]:
+    def send(self, parcels: Mapping[str, Parcel]) -> Iterator[tuple[str, Parcel]]:
         """Hands actors their parcels and yields parts of their answers as they are ready."""
         streams: dict[Any, str] = {
             self._actors[node].handle.options(num_returns="streaming").remote(parcel.text, parcel.blobs): node
@@ -61,7 +61,7 @@ class ActorLine:
             if not ready:
                 for stream, node in streams.items():
                     ray.cancel(stream)
-                    yield node, f"no answer within {self.deadline} seconds"
+                    yield node, Parcel(Lost(reason=f"no answer within {self.deadline} seconds", late=True))
                 return
             first: Any = ready[0]
             try:
@@ -70,7 +70,7 @@ class ActorLine:
             except StopIteration:
                 del streams[first]
             except (ray.exceptions.RayError, ParcelError) as error:
-                yield streams.pop(first), str(error).splitlines()[0]
+                yield streams.pop(first), Parcel(Lost(reason=str(error).splitlines()[0]))
 
     def close(self) -> None:
         """Leaves the cluster, or ends it where it was started for this run."""

@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from fedfm.runtimes import sockets
-from fedfm.runtimes.parcels import Nodes, Parcel, ParcelError
+from fedfm.runtimes.parcels import Lost, Nodes, Parcel, ParcelError
 
 
 class RelayLine:
@@ -60,7 +60,7 @@ class RelayLine:
             pass  # later news of nodes, and answers that nobody waits for any more
         return self._nodes
 
-    def send(self, parcels: Mapping[str, Parcel]) -> Iterator[tuple[str, Parcel | str]]:
+    def send(self, parcels: Mapping[str, Parcel]) -> Iterator[tuple[str, Parcel]]:
         """Sends nodes their parcels, and yields answers until all are there or the deadline has passed."""
         end = time.monotonic() + (float("inf") if self.deadline is None else self.deadline)
         waiting = set(parcels)
@@ -74,8 +74,13 @@ class RelayLine:
             if node in waiting:  # else it answers what nobody waits for any more
                 waiting.discard(node)
                 yield node, parcel
-        why = "the relay to the nodes is gone" if self._relay is None else f"no answer within {self.deadline} seconds"
-        yield from ((node, why) for node in sorted(waiting))
+        lost = Lost(reason="the relay to the nodes is gone")
+        if self._relay is not None:
+            lost = Lost(reason=f"no answer within {self.deadline} seconds", late=True)
+        yield from ((node, Parcel(lost)) for node in sorted(waiting))
+
+    def on_loss(self) -> None:
+        """The relay has gone; whoever can start another does so here."""
 
     def close(self) -> None:
         """Hangs up."""
@@ -106,6 +111,7 @@ class RelayLine:
                 self._relay.close()
                 self._relay = None
                 self._set_nodes(())
+                self.on_loss()
                 return None
             node, parcel = got
             if isinstance(parcel.head, Nodes):

@@ -21,7 +21,7 @@ from flwr.serverapp import Grid, ServerApp
 from fedfm.runtimes import sockets
 from fedfm.runtimes.flower.grid import ACTION, GridLine
 from fedfm.runtimes.flower.records import from_record, to_record
-from fedfm.runtimes.parcels import Nodes, Parcel, ParcelError, Refusal, joined
+from fedfm.runtimes.parcels import Lost, Nodes, Parcel, ParcelError, Refusal, joined
 
 SOCKET = "fedfm-socket"
 """Key, of a ServerApp's run config and of a node's config, of the socket to speak to."""
@@ -57,11 +57,10 @@ def relay(grid: Grid, path: Path, *, poll: float = POLL) -> None:
                 if asked is None:
                     return
                 if not line.push(*asked):
-                    sockets.send(server, Parcel(Refusal(reason="Flower did not take its parcel")), node=asked[0])
+                    sockets.send(server, Parcel(Lost(reason="Flower did not take its parcel")), node=asked[0])
                 continue  # all that is asked goes out before anything is pulled
             for node, answer in line.pull():
-                parcel = answer if isinstance(answer, Parcel) else Parcel(Refusal(reason=answer))
-                sockets.send(server, parcel, node=node)
+                sockets.send(server, answer, node=node)
 
 
 def _told(server: socket.socket, nodes: list[str], known: list[str]) -> list[str]:
@@ -86,8 +85,10 @@ def make_client_app(handler_for: Callable[[Context], Handler]) -> ClientApp:
     def work(message: Message, context: Context) -> Message:
         try:
             answer = joined(handler_for(context)(from_record(message.content)))
-        except (ParcelError, OSError) as error:
-            answer = Parcel(Refusal(reason=f"{type(error).__name__}: {error}"))
+        except ParcelError as error:
+            answer = Parcel(Refusal(reason=str(error)))
+        except OSError as error:  # its worker is starting anew, or ended in the middle
+            answer = Parcel(Lost(reason=f"the worker of the node does not answer ({error})"))
         return Message(to_record(answer), reply_to=message)
 
     return app

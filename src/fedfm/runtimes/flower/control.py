@@ -6,8 +6,8 @@ Flower offers these only on its own command line; what is imported here is priva
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
-from contextlib import redirect_stdout
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager, redirect_stdout
 from io import StringIO
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from flwr.cli.typing import SuperLinkConnection
 from flwr.cli.utils import init_http_client_from_connection
 from flwr.common.serde import fab_to_proto, user_config_to_proto
 from flwr.proto.control_pb2 import ListNodesRequest, RegisterNodeRequest, StartRunRequest, UnregisterNodeRequest
+from flwr.supercore.control.control_http_client import ControlHttpClient
 from flwr.supercore.fab import Fab
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 
@@ -44,15 +45,13 @@ clientapp = "fedfm.runtimes.flower.apps:client_app"
 
 
 class Control:
-    """A SuperLink's control interface."""
+    """A SuperLink's control interface; every call is a connection of its own."""
 
     def __init__(self, address: str, certificate: Path) -> None:
         """Speaks to the SuperLink at ``address``, whose certificate the authority in ``certificate`` has signed."""
-        connection = SuperLinkConnection(
+        self._connection = SuperLinkConnection(
             name="fedfm", address=address, root_certificates=str(certificate), insecure=False
         )
-        with redirect_stdout(StringIO()):  # it says where it connects to
-            self._client = init_http_client_from_connection(connection)
 
     def admit(self, keys: Mapping[str, Path]) -> dict[str, str]:
         """Lets the nodes with these keys join, and no others.
@@ -65,16 +64,16 @@ class Control:
         """
         wanted = {public_key_to_bytes(load_ssh_public_key(path.read_bytes())): name for name, path in keys.items()}  # type: ignore[arg-type]
         known = {}
-        for node in self._client.ListNodes(ListNodesRequest()).nodes_info:
-            if node.status == "unregistered":
-                continue
-            if node.public_key in wanted:
-                known[str(node.node_id)] = wanted.pop(node.public_key)
-            else:
-                self._client.UnregisterNode(UnregisterNodeRequest(node_id=node.node_id))
-        for key, name in wanted.items():
-            node_id = self._client.RegisterNode(RegisterNodeRequest(public_key=key, name=name)).node_id
-            known[str(node_id)] = name
+        with self._connected() as client:
+            for node in client.ListNodes(ListNodesRequest()).nodes_info:
+                if node.status == "unregistered":
+                    continue
+                if node.public_key in wanted:
+                    known[str(node.node_id)] = wanted.pop(node.public_key)
+                else:
+                    client.UnregisterNode(UnregisterNodeRequest(node_id=node.node_id))
+            for key, name in wanted.items():
+                known[str(client.RegisterNode(RegisterNodeRequest(public_key=key, name=name)).node_id)] = name
         return known
 
     def start(self, socket: Path) -> None:
@@ -82,4 +81,12 @@ class Control:
         content, _ = build_fab_from_files({"pyproject.toml": _PROJECT.encode()})
         fab = Fab(hashlib.sha256(content).hexdigest(), content, {})
         config = user_config_to_proto({SOCKET: str(socket)})
-        self._client.StartRun(StartRunRequest(fab=fab_to_proto(fab), override_config=config))
+        with self._connected() as client:
+            client.StartRun(StartRunRequest(fab=fab_to_proto(fab), override_config=config))
+
+    @contextmanager
+    def _connected(self) -> Iterator[ControlHttpClient]:
+        with redirect_stdout(StringIO()):  # it says where it connects to
+            client = init_http_client_from_connection(self._connection)
+        with closing(client):  # a SuperLink waits for open connections before it ends
+            yield client

@@ -8,7 +8,7 @@ from flwr.app import Error, Message
 from flwr.serverapp import Grid
 
 from fedfm.runtimes.flower.records import from_record, to_record
-from fedfm.runtimes.parcels import Parcel, ParcelError
+from fedfm.runtimes.parcels import Lost, Parcel, ParcelError, Refusal
 
 ACTION = "work"
 """Of the messages that carry parcels."""
@@ -35,18 +35,18 @@ class GridLine:
         self._asked[numbers[0]] = node
         return True
 
-    def pull(self) -> Iterator[tuple[str, Parcel | str]]:
-        """The replies that are there, each pulled when the one before was taken; a text says why there is none."""
+    def pull(self) -> Iterator[tuple[str, Parcel]]:
+        """The replies that are there, each pulled when the one before was taken."""
         for number in list(self._asked):
             for reply in self.grid.pull_messages([number]):
                 node = self._asked.pop(number)
                 if reply.has_error():
-                    yield node, _reason(reply.error)
+                    yield node, Parcel(Lost(reason=_reason(reply.error)))
                     continue
                 try:
                     yield node, from_record(reply.content)
                 except ParcelError as error:
-                    yield node, str(error)
+                    yield node, Parcel(Refusal(reason=str(error)))
 
 
 def _reason(error: Error) -> str:

@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from fedfm.runtimes.flower.control import Control
 from fedfm.runtimes.flower.superlink import environment, start_superlink, within
 from fedfm.runtimes.flower.supervisor import Supervisor
 from fedfm.runtimes.relay import RelayLine
+
+MENDED = 5
+"""Times that a SuperLink is started again in a run."""
 
 
 class HostLine(RelayLine):
@@ -47,15 +51,14 @@ class HostLine(RelayLine):
             nodes=len(keys),
             patience=patience,
             deadline=deadline,
-            check=self._supervisor.check,
+            check=self._mend,
             heard=heard,
         )
-        self._least = least
+        self.folder, self.tls, self.port, self.keys = folder, tls, port, keys
+        self._least, self._mended = least, 0
         try:
-            with within(environment(folder)):
-                control = start_superlink(self._supervisor, folder, tls, port)
-                self.names = control.admit(keys)
-                control.start(self.path)
+            self._control = self._start()
+            self.on_loss()
         except BaseException:
             self.close()
             raise
@@ -66,7 +69,30 @@ class HostLine(RelayLine):
         self.wanted = self._least
         return there
 
+    def on_loss(self) -> None:
+        """Starts a relay."""
+        with within(environment(self.folder)):
+            self._control.start(self.path)
+
     def close(self) -> None:
         """Ends what sites connect to; they wait until it is there again."""
         super().close()
         self._supervisor.close()
+
+    def _start(self) -> Control:
+        with within(environment(self.folder)):
+            control = start_superlink(self._supervisor, self.folder, self.tls, self.port)
+            self.names = control.admit(self.keys)
+        return control
+
+    def _mend(self) -> None:
+        """Starts the SuperLink again when it has ended; what it knew of sites is in its database.
+
+        Raises:
+            TooFewClientsError: it ends again and again.
+        """
+        if self._supervisor.ended():
+            if self._mended == MENDED:
+                self._supervisor.check()
+            self._mended += 1
+            self._control = self._start()
