@@ -11,14 +11,17 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: demo test lint docs bench clean help
+.PHONY: demo test test-faults lint docs bench clean help
 
 demo: $(VENV)/demo.installed ## fine-tune MiniLM over clients, offline, on two cores; replaces runs/demo
 	rm -rf runs/demo
 	$(BIN)/fedfm run demo
 
 test: $(VENV)/test.installed ## all tests, slow ones too; at least 90 % of the lines
-	$(BIN)/python -m pytest --cov --cov-report=term --cov-fail-under=90
+	$(BIN)/python -m pytest -m 'not faults' --cov --cov-report=term --cov-fail-under=90
+
+test-faults: $(VENV)/test.installed ## what a federation survives: its processes are killed one after the other
+	$(BIN)/python -m pytest -m faults
 
 lint: $(VENV)/test.installed ## style, types, and the direction of imports
 	$(BIN)/ruff check .
@@ -42,7 +45,7 @@ clean: ## remove what make made here; never runs/
 	rm -rf $(VENV) site dist build .coverage .hypothesis .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):.*## /\1|/p' $(MAKEFILE_LIST) | awk -F '|' '{ printf "make %-6s %s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | awk -F '|' '{ printf "make %-11s %s\n", $$1, $$2 }'
 
 # One stamp for each set of extras; it ages when pyproject.toml or constraints.txt change.
 $(VENV)/demo.installed: EXTRAS := demo
