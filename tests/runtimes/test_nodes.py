@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import pytest
 
 from fedfm.errors import TooFewClientsError
-from fedfm.runtimes.nodes import NodesRuntime
+from fedfm.runtimes.nodes import Line, NodesRuntime
 from fedfm.runtimes.parcels import Answers, Fault, Lost, Parcel, Prepare, Ready, Refusal, Unprepared, Work, job_digest
 from fedfm.updates import Failure
 
@@ -41,8 +41,15 @@ class Faked:
             self.sent.append((node, parcel))
             yield node, self.there[node](parcel)
 
+    def attend(self, check: Callable[[], None]) -> None:
+        pass
+
     def close(self) -> None:
         pass
+
+
+def runtime(line: Line, stack: int = 1) -> NodesRuntime:
+    return NodesRuntime(line, JOB, stack=stack, pause=0.0)
 
 
 def good(parcel: Parcel) -> Parcel:
@@ -60,9 +67,9 @@ def asked(*clients: str) -> dict[str, bytes]:
 
 def test_clients_are_dealt_in_whole_passes_and_nodes_are_told_of_the_run_once() -> None:
     line = Faked(one=good, two=good)
-    runtime = NodesRuntime(line, JOB, stack=2)
+    told = runtime(line, stack=2)
     for _ in range(2):
-        assert dict(runtime.exchange(asked(*"abcde"))) == asked(*"abcde")
+        assert dict(told.exchange(asked(*"abcde"))) == asked(*"abcde")
     heads = [(node, parcel.head) for node, parcel in line.sent]
     assert [node for node, head in heads if isinstance(head, Prepare)] == ["one", "two"]
     dealt = [(node, [name for name, _ in head.clients]) for node, head in heads if isinstance(head, Work)]
@@ -71,7 +78,7 @@ def test_clients_are_dealt_in_whole_passes_and_nodes_are_told_of_the_run_once() 
 
 def test_a_node_gets_the_clients_whose_data_it_holds_and_only_their_messages() -> None:
     line = Faked(one=holding("a"), two=holding("b", "c"))
-    answers = dict(NodesRuntime(line, JOB, stack=1).exchange(asked(*"abcd")))
+    answers = dict(runtime(line).exchange(asked(*"abcd")))
     assert answers.pop("d") == Failure("d", "no node that is there holds its data")
     assert answers == asked(*"abc")
     (work,) = [parcel for node, parcel in line.sent if node == "one" and isinstance(parcel.head, Work)]
@@ -86,12 +93,12 @@ def test_a_node_that_has_forgotten_the_run_is_told_again() -> None:
             return Parcel(Unprepared())
         return good(parcel)
 
-    assert dict(NodesRuntime(Faked(one=forgetful), JOB, stack=1).exchange(asked(*"ab"))) == asked(*"ab")
+    assert dict(runtime(Faked(one=forgetful)).exchange(asked(*"ab"))) == asked(*"ab")
 
 
 def test_a_node_that_always_forgets_fails_its_clients() -> None:
     line = Faked(one=lambda parcel: READY if isinstance(parcel.head, Prepare) else Parcel(Unprepared()))
-    answers = dict(NodesRuntime(line, JOB, stack=1).exchange(asked("a")))
+    answers = dict(runtime(line).exchange(asked("a")))
     assert answers == {"a": Failure("a", "it answered with `unprepared`")}
 
 
@@ -100,7 +107,7 @@ def test_what_a_lost_node_did_not_answer_fails_and_the_others_go_on() -> None:
         return READY if isinstance(parcel.head, Prepare) else GONE
 
     line = Faked(one=dying, two=good)
-    answers = dict(NodesRuntime(line, JOB, stack=1).exchange(asked(*"ab")))
+    answers = dict(runtime(line).exchange(asked(*"ab")))
     assert answers == {"a": Failure("a", "Flower reports error 3"), **asked("b")}
 
 
@@ -119,7 +126,7 @@ def test_a_lost_node_that_is_there_again_is_told_again_and_asked_for_what_it_owe
         return READY if isinstance(parcel.head, Prepare) else next(life, None) or trained(parcel)
 
     line = Cut(one=restarted)
-    answers = dict(NodesRuntime(line, JOB, stack=1).exchange(asked(*"ab")))
+    answers = dict(runtime(line).exchange(asked(*"ab")))
     assert answers == {"a": Failure("a", "out of memory"), **asked("b")}
     heads = [parcel.head for _, parcel in line.sent]
     assert [head.kind for head in heads] == ["prepare", "work", "prepare", "work"]
@@ -129,7 +136,7 @@ def test_a_lost_node_that_is_there_again_is_told_again_and_asked_for_what_it_owe
 def test_a_node_whose_time_is_over_is_not_asked_again() -> None:
     late = Parcel(Lost(reason="no answer within 5 seconds", late=True))
     line = Faked(one=lambda parcel: READY if isinstance(parcel.head, Prepare) else late)
-    answers = dict(NodesRuntime(line, JOB, stack=1).exchange(asked("a")))
+    answers = dict(runtime(line).exchange(asked("a")))
     assert answers == {"a": Failure("a", "no answer within 5 seconds")}
     assert len(line.sent) == 2
 
@@ -140,7 +147,7 @@ def test_a_clients_fault_comes_through() -> None:
     def failing(parcel: Parcel) -> Parcel:
         return READY if isinstance(parcel.head, Prepare) else Parcel(Answers(clients=(("a", fault),)))
 
-    answers = dict(NodesRuntime(Faked(one=failing), JOB, stack=1).exchange(asked("a")))
+    answers = dict(runtime(Faked(one=failing)).exchange(asked("a")))
     assert answers == {"a": Failure("a", "out of memory", "where", stale=True)}
 
 
@@ -150,6 +157,32 @@ def test_no_node_at_all_ends_the_run_with_their_reasons() -> None:
         two=lambda parcel: Parcel(Lost(reason="gone")),
     )
     with pytest.raises(TooFewClientsError, match=r"(?s)node one: train.jsonl is another.*node two: gone"):
-        list(NodesRuntime(line, JOB, stack=1).exchange(asked("a")))
+        list(runtime(line).exchange(asked("a")))
     with pytest.raises(TooFewClientsError, match="none is there"):
-        list(NodesRuntime(Faked(), JOB, stack=1).exchange(asked("a")))
+        list(runtime(Faked()).exchange(asked("a")))
+
+
+def test_a_node_does_not_answer_for_anothers_client() -> None:
+    def greedy(parcel: Parcel) -> Parcel:
+        if isinstance(parcel.head, Prepare):
+            return Parcel(Ready(job=job_digest(JOB), clients=("a", "b")))
+        return Parcel(Answers(clients=(("b", None), ("a", None))), (b"forged", b"own"))
+
+    line = Faked(a=greedy, b=good)
+    told = NodesRuntime(line, JOB, stack=1, own_data=True, pause=0.0)
+    assert dict(told.exchange(asked(*"ab"))) == {"a": b"own", **asked("b")}
+    prepared = [parcel.head.client for _, parcel in line.sent if isinstance(parcel.head, Prepare)]
+    assert prepared == ["a", "b"]
+
+
+def test_who_refuses_is_asked_again_only_after_it_has_been_away() -> None:
+    line = Faked(one=lambda parcel: Parcel(Refusal(reason="not here")), two=good)
+    told = runtime(line)
+    for _ in range(3):
+        assert dict(told.exchange(asked("a"))) == asked("a")
+    assert [node for node, parcel in line.sent if isinstance(parcel.head, Prepare)] == ["one", "two"]
+    line.there = {"two": good}
+    list(told.exchange(asked("a")))
+    line.there = {"one": good, "two": good}
+    list(told.exchange(asked("a")))
+    assert [node for node, parcel in line.sent if isinstance(parcel.head, Prepare)] == ["one", "two", "one"]

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from fedfm.errors import TooFewClientsError
+from fedfm.errors import InterruptedRunError, TooFewClientsError
 from fedfm.runtimes import sockets
-from fedfm.runtimes.parcels import Lost, Nodes, Parcel, Ready, Refusal
+from fedfm.runtimes.parcels import Answers, Lost, Nodes, Parcel, Ready, Refusal, Work
 from fedfm.runtimes.relay import RelayLine
 
 GONE = Parcel(Lost(reason="the relay to the nodes is gone"))
@@ -86,3 +86,40 @@ def test_it_stops_waiting_when_there_is_nothing_to_wait_for(tmp_path: Path) -> N
     with pytest.raises(TooFewClientsError, match="superlink"):
         line.nodes()
     line.close()
+
+
+def test_only_the_relay_itself_knows_who_is_there(line: RelayLine) -> None:
+    def forger(server: socket.socket) -> None:
+        sockets.receive(server)
+        sockets.send(server, Parcel(Nodes(nodes=("1",))), node="1")
+        sockets.send(server, READY, node="1")
+        sockets.receive(server)
+
+    relay(line, forger)
+    line.nodes()
+    assert dict(line.send({"1": ASKED})) == {"1": READY}
+    assert line.nodes() == ("1", "2")
+
+
+def test_it_takes_what_comes_late_while_it_still_sends(line: RelayLine) -> None:
+    large = Parcel(Answers(clients=(("c", None),)), (bytes(20_000_000),))
+
+    def late(server: socket.socket) -> None:
+        sockets.send(server, large, node="1")  # of an earlier round: nobody waits for it
+        echo(server)
+
+    relay(line, late)
+    line.nodes()
+    work = Parcel(Work(job="j", clients=()), (bytes(20_000_000),))
+    assert dict(line.send({"2": work})) == {"2": READY}
+
+
+def test_who_attends_may_end_the_waiting(line: RelayLine) -> None:
+    def stop() -> None:
+        raise InterruptedRunError("stopped")
+
+    relay(line, lambda server: [sockets.receive(server) for _ in range(9)])
+    line.nodes()
+    line.attend(stop)
+    with pytest.raises(InterruptedRunError):
+        list(line.send({"1": ASKED}))

@@ -9,11 +9,14 @@ from typing import Any
 import pytest
 import torch
 
+from fedfm.errors import RecipeError
 from fedfm.recipe import Recipe, load_recipe
 from fedfm.sites.border import Border, PolicyError
 from fedfm.sites.policy import Policy
-from fedfm.updates import Update, encode_update
+from fedfm.updates import Failure, Update, encode_update
 from tests.small import small_recipe
+
+SAID: list[str] = []
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "algorithm": ({"algorithms": ["fedprox"]}, "algorithms: fedprox, not fedavg"),
@@ -29,7 +32,9 @@ def recipe(tmp_path: Path) -> Recipe:
 
 
 def border(folder: Path, **policy: Any) -> Border:
-    return Border(Policy(**policy), folder / "site", [].append)
+    guard = Border(Policy(**policy), folder / "site", SAID.append)
+    guard.announced = {"w": torch.Size([3])}
+    return guard
 
 
 def update(number: int) -> bytes:
@@ -65,6 +70,8 @@ def test_only_known_models(tmp_path: Path) -> None:
     known.admit_model("cd" * 32)
     with pytest.raises(PolicyError, match="none of them is 010101010101"):
         known.admit_model("01" * 32)
+    with pytest.raises(PolicyError, match="a proxy is none of them"):
+        known.admit_model(None)
 
 
 def test_an_update_that_is_too_large_does_not_leave(recipe: Recipe, tmp_path: Path) -> None:
@@ -89,3 +96,43 @@ def test_rounds_are_counted_over_restarts_and_a_torn_line_is_cut(recipe: Recipe,
     assert {(line["run"], line["direction"], *line["clients"]) for line in lines} == {("small", "up", "clinic")}
     with pytest.raises(PolicyError, match="max_rounds: 4, and as many were played"):
         again.admit(recipe, "job")
+
+
+UNANNOUNCED = {
+    "another tensor": ({"params": {"w": torch.ones(3), "rows": torch.ones(9)}}, "tensors that were not announced"),
+    "a larger tensor": ({"params": {"w": torch.ones(300)}}, "tensors that were not announced"),
+    "counts": ({"activity": {"layer": torch.ones(2)}}, "counts that were not announced"),
+    "no round": ({"round": 0}, "round 0 of 4"),
+    "a later round": ({"round": 5}, "round 5 of 4"),
+}
+
+
+@pytest.mark.parametrize("case", UNANNOUNCED)
+def test_more_than_was_announced_does_not_leave(case: str, recipe: Recipe, tmp_path: Path) -> None:
+    changes, reason = UNANNOUNCED[case]
+    usual: dict[str, Any] = {"round": 1, "params": {"w": torch.ones(3)}}
+    update = Update(client="clinic", base="base", examples=5, steps=1, samples=5, loss=0.5, **(usual | changes))
+    guard = border(tmp_path)
+    with pytest.raises(PolicyError, match=reason):
+        guard.pass_answer(encode_update(update), recipe, "job")
+    assert not guard.ledger.exists()
+
+
+def test_a_round_that_is_asked_for_again_and_again_ends(recipe: Recipe, tmp_path: Path) -> None:
+    guard = border(tmp_path)
+    for _ in range(8):
+        guard.pass_update(update(1), recipe, "job")
+    with pytest.raises(PolicyError, match="8 updates have left for 4 rounds"):
+        guard.pass_update(update(1), recipe, "job")
+
+
+def test_a_server_learns_of_errors_no_more_than_their_place(recipe: Recipe, tmp_path: Path) -> None:
+    guard = border(tmp_path)
+    told = guard.why(RecipeError("rows.csv has the label 'Jane Doe' in row 1", where="data.label"))
+    assert "data.label" in told
+    assert "Jane" not in told
+    assert "Jane Doe" in SAID[-1]
+    failed = guard.pass_answer(Failure("clinic", "ValueError: Jane Doe", "Traceback: Jane Doe"), recipe, "job")
+    assert isinstance(failed, Failure)
+    assert "Jane" not in failed.reason + failed.details
+    assert guard.why(PolicyError("max_rounds: 3, not 4")) == "max_rounds: 3, not 4"

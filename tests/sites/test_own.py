@@ -9,6 +9,7 @@ import pytest
 from fedfm.errors import RecipeError
 from fedfm.recipe import Recipe, load_recipe
 from fedfm.server.serving import for_sites
+from fedfm.sites.data import processor_of
 from fedfm.sites.own import OwnData, at_site, read_own_data, read_settings, read_site
 from fedfm.sites.policy import Policy
 from tests.small import small_recipe
@@ -79,13 +80,24 @@ def test_columns_and_classes_that_do_not_fit_are_all_named(recipe: Recipe) -> No
 def test_its_classes_are_the_servers(recipe: Recipe, tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_text("text,label\nwell,1\nill,0\nso so,good\n")
     own = OwnData(train=str(tmp_path / "rows.csv"), labels={"1": "good", "0": "bad"})
-    data = read_site(at_site(recipe, own, allow_network=False), own, "clinic")
+    data = read_site(at_site(recipe, own, allow_network=False), own, "clinic", processor_of(recipe))
     assert data.train.labels is not None
     assert data.train.labels.tolist() == [1, 0, 1]
     assert data.federation.sizes == {"clinic": 3}
+    other = OwnData(train=own.train)
     with pytest.raises(RecipeError, match=r"'1' in row 1, which is none of the classes: bad, good"):
-        read_site(
-            recipe.model_copy(update={"data": recipe.data.model_copy(update={"train": own.train})}),
-            OwnData(train=own.train),
-            "clinic",
-        )
+        read_site(at_site(recipe, other, allow_network=False), other, "clinic", processor_of(recipe))
+
+
+@pytest.mark.parametrize("path", ["/etc", "~/models/minilm", "models", "../there", "owner/../../etc"])
+def test_a_server_does_not_choose_among_the_sites_files(recipe: Recipe, path: str) -> None:
+    there = recipe.model_copy(update={"model": recipe.model.model_copy(update={"path": path})})
+    with pytest.raises(RecipeError, match="name the folder here"):
+        at_site(there, OwnData(train="rows.csv"), allow_network=False)
+    assert at_site(there, OwnData(train="rows.csv", model="/m"), allow_network=False).model.path == "/m"
+
+
+@pytest.mark.parametrize("path", ["builtin:minilm", "sentence-transformers/all-MiniLM-L6-v2"])
+def test_what_means_the_same_everywhere_is_taken(recipe: Recipe, path: str) -> None:
+    there = recipe.model_copy(update={"model": recipe.model.model_copy(update={"path": path})})
+    assert at_site(there, OwnData(train="rows.csv"), allow_network=False).model.path == path

@@ -25,7 +25,7 @@ def test_it_is_the_run_that_a_simulation_was(tmp_path: Path) -> None:
         assert server.process.wait(60) == 0, server.words
         assert "the server does not take this site's key" in stranger.words
         for name, process in zip(SITES, clients, strict=True):
-            assert f"as client {name}: 12 examples stay here" in process.words
+            assert f"as client {name}: 12 examples of" in process.words
     assert adapter(tmp_path / "runs" / "real") == adapter(tmp_path / simulated["folder"])
     for name in SITES:
         left = [json.loads(line) for line in (tmp_path / f"site-{name}" / "wire.jsonl").read_text().splitlines()]

@@ -6,13 +6,17 @@ nothing of the run are told, and what they answer becomes the clients' answers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from fedfm.errors import TooFewClientsError
 from fedfm.proxies.versions import ProxyVersion
 from fedfm.runtimes.parcels import Answers, Lost, Parcel, Prepare, Ready, Refusal, Unprepared, Work, job_digest
 from fedfm.updates import Failure
+
+TRIES, PAUSE = 3, 3.0
+"""How often nodes that are lost are told of a run, and seconds between two times."""
 
 
 class Line(Protocol):
@@ -27,6 +31,10 @@ class Line(Protocol):
 
         `Lost` in place of an answer says why there is none, or no more of it.
         """
+        ...
+
+    def attend(self, check: Callable[[], None]) -> None:
+        """Calls ``check`` now and then while it waits; what that raises ends the waiting."""
         ...
 
     def close(self) -> None:
@@ -50,6 +58,7 @@ class NodesRuntime:
         stack: int,
         proxy_files: Callable[[ProxyVersion], dict[str, bytes]] | None = None,
         own_data: bool = False,
+        pause: float = PAUSE,
     ) -> None:
         """A runtime over a line.
 
@@ -59,14 +68,17 @@ class NodesRuntime:
             stack: clients of one pass.
             proxy_files: the folder of the proxy at its latest version, name → content; None where there is none.
             own_data: whether each node is a client, by its name on the line, and has data of its own.
+            pause: seconds until a node that was lost is looked for again.
         """
         self.line = line
         self.job = job
         self.stack = stack
         self.proxy_files = proxy_files
         self.own_data = own_data
+        self.pause = pause
         self.examples: dict[str, int] = {}
         self.refused: dict[str, str] = {}
+        self._lost: dict[str, str] = {}
         self._digest = job_digest(job)
         self._serves: dict[str, frozenset[str] | None] = {}
         self._latest: ProxyVersion | None = None
@@ -91,38 +103,68 @@ class NodesRuntime:
         Raises:
             TooFewClientsError: no node is prepared, with the reasons.
         """
-        nodes = self._prepared()
+        nodes = self._prepared(messages if self.own_data and self.proxy_files else None)
         shares: dict[str, list[str]] = {node: [] for node in nodes}
         for client in self._dealt(list(messages), shares):
-            yield client, Failure(client, self.refused.get(client, "no node that is there holds its data"))
+            yield (
+                client,
+                Failure(client, (self.refused | self._lost).get(client, "no node that is there holds its data")),
+            )
         yield from self._work({node: share for node, share in shares.items() if share}, messages, again=True)
+
+    def attend(self, check: Callable[[], None]) -> None:
+        """Calls ``check`` now and then while it waits for nodes; what that raises ends the waiting."""
+        self.line.attend(check)
 
     def close(self) -> None:
         """Lets go of the nodes."""
         self.line.close()
 
-    def _prepared(self) -> list[str]:
-        """Nodes that know the run and are there; new ones are told of it."""
-        there = self.line.nodes()
-        self._serves = {node: clients for node, clients in self._serves.items() if node in there}
-        new = {node: Parcel(self._prepare(node)) for node in there if node not in self._serves}
-        for node, answer in self.line.send(new) if new else ():
+    def _prepared(self, wanted: Collection[str] | None = None) -> list[str]:
+        """Nodes that know the run and are there; new ones are told of it, who refused it only when it has been away.
+
+        Args:
+            wanted: tells no others; None: all that are there.
+        """
+        for attempt in range(TRIES):
+            there = self.line.nodes()
+            self._serves = {node: clients for node, clients in self._serves.items() if node in there}
+            self.refused = {node: reason for node, reason in self.refused.items() if node in there}
+            known = self._serves.keys() | self.refused.keys()
+            new = [node for node in there if node not in known and (wanted is None or node in wanted)]
+            if not self._tell(new) or attempt == TRIES - 1:
+                break
+            time.sleep(self.pause)  # by then it is known whether they are there
+        if not self._serves:
+            reasons = "".join(f"\n  node {node}: {reason}" for node, reason in (self.refused | self._lost).items())
+            raise TooFewClientsError(f"no node can train for this run{reasons or ': none is there'}")
+        return sorted(self._serves)
+
+    def _tell(self, nodes: Sequence[str]) -> bool:
+        """Tells nodes of the run; whether one of them was lost."""
+        self._lost = {}
+        for node, answer in self.line.send({node: self._prepare(node) for node in nodes}) if nodes else ():
             match answer:
                 case Parcel(head=Ready(job=self._digest, clients=clients, examples=examples)):
                     served = (node,) if self.own_data else clients
                     self._serves[node] = None if served is None else frozenset(served)
                     self.examples[node] = examples or 0
-                    self.refused.pop(node, None)
-                    self._held.discard(node)
+                    (self._held.add if self.own_data else self._held.discard)(node)
+                case Parcel(head=Lost()):
+                    self._lost[node] = _why_not(answer)
                 case _:
                     self.refused[node] = _why_not(answer)
-        if not self._serves:
-            reasons = "".join(f"\n  node {node}: {reason}" for node, reason in self.refused.items())
-            raise TooFewClientsError(f"no node can train for this run{reasons or ': none is there'}")
-        return sorted(self._serves)
+        return bool(self._lost)
 
-    def _prepare(self, node: str) -> Prepare:
-        return Prepare(job=self.job, client=node if self.own_data else None)
+    def _prepare(self, node: str) -> Parcel:
+        """Tells a node of the run; with its proxy, where it must read its own data with the proxy's tokenizer."""
+        files = self._proxy() if self.own_data else {}
+        head = Prepare(job=self.job, client=node if self.own_data else None, files=tuple(files))
+        return Parcel(head, tuple(files.values()))
+
+    def _proxy(self) -> dict[str, bytes]:
+        """The files of the latest proxy; none where there is none."""
+        return {} if self.proxy_files is None or self._latest is None else self.proxy_files(self._latest)
 
     def _dealt(self, clients: list[str], shares: dict[str, list[str]]) -> list[str]:
         """Fills each node's share with whole passes; the clients that no node serves are left."""
@@ -154,9 +196,9 @@ class NodesRuntime:
             match answer:
                 case Parcel(head=Answers() as answers, blobs=blobs):
                     for client, found in _answers(answers, blobs):
-                        if client in waiting[node]:
+                        if client in waiting[node]:  # a node does not answer for another's client
                             waiting[node].remove(client)
-                        yield client, found
+                            yield client, found
                 case Parcel(head=Unprepared() | Lost(late=False)) if again:
                     forgot.add(node)
                     lost[node] = _why_not(answer)
@@ -165,7 +207,7 @@ class NodesRuntime:
         for node in forgot:
             self._serves.pop(node, None)
         if owing := {node for node in forgot if waiting[node]}:
-            known = {node: waiting.pop(node) for node in owing & set(self._prepared())}
+            known = {node: waiting.pop(node) for node in owing & set(self._prepared(owing))}
             yield from self._work(known, messages, again=False)
         for node, unanswered in waiting.items():
             if unanswered:
@@ -181,10 +223,8 @@ class NodesRuntime:
         sent = messages.values() if self._serves[node] is None else [messages[client] for client in clients]
         distinct = {id(message): message for message in sent}
         places = {key: place for place, key in enumerate(distinct)}
-        files: dict[str, bytes] = {}
-        if self.proxy_files is not None and self._latest is not None and node not in self._held:
-            files = self.proxy_files(self._latest)
-            self._held.add(node)
+        files = self._proxy() if node not in self._held else {}
+        self._held.add(node)
         head = Work(
             job=self._digest,
             files=tuple(files),

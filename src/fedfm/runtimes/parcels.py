@@ -15,6 +15,12 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from fedfm.errors import FedfmError
 
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
+"""Of a client that has data of its own."""
+
+MOST_HEAD, MOST_BLOBS = 2**26, 2**16
+"""A parcel with a head of more bytes, or with more blobs, is not believed."""
+
 
 class ParcelError(FedfmError):
     """Bytes that are no sound parcel; the text says what is wrong with them."""
@@ -25,13 +31,15 @@ class _Head(BaseModel):
 
 
 class Prepare(_Head):
-    """Server to node: what the run is. No blobs."""
+    """Server to node: what the run is. Blobs: the files of a proxy, if any."""
 
     kind: Literal["prepare"] = "prepare"
     job: dict[str, Any]
     """As `fedfm.sites.job.Job` says it."""
-    client: str | None = None
+    client: Annotated[str, Field(pattern=NAME)] | None = None
     """The client that the node is, where it has data of its own."""
+    files: tuple[str, ...] = ()
+    """Names of the files of the proxy that it is to train on."""
 
 
 class Ready(_Head):
@@ -125,12 +133,15 @@ class Parcel:
         Raises:
             ParcelError: the head is not one, or has another number of blobs.
         """
+        blobs = tuple(blobs)
+        if len(text) > MOST_HEAD or len(blobs) > MOST_BLOBS:
+            raise ParcelError(f"not a parcel of fedfm (a head of {len(text)} bytes with {len(blobs)} blobs)")
         try:
             head = _HEADS.validate_json(text)
         except ValidationError as error:
             first = error.errors()[0]
             raise ParcelError(f"not a parcel of fedfm ({first['loc']}: {first['msg']})") from error
-        parcel = cls(head, tuple(blobs))
+        parcel = cls(head, blobs)
         if problem := parcel._problem():
             raise ParcelError(f"not a sound parcel of fedfm ({problem})")
         return parcel
@@ -140,6 +151,8 @@ class Parcel:
             case Work(files=files, clients=clients):
                 last = max((place for _, place in clients), default=-1)
                 least, most = len(files) + last + 1, None
+            case Prepare(files=files):
+                least = most = len(files)
             case Answers(clients=clients):
                 least = most = sum(fault is None for _, fault in clients)
             case _:

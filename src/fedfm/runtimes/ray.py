@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import ray
@@ -13,6 +13,9 @@ from fedfm.runtimes.parcels import Lost, Parcel, ParcelError
 from fedfm.runtimes.settings import Ray
 
 _NAMESPACE = "fedfm"
+
+LOOK = 1.0
+"""Seconds between two looks whether there is still something to wait for."""
 
 
 class ActorLine:
@@ -39,6 +42,7 @@ class ActorLine:
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise RecipeError(f"no Ray cluster can be used there: {error}", where="runtime.address") from error
         self.deadline = settings.deadline
+        self._checks: list[Callable[[], None]] = []
         resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
         kind = "GPU" if resources.get("GPU") else "CPU"
         share = {"num_gpus": 1} if kind == "GPU" else {"num_cpus": 1}
@@ -56,8 +60,15 @@ class ActorLine:
             self._actors[node].handle.options(num_returns="streaming").remote(parcel.text, parcel.blobs): node
             for node, parcel in parcels.items()
         }
+        waited = 0.0
         while streams:
-            ready, _ = ray.wait(list(streams), num_returns=1, timeout=self.deadline)
+            pause = LOOK if self.deadline is None else min(LOOK, self.deadline - waited)
+            ready, _ = ray.wait(list(streams), num_returns=1, timeout=pause)
+            waited = 0.0 if ready else waited + pause
+            if not ready and (self.deadline is None or waited < self.deadline):
+                for check in self._checks:
+                    check()
+                continue
             if not ready:
                 for stream, node in streams.items():
                     ray.cancel(stream)
@@ -71,6 +82,10 @@ class ActorLine:
                 del streams[first]
             except (ray.exceptions.RayError, ParcelError) as error:
                 yield streams.pop(first), Parcel(Lost(reason=str(error).splitlines()[0]))
+
+    def attend(self, check: Callable[[], None]) -> None:
+        """Calls ``check`` now and then while actors work; what that raises ends the waiting."""
+        self._checks.append(check)
 
     def close(self) -> None:
         """Leaves the cluster, or ends it where it was started for this run."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import select
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -44,7 +45,7 @@ class RelayLine:
         self.wanted = nodes
         self.patience = patience
         self.deadline = deadline
-        self.check = check
+        self._checks = [check] if check is not None else []
         self.heard = heard
         self.names: Mapping[str, str] | None = None
         self._server = sockets.listen(path)
@@ -64,12 +65,14 @@ class RelayLine:
         """Sends nodes their parcels, and yields answers until all are there or the deadline has passed."""
         end = time.monotonic() + (float("inf") if self.deadline is None else self.deadline)
         waiting = set(parcels)
-        calls = {name: node for node, name in self.names.items()} if self.names is not None else {}
-        for node, parcel in parcels.items():
-            if self._relay is not None:
-                with suppress(ConnectionError):  # it has gone: whoever waits for its answer finds out
-                    sockets.send(self._relay, parcel, node=calls.get(node, node))
-        while waiting and self._relay is not None and (got := self._next(end)) is not None:
+        writer = threading.Thread(target=self._write, args=(self._relay, parcels), daemon=True)
+        writer.start()  # beside reading: while the relay hands over what comes late, it takes nothing
+        while self._relay is not None and (waiting or writer.is_alive()):
+            got = self._next(end if waiting else time.monotonic())
+            if got is None:
+                if self._relay is not None and not writer.is_alive():
+                    break
+                continue
             node, parcel = got
             if node in waiting:  # else it answers what nobody waits for any more
                 waiting.discard(node)
@@ -78,6 +81,18 @@ class RelayLine:
         if self._relay is not None:
             lost = Lost(reason=f"no answer within {self.deadline} seconds", late=True)
         yield from ((node, Parcel(lost)) for node in sorted(waiting))
+
+    def attend(self, check: Callable[[], None]) -> None:
+        """Calls ``check`` now and then while nothing comes; what that raises ends the waiting."""
+        self._checks.append(check)
+
+    def _write(self, relay: socket.socket | None, parcels: Mapping[str, Parcel]) -> None:
+        calls = {name: node for node, name in self.names.items()} if self.names is not None else {}
+        if relay is None:
+            return
+        with suppress(OSError):  # it has gone: whoever waits for its answer finds out
+            for node, parcel in parcels.items():
+                sockets.send(relay, parcel, node=calls.get(node, node))
 
     def on_loss(self) -> None:
         """The relay has gone; whoever can start another does so here."""
@@ -97,8 +112,8 @@ class RelayLine:
             if not select.select([line], [], [], min(left, 1.0))[0]:
                 if left <= 1.0:
                     return None
-                if self.check is not None:
-                    self.check()
+                for check in self._checks:
+                    check()
                 continue
             if self._relay is None:
                 self._relay, _ = self._server.accept()
@@ -115,6 +130,8 @@ class RelayLine:
                 return None
             node, parcel = got
             if isinstance(parcel.head, Nodes):
+                if node:  # only the relay itself knows who is there
+                    continue
                 self._set_nodes(parcel.head.nodes)
             return self._name(node) or "", parcel
 

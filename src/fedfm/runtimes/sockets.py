@@ -9,15 +9,15 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from fedfm.runtimes.parcels import Parcel, ParcelError
+from fedfm.runtimes.parcels import MOST_BLOBS, MOST_HEAD, Parcel, ParcelError
 
 _HEAD = struct.Struct("<IQI")
 """Bytes of a node's name, bytes of a head, and the number of its blobs."""
 
 _SIZE = struct.Struct("<Q")
 
-MOST_NAME, MOST_HEAD, MOST_BLOBS = 2**10, 2**26, 2**16
-"""A name or a head of more bytes, or with more blobs, is not believed."""
+MOST_NAME = 2**10
+"""A name of more bytes is not believed."""
 
 
 def listen(path: Path) -> socket.socket:

@@ -22,6 +22,7 @@ from fedfm.records.listeners import Listener
 from fedfm.records.report import write_report
 from fedfm.records.tensorboard import TensorBoard
 from fedfm.runtimes.base import Runtime
+from fedfm.runtimes.nodes import NodesRuntime
 from fedfm.server.baselines import baselines
 from fedfm.server.checkpoints import load_checkpoint
 from fedfm.server.experiment import Experiment
@@ -133,7 +134,7 @@ def start_run(recipe: Recipe, venue: Venue, listeners: Sequence[Listener]) -> Ru
         folder = RunFolder.create(recipe.folder)
         with folder.lock():
             folder.write_text(folder.recipe, dump(experiment.recipe))
-            _play(venue.informed(experiment), runtime, folder, listeners, None)
+            _play(experiment, venue, runtime, folder, listeners, None)
     return Run(folder.path)
 
 
@@ -180,18 +181,20 @@ def continue_run(opened: RunFolder, overrides: Sequence[str], venue: Venue, list
         event = {"round": number, "kind": "resume", "client": None, "reason": "; ".join(warnings)}
         opened.append(opened.events, event)
         with closing(venue.reach(experiment)) as runtime:
-            _play(venue.informed(experiment), runtime, opened, listeners, saved.state if saved else None)
+            _play(experiment, venue, runtime, opened, listeners, saved.state if saved else None)
     return Run(opened.path)
 
 
 def _play(
     experiment: Experiment,
+    venue: Venue,
     runtime: Runtime,
     folder: RunFolder,
     listeners: Sequence[Listener],
     state: RunState | None,
 ) -> None:
     """Everything after the folder is there; however it ends, the folder says how."""
+    experiment = venue.informed(experiment)
     folder.write_json(folder.environment, environment())
     folder.write_json(folder.clients, experiment.data.table())
     folder.events.touch()
@@ -199,10 +202,13 @@ def _play(
         listener.on_start(describe(experiment))
     with stop_on_signals() as stop:
         try:
+            if isinstance(runtime, NodesRuntime):
+                runtime.attend(lambda: stop.check("while nodes were waited for"))
             loop = RoundLoop(experiment, runtime, folder, listeners, stop)
             state = loop.start() if state is None else state
             _write_proxy(experiment, folder, state)
             state = loop.play(state)
+            folder.write_json(folder.clients, venue.informed(experiment).data.table())  # those that came later, too
             _finish(experiment, folder, listeners, state, stop)
         except (InterruptedRunError, KeyboardInterrupt) as error:
             _write_unfinished(experiment, folder, "interrupted")

@@ -74,6 +74,7 @@ def serve(
     if (Path(source) / "recipe.yaml").is_file():
         opened = RunFolder.open(source)
         _refuse_other_sites(opened, hosting.keys)
+        _refuse_finished(opened, overrides)
         return continue_run(opened, overrides, venue, listeners)
     return start_run(for_sites(load_recipe(source, overrides), len(hosting.keys)), venue, listeners)
 
@@ -124,3 +125,11 @@ def _refuse_other_sites(folder: RunFolder, names: Mapping[str, Path]) -> None:
             "allow the same keys, under the same names",
             source="run",
         )
+
+
+def _refuse_finished(folder: RunFolder, overrides: Sequence[str]) -> None:
+    """A run that is over has nothing for sites to do."""
+    rounds = load_recipe(folder.recipe, overrides).federation.rounds
+    summary = jsonl.read(folder.summary) if folder.summary.is_file() else {}
+    if summary.get("status") == "completed" and summary["rounds"] >= rounds:
+        raise RecipeError(f"{folder.path} is finished; federation.rounds=N plays more", source="run")

@@ -96,11 +96,12 @@ class AtSites:
         """As `Venue.reach`; every site that is there has tried on what it can before a round is played."""
         runtime = over_sites(experiment, self.line(experiment))
         try:
-            runtime.rehearse()
+            if experiment.proxy is None:  # else sites are prepared with the proxy, as the first round begins
+                runtime.rehearse()
         except BaseException:
             runtime.close()
             raise
-        self._examples = runtime.examples
+        self._examples = runtime.examples  # which grows as sites come
         for name, reason in runtime.refused.items():
             self.warn(f"{name} does not take part: {reason}")
         return runtime

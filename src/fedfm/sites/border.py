@@ -6,7 +6,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from fedfm.errors import FedfmError
+import torch
+
+from fedfm.errors import FedfmError, RecipeError
 from fedfm.models.tunable import Tunable
 from fedfm.params import to_bytes
 from fedfm.recipe import Recipe
@@ -14,11 +16,20 @@ from fedfm.records import disk, jsonl
 from fedfm.records.ledger import LAYER, message_record
 from fedfm.records.units import size
 from fedfm.sites.policy import Policy
-from fedfm.updates import decode_update
+from fedfm.tasks import TASKS
+from fedfm.updates import Failure, decode_update
 
 
 class PolicyError(FedfmError):
-    """A server wants what this site's policy does not allow."""
+    """A server wants what this site's policy does not allow, or more than it announced."""
+
+
+TOLD = ("PolicyError", "VersionError")
+"""Errors whose text a server gets: there is nothing in it that the server does not know."""
+
+
+REPEATS = 2
+"""Updates of a run that leave, at most, for each of its rounds: a server that was killed asks again."""
 
 
 class Border:
@@ -26,6 +37,7 @@ class Border:
 
     Attributes:
         policy: what may be asked of the site.
+        announced: shapes of the tensors that leave, by name.
         ledger: ``wire.jsonl`` of the site, lines as in a run's, each with the ``run`` and digest of its ``job``.
     """
 
@@ -40,6 +52,7 @@ class Border:
         self.policy = policy
         self.ledger = folder / "wire.jsonl"
         self._say = say
+        self.announced: dict[str, torch.Size] = {}
         _end_with_a_line(self.ledger)
 
     def admit(self, recipe: Recipe, job: str) -> None:
@@ -53,8 +66,11 @@ class Border:
             found.append(f"max_rounds: {self.policy.max_rounds}, and as many were played")
         _refuse(found)
 
-    def admit_model(self, digest: str) -> None:
+    def admit_model(self, digest: str | None) -> None:
         """Takes a model that the policy allows.
+
+        Args:
+            digest: of its weights; None: a proxy, of which nobody can say what it was made of.
 
         Raises:
             PolicyError: it does not.
@@ -68,11 +84,12 @@ class Border:
             PolicyError: it is more than the policy allows.
         """
         params = tunable.read()
+        self.announced = {name: tensor.shape for name, tensor in params.items()}
         total = len(to_bytes(params))
         _refuse([self.policy.objection_to_size(total)])
         lines = [
-            f"run {recipe.name}, as client {client}: {examples:,} examples stay here. In each of at most "
-            f"{recipe.federation.rounds} rounds, about {size(total)} leave:"
+            f"run {recipe.name}, as client {client}: {examples:,} examples of {recipe.data.train} stay here. It learns "
+            f"from {_columns(recipe)}. In each of at most {recipe.federation.rounds} rounds, about {size(total)} leave:"
         ]
         groups: dict[tuple[str, tuple[int, ...], str], int] = {}
         for name, tensor in params.items():
@@ -85,15 +102,45 @@ class Border:
         for line in lines:
             self._say(line)
 
-    def pass_update(self, update: bytes, recipe: Recipe, job: str) -> None:
-        """Writes down an update that is about to leave.
+    def why(self, error: FedfmError) -> str:
+        """What a server is told of an error: its kind and place, never what is in the site's data or files."""
+        if type(error).__name__ in TOLD:
+            return str(error)
+        self._say(f"refused: {error}")
+        places = (
+            [problem.where for problem in error.problems if problem.where] if isinstance(error, RecipeError) else []
+        )
+        place = f" at {', '.join(places)}" if places else ""
+        return f"the run does not fit what is at the site{place} ({type(error).__name__}); its own log says why"
+
+    def pass_answer(self, answer: bytes | Failure, recipe: Recipe, job: str) -> bytes | Failure:
+        """What of an answer leaves: an update as it was announced, or that there is none.
 
         Raises:
-            PolicyError: it is larger than the policy allows; nothing leaves.
+            PolicyError: it is more than was announced, or than the policy allows; nothing leaves.
             StorageError: it cannot be written down; nothing leaves.
         """
-        _refuse([self.policy.objection_to_size(len(update))])
+        if isinstance(answer, bytes):
+            self.pass_update(answer, recipe, job)
+            return answer
+        self._say(f"no update: {answer.reason}\n{answer.details}")
+        return Failure(answer.client, "the client could not be trained; its own log says why", stale=answer.stale)
+
+    def pass_update(self, update: bytes, recipe: Recipe, job: str) -> None:
+        """Writes down an update that is about to leave; raises as `pass_answer`."""
         found = decode_update(update)
+        rounds = recipe.federation.rounds
+        shapes = {name: tensor.shape for name, tensor in found.params.items()}
+        left = sum(line["job"] == job for line in jsonl.records(self.ledger))
+        _refuse(
+            [
+                self.policy.objection_to_size(len(update)),
+                None if shapes == self.announced else "tensors that were not announced",
+                "counts that were not announced" if found.activity and not recipe.proxy.counts_at_clients else None,
+                None if 1 <= found.round <= rounds else f"round {found.round} of {rounds}",
+                None if left < REPEATS * rounds else f"{left} updates have left for {rounds} rounds",
+            ]
+        )
         line = message_record(found.round, "up", [found.client], len(update), found.tensors)
         record: dict[str, Any] = {"run": recipe.name, "job": job, **line}
         with disk.storage(self.ledger, "write"):
@@ -104,6 +151,13 @@ class Border:
     def rounds(self, job: str) -> int:
         """Rounds of a job that the site has answered."""
         return len({line["round"] for line in jsonl.records(self.ledger) if line["job"] == job})
+
+
+def _columns(recipe: Recipe) -> str:
+    """The columns that a recipe reads."""
+    task = TASKS[recipe.task.kind]
+    columns = [recipe.data.image] if task.modality == "image" else recipe.data.text
+    return ", ".join(columns + ([recipe.data.label] if task.labelled else []))
 
 
 def _end_with_a_line(path: Path) -> None:

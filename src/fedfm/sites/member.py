@@ -12,7 +12,7 @@ from types import FrameType
 
 from fedfm.data.sources import read_source
 from fedfm.errors import RecipeError
-from fedfm.records.disk import storage
+from fedfm.runtimes.flower.folder import hold
 from fedfm.runtimes.flower.superlink import environment
 from fedfm.runtimes.flower.supernode import CONNECTED, PERMANENT, REASONS, free_ports, start_supernode, why_ended
 from fedfm.runtimes.flower.supervisor import Supervisor
@@ -77,12 +77,13 @@ class Member:
         """Stays in the federation until SIGTERM or Ctrl-C; processes that end are started again.
 
         Raises:
-            RecipeError: the SuperNode ended for a reason that no second start mends.
+            RecipeError: the SuperNode ended for a reason that no second start mends, or another process has the folder.
             StorageError: the site's folder cannot be written.
         """
-        with storage(self.folder, "make"):
-            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        supervisor = Supervisor(self.folder, environment(self.folder))
+        lock = hold(self.folder)
+        policy = Policy() if self.policy is None else read_settings(self.policy, Policy)
+        offline = {} if policy.allow_network else {"HF_HUB_OFFLINE": "1"}
+        supervisor = Supervisor(self.folder, environment(self.folder) | offline, at_site=True)
         before = signal.signal(signal.SIGTERM, _stop)
         try:
             for name in (WORKER, NODE):
@@ -96,6 +97,7 @@ class Member:
             self.say("this site leaves the federation")
         finally:
             supervisor.close()
+            lock.release()
             signal.signal(signal.SIGTERM, before)
 
     def _start(self, supervisor: Supervisor, name: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -11,13 +12,18 @@ from pydantic import Field, ValidationError
 from fedfm.data.labels import LabelMap
 from fedfm.data.sources import read_source
 from fedfm.errors import Problem, RecipeError
+from fedfm.models.processors import Processor
+from fedfm.proxies import NoProxy
 from fedfm.recipe import Recipe
 from fedfm.recipe.problems import explain
 from fedfm.recipe.yaml_text import YamlError, parse
 from fedfm.settings import Settings
-from fedfm.sites.data import TrainingData, processor_of
+from fedfm.sites.data import TrainingData
 from fedfm.sites.federation import Federation
 from fedfm.tasks import TASKS
+
+_PUBLIC_MODEL = r"builtin:[\w-]+|[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*"
+"""References to models that mean the same everywhere: a server does not choose among a site's files."""
 
 S = TypeVar("S", bound=Settings)
 
@@ -93,6 +99,8 @@ def at_site(recipe: Recipe, own: OwnData, *, allow_network: bool) -> Recipe:
     for value, name in own.labels.items():
         if name not in classes:
             problems.append(Problem(f"labels.{value}", f"no class of the recipe: {', '.join(classes)}", name))
+    if own.model is None and isinstance(recipe.proxy, NoProxy) and not re.fullmatch(_PUBLIC_MODEL, recipe.model.path):
+        problems.append(Problem("model", "the recipe's model is in a folder of the server's: name the folder here"))
     if problems:
         raise RecipeError(problems, source="the site's data")
     columns = {key: value for key in ("text", "label", "image") if (value := getattr(own, key)) is not None}
@@ -108,19 +116,20 @@ def at_site(recipe: Recipe, own: OwnData, *, allow_network: bool) -> Recipe:
     return recipe.model_copy(update=known)
 
 
-def read_site(recipe: Recipe, own: OwnData, client: str) -> TrainingData:
+def read_site(recipe: Recipe, own: OwnData, client: str, processor: Processor) -> TrainingData:
     """A site's data, all of it one client's.
 
     Args:
         recipe: as `at_site` gives it.
         own: the site's data.
         client: its name.
+        processor: tokenizer or image processor of the model that is trained, the backbone or its proxy.
 
     Raises:
         RecipeError: recipe and data do not fit.
         DataError: a file cannot be read.
     """
-    task, processor = TASKS[recipe.task.kind], processor_of(recipe)
+    task = TASKS[recipe.task.kind]
     source = read_source(recipe.data.train, "train", where="data.train", allow_network=recipe.allow_network)
     labels = LabelMap(tuple(recipe.data.labels), own.labels) if task.labelled and recipe.data.labels else None
     train = task.encode(source, recipe.data, processor, labels)

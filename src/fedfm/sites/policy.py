@@ -18,7 +18,7 @@ class Policy(Settings):
     tunables: list[str] | None = None
     """Kinds of what may be trained, as the recipe's `tune.kind`; null: any."""
     models: list[Annotated[str, Field(pattern=r"^[0-9a-f]{12,64}$")]] | None = None
-    """Digests, or their first 12 letters or more, of the models, or of the proxies' backbones, that may be used."""
+    """Digests, or their first 12 letters or more, of the models that may be used, and no proxies; null: any."""
     privacy: Literal["none", "central", "local"] = "none"
     """The least that a run must promise, as the recipe's `privacy.kind`: with `central`, `local` will do too."""
     max_rounds: Annotated[int, Field(ge=1)] | None = None
@@ -41,9 +41,11 @@ class Policy(Settings):
             found.append(f"max_rounds: {self.max_rounds}, not {recipe.federation.rounds}")
         return found
 
-    def objection_to_model(self, digest: str) -> str | None:
-        """Why a model may not be used; None: it may."""
-        if self.models is None or any(digest.startswith(known) for known in self.models):
+    def objection_to_model(self, digest: str | None) -> str | None:
+        """Why a model, or a proxy (None), may not be used; None: it may."""
+        if self.models is not None and digest is None:
+            return "models: a proxy is none of them"
+        if digest is None or self.models is None or any(digest.startswith(known) for known in self.models):
             return None
         return f"models: none of them is {digest[:12]}…"
 

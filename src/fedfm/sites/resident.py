@@ -63,7 +63,7 @@ def _answer(caller: socket.socket, site: Site) -> None:
         raise
     except Exception as error:  # told where it can be mended; the site goes on
         _log.error("%s", traceback.format_exc())
-        sockets.send(caller, Parcel(Refusal(reason=f"{type(error).__name__}: {error}")))
+        sockets.send(caller, Parcel(Refusal(reason=f"it did not foresee a {type(error).__name__}; its log says where")))
 
 
 def _end(number: int, frame: FrameType | None) -> None:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -14,17 +13,18 @@ from fedfm.clients import Worker
 from fedfm.errors import DataError, FedfmError, RecipeError
 from fedfm.models.backbones import Backbone, load_backbone
 from fedfm.proxies import NoProxy
-from fedfm.proxies.construct import kept_blocks, own_parameters
-from fedfm.proxies.folder import load_proxy, weights_digest
+from fedfm.proxies.folder import weights_digest
 from fedfm.proxies.versions import HeldProxy
-from fedfm.recipe import Recipe, load_recipe
+from fedfm.recipe import load_recipe
 from fedfm.runtimes.parcels import Answers, Fault, Parcel, Prepare, Ready, Refusal, Unprepared, Work, job_digest
 from fedfm.sites.border import Border
-from fedfm.sites.data import TrainingData, read_training
+from fedfm.sites.data import TrainingData, processor_of, read_training
 from fedfm.sites.devices import choose_device
 from fedfm.sites.job import Job
 from fedfm.sites.own import OwnData, at_site, read_site
+from fedfm.sites.received import ReceivedProxy, receive_proxy
 from fedfm.sites.worker import make_worker
+from fedfm.tasks import TASKS
 from fedfm.updates import Failure
 
 
@@ -35,14 +35,18 @@ class _Run:
     Attributes:
         job: digest of its job.
         worker: None until the proxy is there.
-        folder: of the proxy.
+        proxy: what it trains on, where that is not the backbone.
     """
 
     job: str
     data: TrainingData
     device: torch.device
     worker: Worker | None = None
-    folder: tempfile.TemporaryDirectory[str] | None = None
+    proxy: ReceivedProxy | None = None
+
+    def take(self, proxy: ReceivedProxy, worker: Worker) -> None:
+        """Trains on a proxy from now on."""
+        self.proxy, self.worker = proxy, worker
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,10 @@ class Own:
 
     data: OwnData
     border: Border
+
+
+class VersionError(FedfmError):
+    """Server and site have different versions of fedfm."""
 
 
 class Site:
@@ -69,8 +77,8 @@ class Site:
         """The answer to a parcel, in parts: what is trained is answered as it is ready."""
         try:
             match parcel.head:
-                case Prepare(job=job, client=client):
-                    yield self._prepare(job_digest(job), Job.model_validate(job), client)
+                case Prepare(job=job, client=client, files=files):
+                    yield self._prepare(job, client, _named(files, parcel.blobs))
                 case Work() as work if self._run is not None and self._run.job == work.job:
                     yield from self._train(self._run, work, parcel.blobs)
                 case Work():
@@ -78,29 +86,52 @@ class Site:
                 case other:
                     yield Parcel(Refusal(reason=f"a node does not answer `{other.kind}`"))
         except FedfmError as error:
-            yield Parcel(Refusal(reason=str(error)))
+            yield Parcel(Refusal(reason=str(error) if self._own is None else self._own.border.why(error)))
 
     def rest(self) -> None:
         """Frees the memory of its run; who asks for its work is told that it must be prepared again."""
         self._run = None
 
-    def _prepare(self, digest: str, job: Job, client: str | None) -> Parcel:
-        if self._run is None or self._run.job != digest:
+    def _prepare(self, asked: dict[str, Any], client: str | None, files: dict[str, bytes]) -> Parcel:
+        digest = job_digest(asked)
+        if (version := asked.get("version")) != __version__:
+            raise VersionError(
+                f"the server has fedfm {version!s:.20}, and this node {__version__}: install the same one"
+            )
+        if self._run is None or self._run.job != digest or files:
             self._run = None  # its memory is needed
-            self._run = self._prepared(digest, job, client)
+            self._run = self._prepared(digest, Job.model_validate(asked), client, files)
         if self._own is None:
             return Parcel(Ready(job=digest, clients=None))
         held = self._run.data.federation.sizes
         return Parcel(Ready(job=digest, clients=tuple(held), examples=sum(held.values())))
 
-    def _prepared(self, digest: str, job: Job, client: str | None) -> _Run:
-        if job.version != __version__:
-            raise RecipeError(f"the server has fedfm {job.version}, and this node {__version__}: install the same one")
-        data = self._read(load_recipe(job.recipe), digest, job.data, client)
-        recipe = data.recipe
-        run = _Run(digest, data, choose_device(recipe.runtime.device))
-        if not isinstance(recipe.proxy, NoProxy):
-            return run
+    def _prepared(self, digest: str, job: Job, client: str | None, files: dict[str, bytes]) -> _Run:
+        recipe = load_recipe(job.recipe)
+        if (self._own is None) != (client is None):
+            raise RecipeError("of server and node, one has clients with data of their own, and the other has not")
+        proxied = not isinstance(recipe.proxy, NoProxy)
+        if self._own is not None:
+            self._own.border.admit(recipe, digest)
+            self._own.border.admit_model(None if proxied else job.model)
+        received = receive_proxy(files, TASKS[recipe.task.kind].auto_class) if files else None
+        if self._own is None or client is None:
+            data = read_training(recipe)
+            if data.digest != job.data:
+                raise DataError(f"{recipe.data.train} is another file here than at the server")
+        else:
+            here = at_site(recipe, self._own.data, allow_network=self._own.border.policy.allow_network)
+            data = read_site(here, self._own.data, client, received.model.processor if received else processor_of(here))
+        run = _Run(digest, data, choose_device(data.recipe.runtime.device))
+        if received is not None:
+            run.take(received, self._worker(run, received.model, received.held))
+        elif not proxied:
+            run.worker = self._worker(run, self._backbone(run, job.model), None)
+        return run
+
+    def _backbone(self, run: _Run, digest: str | None) -> Backbone:
+        """The backbone of a run, which must have the server's weights."""
+        data, recipe = run.data, run.data.recipe
         backbone = load_backbone(
             recipe.model,
             data.task.auto_class,
@@ -108,29 +139,13 @@ class Site:
             labels=None if data.labels is None else data.labels.names,
             allow_network=recipe.allow_network,
         )
-        if weights_digest(backbone.model) != job.model:
+        if weights_digest(backbone.model) != digest:
             raise DataError(f"{recipe.model.path} has other weights here than at the server")
-        run.worker = self._worker(run, backbone, None, job.model)
-        return run
+        return backbone
 
-    def _read(self, recipe: Recipe, job: str, digest: str | None, client: str | None) -> TrainingData:
-        """The data of a run, as the server has it too, or as this site has its own."""
-        if self._own is None or client is None:
-            if self._own is not None or client is not None:
-                raise RecipeError("of server and node, one has clients with data of their own, and the other has not")
-            data = read_training(recipe)
-            if data.digest != digest:
-                raise DataError(f"{recipe.data.train} is another file here than at the server")
-            return data
-        self._own.border.admit(recipe, job)
-        here = at_site(recipe, self._own.data, allow_network=self._own.border.policy.allow_network)
-        return read_site(here, self._own.data, client)
-
-    def _worker(self, run: _Run, model: Backbone, held: HeldProxy | None, backbone: str) -> Worker:
-        """A worker on the backbone, or on a proxy of the backbone with this digest."""
+    def _worker(self, run: _Run, model: Backbone, held: HeldProxy | None) -> Worker:
+        """A worker on the backbone, or on a proxy."""
         recipe = run.data.recipe
-        if self._own is not None:
-            self._own.border.admit_model(backbone)
         tunable = recipe.tune.attach(model, task_type=run.data.task.peft_type, seed=recipe.seed)
         tunable.to(run.device)
         if self._own is not None:
@@ -141,7 +156,9 @@ class Site:
 
     def _train(self, run: _Run, work: Work, blobs: tuple[bytes, ...]) -> Iterator[Parcel]:
         if work.files:
-            run.worker = self._with_proxy(run, dict(zip(work.files, blobs, strict=False)))
+            run.worker = run.proxy = None  # their memory is needed
+            received = receive_proxy(_named(work.files, blobs), run.data.task.auto_class)
+            run.take(received, self._worker(run, received.model, received.held))
         if run.worker is None:
             yield Parcel(Unprepared())
             return
@@ -150,22 +167,13 @@ class Site:
         messages = blobs[len(work.files) :]
         run.worker.prepare({str(place): message for place, message in enumerate(messages)})
         for client, answer in run.worker.train({client: messages[place] for client, place in work.clients}):
-            if self._own is not None and isinstance(answer, bytes):
-                self._own.border.pass_update(answer, run.data.recipe, run.job)
+            if self._own is not None:
+                answer = self._own.border.pass_answer(answer, run.data.recipe, run.job)
             yield _answer(client, answer)
 
-    def _with_proxy(self, run: _Run, files: dict[str, bytes]) -> Worker:
-        """A worker on the proxy in these files."""
-        run.worker, run.folder = None, tempfile.TemporaryDirectory(prefix="fedfm-proxy-")
-        folder = Path(run.folder.name)
-        for name, content in files.items():
-            if Path(name).name != name:
-                raise DataError(f"`{name}` is no name of a file in a proxy's folder")
-            (folder / name).write_bytes(content)
-        proxy, manifest = load_proxy(folder, run.data.task.auto_class)
-        kept = manifest.kept_neurons
-        held = HeldProxy(own_parameters(proxy, kept), kept_blocks(proxy, kept), manifest.version)
-        return self._worker(run, proxy, held, manifest.backbone)
+
+def _named(names: tuple[str, ...], blobs: tuple[bytes, ...]) -> dict[str, bytes]:
+    return dict(zip(names, blobs, strict=False))
 
 
 def _answer(client: str, answer: bytes | Failure) -> Parcel:

@@ -8,9 +8,7 @@ from pathlib import Path
 
 from fedfm.errors import Problem, RecipeError
 from fedfm.runtimes.flower.keys import AUTHORITY, CERTIFICATE, KEY, PUBLIC, certificate_fingerprint, key_fingerprint
-
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-"""Of a site; it is its client's id."""
+from fedfm.runtimes.parcels import NAME
 
 
 def keys_by_name(paths: Sequence[Path]) -> dict[str, Path]:
@@ -29,7 +27,7 @@ def keys_by_name(paths: Sequence[Path]) -> dict[str, Path]:
     problems = []
     for file in files:
         name = file.name.removesuffix(PUBLIC)
-        if not file.name.endswith(PUBLIC) or not NAME.fullmatch(name):
+        if not file.name.endswith(PUBLIC) or not re.fullmatch(NAME, name):
             problems.append(Problem(str(file), f"name it SITE{PUBLIC}, with letters, digits, `.`, `_` and `-` only"))
             continue
         if name in names:

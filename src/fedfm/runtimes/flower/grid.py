@@ -44,9 +44,10 @@ class GridLine:
                     yield node, Parcel(Lost(reason=_reason(reply.error)))
                     continue
                 try:
-                    yield node, from_record(reply.content)
+                    answer = from_record(reply.content)
                 except ParcelError as error:
-                    yield node, Parcel(Refusal(reason=str(error)))
+                    answer = Parcel(Refusal(reason=str(error)))
+                yield node, answer
 
 
 def _reason(error: Error) -> str:

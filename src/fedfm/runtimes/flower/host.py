@@ -5,13 +5,25 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from fedfm.errors import TooFewClientsError
 from fedfm.runtimes.flower.control import Control
-from fedfm.runtimes.flower.superlink import environment, start_superlink, within
+from fedfm.runtimes.flower.folder import hold
+from fedfm.runtimes.flower.superlink import (
+    DATABASE,
+    SUPEREXEC,
+    SUPERLINK,
+    environment,
+    start_superlink,
+    within,
+)
 from fedfm.runtimes.flower.supervisor import Supervisor
 from fedfm.runtimes.relay import RelayLine
 
 MENDED = 5
 """Times that a SuperLink is started again in a run."""
+
+RELAYS = 20
+"""Times that a relay is started in a run."""
 
 
 class HostLine(RelayLine):
@@ -43,8 +55,11 @@ class HostLine(RelayLine):
 
         Raises:
             TooFewClientsError: what sites connect to ended or did not answer.
+            RecipeError: another server uses the folder or the port.
+            StorageError: the folder cannot be written.
         """
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._lock = hold(folder)
+        _forget_other_keys(folder, keys)
         self._supervisor = Supervisor(folder, environment(folder))
         super().__init__(
             folder / "relay.sock",
@@ -55,7 +70,7 @@ class HostLine(RelayLine):
             heard=heard,
         )
         self.folder, self.tls, self.port, self.keys = folder, tls, port, keys
-        self._least, self._mended = least, 0
+        self._least, self._mended, self._relays = least, 0, 0
         try:
             self._control = self._start()
             self.on_loss()
@@ -70,7 +85,14 @@ class HostLine(RelayLine):
         return there
 
     def on_loss(self) -> None:
-        """Starts a relay."""
+        """Starts a relay.
+
+        Raises:
+            TooFewClientsError: one after the other is lost.
+        """
+        if self._relays == RELAYS:
+            raise TooFewClientsError(f"the relay to the sites was lost {RELAYS} times; see {self.folder}")
+        self._relays += 1
         with within(environment(self.folder)):
             self._control.start(self.path)
 
@@ -78,6 +100,7 @@ class HostLine(RelayLine):
         """Ends what sites connect to; they wait until it is there again."""
         super().close()
         self._supervisor.close()
+        self._lock.release()
 
     def _start(self) -> Control:
         with within(environment(self.folder)):
@@ -95,4 +118,16 @@ class HostLine(RelayLine):
             if self._mended == MENDED:
                 self._supervisor.check()
             self._mended += 1
+            for name in (SUPEREXEC, SUPERLINK):
+                self._supervisor.kill(name)
             self._control = self._start()
+
+
+def _forget_other_keys(folder: Path, keys: Mapping[str, Path]) -> None:
+    """Lets Flower begin anew where other keys may join than before: it never takes a key again that was removed."""
+    admitted = folder / "admitted"
+    now = "".join(sorted(f"{name} {path.read_text().split()[1]}\n" for name, path in keys.items()))
+    if not admitted.is_file() or admitted.read_text() != now:
+        for database in folder.glob(f"{DATABASE}*"):
+            database.unlink()
+    admitted.write_text(now)

@@ -29,7 +29,7 @@ class LoopbackLine(RelayLine):
             TooFewClientsError: a process of it ended or did not answer.
         """
         self.folder = Path(tempfile.mkdtemp(prefix="fedfm-"))
-        self._supervisor = Supervisor(self.folder, environment(self.folder))
+        self._supervisor = Supervisor(self.folder, environment(self.folder), at_site=True)
         super().__init__(
             self.folder / "relay.sock",
             nodes=settings.nodes,

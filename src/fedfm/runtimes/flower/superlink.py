@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import secrets
+import socket
+import ssl
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -11,10 +13,15 @@ from pathlib import Path
 
 import httpx
 
-from fedfm.errors import TooFewClientsError
+from fedfm.errors import RecipeError, TooFewClientsError
 from fedfm.runtimes.flower.control import Control
 from fedfm.runtimes.flower.keys import AUTHORITY, CERTIFICATE, KEY
 from fedfm.runtimes.flower.supervisor import Supervisor
+
+SUPERLINK, SUPEREXEC = "superlink", "superexec"
+"""Names of its processes."""
+
+DATABASE = "superlink.db"
 
 START = 60.0
 """Seconds that it has to be there."""
@@ -41,21 +48,23 @@ def start_superlink(supervisor: Supervisor, folder: Path, tls: Path, port: int) 
         port: to listen at, on 127.0.0.1 only: paths other than ``/v1/fleet/`` answer anybody.
 
     Raises:
+        RecipeError: somebody else listens at the port.
         TooFewClientsError: a process of it ended or did not answer.
     """
     secret, address = folder / "secret", f"127.0.0.1:{port}"
+    _refuse_taken(port)
     secret.unlink(missing_ok=True)
     secret.touch(mode=0o600)
     secret.write_text(secrets.token_hex(32))
     supervisor.start(
-        "superlink", "flower-superlink", "--host", "127.0.0.1", "--port", str(port),
+        SUPERLINK, "flower-superlink", "--host", "127.0.0.1", "--port", str(port),
         "--ssl-ca-certfile", str(tls / AUTHORITY), "--ssl-certfile", str(tls / CERTIFICATE),
         "--ssl-keyfile", str(tls / KEY), "--enable-supernode-auth", "--isolation", "process",
-        "--superexec-auth-secret-file", str(secret), "--database", str(folder / "superlink.db"),
+        "--superexec-auth-secret-file", str(secret), "--database", str(folder / DATABASE),
     )  # fmt: skip
     _wait_for(supervisor, address, tls / AUTHORITY)
     supervisor.start(
-        "superexec", "flower-superexec", "--runtime-api-address", address,
+        SUPEREXEC, "flower-superexec", "--runtime-api-address", address,
         "--root-certificates", str(tls / AUTHORITY), "--superexec-auth-secret-file", str(secret),
     )  # fmt: skip
     return Control(address, tls / AUTHORITY)
@@ -73,14 +82,23 @@ def within(settings: Mapping[str, str]) -> Iterator[None]:
         os.environ.update(before)
 
 
+def _refuse_taken(port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise RecipeError(f"port {port} cannot be had: {error.strerror}; name another", source="--port") from error
+
+
 def _wait_for(supervisor: Supervisor, address: str, authority: Path) -> None:
     end = time.monotonic() + START
-    with httpx.Client(verify=str(authority)) as client:
+    with httpx.Client(verify=ssl.create_default_context(cafile=authority)) as client:
         while time.monotonic() < end:
             supervisor.check()
             with suppress(httpx.HTTPError):
                 if client.get(f"https://{address}/health").is_success:
                     return
             time.sleep(0.1)
-    words = supervisor.last_words("superlink")
+    words = supervisor.last_words(SUPERLINK)
     raise TooFewClientsError(f"the superlink did not answer within {START:g} seconds{words}")

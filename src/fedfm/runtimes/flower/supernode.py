@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import socket
 from contextlib import ExitStack
@@ -50,7 +51,7 @@ def start_supernode(
     supervisor.start(
         name, "flower-supernode", "--superlink", server, "--root-certificates", str(authority),
         "--auth-supernode-private-key", str(key), "--host", "127.0.0.1", "--port", str(port),
-        "--node-config", f'{SOCKET}="{worker}"',
+        "--node-config", f"{SOCKET}={json.dumps(str(worker))}",
     )  # fmt: skip
 
 

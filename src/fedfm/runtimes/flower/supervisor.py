@@ -15,6 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from fedfm.errors import TooFewClientsError
+from fedfm.runtimes.flower.installed import write_programs
 
 STOP = 10.0
 """Seconds that processes have to end when they are told to."""
@@ -28,17 +29,23 @@ LAST_WORDS = 10
 class Supervisor:
     """Starts processes, each with its words in a file, and knows when one has ended."""
 
-    def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
+    def __init__(self, folder: Path, environment: Mapping[str, str], *, at_site: bool = False) -> None:
         """A supervisor without processes.
 
         Args:
             folder: of the files of their words.
             environment: what they get beside that of this process.
+            at_site: whether a server that they serve may not ship code to them.
         """
         self.folder = folder
-        path = os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", os.defpath)])
+        places = [sysconfig.get_path("scripts"), os.environ.get("PATH", os.defpath)]
+        if at_site:
+            write_programs(folder / "bin")
+            places.insert(0, str(folder / "bin"))
+        path = os.pathsep.join(places)
         self._environment = {**os.environ, **environment, "PATH": path}  # Flower's tools find each other by it
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._began: dict[str, int] = {}
 
     def start(self, name: str, *command: str, aloud: bool = False) -> None:
         """Starts a process that ends with this one, in a group of its own with what it starts itself.
@@ -50,10 +57,10 @@ class Supervisor:
             command: its program and arguments.
             aloud: whether it speaks to this process's own output, and not into a file.
         """
-        if (before := self._processes.get(name)) is not None:
-            _signal(before, signal.SIGKILL)
+        self.kill(name)
         found = shutil.which(command[0], path=self._environment["PATH"]) or command[0]
-        with (self.folder / f"{name}.log").open("wb") as words:
+        with (self.folder / f"{name}.log").open("ab") as words:
+            self._began[name] = words.tell()
             self._processes[name] = subprocess.Popen(  # noqa: S603 - its own tools
                 [sys.executable, "-m", "fedfm.runtimes.leash", found, *command[1:]],
                 stdout=None if aloud else words,
@@ -61,7 +68,14 @@ class Supervisor:
                 stdin=subprocess.PIPE,
                 env=self._environment,
                 start_new_session=True,
+                umask=0o077,
             )
+
+    def kill(self, name: str) -> None:
+        """Kills a process, if there is one of this name, and all that it has started."""
+        if (process := self._processes.pop(name, None)) is not None:
+            _signal(process, signal.SIGKILL)
+            process.wait()
 
     def ended(self) -> dict[str, int]:
         """Processes that have ended → their exit codes."""
@@ -79,7 +93,8 @@ class Supervisor:
 
     def words(self, name: str) -> str:
         """What a process has said since it was started, without colours."""
-        return COLOUR.sub("", (self.folder / f"{name}.log").read_text(errors="replace"))
+        words = (self.folder / f"{name}.log").read_bytes()[self._began.get(name, 0) :]
+        return COLOUR.sub("", words.decode(errors="replace"))
 
     def last_words(self, name: str) -> str:
         """What a process said last, each line indented on a new one."""

@@ -1,0 +1,29 @@
+"""The folder of a server's or a site's Flower: one process's at a time, and this user's alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from filelock import BaseFileLock, FileLock, Timeout
+
+from fedfm.errors import RecipeError, StorageError
+
+
+def hold(folder: Path) -> BaseFileLock:
+    """Makes a folder and holds it for this process; the lock dies with the process.
+
+    Raises:
+        RecipeError: another process holds it.
+        StorageError: it cannot be made or written.
+    """
+    lock = FileLock(folder / ".lock", timeout=0)
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.chmod(0o700)
+        lock.acquire()
+    except Timeout as error:
+        reason = f"{folder} is in use by another process; stop it, or name another folder"
+        raise RecipeError(reason, source="--state") from error
+    except OSError as error:
+        raise StorageError(f"cannot use {folder}: {error.strerror or error}") from error
+    return lock
