@@ -8,7 +8,7 @@ import socket
 import ssl
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,16 +68,13 @@ class Federation:
         except OSError:
             return False
 
-    @contextmanager
-    def control(self) -> Iterator[Control]:
-        control = Control(f"127.0.0.1:{self.inside}", self.tls / AUTHORITY)
-        with closing(control._client):
-            yield control
+    def control(self) -> Control:
+        return Control(f"127.0.0.1:{self.inside}", self.tls / AUTHORITY)
 
     def online(self) -> int:
         """How many nodes are online, as SuperLink says."""
-        with self.control() as control:
-            nodes = control._client.ListNodes(ListNodesRequest()).nodes_info
+        with self.control()._connected() as client:
+            nodes = client.ListNodes(ListNodesRequest()).nodes_info
         return sum(node.status == "online" for node in nodes)
 
 
@@ -128,8 +125,7 @@ def superlink(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]:
     alone = Federation(folder, inside=port, outside=0)
     new_certificates(alone.tls, ["localhost", "127.0.0.1"])
     with closing(supervisor(folder)) as processes:
-        control = start_superlink(processes, folder, alone.tls, port)
-        control._client.close()  # SuperLink does not end before its connections do
+        start_superlink(processes, folder, alone.tls, port)
         yield alone
 
 
@@ -211,8 +207,7 @@ def test_chunks_of_updates_fit_and_floods_do_not(federation: Federation) -> None
 
 def test_nodes_come_online_through_it_if_their_key_is_known(federation: Federation, tmp_path: Path) -> None:
     new_key(tmp_path / "stranger")
-    with federation.control() as control:
-        control.admit({"known": new_key(tmp_path / "known")})
+    federation.control().admit({"known": new_key(tmp_path / "known")})
     assert federation.online() == 0
     with closing(supervisor(tmp_path)) as nodes:
         for name, port in zip(["known", "stranger"], free_ports(2), strict=True):
