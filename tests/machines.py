@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -27,11 +27,11 @@ PATIENCE = 240.0
 class Process:
     """A command of fedfm's, with what it says in a file."""
 
-    def __init__(self, folder: Path, name: str, *arguments: object) -> None:
+    def __init__(self, folder: Path, name: str, *arguments: object, before: Sequence[str] = ()) -> None:
         self.log = folder / f"{name}.log"
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "fedfm.cli.main", *map(str, arguments)],
+                [*before, sys.executable, "-m", "fedfm.cli.main", *map(str, arguments)],
                 cwd=folder,
                 stdout=log,
                 stderr=subprocess.STDOUT,
