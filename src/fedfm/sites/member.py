@@ -70,7 +70,10 @@ class Member:
         if not host or not port.isdigit():
             raise RecipeError(f"`{self.server}` is no host and port, such as fl.example.org:443", source="--server")
         own = read_own_data(self.data)
-        source = read_source(own.train, "train", where="train")
+        try:
+            source = read_source(own.train, "train", where="train")
+        except RecipeError as error:
+            raise RecipeError(error.problems, source=str(self.data)) from error
         return len(source), source.table.column_names
 
     def stay(self) -> None:
