@@ -55,11 +55,12 @@ class RelayLine:
     def nodes(self) -> tuple[str, ...]:
         """The nodes that are there; waits, as long as its patience lasts, until there are as many as wanted."""
         end = time.monotonic() + self.patience
-        while len(self._nodes) < self.wanted and time.monotonic() < end:
+        while True:
+            while self._next(0.0) is not None:
+                pass  # later news of nodes, and answers that nobody waits for any more
+            if len(self._nodes) >= self.wanted or time.monotonic() >= end:
+                return self._nodes
             self._next(end)
-        while self._next(0.0) is not None:
-            pass  # later news of nodes, and answers that nobody waits for any more
-        return self._nodes
 
     def send(self, parcels: Mapping[str, Parcel]) -> Iterator[tuple[str, Parcel]]:
         """Sends nodes their parcels, and yields answers until all are there or the deadline has passed."""
