@@ -57,11 +57,10 @@ def server(
     known = set[str]()
 
     def heard(names: Sequence[str]) -> None:
-        for word, changed in (("has come", set(names) - known), ("has gone", known - set(names))):
-            for name in sorted(changed):
-                terminal.print(f"{name} {word} ({len(names)} of {len(keys)})")
-        known.clear()
-        known.update(names)
+        for name in sorted(set(names) ^ known):
+            word = "has gone" if name in known else "has come"
+            known.symmetric_difference_update([name])
+            terminal.print(f"{name} {word} ({len(known)} of {len(keys)})")
 
     hosting = Hosting(keys, tls.absolute(), port, state.absolute(), wait)
     follow(lambda display: serve(recipe, overrides, hosting, listeners=[display], heard=heard), as_json)
