@@ -22,6 +22,9 @@ from fedfm.runtimes.settings import Flower
 class LoopbackLine(RelayLine):
     """A line to the nodes of a federation that ends with it."""
 
+    worker = ("-m", "fedfm.sites.resident")
+    """How Python is told to be a node's worker; the path of its socket follows."""
+
     def __init__(self, settings: Flower) -> None:
         """Starts a federation with as many nodes as the settings say.
 
@@ -60,7 +63,7 @@ class LoopbackLine(RelayLine):
         control.admit({name: key.with_name(f"{key.name}.pub") for name, key in keys.items()})
         for (name, key), port in zip(keys.items(), ports, strict=True):
             worker = self.folder / f"{name}.sock"
-            self._supervisor.start(f"worker of {name}", sys.executable, "-m", "fedfm.sites.resident", str(worker))
+            self._supervisor.start(f"worker of {name}", sys.executable, *self.worker, str(worker))
             start_supernode(
                 self._supervisor,
                 name,

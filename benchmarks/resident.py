@@ -1,0 +1,131 @@
+"""What a worker that stays on a site saves: rounds of MiniLM over Flower, with it and with a new process a message.
+
+    python benchmarks/resident.py [--repeats 2]
+
+Four clients on two nodes of a Flower federation on loopback (TLS, keys), LoRA r 8, 64 examples of 32 tokens each; runs
+with and without the worker take turns. A new process does for every message what Flower's client apps do by themselves:
+imports, data, model. Prints medians of rounds after the first, and their ratio.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fedfm import Listener, load_recipe
+from fedfm.runtimes import sockets
+from fedfm.runtimes.base import Runtime
+from fedfm.runtimes.flower.loopback import LoopbackLine
+from fedfm.runtimes.parcels import Parcel, Prepare
+from fedfm.runtimes.settings import Flower
+from fedfm.server.carriers import over_nodes
+from fedfm.server.experiment import Experiment
+from fedfm.server.runs import start_run
+from fedfm.server.venues import Here
+from ledger import machine, measured
+
+ROUNDS, CLIENTS, NODES, EXAMPLES = 5, 4, 2, 64
+
+
+class Fresh(LoopbackLine):
+    """A federation whose workers start a new process for every parcel."""
+
+    worker = (str(Path(__file__)), "--serve")
+
+
+@dataclass(frozen=True)
+class Over(Here):
+    """A simulation over a line of one's own."""
+
+    line: type[LoopbackLine] = LoopbackLine
+
+    def reach(self, experiment: Experiment) -> Runtime:
+        """As `Venue.reach`."""
+        return over_nodes(experiment, self.line(Flower(nodes=NODES)))
+
+
+class Seconds(Listener):
+    """Notes how long rounds take."""
+
+    def __init__(self) -> None:
+        self.rounds: list[float] = []
+
+    def on_round(self, record: dict[str, Any]) -> None:
+        """Adds a round."""
+        self.rounds.append(record["seconds"])
+
+
+def rounds(line: type[LoopbackLine]) -> list[float]:
+    """Seconds of each round of a run."""
+    with tempfile.TemporaryDirectory() as name:
+        rows = [{"text": f"example {i} of a text that says little", "label": i % 2} for i in range(CLIENTS * EXAMPLES)]
+        data = Path(name) / "rows.jsonl"
+        data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        recipe = {
+            "name": "resident",
+            "output": name,
+            "model": {"path": "builtin:minilm"},
+            "task": {"kind": "text-classification"},
+            "data": {"train": str(data), "test": str(data), "max_length": 32},
+            "federation": {"clients": CLIENTS, "per_round": CLIENTS, "rounds": ROUNDS},
+            "local": {"batch_size": 8},
+            "runtime": {"kind": "flower", "nodes": NODES},
+            "evaluate": {"every": ROUNDS},
+        }
+        seconds = Seconds()
+        start_run(load_recipe(recipe), Over(line=line), [seconds])
+        return seconds.rounds
+
+
+def serve(path: Path) -> None:
+    """A worker that starts a new process for every parcel, which is told of the run first."""
+    prepared = path.with_suffix(".prepared")
+    with closing(sockets.listen(path)) as server:
+        while True:
+            caller, _ = server.accept()
+            with caller:
+                asked = sockets.receive(caller)
+                if asked is None:
+                    continue
+                if isinstance(asked[1].head, Prepare):
+                    prepared.write_text(asked[1].text)
+                own = path.with_suffix(".once")
+                process = subprocess.Popen([sys.executable, "-m", "fedfm.sites.resident", str(own)])
+                if not isinstance(asked[1].head, Prepare):
+                    list(sockets.ask(own, Parcel.of(prepared.read_text(), ()), patience=60))
+                for part in sockets.ask(own, asked[1], patience=60):
+                    sockets.send(caller, part)
+                process.terminate()
+                process.wait()
+
+
+def main() -> None:
+    """Measures and prints."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--serve", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.serve is not None:
+        serve(options.serve)
+        return
+    found: dict[str, list[float]] = {"stays": [], "a new process": []}
+    for number in range(options.repeats):
+        for name, line in {"stays": LoopbackLine, "a new process": Fresh}.items():
+            found[name] += measured("resident", f"{name} {number}", lambda line=line: rounds(line))[1:]
+    print(f"seconds a round, MiniLM, {CLIENTS} clients on {NODES} nodes over TLS on loopback; {machine()}")
+    for name, seconds in found.items():
+        print(f"  {name:15} median {statistics.median(seconds):5.1f}  ({min(seconds):.1f} to {max(seconds):.1f})")
+    ratio = statistics.median(found["a new process"]) / statistics.median(found["stays"])
+    print(f"  a new process takes {ratio:.1f} times as long")
+
+
+if __name__ == "__main__":
+    main()
