@@ -7,16 +7,23 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager, redirect_stdout
+from contextlib import closing, contextmanager, redirect_stdout, suppress
 from io import StringIO
 from pathlib import Path
 
+import httpx
 from cryptography.hazmat.primitives.serialization.ssh import load_ssh_public_key
 from flwr.cli.build import build_fab_from_files
 from flwr.cli.typing import SuperLinkConnection
 from flwr.cli.utils import init_http_client_from_connection
 from flwr.common.serde import fab_to_proto, user_config_to_proto
-from flwr.proto.control_pb2 import ListNodesRequest, RegisterNodeRequest, StartRunRequest, UnregisterNodeRequest
+from flwr.proto.control_pb2 import (
+    ListNodesRequest,
+    RegisterNodeRequest,
+    StartRunRequest,
+    StopRunRequest,
+    UnregisterNodeRequest,
+)
 from flwr.supercore.control.control_http_client import ControlHttpClient
 from flwr.supercore.fab import Fab
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
@@ -76,13 +83,18 @@ class Control:
                 known[str(client.RegisterNode(RegisterNodeRequest(public_key=key, name=name)).node_id)] = name
         return known
 
-    def start(self, socket: Path) -> None:
-        """Starts a relay to the server that listens at ``socket``."""
+    def start(self, socket: Path) -> int:
+        """Starts a relay to the server that listens at ``socket``; Flower's number of its run."""
         content, _ = build_fab_from_files({"pyproject.toml": _PROJECT.encode()})
         fab = Fab(hashlib.sha256(content).hexdigest(), content, {})
         config = user_config_to_proto({SOCKET: str(socket)})
         with self._connected() as client:
-            client.StartRun(StartRunRequest(fab=fab_to_proto(fab), override_config=config))
+            return int(client.StartRun(StartRunRequest(fab=fab_to_proto(fab), override_config=config)).run_id)
+
+    def stop(self, run: int) -> None:
+        """Ends a relay's run, so that no node goes on working for it; one that has ended already stays so."""
+        with self._connected() as client, suppress(httpx.HTTPStatusError):
+            client.StopRun(StopRunRequest(run_id=run))
 
     @contextmanager
     def _connected(self) -> Iterator[ControlHttpClient]:

@@ -71,6 +71,7 @@ class HostLine(RelayLine):
         )
         self.folder, self.tls, self.port, self.keys = folder, tls, port, keys
         self._least, self._mended, self._relays = least, 0, 0
+        self._run: int | None = None
         try:
             self._control = self._start()
             self.on_loss()
@@ -94,7 +95,9 @@ class HostLine(RelayLine):
             raise TooFewClientsError(f"the relay to the sites was lost {RELAYS} times; see {self.folder}")
         self._relays += 1
         with within(environment(self.folder)):
-            self._control.start(self.path)
+            if self._run is not None:
+                self._control.stop(self._run)  # else sites work on for it until Flower notices
+            self._run = self._control.start(self.path)
 
     def close(self) -> None:
         """Ends what sites connect to; they wait until it is there again."""
