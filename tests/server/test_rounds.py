@@ -125,7 +125,7 @@ def test_one_round_is_the_weighted_mean_of_the_updates(tmp_path: Path) -> None:
     loop = loop_of(experiment, tmp_path, dict.fromkeys("0123", keep))
     start = loop.start()
     state = loop.play(start)
-    sizes = experiment.data.federation.sizes
+    sizes = experiment.data.clients
     assert len(set(sizes.values())) > 1
     total = sum(sizes.values())
     expected: Params = {
@@ -183,7 +183,7 @@ def test_weighted_sampling_counts_a_client_drawn_twice_twice(tmp_path: Path) -> 
 
     for seed in range(20):
         experiment = build(tmp_path, federation=federation, seed=seed)
-        sizes = experiment.data.federation.sizes
+        sizes = experiment.data.clients
         drawn = sample_cohort(sizes, 4, sampling="weighted", seed=seed, round=1)
         if len(set(drawn.values())) > 1:
             break

@@ -180,7 +180,6 @@ class RunFolder:
             owner.unlink(missing_ok=True)
             lock.release()
 
-    @property
     def process(self) -> int | None:
         """The process that holds the folder; None when none does, or it was killed."""
         try:

@@ -33,7 +33,7 @@ def run_status(path: Path | str) -> Record:
         DataError: a file in it is damaged.
     """
     folder = RunFolder.open(path)
-    files, process = read_run(folder), folder.process
+    files, process = read_run(folder), folder.process()
     state = "running" if process is not None else str(dig(files.summary, "status") or "stopped")
     tested = files.rows("test")
     return {
