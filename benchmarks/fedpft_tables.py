@@ -243,12 +243,17 @@ def _cosines(found: Measurements) -> Iterator[str]:
 
 
 def _correlation(found: Measurements) -> Iterator[str]:
-    """Rank correlation of cosine and accuracy over proxies of different make, seeds averaged."""
-    points = []
-    for place in range(len(makes(0, found.overrides))):
+    """Cosine and accuracy of proxies of different make, and their correlation, seeds averaged."""
+    points, rows = [], [["", "cosine", "accuracy"]]
+    for place, job in enumerate(makes(0, found.overrides)):
         results = found.of(lambda seed, place=place: makes(seed, found.overrides)[place])  # type: ignore[misc]
         if results and all(result["gradient_cosine"] is not None for result in results):
             points.append([statistics.mean(r[field] for r in results) for field in ("gradient_cosine", "accuracy")])
+            whole = "ends" if job.proxy["keep_layers"] else "none"
+            name = f"{NAMES[job.method]}, ffn_keep {job.proxy['ffn_keep']}, {whole} whole"
+            rows.append([name, f"{points[-1][0]:.3f}", found.cell([result["accuracy"] for result in results])])
+    yield f"  by make, on {STUDY_SET}:"
+    yield from grid(rows)
     text = "too few to correlate with accuracy"
     if len(points) >= 3:
         cosines, accuracies = zip(*points, strict=True)
