@@ -32,13 +32,14 @@ class LoopbackLine(RelayLine):
             TooFewClientsError: a process of it ended or did not answer.
         """
         self.folder = Path(tempfile.mkdtemp(prefix="fedfm-"))
-        self._supervisor = Supervisor(self.folder, environment(self.folder), at_site=True)
+        self._hub = Supervisor(self.folder, environment(self.folder))
+        self._sites = Supervisor(self.folder, environment(self.folder), at_site=True)
         super().__init__(
             self.folder / "relay.sock",
             nodes=settings.nodes,
             patience=START,
             deadline=settings.deadline,
-            check=self._supervisor.check,
+            check=self._check,
         )
         try:
             with within(environment(self.folder)):
@@ -50,22 +51,27 @@ class LoopbackLine(RelayLine):
     def close(self) -> None:
         """Ends all processes and removes what they wrote."""
         super().close()
-        self._supervisor.close()
+        self._sites.close()
+        self._hub.close()
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _check(self) -> None:
+        self._hub.check()
+        self._sites.check()
 
     def _start(self, nodes: int) -> None:
         tls, (server, *ports) = self.folder / "tls", free_ports(1 + nodes)
         new_certificates(tls, ["localhost", "127.0.0.1"])
-        control = start_superlink(self._supervisor, self.folder, tls, server)
+        control = start_superlink(self._hub, self.folder, tls, server)
         keys = {f"node-{number}": self.folder / f"node-{number}.key" for number in range(1, nodes + 1)}
         for key in keys.values():
             new_key(key)
         control.admit({name: key.with_name(f"{key.name}.pub") for name, key in keys.items()})
         for (name, key), port in zip(keys.items(), ports, strict=True):
             worker = self.folder / f"{name}.sock"
-            self._supervisor.start(f"worker of {name}", sys.executable, *self.worker, str(worker))
+            self._sites.start(f"worker of {name}", sys.executable, *self.worker, str(worker))
             start_supernode(
-                self._supervisor,
+                self._sites,
                 name,
                 server=f"127.0.0.1:{server}",
                 authority=tls / AUTHORITY,
