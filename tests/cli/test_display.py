@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import io
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.console import Console
 
-from fedfm.cli.display import Display, PlainDisplay, RichDisplay, describe_outcome, describe_round
+from fedfm.cli.display import Display, PlainDisplay, RichDisplay, describe_outcome, describe_plan, describe_round
 
 PLAN: dict[str, Any] = {
     "name": "demo",
@@ -95,6 +96,15 @@ def test_plain_lines_have_no_control_characters() -> None:
     assert "privacy  ε = ∞ (no differential privacy)" in text
     assert text.count("round 1/2") == text.count("round 2/2") == 1
     assert "warning: round 2: [bold]refused[/bold] update of client a" in text, "data is no markup"
+
+
+def test_sizes_that_nobody_knows_yet_are_not_told() -> None:
+    stream = io.StringIO()
+    unknown = PLAN["data"] | {"train": None, "client_examples": None}
+    Console(file=stream, width=160).print(describe_plan(PLAN | {"data": unknown}))
+    told = {line.split()[0]: line.split(None, 1)[1].rstrip() for line in stream.getvalue().splitlines()[1:]}
+    assert told["clients"] == "64 by column, 5 too small left out"
+    assert re.fullmatch(r"1.003 test examples, 2 labels", told["data"])
 
 
 def test_a_terminal_gets_one_live_bar_that_vanishes() -> None:

@@ -101,3 +101,14 @@ def test_a_server_does_not_choose_among_the_sites_files(recipe: Recipe, path: st
 def test_what_means_the_same_everywhere_is_taken(recipe: Recipe, path: str) -> None:
     there = recipe.model_copy(update={"model": recipe.model.model_copy(update={"path": path})})
     assert at_site(there, OwnData(train="rows.csv"), allow_network=False).model.path == path
+
+
+def test_a_folder_of_the_site_that_a_hub_id_names_is_not_taken(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = recipe.model_copy(update={"model": recipe.model.model_copy(update={"path": "secret/model"})})
+    assert at_site(there, OwnData(train="rows.csv"), allow_network=False).model.path == "secret/model"
+    (tmp_path / "secret" / "model").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RecipeError, match="also a folder of the site's"):
+        at_site(there, OwnData(train="rows.csv"), allow_network=False)

@@ -1,4 +1,4 @@
-"""A server cannot make a site run code: what Flower would unpack and import there is never looked at."""
+"""Flower's way to ship code to nodes is closed: what it would unpack and import at a site is never looked at."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from flwr.common.serde import fab_to_proto, user_config_to_proto
 from flwr.proto.control_pb2 import StartRunRequest
 from flwr.supercore.fab import Fab
 
+from fedfm.runtimes.flower.control import PROJECT
 from fedfm.runtimes.flower.keys import AUTHORITY, new_certificates, new_key
 from fedfm.runtimes.flower.superlink import environment, start_superlink, within
 from fedfm.runtimes.flower.supernode import free_ports, start_supernode
@@ -22,22 +23,7 @@ from fedfm.runtimes.flower.supervisor import Supervisor
 
 pytestmark = pytest.mark.slow
 
-PROJECT = b"""\
-[project]
-name = "evil"
-version = "1.0.0"
-license = "Apache-2.0"
-dependencies = []
-
-[tool.flwr.app]
-publisher = "evil"
-
-[tool.flwr.app.components]
-serverapp = "evil.apps:server_app"
-clientapp = "evil.apps:client_app"
-
-[tool.flwr.app.config]
-"""
+EVIL = PROJECT.replace("fedfm.runtimes.flower.apps", "evil.apps").replace("fedfm", "evil").encode()
 
 APPS = """\
 from pathlib import Path
@@ -88,9 +74,7 @@ def test_a_bundle_of_code_is_never_run_at_a_site(at_site: bool, tmp_path: Path) 
                 port=own,
             )
             code = APPS.format(folder=str(tmp_path)).encode()
-            content, _ = build_fab_from_files(
-                {"pyproject.toml": PROJECT, "evil/__init__.py": b"", "evil/apps.py": code}
-            )
+            content, _ = build_fab_from_files({"pyproject.toml": EVIL, "evil/__init__.py": b"", "evil/apps.py": code})
             fab = fab_to_proto(Fab(hashlib.sha256(content).hexdigest(), content, {}))
             with control._connected() as client:
                 client.StartRun(StartRunRequest(fab=fab, override_config=user_config_to_proto({})))

@@ -114,8 +114,8 @@ def describe_plan(plan: Record) -> RenderableType:
         "tunable": f"{tunable}, {units.number(trainable)} parameters ({units.share(trainable, whole)}) travel",
         "data": _describe_data(data),
         "clients": (
-            f"{units.number(federation['clients'])} by {federation['partition']}{left_out}, with "
-            + _describe_sizes(data["client_examples"])
+            f"{units.number(federation['clients'])} by {federation['partition']}{left_out}"
+            + (f", with {_describe_sizes(data['client_examples'])}" if data["client_examples"] else "")
         ),
         "rounds": f"{federation['rounds']} of {federation['per_round']} clients each, {plan['algorithm']}",
         "bytes": (

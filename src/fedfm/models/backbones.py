@@ -64,6 +64,11 @@ def load_processor(
     """
     with open_checkpoint(settings, allow_network=allow_network) as checkpoint:
         processor = read_processor(checkpoint, read_config(checkpoint), modality)
+    return leave_room(processor, virtual_tokens)
+
+
+def leave_room(processor: Processor, virtual_tokens: int) -> Processor:
+    """The processor itself; of the tokens that it lets a text have, so many are now a tunable's."""
     if isinstance(processor, PreTrainedTokenizerBase):
         processor.model_max_length -= virtual_tokens
     return processor

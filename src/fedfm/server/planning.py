@@ -72,10 +72,13 @@ def describe(experiment: Experiment) -> dict[str, Any]:
 
 def _describe_data(data: FederatedData) -> dict[str, Any]:
     sizes = list(data.clients.values())
+    known = all(sizes)  # how much a site holds is told when it joins, and every site holds something
     return {
-        "train": sum(sizes),
+        "train": sum(sizes) if known else None,
         "validation": None if data.validation is None else len(data.validation),
         "test": len(data.test),
         "labels": None if data.labels is None else list(data.labels.names),
-        "client_examples": {"min": min(sizes), "median": float(np.median(sizes)), "max": max(sizes)},
+        "client_examples": (
+            {"min": min(sizes), "median": float(np.median(sizes)), "max": max(sizes)} if known else None
+        ),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,9 +25,12 @@ class PolicyError(FedfmError):
     """A server wants what this site's policy does not allow, or more than it announced."""
 
 
-TOLD = ("PolicyError", "VersionError")
-"""Errors whose text a server gets: there is nothing in it that the server does not know."""
+class VersionError(FedfmError):
+    """Server and site have different versions of fedfm."""
 
+
+TOLD = (PolicyError, VersionError)
+"""Errors whose text a server gets: there is nothing in it that the server does not know."""
 
 REPEATS = 2
 """Updates of a run that leave, at most, for each of its rounds: a server that was killed asks again."""
@@ -54,17 +58,15 @@ class Border:
         self._say = say
         self.announced: dict[str, torch.Size] = {}
         _end_with_a_line(self.ledger)
+        self._left = Counter(line["job"] for line in jsonl.records(self.ledger))
 
-    def admit(self, recipe: Recipe, job: str) -> None:
+    def admit(self, recipe: Recipe) -> None:
         """Takes a run that the policy allows.
 
         Raises:
             PolicyError: it does not, with everything that is outside it.
         """
-        found = self.policy.objections(recipe)
-        if self.policy.max_rounds is not None and self.rounds(job) >= self.policy.max_rounds:
-            found.append(f"max_rounds: {self.policy.max_rounds}, and as many were played")
-        _refuse(found)
+        _refuse(self.policy.objections(recipe))
 
     def admit_model(self, digest: str | None) -> None:
         """Takes a model that the policy allows.
@@ -104,7 +106,7 @@ class Border:
 
     def why(self, error: FedfmError) -> str:
         """What a server is told of an error: its kind and place, never what is in the site's data or files."""
-        if type(error).__name__ in TOLD:
+        if isinstance(error, TOLD):
             return str(error)
         self._say(f"refused: {error}")
         places = (
@@ -131,14 +133,13 @@ class Border:
         found = decode_update(update)
         rounds = recipe.federation.rounds
         shapes = {name: tensor.shape for name, tensor in found.params.items()}
-        left = sum(line["job"] == job for line in jsonl.records(self.ledger))
         _refuse(
             [
                 self.policy.objection_to_size(len(update)),
                 None if shapes == self.announced else "tensors that were not announced",
                 "counts that were not announced" if found.activity and not recipe.proxy.counts_at_clients else None,
                 None if 1 <= found.round <= rounds else f"round {found.round} of {rounds}",
-                None if left < REPEATS * rounds else f"{left} updates have left for {rounds} rounds",
+                None if self._left[job] < REPEATS * rounds else f"{self._left[job]} updates left for {rounds} rounds",
             ]
         )
         line = message_record(found.round, "up", [found.client], len(update), found.tensors)
@@ -147,10 +148,7 @@ class Border:
             self.ledger.parent.mkdir(parents=True, exist_ok=True)
             with self.ledger.open("ab") as lines:
                 lines.write(jsonl.line(record))
-
-    def rounds(self, job: str) -> int:
-        """Rounds of a job that the site has answered."""
-        return len({line["round"] for line in jsonl.records(self.ledger) if line["job"] == job})
+        self._left[job] += 1
 
 
 def _columns(recipe: Recipe) -> str:

@@ -99,8 +99,11 @@ def at_site(recipe: Recipe, own: OwnData, *, allow_network: bool) -> Recipe:
     for value, name in own.labels.items():
         if name not in classes:
             problems.append(Problem(f"labels.{value}", f"no class of the recipe: {', '.join(classes)}", name))
-    if own.model is None and isinstance(recipe.proxy, NoProxy) and not re.fullmatch(_PUBLIC_MODEL, recipe.model.path):
-        problems.append(Problem("model", "the recipe's model is in a folder of the server's: name the folder here"))
+    if own.model is None and isinstance(recipe.proxy, NoProxy):
+        if not re.fullmatch(_PUBLIC_MODEL, recipe.model.path):
+            problems.append(Problem("model", "the recipe's model is in a folder of the server's: name the folder here"))
+        elif Path(recipe.model.path).exists():  # by that name transformers would take it in place of the hub's
+            problems.append(Problem("model", f"{recipe.model.path} is also a folder of the site's: name what is meant"))
     if problems:
         raise RecipeError(problems, source="the site's data")
     columns = {key: value for key in ("text", "label", "image") if (value := getattr(own, key)) is not None}

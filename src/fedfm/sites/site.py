@@ -11,13 +11,13 @@ import torch
 from fedfm import __version__
 from fedfm.clients import Worker
 from fedfm.errors import DataError, FedfmError, RecipeError
-from fedfm.models.backbones import Backbone, load_backbone
+from fedfm.models.backbones import Backbone, leave_room, load_backbone
 from fedfm.proxies import NoProxy
 from fedfm.proxies.folder import weights_digest
 from fedfm.proxies.versions import HeldProxy
 from fedfm.recipe import load_recipe
 from fedfm.runtimes.parcels import Answers, Fault, Parcel, Prepare, Ready, Refusal, Unprepared, Work, job_digest
-from fedfm.sites.border import Border
+from fedfm.sites.border import Border, VersionError
 from fedfm.sites.data import TrainingData, processor_of, read_training
 from fedfm.sites.devices import choose_device
 from fedfm.sites.job import Job
@@ -55,10 +55,6 @@ class Own:
 
     data: OwnData
     border: Border
-
-
-class VersionError(FedfmError):
-    """Server and site have different versions of fedfm."""
 
 
 class Site:
@@ -112,7 +108,7 @@ class Site:
             raise RecipeError("of server and node, one has clients with data of their own, and the other has not")
         proxied = not isinstance(recipe.proxy, NoProxy)
         if self._own is not None:
-            self._own.border.admit(recipe, digest)
+            self._own.border.admit(recipe)
             self._own.border.admit_model(None if proxied else job.model)
         received = receive_proxy(files, TASKS[recipe.task.kind].auto_class) if files else None
         if self._own is None or client is None:
@@ -121,7 +117,12 @@ class Site:
                 raise DataError(f"{recipe.data.train} is another file here than at the server")
         else:
             here = at_site(recipe, self._own.data, allow_network=self._own.border.policy.allow_network)
-            data = read_site(here, self._own.data, client, received.model.processor if received else processor_of(here))
+            processor = (
+                processor_of(here)
+                if received is None
+                else leave_room(received.model.processor, recipe.tune.virtual_tokens)
+            )
+            data = read_site(here, self._own.data, client, processor)
         run = _Run(digest, data, choose_device(data.recipe.runtime.device))
         if received is not None:
             run.take(received, self._worker(run, received.model, received.held))

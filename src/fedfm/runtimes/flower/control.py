@@ -1,4 +1,4 @@
-"""What a server asks of its SuperLink: to let nodes join by their keys, and to start the relay.
+"""What a server asks of its SuperLink: to let nodes join by their keys, and to start and end the relay.
 
 Flower offers these only on its own command line; what is imported here is private to it, and nowhere else.
 """
@@ -22,7 +22,6 @@ from flwr.proto.control_pb2 import (
     RegisterNodeRequest,
     StartRunRequest,
     StopRunRequest,
-    UnregisterNodeRequest,
 )
 from flwr.supercore.control.control_http_client import ControlHttpClient
 from flwr.supercore.fab import Fab
@@ -31,7 +30,7 @@ from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 from fedfm import __version__
 from fedfm.runtimes.flower.apps import SOCKET
 
-_PROJECT = f"""\
+PROJECT = f"""\
 [project]
 name = "fedfm"
 version = "{__version__}"
@@ -61,7 +60,7 @@ class Control:
         )
 
     def admit(self, keys: Mapping[str, Path]) -> dict[str, str]:
-        """Lets the nodes with these keys join, and no others.
+        """Lets the nodes with these keys join; whoever was let in before is among them.
 
         Args:
             keys: name of a node → its public key (OpenSSH format, a NIST curve).
@@ -73,19 +72,14 @@ class Control:
         known = {}
         with self._connected() as client:
             for node in client.ListNodes(ListNodesRequest()).nodes_info:
-                if node.status == "unregistered":
-                    continue
-                if node.public_key in wanted:
-                    known[str(node.node_id)] = wanted.pop(node.public_key)
-                else:
-                    client.UnregisterNode(UnregisterNodeRequest(node_id=node.node_id))
+                known[str(node.node_id)] = wanted.pop(node.public_key)
             for key, name in wanted.items():
                 known[str(client.RegisterNode(RegisterNodeRequest(public_key=key, name=name)).node_id)] = name
         return known
 
     def start(self, socket: Path) -> int:
         """Starts a relay to the server that listens at ``socket``; Flower's number of its run."""
-        content, _ = build_fab_from_files({"pyproject.toml": _PROJECT.encode()})
+        content, _ = build_fab_from_files({"pyproject.toml": PROJECT.encode()})
         fab = Fab(hashlib.sha256(content).hexdigest(), content, {})
         config = user_config_to_proto({SOCKET: str(socket)})
         with self._connected() as client:

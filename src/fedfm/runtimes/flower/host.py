@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from fedfm.errors import TooFewClientsError
@@ -58,26 +59,26 @@ class HostLine(RelayLine):
             RecipeError: another server uses the folder or the port.
             StorageError: the folder cannot be written.
         """
-        self._lock = hold(folder)
-        _forget_other_keys(folder, keys)
-        self._supervisor = Supervisor(folder, environment(folder))
-        super().__init__(
-            folder / "relay.sock",
-            nodes=len(keys),
-            patience=patience,
-            deadline=deadline,
-            check=self._mend,
-            heard=heard,
-        )
-        self.folder, self.tls, self.port, self.keys = folder, tls, port, keys
-        self._least, self._mended, self._relays = least, 0, 0
-        self._run: int | None = None
-        try:
+        with ExitStack() as undo:
+            undo.callback(hold(folder).release)
+            _forget_other_keys(folder, keys)
+            self._supervisor = Supervisor(folder, environment(folder))
+            undo.callback(self._supervisor.close)
+            super().__init__(
+                folder / "relay.sock",
+                nodes=len(keys),
+                patience=patience,
+                deadline=deadline,
+                check=self._mend,
+                heard=heard,
+            )
+            undo.callback(super().close)
+            self.folder, self.tls, self.port, self.keys = folder, tls, port, keys
+            self._least, self._mended, self._relays = least, 0, 0
+            self._run: int | None = None
             self._control = self._start()
             self.on_loss()
-        except BaseException:
-            self.close()
-            raise
+            self._held = undo.pop_all()
 
     def nodes(self) -> tuple[str, ...]:
         """The sites that are there: as `RelayLine.nodes`, first all that may be, later the least that must."""
@@ -101,9 +102,7 @@ class HostLine(RelayLine):
 
     def close(self) -> None:
         """Ends what sites connect to; they wait until it is there again."""
-        super().close()
-        self._supervisor.close()
-        self._lock.release()
+        self._held.close()
 
     def _start(self) -> Control:
         with within(environment(self.folder)):
