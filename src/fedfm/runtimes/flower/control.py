@@ -60,7 +60,7 @@ class Control:
         )
 
     def admit(self, keys: Mapping[str, Path]) -> dict[str, str]:
-        """Lets the nodes with these keys join; whoever was let in before is among them.
+        """Lets the nodes with these keys join, unless they have before.
 
         Args:
             keys: name of a node → its public key (OpenSSH format, a NIST curve).
@@ -72,7 +72,8 @@ class Control:
         known = {}
         with self._connected() as client:
             for node in client.ListNodes(ListNodesRequest()).nodes_info:
-                known[str(node.node_id)] = wanted.pop(node.public_key)
+                if node.public_key in wanted:
+                    known[str(node.node_id)] = wanted.pop(node.public_key)
             for key, name in wanted.items():
                 known[str(client.RegisterNode(RegisterNodeRequest(public_key=key, name=name)).node_id)] = name
         return known
