@@ -48,14 +48,17 @@ def echo(server: socket.socket) -> None:
 def test_it_waits_for_all_nodes_and_brings_their_answers(line: RelayLine) -> None:
     relay(line, echo)
     assert line.nodes() == ("1", "2")
-    assert sorted(line.send({"1": ASKED, "2": ASKED}), key=lambda answer: answer[0]) == [("1", READY), ("2", READY)]
+    assert sorted(line.send({"1": ASKED, "2": ASKED}, most=100), key=lambda answer: answer[0]) == [
+        ("1", READY),
+        ("2", READY),
+    ]
 
 
 def test_who_does_not_answer_in_time_is_named(tmp_path: Path) -> None:
     line = RelayLine(tmp_path / "other", nodes=2, patience=60, deadline=0.1)
     relay(line, lambda server: [sockets.receive(server) for _ in range(3)])
     line.nodes()
-    assert dict(line.send({"1": ASKED, "2": ASKED})) == dict.fromkeys("12", LATE)
+    assert dict(line.send({"1": ASKED, "2": ASKED}, most=100)) == dict.fromkeys("12", LATE)
     line.close()
 
 
@@ -66,16 +69,16 @@ def test_an_answer_that_nobody_waits_for_any_more_is_not_taken_for_another(line:
 
     relay(line, late)
     line.nodes()
-    assert dict(line.send({"2": ASKED})) == {"2": GONE}
+    assert dict(line.send({"2": ASKED}, most=100)) == {"2": GONE}
 
 
 def test_a_relay_that_goes_may_come_back(line: RelayLine) -> None:
     relay(line, lambda server: sockets.receive(server))
     line.nodes()
-    assert dict(line.send({"1": ASKED})) == {"1": GONE}
+    assert dict(line.send({"1": ASKED}, most=100)) == {"1": GONE}
     relay(line, echo)
     assert line.nodes() == ("1", "2")
-    assert dict(line.send({"1": ASKED})) == {"1": READY}
+    assert dict(line.send({"1": ASKED}, most=100)) == {"1": READY}
 
 
 def test_it_stops_waiting_when_there_is_nothing_to_wait_for(tmp_path: Path) -> None:
@@ -97,7 +100,7 @@ def test_only_the_relay_itself_knows_who_is_there(line: RelayLine) -> None:
 
     relay(line, forger)
     line.nodes()
-    assert dict(line.send({"1": ASKED})) == {"1": READY}
+    assert dict(line.send({"1": ASKED}, most=100)) == {"1": READY}
     assert line.nodes() == ("1", "2")
 
 
@@ -111,7 +114,7 @@ def test_it_takes_what_comes_late_while_it_still_sends(line: RelayLine) -> None:
     relay(line, late)
     line.nodes()
     work = Parcel(Work(job="j", clients=()), (bytes(20_000_000),))
-    assert dict(line.send({"2": work})) == {"2": READY}
+    assert dict(line.send({"2": work}, most=100)) == {"2": READY}
 
 
 def test_who_attends_may_end_the_waiting(line: RelayLine) -> None:
@@ -122,7 +125,7 @@ def test_who_attends_may_end_the_waiting(line: RelayLine) -> None:
     line.nodes()
     line.attend(stop)
     with pytest.raises(InterruptedRunError):
-        list(line.send({"1": ASKED}))
+        list(line.send({"1": ASKED}, most=100))
 
 
 def test_news_that_a_node_has_gone_is_heard_before_it_is_counted(line: RelayLine) -> None:
@@ -135,5 +138,20 @@ def test_news_that_a_node_has_gone_is_heard_before_it_is_counted(line: RelayLine
 
     relay(line, losing)
     line.nodes()
-    assert dict(line.send({"1": ASKED})) == {"1": READY}
+    assert dict(line.send({"1": ASKED}, most=100)) == {"1": READY}
     assert line.nodes() == ("1", "2", "3")
+
+
+def test_an_answer_over_the_limit_is_refused_and_the_next_one_taken(line: RelayLine) -> None:
+    large, small = (Parcel(Answers(clients=(("c", None),)), (bytes(size),)) for size in (101, 100))
+
+    def both(server: socket.socket) -> None:
+        sockets.receive(server)
+        sockets.send(server, large, node="1")
+        sockets.send(server, small, node="2")
+        sockets.receive(server)
+
+    relay(line, both)
+    line.nodes()
+    refused = Parcel(Refusal(reason="its answer of 101 bytes is over the limit of 100"))
+    assert dict(line.send({"1": ASKED, "2": ASKED}, most=100)) == {"1": refused, "2": small}

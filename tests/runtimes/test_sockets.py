@@ -3,6 +3,7 @@ from __future__ import annotations
 import socket
 import stat
 import threading
+import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -77,3 +78,22 @@ def test_a_question_is_answered_in_parts(tmp_path: Path) -> None:
 def test_nobody_there_is_told_after_the_patience(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         sockets.connect(tmp_path / "nobody", patience=0)
+
+
+def test_no_memory_is_taken_for_a_parcel_that_is_too_large(ends: tuple[socket.socket, socket.socket]) -> None:
+    large, small = Parcel(ANSWER.head, (bytes(200_000_000), b"")), Parcel(Refusal(reason="no"))
+
+    def send() -> None:
+        sockets.send(ends[0], large, node="7")
+        sockets.send(ends[0], small)
+
+    tracemalloc.start()
+    in_a_thread(send)
+    try:
+        with pytest.raises(sockets.TooLargeError, match="200,000,000 bytes is over the limit of 100,000"):
+            sockets.receive(ends[1], most=100_000)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 10_000_000
+    assert sockets.receive(ends[1], most=100_000) == ("", small)

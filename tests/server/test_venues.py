@@ -36,7 +36,7 @@ class Near:
     def nodes(self) -> list[str]:
         return sorted(self.sites)
 
-    def send(self, parcels: Mapping[str, Parcel]) -> Iterator[tuple[str, Parcel]]:
+    def send(self, parcels: Mapping[str, Parcel], *, most: int) -> Iterator[tuple[str, Parcel]]:
         for node, parcel in parcels.items():
             self.parcels.append(parcel)
             for part in self.sites[node].handle(parcel):

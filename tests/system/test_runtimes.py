@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -57,3 +58,24 @@ def test_the_outcome_is_that_of_a_local_run(kind: str, recipe: Path, local: Path
     assert adapter(there) == adapter(local)
     assert ledger(there) == ledger(local)
     assert (there / "events.jsonl").read_text() == ""
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[str]:
+    """The address of a Ray cluster of two machines, each with a core: two actors need both."""
+    if find_spec("ray") is None:
+        pytest.skip("the extra `ray` is not installed")
+    from ray.cluster_utils import Cluster
+
+    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})  # type: ignore[no-untyped-call]
+    try:
+        nodes.add_node(num_cpus=1)  # type: ignore[no-untyped-call]
+        yield nodes.address
+    finally:
+        nodes.shutdown()  # type: ignore[no-untyped-call]
+
+
+def test_a_ray_cluster_of_two_machines(cluster: str, recipe: Path, local: Path) -> None:
+    there = run(recipe, f"runtime={{kind: ray, stack: 2, nodes: 2, address: '{cluster}'}}", "name=cluster")
+    assert adapter(there) == adapter(local)
+    assert ledger(there) == ledger(local)

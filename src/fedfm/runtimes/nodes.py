@@ -18,6 +18,9 @@ from fedfm.updates import Failure
 TRIES, PAUSE = 3, 3.0
 """How often nodes that are lost are told of a run, and seconds between two times."""
 
+ROOM = 2**24
+"""Bytes of an update beside its tensors, at most, and tensors may be stored twice as large as they were sent."""
+
 
 class Line(Protocol):
     """The way to nodes and back."""
@@ -26,10 +29,11 @@ class Line(Protocol):
         """The nodes that are there now, sorted; waits until there are as many as it was told to wait for."""
         ...
 
-    def send(self, parcels: Mapping[str, Parcel]) -> Iterator[tuple[str, Parcel]]:
+    def send(self, parcels: Mapping[str, Parcel], *, most: int) -> Iterator[tuple[str, Parcel]]:
         """Sends nodes their parcels and yields (node, answer) as answers come in; a node may answer in parts.
 
-        `Lost` in place of an answer says why there is none, or no more of it.
+        `Lost` in place of an answer says why there is none, or no more of it. A node that others run does not decide
+        how much memory its answer takes: where its blobs have more than ``most`` bytes there is a `Refusal`.
         """
         ...
 
@@ -143,7 +147,7 @@ class NodesRuntime:
     def _tell(self, nodes: Sequence[str]) -> bool:
         """Tells nodes of the run; whether one of them was lost."""
         self._lost = {}
-        for node, answer in self.line.send({node: self._prepare(node) for node in nodes}) if nodes else ():
+        for node, answer in self.line.send({node: self._prepare(node) for node in nodes}, most=0) if nodes else ():
             match answer:
                 case Parcel(head=Ready(job=self._digest, clients=clients, examples=examples)):
                     served = (node,) if self.own_data else clients
@@ -192,7 +196,8 @@ class NodesRuntime:
         forgot: set[str] = set()
         lost: dict[str, str] = {}
         parcels = {node: self._parcel(node, share, messages) for node, share in shares.items()}
-        for node, answer in self.line.send(parcels):
+        most = max(map(len, shares.values()), default=0) * (2 * max(map(len, messages.values()), default=0) + ROOM)
+        for node, answer in self.line.send(parcels, most=most):
             match answer:
                 case Parcel(head=Answers() as answers, blobs=blobs):
                     for client, found in _answers(answers, blobs):

@@ -54,8 +54,8 @@ class ActorLine:
         """The actors; Ray starts again those that died."""
         return list(self._actors)
 
-    def send(self, parcels: Mapping[str, Parcel]) -> Iterator[tuple[str, Parcel]]:
-        """Hands actors their parcels and yields parts of their answers as they are ready."""
+    def send(self, parcels: Mapping[str, Parcel], *, most: int) -> Iterator[tuple[str, Parcel]]:
+        """Hands actors their parcels and yields parts of their answers, of any size, as they are ready."""
         streams: dict[Any, str] = {
             self._actors[node].handle.options(num_returns="streaming").remote(parcel.text, parcel.blobs): node
             for node, parcel in parcels.items()

@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from fedfm.runtimes import sockets
-from fedfm.runtimes.parcels import Lost, Nodes, Parcel, ParcelError
+from fedfm.runtimes.parcels import Lost, Nodes, Parcel, ParcelError, Refusal
 
 
 class RelayLine:
@@ -51,6 +51,7 @@ class RelayLine:
         self._server = sockets.listen(path)
         self._relay: socket.socket | None = None
         self._nodes: tuple[str, ...] = ()
+        self._most = 0
 
     def nodes(self) -> tuple[str, ...]:
         """The nodes that are there; waits, as long as its patience lasts, until there are as many as wanted."""
@@ -62,8 +63,9 @@ class RelayLine:
                 return self._nodes
             self._next(end)
 
-    def send(self, parcels: Mapping[str, Parcel]) -> Iterator[tuple[str, Parcel]]:
+    def send(self, parcels: Mapping[str, Parcel], *, most: int) -> Iterator[tuple[str, Parcel]]:
         """Sends nodes their parcels, and yields answers until all are there or the deadline has passed."""
+        self._most = most
         end = time.monotonic() + (float("inf") if self.deadline is None else self.deadline)
         waiting = set(parcels)
         writer = threading.Thread(target=self._write, args=(self._relay, parcels), daemon=True)
@@ -120,7 +122,9 @@ class RelayLine:
                 self._relay, _ = self._server.accept()
                 continue
             try:
-                got = sockets.receive(self._relay)
+                got = sockets.receive(self._relay, most=self._most)
+            except sockets.TooLargeError as error:
+                return self._name(error.node) or "", Parcel(Refusal(reason=str(error)))
             except (ParcelError, OSError):
                 got = None
             if got is None:

@@ -9,15 +9,32 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from fedfm.errors import FedfmError
 from fedfm.runtimes.parcels import MOST_BLOBS, MOST_HEAD, Parcel, ParcelError
 
 _HEAD = struct.Struct("<IQI")
 """Bytes of a node's name, bytes of a head, and the number of its blobs."""
 
-_SIZE = struct.Struct("<Q")
+_SIZE = "Q"
+"""How the size of a blob is packed."""
 
 MOST_NAME = 2**10
 """A name of more bytes is not believed."""
+
+AT_ONCE = 2**30
+"""Bytes that the system is asked for at a time."""
+
+
+class TooLargeError(FedfmError):
+    """A parcel was larger than it may be; it was read past, and the next can be received.
+
+    Attributes:
+        node: that it is from.
+    """
+
+    def __init__(self, node: str, size: int, most: int) -> None:
+        super().__init__(f"its answer of {size:,} bytes is over the limit of {most:,}")
+        self.node = node
 
 
 def listen(path: Path) -> socket.socket:
@@ -71,16 +88,21 @@ def send(line: socket.socket, parcel: Parcel, *, node: str = "") -> None:
         node: that it is for, or from, where the other side deals with several.
     """
     name, text = node.encode(), parcel.text.encode()
-    line.sendall(_HEAD.pack(len(name), len(text), len(parcel.blobs)) + name + text)
+    sizes = struct.pack(f"<{len(parcel.blobs)}{_SIZE}", *map(len, parcel.blobs))
+    line.sendall(_HEAD.pack(len(name), len(text), len(parcel.blobs)) + name + text + sizes)
     for blob in parcel.blobs:
-        line.sendall(_SIZE.pack(len(blob)))
         line.sendall(blob)
 
 
-def receive(line: socket.socket) -> tuple[str, Parcel] | None:
+def receive(line: socket.socket, *, most: int | None = None) -> tuple[str, Parcel] | None:
     """The next parcel and the node it is for or from; None when the other side has hung up.
 
+    Args:
+        line: connected.
+        most: bytes that all blobs of a parcel may have; no memory is taken for more. None: any.
+
     Raises:
+        TooLargeError: they have more.
         ParcelError: what came is no parcel; nothing more can be read from the line.
         ConnectionError: the other side hung up in the middle of one.
     """
@@ -90,12 +112,12 @@ def receive(line: socket.socket) -> tuple[str, Parcel] | None:
     named, length, count = _HEAD.unpack(first + _exactly(line, _HEAD.size - 1))
     if named > MOST_NAME or length > MOST_HEAD or count > MOST_BLOBS:
         raise ParcelError(f"not a parcel of fedfm (a head of {length} bytes with {count} blobs)")
-    node, text = bytes(_exactly(line, named)).decode(errors="replace"), bytes(_exactly(line, length))
-    blobs = []
-    for _ in range(count):
-        (size,) = _SIZE.unpack(_exactly(line, _SIZE.size))
-        blobs.append(bytes(_exactly(line, size)))
-    return node, Parcel.of(text, blobs)
+    node, text = _exactly(line, named).decode(errors="replace"), _exactly(line, length)
+    sizes = struct.unpack(f"<{count}{_SIZE}", _exactly(line, struct.calcsize(f"<{count}{_SIZE}")))
+    if most is not None and sum(sizes) > most:
+        _skip(line, sum(sizes))
+        raise TooLargeError(node, sum(sizes), most)
+    return node, Parcel.of(text, [_exactly(line, length) for length in sizes])
 
 
 def ask(path: Path, parcel: Parcel, *, patience: float) -> Iterator[Parcel]:
@@ -112,16 +134,21 @@ def ask(path: Path, parcel: Parcel, *, patience: float) -> Iterator[Parcel]:
             yield part[1]
 
 
-def _exactly(line: socket.socket, size: int) -> bytearray:
+def _exactly(line: socket.socket, size: int) -> bytes:
     """So many bytes."""
-    taken = bytearray(size)
-    view, have = memoryview(taken), 0
-    while have < size:
-        got = line.recv_into(view[have:])
-        if not got:
+    parts = []
+    while size:
+        parts.append(line.recv(min(size, AT_ONCE), socket.MSG_WAITALL))
+        if not parts[-1]:
             raise ConnectionError("the other side hung up in the middle of a parcel")
-        have += got
-    return taken
+        size -= len(parts[-1])
+    return parts[0] if len(parts) == 1 else b"".join(parts)  # of what came in one piece there is no second copy
+
+
+def _skip(line: socket.socket, size: int) -> None:
+    """Reads past so many bytes."""
+    while size:
+        size -= len(_exactly(line, min(size, 2**20)))
 
 
 def _address(path: Path) -> str:

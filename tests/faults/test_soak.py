@@ -1,0 +1,156 @@
+"""Hundreds of rounds in which things go wrong at random: no round is lost, and memory stays what it was."""
+
+from __future__ import annotations
+
+import json
+import random
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+pytest.importorskip("flwr", reason="needs the extra `flower`")
+
+import fedfm
+from fedfm.params import Params
+from fedfm.recipe import load_recipe
+from fedfm.records import jsonl
+from fedfm.runtimes.flower.apps import make_client_app, relay
+from fedfm.runtimes.flower.in_process import InProcessGrid
+from fedfm.runtimes.parcels import Answers, Parcel, Refusal
+from fedfm.runtimes.relay import RelayLine
+from fedfm.sites.site import Site
+from fedfm.updates import decode_update, encode_update
+from tests.machines import SITES, Machines, adapter, end_with, kill, site_folder, wait
+from tests.machines import fedfm as command
+from tests.small import small_recipe
+
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(3600)]
+
+NODES, SETTLED, GROWTH = 5, 50, 1.1
+"""Nodes; rounds after which memory should not grow any more, and by how much it still may."""
+
+
+def unsound(change: Callable[[Params], Params]) -> Callable[[bytes], bytes]:
+    def changed(blob: bytes) -> bytes:
+        update = decode_update(blob)
+        return encode_update(replace(update, params=change(dict(update.params))))
+
+    return changed
+
+
+SPOILT: dict[str, Callable[[bytes], bytes]] = {
+    "cut off": lambda blob: blob[: len(blob) // 2],
+    "noise": lambda blob: bytes(reversed(blob)),
+    "not a number": unsound(lambda params: {name: tensor * float("nan") for name, tensor in params.items()}),
+    "a tensor less": unsound(lambda params: dict(list(params.items())[1:])),
+    "of another round": lambda blob: encode_update(replace(decode_update(blob), round=0)),
+    "of another base": lambda blob: encode_update(replace(decode_update(blob), base="0" * 64)),
+    "too large": lambda blob: bytes(40_000_000),
+}
+
+
+class Unlucky:
+    """A site that one time in five does something wrong."""
+
+    def __init__(self, seed: int) -> None:
+        self.site, self.chance = Site(), random.Random(seed)
+        self.done: dict[str, int] = {}
+
+    def handle(self, parcel: Parcel) -> Iterable[Parcel]:
+        if self.chance.random() < 0.8:
+            return self.site.handle(parcel)
+        what = self.chance.choice(["raises", "is gone", "refuses", "forgets", *SPOILT])
+        self.done[what] = self.done.get(what, 0) + 1
+        match what:
+            case "raises":
+                raise RuntimeError("out of memory")
+            case "is gone":
+                raise ConnectionError("hung up")
+            case "refuses":
+                return [Parcel(Refusal(reason="not today"))]
+            case "forgets":
+                self.site.rest()
+                return self.site.handle(parcel)
+        return self._spoilt(parcel, SPOILT[what])
+
+    def _spoilt(self, parcel: Parcel, change: Callable[[bytes], bytes]) -> Iterator[Parcel]:
+        for part in self.site.handle(parcel):
+            yield replace(part, blobs=tuple(map(change, part.blobs))) if isinstance(part.head, Answers) else part
+
+
+class Memory(fedfm.Listener):
+    """Notes the resident memory of a process after every round."""
+
+    def __init__(self, process: psutil.Process) -> None:
+        self.process = process
+        self.bytes: list[int] = []
+
+    def on_round(self, record: dict[str, Any]) -> None:
+        self.bytes.append(self.process.memory_info().rss)
+
+    def settled(self) -> None:
+        """Asserts that it has not grown since it settled."""
+        after = self.bytes[SETTLED - 1 :]
+        assert max(after) <= GROWTH * after[0], f"{after[0]:,} bytes grew to {max(after):,}"
+
+
+def test_500_rounds_over_a_grid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sites = {number: Unlucky(number) for number in range(1, NODES + 1)}
+    grid = InProcessGrid(make_client_app(lambda context: sites[context.node_id].handle), [{}] * NODES)
+
+    def line(settings: object) -> RelayLine:
+        line = RelayLine(tmp_path / "socket" / "relay", nodes=NODES, patience=10, deadline=60)
+        threading.Thread(target=relay, args=(grid, line.path), kwargs={"poll": 0.0}, daemon=True).start()
+        return line
+
+    monkeypatch.setattr("fedfm.server.carriers._line", line)
+    federation = {"clients": 6, "per_round": NODES, "rounds": 500, "quorum": 0.2}
+    changes: dict[str, Any] = {"runtime": {"kind": "flower", "stack": 1}, "evaluate": {"every": 100}}
+    memory = Memory(psutil.Process())
+    run = fedfm.run(load_recipe(small_recipe(tmp_path, federation=federation, **changes)), listeners=[memory])
+    trained = [record for record in jsonl.records(run.path / "metrics.jsonl") if record["split"] == "train"]
+    assert [record["round"] for record in trained] == list(range(1, 501))
+    assert {what for site in sites.values() for what in site.done} >= {"raises", "is gone", "refuses", *SPOILT}
+    assert run.summary["clients"]["refused"] > 50
+    memory.settled()
+
+
+def test_60_rounds_with_real_nodes(tmp_path: Path) -> None:
+    """Whatever is killed in passing, every round is played, and the adapter is that of a simulation."""
+    site_folder(tmp_path, rounds=60)
+    simulated = command(tmp_path, "run", "recipe.yaml", "name=simulated", "data.client=site")
+    chance = random.Random(0)
+    with Machines(tmp_path) as machines:
+        server = machines.server("server", "recipe.yaml", "name=real")
+        sites = {name: machines.client(name, f"keys/{name}", f"{name}.yaml", f"site-{name}") for name in SITES}
+        memory = Memory(psutil.Process(server.process.pid))
+        for number in range(1, 60):
+            server.says(f"round {number:>2}/60")
+            memory.on_round({})
+            if number % 6:
+                continue
+            name = chance.choice(SITES)
+            match chance.choice(["worker", "node", "relay", "superlink", "site"]):
+                case "worker":
+                    kill(sites[name], "fedfm.sites.resident")
+                case "node":
+                    kill(sites[name], "flower-supernode")
+                case "relay":
+                    kill(server, "flwr-serverapp")
+                case "superlink":
+                    kill(server, "flower-superlink")
+                case _:
+                    end_with(sites[name])
+                    sites[name] = machines.client(f"{name}-{number}", f"keys/{name}", f"{name}.yaml", f"site-{name}")
+        wait(lambda: server.process.poll() is not None, server.words)
+        assert server.process.returncode == 0, server.words
+    lines = (tmp_path / "runs" / "real" / "metrics.jsonl").read_text().splitlines()
+    trained = [record for record in map(json.loads, lines) if record["split"] == "train"]
+    assert [record["round"] for record in trained] == list(range(1, 61))
+    assert adapter(tmp_path / "runs" / "real") == adapter(tmp_path / simulated["folder"])
+    memory.settled()
