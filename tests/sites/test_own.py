@@ -112,3 +112,16 @@ def test_a_folder_of_the_site_that_a_hub_id_names_is_not_taken(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(RecipeError, match="also a folder of the site's"):
         at_site(there, OwnData(train="rows.csv"), allow_network=False)
+
+
+@pytest.mark.parametrize(
+    ("own", "steps"),
+    [({}, 3), ({"batch_size": 100}, 3), ({"batch_size": 2}, 6), ({"max_steps": 2}, 2), ({"max_steps": 9}, 3)],
+)
+def test_a_small_machine_does_less_than_the_recipe_asks_never_more(
+    recipe: Recipe, tmp_path: Path, own: dict[str, int], steps: int
+) -> None:
+    (tmp_path / "rows.csv").write_text("text,label\n" + "well,good\nill,bad\n" * 6)
+    here = OwnData.model_validate({"train": str(tmp_path / "rows.csv"), **own})
+    data = read_site(at_site(recipe, here, allow_network=False), here, "clinic", processor_of(recipe))
+    assert data.recipe.local.steps(len(data.train)) == steps

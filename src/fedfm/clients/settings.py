@@ -36,6 +36,10 @@ class LocalSettings(Settings):
     recompute: Recompute = "none"
     """What is computed again in the backward pass instead of kept, to save memory: `attention`, or whole `blocks`."""
 
+    def steps(self, examples: int) -> int:
+        """Optimiser steps a round of a client with so many examples."""
+        return self.max_steps or self.epochs * math.ceil(examples / self.batch_size)
+
     def learning_rate_at(self, round: int, rounds: int) -> float:  # noqa: A002 - the field's word
         """Learning rate of 1-based ``round`` of ``rounds``: linear is lr·(R−r+1)/R, cosine lr·(1+cos(π(r−1)/R))/2."""
         done = (round - 1) / rounds

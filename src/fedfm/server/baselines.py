@@ -6,7 +6,6 @@ optimiser steps as all clients together took, `local` with as many as a client t
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -75,7 +74,7 @@ def _local(experiment: Experiment, state: RunState, clients: Clients, worker: Wo
     chosen = numpy_generator(experiment.recipe.seed, "local baseline").permutation(sorted(clients))[:LOCAL_CLIENTS]
     scores = []
     for client in (str(name) for name in chosen):
-        each = local.max_steps or local.epochs * math.ceil(len(clients[client]) / local.batch_size)
+        each = local.steps(len(clients[client]))
         times = max(1, round(sum(state.steps) / len(clients) / each))
         scores.append(_train_alone(experiment, worker, experiment.start, clients[client], client, [each] * times))
     ordered = sorted(scores, reverse=not experiment.data.task.metrics[experiment.evaluator.metrics[0]])

@@ -45,6 +45,10 @@ class OwnData(Settings):
     """Folder of the recipe's model, where it is not under the recipe's name."""
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = "auto"
     """What to train on; `auto` takes a GPU when there is one."""
+    batch_size: Annotated[int, Field(ge=1)] | None = None
+    """Examples of a step, at most, where the machine has no memory for the recipe's; null: any."""
+    max_steps: Annotated[int, Field(ge=1)] | None = None
+    """Steps of a round, at most, where it has no time for the recipe's; null: any."""
 
 
 def read_settings(path: Path, kind: type[S]) -> S:
@@ -114,6 +118,9 @@ def at_site(recipe: Recipe, own: OwnData, *, allow_network: bool) -> Recipe:
             update={"device": own.device, "stack": "off" if recipe.runtime.stack == "off" else 1}
         ),
     }
+    if own.batch_size is not None:
+        batch_size = min(own.batch_size, recipe.local.batch_size)
+        known["local"] = recipe.local.model_copy(update={"batch_size": batch_size})
     if own.model is not None:
         known["model"] = recipe.model.model_copy(update={"path": own.model, "revision": None})
     return recipe.model_copy(update=known)
@@ -136,8 +143,11 @@ def read_site(recipe: Recipe, own: OwnData, client: str, processor: Processor) -
     source = read_source(recipe.data.train, "train", where="data.train", allow_network=recipe.allow_network)
     labels = LabelMap(tuple(recipe.data.labels), own.labels) if task.labelled and recipe.data.labels else None
     train = task.encode(source, recipe.data, processor, labels)
+    local = recipe.local
+    if own.max_steps is not None and own.max_steps < local.steps(len(train)):
+        local = local.model_copy(update={"max_steps": own.max_steps})
     return TrainingData(
-        recipe=recipe,
+        recipe=recipe.model_copy(update={"local": local}),
         task=task,
         processor=processor,
         labels=labels,
