@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import click
@@ -11,6 +12,7 @@ from fedfm.cli.extras import needs_flower
 from fedfm.cli.group import Command
 from fedfm.cli.output import console, print_json
 from fedfm.cli.runs import follow
+from fedfm.records.prometheus import Prometheus
 
 FILE = click.Path(path_type=Path)
 
@@ -31,6 +33,7 @@ FILE = click.Path(path_type=Path)
     "--state", type=FILE, default="fedfm-server", show_default=True, help="Keep here what sites need to come back."
 )
 @click.option("--wait", default=600.0, show_default=True, help="Wait so many seconds for all sites to come.")
+@click.option("--metrics", type=int, metavar="PORT", help="Serve /metrics for Prometheus at this port of 127.0.0.1.")
 def server(
     recipe: str,
     overrides: tuple[str, ...],
@@ -39,6 +42,7 @@ def server(
     port: int,
     state: Path,
     wait: float,
+    metrics: int | None,
     as_json: bool,
 ) -> None:
     """Run RECIPE with clients that hold their own data.
@@ -61,9 +65,13 @@ def server(
             word = "has gone" if name in known else "has come"
             known.symmetric_difference_update([name])
             terminal.print(f"{name} {word} ({len(known)} of {len(keys)})")
+        for exported in exports:
+            exported.on_sites(names)
 
     hosting = Hosting(keys, tls.absolute(), port, state.absolute(), wait)
-    follow(lambda display: serve(recipe, overrides, hosting, listeners=[display], heard=heard), as_json)
+    with ExitStack() as stack:
+        exports = [] if metrics is None else [stack.enter_context(Prometheus(metrics))]
+        follow(lambda display: serve(recipe, overrides, hosting, listeners=[display, *exports], heard=heard), as_json)
 
 
 @click.command(cls=Command)
