@@ -1,0 +1,201 @@
+"""What our layer costs a server: 200 clients that train nothing, beside a bare Flower app that does the same.
+
+    python benchmarks/load.py [--clients 200] [--rounds 5] [--repeats 3]
+
+Both run over the same in-process Grid of Flower's own interface, so neither pays for Flower's sockets or processes;
+clients send back at once what they were sent, about 300,000 parameters (LoRA r 8 on MiniLM's attention, the pooler and
+a head). Flower's app is its FedAvg. Ours is a whole run: parcels through the relay's socket, every update checked for
+shape and finite values and folded in float64, a digest of every tensor in the ledger, a checkpoint a round. Runs take
+turns, each in a process of its own. Printed are seconds of rounds between the first and the last (which evaluates), and
+by how much memory grew from before the rounds to its peak.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import psutil
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.serverapp.strategy import FedAvg
+
+from fedfm import Listener, load_recipe
+from fedfm.params import Params
+from fedfm.runtimes.base import Runtime
+from fedfm.runtimes.flower.apps import make_client_app, relay
+from fedfm.runtimes.flower.in_process import InProcessGrid
+from fedfm.runtimes.parcels import Answers, Parcel, Prepare, Ready, Refusal, Work, job_digest
+from fedfm.runtimes.relay import RelayLine
+from fedfm.server.carriers import over_nodes
+from fedfm.server.experiment import Experiment, build_experiment
+from fedfm.server.runs import start_run
+from fedfm.server.venues import Here
+from fedfm.updates import Update, decode_instruction, encode_update
+from ledger import machine
+
+MIB = 2**20
+
+
+def recipe(folder: Path, clients: int, rounds: int) -> dict[str, Any]:
+    """The run: what is trained is as large as it should be, and hardly evaluated."""
+    data = folder / "rows.jsonl"
+    rows = [{"text": "nothing", "label": number % 2} for number in range(clients)]
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return {
+        "name": "load",
+        "output": str(folder),
+        "model": {"path": "builtin:minilm"},
+        "task": {"kind": "text-classification"},
+        "data": {"train": str(data), "test": str(data), "max_length": 8},
+        "federation": {"clients": clients, "per_round": clients, "rounds": rounds},
+        "tune": {"kind": "lora", "r": 8, "target_modules": "attention"},
+        "runtime": {"kind": "flower", "stack": 1},
+        "evaluate": {"every": rounds},
+    }
+
+
+def answer(parcel: Parcel) -> Iterable[Parcel]:
+    """A node that trains nothing: every client sends back what it was sent."""
+    match parcel.head:
+        case Prepare(job=job):
+            yield Parcel(Ready(job=job_digest(job), clients=None))
+        case Work(clients=clients):
+            blobs = []
+            for client, place in clients:
+                asked = decode_instruction(parcel.blobs[place])
+                update = Update(
+                    asked.round, client, asked.base, examples=1, steps=1, samples=1, loss=1.0, params=asked.params
+                )
+                blobs.append(encode_update(update))
+            yield Parcel(Answers(clients=tuple((client, None) for client, _ in clients)), tuple(blobs))
+        case _:
+            yield Parcel(Refusal(reason="?"))
+
+
+@dataclass(frozen=True)
+class OverGrid(Here):
+    """A simulation over an in-process Grid with a node a client."""
+
+    socket: Path = Path()
+    nodes: int = 1
+
+    def reach(self, experiment: Experiment) -> Runtime:
+        """As `Venue.reach`."""
+        grid = InProcessGrid(make_client_app(lambda context: answer), [{}] * self.nodes)
+        line = RelayLine(self.socket, nodes=self.nodes, patience=60, deadline=None)
+        threading.Thread(target=relay, args=(grid, self.socket), kwargs={"poll": 0.0}, daemon=True).start()
+        return over_nodes(experiment, line)
+
+
+class Rounds(Listener):
+    """Notes when rounds are over, and the memory before the first."""
+
+    def __init__(self) -> None:
+        self.ends = [time.perf_counter()]
+        self.before = 0
+
+    def on_start(self, plan: dict[str, Any]) -> None:
+        """As `Listener.on_start`."""
+        self.before = psutil.Process().memory_info().rss
+
+    def on_round(self, record: dict[str, Any]) -> None:
+        """As `Listener.on_round`."""
+        self.ends.append(time.perf_counter())
+
+
+def ours(clients: int, rounds: int) -> dict[str, Any]:
+    """Seconds of rounds and growth of memory of a run of fedfm."""
+    with tempfile.TemporaryDirectory() as name:
+        heard = Rounds()
+        venue = OverGrid(socket=Path(name) / "socket" / "relay", nodes=clients)
+        finished = start_run(load_recipe(recipe(Path(name), clients, rounds)), venue, [heard])
+        if finished.summary["clients"]["failed"] or finished.summary["clients"]["refused"]:
+            raise RuntimeError("updates were lost")
+        return _figures(heard.ends, heard.before)
+
+
+def bare(clients: int, rounds: int) -> dict[str, Any]:
+    """The same of a Flower app."""
+    with tempfile.TemporaryDirectory() as name:
+        params = build_experiment(load_recipe(recipe(Path(name), clients, rounds))).start
+    app = ClientApp()
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        content = RecordDict(
+            {"arrays": message.content["arrays"], "metrics": MetricRecord({"num-examples": 1, "loss": 1.0})}
+        )
+        return Message(content, reply_to=message)
+
+    ends = [time.perf_counter()]
+
+    def evaluate(number: int, arrays: ArrayRecord) -> None:
+        ends.append(time.perf_counter())
+
+    strategy = FedAvg(fraction_evaluate=0.0, min_train_nodes=clients, min_available_nodes=clients)
+    before = psutil.Process().memory_info().rss
+    strategy.start(
+        InProcessGrid(app, [{}] * clients), _arrays(params), rounds, train_config=ConfigRecord(), evaluate_fn=evaluate
+    )
+    return _figures(ends[1:], before)  # the first call is before round 1
+
+
+def _arrays(params: Params) -> ArrayRecord:
+    return ArrayRecord({name: Array(tensor.numpy()) for name, tensor in params.items()})
+
+
+def _figures(ends: list[float], before: int) -> dict[str, Any]:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return {
+        "seconds": [end - start for start, end in pairwise(ends[1:-1])],
+        "grown": max(0, peak - before),
+    }
+
+
+BARE, OURS = "Flower's FedAvg", "fedfm"
+MEASURES = {BARE: bare, OURS: ours}
+
+
+def main() -> None:
+    """Measures and prints."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--clients", type=int, default=200)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--one", choices=list(MEASURES), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.one:
+        sys.stdout.write(json.dumps(MEASURES[options.one](options.clients, options.rounds)) + "\n")
+        return
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in MEASURES}
+    for _ in range(options.repeats):
+        for name in MEASURES:
+            command = [sys.executable, __file__, "--clients", str(options.clients), "--rounds", str(options.rounds)]
+            done = subprocess.run([*command, "--one", name], capture_output=True, text=True, check=True)
+            found[name].append(json.loads(done.stdout.splitlines()[-1]))
+    print(f"{options.clients} clients a round that send back 300,000 parameters each, in-process Grid; {machine()}")
+    medians = {}
+    for name, runs in found.items():
+        seconds = [second for run in runs for second in run["seconds"]]
+        medians[name] = statistics.median(seconds)
+        grown = statistics.median(run["grown"] for run in runs)
+        spread = f"{min(seconds):.3f} to {max(seconds):.3f}"
+        print(f"  {name:16} {medians[name]:6.3f} s a round ({spread}), + {grown / MIB:,.0f} MiB")
+    print(f"  fedfm takes {medians[OURS] / medians[BARE]:.2f} times as long")
+
+
+if __name__ == "__main__":
+    main()
