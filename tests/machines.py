@@ -43,8 +43,14 @@ class Process:
         return self.log.read_text()
 
     def says(self, text: str) -> None:
-        wait(lambda: text in self.words or self.process.poll() is not None, f"{text!r} in\n{self.words}")
-        assert text in self.words
+        """Waits for it, however lines are broken."""
+        text = " ".join(text.split())
+        wait(lambda: text in self._unbroken or self.process.poll() is not None, f"{text!r} in\n{self.words}")
+        assert text in self._unbroken
+
+    @property
+    def _unbroken(self) -> str:
+        return " ".join(self.words.split())
 
     def end(self) -> None:
         if self.process.poll() is None:
@@ -72,9 +78,12 @@ def adapter(run: Path) -> str:
     return digest(load(run / "adapter" / "adapter_model.safetensors"))
 
 
-def site_folder(folder: Path, *, rounds: int) -> None:
+def site_folder(folder: Path, *, rounds: int, quorum: float = 1.0) -> None:
     """Recipe, keys, certificates, and each site's data under columns and classes of its own."""
-    changes: dict[str, Any] = {"federation": {"per_round": 2, "rounds": rounds, "quorum": 1.0}, "runtime": {"stack": 1}}
+    changes: dict[str, Any] = {
+        "federation": {"per_round": 2, "rounds": rounds, "quorum": quorum},
+        "runtime": {"stack": 1},
+    }
     recipe = small_recipe(folder, **changes)
     rows = [json.loads(line) for line in (folder / "train.jsonl").read_text().splitlines()]
     rows = [row for row in rows if row["site"] in SITES]
@@ -111,20 +120,26 @@ class Machines:
         told = ("--tls", "tls", "--allow", "keys", "--port", self.port)
         return self._start(log, "server", target, *overrides, *told)
 
-    def client(self, log: str, key: str, data: str, state: str) -> Process:
+    def client(self, log: str, key: str, data: str, state: str, *, before: Sequence[str] = ()) -> Process:
         told = ("--ca", "tls/ca.crt", "--key", key, "--data", data, "--state", state)
-        return self._start(log, "client", "--server", f"127.0.0.1:{self.port}", *told)
+        return self._start(log, "client", "--server", f"127.0.0.1:{self.port}", *told, before=before)
 
-    def _start(self, log: str, *arguments: object) -> Process:
-        process = Process(self.folder, log, *arguments)
+    def _start(self, log: str, *arguments: object, before: Sequence[str] = ()) -> Process:
+        process = Process(self.folder, log, *arguments, before=before)
         self._stack.callback(process.end)
         return process
 
 
-def kill(of: Process, *words: str) -> None:
-    """Kills what a process has started, or that has started, whose command line has all these words."""
+def started(of: Process, *words: str) -> list[psutil.Process]:
+    """What a process has started, or that has started, whose command line has all these words."""
     found = [each for each in psutil.Process(of.process.pid).children(recursive=True) if _is(each, words)]
     assert found, f"no process of {words}"
+    return found
+
+
+def kill(of: Process, *words: str) -> None:
+    """Kills what `started` finds."""
+    found = started(of, *words)
     for each in found:
         each.kill()
     psutil.wait_procs(found, timeout=60)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from tests.machines import SITES, Machines, adapter, end_with, fedfm, kill, site_folder
+from tests.machines import SITES, Machines, Process, adapter, end_with, fedfm, kill, site_folder, started
 
 pytest.importorskip("flwr", reason="needs the extra `flower`")
 
@@ -40,3 +44,96 @@ def test_every_process_may_be_killed(tmp_path: Path) -> None:
         "b": (12, 0),
     }
     assert adapter(tmp_path / "runs" / "real") == adapter(tmp_path / simulated["folder"])
+
+
+SHIFTED = """
+import datetime, os
+from flwr.supercore import date
+
+true = date.now
+date.now = lambda: true() + datetime.timedelta(seconds=float(os.environ["SECONDS_AHEAD"]))
+"""
+"""What Python loads as it starts, where it finds it: to Flower the time is another."""
+
+
+def test_a_site_whose_clock_is_wrong(tmp_path: Path) -> None:
+    """Behind it may be, by minutes; of one that is ahead Flower takes nothing, and it is told why."""
+    site_folder(tmp_path, rounds=2)
+    simulated = fedfm(tmp_path, "run", "recipe.yaml", "name=simulated", "data.client=site")
+    (tmp_path / "clock").mkdir()
+    (tmp_path / "clock" / "sitecustomize.py").write_text(SHIFTED)
+    behind, before = (("env", f"PYTHONPATH={tmp_path / 'clock'}", f"SECONDS_AHEAD={by}") for by in (-60, 60))
+    with Machines(tmp_path) as machines:
+        server = machines.server("server", "recipe.yaml", "name=real")
+        machines.client("a", "keys/a", "a.yaml", "site-a", before=behind)
+        ahead = machines.client("ahead", "keys/b", "b.yaml", "site-b", before=before)
+        ahead.says("clock is more than 5 seconds ahead")
+        ahead.end()
+        machines.client("b", "keys/b", "b.yaml", "site-b")
+        server.says("accuracy on the test set")
+        assert server.process.wait(60) == 0, server.words
+    assert adapter(tmp_path / "runs" / "real") == adapter(tmp_path / simulated["folder"])
+
+
+def test_a_site_that_hangs_is_not_waited_for_longer_than_the_deadline(tmp_path: Path) -> None:
+    site_folder(tmp_path, rounds=8, quorum=0.5)
+    with Machines(tmp_path) as machines:
+        server = machines.server("server", "recipe.yaml", "name=real", "runtime.kind=flower", "runtime.deadline=20")
+        a, _ = (machines.client(name, f"keys/{name}", f"{name}.yaml", f"site-{name}") for name in SITES)
+        server.says("round 2/8")
+        (worker,) = started(a, "fedfm.sites.resident")
+        worker.suspend()
+        server.says("clients 1/2 1 failed")
+        worker.resume()
+        server.says("accuracy on the test set")
+        assert server.process.wait(60) == 0, server.words
+    found = fedfm(tmp_path, "status", "runs/real")
+    assert found["clients"]["a"]["failed"] >= 1
+    assert found["clients"]["a"]["round"] == 8, "it takes part again"
+    assert found["clients"]["b"] == {"round": 8, "failed": 0, "refused": 0} | found["clients"]["b"]
+    events = (tmp_path / "runs" / "real" / "events.jsonl").read_text()
+    assert "no answer within 20.0 seconds" in events
+    assert '"refused"' not in events, "what comes late is not taken"
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A folder with room for 400 kB."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root")
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", folder], check=True)
+    yield folder
+    subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def test_a_run_goes_on_when_the_disk_has_room_again(tmp_path: Path, small_disk: Path) -> None:
+    site_folder(tmp_path, rounds=40)
+    whole = fedfm(tmp_path, "run", "recipe.yaml", "name=whole", "data.client=site")
+    full = Process(tmp_path, "full", "run", "recipe.yaml", "name=full", "data.client=site", f"output={small_disk}")
+    assert full.process.wait(300) == 5, full.words
+    full.says("No space left on device")
+    subprocess.run(["mount", "-o", "remount,size=100m", small_disk], check=True)
+    again = fedfm(tmp_path, "resume", small_disk / "full")
+    assert adapter(Path(again["folder"])) == adapter(tmp_path / whole["folder"])
+
+
+def test_what_a_site_cannot_write_down_does_not_leave(tmp_path: Path, small_disk: Path) -> None:
+    site_folder(tmp_path, rounds=3, quorum=0.5)
+    with Machines(tmp_path) as machines:
+        server = machines.server("server", "recipe.yaml", "name=real")
+        machines.client("b", "keys/b", "b.yaml", "site-b")
+        a = machines.client("a", "keys/a", "a.yaml", str(small_disk / "site"))
+        server.says("b has come")
+        server.says("a has come")
+        with suppress(OSError), (small_disk / "filler").open("wb") as filler:
+            while True:
+                filler.write(bytes(1024))
+                filler.flush()
+        server.says("accuracy on the test set")
+        assert server.process.wait(60) == 0, server.words
+        a.says("No space left on device")
+    found = fedfm(tmp_path, "status", "runs/real")
+    assert (found["clients"]["a"]["round"], found["clients"]["b"]["round"]) == (0, 3)
+    assert not (small_disk / "site" / "wire.jsonl").read_bytes()

@@ -14,7 +14,15 @@ from fedfm.data.sources import read_source
 from fedfm.errors import RecipeError
 from fedfm.runtimes.flower.folder import hold
 from fedfm.runtimes.flower.superlink import environment
-from fedfm.runtimes.flower.supernode import CONNECTED, PERMANENT, REASONS, free_ports, start_supernode, why_ended
+from fedfm.runtimes.flower.supernode import (
+    CONNECTED,
+    PERMANENT,
+    REASONS,
+    SILENT,
+    free_ports,
+    start_supernode,
+    why_ended,
+)
 from fedfm.runtimes.flower.supervisor import Supervisor
 from fedfm.sites.own import read_own_data, read_settings
 from fedfm.sites.policy import Policy
@@ -138,6 +146,8 @@ class Member:
     def _again(self, supervisor: Supervisor, name: str, code: int) -> None:
         reason = why_ended(supervisor.words(name)) if name == NODE else None
         why = f": {REASONS[reason]}" if reason in REASONS else supervisor.last_words(name)
+        if name == NODE and code == 0:
+            why = f": {SILENT}"
         if reason in PERMANENT:
             raise RecipeError(f"Flower's SuperNode ended{why}", source="client")
         if time.monotonic() - self._started[name] > WELL:
