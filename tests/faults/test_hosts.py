@@ -11,8 +11,10 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -38,6 +40,11 @@ pytestmark = [
 
 SITES = {"clinic": "10.77.1", "ward": "10.77.2"}
 """Site → network that it shares with the server: the server is 1 there, the site 2."""
+
+WRONG = {"stranger": "stranger", "double": "keys/clinic"}
+"""Who may not come → the key with which it tries."""
+
+LONGER = ("federation.rounds=6", "federation.quorum=1.0")
 
 INSIDE, OUTSIDE = 8443, 443
 EXAMPLES, PLAIN = 64, "said-in-plain-text"
@@ -108,48 +115,70 @@ def lay_out(folder: Path) -> None:
     (folder / "nginx.conf").write_text(text.replace(listen, f"listen {OUTSIDE} ssl;"))
 
 
-def test_a_run_over_three_hosts(tmp_path: Path, hosts: dict[str, tuple[str, ...]]) -> None:
+@dataclass
+class Network:
+    """Commands on the hosts; what runs when the stack is closed is ended.
+
+    Attributes:
+        hosts: host → the words before a command that runs on it.
+    """
+
+    folder: Path
+    hosts: dict[str, tuple[str, ...]]
+    stack: ExitStack
+
+    def start(self, log: str, host: str, *command: object) -> Process:
+        process = Process(self.folder, log, *command, before=self.hosts[host])
+        self.stack.callback(process.end)
+        return process
+
+    def server(self, *overrides: str) -> Process:
+        """The server, behind nginx."""
+        self.run("server", "nginx", "-p", str(self.folder), "-c", str(self.folder / "nginx.conf"), "-g", "daemon off;")
+        told = ("recipe.yaml", "name=real", *overrides, "--tls", "tls", "--allow", "keys")
+        return self.start("server", "server", "server", *told)
+
+    def client(self, log: str, host: str, key: str) -> Process:
+        told = ("--ca", "tls/ca.crt", "--key", key, "--data", f"{host}.yaml", "--state", log)
+        return self.start(log, host, "client", "--server", f"{SITES[host]}.1:{OUTSIDE}", *told)
+
+    def run(self, host: str, *command: str) -> None:
+        process = subprocess.Popen([*self.hosts[host], *command], cwd=self.folder, stderr=subprocess.DEVNULL)
+        self.stack.callback(process.wait, 60)
+        self.stack.callback(process.terminate)
+
+
+@pytest.fixture
+def network(tmp_path: Path, hosts: dict[str, tuple[str, ...]]) -> Iterator[Network]:
     lay_out(tmp_path)
-    simulated = fedfm(tmp_path, "run", "recipe.yaml", "name=simulated", "data.client=site")
     with ExitStack() as stack:
+        yield Network(tmp_path, hosts, stack)
 
-        def start(log: str, host: str, *command: object) -> Process:
-            process = Process(tmp_path, log, *command, before=hosts[host])
-            stack.callback(process.end)
-            return process
 
-        def client(log: str, host: str, key: str) -> Process:
-            told = ("--ca", "tls/ca.crt", "--key", key, "--data", f"{host}.yaml", "--state", log)
-            return start(log, host, "client", "--server", f"{SITES[host]}.1:{OUTSIDE}", *told)
-
-        def run(host: str, *command: str) -> subprocess.Popen[bytes]:
-            process = subprocess.Popen([*hosts[host], *command], cwd=tmp_path, stderr=subprocess.DEVNULL)
-            stack.callback(process.wait, 60)
-            stack.callback(process.terminate)
-            return process
-
-        for name in SITES:
-            run("server", sys.executable, "-c", CAPTURE, name, f"{name}.capture")
-        run("server", "nginx", "-p", str(tmp_path), "-c", str(tmp_path / "nginx.conf"), "-g", "daemon off;")
-        server = start("server", "server", "server", "recipe.yaml", "name=real", "--tls", "tls", "--allow", "keys")
-        client("state-clinic", "clinic", "keys/clinic").says("connected")  # the run waits for the other
-        stranger, double = client("stranger-state", "ward", "stranger"), client("double-state", "ward", "keys/clinic")
-        for process in (stranger, double):
-            process.says("the server does not take this site's key")
-        plain = [*hosts["ward"], "curl", "-s", "-o", "/dev/null", "-w", "%{http_code}"]
-        address = f"{SITES['ward']}.1:{OUTSIDE}"
-        spoken = subprocess.run([*plain, f"http://{address}/{PLAIN}"], capture_output=True, text=True)
-        assert spoken.stdout == "400", "who does not encrypt is not heard"
-        told = subprocess.run(
-            [*plain, "-X", "POST", "--cacert", "tls/ca.crt", f"https://{address}/v1/control/list-runs"],
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-        )
-        assert told.stdout == "404"
-        client("state-ward", "ward", "keys/ward")
-        server.says("accuracy on the test set")
-        assert server.process.wait(60) == 0, server.words
+def test_a_run_over_three_hosts(tmp_path: Path, network: Network) -> None:
+    simulated = fedfm(tmp_path, "run", "recipe.yaml", "name=simulated", "data.client=site")
+    for name in SITES:
+        network.run("server", sys.executable, "-c", CAPTURE, name, f"{name}.capture")
+    server = network.server()
+    network.client("state-clinic", "clinic", "keys/clinic").says("connected")  # the run waits for the other
+    stranger, double = (network.client(f"{name}-state", "ward", key) for name, key in WRONG.items())
+    for process in (stranger, double):
+        process.says("the server does not take this site's key")
+    plain = [*network.hosts["ward"], "curl", "-s", "-o", "/dev/null", "-w", "%{http_code}"]
+    address = f"{SITES['ward']}.1:{OUTSIDE}"
+    spoken = subprocess.run([*plain, f"http://{address}/{PLAIN}"], capture_output=True, text=True)
+    assert spoken.stdout == "400", "who does not encrypt is not heard"
+    told = subprocess.run(
+        [*plain, "-X", "POST", "--cacert", "tls/ca.crt", f"https://{address}/v1/control/list-runs"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert told.stdout == "404"
+    network.client("state-ward", "ward", "keys/ward")
+    server.says("accuracy on the test set")
+    assert server.process.wait(60) == 0, server.words
+    network.stack.close()
     assert adapter(tmp_path / "runs" / "real") == adapter(tmp_path / simulated["folder"])
     for name in SITES:
         wire = (tmp_path / f"{name}.capture").read_bytes()
@@ -160,5 +189,22 @@ def test_a_run_over_three_hosts(tmp_path: Path, hosts: dict[str, tuple[str, ...]
             assert secret not in wire
         texts = [str(row["text"]).encode() for row in examples("train", 0, 2 * EXAMPLES)]
         assert not any(text in wire for text in texts if len(text) > 20)
-    for state in ("stranger-state", "double-state"):
-        assert not (tmp_path / state / "wire.jsonl").exists()
+    for name in WRONG:
+        assert not (tmp_path / f"{name}-state" / "wire.jsonl").exists()
+
+
+def test_a_connection_that_is_cut_for_30_seconds(tmp_path: Path, network: Network) -> None:
+    """The cable of one site is out in the middle of a run; every update of it arrives none the less."""
+    simulated = fedfm(tmp_path, "run", "recipe.yaml", "name=simulated", "data.client=site", *LONGER)
+    server = network.server(*LONGER)
+    for name in SITES:
+        network.client(f"state-{name}", name, f"keys/{name}")
+    server.says("round 2/6")
+    space = network.hosts["server"][-1]
+    ip("-n", space, "link", "set", "ward", "down")
+    time.sleep(30)
+    assert "round 4/6" not in server.words, "nothing was played without it"
+    ip("-n", space, "link", "set", "ward", "up")
+    server.says("accuracy on the test set")
+    assert server.process.wait(60) == 0, server.words
+    assert adapter(tmp_path / "runs" / "real") == adapter(tmp_path / simulated["folder"])
