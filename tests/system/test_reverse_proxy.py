@@ -7,18 +7,28 @@ import shutil
 import socket
 import ssl
 import time
-from collections.abc import Callable, Iterator
+from base64 import b64encode
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 pytest.importorskip("flwr", reason="the extra `flower` is not installed")
 
-from flwr.common.constant import FLWR_PRIVATE_MAX_ARRAY_CHUNK_SIZE
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import load_ssh_private_key
+from flwr.common.constant import FLWR_PRIVATE_MAX_ARRAY_CHUNK_SIZE, TIMESTAMP_HEADER
 from flwr.proto.control_pb2 import ListNodesRequest
+from flwr.proto.fleet_pb2 import PullMessagesRequest
 from flwr.proto.message_pb2 import PushObjectRequest
+from flwr.proto.node_pb2 import Node
+from flwr.proto.run_pb2 import GetRunRequest
+from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER, FLEET_HTTP_SIGNATURE_HEADER
+from flwr.supercore.date import now
+from flwr.supercore.primitives.asymmetric import public_key_to_bytes, sign_message
 
 from fedfm.errors import TooFewClientsError
 from fedfm.runtimes.flower.control import Control
@@ -46,10 +56,11 @@ class Federation:
     def tls(self) -> Path:
         return self.folder / "tls"
 
-    def post(self, port: int, target: str, body: bytes = b"") -> int:
+    def post(self, port: int, target: str, body: bytes = b"", headers: Mapping[str, str] | None = None) -> int:
         """The status of the answer to a request for exactly this target: clients of HTTP would tidy it up first."""
+        more = "".join(f"{name}: {value}\r\n" for name, value in (headers or {}).items())
         head = (
-            f"POST {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
+            f"POST {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{more}"
             f"Content-Type: application/protobuf\r\nContent-Length: {len(body)}\r\n\r\n"
         )
         trust = ssl.create_default_context(cafile=self.tls / AUTHORITY)
@@ -197,6 +208,35 @@ def test_outside_there_is_nothing_but_what_nodes_need(federation: Federation, ta
 )
 def test_what_nodes_need_is_there_for_nodes_alone(federation: Federation, target: str) -> None:
     assert federation.post(federation.outside, target) == 401
+
+
+def signed(key: Path, *, age: float = 0.0) -> dict[str, str]:
+    """What a node shows of itself: its key, and a time that it has signed."""
+    private = load_ssh_private_key(key.read_bytes(), password=None)
+    assert isinstance(private, ec.EllipticCurvePrivateKey)
+    time_ = (now() - timedelta(seconds=age)).isoformat()
+    return {
+        FLEET_HTTP_PUBLIC_KEY_HEADER: b64encode(public_key_to_bytes(private.public_key())).decode(),
+        TIMESTAMP_HEADER: time_,
+        FLEET_HTTP_SIGNATURE_HEADER: b64encode(sign_message(private, time_.encode())).decode(),
+    }
+
+
+def test_a_node_gets_nothing_that_is_anothers(federation: Federation, tmp_path: Path) -> None:
+    """Nor does who shows, after minutes, what a node once signed."""
+    names = federation.control().admit({name: new_key(tmp_path / name) for name in ("a", "b")})
+    numbers = {name: int(number) for number, name in names.items()}
+
+    def pull(number: str, key: str, *, age: float = 0.0) -> int:
+        body = PullMessagesRequest(node=Node(node_id=numbers[number])).SerializeToString()
+        shown = signed(tmp_path / key, age=age)
+        return federation.post(federation.outside, "/v1/fleet/pull-messages", body, shown)
+
+    assert pull("a", "a") == 200
+    assert pull("b", "a") == 401
+    assert pull("a", "a", age=400) == 401
+    run = GetRunRequest(node=Node(node_id=numbers["b"]), run_id=1).SerializeToString()
+    assert federation.post(federation.outside, "/v1/fleet/get-run", run, signed(tmp_path / "a")) == 401
 
 
 def test_chunks_of_updates_fit_and_floods_do_not(federation: Federation) -> None:
