@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from fedfm.errors import StorageError
 from fedfm.runtimes import sockets
 from fedfm.runtimes.parcels import Answers, Parcel, ParcelError, Refusal
 
@@ -97,3 +98,8 @@ def test_no_memory_is_taken_for_a_parcel_that_is_too_large(ends: tuple[socket.so
         tracemalloc.stop()
     assert peak < 10_000_000
     assert sockets.receive(ends[1], most=100_000) == ("", small)
+
+
+def test_a_path_that_is_too_long_is_told(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="use a shorter folder"):
+        sockets.listen(tmp_path / ("long" * 20) / ("er" * 20) / "socket")

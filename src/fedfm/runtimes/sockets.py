@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from fedfm.errors import FedfmError
+from fedfm.errors import FedfmError, StorageError
 from fedfm.runtimes.parcels import MOST_BLOBS, MOST_HEAD, Parcel, ParcelError
 
 _HEAD = struct.Struct("<IQI")
@@ -20,6 +20,9 @@ _SIZE = "Q"
 
 MOST_NAME = 2**10
 """A name of more bytes is not believed."""
+
+MOST_ADDRESS = 107
+"""Bytes of a Unix socket's path that Linux takes."""
 
 AT_ONCE = 2**30
 """Bytes that the system is asked for at a time."""
@@ -42,6 +45,9 @@ def listen(path: Path) -> socket.socket:
 
     Args:
         path: in a folder that is made, for this user alone, where it is missing.
+
+    Raises:
+        StorageError: the path is too long.
     """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     path.unlink(missing_ok=True)
@@ -152,5 +158,12 @@ def _skip(line: socket.socket, size: int) -> None:
 
 
 def _address(path: Path) -> str:
-    """The path as the system takes it: at most 107 bytes, so from the working directory where that is shorter."""
-    return min(str(path), os.path.relpath(path), key=len)
+    """The path as the system takes it, so from the working directory where that is shorter.
+
+    Raises:
+        StorageError: it is too long even so.
+    """
+    short = min(str(path), os.path.relpath(path), key=len)
+    if len(os.fsencode(short)) > MOST_ADDRESS:
+        raise StorageError(f"{path} is too long for the name of a socket ({MOST_ADDRESS} bytes): use a shorter folder")
+    return short

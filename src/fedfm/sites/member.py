@@ -64,6 +64,7 @@ class Member:
     _doubted: bool = False
     _failures: dict[str, int] = field(default_factory=dict)
     _started: dict[str, float] = field(default_factory=dict)
+    _due: dict[str, float] = field(default_factory=dict)
 
     def check(self) -> tuple[int, list[str]]:
         """Reads what is to be read, before anything is connected; examples of the site, and their columns.
@@ -103,7 +104,11 @@ class Member:
                 time.sleep(1.0)
                 self._look(supervisor)
                 for name, code in supervisor.ended().items():
-                    self._again(supervisor, name, code)
+                    if name not in self._due:
+                        self._due[name] = time.monotonic() + self._pause(supervisor, name, code)
+                    elif time.monotonic() >= self._due[name]:
+                        del self._due[name]
+                        self._start(supervisor, name)
         except KeyboardInterrupt:
             self.say("this site leaves the federation")
         finally:
@@ -143,7 +148,8 @@ class Member:
             )
             self._doubted = True
 
-    def _again(self, supervisor: Supervisor, name: str, code: int) -> None:
+    def _pause(self, supervisor: Supervisor, name: str, code: int) -> float:
+        """Seconds until a process that has ended is started again; says so, and why it ended."""
         reason = why_ended(supervisor.words(name)) if name == NODE else None
         why = f": {REASONS[reason]}" if reason in REASONS else supervisor.last_words(name)
         if name == NODE and code == 0:
@@ -156,8 +162,7 @@ class Member:
         self._failures[name] = failures + 1
         pause = PAUSES[min(failures, len(PAUSES) - 1)]
         self.say(f"the {name} ended with code {code} and starts again in {pause:g} seconds{why}")
-        time.sleep(pause)
-        self._start(supervisor, name)
+        return pause
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
