@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import resource
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from fedfm.errors import RecipeError
+from fedfm.errors import RecipeError, StorageError
 from fedfm.recipe import Recipe, load_recipe
 from fedfm.sites.border import Border, PolicyError
 from fedfm.sites.policy import Policy
@@ -97,6 +98,21 @@ def test_updates_are_counted_over_restarts_and_a_torn_line_is_cut(recipe: Recipe
     with pytest.raises(PolicyError, match="8 updates left for 4 rounds"):
         again.pass_update(update(4), recipe, "job")
     again.pass_update(update(1), recipe, "another job")
+
+
+def test_what_cannot_be_written_down_does_not_leave(recipe: Recipe, tmp_path: Path) -> None:
+    """Nor does a part of its line stay, when there is room again."""
+    guard = border(tmp_path)
+    guard.pass_update(update(1), recipe, "job")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (guard.ledger.stat().st_size + 20, before[1]))
+    try:
+        with pytest.raises(StorageError, match=r"wire\.jsonl"):
+            guard.pass_update(update(2), recipe, "job")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    guard.pass_update(update(3), recipe, "job")
+    assert [json.loads(line)["round"] for line in guard.ledger.read_text().splitlines()] == [1, 3]
 
 
 UNANNOUNCED = {

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from fedfm.errors import FedfmError, RecipeError
+from fedfm.errors import FedfmError, RecipeError, StorageError
 from fedfm.models.tunable import Tunable
 from fedfm.params import to_bytes
 from fedfm.recipe import Recipe
@@ -144,10 +144,14 @@ class Border:
         )
         line = message_record(found.round, "up", [found.client], len(update), found.tensors)
         record: dict[str, Any] = {"run": recipe.name, "job": job, **line}
-        with disk.storage(self.ledger, "write"):
-            self.ledger.parent.mkdir(parents=True, exist_ok=True)
-            with self.ledger.open("ab") as lines:
-                lines.write(jsonl.line(record))
+        try:
+            with disk.storage(self.ledger, "write"):
+                self.ledger.parent.mkdir(parents=True, exist_ok=True)
+                with self.ledger.open("ab") as lines:
+                    lines.write(jsonl.line(record))
+        except StorageError:
+            _end_with_a_line(self.ledger)
+            raise
         self._left[job] += 1
 
 
@@ -159,7 +163,7 @@ def _columns(recipe: Recipe) -> str:
 
 
 def _end_with_a_line(path: Path) -> None:
-    """Cuts off the rest of a line that a killed process was writing."""
+    """Cuts off what there is of a line that was not written to its end."""
     if path.is_file():
         with disk.storage(path, "mend"), path.open("r+b") as lines:
             text = lines.read()
