@@ -33,7 +33,7 @@ class ActorLine:
         """
         try:
             ray.init(
-                address=settings.address,
+                address=settings.address or "local",  # None would take a cluster that happens to run here
                 namespace=_NAMESPACE,
                 include_dashboard=False,
                 log_to_driver=False,
