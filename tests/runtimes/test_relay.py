@@ -129,16 +129,20 @@ def test_who_attends_may_end_the_waiting(line: RelayLine) -> None:
 
 
 def test_news_that_a_node_has_gone_is_heard_before_it_is_counted(line: RelayLine) -> None:
+    told = threading.Event()
+
     def losing(server: socket.socket) -> None:
         sockets.receive(server)
         sockets.send(server, READY, node="1")
         sockets.send(server, Parcel(Nodes(nodes=("1",))))
         sockets.send(server, Parcel(Nodes(nodes=("1", "2", "3"))))
+        told.set()
         sockets.receive(server)
 
     relay(line, losing)
     line.nodes()
     assert dict(line.send({"1": ASKED}, most=100)) == {"1": READY}
+    assert told.wait(60)
     assert line.nodes() == ("1", "2", "3")
 
 
