@@ -9,6 +9,7 @@ from typing import Annotated, Any, TypeVar
 import numpy as np
 from pydantic import Field, ValidationError
 
+from fedfm.clients.settings import LocalSettings
 from fedfm.data.labels import LabelMap
 from fedfm.data.sources import read_source
 from fedfm.errors import Problem, RecipeError
@@ -118,9 +119,6 @@ def at_site(recipe: Recipe, own: OwnData, *, allow_network: bool) -> Recipe:
             update={"device": own.device, "stack": "off" if recipe.runtime.stack == "off" else 1}
         ),
     }
-    if own.batch_size is not None:
-        batch_size = min(own.batch_size, recipe.local.batch_size)
-        known["local"] = recipe.local.model_copy(update={"batch_size": batch_size})
     if own.model is not None:
         known["model"] = recipe.model.model_copy(update={"path": own.model, "revision": None})
     return recipe.model_copy(update=known)
@@ -143,11 +141,8 @@ def read_site(recipe: Recipe, own: OwnData, client: str, processor: Processor) -
     source = read_source(recipe.data.train, "train", where="data.train", allow_network=recipe.allow_network)
     labels = LabelMap(tuple(recipe.data.labels), own.labels) if task.labelled and recipe.data.labels else None
     train = task.encode(source, recipe.data, processor, labels)
-    local = recipe.local
-    if own.max_steps is not None and own.max_steps < local.steps(len(train)):
-        local = local.model_copy(update={"max_steps": own.max_steps})
     return TrainingData(
-        recipe=recipe.model_copy(update={"local": local}),
+        recipe=recipe.model_copy(update={"local": _affordable(recipe.local, own, len(train))}),
         task=task,
         processor=processor,
         labels=labels,
@@ -156,6 +151,15 @@ def read_site(recipe: Recipe, own: OwnData, client: str, processor: Processor) -
         held_back={},
         digest=source.digest,
     )
+
+
+def _affordable(local: LocalSettings, own: OwnData, examples: int) -> LocalSettings:
+    """What the site's machine can do of the local training that is asked for; never more than that."""
+    if own.batch_size is not None:
+        local = local.model_copy(update={"batch_size": min(own.batch_size, local.batch_size)})
+    if own.max_steps is not None and own.max_steps < local.steps(examples):
+        local = local.model_copy(update={"max_steps": own.max_steps})
+    return local
 
 
 def _from(path: Path, reference: str) -> str:

@@ -20,10 +20,10 @@ REASONS = {
 """Flower's number of why a SuperNode ended → in words."""
 
 SILENT = (
-    "the server refused what it had signed, as Flower does when this machine's clock is more than 5 seconds ahead of "
-    "the server's, or 5 minutes behind"
+    "Flower does not say why; it ends so when this machine's clock is more than 5 seconds ahead of the server's, or 5 "
+    "minutes behind"
 )
-"""Why a SuperNode ends well and says nothing of it."""
+"""Of a SuperNode that ends well, though nobody told it to."""
 
 PERMANENT = frozenset({302, 600, 603})
 """Those that another start would end with too."""
