@@ -31,6 +31,9 @@ import numpy as np
 from filelock import FileLock
 
 from fedfm import Run, load_recipe, run
+from fedfm.records.folder import RunFolder
+from fedfm.server.checkpoints import load_checkpoint
+from fedfm.server.experiment import build_experiment
 from fedfm.server.proxy_tools import build_proxy
 from fedpft_jobs import PER_RUN, PUBLIC_SETS, Job, chosen, located, plan
 from fedpft_tables import Measurements, everything
@@ -48,7 +51,8 @@ def measure(job: Job, data: Path, scratch: Path) -> dict[str, Any]:
     recipe = located(job.recipe(), data, test, web, scratch / "run")
     if job.is_fitted:
         recipe = with_fitted_proxy(recipe, job.proxy_key, job.overrides)
-    return outcome(run(load_recipe(recipe, job.overrides)))
+    finished = run(load_recipe(recipe, job.overrides))
+    return outcome(finished) | (refitted(finished) if job.method != "full" else {})
 
 
 def write_texts(job: Job, data: Path, scratch: Path) -> tuple[Path, Path]:
@@ -93,6 +97,17 @@ def outcome(finished: Run) -> dict[str, Any]:
         "first_download": summary["bytes"]["first_download"],
         "seconds": summary["seconds"]["total"],
     }
+
+
+def refitted(finished: Run) -> dict[str, float]:
+    """Accuracy as ``proxy.refit_readout`` would have had it, which changes nothing else of a run."""
+    experiment = build_experiment(load_recipe(RunFolder(finished.path).recipe, ["proxy.refit_readout=true"]))
+    checkpoint = load_checkpoint(RunFolder(finished.path))
+    if checkpoint is None or checkpoint.state.proxy is None or experiment.proxy is None:
+        raise RuntimeError(f"{finished} has no proxy")
+    experiment.proxy.load(checkpoint.state.proxy)
+    experiment.plug_in(checkpoint.state.params, lambda _: None)
+    return {"refitted": experiment.evaluator(experiment.data.test)["accuracy"]}
 
 
 def _lines(path: Path, most: int) -> list[str]:

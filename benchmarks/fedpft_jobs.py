@@ -81,10 +81,33 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 """The recipe's ``proxy`` by method, but for its size. N, B, D as in the paper's Table 3."""
 
-PARTITIONS: dict[str, dict[str, Any]] = {
-    "iid": {"kind": "iid"},
-    **{f"dirichlet {alpha}": {"kind": "dirichlet", "alpha": alpha, "prior": True} for alpha in (1, 5, 10)},
+
+@dataclass(frozen=True)
+class Split:
+    """How examples are dealt to clients, and what training without a proxy needs to come through it.
+
+    Attributes:
+        alpha: of a Dirichlet distribution around the set's own classes; None: evenly.
+        rounds: times those of the set.
+    """
+
+    alpha: float | None = None
+    learning_rate: float = 3e-3
+    rounds: float = 1
+
+    @property
+    def partition(self) -> dict[str, Any]:
+        """The recipe's ``federation.partition``."""
+        return {"kind": "iid"} if self.alpha is None else {"kind": "dirichlet", "alpha": self.alpha, "prior": True}
+
+
+PARTITIONS = {
+    "iid": Split(),
+    "dirichlet 1": Split(1, learning_rate=2e-3, rounds=1.6),
+    "dirichlet 5": Split(5, learning_rate=2e-3),
+    "dirichlet 10": Split(10),
 }
+"""Learning rate and rounds were chosen without a proxy: evenly dealt, and with α = 1, of 1e-3, 1.5e-3 and 2e-3."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +149,8 @@ class Job:
 
     def recipe(self) -> dict[str, Any]:
         """The recipe, its files named from the folder of data sets."""
-        chosen = SETS[self.data]
+        chosen, split = SETS[self.data], PARTITIONS[self.partition]
+        rounds = round(split.rounds * chosen.rounds)
         recipe: dict[str, Any] = {
             "name": "fedpft",
             "seed": self.seed,
@@ -142,16 +166,16 @@ class Job:
             "federation": {
                 "clients": 100,
                 "per_round": 10,
-                "rounds": chosen.rounds,
-                "partition": PARTITIONS[self.partition],
+                "rounds": rounds,
+                "partition": split.partition,
             },
             "algorithm": {"name": "fedavgm", "momentum": 0.3},
-            "local": {"batch_size": 4, "learning_rate": 3e-3},
+            "local": {"batch_size": 4, "learning_rate": split.learning_rate},
             "tune": {"kind": "lora", "r": 8, "lora_alpha": 16, "target_modules": "attention"},
             "proxy": self.proxy,
             "runtime": {"precision": "bfloat16", "stack": 10, "processes": 1},
-            "evaluate": {"every": chosen.rounds, "clients": 0},
-            "checkpoint": {"every": chosen.rounds, "keep": 1},
+            "evaluate": {"every": rounds, "clients": 0},
+            "checkpoint": {"every": rounds, "keep": 1},
         }
         if self.proxy["kind"] != "none":
             recipe["public"] = {"data": self.public, "limit": None, "max_length": chosen.public_length}

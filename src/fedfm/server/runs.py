@@ -233,7 +233,7 @@ def _finish(
     stop.check("after the last round")
     compared = baselines(experiment, state)
     stop.check("after the baselines")
-    experiment.plug_in(state.delivered()[0])
+    experiment.write(state.delivered())
     per_client = _evaluate_clients(experiment, folder, state, stop)
     _write_proxy(experiment, folder, state)
     summary = summarize(experiment, state, "completed", compared, per_client, proxy_figures(experiment, state))
@@ -277,7 +277,7 @@ def _evaluate_clients(
     for client, indices in sets.items():
         stop.check("while clients were evaluated")
         scores[client] = experiment.evaluator(examples, indices)
-    number = state.delivered()[1]
+    number = state.delivered().round
     for client, values in scores.items():
         line = {"round": number, "split": "client", "client": client, **values, "examples": len(sets[client])}
         folder.append(folder.metrics, line)

@@ -32,7 +32,7 @@ def summarize(
     """
     recipe = experiment.recipe
     trained = state.seconds.get("train", 0.0)
-    _, model_round, final, final_round = state.delivered()
+    delivered = state.delivered()
     held = {id(parameter): parameter.numel() for parameter in experiment.at_clients.model.parameters()}
     best = state.best and {"round": state.best.round, "split": state.best.split, "metrics": state.best.metrics}
     return {
@@ -41,9 +41,9 @@ def summarize(
         "rounds": state.round,
         "labels": None if experiment.data.labels is None else list(experiment.data.labels.names),
         "metric": experiment.evaluator.metrics[0],
-        "model_round": model_round,
-        "final": final,
-        "final_round": final_round,
+        "model_round": delivered.round,
+        "final": delivered.metrics,
+        "final_round": delivered.evaluated,
         "initial": state.initial.get("test", {}),
         "best": best,
         "baselines": baselines,
@@ -82,16 +82,16 @@ def proxy_figures(experiment: Experiment, state: RunState) -> dict[str, Any] | N
         return None
     metric = experiment.evaluator.metrics[0]
     sign = 1 if experiment.data.task.metrics[metric] else -1
-    params, number, final, _ = state.delivered()
-    realigned = state.best is not None and number != state.round and state.best.proxy_version != version.number
-    own = None if realigned else experiment.evaluate_proxy(params)
+    delivered, best = state.delivered(), state.best
+    realigned = best is not None and delivered.round != state.round and best.proxy_version != version.number
+    own = None if realigned else experiment.evaluate_proxy(delivered.params)
     return {
         "kind": proxy.settings.kind,
         "version": version.number,
         **proxy.sizes(),
         "initial": state.initial["proxy"],
         "final": own,
-        "plug_in_gap": None if own is None else sign * (final[metric] - own[metric]),
+        "plug_in_gap": None if own is None else sign * (delivered.metrics[metric] - own[metric]),
         "first_download": experiment.first_download_bytes,
         "seconds": round(state.seconds.get("proxy", 0.0), 3),
     }

@@ -1,0 +1,93 @@
+"""Ridge regression towards weights that are there already, from sums, in float64.
+
+With inputs a and wanted outputs y, weights W and a bias b,
+
+    [Ŵ, b̂] = argmin Σ ‖y − Ŵa − b̂‖² + λ‖Ŵ − W‖²,    λ = ridge · n · mean a²,
+
+where the mean is over the n examples and the inputs; b̂ is not penalised, and zero where there is no b.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fedfm.proxies.precision import wide
+
+
+@dataclass(frozen=True)
+class Refit:
+    """What a regression left of the error, Σ‖y − ŷ‖² / Σ‖y‖².
+
+    Attributes:
+        before: with the weights that were there.
+        after: with those found.
+    """
+
+    before: float
+    after: float
+
+
+class Regression:
+    """One regression; its unknown is D = Ŵ − W, and what it explains the residual r = y − Wa."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        """Of a linear map.
+
+        Args:
+            weight: ``[in, out]``, changed in place by `solve`.
+            bias: ``[out]``, likewise; None where the map has none.
+        """
+        self.weight = weight
+        self.start = wide(weight)
+        self.bias = bias
+        width, size = weight.shape
+        self.count = 0
+        self.inputs = self._zeros(width)
+        self.residual = self._zeros(size)
+        self.gram = self._zeros(width, width)
+        self.cross = self._zeros(width, size)
+        self.residual_squares = self._zeros()
+        self.output_squares = self._zeros()
+
+    def _zeros(self, *shape: int) -> Tensor:
+        return self.start.new_zeros(shape)
+
+    def add(self, inputs: Tensor, outputs: Tensor) -> None:
+        """Adds examples: inputs ``[n, in]``, wanted outputs ``[n, out]``."""
+        inputs, outputs = wide(inputs), wide(outputs)
+        residual = outputs - inputs @ self.start
+        self.count += len(inputs)
+        self.inputs += inputs.sum(0)
+        self.residual += residual.sum(0)
+        self.gram += inputs.T @ inputs
+        self.cross += inputs.T @ residual
+        self.residual_squares += residual.square().sum()
+        self.output_squares += outputs.square().sum()
+
+    def solve(self, ridge: float) -> Refit:
+        """Writes the best weights and bias into the map.
+
+        Args:
+            ridge: pull towards the weights that were there, above 0.
+        """
+        gram, cross, squares = self.gram, self.cross, self.residual_squares
+        before = squares
+        penalty = ridge * self.gram.trace() / len(self.gram)  # the trace is n times the sum of mean squares
+        if self.bias is not None:  # unpenalised, it takes the means out
+            bias = wide(self.bias)
+            before = squares - 2 * bias @ self.residual + self.count * bias.square().sum()
+            gram = gram - torch.outer(self.inputs, self.inputs) / self.count
+            cross = cross - torch.outer(self.inputs, self.residual) / self.count
+            squares = squares - self.residual.square().sum() / self.count
+        ridged = gram.clone()
+        ridged.diagonal().add_(penalty.clamp(min=torch.finfo(torch.float32).tiny))
+        change = torch.cholesky_solve(cross, torch.linalg.cholesky(ridged))  # [in, out]
+        after = squares - 2 * (change * cross).sum() + (change * (gram @ change)).sum()
+        self.weight.copy_((self.start + change).to(self.weight.dtype))
+        if self.bias is not None:
+            bias = (self.residual - self.inputs @ change) / self.count
+            self.bias.copy_(bias.to(self.bias.dtype))
+        return Refit((before / self.output_squares).item(), (after.clamp(min=0) / self.output_squares).item())
