@@ -100,5 +100,5 @@ def test_a_read_out_that_is_not_tuned_is_left_alone() -> None:
     assert readout(ours).out_features == 3
     backbone = small_proxy("tiny-vit", "image").backbone
     without = Tunable.of_model(backbone.model, ["vit.layernorm.weight"])
-    with pytest.raises(RecipeError, match="proxy.refit_readout=false"):
+    with pytest.raises(RecipeError, match=r"proxy\.refit_readout=false"):
         readout(without)

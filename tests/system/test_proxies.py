@@ -145,7 +145,7 @@ def test_a_refitted_read_out_is_the_backbones_alone(tmp_path: Path, patience: in
     assert saved is not None
     between = dataclasses.replace(saved.state, readout={}, best_readout={})
     save_checkpoint(refitted.folder, between, saved.offsets, keep=1, identity=saved.identity)
-    with pytest.raises(RecipeError, match="stopped between two evaluations.*fedfm resume"):
+    with pytest.raises(RecipeError, match=r"stopped between two evaluations.*fedfm resume"):
         export(refitted.path)
 
 
