@@ -38,6 +38,8 @@ NAMES = {
     "fedot, not distilled": "FedOT, not distilled",
 }
 
+REFITTED = ", read-out refitted"
+
 MISSING = "–"
 
 
@@ -63,7 +65,7 @@ class Measurements:
     def column(self, data: str, method: str, field: str = "accuracy", **axes: str) -> list[float]:
         """One figure of every seed that is there."""
         found = self.of(lambda seed: self.job(data, method, seed, **axes))
-        return [result[field] for result in found if result[field] is not None]
+        return [result[field] for result in found if result.get(field) is not None]
 
     def cell(self, values: Sequence[float]) -> str:
         """Per cent, mean ± deviation over seeds, and how many seeds where some are missing."""
@@ -114,15 +116,14 @@ def _standard_error(values: Sequence[float]) -> float:
     return statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan
 
 
-def difference(found: Measurements, method: str, other: str, **axes: str) -> Difference:
-    """How much better ``method`` is than ``other``."""
+def difference(found: Measurements, method: str, other: str, field: str = "accuracy", **axes: str) -> Difference:
+    """How much better ``method``, by a field of its results, is than ``other``."""
     pairs = {}
     for data in SETS:
         for seed in range(found.seeds):
-            keys = [found.job(data, name, seed, **axes).key for name in (method, other)]
-            if all(key in found.results for key in keys):
-                ours, theirs = (found.results[key]["accuracy"] for key in keys)
-                pairs[data, seed] = 100 * (ours - theirs)
+            ours, theirs = (found.results.get(found.job(data, name, seed, **axes).key, {}) for name in (method, other))
+            if field in ours and theirs:
+                pairs[data, seed] = 100 * (ours[field] - theirs["accuracy"])
     return Difference(pairs)
 
 
@@ -139,6 +140,7 @@ def everything(found: Measurements) -> Iterator[str]:
         if partition != "iid":
             yield f"  {partition.replace('dirichlet', 'α =')}"
             yield from _by_set(found, MAIN, partition=partition)
+            yield from _differences(found, partition)
     yield f"\nTable 4 (matched). Interval t and updated share p of alignment, {STUDY_SET}, IID"
     yield from grid([[name, found.cell(_parameter(found, name))] for name in PARAMETERS])
     yield "\nPublic text unlike the task (builtin:pydoc), matched, IID"
@@ -152,6 +154,20 @@ def everything(found: Measurements) -> Iterator[str]:
     yield from _correlation(found)
     yield "\nDifferences in points, IID (mean over sets ± standard error: of seeds; of sets)"
     yield from acceptance(found)
+
+
+def _differences(found: Measurements, partition: str) -> Iterator[str]:
+    """The same as the last table's, of another partition; and what refitting the read-out adds."""
+    for title, (method, other, field) in {
+        "FedPETuning − FedPFT": ("full", "fedpft", "accuracy"),
+        "FedPFT − FedOT": ("fedpft", "fedot", "accuracy"),
+        f"{NAMES['fedpft']}{REFITTED} − without": ("fedpft", "fedpft", "refitted"),
+        f"{NAMES['fedot']}{REFITTED} − without": ("fedot", "fedot", "refitted"),
+    }.items():
+        gap = difference(found, method, other, field, partition=partition)
+        if gap.pairs:
+            error = f"{gap.mean:+.2f} ± {gap.error_of_seeds:.2f}; {gap.error_of_sets:.2f}"
+            yield f"    {title}: {error}, of {len(gap.pairs)} pairs"
 
 
 def acceptance(found: Measurements) -> Iterator[str]:
@@ -183,12 +199,14 @@ def _claims(found: Measurements) -> Iterator[tuple[str, Difference, Callable[[Di
 
 def _by_set(found: Measurements, methods: Sequence[str], **axes: str) -> Iterator[str]:
     rows = [["", *SETS, "mean"]]
-    for method in methods:
-        columns = {data: found.column(data, method, **axes) for data in SETS}
+    for method, field in [*((method, "accuracy") for method in methods), *((method, "refitted") for method in methods)]:
+        columns = {data: found.column(data, method, field, **axes) for data in SETS}
         whole = all(len(values) == found.seeds for values in columns.values())
         means = [statistics.mean(values) for values in columns.values() if values]
         mean = f"{100 * statistics.mean(means):.1f}" if whole else MISSING
-        rows.append([NAMES[method], *map(found.cell, columns.values()), mean])
+        if means or field == "accuracy":
+            title = NAMES[method] + (REFITTED if field == "refitted" else "")
+            rows.append([title, *map(found.cell, columns.values()), mean])
     majority = [found.column(data, "full", "majority") for data in SETS]
     rows.append(["majority class", *(f"{100 * values[0]:.1f}" if values else MISSING for values in majority), ""])
     yield from grid(rows)
