@@ -85,7 +85,10 @@ def pristine(experiment: Experiment) -> Backbone:
 
 def tokens(size: Size, experiment: Experiment) -> Data:
     """All examples, and the batches that fedfm draws of them."""
-    examples, clients = experiment.data.train, experiment.data.federation.train
+    training = experiment.data.training
+    if training is None:
+        raise ValueError("a simulation holds its clients' data")
+    examples, clients = training.train, training.federation.train
     input_ids = torch.zeros(len(examples), int(examples.lengths.max()), dtype=torch.long)
     for row, ids in zip(input_ids, examples.table["input_ids"], strict=True):
         row[: len(ids)] = torch.tensor(ids)
