@@ -7,6 +7,7 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+import joblib
 import torch
 
 from fedfm import __version__
@@ -31,7 +32,7 @@ def environment() -> Record:
     return {
         "versions": versions(),
         "platform": f"{platform.system()} {platform.machine()}",
-        "cpu": {"model": _cpu_model(), "count": _cpu_count()},
+        "cpu": {"model": _cpu_model(), "count": cpu_count()},
         "memory_bytes": _memory_bytes(),
         "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
         "threads": torch.get_num_threads(),
@@ -48,9 +49,9 @@ def _cpu_model() -> str:
     return next(named, "") or platform.processor() or platform.machine()
 
 
-def _cpu_count() -> int:
-    """Processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def cpu_count() -> int:
+    """Processors that this process may use: of its affinity, and of its container's quota."""
+    return int(joblib.cpu_count())
 
 
 def _memory_bytes() -> int | None:

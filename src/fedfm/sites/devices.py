@@ -5,14 +5,19 @@ from __future__ import annotations
 import torch
 
 from fedfm.errors import RecipeError
+from fedfm.records.environment import cpu_count
 
 
 def choose_device(wanted: str) -> torch.device:
     """The device that ``runtime.device`` means on this machine.
 
+    From then on torch takes no more threads than this process has processors: by itself it takes one a core of the
+    machine, however few of them a container may use.
+
     Raises:
         RecipeError: a device that is not there was asked for by name.
     """
+    torch.set_num_threads(min(torch.get_num_threads(), cpu_count()))
     if wanted == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     device = torch.device(wanted)

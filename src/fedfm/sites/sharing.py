@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -20,6 +19,7 @@ from fedfm.models.tunable import Tunable
 from fedfm.models.tunables import Dora, Lora
 from fedfm.proxies import NoProxy
 from fedfm.recipe import Recipe
+from fedfm.records.environment import cpu_count
 from fedfm.runtimes.processes import can_fork
 from fedfm.runtimes.settings import Local, Runtime
 from fedfm.tasks import Task
@@ -189,4 +189,4 @@ def _processes(recipe: Recipe, device: torch.device, parameters: int, examples: 
         steps = recipe.federation.rounds * _cohort(recipe) * local.max_steps
         passed = steps * local.batch_size * recipe.data.max_length
     worth = 6 * parameters * passed > WORTH_PROCESSES
-    return min(len(os.sched_getaffinity(0)), _cohort(recipe)) if possible and worth else 1
+    return min(cpu_count(), _cohort(recipe)) if possible and worth else 1
