@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -12,13 +10,10 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PretrainedConfig
 
+from fedfm.clients.memory import give_back_at_once
 from fedfm.clients.settings import Recompute
 from fedfm.models.families import blocks, family_of
 from fedfm.models.tunable import Tunable
-
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # as glibc's malloc.h numbers them
-_LARGE = 2**20
-"""Bytes from which memory is mapped and unmapped by itself."""
 
 
 @contextmanager
@@ -33,7 +28,7 @@ def recomputing(tunable: Tunable, what: Recompute) -> Iterator[None]:
     if what == "none":
         yield
         return
-    _give_back_at_once()
+    give_back_at_once()
     modules, configs = _modules(tunable, what), _caching_configs(tunable)
     try:
         for config in configs:
@@ -60,10 +55,3 @@ def _caching_configs(tunable: Tunable) -> list[PretrainedConfig]:
     """Those of the model's parts that tell them to cache keys and values."""
     configs = {id(config): config for part in tunable.base_model.modules() if (config := getattr(part, "config", None))}
     return [config for config in configs.values() if getattr(config, "use_cache", False)]
-
-
-def _give_back_at_once() -> None:
-    """Lets glibc map every tensor of its own, for this process; elsewhere nothing changes."""
-    if sys.platform == "linux" and (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)):
-        mallopt(_MMAP_THRESHOLD, _LARGE)
-        mallopt(_TRIM_THRESHOLD, _LARGE)

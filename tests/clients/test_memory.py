@@ -1,0 +1,33 @@
+"""What a process does with memory that is free."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+
+import pytest
+
+STEPS = """
+import resource, sys, torch
+from fedfm.clients import memory
+getattr(memory, sys.argv[1], lambda: None)()
+def step():
+    return [torch.ones(5_000_000) for _ in range(4)] and None
+for _ in range(3):
+    step()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(10):
+    step()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def new_pages(choice: str) -> int:
+    found = subprocess.run([sys.executable, "-c", STEPS, choice], capture_output=True, text=True, check=True)
+    return int(found.stdout)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's malloc alone can be told")
+def test_a_step_lies_where_the_last_one_was_or_takes_new_memory() -> None:
+    assert 20 * new_pages("keep_for_reuse") < new_pages("give_back_at_once")
