@@ -39,6 +39,11 @@ REFUSED = {
         "aggregate.weights",
         "would count twice",
     ),
+    "a draw, and who is fast": (
+        ["runtime={kind: ray, spares: 0.5}", "federation.sampling=poisson"],
+        "federation.sampling",
+        "use uniform, or runtime.spares=0",
+    ),
     "prompts on images": ([IMAGES, "tune.kind=prompt"], "tune.kind", "virtual tokens"),
     "prefixes on images": ([IMAGES, "tune.kind=prefix"], "tune.kind", "virtual tokens"),
     "prompts on masked text": (["task.kind=masked-lm", "tune.kind=prompt"], "tune.kind", "no virtual tokens"),

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import pytest
 
 from fedfm.errors import TooFewClientsError
+from fedfm.proxies.versions import ProxyVersion
 from fedfm.runtimes.nodes import Line, NodesRuntime
 from fedfm.runtimes.parcels import Answers, Fault, Lost, Parcel, Prepare, Ready, Refusal, Unprepared, Work, job_digest
 from fedfm.updates import Failure
@@ -139,6 +140,21 @@ def test_a_node_whose_time_is_over_is_not_asked_again() -> None:
     answers = dict(runtime(line).exchange(asked("a")))
     assert answers == {"a": Failure("a", "no answer within 5 seconds")}
     assert len(line.sent) == 2
+
+
+def test_who_is_not_waited_for_gets_its_proxy_anew() -> None:
+    version = ProxyVersion(0, {}, {})
+    line = Faked(one=holding("a"), two=holding("b"))
+    told = NodesRuntime(line, JOB, stack=1, proxy_files=lambda version: {"model.safetensors": b"proxy"}, pause=0.0)
+    told.hand_out(["a", "b"], version)
+    first = told.exchange(asked(*"ab"))
+    assert next(first) == ("a", b"message to a")
+    first.close()
+    line.sent.clear()
+    told.hand_out([], version)
+    assert dict(told.exchange(asked(*"ab"))) == asked(*"ab")
+    files = {node: parcel.head.files for node, parcel in line.sent if isinstance(parcel.head, Work)}
+    assert files == {"one": (), "two": ("model.safetensors",)}
 
 
 def test_a_clients_fault_comes_through() -> None:

@@ -117,6 +117,17 @@ def test_it_takes_what_comes_late_while_it_still_sends(line: RelayLine) -> None:
     assert dict(line.send({"2": work}, most=100)) == {"2": READY}
 
 
+def test_who_has_enough_leaves_the_line_in_order(line: RelayLine) -> None:
+    relay(line, echo)
+    line.nodes()
+    large = Parcel(Work(job="j", clients=()), (bytes(20_000_000),))
+    for _ in range(2):
+        answers = line.send({"1": ASKED, "2": large}, most=100)
+        assert next(answers) == ("1", READY)
+        answers.close()
+    assert dict(line.send({"1": ASKED}, most=100)) == {"1": READY}
+
+
 def test_who_attends_may_end_the_waiting(line: RelayLine) -> None:
     def stop() -> None:
         raise InterruptedRunError("stopped")

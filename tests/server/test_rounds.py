@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,7 @@ class TamperingRuntime:
     def hand_out(self, clients: Sequence[str], version: ProxyVersion) -> None:
         self.honest.hand_out(clients, version)
 
-    def exchange(self, messages: Mapping[str, bytes]) -> Iterator[tuple[str, bytes | Failure]]:
+    def exchange(self, messages: Mapping[str, bytes]) -> Generator[tuple[str, bytes | Failure]]:
         for client, answer in self.honest.exchange(messages):
             if client in self.tampers:
                 assert not isinstance(answer, Failure)
@@ -111,6 +111,41 @@ def test_an_unsound_update_is_refused_recorded_and_as_if_never_sent(tmp_path: Pa
     (tmp_path / "without").mkdir()
     other = loop_of(experiment, tmp_path / "without", {"1": lambda update: Failure("1", "absent")})
     assert digest(play(other).params) == digest(state.params)
+
+
+class Backwards(TamperingRuntime):
+    """The clients that were asked last answer first."""
+
+    def exchange(self, messages: Mapping[str, bytes]) -> Generator[tuple[str, bytes | Failure]]:
+        yield from super().exchange(dict(reversed(messages.items())))
+
+
+def test_where_spares_are_asked_the_first_count_and_the_others_are_not_waited_for(tmp_path: Path) -> None:
+    federation = {"clients": 4, "per_round": 2, "rounds": 1, "quorum": 1.0}
+    experiment = build(tmp_path, federation=federation, runtime={"kind": "ray", "spares": 1.0, "stack": 1})
+    lost = {"2": lambda update: Failure("2", "out of memory")}
+    loop = loop_of(experiment, tmp_path, lost)
+    loop.exchange = dataclasses.replace(loop.exchange, runtime=Backwards(LocalRuntime(experiment.worker), lost))
+    state = play(loop)
+    kinds = {event["client"]: (event["kind"], event["reason"]) for event in events(loop)}
+    assert kinds == {"2": ("failed", "out of memory"), "0": ("late", "2 others were faster")}
+    assert (state.failed, state.refused) == (1, 0)
+    lines = [line for line in jsonl.records(loop.folder.wire) if line["direction"] == "up"]
+    assert [line["clients"] for line in lines] == [["3"], ["1"]]
+
+    (tmp_path / "two").mkdir()
+    absent = {client: lambda update: Failure(update.client, "absent") for client in "02"}
+    everybody = {**federation, "per_round": 4, "quorum": 0.5}
+    all_four = build(tmp_path / "two", federation=everybody, runtime={"stack": 1})
+    assert digest(play(loop_of(all_four, tmp_path / "two", absent)).params) == digest(state.params)
+
+
+def test_too_few_of_those_that_were_asked_are_too_few(tmp_path: Path) -> None:
+    federation = {"clients": 4, "per_round": 2, "rounds": 1, "quorum": 1.0}
+    experiment = build(tmp_path, federation=federation, runtime={"kind": "ray", "spares": 1.0})
+    lost = {client: lambda update: Failure(update.client, "out of memory") for client in "123"}
+    with pytest.raises(TooFewClientsError, match="only 1 of 2 clients"):
+        play(loop_of(experiment, tmp_path, lost))
 
 
 def test_one_round_is_the_weighted_mean_of_the_updates(tmp_path: Path) -> None:

@@ -130,6 +130,23 @@ def test_sites_that_do_not_fit_are_named_and_the_others_go_on(recipe: Recipe, tm
     assert {event["client"] for event in run.events} <= {"b"}
 
 
+def test_spare_sites_are_asked_and_not_waited_for(tmp_path: Path) -> None:
+    values = small_recipe(
+        tmp_path, federation={"per_round": 3, "rounds": 2, "quorum": 1.0}, runtime={"kind": "flower", "spares": 0.5}
+    )
+    venue, _, _ = at_sites(tmp_path, split(tmp_path))
+    run = start_run(for_sites(load_recipe(values), len(NAMES)), venue, [])
+    assert [(event["round"], event["kind"]) for event in run.events] == [
+        (1, "late"),
+        (1, "late"),
+        (2, "late"),
+        (2, "late"),
+    ]
+    wire = [json.loads(line) for line in (run.path / "wire.jsonl").read_text().splitlines()]
+    assert [len(line["clients"]) for line in wire if line["direction"] == "down"] == [5, 5]
+    assert sum(line["direction"] == "up" for line in wire) == 2 * 3
+
+
 def test_it_can_be_continued_only_with_them(recipe: Recipe, tmp_path: Path) -> None:
     venue, _, _ = at_sites(tmp_path, split(tmp_path))
     run = start_run(recipe, venue, [])

@@ -79,3 +79,12 @@ def test_a_ray_cluster_of_two_machines(cluster: str, recipe: Path, local: Path) 
     there = run(recipe, f"runtime={{kind: ray, stack: 2, nodes: 2, address: '{cluster}'}}", "name=cluster")
     assert adapter(there) == adapter(local)
     assert ledger(there) == ledger(local)
+
+
+def test_more_actors_than_a_cluster_has_room_for_are_refused(cluster: str, tmp_path: Path) -> None:
+    file = tmp_path / "recipe.yaml"
+    file.write_text(yaml.safe_dump(small_recipe(tmp_path)))
+    override = f"runtime={{kind: ray, nodes: 9, address: '{cluster}'}}"
+    command = [sys.executable, "-m", "fedfm.cli.main", "run", str(file), override]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, "runtime.nodes" in done.stderr, "room for 2 actors" in done.stderr) == (2, True, True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import traceback
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import dataclass
 
@@ -67,7 +67,7 @@ class Worker:
     stacking: Stacking | None = None
     profile: Profile | None = None
 
-    def train(self, messages: Mapping[str, bytes]) -> Iterator[tuple[str, bytes | Failure]]:
+    def train(self, messages: Mapping[str, bytes]) -> Generator[tuple[str, bytes | Failure]]:
         """Answers each client's instruction in turn: the bytes of an update, or why there is none.
 
         Args:

@@ -140,6 +140,12 @@ def _public_data(recipe: Recipe) -> str | None:
     )
 
 
+def _spares(recipe: Recipe) -> str | None:
+    if recipe.runtime.spares and recipe.federation.sampling != "uniform":
+        return f"who answers first is no {recipe.federation.sampling} draw: use uniform, or runtime.spares=0"
+    return None
+
+
 def _recompute(recipe: Recipe) -> str | None:
     if recipe.local.recompute != "none" and recipe.tune.kind == "prefix":
         return "a prefix lies in the cache of keys and values, which is not computed twice: use prompt or lora, or none"
@@ -208,6 +214,7 @@ CHECKS = (
     Check(("tune.kind", "task.kind"), _prompts),
     Check(("evaluate.metrics", "task.kind"), _metrics),
     Check(("evaluate.patience", "data.validation"), _patience),
+    Check(("federation.sampling", "runtime.spares"), _spares),
     Check(("local.recompute", "tune.kind"), _recompute),
     Check(("public", "proxy"), _public_data),
     Check(("tune.kind", "tune.target_modules", "proxy.kind", "proxy.interval"), _plug_in),

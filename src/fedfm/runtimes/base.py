@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from typing import Protocol
 
 from fedfm.proxies.versions import ProxyVersion
@@ -21,8 +21,10 @@ class Runtime(Protocol):
         """
         ...
 
-    def exchange(self, messages: Mapping[str, bytes]) -> Iterator[tuple[str, bytes | Failure]]:
+    def exchange(self, messages: Mapping[str, bytes]) -> Generator[tuple[str, bytes | Failure]]:
         """Sends every client its message and yields (client id, answer) as answers come in.
+
+        A caller that has enough closes it: answers that are still to come are for nobody.
 
         Args:
             messages: client id → message; most clients share one object.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 
 from fedfm.clients import Worker
@@ -21,7 +21,7 @@ class LocalRuntime:
         if clients and self.worker.proxy is not None:
             self.worker.proxy.download(version)
 
-    def exchange(self, messages: Mapping[str, bytes]) -> Iterator[tuple[str, bytes | Failure]]:
+    def exchange(self, messages: Mapping[str, bytes]) -> Generator[tuple[str, bytes | Failure]]:
         """Trains lazily: a caller that stops iterating stops the training."""
         return self.worker.train(messages)
 

@@ -7,7 +7,8 @@ nothing of the run are told, and what they answer becomes the clients' answers.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
+from contextlib import closing
 from typing import Any, Protocol
 
 from fedfm.errors import TooFewClientsError
@@ -29,11 +30,12 @@ class Line(Protocol):
         """The nodes that are there now, sorted; waits until there are as many as it was told to wait for."""
         ...
 
-    def send(self, parcels: Mapping[str, Parcel], *, most: int) -> Iterator[tuple[str, Parcel]]:
+    def send(self, parcels: Mapping[str, Parcel], *, most: int) -> Generator[tuple[str, Parcel]]:
         """Sends nodes their parcels and yields (node, answer) as answers come in; a node may answer in parts.
 
         `Lost` in place of an answer says why there is none, or no more of it. A node that others run does not decide
-        how much memory its answer takes: where its blobs have more than ``most`` bytes there is a `Refusal`.
+        how much memory its answer takes: where its blobs have more than ``most`` bytes there is a `Refusal`. A caller
+        that has enough closes it.
         """
         ...
 
@@ -101,7 +103,7 @@ class NodesRuntime:
         """
         self._prepared()
 
-    def exchange(self, messages: Mapping[str, bytes]) -> Iterator[tuple[str, bytes | Failure]]:
+    def exchange(self, messages: Mapping[str, bytes]) -> Generator[tuple[str, bytes | Failure]]:
         """Deals the clients to the nodes; all of a node's in one parcel.
 
         Raises:
@@ -197,18 +199,23 @@ class NodesRuntime:
         lost: dict[str, str] = {}
         parcels = {node: self._parcel(node, share, messages) for node, share in shares.items()}
         most = max(map(len, shares.values()), default=0) * (2 * max(map(len, messages.values()), default=0) + ROOM)
-        for node, answer in self.line.send(parcels, most=most):
-            match answer:
-                case Parcel(head=Answers() as answers, blobs=blobs):
-                    for client, found in _answers(answers, blobs):
-                        if client in waiting[node]:  # a node does not answer for another's client
-                            waiting[node].remove(client)
-                            yield client, found
-                case Parcel(head=Unprepared() | Lost(late=False)) if again:
-                    forgot.add(node)
-                    lost[node] = _why_not(answer)
-                case _:
-                    lost[node] = _why_not(answer)
+        try:
+            with closing(self.line.send(parcels, most=most)) as answered:
+                for node, answer in answered:
+                    match answer:
+                        case Parcel(head=Answers() as answers, blobs=blobs):
+                            for client, found in _answers(answers, blobs):
+                                if client in waiting[node]:  # a node does not answer for another's client
+                                    waiting[node].remove(client)
+                                    yield client, found
+                        case Parcel(head=Unprepared() | Lost(late=False)) if again:
+                            forgot.add(node)
+                            lost[node] = _why_not(answer)
+                        case _:
+                            lost[node] = _why_not(answer)
+        except GeneratorExit:  # nobody waits for the others
+            self._held -= {node for node, unanswered in waiting.items() if unanswered}
+            raise
         for node in forgot:
             self._serves.pop(node, None)
         if owing := {node for node in forgot if waiting[node]}:

@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
@@ -59,7 +59,7 @@ class ProcessRuntime:
         if clients and self.worker.proxy is not None:
             self.worker.proxy.download(version)
 
-    def exchange(self, messages: Mapping[str, bytes]) -> Iterator[tuple[str, bytes | Failure]]:
+    def exchange(self, messages: Mapping[str, bytes]) -> Generator[tuple[str, bytes | Failure]]:
         """Trains in all processes; a caller that stops iterating stops them."""
         self.worker.prepare(messages)
         if self._children and self._version != self.worker.version:

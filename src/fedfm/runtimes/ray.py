@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import Any
 
 import ray
@@ -29,7 +29,8 @@ class ActorLine:
             worker: what an actor is made of; has a method ``handle`` from a parcel to parts of its answer.
 
         Raises:
-            RecipeError: at ``runtime.address`` when no cluster is there.
+            RecipeError: at ``runtime.address`` when no cluster is there; at ``runtime.nodes`` when it has no room for
+                so many actors, which Ray would wait for without a word.
         """
         try:
             ray.init(
@@ -46,7 +47,11 @@ class ActorLine:
         resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
         kind = "GPU" if resources.get("GPU") else "CPU"
         share = {"num_gpus": 1} if kind == "GPU" else {"num_cpus": 1}
-        count = settings.nodes or int(resources[kind])
+        room = int(resources[kind])
+        count = settings.nodes or room
+        if count > room:
+            ray.shutdown()
+            raise RecipeError(f"the cluster has room for {room} actors ({room} {kind}s)", where="runtime.nodes")
         actor = ray.remote(_Actor).options(**share, max_restarts=-1, scheduling_strategy="SPREAD")
         self._actors: dict[str, Any] = {f"{number:04d}": actor.remote(worker) for number in range(1, count + 1)}
 
@@ -54,34 +59,37 @@ class ActorLine:
         """The actors; Ray starts again those that died."""
         return list(self._actors)
 
-    def send(self, parcels: Mapping[str, Parcel], *, most: int) -> Iterator[tuple[str, Parcel]]:
+    def send(self, parcels: Mapping[str, Parcel], *, most: int) -> Generator[tuple[str, Parcel]]:
         """Hands actors their parcels and yields parts of their answers, of any size, as they are ready."""
         streams: dict[Any, str] = {
             self._actors[node].handle.options(num_returns="streaming").remote(parcel.text, parcel.blobs): node
             for node, parcel in parcels.items()
         }
         waited = 0.0
-        while streams:
-            pause = LOOK if self.deadline is None else min(LOOK, self.deadline - waited)
-            ready, _ = ray.wait(list(streams), num_returns=1, timeout=pause)
-            waited = 0.0 if ready else waited + pause
-            if not ready and (self.deadline is None or waited < self.deadline):
-                for check in self._checks:
-                    check()
-                continue
-            if not ready:
-                for stream, node in streams.items():
-                    ray.cancel(stream)
-                    yield node, Parcel(Lost(reason=f"no answer within {self.deadline} seconds", late=True))
-                return
-            first: Any = ready[0]
-            try:
-                text, blobs = ray.get(next(first))
-                yield streams[first], Parcel.of(text, blobs)
-            except StopIteration:
-                del streams[first]
-            except (ray.exceptions.RayError, ParcelError) as error:
-                yield streams.pop(first), Parcel(Lost(reason=str(error).splitlines()[0]))
+        try:
+            while streams:
+                pause = LOOK if self.deadline is None else min(LOOK, self.deadline - waited)
+                ready, _ = ray.wait(list(streams), num_returns=1, timeout=pause)
+                waited = 0.0 if ready else waited + pause
+                if not ready and (self.deadline is None or waited < self.deadline):
+                    for check in self._checks:
+                        check()
+                    continue
+                if not ready:
+                    for node in streams.values():
+                        yield node, Parcel(Lost(reason=f"no answer within {self.deadline} seconds", late=True))
+                    return
+                first: Any = ready[0]
+                try:
+                    text, blobs = ray.get(next(first))
+                    yield streams[first], Parcel.of(text, blobs)
+                except StopIteration:
+                    del streams[first]
+                except (ray.exceptions.RayError, ParcelError) as error:
+                    yield streams.pop(first), Parcel(Lost(reason=str(error).splitlines()[0]))
+        finally:
+            for stream in streams:
+                ray.cancel(stream)
 
     def attend(self, check: Callable[[], None]) -> None:
         """Calls ``check`` now and then while actors work; what that raises ends the waiting."""

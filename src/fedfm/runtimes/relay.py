@@ -6,7 +6,7 @@ import select
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -63,23 +63,27 @@ class RelayLine:
                 return self._nodes
             self._next(end)
 
-    def send(self, parcels: Mapping[str, Parcel], *, most: int) -> Iterator[tuple[str, Parcel]]:
+    def send(self, parcels: Mapping[str, Parcel], *, most: int) -> Generator[tuple[str, Parcel]]:
         """Sends nodes their parcels, and yields answers until all are there or the deadline has passed."""
         self._most = most
         end = time.monotonic() + (float("inf") if self.deadline is None else self.deadline)
         waiting = set(parcels)
         writer = threading.Thread(target=self._write, args=(self._relay, parcels), daemon=True)
         writer.start()  # beside reading: while the relay hands over what comes late, it takes nothing
-        while self._relay is not None and (waiting or writer.is_alive()):
-            got = self._next(end if waiting else time.monotonic())
-            if got is None:
-                if self._relay is not None and not writer.is_alive():
-                    break
-                continue
-            node, parcel = got
-            if node in waiting:  # else it answers what nobody waits for any more
-                waiting.discard(node)
-                yield node, parcel
+        try:
+            while self._relay is not None and waiting:
+                got = self._next(end)
+                if got is None:
+                    if self._relay is not None and not writer.is_alive():
+                        break
+                    continue
+                node, parcel = got
+                if node in waiting:  # else it answers what nobody waits for any more
+                    waiting.discard(node)
+                    yield node, parcel
+        finally:  # also when nobody waits for the others: a parcel goes out whole, or the line is of no use
+            while self._relay is not None and writer.is_alive():
+                self._next(time.monotonic() + 0.1)
         lost = Lost(reason="the relay to the nodes is gone")
         if self._relay is not None:
             lost = Lost(reason=f"no answer within {self.deadline} seconds", late=True)

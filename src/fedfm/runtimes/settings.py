@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import math
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -31,21 +32,39 @@ class Local(RuntimeSettings):
     """Processes of this machine that train clients, with one thread each and one backbone between them (Linux, on
     CPUs). `auto` takes one a core for runs that are worth it."""
 
+    spares: ClassVar[float] = 0.0  # nobody is slow or away
+
     @property
     def place(self) -> str:
         """In words, where clients are trained if not in this process."""
         return ""
 
+    def asked(self, per_round: int, clients: int) -> int:
+        """How many clients are asked where so many are wanted: those."""
+        return per_round
 
-class Flower(RuntimeSettings):
+
+class OnNodes(RuntimeSettings):
+    """What runtimes have whose clients are on nodes, which may be slow or away."""
+
+    deadline: Annotated[float, Field(gt=0)] | None = None
+    """Seconds that nodes have for a round; what comes later is not waited for."""
+    spares: Annotated[float, Field(ge=0)] = 0.0
+    """Clients that are asked beyond `federation.per_round`, as a share of it: a round ends when `per_round` have sent a
+    sound update, and the others are not waited for. Who counts depends on who is fast: no two runs are alike."""
+
+    def asked(self, per_round: int, clients: int) -> int:
+        """How many clients are asked where so many are wanted of all."""
+        return min(clients, math.ceil((1 + self.spares) * per_round))
+
+
+class Flower(OnNodes):
     """A whole Flower federation on this machine, over TLS on its loopback: for trying a recipe before real machines."""
 
     kind: Literal["flower"] = "flower"
     """SuperNodes of a Flower federation."""
     nodes: Annotated[int, Field(ge=1)] = 2
     """SuperNodes, each of which trains any of the clients."""
-    deadline: Annotated[float, Field(gt=0)] | None = None
-    """Seconds that nodes have for a round; what comes later is not waited for."""
 
     @property
     def place(self) -> str:
@@ -53,7 +72,7 @@ class Flower(RuntimeSettings):
         return f", on {self.nodes} nodes behind Flower"
 
 
-class Ray(RuntimeSettings):
+class Ray(OnNodes):
     """Actors of a Ray cluster, each with one backbone."""
 
     kind: Literal["ray"] = "ray"
@@ -62,8 +81,6 @@ class Ray(RuntimeSettings):
     """Of a cluster that runs, e.g. `auto` or `ray://head:10001`; null starts one on this machine for the run."""
     nodes: Annotated[int, Field(ge=1)] | None = None
     """Actors; null: one for each core, or GPU, of the cluster."""
-    deadline: Annotated[float, Field(gt=0)] | None = None
-    """Seconds that actors have for a round; what comes later is not waited for."""
 
     @property
     def place(self) -> str:

@@ -1,12 +1,13 @@
 """One exchange: the instruction goes out, and what comes back is screened, written down and folded.
 
 Updates are folded in the order of the clients' ids whenever they arrive, so a carrier cannot change the result; what
-arrives early waits for its turn.
+arrives early waits for its turn. Where more clients are asked than are needed, those count that are first.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 
 from fedfm.aggregation import MeanFold
@@ -55,6 +56,27 @@ class Answers:
         return sum(loss * examples for loss, examples in self.losses) / self.examples
 
 
+class _Turns:
+    """Who is folded when: in the order of the clients' ids, or, where the first few are enough, as they come."""
+
+    def __init__(self, order: Sequence[str], *, as_they_come: bool) -> None:
+        self._order, self._as_they_come = list(order), as_they_come
+        self._early: dict[str, bytes | Failure] = {}
+
+    def after(self, client: str, answer: bytes | Failure) -> Iterator[tuple[str, bytes | Failure]]:
+        """Those whose turn it is once this one has answered."""
+        self._early[client] = answer
+        if self._as_they_come:
+            self._order.remove(client)
+            yield client, self._early.pop(client)
+        while self._order and self._order[0] in self._early:
+            yield self._order[0], self._early.pop(self._order.pop(0))
+
+    def left(self) -> list[tuple[str, bytes | Failure | None]]:
+        """Those whose turn has not come; None for who has not answered."""
+        return [(client, self._early.get(client)) for client in self._order]
+
+
 @dataclass(frozen=True)
 class Exchange:
     """Exchanges messages with a cohort.
@@ -80,6 +102,8 @@ class Exchange:
         messages: Mapping[str, bytes],
         records: Records,
         watch: Stopwatch,
+        *,
+        enough: int | None = None,
     ) -> Answers:
         """Sends the instruction and folds what is sound.
 
@@ -89,41 +113,46 @@ class Exchange:
             messages: client id → bytes, in the same order.
             records: gets the ledger's lines and the events.
             watch: gets the time.
+            enough: sound updates after which nobody else is waited for; they are folded as they come. None: all.
 
         Raises:
             InterruptedRunError: somebody asked to stop.
         """
         came_back = Answers(self.recipe.aggregate.start())
-        early: dict[str, bytes | Failure] = {}
-        order, folded, answered = list(cohort), 0, set[str]()
-        place = f"in round {instruction.round}"
+        turns, answered = _Turns(list(cohort), as_they_come=enough is not None), set[str]()
+        wanted, place = enough or len(cohort), f"in round {instruction.round}"
+
+        def note(event: Mapping[str, str]) -> None:
+            records.events.append({"round": instruction.round, **event})
 
         def fold(client: str, answer: bytes | Failure) -> None:
             event = self._take(client, answer, cohort[client], instruction, came_back, records)
             if event is not None:
-                records.events.append({"round": instruction.round, **event})
+                note(event)
 
-        for client, answer in self.runtime.exchange(messages):
-            seconds = watch.lap("train")
-            self.stop.check(place)
-            if client not in cohort or client in answered:
-                reason = "it answered twice" if client in answered else "it was not asked"
-                records.events.append(
-                    {"round": instruction.round, "kind": "refused", "client": client, "reason": reason}
-                )
-                came_back.refused += 1
-                continue
-            answered.add(client)
-            early[client] = answer
-            while folded < len(order) and order[folded] in early:
-                fold(order[folded], early.pop(order[folded]))
-                folded += 1
-            for listener in self.listeners:
-                listener.on_client(instruction.round, len(answered), len(order), client, seconds)
-            watch.lap("wire")
+        with closing(self.runtime.exchange(messages)) as answers:
+            for client, answer in answers:
+                seconds = watch.lap("train")
+                self.stop.check(place)
+                if client not in cohort or client in answered:
+                    reason = "it answered twice" if client in answered else "it was not asked"
+                    note({"kind": "refused", "client": client, "reason": reason})
+                    came_back.refused += 1
+                    continue
+                answered.add(client)
+                for whose, its in turns.after(client, answer):
+                    fold(whose, its)
+                for listener in self.listeners:
+                    listener.on_client(instruction.round, min(len(answered), wanted), wanted, client, seconds)
+                watch.lap("wire")
+                if came_back.accepted == enough:
+                    break
         self.stop.check(place)
-        for client in order[folded:]:
-            fold(client, early.get(client, Failure(client, "it gave no answer")))
+        for client, early in turns.left():
+            if came_back.accepted == enough:
+                note({"kind": "late", "client": client, "reason": f"{enough} others were faster"})
+            else:
+                fold(client, Failure(client, "it gave no answer") if early is None else early)
         return came_back
 
     @property

@@ -37,6 +37,8 @@ def describe(experiment: Experiment) -> dict[str, Any]:
     recipe, training = experiment.recipe, experiment.data.training
     message = len(to_bytes(experiment.start))
     cohort = recipe.federation.cohort_size(len(experiment.data.clients))
+    asked = recipe.runtime.asked(cohort, len(experiment.data.clients))
+    per_round = message * (asked + cohort)
     return {
         "name": recipe.name,
         "model": {
@@ -59,8 +61,8 @@ def describe(experiment: Experiment) -> dict[str, Any]:
         "bytes": {
             "per_client_down": message,
             "per_client_up": message,
-            "per_round": 2 * message * cohort,
-            "total": 2 * message * cohort * recipe.federation.rounds,
+            "per_round": per_round,
+            "total": per_round * recipe.federation.rounds,
             "first_download": experiment.first_download_bytes,
             "alignment": 0 if experiment.proxy is None else experiment.proxy.alignment_bytes,
         },

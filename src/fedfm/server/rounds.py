@@ -115,9 +115,10 @@ class RoundLoop:
         before = watch.seconds.get("total", 0.0)
         if state.proxy is not None and self._aligns_after(state.round):
             state = replace(state, proxy=self._align(state, state.proxy, records, watch))
+        enough, asked = self._sizes()
         cohort = sample_cohort(
             self.experiment.data.clients,
-            self._per_round(),
+            asked,
             sampling=recipe.federation.sampling,
             seed=recipe.seed,
             round=number,
@@ -133,8 +134,8 @@ class RoundLoop:
         messages = self.outgoing(state, instruction, list(cohort), records.wire)
         bytes_down = sum(map(len, messages.values()))
         watch.lap("wire")
-        came_back = self.exchange(cohort, instruction, messages, records, watch)
-        self._check_quorum(came_back, cohort, records)
+        came_back = self.exchange(cohort, instruction, messages, records, watch, enough=enough)
+        self._check_quorum(came_back, enough or len(cohort), records)
 
         params, algorithm = state.params, state.algorithm
         if came_back.accepted:
@@ -188,15 +189,18 @@ class RoundLoop:
 
         return report
 
-    def _per_round(self) -> float:
+    def _sizes(self) -> tuple[int | None, float]:
+        """How many updates are enough for a round, None where all that are asked are wanted; and how many are asked."""
         federation, clients = self.recipe.federation, len(self.experiment.data.clients)
-        return (
-            federation.expected_cohort(clients) if federation.sampling == "poisson" else federation.cohort_size(clients)
-        )
+        if federation.sampling == "poisson":
+            return None, federation.expected_cohort(clients)
+        wanted = federation.cohort_size(clients)
+        asked = self.recipe.runtime.asked(wanted, clients)
+        return (wanted if self.recipe.runtime.spares else None), asked
 
-    def _check_quorum(self, came_back: Answers, cohort: Mapping[str, int], records: Records) -> None:
+    def _check_quorum(self, came_back: Answers, wanted: int, records: Records) -> None:
         quorum = self.recipe.federation.quorum
-        if came_back.accepted >= quorum * len(cohort):
+        if came_back.accepted >= quorum * wanted:
             return
         for event in records.events:
             self.folder.append(self.folder.events, event)
@@ -210,7 +214,7 @@ class RoundLoop:
             else "resuming would repeat it: mend what the reasons say and start a new run"
         )
         raise TooFewClientsError(
-            f"only {came_back.accepted} of {len(cohort)} clients gave a sound update, fewer than federation.quorum "
+            f"only {came_back.accepted} of {wanted} clients gave a sound update, fewer than federation.quorum "
             f"({quorum:g}) asks for; see {self.folder.events}{reasons}\n{remedy}"
         )
 
