@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from fedfm.proxies import closed_form, scores
+from fedfm.proxies import closed_form, regression, scores
 from fedfm.proxies.precision import wide
 from fedfm.proxies.settings import Score
 from tests.proxies.small_proxy import blocks_of, public_batches, small_proxy
@@ -75,7 +75,7 @@ def test_the_closed_form_needs_no_float64_on_the_device(name: str, monkeypatch: 
     small = small_proxy(name, "text")
     batches = public_batches(small.backbone, 2)
     device = NoFloat64()
-    monkeypatch.setattr(closed_form, "wide", device.wide)
+    monkeypatch.setattr(regression, "wide", device.wide)
     with device:
         found = closed_form.refit_outputs(small.proxy.model, small.pairs, small.kept, batches, 0.01)
     assert all(refit.after < refit.before for refit in found.values())
