@@ -7,8 +7,8 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-import joblib
 import torch
+from joblib import cpu_count as processors
 
 from fedfm import __version__
 from fedfm.records.jsonl import Record
@@ -51,7 +51,7 @@ def _cpu_model() -> str:
 
 def cpu_count() -> int:
     """Processors that this process may use: of its affinity, and of its container's quota."""
-    return int(joblib.cpu_count())
+    return int(processors())
 
 
 def _memory_bytes() -> int | None:
