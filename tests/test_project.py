@@ -74,6 +74,7 @@ def test_no_data_can_become_code(module: Path) -> None:
         "import pickle",
         "import dill as innocent",
         "from joblib.externals import loky",
+        "from joblib import cpu_count, load",
         "torch.load(path)",
         "from torch import load",
         "eval(text)",
@@ -96,6 +97,7 @@ def test_the_search_for_such_code_finds_it(source: str) -> None:
     [
         "numpy.load(path, allow_pickle=False)",
         "model.eval()",
+        "from joblib import cpu_count",
         "yaml.safe_load(text)",
         "class Loader(yaml.SafeLoader): pass\nyaml.load(text, Loader)",
     ],

@@ -51,7 +51,7 @@ class OnNodes(RuntimeSettings):
     """Seconds that nodes have for a round; what comes later is not waited for."""
     spares: Annotated[float, Field(ge=0)] = 0.0
     """Clients that are asked beyond `federation.per_round`, as a share of it: a round ends when `per_round` have sent a
-    sound update, and the others are not waited for. Who counts depends on who is fast: no two runs are alike."""
+    sound update, and the others are not waited for. Who counts depends on who is fast, and so does the run."""
 
     def asked(self, per_round: int, clients: int) -> int:
         """How many clients are asked where so many are wanted of all."""

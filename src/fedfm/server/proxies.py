@@ -170,9 +170,10 @@ class ServerProxy:
         Returns:
             What of the backbone's tunable is not what was plugged in, but refitted; empty where nothing is.
         """
-        self._carry(params)
         if not self.settings.refit_readout or self.public is None:
+            self.backbone.write(self.plug_in.to_backbone(params))
             return {}
+        self._carry(params)
         batches = self.public.fixed(READOUT_BATCH, READOUT_BATCHES, seed=self.seed, purpose="read-out")
         done = refit_readout(self.backbone, self.proxy, batches, READOUT_RIDGE)
         report({"stage": "read-out", "residual_before": done.before, "residual_after": done.after})
