@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import runpy
 import shlex
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ def test_recipes_are_valid(block: str) -> None:
 
 @pytest.mark.parametrize("block", blocks("bash"))
 def test_commands_exist(block: str) -> None:
-    lines = [shlex.split(line, comments=True) for line in block.splitlines()]
+    lines = [shlex.split(line, comments=True) for line in block.replace("\\\n", "").splitlines()]
     for command, *arguments in (line[1:] for line in lines if line[:1] == ["fedfm"]):
         assert command in main.commands
         main.commands[command].make_context(command, arguments, resilient_parsing=False).close()
@@ -52,6 +53,16 @@ def test_units_start_commands_that_exist(unit: Path) -> None:
     (line,) = [line for line in unit.read_text(encoding="utf-8").splitlines() if line.startswith("ExecStart=")]
     command, *arguments = shlex.split(line.partition("/bin/fedfm ")[2].rstrip("'"))
     main.commands[command].make_context(command, arguments, resilient_parsing=False).close()
+
+
+def test_the_image_is_made_of_what_is_there() -> None:
+    text = (ROOT / "deploy" / "Containerfile").read_text(encoding="utf-8")
+    copied = [name for line in re.findall(r"^COPY (?!--from)(.*)$", text, re.MULTILINE) for name in line.split()[:-1]]
+    assert copied
+    assert [name for name in copied if not (ROOT / name).exists()] == []
+    (extras,) = re.findall(r"'/fedfm\[(.*)\]'", text)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert set(extras.split(",")) <= project["optional-dependencies"].keys()
 
 
 @pytest.mark.slow
