@@ -5,19 +5,24 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 
 pytest.importorskip("flwr")
 
+import httpx
+from flwr.app import Message
 from flwr.serverapp import Grid
 
 import fedfm
 from fedfm.params import digest, load
 from fedfm.runtimes.flower.apps import make_client_app, relay
+from fedfm.runtimes.flower.grid import GridLine
 from fedfm.runtimes.flower.in_process import InProcessGrid
 from fedfm.runtimes.nodes import Line
+from fedfm.runtimes.parcels import Lost, Parcel, Unprepared, Work
 from fedfm.runtimes.relay import RelayLine
 from fedfm.sites.site import Site
 from tests.alike import RECIPES
@@ -62,3 +67,61 @@ def _adapter(run: fedfm.Run) -> str:
 def test_the_apps_that_flower_starts_for_every_message_load_no_torch() -> None:
     code = "import sys, fedfm.runtimes.flower.apps; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+class BusyGrid(InProcessGrid):
+    """Answers some calls as a SuperLink does whose database is locked."""
+
+    def __init__(self, busy: dict[str, str], *, status: int = 500) -> None:
+        """A grid of one node that has forgotten everything.
+
+        Args:
+            busy: method → path of the call that fails in it, once.
+            status: of the answer.
+        """
+        super().__init__(make_client_app(lambda context: lambda parcel: [Parcel(Unprepared())]), [{}])
+        self.busy, self.status = busy, status
+
+    def _fail(self, method: str) -> None:
+        if path := self.busy.pop(method, None):
+            request = httpx.Request("POST", f"https://127.0.0.1/v1/runtime/{path}")
+            raise httpx.HTTPStatusError("busy", request=request, response=httpx.Response(self.status))
+
+    def get_node_ids(self) -> Iterable[int]:
+        self._fail("get_node_ids")
+        return super().get_node_ids()
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        self._fail("push_messages")
+        return super().push_messages(messages)
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        self._fail("pull_messages")
+        return super().pull_messages(message_ids)
+
+
+def asked(grid: Grid, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Parcel]]:
+    """What comes of asking all nodes for work, in two looks."""
+    monkeypatch.setattr("fedfm.runtimes.flower.grid.PAUSE", 0.0)
+    line = GridLine(grid)
+    for node in line.nodes():
+        assert line.push(node, Parcel(Work(job="", clients=())))
+    return [*line.pull(), *line.pull()]
+
+
+def test_calls_are_made_again_while_the_superlink_is_busy(monkeypatch: pytest.MonkeyPatch) -> None:
+    busy = {"get_node_ids": "get-nodes", "push_messages": "push-messages", "pull_messages": "pull-messages"}
+    ((_, answer),) = asked(BusyGrid(busy), monkeypatch)
+    assert answer.head == Unprepared()
+    assert not busy
+
+
+def test_an_answer_that_a_busy_superlink_takes_as_handed_out_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    ((_, answer),) = asked(BusyGrid({"pull_messages": "confirm-message-received"}), monkeypatch)
+    assert answer.head == Lost(reason="Flower could not hand over its answer")
+
+
+@pytest.mark.parametrize("method", ["get_node_ids", "push_messages", "pull_messages"])
+def test_what_is_no_lock_is_not_waited_for(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(httpx.HTTPStatusError):
+        asked(BusyGrid({method: "any"}, status=413), monkeypatch)

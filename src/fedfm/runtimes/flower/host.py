@@ -87,11 +87,12 @@ class HostLine(RelayLine):
         return there
 
     def on_loss(self) -> None:
-        """Starts a relay.
+        """Starts a relay, and what it needs where that has ended.
 
         Raises:
             TooFewClientsError: one after the other is lost.
         """
+        self._mend()
         if self._relays == RELAYS:
             raise TooFewClientsError(f"the relay to the sites was lost {RELAYS} times; see {self.folder}")
         self._relays += 1
@@ -113,10 +114,14 @@ class HostLine(RelayLine):
     def _mend(self) -> None:
         """Starts the SuperLink again when it has ended; what it knew of sites is in its database.
 
+        The superexec, which starts relays and nothing else, ends when the SuperLink's database is busy for long: the
+        relay that it has started can do without it.
+
         Raises:
             TooFewClientsError: it ends again and again.
         """
-        if self._supervisor.ended():
+        needed = {SUPERLINK} if self._relay is not None else {SUPERLINK, SUPEREXEC}
+        if needed & self._supervisor.ended().keys():
             if self._mended == MENDED:
                 self._supervisor.check()
             self._mended += 1

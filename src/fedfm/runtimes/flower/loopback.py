@@ -62,7 +62,7 @@ class LoopbackLine(RelayLine):
     def _start(self, nodes: int) -> None:
         tls, (server, *ports) = self.folder / "tls", free_ports(1 + nodes)
         new_certificates(tls, ["localhost", "127.0.0.1"])
-        control = start_superlink(self._hub, self.folder, tls, server)
+        control = start_superlink(self._hub, self.folder, tls, server, in_memory=True)
         keys = {f"node-{number}": self.folder / f"node-{number}.key" for number in range(1, nodes + 1)}
         for key in keys.values():
             new_key(key)

@@ -38,7 +38,7 @@ def environment(folder: Path) -> dict[str, str]:
     }
 
 
-def start_superlink(supervisor: Supervisor, folder: Path, tls: Path, port: int) -> Control:
+def start_superlink(supervisor: Supervisor, folder: Path, tls: Path, port: int, *, in_memory: bool = False) -> Control:
     """Starts a SuperLink that takes only nodes whose keys it knows, and waits until it answers.
 
     Args:
@@ -46,6 +46,7 @@ def start_superlink(supervisor: Supervisor, folder: Path, tls: Path, port: int) 
         folder: of its database and secret, this user's alone; what it knew is there when it starts again.
         tls: folder with ``ca.crt``, ``server.pem`` and ``server.key``; the certificate is good for 127.0.0.1.
         port: to listen at, on 127.0.0.1 only: paths other than ``/v1/fleet/`` answer anybody.
+        in_memory: keeps what it knows in memory, which large messages need not be written and deleted for.
 
     Raises:
         RecipeError: somebody else listens at the port.
@@ -60,7 +61,8 @@ def start_superlink(supervisor: Supervisor, folder: Path, tls: Path, port: int) 
         SUPERLINK, "flower-superlink", "--host", "127.0.0.1", "--port", str(port),
         "--ssl-ca-certfile", str(tls / AUTHORITY), "--ssl-certfile", str(tls / CERTIFICATE),
         "--ssl-keyfile", str(tls / KEY), "--enable-supernode-auth", "--isolation", "process",
-        "--superexec-auth-secret-file", str(secret), "--database", str(folder / DATABASE),
+        "--superexec-auth-secret-file", str(secret),
+        *(() if in_memory else ("--database", str(folder / DATABASE))),
     )  # fmt: skip
     _wait_for(supervisor, address, tls / AUTHORITY)
     supervisor.start(
