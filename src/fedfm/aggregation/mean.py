@@ -11,7 +11,7 @@ from typing import Literal
 
 import torch
 
-from fedfm.params import Params
+from fedfm.params import Params, map_params
 from fedfm.settings import Settings
 
 
@@ -54,11 +54,12 @@ class MeanFold:
             self._sum[name] = self._sum[name].add_(term) if name in self._sum else term
 
     def result(self) -> Params:
-        """The mean, in float64.
+        """The mean, in float64, in the memory of the sum: it ends the fold.
 
         Raises:
             ValueError: nothing was folded in.
         """
         if not self._weight:
             raise ValueError("the mean of no updates is undefined")
-        return {name: tensor / self._weight for name, tensor in self._sum.items()}
+        mean, self._sum = self._sum, {}
+        return map_params(lambda tensor: tensor.div_(self._weight), mean)

@@ -6,7 +6,7 @@ arrives early waits for its turn. Where more clients are asked than are needed, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 
@@ -20,6 +20,7 @@ from fedfm.runtimes.base import Runtime
 from fedfm.server.bookkeeping import Records, Stopwatch
 from fedfm.server.interrupts import StopRequest
 from fedfm.server.screening import screen
+from fedfm.server.turns import Turns
 from fedfm.updates import Failure, Instruction, MessageError, decode_update
 
 
@@ -54,27 +55,6 @@ class Answers:
     def loss(self) -> float:
         """Mean training loss, clients weighted by their examples."""
         return sum(loss * examples for loss, examples in self.losses) / self.examples
-
-
-class _Turns:
-    """Who is folded when: in the order of the clients' ids, or, where the first few are enough, as they come."""
-
-    def __init__(self, order: Sequence[str], *, as_they_come: bool) -> None:
-        self._order, self._as_they_come = list(order), as_they_come
-        self._early: dict[str, bytes | Failure] = {}
-
-    def after(self, client: str, answer: bytes | Failure) -> Iterator[tuple[str, bytes | Failure]]:
-        """Those whose turn it is once this one has answered."""
-        self._early[client] = answer
-        if self._as_they_come:
-            self._order.remove(client)
-            yield client, self._early.pop(client)
-        while self._order and self._order[0] in self._early:
-            yield self._order[0], self._early.pop(self._order.pop(0))
-
-    def left(self) -> list[tuple[str, bytes | Failure | None]]:
-        """Those whose turn has not come; None for who has not answered."""
-        return [(client, self._early.get(client)) for client in self._order]
 
 
 @dataclass(frozen=True)
@@ -119,7 +99,7 @@ class Exchange:
             InterruptedRunError: somebody asked to stop.
         """
         came_back = Answers(self.recipe.aggregate.start())
-        turns, answered = _Turns(list(cohort), as_they_come=enough is not None), set[str]()
+        turns, answered = Turns(list(cohort), as_they_come=enough is not None), set[str]()
         wanted, place = enough or len(cohort), f"in round {instruction.round}"
 
         def note(event: Mapping[str, str]) -> None:

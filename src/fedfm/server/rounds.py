@@ -135,6 +135,7 @@ class RoundLoop:
         bytes_down = sum(map(len, messages.values()))
         watch.lap("wire")
         came_back = self.exchange(cohort, instruction, messages, records, watch, enough=enough)
+        del messages  # as large as the tunable, and the step needs room
         self._check_quorum(came_back, enough or len(cohort), records)
 
         params, algorithm = state.params, state.algorithm

@@ -53,14 +53,22 @@ def relay(grid: Grid, path: Path, *, poll: float = POLL) -> None:
             if time.monotonic() - looked > max(1.0, poll):
                 known, looked = _told(server, line.nodes(), known), time.monotonic()
             if select.select([server], [], [], poll)[0]:
-                asked = sockets.receive(server)
-                if asked is None:
+                if not _passed_on(server, line):
                     return
-                if not line.push(*asked):
-                    sockets.send(server, Parcel(Lost(reason="Flower did not take its parcel")), node=asked[0])
                 continue  # all that is asked goes out before anything is pulled
             for node, answer in line.pull():
                 sockets.send(server, answer, node=node)
+                del answer  # as large as an update: the next is pulled without it
+
+
+def _passed_on(server: socket.socket, line: GridLine) -> bool:
+    """Pushes what the server asks next; whether it has not hung up."""
+    asked = sockets.receive(server)
+    if asked is None:
+        return False
+    if not line.push(*asked):
+        sockets.send(server, Parcel(Lost(reason="Flower did not take its parcel")), node=asked[0])
+    return True
 
 
 def _told(server: socket.socket, nodes: list[str], known: list[str]) -> list[str]:

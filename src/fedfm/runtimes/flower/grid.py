@@ -54,23 +54,24 @@ class GridLine:
         """The replies that are there, each pulled when the one before was taken."""
         for number in list(self._asked):
             try:
-                replies = list(self.grid.pull_messages([number]))
+                parcels = [_parcel(reply) for reply in self.grid.pull_messages([number])]
             except httpx.HTTPStatusError as error:
                 if not _is_busy(error):
                     raise
-                if not error.request.url.path.endswith("/pull-messages"):  # Flower will not hand it out again
-                    yield self._asked.pop(number), Parcel(Lost(reason="Flower could not hand over its answer"))
-                continue
-            for reply in replies:
-                node = self._asked.pop(number)
-                if reply.has_error():
-                    yield node, Parcel(Lost(reason=_reason(reply.error)))
+                if error.request.url.path.endswith("/pull-messages"):
                     continue
-                try:
-                    answer = from_record(reply.content)
-                except ParcelError as error:
-                    answer = Parcel(Refusal(reason=str(error)))
-                yield node, answer
+                parcels = [Parcel(Lost(reason="Flower could not hand over its answer"))]  # and will not try again
+            if parcels:
+                yield self._asked.pop(number), parcels.pop()
+
+
+def _parcel(reply: Message) -> Parcel:
+    if reply.has_error():
+        return Parcel(Lost(reason=_reason(reply.error)))
+    try:
+        return from_record(reply.content)
+    except ParcelError as error:
+        return Parcel(Refusal(reason=str(error)))
 
 
 def _reason(error: Error) -> str:
