@@ -9,7 +9,8 @@ import numpy as np
 from fedfm.data.settings import SITES
 from fedfm.params import count, to_bytes
 from fedfm.recipe import Recipe
-from fedfm.server.experiment import Experiment, FederatedData, build_experiment, prepare_data
+from fedfm.server.experiment import Experiment, build_experiment
+from fedfm.server.federated_data import FederatedData, prepare_data
 
 
 def plan(recipe: Recipe) -> dict[str, Any]:
