@@ -38,11 +38,15 @@ from fedfm.server.proxy_tools import build_proxy
 from fedpft_jobs import PER_RUN, PUBLIC_SETS, Job, chosen, located, plan
 from fedpft_tables import Measurements, everything
 from ledger import RESULTS, claimed, kept, measured, measured_on
+from readout import refit_readout
 
 NAME = "fedpft"
 
 TEST_EXAMPLES = 800
 """Of a set's test examples, so many are read: the same in every run."""
+
+REFITTED_ON, RIDGE = (16, 32), 0.1
+"""Public examples a batch and batches on which a read-out is refitted, and the pull towards what clients tuned."""
 
 
 def measure(job: Job, data: Path, scratch: Path) -> dict[str, Any]:
@@ -99,14 +103,18 @@ def outcome(finished: Run) -> dict[str, Any]:
     }
 
 
-def refitted(finished: Run) -> dict[str, float]:
-    """Accuracy as ``proxy.refit_readout`` would have had it, which changes nothing else of a run."""
-    experiment = build_experiment(load_recipe(RunFolder(finished.path).recipe, ["proxy.refit_readout=true"]))
+def refitted(finished: Run, *, ridge: float = RIDGE) -> dict[str, float]:
+    """Accuracy if the backbone's read-out were refitted to the proxy's answers as it takes over what was tuned."""
+    experiment = build_experiment(load_recipe(RunFolder(finished.path).recipe))
     checkpoint = load_checkpoint(RunFolder(finished.path))
-    if checkpoint is None or checkpoint.state.proxy is None or experiment.proxy is None:
-        raise RuntimeError(f"{finished} has no proxy")
-    experiment.proxy.load(checkpoint.state.proxy)
-    experiment.plug_in(checkpoint.state.params, lambda _: None)
+    proxy = experiment.proxy
+    if checkpoint is None or checkpoint.state.proxy is None or proxy is None or proxy.public is None:
+        raise RuntimeError(f"{finished} has no proxy that was fitted on public data")
+    proxy.load(checkpoint.state.proxy)
+    proxy.proxy.write(checkpoint.state.params)
+    experiment.plug_in(checkpoint.state.params)
+    batches = proxy.public.fixed(*REFITTED_ON, seed=proxy.seed, purpose="read-out")
+    refit_readout(proxy.backbone, proxy.proxy, batches, ridge)
     return {"refitted": experiment.evaluator(experiment.data.test)["accuracy"]}
 
 

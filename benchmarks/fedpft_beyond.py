@@ -9,8 +9,8 @@ of which 3.54 M are attention), on the two sets where that costs most, IID:
 - neurons chosen by their activation on public data, and by their gradient (the aim of GradOT, ACL 2025);
 - light alignment: two steps after every round (as FedBiOT, KDD 2024) in place of ten after every fifth;
 - attention that discloses less: of rank 96 of 384, or of 4 bits, before the FFNs are fitted;
-- compensation at plug-in, on public data: the read-out (`proxy.refit_readout`), or its bias alone, is refitted so that
-  the backbone answers as the proxy does. These are other evaluations of the same runs.
+- compensation at plug-in, on public data: the read-out, or its bias alone, is refitted so that the backbone answers as
+  the proxy does (`readout.py`). These are other evaluations of the same runs.
 
 Several processes may measure at once, best as many as there are cores, with OMP_NUM_THREADS=1.
 """
@@ -35,7 +35,6 @@ from fedfm import load_recipe, run
 from fedfm.models.backbones import Backbone
 from fedfm.models.families import blocks
 from fedfm.proxies import model
-from fedfm.server import proxies
 from fedpft import TEST_EXAMPLES, argument_parser, outcome, read_arguments, refitted, with_fitted_proxy, write_texts
 from fedpft_jobs import Job, digest, located
 from fedpft_tables import MISSING, grid
@@ -95,8 +94,7 @@ def measure(variant: str, data: str, seed: int, folder: Path, scratch: Path) -> 
     with _attention(changed.attention):
         finished = run(load_recipe(with_fitted_proxy(recipe, key)))
         found = outcome(finished) | refitted(finished)
-        with patch.object(proxies, "READOUT_RIDGE", NO_BUT_ITS_BIAS):
-            return found | {"bias": refitted(finished)["refitted"]}
+        return found | {"bias": refitted(finished, ridge=NO_BUT_ITS_BIAS)["refitted"]}
 
 
 @contextmanager

@@ -52,16 +52,6 @@ REFUSED = {
     "patience": (["evaluate.patience=3"], "evaluate.patience", "needs data.validation"),
     "a proxy without public data": (["proxy={kind: fedpft}"], "public", "set public.data"),
     "an emulator without public data": (["proxy={kind: offsite}"], "public", "proxy.distill=null"),
-    "a read-out without public data": (
-        ["proxy={kind: offsite, path: p, refit_readout: true}"],
-        "public",
-        "proxy.refit_readout=false",
-    ),
-    "a read-out where nothing is classified": (
-        ["proxy={kind: fedpft, refit_readout: true}", "public={data: builtin:pydoc}", LM],
-        "proxy.refit_readout",
-        "set it to false",
-    ),
     "alignment without public data": (["proxy={kind: fedpft, path: p}"], "public", "proxy.interval=null"),
     "cut neurons": (
         ["proxy={kind: fedpft}", "public={data: builtin:pydoc}", "tune.kind=full"],

@@ -28,7 +28,6 @@ def state(number: int) -> RunState:
         evaluated=number,
         best=Best(1, "test", {"test": {"accuracy": 0.5}}),
         best_params={"base.w": torch.full((3,), 9.0)},
-        best_readout={"head": torch.full((2,), 8.0)},
         failed=1,
         refused=2,
         bytes_down=10,
@@ -38,7 +37,6 @@ def state(number: int) -> RunState:
         seconds={"total": 1.25},
         proxy=ProxyVersion(number, {"layer.0.w": torch.ones(2, 3)}, {"layer.0": torch.tensor([0, number])}),
         holders={"a": 0, "b": number},
-        readout={"head": torch.full((2,), float(number))},
     )
 
 
@@ -63,8 +61,6 @@ def test_round_trip(tmp_path: Path) -> None:
     assert digest(got.proxy.own) == digest({"layer.0.w": torch.ones(2, 3)})
     assert got.proxy.changed["layer.0"].tolist() == [0, 7]
     assert got.holders == {"a": 0, "b": 7}
-    assert (got.readout["head"].tolist(), got.best_readout["head"].tolist()) == ([7, 7], [8, 8])
-    assert got.activity == {}
     assert loaded.offsets == {"metrics.jsonl": 123}
     assert loaded.identity == {"recipe": "x"}
     assert loaded.warnings == ()
@@ -181,6 +177,6 @@ def test_a_lost_pointer_does_not_lose_the_run(tmp_path: Path, pointer: str | Non
 
 def test_what_is_handed_out_is_the_best_round_only_where_it_is_kept() -> None:
     kept = state(7)
-    assert kept.delivered() == Delivered(kept.best_params, kept.best_readout, 1, {"accuracy": 0.5}, 1)
+    assert kept.delivered() == Delivered(kept.best_params, 1, {"accuracy": 0.5}, 1)
     last = dataclasses.replace(kept, best_params={})
-    assert last.delivered() == Delivered(last.params, last.readout, 7, last.latest["test"], 7)
+    assert last.delivered() == Delivered(last.params, 7, last.latest["test"], 7)

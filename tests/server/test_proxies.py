@@ -57,7 +57,7 @@ def ledger(loop: RoundLoop) -> list[dict[str, Any]]:
 def test_before_round_1_backbone_and_proxy_start_alike(tmp_path: Path) -> None:
     experiment = build(tmp_path, tune={"kind": "lora", "target_modules": "all"})
     assert experiment.proxy is not None
-    experiment.plug_in(experiment.start, lambda _: None)
+    experiment.plug_in(experiment.start)
     experiment.proxy.proxy.write(experiment.start)
     on_backbone, on_proxy = experiment.tunable.read(), experiment.proxy.proxy.read()
     assert on_backbone.keys() == on_proxy.keys()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -12,13 +11,11 @@ import torch
 from transformers import AutoModelForSequenceClassification
 
 from fedfm import export, load_recipe, resume, run
-from fedfm.errors import RecipeError
 from fedfm.models.builtin import write_random_model
 from fedfm.params import digest, load
 from fedfm.proxies.folder import load_proxy
 from fedfm.recipe import Recipe
 from fedfm.records import jsonl
-from fedfm.server.checkpoints import load_checkpoint, save_checkpoint
 from fedfm.server.proxy_tools import build_proxy, inspect_proxy
 from tests.small import small_recipe
 from tests.system.test_outcome import plain_accuracy
@@ -96,17 +93,13 @@ def test_a_proxy_that_is_the_backbone(tmp_path: Path) -> None:
     assert longer.summary["proxy"]["plug_in_gap"] == 0
 
 
-@pytest.mark.parametrize(("targets", "refit"), [("attention", False), ("all", False), ("attention", True)])
-def test_the_adapter_is_one_of_the_real_backbone(tmp_path: Path, targets: str, refit: bool) -> None:
+@pytest.mark.parametrize("targets", ["attention", "all"])
+def test_the_adapter_is_one_of_the_real_backbone(tmp_path: Path, targets: str) -> None:
     base = tmp_path / "base"
     write_random_model("tiny-bert", base)
     tune = {"kind": "lora", "r": 4, "target_modules": targets}
     recipe = recipe_of(
-        tmp_path,
-        model={"path": str(base)},
-        tune=tune,
-        local={"batch_size": 5, "learning_rate": 0.02, "epochs": 3},
-        proxy={**FEDPFT, "refit_readout": refit},
+        tmp_path, model={"path": str(base)}, tune=tune, local={"batch_size": 5, "learning_rate": 0.02, "epochs": 3}
     )
     finished = run(recipe)
     test = tmp_path / "test.jsonl"
@@ -116,37 +109,6 @@ def test_the_adapter_is_one_of_the_real_backbone(tmp_path: Path, targets: str, r
     assert digest(load(finished.folder.adapter / "adapter_model.safetensors")) == adapter
     model = export(finished.path, merge=True)
     assert plain_accuracy(model, test, "-") == finished.summary["final"]["accuracy"]
-
-
-@pytest.mark.parametrize("patience", [None, 1])
-def test_a_refitted_read_out_is_the_backbones_alone(tmp_path: Path, patience: int | None) -> None:
-    """It is what is measured, saved, resumed and handed out; clients go on from what they tuned."""
-    evaluate = {"patience": patience} if patience else {}
-    changes: dict[str, Any] = {
-        "data": {**small_recipe(tmp_path)["data"], "validation": 0.2},
-        "evaluate": evaluate,
-        "local": {"batch_size": 5, "learning_rate": 0.02, "lr_scheduler_type": "constant"},
-    }
-    proxy = {**FEDPFT, "ffn_keep": 0.1, "keep_layers": [], "interval": 1}
-    plain = run(recipe_of(tmp_path, "plain", proxy=proxy, **changes))
-    refitted = run(recipe_of(tmp_path, "refitted", proxy={**proxy, "refit_readout": True}, **changes))
-    heads = [load(found.folder.adapter / "adapter_model.safetensors") for found in (plain, refitted)]
-    if refitted.summary["model_round"] == plain.summary["model_round"]:
-        differing = {name for name in heads[0] if not torch.equal(heads[0][name], heads[1][name])}
-        assert {name.rpartition(".classifier.")[2] for name in differing} == {"weight", "bias"}
-    adapter = digest(heads[1])
-    export(refitted.path)
-    assert digest(load(refitted.folder.adapter / "adapter_model.safetensors")) == adapter
-    stages = [row for row in jsonl.records(refitted.folder.metrics) if row.get("stage") == "read-out"]
-    assert [row["round"] for row in stages] == list(range(refitted.summary["rounds"] + 1))
-    assert all(row["residual_after"] < row["residual_before"] for row in stages)
-
-    saved = load_checkpoint(refitted.folder)
-    assert saved is not None
-    between = dataclasses.replace(saved.state, readout={}, best_readout={})
-    save_checkpoint(refitted.folder, between, saved.offsets, keep=1, identity=saved.identity)
-    with pytest.raises(RecipeError, match=r"stopped between two evaluations.*fedfm resume"):
-        export(refitted.path)
 
 
 def test_what_a_run_says_of_its_proxy(tmp_path: Path) -> None:

@@ -88,9 +88,6 @@ class FedPFT(Settings):
     """Neuron-level alignment during training."""
     stale: Literal["refuse", "accept"] = "refuse"
     """What becomes of an update that was trained on an older version of the proxy."""
-    refit_readout: bool = False
-    """As the backbone takes over what was tuned, refit the classifier's last matrix on public data, so that it answers
-    as the proxy would."""
     probe: Annotated[int, Field(ge=0)] = 16
     """Public examples on which proxy and backbone are compared, gradient by gradient, after each stage; 0: never."""
     reproduce: bool = False
@@ -121,7 +118,6 @@ class FedPFT(Settings):
             "closed_form": self.path is None and self.closed_form,
             "distill": self.path is None and self.distill is not None,
             "interval": self.interval is not None,
-            "refit_readout": self.refit_readout,
         }
         return next((key for key, needed in needs.items() if needed), None)
 
@@ -146,9 +142,6 @@ class Offsite(Settings):
     """The FedPFT proxy to match in size."""
     distill: Distillation | None = Distillation()
     """Fitting the emulator's output to the backbone's before round 1; null: none."""
-    refit_readout: bool = False
-    """As the backbone takes over what was tuned, refit the classifier's last matrix on public data, so that it answers
-    as the proxy would."""
     probe: Annotated[int, Field(ge=0)] = 16
     """Public examples on which proxy and backbone are compared, gradient by gradient, after each stage; 0: never."""
 
@@ -158,9 +151,7 @@ class Offsite(Settings):
     @property
     def public_use(self) -> str | None:
         """The key that needs public data, None where nothing does."""
-        if self.path is None and self.distill is not None:
-            return "distill"
-        return "refit_readout" if self.refit_readout else None
+        return "distill" if self.path is None and self.distill is not None else None
 
 
 Proxy = Annotated[NoProxy | FedPFT | Offsite, Field(discriminator="kind")]

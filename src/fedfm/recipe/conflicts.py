@@ -133,9 +133,9 @@ def _public_data(recipe: Recipe) -> str | None:
     key = None if isinstance(recipe.proxy, NoProxy) else recipe.proxy.public_use
     if key is None or recipe.public is not None:
         return None
-    off = {"closed_form": "false", "refit_readout": "false", "score": "concat-l2"}.get(key, "null")
+    off = {"closed_form": "false", "score": "concat-l2"}.get(key, "null")
     return (
-        f"`proxy.{key}` likens proxy and backbone on unlabelled public data, and there is none: set public.data "
+        f"`proxy.{key}` fits the proxy to the backbone on unlabelled public data, and there is none: set public.data "
         f"(builtin:pydoc is a text that is always there), or proxy.{key}={off}"
     )
 
@@ -154,14 +154,6 @@ def _recompute(recipe: Recipe) -> str | None:
 
 def _plug_in(recipe: Recipe) -> str | None:
     return refuses(recipe.tune, recipe.proxy)
-
-
-def _readout(recipe: Recipe) -> str | None:
-    if isinstance(recipe.proxy, NoProxy) or not recipe.proxy.refit_readout:
-        return None
-    if not TASKS[recipe.task.kind].labelled:
-        return f"`proxy.refit_readout` refits a classifier, and {recipe.task.kind} has none: set it to false"
-    return None
 
 
 def _at_sites(is_set: Callable[[Recipe], bool], reason: str) -> Callable[[Recipe], str | None]:
@@ -218,6 +210,5 @@ CHECKS = (
     Check(("local.recompute", "tune.kind"), _recompute),
     Check(("public", "proxy"), _public_data),
     Check(("tune.kind", "tune.target_modules", "proxy.kind", "proxy.interval"), _plug_in),
-    Check(("proxy.refit_readout", "task.kind"), _readout),
 )
 """All rules, in the order of the recipe."""

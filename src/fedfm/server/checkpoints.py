@@ -2,9 +2,8 @@
 
     checkpoints/round-0007/params.safetensors    the tunable
                            server.safetensors    the algorithm's state, tensors named STATE/NAME
-                           best.safetensors      the best round's tunable and refitted read-out (with early stopping)
-                           proxy.safetensors     what alignment changes of a proxy, and when; counts of neurons' use;
-                                                 the read-out as refitted for the backbone (with a proxy)
+                           best.safetensors      the best round's tunable (with early stopping)
+                           proxy.safetensors     what alignment changes of a proxy, and when (with a proxy)
                            state.json            counters, metrics so far, sizes of the record files
                            MANIFEST.json         sha256 of each of these files
     LATEST                                       "round-0007", for people and other programs
@@ -32,7 +31,7 @@ from fedfm.records.disk import replace_text, replacing_folder, storage
 from fedfm.records.folder import RunFolder
 from fedfm.server.state import RunState
 
-FORMAT = 3
+FORMAT = 2
 """Version of the layout above; a checkpoint of another version is refused, not guessed at."""
 
 
@@ -83,11 +82,9 @@ def _write(folder: Path, state: RunState, offsets: Mapping[str, int], identity: 
     try:
         tensors.save(state.params, folder / "params.safetensors")
         tensors.save(_flatten(state.algorithm), folder / "server.safetensors")
-        best = {"params": state.best_params, "readout": state.best_readout}
-        tensors.save(_flatten(best), folder / "best.safetensors")
+        tensors.save(state.best_params, folder / "best.safetensors")
         if state.proxy is not None:
-            parts = {"own": state.proxy.own, "changed": state.proxy.changed}
-            parts |= {"activity": state.activity, "readout": state.readout}
+            parts = {"own": state.proxy.own, "changed": state.proxy.changed, "activity": state.activity}
             tensors.save(_flatten(parts), folder / "proxy.safetensors")
     except SafetensorError as error:  # how safetensors reports a full disk
         raise OSError(str(error)) from error
@@ -117,7 +114,7 @@ def load_checkpoint(run: RunFolder) -> Checkpoint | None:
             saved["state"],
             tensors.load(folder / "params.safetensors"),
             _unflatten(tensors.load(folder / "server.safetensors")),
-            _unflatten(tensors.load(folder / "best.safetensors")),
+            tensors.load(folder / "best.safetensors"),
             *_proxy(folder / "proxy.safetensors", saved["state"]["proxy_version"]),
         )
         return Checkpoint(state, saved["offsets"], saved["identity"], tuple(warnings))
@@ -126,12 +123,12 @@ def load_checkpoint(run: RunFolder) -> Checkpoint | None:
     return None
 
 
-def _proxy(path: Path, number: int | None) -> tuple[ProxyVersion | None, dict[str, Params]]:
-    """The proxy's version; counts that its next alignment goes by and the read-out, by their names in the state."""
+def _proxy(path: Path, number: int | None) -> tuple[ProxyVersion | None, Params]:
+    """The proxy's version, and the counts that its next alignment goes by."""
     if number is None:
         return None, {}
     parts = _unflatten(tensors.load(path))
-    return ProxyVersion(number, parts.pop("own", {}), parts.pop("changed", {})), parts
+    return ProxyVersion(number, parts.get("own", {}), parts.get("changed", {})), parts.get("activity", {})
 
 
 def _folders(run: RunFolder) -> list[Path]:

@@ -18,8 +18,7 @@ from fedfm.proxies.model import make
 from fedfm.proxies.versions import HeldProxy
 from fedfm.recipe import Recipe
 from fedfm.server.federated_data import FederatedData, prepare_data
-from fedfm.server.proxies import Report, ServerProxy, make_server_proxy
-from fedfm.server.state import Delivered
+from fedfm.server.proxies import ServerProxy, make_server_proxy
 from fedfm.sites.devices import choose_device
 from fedfm.sites.worker import make_worker
 
@@ -58,25 +57,9 @@ class Experiment:
     processes: int = 1
     proxy: ServerProxy | None = None
 
-    def plug_in(self, params: Params, report: Report) -> Params:
-        """Writes what travels into the backbone.
-
-        Args:
-            params: what travels.
-            report: hears what refitting the read-out did, where the recipe asks for that.
-
-        Returns:
-            The read-out as it was refitted, by its names in the tunable; empty where it was not.
-        """
-        if self.proxy is not None:
-            return self.proxy.take_over(params, report)
-        self.tunable.write(params)
-        return {}
-
-    def write(self, delivered: Delivered) -> None:
-        """Writes what a run hands out into the backbone."""
-        params = delivered.params
-        self.tunable.write(self.proxy.plug_in.to_backbone(params) | delivered.readout if self.proxy else params)
+    def plug_in(self, params: Params) -> None:
+        """Writes what travels into the backbone."""
+        self.tunable.write(self.proxy.plug_in.to_backbone(params) if self.proxy else params)
 
     def evaluate_proxy(self, params: Params) -> dict[str, float]:
         """Loss and metrics on the test set of the proxy itself, with what travels.

@@ -87,22 +87,14 @@ def load_tuned(folder: RunFolder, recipe: Recipe) -> tuple[Tunable, Backbone]:
         labels=jsonl.read(folder.summary)["labels"],
         allow_network=recipe.allow_network,
     )
-    delivered = saved.state.delivered()
-    params = delivered.params
+    params = saved.state.delivered().params
     if isinstance(recipe.proxy, NoProxy):
         tunable = recipe.tune.attach(backbone, task_type=task.peft_type, seed=recipe.seed)
     else:
         here = recipe.proxy.model_copy(update={"path": str(folder.proxy)})
         model = make(here, backbone, None, seed=recipe.seed)
         tunable = recipe.tune.attach(model.backbone, task_type=task.peft_type, seed=recipe.seed)
-        plug_in = make_server_proxy(recipe, model, tunable, task, None).plug_in
-        if recipe.proxy.refit_readout and not delivered.readout:
-            raise RecipeError(
-                f"{folder.path} stopped between two evaluations, so the read-out of round {delivered.round} is not "
-                f"refitted yet; continue it with `fedfm resume {folder.path}`",
-                source="run",
-            )
-        params = plug_in.to_backbone(params) | delivered.readout
+        params = make_server_proxy(recipe, model, tunable, task, None).plug_in.to_backbone(params)
     tunable.write(params)
     tunable.eval()
     return tunable, backbone

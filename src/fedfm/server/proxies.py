@@ -22,7 +22,6 @@ from fedfm.proxies.hidden import layer_errors
 from fedfm.proxies.model import ProxyModel, fit
 from fedfm.proxies.plugin import PlugIn, plug_in_map
 from fedfm.proxies.probes import probe
-from fedfm.proxies.readout import readout, refit_readout
 from fedfm.proxies.sizes import bit_equal_share, block_parameters, stored_bytes
 from fedfm.proxies.versions import ProxyVersion
 from fedfm.recipe import Recipe
@@ -32,8 +31,6 @@ from fedfm.tasks.public import PublicData
 
 PROBE_BATCH, ACTIVITY_BATCHES = 8, 8
 """Public examples a batch of the probes; batches on which neurons' use is measured."""
-READOUT_BATCH, READOUT_BATCHES, READOUT_RIDGE = 16, 32, 0.1
-"""Public examples a batch, batches, and the pull towards what clients tuned, of refitting the read-out."""
 
 Report = Callable[[dict[str, Any]], None]
 """Hears of a stage of the proxy: what metrics.jsonl will say of it."""
@@ -160,27 +157,6 @@ class ServerProxy:
         report({**self._probed("aligned"), **figures})
         return version.next(self.model.read(), done.chosen)
 
-    def take_over(self, params: Params, report: Report) -> Params:
-        """Writes what was tuned into the backbone, its read-out refitted where the recipe asks for it.
-
-        Args:
-            params: what travels.
-            report: hears what refitting did.
-
-        Returns:
-            What of the backbone's tunable is not what was plugged in, but refitted; empty where nothing is.
-        """
-        if not self.settings.refit_readout or self.public is None:
-            self.backbone.write(self.plug_in.to_backbone(params))
-            return {}
-        self._carry(params)
-        batches = self.public.fixed(READOUT_BATCH, READOUT_BATCHES, seed=self.seed, purpose="read-out")
-        done = refit_readout(self.backbone, self.proxy, batches, READOUT_RIDGE)
-        report({"stage": "read-out", "residual_before": done.before, "residual_after": done.after})
-        refitted = {id(parameter) for parameter in readout(self.backbone).parameters()}
-        values = self.backbone.read()
-        return {name: values[name] for name, own in self.backbone.parameters.items() if id(own) in refitted}
-
     def save(self, folder: Path, version: ProxyVersion) -> None:
         """Writes the proxy as clients load it into an empty folder."""
         model = self.model
@@ -250,13 +226,11 @@ def make_server_proxy(
         public: public data.
 
     Raises:
-        RecipeError: at ``tune`` when what is tuned has no place in both, or lacks the read-out that is to be refitted.
+        RecipeError: at ``tune`` when what is tuned has no place in both.
     """
     weights = dict(plain_tensors(model.proxy.model))
     proxy = recipe.tune.attach(model.proxy, task_type=task.peft_type, seed=recipe.seed)
     kept = [*model.layers.kept] if model.layers else None
     plug_in = plug_in_map(proxy, backbone, model.proxy, model.backbone, kept=model.kept, layers=kept)
     assert not isinstance(recipe.proxy, NoProxy)  # noqa: S101 - for the type checker
-    if recipe.proxy.refit_readout:
-        readout(backbone)
     return ServerProxy(recipe.proxy, model, backbone, proxy, plug_in, weights, public, recipe.seed)

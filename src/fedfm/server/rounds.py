@@ -57,7 +57,7 @@ class RoundLoop:
         proxy = None
         if self.experiment.proxy is not None:
             proxy = self.experiment.proxy.prepare(params, self._proxy_report(0, records, watch))
-        scores, readout = self._evaluate(params, 0, records, watch)
+        scores = self._evaluate(params, 0, records, watch)
         if proxy is not None:
             scores["proxy"] = self.experiment.evaluate_proxy(params)
             watch.lap("evaluate")
@@ -69,7 +69,6 @@ class RoundLoop:
             latest=scores,
             seconds=watch.seconds,
             proxy=proxy,
-            readout=readout,
         )
         self._commit(state, records)
         return state
@@ -156,15 +155,14 @@ class RoundLoop:
             steps=(*state.steps, came_back.steps),
             holders=holders(state, cohort, came_back),
             activity=came_back.activity,
-            readout={},
         )
         if came_back.accepted:
             train = {"loss": came_back.loss}
             records.metrics.append(self._metrics_line(number, "train", train, came_back.examples, watch))
         scores: Scores = {}
         if number % recipe.evaluate.every == 0 or number == recipe.federation.rounds:
-            scores, readout = self._evaluate(params, number, records, watch)
-            state = self._with_scores(replace(state, readout=readout), scores)
+            scores = self._evaluate(params, number, records, watch)
+            state = self._with_scores(state, scores)
         state = replace(state, seconds=watch.seconds)
         news = self._news(state, came_back, bytes_down, scores, watch.seconds["total"] - before)
         return state, records, news
@@ -228,17 +226,16 @@ class RoundLoop:
                     where="algorithm",
                 )
 
-    def _evaluate(self, params: Params, number: int, records: Records, watch: Stopwatch) -> tuple[Scores, Params]:
-        """Scores of the backbone with what travels plugged in, and its read-out where that was refitted."""
+    def _evaluate(self, params: Params, number: int, records: Records, watch: Stopwatch) -> Scores:
         data = self.experiment.data
-        readout = self.experiment.plug_in(params, self._proxy_report(number, records, watch))
+        self.experiment.plug_in(params)
         scores: Scores = {}
         for split, part in (("validation", data.validation), ("test", data.test)):
             if part is not None:
                 scores[split] = self.experiment.evaluator(part)
                 watch.lap("evaluate")
                 records.metrics.append(self._metrics_line(number, split, scores[split], len(part), watch))
-        return scores, readout
+        return scores
 
     def _with_scores(self, state: RunState, scores: Scores) -> RunState:
         """The state with this round's scores, and with this round as the best if it is."""
@@ -251,8 +248,7 @@ class RoundLoop:
         keep = self.recipe.evaluate.patience is not None
         version = state.proxy.number if state.proxy else 0
         best = Best(state.round, split, scores, version)
-        state = replace(state, best=best)
-        return replace(state, best_params=state.params, best_readout=state.readout) if keep else state
+        return replace(state, best=best, best_params=state.params if keep else {})
 
     def _metrics_line(
         self, number: int, split: str, scores: Mapping[str, float], examples: int, watch: Stopwatch

@@ -233,7 +233,7 @@ def _finish(
     stop.check("after the last round")
     compared = baselines(experiment, state)
     stop.check("after the baselines")
-    experiment.write(state.delivered())
+    experiment.plug_in(state.delivered().params)
     per_client = _evaluate_clients(experiment, folder, state, stop)
     _write_proxy(experiment, folder, state)
     summary = summarize(experiment, state, "completed", compared, per_client, proxy_figures(experiment, state))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,14 +38,12 @@ class Delivered:
 
     Attributes:
         params: the tunable.
-        readout: the backbone's read-out, where it was refitted for it; by its names in the backbone's tunable.
         round: whose outcome it is.
         metrics: the latest test scores known of it.
         evaluated: the round in which they were measured.
     """
 
     params: Params
-    readout: Params
     round: int
     metrics: dict[str, float]
     evaluated: int
@@ -65,7 +62,6 @@ class RunState:
         evaluated: the round of ``latest``.
         best: the best round so far.
         best_params: its tunable, kept only when the recipe stops early.
-        best_readout: its read-out, likewise.
         failed: clients that could not answer, summed over rounds.
         refused: updates refused, summed over rounds.
         bytes_down: bytes sent to clients.
@@ -76,8 +72,6 @@ class RunState:
         proxy: the part of the proxy that may change, where clients hold one.
         holders: client id → the version of the proxy that it holds; clients that have none are not in it.
         activity: counts of neurons' use from the last round, where clients were asked for them.
-        readout: the backbone's read-out as it was refitted for ``params``, where the recipe asks for it and this round
-            was evaluated.
     """
 
     round: int
@@ -88,7 +82,6 @@ class RunState:
     evaluated: int = 0
     best: Best | None = None
     best_params: Params = field(default_factory=dict)
-    best_readout: Params = field(default_factory=dict)
     failed: int = 0
     refused: int = 0
     bytes_down: int = 0
@@ -99,14 +92,12 @@ class RunState:
     proxy: ProxyVersion | None = None
     holders: dict[str, int] = field(default_factory=dict)
     activity: Params = field(default_factory=dict)
-    readout: Params = field(default_factory=dict)
 
     def delivered(self) -> Delivered:
         """The best round's outcome where the run stops early, else the last round's."""
         if (best := self.best) is not None and self.best_params:
-            scores = best.scores.get("test", {})
-            return Delivered(self.best_params, self.best_readout, best.round, scores, best.round)
-        return Delivered(self.params, self.readout, self.round, self.latest.get("test", {}), self.evaluated)
+            return Delivered(self.best_params, best.round, best.scores.get("test", {}), best.round)
+        return Delivered(self.params, self.round, self.latest.get("test", {}), self.evaluated)
 
     def numbers(self) -> dict[str, Any]:
         """All that is not a tensor, as JSON."""
@@ -133,9 +124,9 @@ class RunState:
         numbers: dict[str, Any],
         params: Params,
         algorithm: ServerState,
-        best_tensors: Mapping[str, Params],
+        best_params: Params,
         proxy: ProxyVersion | None,
-        beside_proxy: Mapping[str, Params],
+        activity: Params,
     ) -> RunState:
         """The inverse of `numbers` and the tensors."""
         rest = {name: value for name, value in numbers.items() if name != "proxy_version"}
@@ -147,9 +138,8 @@ class RunState:
                 "steps": tuple(numbers["steps"]),
                 "params": params,
                 "algorithm": algorithm,
-                "best_params": best_tensors.get("params", {}),
-                "best_readout": best_tensors.get("readout", {}),
+                "best_params": best_params,
                 "proxy": proxy,
-                **beside_proxy,
+                "activity": activity,
             }
         )

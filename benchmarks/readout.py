@@ -1,4 +1,4 @@
-"""The last matrix of a classifier, refitted as the backbone takes over what clients tuned on its proxy.
+"""An idea that did not win: the last matrix of a classifier, refitted as the backbone takes over what clients tuned.
 
 Clients tune it on the proxy's features h', and the backbone's h differ from them. Ŵ and b̂ are those of
 `fedfm.proxies.regression` for inputs h, wanted outputs Wh' + b and the weights W that clients tuned, over public data:
@@ -13,7 +13,6 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from fedfm.errors import RecipeError
 from fedfm.models.tunable import Tunable
 from fedfm.proxies.regression import Refit, Regression
 from fedfm.tasks.base import Batch
@@ -30,7 +29,7 @@ def refit_readout(backbone: Tunable, proxy: Tunable, batches: Sequence[Batch], r
         ridge: pull towards the weights that clients tuned, above 0.
 
     Raises:
-        RecipeError: at ``tune.head`` when the classifier's last matrix is not tuned.
+        ValueError: the classifier's last matrix is not tuned.
     """
     layer, original = readout(backbone), readout(proxy)
     regression = Regression(layer.weight.T, layer.bias)
@@ -48,17 +47,14 @@ def readout(tunable: Tunable) -> nn.Linear:
     """The matrix that gives a classifier's logits.
 
     Raises:
-        RecipeError: at ``tune.head`` when it is not tuned.
+        ValueError: it is not tuned.
     """
     tuned = {id(parameter) for parameter in tunable.parameters.values()}
     classes = tunable.base_model.config.num_labels
     for module in reversed(list(tunable.base_model.modules())):
         if isinstance(module, nn.Linear) and id(module.weight) in tuned and module.out_features == classes:
             return module
-    raise RecipeError(
-        "a read-out that is not tuned cannot be refitted; set tune.head=true, or proxy.refit_readout=false",
-        where="tune.head",
-    )
+    raise ValueError("a read-out that is not tuned cannot be refitted")
 
 
 @contextmanager
