@@ -44,7 +44,7 @@ from job import Job, Params
 from ledger import RESULTS, kept, measured, measured_on
 from prepare import prepare
 from sizes import CHECK, ROWS, SIZES, Row, Size
-from tables import table, targets
+from tables import proxies, table, targets
 
 NAME = "peers"
 HERE = Path(__file__).parent
@@ -167,7 +167,8 @@ def main() -> None:
         keys = (key_of(size, row, repeat) for repeat in range(options.repeats))
         return [results[key] for key in keys if key in results]
 
-    print("\n".join([line for size in SIZES for line in table(size, repeats)] + targets(repeats)))
+    lines = [line for size in SIZES for line in table(size, repeats)]
+    print("\n".join(lines + targets(repeats) + proxies(repeats)))
     print(f"{sum(key in results for key in plan)} of {len(plan)} runs measured", end="")
     print(f", on {measured_on(NAME)}" if results else "")
 

@@ -55,11 +55,13 @@ MINILM = Size("minilm", batch_size=8, length=32, clients=16)
 TINY = Size("tiny encoder", batch_size=4, length=32, clients=16, rounds=14)
 """The sizes for which targets are set."""
 
+PROXY = Size("minilm", batch_size=8, length=32, clients=16, proxy=True)
+
 SIZES = (
     MINILM,
     TINY,
     Size("minilm", batch_size=8, length=64, clients=16, natural=True),
-    Size("minilm", batch_size=8, length=32, clients=16, proxy=True),
+    PROXY,
     Size("tiny llama", batch_size=4, length=64, clients=16, rounds=14),
     *(
         Size("minilm", batch_size=batch_size, length=length, clients=clients)

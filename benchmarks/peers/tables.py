@@ -6,7 +6,10 @@ import statistics
 from collections.abc import Callable
 from typing import Any
 
-from sizes import FEDFM, PRODUCTS, ROWS, TARGETS, Row, Size, Target
+from sizes import FEDFM, MINILM, PRODUCTS, PROXY, ROWS, TARGETS, Row, Size, Target
+
+OF_OPERATIONS = 0.8
+"""A proxy is to be faster than the model by at least so much of the operations that it saves."""
 
 Results = Callable[[Size, Row], list[dict[str, Any]]]
 """All repeats of a way to do a job that were measured."""
@@ -42,8 +45,24 @@ def targets(results: Results) -> list[str]:
     return [line for target in TARGETS for line in _compared(target, results)]
 
 
+def proxies(results: Results) -> list[str]:
+    """How much faster clients are with a proxy than with the model, beside how many operations that saves."""
+    lines = []
+    for precision in ("float32", "bfloat16"):
+        whole, proxy = (_best((FEDFM, precision), size, "seconds", results) for size in (MINILM, PROXY))
+        if whole and proxy:
+            faster = median(whole, "seconds") / median(proxy, "seconds")
+            saved = whole[0]["profile"]["operations"] / proxy[0]["profile"]["operations"]
+            met = "met" if faster >= OF_OPERATIONS * saved else "MISSED"
+            lines.append(
+                f"minilm's proxy, {precision}: {faster:.2f} times as fast as the model with {saved:.2f} times fewer "
+                f"operations, at least {OF_OPERATIONS * saved:.2f} wanted: {met}"
+            )
+    return lines
+
+
 def _compared(target: Target, results: Results) -> list[str]:
-    fast, slow = _best(target.fast, target, results), _best(target.slow, target, results)
+    fast, slow = (_best(way, target.size, target.figure, results) for way in (target.fast, target.slow))
     if not fast or not slow:
         return []
     ratio = median(slow, target.figure) / median(fast, target.figure)
@@ -53,15 +72,15 @@ def _compared(target: Target, results: Results) -> list[str]:
     )
     if ratio >= target.factor:
         return [said]
-    bound = _best((PRODUCTS, target.fast[1]), target, results)
+    bound = _best((PRODUCTS, target.fast[1]), target.size, target.figure, results)
     alone = f"; {PRODUCTS}: {median(bound, 'seconds'):.3f} s a round" if bound else ""
     return [said, f"    {_where(fast[0]['profile'])}{alone}"]
 
 
-def _best(way: tuple[str, str], target: Target, results: Results) -> list[dict[str, Any]]:
+def _best(way: tuple[str, str], size: Size, figure: str, results: Results) -> list[dict[str, Any]]:
     """The repeats of that row of a way which has the least median; none when none was measured."""
-    found = [results(target.size, row) for row in ROWS if (row.name, row.precision) == way]
-    return min(filter(None, found), key=lambda repeats: median(repeats, target.figure), default=[])
+    found = [results(size, row) for row in ROWS if (row.name, row.precision) == way]
+    return min(filter(None, found), key=lambda repeats: median(repeats, figure), default=[])
 
 
 def _where(profile: dict[str, Any]) -> str:
