@@ -111,7 +111,8 @@ PARTITIONS = {
 }
 """Learning rate and rounds were chosen without a proxy: evenly dealt, and with α = 1, of 1e-3, 1.5e-3 and 2e-3.
 
-Five steps of alignment are enough where labels are equal; more help the more unequal they are. A recipe's default is 50.
+Five steps of alignment are enough where labels are equal; the more unequal they are, the more help. A recipe's default
+is 50.
 """
 
 
