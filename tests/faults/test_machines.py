@@ -25,6 +25,8 @@ def test_every_process_may_be_killed(tmp_path: Path) -> None:
         a, _ = (machines.client(name, f"keys/{name}", f"{name}.yaml", f"site-{name}") for name in SITES)
         server.says("round  1/12")
         kill(a, "fedfm.sites.resident")
+        server.says("round  2/12")
+        kill(server, "flower-superexec")
         server.says("round  3/12")
         kill(server, "flwr-serverapp")
         server.says("round  5/12")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 from fedfm.errors import TooFewClientsError
@@ -14,17 +14,16 @@ from fedfm.runtimes.flower.superlink import (
     SUPEREXEC,
     SUPERLINK,
     environment,
+    start_superexec,
     start_superlink,
     within,
 )
 from fedfm.runtimes.flower.supervisor import Supervisor
+from fedfm.runtimes.parcels import Lost, Parcel
 from fedfm.runtimes.relay import RelayLine
 
-MENDED = 5
-"""Times that a SuperLink is started again in a run."""
-
-RELAYS = 20
-"""Times that a relay is started in a run."""
+MENDED, RELAYS = 5, 20
+"""Times that Flower's processes are mended, and relays started, without an answer from a site in between."""
 
 
 class HostLine(RelayLine):
@@ -86,13 +85,20 @@ class HostLine(RelayLine):
         self.wanted = self._least
         return there
 
+    def send(self, parcels: Mapping[str, Parcel], *, most: int) -> Generator[tuple[str, Parcel]]:
+        """As `RelayLine.send`."""
+        with closing(super().send(parcels, most=most)) as answered:
+            for node, answer in answered:
+                if not isinstance(answer.head, Lost):
+                    self._mended = self._relays = 0
+                yield node, answer
+
     def on_loss(self) -> None:
-        """Starts a relay, and what it needs where that has ended.
+        """Starts a relay.
 
         Raises:
             TooFewClientsError: one after the other is lost.
         """
-        self._mend()
         if self._relays == RELAYS:
             raise TooFewClientsError(f"the relay to the sites was lost {RELAYS} times; see {self.folder}")
         self._relays += 1
@@ -112,22 +118,25 @@ class HostLine(RelayLine):
         return control
 
     def _mend(self) -> None:
-        """Starts the SuperLink again when it has ended; what it knew of sites is in its database.
+        """Starts again what has ended; what the SuperLink knew of sites is in its database.
 
-        The superexec, which starts relays and nothing else, ends when the SuperLink's database is busy for long: the
-        relay that it has started can do without it.
+        The superexec ends, and the relay with it, when that database is busy for long.
 
         Raises:
-            TooFewClientsError: it ends again and again.
+            TooFewClientsError: one or the other ends again and again.
         """
-        needed = {SUPERLINK} if self._relay is not None else {SUPERLINK, SUPEREXEC}
-        if needed & self._supervisor.ended().keys():
-            if self._mended == MENDED:
-                self._supervisor.check()
-            self._mended += 1
+        ended = self._supervisor.ended()
+        if not ended:
+            return
+        if self._mended == MENDED:
+            self._supervisor.check()
+        self._mended += 1
+        if SUPERLINK in ended:
             for name in (SUPEREXEC, SUPERLINK):
                 self._supervisor.kill(name)
             self._control = self._start()
+        else:
+            start_superexec(self._supervisor, self.folder, self.tls, self.port)
 
 
 def _forget_other_keys(folder: Path, keys: Mapping[str, Path]) -> None:

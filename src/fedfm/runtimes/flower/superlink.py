@@ -21,7 +21,8 @@ from fedfm.runtimes.flower.supervisor import Supervisor
 SUPERLINK, SUPEREXEC = "superlink", "superexec"
 """Names of its processes."""
 
-DATABASE = "superlink.db"
+DATABASE, SECRET = "superlink.db", "secret"
+"""Names of its files."""
 
 START = 60.0
 """Seconds that it has to be there."""
@@ -52,7 +53,7 @@ def start_superlink(supervisor: Supervisor, folder: Path, tls: Path, port: int, 
         RecipeError: somebody else listens at the port.
         TooFewClientsError: a process of it ended or did not answer.
     """
-    secret, address = folder / "secret", f"127.0.0.1:{port}"
+    secret, address = folder / SECRET, f"127.0.0.1:{port}"
     _refuse_taken(port)
     secret.unlink(missing_ok=True)
     secret.touch(mode=0o600)
@@ -65,11 +66,16 @@ def start_superlink(supervisor: Supervisor, folder: Path, tls: Path, port: int, 
         *(() if in_memory else ("--database", str(folder / DATABASE))),
     )  # fmt: skip
     _wait_for(supervisor, address, tls / AUTHORITY)
-    supervisor.start(
-        SUPEREXEC, "flower-superexec", "--runtime-api-address", address,
-        "--root-certificates", str(tls / AUTHORITY), "--superexec-auth-secret-file", str(secret),
-    )  # fmt: skip
+    start_superexec(supervisor, folder, tls, port)
     return Control(address, tls / AUTHORITY)
+
+
+def start_superexec(supervisor: Supervisor, folder: Path, tls: Path, port: int) -> None:
+    """Starts the process that runs a SuperLink's ServerApps; the arguments are those of the SuperLink."""
+    supervisor.start(
+        SUPEREXEC, "flower-superexec", "--runtime-api-address", f"127.0.0.1:{port}",
+        "--root-certificates", str(tls / AUTHORITY), "--superexec-auth-secret-file", str(folder / SECRET),
+    )  # fmt: skip
 
 
 @contextmanager
