@@ -37,6 +37,7 @@ def state(number: int) -> RunState:
         seconds={"total": 1.25},
         proxy=ProxyVersion(number, {"layer.0.w": torch.ones(2, 3)}, {"layer.0": torch.tensor([0, number])}),
         holders={"a": 0, "b": number},
+        activity={"layer.0": torch.tensor([number, 1])},
     )
 
 
@@ -61,6 +62,7 @@ def test_round_trip(tmp_path: Path) -> None:
     assert digest(got.proxy.own) == digest({"layer.0.w": torch.ones(2, 3)})
     assert got.proxy.changed["layer.0"].tolist() == [0, 7]
     assert got.holders == {"a": 0, "b": 7}
+    assert got.activity["layer.0"].tolist() == [7, 1]
     assert loaded.offsets == {"metrics.jsonl": 123}
     assert loaded.identity == {"recipe": "x"}
     assert loaded.warnings == ()

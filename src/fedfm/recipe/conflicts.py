@@ -135,7 +135,7 @@ def _public_data(recipe: Recipe) -> str | None:
         return None
     off = {"closed_form": "false", "score": "concat-l2"}.get(key, "null")
     return (
-        f"`proxy.{key}` fits the proxy to the backbone on unlabelled public data, and there is none: set public.data "
+        f"`proxy.{key}` likens proxy and backbone on unlabelled public data, and there is none: set public.data "
         f"(builtin:pydoc is a text that is always there), or proxy.{key}={off}"
     )
 

@@ -3,7 +3,8 @@
     checkpoints/round-0007/params.safetensors    the tunable
                            server.safetensors    the algorithm's state, tensors named STATE/NAME
                            best.safetensors      the best round's tunable (with early stopping)
-                           proxy.safetensors     what alignment changes of a proxy, and when (with a proxy)
+                           proxy.safetensors     what alignment changes of a proxy, and when; counts of
+                                                 neurons' use (with a proxy)
                            state.json            counters, metrics so far, sizes of the record files
                            MANIFEST.json         sha256 of each of these files
     LATEST                                       "round-0007", for people and other programs
