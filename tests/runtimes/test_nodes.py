@@ -3,13 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from fedfm.errors import TooFewClientsError
 from fedfm.proxies.versions import ProxyVersion
 from fedfm.runtimes.nodes import Line, NodesRuntime
-from fedfm.runtimes.parcels import Answers, Fault, Lost, Parcel, Prepare, Ready, Refusal, Unprepared, Work, job_digest
+from fedfm.runtimes.parcels import (
+    Answers,
+    Fault,
+    Lost,
+    Parcel,
+    Piece,
+    Prepare,
+    Ready,
+    Refusal,
+    Unprepared,
+    Wanting,
+    Work,
+    job_digest,
+)
+from fedfm.sites.downloads import Downloads
 from fedfm.updates import Failure
 
 JOB = {"recipe": {}}
@@ -20,10 +36,9 @@ GONE = Parcel(Lost(reason="Flower reports error 3"))
 def trained(parcel: Parcel) -> Parcel:
     """A node that answers every client with its message."""
     assert isinstance(parcel.head, Work)
-    messages = parcel.blobs[len(parcel.head.files) :]
     return Parcel(
         Answers(clients=tuple((client, None) for client, _ in parcel.head.clients)),
-        tuple(messages[place] for _, place in parcel.head.clients),
+        tuple(parcel.blobs[place] for _, place in parcel.head.clients),
     )
 
 
@@ -142,19 +157,122 @@ def test_a_node_whose_time_is_over_is_not_asked_again() -> None:
     assert len(line.sent) == 2
 
 
-def test_who_is_not_waited_for_gets_its_proxy_anew() -> None:
-    version = ProxyVersion(0, {}, {})
+def saved(folder: Path, version: ProxyVersion) -> None:
+    (folder / "config.json").write_bytes(b"{}")
+    (folder / "model.safetensors").write_bytes(f"proxy {version.number}".encode())
+
+
+def proxied(line: Line, **more: Any) -> NodesRuntime:
+    told = NodesRuntime(line, JOB, stack=1, save_proxy=saved, pause=0.0, **more)
+    told.hand_out(["a", "b"], ProxyVersion(0, {}, {}))
+    return told
+
+
+def prepared(line: Faked) -> list[tuple[str, list[str]]]:
+    """Who was told of the run, and of which files something came along."""
+    heads = [(node, parcel.head) for node, parcel in line.sent]
+    return [(node, [piece.file for piece in head.pieces]) for node, head in heads if isinstance(head, Prepare)]
+
+
+def test_who_is_not_waited_for_is_told_of_its_proxy_anew() -> None:
     line = Faked(one=holding("a"), two=holding("b"))
-    told = NodesRuntime(line, JOB, stack=1, proxy_files=lambda version: {"model.safetensors": b"proxy"}, pause=0.0)
-    told.hand_out(["a", "b"], version)
+    told = proxied(line)
     first = told.exchange(asked(*"ab"))
     assert next(first) == ("a", b"message to a")
     first.close()
     line.sent.clear()
-    told.hand_out([], version)
+    told.hand_out([], ProxyVersion(0, {}, {}))
     assert dict(told.exchange(asked(*"ab"))) == asked(*"ab")
-    files = {node: parcel.head.files for node, parcel in line.sent if isinstance(parcel.head, Work)}
-    assert files == {"one": (), "two": ("model.safetensors",)}
+    assert [node for node, _ in prepared(line)] == ["two"]
+
+
+def test_a_proxy_goes_in_pieces_to_those_that_lack_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fedfm.runtimes.offers.AT_ONCE", 4)
+    downloads = Downloads(tmp_path)
+
+    def lacking(parcel: Parcel) -> Parcel:
+        if not isinstance(parcel.head, Prepare):
+            return trained(parcel)
+        _, wanted = downloads.receive(parcel.head.files, parcel.head.pieces, parcel.blobs)
+        return Parcel(Wanting(job=job_digest(JOB), pieces=wanted)) if wanted else READY
+
+    line = Faked(one=lacking, two=good)
+    told = proxied(line)
+    assert dict(told.exchange(asked(*"ab"))) == asked(*"ab")
+    pieces = [[], ["config.json", "model.safetensors"], ["model.safetensors"], ["model.safetensors"]]
+    assert [files for node, files in prepared(line) if node == "one"] == pieces
+    assert [files for node, files in prepared(line) if node == "two"] == [[]]  # which has them
+    (folder,) = tmp_path.iterdir()
+    assert (folder / "model.safetensors").read_bytes() == b"proxy 0"
+    line.sent.clear()
+    told.hand_out(["a"], ProxyVersion(0, {}, {}))
+    assert dict(told.exchange(asked(*"ab"))) == asked(*"ab")
+    assert prepared(line) == []  # nodes that train anybody keep one for all
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        (Piece(file="config.json", start=0),),  # again and again
+        (Piece(file="config.json", start=3),),
+        (Piece(file="../secret", start=0),),
+        (Piece(file="config.json", start=0), Piece(file="config.json", start=0)),
+    ],
+)
+def test_who_never_has_enough_is_left_out(pieces: tuple[Piece, ...]) -> None:
+    def insatiable(parcel: Parcel) -> Parcel:
+        return Parcel(Wanting(job=job_digest(JOB), pieces=pieces))
+
+    line = Faked(one=insatiable, two=good)
+    told = proxied(line)
+    assert dict(told.exchange(asked("a"))) == asked("a")
+    assert told.refused == {"one": "the files of the proxy do not arrive there as they were sent"}
+
+
+def test_who_is_lost_with_a_proxy_on_its_way_is_not_asked_to_train(tmp_path: Path) -> None:
+    answers = {"one": [READY, GONE, GONE, GONE]}
+    line = Faked(
+        a=lambda parcel: answers["one"].pop(0) if isinstance(parcel.head, Prepare) else trained(parcel), b=good
+    )
+    told = proxied(line, own_data=True)
+    assert dict(told.exchange(asked(*"ab"))) == asked(*"ab")
+    told.hand_out(["a"], ProxyVersion(1, {}, {}))
+    assert dict(told.exchange(asked(*"ab"))) == {"a": Failure("a", "Flower reports error 3"), **asked("b")}
+
+
+def test_a_trial_comes_before_the_proxy_and_prepares_nobody() -> None:
+    def trying(parcel: Parcel) -> Parcel:
+        if not isinstance(parcel.head, Prepare):
+            return trained(parcel)
+        return Parcel(Ready(job=job_digest(JOB), clients=("a",), examples=7))
+
+    line = Faked(a=trying, b=lambda parcel: Parcel(Refusal(reason="no column `text`")))
+    told = NodesRuntime(
+        line,
+        JOB,
+        stack=1,
+        own_data=True,
+        save_proxy=saved,
+        save_processor=lambda folder: (folder / "tokenizer.json").write_bytes(b"{}"),
+        pause=0.0,
+    )
+    told.rehearse()
+    assert (told.examples, told.refused) == ({"a": 7}, {"b": "no column `text`"})
+    tried = [parcel.head for _, parcel in line.sent if isinstance(parcel.head, Prepare)]
+    assert [(head.trial, [file.name for file in head.files]) for head in tried] == [(True, ["tokenizer.json"])] * 2
+    line.sent.clear()
+    told.hand_out(["a", "b"], ProxyVersion(0, {}, {}))
+    assert dict(told.exchange(asked(*"ab"))) == {"b": Failure("b", "no column `text`"), **asked("a")}
+    assert [(node, parcel.head.trial) for node, parcel in line.sent if isinstance(parcel.head, Prepare)] == [
+        ("a", False)
+    ]
+
+
+def test_a_trial_that_nobody_passes_ends_the_run() -> None:
+    line = Faked(a=lambda parcel: Parcel(Refusal(reason="outside this site's policy")))
+    told = proxied(line, own_data=True, save_processor=lambda folder: None)
+    with pytest.raises(TooFewClientsError, match="node a: outside this site's policy"):
+        told.rehearse()
 
 
 def test_a_clients_fault_comes_through() -> None:

@@ -4,14 +4,31 @@ import json
 
 import pytest
 
-from fedfm.runtimes.parcels import Answers, Fault, Parcel, ParcelError, Ready, Refusal, Work, job_digest, joined
+from fedfm.runtimes.parcels import (
+    Answers,
+    Fault,
+    File,
+    Parcel,
+    ParcelError,
+    Piece,
+    Prepare,
+    Ready,
+    Refusal,
+    Wanting,
+    Work,
+    job_digest,
+    joined,
+)
 
 ANSWER = Parcel(Answers(clients=(("a", None), ("b", Fault(reason="no room")))), (b"update",))
 
 
 def test_a_parcel_is_read_back_as_it_was() -> None:
-    work = Parcel(Work(job="j", files=("f",), clients=(("a", 0), ("b", 1))), (b"file", b"one", b"two"))
-    for parcel in (work, ANSWER, Parcel(Refusal(reason="no"))):
+    work = Parcel(Work(job="j", clients=(("a", 0), ("b", 1))), (b"one", b"two"))
+    file, piece = File(name="f", size=9, sha256="0" * 64), Piece(file="f", start=3)
+    prepare = Parcel(Prepare(job={}, files=(file,), pieces=(piece,)), (b"of a file",))
+    wanting = Parcel(Wanting(job="j", pieces=(piece,)))
+    for parcel in (work, prepare, wanting, ANSWER, Parcel(Refusal(reason="no"))):
         assert Parcel.of(parcel.text, parcel.blobs) == parcel
 
 
@@ -28,6 +45,9 @@ def test_a_parcel_is_read_back_as_it_was() -> None:
         ('{"kind": "refusal", "reason": "no"}', [b"what for"]),
         (json.dumps({"kind": "work", "job": "j", "clients": [["a", 1]]}), [b"only one"]),
         (json.dumps({"kind": "work", "job": "j", "clients": [["a", -1]]}), [b"one"]),
+        (json.dumps({"kind": "wanting", "job": "j", "pieces": []}), []),
+        (json.dumps({"kind": "prepare", "job": {}, "pieces": [{"file": "f", "start": 0}]}), []),
+        (json.dumps({"kind": "prepare", "job": {}, "files": [{"name": "f", "size": 1, "sha256": "x"}]}), []),
     ],
 )
 def test_what_is_no_parcel_is_refused(text: str, blobs: list[bytes]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ import fedfm
 from fedfm.errors import RecipeError, TooFewClientsError
 from fedfm.params import digest, load
 from fedfm.recipe import Recipe, load_recipe
-from fedfm.runtimes.parcels import Parcel
+from fedfm.runtimes.parcels import Parcel, Prepare
 from fedfm.server.runs import Run, continue_run, start_run
 from fedfm.server.serving import for_sites
 from fedfm.server.venues import AtSites
@@ -65,7 +66,7 @@ def split(folder: Path, **changes: str) -> dict[str, OwnData]:
 def at_sites(folder: Path, own: Mapping[str, OwnData], policy: Policy | None = None) -> tuple[AtSites, list[str], Near]:
     said: list[str] = []
     border = {name: Border(policy or Policy(), folder / f"border-{name}", said.append) for name in own}
-    line = Near({name: Site(Own(data, border[name])) for name, data in own.items()})
+    line = Near({name: Site(Own(data, border[name]), folder / f"proxies-{name}") for name, data in own.items()})
     return AtSites(NAMES, lambda experiment: line, said.append), said, line
 
 
@@ -128,6 +129,32 @@ def test_sites_that_do_not_fit_are_named_and_the_others_go_on(recipe: Recipe, tm
     assert "nothing" not in warning
     assert any("no column `nothing`" in line for line in said)
     assert {event["client"] for event in run.events} <= {"b"}
+
+
+def test_sites_that_do_not_fit_are_named_before_a_proxy_is_made(tmp_path: Path) -> None:
+    values = small_recipe(tmp_path, federation={"per_round": 3, "rounds": 2}, runtime={}, **RECIPES["fedpft"])
+    own = split(tmp_path)
+    own["b"] = own["b"].model_copy(update={"text": ["nothing"]})
+    venue, said, line = at_sites(tmp_path, own)
+    recipe = for_sites(load_recipe(values), len(NAMES))
+    experiment = venue.build(recipe)
+    with closing(venue.reach(experiment)):
+        (warning,) = [line for line in said if "does not take part" in line]
+        assert warning.startswith("b does not take part: the run does not fit what is at the site at data.text")
+        assert venue.informed(experiment).data.clients == dict.fromkeys("acde", 12) | {"b": 0}
+    assert not any("model.safetensors" in parcel.text for parcel in line.parcels)
+
+
+def test_a_site_that_starts_anew_has_its_proxy_still(tmp_path: Path) -> None:
+    values = small_recipe(tmp_path, federation={"per_round": 3, "rounds": 1}, runtime={}, **RECIPES["fedpft"])
+    sent = []
+    for name in ("first", "again"):
+        venue, _, line = at_sites(tmp_path, split(tmp_path))
+        start_run(for_sites(load_recipe(values, [f"name={name}"]), len(NAMES)), venue, [])
+        heads = [parcel.head for parcel in line.parcels if isinstance(parcel.head, Prepare)]
+        sent.append([piece.file for head in heads for piece in head.pieces])
+    assert sent[0].count("model.safetensors") == 3
+    assert sent[1] == []
 
 
 def test_spare_sites_are_asked_and_not_waited_for(tmp_path: Path) -> None:

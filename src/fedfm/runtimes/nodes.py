@@ -9,11 +9,25 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
+from pathlib import Path
 from typing import Any, Protocol
 
 from fedfm.errors import TooFewClientsError
 from fedfm.proxies.versions import ProxyVersion
-from fedfm.runtimes.parcels import Answers, Lost, Parcel, Prepare, Ready, Refusal, Unprepared, Work, job_digest
+from fedfm.runtimes.offers import Offer
+from fedfm.runtimes.parcels import (
+    Answers,
+    Lost,
+    Parcel,
+    Piece,
+    Prepare,
+    Ready,
+    Refusal,
+    Unprepared,
+    Wanting,
+    Work,
+    job_digest,
+)
 from fedfm.updates import Failure
 
 TRIES, PAUSE = 3, 3.0
@@ -62,7 +76,8 @@ class NodesRuntime:
         job: dict[str, Any],
         *,
         stack: int,
-        proxy_files: Callable[[ProxyVersion], dict[str, bytes]] | None = None,
+        save_proxy: Callable[[Path, ProxyVersion], object] | None = None,
+        save_processor: Callable[[Path], object] | None = None,
         own_data: bool = False,
         pause: float = PAUSE,
     ) -> None:
@@ -72,14 +87,16 @@ class NodesRuntime:
             line: to the nodes.
             job: what they need to know of the run.
             stack: clients of one pass.
-            proxy_files: the folder of the proxy at its latest version, name → content; None where there is none.
+            save_proxy: writes the proxy, which is at a version, into an empty folder; None where there is none.
+            save_processor: writes what nodes with data of their own read it with, where they get that with the proxy.
             own_data: whether each node is a client, by its name on the line, and has data of its own.
             pause: seconds until a node that was lost is looked for again.
         """
         self.line = line
         self.job = job
         self.stack = stack
-        self.proxy_files = proxy_files
+        self.save_proxy = save_proxy
+        self.save_processor = save_processor
         self.own_data = own_data
         self.pause = pause
         self.examples: dict[str, int] = {}
@@ -88,20 +105,26 @@ class NodesRuntime:
         self._digest = job_digest(job)
         self._serves: dict[str, frozenset[str] | None] = {}
         self._latest: ProxyVersion | None = None
+        self._offered: tuple[int, Offer] | None = None
         self._held: set[str] = set()
 
     def hand_out(self, clients: Sequence[str], version: ProxyVersion) -> None:
-        """Nodes of these clients get the proxy with their next work; those that train anybody keep one for all."""
+        """Nodes of these clients get the proxy before their next work; those that train anybody keep one for all."""
         self._latest, asked = version, set(clients)
         self._held -= {node for node, served in self._serves.items() if served is not None and served & asked}
 
     def rehearse(self) -> None:
-        """Prepares the nodes that are there, before anything is trained.
+        """Prepares the nodes that are there, or lets them try what they can before there is a proxy; trains nothing.
 
         Raises:
-            TooFewClientsError: no node is prepared, with the reasons.
+            TooFewClientsError: no node can train, with the reasons.
         """
-        self._prepared()
+        if self.save_processor is None:
+            self._prepared()
+            return
+        self._tell(self.line.nodes(), trial=Offer(self.save_processor))
+        if not self.examples:
+            raise self._too_few()
 
     def exchange(self, messages: Mapping[str, bytes]) -> Generator[tuple[str, bytes | Failure]]:
         """Deals the clients to the nodes; all of a node's in one parcel.
@@ -109,7 +132,7 @@ class NodesRuntime:
         Raises:
             TooFewClientsError: no node is prepared, with the reasons.
         """
-        nodes = self._prepared(messages if self.own_data and self.proxy_files else None)
+        nodes = self._prepared(messages if self.own_data and self.save_proxy else None)
         shares: dict[str, list[str]] = {node: [] for node in nodes}
         for client in self._dealt(list(messages), shares):
             yield (
@@ -127,7 +150,7 @@ class NodesRuntime:
         self.line.close()
 
     def _prepared(self, wanted: Collection[str] | None = None) -> list[str]:
-        """Nodes that know the run and are there; new ones are told of it, who refused it only when it has been away.
+        """Nodes that know the run, hold its proxy and are there; who refused it is told only when it has been away.
 
         Args:
             wanted: tells no others; None: all that are there.
@@ -136,41 +159,79 @@ class NodesRuntime:
             there = self.line.nodes()
             self._serves = {node: clients for node, clients in self._serves.items() if node in there}
             self.refused = {node: reason for node, reason in self.refused.items() if node in there}
-            known = self._serves.keys() | self.refused.keys()
+            lacking = self._serves.keys() - self._held if self.save_proxy else set()
+            known = (self._serves.keys() - lacking) | self.refused.keys()
             new = [node for node in there if node not in known and (wanted is None or node in wanted)]
             if not self._tell(new) or attempt == TRIES - 1:
                 break
             time.sleep(self.pause)  # by then it is known whether they are there
         if not self._serves:
-            reasons = "".join(f"\n  node {node}: {reason}" for node, reason in (self.refused | self._lost).items())
-            raise TooFewClientsError(f"no node can train for this run{reasons or ': none is there'}")
+            raise self._too_few()
         return sorted(self._serves)
 
-    def _tell(self, nodes: Sequence[str]) -> bool:
-        """Tells nodes of the run; whether one of them was lost."""
+    def _too_few(self) -> TooFewClientsError:
+        reasons = "".join(f"\n  node {node}: {reason}" for node, reason in (self.refused | self._lost).items())
+        return TooFewClientsError(f"no node can train for this run{reasons or ': none is there'}")
+
+    def _tell(self, nodes: Sequence[str], *, trial: Offer | None = None) -> bool:
+        """Tells nodes of the run, with as much of its proxy as they lack; whether one of them was lost.
+
+        Args:
+            nodes: to tell.
+            trial: what they need for a trial; None: they are to be ready to train.
+        """
         self._lost = {}
-        for node, answer in self.line.send({node: self._prepare(node) for node in nodes}, most=0) if nodes else ():
-            match answer:
-                case Parcel(head=Ready(job=self._digest, clients=clients, examples=examples)):
-                    served = (node,) if self.own_data else clients
-                    self._serves[node] = None if served is None else frozenset(served)
-                    self.examples[node] = examples or 0
-                    (self._held.add if self.own_data else self._held.discard)(node)
-                case Parcel(head=Lost()):
-                    self._lost[node] = _why_not(answer)
-                case _:
-                    self.refused[node] = _why_not(answer)
+        offer = trial or self._offer()
+        lacked: dict[str, float] = dict.fromkeys(nodes, float("inf"))
+
+        def parcel(node: str, wanted: Sequence[Piece]) -> Parcel:
+            pieces = offer.read(wanted) if offer else []
+            head = Prepare(
+                job=self.job,
+                client=node if self.own_data else None,
+                trial=trial is not None,
+                files=offer.files if offer else (),
+                pieces=tuple(piece for piece, _ in pieces),
+            )
+            return Parcel(head, tuple(content for _, content in pieces))
+
+        parcels = {node: parcel(node, ()) for node in nodes}
+        while parcels:
+            told, parcels = parcels, {}
+            for node, answer in self.line.send(told, most=0):
+                match answer:
+                    case Parcel(head=Ready(job=self._digest, clients=clients, examples=examples)):
+                        self.examples[node] = examples or 0
+                        if trial is None:
+                            served = (node,) if self.own_data else clients
+                            self._serves[node] = None if served is None else frozenset(served)
+                            self._held.add(node)
+                    case Parcel(head=Wanting(job=self._digest, pieces=pieces)):
+                        lacks = None if offer is None else offer.lacking(pieces)
+                        if lacks is None or lacks >= lacked[node]:
+                            self._refuse(node, "the files of the proxy do not arrive there as they were sent")
+                        else:
+                            lacked[node], parcels[node] = lacks, parcel(node, pieces)
+                    case Parcel(head=Lost()):
+                        self._serves.pop(node, None)
+                        self._lost[node] = _why_not(answer)
+                    case _:
+                        self._refuse(node, _why_not(answer))
         return bool(self._lost)
 
-    def _prepare(self, node: str) -> Parcel:
-        """Tells a node of the run; with its proxy, where it must read its own data with the proxy's tokenizer."""
-        files = self._proxy() if self.own_data else {}
-        head = Prepare(job=self.job, client=node if self.own_data else None, files=tuple(files))
-        return Parcel(head, tuple(files.values()))
+    def _refuse(self, node: str, reason: str) -> None:
+        """Does without a node until it has been away."""
+        self._serves.pop(node, None)
+        self.refused[node] = reason
 
-    def _proxy(self) -> dict[str, bytes]:
-        """The files of the latest proxy; none where there is none."""
-        return {} if self.proxy_files is None or self._latest is None else self.proxy_files(self._latest)
+    def _offer(self) -> Offer | None:
+        """The latest proxy; None where there is none."""
+        save, version = self.save_proxy, self._latest
+        if save is None or version is None:
+            return None
+        if self._offered is None or self._offered[0] != version.number:
+            self._offered = version.number, Offer(lambda folder: save(folder, version))
+        return self._offered[1]
 
     def _dealt(self, clients: list[str], shares: dict[str, list[str]]) -> list[str]:
         """Fills each node's share with whole passes; the clients that no node serves are left."""
@@ -235,14 +296,8 @@ class NodesRuntime:
         sent = messages.values() if self._serves[node] is None else [messages[client] for client in clients]
         distinct = {id(message): message for message in sent}
         places = {key: place for place, key in enumerate(distinct)}
-        files = self._proxy() if node not in self._held else {}
-        self._held.add(node)
-        head = Work(
-            job=self._digest,
-            files=tuple(files),
-            clients=tuple((client, places[id(messages[client])]) for client in clients),
-        )
-        return Parcel(head, (*files.values(), *distinct.values()))
+        head = Work(job=self._digest, clients=tuple((client, places[id(messages[client])]) for client in clients))
+        return Parcel(head, tuple(distinct.values()))
 
 
 def _answers(answers: Answers, blobs: Sequence[bytes]) -> Iterator[tuple[str, bytes | Failure]]:

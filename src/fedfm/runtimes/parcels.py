@@ -30,16 +30,47 @@ class _Head(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class File(_Head):
+    """A file of a proxy's folder."""
+
+    name: str
+    size: Annotated[int, Field(ge=0)]
+    """Bytes."""
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class Piece(_Head):
+    """A part of a file: what is there of it from a byte on."""
+
+    file: str
+    """Its name."""
+    start: Annotated[int, Field(ge=0)]
+
+
 class Prepare(_Head):
-    """Server to node: what the run is. Blobs: the files of a proxy, if any."""
+    """Server to node: what the run is. Blobs: the pieces."""
 
     kind: Literal["prepare"] = "prepare"
     job: dict[str, Any]
     """As `fedfm.sites.job.Job` says it."""
     client: Annotated[str, Field(pattern=NAME)] | None = None
     """The client that the node is, where it has data of its own."""
-    files: tuple[str, ...] = ()
-    """Names of the files of the proxy that it is to train on."""
+    trial: bool = False
+    """Whether it only tries on what it can before there is a proxy: the recipe, and its data with the tokenizer."""
+    files: tuple[File, ...] = ()
+    """Of the proxy that it is to train on from now on, or of the tokenizer or image processor of a trial."""
+    pieces: tuple[Piece, ...] = ()
+    """Of these files, as the node wanted them."""
+
+
+class Wanting(_Head):
+    """Node to server: it lacks files of the proxy, and keeps what it has of them. No blobs."""
+
+    kind: Literal["wanting"] = "wanting"
+    job: str
+    """`job_digest` of what it would be prepared for."""
+    pieces: Annotated[tuple[Piece, ...], Field(min_length=1)]
+    """What it lacks: of each of these files all from there on."""
 
 
 class Ready(_Head):
@@ -55,13 +86,11 @@ class Ready(_Head):
 
 
 class Work(_Head):
-    """Server to node: train clients. Blobs: the files of a proxy, if any, then the instructions."""
+    """Server to node: train clients. Blobs: the instructions."""
 
     kind: Literal["work"] = "work"
     job: str
     """`job_digest` of the run's job."""
-    files: tuple[str, ...] = ()
-    """Names of the files of a proxy that the node is to hold from now on."""
     clients: tuple[tuple[str, Annotated[int, Field(ge=0)]], ...]
     """Client id and the place of its instruction among the instructions."""
 
@@ -110,7 +139,9 @@ class Nodes(_Head):
     nodes: tuple[str, ...]
 
 
-Head = Annotated[Prepare | Ready | Work | Answers | Unprepared | Refusal | Lost | Nodes, Field(discriminator="kind")]
+Head = Annotated[
+    Prepare | Wanting | Ready | Work | Answers | Unprepared | Refusal | Lost | Nodes, Field(discriminator="kind")
+]
 _HEADS: TypeAdapter[Head] = TypeAdapter(Head)
 
 
@@ -148,11 +179,10 @@ class Parcel:
 
     def _problem(self) -> str | None:
         match self.head:
-            case Work(files=files, clients=clients):
-                last = max((place for _, place in clients), default=-1)
-                least, most = len(files) + last + 1, None
-            case Prepare(files=files):
-                least = most = len(files)
+            case Work(clients=clients):
+                least, most = max((place for _, place in clients), default=-1) + 1, None
+            case Prepare(pieces=pieces):
+                least = most = len(pieces)
             case Answers(clients=clients):
                 least = most = sum(fault is None for _, fault in clients)
             case _:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import tempfile
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from fedfm.errors import RecipeError
+from fedfm.models.backbones import Backbone
+from fedfm.models.quiet import quiet
 from fedfm.proxies.folder import weights_digest
-from fedfm.proxies.versions import ProxyVersion
 from fedfm.recipe import Recipe
 from fedfm.runtimes.base import Runtime
 from fedfm.runtimes.local import LocalRuntime
@@ -18,7 +18,6 @@ from fedfm.runtimes.nodes import Line, NodesRuntime
 from fedfm.runtimes.processes import ProcessRuntime
 from fedfm.runtimes.settings import Flower, Local, Ray
 from fedfm.server.experiment import Experiment
-from fedfm.server.proxies import ServerProxy
 from fedfm.sites.job import Job
 from fedfm.sites.site import Site
 
@@ -76,15 +75,21 @@ def _runtime(experiment: Experiment, recipe: Recipe, line: Line, *, stack: int, 
     model = weights_digest(experiment.backbone.model) if proxy is None else None
     training = experiment.data.training
     job = Job.of(recipe, data=training.digest if training else None, model=model)
-    files = None if proxy is None else partial(_files, proxy)
-    return NodesRuntime(line, job.model_dump(mode="json"), stack=stack, proxy_files=files, own_data=own_data)
+    return NodesRuntime(
+        line,
+        job.model_dump(mode="json"),
+        stack=stack,
+        save_proxy=None if proxy is None else proxy.save,
+        save_processor=partial(_save_processor, experiment.backbone) if proxy is not None and own_data else None,
+        own_data=own_data,
+    )
 
 
-def _files(proxy: ServerProxy, version: ProxyVersion) -> dict[str, bytes]:
-    """The proxy's folder as clients load it."""
-    with tempfile.TemporaryDirectory() as name:
-        proxy.save(Path(name), version)
-        return {path.name: path.read_bytes() for path in sorted(Path(name).iterdir())}
+def _save_processor(backbone: Backbone, folder: Path) -> None:
+    """What data is read with, and the model's config, which says how long a text may be."""
+    with quiet():
+        backbone.model.config.save_pretrained(folder)
+        backbone.processor.save_pretrained(folder)
 
 
 def _line(settings: Flower | Ray) -> Line:

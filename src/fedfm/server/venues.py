@@ -96,8 +96,7 @@ class AtSites:
         """As `Venue.reach`; every site that is there has tried on what it can before a round is played."""
         runtime = over_sites(experiment, self.line(experiment))
         try:
-            if experiment.proxy is None:  # else sites are prepared with the proxy, as the first round begins
-                runtime.rehearse()
+            runtime.rehearse()
         except BaseException:
             runtime.close()
             raise

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import json
-import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fedfm.errors import DataError
+from fedfm.errors import DataError, RecipeError
 from fedfm.models.backbones import Backbone
+from fedfm.models.checkpoints import Checkpoint
+from fedfm.models.configs import read_config
+from fedfm.models.processors import Modality, Processor, read_processor
 from fedfm.proxies.construct import kept_blocks, own_parameters
 from fedfm.proxies.folder import load_proxy
 from fedfm.proxies.versions import HeldProxy
-
-ENDINGS = (".json", ".safetensors", ".txt", ".model", ".jinja")
-"""Of files that a proxy's folder may have; none of them is code."""
 
 REACHING = ("auto_map", "attn_implementation", "kernel", "quantization")
 """Parts of the names of settings that would make transformers load code, or a library to run the model by."""
@@ -32,50 +31,62 @@ class ReceivedProxy:
     Attributes:
         model: the proxy, its processor included.
         held: what alignment changes of it.
-        folder: where its files are, as long as it is used.
     """
 
     model: Backbone
     held: HeldProxy
-    folder: tempfile.TemporaryDirectory[str]
 
 
-def receive_proxy(files: Mapping[str, bytes], auto_class: Any) -> ReceivedProxy:
-    """Unpacks and loads a proxy.
+def load_received(folder: Path, auto_class: Any) -> ReceivedProxy:
+    """Loads a proxy that a server has sent.
 
     Args:
-        files: name → content.
+        folder: of its files, and nothing else.
         auto_class: the task's class, as for `load_proxy`.
 
     Raises:
-        DataError: a file has no business in a proxy's folder, or they do not belong together.
+        DataError: a file is more than data, or they do not belong together.
         RecipeError: the proxy has the head of another task.
     """
-    folder = tempfile.TemporaryDirectory(prefix="fedfm-proxy-")
-    for name, content in files.items():
-        _refuse_active(name, content)
-        (Path(folder.name) / name).write_bytes(content)
-    proxy, manifest = load_proxy(Path(folder.name), auto_class)
+    _refuse_active(folder)
+    proxy, manifest = load_proxy(folder, auto_class)
     kept = manifest.kept_neurons
     held = HeldProxy(own_parameters(proxy, kept), kept_blocks(proxy, kept), manifest.version)
-    return ReceivedProxy(proxy, held, folder)
+    return ReceivedProxy(proxy, held)
 
 
-def _refuse_active(name: str, content: bytes) -> None:
-    """Refuses what could be more than data: another file's name, code, or a setting that reaches out of the folder."""
-    if not name or Path(name).name != name or not name.endswith(ENDINGS):
-        raise DataError(f"{name!r} has no business in a proxy's folder")
-    if not name.endswith(".json") or name == VOCABULARY:
-        return
+def load_processor(folder: Path, modality: Modality) -> Processor:
+    """Loads a tokenizer or image processor that a server has sent.
+
+    Args:
+        folder: of its files and its model's config, and nothing else.
+        modality: what the task's inputs are.
+
+    Raises:
+        DataError: a file is more than data, or they do not belong together.
+    """
+    _refuse_active(folder)
+    checkpoint = Checkpoint(folder, "the server's model")
     try:
-        settings = json.loads(content)
-    except ValueError as error:
-        raise DataError(f"{name} of the proxy is no JSON") from error
-    for key, value in _leaves(settings):
-        if value is not None and any(part in key for part in REACHING):
-            raise DataError(f"{name} of the proxy sets `{key}`, which could load code")
-        if isinstance(value, str) and len(value) > 1 and (value[0] in "/~\\" or ".." in value or "://" in value):
-            raise DataError(f"{name} of the proxy names a file or an address ({key})")
+        return read_processor(checkpoint, read_config(checkpoint), modality)
+    except RecipeError as error:
+        raise DataError(error.problems[0].message) from error
+
+
+def _refuse_active(folder: Path) -> None:
+    """Refuses settings that would load code, or reach out of the folder."""
+    for path in sorted(folder.glob("*.json")):
+        if path.name == VOCABULARY:
+            continue
+        try:
+            settings = json.loads(path.read_bytes())
+        except ValueError as error:
+            raise DataError(f"{path.name} of the proxy is no JSON") from error
+        for key, value in _leaves(settings):
+            if value is not None and any(part in key for part in REACHING):
+                raise DataError(f"{path.name} of the proxy sets `{key}`, which could load code")
+            if isinstance(value, str) and len(value) > 1 and (value[0] in "/~\\" or ".." in value or "://" in value):
+                raise DataError(f"{path.name} of the proxy names a file or an address ({key})")
 
 
 def _leaves(tree: Any, key: str = "") -> Iterator[tuple[str, Any]]:

@@ -83,7 +83,7 @@ def main() -> None:
     if options.data is not None:
         policy = read_settings(options.policy, Policy) if options.policy else Policy()
         own = Own(read_own_data(options.data), Border(policy, options.socket.parent, _log.info))
-    serve(options.socket, Site(own))
+    serve(options.socket, Site(own, options.socket.with_suffix(".proxies")))
 
 
 if __name__ == "__main__":

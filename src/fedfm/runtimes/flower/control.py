@@ -80,11 +80,23 @@ class Control:
 
     def start(self, socket: Path) -> int:
         """Starts a relay to the server that listens at ``socket``; Flower's number of its run."""
-        content, _ = build_fab_from_files({"pyproject.toml": PROJECT.encode()})
+        return self.start_app({"pyproject.toml": PROJECT.encode()}, {SOCKET: str(socket)})
+
+    def start_app(self, files: Mapping[str, bytes], config: Mapping[str, str]) -> int:
+        """Starts a Flower app.
+
+        Args:
+            files: its bundle, ``pyproject.toml`` among them.
+            config: what it gets of its settings.
+
+        Returns:
+            Flower's number of its run.
+        """
+        content, _ = build_fab_from_files(files)
         fab = Fab(hashlib.sha256(content).hexdigest(), content, {})
-        config = user_config_to_proto({SOCKET: str(socket)})
+        asked = StartRunRequest(fab=fab_to_proto(fab), override_config=user_config_to_proto(dict(config)))
         with self._connected() as client:
-            return int(client.StartRun(StartRunRequest(fab=fab_to_proto(fab), override_config=config)).run_id)
+            return int(client.StartRun(asked).run_id)
 
     def stop(self, run: int) -> None:
         """Ends a relay's run, so that no node goes on working for it; one that has ended already stays so."""

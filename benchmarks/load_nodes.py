@@ -1,0 +1,166 @@
+"""What our layer costs over real nodes: as `load.py`, over SuperLink and SuperNodes in place of a grid in memory.
+
+    python benchmarks/load_nodes.py [--nodes 20] [--rounds 6] [--repeats 2]
+
+A client a node, which sends back at once the 300,000 parameters that it was sent. Flower's app is its FedAvg, in the
+programs that Flower ships; ours is a whole run, whose nodes hand their work to a process that stays. Both have the same
+SuperLink and SuperNodes, started anew for each. Printed are seconds of rounds between the first and the last, which
+evaluates in ours. Runs take turns. Linux; takes half a gigabyte a node.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+import time
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+from fedfm import load_recipe
+from fedfm.params import save
+from fedfm.runtimes import sockets
+from fedfm.runtimes.base import Runtime
+from fedfm.runtimes.flower.keys import AUTHORITY, new_certificates, new_key
+from fedfm.runtimes.flower.loopback import LoopbackLine
+from fedfm.runtimes.flower.superlink import environment, start_superlink, within
+from fedfm.runtimes.flower.supernode import free_ports, start_supernode
+from fedfm.runtimes.flower.supervisor import Supervisor
+from fedfm.runtimes.settings import Flower
+from fedfm.server.carriers import over_nodes
+from fedfm.server.experiment import Experiment, build_experiment
+from fedfm.server.runs import start_run
+from fedfm.server.venues import Here
+from ledger import machine
+from load import BARE, OURS, Rounds, answer, recipe
+
+APP = Path(__file__).with_name("bare_flower_app.py")
+PROJECT = """\
+[project]
+name = "bare"
+version = "1.0.0"
+license = "Apache-2.0"
+dependencies = []
+
+[tool.flwr.app]
+publisher = "bare"
+
+[tool.flwr.app.components]
+serverapp = "bare_flower_app:server_app"
+clientapp = "bare_flower_app:client_app"
+
+[tool.flwr.app.config]
+nodes = ""
+rounds = ""
+start = ""
+output = ""
+"""
+
+
+class Idle(LoopbackLine):
+    """A federation whose nodes train nothing."""
+
+    worker = (str(Path(__file__)), "--serve")
+
+
+@dataclass(frozen=True)
+class OverNodes(Here):
+    """A simulation over it."""
+
+    nodes: int = 1
+
+    def reach(self, experiment: Experiment) -> Runtime:
+        """As `Venue.reach`."""
+        return over_nodes(experiment, Idle(Flower(nodes=self.nodes)))
+
+
+def serve(path: Path) -> None:
+    """A node's worker."""
+    with closing(sockets.listen(path)) as server:
+        while True:
+            caller, _ = server.accept()
+            with caller:
+                asked = sockets.receive(caller)
+                if asked is not None:
+                    for part in answer(asked[1]):
+                        sockets.send(caller, part)
+
+
+def ours(nodes: int, rounds: int) -> list[float]:
+    """When the rounds of a run of fedfm were over."""
+    with tempfile.TemporaryDirectory() as name:
+        heard = Rounds()
+        finished = start_run(load_recipe(recipe(Path(name), nodes, rounds)), OverNodes(nodes=nodes), [heard])
+        if finished.summary["clients"]["failed"] or finished.summary["clients"]["refused"]:
+            raise RuntimeError("updates were lost")
+        return heard.ends[1:]  # it began before the first
+
+
+def bare(nodes: int, rounds: int) -> list[float]:
+    """The same of a Flower app."""
+    with tempfile.TemporaryDirectory() as name:
+        folder, tls = Path(name), Path(name) / "tls"
+        save(build_experiment(load_recipe(recipe(folder, nodes, rounds))).start, folder / "start.safetensors")
+        new_certificates(tls, ["localhost", "127.0.0.1"])
+        with closing(Supervisor(folder, environment(folder))) as supervisor, within(environment(folder)):
+            server, *ports = free_ports(1 + nodes)
+            control = start_superlink(supervisor, folder, tls, server, in_memory=True)
+            keys = {f"node-{number}": folder / f"node-{number}.key" for number in range(nodes)}
+            for key in keys.values():
+                new_key(key)
+            control.admit({node: key.with_name(f"{key.name}.pub") for node, key in keys.items()})
+            for (node, key), port in zip(keys.items(), ports, strict=True):
+                start_supernode(
+                    supervisor,
+                    node,
+                    server=f"127.0.0.1:{server}",
+                    authority=tls / AUTHORITY,
+                    key=key,
+                    worker=folder / "none",
+                    port=port,
+                )
+            config = {
+                "nodes": nodes,
+                "rounds": rounds,
+                "start": folder / "start.safetensors",
+                "output": folder / "ends",
+            }
+            files = {"pyproject.toml": PROJECT.encode(), APP.name: APP.read_bytes()}
+            control.start_app(files, {key: str(value) for key, value in config.items()})
+            while not (folder / "ends").exists() or not (folder / "ends").read_text():
+                supervisor.check()
+                time.sleep(0.5)
+            ends: list[float] = json.loads((folder / "ends").read_text())
+            return ends
+
+
+def main() -> None:
+    """Measures and prints."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--nodes", type=int, default=20)
+    parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--serve", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.serve is not None:
+        serve(options.serve)
+        return
+    found: dict[str, list[float]] = {BARE: [], OURS: []}
+    for number in range(options.repeats):
+        for name, measure in {BARE: bare, OURS: ours}.items():
+            ends = measure(options.nodes, options.rounds)
+            found[name] += [end - start for start, end in pairwise(ends[:-1])]
+            sys.stderr.write(f"{name}, repeat {number}: {[round(b - a, 2) for a, b in pairwise(ends)]}\n")
+    print(f"{options.nodes} SuperNodes over TLS, 300,000 parameters each way; {machine()}")
+    for name, seconds in found.items():
+        spread = f"{min(seconds):.2f} to {max(seconds):.2f}"
+        print(f"  {name:16} {statistics.median(seconds):6.2f} s a round ({spread})")
+    print(f"  fedfm takes {statistics.median(found[OURS]) / statistics.median(found[BARE]):.2f} times as long")
+
+
+if __name__ == "__main__":
+    main()
