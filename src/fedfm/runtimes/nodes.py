@@ -263,17 +263,13 @@ class NodesRuntime:
         try:
             with closing(self.line.send(parcels, most=most)) as answered:
                 for node, answer in answered:
-                    match answer:
-                        case Parcel(head=Answers() as answers, blobs=blobs):
-                            for client, found in _answers(answers, blobs):
-                                if client in waiting[node]:  # a node does not answer for another's client
-                                    waiting[node].remove(client)
-                                    yield client, found
-                        case Parcel(head=Unprepared() | Lost(late=False)) if again:
+                    if isinstance(answer.head, Answers):
+                        yield from _answers(answer.head, answer.blobs, waiting[node])
+                    else:
+                        lost[node] = _why_not(answer)
+                        if again and not _is_final(answer):
                             forgot.add(node)
-                            lost[node] = _why_not(answer)
-                        case _:
-                            lost[node] = _why_not(answer)
+                    del answer  # it may be large: the next is received without it
         except GeneratorExit:  # nobody waits for the others
             self._held -= {node for node, unanswered in waiting.items() if unanswered}
             raise
@@ -300,10 +296,19 @@ class NodesRuntime:
         return Parcel(head, tuple(distinct.values()))
 
 
-def _answers(answers: Answers, blobs: Sequence[bytes]) -> Iterator[tuple[str, bytes | Failure]]:
+def _answers(answers: Answers, blobs: Sequence[bytes], waiting: list[str]) -> Iterator[tuple[str, bytes | Failure]]:
+    """What a node came to, for those of its clients that are waiting; it does not answer for another's."""
     updates = iter(blobs)
     for client, fault in answers.clients:
-        yield client, next(updates) if fault is None else Failure(client, **fault.model_dump())
+        found = next(updates) if fault is None else Failure(client, **fault.model_dump())
+        if client in waiting:
+            waiting.remove(client)
+            yield client, found
+
+
+def _is_final(answer: Parcel) -> bool:
+    """Whether there is no use in asking a node again that has not answered."""
+    return not isinstance(answer.head, Unprepared | Lost) or (isinstance(answer.head, Lost) and answer.head.late)
 
 
 def _why_not(answer: Parcel) -> str:
