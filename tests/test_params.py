@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 
 import pytest
 import torch
@@ -50,6 +51,21 @@ def test_digest_sees_names_shapes_types_and_values_but_not_order() -> None:
         {"a": torch.tensor([1.0, -2.0]), "b": torch.tensor([3.0])},
     ]
     assert len({p.digest(base), *map(p.digest, others)}) == 5
+
+
+@pytest.mark.parametrize(
+    ("values", "finite"),
+    [
+        ([], True),
+        ([1.0, -2.0], True),
+        ([3e38, 3e38], True),  # whose sum is not
+        ([1.0, math.nan], False),
+        ([math.inf, -math.inf], False),
+        ([-math.inf, 1.0], False),
+    ],
+)
+def test_finite_are_numbers_that_are_not_infinite(values: list[float], finite: bool) -> None:
+    assert p.is_finite(torch.tensor(values)) is finite
 
 
 def test_digest_of_a_view_is_that_of_its_values() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import fedfm
 from fedfm.errors import RecipeError
@@ -64,6 +65,32 @@ def test_bfloat16_is_refused_where_clients_train_in_a_plain_loop(tmp_path: Path)
     with pytest.raises(RecipeError, match="one by one, clients are trained in float32") as caught:
         built(tmp_path, runtime={"stack": "off", "precision": "bfloat16"})
     assert caught.value.problems[0].where == "runtime.precision"
+
+
+@pytest.mark.parametrize(
+    ("gains", "long", "changes", "precision"),
+    [
+        (True, True, {}, "bfloat16"),
+        (True, True, {"runtime": {"precision": "float32"}}, "float32"),
+        (True, True, {"runtime": {"stack": "off"}}, "float32"),
+        (True, True, {"tune": {"kind": "prefix"}}, "float32"),
+        (True, False, {}, "float32"),
+        (False, True, {}, "float32"),
+        (False, True, {"runtime": {"precision": "bfloat16"}}, "bfloat16"),
+    ],
+)
+def test_auto_is_bfloat16_where_it_pays_and_the_run_remembers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gains: bool, long: bool, changes: dict[str, Any], precision: str
+) -> None:
+    monkeypatch.setattr("fedfm.sites.sharing.gains_by_bfloat16", lambda device: gains)
+    monkeypatch.setattr("fedfm.sites.sharing.LONG", 0.0 if long else float("inf"))
+    changes = {"runtime": {"processes": 1}, **changes}
+    experiment = built(tmp_path, **changes)
+    assert experiment.recipe.runtime.precision == precision
+    assert ("bfloat16" in experiment.training) == (precision == "bfloat16")
+    if experiment.worker.stacking is not None:
+        dtype = experiment.worker.stacking.blocks.dtype
+        assert dtype == (torch.bfloat16 if precision == "bfloat16" else None)
 
 
 @pytest.mark.parametrize(

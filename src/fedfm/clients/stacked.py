@@ -30,7 +30,7 @@ from fedfm.models.stacked import (
     reading,
 )
 from fedfm.models.tunable import Tunable
-from fedfm.params import Params
+from fedfm.params import Params, is_finite
 from fedfm.tasks.base import Batch, Task
 
 
@@ -123,7 +123,7 @@ def train_stacked(
                 loss = _losses(tunable, stacking, task, step)
             with phase("backward"):
                 gradient = stack.gradient(loss.sum())
-            if not (loss.isfinite().all() and gradient.isfinite().all()):  # shared products would pass it on
+            if not (is_finite(loss) and is_finite(gradient)):  # shared products would pass it on
                 raise FloatingPointError(f"step {number + 1} of a client is not finite")
             with phase("optimizer"):
                 _optimize(optimizer, stack.values, gradient, received, local, gradient_rule)

@@ -20,7 +20,7 @@ class RuntimeSettings(Settings):
     """`auto` takes a GPU when there is one; else `cpu`, `cuda`, `cuda:1`, `mps`."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Arithmetic of the frozen blocks in local training; the tunable, its optimiser and every evaluation stay in
-    float32. `auto` is float32."""
+    float32. `auto` is bfloat16 where a run takes longer than a minute or two, on CPUs with instructions for it."""
 
 
 class Local(RuntimeSettings):

@@ -6,11 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import torch
-
 from fedfm.algorithms import ServerState
 from fedfm.errors import InterruptedRunError, RecipeError, TooFewClientsError
-from fedfm.params import Params, digest
+from fedfm.params import Params, digest, is_finite
 from fedfm.proxies.versions import ProxyVersion
 from fedfm.records.folder import RunFolder
 from fedfm.records.listeners import Listener
@@ -219,7 +217,7 @@ class RoundLoop:
 
     def _check_finite(self, number: int, params: Params, algorithm: ServerState) -> None:
         for group in (params, *algorithm.values()):
-            if bad := [name for name, tensor in group.items() if not torch.isfinite(tensor).all()]:
+            if bad := [name for name, tensor in group.items() if not is_finite(tensor)]:
                 raise RecipeError(
                     f"the server's step of round {number} overflowed in {len(bad)} tensors, first `{bad[0]}`; the "
                     "round is dropped: start a new run with smaller steps (local.learning_rate, algorithm.server_lr)",

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor
 
+from fedfm.params import is_finite
 from fedfm.proxies.activity import activity_problem
 from fedfm.updates import Instruction, Update
 
@@ -69,7 +69,7 @@ def _shape_problem(got: Mapping[str, Tensor], expected: Mapping[str, Tensor]) ->
 
 
 def _finite_problem(update: Update) -> str | None:
-    bad = [name for name, tensor in update.params.items() if not torch.isfinite(tensor).all()]
+    bad = [name for name, tensor in update.params.items() if not is_finite(tensor)]
     if not bad:
         return None if math.isfinite(update.loss) else "its loss is not a number; try a lower local.learning_rate"
     loss = f"loss {update.loss:.4g}" if update.loss == update.loss else "loss was NaN"

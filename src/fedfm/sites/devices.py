@@ -28,3 +28,12 @@ def choose_device(wanted: str) -> torch.device:
     if missing:
         raise RecipeError(f"there is no `{wanted}` on this machine; `auto` takes what is there", where="runtime.device")
     return device
+
+
+def gains_by_bfloat16(device: torch.device) -> bool:
+    """Whether products in bfloat16 are known to be faster there than in float32: on CPUs with instructions for them.
+
+    Other CPUs emulate them, at a loss; GPUs were not measured.
+    """
+    found = torch.cpu.get_capabilities()
+    return device.type == "cpu" and bool(found.get("avx512_bf16") or found.get("amx_bf16"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import psutil
@@ -22,11 +22,12 @@ from fedfm.recipe import Recipe
 from fedfm.records.environment import cpu_count
 from fedfm.runtimes.processes import can_fork
 from fedfm.runtimes.settings import Local, Runtime
+from fedfm.sites.devices import gains_by_bfloat16
 from fedfm.tasks import Task
 from fedfm.tasks.language_modeling import IGNORED
 
-WORTH_PROCESSES = 1e13
-"""Operations of a run, roughly, from which `auto` takes several processes: a minute or two of one core."""
+LONG = 1e13
+"""Operations of a run, roughly, from which `auto` takes several processes and bfloat16: a minute or two of one core."""
 
 TOKENS = {"cpu": 8192, "cuda": 131_072}
 """Tokens of a step, at most, that `auto` puts together, by the kind of device: guesses that no benchmark has tried."""
@@ -74,9 +75,15 @@ def choose_sharing(
         RecipeError: at ``runtime.processes`` when several are asked for where there can be but one; at
             ``runtime.precision`` when clients cannot share passes: only shared ones compute in bfloat16.
     """
-    processes = _processes(recipe, device, backbone.model.num_parameters(), examples)
-    stacking, words = _stacking(recipe, backbone, tunable, task, processor, device=device, processes=processes)
-    chosen: dict[str, Any] = {"stack": stacking.clients if stacking else "off"}
+    is_long = _operations(recipe, backbone.model.num_parameters(), examples) > LONG
+    processes = _processes(recipe, device, is_long=is_long)
+    stacking, words = _stacking(
+        recipe, backbone, tunable, task, processor, device=device, processes=processes, is_long=is_long
+    )
+    chosen: dict[str, Any] = {
+        "stack": stacking.clients if stacking else "off",
+        "precision": "float32" if stacking is None or stacking.blocks.dtype is None else "bfloat16",
+    }
     if isinstance(recipe.runtime, Local):
         chosen["processes"] = processes
     runtime = recipe.runtime.model_copy(update=chosen)
@@ -93,6 +100,7 @@ def _stacking(
     *,
     device: torch.device,
     processes: int,
+    is_long: bool,
 ) -> tuple[Stacking | None, str]:
     wanted = recipe.runtime.stack
     problem = "`runtime.stack: off`" if wanted == "off" else _problem(recipe, backbone, tunable)
@@ -103,14 +111,13 @@ def _stacking(
     clients = _fitting(recipe, tunable, device, processes) if wanted == "auto" else wanted
     pad = cast(int, processor.pad_token_id) if isinstance(processor, PreTrainedTokenizerBase) else 0
     padding = {"input_ids": pad, "labels": IGNORED}
-    dtype = torch.bfloat16 if recipe.runtime.precision == "bfloat16" else None
-    blocks = PackedBlocks.of(tunable, backbone.family, task.peft_type, dtype)
-    if dtype is not None and (problem := _problem_in_bfloat16(recipe, blocks)):
-        raise RecipeError(f"{problem}; use float32", where="runtime.precision")
+    blocks = PackedBlocks.of(tunable, backbone.family, task.peft_type)
+    if _computes_in_bfloat16(recipe, blocks, device, is_long=is_long):
+        blocks = replace(blocks, dtype=torch.bfloat16)
     words = f"{clients} clients at a time" if clients > 1 else "one client at a time"
     fixed = isinstance(recipe.proxy, NoProxy) and not task.draws_inputs  # a proxy's blocks change as it is realigned
     prefix = FrozenPrefix.of(blocks, tunable) if fixed else None
-    words += "" if dtype is None else ", blocks in bfloat16"
+    words += "" if blocks.dtype is None else ", blocks in bfloat16"
     words += f", the first {prefix.start} blocks once an example" if prefix else ""
     words += ", one by one in rounds that count neurons' use" if recipe.proxy.counts_at_clients else ""
     return Stacking(clients, blocks, padding, prefix, uniform=device.type != "cpu"), words
@@ -131,6 +138,21 @@ def _problem(recipe: Recipe, backbone: Backbone, tunable: Tunable) -> str | None
     except UnstackableError as error:
         return str(error)
     return None
+
+
+def _computes_in_bfloat16(recipe: Recipe, blocks: PackedBlocks, device: torch.device, *, is_long: bool) -> bool:
+    """Whether clients that share passes compute blocks in bfloat16.
+
+    Raises:
+        RecipeError: at ``runtime.precision`` when they are asked to and cannot.
+    """
+    wanted = recipe.runtime.precision
+    if wanted == "float32" or (wanted == "auto" and not (is_long and gains_by_bfloat16(device))):
+        return False
+    problem = _problem_in_bfloat16(recipe, blocks)
+    if problem is not None and wanted == "bfloat16":
+        raise RecipeError(f"{problem}; use float32", where="runtime.precision")
+    return problem is None
 
 
 def _problem_in_bfloat16(recipe: Recipe, blocks: PackedBlocks) -> str | None:
@@ -172,7 +194,7 @@ def _cohort(recipe: Recipe) -> int:
     return recipe.federation.cohort_size(recipe.federation.clients or 1)
 
 
-def _processes(recipe: Recipe, device: torch.device, parameters: int, examples: int) -> int:
+def _processes(recipe: Recipe, device: torch.device, *, is_long: bool) -> int:
     if not isinstance(recipe.runtime, Local):
         return 1
     wanted = recipe.runtime.processes
@@ -181,12 +203,14 @@ def _processes(recipe: Recipe, device: torch.device, parameters: int, examples: 
         if wanted > 1 and not possible:
             raise RecipeError("several processes need Linux and a CPU; leave it at `auto`", where="runtime.processes")
         return wanted
-    share = recipe.federation.rounds * _cohort(recipe) / (recipe.federation.clients or 1)
-    local = recipe.local
+    return min(cpu_count(), _cohort(recipe)) if possible and is_long else 1
+
+
+def _operations(recipe: Recipe, parameters: int, examples: int) -> float:
+    """Of a run's local training, roughly."""
+    local, cohorts = recipe.local, recipe.federation.rounds * _cohort(recipe)
     if local.max_steps is None:
-        passed = examples * share * local.epochs * recipe.data.max_length
+        passed = examples * cohorts / (recipe.federation.clients or 1) * local.epochs
     else:
-        steps = recipe.federation.rounds * _cohort(recipe) * local.max_steps
-        passed = steps * local.batch_size * recipe.data.max_length
-    worth = 6 * parameters * passed > WORTH_PROCESSES
-    return min(cpu_count(), _cohort(recipe)) if possible and worth else 1
+        passed = cohorts * local.max_steps * local.batch_size
+    return 6 * parameters * passed * recipe.data.max_length

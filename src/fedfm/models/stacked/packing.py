@@ -147,11 +147,9 @@ class PackedBlocks:
     _lower: dict[int, tuple[int, nn.Parameter]] = field(default_factory=dict, repr=False)
 
     @classmethod
-    def of(
-        cls, tunable: Tunable, family: Family, task_type: str | None, dtype: torch.dtype | None = None
-    ) -> PackedBlocks:
+    def of(cls, tunable: Tunable, family: Family, task_type: str | None) -> PackedBlocks:
         """The blocks of a tunable's model; of PEFT's task types, ``SEQ_CLS`` reads only an encoder's first token."""
-        return cls(tunable.base_model, family, first_only=task_type == "SEQ_CLS", dtype=dtype)
+        return cls(tunable.base_model, family, first_only=task_type == "SEQ_CLS")
 
     @property
     def can_be_packed(self) -> bool:
