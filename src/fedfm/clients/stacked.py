@@ -181,9 +181,14 @@ def _losses(tunable: Tunable, stacking: Stacking, task: Task, step: _Step) -> Te
         if stacking.prefix is not None:
             forward.enter_context(stacking.prefix.replaced_by(step.table, step.packing))
         totals, predictions = task.losses(tunable.model(**inputs).logits, step.batch)
-    rows = list(step.layout.rows)
-    own = zip(torch.split(totals, rows), torch.split(predictions, rows), step.counts, strict=True)
-    return torch.stack([total[:n].sum() / number[:n].sum().clamp(min=1) for total, number, n in own])
+    parts = [part for rows, n in zip(step.layout.rows, step.counts, strict=True) for part in (n, rows - n)]
+    lengths = torch.tensor(parts, device=totals.device)
+
+    def sums(values: Tensor) -> Tensor:
+        ends = torch.segment_reduce(values.to(totals.dtype), "sum", lengths=lengths)
+        return ends[::2]  # the others are of what fills clients up
+
+    return sums(totals) / sums(predictions).clamp(min=1)
 
 
 @torch.no_grad()

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import layer_norm, linear
 from transformers.pytorch_utils import Conv1D
 
-from fedfm.models.stacked.layout import Layout, each_client, spread
+from fedfm.models.stacked.layout import Layout, own_products, spread
 from fedfm.models.stacked.products import low_rank
 
 
@@ -140,10 +140,10 @@ def _linear(module: nn.Module, stacks: Stacks) -> Forward:
         if weights is None:
             y = linear(x, weight)
             return y if biases is None else y + spread(biases, y, sizes)
-        own = weights.transpose(1, 2) if transposed else weights
-        if biases is not None or bias is None:
-            return each_client(linear, x, sizes, own, biases)
-        return each_client(linear, x, sizes, own) + bias
+        y = own_products(x, weights if transposed else weights.mT, sizes)
+        if biases is not None:
+            return y + spread(biases, y, sizes)
+        return y if bias is None else y + bias
 
     return forward
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -49,19 +49,21 @@ def alike(sizes: Sequence[int]) -> bool:
     return all(size == sizes[0] for size in sizes)
 
 
-def each_client(function: Callable[..., Tensor], x: Tensor, sizes: Sequence[int], *stacks: Tensor | None) -> Tensor:
-    """``function`` of each client's vectors ``[n_k, d]`` and its own tensors, joined in the shape of ``x``.
+def own_products(x: Tensor, weights: Tensor, sizes: Sequence[int]) -> Tensor:
+    """Each client's vectors times its own matrix: one batched product where clients are alike.
 
     Args:
-        function: (vectors, a tensor of each stack) → vectors.
-        x: ``[..., d]``.
+        x: ``[..., in]``.
+        weights: ``[K, in, out]``.
         sizes: vectors of each client.
-        stacks: ``[K, ...]`` each, or None for what the layer lacks.
     """
-    parts = torch.split(x.reshape(-1, x.shape[-1]), list(sizes))
-    own = [[None] * len(parts) if stack is None else list(stack.to(x.dtype).unbind()) for stack in stacks]
-    joined = torch.cat([function(part, *tensors) for part, *tensors in zip(parts, *own, strict=True)])
-    return joined.view(*x.shape[:-1], joined.shape[-1])
+    vectors, weights = x.reshape(-1, x.shape[-1]), weights.to(x.dtype)
+    if alike(sizes):
+        y = torch.bmm(vectors.view(len(sizes), sizes[0], -1), weights)
+    else:
+        parts = torch.split(vectors, list(sizes))
+        y = torch.cat([part @ own for part, own in zip(parts, weights.unbind(), strict=True)])
+    return y.view(*x.shape[:-1], -1)
 
 
 def spread(stack: Tensor, x: Tensor, sizes: Sequence[int]) -> Tensor:
