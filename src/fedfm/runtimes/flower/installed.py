@@ -7,6 +7,7 @@ holds, and all other kinds of task end at once.
 
 from __future__ import annotations
 
+import argparse
 import shlex
 import sys
 from collections.abc import Callable
@@ -28,8 +29,13 @@ def write_programs(folder: Path) -> None:
 
 
 def main() -> None:
-    """Runs as ``flwr-clientapp``, with the app that is installed here."""
-    from flwr.supernode.cli.flwr_clientapp import flwr_clientapp
+    """Runs as ``flwr-clientapp``, with the app that is installed here.
+
+    It is started for every message, so nothing is imported but what it needs: with Flower's own program come those of
+    the SuperNode and their databases, which doubles the time.
+    """
+    from flwr.common.args import add_args_flwr_app_common, try_obtain_flwr_app_token
+    from flwr.supercore.tls import validate_and_resolve_root_certificates
     from flwr.supernode.runtime import run_clientapp
 
     from fedfm.runtimes.flower.apps import client_app
@@ -38,7 +44,18 @@ def main() -> None:
         if not hasattr(run_clientapp, name):
             raise RuntimeError(f"this version of Flower has no {name}: what it would run is not known")
         setattr(run_clientapp, name, instead)
-    flwr_clientapp()
+    parser = argparse.ArgumentParser(prog=OURS)
+    parser.add_argument("--runtime-api-address", required=True)
+    add_args_flwr_app_common(parser)
+    asked = parser.parse_args()
+    run_clientapp.run_clientapp(
+        runtime_api_address=asked.runtime_api_address,
+        token=try_obtain_flwr_app_token(asked),
+        insecure=asked.insecure,
+        certificates=validate_and_resolve_root_certificates(asked.root_certificates, asked.insecure),
+        parent_pid=asked.parent_pid,
+        runtime_dependency_install=asked.runtime_dependency_install,
+    )
 
 
 def _nothing(*given: object, **named: object) -> None:
