@@ -82,7 +82,7 @@ def write_job(folder: Path, case: Case) -> Path:
         "data": {"train": str(folder / "train.jsonl"), "test": str(folder / "test.jsonl"), "max_length": 32},
         "federation": {"clients": case.clients, "per_round": case.cohort, "rounds": 2},
         "local": {"batch_size": 10},
-        "runtime": {"stack": 10, "processes": 1},
+        "runtime": {"stack": 10, "processes": 1, "precision": "float32"},
     }
     path = folder / "many-clients.yaml"
     path.write_text(json.dumps(recipe))

@@ -49,6 +49,7 @@ def recipe(data: Path, seed: int, folder: Path, split: str, overrides: Sequence[
             "federation": {"clients": 100, "per_round": 10, "rounds": 30},
             "local": {"epochs": LOCAL_EPOCHS, "learning_rate": FEDERATED_LEARNING_RATE, "batch_size": 16},
             "tune": {"kind": "lora", "r": 8, "lora_alpha": 16, "target_modules": "attention"},
+            "runtime": {"precision": "float32"},
             "evaluate": {"every": 10},
         },
         overrides,
