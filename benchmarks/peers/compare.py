@@ -12,7 +12,8 @@ process try a single one too. Peers get their most favourable settings, and in b
 Each run is a process of its own, and ways take turns, so that a machine that gets slower does so for all. Figures are
 medians over the repeats, of the rounds between the first and the last. `first` is the time from the start of the
 process until the first round is over, `x ours` compares with fedfm's stacked processes of the same precision, and
-`differs` is the distance of a way's final adapter from that of the torch loop in float32, over how far that one moved.
+`differs` is the distance of a way's final adapter from that of the torch loop in float32, over how far that one moved
+(not in the three largest jobs).
 
 Linux only, and only on a machine that does nothing else. Flower and pfl get environments of their own, by pip, in
 results/environments.
@@ -64,7 +65,7 @@ def measure(size: Size, row: Row, shared: Path) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as scratch:
         output = Path(scratch) / "adapter.safetensors"
         result = run_job(size, row, folder, output)
-        differs = distance(folder, load_file(output)) if output.is_file() else None
+        differs = distance(folder, load_file(output)) if output.is_file() and size.compared else None
     if differs is not None and row.precision == "float32" and differs > TOLERANCE[size.optimizer]:
         raise RuntimeError(f"{row.label} did another job: its adapter differs by {differs:.1e}")
     return {**result, "differs": differs}
@@ -103,10 +104,11 @@ def run_job(size: Size, row: Row, folder: Path, output: Path) -> dict[str, Any]:
 
 
 def prepared(size: Size, shared: Path) -> Path:
-    """The folder of a job, with its reference; made once."""
+    """The folder of a job, with its reference where there is one; made once."""
     folder = RESULTS / NAME / size.digest
-    if not (folder / "reference.safetensors").is_file():
+    if not (folder / "examples.safetensors").is_file():  # which is written last
         prepare(size, folder, shared)
+    if size.compared and not (folder / "reference.safetensors").is_file():
         beside = folder / "reference.partial"
         run_job(size, REFERENCE, folder, beside)
         beside.rename(folder / "reference.safetensors")

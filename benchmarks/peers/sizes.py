@@ -11,6 +11,9 @@ from fedfm import __version__
 
 CORES = os.cpu_count() or 1
 
+MOST_COMPARED = 60_000
+"""Tokens a round up to which the adapters of a job are compared."""
+
 
 @dataclass(frozen=True)
 class Size:
@@ -44,6 +47,11 @@ class Size:
         model = f"{self.model}'s proxy" if self.proxy else self.model
         length = f"up to {self.length}" if self.natural else f"{self.length}"
         return f"{model}, {self.clients} clients x {self.steps} steps of {self.batch_size} x {length} tokens"
+
+    @property
+    def compared(self) -> bool:
+        """Whether adapters are held against the torch loop's; in the largest jobs that alone takes many minutes."""
+        return self.clients * self.steps * self.batch_size * self.length <= MOST_COMPARED
 
     @property
     def digest(self) -> str:
