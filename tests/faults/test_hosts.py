@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.machines import Process, adapter, fedfm
+from tests.machines import Process, adapter, fedfm, wait
 from tests.system.test_reverse_proxy import configuration
 
 pytest.importorskip("flwr", reason="needs the extra `flower`")
@@ -194,12 +194,19 @@ def test_a_run_over_three_hosts(tmp_path: Path, network: Network) -> None:
 
 
 def test_a_connection_that_is_cut_for_30_seconds(tmp_path: Path, network: Network) -> None:
-    """The cable of one site is out in the middle of a run; every update of it arrives none the less."""
+    """The cable of one site is out while it works; its update arrives none the less.
+
+    It is out when the site has its message: one that Flower is just handing over when the cable goes is lost.
+    """
     simulated = fedfm(tmp_path, "run", "recipe.yaml", "name=simulated", "data.client=site", *LONGER)
     server = network.server(*LONGER)
     for name in SITES:
         network.client(f"state-{name}", name, f"keys/{name}")
     server.says("round 2/6")
+    node = tmp_path / "state-ward" / "supernode.log"
+    wait(
+        lambda: node.read_text().count("Received successfully") >= 4, "the message of round 3"
+    )  # the first prepares it
     space = network.hosts["server"][-1]
     ip("-n", space, "link", "set", "ward", "down")
     time.sleep(30)
