@@ -9,7 +9,7 @@ import pytest
 
 from fedfm.params import digest
 from fedfm.recipe import load_recipe
-from fedfm.runtimes.parcels import Answers, Parcel, Prepare, Ready, Refusal, Unprepared, Work, job_digest
+from fedfm.runtimes.parcels import Answers, File, Parcel, Prepare, Ready, Refusal, Unprepared, Work, job_digest
 from fedfm.server.carriers import over_nodes
 from fedfm.server.experiment import Experiment, build_experiment
 from fedfm.sites.site import Site
@@ -66,6 +66,14 @@ def test_a_file_that_is_not_there_is_named(job: dict[str, Any], tmp_path: Path) 
     (answer,) = asked(Site(), Parcel(Prepare(job=job)))
     assert isinstance(answer.head, Refusal)
     assert "gone.jsonl" in answer.head.reason
+
+
+def test_files_of_a_proxy_that_the_recipe_does_not_have_are_refused(job: dict[str, Any], tmp_path: Path) -> None:
+    file = File(name="config.json", size=2, sha256="0" * 64)
+    (answer,) = asked(Site(downloads=tmp_path / "proxies"), Parcel(Prepare(job=job, files=(file,))))
+    assert isinstance(answer.head, Refusal)
+    assert "proxy: the server has sent files" in answer.head.reason
+    assert not (tmp_path / "proxies").exists()
 
 
 def test_what_only_a_node_says_is_not_answered() -> None:

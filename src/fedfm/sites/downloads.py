@@ -19,8 +19,8 @@ from fedfm.runtimes.parcels import File, Piece
 ENDINGS = (".json", ".safetensors", ".txt", ".model", ".jinja")
 """Of files that a proxy's folder may have; none of them is code."""
 
-KEPT = 3
-"""Folders that stay, those used last; the one that is asked for among them."""
+KEPT = 6
+"""Folders that stay, those used last: of three proxies, and of the tokenizers that came before them."""
 
 
 class Downloads:

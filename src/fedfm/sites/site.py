@@ -107,12 +107,12 @@ class Site:
         job = Job.model_validate(asked.job)
         recipe = self._admitted(job, asked.client)
         folder = None
+        if bool(asked.files) == isinstance(recipe.proxy, NoProxy):  # files of a model that nobody has admitted, or none
+            raise RecipeError("the server has sent files of a proxy where the recipe has none, or none", where="proxy")
         if asked.files:
             folder, lacking = self._downloads.receive(asked.files, asked.pieces, blobs)
             if lacking:
                 return Parcel(Wanting(job=digest, pieces=lacking))
-        elif not isinstance(recipe.proxy, NoProxy):
-            raise RecipeError("the recipe has a proxy, and the server has sent none", where="proxy")
         if self._data is None or self._data[0] != digest:
             self._run = self._data = None  # their memory is needed
             self._data = digest, self._read(job, recipe, asked.client, folder)
