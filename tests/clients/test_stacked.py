@@ -11,7 +11,7 @@ import torch
 import transformers
 from torch import Tensor
 
-from fedfm.algorithms import FedAvg, FedProx
+from fedfm.algorithms import ALGORITHMS, FedProx
 from fedfm.clients import LocalSettings, Stacking, StackMember, train_locally, train_stacked
 from fedfm.clients.training import GradientRule
 from fedfm.errors import RecipeError
@@ -40,7 +40,10 @@ OTHERS: dict[str, tuple[str, type[transformers.PretrainedConfig], dict[str, Any]
 PATHS = {name: f"builtin:{name}" for name in TINY}
 ROWS = [[3, 3, 2], [3], [1, 2]]
 """Examples of each step of each client: the first has more steps, the others smaller batches."""
-RULES: dict[str, GradientRule] = {"fedavg": FedAvg().gradient, "fedprox": FedProx(mu=0.5).gradient}
+ALGORITHM = {name: FedProx(mu=0.5) if name == "fedprox" else kind() for name, kind in ALGORITHMS.items()}
+RULES: dict[str, GradientRule] = {name: algorithm.gradient for name, algorithm in ALGORITHM.items()}
+AT_CLIENTS = list({type(algorithm).gradient: name for name, algorithm in ALGORITHM.items()}.values())
+"""One algorithm for each that differs at the clients; the others differ at the server, which sees no stacks."""
 OPTIMIZERS: dict[str, dict[str, Any]] = {
     "adamw": {"optimizer": "adamw", "learning_rate": 0.01},
     "sgd": {"optimizer": "sgd", "learning_rate": 0.5, "weight_decay": 0.01, "max_grad_norm": None},
@@ -177,11 +180,12 @@ def compare(alone: list[Any], together: list[Any], tolerance: float = 1e-10) -> 
             )
 
 
+@pytest.mark.parametrize("rule", AT_CLIENTS)
 @pytest.mark.parametrize(("name", "task", "kind"), CASES)
-def test_every_tunable_in_every_family(name: str, task: str, kind: str) -> None:
+def test_every_tunable_and_algorithm_in_every_family(name: str, task: str, kind: str, rule: str) -> None:
     local = LocalSettings(**OPTIMIZERS["sgd"])
     try:
-        alone, together = both(name, TASKS[task], kind, local, RULES["fedavg"])
+        alone, together = both(name, TASKS[task], kind, local, RULES[rule])
     except RecipeError as error:
         pytest.skip(f"no such tunable: {error.problems[0].message}")
     compare(alone, together, 1e-5 if name == "gemma2" else 1e-10)  # its softmax is in float32 whatever the model is in
@@ -271,7 +275,7 @@ def test_blocks_in_bfloat16_go_the_same_way() -> None:
             members,
             local,
             learning_rate=0.1,
-            gradient_rule=FedAvg().gradient,
+            gradient_rule=RULES["fedavg"],
             device=torch.device("cpu"),
         )
         assert all(tensor.dtype == torch.float32 for tensor in params.values())
