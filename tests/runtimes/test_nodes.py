@@ -268,6 +268,14 @@ def test_a_trial_comes_before_the_proxy_and_prepares_nobody() -> None:
     ]
 
 
+def test_a_node_that_is_lost_in_a_trial_is_tried_again() -> None:
+    answers = [GONE, READY]
+    line = Faked(a=lambda parcel: answers.pop(0))
+    told = proxied(line, own_data=True, save_processor=lambda folder: None)
+    told.rehearse()
+    assert (list(told.examples), answers) == (["a"], [])
+
+
 def test_a_trial_that_nobody_passes_ends_the_run() -> None:
     line = Faked(a=lambda parcel: Parcel(Refusal(reason="outside this site's policy")))
     told = proxied(line, own_data=True, save_processor=lambda folder: None)

@@ -72,7 +72,7 @@ def test_files_of_a_proxy_that_the_recipe_does_not_have_are_refused(job: dict[st
     file = File(name="config.json", size=2, sha256="0" * 64)
     (answer,) = asked(Site(downloads=tmp_path / "proxies"), Parcel(Prepare(job=job, files=(file,))))
     assert isinstance(answer.head, Refusal)
-    assert "proxy: the server has sent files" in answer.head.reason
+    assert "the server offers the files of one" in answer.head.reason
     assert not (tmp_path / "proxies").exists()
 
 

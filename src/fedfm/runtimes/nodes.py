@@ -119,12 +119,7 @@ class NodesRuntime:
         Raises:
             TooFewClientsError: no node can train, with the reasons.
         """
-        if self.save_processor is None:
-            self._prepared()
-            return
-        self._tell(self.line.nodes(), trial=Offer(self.save_processor))
-        if not self.examples:
-            raise self._too_few()
+        self._prepared(trial=None if self.save_processor is None else Offer(self.save_processor))
 
     def exchange(self, messages: Mapping[str, bytes]) -> Generator[tuple[str, bytes | Failure]]:
         """Deals the clients to the nodes; all of a node's in one parcel.
@@ -149,29 +144,32 @@ class NodesRuntime:
         """Lets go of the nodes."""
         self.line.close()
 
-    def _prepared(self, wanted: Collection[str] | None = None) -> list[str]:
+    def _prepared(self, wanted: Collection[str] | None = None, *, trial: Offer | None = None) -> list[str]:
         """Nodes that know the run, hold its proxy and are there; who refused it is told only when it has been away.
 
         Args:
             wanted: tells no others; None: all that are there.
+            trial: what they need for a trial, which is enough for now; None: they are to be ready to train.
         """
         for attempt in range(TRIES):
             there = self.line.nodes()
             self._serves = {node: clients for node, clients in self._serves.items() if node in there}
             self.refused = {node: reason for node, reason in self.refused.items() if node in there}
-            lacking = self._serves.keys() - self._held if self.save_proxy else set()
-            known = (self._serves.keys() - lacking) | self.refused.keys()
+            known = self._ready(trial) | self.refused.keys()
             new = [node for node in there if node not in known and (wanted is None or node in wanted)]
-            if not self._tell(new) or attempt == TRIES - 1:
+            if not self._tell(new, trial=trial) or attempt == TRIES - 1:
                 break
             time.sleep(self.pause)  # by then it is known whether they are there
-        if not self._serves:
-            raise self._too_few()
+        if not self._ready(trial):
+            reasons = "".join(f"\n  node {node}: {reason}" for node, reason in (self.refused | self._lost).items())
+            raise TooFewClientsError(f"no node can train for this run{reasons or ': none is there'}")
         return sorted(self._serves)
 
-    def _too_few(self) -> TooFewClientsError:
-        reasons = "".join(f"\n  node {node}: {reason}" for node, reason in (self.refused | self._lost).items())
-        return TooFewClientsError(f"no node can train for this run{reasons or ': none is there'}")
+    def _ready(self, trial: Offer | None) -> set[str]:
+        """Nodes that need not be told: those that have passed the trial, or that know the run and hold its proxy."""
+        if trial is not None:
+            return set(self.examples)
+        return {node for node in self._serves if self.save_proxy is None or node in self._held}
 
     def _tell(self, nodes: Sequence[str], *, trial: Offer | None = None) -> bool:
         """Tells nodes of the run, with as much of its proxy as they lack; whether one of them was lost.
@@ -269,7 +267,6 @@ class NodesRuntime:
                         lost[node] = _why_not(answer)
                         if again and not _is_final(answer):
                             forgot.add(node)
-                    del answer  # it may be large: the next is received without it
         except GeneratorExit:  # nobody waits for the others
             self._held -= {node for node, unanswered in waiting.items() if unanswered}
             raise

@@ -80,7 +80,6 @@ class RelayLine:
                 if got[0] in waiting:  # else it answers what nobody waits for any more
                     waiting.discard(got[0])
                     yield got
-                del got  # it may be large: the next is received without it
         finally:  # also when nobody waits for the others: a parcel goes out whole, or the line is of no use
             while self._relay is not None and writer.is_alive():
                 self._next(time.monotonic() + 0.1)

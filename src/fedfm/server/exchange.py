@@ -122,8 +122,6 @@ class Exchange:
                 answered.add(client)
                 for whose, its in turns.after(client, answer):
                     fold(whose, its)
-                    del its
-                del answer  # it may be large: the next is received without it
                 for listener in self.listeners:
                     listener.on_client(instruction.round, min(len(answered), wanted), wanted, client, seconds)
                 watch.lap("wire")

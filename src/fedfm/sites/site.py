@@ -106,9 +106,11 @@ class Site:
             )
         job = Job.model_validate(asked.job)
         recipe = self._admitted(job, asked.client)
-        folder = None
-        if bool(asked.files) == isinstance(recipe.proxy, NoProxy):  # files of a model that nobody has admitted, or none
-            raise RecipeError("the server has sent files of a proxy where the recipe has none, or none", where="proxy")
+        folder, proxied = None, not isinstance(recipe.proxy, NoProxy)
+        if asked.files and not proxied:  # they would be a model that nobody has admitted
+            raise RecipeError("the recipe has no proxy, and the server offers the files of one", where="proxy")
+        if proxied and not asked.files:
+            raise RecipeError("the recipe has a proxy, and the server offers no files of it", where="proxy")
         if asked.files:
             folder, lacking = self._downloads.receive(asked.files, asked.pieces, blobs)
             if lacking:
