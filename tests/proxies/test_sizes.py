@@ -14,11 +14,10 @@ from fedfm.models.backbones import Backbone
 from fedfm.models.families import FAMILIES, blocks, family_of
 from fedfm.models.tunable import Tunable
 from fedfm.models.tunables.lora import Lora
-from fedfm.params import to_bytes
 from fedfm.proxies.construct import compressed_blocks, make_proxy, own_parameters
 from fedfm.proxies.ffn import keep_neurons, neurons
 from fedfm.proxies.folder import plain_tensors
-from fedfm.proxies.sizes import bit_equal_share, block_parameters, forward_flops, stored_bytes, training_memory
+from fedfm.proxies.sizes import bit_equal_share, block_parameters, forward_flops, training_memory
 from tests.models.cases import CASES, Case, load
 
 cases = pytest.mark.parametrize("case", CASES, ids="-".join)
@@ -83,23 +82,6 @@ def test_flops_of_transposed_fused_and_grouped_matrices() -> None:
     llama = on_meta(hf.LlamaModel, hf.LlamaConfig(**sizes, num_key_value_heads=1, vocab_size=50))
     attention = 16 * 12 + 2 * 16 * 6 + 12 * 16
     assert forward_flops(llama, FAMILIES["llama"], 5) == 3 * (2 * 5 * (attention + 3 * 16 * 40) + 4 * 25 * 12)
-
-
-@cases
-def test_stored_bytes_are_those_of_the_message(case: Case) -> None:
-    weights = dict(plain_tensors(load(*case).model))
-    assert stored_bytes(weights) == len(to_bytes(weights))
-
-
-@pytest.mark.parametrize("width", [0, 1, 3, 12, 333, 12_345])
-def test_stored_bytes_of_any_type_shape_and_name(width: int) -> None:
-    """The header's length depends on the order of types, on digits, and on its padding."""
-    kinds = (torch.float32, torch.int64, torch.bool, torch.bfloat16, torch.float16, torch.uint8, torch.float64)
-    tensors = {f"größe-{number}": torch.zeros(width, dtype=kind) for number, kind in enumerate(kinds)}
-    tensors |= {'a "name"': torch.tensor(1.0), "matrix": torch.zeros(width, 2).T}
-    assert stored_bytes(tensors) == len(to_bytes(tensors))
-    assert stored_bytes({name: tensor.to("meta") for name, tensor in tensors.items()}) == stored_bytes(tensors)
-    assert stored_bytes({}) == len(to_bytes({}))
 
 
 class TwoLayers(nn.Module):

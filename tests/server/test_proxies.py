@@ -11,7 +11,7 @@ import torch
 
 from fedfm.clients import Worker
 from fedfm.errors import RecipeError, TooFewClientsError
-from fedfm.params import Params, digest, from_bytes, tensor_digest
+from fedfm.params import Params, digest, tensor_digest
 from fedfm.proxies.ffn import neuron_tensors
 from fedfm.proxies.folder import weights_digest
 from fedfm.proxies.versions import ProxyVersion
@@ -24,6 +24,7 @@ from fedfm.server.interrupts import StopRequest
 from fedfm.server.rounds import RoundLoop
 from fedfm.server.state import RunState
 from fedfm.updates import decode_instruction
+from fedfm.wire import from_bytes
 from tests.small import small_recipe
 
 PUBLIC = {"data": "builtin:pydoc", "limit": 24, "max_length": 24}
@@ -145,10 +146,10 @@ class Wire(LocalRuntime):
         super().hand_out(clients, version)
 
     def exchange(self, messages: Any) -> Any:
-        self.down += [from_bytes(message) for message in messages.values()]
+        self.down += [from_bytes(message)[0] for message in messages.values()]
         for client, answer in super().exchange(messages):
             assert isinstance(answer, bytes)
-            self.up.append(from_bytes(answer))
+            self.up.append(from_bytes(answer)[0])
             yield client, answer
 
 

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedfm.params import digest, to_bytes
+from fedfm.params import digest
 from fedfm.updates import (
     Instruction,
     MessageError,
@@ -21,6 +21,7 @@ from fedfm.updates import (
     encode_instruction,
     encode_update,
 )
+from fedfm.wire import to_bytes
 
 PARAMS = {"b.weight": torch.randn(3, 2), "a.weight": torch.randn(4)}
 

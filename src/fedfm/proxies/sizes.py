@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -14,7 +13,6 @@ from transformers import PreTrainedModel
 from fedfm.models.backbones import Backbone
 from fedfm.models.families import Block, Family, blocks
 from fedfm.models.tunable import Tunable
-from fedfm.params import to_bytes
 from fedfm.proxies.ffn import neuron_tensors
 from fedfm.proxies.folder import base_parameters
 from fedfm.randomness import torch_seed
@@ -48,24 +46,6 @@ def _block_flops(block: Block, tokens: int) -> int:
         output = block.module.get_parameter(f"{attention.output}.weight")
         flops += 4 * tokens**2 * output.shape[0 if attention.transposed else 1]
     return flops
-
-
-def stored_bytes(tensors: Mapping[str, Tensor]) -> int:
-    """Length of `fedfm.params.to_bytes` of tensors, of which no copy is made; on any device, meta too.
-
-    A safetensors message is eight bytes, the header padded to a multiple of eight, and the values.
-    """
-    if not tensors:
-        return len(to_bytes({}))
-    empty = to_bytes({name: torch.empty(0, dtype=tensor.dtype) for name, tensor in tensors.items()})
-    header = json.loads(empty[8:])  # names and dtypes, in the order in which values are stored
-    end = 0
-    for name in header:
-        if name in tensors:
-            start, end = end, end + tensors[name].nbytes
-            header[name] |= {"shape": list(tensors[name].shape), "data_offsets": [start, end]}
-    length = len(json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode())
-    return 8 + -(-length // 8) * 8 + end
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 
 from fedfm.data.settings import SITES
-from fedfm.params import count, to_bytes
+from fedfm.params import count
 from fedfm.recipe import Recipe
 from fedfm.server.experiment import Experiment, build_experiment
 from fedfm.server.federated_data import FederatedData, prepare_data
+from fedfm.wire import stored_bytes
 
 
 def plan(recipe: Recipe) -> dict[str, Any]:
@@ -36,7 +37,7 @@ def client_table(recipe: Recipe) -> list[dict[str, Any]]:
 def describe(experiment: Experiment) -> dict[str, Any]:
     """The plan of an experiment, as JSON."""
     recipe, training = experiment.recipe, experiment.data.training
-    message = len(to_bytes(experiment.start))
+    message = stored_bytes(experiment.start)
     cohort = recipe.federation.cohort_size(len(experiment.data.clients))
     asked = recipe.runtime.asked(cohort, len(experiment.data.clients))
     per_round = message * (asked + cohort)

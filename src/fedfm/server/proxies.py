@@ -22,12 +22,13 @@ from fedfm.proxies.hidden import layer_errors
 from fedfm.proxies.model import ProxyModel, fit
 from fedfm.proxies.plugin import PlugIn, plug_in_map
 from fedfm.proxies.probes import probe
-from fedfm.proxies.sizes import bit_equal_share, block_parameters, stored_bytes
+from fedfm.proxies.sizes import bit_equal_share, block_parameters
 from fedfm.proxies.versions import ProxyVersion
 from fedfm.recipe import Recipe
 from fedfm.tasks import Task
 from fedfm.tasks.base import Batch
 from fedfm.tasks.public import PublicData
+from fedfm.wire import stored_bytes
 
 PROBE_BATCH, ACTIVITY_BATCHES = 8, 8
 """Public examples a batch of the probes; batches on which neurons' use is measured."""

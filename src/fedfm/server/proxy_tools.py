@@ -30,13 +30,14 @@ from fedfm.proxies.model import ProxyModel, make
 from fedfm.proxies.plugin import plug_in_map
 from fedfm.proxies.probes import probe
 from fedfm.proxies.settings import Score
-from fedfm.proxies.sizes import bit_equal_share, block_parameters, forward_flops, stored_bytes, training_memory
+from fedfm.proxies.sizes import bit_equal_share, block_parameters, forward_flops, training_memory
 from fedfm.proxies.trace import hidden_states
 from fedfm.recipe import Recipe
 from fedfm.records.disk import replacing_folder, storage
 from fedfm.server.experiment import build_experiment
 from fedfm.tasks.base import Batch
 from fedfm.tasks.public import PublicData, read_public
+from fedfm.wire import stored_bytes
 
 SEED, PROBE_BATCHES, PROBE_BATCH = 0, 2, 8
 """Of what `inspect_proxy` draws and probes."""

@@ -11,7 +11,6 @@ import torch
 
 from fedfm.errors import FedfmError, RecipeError, StorageError
 from fedfm.models.tunable import Tunable
-from fedfm.params import to_bytes
 from fedfm.recipe import Recipe
 from fedfm.records import disk, jsonl
 from fedfm.records.ledger import LAYER, message_record
@@ -19,6 +18,7 @@ from fedfm.records.units import size
 from fedfm.sites.policy import Policy
 from fedfm.tasks import TASKS
 from fedfm.updates import Failure, decode_update
+from fedfm.wire import stored_bytes
 
 
 class PolicyError(FedfmError):
@@ -87,7 +87,7 @@ class Border:
         """
         params = tunable.read()
         self.announced = {name: tensor.shape for name, tensor in params.items()}
-        total = len(to_bytes(params))
+        total = stored_bytes(params)
         _refuse([self.policy.objection_to_size(total)])
         lines = [
             f"run {recipe.name}, as client {client}: {examples:,} examples of {recipe.data.train} stay here. It learns "

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import json
 import math
-import struct
 from dataclasses import dataclass, field
 from typing import Any
 
-import safetensors
-
 from fedfm.errors import FedfmError
-from fedfm.params import Params, from_bytes, to_bytes
+from fedfm.params import Params
+from fedfm.wire import from_bytes, to_bytes
 
 PROXY, ACTIVITY = "proxy/", "activity/"
 """Prefixes of the names of tensors that are not the tunable's."""
@@ -186,11 +184,9 @@ def _encode(params: Params, **fields: object) -> bytes:
 
 def _decode(message: bytes) -> tuple[Params, dict[str, Any]]:
     try:
-        (header_size,) = struct.unpack("<Q", message[:8])
-        header = json.loads(message[8 : 8 + header_size])
-        fields = json.loads(header["__metadata__"]["fedfm"])
-        params = from_bytes(message)
-    except (struct.error, ValueError, KeyError, TypeError, RecursionError, safetensors.SafetensorError) as error:
+        params, metadata = from_bytes(message)
+        fields = json.loads(metadata["fedfm"])
+    except (ValueError, KeyError, RecursionError) as error:
         raise MessageError(f"not a fedfm message ({type(error).__name__}: {error})") from error
     if not isinstance(fields, dict):
         raise MessageError("not a fedfm message (its fields are no JSON object)")
