@@ -1,4 +1,4 @@
-"""Memory of each process of a federation whose nodes send back updates of some 440 MB: BERT-base, all of it trained.
+"""Memory of each process of a federation whose nodes send back updates of 500 MB: a BERT of 14 layers, all trained.
 
     python benchmarks/large_updates.py [--rounds 2]
 
@@ -39,7 +39,7 @@ ROLES = {
 
 def recipe(folder: Path, rounds: int) -> dict[str, Any]:
     """The run."""
-    BertModel(BertConfig()).save_pretrained(folder / "model")
+    BertModel(BertConfig(num_hidden_layers=14)).save_pretrained(folder / "model")
     AutoTokenizer.from_pretrained(minilm_folder()).save_pretrained(folder / "model")
     data = folder / "rows.jsonl"
     data.write_text("".join(json.dumps({"text": "nothing", "label": number % 2}) + "\n" for number in range(4)))

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fedfm import params as p
+from fedfm.spool import Spooled
 from fedfm.wire import from_bytes, stored_bytes, to_bytes
 
 KINDS = (torch.int64, torch.float64, torch.float32, torch.int32, torch.bfloat16, torch.float16)
@@ -63,6 +64,22 @@ def test_nothing_is_copied() -> None:
         assert 0 <= tensor.data_ptr() - whole.data_ptr() <= len(message) - tensor.nbytes
 
 
+def test_on_disk_it_is_read_as_it_is_asked_for() -> None:
+    there = tensors(333)
+    message = to_bytes(there, {"note": "x"})
+    held, metadata = from_bytes(Spooled([message[:100], message[100:]]))
+    assert metadata == {"note": "x"}
+    assert list(held) == sorted(there)
+    assert p.digest(held) == p.digest(there)
+
+
+def test_names_with_a_prefix_are_parted() -> None:
+    held = from_bytes(to_bytes({"a": torch.ones(1), "part/b": torch.ones(2), "part/a": torch.ones(3)}))[0]
+    others, parted = held.parted("part/")
+    assert (list(others), {name: len(tensor) for name, tensor in parted.items()}) == (["a"], {"a": 3, "b": 2})
+    assert len(parted) == 2
+
+
 def forged(header: object, values: bytes = b"\0" * 8) -> bytes:
     text = json.dumps(header).encode()
     return len(text).to_bytes(8, "little") + text + values
@@ -75,6 +92,7 @@ def entry(**changed: object) -> dict[str, object]:
 @pytest.mark.parametrize(
     ("header", "reason"),
     [
+        ({"w": entry(shape=[4], data_offsets=[0, 16])}, "or behind it"),
         ([], "no JSON object"),
         ({"w": []}, "no tensor"),
         ({"w": entry(dtype="F8_E4M3")}, "no tensor"),
@@ -88,9 +106,9 @@ def entry(**changed: object) -> dict[str, object]:
         ({"w": entry(data_offsets=[4, 8], shape=[1])}, "where they belong"),
         ({"w": entry(data_offsets=[0, 4])}, "where they belong"),
         ({"w": entry(data_offsets=[8, 0])}, "where they belong"),
-        ({"w": entry(shape=[2**40], data_offsets=[0, 2**42])}, "where they belong"),
+        ({"w": entry(shape=[2**40], data_offsets=[0, 2**42])}, "or behind it"),
         ({"w": entry(), "twice": entry()}, "where they belong"),
-        ({"w": entry(shape=[1], data_offsets=[0, 4])}, "behind its last tensor"),
+        ({"w": entry(shape=[1], data_offsets=[0, 4])}, "or behind it"),
         ({"__metadata__": {"a": 1}, "w": entry()}, "not texts"),
         ({"__metadata__": "a", "w": entry()}, "not texts"),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
@@ -20,21 +21,23 @@ class Spooled:
         """
         with _room():
             self._file = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as this is held
+            weakref.finalize(self, self._file.close)
             self._size = sum(map(self._file.write, parts))
             self._file.flush()
 
     def __len__(self) -> int:
         return self._size
 
-    def read(self) -> bytes:
-        """All of them.
+    def __getitem__(self, piece: slice) -> bytes:
+        """Those of a piece, as of `bytes`.
 
         Raises:
             StorageError: the disk does not give them back.
         """
+        start, stop, _ = piece.indices(self._size)
         with _room():
-            self._file.seek(0)
-            return self._file.read()
+            self._file.seek(start)
+            return self._file.read(stop - start)
 
 
 @contextmanager

@@ -1,7 +1,7 @@
-"""Tensors as bytes: the safetensors format, written with one copy of the values and read with none.
+"""Tensors as bytes in the safetensors format, written with one copy of the values and read with none.
 
-Eight bytes with the header's length, the header (JSON, padded to a multiple of eight), and the values, tensor by tensor.
-safetensors' own functions make as many copies as there are tensors, which large updates have no room for.
+Eight bytes with the header's length, the header (JSON, padded to a multiple of eight), then tensor after tensor.
+The library's own functions copy once more on either side, for which there is no room where updates are large.
 """
 
 from __future__ import annotations
@@ -9,13 +9,15 @@ from __future__ import annotations
 import json
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from itertools import accumulate
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from fedfm.params import Params, tensor_bytes
+from fedfm.params import tensor_bytes
+from fedfm.spool import Spooled
 
 _DTYPES = {
     "I64": torch.int64,
@@ -41,6 +43,15 @@ with warnings.catch_warnings():  # torch says once a process that nobody may wri
     torch.frombuffer(b"\0", dtype=torch.uint8)
 
 
+class _Place(NamedTuple):
+    """A tensor's dtype and shape, and where its values are in a message."""
+
+    dtype: torch.dtype
+    shape: list[int]
+    start: int
+    stop: int
+
+
 def to_bytes(params: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> bytes:
     """One message: tensors by dtype, the widest first, then by name, with string metadata in the header."""
     order = _ordered(params)
@@ -53,34 +64,65 @@ def stored_bytes(params: Mapping[str, Tensor], metadata: Mapping[str, str] | Non
     return len(_header(order, metadata or {})) + sum(tensor.nbytes for _, tensor in order)
 
 
-def from_bytes(message: bytes) -> tuple[Params, dict[str, str]]:
-    """The tensors of a message, in its own memory, and its metadata; nobody may write into the tensors.
+class Tensors(Mapping[str, Tensor]):
+    """The tensors of a message, by name in sorted order, each read when it is asked for.
+
+    Those of bytes lie in their memory, and nobody may write into them; those of a message on disk are read every time.
+    """
+
+    def __init__(self, message: bytes | Spooled, places: Mapping[str, _Place]) -> None:
+        self._message = message
+        self._places = places
+
+    def __getitem__(self, name: str) -> Tensor:
+        place = self._places[name]
+        if place.start == place.stop:
+            return torch.empty(place.shape, dtype=place.dtype)
+        message, start, count = self._message, place.start, math.prod(place.shape)
+        if isinstance(message, Spooled):
+            message, start = message[start : place.stop], 0
+        return torch.frombuffer(message, dtype=place.dtype, count=count, offset=start).view(place.shape)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def parted(self, prefix: str) -> tuple[Tensors, Tensors]:
+        """The others, and those whose names begin with ``prefix``, by the names behind it."""
+        behind = {name.removeprefix(prefix): place for name, place in self._places.items() if name.startswith(prefix)}
+        others = {name: place for name, place in self._places.items() if not name.startswith(prefix)}
+        return Tensors(self._message, others), Tensors(self._message, behind)
+
+
+def from_bytes(message: bytes | Spooled) -> tuple[Tensors, dict[str, str]]:
+    """The tensors of a message and its metadata.
 
     Raises:
         ValueError: it is no such message: each tensor begins where the one before it ends, the first behind the header,
             and nothing is left over.
+        StorageError: it is on disk and cannot be read.
     """
-    length = int.from_bytes(message[:8], "little")
-    if len(message) < 8 or length > len(message) - 8:
+    begin = 8 + int.from_bytes(message[:8], "little")
+    if not 8 <= begin <= len(message):
         raise ValueError("it ends before its header does")
-    header = json.loads(message[8 : 8 + length])
+    header = json.loads(message[8:begin])
     if not isinstance(header, dict):
         raise ValueError("its header is no JSON object")
     metadata = header.pop(_METADATA, {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise ValueError("its metadata are not texts")
-    places = {name: _place(name, entry) for name, entry in header.items()}
-    tensors, end = Params(), 0
-    for name, (dtype, shape, start, stop) in sorted(places.items(), key=lambda item: item[1][2:]):
-        count = math.prod(shape)
-        if start != end or stop - start != count * dtype.itemsize or 8 + length + stop > len(message):
+    places = {name: _place(name, header[name], begin) for name in sorted(header)}
+    end = begin
+    for name, place in sorted(places.items(), key=lambda item: (item[1].start, item[1].stop)):
+        size = math.prod(place.shape) * place.dtype.itemsize
+        if place.start != end or place.stop - place.start != size:
             raise ValueError(f"the values of {name!r} are not where they belong")
-        values = torch.frombuffer(message, dtype=dtype, count=count, offset=8 + length + start) if count else None
-        tensors[name] = torch.empty(shape, dtype=dtype) if values is None else values.view(shape)
-        end = stop
-    if 8 + length + end != len(message):
-        raise ValueError("it goes on behind its last tensor")
-    return {name: tensors[name] for name in sorted(tensors)}, metadata
+        end = place.stop
+    if end != len(message):
+        raise ValueError("it ends before its last tensor does, or behind it")
+    return Tensors(message, places), metadata
 
 
 def _ordered(params: Mapping[str, Tensor]) -> list[tuple[str, Tensor]]:
@@ -100,11 +142,11 @@ def _header(order: list[tuple[str, Tensor]], metadata: Mapping[str, str]) -> byt
     return len(text).to_bytes(8, "little") + text
 
 
-def _place(name: str, entry: object) -> tuple[torch.dtype, list[int], int, int]:
-    """Dtype, shape, first byte and end of a tensor, as a header has them."""
+def _place(name: str, entry: object, begin: int) -> _Place:
+    """Where a tensor is, as a header says it whose values begin at a byte."""
     match entry:
-        case {"dtype": str(dtype), "shape": [*shape], "data_offsets": [start, stop]} if (
-            dtype in _DTYPES and all(type(number) is int and 0 <= number < 2**63 for number in (*shape, start, stop))
+        case {"dtype": str(dtype), "shape": [*shape], "data_offsets": [start, stop]} if dtype in _DTYPES and all(
+            type(number) is int and 0 <= number < 2**63 for number in (*shape, start, stop)
         ):
-            return _DTYPES[dtype], shape, start, stop
+            return _Place(_DTYPES[dtype], shape, begin + start, begin + stop)
     raise ValueError(f"what its header says of {name!r} is no tensor")

@@ -146,10 +146,10 @@ class Wire(LocalRuntime):
         super().hand_out(clients, version)
 
     def exchange(self, messages: Any) -> Any:
-        self.down += [from_bytes(message)[0] for message in messages.values()]
+        self.down += [dict(from_bytes(message)[0]) for message in messages.values()]
         for client, answer in super().exchange(messages):
             assert isinstance(answer, bytes)
-            self.up.append(from_bytes(answer)[0])
+            self.up.append(dict(from_bytes(answer)[0]))
             yield client, answer
 
 

@@ -7,12 +7,17 @@ already (Li et al., arXiv:1907.02189, scheme I), so each draw weighs the same an
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 import torch
+from torch import Tensor
 
-from fedfm.params import Params, map_params
+from fedfm.params import Params
 from fedfm.settings import Settings
+
+AT_ONCE = 2**20
+"""Values that are in float64 beside the sum, at most."""
 
 
 class Mean(Settings):
@@ -44,22 +49,27 @@ class MeanFold:
 
     def __init__(self) -> None:
         self._sum: Params = {}
+        self._dtypes: dict[str, torch.dtype] = {}
         self._weight = 0.0
 
-    def add(self, update: Params, weight: float) -> None:
+    def add(self, update: Mapping[str, Tensor], weight: float) -> None:
         """Folds in one update."""
         self._weight += weight
         for name, tensor in update.items():
-            term = tensor.to(torch.float64) * weight
-            self._sum[name] = self._sum[name].add_(term) if name in self._sum else term
+            if name not in self._sum:
+                self._sum[name] = torch.zeros(tensor.shape, dtype=torch.float64)
+                self._dtypes[name] = tensor.dtype
+            total, values = self._sum[name].view(-1), tensor.reshape(-1)
+            for start in range(0, len(values), AT_ONCE):
+                piece = slice(start, start + AT_ONCE)
+                total[piece] += values[piece].to(torch.float64).mul_(weight)
 
     def result(self) -> Params:
-        """The mean, in float64, in the memory of the sum: it ends the fold.
+        """The mean, in the dtype of the updates; it ends the fold, whose memory it gives back as it goes.
 
         Raises:
             ValueError: nothing was folded in.
         """
         if not self._weight:
             raise ValueError("the mean of no updates is undefined")
-        mean, self._sum = self._sum, {}
-        return map_params(lambda tensor: tensor.div_(self._weight), mean)
+        return {name: self._sum.pop(name).div_(self._weight).to(self._dtypes[name]) for name in list(self._sum)}

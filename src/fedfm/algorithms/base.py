@@ -53,7 +53,7 @@ class Algorithm(Settings):
 
         Args:
             params: the tunable w_t that this round's clients received, float32.
-            update: the aggregate Δ of the clients' w_c − w_t, float64.
+            update: the aggregate Δ of the clients' w_c − w_t, in their dtype, summed in float64.
             state: what `start` or the last step returned.
         """
         return add(params, update), state

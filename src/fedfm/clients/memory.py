@@ -24,6 +24,12 @@ def keep_for_reuse() -> None:
     _set(_TRIM_THRESHOLD, _NEVER)
 
 
+def give_back_now() -> None:
+    """Gives back what is free at this moment, wherever it lies."""
+    if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):
+        trim(0)
+
+
 def _set(option: int, value: int) -> None:
     if sys.platform == "linux" and (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)):
         mallopt(option, value)

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fedfm.clients.memory import keep_for_reuse
 from fedfm.clients.profile import Profile, phase, profiling
 from fedfm.clients.settings import LocalSettings
 from fedfm.clients.stacked import Stacking, StackMember, train_stacked
@@ -76,6 +77,8 @@ class Worker:
         Raises:
             MessageError: an instruction cannot be read.
         """
+        if self.stacking is not None:  # every step takes what the last one did; `local.recompute` is never stacked
+            keep_for_reuse()
         read: tuple[bytes, Instruction] | None = None
         for clients in self.passes(messages):
             instructions: dict[str, Instruction] = {}

@@ -35,6 +35,7 @@ class Tunable:
     def __init__(self, model: PeftModel | PreTrainedModel, parameters: dict[str, nn.Parameter]) -> None:
         self.model = model
         self.parameters = {name: parameters[name] for name in sorted(parameters)}
+        self._shapes = {name: parameter.shape for name, parameter in self.parameters.items()}
 
     @classmethod
     def of_adapter(cls, model: PeftModel) -> Tunable:
@@ -83,14 +84,21 @@ class Tunable:
         differences = [f"missing {name}" for name in sorted(self.parameters.keys() - params.keys())]
         differences += [f"unknown {name}" for name in sorted(params.keys() - self.parameters.keys())]
         differences += [
-            f"{name} has shape {tuple(params[name].shape)}, not {tuple(parameter.shape)}"
-            for name, parameter in self.parameters.items()
-            if name in params and params[name].shape != parameter.shape
+            f"{name} has shape {tuple(params[name].shape)}, not {tuple(shape)}"
+            for name, shape in self._shapes.items()
+            if name in params and params[name].shape != shape
         ]
         if differences:
             raise ValueError("params do not fit the tunable: " + "; ".join(differences))
         for name, parameter in self.parameters.items():
+            if parameter.shape != self._shapes[name]:
+                parameter.data = parameter.data.new_empty(self._shapes[name])
             parameter.copy_(params[name])
+
+    def let_go(self) -> None:
+        """Gives back the memory of the trained parameters; they have no values until `write`."""
+        for parameter in self.parameters.values():
+            parameter.data = parameter.data.new_empty(0)
 
     def train(self, *, dropout: bool = True) -> None:
         """Training mode.

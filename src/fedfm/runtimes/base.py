@@ -6,7 +6,11 @@ from collections.abc import Generator, Mapping, Sequence
 from typing import Protocol
 
 from fedfm.proxies.versions import ProxyVersion
+from fedfm.spool import Spooled
 from fedfm.updates import Failure
+
+Answer = bytes | Spooled | Failure
+"""The bytes of an update, in memory or on disk, or why there is none."""
 
 
 class Runtime(Protocol):
@@ -21,7 +25,7 @@ class Runtime(Protocol):
         """
         ...
 
-    def exchange(self, messages: Mapping[str, bytes]) -> Generator[tuple[str, bytes | Failure]]:
+    def exchange(self, messages: Mapping[str, bytes]) -> Generator[tuple[str, Answer]]:
         """Sends every client its message and yields (client id, answer) as answers come in.
 
         A caller that has enough closes it: answers that are still to come are for nobody.

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from fedfm.errors import TooFewClientsError
 from fedfm.proxies.versions import ProxyVersion
+from fedfm.runtimes.base import Answer
 from fedfm.runtimes.offers import Offer
 from fedfm.runtimes.parcels import (
     Answers,
@@ -28,6 +29,7 @@ from fedfm.runtimes.parcels import (
     Work,
     job_digest,
 )
+from fedfm.spool import Spooled
 from fedfm.updates import Failure
 
 TRIES, PAUSE = 3, 3.0
@@ -121,7 +123,7 @@ class NodesRuntime:
         """
         self._prepared(trial=None if self.save_processor is None else Offer(self.save_processor))
 
-    def exchange(self, messages: Mapping[str, bytes]) -> Generator[tuple[str, bytes | Failure]]:
+    def exchange(self, messages: Mapping[str, bytes]) -> Generator[tuple[str, Answer]]:
         """Deals the clients to the nodes; all of a node's in one parcel.
 
         Raises:
@@ -248,7 +250,7 @@ class NodesRuntime:
 
     def _work(
         self, shares: Mapping[str, Sequence[str]], messages: Mapping[str, bytes], *, again: bool
-    ) -> Iterator[tuple[str, bytes | Failure]]:
+    ) -> Iterator[tuple[str, Answer]]:
         """Sends work and yields what comes of it.
 
         Nodes that have forgotten the run, or were lost and are there again, are asked once more for what they owe.
@@ -293,7 +295,7 @@ class NodesRuntime:
         return Parcel(head, tuple(distinct.values()))
 
 
-def _answers(answers: Answers, blobs: Sequence[bytes], waiting: list[str]) -> Iterator[tuple[str, bytes | Failure]]:
+def _answers(answers: Answers, blobs: Sequence[bytes | Spooled], waiting: list[str]) -> Iterator[tuple[str, Answer]]:
     """What a node came to, for those of its clients that are waiting; it does not answer for another's."""
     updates = iter(blobs)
     for client, fault in answers.clients:

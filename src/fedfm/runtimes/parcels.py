@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from fedfm.errors import FedfmError
+from fedfm.spool import Spooled
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 """Of a client that has data of its own."""
@@ -147,10 +148,19 @@ _HEADS: TypeAdapter[Head] = TypeAdapter(Head)
 
 @dataclass(frozen=True)
 class Parcel:
-    """A head and its blobs."""
+    """A head and its blobs, of which large ones may lie on disk."""
 
     head: Head
-    blobs: tuple[bytes, ...] = ()
+    blobs: tuple[bytes | Spooled, ...] = ()
+
+    @property
+    def contents(self) -> tuple[bytes, ...]:
+        """The blobs, all of them in memory.
+
+        Raises:
+            StorageError: the disk does not give one back.
+        """
+        return tuple(blob[:] if isinstance(blob, Spooled) else blob for blob in self.blobs)
 
     @property
     def text(self) -> str:
@@ -158,7 +168,7 @@ class Parcel:
         return self.head.model_dump_json()
 
     @classmethod
-    def of(cls, text: str | bytes, blobs: Iterable[bytes]) -> Parcel:
+    def of(cls, text: str | bytes, blobs: Iterable[bytes | Spooled]) -> Parcel:
         """The parcel with this head.
 
         Raises:
@@ -195,7 +205,7 @@ class Parcel:
 def joined(parts: Iterable[Parcel]) -> Parcel:
     """One parcel of a node's answers in several; what is no answer stands for all."""
     clients: list[tuple[str, Fault | None]] = []
-    blobs: list[bytes] = []
+    blobs: list[bytes | Spooled] = []
     for part in parts:
         if not isinstance(part.head, Answers):
             return part

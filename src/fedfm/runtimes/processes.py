@@ -21,6 +21,7 @@ from multiprocessing.context import ForkProcess
 import torch
 
 from fedfm.clients import Profile, Worker
+from fedfm.clients.memory import keep_for_reuse
 from fedfm.proxies.versions import ProxyVersion
 from fedfm.updates import Failure
 
@@ -49,6 +50,8 @@ class ProcessRuntime:
 
     def __init__(self, worker: Worker, processes: int) -> None:
         """A runtime of ``processes`` processes, on a machine that can fork."""
+        if worker.stacking is not None:  # as a worker does itself: this process evaluates as large steps as they train
+            keep_for_reuse()
         self.worker = worker
         self.processes = processes
         self._children: list[_Child] = []

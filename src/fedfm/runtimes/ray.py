@@ -62,7 +62,7 @@ class ActorLine:
     def send(self, parcels: Mapping[str, Parcel], *, most: int) -> Generator[tuple[str, Parcel]]:
         """Hands actors their parcels and yields parts of their answers, of any size, as they are ready."""
         streams: dict[Any, str] = {
-            self._actors[node].handle.options(num_returns="streaming").remote(parcel.text, parcel.blobs): node
+            self._actors[node].handle.options(num_returns="streaming").remote(parcel.text, parcel.contents): node
             for node, parcel in parcels.items()
         }
         waited = 0.0
@@ -112,7 +112,7 @@ class _Actor:
     def handle(self, text: str, blobs: tuple[bytes, ...]) -> Iterator[tuple[str, tuple[bytes, ...]]]:
         """Parts of the answer, as plain data."""
         for part in self.worker.handle(Parcel.of(text, blobs)):
-            yield part.text, part.blobs
+            yield part.text, part.contents
 
     def __repr__(self) -> str:
         return "fedfm"

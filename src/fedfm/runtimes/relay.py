@@ -125,7 +125,7 @@ class RelayLine:
                 self._relay, _ = self._server.accept()
                 continue
             try:
-                got = sockets.receive(self._relay, most=self._most)
+                got = sockets.receive(self._relay, most=self._most, spool=True)
             except sockets.TooLargeError as error:
                 return self._name(error.node) or "", Parcel(Refusal(reason=str(error)))
             except (ParcelError, OSError):

@@ -6,11 +6,13 @@ import os
 import socket
 import struct
 import time
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 
 from fedfm.errors import FedfmError, StorageError
 from fedfm.runtimes.parcels import MOST_BLOBS, MOST_HEAD, Parcel, ParcelError
+from fedfm.spool import Spooled
 
 _HEAD = struct.Struct("<IQI")
 """Bytes of a node's name, bytes of a head, and the number of its blobs."""
@@ -23,6 +25,9 @@ MOST_NAME = 2**10
 
 MOST_ADDRESS = 107
 """Bytes of a Unix socket's path that Linux takes."""
+
+IN_MEMORY = 2**24
+"""Bytes of a blob that is not large."""
 
 AT_ONCE = 2**30
 """Bytes that the system is asked for at a time."""
@@ -96,21 +101,23 @@ def send(line: socket.socket, parcel: Parcel, *, node: str = "") -> None:
     name, text = node.encode(), parcel.text.encode()
     sizes = struct.pack(f"<{len(parcel.blobs)}{_SIZE}", *map(len, parcel.blobs))
     line.sendall(_HEAD.pack(len(name), len(text), len(parcel.blobs)) + name + text + sizes)
-    for blob in parcel.blobs:
+    for blob in parcel.contents:
         line.sendall(blob)
 
 
-def receive(line: socket.socket, *, most: int | None = None) -> tuple[str, Parcel] | None:
+def receive(line: socket.socket, *, most: int | None = None, spool: bool = False) -> tuple[str, Parcel] | None:
     """The next parcel and the node it is for or from; None when the other side has hung up.
 
     Args:
         line: connected.
         most: bytes that all blobs of a parcel may have; no memory is taken for more. None: any.
+        spool: whether large blobs go to disk as they come.
 
     Raises:
         TooLargeError: they have more.
         ParcelError: what came is no parcel; nothing more can be read from the line.
         ConnectionError: the other side hung up in the middle of one.
+        StorageError: the disk has no room for a large blob.
     """
     first = line.recv(1)
     if not first:
@@ -121,9 +128,10 @@ def receive(line: socket.socket, *, most: int | None = None) -> tuple[str, Parce
     node, text = _exactly(line, named).decode(errors="replace"), _exactly(line, length)
     sizes = struct.unpack(f"<{count}{_SIZE}", _exactly(line, struct.calcsize(f"<{count}{_SIZE}")))
     if most is not None and sum(sizes) > most:
-        _skip(line, sum(sizes))
+        deque(_chunks(line, sum(sizes)), maxlen=0)
         raise TooLargeError(node, sum(sizes), most)
-    return node, Parcel.of(text, [_exactly(line, length) for length in sizes])
+    read = [_spooled if spool and size > IN_MEMORY else _exactly for size in sizes]
+    return node, Parcel.of(text, [one(line, size) for one, size in zip(read, sizes, strict=True)])
 
 
 def ask(path: Path, parcel: Parcel, *, patience: float) -> Iterator[Parcel]:
@@ -151,10 +159,16 @@ def _exactly(line: socket.socket, size: int) -> bytes:
     return parts[0] if len(parts) == 1 else b"".join(parts)  # of what came in one piece there is no second copy
 
 
-def _skip(line: socket.socket, size: int) -> None:
-    """Reads past so many bytes."""
+def _spooled(line: socket.socket, size: int) -> Spooled:
+    """So many bytes, on disk."""
+    return Spooled(_chunks(line, size))
+
+
+def _chunks(line: socket.socket, size: int) -> Iterator[bytes]:
+    """So many bytes, a few at a time."""
     while size:
-        size -= len(_exactly(line, min(size, 2**20)))
+        yield (chunk := _exactly(line, min(size, 2**20)))
+        size -= len(chunk)
 
 
 def _address(path: Path) -> str:

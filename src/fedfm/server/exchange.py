@@ -16,7 +16,7 @@ from fedfm.proxies import FedPFT
 from fedfm.recipe import Recipe
 from fedfm.records.ledger import message_record
 from fedfm.records.listeners import Listener
-from fedfm.runtimes.base import Runtime
+from fedfm.runtimes.base import Answer, Runtime
 from fedfm.server.bookkeeping import Records, Stopwatch
 from fedfm.server.interrupts import StopRequest
 from fedfm.server.screening import screen
@@ -105,7 +105,7 @@ class Exchange:
         def note(event: Mapping[str, str]) -> None:
             records.events.append({"round": instruction.round, **event})
 
-        def fold(client: str, answer: bytes | Failure) -> None:
+        def fold(client: str, answer: Answer) -> None:
             event = self._take(client, answer, cohort[client], instruction, came_back, records)
             if event is not None:
                 note(event)
@@ -142,7 +142,7 @@ class Exchange:
     def _take(
         self,
         client: str,
-        answer: bytes | Failure,
+        answer: Answer,
         copies: int,
         instruction: Instruction,
         came_back: Answers,

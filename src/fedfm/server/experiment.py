@@ -21,6 +21,8 @@ from fedfm.server.federated_data import FederatedData, prepare_data
 from fedfm.server.proxies import ServerProxy, make_server_proxy
 from fedfm.sites.devices import choose_device
 from fedfm.sites.worker import make_worker
+from fedfm.spool import Spooled
+from fedfm.wire import from_bytes, to_bytes
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class Experiment:
         worker: trains clients; None where they have machines of their own.
         evaluator: evaluates the tunable.
         device: where it all happens.
-        start: what travels as initialised, before round 1.
+        stored_start: what travels as initialised, as a message without fields; on disk, since few ask for it.
         backbone_parameters: parameters of the backbone with its head, before the tunable added its own.
         first_download_bytes: size of the backbone, or of the proxy, which a client needs once before its first round.
         training: in words, how many clients are trained at a time.
@@ -50,12 +52,17 @@ class Experiment:
     worker: Worker | None
     evaluator: Evaluator
     device: torch.device
-    start: Params
+    stored_start: Spooled
     backbone_parameters: int
     first_download_bytes: int
     training: str
     processes: int = 1
     proxy: ServerProxy | None = None
+
+    @property
+    def start(self) -> Params:
+        """What travels as initialised, before round 1."""
+        return dict(from_bytes(self.stored_start)[0])
 
     def plug_in(self, params: Params) -> None:
         """Writes what travels into the backbone."""
@@ -141,7 +148,7 @@ def build_experiment(recipe: Recipe, sites: Sequence[str] = ()) -> Experiment:
         worker=worker,
         evaluator=_evaluator(data, backbone, attached.tunable, device),
         device=device,
-        start=attached.start,
+        stored_start=Spooled([to_bytes(attached.start)]),
         backbone_parameters=parameters,
         first_download_bytes=attached.proxy.download_bytes if attached.proxy else download,
         training=training,

@@ -37,7 +37,8 @@ def client_table(recipe: Recipe) -> list[dict[str, Any]]:
 def describe(experiment: Experiment) -> dict[str, Any]:
     """The plan of an experiment, as JSON."""
     recipe, training = experiment.recipe, experiment.data.training
-    message = stored_bytes(experiment.start)
+    start = experiment.start
+    message = stored_bytes(start)
     cohort = recipe.federation.cohort_size(len(experiment.data.clients))
     asked = recipe.runtime.asked(cohort, len(experiment.data.clients))
     per_round = message * (asked + cohort)
@@ -50,7 +51,7 @@ def describe(experiment: Experiment) -> dict[str, Any]:
             "parameters": experiment.backbone_parameters,
         },
         "proxy": None if experiment.proxy is None else {"kind": recipe.proxy.kind, **experiment.proxy.sizes()},
-        "tunable": {"kind": recipe.tune.kind, "parameters": count(experiment.start)},
+        "tunable": {"kind": recipe.tune.kind, "parameters": count(start)},
         "data": _describe_data(experiment.data),
         "federation": {
             "clients": recipe.federation.clients,

@@ -7,12 +7,14 @@ from dataclasses import replace
 from typing import Any
 
 from fedfm.algorithms import ServerState
+from fedfm.clients.memory import give_back_now
 from fedfm.errors import InterruptedRunError, RecipeError, TooFewClientsError
 from fedfm.params import Params, digest, is_finite
 from fedfm.proxies.versions import ProxyVersion
 from fedfm.records.folder import RunFolder
 from fedfm.records.listeners import Listener
 from fedfm.runtimes.base import Runtime
+from fedfm.runtimes.nodes import NodesRuntime
 from fedfm.server.bookkeeping import Records, Stopwatch
 from fedfm.server.checkpoints import save_checkpoint
 from fedfm.server.exchange import Answers, Exchange
@@ -21,7 +23,7 @@ from fedfm.server.interrupts import StopRequest
 from fedfm.server.outgoing import Outgoing, holders
 from fedfm.server.sampling import sample_cohort
 from fedfm.server.state import Best, RunState
-from fedfm.updates import Instruction
+from fedfm.updates import Instruction, decode_instruction
 
 Scores = dict[str, dict[str, float]]
 """Split → loss and metrics."""
@@ -79,7 +81,7 @@ class RoundLoop:
             TooFewClientsError: a round had fewer sound updates than the quorum; the state before it is saved.
             StorageError: a checkpoint could not be written; the last one is intact.
         """
-        saved = state
+        saved = state.round
         if state.proxy is not None and self.experiment.proxy is not None:
             self.experiment.proxy.load(state.proxy)
             self.outgoing.runtime.hand_out(sorted(state.holders), state.proxy)
@@ -89,13 +91,13 @@ class RoundLoop:
                 state, records, news = self._play_round(state)
                 if self._is_over(state) or state.round % self.recipe.checkpoint.every == 0:
                     self._commit(state, records)
-                    saved = state
+                    saved = state.round
                 else:
                     records.write(self.folder)
                 for listener in self.listeners:
                     listener.on_round(news)
         except (InterruptedRunError, TooFewClientsError):
-            if saved is not state:
+            if saved != state.round:
                 self._commit(state, Records())
             raise
         return state
@@ -130,9 +132,12 @@ class RoundLoop:
         )
         messages = self.outgoing(state, instruction, list(cohort), records.wire)
         bytes_down = sum(map(len, messages.values()))
+        if messages:  # the parameters lie in a message now: whoever holds them lets go of where they were
+            state.params.update(decode_instruction(next(iter(messages.values()))).params)
+        self._make_room()
         watch.lap("wire")
         came_back = self.exchange(cohort, instruction, messages, records, watch, enough=enough)
-        del messages  # as large as the tunable, and the step needs room
+        del messages
         self._check_quorum(came_back, enough or len(cohort), records)
 
         params, algorithm = state.params, state.algorithm
@@ -234,6 +239,12 @@ class RoundLoop:
                 watch.lap("evaluate")
                 records.metrics.append(self._metrics_line(number, split, scores[split], len(part), watch))
         return scores
+
+    def _make_room(self) -> None:
+        """Where clients train elsewhere: for their updates, at the cost of what only evaluation needs."""
+        if isinstance(self.outgoing.runtime, NodesRuntime):
+            self.experiment.tunable.let_go()
+            give_back_now()
 
     def _with_scores(self, state: RunState, scores: Scores) -> RunState:
         """The state with this round's scores, and with this round as the best if it is."""

@@ -134,7 +134,7 @@ def start_run(recipe: Recipe, venue: Venue, listeners: Sequence[Listener]) -> Ru
         folder = RunFolder.create(recipe.folder)
         with folder.lock():
             folder.write_text(folder.recipe, dump(experiment.recipe))
-            _play(experiment, venue, runtime, folder, listeners, None)
+            _play(experiment, venue, runtime, folder, listeners)
     return Run(folder.path)
 
 
@@ -159,30 +159,37 @@ def continue_run(opened: RunFolder, overrides: Sequence[str], venue: Venue, list
     _refuse_changes(before, recipe)
     listeners = [*listeners, *_trackers(recipe, opened.path)]
     with opened.lock():
-        saved = load_checkpoint(opened)
-        if saved is not None and recipe.federation.rounds < saved.state.round:
-            raise RecipeError(
-                f"{saved.state.round} rounds are played already, so {recipe.federation.rounds} cannot be all",
-                where="federation.rounds",
-            )
-        experiment = venue.build(recipe)
-        if saved is not None:
-            _refuse_another_run(saved.identity, experiment.identity)
-        if recipe != before:
-            opened.write_text(opened.recipe, dump(recipe))
-        opened.truncate(saved.offsets if saved else {})
-        opened.summary.unlink(missing_ok=True)
-        opened.profile.unlink(missing_ok=True)  # of the run as it was
-        warnings = [*(saved.warnings if saved else ()), *_changed_versions(opened)]
-        for text in warnings:
-            for listener in listeners:
-                listener.on_warning(text)
-        number = saved.state.round if saved else 0
-        event = {"round": number, "kind": "resume", "client": None, "reason": "; ".join(warnings)}
-        opened.append(opened.events, event)
+        experiment = _reopen(opened, before, recipe, venue, listeners)
         with closing(venue.reach(experiment)) as runtime:
-            _play(experiment, venue, runtime, opened, listeners, saved.state if saved else None)
+            _play(experiment, venue, runtime, opened, listeners)
     return Run(opened.path)
+
+
+def _reopen(
+    opened: RunFolder, before: Recipe, recipe: Recipe, venue: Venue, listeners: Sequence[Listener]
+) -> Experiment:
+    """The experiment of a run that goes on, whose folder is as it was after the last whole round."""
+    saved = load_checkpoint(opened)
+    if saved is not None and recipe.federation.rounds < saved.state.round:
+        raise RecipeError(
+            f"{saved.state.round} rounds are played already, so {recipe.federation.rounds} cannot be all",
+            where="federation.rounds",
+        )
+    experiment = venue.build(recipe)
+    if saved is not None:
+        _refuse_another_run(saved.identity, experiment.identity)
+    if recipe != before:
+        opened.write_text(opened.recipe, dump(recipe))
+    opened.truncate(saved.offsets if saved else {})
+    opened.summary.unlink(missing_ok=True)
+    opened.profile.unlink(missing_ok=True)  # of the run as it was
+    warnings = [*(saved.warnings if saved else ()), *_changed_versions(opened)]
+    for text in warnings:
+        for listener in listeners:
+            listener.on_warning(text)
+    number = saved.state.round if saved else 0
+    opened.append(opened.events, {"round": number, "kind": "resume", "client": None, "reason": "; ".join(warnings)})
+    return experiment
 
 
 def _play(
@@ -191,9 +198,8 @@ def _play(
     runtime: Runtime,
     folder: RunFolder,
     listeners: Sequence[Listener],
-    state: RunState | None,
 ) -> None:
-    """Everything after the folder is there; however it ends, the folder says how."""
+    """Everything after the folder is there, from its last checkpoint on; however it ends, the folder says how."""
     experiment = venue.informed(experiment)
     folder.write_json(folder.environment, environment())
     folder.write_json(folder.clients, experiment.data.table())
@@ -205,9 +211,7 @@ def _play(
             if isinstance(runtime, NodesRuntime):
                 runtime.attend(lambda: stop.check("while nodes were waited for"))
             loop = RoundLoop(experiment, runtime, folder, listeners, stop)
-            state = loop.start() if state is None else state
-            _write_proxy(experiment, folder, state)
-            state = loop.play(state)
+            state = loop.play(_begun(experiment, folder, loop))
             folder.write_json(folder.clients, venue.informed(experiment).data.table())  # those that came later, too
             _finish(experiment, folder, listeners, state, stop)
         except (InterruptedRunError, KeyboardInterrupt) as error:
@@ -224,6 +228,14 @@ def _play(
                 f"{error}\nthe last checkpoint is intact; make room or mend the permissions, "
                 f"then: fedfm resume {folder.path}"
             ) from error
+
+
+def _begun(experiment: Experiment, folder: RunFolder, loop: RoundLoop) -> RunState:
+    """The state of the last checkpoint, or before round 1: whoever plays on from it is the only one to hold it."""
+    saved = load_checkpoint(folder)
+    state = loop.start() if saved is None else saved.state
+    _write_proxy(experiment, folder, state)
+    return state
 
 
 def _finish(

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import IO
 
-from fedfm.records.disk import storage
-from fedfm.updates import Failure
+from fedfm.runtimes.base import Answer
+from fedfm.spool import Spooled
 
 IN_MEMORY = 2**20
 """Bytes of an answer that waits in memory, at most."""
@@ -19,9 +16,9 @@ class Turns:
 
     def __init__(self, order: Sequence[str], *, as_they_come: bool) -> None:
         self._order, self._as_they_come = list(order), as_they_come
-        self._early: dict[str, bytes | IO[bytes] | Failure] = {}
+        self._early: dict[str, Answer] = {}
 
-    def after(self, client: str, answer: bytes | Failure) -> Iterator[tuple[str, bytes | Failure]]:
+    def after(self, client: str, answer: Answer) -> Iterator[tuple[str, Answer]]:
         """Those whose turn it is once this one has answered.
 
         Raises:
@@ -31,33 +28,17 @@ class Turns:
             self._order.remove(client)
             yield client, answer
         else:
-            self._early[client] = _laid_by(answer)
+            if isinstance(answer, bytes) and len(answer) > IN_MEMORY:
+                answer = Spooled([answer])
+            self._early[client] = answer
         while self._order and self._order[0] in self._early:
             yield self._next()
 
-    def left(self) -> Iterator[tuple[str, bytes | Failure | None]]:
+    def left(self) -> Iterator[tuple[str, Answer | None]]:
         """Those whose turn has not come; None for who has not answered."""
         while self._order:
             yield self._next() if self._order[0] in self._early else (self._order.pop(0), None)
 
-    def _next(self) -> tuple[str, bytes | Failure]:
+    def _next(self) -> tuple[str, Answer]:
         client = self._order.pop(0)
-        return client, _fetched(self._early.pop(client))
-
-
-def _laid_by(answer: bytes | Failure) -> bytes | IO[bytes] | Failure:
-    if isinstance(answer, Failure) or len(answer) <= IN_MEMORY:
-        return answer
-    with storage(Path(tempfile.gettempdir()), "keep an update in"):
-        file = tempfile.TemporaryFile()  # noqa: SIM115 - open until its turn comes
-        file.write(answer)
-        file.flush()
-        return file
-
-
-def _fetched(answer: bytes | IO[bytes] | Failure) -> bytes | Failure:
-    if isinstance(answer, bytes | Failure):
-        return answer
-    with answer:
-        answer.seek(0)
-        return answer.read()
+        return client, self._early.pop(client)

@@ -84,9 +84,9 @@ class Site:
         try:
             match parcel.head:
                 case Prepare() as asked:
-                    yield self._prepare(asked, parcel.blobs)
+                    yield self._prepare(asked, parcel.contents)
                 case Work() as work if self._run is not None and self._run.job == work.job:
-                    yield from self._train(self._run, work, parcel.blobs)
+                    yield from self._train(self._run, work, parcel.contents)
                 case Work():
                     yield Parcel(Unprepared())
                 case other:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 
 from fedfm.clients import Worker
-from fedfm.clients.memory import keep_for_reuse
 from fedfm.models.backbones import Backbone
 from fedfm.models.tunable import Tunable
 from fedfm.proxies import FedPFT
@@ -31,8 +30,6 @@ def make_worker(
     """
     recipe = data.recipe
     sharing = choose_sharing(recipe, model, tunable, data.task, data.processor, device=device, examples=len(data.train))
-    if sharing.stacking is not None:  # every step takes what the last one did; `local.recompute` is never stacked
-        keep_for_reuse()
     worker = Worker(
         tunable=tunable,
         task=data.task,

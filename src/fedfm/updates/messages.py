@@ -8,12 +8,17 @@ from __future__ import annotations
 
 import json
 import math
+from collections import ChainMap
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from torch import Tensor
+
 from fedfm.errors import FedfmError
 from fedfm.params import Params
-from fedfm.wire import from_bytes, to_bytes
+from fedfm.spool import Spooled
+from fedfm.wire import Tensors, from_bytes, to_bytes
 
 PROXY, ACTIVITY = "proxy/", "activity/"
 """Prefixes of the names of tensors that are not the tunable's."""
@@ -68,6 +73,8 @@ class Update:
         params: w_c − w_t.
         proxy_version: of the proxy it was trained on.
         activity: counts of neurons' use, where they were asked for.
+
+    Tensors of an update that is on disk are read every time that they are asked for.
     """
 
     round: int
@@ -77,14 +84,14 @@ class Update:
     steps: int
     samples: int
     loss: float
-    params: Params
+    params: Mapping[str, Tensor]
     proxy_version: int = 0
     activity: Params = field(default_factory=dict)
 
     @property
-    def tensors(self) -> Params:
+    def tensors(self) -> Mapping[str, Tensor]:
         """All that travels in it, by the names on the wire."""
-        return {**self.params, **_prefixed(ACTIVITY, self.activity)}
+        return ChainMap(_prefixed(ACTIVITY, self.activity), self.params)  # type: ignore[arg-type] # it is only read
 
 
 @dataclass(frozen=True)
@@ -124,15 +131,15 @@ def decode_instruction(message: bytes) -> Instruction:
         MessageError: not a message, or a field is missing or of another type.
     """
     tensors, fields = _decode(message)
-    params, proxy = _parted(PROXY, tensors)
+    params, proxy = tensors.parted(PROXY)
     return Instruction(
         round=_integer(fields, "round"),
         base=_text(fields, "base"),
         learning_rate=_number(fields, "learning_rate"),
-        params=params,
+        params=dict(params),
         proxy_version=_integer(fields, "proxy_version"),
         proxy_since=_integer(fields, "proxy_since"),
-        proxy=proxy,
+        proxy=dict(proxy),
         count_activity=_flag(fields, "count_activity"),
     )
 
@@ -152,14 +159,14 @@ def encode_update(update: Update) -> bytes:
     )
 
 
-def decode_update(message: bytes) -> Update:
+def decode_update(message: bytes | Spooled) -> Update:
     """The update in these bytes; what it says is still to be screened.
 
     Raises:
         MessageError: not a message, or a field is missing or of another type.
     """
     tensors, fields = _decode(message)
-    params, activity = _parted(ACTIVITY, tensors)
+    params, activity = tensors.parted(ACTIVITY)
     return Update(
         round=_integer(fields, "round"),
         client=_text(fields, "client"),
@@ -170,11 +177,11 @@ def decode_update(message: bytes) -> Update:
         loss=_number(fields, "loss"),
         params=params,
         proxy_version=_integer(fields, "proxy_version"),
-        activity=activity,
+        activity=dict(activity),
     )
 
 
-def _encode(params: Params, **fields: object) -> bytes:
+def _encode(params: Mapping[str, Tensor], **fields: object) -> bytes:
     # Strict JSON has no NaN; a loss that is not a number travels as null.
     plain = {
         key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in fields.items()
@@ -182,7 +189,7 @@ def _encode(params: Params, **fields: object) -> bytes:
     return to_bytes(params, {"fedfm": json.dumps(plain, allow_nan=False)})
 
 
-def _decode(message: bytes) -> tuple[Params, dict[str, Any]]:
+def _decode(message: bytes | Spooled) -> tuple[Tensors, dict[str, Any]]:
     try:
         params, metadata = from_bytes(message)
         fields = json.loads(metadata["fedfm"])
@@ -195,12 +202,6 @@ def _decode(message: bytes) -> tuple[Params, dict[str, Any]]:
 
 def _prefixed(prefix: str, params: Params) -> Params:
     return {f"{prefix}{name}": tensor for name, tensor in params.items()}
-
-
-def _parted(prefix: str, tensors: Params) -> tuple[Params, Params]:
-    """The tensors of the tunable, and those behind ``prefix`` without it."""
-    rest = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-    return {name: tensor for name, tensor in tensors.items() if not name.startswith(prefix)}, rest
 
 
 def _flag(fields: dict[str, Any], key: str) -> bool:

@@ -10,7 +10,7 @@ from fedfm.runtimes.parcels import Parcel, ParcelError
 def to_record(parcel: Parcel) -> RecordDict:
     """A parcel as Flower carries it: the head as text, each blob as an array of bytes."""
     blobs = ArrayRecord()
-    for place, blob in enumerate(parcel.blobs):
+    for place, blob in enumerate(parcel.contents):
         blobs[str(place)] = Array(dtype="uint8", shape=(len(blob),), stype="fedfm", data=blob)
     return RecordDict({"head": ConfigRecord({"json": parcel.text}), "blobs": blobs})
 
