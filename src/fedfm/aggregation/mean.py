@@ -16,7 +16,7 @@ from torch import Tensor
 from fedfm.params import Params
 from fedfm.settings import Settings
 
-AT_ONCE = 2**20
+AT_ONCE = 2**16
 """Values that are in float64 beside the sum, at most."""
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from fedfm.algorithms import ServerState
-from fedfm.clients.memory import give_back_now
+from fedfm.clients.memory import give_back_at_once, give_back_now, keep_for_reuse
 from fedfm.errors import InterruptedRunError, RecipeError, TooFewClientsError
 from fedfm.params import Params, digest, is_finite
 from fedfm.proxies.versions import ProxyVersion
@@ -49,6 +49,7 @@ class RoundLoop:
         self.listeners = listeners
         self.stop = stop
         self.identity = experiment.identity
+        self._trains_elsewhere = isinstance(runtime, NodesRuntime)
 
     def start(self) -> RunState:
         """The state before round 1: the tunable as initialised, evaluated and saved."""
@@ -130,11 +131,11 @@ class RoundLoop:
             proxy_version=state.proxy.number if state.proxy else 0,
             count_activity=self._aligns_after(number) and self.recipe.proxy.counts_at_clients,
         )
+        self._make_room()
         messages = self.outgoing(state, instruction, list(cohort), records.wire)
         bytes_down = sum(map(len, messages.values()))
         if messages:  # the parameters lie in a message now: whoever holds them lets go of where they were
             state.params.update(decode_instruction(next(iter(messages.values()))).params)
-        self._make_room()
         watch.lap("wire")
         came_back = self.exchange(cohort, instruction, messages, records, watch, enough=enough)
         del messages
@@ -231,6 +232,8 @@ class RoundLoop:
 
     def _evaluate(self, params: Params, number: int, records: Records, watch: Stopwatch) -> Scores:
         data = self.experiment.data
+        if self._trains_elsewhere:
+            keep_for_reuse()
         self.experiment.plug_in(params)
         scores: Scores = {}
         for split, part in (("validation", data.validation), ("test", data.test)):
@@ -242,8 +245,9 @@ class RoundLoop:
 
     def _make_room(self) -> None:
         """Where clients train elsewhere: for their updates, at the cost of what only evaluation needs."""
-        if isinstance(self.outgoing.runtime, NodesRuntime):
+        if self._trains_elsewhere:
             self.experiment.tunable.let_go()
+            give_back_at_once()
             give_back_now()
 
     def _with_scores(self, state: RunState, scores: Scores) -> RunState:
