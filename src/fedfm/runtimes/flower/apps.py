@@ -57,7 +57,7 @@ def relay(grid: Grid, path: Path, *, poll: float = POLL) -> None:
                     return
                 continue  # all that is asked goes out before anything is pulled
             for node, answer in line.pull():
-                sockets.send(server, answer, node=node)
+                sockets.send(server, answer, name=node)
                 del answer  # as large as an update: the next is pulled without it
 
 
@@ -67,7 +67,7 @@ def _passed_on(server: socket.socket, line: GridLine) -> bool:
     if asked is None:
         return False
     if not line.push(*asked):
-        sockets.send(server, Parcel(Lost(reason="Flower did not take its parcel")), node=asked[0])
+        sockets.send(server, Parcel(Lost(reason="Flower did not take its parcel")), name=asked[0])
     return True
 
 
