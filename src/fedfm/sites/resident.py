@@ -1,6 +1,7 @@
 """A site's worker as a process that stays: ``python -m fedfm.sites.resident SOCKET [--data FILE --policy FILE]``.
 
-It answers parcels that come over a Unix socket, one caller at a time, with the model and the data in memory.
+It answers parcels that come over a Unix socket, one caller at a time, with the model and the data in memory. Whether it
+has had a message it says at once, whatever it is doing.
 """
 
 from __future__ import annotations
@@ -10,12 +11,16 @@ import logging
 import signal
 import socket
 import sys
+import threading
 import traceback
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, suppress
 from pathlib import Path
+from queue import Empty, Queue
 from types import FrameType
 
 from fedfm.runtimes import sockets
+from fedfm.runtimes.inbox import Inbox
 from fedfm.runtimes.parcels import Parcel, ParcelError, Refusal
 from fedfm.sites.border import Border
 from fedfm.sites.own import read_own_data, read_settings
@@ -23,7 +28,7 @@ from fedfm.sites.policy import Policy
 from fedfm.sites.site import Own, Site
 
 IDLE = 900.0
-"""Seconds without a caller after which a worker frees its memory."""
+"""Seconds without work after which a worker frees its memory."""
 
 _log = logging.getLogger("fedfm.sites")  # also where this module is the program
 
@@ -34,36 +39,79 @@ def serve(path: Path, site: Site, *, idle: float = IDLE) -> None:
     Args:
         path: of the socket.
         site: what answers.
-        idle: seconds without a caller after which it frees its memory.
+        idle: seconds without work after which it frees its memory.
     """
     with closing(sockets.listen(path)) as server:
-        server.settimeout(idle)
-        while True:
-            try:
-                caller, _ = server.accept()
-            except TimeoutError:
-                site.rest()
-                continue
-            caller.settimeout(None)
-            with caller:
+        callers = _Callers(server)
+        try:
+            while True:
                 try:
-                    _answer(caller, site)
-                except (ParcelError, OSError) as error:  # this caller's trouble; the next may be well
-                    _log.warning("a caller could not be answered: %s", error)
+                    _answer(site, *callers.next(idle))
+                except Empty:
+                    site.rest()
+        finally:
+            with suppress(OSError):
+                server.shutdown(socket.SHUT_RDWR)  # closed alone, it would still be waited on
 
 
-def _answer(caller: socket.socket, site: Site) -> None:
-    asked = sockets.receive(caller)
-    if asked is None:
-        return
+class _Callers:
+    """Those who call at a socket, heard by a thread of its own: whether a message is there is said also during work."""
+
+    def __init__(self, server: socket.socket) -> None:
+        self._inbox = Inbox()
+        self._waiting = Queue[tuple[socket.socket, Parcel] | Exception]()
+        threading.Thread(target=self._hear, args=(server,), daemon=True).start()
+
+    def next(self, timeout: float) -> tuple[socket.socket, Parcel]:
+        """Who called first of those that wait, and what it wants done.
+
+        Raises:
+            Empty: nobody in so many seconds.
+        """
+        first = self._waiting.get(timeout=timeout)
+        if isinstance(first, Exception):
+            raise first
+        return first
+
+    def _hear(self, server: socket.socket) -> None:
+        try:
+            while True:
+                self._take(server.accept()[0])
+        except Exception as error:  # a worker that hears nobody is of no use
+            self._waiting.put(error)
+
+    def _take(self, caller: socket.socket) -> None:
+        try:
+            asked = sockets.receive(caller)
+            if asked is not None and (seen := self._inbox.take(*asked)) is not None:
+                sockets.send(caller, seen)
+                asked = None
+        except (ParcelError, OSError) as error:  # this caller's trouble; the next may be well
+            _log.warning("a caller could not be heard: %s", error)
+            asked = None
+        if asked is None:
+            caller.close()
+        else:
+            self._waiting.put((caller, asked[1]))
+
+
+def _answer(site: Site, caller: socket.socket, parcel: Parcel) -> None:
+    with caller:
+        try:
+            for part in _parts(site, parcel):
+                sockets.send(caller, part)
+        except OSError as error:  # this caller's trouble; the next may be well
+            _log.warning("a caller could not be answered: %s", error)
+
+
+def _parts(site: Site, parcel: Parcel) -> Iterator[Parcel]:
     try:
-        for part in site.handle(asked[1]):
-            sockets.send(caller, part)
+        yield from site.handle(parcel)
     except OSError:
         raise
     except Exception as error:  # told where it can be mended; the site goes on
         _log.error("%s", traceback.format_exc())
-        sockets.send(caller, Parcel(Refusal(reason=f"it did not foresee a {type(error).__name__}; its log says where")))
+        yield Parcel(Refusal(reason=f"it did not foresee a {type(error).__name__}; its log says where"))
 
 
 def _end(number: int, frame: FrameType | None) -> None:
