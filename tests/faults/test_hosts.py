@@ -196,7 +196,8 @@ def test_a_run_over_three_hosts(tmp_path: Path, network: Network) -> None:
 def test_a_connection_that_is_cut_for_30_seconds(tmp_path: Path, network: Network) -> None:
     """The cable of one site is out while it works; its update arrives none the less.
 
-    It is out when the site has its message: one that Flower is just handing over when the cable goes is lost.
+    It is out when the site has its message: one that Flower is just handing over when the cable goes is sent again, but
+    only after minutes (`tests/runtimes/test_lost_messages.py`).
     """
     simulated = fedfm(tmp_path, "run", "recipe.yaml", "name=simulated", "data.client=site", *LONGER)
     server = network.server(*LONGER)

@@ -42,7 +42,7 @@ def relay(line: RelayLine, work: Callable[[socket.socket], object]) -> threading
 
 def echo(server: socket.socket) -> None:
     while (got := sockets.receive(server)) is not None:
-        sockets.send(server, READY, node=got[0])
+        sockets.send(server, READY, name=got[0])
 
 
 def test_it_waits_for_all_nodes_and_brings_their_answers(line: RelayLine) -> None:
@@ -65,7 +65,7 @@ def test_who_does_not_answer_in_time_is_named(tmp_path: Path) -> None:
 def test_an_answer_that_nobody_waits_for_any_more_is_not_taken_for_another(line: RelayLine) -> None:
     def late(server: socket.socket) -> None:
         sockets.receive(server)
-        sockets.send(server, READY, node="1")
+        sockets.send(server, READY, name="1")
 
     relay(line, late)
     line.nodes()
@@ -94,8 +94,8 @@ def test_it_stops_waiting_when_there_is_nothing_to_wait_for(tmp_path: Path) -> N
 def test_only_the_relay_itself_knows_who_is_there(line: RelayLine) -> None:
     def forger(server: socket.socket) -> None:
         sockets.receive(server)
-        sockets.send(server, Parcel(Nodes(nodes=("1",))), node="1")
-        sockets.send(server, READY, node="1")
+        sockets.send(server, Parcel(Nodes(nodes=("1",))), name="1")
+        sockets.send(server, READY, name="1")
         sockets.receive(server)
 
     relay(line, forger)
@@ -108,7 +108,7 @@ def test_it_takes_what_comes_late_while_it_still_sends(line: RelayLine) -> None:
     large = Parcel(Answers(clients=(("c", None),)), (bytes(20_000_000),))
 
     def late(server: socket.socket) -> None:
-        sockets.send(server, large, node="1")  # of an earlier round: nobody waits for it
+        sockets.send(server, large, name="1")  # of an earlier round: nobody waits for it
         echo(server)
 
     relay(line, late)
@@ -144,7 +144,7 @@ def test_news_that_a_node_has_gone_is_heard_before_it_is_counted(line: RelayLine
 
     def losing(server: socket.socket) -> None:
         sockets.receive(server)
-        sockets.send(server, READY, node="1")
+        sockets.send(server, READY, name="1")
         sockets.send(server, Parcel(Nodes(nodes=("1",))))
         sockets.send(server, Parcel(Nodes(nodes=("1", "2", "3"))))
         told.set()
@@ -162,8 +162,8 @@ def test_an_answer_over_the_limit_is_refused_and_the_next_one_taken(line: RelayL
 
     def both(server: socket.socket) -> None:
         sockets.receive(server)
-        sockets.send(server, large, node="1")
-        sockets.send(server, small, node="2")
+        sockets.send(server, large, name="1")
+        sockets.send(server, small, name="2")
         sockets.receive(server)
 
     relay(line, both)

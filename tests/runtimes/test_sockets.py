@@ -29,7 +29,7 @@ def in_a_thread(work: Callable[[], object]) -> None:
 
 def test_parcels_arrive_in_order_with_the_node_they_are_for(ends: tuple[socket.socket, socket.socket]) -> None:
     def send() -> None:
-        sockets.send(ends[0], ANSWER, node="7")
+        sockets.send(ends[0], ANSWER, name="7")
         sockets.send(ends[0], Parcel(Refusal(reason="no")))
         ends[0].shutdown(socket.SHUT_WR)
 
@@ -85,7 +85,7 @@ def test_no_memory_is_taken_for_a_parcel_that_is_too_large(ends: tuple[socket.so
     large, small = Parcel(ANSWER.head, (bytes(200_000_000), b"")), Parcel(Refusal(reason="no"))
 
     def send() -> None:
-        sockets.send(ends[0], large, node="7")
+        sockets.send(ends[0], large, name="7")
         sockets.send(ends[0], small)
 
     tracemalloc.start()

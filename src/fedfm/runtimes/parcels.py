@@ -133,6 +133,21 @@ class Lost(_Head):
     """Whether the time for it is over."""
 
 
+class Ask(_Head):
+    """To a node, from what carries the server's parcels: has it had this message? No blobs."""
+
+    kind: Literal["ask"] = "ask"
+    message: str
+    """By the name that it was sent under."""
+
+
+class Seen(_Head):
+    """Node to what carries its parcels: whether it has had the message. No blobs."""
+
+    kind: Literal["seen"] = "seen"
+    seen: bool
+
+
 class Nodes(_Head):
     """To the server, from what carries its parcels: the nodes that are there now. No blobs."""
 
@@ -141,7 +156,8 @@ class Nodes(_Head):
 
 
 Head = Annotated[
-    Prepare | Wanting | Ready | Work | Answers | Unprepared | Refusal | Lost | Nodes, Field(discriminator="kind")
+    Prepare | Wanting | Ready | Work | Answers | Unprepared | Refusal | Lost | Ask | Seen | Nodes,
+    Field(discriminator="kind"),
 ]
 _HEADS: TypeAdapter[Head] = TypeAdapter(Head)
 

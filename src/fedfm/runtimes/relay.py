@@ -98,7 +98,7 @@ class RelayLine:
             return
         with suppress(OSError):  # it has gone: whoever waits for its answer finds out
             for node, parcel in parcels.items():
-                sockets.send(relay, parcel, node=calls.get(node, node))
+                sockets.send(relay, parcel, name=calls.get(node, node))
 
     def on_loss(self) -> None:
         """The relay has gone; whoever can start another does so here."""

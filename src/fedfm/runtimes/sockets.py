@@ -15,7 +15,7 @@ from fedfm.runtimes.parcels import MOST_BLOBS, MOST_HEAD, Parcel, ParcelError
 from fedfm.spool import Spooled
 
 _HEAD = struct.Struct("<IQI")
-"""Bytes of a node's name, bytes of a head, and the number of its blobs."""
+"""Bytes of a name, bytes of a head, and the number of its blobs."""
 
 _SIZE = "Q"
 """How the size of a blob is packed."""
@@ -90,23 +90,24 @@ def connect(path: Path, *, patience: float) -> socket.socket:
             return line
 
 
-def send(line: socket.socket, parcel: Parcel, *, node: str = "") -> None:
+def send(line: socket.socket, parcel: Parcel, *, name: str = "") -> None:
     """Sends a parcel.
 
     Args:
         line: connected.
         parcel: to send.
-        node: that it is for, or from, where the other side deals with several.
+        name: of the node that it is for, or from, where the other side deals with several; to a node's worker, of the
+            message that brought it.
     """
-    name, text = node.encode(), parcel.text.encode()
+    named, text = name.encode(), parcel.text.encode()
     sizes = struct.pack(f"<{len(parcel.blobs)}{_SIZE}", *map(len, parcel.blobs))
-    line.sendall(_HEAD.pack(len(name), len(text), len(parcel.blobs)) + name + text + sizes)
+    line.sendall(_HEAD.pack(len(named), len(text), len(parcel.blobs)) + named + text + sizes)
     for blob in parcel.contents:
         line.sendall(blob)
 
 
 def receive(line: socket.socket, *, most: int | None = None, spool: bool = False) -> tuple[str, Parcel] | None:
-    """The next parcel and the node it is for or from; None when the other side has hung up.
+    """The next parcel, after the name that was sent with it; None when the other side has hung up.
 
     Args:
         line: connected.
@@ -125,24 +126,30 @@ def receive(line: socket.socket, *, most: int | None = None, spool: bool = False
     named, length, count = _HEAD.unpack(first + _exactly(line, _HEAD.size - 1))
     if named > MOST_NAME or length > MOST_HEAD or count > MOST_BLOBS:
         raise ParcelError(f"not a parcel of fedfm (a head of {length} bytes with {count} blobs)")
-    node, text = _exactly(line, named).decode(errors="replace"), _exactly(line, length)
+    name, text = _exactly(line, named).decode(errors="replace"), _exactly(line, length)
     sizes = struct.unpack(f"<{count}{_SIZE}", _exactly(line, struct.calcsize(f"<{count}{_SIZE}")))
     if most is not None and sum(sizes) > most:
         deque(_chunks(line, sum(sizes)), maxlen=0)
-        raise TooLargeError(node, sum(sizes), most)
+        raise TooLargeError(name, sum(sizes), most)
     read = [_spooled if spool and size > IN_MEMORY else _exactly for size in sizes]
-    return node, Parcel.of(text, [one(line, size) for one, size in zip(read, sizes, strict=True)])
+    return name, Parcel.of(text, [one(line, size) for one, size in zip(read, sizes, strict=True)])
 
 
-def ask(path: Path, parcel: Parcel, *, patience: float) -> Iterator[Parcel]:
+def ask(path: Path, parcel: Parcel, *, patience: float, name: str = "") -> Iterator[Parcel]:
     """Sends a parcel to who listens at ``path``, and yields the parts of the answer.
+
+    Args:
+        path: of the socket.
+        parcel: to send.
+        patience: seconds to try for; who listens may just be starting.
+        name: of the message that brought the parcel.
 
     Raises:
         OSError: nobody listens there, or who did hung up.
         ParcelError: the answer is no parcel.
     """
     with connect(path, patience=patience) as line:
-        send(line, parcel)
+        send(line, parcel, name=name)
         line.shutdown(socket.SHUT_WR)
         while (part := receive(line)) is not None:
             yield part[1]

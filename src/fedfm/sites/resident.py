@@ -16,6 +16,7 @@ from pathlib import Path
 from types import FrameType
 
 from fedfm.runtimes import sockets
+from fedfm.runtimes.inbox import Inbox
 from fedfm.runtimes.parcels import Parcel, ParcelError, Refusal
 from fedfm.sites.border import Border
 from fedfm.sites.own import read_own_data, read_settings
@@ -36,6 +37,7 @@ def serve(path: Path, site: Site, *, idle: float = IDLE) -> None:
         site: what answers.
         idle: seconds without a caller after which it frees its memory.
     """
+    inbox = Inbox()
     with closing(sockets.listen(path)) as server:
         server.settimeout(idle)
         while True:
@@ -47,14 +49,17 @@ def serve(path: Path, site: Site, *, idle: float = IDLE) -> None:
             caller.settimeout(None)
             with caller:
                 try:
-                    _answer(caller, site)
+                    _answer(caller, site, inbox)
                 except (ParcelError, OSError) as error:  # this caller's trouble; the next may be well
                     _log.warning("a caller could not be answered: %s", error)
 
 
-def _answer(caller: socket.socket, site: Site) -> None:
+def _answer(caller: socket.socket, site: Site, inbox: Inbox) -> None:
     asked = sockets.receive(caller)
     if asked is None:
+        return
+    if (seen := inbox.take(*asked)) is not None:
+        sockets.send(caller, seen)
         return
     try:
         for part in site.handle(asked[1]):

@@ -4,6 +4,9 @@ A run's server loop stays in its own process. The ServerApp is a relay: it conne
 pushes the parcels that come from there to nodes, and hands back what the nodes answer, each as it is pulled. So nothing
 of a run's state is in Flower's hands. The ClientApp, which Flower starts anew for
 every message, hands its parcel to a worker that stays. Neither loads torch.
+
+A message that Flower was handing over when a connection broke is lost, and Flower takes it as delivered: so the relay
+asks nodes that do not answer whether they had theirs.
 """
 
 from __future__ import annotations
@@ -19,8 +22,9 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
 from fedfm.runtimes import sockets
-from fedfm.runtimes.flower.grid import ACTION, GridLine
+from fedfm.runtimes.flower.grid import ACTION, ASK, GridLine
 from fedfm.runtimes.flower.records import from_record, to_record
+from fedfm.runtimes.inbox import Inbox
 from fedfm.runtimes.parcels import Lost, Nodes, Parcel, ParcelError, Refusal, joined
 
 SOCKET = "fedfm-socket"
@@ -36,18 +40,19 @@ Handler = Callable[[Parcel], Iterable[Parcel]]
 """Answers a parcel, in parts."""
 
 
-def relay(grid: Grid, path: Path, *, poll: float = POLL) -> None:
+def relay(grid: Grid, path: Path, *, poll: float = POLL, ask: float = ASK) -> None:
     """Carries parcels between a server's socket and the nodes of a grid until the server hangs up.
 
     Args:
         grid: Flower's.
         path: of the server's socket.
         poll: seconds between two looks for replies.
+        ask: seconds without an answer after which a node is asked whether it had its message.
 
     Raises:
         OSError: no server listens there.
     """
-    line, known, looked = GridLine(grid), list[str](), -float("inf")
+    line, known, looked = GridLine(grid, ask=ask), list[str](), -float("inf")
     with sockets.connect(path, patience=PATIENCE) as server:
         while True:
             if time.monotonic() - looked > max(1.0, poll):
@@ -57,8 +62,9 @@ def relay(grid: Grid, path: Path, *, poll: float = POLL) -> None:
                     return
                 continue  # all that is asked goes out before anything is pulled
             for node, answer in line.pull():
-                sockets.send(server, answer, node=node)
+                sockets.send(server, answer, name=node)
                 del answer  # as large as an update: the next is pulled without it
+            line.ask(known)
 
 
 def _passed_on(server: socket.socket, line: GridLine) -> bool:
@@ -67,7 +73,7 @@ def _passed_on(server: socket.socket, line: GridLine) -> bool:
     if asked is None:
         return False
     if not line.push(*asked):
-        sockets.send(server, Parcel(Lost(reason="Flower did not take its parcel")), node=asked[0])
+        sockets.send(server, Parcel(Lost(reason="Flower did not take its parcel")), name=asked[0])
     return True
 
 
@@ -86,25 +92,40 @@ def _main(grid: Grid, context: Context) -> None:
 
 
 def make_client_app(handler_for: Callable[[Context], Handler]) -> ClientApp:
-    """A ClientApp that hands every parcel to the handler of its node."""
+    """A ClientApp that hands every parcel to the handler of its node.
+
+    Whether it has had a message it answers by itself. Where Flower starts it anew for every message it knows of none
+    before; but a node takes one after the other, and is asked only for those that it has not answered.
+    """
+    inbox = Inbox()
+
+    def answer(message: str, context: Context, parcel: Parcel) -> Iterable[Parcel]:
+        seen = inbox.take(message, parcel)
+        return handler_for(context)(parcel) if seen is None else [seen]
+
+    return _client_app(answer)
+
+
+def _client_app(answer: Callable[[str, Context, Parcel], Iterable[Parcel]]) -> ClientApp:
+    """A ClientApp that answers a message, by its name, on a node, with the parcel that it brings."""
     app = ClientApp()
 
     @app.train(ACTION)
     def work(message: Message, context: Context) -> Message:
         try:
-            answer = joined(handler_for(context)(from_record(message.content)))
+            answered = joined(answer(message.metadata.message_id, context, from_record(message.content)))
         except ParcelError as error:
-            answer = Parcel(Refusal(reason=str(error)))
+            answered = Parcel(Refusal(reason=str(error)))
         except OSError as error:  # its worker is starting anew, or ended in the middle
-            answer = Parcel(Lost(reason=f"the worker of the node does not answer ({error})"))
-        return Message(to_record(answer), reply_to=message)
+            answered = Parcel(Lost(reason=f"the worker of the node does not answer ({error})"))
+        return Message(to_record(answered), reply_to=message)
 
     return app
 
 
-def _resident(context: Context) -> Handler:
-    """The worker that stays on this node, behind its socket."""
-    return lambda parcel: sockets.ask(Path(str(context.node_config[SOCKET])), parcel, patience=PATIENCE)
+def _by_worker(message: str, context: Context, parcel: Parcel) -> Iterable[Parcel]:
+    """The answer of the worker that stays on this node, behind its socket."""
+    return sockets.ask(Path(str(context.node_config[SOCKET])), parcel, patience=PATIENCE, name=message)
 
 
-client_app = make_client_app(_resident)
+client_app = _client_app(_by_worker)

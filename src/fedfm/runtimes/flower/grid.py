@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
 from typing import TypeVar
 
 import httpx
@@ -11,26 +12,65 @@ from flwr.app import Error, Message
 from flwr.serverapp import Grid
 
 from fedfm.runtimes.flower.records import from_record, to_record
-from fedfm.runtimes.parcels import Lost, Parcel, ParcelError, Refusal
+from fedfm.runtimes.parcels import Ask, Lost, Parcel, ParcelError, Refusal, Seen
 
 ACTION = "work"
 """Of the messages that carry parcels."""
 
+TTL = 7 * 86_400.0
+"""Seconds that a site may take for its work: what it was sent is good for so long, where Flower's own is for 12 hours."""
+
 PATIENCE, PAUSE = 60.0, 0.5
 """Seconds for which calls that the SuperLink could not answer are made again, and between two of them."""
 
+ASK, MISSED = 120.0, 2
+"""Seconds without an answer after which a node is asked whether it had its message, and how often it says no until it
+is believed."""
+
 Answer = TypeVar("Answer")
+
+
+@dataclass
+class _Sent:
+    """A message whose answer is waited for.
+
+    Attributes:
+        node: that it went to.
+        due: when the node is asked, next, whether it had it.
+        pause: seconds from the last question to the next.
+        question: Flower's number of the last; None: it was not taken, or it is answered.
+        missed: how often the node has said that it had no such message.
+    """
+
+    node: str
+    due: float
+    pause: float
+    question: str | None = None
+    missed: int = 0
 
 
 class GridLine:
     """The way to the nodes of a Flower grid: parcels are pushed as they come, replies pulled one by one.
 
     While a SuperLink removes a large message its database is locked, and it answers 500 to whoever needs that.
+
+    A message counts as delivered when the SuperLink has begun to hand it over; when the connection breaks just then, no
+    answer will come. So nodes that do not answer are asked whether they had it, ever more seldom while nothing comes: a
+    SuperNode takes one message after the other, and one that works is not heard of before it is done.
     """
 
-    def __init__(self, grid: Grid) -> None:
+    def __init__(self, grid: Grid, *, ask: float = ASK, clock: Callable[[], float] = time.monotonic) -> None:
+        """A way to nodes.
+
+        Args:
+            grid: Flower's.
+            ask: seconds without an answer after which a node is asked whether it had its message.
+            clock: tells the seconds.
+        """
         self.grid = grid
-        self._asked: dict[str, str] = {}
+        self._ask = ask
+        self._clock = clock
+        self._sent: dict[str, _Sent] = {}
 
     def nodes(self) -> list[str]:
         """The nodes that are online."""
@@ -38,31 +78,67 @@ class GridLine:
 
     def push(self, node: str, parcel: Parcel) -> bool:
         """Sends a parcel to a node; whether Flower took it."""
+        number = self._push(node, parcel)
+        if number is None:
+            return False
+        self._sent = {other: sent for other, sent in self._sent.items() if sent.node != node}  # too late for those
+        self._sent[number] = _Sent(node, self._clock() + self._ask, self._ask)
+        return True
+
+    def ask(self, there: Collection[str]) -> None:
+        """Asks those of the nodes that are there, and have not answered for long, whether they had their message."""
+        for number, sent in self._sent.items():
+            if sent.node in there and sent.due <= self._clock():
+                sent.pause *= 2
+                sent.due = self._clock() + sent.pause
+                # a question that was not taken until the next is not handed over any more
+                sent.question = self._push(sent.node, Parcel(Ask(message=number)), ttl=sent.pause)
+
+    def pull(self) -> Iterator[tuple[str, Parcel]]:
+        """The replies that are there, each pulled when the one before was taken.
+
+        A node that had no message, when it was asked twice, is lost.
+        """
+        for number, sent in list(self._sent.items()):
+            parcels = self._pull(number)
+            if not parcels and sent.question is not None:
+                parcels = self._heard(sent, self._pull(sent.question))
+            if parcels:
+                yield self._sent.pop(number).node, parcels.pop()
+
+    def _heard(self, sent: _Sent, answers: list[Parcel]) -> list[Parcel]:
+        """Takes what a node says to a question, if it does; that it is lost, if so."""
+        if answers:
+            sent.question = None
+        match answers:
+            case [Parcel(head=Seen(seen=True))]:
+                sent.due = float("inf")
+            case [Parcel(head=Seen())]:
+                sent.missed += 1
+                sent.due, sent.pause = self._clock() + self._ask, self._ask
+        # once may be chance: a question is small, and overtakes what is large
+        return [Parcel(Lost(reason="its message was lost on the way to it"))] if sent.missed == MISSED else []
+
+    def _push(self, node: str, parcel: Parcel, *, ttl: float = TTL) -> str | None:
+        """Sends a parcel to a node; its number, if Flower took it."""
 
         def pushed() -> list[str]:
-            message = Message(to_record(parcel), dst_node_id=int(node), message_type=f"train.{ACTION}")
+            message = Message(to_record(parcel), dst_node_id=int(node), message_type=f"train.{ACTION}", ttl=ttl)
             return list(self.grid.push_messages([message]))
 
         numbers = _patiently(pushed)
-        if not numbers or numbers[0] is None:
-            return False
-        self._asked = {number: other for number, other in self._asked.items() if other != node}  # too late for those
-        self._asked[numbers[0]] = node
-        return True
+        return numbers[0] if numbers else None
 
-    def pull(self) -> Iterator[tuple[str, Parcel]]:
-        """The replies that are there, each pulled when the one before was taken."""
-        for number in list(self._asked):
-            try:
-                parcels = [_parcel(reply) for reply in self.grid.pull_messages([number])]
-            except httpx.HTTPStatusError as error:
-                if not _is_busy(error):
-                    raise
-                if error.request.url.path.endswith("/pull-messages"):
-                    continue
-                parcels = [Parcel(Lost(reason="Flower could not hand over its answer"))]  # and will not try again
-            if parcels:
-                yield self._asked.pop(number), parcels.pop()
+    def _pull(self, number: str) -> list[Parcel]:
+        """The answer to a message, if it is there."""
+        try:
+            return [_parcel(reply) for reply in self.grid.pull_messages([number])]
+        except httpx.HTTPStatusError as error:
+            if not _is_busy(error):
+                raise
+            if error.request.url.path.endswith("/pull-messages"):
+                return []
+            return [Parcel(Lost(reason="Flower could not hand over its answer"))]  # and will not try again
 
 
 def _parcel(reply: Message) -> Parcel:
