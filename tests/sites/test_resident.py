@@ -130,7 +130,7 @@ def test_it_rests_when_nobody_has_work_for_it(path: Path) -> None:
                 raise SystemExit
 
     with pytest.raises(SystemExit):
-        serve(path, cast(Site, Resting()), idle=0.0)
+        serve(path, cast(Site, Resting()), idle=0.01)
     assert len(rested) == 2
 
 

@@ -18,7 +18,7 @@ ACTION = "work"
 """Of the messages that carry parcels."""
 
 TTL = 7 * 86_400.0
-"""Seconds that a site may take for its work: what it was sent is good for so long, where Flower's own is for 12 hours."""
+"""Seconds that a site may take for its work; Flower by itself gives a message up after 12 hours."""
 
 PATIENCE, PAUSE = 60.0, 0.5
 """Seconds for which calls that the SuperLink could not answer are made again, and between two of them."""
