@@ -73,15 +73,16 @@ class Tensors(Mapping[str, Tensor]):
     def __init__(self, message: bytes | Spooled, places: Mapping[str, _Place]) -> None:
         self._message = message
         self._places = places
+        self._read: dict[str, Tensor] = {}
 
     def __getitem__(self, name: str) -> Tensor:
-        place = self._places[name]
-        if place.start == place.stop:
-            return torch.empty(place.shape, dtype=place.dtype)
-        message, start, count = self._message, place.start, math.prod(place.shape)
+        if name in self._read:
+            return self._read[name]
+        place, message = self._places[name], self._message
         if isinstance(message, Spooled):
-            message, start = message[start : place.stop], 0
-        return torch.frombuffer(message, dtype=place.dtype, count=count, offset=start).view(place.shape)
+            return _tensor(message[place.start : place.stop], 0, place)
+        self._read[name] = _tensor(message, place.start, place)
+        return self._read[name]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._places)
@@ -140,6 +141,13 @@ def _header(order: list[tuple[str, Tensor]], metadata: Mapping[str, str]) -> byt
     text = json.dumps(whole, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % _ALIGNMENT)
     return len(text).to_bytes(8, "little") + text
+
+
+def _tensor(values: bytes, start: int, place: _Place) -> Tensor:
+    """A tensor whose values begin at a byte."""
+    if place.start == place.stop:
+        return torch.empty(place.shape, dtype=place.dtype)
+    return torch.frombuffer(values, dtype=place.dtype, count=math.prod(place.shape), offset=start).view(place.shape)
 
 
 def _place(name: str, entry: object, begin: int) -> _Place:

@@ -20,7 +20,10 @@ def dumps(value: object, *, indent: int | None = None) -> str:
     Raises:
         TypeError: something in ``value`` is not JSON.
     """
-    return json.dumps(_plain(value), ensure_ascii=False, allow_nan=False, indent=indent)
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False, indent=indent)
+    except (TypeError, ValueError):
+        return json.dumps(_plain(value), ensure_ascii=False, allow_nan=False, indent=indent)
 
 
 def line(record: Mapping[str, object]) -> bytes:
