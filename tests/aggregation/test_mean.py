@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedfm.aggregation import Mean
+from fedfm.aggregation.mean import AT_ONCE
 
 
 def test_weights_by_examples_by_hand() -> None:
@@ -33,6 +34,19 @@ def test_the_fold_does_not_change_what_it_is_given() -> None:
     fold.add({"w": torch.tensor([5.0], dtype=torch.float64)}, 2.0)
     assert update["w"].item() == 1.0
     assert fold.result()["w"].item() == 3.0
+
+
+def test_large_tensors_are_summed_in_float64_too() -> None:
+    torch.manual_seed(0)
+    updates = [torch.randn(3, AT_ONCE - 5).T for _ in range(3)]  # neither contiguous nor a multiple
+    fold = Mean().start()
+    for weight, update in enumerate(updates, start=1):
+        fold.add({"w": update, "empty": torch.empty(0, 2)}, weight)
+    expected = sum(weight * update.double() for weight, update in enumerate(updates, start=1)) / 6
+    found = fold.result()
+    assert torch.equal(found["w"], expected.float())
+    assert found["w"].dtype == torch.float32
+    assert found["empty"].shape == (0, 2)
 
 
 def test_the_mean_of_nothing_is_an_error() -> None:

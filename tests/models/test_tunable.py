@@ -47,6 +47,23 @@ def test_write_lists_every_difference_and_writes_nothing() -> None:
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
+@pytest.mark.parametrize("kind", [Full, Lora, Head])
+def test_between_let_go_and_write_it_holds_nothing(kind: type[Full | Lora | Head]) -> None:
+    backbone = load("tiny-bert", "text")
+    tunable = kind().attach(backbone, task_type="SEQ_CLS", seed=0)
+    tunable.eval()
+    held, before, inputs = list(tunable.parameters.values()), tunable.read(), batch(backbone)
+    expected = tunable.model(**inputs).logits
+    tunable.let_go()
+    assert {parameter.untyped_storage().nbytes() for parameter in held} == {0}
+    with pytest.raises(ValueError, match="missing"):
+        tunable.write({})
+    tunable.write(before)
+    assert all(mine is parameter for mine, parameter in zip(held, tunable.parameters.values(), strict=True))
+    assert all(parameter.requires_grad for parameter in held)
+    assert torch.equal(tunable.model(**inputs).logits, expected)
+
+
 def test_training_without_dropout_leaves_only_the_adapters_own() -> None:
     tunable = attach(dropout=0.5)
     tunable.train(dropout=False)

@@ -12,6 +12,7 @@ import pytest
 from fedfm.errors import StorageError
 from fedfm.runtimes import sockets
 from fedfm.runtimes.parcels import Answers, Parcel, ParcelError, Refusal
+from fedfm.spool import Spooled
 
 ANSWER = Parcel(Answers(clients=(("a", None), ("b", None))), (b"x" * 100_000, b""))
 
@@ -37,6 +38,15 @@ def test_parcels_arrive_in_order_with_the_node_they_are_for(ends: tuple[socket.s
     assert sockets.receive(ends[1]) == ("7", ANSWER)
     assert sockets.receive(ends[1]) == ("", Parcel(Refusal(reason="no")))
     assert sockets.receive(ends[1]) is None
+
+
+def test_large_blobs_go_to_disk_where_that_is_asked_for(ends: tuple[socket.socket, socket.socket]) -> None:
+    sent = Parcel(ANSWER.head, (b"x" * (sockets.IN_MEMORY + 1), b"y" * sockets.IN_MEMORY))
+    in_a_thread(lambda: [sockets.send(ends[0], sent) for _ in range(2)])
+    for spool, kinds in ((True, [Spooled, bytes]), (False, [bytes, bytes])):
+        _, got = sockets.receive(ends[1], spool=spool) or pytest.fail("nothing came")
+        assert [type(blob) for blob in got.blobs] == kinds
+        assert (got.head, got.contents) == (sent.head, sent.blobs)
 
 
 def test_a_head_that_cannot_be_is_refused(ends: tuple[socket.socket, socket.socket]) -> None:

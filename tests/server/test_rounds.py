@@ -7,6 +7,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -111,6 +112,28 @@ def test_an_unsound_update_is_refused_recorded_and_as_if_never_sent(tmp_path: Pa
     (tmp_path / "without").mkdir()
     other = loop_of(experiment, tmp_path / "without", {"1": lambda update: Failure("1", "absent")})
     assert digest(play(other).params) == digest(state.params)
+
+
+class Watching(TamperingRuntime):
+    """Says where the messages were that went out."""
+
+    def exchange(self, messages: Mapping[str, bytes]) -> Generator[tuple[str, bytes | Failure]]:
+        (message,) = {id(message): message for message in messages.values()}.values()
+        start = np.frombuffer(message, dtype=np.uint8).ctypes.data
+        self.there = range(start, start + len(message))
+        yield from super().exchange(messages)
+
+
+def test_what_was_sent_and_what_it_was_sent_from_are_in_one_place(tmp_path: Path) -> None:
+    experiment = build(tmp_path, federation={"clients": 4, "per_round": 4, "rounds": 1})
+    loop = loop_of(experiment, tmp_path)
+    runtime = Watching(LocalRuntime(experiment.worker), {})
+    loop.exchange = dataclasses.replace(loop.exchange, runtime=runtime)
+    start = loop.start()
+    before = digest(start.params)
+    loop.play(start)
+    assert all(tensor.data_ptr() in runtime.there for tensor in start.params.values())
+    assert digest(start.params) == before
 
 
 class Backwards(TamperingRuntime):
