@@ -117,8 +117,8 @@ def _line(hosting: Hosting, heard: Callable[[Sequence[str]], None], experiment: 
 
 
 def _refuse_other_sites(folder: RunFolder, names: Mapping[str, Path]) -> None:
-    """A continued run must have the clients that it began with."""
-    before = {row["id"] for row in jsonl.read(folder.clients)}
+    """A continued run must have the clients that it began with; killed before they were written down, it has none."""
+    before = {row["id"] for row in jsonl.read(folder.clients)} if folder.clients.is_file() else set(names)
     if before != set(names):
         raise RecipeError(
             f"this run began with the sites {', '.join(sorted(before))}, not {', '.join(sorted(names))}: "
