@@ -52,9 +52,17 @@ class DataError(FedfmError):
 
 
 class TooFewClientsError(FedfmError):
-    """Fewer sound updates than the quorum asks for."""
+    """Fewer sound updates than the quorum asks for.
+
+    Attributes:
+        repeats: whether the same clients would answer in the same way if they were asked again.
+    """
 
     exit_code = 4
+
+    def __init__(self, text: str, *, repeats: bool = False) -> None:
+        super().__init__(text)
+        self.repeats = repeats
 
 
 class StorageError(FedfmError):

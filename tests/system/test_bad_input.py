@@ -17,6 +17,7 @@ import yaml
 from click.testing import CliRunner, Result
 
 from fedfm.cli.main import main
+from fedfm.clients import worker
 from fedfm.params import digest, load, save
 from tests.small import small_recipe
 
@@ -271,5 +272,34 @@ def test_losses_that_are_not_numbers_are_refused_by_client(tmp_path: Path) -> No
     assert result.exit_code == 4
     assert "non-finite values" in result.output
     assert "local.learning_rate" in result.output
+    assert "start a new run" in result.output
+    assert "fedfm resume" not in result.output, "it would be the same again"
     events = [json.loads(line) for line in (tmp_path / "runs" / "small" / "events.jsonl").read_text().splitlines()]
     assert {event["kind"] for event in events} == {"refused"}
+
+
+@pytest.mark.slow
+def test_clients_without_memory_are_asked_again_when_they_have_some(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = write(tmp_path, small_recipe(tmp_path, runtime={"stack": "off"}))
+    assert invoke("run", recipe, "name=straight").exit_code == 0
+    train, left = worker.train_locally, iter(range(4))  # of three clients a round; the quorum is two
+
+    def exhausted(*arguments: Any, **options: Any) -> Any:
+        if next(left, None) is None:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        return train(*arguments, **options)
+
+    monkeypatch.setattr(worker, "train_locally", exhausted)
+    result = invoke("run", recipe)
+    run = tmp_path / "runs" / "small"
+    assert result.exit_code == 4, result.output
+    assert "only 1 of 3 clients gave a sound update in round 2" in result.output
+    assert "failed: out of memory: lower local.batch_size" in result.output
+    assert f"when the clients are well again: fedfm resume {run}" in result.output
+    assert (run / "LATEST").read_text() == "round-0001\n"
+    monkeypatch.undo()
+    assert invoke("resume", run).exit_code == 0
+    adapters = [run.parent / name / "adapter" / "adapter_model.safetensors" for name in ("small", "straight")]
+    assert digest(load(adapters[0])) == digest(load(adapters[1]))

@@ -139,7 +139,7 @@ class RoundLoop:
         watch.lap("wire")
         came_back = self.exchange(cohort, instruction, messages, records, watch, enough=enough)
         del messages
-        self._check_quorum(came_back, enough or len(cohort), records)
+        self._check_quorum(number, came_back, enough or len(cohort), records)
 
         params, algorithm = state.params, state.algorithm
         if came_back.accepted:
@@ -201,7 +201,7 @@ class RoundLoop:
         asked = self.recipe.runtime.asked(wanted, clients)
         return (wanted if self.recipe.runtime.spares else None), asked
 
-    def _check_quorum(self, came_back: Answers, wanted: int, records: Records) -> None:
+    def _check_quorum(self, number: int, came_back: Answers, wanted: int, records: Records) -> None:
         quorum = self.recipe.federation.quorum
         if came_back.accepted >= quorum * wanted:
             return
@@ -210,15 +210,10 @@ class RoundLoop:
         reasons = "".join(
             f"\n  client {event['client']} {event['kind']}: {event['reason']}" for event in records.events[:5]
         )
-        # Every choice is keyed, so a resumed run meets the same updates: only failures may pass.
-        remedy = (
-            f"when the clients are well again: fedfm resume {self.folder.path}"
-            if came_back.failed
-            else "resuming would repeat it: mend what the reasons say and start a new run"
-        )
         raise TooFewClientsError(
-            f"only {came_back.accepted} of {wanted} clients gave a sound update, fewer than federation.quorum "
-            f"({quorum:g}) asks for; see {self.folder.events}{reasons}\n{remedy}"
+            f"only {came_back.accepted} of {wanted} clients gave a sound update in round {number}, fewer than "
+            f"federation.quorum ({quorum:g}) asks for; see {self.folder.events}{reasons}",
+            repeats=not came_back.failed,  # every choice is keyed, so the same updates are met again
         )
 
     def _check_finite(self, number: int, params: Params, algorithm: ServerState) -> None:

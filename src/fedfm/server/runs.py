@@ -217,16 +217,17 @@ def _play(
         except (InterruptedRunError, KeyboardInterrupt) as error:
             _write_unfinished(experiment, folder, "interrupted")
             where = error if isinstance(error, InterruptedRunError) else "stopped at once"
-            raise InterruptedRunError(f"{where}\nresume it with: fedfm resume {folder.path}") from error
+            raise InterruptedRunError(f"{where}\nresume it with: {venue.again(folder.path)}") from error
         except TooFewClientsError as error:
             _write_unfinished(experiment, folder, "failed")
-            if "fedfm resume" in str(error):
-                raise
-            raise TooFewClientsError(f"{error}\nwhen the nodes are well again: fedfm resume {folder.path}") from error
+            remedy = f"when the clients are well again: {venue.again(folder.path)}"
+            if error.repeats and isinstance(venue, Here):
+                remedy = "resuming would repeat it: mend what the reasons say and start a new run"
+            raise TooFewClientsError(f"{error}\n{remedy}", repeats=error.repeats) from error
         except StorageError as error:
             raise StorageError(
                 f"{error}\nthe last checkpoint is intact; make room or mend the permissions, "
-                f"then: fedfm resume {folder.path}"
+                f"then: {venue.again(folder.path)}"
             ) from error
 
 
