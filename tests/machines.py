@@ -22,16 +22,24 @@ from tests.small import small_recipe
 
 SITES = ("a", "b")
 PATIENCE = 240.0
+PROGRAM = ("-m", "fedfm.cli.main")
 
 
 class Process:
     """A command of fedfm's, with what it says in a file."""
 
-    def __init__(self, folder: Path, name: str, *arguments: object, before: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        name: str,
+        *arguments: object,
+        before: Sequence[str] = (),
+        program: Sequence[object] = PROGRAM,
+    ) -> None:
         self.log = folder / f"{name}.log"
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                [*before, sys.executable, "-m", "fedfm.cli.main", *map(str, arguments)],
+                [*before, sys.executable, *map(str, [*program, *arguments])],
                 cwd=folder,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -47,6 +55,11 @@ class Process:
         text = " ".join(text.split())
         wait(lambda: text in self._unbroken or self.process.poll() is not None, f"{text!r} in\n{self.words}")
         assert text in self._unbroken
+
+    def ends(self, code: int) -> None:
+        """Waits for its end."""
+        wait(lambda: self.process.poll() is not None, f"the end of\n{self.words}")
+        assert self.process.returncode == code, self.words
 
     @property
     def _unbroken(self) -> str:
@@ -67,7 +80,7 @@ def wait(done: Callable[[], bool], what: str) -> None:
 
 def fedfm(folder: Path, *arguments: object) -> Any:
     """What a command prints as JSON."""
-    command = [sys.executable, "-m", "fedfm.cli.main", *map(str, arguments), "--json"]
+    command = [sys.executable, *PROGRAM, *map(str, arguments), "--json"]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return json.loads(done.stdout)
@@ -116,16 +129,16 @@ class Machines:
     def __exit__(self, *reason: object) -> None:
         self._stack.close()
 
-    def server(self, log: str, target: str, *overrides: str) -> Process:
+    def server(self, log: str, target: str, *overrides: str, program: Sequence[object] = PROGRAM) -> Process:
         told = ("--tls", "tls", "--allow", "keys", "--port", self.port)
-        return self._start(log, "server", target, *overrides, *told)
+        return self._start(log, "server", target, *overrides, *told, program=program)
 
     def client(self, log: str, key: str, data: str, state: str, *, before: Sequence[str] = ()) -> Process:
         told = ("--ca", "tls/ca.crt", "--key", key, "--data", data, "--state", state)
         return self._start(log, "client", "--server", f"127.0.0.1:{self.port}", *told, before=before)
 
-    def _start(self, log: str, *arguments: object, before: Sequence[str] = ()) -> Process:
-        process = Process(self.folder, log, *arguments, before=before)
+    def _start(self, log: str, *arguments: object, **how: Sequence[Any]) -> Process:
+        process = Process(self.folder, log, *arguments, **how)
         self._stack.callback(process.end)
         return process
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import random
 import threading
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +15,14 @@ import pytest
 pytest.importorskip("flwr", reason="needs the extra `flower`")
 
 import fedfm
-from fedfm.params import Params
 from fedfm.recipe import load_recipe
 from fedfm.records import jsonl
 from fedfm.runtimes.flower.apps import make_client_app, relay
 from fedfm.runtimes.flower.in_process import InProcessGrid
-from fedfm.runtimes.parcels import Answers, Parcel, Refusal
+from fedfm.runtimes.parcels import Parcel, Refusal
 from fedfm.runtimes.relay import RelayLine
 from fedfm.sites.site import Site
-from fedfm.updates import decode_update, encode_update
+from tests.faults.spoilt import SPOILT, spoilt
 from tests.machines import SITES, Machines, adapter, end_with, kill, site_folder, wait
 from tests.machines import fedfm as command
 from tests.small import small_recipe
@@ -33,25 +31,6 @@ pytestmark = [pytest.mark.faults, pytest.mark.timeout(3600)]
 
 NODES, SETTLED, GROWTH = 5, 50, 1.1
 """Nodes; rounds after which memory should not grow any more, and by how much it still may."""
-
-
-def unsound(change: Callable[[Params], Params]) -> Callable[[bytes], bytes]:
-    def changed(blob: bytes) -> bytes:
-        update = decode_update(blob)
-        return encode_update(replace(update, params=change(dict(update.params))))
-
-    return changed
-
-
-SPOILT: dict[str, Callable[[bytes], bytes]] = {
-    "cut off": lambda blob: blob[: len(blob) // 2],
-    "noise": lambda blob: bytes(reversed(blob)),
-    "not a number": unsound(lambda params: {name: tensor * float("nan") for name, tensor in params.items()}),
-    "a tensor less": unsound(lambda params: dict(list(params.items())[1:])),
-    "of another round": lambda blob: encode_update(replace(decode_update(blob), round=0)),
-    "of another base": lambda blob: encode_update(replace(decode_update(blob), base="0" * 64)),
-    "too large": lambda blob: bytes(40_000_000),
-}
 
 
 class Unlucky:
@@ -76,11 +55,7 @@ class Unlucky:
             case "forgets":
                 self.site.rest()
                 return self.site.handle(parcel)
-        return self._spoilt(parcel, SPOILT[what])
-
-    def _spoilt(self, parcel: Parcel, change: Callable[[bytes], bytes]) -> Iterator[Parcel]:
-        for part in self.site.handle(parcel):
-            yield replace(part, blobs=tuple(map(change, part.blobs))) if isinstance(part.head, Answers) else part
+        return spoilt(self.site.handle(parcel), SPOILT[what])
 
 
 class Memory(fedfm.Listener):
