@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import suppress
@@ -96,6 +97,38 @@ def test_a_site_that_hangs_is_not_waited_for_longer_than_the_deadline(tmp_path: 
     events = (tmp_path / "runs" / "real" / "events.jsonl").read_text()
     assert "no answer within 20.0 seconds" in events
     assert '"refused"' not in events, "what comes late is not taken"
+
+
+def test_an_interrupted_run_goes_on_and_no_place_is_taken_twice(tmp_path: Path) -> None:
+    """Neither the run's folder, nor the server's, nor that of a site whose key another shows."""
+    site_folder(tmp_path, rounds=6)
+    simulated = fedfm(tmp_path, "run", "recipe.yaml", "name=simulated", "data.client=site")
+    with Machines(tmp_path) as machines:
+        server = machines.server("server", "recipe.yaml", "name=real")
+        a, b = (machines.client(name, f"keys/{name}", f"{name}.yaml", f"site-{name}") for name in SITES)
+        server.says("round 1/6")
+        server.process.send_signal(signal.SIGINT)
+        server.ends(130)
+        server.says(f"resume it with: fedfm server {tmp_path / 'runs' / 'real'} --tls")
+        assert fedfm(tmp_path, "status", "runs/real")["state"] == "interrupted"
+        b.end()
+
+        again = machines.server("again", "runs/real")
+        again.says("a has come")
+        same = machines.server("same", "runs/real")
+        other = machines.server("other", "recipe.yaml", "name=other")
+        double = machines.client("double", "keys/a", "a.yaml", "site-double")
+        same.ends(2)
+        same.says(f"in use by process {again.process.pid}")
+        other.ends(2)
+        other.says("fedfm-server is in use by another process")
+        double.says("the server does not take this site's key")
+        assert not (tmp_path / "runs" / "other").exists()
+        machines.client("b again", "keys/b", "b.yaml", "site-b")
+        again.says("accuracy on the test set")
+        again.ends(0)
+        assert a.process.poll() is None
+    assert adapter(tmp_path / "runs" / "real") == adapter(tmp_path / simulated["folder"])
 
 
 @pytest.fixture

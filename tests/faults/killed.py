@@ -1,0 +1,83 @@
+"""``python killed.py POINT ROUND ARGUMENTS…``: fedfm with these arguments, killed (SIGKILL) at a point of a round."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from fedfm.cli.main import main
+from fedfm.runtimes.parcels import Parcel, Work
+from fedfm.runtimes.relay import RelayLine
+from fedfm.server import checkpoints, runs
+from fedfm.server.exchange import Exchange
+from fedfm.server.rounds import RoundLoop
+
+
+class Killer:
+    """Kills this process in one round; 0 is what comes before the first."""
+
+    def __init__(self, number: int) -> None:
+        self.number, self.playing = number, 0
+        self.before(Exchange, "__call__", self._count)
+
+    def before(self, owner: object, name: str, when: Callable[..., bool] = lambda *arguments: True) -> None:
+        """Kills when a function is called with such arguments."""
+        whole = getattr(owner, name)
+
+        def dying(*arguments: Any, **options: Any) -> Any:
+            if when(*arguments):
+                self._kill()
+            return whole(*arguments, **options)
+
+        setattr(owner, name, dying)
+
+    def after(self, owner: object, name: str, when: Callable[..., bool]) -> None:
+        """Kills when a function that was called with such arguments has done its work."""
+        whole = getattr(owner, name)
+
+        def dying(*arguments: Any, **options: Any) -> Any:
+            found = whole(*arguments, **options)
+            if when(*arguments):
+                self._kill()
+            return found
+
+        setattr(owner, name, dying)
+
+    def _count(self, exchange: Exchange, cohort: object, instruction: Any, *more: object) -> bool:
+        self.playing = instruction.round
+        return False
+
+    def _kill(self) -> None:
+        if self.playing == self.number:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _work(line: RelayLine, relay: object, parcels: dict[str, Parcel]) -> bool:
+    return any(isinstance(parcel.head, Work) for parcel in parcels.values())
+
+
+POINTS: dict[str, Callable[[Killer], None]] = {
+    "begun": lambda killer: killer.before(runs, "environment"),
+    "asked": lambda killer: killer.after(RelayLine, "_write", _work),
+    "answered": lambda killer: killer.before(RoundLoop, "_check_quorum"),
+    "aggregated": lambda killer: killer.before(RoundLoop, "_check_finite"),
+    "writing": lambda killer: killer.before(
+        checkpoints.tensors, "save", lambda params, path: path.name == "server.safetensors"
+    ),
+    "written": lambda killer: killer.before(checkpoints, "replace_text"),
+    "finishing": lambda killer: killer.before(runs, "write_outcome"),
+}
+"""Where a server can be killed, in the order in which a run gets there.
+
+begun: the folder has its recipe, and nothing else. asked: all sites have been sent their work, none has answered.
+answered: all have. aggregated: the algorithm's step is done. writing: the round's records are written, and some of its
+checkpoint. written: all of that, and LATEST names the round before. finishing: the last round is saved, and nothing is
+there of the outcome.
+"""
+
+if __name__ == "__main__":
+    POINTS[sys.argv[1]](Killer(int(sys.argv[2])))
+    main(sys.argv[3:], prog_name="fedfm")
