@@ -20,23 +20,33 @@ from fedfm.params import tensor_bytes
 from fedfm.spool import Spooled
 
 _DTYPES = {
+    "U64": torch.uint64,
     "I64": torch.int64,
     "F64": torch.float64,
+    "C64": torch.complex64,
     "F32": torch.float32,
+    "U32": torch.uint32,
     "I32": torch.int32,
     "BF16": torch.bfloat16,
     "F16": torch.float16,
+    "U16": torch.uint16,
     "I16": torch.int16,
+    "F8_E8M0": torch.float8_e8m0fnu,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
     "I8": torch.int8,
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
-"""By the names and in the order of safetensors; others are neither trained nor sent."""
+"""By the names and in the order of safetensors."""
 
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 _ORDER = {dtype: place for place, dtype in enumerate(_DTYPES.values())}
 _ALIGNMENT = 8
 _METADATA = "__metadata__"
+
+MOST_HEADER = 10**8
+"""A header of more bytes is not believed, as in safetensors."""
 
 with warnings.catch_warnings():  # torch says once a process that nobody may write into such a tensor, and nobody does
     warnings.simplefilter("ignore")
@@ -106,8 +116,8 @@ def from_bytes(message: bytes | Spooled) -> tuple[Tensors, dict[str, str]]:
         StorageError: it is on disk and cannot be read.
     """
     begin = 8 + int.from_bytes(message[:8], "little")
-    if not 8 <= begin <= len(message):
-        raise ValueError("it ends before its header does")
+    if not 8 <= begin <= len(message) or begin > MOST_HEADER:
+        raise ValueError("it ends before its header does, or that is too long")
     header = json.loads(message[8:begin])
     if not isinstance(header, dict):
         raise ValueError("its header is no JSON object")
