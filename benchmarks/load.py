@@ -6,10 +6,11 @@ Both run over the same in-process Grid of Flower's own interface, so neither pay
 clients send back at once what they were sent, about 300,000 parameters (LoRA r 8 on MiniLM's attention, the pooler and
 a head). Flower's app is its FedAvg, once with clients that hand back the very arrays, by reference, once with clients
 that make tensors of them and arrays of those, as one that trains has to and ours do. Ours is a whole run: parcels
-through the relay's socket, every update checked for shape and finite values and folded in float64, a digest of every
-tensor in the ledger, a checkpoint a round. Runs take turns, each in a process of its own. Printed are seconds of rounds
-between the first and the last (which evaluates), and by how much memory grew from before the rounds to its peak in them
-(Linux).
+through the socket of the relay, a process of its own as in a real federation (with the grid and its clients here),
+every update checked for shape and finite values and folded in float64, a digest of every tensor in the ledger, a
+checkpoint a round. Runs take turns, each in new processes. Printed are seconds of rounds between the first and the last
+(which evaluates), of the clock and of all cores, and by how much memory of the process that plays rounds grew from
+before them to its peak in them (Linux).
 """
 
 from __future__ import annotations
@@ -20,7 +21,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -96,17 +96,35 @@ class OverGrid(Here):
 
     def reach(self, experiment: Experiment) -> Runtime:
         """As `Venue.reach`."""
-        grid = InProcessGrid(make_client_app(lambda context: answer), [{}] * self.nodes)
         line = RelayLine(self.socket, nodes=self.nodes, patience=60, deadline=None)
-        threading.Thread(target=relay, args=(grid, self.socket), kwargs={"poll": 0.0}, daemon=True).start()
+        command = [sys.executable, __file__, "--clients", str(self.nodes), "--relay", str(self.socket)]
+        subprocess.Popen(command)  # it ends when the line does
         return over_nodes(experiment, line)
+
+
+def carry(path: Path, clients: int) -> None:
+    """The relay, with a grid and its clients."""
+    relay(InProcessGrid(make_client_app(lambda context: answer), [{}] * clients), path, poll=0.01)
+
+
+class Clock:
+    """Notes when rounds are over, by the clock and by the work of all cores."""
+
+    def __init__(self) -> None:
+        self.ends: list[tuple[float, float]] = []
+
+    def note(self) -> None:
+        """Now one is."""
+        every = (psutil.Process(), *psutil.Process().children())
+        used = sum(sum(process.cpu_times()[:2]) for process in every)
+        self.ends.append((time.perf_counter(), used))
 
 
 class Rounds(Listener):
     """Notes when rounds are over, and the memory before the first."""
 
     def __init__(self) -> None:
-        self.ends = [time.perf_counter()]
+        self.clock = Clock()
         self.before = self.peak = 0
 
     def on_start(self, plan: dict[str, Any]) -> None:
@@ -115,7 +133,7 @@ class Rounds(Listener):
 
     def on_round(self, record: dict[str, Any]) -> None:
         """As `Listener.on_round`."""
-        self.ends.append(time.perf_counter())
+        self.clock.note()
         if record["round"] < record["rounds"]:  # the last one evaluates
             self.peak = peak()
 
@@ -128,7 +146,7 @@ def ours(clients: int, rounds: int) -> dict[str, Any]:
         finished = start_run(load_recipe(recipe(Path(name), clients, rounds)), venue, [heard])
         if finished.summary["clients"]["failed"] or finished.summary["clients"]["refused"]:
             raise RuntimeError("updates were lost")
-        return _figures(heard.ends, heard.peak - heard.before)
+        return _figures(heard.clock, heard.peak - heard.before)
 
 
 def bare(clients: int, rounds: int, *, tensors: bool) -> dict[str, Any]:
@@ -145,25 +163,27 @@ def bare(clients: int, rounds: int, *, tensors: bool) -> dict[str, Any]:
         content = RecordDict({"arrays": arrays, "metrics": MetricRecord({"num-examples": 1, "loss": 1.0})})
         return Message(content, reply_to=message)
 
-    ends = [time.perf_counter()]
+    clock = Clock()
 
     def evaluate(number: int, arrays: ArrayRecord) -> None:
-        ends.append(time.perf_counter())
+        if number:
+            clock.note()
 
     strategy = FedAvg(fraction_evaluate=0.0, min_train_nodes=clients, min_available_nodes=clients)
     before = start_peak()
     strategy.start(
         InProcessGrid(app, [{}] * clients), _arrays(params), rounds, train_config=ConfigRecord(), evaluate_fn=evaluate
     )
-    return _figures(ends[1:], peak() - before)  # the first call is before round 1
+    return _figures(clock, peak() - before)
 
 
 def _arrays(params: Params) -> ArrayRecord:
     return ArrayRecord({name: Array(tensor.numpy()) for name, tensor in params.items()})
 
 
-def _figures(ends: list[float], grown: int) -> dict[str, Any]:
-    return {"seconds": [end - start for start, end in pairwise(ends[1:-1])], "grown": grown}
+def _figures(clock: Clock, grown: int) -> dict[str, Any]:
+    spent = [(end - start, later - before) for (start, before), (end, later) in pairwise(clock.ends[:-1])]
+    return {"seconds": [wall for wall, _ in spent], "cores": [cores for _, cores in spent], "grown": grown}
 
 
 def start_peak() -> int:
@@ -193,7 +213,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--one", choices=list(MEASURES), help=argparse.SUPPRESS)
+    parser.add_argument("--relay", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.relay:
+        carry(options.relay, options.clients)
+        return
     if options.one:
         sys.stdout.write(json.dumps(MEASURES[options.one](options.clients, options.rounds)) + "\n")
         return
@@ -209,8 +233,11 @@ def main() -> None:
         seconds = [second for run in runs for second in run["seconds"]]
         medians[name] = statistics.median(seconds)
         grown = statistics.median(run["grown"] for run in runs)
+        cores = statistics.median(second for run in runs for second in run["cores"])
         spread = f"{min(seconds):.3f} to {max(seconds):.3f}"
-        print(f"  {name:34} {medians[name]:6.3f} s a round ({spread}), + {grown / MIB:,.0f} MiB")
+        print(
+            f"  {name:34} {medians[name]:6.3f} s a round ({spread}), {cores:.2f} s of cores, + {grown / MIB:,.0f} MiB"
+        )
     *others, mine = medians.values()
     print(f"  fedfm takes {' and '.join(f'{mine / other:.2f}' for other in others)} times as long")
 

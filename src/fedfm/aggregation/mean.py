@@ -7,7 +7,7 @@ already (Li et al., arXiv:1907.02189, scheme I), so each draw weighs the same an
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Literal
 
 import torch
@@ -59,10 +59,8 @@ class MeanFold:
             if name not in self._sum:
                 self._sum[name] = torch.zeros(tensor.shape, dtype=torch.float64)
                 self._dtypes[name] = tensor.dtype
-            total, values = self._sum[name].view(-1), tensor.reshape(-1)
-            for start in range(0, len(values), AT_ONCE):
-                piece = slice(start, start + AT_ONCE)
-                total[piece].add_(values[piece].to(torch.float64, copy=True).mul_(weight))
+            for total, values in zip(_pieces(self._sum[name]), _pieces(tensor), strict=True):
+                total.add_(values.to(torch.float64, copy=True).mul_(weight))
 
     def result(self) -> Params:
         """The mean, in the dtype of the updates; it ends the fold, whose memory it gives back as it goes.
@@ -73,3 +71,12 @@ class MeanFold:
         if not self._weight:
             raise ValueError("the mean of no updates is undefined")
         return {name: self._sum.pop(name).div_(self._weight).to(self._dtypes[name]) for name in list(self._sum)}
+
+
+def _pieces(tensor: Tensor) -> Iterator[Tensor]:
+    """A tensor, or its values a few at a time where it is large."""
+    if tensor.numel() <= AT_ONCE:
+        yield tensor
+        return
+    values = tensor.reshape(-1)
+    yield from (values[start : start + AT_ONCE] for start in range(0, len(values), AT_ONCE))
