@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from contextlib import ExitStack
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,7 @@ def peaks(processes: list[subprocess.Popen[bytes]]) -> dict[str, int]:
     """The largest peak of each kind of process until the first of these ends, in bytes."""
     found: dict[str, int] = {}
     while processes[0].poll() is None:
-        for one in (one for process in processes for one in _family(process)):
+        for one in chain.from_iterable(map(_family, processes)):
             try:
                 words = " ".join(one.cmdline())
                 status = Path(f"/proc/{one.pid}/status").read_text()

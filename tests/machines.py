@@ -133,6 +133,10 @@ class Machines:
         told = ("--tls", "tls", "--allow", "keys", "--port", self.port)
         return self._start(log, "server", target, *overrides, *told, program=program)
 
+    def sites(self) -> list[Process]:
+        """All of them, each with its own data and key."""
+        return [self.client(name, f"keys/{name}", f"{name}.yaml", f"site-{name}") for name in SITES]
+
     def client(self, log: str, key: str, data: str, state: str, *, before: Sequence[str] = ()) -> Process:
         told = ("--ca", "tls/ca.crt", "--key", key, "--data", data, "--state", state)
         return self._start(log, "client", "--server", f"127.0.0.1:{self.port}", *told, before=before)

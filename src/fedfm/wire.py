@@ -1,7 +1,7 @@
 """Tensors as bytes in the safetensors format, written with one copy of the values and read with none.
 
 Eight bytes with the header's length, the header (JSON, padded to a multiple of eight), then tensor after tensor.
-The library's own functions copy once more on either side, for which there is no room where updates are large.
+The library itself copies every tensor that it reads from bytes, for which there is no room where updates are large.
 """
 
 from __future__ import annotations

@@ -52,7 +52,7 @@ def test_a_server_is_killed_at_every_point_of_a_round(tmp_path: Path) -> None:
     simulated = tmp_path / fedfm(tmp_path, "run", "recipe.yaml", "name=simulated", "data.client=site")["folder"]
     real = tmp_path / "runs" / "real"
     with Machines(tmp_path) as machines:
-        sites = [machines.client(name, f"keys/{name}", f"{name}.yaml", f"site-{name}") for name in SITES]
+        sites = machines.sites()
         for number, point in points:
             target = ("runs/real",) if number else ("recipe.yaml", "name=real")
             server = machines.server(point, *target, program=(KILLED, point, number))

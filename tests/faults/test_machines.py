@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.machines import SITES, Machines, Process, adapter, end_with, fedfm, kill, site_folder, started
+from tests.machines import Machines, Process, adapter, end_with, fedfm, kill, site_folder, started
 
 pytest.importorskip("flwr", reason="needs the extra `flower`")
 
@@ -23,7 +23,7 @@ def test_every_process_may_be_killed(tmp_path: Path) -> None:
     simulated = fedfm(tmp_path, "run", "recipe.yaml", "name=simulated", "data.client=site")
     with Machines(tmp_path) as machines:
         server = machines.server("server", "recipe.yaml", "name=real")
-        a, _ = (machines.client(name, f"keys/{name}", f"{name}.yaml", f"site-{name}") for name in SITES)
+        a, _ = machines.sites()
         server.says("round  1/12")
         kill(a, "fedfm.sites.resident")
         server.says("round  2/12")
@@ -82,7 +82,7 @@ def test_a_site_that_hangs_is_not_waited_for_longer_than_the_deadline(tmp_path: 
     site_folder(tmp_path, rounds=8, quorum=0.5)
     with Machines(tmp_path) as machines:
         server = machines.server("server", "recipe.yaml", "name=real", "runtime.kind=flower", "runtime.deadline=20")
-        a, _ = (machines.client(name, f"keys/{name}", f"{name}.yaml", f"site-{name}") for name in SITES)
+        a, _ = machines.sites()
         server.says("round 2/8")
         (worker,) = started(a, "fedfm.sites.resident")
         worker.suspend()
@@ -105,7 +105,7 @@ def test_an_interrupted_run_goes_on_and_no_place_is_taken_twice(tmp_path: Path) 
     simulated = fedfm(tmp_path, "run", "recipe.yaml", "name=simulated", "data.client=site")
     with Machines(tmp_path) as machines:
         server = machines.server("server", "recipe.yaml", "name=real")
-        a, b = (machines.client(name, f"keys/{name}", f"{name}.yaml", f"site-{name}") for name in SITES)
+        a, b = machines.sites()
         server.says("round 1/6")
         server.process.send_signal(signal.SIGINT)
         server.ends(130)

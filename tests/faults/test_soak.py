@@ -102,7 +102,7 @@ def test_60_rounds_with_real_nodes(tmp_path: Path) -> None:
     chance = random.Random(0)
     with Machines(tmp_path) as machines:
         server = machines.server("server", "recipe.yaml", "name=real")
-        sites = {name: machines.client(name, f"keys/{name}", f"{name}.yaml", f"site-{name}") for name in SITES}
+        sites = dict(zip(SITES, machines.sites(), strict=True))
         memory = Memory(psutil.Process(server.process.pid))
         for number in range(1, 60):
             server.says(f"round {number:>2}/60")

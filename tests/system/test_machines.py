@@ -19,7 +19,7 @@ def test_it_is_the_run_that_a_simulation_was(tmp_path: Path) -> None:
     simulated = fedfm(tmp_path, "run", "recipe.yaml", "name=simulated", "data.client=site")
     with Machines(tmp_path) as machines:
         server = machines.server("server", "recipe.yaml", "name=real")
-        clients = [machines.client(name, f"keys/{name}", f"{name}.yaml", f"site-{name}") for name in SITES]
+        clients = machines.sites()
         stranger = machines.client("stranger", "stranger", "a.yaml", "site-stranger")
         server.says("accuracy on the test set")
         assert server.process.wait(60) == 0, server.words

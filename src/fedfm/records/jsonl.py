@@ -20,7 +20,7 @@ def dumps(value: object, *, indent: int | None = None) -> str:
     Raises:
         TypeError: something in ``value`` is not JSON.
     """
-    try:
+    try:  # nearly everything is plain already
         return json.dumps(value, ensure_ascii=False, allow_nan=False, indent=indent)
     except (TypeError, ValueError):
         return json.dumps(_plain(value), ensure_ascii=False, allow_nan=False, indent=indent)

@@ -123,22 +123,7 @@ class RoundLoop:
             seed=recipe.seed,
             round=number,
         )
-        instruction = Instruction(
-            round=number,
-            base=digest(state.params),
-            learning_rate=recipe.local.learning_rate_at(number, recipe.federation.rounds),
-            params=state.params,
-            proxy_version=state.proxy.number if state.proxy else 0,
-            count_activity=self._aligns_after(number) and self.recipe.proxy.counts_at_clients,
-        )
-        self._make_room()
-        messages = self.outgoing(state, instruction, list(cohort), records.wire)
-        bytes_down = sum(map(len, messages.values()))
-        if messages:  # the parameters lie in a message now: whoever holds them lets go of where they were
-            state.params.update(decode_instruction(next(iter(messages.values()))).params)
-        watch.lap("wire")
-        came_back = self.exchange(cohort, instruction, messages, records, watch, enough=enough)
-        del messages
+        came_back, bytes_down = self._exchange(state, cohort, enough, records, watch)
         self._check_quorum(number, came_back, enough or len(cohort), records)
 
         params, algorithm = state.params, state.algorithm
@@ -170,6 +155,27 @@ class RoundLoop:
         state = replace(state, seconds=watch.seconds)
         news = self._news(state, came_back, bytes_down, scores, watch.seconds["total"] - before)
         return state, records, news
+
+    def _exchange(
+        self, state: RunState, cohort: Mapping[str, int], enough: int | None, records: Records, watch: Stopwatch
+    ) -> tuple[Answers, int]:
+        """What the cohort answers, folded, and the bytes that it was sent."""
+        recipe, number = self.recipe, state.round + 1
+        instruction = Instruction(
+            round=number,
+            base=digest(state.params),
+            learning_rate=recipe.local.learning_rate_at(number, recipe.federation.rounds),
+            params=state.params,
+            proxy_version=state.proxy.number if state.proxy else 0,
+            count_activity=self._aligns_after(number) and recipe.proxy.counts_at_clients,
+        )
+        self._make_room()
+        messages = self.outgoing(state, instruction, list(cohort), records.wire)
+        if messages:  # the parameters lie in a message now: whoever holds them lets go of where they were
+            state.params.update(decode_instruction(next(iter(messages.values()))).params)
+        watch.lap("wire")
+        came_back = self.exchange(cohort, instruction, messages, records, watch, enough=enough)
+        return came_back, sum(map(len, messages.values()))
 
     def _aligns_after(self, number: int) -> bool:
         """Whether the proxy is realigned between a round and the next; after the last round there is none."""
