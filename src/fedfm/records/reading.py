@@ -25,6 +25,7 @@ class RunFiles:
         recipe_text: recipe.yaml as it is.
         recipe: the same, parsed.
         summary: summary.json; None while a run has not ended.
+        evaluation: evaluation.json; None while a run has not ended.
         environment: env.json.
         profile: profile.json; None where nobody asked for it.
         clients: clients.json, one record a client.
@@ -37,6 +38,7 @@ class RunFiles:
     recipe_text: str
     recipe: Record
     summary: Record | None
+    evaluation: Record | None
     environment: Record | None
     profile: Record | None
     clients: list[Record]
@@ -72,6 +74,7 @@ def read_run(folder: RunFolder) -> RunFiles:
         recipe_text=recipe_text,
         recipe=_mapping(folder.recipe, recipe_text),
         summary=_json(folder.summary),
+        evaluation=_json(folder.evaluation),
         environment=_json(folder.environment),
         profile=_json(folder.profile),
         clients=_json(folder.clients) or [],

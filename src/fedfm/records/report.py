@@ -38,6 +38,7 @@ def render(run: RunFiles) -> str:
         colours=svg.variables(),
         outcome=sections.outcome(run),
         learning=sections.learning(run),
+        classes=sections.classes(run),
         federation=sections.federation(run),
         spread=sections.spread(run),
         off=dig(run.recipe, "evaluate.clients") == 0,
