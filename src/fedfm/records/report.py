@@ -9,7 +9,7 @@ from fedfm.records.folder import RunFolder
 from fedfm.records.jsonl import Record
 from fedfm.records.reading import RunFiles, dig, read_run
 
-REPRODUCING = ("fedfm", "torch", "transformers", "peft", "datasets")
+REPRODUCING = ("torch", "transformers", "peft", "datasets")
 """Packages whose versions a reproduction fixes."""
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fedfm.errors import RecipeError
+from fedfm.extras import how_to_install
 from fedfm.models.backbones import Backbone
 from fedfm.models.quiet import quiet
 from fedfm.proxies.folder import weights_digest
@@ -33,7 +34,7 @@ def require_extra(settings: Local | Flower | Ray) -> None:
     """
     kind = settings.kind
     if kind in EXTRAS and find_spec(EXTRAS[kind]) is None:
-        raise RecipeError(f"`{kind}` needs the extra of that name: pip install 'fedfm[{kind}]'", where="runtime.kind")
+        raise RecipeError(f"`{kind}` needs the extra of that name; {how_to_install(kind)}", where="runtime.kind")
 
 
 def make_runtime(experiment: Experiment) -> Runtime:
