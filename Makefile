@@ -47,7 +47,7 @@ bench-%: $(VENV)/demo.installed
 	$(BIN)/python $(firstword $(wildcard benchmarks/$*.py benchmarks/$*/compare.py) benchmarks/$*.py) $(ARGS)
 
 clean: ## remove what make made here; never runs/
-	rm -rf $(VENV) site dist build .coverage .hypothesis .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) site .cache dist build .coverage .hypothesis .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | awk -F '|' '{ printf "make %-11s %s\n", $$1, $$2 }'
