@@ -49,21 +49,36 @@ class Backbone:
 
 
 def load_processor(
-    settings: ModelSettings, modality: Modality, *, virtual_tokens: int = 0, allow_network: bool = False
+    settings: ModelSettings,
+    modality: Modality,
+    *,
+    causal: bool = False,
+    virtual_tokens: int = 0,
+    allow_network: bool = False,
 ) -> Processor:
     """The tokenizer or image processor of a backbone, without its weights; see `read_processor`.
 
     Args:
         settings: the recipe's ``model``.
         modality: what the task's inputs are.
+        causal: whether the task needs a model that reads no later token.
         virtual_tokens: how many of the tokens that the model takes are not the text's, but a tunable's.
         allow_network: whether files may be fetched from the hub.
 
     Raises:
-        RecipeError: at ``model.path`` when the backbone is not there or has none.
+        RecipeError: at ``model.path`` when the backbone is not there or has none; at ``task.kind`` when it is an
+            encoder and the task needs a decoder.
     """
     with open_checkpoint(settings, allow_network=allow_network) as checkpoint:
-        processor = read_processor(checkpoint, read_config(checkpoint), modality)
+        config = read_config(checkpoint)
+        family = family_of(config)
+        if causal and not (family.causal or getattr(config, "is_decoder", False)):
+            raise RecipeError(
+                f"{checkpoint.name} ({family.name}) reads every token of a text at once, also those that it is to "
+                "predict; choose a decoder as `model.path`, or `task.kind: masked-lm` for an encoder",
+                where="task.kind",
+            )
+        processor = read_processor(checkpoint, config, modality)
     return leave_room(processor, virtual_tokens)
 
 

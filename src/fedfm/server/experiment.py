@@ -22,6 +22,8 @@ from fedfm.server.proxies import ServerProxy, make_server_proxy
 from fedfm.sites.devices import choose_device
 from fedfm.sites.worker import make_worker
 from fedfm.spool import Spooled
+from fedfm.tasks import CausalLM
+from fedfm.tasks.causality import refuse_look_ahead
 from fedfm.wire import from_bytes, to_bytes
 
 
@@ -134,6 +136,8 @@ def build_experiment(recipe: Recipe, sites: Sequence[str] = ()) -> Experiment:
     attached = _attach(data, backbone)
     for tunable in (attached.tunable, attached.at_clients, *([attached.proxy.proxy] if attached.proxy else [])):
         tunable.to(device)
+        if isinstance(data.task, CausalLM):
+            refuse_look_ahead(data.task, tunable, backbone.processor, backbone.name)
     worker, processes, training = None, 1, f"at {len(data.clients)} sites, each on its own data"
     if data.training is not None:
         here = replace(data.training, recipe=data.recipe)
