@@ -291,6 +291,7 @@ def test_a_tokenizer_with_nothing_to_pad_with_is_refused(bert: Path) -> None:
     tokenizer = byte_tokenizer("pair", 32)
     tokenizer.pad_token = tokenizer.eos_token = None
     tokenizer.save_pretrained(bert)
+    edit_config(bert, pad_token_id=None)
     assert "has nothing to pad with" in refusal(bert)
 
 

@@ -13,6 +13,8 @@ from fedfm.models.checkpoints import Checkpoint
 from fedfm.models.families import check_type
 from fedfm.models.quiet import quiet
 
+_COUNT_FROM_PADDING = ("roberta", "xlm-roberta", "camembert")
+
 
 def read_config(checkpoint: Checkpoint) -> PretrainedConfig:
     """The config of a model of a known family, in float weights.
@@ -38,6 +40,9 @@ def read_config(checkpoint: Checkpoint) -> PretrainedConfig:
             )
     except (StrictDataclassError, OSError, ValueError) as error:
         raise DataError(f"{file} does not describe a model: {error}") from error
+    text = config.get_text_config()
+    if (pad := getattr(text, "pad_token_id", None)) is not None and not 0 <= pad < getattr(text, "vocab_size", 0):
+        text.pad_token_id = None  # it names no token, as in Llama's first configs (-1)
     return config
 
 
@@ -46,8 +51,13 @@ def max_tokens(config: PretrainedConfig) -> int | None:
     text = config.get_text_config()
     if not hasattr(text, "max_position_embeddings"):
         return None
-    skipped = text.pad_token_id + 1 if text.model_type == "roberta" else 0  # RoBERTa counts positions from there
+    skipped = text.pad_token_id + 1 if counts_from_padding(config) else 0
     return int(text.max_position_embeddings) - skipped
+
+
+def counts_from_padding(config: PretrainedConfig) -> bool:
+    """Whether a model's first position is its padding id's successor: that id is then a part of what it has learnt."""
+    return config.get_text_config().model_type in _COUNT_FROM_PADDING
 
 
 def set_labels(config: PretrainedConfig, labels: Sequence[str]) -> tuple[str, ...]:

@@ -7,8 +7,9 @@ prefix language models).
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from transformers import PreTrainedTokenizerBase
 
 from fedfm.errors import RecipeError
 from fedfm.models.tunable import Tunable
@@ -22,7 +23,7 @@ TOLERANCE = 1e-5
 _LENGTH = 8
 
 
-def refuse_look_ahead(task: CausalLM, tunable: Tunable, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
+def refuse_look_ahead(task: CausalLM, tunable: Tunable, tokenizer: Any, name: str) -> None:
     """Refuses a model whose predictions depend on later tokens.
 
     Each token of two sequences is changed in turn, in a batch without padding and in one with padding on the right.
@@ -49,7 +50,7 @@ def refuse_look_ahead(task: CausalLM, tunable: Tunable, tokenizer: PreTrainedTok
 
 
 @torch.no_grad()
-def _moved(task: CausalLM, tunable: Tunable, tokenizer: PreTrainedTokenizerBase, lengths: tuple[int, ...]) -> float:
+def _moved(task: CausalLM, tunable: Tunable, tokenizer: Any, lengths: tuple[int, ...]) -> float:
     """The largest change of a prediction by a later token, as a share of the largest logit."""
     generator = numpy_generator(0, "causality")
     words = sorted(set(range(len(tokenizer))) - set(tokenizer.all_special_ids))

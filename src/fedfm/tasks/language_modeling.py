@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, DataCollatorForLanguageModeling
@@ -67,8 +68,24 @@ class MaskedLM(LanguageModeling):
     draws_inputs = True
 
     def collate(self, processor: Any, seed: int) -> Collate:
-        """Masks 15 % of the tokens: 80 % of them by the mask, 10 % by a random token, 10 % stay."""
-        return DataCollatorForLanguageModeling(processor, mlm=True, seed=seed)
+        """Masks 15 % of the tokens: 80 % of them by the mask, 10 % by a random token, 10 % stay.
+
+        Examples draw one after the other, so that how many make a batch decides nothing.
+        """
+        masking = DataCollatorForLanguageModeling(processor, mlm=True, seed=seed)
+        masking.create_rng()
+        special = torch.tensor(processor.all_special_ids)
+
+        def collate(rows: Sequence[Mapping[str, Any]]) -> Batch:
+            batch: Batch = dict(processor.pad([dict(row) for row in rows], return_tensors="pt"))
+            batch["labels"] = torch.full_like(batch["input_ids"], IGNORED)
+            for number, row in enumerate(rows):
+                ids = torch.tensor([row["input_ids"]])
+                own = number, slice(ids.shape[1])
+                batch["input_ids"][own], batch["labels"][own] = masking.torch_mask_tokens(ids, torch.isin(ids, special))
+            return batch
+
+        return collate
 
     def predictions(self, logits: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """Every position predicts itself."""
