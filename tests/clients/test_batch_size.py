@@ -70,8 +70,8 @@ class Recorded:
         if self.task.labelled:
             self.logits.append(logits)
         else:
-            predicted, labels = self.task.predictions(logits, batch)  # type: ignore[attr-defined]
-            self.logits.append(predicted[labels >= 0])
+            predicting, targets = self.task.predicting(logits, batch), self.task.targets(batch)  # type: ignore[attr-defined]
+            self.logits.append(predicting[targets >= 0])
         return self.task.measure(logits, batch)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +15,7 @@ from fedfm.models.families import Family
 from fedfm.models.stacked import PackedBlocks, packing_of, reading
 from fedfm.models.tunable import Tunable
 from fedfm.randomness import derive_seed
-from fedfm.tasks.base import Measured, Task
+from fedfm.tasks.base import Batch, Measured, Task
 
 
 @dataclass(frozen=True)
@@ -41,20 +42,24 @@ class Evaluator:
     seed: int
     device: torch.device
 
+    def predicts(self, examples: Examples, indices: np.ndarray | None = None) -> bool:
+        """Whether there is anything to predict in some examples; the model is not asked."""
+        return any(self.task.predictions(batch).any() for batch in self._batches(examples, indices))
+
     def __call__(self, examples: Examples, indices: np.ndarray | None = None) -> dict[str, float]:
-        """``loss`` (mean a prediction) and the metrics over some examples, all by default."""
-        indices = np.arange(len(examples)) if indices is None else indices
-        collate = self.task.collate(self.processor, derive_seed(self.seed, "evaluation masks"))
+        """``loss`` (mean a prediction) and the metrics over some examples, all by default.
+
+        Raises:
+            ValueError: when there is nothing to predict in them; see `predicts`.
+        """
         self.tunable.eval()
         losses: list[float] = []
         predictions = 0
         measured: list[Measured] = []
         blocks = PackedBlocks.of(self.tunable, self.family, self.task.peft_type)
         with torch.inference_mode(), blocks.installed():
-            for positions in evaluation_batches(examples.lengths[indices], self.batch_size):
-                batch = {
-                    name: tensor.to(self.device) for name, tensor in collate(examples.take(indices[positions])).items()
-                }
+            for batch in self._batches(examples, indices):
+                batch = {name: tensor.to(self.device) for name, tensor in batch.items()}
                 inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
                 packing = packing_of(self.tunable, batch.get("attention_mask")) if blocks.can_be_packed else None
                 with reading(packing):
@@ -63,10 +68,19 @@ class Evaluator:
                 losses.append(totals.double().sum().item())
                 predictions += int(counts.sum().item())
                 measured.append(self.task.measure(logits, batch))
-        loss = math.fsum(losses) / predictions if predictions else math.nan
+        if not predictions:
+            raise ValueError("there is nothing to predict in these examples")
+        loss = math.fsum(losses) / predictions
         joined = {key: np.concatenate([part[key] for part in measured]) for key in measured[0]}
         scores = self.task.score(joined, loss)
         return {"loss": loss, **{name: scores[name] for name in self.metrics}}
+
+    def _batches(self, examples: Examples, indices: np.ndarray | None) -> Iterator[Batch]:
+        """Some examples, all by default; on the CPU, and the same at every call."""
+        indices = np.arange(len(examples)) if indices is None else indices
+        collate = self.task.collate(self.processor, derive_seed(self.seed, "evaluation masks"))
+        for positions in evaluation_batches(examples.lengths[indices], self.batch_size):
+            yield collate(examples.take(indices[positions]))
 
 
 def spread(values: list[float], *, higher_is_better: bool) -> dict[str, float]:

@@ -6,6 +6,9 @@ name different ids, the logits of a text depend on how far its batch is padded.
 
 from __future__ import annotations
 
+from typing import cast
+
+from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from fedfm.errors import RecipeError
@@ -64,4 +67,4 @@ def adopt_padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) ->
             if model.config.is_encoder_decoder and tokenizer.eos_token_id is not None:
                 config.eos_token_id = tokenizer.eos_token_id
     # Padding is never attended to. With an index here, a real token that pads as well would get no gradient.
-    model.get_input_embeddings().padding_idx = None
+    cast(nn.Embedding, model.get_input_embeddings()).padding_idx = None

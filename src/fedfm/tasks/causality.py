@@ -74,4 +74,4 @@ def _predictions(task: CausalLM, tunable: Tunable, batch: Batch) -> torch.Tensor
     device = tunable.base_model.device
     batch = {name: tensor.to(device) for name, tensor in batch.items()}
     inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
-    return task.predictions(tunable.model(**inputs).logits, batch)[0]
+    return task.predicting(tunable.model(**inputs).logits, batch)
