@@ -124,6 +124,12 @@ class CausalLM(LanguageModeling):
     auto_class = AutoModelForCausalLM
     peft_type = "CAUSAL_LM"
 
+    def encode(self, source: Source, data: DataSettings, processor: Any, labels: LabelMap | None) -> Examples:
+        """As for every language model; with ``data.end_token`` a document's last token is the end token."""
+        return encode_documents(
+            source, data.text[0], processor, data.max_length, end_token=data.end_token, client=data.client
+        )
+
     def collate(self, processor: Any, seed: int) -> Collate:
         """Pads; the labels are the tokens, except where there is padding."""
 
