@@ -63,12 +63,12 @@ def test_one_client_is_plain_training(experiment: Experiment, optimizer: str, ma
         if max_grad_norm is not None:
             clip_grad_norm_(trained, max_grad_norm)
         steps.step()
-        losses.append(loss.item())
+        losses.append(len(step) * loss.item())
     after = tunable.read()
     assert update.steps == len(plan) == 6
-    assert update.samples == 20
+    assert update.samples == update.predictions == 20
     assert update.examples == len(indices) == 10
-    assert update.loss == pytest.approx(np.mean(losses), rel=1e-5)
+    assert update.loss == pytest.approx(sum(losses) / 20, rel=1e-5)
     for name in start:
         torch.testing.assert_close(update.params[name], after[name] - start[name], rtol=1e-4, atol=1e-6)
 

@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 from datasets import Dataset
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import DataCollatorWithPadding, PreTrainedTokenizerFast
 
 from fedfm.data.labels import LabelMap
 from fedfm.data.sources import Source, read_source
 from fedfm.data.text import encode_documents, encode_text, tokenizer_digest
-from fedfm.errors import RecipeError
+from fedfm.errors import DataError, RecipeError
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
@@ -110,7 +110,7 @@ def test_a_second_start_tokenises_nothing_and_labels_may_change(
     assert [{**row, "labels": label} for row, label in zip(before, (1, 0), strict=True)] == again.take([0, 1])
 
 
-@pytest.mark.parametrize("change", ["source", "column", "length", "vocabulary", "documents"])
+@pytest.mark.parametrize("change", ["source", "column", "length", "vocabulary", "special", "documents"])
 def test_what_changes_the_ids_is_tokenised_anew(
     make_source: Callable[..., Source],
     tokenizer: PreTrainedTokenizerFast,
@@ -125,6 +125,7 @@ def test_what_changes_the_ids_is_tokenised_anew(
         "column": lambda: encode_text(source, ["title"], tokenizer, 8),
         "length": lambda: encode_text(source, ["text"], tokenizer, 9),
         "vocabulary": lambda: tokenizer.add_tokens("eleven") and encode_text(source, ["text"], tokenizer, 8),
+        "special": lambda: setattr(tokenizer, "eos_token", "ten") or encode_text(source, ["text"], tokenizer, 8),
         "documents": lambda: encode_documents(source, "text", tokenizer, 8),
     }
     forbid(tokenizer, monkeypatch)
@@ -170,6 +171,66 @@ def test_a_document_becomes_pieces_with_its_client(
     assert "document" not in examples.take([0])[0]
 
 
+END = SEP  # these tokenizers have no other
+
+
+@pytest.mark.parametrize(
+    ("text", "length", "expected"),
+    [
+        ("zero one", 8, [[5, 6, END]]),
+        ("zero one two", 3, [[5, 6], [7, END]]),  # the cut moves, so that the end is predicted from a word
+        ("zero one two three", 4, [[5, 6, 7], [8, END]]),
+        ("zero one two three", 3, [[5, 6, 7], [8, END]]),
+        ("zero one two three four", 3, [[5, 6, 7], [8, 9, END]]),
+        ("zero", 2, [[5, END]]),
+    ],
+)
+def test_a_document_ends_with_the_end_token(
+    make_source: Callable[..., Source],
+    bare_tokenizer: PreTrainedTokenizerFast,
+    text: str,
+    length: int,
+    expected: list[list[int]],
+) -> None:
+    bare_tokenizer.eos_token = "[SEP]"
+    examples = encode_documents(make_source(text=[text]), "text", bare_tokenizer, length, end_token=True)
+    assert [row["input_ids"] for row in examples.take(range(len(examples)))] == expected
+
+
+def test_no_piece_within_a_document_ends_it(
+    make_source: Callable[..., Source], tokenizer: PreTrainedTokenizerFast
+) -> None:
+    """Although the tokenizer puts its end token behind every text."""
+    tokenizer.eos_token = "[SEP]"
+    source = make_source(text=["zero one two three four", "five", "six seven"], who=["a", "b", "c"])
+    examples = encode_documents(source, "text", tokenizer, 4, end_token=True, client="who")
+    rows = examples.take(range(len(examples)))
+    assert [row["input_ids"] for row in rows] == [
+        [CLS, 5, 6, 7],
+        [CLS, 8, 9, END],
+        [CLS, 10, END],
+        [CLS, 11, 12, END],
+    ]
+    assert [row["token_type_ids"] for row in rows] == [[0] * 4, [0] * 4, [0] * 3, [0] * 4]
+    assert examples.clients is not None
+    assert examples.clients.tolist() == ["a", "a", "b", "c"]
+
+
+def test_a_tokenizer_without_an_end_token_is_refused_with_the_remedy(
+    make_source: Callable[..., Source], tokenizer: PreTrainedTokenizerFast
+) -> None:
+    with pytest.raises(RecipeError, match=r"data\.end_token: .* set `data\.end_token: false`"):
+        encode_documents(make_source(text=["zero one"]), "text", tokenizer, 8, end_token=True)
+
+
+def test_a_text_without_a_token_is_named(make_source: Callable[..., Source]) -> None:
+    tokenizer = make_tokenizer(special=False)
+    tokenizer.backend_tokenizer.normalizer = normalizers.Replace("\u200b", "")
+    source = make_source(text=["zero", "\u200b"], kind=[0, 1])
+    with pytest.raises(DataError, match=r"made\.jsonl: the model has no token for the text in row 2"):
+        encode_text(source, ["text"], tokenizer, 8)
+
+
 def test_pieces_with_nothing_to_predict_are_left_out(
     make_source: Callable[..., Source], bare_tokenizer: PreTrainedTokenizerFast
 ) -> None:
@@ -182,6 +243,7 @@ def test_pieces_with_nothing_to_predict_are_left_out(
         encode_documents(make_source(text=["zero", "one"]), "text", bare_tokenizer, 2)
 
 
+@settings(max_examples=40)
 @given(
     documents=st.lists(st.lists(st.sampled_from(WORDS), min_size=1, max_size=30), min_size=1, max_size=8),
     length=st.integers(3, 12),

@@ -23,6 +23,7 @@ from transformers.utils import logging
 from fedfm.errors import DataError, RecipeError
 from fedfm.models import builtin
 from fedfm.models.backbones import load_backbone, load_processor
+from fedfm.models.builtin import write_random_model
 from fedfm.models.byte_tokenizer import byte_tokenizer
 from fedfm.models.settings import ModelSettings
 from fedfm.models.tunables import Head, Lora, Prefix, Prompt
@@ -258,6 +259,20 @@ def test_virtual_tokens_take_their_room_from_the_text(kind: type[Prompt | Prefix
     assert logits(tunable.model, inputs).isfinite().all()
 
 
+def test_longrope_takes_no_more_than_its_original_length(tmp_path: Path) -> None:
+    """Beyond it, one long text changes the logits of all others in its batch."""
+    write_random_model("tiny-phi3", tmp_path)
+    rope = {"rope_type": "longrope", "rope_theta": 10000.0, "short_factor": [1.0] * 4, "long_factor": [3.0] * 4}
+    rope |= {"original_max_position_embeddings": 32, "partial_rotary_factor": 1.0}
+    edit_config(tmp_path, rope_parameters=rope, original_max_position_embeddings=32)
+    backbone = load_backbone(settings(tmp_path), AutoModelForCausalLM, seed=0)
+    assert backbone.processor.model_max_length == 32
+    long, short = {"input_ids": list(range(5, 65))}, {"input_ids": list(range(5, 25))}
+    together = logits(backbone.model, dict(backbone.processor.pad([short, long], return_tensors="pt")))
+    alone = logits(backbone.model, dict(backbone.processor.pad([short], return_tensors="pt")))
+    assert not torch.allclose(together[:1, :20], alone)  # or the limit would not be needed
+
+
 def test_images_come_with_an_image_processor() -> None:
     assert load_processor(ModelSettings(path="builtin:tiny-vit"), "image").size["height"] == 8
     assert load_processor(ModelSettings(path="builtin:tiny-clip"), "image").size["height"] == 8
@@ -291,6 +306,7 @@ def test_a_tokenizer_with_nothing_to_pad_with_is_refused(bert: Path) -> None:
     tokenizer = byte_tokenizer("pair", 32)
     tokenizer.pad_token = tokenizer.eos_token = None
     tokenizer.save_pretrained(bert)
+    edit_config(bert, pad_token_id=None)
     assert "has nothing to pad with" in refusal(bert)
 
 

@@ -21,6 +21,7 @@ SOUND = Update(
     steps=1,
     samples=5,
     loss=0.3,
+    predictions=5,
     params={"w": torch.ones(3), "v": torch.ones(2, 2)},
     proxy_version=2,
 )
@@ -36,6 +37,11 @@ def test_a_sound_update_passes() -> None:
     assert screen(SOUND, INSTRUCTION, client="3") is None
 
 
+def test_a_client_that_predicted_nothing_has_no_loss() -> None:
+    update = dataclasses.replace(SOUND, predictions=0, loss=float("nan"))
+    assert screen(update, INSTRUCTION, client="3") is None
+
+
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
@@ -48,6 +54,9 @@ def test_a_sound_update_passes() -> None:
         ({"examples": 0}, "claims 0"),
         ({"examples": -29}, "claims -29"),
         ({"examples": 10**10}, "claims 10000000000"),
+        ({"predictions": -1}, "claims -1 predictions"),
+        ({"predictions": 2**60}, "claims 1152921504606846976 predictions"),
+        ({"predictions": 3, "loss": float("nan")}, "its loss is not a number"),
         ({"params": {"w": torch.ones(3)}}, "1 tensors are missing, first `v`"),
         ({"params": {**SOUND.params, "x": torch.ones(1)}}, "not asked for, first `x`"),
         ({"params": {**SOUND.params, "w": torch.ones(1)}}, r"`w` has shape \[1\], not \[3\]"),

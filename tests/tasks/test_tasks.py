@@ -66,21 +66,6 @@ def test_image_loss_is_that_of_transformers() -> None:
     torch.testing.assert_close(totals.sum() / counts.sum(), loaded.model(**batch).loss)
 
 
-@pytest.mark.parametrize(("kind", "model"), CASES)
-def test_the_loss_of_an_example_does_not_depend_on_its_companions(kind: str, model: str) -> None:
-    if kind == "masked-lm":
-        pytest.skip("masks are drawn for the batch")
-    task, loaded = TASKS[kind], backbone(kind, model)
-    collate = task.collate(loaded.processor, seed=0)
-    examples = rows(kind, loaded.processor)
-    together = task.losses(loaded.model(**inputs(collate(examples))).logits, collate(examples))[0]
-    for index, example in enumerate(examples):
-        alone = collate([example])
-        torch.testing.assert_close(
-            task.losses(loaded.model(**inputs(alone)).logits, alone)[0][0], together[index], rtol=1e-4, atol=1e-5
-        )
-
-
 def test_masks_are_keyed() -> None:
     task, loaded = TASKS["masked-lm"], backbone("masked-lm", "tiny-bert")
     examples = rows("masked-lm", loaded.processor)

@@ -36,6 +36,7 @@ def update(**changes: object) -> Update:
         "steps": 2,
         "samples": 24,
         "loss": 0.25,
+        "predictions": 48,
         "params": PARAMS,
     }
     return Update(**{**fields, **changes})
@@ -78,6 +79,7 @@ def test_counts_of_neurons_travel_beside_the_update() -> None:
 def test_update_round_trip(client: str) -> None:
     got = decode_update(encode_update(update(client=client)))
     assert (got.client, got.examples, got.steps, got.samples, got.loss) == (client, 12, 2, 24, 0.25)
+    assert got.predictions == 48
     assert digest(got.params) == digest(PARAMS)
 
 
@@ -108,6 +110,7 @@ SOUND = {
     "steps": 1,
     "samples": 1,
     "loss": 0.5,
+    "predictions": 1,
     "proxy_version": 0,
 }
 

@@ -43,14 +43,22 @@ class Evaluator:
     seed: int
     device: torch.device
 
+    def predicts(self, examples: Examples, indices: np.ndarray | None = None) -> bool:
+        """Whether there is anything to predict in some examples; the model is not asked."""
+        return any(self.task.predictions(batch).any() for _, batch in self._batches(examples, indices))
+
     def __call__(self, examples: Examples, indices: np.ndarray | None = None) -> dict[str, float]:
-        """``loss`` (mean a prediction) and the metrics over some examples, all by default."""
+        """``loss`` (mean a prediction) and the metrics over some examples, all by default; raises as `measure`."""
         loss, measured = self.measure(examples, indices)
         scores = self.task.score(measured, loss)
         return {"loss": loss, **{name: scores[name] for name in self.metrics}}
 
     def measure(self, examples: Examples, indices: np.ndarray | None = None) -> tuple[float, Measured]:
-        """Mean loss a prediction over some examples, all by default, and what the task measures of each batch."""
+        """Mean loss a prediction over some examples, all by default, and what the task measures of each batch.
+
+        Raises:
+            ValueError: when there is nothing to predict in them; see `predicts`.
+        """
         losses: list[float] = []
         predictions = 0
         measured: list[Measured] = []
@@ -59,8 +67,11 @@ class Evaluator:
             losses.append(totals.double().sum().item())
             predictions += int(counts.sum().item())
             measured.append(self.task.measure(logits, batch))
-        loss = math.fsum(losses) / predictions if predictions else math.nan
-        return loss, {key: np.concatenate([part[key] for part in measured]) for key in measured[0]}
+        if not predictions:
+            raise ValueError("there is nothing to predict in these examples")
+        return math.fsum(losses) / predictions, {
+            key: np.concatenate([part[key] for part in measured]) for key in measured[0]
+        }
 
     def logits(self, examples: Examples) -> np.ndarray:
         """float32 [N, K]: a classifier's logits, in the order of the examples, which need no labels."""
@@ -74,20 +85,23 @@ class Evaluator:
         self, examples: Examples, indices: np.ndarray | None = None
     ) -> Iterator[tuple[np.ndarray, Batch, Tensor]]:
         """Positions in ``indices``, batch and logits of one forward pass after the other."""
-        indices = np.arange(len(examples)) if indices is None else indices
-        collate = self.task.collate(self.processor, derive_seed(self.seed, "evaluation masks"))
         self.tunable.eval()
         blocks = PackedBlocks.of(self.tunable, self.family, self.task.peft_type)
         with torch.inference_mode(), blocks.installed():
-            for positions in evaluation_batches(examples.lengths[indices], self.batch_size):
-                batch = {
-                    name: tensor.to(self.device) for name, tensor in collate(examples.take(indices[positions])).items()
-                }
+            for positions, cpu_batch in self._batches(examples, indices):
+                batch = {name: tensor.to(self.device) for name, tensor in cpu_batch.items()}
                 inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
                 packing = packing_of(self.tunable, batch.get("attention_mask")) if blocks.can_be_packed else None
                 with reading(packing):
                     logits = self.tunable.model(**inputs).logits
-                yield np.asarray(positions), batch, logits
+                yield positions, batch, logits
+
+    def _batches(self, examples: Examples, indices: np.ndarray | None) -> Iterator[tuple[np.ndarray, Batch]]:
+        """Positions in ``indices`` (all by default) and batch, on the CPU; the same at every call."""
+        indices = np.arange(len(examples)) if indices is None else indices
+        collate = self.task.collate(self.processor, derive_seed(self.seed, "evaluation masks"))
+        for positions in evaluation_batches(examples.lengths[indices], self.batch_size):
+            yield np.asarray(positions), collate(examples.take(indices[positions]))
 
 
 def spread(values: list[float], *, higher_is_better: bool) -> dict[str, float]:

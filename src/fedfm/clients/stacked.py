@@ -120,19 +120,19 @@ def train_stacked(
                 step = _next_step(tunable, stacking, [members[index] for index in active], number, device)
             stack.begin(step.layout)
             with phase("forward"):
-                loss = _losses(tunable, stacking, task, step)
+                loss, predictions = _losses(tunable, stacking, task, step)
             with phase("backward"):
-                gradient = stack.gradient(loss.sum())
+                gradient = stack.gradient((loss / predictions.clamp(min=1)).sum())
             if not (is_finite(loss) and is_finite(gradient)):  # shared products would pass it on
                 raise FloatingPointError(f"step {number + 1} of a client is not finite")
             with phase("optimizer"):
                 _optimize(optimizer, stack.values, gradient, received, local, gradient_rule)
-            for row, (mean, count) in enumerate(zip(loss.tolist(), step.counts, strict=True)):
-                losses[row].add(mean, count)
+            for row, taken in enumerate(zip(loss.tolist(), predictions.tolist(), step.counts, strict=True)):
+                losses[row].add(*taken)
                 if members[order[row]].steps == number + 1:
                     trained[order[row]] = stack.read(row)
     tunable.eval()
-    results = {index: taken.result() for index, taken in zip(order, losses, strict=True)}
+    results = {index: steps.result() for index, steps in zip(order, losses, strict=True)}
     return [(results[index], trained[index]) for index in range(len(members))]
 
 
@@ -173,8 +173,8 @@ def _next_step(
     return _Step(batch, table, counts, layout, packing)
 
 
-def _losses(tunable: Tunable, stacking: Stacking, task: Task, step: _Step) -> Tensor:
-    """Each client's mean loss, ``[K]``."""
+def _losses(tunable: Tunable, stacking: Stacking, task: Task, step: _Step) -> tuple[Tensor, Tensor]:
+    """Each client's summed loss and number of predictions, ``[K]``."""
     inputs = {name: tensor for name, tensor in step.batch.items() if name != "labels"}
     with ExitStack() as forward:
         forward.enter_context(reading(step.packing))
@@ -188,7 +188,7 @@ def _losses(tunable: Tunable, stacking: Stacking, task: Task, step: _Step) -> Te
         ends = torch.segment_reduce(values.to(totals.dtype), "sum", lengths=lengths)
         return ends[::2]  # the others are of what fills clients up
 
-    return sums(totals) / sums(predictions).clamp(min=1)
+    return sums(totals), sums(predictions)
 
 
 @torch.no_grad()

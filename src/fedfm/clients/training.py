@@ -27,11 +27,13 @@ class LocalResult:
     Attributes:
         steps: optimiser steps.
         samples: examples that they processed.
-        loss: mean training loss of those steps; not finite when training diverged.
+        predictions: what was predicted in them: examples of a classification, tokens of language modelling.
+        loss: mean training loss a prediction; not finite when training diverged, or when nothing was predicted.
     """
 
     steps: int
     samples: int
+    predictions: int
     loss: float
 
 
@@ -40,17 +42,19 @@ class Losses:
 
     def __init__(self) -> None:
         self._losses: list[float] = []
+        self._predictions = 0
         self._samples = 0
 
-    def add(self, loss: float, samples: int) -> None:
-        """One step's mean loss over its examples."""
+    def add(self, loss: float, predictions: float, samples: int) -> None:
+        """One step: its summed loss, over how many predictions, in how many examples."""
         self._losses.append(loss)
+        self._predictions += int(predictions)
         self._samples += samples
 
     def result(self) -> LocalResult:
         """All of them."""
-        mean = math.fsum(self._losses) / len(self._losses) if self._losses else math.nan
-        return LocalResult(steps=len(self._losses), samples=self._samples, loss=mean)
+        mean = math.fsum(self._losses) / self._predictions if self._predictions else math.nan
+        return LocalResult(len(self._losses), self._samples, self._predictions, mean)
 
 
 def train_locally(
@@ -64,7 +68,8 @@ def train_locally(
 ) -> LocalResult:
     """Takes one step a batch from the tunable's present value, in place, with a fresh optimiser.
 
-    The gradient of the batch's mean loss goes through the algorithm's rule, then clipping, then the optimiser.
+    The gradient of the batch's mean loss a prediction goes through the algorithm's rule, then clipping, then the
+    optimiser. Where nothing is predicted, it is zero.
     """
     parameters = tunable.parameters
     received = {name: parameter.detach().clone() for name, parameter in parameters.items()}
@@ -76,10 +81,10 @@ def train_locally(
             inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
             with phase("forward"):
                 totals, counts = task.losses(tunable.model(**inputs).logits, batch)
-                loss = totals.sum() / counts.sum().clamp(min=1)
+                loss, predictions = totals.sum(), counts.sum()
             with phase("backward"):
                 optimizer.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]
+                (loss / predictions.clamp(min=1)).backward()  # type: ignore[no-untyped-call]
             with phase("optimizer"):
                 with torch.no_grad():
                     for name, parameter in parameters.items():
@@ -88,7 +93,7 @@ def train_locally(
                 if local.max_grad_norm is not None:
                     nn.utils.clip_grad_norm_(parameters.values(), local.max_grad_norm)
                 optimizer.step()
-            losses.add(loss.item(), len(counts))
+            losses.add(loss.item(), predictions.item(), len(counts))
     tunable.eval()
     return losses.result()
 

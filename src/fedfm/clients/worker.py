@@ -206,6 +206,7 @@ class Worker:
             examples=len(self.clients[client]),
             steps=result.steps,
             samples=result.samples,
+            predictions=result.predictions,
             loss=result.loss,
             params=subtract(trained, instruction.params),
             proxy_version=version,

@@ -38,6 +38,8 @@ class DataSettings(Settings):
     """Column that names the client: a natural federation. Sources of `validation` and `test` may lack it."""
     max_length: Annotated[int, Field(ge=2)] = 128
     """Tokens per example; classification truncates, language modelling cuts a document into pieces."""
+    end_token: bool = True
+    """End each document of `causal-lm` with the tokenizer's end token, so that a model learns where to stop."""
     limit: Annotated[int, Field(ge=1)] | None = None
     """Use only this many training examples, the first after a seeded shuffle."""
 

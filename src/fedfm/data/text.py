@@ -18,8 +18,9 @@ from fedfm.data.columns import clients_of, text_column
 from fedfm.data.encoding import Encode, encoded
 from fedfm.data.examples import Examples
 from fedfm.data.labels import LabelMap, labels_of
+from fedfm.data.plain_text import plain_tokenizer
 from fedfm.data.sources import Source
-from fedfm.errors import RecipeError
+from fedfm.errors import DataError, RecipeError
 
 _TEXTS_PER_BATCH = 1000
 
@@ -50,16 +51,20 @@ def encode_text(
 
     Raises:
         RecipeError: when a column is missing or not what it should be, or the model takes fewer tokens.
+        DataError: when a text has no token.
     """
     key = _key("text", source, columns, tokenizer, max_length)
 
     def prepare() -> Encode:
-        texts = [text_column(source, column, "data.text") for column in columns]
-        return lambda rows: _tokens(tokenizer, [[column[row] for row in rows] for column in texts], max_length)
+        texts, reader = [text_column(source, column, "data.text") for column in columns], plain_tokenizer(tokenizer)
+        return lambda rows: _tokens(reader, [[column[row] for row in rows] for column in texts], max_length)
 
     labels, clients = labels_of(source, label, label_map), clients_of(source, client)
     table = encoded(key, len(source), prepare, _features(tokenizer), batch_size=_TEXTS_PER_BATCH)
-    return Examples(table, _lengths(table), labels, clients)
+    lengths = _lengths(table)
+    if len(empty := np.flatnonzero(lengths == 0)):
+        raise DataError(f"{source.name}: the model has no token for the text in row {source.row_number(empty[0])}")
+    return Examples(table, lengths, labels, clients)
 
 
 def encode_documents(
@@ -68,6 +73,7 @@ def encode_documents(
     tokenizer: PreTrainedTokenizerBase,
     max_length: int,
     *,
+    end_token: bool = False,
     client: str | None = None,
     where: str = "data.text",
 ) -> Examples:
@@ -81,24 +87,35 @@ def encode_documents(
         column: their text column.
         tokenizer: a fast tokenizer.
         max_length: tokens a piece, special ones included.
+        end_token: whether the last piece of a document, and no other, ends with the tokenizer's end token.
         client: column that names the client, or None.
         where: the recipe key that names the column, for messages.
 
     Raises:
-        RecipeError: as `encode_text`, and when no piece is left.
+        RecipeError: as `encode_text`; when no piece is left; at ``data.end_token`` when the tokenizer has none.
     """
-    key = _key("documents", source, [column], tokenizer, max_length)
-    shortest = max(2, tokenizer.num_special_tokens_to_add() + 1)
+    end = tokenizer.eos_token_id if end_token else None
+    if end_token and end is None:
+        raise RecipeError(
+            "the tokenizer has no end token, so documents cannot end with it; set `data.end_token: false`",
+            where="data.end_token",
+        )
+    key = _key("documents", source, [column], tokenizer, max_length, end=end)
+    names = list(_features(tokenizer))
 
     def prepare() -> Encode:
-        texts = text_column(source, column, where)
+        texts, reader = text_column(source, column, where), plain_tokenizer(tokenizer)
 
         def encode(rows: list[int]) -> dict[str, list[Any]]:
-            pieces = _tokens(tokenizer, [[texts[row] for row in rows]], max_length, return_overflowing_tokens=True)
-            documents = [rows[place] for place in pieces.pop("overflow_to_sample_mapping")]
-            kept = [place for place, ids in enumerate(pieces["input_ids"]) if len(ids) >= shortest]
-            columns = {**pieces, "document": documents}
-            return {name: [values[place] for place in kept] for name, values in columns.items()}
+            whole = _tokens(reader, [[texts[row] for row in rows]], None, return_special_tokens_mask=True)
+            columns: dict[str, list[Any]] = {name: [] for name in (*names, "document")}
+            for place, row in enumerate(rows):
+                document = {name: whole[name][place] for name in names}
+                for piece in _pieces(document, whole["special_tokens_mask"][place], max_length, end):
+                    columns["document"].append(row)
+                    for name in names:
+                        columns[name].append(piece[name])
+            return columns
 
         return encode
 
@@ -111,6 +128,36 @@ def encode_documents(
         clients = clients[np.asarray(table["document"])]
     table = table.remove_columns("document")
     return Examples(table, _lengths(table), clients=clients)
+
+
+def _pieces(
+    document: dict[str, list[int]], specials: list[int], max_length: int, end: int | None
+) -> Iterator[dict[str, list[int]]]:
+    """The pieces of one document, each in its frame of special tokens.
+
+    Args:
+        document: its tokens by the model's input names, the frame included.
+        specials: 1 where a token is the frame's.
+        max_length: tokens a piece, the frame included.
+        end: token that ends the document; None: the frame is all that stands behind it.
+    """
+    if 0 not in specials:
+        return
+    start, stop = specials.index(0), len(specials) - specials[::-1].index(0)
+    head, tail = list(range(start)), list(range(stop, len(specials)))  # places of the frame's tokens
+    body = list(range(start, stop))
+    if end is not None:
+        tail = [place for place in tail if document["input_ids"][place] != end]
+        body.append(len(specials))
+        document = {name: [*values, end if name == "input_ids" else values[-1]] for name, values in document.items()}
+    room = max_length - len(head) - len(tail)
+    cuts = [*range(0, len(body), room), len(body)]
+    if end is not None and room > 1 and len(cuts) > 2 and cuts[-1] - cuts[-2] == 1:
+        cuts[-2] -= 1  # the end token is predicted from the document's last word
+    for first, last in pairwise(cuts):
+        places = [*head, *body[first:last], *tail]
+        if len(places) >= max(2, len(head) + len(tail) + 1):
+            yield {name: [values[place] for place in places] for name, values in document.items()}
 
 
 def encode_samples(
@@ -138,11 +185,11 @@ def encode_samples(
     shortest = SHORT if pairs else 1
 
     def prepare() -> Encode:
-        texts = text_column(source, column, where)
+        texts, reader = text_column(source, column, where), plain_tokenizer(tokenizer)
 
         def encode(rows: list[int]) -> dict[str, list[Any]]:
             pieces = _tokens(
-                tokenizer,
+                reader,
                 [[texts[row] for row in rows]],
                 room + special,
                 return_overflowing_tokens=True,
@@ -164,7 +211,7 @@ def encode_samples(
                         side.append(text[start:end])
             if not sides[0]:
                 return {name: [] for name in _features(tokenizer)}
-            return _tokens(tokenizer, sides, max_length)
+            return _tokens(reader, sides, max_length)
 
         return encode
 
@@ -194,11 +241,18 @@ def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
     """sha256 (hex) of everything that decides which ids a text gets; padding and truncation are set at each call."""
     content = json.loads(tokenizer.backend_tokenizer.to_str())
     content.update(truncation=None, padding=None, side=tokenizer.truncation_side, inputs=tokenizer.model_input_names)
-    content["library"] = tokenizers.__version__
+    content.update(library=tokenizers.__version__, special=sorted(tokenizer.all_special_ids))
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _key(kind: str, source: Source, columns: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_length: int) -> str:
+def _key(
+    kind: str,
+    source: Source,
+    columns: Sequence[str],
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    **more: object,
+) -> str:
     if not tokenizer.is_fast:
         raise RecipeError("the model has no fast tokenizer (a tokenizer.json)", where="model.path")
     room, special = tokenizer.model_max_length, tokenizer.num_special_tokens_to_add(pair=len(columns) == 2)
@@ -208,17 +262,24 @@ def _key(kind: str, source: Source, columns: Sequence[str], tokenizer: PreTraine
         raise RecipeError(f"{max_length} tokens leave none for text: {special} are special", where="data.max_length")
     digest = tokenizer_digest(tokenizer)
     return cache_key(
-        kind=kind, source=source.digest, columns=list(columns), tokenizer=digest, max_length=max_length, version=1
+        kind=kind,
+        source=source.digest,
+        columns=list(columns),
+        tokenizer=digest,
+        max_length=max_length,
+        version=2,
+        **more,
     )
 
 
 def _tokens(
-    tokenizer: PreTrainedTokenizerBase, texts: Sequence[list[str]], max_length: int, **settings: Any
+    reader: PreTrainedTokenizerBase, texts: Sequence[list[str]], max_length: int | None, **settings: Any
 ) -> dict[str, list[Any]]:
-    """A batch of texts, or of pairs, truncated and not padded."""
+    """A batch of texts, or of pairs, truncated where there is a ``max_length``, and not padded."""
+    truncation = max_length is not None
     return dict(
-        tokenizer(
-            *texts, truncation=True, padding=False, max_length=max_length, return_attention_mask=False, **settings
+        reader(
+            *texts, truncation=truncation, padding=False, max_length=max_length, return_attention_mask=False, **settings
         )
     )
 

@@ -15,6 +15,7 @@ from fedfm.errors import DataError, RecipeError
 from fedfm.models.checkpoints import Checkpoint, open_checkpoint
 from fedfm.models.configs import read_config, set_labels
 from fedfm.models.families import Family, family_of
+from fedfm.models.padding import adopt_padding
 from fedfm.models.processors import Modality, Processor, read_processor
 from fedfm.models.quiet import quiet
 from fedfm.models.settings import ModelSettings
@@ -49,21 +50,36 @@ class Backbone:
 
 
 def load_processor(
-    settings: ModelSettings, modality: Modality, *, virtual_tokens: int = 0, allow_network: bool = False
+    settings: ModelSettings,
+    modality: Modality,
+    *,
+    causal: bool = False,
+    virtual_tokens: int = 0,
+    allow_network: bool = False,
 ) -> Processor:
     """The tokenizer or image processor of a backbone, without its weights; see `read_processor`.
 
     Args:
         settings: the recipe's ``model``.
         modality: what the task's inputs are.
+        causal: whether the task needs a model that reads no later token.
         virtual_tokens: how many of the tokens that the model takes are not the text's, but a tunable's.
         allow_network: whether files may be fetched from the hub.
 
     Raises:
-        RecipeError: at ``model.path`` when the backbone is not there or has none.
+        RecipeError: at ``model.path`` when the backbone is not there or has none; at ``task.kind`` when it is an
+            encoder and the task needs a decoder.
     """
     with open_checkpoint(settings, allow_network=allow_network) as checkpoint:
-        processor = read_processor(checkpoint, read_config(checkpoint), modality)
+        config = read_config(checkpoint)
+        family = family_of(config)
+        if causal and not (family.causal or getattr(config, "is_decoder", False)):
+            raise RecipeError(
+                f"{checkpoint.name} ({family.name}) reads every token of a text at once, also those that it is to "
+                "predict; choose a decoder as `model.path`, or `task.kind: masked-lm` for an encoder",
+                where="task.kind",
+            )
+        processor = read_processor(checkpoint, config, modality)
     return leave_room(processor, virtual_tokens)
 
 
@@ -115,7 +131,7 @@ def load_backbone(
         processor = read_processor(checkpoint, config, modality)
     _refuse_missing(model, family, missing, checkpoint)
     if isinstance(processor, PreTrainedTokenizerBase):
-        _agree_on_tokens(model, processor, checkpoint)
+        agree_on_tokens(model, processor, checkpoint.name)
     model.name_or_path = model.config.name_or_path = checkpoint.name
     model.eval().requires_grad_(False)
     return Backbone(
@@ -155,16 +171,18 @@ def embeddings(model: PreTrainedModel) -> nn.Embedding:
     return cast(nn.Embedding, model.get_input_embeddings())
 
 
-def _agree_on_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, checkpoint: Checkpoint) -> None:
-    """Tells the model its padding token, by which decoders find a sequence's last token when they classify it."""
-    if model.config.get_text_config().pad_token_id is None:
-        model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
+def agree_on_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
+    """Gives a model its tokenizer's padding token; see `fedfm.models.padding`.
+
+    Raises:
+        RecipeError: at ``model.path`` when the tokenizer has more tokens than the model.
+    """
     rows = embeddings(model).num_embeddings
     if len(tokenizer) > rows:
         raise RecipeError(
-            f"the tokenizer of {checkpoint.name} has {len(tokenizer)} tokens, its model embeddings for {rows}",
-            where="model.path",
+            f"the tokenizer of {name} has {len(tokenizer)} tokens, its model embeddings for {rows}", where="model.path"
         )
+    adopt_padding(model, tokenizer)
 
 
 def _is_in(parameter: str, module: str) -> bool:

@@ -13,6 +13,9 @@ from fedfm.models.checkpoints import Checkpoint
 from fedfm.models.families import check_type
 from fedfm.models.quiet import quiet
 
+_ORIGINAL_LENGTH = "original_max_position_embeddings"
+_COUNT_FROM_PADDING = ("roberta", "xlm-roberta", "camembert")
+
 
 def read_config(checkpoint: Checkpoint) -> PretrainedConfig:
     """The config of a model of a known family, in float weights.
@@ -38,16 +41,30 @@ def read_config(checkpoint: Checkpoint) -> PretrainedConfig:
             )
     except (StrictDataclassError, OSError, ValueError) as error:
         raise DataError(f"{file} does not describe a model: {error}") from error
+    text = config.get_text_config()
+    if (pad := getattr(text, "pad_token_id", None)) is not None and not 0 <= pad < getattr(text, "vocab_size", 0):
+        text.pad_token_id = None  # it names no token, as in Llama's first configs (-1)
     return config
 
 
 def max_tokens(config: PretrainedConfig) -> int | None:
-    """Tokens that a model which reads text takes at once, special ones included; None where it sets no limit (T5)."""
+    """Tokens that a model which reads text takes at once, special ones included; None where it sets no limit (T5).
+
+    LongRoPE (Phi-3) rescales the positions of a whole batch where its longest text exceeds the original length. There
+    that length is the limit: a text's logits must not depend on the other texts of its batch.
+    """
     text = config.get_text_config()
     if not hasattr(text, "max_position_embeddings"):
         return None
-    skipped = text.pad_token_id + 1 if text.model_type == "roberta" else 0  # RoBERTa counts positions from there
-    return int(text.max_position_embeddings) - skipped
+    skipped = text.pad_token_id + 1 if counts_from_padding(config) else 0
+    rope = getattr(text, "rope_parameters", None) or {}
+    scaled = [part for part in (rope, *rope.values()) if isinstance(part, dict) and part.get("rope_type") == "longrope"]
+    return min([int(text.max_position_embeddings) - skipped, *(int(part[_ORIGINAL_LENGTH]) for part in scaled)])
+
+
+def counts_from_padding(config: PretrainedConfig) -> bool:
+    """Whether a model's first position is its padding id's successor: that id is then a part of what it has learnt."""
+    return str(config.get_text_config().model_type) in _COUNT_FROM_PADDING
 
 
 def set_labels(config: PretrainedConfig, labels: Sequence[str]) -> tuple[str, ...]:

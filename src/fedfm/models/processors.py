@@ -15,6 +15,7 @@ from transformers import (
 from fedfm.errors import RecipeError
 from fedfm.models.checkpoints import Checkpoint
 from fedfm.models.configs import max_tokens
+from fedfm.models.padding import choose_padding
 from fedfm.models.quiet import quiet
 
 Modality = Literal["text", "image"]
@@ -29,7 +30,8 @@ _TOKENIZER_FILES = ("tokenizer.json", "vocab.*", "*.model")  # without any, Auto
 def read_processor(checkpoint: Checkpoint, config: PretrainedConfig, modality: Modality) -> Processor:
     """A checkpoint's tokenizer or image processor.
 
-    A tokenizer pads on the right, and its ``model_max_length`` is at most what the model takes.
+    A tokenizer pads on the right, with the model's padding token, and its ``model_max_length`` is at most what the
+    model takes.
 
     Raises:
         RecipeError: at ``model.path`` when there is none that can be read, or it has nothing to pad with.
@@ -41,11 +43,7 @@ def _read_tokenizer(checkpoint: Checkpoint, config: PretrainedConfig) -> PreTrai
     if not any(file for files in _TOKENIZER_FILES for file in checkpoint.folder.glob(files)):
         raise RecipeError(f"{checkpoint.name} has no tokenizer's files", where="model.path")
     tokenizer: PreTrainedTokenizerBase = _read(AutoTokenizer, "tokenizer", checkpoint)
-    tokenizer.padding_side = "right"
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    if tokenizer.pad_token is None:
-        raise RecipeError(f"the tokenizer of {checkpoint.name} has nothing to pad with", where="model.path")
+    choose_padding(tokenizer, config, checkpoint.name)
     if (limit := max_tokens(config)) is not None:
         tokenizer.model_max_length = min(tokenizer.model_max_length, limit)
     return tokenizer

@@ -18,10 +18,10 @@ from peft.utils import ModulesToSaveWrapper
 from pydantic import AfterValidator, Field, ValidationError
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from fedfm.errors import DataError, RecipeError
-from fedfm.models.backbones import Backbone
+from fedfm.models.backbones import Backbone, agree_on_tokens
 from fedfm.models.checkpoints import Checkpoint
 from fedfm.models.configs import read_config
 from fedfm.models.families import blocks, family_of
@@ -178,6 +178,8 @@ def load_proxy(folder: Path, auto_class: Any) -> tuple[Backbone, Manifest]:
         processor = read_processor(checkpoint, config, modality)
     except RecipeError as error:
         raise DataError(f"{folder} is incomplete ({error.problems[0].message}); {_ANEW}") from error
+    if isinstance(processor, PreTrainedTokenizerBase):
+        agree_on_tokens(model, processor, manifest.name)
     proxy = Backbone(
         model=model,
         processor=processor,

@@ -29,6 +29,8 @@ class Answers:
     """What came back in one round, folded.
 
     Attributes:
+        losses: mean loss a prediction, and over how many, of each accepted client that predicted anything.
+        examples: training examples of the accepted clients.
         trained: clients whose update was accepted → the version of the proxy that it was trained on.
         stale: clients whose proxy could not be brought up to date.
         activity: counts of neurons' use, summed over them.
@@ -36,6 +38,7 @@ class Answers:
 
     fold: MeanFold
     losses: list[tuple[float, int]] = field(default_factory=list)
+    examples: int = 0
     accepted: int = 0
     failed: int = 0
     refused: int = 0
@@ -47,14 +50,10 @@ class Answers:
     activity: Params = field(default_factory=dict)
 
     @property
-    def examples(self) -> int:
-        """Training examples of the accepted clients."""
-        return sum(examples for _, examples in self.losses)
-
-    @property
-    def loss(self) -> float:
-        """Mean training loss, clients weighted by their examples."""
-        return sum(loss * examples for loss, examples in self.losses) / self.examples
+    def loss(self) -> float | None:
+        """Mean training loss a prediction, over all accepted clients; None where nothing was predicted."""
+        predictions = sum(count for _, count in self.losses)
+        return sum(loss * count for loss, count in self.losses) / predictions if predictions else None
 
 
 @dataclass(frozen=True)
@@ -170,7 +169,9 @@ class Exchange:
         came_back.accepted += 1
         came_back.steps += update.steps
         came_back.samples += update.samples
-        came_back.losses.append((update.loss, update.examples))
+        came_back.examples += update.examples
+        if update.predictions:
+            came_back.losses.append((update.loss, update.predictions))
         came_back.trained[client] = update.proxy_version
         for name, counts in update.activity.items():
             came_back.activity[name] = came_back.activity.get(name, 0) + counts

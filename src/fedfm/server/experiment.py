@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from fedfm.clients import Evaluator, Worker
+from fedfm.errors import DataError
 from fedfm.models.backbones import Backbone, load_backbone
 from fedfm.models.tunable import Tunable
 from fedfm.params import Params, digest
@@ -22,6 +23,8 @@ from fedfm.server.proxies import ServerProxy, make_server_proxy
 from fedfm.sites.devices import choose_device
 from fedfm.sites.worker import make_worker
 from fedfm.spool import Spooled
+from fedfm.tasks import CausalLM
+from fedfm.tasks.causality import refuse_look_ahead
 from fedfm.wire import from_bytes, to_bytes
 
 
@@ -123,7 +126,7 @@ def build_experiment(recipe: Recipe, sites: Sequence[str] = ()) -> Experiment:
 
     Raises:
         RecipeError: something in the recipe does not fit; the message says what to change.
-        DataError: a file cannot be read.
+        DataError: a file cannot be read, or there is nothing to predict in what is evaluated.
     """
     device = choose_device(recipe.runtime.device)
     data = prepare_data(recipe, sites)
@@ -134,19 +137,23 @@ def build_experiment(recipe: Recipe, sites: Sequence[str] = ()) -> Experiment:
     attached = _attach(data, backbone)
     for tunable in (attached.tunable, attached.at_clients, *([attached.proxy.proxy] if attached.proxy else [])):
         tunable.to(device)
+        if isinstance(data.task, CausalLM):
+            refuse_look_ahead(data.task, tunable, backbone.processor, backbone.name)
     worker, processes, training = None, 1, f"at {len(data.clients)} sites, each on its own data"
     if data.training is not None:
         here = replace(data.training, recipe=data.recipe)
         worker, sharing = make_worker(here, attached.model, attached.at_clients, attached.held, device)
         processes, training = sharing.processes, sharing.words
         data = replace(data, recipe=data.recipe.model_copy(update={"runtime": sharing.runtime}))
+    evaluator = _evaluator(data, backbone, attached.tunable, device)
+    _refuse_unmeasurable(data, evaluator)
     return Experiment(
         data=data,
         backbone=backbone,
         tunable=attached.tunable,
         at_clients=attached.at_clients,
         worker=worker,
-        evaluator=_evaluator(data, backbone, attached.tunable, device),
+        evaluator=evaluator,
         device=device,
         stored_start=Spooled([to_bytes(attached.start)]),
         backbone_parameters=parameters,
@@ -197,6 +204,16 @@ def _attach(data: FederatedData, backbone: Backbone) -> _Attached:
         proxy=proxy,
         held=HeldProxy(at_clients.own, at_clients.compressed),
     )
+
+
+def _refuse_unmeasurable(data: FederatedData, evaluator: Evaluator) -> None:
+    """Refuses data to evaluate on in which nothing is predicted."""
+    for split, examples in (("validation", data.validation), ("test", data.test)):
+        if examples is not None and not evaluator.predicts(examples):
+            raise DataError(
+                f"data.{split}: nothing is predicted in its {len(examples)} examples: {data.recipe.task.kind} masked "
+                "none of their few tokens; give more texts, or longer ones"
+            )
 
 
 def _evaluator(data: FederatedData, backbone: Backbone, tunable: Tunable, device: torch.device) -> Evaluator:

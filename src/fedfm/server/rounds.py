@@ -145,7 +145,7 @@ class RoundLoop:
             holders=holders(state, cohort, came_back),
             activity=came_back.activity,
         )
-        if came_back.accepted:
+        if came_back.loss is not None:
             train = {"loss": came_back.loss}
             records.metrics.append(self._metrics_line(number, "train", train, came_back.examples, watch))
         scores: Scores = {}
@@ -283,7 +283,7 @@ class RoundLoop:
         return {
             "round": state.round,
             "rounds": rounds,
-            "loss": came_back.loss if came_back.accepted else None,
+            "loss": came_back.loss,
             "metrics": scores,
             "clients": {"ok": came_back.accepted, "failed": came_back.failed, "refused": came_back.refused},
             "bytes": {"down": bytes_down, "up": came_back.bytes_up},

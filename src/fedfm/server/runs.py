@@ -306,18 +306,23 @@ def _evaluate_clients(
     examples, sets = experiment.data.client_test_sets()
     if not sets:
         return None
-    scores = {}
+    number, scores = state.delivered().round, {}
     for client, indices in sets.items():
         stop.check("while clients were evaluated")
-        scores[client] = experiment.evaluator(examples, indices)
-    number = state.delivered().round
+        if experiment.evaluator.predicts(examples, indices):
+            scores[client] = experiment.evaluator(examples, indices)
+            continue
+        reason = f"nothing is predicted in its {len(indices)} test examples"
+        folder.append(folder.events, {"round": number, "kind": "not evaluated", "client": client, "reason": reason})
+    if not scores:
+        return None
     for client, values in scores.items():
         line = {"round": number, "split": "client", "client": client, **values, "examples": len(sets[client])}
         folder.append(folder.metrics, line)
     metric = experiment.evaluator.metrics[0]
     return {
         "metric": metric,
-        "clients": len(sets),
+        "clients": len(scores),
         **spread(
             [values[metric] for values in scores.values()],
             higher_is_better=experiment.data.task.metrics[metric],

@@ -17,6 +17,9 @@ MAX_EXAMPLES = 2**31
 MAX_SAMPLES = 2**40
 """Nor one that claims to have processed more than this in a round."""
 
+MAX_PREDICTIONS = 2**50
+"""Nor one that claims to have predicted more than this in a round."""
+
 
 def screen(
     update: Update,
@@ -45,6 +48,8 @@ def screen(
         return f"it claims {update.examples} training examples"
     if not 1 <= update.steps <= update.samples <= MAX_SAMPLES:
         return f"it claims {update.steps} steps on {update.samples} samples"
+    if not 0 <= update.predictions <= MAX_PREDICTIONS:
+        return f"it claims {update.predictions} predictions"
     held, asked = update.proxy_version, instruction.proxy_version
     if held != asked and not (stale and 0 <= held < asked):
         return f"it was trained on version {held} of the proxy, not {asked}"
@@ -72,6 +77,7 @@ def _shape_problem(got: Mapping[str, Tensor], expected: Mapping[str, Tensor]) ->
 def _finite_problem(update: Update) -> str | None:
     bad = [name for name, tensor in update.params.items() if not is_finite(tensor)]
     if not bad:
-        return None if math.isfinite(update.loss) else "its loss is not a number; try a lower local.learning_rate"
+        sound = math.isfinite(update.loss) or not update.predictions
+        return None if sound else "its loss is not a number; try a lower local.learning_rate"
     loss = f"loss {update.loss:.4g}" if update.loss == update.loss else "loss was NaN"
     return f"non-finite values in {len(bad)} of {len(update.params)} tensors ({loss}); try a lower local.learning_rate"

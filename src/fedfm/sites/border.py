@@ -99,7 +99,7 @@ class Border:
             groups[key] = groups.get(key, 0) + 1
         lines += [f"  {count} × {name} {list(shape)} {dtype}" for (name, shape, dtype), count in groups.items()]
         counts = ", how often each neuron of the FFN was used" if recipe.proxy.counts_at_clients else ""
-        lines.append(f"  number of examples and steps, mean training loss{counts}")
+        lines.append(f"  number of examples, steps and predictions, mean training loss{counts}")
         lines.append(f"  privacy: {recipe.privacy.kind}; what left is written to {self.ledger}")
         for line in lines:
             self._say(line)

@@ -15,7 +15,7 @@ from fedfm.models.processors import Processor
 from fedfm.randomness import numpy_generator
 from fedfm.recipe import Recipe
 from fedfm.sites.federation import Federation, make_federation
-from fedfm.tasks import TASKS, Task
+from fedfm.tasks import TASKS, CausalLM, Task
 
 
 @dataclass(frozen=True)
@@ -75,9 +75,11 @@ def processor_of(recipe: Recipe) -> Processor:
     Raises:
         RecipeError: the model has none that fits.
     """
+    task = TASKS[recipe.task.kind]
     return load_processor(
         recipe.model,
-        TASKS[recipe.task.kind].modality,
+        task.modality,
+        causal=isinstance(task, CausalLM),
         virtual_tokens=recipe.tune.virtual_tokens,
         allow_network=recipe.allow_network,
     )

@@ -69,8 +69,12 @@ class Task(ABC):
         """A collator; ``seed`` keys what it draws (masks), and the same calls in the same order draw the same."""
 
     @abstractmethod
+    def predictions(self, batch: Batch) -> Tensor:
+        """Number of predictions of each example, ``[B]``; zero where a draw of masks has masked nothing."""
+
+    @abstractmethod
     def losses(self, logits: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Summed loss ``[B]`` and number of predictions ``[B]`` of each example.
+        """Summed loss ``[B]`` and `predictions` of each example.
 
         Training minimises Σ loss / Σ predictions over the batch.
         """

@@ -69,8 +69,9 @@ class Update:
         examples: training examples the client holds, n_c.
         steps: optimiser steps taken.
         samples: examples that these steps processed.
-        loss: mean training loss over those steps.
+        loss: mean training loss a prediction; not a number where nothing was predicted.
         params: w_c − w_t.
+        predictions: examples or tokens that were predicted in those steps, over which the loss is a mean.
         proxy_version: of the proxy it was trained on.
         activity: counts of neurons' use, where they were asked for.
 
@@ -85,6 +86,7 @@ class Update:
     samples: int
     loss: float
     params: Mapping[str, Tensor]
+    predictions: int = 0
     proxy_version: int = 0
     activity: Params = field(default_factory=dict)
 
@@ -155,6 +157,7 @@ def encode_update(update: Update) -> bytes:
         steps=update.steps,
         samples=update.samples,
         loss=update.loss,
+        predictions=update.predictions,
         proxy_version=update.proxy_version,
     )
 
@@ -176,6 +179,7 @@ def decode_update(message: bytes | Spooled) -> Update:
         samples=_integer(fields, "samples"),
         loss=_number(fields, "loss"),
         params=params,
+        predictions=_integer(fields, "predictions"),
         proxy_version=_integer(fields, "proxy_version"),
         activity=dict(activity),
     )
