@@ -34,7 +34,7 @@ from tests.card import by_the_card
 from tests.models.cases import ALIKE, CASES, LABELS, Case, load
 
 KINDS = {"text": "text-classification", "image": "image-classification", "causal": "causal-lm", "masked": "masked-lm"}
-WORDS = ("sun", "a river", "stones and trees", "x", "quite another, longer text than these others are")
+WORDS = ("sun", "a river </s> [SEP] <pad>", "stones and trees", "x", "quite another, longer text than these others are")
 MATRIX = [(*case, kind) for case in CASES for kind in TUNABLES] + [(*case, "lora") for case in ALIKE]
 
 

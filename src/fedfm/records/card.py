@@ -120,6 +120,7 @@ def _code(base: Base, loading: Loading, summary: Record, recipe: Record, kind: K
         base_name=_literal(base.name),
         columns=len(dig(recipe, "data.text") or ()),
         max_length=dig(recipe, "data.max_length"),
+        end_token=dig(recipe, "data.end_token"),
     )
 
 
