@@ -18,8 +18,8 @@ class DataSettings(Settings):
     """The recipe's ``data``."""
 
     train: str
-    """File (jsonl[.gz], csv, tsv, parquet, npz), folder of images, hub id (`hf:NAME/CONFIG`), or `builtin:NAME`;
-    `sites`: clients hold their own, on machines of theirs (`fedfm server`)."""
+    """File (jsonl[.gz], csv, tsv, parquet, npz), folder (images, a saved data set, tables), hub id (`hf:NAME/CONFIG`),
+    or `builtin:NAME`; `sites`: clients hold their own, on machines of theirs (`fedfm server`)."""
     validation: str | Fraction | None = None
     """As `train`, or a fraction of the training examples to hold back; measured, and with `evaluate.patience` what
     stops early and chooses the round that is delivered."""

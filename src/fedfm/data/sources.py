@@ -9,13 +9,17 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from datasets import Dataset
+from datasets import Dataset, concatenate_datasets
 
 from fedfm.data.builtins import BUILTINS
 from fedfm.data.cache import cache_key, cached, table_digest
 from fedfm.data.readers.files import FILE_READERS
-from fedfm.data.readers.folders import folder_digest, read_image_folder
+from fedfm.data.readers.folders import holds_tables, image_folder_of_split, is_listed
+from fedfm.data.readers.formats import LFS_POINTER
 from fedfm.data.readers.hub import read_hub
+from fedfm.data.readers.image_folders import by_ending, names_digest, read_class_folder, read_listed_images
+from fedfm.data.readers.repository import files_of_split, table_files
+from fedfm.data.readers.saved import is_saved, read_saved
 from fedfm.errors import DataError, RecipeError
 from fedfm.spelling import nearest
 
@@ -32,6 +36,8 @@ class Source:
         name: the file's path or the reference, for messages.
         rows: where each example stands in the file, 0-based; None when the table is the whole file.
         split: what it was read as; a part held back from the training examples stays ``train``.
+        notes: what was left out when it was read, in sentences.
+        images: sha256 of the content of each image, bytes [N], once `fedfm.data.image_files.with_images` has read them.
     """
 
     table: Dataset
@@ -39,6 +45,8 @@ class Source:
     name: str
     rows: np.ndarray | None = None
     split: Split = "train"
+    notes: tuple[str, ...] = ()
+    images: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.table)
@@ -48,7 +56,8 @@ class Source:
         chosen = np.asarray(indices, dtype=np.int64)
         digest = hashlib.sha256(self.digest.encode() + chosen.tobytes()).hexdigest()
         rows = chosen if self.rows is None else self.rows[chosen]
-        return replace(self, table=self.table.select(chosen), digest=digest, rows=rows)
+        images = None if self.images is None else self.images[chosen]
+        return replace(self, table=self.table.select(chosen), digest=digest, rows=rows, images=images)
 
     def row_number(self, index: int) -> int:
         """The 1-based row of the file that holds example ``index``; a header line is not counted."""
@@ -59,9 +68,9 @@ def read_source(reference: str, split: Split, *, where: str, allow_network: bool
     """Reads what a recipe's ``data.train`` and its like name.
 
     Args:
-        reference: a file (jsonl, json, csv, tsv, each also .gz; parquet; npz), a folder of images by class,
-            ``hf:owner/name`` or ``hf:owner/name/config``, or ``builtin:NAME``.
-        split: which part a hub set or a built-in gives; files and folders are what they are.
+        reference: a file (jsonl, json, csv, tsv, each also .gz; parquet; npz), a folder (images by class, a saved
+            data set, tables), ``hf:owner/name`` or ``hf:owner/name/config``, or ``builtin:NAME``.
+        split: which part a hub set, a built-in or a folder with splits gives; files are what they are.
         where: the recipe key that holds ``reference``, for messages.
         allow_network: whether a hub set may be downloaded.
 
@@ -77,7 +86,8 @@ def read_source(reference: str, split: Split, *, where: str, allow_network: bool
         table = read_hub(name, split, where=where, allow_network=allow_network)
         source = Source(table, table_digest(table), f"{reference} ({split})")
     else:
-        source = _read_path(Path(reference).expanduser().absolute(), where)
+        path = Path(reference).expanduser().absolute()
+        source = _read_folder(path, split, where) if path.is_dir() else _read_path(path, where)
     if not len(source):
         raise RecipeError(f"{source.name} is empty: it has no examples", where=where)
     return replace(source, split=split)
@@ -103,8 +113,6 @@ def _read_builtin(name: str, split: Split, where: str) -> Source:
 def _read_path(path: Path, where: str) -> Source:
     if not path.exists():
         raise RecipeError(f"no such file or folder: {path}", where=where)
-    if path.is_dir():
-        return Source(read_image_folder(path, where=where), folder_digest(path), str(path))
     ending = next((ending for ending in FILE_READERS if path.name.lower().endswith(ending)), None)
     if ending is None:
         raise RecipeError(
@@ -114,8 +122,53 @@ def _read_path(path: Path, where: str) -> Source:
         raise RecipeError(f"{path} is empty: it has no examples", where=where)
     try:
         with path.open("rb") as file:
+            if file.read(len(LFS_POINTER)) == LFS_POINTER:
+                raise DataError(f"{path}: is a Git LFS pointer, not the data; run `git lfs pull` where it was cloned")
+            file.seek(0)
             digest = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
-    key = cache_key(kind="file", digest=digest, ending=ending, version=1)
+    key = cache_key(kind="file", digest=digest, ending=ending, version=2)
     return Source(cached(key, lambda scratch: FILE_READERS[ending](path, scratch)), digest, str(path))
+
+
+def _read_folder(folder: Path, split: Split, where: str) -> Source:
+    """A saved data set, tables (as in a clone of a repository), or images."""
+    try:
+        return _read_what_is_there(folder, split, where)
+    except PermissionError as error:
+        raise DataError(f"{error.filename or folder}: cannot be read: {error.strerror}") from error
+
+
+def _read_what_is_there(folder: Path, split: Split, where: str) -> Source:
+    if is_saved(folder):
+        table = read_saved(folder, split, where=where)
+        digest = hashlib.sha256(f"{table_digest(table)}/{table.features}".encode()).hexdigest()
+        return Source(table, digest, str(folder))
+    part = image_folder_of_split(folder, split, where=where)
+    if is_listed(part):
+        table, notes = read_listed_images(part, lambda path: _read_path(path, where).table)
+        return Source(table, names_digest(table, part), str(part), notes=notes)
+    tables = table_files(folder, FILE_READERS)
+    if holds_tables(folder, tables):
+        files, left_out = files_of_split(folder, tables, split, where=where)
+        notes = (f"{folder}: left out {by_ending(folder, left_out)}, which no split names",) if left_out else ()
+        return replace(_read_tables(folder, files, where), notes=notes)
+    table, notes = read_class_folder(part, where=where)
+    return Source(table, names_digest(table, part), str(part), notes=notes)
+
+
+def _read_tables(folder: Path, paths: Sequence[Path], where: str) -> Source:
+    """The tables of a folder, one after the other."""
+    parts = [_read_path(path, where) for path in paths]
+    for part in parts[1:]:
+        if part.table.features != parts[0].table.features:
+            raise DataError(
+                f"{part.name}: has other columns than {parts[0].name}: {_columns(part)}, not {_columns(parts[0])}"
+            )
+    digest = hashlib.sha256("".join(part.digest for part in parts).encode()).hexdigest()
+    return Source(concatenate_datasets([part.table for part in parts]), digest, str(folder))
+
+
+def _columns(source: Source) -> str:
+    return ", ".join(f"{name} ({getattr(kind, 'dtype', kind)})" for name, kind in source.table.features.items())
