@@ -72,6 +72,7 @@ def write_card(folder: Path, *, base_model: str, summary: Record, recipe: Record
         scores=_scores(summary),
         facts=_facts(summary, recipe),
         privacy=summary.get("privacy"),
+        repeats=[found for found in summary.get("repeats") or [] if found["split"] != found["other"]],
         recipe=yaml.safe_dump(json.loads(jsonl.dumps(_shareable(recipe))), sort_keys=False, allow_unicode=True),
         version=__version__,
     )

@@ -11,7 +11,6 @@ from pydantic import Field, ValidationError
 
 from fedfm.clients.settings import LocalSettings
 from fedfm.data.labels import LabelMap
-from fedfm.data.sources import read_source
 from fedfm.errors import Problem, RecipeError
 from fedfm.models.processors import Processor
 from fedfm.proxies import NoProxy
@@ -19,7 +18,7 @@ from fedfm.recipe import Recipe
 from fedfm.recipe.problems import explain
 from fedfm.recipe.yaml_text import YamlError, parse
 from fedfm.settings import Settings
-from fedfm.sites.data import TrainingData
+from fedfm.sites.data import TrainingData, recipe_source
 from fedfm.sites.federation import Federation
 from fedfm.tasks import TASKS
 
@@ -138,7 +137,7 @@ def read_site(recipe: Recipe, own: OwnData, client: str, processor: Processor) -
         DataError: a file cannot be read.
     """
     task = TASKS[recipe.task.kind]
-    source = read_source(recipe.data.train, "train", where="data.train", allow_network=recipe.allow_network)
+    source = recipe_source(recipe, recipe.data.train, "train")
     labels = LabelMap(tuple(recipe.data.labels), own.labels) if task.labelled and recipe.data.labels else None
     train = task.encode(source, recipe.data, processor, labels)
     return TrainingData(
@@ -148,6 +147,7 @@ def read_site(recipe: Recipe, own: OwnData, client: str, processor: Processor) -
         labels=labels,
         train=train,
         federation=Federation({client: np.arange(len(train))}, {}, ()),
+        source=source,
         held_back={},
         digest=source.digest,
     )

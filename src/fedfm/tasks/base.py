@@ -43,6 +43,10 @@ class Task(ABC):
     draws_inputs: ClassVar[bool] = False
     metrics: ClassVar[Mapping[str, bool]]
 
+    def inputs(self, data: DataSettings) -> list[str]:
+        """The columns that a model reads."""
+        return [data.image] if self.modality == "image" else list(data.text)
+
     @abstractmethod
     def encode(self, source: Source, data: DataSettings, processor: Any, labels: LabelMap | None) -> Examples:
         """Model-ready examples of a source, cached by content."""
