@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field, ValidationInfo
 
 from fedfm.settings import Settings
 
@@ -14,16 +14,42 @@ SITES = "sites"
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 
 
+def reference_to(given: Any, split: str) -> Any:
+    """What a recipe says for examples: what was given, where a recipe can hold it, else where they are kept.
+
+    Args:
+        given: a recipe's value, or examples from Python: a pandas DataFrame or a `datasets.Dataset`.
+        split: ``train``, ``validation`` or ``test``.
+
+    Raises:
+        ValueError: as `fedfm.data.memory.keep`.
+    """
+    if given is None or type(given) in (str, bool, int, float, list, tuple, dict):
+        return given
+    from fedfm.data.memory import keep  # pandas and datasets, without which most recipes are read
+
+    return keep(given, split)
+
+
+def _kept(given: Any, info: ValidationInfo) -> Any:
+    return reference_to(given, info.field_name if info.field_name in ("validation", "test") else "train")
+
+
+Reference = Annotated[str, BeforeValidator(_kept)]
+"""What names examples; in Python also a DataFrame or a `datasets.Dataset`."""
+
+
 class DataSettings(Settings):
     """The recipe's ``data``."""
 
-    train: str
+    train: Reference
     """File (jsonl[.gz], csv, tsv, parquet, npz), folder (images, a saved data set, tables), hub id (`hf:NAME/CONFIG`),
-    or `builtin:NAME`; `sites`: clients hold their own, on machines of theirs (`fedfm server`)."""
-    validation: str | Fraction | None = None
+    or `builtin:NAME`; `sites`: clients hold their own, on machines of theirs (`fedfm server`). In Python also a pandas
+    DataFrame or a `datasets.Dataset`."""
+    validation: Reference | Fraction | None = None
     """As `train`, or a fraction of the training examples to hold back; measured, and with `evaluate.patience` what
     stops early and chooses the round that is delivered."""
-    test: str | Fraction | None = None
+    test: Reference | Fraction | None = None
     """As `train`, or a fraction of the training examples to hold back; the reported figures come from it."""
     text: Annotated[list[str], Field(min_length=1, max_length=2)] = ["text"]
     """Text column, or two for pairs."""
@@ -45,7 +71,7 @@ class DataSettings(Settings):
 class PublicSettings(Settings):
     """The recipe's ``public``: unlabelled data that the server may use."""
 
-    data: str
+    data: Reference
     """Where it comes from: as `data.train`."""
     limit: Annotated[int, Field(ge=1)] | None = 2048
     """First N pieces of text, or images, after a seeded shuffle; null: all."""

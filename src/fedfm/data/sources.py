@@ -13,6 +13,7 @@ from datasets import Dataset, concatenate_datasets
 
 from fedfm.data.builtins import BUILTINS
 from fedfm.data.cache import cache_key, cached, table_digest
+from fedfm.data.memory import SCHEME, read_kept
 from fedfm.data.readers.files import FILE_READERS
 from fedfm.data.readers.folders import holds_tables, image_folder_of_split, is_listed
 from fedfm.data.readers.formats import LFS_POINTER
@@ -69,7 +70,8 @@ def read_source(reference: str, split: Split, *, where: str, allow_network: bool
 
     Args:
         reference: a file (jsonl, json, csv, tsv, each also .gz; parquet; npz), a folder (images by class, a saved
-            data set, tables), ``hf:owner/name`` or ``hf:owner/name/config``, or ``builtin:NAME``.
+            data set, tables), ``hf:owner/name`` or ``hf:owner/name/config``, ``builtin:NAME``, or ``memory:DIGEST`` for
+            examples given from Python.
         split: which part a hub set, a built-in or a folder with splits gives; files are what they are.
         where: the recipe key that holds ``reference``, for messages.
         allow_network: whether a hub set may be downloaded.
@@ -85,6 +87,9 @@ def read_source(reference: str, split: Split, *, where: str, allow_network: bool
     elif scheme == "hf":
         table = read_hub(name, split, where=where, allow_network=allow_network)
         source = Source(table, table_digest(table), f"{reference} ({split})")
+    elif scheme == SCHEME:
+        table = read_kept(name, where=where)
+        source = Source(table, name, f"the {split} data given from Python")
     else:
         path = Path(reference).expanduser().absolute()
         source = _read_folder(path, split, where) if path.is_dir() else _read_path(path, where)
