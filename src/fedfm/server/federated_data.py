@@ -11,13 +11,13 @@ import numpy as np
 from fedfm.data.examples import Examples
 from fedfm.data.labels import LabelMap
 from fedfm.data.settings import SITES
-from fedfm.data.sources import Source, read_source
+from fedfm.data.sources import Source
 from fedfm.errors import RecipeError
 from fedfm.models.processors import Processor
 from fedfm.proxies import NoProxy
 from fedfm.randomness import numpy_generator
 from fedfm.recipe import Recipe
-from fedfm.sites.data import TrainingData, class_names, processor_of, read_training
+from fedfm.sites.data import TrainingData, class_names, processor_of, read_training, recipe_source
 from fedfm.tasks import TASKS, Task
 from fedfm.tasks.public import PublicData, read_public
 
@@ -144,7 +144,7 @@ def _named(recipe: Recipe, split: Literal["test", "validation"]) -> Source | Non
     reference = getattr(recipe.data, split)
     if reference is None:
         return None
-    return read_source(reference, split, where=f"data.{split}", allow_network=recipe.allow_network)
+    return recipe_source(recipe, reference, split)
 
 
 def _at_sites(recipe: Recipe, labels: LabelMap | None, clients: int) -> Recipe:

@@ -8,7 +8,8 @@ import numpy as np
 
 from fedfm.data.examples import Examples
 from fedfm.data.labels import LabelMap
-from fedfm.data.sources import Source, read_source
+from fedfm.data.settings import Reference
+from fedfm.data.sources import Source, Split, read_source
 from fedfm.errors import RecipeError
 from fedfm.models.backbones import load_processor
 from fedfm.models.processors import Processor
@@ -52,7 +53,7 @@ def read_training(recipe: Recipe) -> TrainingData:
     """
     task = TASKS[recipe.task.kind]
     processor = processor_of(recipe)
-    source = read_source(recipe.data.train, "train", where="data.train", allow_network=recipe.allow_network)
+    source = recipe_source(recipe, recipe.data.train, "train")
     labels = class_names(recipe, source)
     kept, held_back = _hold_back(recipe, source)
     train = task.encode(kept, recipe.data, processor, labels)
@@ -66,6 +67,22 @@ def read_training(recipe: Recipe) -> TrainingData:
         federation=federation,
         held_back=held_back,
         digest=kept.digest,
+    )
+
+
+def recipe_source(recipe: Recipe, reference: Reference, split: Split) -> Source:
+    """What a recipe's `data.train`, `data.validation` or `data.test` names, with the columns that its task needs.
+
+    Raises:
+        RecipeError, DataError: as `read_source`.
+    """
+    return read_source(
+        reference,
+        split,
+        where=f"data.{split}",
+        columns=TASKS[recipe.task.kind].columns(recipe.data),
+        csv=recipe.data.csv,
+        allow_network=recipe.allow_network,
     )
 
 
