@@ -160,7 +160,7 @@ def test_a_path_never_reaches_the_network(make_source: Callable[..., Source]) ->
 
 
 def test_gaps_and_other_columns(make_source: Callable[..., Source]) -> None:
-    with pytest.raises(RecipeError, match=r"column `image` is empty in 1 of 2 rows"):
+    with pytest.raises(DataError, match=r"column `image` is empty in 1 of 2 rows"):
         with_images(make_source(image=["a.png", None]), "image")
     with pytest.raises(RecipeError, match=r"column `image` of made\.jsonl holds List, not images, paths or bytes"):
         with_images(make_source(image=[[1, 2]]), "image")

@@ -17,7 +17,7 @@ from transformers import DataCollatorWithPadding, PreTrainedTokenizerFast
 from fedfm.data.labels import LabelMap
 from fedfm.data.sources import Source, read_source
 from fedfm.data.text import encode_documents, encode_text, tokenizer_digest
-from fedfm.errors import RecipeError
+from fedfm.errors import DataError, RecipeError
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
@@ -215,7 +215,7 @@ def test_columns_are_checked_before_tokenising(
 ) -> None:
     with pytest.raises(RecipeError, match=r"data\.text: no column `body` in made\.jsonl; columns: text"):
         encode_text(make_source(text=["a"]), ["body"], tokenizer, 8)
-    with pytest.raises(RecipeError, match=r"data\.text: column `second` is blank in 1 of 1 rows"):
+    with pytest.raises(DataError, match=r"data\.text: column `second` is blank in 1 of 1 rows"):
         encode_text(make_source(first=["a"], second=[" "]), ["first", "second"], tokenizer, 8)
 
 

@@ -10,6 +10,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -129,11 +130,12 @@ def with_images(source: Source, column: str, where: str = "data.image") -> Sourc
 def images_of(source: Source, column: str, rows: Sequence[int]) -> Iterator[ImageFile]:
     """The images in some rows of a column that `with_images` has checked."""
     stored = source.table.select_columns(column).with_format("arrow")
-    folders = _folders(source)
+    folders = cache(_folders)
     for start in range(0, len(rows), ROWS_PER_BATCH):
         chosen = rows[start : start + ROWS_PER_BATCH]
         for row, value in zip(chosen, stored[list(chosen)][column].to_pylist(), strict=True):
-            yield _image_file(value, f"{source.name}, row {source.row_number(row)}", folders)
+            file = source.file_of(row)
+            yield _image_file(value, f"{file}, row {source.row_number(row)}", folders(file))
 
 
 def faults_of(source: Source, column: str, rows: Sequence[int], use: Callable[[ImageFile], object]) -> DataError:
@@ -176,9 +178,9 @@ def _digest(file: ImageFile, faults: list[str]) -> bytes:
         return b""
 
 
-def _folders(source: Source) -> tuple[Path, ...]:
-    """Where relative paths of a source start: at the file that names the images, else in the working folder."""
-    place = Path(source.name)
+def _folders(file: str) -> tuple[Path, ...]:
+    """Where relative paths of a file start: where it lies, else in the working folder."""
+    place = Path(file)
     beside = (place,) if place.is_dir() else (place.parent,) if place.is_file() else ()
     return (*beside, Path.cwd())
 

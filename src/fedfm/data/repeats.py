@@ -94,4 +94,4 @@ def _place(source: Source, columns: Sequence[str], index: int) -> str:
     """Where an example stands."""
     if source.images is not None:
         return next(images_of(source, columns[0], [int(index)])).name
-    return f"row {source.row_number(int(index))} of {source.name}"
+    return f"row {source.row_number(int(index))} of {source.file_of(int(index))}"

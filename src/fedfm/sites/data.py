@@ -9,6 +9,7 @@ import numpy as np
 from fedfm.data.examples import Examples
 from fedfm.data.image_files import with_images
 from fedfm.data.labels import LabelMap
+from fedfm.data.settings import Reference
 from fedfm.data.sources import Source, Split, read_source
 from fedfm.errors import RecipeError
 from fedfm.models.backbones import load_processor
@@ -73,13 +74,22 @@ def read_training(recipe: Recipe) -> TrainingData:
     )
 
 
-def recipe_source(recipe: Recipe, reference: str, split: Split) -> Source:
-    """What a recipe's `data.train`, `data.validation` or `data.test` names; its digest covers images that it names.
+def recipe_source(recipe: Recipe, reference: Reference, split: Split) -> Source:
+    """What a recipe's `data.train`, `data.validation` or `data.test` names, with the columns that its task needs.
+
+    Its digest covers the images that it names.
 
     Raises:
         RecipeError, DataError: as `read_source` and `with_images`.
     """
-    source = read_source(reference, split, where=f"data.{split}", allow_network=recipe.allow_network)
+    source = read_source(
+        reference,
+        split,
+        where=f"data.{split}",
+        columns=TASKS[recipe.task.kind].columns(recipe.data),
+        csv=recipe.data.csv,
+        allow_network=recipe.allow_network,
+    )
     return with_images(source, recipe.data.image) if TASKS[recipe.task.kind].modality == "image" else source
 
 

@@ -80,7 +80,7 @@ class Member:
             raise RecipeError(f"`{self.server}` is no host and port, such as fl.example.org:443", source="--server")
         own = read_own_data(self.data)
         try:
-            source = read_source(own.train, "train", where="train")
+            source = read_source(own.train, "train", where="train", csv=own.csv)
         except RecipeError as error:
             raise RecipeError(error.problems, source=str(self.data)) from error
         return len(source), source.table.column_names

@@ -66,7 +66,7 @@ def test_a_card_with_several_data_sets(tmp_path: Path) -> None:
 def test_without_any_split_all_files_are_one_table(tmp_path: Path) -> None:
     write(tmp_path, "hospital_b.jsonl", "hospital_a.jsonl", "more/c.jsonl")
     files = table_files(tmp_path, [".jsonl"])
-    assert files_of_split(tmp_path, files, "train", where="data.train") == (files, [])
+    assert files_of_split(tmp_path, files, "train", where="data.train") == (files, ())
     assert texts(tmp_path) == ["hospital_a.jsonl", "hospital_b.jsonl", "more/c.jsonl"]
 
 

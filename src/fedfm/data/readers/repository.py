@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from fedfm.data.readers.image_folders import visible
+from fedfm.data.readers.image_folders import by_ending, visible
 from fedfm.data.readers.splits import SPLITS, split_of
 from fedfm.errors import DataError, RecipeError
 
@@ -28,7 +28,7 @@ def table_files(folder: Path, endings: Collection[str]) -> list[Path]:
     return found
 
 
-def files_of_split(folder: Path, files: list[Path], split: str, *, where: str) -> tuple[list[Path], list[Path]]:
+def files_of_split(folder: Path, files: list[Path], split: str, *, where: str) -> tuple[list[Path], tuple[str, ...]]:
     """Those of a folder's tables that hold a split.
 
     The repository's card decides where it lists data files, as the Hub writes it; else the names of files and folders
@@ -42,7 +42,7 @@ def files_of_split(folder: Path, files: list[Path], split: str, *, where: str) -
         where: the recipe key that holds the folder, for messages.
 
     Returns:
-        The files of the split, and those that belong to no split at all.
+        The files of the split, and notes about files that are left out.
 
     Raises:
         RecipeError: there is no such split, or the card describes several configurations.
@@ -54,13 +54,20 @@ def files_of_split(folder: Path, files: list[Path], split: str, *, where: str) -
             if (part := _split_in_name(path.relative_to(folder))) is not None:
                 parts.setdefault(part, []).append(path)
     if not parts:
-        return files, []
+        others = [path for path in visible(folder) if path.is_file() and path not in files]
+        return files, _left_out(folder, others)
     if split not in parts:
         raise RecipeError(
-            f"{folder} has no files for {split} ({', '.join(SPLITS[split])}); it has {', '.join(parts)}", where=where
+            f"{folder} has no files for {split} ({', '.join(SPLITS[split])}); it has {', '.join(parts)}; "
+            f"where these are no splits, name the files, such as {folder}/*.csv",
+            where=where,
         )
     named = {path for paths in parts.values() for path in paths}
-    return parts[split], [path for path in files if path not in named]
+    return parts[split], _left_out(folder, [path for path in files if path not in named], ", which no split names")
+
+
+def _left_out(folder: Path, paths: list[Path], why: str = "") -> tuple[str, ...]:
+    return (f"{folder}: left out {by_ending(folder, paths)}{why}",) if paths else ()
 
 
 def _split_in_name(path: Path) -> str | None:
