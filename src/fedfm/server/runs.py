@@ -14,6 +14,7 @@ from torch import nn
 
 from fedfm.clients import spread
 from fedfm.errors import InterruptedRunError, RecipeError, StorageError, TooFewClientsError
+from fedfm.private import private
 from fedfm.recipe import Recipe, dump, load_recipe
 from fedfm.records import jsonl
 from fedfm.records.environment import environment
@@ -128,6 +129,7 @@ def run(
     return start_run(recipe, Here(profile=profile), listeners)
 
 
+@private()
 def start_run(recipe: Recipe, venue: Venue, listeners: Sequence[Listener]) -> Run:
     """Runs a recipe with the clients of a venue; raises as `run`."""
     RunFolder.refuse_existing(recipe.folder)
@@ -162,6 +164,7 @@ def resume(
     return continue_run(RunFolder.open(folder), overrides, Here(), listeners, data)
 
 
+@private()
 def continue_run(
     opened: RunFolder,
     overrides: Sequence[str],

@@ -12,6 +12,7 @@ from types import FrameType
 
 from fedfm.data.sources import read_source
 from fedfm.errors import RecipeError
+from fedfm.private import private
 from fedfm.runtimes.flower.folder import hold
 from fedfm.runtimes.flower.superlink import environment
 from fedfm.runtimes.flower.supernode import (
@@ -85,6 +86,7 @@ class Member:
             raise RecipeError(error.problems, source=str(self.data)) from error
         return len(source), source.table.column_names
 
+    @private()
     def stay(self) -> None:
         """Stays in the federation until SIGTERM or Ctrl-C; processes that end are started again.
 
