@@ -91,6 +91,24 @@ def test_a_read_only_folder_is_a_storage_error(own_cache: Path) -> None:
         cached("k", Builder())
 
 
+def test_a_cache_that_was_left_open_is_taken_from_others(own_cache: Path) -> None:
+    cached("one", lambda scratch: datasets.Dataset.from_dict({"a": [1]}))
+    for path in (own_cache, own_cache / "one.arrow"):
+        path.chmod(0o777)
+    cached("one", lambda scratch: datasets.Dataset.from_dict({"a": [1]}))
+    assert [path.stat().st_mode & 0o777 for path in (own_cache, own_cache / "one.arrow")] == [0o700, 0o600]
+
+
+def test_an_open_folder_of_other_files_is_no_cache(own_cache: Path) -> None:
+    own_cache.mkdir(mode=0o755)
+    (own_cache / "letter.txt").touch()
+    with pytest.raises(StorageError, match=r"can be read by others, and .* other files \(letter\.txt\)"):
+        cached("one", lambda scratch: datasets.Dataset.from_dict({"a": [1]}))
+    assert own_cache.stat().st_mode & 0o777 == 0o755
+    own_cache.chmod(0o700)
+    assert len(cached("one", lambda scratch: datasets.Dataset.from_dict({"a": [1]}))) == 1
+
+
 def test_a_folder_that_cannot_be_made_is_a_storage_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("FEDFM_CACHE", str(tmp_path / "file" / "cache"))

@@ -11,7 +11,7 @@ import pytest
 
 from fedfm.data.columns import client_column, clients_of, column_of, text_column
 from fedfm.data.sources import Source
-from fedfm.errors import RecipeError
+from fedfm.errors import DataError, RecipeError
 
 
 def test_a_missing_column_lists_those_that_there_are(make_source: Callable[..., Source]) -> None:
@@ -22,13 +22,13 @@ def test_a_missing_column_lists_those_that_there_are(make_source: Callable[..., 
 
 def test_missing_values_are_counted(make_source: Callable[..., Source]) -> None:
     source = make_source(text=["a", None, "c", None])
-    with pytest.raises(RecipeError, match=r"column `text` is empty in 2 of 4 rows of made.jsonl, first in row 2"):
+    with pytest.raises(DataError, match=r"column `text` is empty in 2 of 4 rows of made.jsonl, first in row 2"):
         column_of(source, "text", "data.text")
 
 
 def test_blank_texts_are_counted_and_rows_are_those_of_the_file(make_source: Callable[..., Source]) -> None:
     source = make_source(text=["a", "b", "\t \n", "d", ""])
-    with pytest.raises(RecipeError, match=r"column `text` is blank in 2 of 3 rows of made.jsonl, first in row 5"):
+    with pytest.raises(DataError, match=r"column `text` is blank in 2 of 3 rows of made.jsonl, first in row 5"):
         text_column(source.select([0, 4, 2]), "text", "data.text")
 
 
@@ -70,12 +70,12 @@ def test_only_training_examples_must_name_their_client(make_source: Callable[...
 
 
 def test_clients_need_a_name(make_source: Callable[..., Source]) -> None:
-    with pytest.raises(RecipeError, match=r"data\.client: column `c` is empty in 1 of 2 rows"):
+    with pytest.raises(DataError, match=r"data\.client: column `c` is empty in 1 of 2 rows"):
         client_column(make_source(c=["x", None]), "c")
-    with pytest.raises(RecipeError, match=r"data\.client: column `c` is blank in 2 of 3 rows .*, first in row 2"):
+    with pytest.raises(DataError, match=r"data\.client: column `c` is blank in 2 of 3 rows .*, first in row 2"):
         client_column(make_source(c=["x", " ", ""]), "c")
     features = datasets.Features({"c": datasets.ClassLabel(names=["ann", "bob"])})
-    with pytest.raises(RecipeError, match=r"data\.client: column `c` is empty in 1 of 2 rows .*, first in row 2"):
+    with pytest.raises(DataError, match=r"data\.client: column `c` is empty in 1 of 2 rows .*, first in row 2"):
         client_column(make_source(features, c=[1, -1]), "c")
     with pytest.raises(RecipeError, match=r"data\.client: .*float64"):
         client_column(make_source(c=[0.5, 1.0]), "c")

@@ -14,6 +14,7 @@ from PIL import Image
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
+from fedfm.data.image_files import ImageFile
 from fedfm.data.images import PixelStatistics, encode_images
 from fedfm.data.labels import LabelMap
 from fedfm.data.sources import Source
@@ -90,14 +91,14 @@ def test_palettes_and_transparency_become_colour(make_source: Callable[..., Sour
 def test_sixteen_bits_are_refused_rather_than_clipped(make_source: Callable[..., Source]) -> None:
     """Pillow turns everything above 255 white when it converts such an image."""
     source = make_source(COLUMN, image=[png(NOISE), png(np.full((8, 8), 5000, np.uint16))])
-    with pytest.raises(DataError, match=r"made\.jsonl: the image in row 2 has more than 8 bits a channel"):
+    with pytest.raises(DataError, match=r"made\.jsonl, row 2: the image has more than 8 bits a channel"):
         encode_images(source, "image", vit())
 
 
 @pytest.mark.parametrize("damage", [b"no image", png(NOISE)["bytes"][:200], png(NOISE)["bytes"][:60]])
 def test_a_damaged_image_is_named_by_its_row(make_source: Callable[..., Source], damage: bytes) -> None:
     source = make_source(COLUMN, image=[png(NOISE), {"bytes": damage}])
-    with pytest.raises(DataError, match=r"made\.jsonl: the image in row 2 is damaged: "):
+    with pytest.raises(DataError, match=r"made\.jsonl, row 2: (the image )?is damaged"):
         encode_images(source, "image", vit())
 
 
@@ -106,13 +107,13 @@ def test_an_image_that_would_fill_the_memory_is_named_by_its_row(
 ) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     source = make_source(COLUMN, image=[png(NOISE[:8, :8]), png(NOISE)])
-    with pytest.raises(DataError, match=r"made\.jsonl: the image in row 2 is too large: .*630 pixels"):
+    with pytest.raises(DataError, match=r"made\.jsonl, row 2: the image is too large: .*630 pixels"):
         encode_images(source, "image", vit())
 
 
 def test_a_column_of_something_else(make_source: Callable[..., Source]) -> None:
-    with pytest.raises(RecipeError, match=r"data\.image: column `image` of made\.jsonl holds string, not images"):
-        encode_images(make_source(image=["a.png"]), "image", vit())
+    with pytest.raises(RecipeError, match=r"data\.image: column `image` of made\.jsonl holds int64, not images"):
+        encode_images(make_source(image=[5]), "image", vit())
     with pytest.raises(RecipeError, match=r"data\.image: no column `image`"):
         encode_images(make_source(picture=["a.png"]), "image", vit())
 
@@ -137,7 +138,15 @@ def test_a_second_start_decodes_nothing(
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("decoded again")
 
-    monkeypatch.setattr(datasets.Image, "decode_example", refuse)
+    monkeypatch.setattr(ImageFile, "decode", refuse)
     assert len(encode_images(source, "image", vit())) == 1
     with pytest.raises(AssertionError):
         encode_images(source, "image", vit(resample=0))
+
+
+def test_a_strip_that_would_grow_beyond_all_bounds_is_named(make_source: Callable[..., Source]) -> None:
+    """A model that takes the shorter edge to 12 pixels would make 2 × 12 Mpixels of it, in a few bytes of PNG."""
+    strip = make_source(COLUMN, image=[png(np.zeros((1, 500_000, 3), np.uint8))])
+    with pytest.raises(DataError, match=r"made\.jsonl, row 1: the image, 500000 × 1 pixels, is too narrow"):
+        encode_images(strip, "image", PROCESSORS["clip"])
+    assert len(encode_images(strip, "image", vit())) == 1

@@ -277,7 +277,7 @@ def test_columns_are_checked_before_tokenising(
 ) -> None:
     with pytest.raises(RecipeError, match=r"data\.text: no column `body` in made\.jsonl; columns: text"):
         encode_text(make_source(text=["a"]), ["body"], tokenizer, 8)
-    with pytest.raises(RecipeError, match=r"data\.text: column `second` is blank in 1 of 1 rows"):
+    with pytest.raises(DataError, match=r"data\.text: column `second` is blank in 1 of 1 rows"):
         encode_text(make_source(first=["a"], second=[" "]), ["first", "second"], tokenizer, 8)
 
 

@@ -43,6 +43,14 @@ def card(folder: Path, kind: Any = "adapter", base: str = RECIPE["model"]["path"
     return ModelCard.load(path)
 
 
+def test_scores_on_known_examples_are_said_to_be_so(tmp_path: Path) -> None:
+    shared = {"split": "test", "other": "train", "examples": 4, "total": 9}
+    within = {"split": "train", "other": "train", "examples": 2, "total": 30}
+    text = card(tmp_path, repeats=[shared, within]).text
+    assert "4 of 9 test examples also stand in the training data: scores on them say nothing" in text
+    assert "2 of 30" not in text
+
+
 def test_the_header_says_what_it_is_an_adapter_of(tmp_path: Path) -> None:
     data = card(tmp_path).data.to_dict()
     assert data == {

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from fedfm.errors import DataError, RecipeError, StorageError
-from fedfm.records import report
+from fedfm.records import jsonl, report
 from fedfm.records.folder import RunFolder
 
 MakeRun = Callable[..., RunFolder]
@@ -138,6 +138,14 @@ def test_every_section_tells_its_part(make_run: MakeRun) -> None:
         "target_modules: attention",
     ):
         assert words.replace(" ", "").lower() in text.replace(" ", "").lower(), words
+
+
+def test_what_is_to_be_known_of_the_data_stands_beside_it(make_run: MakeRun) -> None:
+    folder = make_run(clients=5, rounds=1)
+    summary = jsonl.read(folder.summary)
+    folder.write_json(folder.summary, summary | {"warnings": ["4 of 9 test examples <also> stand"]})
+    page = report.write_report(folder.path).read_text()
+    assert '<p class="notice">4 of 9 test examples &lt;also&gt; stand' in page
 
 
 def test_the_wire_table_adds_up(make_run: MakeRun) -> None:

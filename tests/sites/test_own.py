@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fedfm.errors import RecipeError
+from fedfm.errors import DataError, RecipeError
 from fedfm.recipe import Recipe, load_recipe
 from fedfm.server.serving import for_sites
 from fedfm.sites.data import processor_of
@@ -34,10 +34,24 @@ def test_paths_start_where_the_file_is(tmp_path: Path) -> None:
     assert read_own_data(data_yaml(tmp_path, "train: builtin:digits")).train == "builtin:digits"
 
 
+def test_a_site_has_several_files_written_in_its_own_way(recipe: Recipe, tmp_path: Path) -> None:
+    for name in ("may", "june"):
+        (tmp_path / f"{name}.csv").write_text(f"letter;finding\n{name}, good;001\n{name}, bad;1\n", encoding="cp1252")
+    settings = (
+        "csv: {delimiter: ';', encoding: cp1252}\ntext: letter\nlabel: finding\nlabels: {'001': good, '1': bad}\n"
+    )
+    for train in ("'*.csv'", "[june.csv, may.csv]"):
+        own = read_own_data(data_yaml(tmp_path, f"train: {train}\n{settings}"))
+        data = read_site(at_site(recipe, own, allow_network=False), own, "clinic", processor_of(recipe))
+        assert data.train.labels is not None
+        assert data.train.labels.tolist() == [1, 0, 1, 0]
+
+
 @pytest.mark.parametrize(
     ("text", "where", "reason"),
     [
         ("", "train", "required"),
+        ("train: a.csv\ncsv: {delimiter: ab}", "csv.delimiter", "one character"),
         ("trian: rows.csv", "trian", "train"),
         ("train: 3", "train", "must be text"),
         ("train: rows.csv\ndevice: tpu", "device", "tpu"),
@@ -85,7 +99,7 @@ def test_its_classes_are_the_servers(recipe: Recipe, tmp_path: Path) -> None:
     assert data.train.labels.tolist() == [1, 0, 1]
     assert data.federation.sizes == {"clinic": 3}
     other = OwnData(train=own.train)
-    with pytest.raises(RecipeError, match=r"'1' in row 1, which is none of the classes: bad, good"):
+    with pytest.raises(DataError, match=r"'1' in row 1, which is none of the classes: bad, good"):
         read_site(at_site(recipe, other, allow_network=False), other, "clinic", processor_of(recipe))
 
 

@@ -131,7 +131,8 @@ def describe_plan(plan: Record) -> RenderableType:
     table = Table.grid(padding=(0, 2))
     for name, fact in rows.items():
         table.add_row(Text(name, style="dim"), Text(fact))
-    return Group(Text(f"fedfm {fedfm.__version__}  {plan['name']}", style="bold"), table)
+    warnings = [Text(f"warning: {text}", style="yellow") for text in plan["warnings"]]
+    return Group(Text(f"fedfm {fedfm.__version__}  {plan['name']}", style="bold"), table, *warnings)
 
 
 def _describe_held(proxy: Record) -> str:

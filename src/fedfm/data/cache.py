@@ -16,6 +16,7 @@ import pyarrow as pa
 from datasets import Dataset
 
 from fedfm.errors import StorageError
+from fedfm.private import is_open, private, private_folder
 
 _SUM_BYTES = hashlib.sha256().digest_size
 _ROWS_PER_BATCH = 1000
@@ -45,12 +46,13 @@ def cached(key: str, build: Callable[[Path], Dataset]) -> Dataset:
         build: makes the table; gets a scratch folder that lives until the table is stored.
 
     Raises:
-        StorageError: when the cache folder cannot be written.
+        StorageError: when the cache folder cannot be written, or is open to others and not for the cache only.
     """
     path = cache_folder() / f"{key}.arrow"
+    with _storage_errors(path.parent):
+        _keep_to_owner(path.parent)
     if not _is_intact(path):
         with _storage_errors(path.parent):
-            path.parent.mkdir(parents=True, exist_ok=True)
             scratch = tempfile.TemporaryDirectory(dir=path.parent, prefix="scratch-")
         with scratch as folder, quiet(), _storage_errors(path.parent):
             beside = Path(folder) / path.name
@@ -105,10 +107,33 @@ def _is_intact(path: Path) -> bool:
         return hashlib.sha256(body).digest() == content[-_SUM_BYTES:]
 
 
+def _keep_to_owner(folder: Path) -> None:
+    """Makes the cache folder; takes it and its entries from others where an earlier version left them open.
+
+    Raises:
+        StorageError: it is open to others, and holds files that are not the cache's.
+    """
+    if not folder.exists():
+        private_folder(folder)
+    if not is_open(folder) or folder.stat().st_uid != os.geteuid():
+        return
+    entries = list(folder.iterdir())
+    foreign = [entry.name for entry in entries if entry.suffix != ".arrow" and not entry.name.startswith("scratch-")]
+    if foreign:
+        raise StorageError(
+            f"the cache in {folder} can be read by others, and the folder holds other files ({min(foreign)}); "
+            f"set FEDFM_CACHE to a folder for the cache only, or `chmod 700 {folder}`"
+        )
+    private_folder(folder)
+    for entry in entries:
+        entry.chmod(0o700 if entry.is_dir() else 0o600)
+
+
 @contextmanager
 def _storage_errors(folder: Path) -> Iterator[None]:
     try:
-        yield
+        with private():
+            yield
     except OSError as error:
         reason = error.strerror or str(error)
         raise StorageError(

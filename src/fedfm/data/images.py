@@ -8,20 +8,21 @@ import numpy as np
 import PIL
 import torch
 from datasets import Array3D, Features
-from datasets import Image as ImageFeature
 from PIL import Image
 from torch import Tensor
 from transformers import BaseImageProcessor
 
 from fedfm.data.cache import cache_key
-from fedfm.data.columns import clients_of, column_of, described
+from fedfm.data.columns import clients_of
 from fedfm.data.encoding import Encode, encoded
 from fedfm.data.examples import Examples
+from fedfm.data.image_files import ROWS_PER_BATCH, ImageFile, faults_of, images_of, with_images
 from fedfm.data.labels import LabelMap, labels_of
 from fedfm.data.sources import Source
 from fedfm.errors import DataError, RecipeError
 
-_IMAGES_PER_BATCH = 100
+MOST_PIXELS = 2**26
+"""Of an image at the model's scale, before anything is cut off."""
 
 
 @dataclass(frozen=True)
@@ -50,13 +51,19 @@ class Framing:
         crop = settings.get("crop_size") or {}
         return cls(crop.get("height", edge), crop.get("width", edge), edge, resample)
 
+    def scaled(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Width and height of an image of ``size`` before anything is cut off."""
+        if self.edge is None:
+            return self.width, self.height
+        width, height = size
+        return width * self.edge // min(size), height * self.edge // min(size)
+
     def apply(self, image: Image.Image) -> Image.Image:
         """The framed image."""
         resample = Image.Resampling(self.resample)
         if self.edge is None:
             return image.resize((self.width, self.height), resample)
-        short = min(image.size)
-        scaled = image.resize((image.width * self.edge // short, image.height * self.edge // short), resample)
+        scaled = image.resize(self.scaled(image.size), resample)
         left, top = (scaled.width - self.width) // 2, (scaled.height - self.height) // 2
         return scaled.crop((left, top, left + self.width, top + self.height))
 
@@ -114,7 +121,7 @@ def encode_images(
 
     Args:
         source: the rows.
-        column: the image column.
+        column: the image column; see `fedfm.data.image_files.with_images`.
         processor: gives size, crop and resampling.
         channels: 3 for colour (grey images are repeated), 1 for grey.
         label: column of the class, encoded by ``label_map``; None for unlabelled examples.
@@ -128,6 +135,7 @@ def encode_images(
     """
     framing = Framing.of(processor)
     mode = {1: "L", 3: "RGB"}[channels]
+    source = with_images(source, column, where)
     key = cache_key(
         kind="images",
         source=source.digest,
@@ -135,39 +143,36 @@ def encode_images(
         framing=[framing.height, framing.width, framing.edge, framing.resample],
         mode=mode,
         pillow=PIL.__version__,
-        version=1,
+        version=2,
     )
 
+    def pixels(file: ImageFile) -> np.ndarray:
+        return _pixels(file, mode, framing)
+
+    def encode(rows: list[int]) -> dict[str, list[np.ndarray]]:
+        try:
+            return {"pixel_values": [pixels(file) for file in images_of(source, column, rows)]}
+        except DataError as error:  # the images before these rows are sound
+            raise faults_of(source, column, range(rows[0], len(source)), pixels) from error
+
     def prepare() -> Encode:
-        _check_images(source, column, where)
-        return lambda rows: {"pixel_values": [_pixels(source, column, row, mode, framing) for row in rows]}
+        return encode
 
     labels, clients = labels_of(source, label, label_map), clients_of(source, client)
     features = Features({"pixel_values": Array3D((channels, framing.height, framing.width), "uint8")})
-    table = encoded(key, len(source), prepare, features, batch_size=_IMAGES_PER_BATCH)
-    pixels = table.with_format("numpy", dtype=np.uint8)
-    return Examples(pixels, np.ones(len(pixels), dtype=np.int32), labels, clients)
+    table = encoded(key, len(source), prepare, features, batch_size=ROWS_PER_BATCH)
+    stored = table.with_format("numpy", dtype=np.uint8)
+    return Examples(stored, np.ones(len(stored), dtype=np.int32), labels, clients)
 
 
-def _check_images(source: Source, column: str, where: str) -> None:
-    """Refuses a column that is missing, has gaps, or holds something else."""
-    column_of(source, column, where)
-    feature = source.table.features[column]
-    if not isinstance(feature, ImageFeature):
-        raise RecipeError(f"column `{column}` of {source.name} holds {described(feature)}, not images", where=where)
-
-
-def _pixels(source: Source, column: str, row: int, mode: str, framing: Framing) -> np.ndarray:
+def _pixels(file: ImageFile, mode: str, framing: Framing) -> np.ndarray:
     """uint8 [C, H, W] of one image."""
-    try:
-        image = source.table[row][column]
-    except Image.DecompressionBombError as error:
-        raise DataError(f"{source.name}: the image in row {source.row_number(row)} is too large: {error}") from error
-    except (OSError, ValueError, SyntaxError) as error:  # Pillow raises SyntaxError for a broken PNG
-        raise DataError(f"{source.name}: the image in row {source.row_number(row)} is damaged: {error}") from error
-    if image.mode in ("I", "F") or image.mode.startswith("I;"):
+    image = file.decode()
+    width, height = framing.scaled(image.size)
+    if width * height > MOST_PIXELS:
         raise DataError(
-            f"{source.name}: the image in row {source.row_number(row)} has more than 8 bits a channel; convert it to 8"
+            f"{file.name}: the image, {image.width} × {image.height} pixels, is too narrow: with its shorter edge at "
+            f"{framing.edge} it would be {width} × {height}; cut it"
         )
     pixels = np.asarray(framing.apply(image.convert(mode)))
     return pixels[np.newaxis] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)

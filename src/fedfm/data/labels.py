@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from datasets import ClassLabel, Value
+from datasets import ClassLabel, List, Value
 
 from fedfm.data.columns import column_of, described
 from fedfm.data.sources import Source
-from fedfm.errors import RecipeError
+from fedfm.errors import DataError, RecipeError
+
+_WHOLE = re.compile(r"(-?(?:0|[1-9]\d{0,99}))(?:\.0+)?")
+_TRUTH = ("true", "false")
 
 
 @dataclass(frozen=True)
@@ -33,17 +38,24 @@ class LabelMap:
     def from_source(cls, source: Source, column: str, *, where: str = "data.label") -> LabelMap:
         """The classes of a training column: its own names where it has them, else its values in order.
 
-        Whole numbers are ordered by size, text by code point; true and false are called ``true`` and ``false``.
+        Values are text as it stands in the file, with two exceptions: where all are whole numbers, 1.0 is 1; where all
+        are true or false, capitals do not matter. Whole numbers are ordered by size, text by code point.
 
         Raises:
-            RecipeError: when the column is missing, holds something else, has gaps, or only one class.
+            RecipeError: when the column is missing, holds something else, or only one class.
+            DataError: when it has gaps, or numbers that are not whole.
         """
         values = _values(source, column, where)
         feature = source.table.features[column]
-        names = tuple(feature.names) if isinstance(feature, ClassLabel) else tuple(map(_name, sorted(set(values))))
-        if len(set(values)) < 2:
+        if isinstance(feature, ClassLabel):
+            names, found = tuple(feature.names), len(set(values))
+        else:
+            _refuse_measurements(values, source, column, where)
+            names = _in_order(set(values))
+            found = len(names)
+        if found < 2:
             raise RecipeError(
-                f"column `{column}` of {source.name} has one class only, {_name(values[0])}: there is nothing to learn",
+                f"column `{column}` of {source.name} has one class only, {values[0]}: there is nothing to learn",
                 where=where,
             )
         return cls(names)
@@ -52,19 +64,20 @@ class LabelMap:
         """The class of each example, int64 [N].
 
         Raises:
-            RecipeError: as `from_source`, and when a value is none of the known classes.
+            RecipeError: as `from_source`.
+            DataError: as `from_source`, and when a value is none of the known classes.
         """
         number = {name: index for index, name in enumerate(self.names)}
         number |= {alias: number[name] for alias, name in self.aliases.items()}
-        labels = np.array([number.get(_name(value), -1) for value in _values(source, column, where)], dtype=np.int64)
+        values = _values(source, column, where)
+        known = {value: number.get(value, number.get(_plain(value), -1)) for value in set(values)}
+        labels = np.array([known[value] for value in values], dtype=np.int64)
         unknown = np.flatnonzero(labels < 0)
         if len(unknown):
             row = int(unknown[0])
-            value = _name(_values(source, column, where)[row])
-            raise RecipeError(
-                f"{source.name} has the label {value!r} in row {source.row_number(row)}, which is none of the classes: "
-                f"{_listed(self.names)}",
-                where=where,
+            raise DataError(
+                f"{where}: {source.name} has the label {values[row]!r} in {source.place(row)}, which is none of the "
+                f"classes: {_listed(self.names)}"
             )
         return labels
 
@@ -73,33 +86,68 @@ def labels_of(source: Source, column: str | None, label_map: LabelMap | None) ->
     """The class of each example, int64 [N]; None without a column.
 
     Raises:
-        RecipeError: as `LabelMap.encode`.
+        RecipeError, DataError: as `LabelMap.encode`.
     """
     return label_map.encode(source, column) if column is not None and label_map is not None else None
 
 
-def _values(source: Source, column: str, where: str) -> list[Any]:
+def _values(source: Source, column: str, where: str) -> list[str]:
+    """The labels as text."""
     values = column_of(source, column, where)
     feature = source.table.features[column]
     if isinstance(feature, ClassLabel):
         codes = values.to_numpy()
         if (codes < 0).any():
-            row = source.row_number(np.flatnonzero(codes < 0)[0])
-            raise RecipeError(f"{source.name} keeps its labels secret: row {row} has none", where=where)
+            place = source.place(int(np.flatnonzero(codes < 0)[0]))
+            raise DataError(f"{where}: {source.name} keeps its labels secret: {place} has none")
         return [feature.names[code] for code in codes]
-    kinds = ("int", "uint", "bool", "string", "large_string")
+    kinds = ("int", "uint", "bool", "string", "large_string", "float", "decimal")
     if not (isinstance(feature, Value) and feature.dtype.startswith(kinds)):
+        more = "; several labels an example are not available in this version" if isinstance(feature, List) else ""
         raise RecipeError(
             f"column `{column}` of {source.name} holds {described(feature)}; a label is text, a whole number, "
-            "or true or false",
+            f"or true or false{more}",
             where=where,
         )
-    listed: list[Any] = values.to_pylist()
-    return listed
+    return [_text(value) for value in values.to_pylist()]
 
 
-def _name(value: str | int | bool) -> str:
+def _text(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _in_order(values: set[str]) -> tuple[str, ...]:
+    """The names of classes that are called so."""
+    if all(map(_WHOLE.fullmatch, values)):
+        return tuple(sorted({_plain(value) for value in values}, key=int))
+    if all(value.lower() in _TRUTH for value in values):
+        return tuple(sorted({_plain(value) for value in values}))
+    return tuple(sorted(values))
+
+
+def _plain(value: str) -> str:
+    """A whole number without zeros behind its point, true and false in small letters; other text as it is."""
+    if whole := _WHOLE.fullmatch(value):
+        return whole[1]
+    return value.lower() if value.lower() in _TRUTH else value
+
+
+def _refuse_measurements(values: Iterable[str], source: Source, column: str, where: str) -> None:
+    """Numbers that are not whole measure something; as classes they would be learnt without their order."""
+    first: tuple[int, str] | None = None
+    for index, value in enumerate(values):
+        try:
+            number = float(value)
+        except ValueError:
+            return
+        if first is None and math.isfinite(number) and not number.is_integer():
+            first = index, value
+    if first is not None:
+        raise DataError(
+            f"{where}: column `{column}` of {source.name} holds numbers that are not whole, such as {first[1]} in "
+            f"{source.place(first[0])}; learning a number (regression) is not available in this version; where they "
+            "are names of classes, list them in data.labels"
+        )
 
 
 def _listed(names: tuple[str, ...], most: int = 20) -> str:

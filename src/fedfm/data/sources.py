@@ -5,21 +5,44 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from datasets import Dataset
+from datasets import Dataset, concatenate_datasets
 
 from fedfm.data.builtins import BUILTINS
-from fedfm.data.cache import cache_key, cached, table_digest
-from fedfm.data.readers.files import FILE_READERS
-from fedfm.data.readers.folders import folder_digest, read_image_folder
+from fedfm.data.cache import table_digest
+from fedfm.data.memory import SCHEME, read_kept
+from fedfm.data.readers.files import FILE_READERS, read_file
+from fedfm.data.readers.folders import holds_tables, image_folder_of_split, is_listed
 from fedfm.data.readers.hub import read_hub
+from fedfm.data.readers.image_folders import names_digest, read_class_folder, read_listed_images
+from fedfm.data.readers.references import check_endings, file_clients, is_pattern, named_files
+from fedfm.data.readers.repository import files_of_split, table_files
+from fedfm.data.readers.request import Column, Request
+from fedfm.data.readers.saved import is_saved, read_saved
+from fedfm.data.settings import CsvSettings, Reference, shown
 from fedfm.errors import DataError, RecipeError
 from fedfm.spelling import nearest
 
 Split = Literal["train", "validation", "test"]
+
+
+@dataclass(frozen=True)
+class Part:
+    """A file of a source.
+
+    Attributes:
+        name: its path.
+        client: what it is called as a client.
+        rows: how many it has.
+    """
+
+    name: str
+    client: str
+    rows: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,8 +53,12 @@ class Source:
         table: columns as in the file.
         digest: sha256 (hex) of the content; equal digests mean equal tables.
         name: the file's path or the reference, for messages.
-        rows: where each example stands in the file, 0-based; None when the table is the whole file.
+        rows: where each example stands in the file, or in all files one after the other, 0-based; None when the table
+            is the whole.
         split: what it was read as; a part held back from the training examples stays ``train``.
+        parts: the files, in the order of their rows; empty where it comes from something else.
+        notes: what was left out when it was read, in sentences.
+        images: sha256 of the content of each image, bytes [N], once `fedfm.data.image_files.with_images` has read them.
     """
 
     table: Dataset
@@ -39,6 +66,9 @@ class Source:
     name: str
     rows: np.ndarray | None = None
     split: Split = "train"
+    parts: tuple[Part, ...] = ()
+    notes: tuple[str, ...] = ()
+    images: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.table)
@@ -48,36 +78,84 @@ class Source:
         chosen = np.asarray(indices, dtype=np.int64)
         digest = hashlib.sha256(self.digest.encode() + chosen.tobytes()).hexdigest()
         rows = chosen if self.rows is None else self.rows[chosen]
-        return replace(self, table=self.table.select(chosen), digest=digest, rows=rows)
+        images = None if self.images is None else self.images[chosen]
+        return replace(self, table=self.table.select(chosen), digest=digest, rows=rows, images=images)
 
     def row_number(self, index: int) -> int:
-        """The 1-based row of the file that holds example ``index``; a header line is not counted."""
-        return 1 + int(index if self.rows is None else self.rows[index])
+        """The 1-based row of its file that holds example ``index``; a header line is not counted."""
+        row = int(index if self.rows is None else self.rows[index])
+        return 1 + row - (self._starts[self.part_of(index)] if self.parts else 0)
+
+    def place(self, index: int) -> str:
+        """Where example ``index`` stands, in words: its row, and its file where there are several."""
+        row = f"row {self.row_number(index)}"
+        return f"{row} of {self.file_of(index)}" if len(self.parts) > 1 else row
+
+    def file_of(self, index: int) -> str:
+        """The file that holds example ``index``; the source's name where it comes from something else."""
+        return self.parts[self.part_of(index)].name if self.parts else self.name
+
+    def part_of(self, index: int) -> int:
+        """The number of the file that holds example ``index``."""
+        return int(self.parts_of(np.array([index]))[0])
+
+    def parts_of(self, indices: np.ndarray) -> np.ndarray:
+        """As `part_of`, for examples int64 [N]; int64 [N]."""
+        rows = indices if self.rows is None else self.rows[indices]
+        return np.searchsorted(self._starts, rows, side="right") - 1
+
+    @property
+    def _starts(self) -> list[int]:
+        return [0, *accumulate(part.rows for part in self.parts[:-1])]
 
 
-def read_source(reference: str, split: Split, *, where: str, allow_network: bool = False) -> Source:
+def read_source(
+    reference: Reference,
+    split: Split,
+    *,
+    where: str,
+    columns: Sequence[Column] | None = None,
+    csv: CsvSettings | None = None,
+    allow_network: bool = False,
+) -> Source:
     """Reads what a recipe's ``data.train`` and its like name.
 
     Args:
-        reference: a file (jsonl, json, csv, tsv, each also .gz; parquet; npz), a folder of images by class,
-            ``hf:owner/name`` or ``hf:owner/name/config``, or ``builtin:NAME``.
-        split: which part a hub set or a built-in gives; files and folders are what they are.
+        reference: a file (jsonl, json, csv, tsv, each also .gz; parquet; npz), a folder (tables, images by class, a
+            saved data set), a pattern, or a list of files, folders and patterns; ``hf:owner/name`` or
+            ``hf:owner/name/config``; ``builtin:NAME``; ``memory:DIGEST`` for examples given from Python.
+        split: which part a hub set, a built-in or a folder with splits gives; files are what they are.
         where: the recipe key that holds ``reference``, for messages.
+        columns: those needed, and what for; None for all that there are. Only the training data must name clients.
+        csv: how CSV and TSV files are written.
         allow_network: whether a hub set may be downloaded.
 
     Raises:
-        RecipeError: when there is no such thing, its ending is unknown, or it has no examples.
+        RecipeError: when there is no such thing, its ending is unknown, or it has no examples or lacks a column.
         DataError: when its content is not what its ending says.
         StorageError: when the cache cannot be written.
     """
-    scheme, _, name = reference.partition(":")
+    scheme, _, name = reference.partition(":") if isinstance(reference, str) else ("", "", "")
     if scheme == "builtin":
         source = _read_builtin(name, split, where)
     elif scheme == "hf":
         table = read_hub(name, split, where=where, allow_network=allow_network)
         source = Source(table, table_digest(table), f"{reference} ({split})")
+    elif scheme == SCHEME:
+        source = Source(read_kept(name, where=where), name, f"the {split} data given from Python")
     else:
-        source = _read_path(Path(reference).expanduser().absolute(), where)
+        if columns is not None and split != "train":
+            columns = [replace(column, required=False) if column.role == "client" else column for column in columns]
+        request = Request(
+            None if columns is None else tuple(columns), csv or CsvSettings(), where[: where.rfind(".") + 1]
+        )
+        if isinstance(reference, str) and Path(reference).expanduser().is_dir():
+            source = _read_folder(Path(reference).expanduser().absolute(), split, request, where)
+        else:
+            paths, notes = named_files([reference] if isinstance(reference, str) else reference, where=where)
+            alone = len(paths) == 1 and not is_pattern(shown(reference))
+            source = _read_files(paths, None if alone else shown(reference), request, where)
+            source = replace(source, notes=tuple(notes))
     if not len(source):
         raise RecipeError(f"{source.name} is empty: it has no examples", where=where)
     return replace(source, split=split)
@@ -100,22 +178,50 @@ def _read_builtin(name: str, split: Split, where: str) -> Source:
     return Source(table, digest, f"builtin:{name} ({split})")
 
 
-def _read_path(path: Path, where: str) -> Source:
-    if not path.exists():
-        raise RecipeError(f"no such file or folder: {path}", where=where)
-    if path.is_dir():
-        return Source(read_image_folder(path, where=where), folder_digest(path), str(path))
-    ending = next((ending for ending in FILE_READERS if path.name.lower().endswith(ending)), None)
-    if ending is None:
-        raise RecipeError(
-            f"cannot tell what {path} is from its name; it must end in {', '.join(FILE_READERS)}", where=where
-        )
-    if path.stat().st_size == 0:
-        raise RecipeError(f"{path} is empty: it has no examples", where=where)
+def _read_files(paths: Sequence[Path], name: str | None, request: Request, where: str) -> Source:
+    """The tables in files, one after the other; of one file alone, with its own name, where ``name`` is None."""
+    tables, digests = zip(*(read_file(path, request, where=where) for path in paths), strict=True)
+    clients = file_clients(paths)
+    parts = tuple(
+        Part(str(path), client, len(table)) for path, client, table in zip(paths, clients, tables, strict=True)
+    )
+    if name is None:
+        return Source(tables[0], digests[0], str(paths[0]), parts=parts)
+    for path, table in zip(paths, tables, strict=True):
+        if table.features != tables[0].features:
+            raise DataError(
+                f"{path}: has other columns than {paths[0]}: {_described(table)}, not {_described(tables[0])}"
+            )
+    whole = hashlib.sha256("".join(f"{name}/{digest}/" for name, digest in zip(clients, digests, strict=True)).encode())
+    return Source(concatenate_datasets(list(tables)), whole.hexdigest(), f"{name} ({len(paths)} files)", parts=parts)
+
+
+def _described(table: Dataset) -> str:
+    return ", ".join(f"{name} ({getattr(kind, 'dtype', kind)})" for name, kind in table.features.items())
+
+
+def _read_folder(folder: Path, split: Split, request: Request, where: str) -> Source:
+    """A saved data set, tables (as in a clone of a repository), or images."""
     try:
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
-    key = cache_key(kind="file", digest=digest, ending=ending, version=1)
-    return Source(cached(key, lambda scratch: FILE_READERS[ending](path, scratch)), digest, str(path))
+        return _read_what_is_there(folder, split, request, where)
+    except PermissionError as error:
+        raise DataError(f"{error.filename or folder}: cannot be read: {error.strerror}") from error
+
+
+def _read_what_is_there(folder: Path, split: Split, request: Request, where: str) -> Source:
+    if is_saved(folder):
+        table = read_saved(folder, split, where=where)
+        digest = hashlib.sha256(f"{table_digest(table)}/{table.features}".encode()).hexdigest()
+        return Source(table, digest, str(folder))
+    part = image_folder_of_split(folder, split, where=where)
+    if is_listed(part):
+        listed = request.renamed("image", "file_name")
+        table, notes = read_listed_images(part, lambda path: read_file(path, listed, where=where)[0])
+        return Source(table, names_digest(table, part), str(part), notes=notes)
+    tables = table_files(folder, FILE_READERS)
+    if holds_tables(folder, tables):
+        files, left_out = files_of_split(folder, tables, split, where=where)
+        check_endings(folder, files, where=where)
+        return replace(_read_files(files, str(folder), request, where), notes=left_out)
+    table, notes = read_class_folder(part, where=where)
+    return Source(table, names_digest(table, part), str(part), notes=notes)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fedfm.data.settings import reference_to
 from fedfm.errors import RecipeError
 from fedfm.recipe.overrides import apply_overrides
 from fedfm.recipe.presets import PRESETS, preset_text
@@ -13,23 +14,52 @@ from fedfm.recipe.schema import Recipe
 from fedfm.recipe.yaml_text import YamlError, parse
 from fedfm.spelling import nearest
 
+GIVEN = ("train", "validation", "test", "public")
+"""Data that can be given from Python."""
 
-def load_recipe(source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> Recipe:
+
+def load_recipe(
+    source: str | Path | Mapping[str, Any],
+    overrides: Sequence[str] = (),
+    *,
+    data: Mapping[str, Any] | None = None,
+) -> Recipe:
     """A recipe from a YAML file, from a preset's name (`fedfm ls`) or from a mapping.
 
     Args:
         source: a name with a separator or an ending is a file; a bare name is a preset first, then a file.
         overrides: dotted assignments such as ``federation.rounds=5``, applied in order; see `recipe.overrides`.
+        data: in place of the recipe's ``train``, ``validation``, ``test`` or ``public`` data: a pandas DataFrame or a
+            `datasets.Dataset`, which are kept in the cache for the run and its resumption, or what a recipe can name.
 
     Raises:
         RecipeError: it cannot be read or is not sound; lists every problem.
     """
     name, values = ("recipe", source) if isinstance(source, Mapping) else _read(source)
     values = apply_overrides(values, overrides)
+    if data:
+        values = _with_data(values, data, name)
     try:
         return Recipe.model_validate(values)
     except RecipeError as error:
         raise RecipeError(error.problems, source=name) from None
+
+
+def _with_data(values: Mapping[str, Any], data: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """A recipe's values with data given from Python; kept here, since values are copied while they are checked."""
+    changed = dict(values)
+    for split, given in data.items():
+        if split not in GIVEN:
+            raise RecipeError(f"no such data; there are {', '.join(GIVEN)}", where=f"data.{split}", source=name)
+        group, key = ("public", "data") if split == "public" else ("data", split)
+        known = changed.get(group) or {}
+        if not isinstance(known, Mapping):
+            raise RecipeError("is a plain value, not a group", where=group, source=name)
+        try:
+            changed[group] = {**known, key: reference_to(given, "train" if split == "public" else split)}
+        except ValueError as error:
+            raise RecipeError(str(error), where=f"{group}.{key}", source=name) from error
+    return changed
 
 
 def _read(source: str | Path) -> tuple[str, dict[str, Any]]:

@@ -98,6 +98,7 @@ def write_card(folder: Path, *, base: Base, summary: Record, recipe: Record, kin
         scores=_scores(summary),
         facts=_facts(summary, recipe),
         privacy=summary.get("privacy"),
+        repeats=[found for found in summary.get("repeats") or [] if found["split"] != found["other"]],
         recipe=yaml.safe_dump(json.loads(jsonl.dumps(_shareable(recipe))), sort_keys=False, allow_unicode=True),
         version=__version__,
     )

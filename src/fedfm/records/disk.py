@@ -11,17 +11,21 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from fedfm.errors import StorageError
+from fedfm.private import private
 
 
 @contextmanager
 def storage(path: Path, deed: str) -> Iterator[None]:
     """Turns the operating system's refusal inside the block into one line: what could not be done where, and why.
 
+    What is written inside is for its owner only.
+
     Raises:
         StorageError: the block raised OSError, or the SafetensorError in which safetensors wraps it.
     """
     try:
-        yield
+        with private():
+            yield
     except OSError as error:
         raise StorageError(f"cannot {deed} {path}: {error.strerror or error}") from error
     except SafetensorError as error:

@@ -15,6 +15,7 @@ import psutil
 from filelock import FileLock, Timeout
 
 from fedfm.errors import RecipeError, StorageError
+from fedfm.private import private_folder
 from fedfm.records import disk, jsonl
 
 LOCK, OWNER = ".lock", ".pid"
@@ -37,7 +38,7 @@ class RunFolder:
         folder = cls(path)
         cls.refuse_existing(folder.path)
         with disk.storage(folder.path, "create"):
-            folder.path.mkdir(parents=True, exist_ok=True)
+            private_folder(folder.path)
         if not os.access(folder.path, os.W_OK | os.X_OK):
             raise StorageError(f"cannot write to {folder.path}: permission denied")
         return folder
@@ -161,7 +162,7 @@ class RunFolder:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Holds the folder for this process; the lock dies with the process, so none is ever stale.
+        """Holds the folder for this process, and keeps others out; the lock dies with the process: none is ever stale.
 
         Raises:
             RecipeError: another process holds it; says which.
@@ -170,6 +171,7 @@ class RunFolder:
         lock = FileLock(self.path / LOCK, timeout=0)
         owner = self.path / OWNER
         with disk.storage(self.path, "lock"):
+            private_folder(self.path)
             try:
                 lock.acquire()
             except Timeout as error:

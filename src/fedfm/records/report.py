@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedfm.data.settings import SITES
+from fedfm.data.settings import SITES, shown
 from fedfm.records import names, sections, svg, templates, units
 from fedfm.records.folder import RunFolder
 from fedfm.records.jsonl import Record
@@ -79,7 +79,7 @@ def _subtitle(recipe: Record) -> str:
     parts = [
         f"{names.written(str(tune.get('kind')))}{rank} on {dig(recipe, 'model.path')}",
         dig(recipe, "task.kind"),
-        dig(recipe, "data.train"),
+        shown(dig(recipe, "data.train") or ""),
         names.written(str(dig(recipe, "algorithm.name"))),
         f"seed {recipe.get('seed')}",
     ]

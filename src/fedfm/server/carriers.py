@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from fedfm.data.settings import Reference
 from fedfm.errors import RecipeError
 from fedfm.extras import how_to_install
 from fedfm.models.backbones import Backbone
@@ -61,14 +62,18 @@ def over_sites(experiment: Experiment, line: Line) -> NodesRuntime:
     """A runtime over a line to sites, each of which is a client and has data of its own."""
     recipe = experiment.recipe
     data, public = recipe.data, recipe.public
-    names = {
-        "test": data.test and Path(str(data.test)).name,
-        "validation": data.validation and Path(str(data.validation)).name,
-    }
+    names = {"test": _bare(data.test), "validation": _bare(data.validation)}
     known: dict[str, Any] = {"data": data.model_copy(update=names), "output": "runs", "run_dir": None}
     if public is not None:
-        known["public"] = public.model_copy(update={"data": Path(public.data).name})
+        known["public"] = public.model_copy(update={"data": _bare(public.data)})
     return _runtime(experiment, recipe.model_copy(update=known), line, stack=1, own_data=True)
+
+
+def _bare(reference: Reference | float | None) -> str | list[str] | None:
+    """The last names in a reference: where a server keeps its data is not for sites to know."""
+    if isinstance(reference, list):
+        return [Path(name).name for name in reference]
+    return None if reference is None else Path(str(reference)).name
 
 
 def _runtime(experiment: Experiment, recipe: Recipe, line: Line, *, stack: int, own_data: bool) -> NodesRuntime:

@@ -10,14 +10,15 @@ import numpy as np
 
 from fedfm.data.examples import Examples
 from fedfm.data.labels import LabelMap
+from fedfm.data.repeats import Repeats, find_repeats
 from fedfm.data.settings import SITES
-from fedfm.data.sources import Source, read_source
+from fedfm.data.sources import Source
 from fedfm.errors import RecipeError
 from fedfm.models.processors import Processor
 from fedfm.proxies import NoProxy
 from fedfm.randomness import numpy_generator
 from fedfm.recipe import Recipe
-from fedfm.sites.data import TrainingData, class_names, processor_of, read_training
+from fedfm.sites.data import TrainingData, class_names, processor_of, read_training, recipe_source
 from fedfm.tasks import TASKS, Task
 from fedfm.tasks.public import PublicData, read_public
 
@@ -37,6 +38,8 @@ class FederatedData:
         test: what the figures are reported on.
         digests: split → digest of its source's content.
         public: unlabelled public data; read only where a proxy is fitted on it.
+        repeats: examples that splits share, or that a split has more than once.
+        notes: what was left out of the data when it was read, in sentences.
     """
 
     recipe: Recipe
@@ -49,6 +52,13 @@ class FederatedData:
     test: Examples
     digests: dict[str, str]
     public: PublicData | None = None
+    repeats: tuple[Repeats, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def warnings(self) -> list[str]:
+        """What is to be known of the data before its scores are believed, in sentences."""
+        return [*self.notes, *(found.describe() for found in self.repeats)]
 
     def client_test_sets(self) -> tuple[Examples, dict[str, np.ndarray]]:
         """What each client is evaluated on: its held-out examples, else the test examples that name it.
@@ -111,6 +121,9 @@ def prepare_data(recipe: Recipe, sites: Sequence[str] = ()) -> FederatedData:
     public = _public(recipe, processor)
     if public is not None:
         digests["public"] = public.digest
+    known = {name: source for name, source in sources.items() if source is not None}
+    if training is not None:
+        known["train"] = training.source
     return FederatedData(
         recipe=recipe,
         task=task,
@@ -122,6 +135,8 @@ def prepare_data(recipe: Recipe, sites: Sequence[str] = ()) -> FederatedData:
         test=encoded["test"],
         digests=digests,
         public=public,
+        repeats=tuple(find_repeats(known, task.inputs(recipe.data))),
+        notes=tuple(dict.fromkeys(note for source in known.values() for note in source.notes)),
     )
 
 
@@ -144,7 +159,7 @@ def _named(recipe: Recipe, split: Literal["test", "validation"]) -> Source | Non
     reference = getattr(recipe.data, split)
     if reference is None:
         return None
-    return read_source(reference, split, where=f"data.{split}", allow_network=recipe.allow_network)
+    return recipe_source(recipe, reference, split)
 
 
 def _at_sites(recipe: Recipe, labels: LabelMap | None, clients: int) -> Recipe:

@@ -53,6 +53,7 @@ def describe(experiment: Experiment) -> dict[str, Any]:
         "proxy": None if experiment.proxy is None else {"kind": recipe.proxy.kind, **experiment.proxy.sizes()},
         "tunable": {"kind": recipe.tune.kind, "parameters": count(start)},
         "data": _describe_data(experiment.data),
+        "warnings": experiment.data.warnings,
         "federation": {
             "clients": recipe.federation.clients,
             "per_round": cohort,

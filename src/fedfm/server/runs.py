@@ -14,6 +14,7 @@ from torch import nn
 
 from fedfm.clients import spread
 from fedfm.errors import InterruptedRunError, RecipeError, StorageError, TooFewClientsError
+from fedfm.private import private
 from fedfm.recipe import Recipe, dump, load_recipe
 from fedfm.records import jsonl
 from fedfm.records.environment import environment
@@ -102,6 +103,7 @@ def run(
     recipe: Recipe | str | Path,
     overrides: Sequence[str] = (),
     *,
+    data: Mapping[str, Any] | None = None,
     listeners: Sequence[Listener] = (),
     profile: bool = False,
 ) -> Run:
@@ -110,6 +112,8 @@ def run(
     Args:
         recipe: a recipe, a recipe file, or the name of a preset.
         overrides: ``dotted.key=value`` settings, as on the command line.
+        data: in place of the data that the recipe names: ``{"train": …, "test": …}``, each a pandas DataFrame or a
+            `datasets.Dataset`; see `load_recipe`.
         listeners: hear of every step; see `fedfm.Listener`.
         profile: write down where the time went (``profile.json``, and in the report).
 
@@ -121,12 +125,13 @@ def run(
         InterruptedRunError: Ctrl-C; the run can be resumed.
     """
     if not isinstance(recipe, Recipe):
-        recipe = load_recipe(recipe, overrides)
-    elif overrides:
-        recipe = load_recipe(recipe.model_dump(), overrides)
+        recipe = load_recipe(recipe, overrides, data=data)
+    elif overrides or data:
+        recipe = load_recipe(recipe.model_dump(), overrides, data=data)
     return start_run(recipe, Here(profile=profile), listeners)
 
 
+@private()
 def start_run(recipe: Recipe, venue: Venue, listeners: Sequence[Listener]) -> Run:
     """Runs a recipe with the clients of a venue; raises as `run`."""
     RunFolder.refuse_existing(recipe.folder)
@@ -140,24 +145,38 @@ def start_run(recipe: Recipe, venue: Venue, listeners: Sequence[Listener]) -> Ru
     return Run(folder.path)
 
 
-def resume(folder: Path | str, overrides: Sequence[str] = (), *, listeners: Sequence[Listener] = ()) -> Run:
+def resume(
+    folder: Path | str,
+    overrides: Sequence[str] = (),
+    *,
+    data: Mapping[str, Any] | None = None,
+    listeners: Sequence[Listener] = (),
+) -> Run:
     """Continues a run from its last checkpoint; on the same machine the outcome is that of a run never interrupted.
 
     Args:
         folder: the run's folder.
         overrides: only ``federation.rounds`` and ``report_to`` may change.
+        data: the data that `run` was given from Python, where the cache has lost it since; it must be the same.
         listeners: hear of every step.
 
     Raises:
         RecipeError: no run's folder, or recipe, data or model are not those of the run any more; also as `run`.
     """
-    return continue_run(RunFolder.open(folder), overrides, Here(), listeners)
+    return continue_run(RunFolder.open(folder), overrides, Here(), listeners, data)
 
 
-def continue_run(opened: RunFolder, overrides: Sequence[str], venue: Venue, listeners: Sequence[Listener]) -> Run:
+@private()
+def continue_run(
+    opened: RunFolder,
+    overrides: Sequence[str],
+    venue: Venue,
+    listeners: Sequence[Listener],
+    data: Mapping[str, Any] | None = None,
+) -> Run:
     """Continues a run with the clients of a venue; raises as `resume`."""
     before = load_recipe(opened.recipe)
-    recipe = load_recipe(opened.recipe, overrides)
+    recipe = load_recipe(opened.recipe, overrides, data=data)
     _refuse_changes(before, recipe)
     listeners = [*listeners, *_trackers(recipe, opened.path)]
     with opened.lock():

@@ -66,6 +66,11 @@ def summarize(
         "samples_per_second": round(state.samples / trained, 2) if trained else None,
         "privacy": None,
         "clients": {"total": recipe.federation.clients, "failed": state.failed, "refused": state.refused},
+        "warnings": experiment.data.warnings,
+        "repeats": [
+            {"split": found.split, "other": found.other, "examples": found.examples, "total": found.total}
+            for found in experiment.data.repeats
+        ],
         "seed": recipe.seed,
         "versions": environment()["versions"],
     }

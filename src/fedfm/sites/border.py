@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from fedfm.data.settings import shown
 from fedfm.errors import FedfmError, RecipeError, StorageError
 from fedfm.models.tunable import Tunable
 from fedfm.recipe import Recipe
@@ -90,8 +91,9 @@ class Border:
         total = stored_bytes(params)
         _refuse([self.policy.objection_to_size(total)])
         lines = [
-            f"run {recipe.name}, as client {client}: {examples:,} examples of {recipe.data.train} stay here. It learns "
-            f"from {_columns(recipe)}. In each of at most {recipe.federation.rounds} rounds, about {size(total)} leave:"
+            f"run {recipe.name}, as client {client}: {examples:,} examples of {shown(recipe.data.train)} stay here. It "
+            f"learns from {_columns(recipe)}. In each of at most {recipe.federation.rounds} rounds, about "
+            f"{size(total)} leave:"
         ]
         groups: dict[tuple[str, tuple[int, ...], str], int] = {}
         for name, tensor in params.items():

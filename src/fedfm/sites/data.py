@@ -7,8 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from fedfm.data.examples import Examples
+from fedfm.data.image_files import with_images
 from fedfm.data.labels import LabelMap
-from fedfm.data.sources import Source, read_source
+from fedfm.data.settings import Reference
+from fedfm.data.sources import Source, Split, read_source
 from fedfm.errors import RecipeError
 from fedfm.models.backbones import load_processor
 from fedfm.models.processors import Processor
@@ -29,6 +31,7 @@ class TrainingData:
         labels: the classes, None for tasks without.
         train: all training examples; ``federation`` says who holds which.
         federation: the clients.
+        source: of ``train``.
         held_back: the sources of splits that are a fraction of the training data, by the split's name.
         digest: of the training examples' source.
     """
@@ -39,6 +42,7 @@ class TrainingData:
     labels: LabelMap | None
     train: Examples
     federation: Federation
+    source: Source
     held_back: dict[str, Source]
     digest: str
 
@@ -52,7 +56,7 @@ def read_training(recipe: Recipe) -> TrainingData:
     """
     task = TASKS[recipe.task.kind]
     processor = processor_of(recipe)
-    source = read_source(recipe.data.train, "train", where="data.train", allow_network=recipe.allow_network)
+    source = recipe_source(recipe, recipe.data.train, "train")
     labels = class_names(recipe, source)
     kept, held_back = _hold_back(recipe, source)
     train = task.encode(kept, recipe.data, processor, labels)
@@ -64,9 +68,29 @@ def read_training(recipe: Recipe) -> TrainingData:
         labels=labels,
         train=train,
         federation=federation,
+        source=kept,
         held_back=held_back,
         digest=kept.digest,
     )
+
+
+def recipe_source(recipe: Recipe, reference: Reference, split: Split) -> Source:
+    """What a recipe's `data.train`, `data.validation` or `data.test` names, with the columns that its task needs.
+
+    Its digest covers the images that it names.
+
+    Raises:
+        RecipeError, DataError: as `read_source` and `with_images`.
+    """
+    source = read_source(
+        reference,
+        split,
+        where=f"data.{split}",
+        columns=TASKS[recipe.task.kind].columns(recipe.data),
+        csv=recipe.data.csv,
+        allow_network=recipe.allow_network,
+    )
+    return with_images(source, recipe.data.image) if TASKS[recipe.task.kind].modality == "image" else source
 
 
 def processor_of(recipe: Recipe) -> Processor:

@@ -9,6 +9,7 @@ import numpy as np
 
 from fedfm.data.examples import Examples
 from fedfm.data.labels import LabelMap
+from fedfm.data.settings import FILE
 from fedfm.errors import RecipeError
 from fedfm.randomness import numpy_generator
 from fedfm.recipe import Recipe
@@ -84,8 +85,10 @@ def _choose_natural(recipe: Recipe, clients: Mapping[str, np.ndarray]) -> tuple[
     left_out = tuple(sorted(clients.keys() - large.keys()))
     wanted = settings.clients or len(large)
     if wanted > len(large) or not large:
+        by_file = recipe.data.client == FILE
+        source = "the files of data.train are" if by_file else f"column `{recipe.data.client}` names"
         raise RecipeError(
-            f"column `{recipe.data.client}` names {len(large)} clients with at least {settings.min_examples} examples "
+            f"{source} {len(large)} clients with at least {settings.min_examples} examples "
             f"({len(left_out)} have fewer), not {wanted}",
             where="federation.clients",
         )

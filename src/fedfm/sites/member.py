@@ -12,6 +12,7 @@ from types import FrameType
 
 from fedfm.data.sources import read_source
 from fedfm.errors import RecipeError
+from fedfm.private import private
 from fedfm.runtimes.flower.folder import hold
 from fedfm.runtimes.flower.superlink import environment
 from fedfm.runtimes.flower.supernode import (
@@ -80,11 +81,12 @@ class Member:
             raise RecipeError(f"`{self.server}` is no host and port, such as fl.example.org:443", source="--server")
         own = read_own_data(self.data)
         try:
-            source = read_source(own.train, "train", where="train")
+            source = read_source(own.train, "train", where="train", csv=own.csv)
         except RecipeError as error:
             raise RecipeError(error.problems, source=str(self.data)) from error
         return len(source), source.table.column_names
 
+    @private()
     def stay(self) -> None:
         """Stays in the federation until SIGTERM or Ctrl-C; processes that end are started again.
 

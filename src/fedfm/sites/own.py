@@ -11,7 +11,7 @@ from pydantic import Field, ValidationError
 
 from fedfm.clients.settings import LocalSettings
 from fedfm.data.labels import LabelMap
-from fedfm.data.sources import read_source
+from fedfm.data.settings import CsvSettings, Reference, TextColumns
 from fedfm.errors import Problem, RecipeError
 from fedfm.models.processors import Processor
 from fedfm.proxies import NoProxy
@@ -19,7 +19,7 @@ from fedfm.recipe import Recipe
 from fedfm.recipe.problems import explain
 from fedfm.recipe.yaml_text import YamlError, parse
 from fedfm.settings import Settings
-from fedfm.sites.data import TrainingData
+from fedfm.sites.data import TrainingData, recipe_source
 from fedfm.sites.federation import Federation
 from fedfm.tasks import TASKS
 
@@ -32,9 +32,11 @@ S = TypeVar("S", bound=Settings)
 class OwnData(Settings):
     """A site's ``data.yaml``: where its data is, and what the recipe's features are called in it."""
 
-    train: str
-    """File, or folder of images, as the recipe's `data.train`; relative paths start where the file is."""
-    text: Annotated[list[str], Field(min_length=1, max_length=2)] | None = None
+    train: Reference
+    """File, folder, pattern or list of these, as the recipe's `data.train`; relative paths start where the file is."""
+    csv: CsvSettings = CsvSettings()
+    """How CSV and TSV files are written."""
+    text: TextColumns | None = None
     """Text column, or two for pairs; null: as the recipe names them."""
     label: str | None = None
     """Column of the class; null: as the recipe names it."""
@@ -81,7 +83,8 @@ def read_own_data(path: Path) -> OwnData:
         RecipeError: as `read_settings`.
     """
     own = read_settings(path, OwnData)
-    known = {"train": _from(path, own.train), "model": own.model and _from(path, own.model)}
+    train = _from(path, own.train) if isinstance(own.train, str) else [_from(path, name) for name in own.train]
+    known = {"train": train, "model": own.model and _from(path, own.model)}
     return own.model_copy(update=known)
 
 
@@ -113,7 +116,7 @@ def at_site(recipe: Recipe, own: OwnData, *, allow_network: bool) -> Recipe:
         raise RecipeError(problems, source="the site's data")
     columns = {key: value for key in ("text", "label", "image") if (value := getattr(own, key)) is not None}
     known: dict[str, Any] = {
-        "data": recipe.data.model_copy(update={"train": own.train, **columns}),
+        "data": recipe.data.model_copy(update={"train": own.train, "csv": own.csv, **columns}),
         "allow_network": recipe.allow_network and allow_network,
         "runtime": recipe.runtime.model_copy(
             update={"device": own.device, "stack": "off" if recipe.runtime.stack == "off" else 1}
@@ -138,7 +141,7 @@ def read_site(recipe: Recipe, own: OwnData, client: str, processor: Processor) -
         DataError: a file cannot be read.
     """
     task = TASKS[recipe.task.kind]
-    source = read_source(recipe.data.train, "train", where="data.train", allow_network=recipe.allow_network)
+    source = recipe_source(recipe, recipe.data.train, "train")
     labels = LabelMap(tuple(recipe.data.labels), own.labels) if task.labelled and recipe.data.labels else None
     train = task.encode(source, recipe.data, processor, labels)
     return TrainingData(
@@ -148,6 +151,7 @@ def read_site(recipe: Recipe, own: OwnData, client: str, processor: Processor) -
         labels=labels,
         train=train,
         federation=Federation({client: np.arange(len(train))}, {}, ()),
+        source=source,
         held_back={},
         digest=source.digest,
     )

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from fedfm import __version__
 from fedfm.clients import Worker
+from fedfm.data.settings import shown
 from fedfm.errors import DataError, FedfmError, RecipeError
 from fedfm.models.backbones import Backbone, leave_room, load_backbone
 from fedfm.proxies import NoProxy
@@ -149,7 +150,7 @@ class Site:
         if self._own is None or client is None:
             data = read_training(recipe)
             if data.digest != job.data:
-                raise DataError(f"{recipe.data.train} is another file here than at the server")
+                raise DataError(f"{shown(recipe.data.train)} is another file here than at the server")
             return data
         here = at_site(recipe, self._own.data, allow_network=self._own.border.policy.allow_network)
         if folder is None:

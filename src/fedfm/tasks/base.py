@@ -11,7 +11,8 @@ from torch import Tensor
 
 from fedfm.data.examples import Examples
 from fedfm.data.labels import LabelMap
-from fedfm.data.settings import DataSettings
+from fedfm.data.readers.request import Column
+from fedfm.data.settings import FILE, DataSettings
 from fedfm.data.sources import Source
 
 Batch = dict[str, Tensor]
@@ -59,6 +60,19 @@ class Task(ABC):
     labelled: ClassVar[bool]
     draws_inputs: ClassVar[bool] = False
     metrics: ClassVar[Mapping[str, bool]]
+
+    def inputs(self, data: DataSettings) -> list[str]:
+        """The columns that a model reads."""
+        return [data.image] if self.modality == "image" else list(data.text)
+
+    def columns(self, data: DataSettings) -> list[Column]:
+        """The columns that are needed of a source."""
+        needed = [Column(name, self.modality, f"data.{self.modality}") for name in self.inputs(data)]
+        if self.labelled:
+            needed.append(Column(data.label, "label", "data.label"))
+        if data.client is not None:  # a column called `file` is looked for, to be refused
+            needed.append(Column(data.client, "client", "data.client", required=data.client != FILE))
+        return needed
 
     @abstractmethod
     def encode(self, source: Source, data: DataSettings, processor: Any, labels: LabelMap | None) -> Examples:

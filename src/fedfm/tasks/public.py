@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from fedfm.data.batches import batch_plan
 from fedfm.data.examples import Examples
 from fedfm.data.images import PixelStatistics, encode_images
+from fedfm.data.readers.request import Column
 from fedfm.data.settings import PublicSettings
 from fedfm.data.sources import read_source
 from fedfm.data.text import encode_samples
@@ -90,7 +91,17 @@ def read_public(
         RecipeError: when it is not there or lacks the column.
         DataError: when it cannot be read.
     """
-    source = read_source(settings.data, "train", where="public.data", allow_network=allow_network)
+    is_text = isinstance(processor, PreTrainedTokenizerBase)
+    source = read_source(
+        settings.data,
+        "train",
+        where="public.data",
+        columns=[
+            Column(settings.text, "text", "public.text") if is_text else Column(settings.image, "image", "public.image")
+        ],
+        csv=settings.csv,
+        allow_network=allow_network,
+    )
     if isinstance(processor, PreTrainedTokenizerBase):
         length = min(settings.max_length or max_length, processor.model_max_length)
         examples = encode_samples(source, settings.text, processor, length, pairs=pairs, where="public.text")

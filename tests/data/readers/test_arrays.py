@@ -49,9 +49,26 @@ def test_jpeg_files_end_to_end(tmp_path: Path) -> None:
     assert [(image.size, int(np.asarray(image).mean())) for image in images] == [((5, 4), 10), ((5, 4), 200)]
 
 
+def test_whole_numbers_of_any_width_and_labels_of_any_shape(tmp_path: Path) -> None:
+    """Bytes are text: a class called ``b'cat'`` would match no other file's ``cat``."""
+    path = save(
+        tmp_path,
+        image=COLOUR.astype(np.int64),
+        label=np.array([b"cat", "Kätzchen".encode()]),
+        column=np.array([[3], [4]]),
+    )
+    table = read_source(path, "train", where="data.train").table
+    np.testing.assert_array_equal(np.asarray(table["image"][1]), COLOUR[1])
+    assert table["label"][:] == ["cat", "Kätzchen"]
+    assert table["column"][:] == [3, 4]
+
+
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
-    "float": ({"image": GREY / 255}, r"`image` is float64 \[2, 3, 4\], not uint8"),
-    "channels first": ({"image": np.zeros((2, 3, 8, 8), np.uint8)}, r"`image` is uint8 \[2, 3, 8, 8\]"),
+    "float": ({"image": GREY / 255}, r"`image` is float64 \[2, 3, 4\], not uint8.*; scale its values"),
+    "wide numbers": ({"image": GREY.astype(np.int32) * 100}, r"`image` has values from 0 to 2300, not from 0 to 255"),
+    "bytes": ({"image": GREY, "label": np.array([b"\xff", b"a"])}, r"`label` holds bytes that are not UTF-8"),
+    "dates": ({"image": GREY, "label": np.array(["2020", "2021"], "datetime64[Y]")}, r"`label` holds datetime64"),
+    "channels first": ({"image": np.zeros((2, 3, 8, 8), np.uint8)}, r"`image` is uint8 \[2, 3, 8, 8\].*channels last"),
     "no image": ({"label": np.zeros(2)}, r"has label; needs `image`, or `jpeg` and `offset`"),
     "label too short": ({"image": GREY, "label": np.zeros(3)}, r"`label` has shape \[3\], not \[2\]"),
     "offset too far": (
@@ -59,7 +76,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         r"`offset` must rise from 0 to .* 9",
     ),
     "offset falls": ({"jpeg": np.zeros(9, np.uint8), "offset": np.array([0, 9, 5, 9])}, r"`offset` must rise"),
-    "objects": ({"image": GREY, "label": np.array([{}, []], dtype=object)}, r"cannot be read as a NumPy archive"),
+    "objects": ({"image": GREY, "label": np.array([{}, []], dtype=object)}, r"`label` holds pickled Python objects"),
 }
 
 

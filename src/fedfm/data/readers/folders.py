@@ -1,50 +1,54 @@
-"""A folder of images, one subfolder a class."""
+"""What a folder holds: images, a saved data set, or tables."""
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
-from datasets import ClassLabel, Dataset, Features, Image
-from PIL import Image as PIL_Image
-
+from fedfm.data.readers.formats import is_image
+from fedfm.data.readers.image_folders import METADATA, files_below, visible
+from fedfm.data.readers.splits import SPLITS, split_among, split_of
 from fedfm.errors import RecipeError
 
 
-def read_image_folder(folder: Path, *, where: str) -> Dataset:
-    """The images ``folder/CLASS/FILE`` as columns ``image`` and ``label``, in the order of their names.
+def image_folder_of_split(folder: Path, split: str, *, where: str) -> Path:
+    """Of a folder with the images of each split in a subfolder (``train/CLASS/FILE``) that one, else the folder.
 
-    Read here rather than by `datasets`' image folder, which takes class folders or files called train or test for
-    splits and leaves the others out.
+    Subfolders are taken for splits only where all are called so and hold folders of their own: ``test`` among other
+    names, or full of images, is a class.
 
     Raises:
-        RecipeError: when a subfolder holds no image, or there is none.
+        RecipeError: it has splits, but not this one.
     """
-    classes = sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-    if not classes:
-        raise RecipeError(f"{folder} has no subfolders; images must lie in {folder}/CLASS/", where=where)
-    paths: list[str] = []
-    labels: list[int] = []
-    for label, subfolder in enumerate(classes):
-        images = _image_files(subfolder)
-        if not images:
-            raise RecipeError(f"no images in {subfolder}; images must lie in {folder}/CLASS/", where=where)
-        paths += map(str, images)
-        labels += [label] * len(images)
-    features = Features({"image": Image(), "label": ClassLabel(names=[entry.name for entry in classes])})
-    return Dataset.from_dict({"image": paths, "label": labels}, features=features)
+    parts = {entry.name: entry for entry in visible(folder) if entry.is_dir()}
+    if split_among(parts, "train") is None or not all(
+        split_of(name) and _is_whole(part) for name, part in parts.items()
+    ):
+        return folder
+    chosen = split_among(parts, split)
+    if chosen is None:
+        raise RecipeError(f"{folder} has no {'/, '.join(SPLITS[split])}/; it has {', '.join(parts)}", where=where)
+    return parts[chosen]
 
 
-def folder_digest(folder: Path) -> str:
-    """sha256 (hex) over the names and bytes of the images in ``folder/*/``."""
-    whole = hashlib.sha256()
-    for path in sorted(path for entry in folder.iterdir() if entry.is_dir() for path in _image_files(entry)):
-        with path.open("rb") as file:
-            content = hashlib.file_digest(file, "sha256")
-        whole.update(str(path.relative_to(folder)).encode() + b"\0" + content.digest())
-    return whole.hexdigest()
+def holds_tables(folder: Path, tables: list[Path]) -> bool:
+    """Whether a folder's tables are what is meant, rather than images in subfolders that are classes.
+
+    Args:
+        folder: that was named.
+        tables: the tables in it and below.
+    """
+    if not tables:
+        return False
+    if (folder / "README.md").is_file() or any(path.parent != folder for path in tables):
+        return True
+    return not any(map(is_image, files_below(folder)))
 
 
-def _image_files(folder: Path) -> list[Path]:
-    endings = PIL_Image.registered_extensions()
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in endings and not path.name.startswith("."))
+def is_listed(folder: Path) -> bool:
+    """Whether a table in the folder names its images."""
+    return any((folder / name).is_file() for name in METADATA)
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether a folder has classes, or a table that names its images."""
+    return is_listed(folder) or any(entry.is_dir() for entry in visible(folder))

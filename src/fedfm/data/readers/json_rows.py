@@ -1,0 +1,218 @@
+"""JSON: an object a row, one a line, in a list, or one after the other; values as they stand in the file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from itertools import islice
+from json import JSONDecodeError
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+
+from fedfm.data.readers.request import Column, Request, missing_column
+from fedfm.data.readers.rows import text_table
+from fedfm.data.readers.text_files import lines
+from fedfm.errors import DataError, RecipeError
+
+
+class _Number(str):
+    """A number as its digits stand in the file: no precision is lost, however large it is."""
+
+    __slots__ = ()
+
+
+class _Repeating(dict[str, Any]):
+    """An object that names a key twice; ``keys_twice`` are those keys."""
+
+    keys_twice: frozenset[str] = frozenset()
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) == len(pairs):
+        return found
+    repeating = _Repeating(found)
+    names = [name for name, _ in pairs]
+    repeating.keys_twice = frozenset(name for name in found if names.count(name) > 1)
+    return repeating
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_int=_Number, parse_float=_Number, parse_constant=_Number)
+
+
+def read_json(path: Path, scratch: Path, request: Request) -> Dataset:
+    """Reads objects of the needed columns: one a line, or one after the other, or in one list.
+
+    A key that is missing, ``null`` and ``NaN`` are missing values. Numbers, true and false in columns of labels and
+    clients become text, as they stand in the file; a text column takes text only.
+
+    Raises:
+        RecipeError: no object has a needed column.
+        DataError: with file and line, and column where there is one, when it is no such JSON.
+    """
+    wanted = request.columns
+    if wanted is None:
+        names = dict.fromkeys(name for _, value in _values(path) for name in value)
+        wanted = tuple(Column(name, "any", "") for name in names)
+    columns = Request(wanted).present([column.name for column in wanted], path)
+    seen: set[str] = set()
+    table = text_table([column.name for column in columns], _rows(path, columns, seen), scratch, path)
+    if not len(table):
+        return table
+    for column in columns:
+        if column.name not in seen:
+            if column.required:
+                raise RecipeError(_missing(column, path), where=column.where)
+            table = table.remove_columns(column.name)
+    return table
+
+
+def _rows(path: Path, columns: list[Column], seen: set[str]) -> Iterator[list[str | None]]:
+    """The needed values of each object; ``seen`` gets the names of those that there are."""
+    for row, (line, value) in enumerate(_values(path), start=1):
+        if isinstance(value, _Repeating):
+            twice = next((column.name for column in columns if column.name in value.keys_twice), None)
+            if twice is not None:
+                raise DataError(f"{path}:{line}: row {row} has the key `{twice}` twice; leave one of them")
+        values: list[str | None] = []
+        for column in columns:
+            if column.name not in value:
+                values.append(None)
+                continue
+            seen.add(column.name)
+            text = _text(value[column.name], column)
+            if isinstance(text, _Objection):
+                single = row == 1 and len(list(islice(_values(path), 2))) == 1
+                raise DataError(
+                    f"{path}:{line}: row {row}, column `{column.name}`: {text}" + (f"; {_ONE_OBJECT}" if single else "")
+                )
+            values.append(text)
+        yield values
+
+
+_ONE_OBJECT = (
+    'the file holds one object only; rows are objects, one a line or in a list (pandas: `to_json(orient="records")`)'
+)
+
+
+class _Objection(str):
+    """Why a value cannot be what its column is used for."""
+
+    __slots__ = ()
+
+
+def _text(value: Any, column: Column) -> str | None:
+    """A value as text; None where it is missing, an objection where it cannot be text."""
+    if value is None or (type(value) is _Number and value == "NaN"):
+        return None
+    if type(value) is str:
+        return value
+    if column.role == "any":
+        return str(value)
+    if column.role in ("label", "client"):
+        if isinstance(value, bool):
+            return str(value).lower()
+        if type(value) is _Number and (column.role == "label" or value.lstrip("-").isdigit()):
+            return str(value)
+    several = column.role == "label" and isinstance(value, list)
+    more = "; several labels an example are not available in this version" if several else ""
+    return _Objection(f"holds {_described(value)}, {_EXPECTED[column.role]}{more}")
+
+
+_EXPECTED = {
+    "text": "not text",
+    "client": "and a client's name is text or a whole number",
+    "label": "and a label is text, a whole number, or true or false",
+    "image": "and not the path of an image",
+}
+
+
+def _described(value: Any) -> str:
+    if type(value) is _Number:
+        return f"the number {value[:20]}"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "a list" if isinstance(value, list) else "an object"
+
+
+def _values(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The objects of a file, each with the line where it begins.
+
+    Raises:
+        DataError: with the line of what is no JSON object.
+    """
+    try:
+        yield from _by_line(path)
+    except RecursionError as error:
+        raise DataError(f"{path}: has values nested too deeply to be read") from error
+
+
+def _by_line(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    first = True
+    for number, line in enumerate(lines(path), start=1):
+        if line.isspace():
+            continue
+        try:
+            value = _DECODER.decode(line)
+        except JSONDecodeError as error:
+            if first and (not line[error.pos :].strip() or line.lstrip()[0] == "["):
+                yield from _whole(path)  # an object or a list goes on in the next line
+                return
+            comma = ": a line ends with its object, without a comma" if line.rstrip().endswith("},") else ""
+            raise DataError(f"{path}:{number}: not JSON: {error.msg} at column {error.colno}{comma}") from error
+        if first and isinstance(value, list) and all(isinstance(entry, dict) for entry in value):
+            yield from _whole(path)
+            return
+        first = False
+        yield number, _checked(value, path, number)
+
+
+def _whole(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Objects that are laid out over several lines, or stand in one list."""
+    text = "".join(lines(path))
+    place = _after_space(text, 0)
+    listed = text[place] == "["
+    line, counted = 1, 0
+    try:
+        if listed:
+            place = _after_space(text, place + 1)
+        while place < len(text) and not (listed and text[place] == "]"):
+            line, counted = line + text.count("\n", counted, place), place
+            value, place = _DECODER.raw_decode(text, place)
+            place = _after_space(text, place)
+            yield line, _checked(value, path, line)
+            if listed and text[place : place + 1] == ",":
+                comma, place = place, _after_space(text, place + 1)
+                if text[place : place + 1] == "]":
+                    raise JSONDecodeError("a comma stands before the closing bracket; remove it", text, comma)
+            elif listed and text[place : place + 1] != "]":
+                raise JSONDecodeError("a comma or the closing bracket is missing", text, place)
+        if listed and text[place + 1 :].strip():
+            raise JSONDecodeError("something follows the list", text, _after_space(text, place + 1))
+    except JSONDecodeError as error:
+        raise DataError(f"{path}:{error.lineno}: not JSON: {error.msg} at column {error.colno}") from error
+
+
+def _after_space(text: str, place: int) -> int:
+    while place < len(text) and text[place] in " \t\r\n":
+        place += 1
+    return place
+
+
+def _checked(value: Any, path: Path, line: int) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        kind = {list: "list", _Number: "number", str: "text", bool: "true or false"}.get(type(value), "null")
+        raise DataError(f"{path}:{line}: a JSON {kind}, not an object with one value a column")
+    return value
+
+
+def _missing(column: Column, path: Path) -> str:
+    """The message about a column that no object has."""
+    objects = [value for _, value in _values(path)]
+    names = dict.fromkeys(name for value in objects for name in value)
+    inner = next((name for name, value in objects[0].items() if isinstance(value, list)), None)
+    below = f"; save the list below `{inner}`" if inner else ""
+    hint = _ONE_OBJECT + below if len(objects) == 1 else ""
+    return missing_column(column.name, list(names), str(path), hint)
