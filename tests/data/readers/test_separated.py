@@ -92,7 +92,6 @@ STRAY = {
     "one that opens, one that closes": (f'text,label\n{MANY}"good,0\n{MANY}good",0\n', "row 11 opens .* swallows"),
     "neighbours": (f'text,label\n{MANY}"good,0\ngood",0\n', "row 11 opens .* swallows"),
     "in the last column": (f'label,text\n{LAST}0,"good\n{LAST}1,good"\n', "row 11 opens .* swallows"),
-    "in a column that is not read": (f"note,label,text\nn,{LAST.replace('1,g', '1,g')}", ""),
     "never closed": (f'text,label\n{MANY}"good,0\n{MANY}', r"x\.csv:12: row 11 opens .* never closed"),
     "text after it": ('text,label\na,0\n"good" film,1\n', r"x\.csv:3: row 2 has text after .*quotechar: null"),
     "escaped": ('text,label\n"he said \\"good\\" today",0\n', r"row 1 .* set data\.csv\.escapechar: '\\'"),
