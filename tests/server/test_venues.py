@@ -114,7 +114,7 @@ def test_what_left_is_written_down_at_the_site(recipe: Recipe, tmp_path: Path) -
 
 def test_a_run_outside_the_policy_does_not_begin(recipe: Recipe, tmp_path: Path) -> None:
     venue, _, _ = at_sites(tmp_path, split(tmp_path), Policy(max_bytes=100, max_rounds=1))
-    with pytest.raises(TooFewClientsError, match=r"(?s)node a: outside this site's policy \(max_rounds: 1, not 2\)"):
+    with pytest.raises(TooFewClientsError, match=r"(?s)node a: outside this site's policy \(max_rounds\)"):
         start_run(recipe, venue, [])
     assert not recipe.folder.exists()
 
@@ -125,7 +125,7 @@ def test_sites_that_do_not_fit_are_named_and_the_others_go_on(recipe: Recipe, tm
     venue, said, _ = at_sites(tmp_path, own)
     run = start_run(recipe, venue, [])
     (warning,) = [line for line in said if "does not take part" in line]
-    assert warning.startswith("b does not take part: the run does not fit what is at the site at data.text")
+    assert warning.startswith("b does not take part: the run does not fit what is at the site (data.text)")
     assert "nothing" not in warning
     assert any("no column `nothing`" in line for line in said)
     assert {event["client"] for event in run.events} <= {"b"}
@@ -140,7 +140,7 @@ def test_sites_that_do_not_fit_are_named_before_a_proxy_is_made(tmp_path: Path) 
     experiment = venue.build(recipe)
     with closing(venue.reach(experiment)):
         (warning,) = [line for line in said if "does not take part" in line]
-        assert warning.startswith("b does not take part: the run does not fit what is at the site at data.text")
+        assert warning.startswith("b does not take part: the run does not fit what is at the site (data.text)")
         assert venue.informed(experiment).data.clients == dict.fromkeys("acde", 12) | {"b": 0}
     assert not any("model.safetensors" in parcel.text for parcel in line.parcels)
 

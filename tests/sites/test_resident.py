@@ -111,15 +111,6 @@ def test_a_caller_that_hangs_up_is_not_the_last(site: Faked, path: Path) -> None
     assert len(site.threads) == 2
 
 
-def test_what_it_did_not_foresee_is_told(site: Faked, path: Path) -> None:
-    def work() -> Parcel:
-        raise ZeroDivisionError
-
-    site.work = work
-    (answer,) = asked(path, WORK)
-    assert answer == Parcel(Refusal(reason="it did not foresee a ZeroDivisionError; its log says where"))
-
-
 def test_it_rests_when_nobody_has_work_for_it(path: Path) -> None:
     rested = list[int]()
 

@@ -37,6 +37,8 @@ class FederationSettings(Settings):
     """How examples are split among clients; null: `column` where `data.client` is set, else `iid`."""
     quorum: Annotated[float, Field(gt=0, le=1)] = 0.5
     """Share of a round's clients that must send a sound update."""
+    min_clients: Annotated[int, Field(ge=1)] | None = None
+    """Clients that must send a sound update in every round, at least, besides `quorum`; null: any number."""
     min_examples: Annotated[int, Field(ge=1)] = 1
     """Clients of a natural federation that have fewer examples are left out."""
     holdout: Annotated[float, Field(ge=0, lt=1)] = 0.0

@@ -10,14 +10,13 @@ import logging
 import signal
 import socket
 import sys
-import traceback
 from contextlib import closing
 from pathlib import Path
 from types import FrameType
 
 from fedfm.runtimes import sockets
 from fedfm.runtimes.inbox import Inbox
-from fedfm.runtimes.parcels import Parcel, ParcelError, Refusal
+from fedfm.runtimes.parcels import ParcelError
 from fedfm.sites.border import Border
 from fedfm.sites.own import read_own_data, read_settings
 from fedfm.sites.policy import Policy
@@ -61,14 +60,8 @@ def _answer(caller: socket.socket, site: Site, inbox: Inbox) -> None:
     if (seen := inbox.take(*asked)) is not None:
         sockets.send(caller, seen)
         return
-    try:
-        for part in site.handle(asked[1]):
-            sockets.send(caller, part)
-    except OSError:
-        raise
-    except Exception as error:  # told where it can be mended; the site goes on
-        _log.error("%s", traceback.format_exc())
-        sockets.send(caller, Parcel(Refusal(reason=f"it did not foresee a {type(error).__name__}; its log says where")))
+    for part in site.handle(asked[1]):
+        sockets.send(caller, part)
 
 
 def _end(number: int, frame: FrameType | None) -> None:
