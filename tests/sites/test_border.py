@@ -157,7 +157,7 @@ def test_a_refusal_is_told_and_written_down_at_the_site(recipe: Recipe, tmp_path
     failed = guard.pass_answer(Failure("clinic", "ValueError: Jane Doe", "Traceback: Jane Doe"), recipe, "job")
     assert failed == Failure("clinic", "the client could not be trained; the site's own log says more")
     assert "Jane Doe" in SAID[-1]
-    noted = [json.loads(line) for line in guard.events.read_text().splitlines()]
+    noted = [json.loads(line) for line in guard.journal.events.read_text().splitlines()]
     assert [(event["kind"], event["run"], event["reason"]) for event in noted] == [
         ("refused", "small", "outside this site's policy (max_rounds: 3, not 4)"),
         ("failed", "small", "ValueError: Jane Doe"),

@@ -185,7 +185,7 @@ def test_whatever_is_raised_wherever(
         assert isinstance(told.head, Refusal | Answers)
         assert CANARY in watched.said[-1]
     watched.check()
-    noted = [json.loads(line) for line in watched.border.events.read_text().splitlines()]
+    noted = [json.loads(line) for line in watched.border.journal.events.read_text().splitlines()]
     assert len(noted) == len(ERRORS)
     monkeypatch.undo()
     assert isinstance(watched.prepare(job).head, Ready), "the site goes on"

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import traceback
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 
 from fedfm.clients.settings import LocalSettings
-from fedfm.errors import FedfmError, StorageError
+from fedfm.errors import FedfmError
 from fedfm.models.tunable import Tunable
 from fedfm.recipe import Recipe
-from fedfm.records import disk, jsonl
+from fedfm.records import jsonl
 from fedfm.records.ledger import LAYER, message_record
 from fedfm.records.units import size
 from fedfm.sites.causes import Cause
 from fedfm.sites.disclosure import PolicyError, PublicReason, UnannouncedError, public_reason
+from fedfm.sites.journal import Journal, append, end_with_a_line
 from fedfm.sites.policy import Objection, Policy
 from fedfm.tasks import TASKS
 from fedfm.updates import Failure, decode_update
@@ -35,7 +35,7 @@ class Border:
         policy: what may be asked of the site.
         announced: shapes of the tensors that leave, by name.
         ledger: ``wire.jsonl`` of the site, lines as in a run's, each with the ``run`` and digest of its ``job``.
-        events: ``events.jsonl`` of the site: what it refused, what failed and how runs ended, with the full reason.
+        journal: of what the site refused, what failed and how runs ended, with the full reason.
     """
 
     def __init__(self, policy: Policy, folder: Path, say: Callable[[str], None]) -> None:
@@ -47,11 +47,10 @@ class Border:
             say: gets lines for people: what will leave, what left, what was refused.
         """
         self.policy = policy
-        self.ledger, self.events = folder / "wire.jsonl", folder / "events.jsonl"
+        self.ledger, self.journal = folder / "wire.jsonl", Journal(folder, say)
         self._say = say
         self.announced: dict[str, torch.Size] = {}
-        for file in (self.ledger, self.events):
-            _end_with_a_line(file)
+        end_with_a_line(self.ledger)
         self._left = Counter(line["job"] for line in jsonl.records(self.ledger))
 
     def admit(self, recipe: Recipe) -> None:
@@ -123,7 +122,7 @@ class Border:
         """
         foreseen = isinstance(error, FedfmError)
         details = "" if foreseen else "".join(traceback.format_exception(error))
-        self._note("refused", run, str(error) if foreseen else f"{type(error).__name__}: {error}", details)
+        self.journal.note("refused", run, str(error) if foreseen else f"{type(error).__name__}: {error}", details)
         return public_reason(error)
 
     def pass_answer(self, answer: bytes | Failure, recipe: Recipe, job: str) -> bytes | Failure:
@@ -137,7 +136,7 @@ class Border:
         if isinstance(answer, bytes):
             self.pass_update(answer, recipe, job)
             return answer
-        self._note("failed", recipe.name, answer.reason, answer.details)
+        self.journal.note("failed", recipe.name, answer.reason, answer.details)
         return Failure(answer.client, str(PublicReason(Cause.TRAINING)), stale=answer.stale)
 
     def pass_update(self, update: bytes, recipe: Recipe, job: str) -> None:
@@ -157,37 +156,12 @@ class Border:
                 f"more than was announced ({'; '.join(what for what, is_so in more.items() if is_so)})"
             )
         line = message_record(found.round, "up", [found.client], len(update), found.tensors)
-        self._append(self.ledger, {"run": recipe.name, "job": job, **line})
+        append(self.ledger, {"run": recipe.name, "job": job, **line})
         self._left[job] += 1
         self._say(
             f"run {recipe.name}, round {found.round} of {rounds}: an update of {size(len(update))} leaves, "
             f"after {found.steps} steps with mean training loss {found.loss:.3f}"
         )
-
-    def _note(self, kind: str, run: str | None, reason: str, details: str = "") -> None:
-        """Says what happened and writes it down; a disk that takes no record does not stop the answer."""
-        place = f"run {run}: " if run else ""
-        self._say("\n".join(filter(None, [f"{place}{kind}: {reason}", details])))
-        time = datetime.now(UTC).isoformat(timespec="seconds")
-        try:
-            self._append(self.events, {"time": time, "kind": kind, "run": run, "reason": reason, "details": details})
-        except StorageError as error:
-            self._say(str(error))
-
-    def _append(self, file: Path, record: Mapping[str, object]) -> None:
-        """Adds a whole line to a file, or none.
-
-        Raises:
-            StorageError: it cannot be written.
-        """
-        try:
-            with disk.storage(file, "write"):
-                file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-                with file.open("ab") as lines:
-                    lines.write(jsonl.line(record))
-        except StorageError:
-            _end_with_a_line(file)
-            raise
 
 
 def _columns(recipe: Recipe) -> str:
@@ -195,14 +169,6 @@ def _columns(recipe: Recipe) -> str:
     task = TASKS[recipe.task.kind]
     columns = [recipe.data.image] if task.modality == "image" else recipe.data.text
     return ", ".join(columns + ([recipe.data.label] if task.labelled else []))
-
-
-def _end_with_a_line(path: Path) -> None:
-    """Cuts off what there is of a line that was not written to its end."""
-    if path.is_file():
-        with disk.storage(path, "repair"), path.open("r+b") as lines:
-            text = lines.read()
-            lines.truncate(text.rfind(b"\n") + 1)
 
 
 def _refuse(found: Sequence[Objection]) -> None:

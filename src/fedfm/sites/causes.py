@@ -20,3 +20,8 @@ class Cause(StrEnum):
     TIME = "the site's limit of time was reached"
     ENDED = "the site's worker ended while it worked on this"
     UNFORESEEN = "the site met an error that fedfm did not foresee"
+
+    def sentence(self, *keys: str) -> str:
+        """The whole sentence, with keys of fedfm's own schemas."""
+        place = f" ({', '.join(keys)})" if keys else ""
+        return f"{self.value}{place}; the site's own log says more"

@@ -1,7 +1,7 @@
 """What a server learns of an error at a site: one of fixed sentences, and keys of fedfm's own schemas.
 
-The text of an error may quote what the site holds: rows, labels, columns, paths. So no text of an error leaves. What leaves
-is chosen by the error's type, and the text stays in the site's own log.
+The text of an error may quote what the site holds: rows, labels, columns, paths. So it stays in the site's own log.
+What leaves is chosen by the error's type.
 """
 
 from __future__ import annotations
@@ -62,8 +62,7 @@ class PublicReason:
             raise ValueError("a reason for the server may only name keys of the recipe or of a policy")
 
     def __str__(self) -> str:
-        place = f" ({', '.join(self.keys)})" if self.keys else ""
-        return f"{self.cause}{place}; the site's own log says more"
+        return self.cause.sentence(*self.keys)
 
 
 _CAUSES: dict[type[BaseException], Cause] = {

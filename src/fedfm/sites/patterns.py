@@ -28,13 +28,12 @@ for name in names:
 _KEYS = ("target_modules", "feedforward_modules")
 
 
-def check_patterns(tune: Tune, modules: Iterable[str], *, seconds: float = SECONDS) -> None:
-    """Tries the regular expressions of a tunable on names of modules.
+def check_patterns(tune: Tune, modules: Iterable[str]) -> None:
+    """Tries the regular expressions of a tunable on names of modules, for at most `SECONDS` each.
 
     Args:
         tune: the recipe's.
         modules: names of the model's modules.
-        seconds: that each may take.
 
     Raises:
         RecipeError: one takes longer, or its process ended.
@@ -43,17 +42,17 @@ def check_patterns(tune: Tune, modules: Iterable[str], *, seconds: float = SECON
     for key in _KEYS:
         pattern = getattr(tune, key, None)
         if isinstance(pattern, str) and pattern not in TARGETS:
-            _try(pattern, names, f"tune.{key}", seconds)
+            _try(pattern, names, where=f"tune.{key}")
 
 
-def _try(pattern: str, names: list[str], where: str, seconds: float) -> None:
+def _try(pattern: str, names: list[str], *, where: str) -> None:
     command = [sys.executable, "-I", "-S", "-c", _PROGRAM]
     try:
         done = subprocess.run(  # noqa: S603 - a fixed program
-            command, input=json.dumps([pattern, names]).encode(), timeout=seconds, capture_output=True, check=False
+            command, input=json.dumps([pattern, names]).encode(), timeout=SECONDS, capture_output=True, check=False
         )
     except subprocess.TimeoutExpired as error:
-        reason = f"the regular expression takes longer than {seconds:g} seconds over the names of the model's modules"
+        reason = f"the regular expression takes longer than {SECONDS:g} seconds over the names of the model's modules"
         raise RecipeError(reason, where=where) from error
     if done.returncode != 0:
         raise RecipeError("the regular expression cannot be matched: it takes too much memory", where=where)

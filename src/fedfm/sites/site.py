@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import re
 import tempfile
 import traceback
@@ -123,6 +124,13 @@ class Site:
             name = parcel.head.job.get("recipe", {}).get("name")
             return name if isinstance(name, str) and re.fullmatch(NAME, name) else None
         return self._run.data.recipe.name if self._run is not None else None
+
+    def seconds(self, parcel: Parcel) -> float:
+        """How long the answer to a parcel may take, as the policy says."""
+        if self._own is None:
+            return math.inf
+        policy = self._own.border.policy
+        return policy.max_round_seconds if isinstance(parcel.head, Work) else policy.max_prepare_seconds
 
     def rest(self) -> None:
         """Frees the memory of its run; who asks for its work is told that it must be prepared again."""
