@@ -52,7 +52,9 @@ class Faked:
     def nodes(self) -> Sequence[str]:
         return sorted(self.there)
 
-    def send(self, parcels: Mapping[str, Parcel], *, most: int) -> Iterator[tuple[str, Parcel]]:
+    def send(
+        self, parcels: Mapping[str, Parcel], *, most: int, within: float | None = None
+    ) -> Iterator[tuple[str, Parcel]]:
         for node, parcel in parcels.items():
             self.sent.append((node, parcel))
             yield node, self.there[node](parcel)
@@ -132,7 +134,9 @@ def test_a_lost_node_that_is_there_again_is_told_again_and_asked_for_what_it_owe
     life = iter([Parcel(Answers(clients=(("a", fault),))), GONE])
 
     class Cut(Faked):
-        def send(self, parcels: Mapping[str, Parcel], *, most: int) -> Iterator[tuple[str, Parcel]]:
+        def send(
+            self, parcels: Mapping[str, Parcel], *, most: int, within: float | None = None
+        ) -> Iterator[tuple[str, Parcel]]:
             for node, answer in super().send(parcels, most=most):
                 yield node, answer
                 if answer.head.kind == "answers" and (more := next(life, None)) is not None:

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 import fedfm
-from fedfm.records import units
+from fedfm.records import contributions, units
 from fedfm.records.listeners import Listener
 from fedfm.records.names import BASELINES
 
@@ -198,6 +198,7 @@ def describe_outcome(folder: Path, summary: Record) -> RenderableType:
             (f"{initial} → {final}", "bold"),
             f"   ({compared})" if compared else "",
         ),
+        *map(Text, contributions.lines(summary)),
         Text(f"in {folder}/: {'  '.join([*made, *files])}"),
     ]
     lines += [Text(f"how to load it: {folder}/{name}README.md") for name in made]

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 
 from fedfm.data.partitions import Partition
+from fedfm.errors import RecipeError
 from fedfm.settings import Settings
 
 DEFAULT_CLIENTS = 10
@@ -51,6 +52,23 @@ class FederationSettings(Settings):
         if isinstance(self.per_round, int):
             return self.per_round
         return max(1, round(self.per_round * clients))
+
+    def check_cohort(self, clients: int) -> int:
+        """Clients a round, when ``clients`` are there.
+
+        Raises:
+            RecipeError: they are more than are there, or fewer than ``min_clients``.
+        """
+        size = self.cohort_size(clients)
+        if size > clients:
+            raise RecipeError(
+                f"{size} clients a round are more than the {clients} there are", where="federation.per_round"
+            )
+        most = clients if self.sampling == "poisson" else size
+        if self.min_clients is not None and self.min_clients > most:
+            reason = f"no round has {self.min_clients} clients: {most} take part in one"
+            raise RecipeError(reason, where="federation.min_clients")
+        return size
 
     def expected_cohort(self, clients: int) -> float:
         """Mean cohort under Poisson sampling, where a fraction is the rate at which each client takes part."""

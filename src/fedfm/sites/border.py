@@ -16,6 +16,7 @@ from fedfm.recipe import Recipe
 from fedfm.records import jsonl
 from fedfm.records.ledger import LAYER, message_record
 from fedfm.records.units import size
+from fedfm.runtimes.parcels import Ended
 from fedfm.sites.causes import Cause
 from fedfm.sites.disclosure import PolicyError, PublicReason, UnannouncedError, public_reason
 from fedfm.sites.journal import Journal, append, end_with_a_line
@@ -124,6 +125,11 @@ class Border:
         details = "" if foreseen else "".join(traceback.format_exception(error))
         self.journal.note("refused", run, str(error) if foreseen else f"{type(error).__name__}: {error}", details)
         return public_reason(error)
+
+    def part(self, ended: Ended) -> None:
+        """Says how a run ended, and writes it down."""
+        left = f"{self._left[ended.job]} updates have left this site for it, see {self.ledger}"
+        self.journal.note("ended", ended.run, f"{ended.status} after {ended.rounds} rounds; {left}")
 
     def pass_answer(self, answer: bytes | Failure, recipe: Recipe, job: str) -> bytes | Failure:
         """What of an answer leaves: an update as it was announced, or that there is none.

@@ -24,6 +24,7 @@ from fedfm.recipe import Recipe, load_recipe
 from fedfm.runtimes.parcels import (
     NAME,
     Answers,
+    Ended,
     Fault,
     Parcel,
     ParcelError,
@@ -101,6 +102,11 @@ class Site:
                 case Work() as work if self._run is not None and self._run.job == work.job:
                     yield from self._train(self._run, work, parcel.contents)
                 case Work():
+                    yield Parcel(Unprepared())
+                case Ended() as ended:
+                    if self._own is not None:
+                        self._own.border.part(ended)
+                    self.rest()
                     yield Parcel(Unprepared())
                 case other:
                     yield Parcel(Refusal(reason=f"a node does not answer `{other.kind}`"))
