@@ -182,6 +182,6 @@ def test_a_tokenizer_that_panics(job: dict[str, Any], site: Callable[..., Site],
     content["normalizer"] = json.loads(normalizers.Replace(Regex("(a|aa)+$"), "c").__getstate__())
     file.write_text(json.dumps(content))
     here = site(model=str(tmp_path / "panics"))
-    assert asked(here, job) == Parcel(Refusal(reason=Cause.UNFORESEEN.sentence()))
+    assert asked(here, job) == Parcel(Refusal(reason=Cause.DATA.sentence()))
     here._own = site()._own
     assert isinstance(asked(here, job).head, Ready), "the site goes on"
