@@ -83,6 +83,14 @@ def test_what_a_recipe_asks(case: str, job: dict[str, Any], site: Callable[..., 
     assert isinstance(asked(here, job).head, Ready)
 
 
+def test_what_is_no_job(job: dict[str, Any], site: Callable[..., Site]) -> None:
+    here = site()
+    for value in (None, [], {}, {"name": 3}, {"name": {}}, "text", 10**5000, float("nan")):
+        for part in ("recipe", "model", "version", "other"):
+            assert isinstance(asked(here, job | {part: value}).head, Refusal)
+    assert isinstance(asked(here, job).head, Ready)
+
+
 def test_a_batch_has_no_more_examples_than_the_site(job: dict[str, Any], site: Callable[..., Site]) -> None:
     large = changed(job, "local", {"batch_size": HUGE})
     assert isinstance(asked(site(), large).head, Ready)

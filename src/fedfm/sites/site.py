@@ -127,7 +127,8 @@ class Site:
     def _name(self, parcel: Parcel) -> str | None:
         """The name of the run that a parcel is about."""
         if isinstance(parcel.head, Prepare):
-            name = parcel.head.job.get("recipe", {}).get("name")
+            recipe = parcel.head.job.get("recipe")
+            name = recipe.get("name") if isinstance(recipe, dict) else None
             return name if isinstance(name, str) and re.fullmatch(NAME, name) else None
         return self._run.data.recipe.name if self._run is not None else None
 
