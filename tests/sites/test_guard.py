@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -94,11 +95,14 @@ def test_one_that_ends_again_over_the_same_is_a_refusal(path: Path, said: list[s
     assert said[1].startswith("refused: the worker was ended by SIGKILL")
 
 
-def test_one_that_ends_idle_is_replaced(path: Path) -> None:
+def test_one_that_ends_idle_is_replaced_before_it_is_needed(path: Path, said: list[str]) -> None:
     assert process(asked(path, "answer and end")) == "done"
-    with suppress(ConnectionError):  # where it had not quite ended
-        process(asked(path, "one"))
-    process(asked(path, "two"))
+    end = time.monotonic() + 60
+    while not said:
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    process(asked(path, "one"))
+    assert said == ["failed: the worker ended with code 3 while it had nothing to do"]
 
 
 def test_one_that_cannot_start_ends_the_guard(tmp_path: Path) -> None:

@@ -60,15 +60,17 @@ class Guard:
         with closing(sockets.listen(path)) as server:
             self._await_start()
             while True:
+                ready, _, _ = select.select([server, self._line], [], [])
+                if self._line in ready:  # it has nothing to say now but that it has ended
+                    self._journal.note("failed", None, f"the worker {self._how()} while it had nothing to do")
+                    self._restart()
+                    continue
                 caller, _ = server.accept()
                 with caller, suppress(OSError):  # the caller has hung up
                     self.attend(caller)
 
     def attend(self, caller: socket.socket) -> None:
         """Has a caller answered."""
-        if self._process.poll() is not None:
-            self._journal.note("failed", None, f"the worker {self._how()} while it had nothing to do; it starts again")
-            self._restart()
         begun = False
         try:
             socket.send_fds(self._line, [b"c"], [caller.fileno()])
@@ -89,7 +91,7 @@ class Guard:
             pass
         self._process.wait()
         self._ended += 1
-        how = f"the worker {self._how()}; where memory ran out, the policy's limits (`max_…`) can be lowered"
+        how = f"the worker {self._how()} over a message; where memory ran out, lower the policy's limits (`max_…`)"
         if begun and self._ended >= ENDS:
             self._answer_for_it(caller, Cause.ENDED, how)
         else:
