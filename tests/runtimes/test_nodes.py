@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
-from fedfm.errors import TooFewClientsError
+from fedfm.errors import InterruptedRunError, TooFewClientsError
 from fedfm.proxies.versions import ProxyVersion
 from fedfm.runtimes.nodes import Line, NodesRuntime
 from fedfm.runtimes.parcels import (
     Answers,
+    Ended,
     Fault,
     Lost,
     Parcel,
@@ -285,6 +286,25 @@ def test_a_trial_that_nobody_passes_ends_the_run() -> None:
     told = proxied(line, own_data=True, save_processor=lambda folder: None)
     with pytest.raises(TooFewClientsError, match="node a: outside this site's policy"):
         told.rehearse()
+
+
+@pytest.mark.parametrize("error", [InterruptedRunError("stop"), TooFewClientsError("the relay was lost")])
+def test_nodes_hear_of_the_end_unless_none_can_be_reached(error: Exception) -> None:
+    heard: list[Parcel] = []
+
+    def hears(parcel: Parcel) -> Parcel:
+        heard.append(parcel)
+        return READY if isinstance(parcel.head, Prepare) else Parcel(Unprepared())
+
+    def fails(parcel: Parcel) -> Parcel:
+        if isinstance(parcel.head, Prepare):
+            return READY
+        raise error
+
+    sites = NodesRuntime(Faked(a=hears, b=fails), JOB, stack=1, own_data=True)
+    sites.rehearse()
+    sites.say_ended("small", "completed", 4)
+    assert heard[-1].head == Ended(job=job_digest(JOB), run="small", status="completed", rounds=4)
 
 
 def test_a_clients_fault_comes_through() -> None:

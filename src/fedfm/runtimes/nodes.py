@@ -146,17 +146,16 @@ class NodesRuntime:
         yield from self._work({node: share for node, share in shares.items() if share}, messages, again=True)
 
     def say_ended(self, run: str, status: Literal["completed", "interrupted", "failed"], rounds: int) -> None:
-        """Tells nodes that have data of their own that the run is over; one that does not answer is left.
+        """Tells nodes, which have data of their own, that the run is over; one that does not answer is left.
 
         Args:
             run: its name.
             status: how it ended.
             rounds: that were played.
         """
-        if self.own_data:
-            parcel = Parcel(Ended(job=self._digest, run=run, status=status, rounds=rounds))
-            with suppress(InterruptedRunError):  # somebody who has asked to stop does not wait for it
-                deque(self.line.send(dict.fromkeys(self.examples, parcel), most=0, within=PARTING), maxlen=0)
+        parcel = Parcel(Ended(job=self._digest, run=run, status=status, rounds=rounds))
+        with suppress(InterruptedRunError, TooFewClientsError):  # asked to stop, or no node can be reached any more
+            deque(self.line.send(dict.fromkeys(self.examples, parcel), most=0, within=PARTING), maxlen=0)
 
     def attend(self, check: Callable[[], None]) -> None:
         """Calls ``check`` now and then while it waits for nodes; what that raises ends the waiting."""

@@ -214,7 +214,6 @@ def _play(
             state = loop.play(_begun(experiment, folder, loop))
             folder.write_json(folder.clients, venue.informed(experiment).data.table())  # those that came later, too
             _finish(experiment, folder, listeners, state, stop)
-            _say_ended(runtime, folder, experiment, "completed")
         except (InterruptedRunError, KeyboardInterrupt) as error:
             _write_unfinished(experiment, folder, "interrupted")
             _say_ended(runtime, folder, experiment, "interrupted")
@@ -232,6 +231,8 @@ def _play(
                 f"{error}\nthe last checkpoint is intact; make room or mend the permissions, "
                 f"then: {venue.again(folder.path)}"
             ) from error
+        else:
+            _say_ended(runtime, folder, experiment, "completed")
 
 
 def _begun(experiment: Experiment, folder: RunFolder, loop: RoundLoop) -> RunState:
@@ -284,9 +285,9 @@ def _write_unfinished(experiment: Experiment, folder: RunFolder, status: Status)
 
 def _say_ended(runtime: Runtime, folder: RunFolder, experiment: Experiment, status: Status) -> None:
     """Tells sites how the run ended."""
-    if isinstance(runtime, NodesRuntime):
-        saved = load_checkpoint(folder)
-        runtime.say_ended(experiment.recipe.name, status, saved.state.round if saved else 0)
+    if isinstance(runtime, NodesRuntime) and runtime.own_data:
+        rounds = jsonl.read(folder.summary)["rounds"] if folder.summary.is_file() else 0
+        runtime.say_ended(experiment.recipe.name, status, rounds)
 
 
 def _trackers(recipe: Recipe, folder: Path) -> list[Listener]:

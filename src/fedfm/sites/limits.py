@@ -20,7 +20,7 @@ from fedfm.sites.policy import Objection, Policy
 
 _LIMITED = {
     "max_layers": re.compile(r"(layers?|depths?|blocks|experts)$"),
-    "max_image_size": re.compile(r"(height|width|edge|image_size)$"),
+    "max_image_size": re.compile(r"(^height|^width|edge|image_size)$"),
 }
 """Key of the policy → keys of a model's files whose numbers it limits."""
 
