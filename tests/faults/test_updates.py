@@ -219,7 +219,7 @@ def test_a_site_with_another_model_trains_nothing(near: Near, other_model: Path,
     near.be(b=lambda site: near.site("b", model=str(other_model)))
     done = near.begin("federation.quorum=0.5")
     assert done.exit_code == 0, done.output
-    reason = "the run does not fit what is at the site (DataError); its own log says why"
+    reason = "the site's data or its model cannot be used for the run; the site's own log says more"
     assert f"b does not take part: {reason}" in " ".join(done.output.split())
     assert any(f"{other_model} has other weights here than at the server" in text for text in near.said)
     found = [(event["round"], event["client"], event["reason"]) for event in records(near.run / "events.jsonl")]

@@ -33,6 +33,7 @@ def test_the_defaults(values: dict[str, Any]) -> None:
         "sampling": "uniform",
         "partition": None,
         "quorum": 0.5,
+        "min_clients": None,
         "min_examples": 1,
         "holdout": 0.0,
     }
@@ -130,10 +131,10 @@ FIXED = """
     name seed output run_dir public updates report_to allow_network model.path model.revision model.dtype task.kind
     data.train data.validation data.test data.text data.label data.image data.client data.max_length data.limit
     federation.clients federation.per_round federation.rounds federation.sampling federation.partition
-    federation.partition.alpha federation.partition.prior federation.quorum local.epochs local.max_steps
-    local.batch_size local.optimizer local.learning_rate local.lr_scheduler_type local.weight_decay
-    local.max_grad_norm tune.kind tune.r tune.lora_alpha tune.lora_dropout tune.target_modules tune.head
-    algorithm.name proxy.kind aggregate.rule privacy.kind runtime.kind runtime.stack runtime.device
+    federation.partition.alpha federation.partition.prior federation.quorum federation.min_clients
+    local.epochs local.max_steps local.batch_size local.optimizer local.learning_rate local.lr_scheduler_type
+    local.weight_decay local.max_grad_norm tune.kind tune.r tune.lora_alpha tune.lora_dropout tune.target_modules
+    tune.head algorithm.name proxy.kind aggregate.rule privacy.kind runtime.kind runtime.stack runtime.device
     runtime.precision evaluate.every evaluate.batch_size evaluate.metrics
 """
 

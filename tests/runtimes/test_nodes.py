@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
-from fedfm.errors import TooFewClientsError
+from fedfm.errors import InterruptedRunError, TooFewClientsError
 from fedfm.proxies.versions import ProxyVersion
 from fedfm.runtimes.nodes import Line, NodesRuntime
 from fedfm.runtimes.parcels import (
     Answers,
+    Ended,
     Fault,
     Lost,
     Parcel,
@@ -52,7 +53,9 @@ class Faked:
     def nodes(self) -> Sequence[str]:
         return sorted(self.there)
 
-    def send(self, parcels: Mapping[str, Parcel], *, most: int) -> Iterator[tuple[str, Parcel]]:
+    def send(
+        self, parcels: Mapping[str, Parcel], *, most: int, within: float | None = None
+    ) -> Iterator[tuple[str, Parcel]]:
         for node, parcel in parcels.items():
             self.sent.append((node, parcel))
             yield node, self.there[node](parcel)
@@ -132,7 +135,9 @@ def test_a_lost_node_that_is_there_again_is_told_again_and_asked_for_what_it_owe
     life = iter([Parcel(Answers(clients=(("a", fault),))), GONE])
 
     class Cut(Faked):
-        def send(self, parcels: Mapping[str, Parcel], *, most: int) -> Iterator[tuple[str, Parcel]]:
+        def send(
+            self, parcels: Mapping[str, Parcel], *, most: int, within: float | None = None
+        ) -> Iterator[tuple[str, Parcel]]:
             for node, answer in super().send(parcels, most=most):
                 yield node, answer
                 if answer.head.kind == "answers" and (more := next(life, None)) is not None:
@@ -281,6 +286,25 @@ def test_a_trial_that_nobody_passes_ends_the_run() -> None:
     told = proxied(line, own_data=True, save_processor=lambda folder: None)
     with pytest.raises(TooFewClientsError, match="node a: outside this site's policy"):
         told.rehearse()
+
+
+@pytest.mark.parametrize("error", [InterruptedRunError("stop"), TooFewClientsError("the relay was lost")])
+def test_nodes_hear_of_the_end_unless_none_can_be_reached(error: Exception) -> None:
+    heard: list[Parcel] = []
+
+    def hears(parcel: Parcel) -> Parcel:
+        heard.append(parcel)
+        return READY if isinstance(parcel.head, Prepare) else Parcel(Unprepared())
+
+    def fails(parcel: Parcel) -> Parcel:
+        if isinstance(parcel.head, Prepare):
+            return READY
+        raise error
+
+    sites = NodesRuntime(Faked(a=hears, b=fails), JOB, stack=1, own_data=True)
+    sites.rehearse()
+    sites.say_ended("small", "completed", 4)
+    assert heard[-1].head == Ended(job=job_digest(JOB), run="small", status="completed", rounds=4)
 
 
 def test_a_clients_fault_comes_through() -> None:

@@ -12,7 +12,7 @@ import pytest
 from fedfm.errors import InterruptedRunError, TooFewClientsError
 from fedfm.runtimes import sockets
 from fedfm.runtimes.parcels import Answers, Lost, Nodes, Parcel, Ready, Refusal, Work
-from fedfm.runtimes.relay import RelayLine
+from fedfm.runtimes.relay import RelayLine, Wait
 
 GONE = Parcel(Lost(reason="the relay to the nodes is gone"))
 LATE = Parcel(Lost(reason="no answer within 0.1 seconds", late=True))
@@ -52,6 +52,46 @@ def test_it_waits_for_all_nodes_and_brings_their_answers(line: RelayLine) -> Non
         ("1", READY),
         ("2", READY),
     ]
+
+
+class Telling(RelayLine):
+    """A line that notes whom it waits for."""
+
+    waits: tuple[Wait, ...] = ()
+
+    def on_wait(self, wait: Wait) -> None:
+        self.waits += (wait,)
+
+
+def test_it_says_who_is_waited_for_and_for_how_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fedfm.runtimes.relay.REMIND", 0.05)
+    line = Telling(tmp_path / "telling", nodes=3, patience=0.3, deadline=None)
+    line.names = {"1": "clinic", "2": "ward", "3": "lab"}
+    relay(line, echo)
+    assert line.nodes() == ("clinic", "ward")
+    assert {wait.what for wait in line.waits} == {"come"}
+    assert line.waits[-1].nodes == ("lab",)
+    assert 0 < line.waits[-1].seconds < 0.3
+    line.close()
+
+
+def test_it_says_whose_answers_are_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fedfm.runtimes.relay.REMIND", 0.05)
+    line = Telling(tmp_path / "telling", nodes=2, patience=60, deadline=None)
+    waited = threading.Event()
+    relay(line, lambda server: [sockets.receive(server), waited.wait(60), sockets.send(server, READY, name="1")])
+    line.nodes()
+    line.waits = ()
+
+    def told(wait: Wait) -> None:
+        Telling.on_wait(line, wait)
+        waited.set()
+
+    monkeypatch.setattr(line, "on_wait", told)
+    assert dict(line.send({"1": ASKED}, most=100)) == {"1": READY}
+    assert line.waits[0] == Wait("answer", ("1",), float("inf"))
+    assert dict(line.send({"1": ASKED}, most=100, within=0.1))["1"].head.kind == "lost"
+    line.close()
 
 
 def test_who_does_not_answer_in_time_is_named(tmp_path: Path) -> None:

@@ -86,6 +86,20 @@ def test_a_question_is_answered_in_parts(tmp_path: Path) -> None:
         assert list(sockets.ask(path, Parcel(Refusal(reason="?")), patience=5)) == [ANSWER, ANSWER]
 
 
+def test_one_who_hangs_up_without_an_answer_has_given_none(tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+
+    def hang_up() -> None:
+        caller, _ = server.accept()
+        with caller:
+            sockets.receive(caller)
+
+    with sockets.listen(path) as server:
+        in_a_thread(hang_up)
+        with pytest.raises(ConnectionError, match="without an answer"):
+            list(sockets.ask(path, Parcel(Refusal(reason="?")), patience=5))
+
+
 def test_nobody_there_is_told_after_the_patience(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         sockets.connect(tmp_path / "nobody", patience=0)

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 import torch
 
-from fedfm.errors import RecipeError, StorageError
+from fedfm.errors import StorageError
 from fedfm.recipe import Recipe, load_recipe
-from fedfm.sites.border import Border, PolicyError
+from fedfm.sites.border import Border
+from fedfm.sites.disclosure import PolicyError, UnannouncedError
 from fedfm.sites.policy import Policy
 from fedfm.updates import Failure, Update, encode_update
 from tests.small import small_recipe
@@ -24,6 +25,9 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "tunable": ({"tunables": ["head", "bitfit"]}, "tunables: head, bitfit, not lora"),
     "privacy": ({"privacy": "central"}, "privacy: central at least, not none"),
     "rounds": ({"max_rounds": 3}, "max_rounds: 3, not 4"),
+    "clients": ({"min_clients": 4}, "min_clients: 4 of a round at least, not 3"),
+    "length": ({"max_length": 31}, "max_length: 31, not 32"),
+    "rank": ({"max_rank": 7}, "max_rank: 7, not 8"),
 }
 
 
@@ -95,7 +99,7 @@ def test_updates_are_counted_over_restarts_and_a_torn_line_is_cut(recipe: Recipe
     assert {(line["run"], line["direction"], *line["clients"]) for line in lines} == {("small", "up", "clinic")}
     for _ in range(4):
         again.pass_update(update(4), recipe, "job")
-    with pytest.raises(PolicyError, match="8 updates left for 4 rounds"):
+    with pytest.raises(UnannouncedError, match="8 updates left for 4 rounds"):
         again.pass_update(update(4), recipe, "job")
     again.pass_update(update(1), recipe, "another job")
 
@@ -130,7 +134,7 @@ def test_more_than_was_announced_does_not_leave(case: str, recipe: Recipe, tmp_p
     usual: dict[str, Any] = {"round": 1, "params": {"w": torch.ones(3)}}
     update = Update(client="clinic", base="base", examples=5, steps=1, samples=5, loss=0.5, **(usual | changes))
     guard = border(tmp_path)
-    with pytest.raises(PolicyError, match=reason):
+    with pytest.raises(UnannouncedError, match=reason):
         guard.pass_answer(encode_update(update), recipe, "job")
     assert not guard.ledger.exists()
 
@@ -139,17 +143,22 @@ def test_a_round_that_is_asked_for_again_and_again_ends(recipe: Recipe, tmp_path
     guard = border(tmp_path)
     for _ in range(8):
         guard.pass_update(update(1), recipe, "job")
-    with pytest.raises(PolicyError, match="8 updates left for 4 rounds"):
+    with pytest.raises(UnannouncedError, match="8 updates left for 4 rounds"):
         guard.pass_update(update(1), recipe, "job")
 
 
-def test_a_server_learns_of_errors_no_more_than_their_place(recipe: Recipe, tmp_path: Path) -> None:
-    guard = border(tmp_path)
-    told = guard.why(RecipeError("rows.csv has the label 'Jane Doe' in row 1", where="data.label"))
-    assert "data.label" in told
-    assert "Jane" not in told
-    assert "Jane Doe" in SAID[-1]
+def test_a_refusal_is_told_and_written_down_at_the_site(recipe: Recipe, tmp_path: Path) -> None:
+    guard = border(tmp_path, max_rounds=3)
+    with pytest.raises(PolicyError) as caught:
+        guard.admit(recipe)
+    told = str(guard.refuse(caught.value, "small"))
+    assert told == "outside this site's policy (max_rounds); the site's own log says more"
+    assert SAID[-1] == "run small: refused: outside this site's policy (max_rounds: 3, not 4)"
     failed = guard.pass_answer(Failure("clinic", "ValueError: Jane Doe", "Traceback: Jane Doe"), recipe, "job")
-    assert isinstance(failed, Failure)
-    assert "Jane" not in failed.reason + failed.details
-    assert guard.why(PolicyError("max_rounds: 3, not 4")) == "max_rounds: 3, not 4"
+    assert failed == Failure("clinic", "the client could not be trained; the site's own log says more")
+    assert "Jane Doe" in SAID[-1]
+    noted = [json.loads(line) for line in guard.journal.events.read_text().splitlines()]
+    assert [(event["kind"], event["run"], event["reason"]) for event in noted] == [
+        ("refused", "small", "outside this site's policy (max_rounds: 3, not 4)"),
+        ("failed", "small", "ValueError: Jane Doe"),
+    ]

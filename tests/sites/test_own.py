@@ -87,7 +87,7 @@ def test_columns_and_classes_that_do_not_fit_are_all_named(recipe: Recipe) -> No
     own = OwnData(train="rows.csv", text=["question", "answer"], labels={"1": "fine"})
     with pytest.raises(RecipeError) as caught:
         at_site(recipe, own, allow_network=False)
-    assert [problem.where for problem in caught.value.problems] == ["text", "labels.1"]
+    assert [problem.where for problem in caught.value.problems] == ["data.text", "data.label"]
     assert "bad, good" in str(caught.value)
 
 

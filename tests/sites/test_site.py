@@ -12,6 +12,7 @@ from fedfm.recipe import load_recipe
 from fedfm.runtimes.parcels import Answers, File, Parcel, Prepare, Ready, Refusal, Unprepared, Work, job_digest
 from fedfm.server.carriers import over_nodes
 from fedfm.server.experiment import Experiment, build_experiment
+from fedfm.sites import site as site_module
 from fedfm.sites.site import Site
 from fedfm.updates import Instruction, decode_update, encode_instruction
 from tests.small import small_recipe
@@ -79,3 +80,12 @@ def test_files_of_a_proxy_that_the_recipe_does_not_have_are_refused(job: dict[st
 def test_what_only_a_node_says_is_not_answered() -> None:
     (answer,) = asked(Site(), Parcel(Unprepared()))
     assert answer == Parcel(Refusal(reason="a node does not answer `unprepared`"))
+
+
+def test_what_it_did_not_foresee_is_told(job: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*given: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(site_module, "read_training", fails)
+    (answer,) = asked(Site(), Parcel(Prepare(job=job)))
+    assert answer == Parcel(Refusal(reason="it did not foresee a ZeroDivisionError; its log says where"))

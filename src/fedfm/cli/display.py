@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 import fedfm
-from fedfm.records import units
+from fedfm.records import contributions, units
 from fedfm.records.listeners import Listener
 from fedfm.records.names import BASELINES
 
@@ -199,6 +199,7 @@ def describe_outcome(folder: Path, summary: Record) -> RenderableType:
             (f"{initial} → {final}", "bold"),
             f"   ({compared})" if compared else "",
         ),
+        *map(Text, contributions.lines(summary)),
         Text(f"in {folder}/: {'  '.join([*made, *files])}"),
         Text(_describe_reload(made[0] if made else "", summary["reloaded"])),
     ]

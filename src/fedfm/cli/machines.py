@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from contextlib import ExitStack
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import click
@@ -13,6 +15,8 @@ from fedfm.cli.group import Command
 from fedfm.cli.output import console, print_json
 from fedfm.cli.runs import follow
 from fedfm.records.prometheus import Prometheus
+from fedfm.records.units import duration
+from fedfm.runtimes.relay import Wait
 
 FILE = click.Path(path_type=Path)
 
@@ -68,10 +72,24 @@ def server(
         for exported in exports:
             exported.on_sites(names)
 
+    def waits(wait: Wait) -> None:
+        terminal.print(describe_wait(wait, datetime.now().astimezone()))
+
     hosting = Hosting(keys, tls.absolute(), port, state.absolute(), wait)
     with ExitStack() as stack:
         exports = [] if metrics is None else [stack.enter_context(Prometheus(metrics))]
-        follow(lambda display: serve(recipe, overrides, hosting, listeners=[display, *exports], heard=heard), as_json)
+        follow(
+            lambda display: serve(recipe, overrides, hosting, listeners=[display, *exports], heard=heard, waits=waits),
+            as_json,
+        )
+
+
+def describe_wait(wait: Wait, now: datetime) -> str:
+    """Who is waited for, and until when, in a line."""
+    until = "without a deadline (runtime.deadline)"
+    if math.isfinite(wait.seconds):
+        until = f"until {(now + timedelta(seconds=wait.seconds)):%H:%M:%S}, {duration(wait.seconds)} more"
+    return f"waiting for {', '.join(wait.nodes)} to {wait.what}, {until}"
 
 
 @click.command(cls=Command)

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 
 from fedfm.data.partitions import Partition
+from fedfm.errors import RecipeError
 from fedfm.settings import Settings
 
 DEFAULT_CLIENTS = 10
@@ -37,6 +38,8 @@ class FederationSettings(Settings):
     """How examples are split among clients; null: `column` where `data.client` is set, else `iid`."""
     quorum: Annotated[float, Field(gt=0, le=1)] = 0.5
     """Share of a round's clients that must send a sound update."""
+    min_clients: Annotated[int, Field(ge=1)] | None = None
+    """Clients that must send a sound update in every round, at least, besides `quorum`; null: any number."""
     min_examples: Annotated[int, Field(ge=1)] = 1
     """Clients of a natural federation that have fewer examples are left out."""
     holdout: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -49,6 +52,23 @@ class FederationSettings(Settings):
         if isinstance(self.per_round, int):
             return self.per_round
         return max(1, round(self.per_round * clients))
+
+    def check_cohort(self, clients: int) -> int:
+        """Clients a round, when ``clients`` are there.
+
+        Raises:
+            RecipeError: they are more than are there, or fewer than ``min_clients``.
+        """
+        size = self.cohort_size(clients)
+        if size > clients:
+            raise RecipeError(
+                f"{size} clients a round are more than the {clients} there are", where="federation.per_round"
+            )
+        most = clients if self.sampling == "poisson" else size
+        if self.min_clients is not None and self.min_clients > most:
+            reason = f"no round has {self.min_clients} clients: {most} take part in one"
+            raise RecipeError(reason, where="federation.min_clients")
+        return size
 
     def expected_cohort(self, clients: int) -> float:
         """Mean cohort under Poisson sampling, where a fraction is the rate at which each client takes part."""

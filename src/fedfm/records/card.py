@@ -12,7 +12,7 @@ import yaml
 from huggingface_hub import ModelCard, ModelCardData
 
 from fedfm import __version__
-from fedfm.records import disk, jsonl, names, templates, units
+from fedfm.records import contributions, disk, jsonl, names, templates, units
 from fedfm.records.jsonl import Record
 from fedfm.records.reading import dig, metric_keys
 
@@ -97,6 +97,8 @@ def write_card(folder: Path, *, base: Base, summary: Record, recipe: Record, kin
         labels=summary.get("labels") or [],
         scores=_scores(summary),
         facts=_facts(summary, recipe),
+        warning=contributions.warning(summary),
+        contributions=contributions.lines(summary),
         privacy=summary.get("privacy"),
         repeats=[found for found in summary.get("repeats") or [] if found["split"] != found["other"]],
         recipe=yaml.safe_dump(json.loads(jsonl.dumps(_shareable(recipe))), sort_keys=False, allow_unicode=True),
@@ -183,8 +185,8 @@ def _facts(summary: Record, recipe: Record) -> list[tuple[str, str]]:
     """The federation in figures, as far as known."""
     clients, counts = summary.get("clients") or {}, summary.get("parameters")
     facts = [("clients", clients.get("total")), ("clients a round", dig(recipe, "federation.per_round"))]
-    facts += [("rounds", summary["rounds"]), ("updates refused", clients.get("refused"))]
-    facts += [("clients that failed", clients.get("failed"))]
+    facts += [("rounds", summary["rounds"]), ("clients that contributed", clients.get("contributed"))]
+    facts += [("failures", clients.get("failed")), ("updates refused", clients.get("refused"))]
     if counts:
         part = units.share(counts["trainable"], counts["backbone"])
         facts.append(("tuned parameters", f"{units.number(counts['trainable'])}, {part} of the backbone’s"))

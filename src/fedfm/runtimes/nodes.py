@@ -7,17 +7,19 @@ nothing of the run are told, and what they answer becomes the clients' answers.
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
-from fedfm.errors import TooFewClientsError
+from fedfm.errors import InterruptedRunError, TooFewClientsError
 from fedfm.proxies.versions import ProxyVersion
 from fedfm.runtimes.base import Answer
 from fedfm.runtimes.offers import Offer
 from fedfm.runtimes.parcels import (
     Answers,
+    Ended,
     Lost,
     Parcel,
     Piece,
@@ -35,6 +37,9 @@ from fedfm.updates import Failure
 TRIES, PAUSE = 3, 3.0
 """How often nodes that are lost are told of a run, and seconds between two times."""
 
+PARTING = 15.0
+"""Seconds that nodes have to take note of the end of a run."""
+
 ROOM = 2**24
 """Bytes of an update beside its tensors, at most, and tensors may be stored twice as large as they were sent."""
 
@@ -46,12 +51,14 @@ class Line(Protocol):
         """The nodes that are there now, sorted; waits until there are as many as it was told to wait for."""
         ...
 
-    def send(self, parcels: Mapping[str, Parcel], *, most: int) -> Generator[tuple[str, Parcel]]:
+    def send(
+        self, parcels: Mapping[str, Parcel], *, most: int, within: float | None = None
+    ) -> Generator[tuple[str, Parcel]]:
         """Sends nodes their parcels and yields (node, answer) as answers come in; a node may answer in parts.
 
         `Lost` in place of an answer says why there is none, or no more of it. A node that others run does not decide
         how much memory its answer takes: where its blobs have more than ``most`` bytes there is a `Refusal`. A caller
-        that has enough closes it.
+        that has enough closes it. ``within`` is the time for answers in seconds, in place of the line's own.
         """
         ...
 
@@ -137,6 +144,18 @@ class NodesRuntime:
                 Failure(client, (self.refused | self._lost).get(client, "no node that is there holds its data")),
             )
         yield from self._work({node: share for node, share in shares.items() if share}, messages, again=True)
+
+    def say_ended(self, run: str, status: Literal["completed", "interrupted", "failed"], rounds: int) -> None:
+        """Tells nodes, which have data of their own, that the run is over; one that does not answer is left.
+
+        Args:
+            run: its name.
+            status: how it ended.
+            rounds: that were played.
+        """
+        parcel = Parcel(Ended(job=self._digest, run=run, status=status, rounds=rounds))
+        with suppress(InterruptedRunError, TooFewClientsError):  # asked to stop, or no node can be reached any more
+            deque(self.line.send(dict.fromkeys(self.examples, parcel), most=0, within=PARTING), maxlen=0)
 
     def attend(self, check: Callable[[], None]) -> None:
         """Calls ``check`` now and then while it waits for nodes; what that raises ends the waiting."""

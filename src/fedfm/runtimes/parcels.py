@@ -111,6 +111,19 @@ class Answers(_Head):
     clients: tuple[tuple[str, Fault | None], ...]
 
 
+class Ended(_Head):
+    """Server to node: the run is over, for good or for now. No blobs; the node forgets it, and answers `Unprepared`."""
+
+    kind: Literal["ended"] = "ended"
+    job: str
+    """`job_digest` of the run's job."""
+    run: Annotated[str, Field(pattern=NAME)]
+    """Its name."""
+    status: Literal["completed", "interrupted", "failed"]
+    rounds: Annotated[int, Field(ge=0, lt=2**63)]
+    """That were played."""
+
+
 class Unprepared(_Head):
     """Node to server: it knows no such job, or not any more. No blobs."""
 
@@ -156,7 +169,7 @@ class Nodes(_Head):
 
 
 Head = Annotated[
-    Prepare | Wanting | Ready | Work | Answers | Unprepared | Refusal | Lost | Ask | Seen | Nodes,
+    Prepare | Wanting | Ready | Work | Answers | Ended | Unprepared | Refusal | Lost | Ask | Seen | Nodes,
     Field(discriminator="kind"),
 ]
 _HEADS: TypeAdapter[Head] = TypeAdapter(Head)

@@ -59,25 +59,27 @@ class ActorLine:
         """The actors; Ray starts again those that died."""
         return list(self._actors)
 
-    def send(self, parcels: Mapping[str, Parcel], *, most: int) -> Generator[tuple[str, Parcel]]:
+    def send(
+        self, parcels: Mapping[str, Parcel], *, most: int, within: float | None = None
+    ) -> Generator[tuple[str, Parcel]]:
         """Hands actors their parcels and yields parts of their answers, of any size, as they are ready."""
         streams: dict[Any, str] = {
             self._actors[node].handle.options(num_returns="streaming").remote(parcel.text, parcel.contents): node
             for node, parcel in parcels.items()
         }
-        waited = 0.0
+        deadline, waited = self.deadline if within is None else within, 0.0
         try:
             while streams:
-                pause = LOOK if self.deadline is None else min(LOOK, self.deadline - waited)
+                pause = LOOK if deadline is None else min(LOOK, deadline - waited)
                 ready, _ = ray.wait(list(streams), num_returns=1, timeout=pause)
                 waited = 0.0 if ready else waited + pause
-                if not ready and (self.deadline is None or waited < self.deadline):
+                if not ready and (deadline is None or waited < deadline):
                     for check in self._checks:
                         check()
                     continue
                 if not ready:
                     for node in streams.values():
-                        yield node, Parcel(Lost(reason=f"no answer within {self.deadline} seconds", late=True))
+                        yield node, Parcel(Lost(reason=f"no answer within {deadline} seconds", late=True))
                     return
                 first: Any = ready[0]
                 try:

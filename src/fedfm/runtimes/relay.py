@@ -8,10 +8,30 @@ import threading
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from fedfm.runtimes import sockets
 from fedfm.runtimes.parcels import Lost, Nodes, Parcel, ParcelError, Refusal
+
+REMIND = 60.0
+"""Seconds after which it is said again who is waited for."""
+
+
+@dataclass(frozen=True)
+class Wait:
+    """Who is waited for.
+
+    Attributes:
+        what: what they are to do: ``come``, or ``answer``.
+        nodes: that have not yet.
+        seconds: that are left; infinite where there is no deadline.
+    """
+
+    what: Literal["come", "answer"]
+    nodes: tuple[str, ...]
+    seconds: float
 
 
 class RelayLine:
@@ -55,26 +75,44 @@ class RelayLine:
 
     def nodes(self) -> tuple[str, ...]:
         """The nodes that are there; waits, as long as its patience lasts, until there are as many as wanted."""
-        end = time.monotonic() + self.patience
+        end, told = time.monotonic() + self.patience, -float("inf")
         while True:
             while self._next(0.0) is not None:
                 pass  # later news of nodes, and answers that nobody waits for any more
-            if len(self._nodes) >= self.wanted or time.monotonic() >= end:
+            now = time.monotonic()
+            if len(self._nodes) >= self.wanted or now >= end:
                 return self._nodes
-            self._next(end)
+            if now >= told + REMIND:
+                told = now
+                self.on_wait(Wait("come", self._missing(), end - now))
+            self._next(min(end, told + REMIND))
 
-    def send(self, parcels: Mapping[str, Parcel], *, most: int) -> Generator[tuple[str, Parcel]]:
-        """Sends nodes their parcels, and yields answers until all are there or the deadline has passed."""
+    def send(
+        self, parcels: Mapping[str, Parcel], *, most: int, within: float | None = None
+    ) -> Generator[tuple[str, Parcel]]:
+        """Sends nodes their parcels, and yields answers until all are there or the deadline has passed.
+
+        Args:
+            parcels: by node.
+            most: as `Line.send`.
+            within: seconds in place of the deadline.
+        """
         self._most = most
-        end = time.monotonic() + (float("inf") if self.deadline is None else self.deadline)
+        deadline = self.deadline if within is None else within
+        told = time.monotonic()
+        end = told + (float("inf") if deadline is None else deadline)
         waiting = set(parcels)
         writer = threading.Thread(target=self._write, args=(self._relay, parcels), daemon=True)
         writer.start()  # beside reading: while the relay hands over what comes late, it takes nothing
         try:
             while self._relay is not None and waiting:
-                got = self._next(end)
+                got = self._next(min(end, told + REMIND))
+                now = time.monotonic()
+                if now >= told + REMIND:
+                    told = now
+                    self.on_wait(Wait("answer", tuple(sorted(waiting)), end - now))
                 if got is None:
-                    if self._relay is not None and not writer.is_alive():
+                    if now >= end and self._relay is not None and not writer.is_alive():
                         break
                     continue
                 if got[0] in waiting:  # else it answers what nobody waits for any more
@@ -85,7 +123,7 @@ class RelayLine:
                 self._next(time.monotonic() + 0.1)
         lost = Lost(reason="the relay to the nodes is gone")
         if self._relay is not None:
-            lost = Lost(reason=f"no answer within {self.deadline} seconds", late=True)
+            lost = Lost(reason=f"no answer within {deadline} seconds", late=True)
         yield from ((node, Parcel(lost)) for node in sorted(waiting))
 
     def attend(self, check: Callable[[], None]) -> None:
@@ -99,6 +137,13 @@ class RelayLine:
         with suppress(OSError):  # it has gone: whoever waits for its answer finds out
             for node, parcel in parcels.items():
                 sockets.send(relay, parcel, name=calls.get(node, node))
+
+    def on_wait(self, wait: Wait) -> None:
+        """Nodes are waited for; a line that can tell its user does so here."""
+
+    def _missing(self) -> tuple[str, ...]:
+        """Nodes that are known by name, and are not there."""
+        return tuple(sorted(set((self.names or {}).values()) - set(self._nodes)))
 
     def on_loss(self) -> None:
         """The relay has gone; whoever can start another does so here."""

@@ -151,8 +151,12 @@ def ask(path: Path, parcel: Parcel, *, patience: float, name: str = "") -> Itera
     with connect(path, patience=patience) as line:
         send(line, parcel, name=name)
         line.shutdown(socket.SHUT_WR)
+        answered = False
         while (part := receive(line)) is not None:
             yield part[1]
+            answered = True
+        if not answered:
+            raise ConnectionError("the other side hung up without an answer")
 
 
 def _exactly(line: socket.socket, size: int) -> bytes:

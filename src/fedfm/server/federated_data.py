@@ -165,10 +165,6 @@ def _named(recipe: Recipe, split: Literal["test", "validation"]) -> Source | Non
 def _at_sites(recipe: Recipe, labels: LabelMap | None, clients: int) -> Recipe:
     """The recipe with what is known of clients that hold their own data, and what they need to know of the data."""
     data = recipe.data.model_copy(update={"labels": None if labels is None else list(labels.names)})
-    per_round = recipe.federation.cohort_size(clients)
-    if per_round > clients:
-        raise RecipeError(
-            f"{per_round} clients a round are more than the {clients} there are", where="federation.per_round"
-        )
+    per_round = recipe.federation.check_cohort(clients)
     known = {"clients": clients, "per_round": recipe.federation.per_round or per_round}
     return recipe.model_copy(update={"data": data, "federation": recipe.federation.model_copy(update=known)})

@@ -17,6 +17,7 @@ from fedfm.runtimes.base import Runtime
 from fedfm.runtimes.nodes import NodesRuntime
 from fedfm.server.bookkeeping import Records, Stopwatch
 from fedfm.server.checkpoints import save_checkpoint
+from fedfm.server.contributions import after_round
 from fedfm.server.exchange import Answers, Exchange
 from fedfm.server.experiment import Experiment
 from fedfm.server.interrupts import StopRequest
@@ -144,6 +145,7 @@ class RoundLoop:
             steps=(*state.steps, came_back.steps),
             holders=holders(state, cohort, came_back),
             activity=came_back.activity,
+            contributions=after_round(state.contributions, came_back.trained, records.events),
         )
         if came_back.loss is not None:
             train = {"loss": came_back.loss}
@@ -208,9 +210,12 @@ class RoundLoop:
         return (wanted if self.recipe.runtime.spares else None), asked
 
     def _check_quorum(self, number: int, came_back: Answers, wanted: int, records: Records) -> None:
-        quorum = self.recipe.federation.quorum
-        if came_back.accepted >= quorum * wanted:
+        quorum, least = self.recipe.federation.quorum, self.recipe.federation.min_clients or 0
+        if came_back.accepted >= max(quorum * wanted, least):
             return
+        asks = f"federation.quorum ({quorum:g}) asks for"
+        if came_back.accepted >= quorum * wanted:
+            asks = f"federation.min_clients ({least}) asks for"
         for event in records.events:
             self.folder.append(self.folder.events, event)
         reasons = "".join(
@@ -218,7 +223,7 @@ class RoundLoop:
         )
         raise TooFewClientsError(
             f"only {came_back.accepted} of {wanted} clients gave a sound update in round {number}, fewer than "
-            f"federation.quorum ({quorum:g}) asks for; see {self.folder.events}{reasons}",
+            f"{asks}; see {self.folder.events}{reasons}",
             repeats=not came_back.failed,  # every choice is keyed, so the same updates are met again
         )
 

@@ -16,7 +16,7 @@ from fedfm.clients import spread
 from fedfm.errors import InterruptedRunError, RecipeError, StorageError, TooFewClientsError
 from fedfm.private import private
 from fedfm.recipe import Recipe, dump, load_recipe
-from fedfm.records import jsonl
+from fedfm.records import contributions, jsonl
 from fedfm.records.environment import environment
 from fedfm.records.folder import RunFolder
 from fedfm.records.listeners import Listener
@@ -237,10 +237,12 @@ def _play(
             _finish(experiment, folder, listeners, state, stop)
         except (InterruptedRunError, KeyboardInterrupt) as error:
             _write_unfinished(experiment, folder, "interrupted")
+            _say_ended(runtime, folder, experiment, "interrupted")
             where = error if isinstance(error, InterruptedRunError) else "stopped at once"
             raise InterruptedRunError(f"{where}\nresume it with: {venue.again(folder.path)}") from error
         except TooFewClientsError as error:
             _write_unfinished(experiment, folder, "failed")
+            _say_ended(runtime, folder, experiment, "failed")
             remedy = f"when the clients are well again: {venue.again(folder.path)}"
             if error.repeats and isinstance(venue, Here):
                 remedy = "resuming would repeat it: mend what the reasons say and start a new run"
@@ -250,6 +252,8 @@ def _play(
                 f"{error}\nthe last checkpoint is intact; make room or mend the permissions, "
                 f"then: {venue.again(folder.path)}"
             ) from error
+        else:
+            _say_ended(runtime, folder, experiment, "completed")
 
 
 def _begun(experiment: Experiment, folder: RunFolder, loop: RoundLoop) -> RunState:
@@ -280,7 +284,10 @@ def _finish(
     if experiment.worker is not None and experiment.worker.profile is not None:
         folder.write_json(folder.profile, profile_of(experiment, state))
     write_report(folder.path)
+    warning = contributions.warning(summary)
     for listener in listeners:
+        if warning is not None:
+            listener.on_warning(warning)
         listener.on_end(summary)
 
 
@@ -313,6 +320,13 @@ def _write_unfinished(experiment: Experiment, folder: RunFolder, status: Status)
     if saved is not None:
         _write_proxy(experiment, folder, saved.state)
         folder.write_json(folder.summary, summarize(experiment, saved.state, status, {}, None, None))
+
+
+def _say_ended(runtime: Runtime, folder: RunFolder, experiment: Experiment, status: Status) -> None:
+    """Tells sites how the run ended."""
+    if isinstance(runtime, NodesRuntime) and runtime.own_data:
+        rounds = jsonl.read(folder.summary)["rounds"] if folder.summary.is_file() else 0
+        runtime.say_ended(experiment.recipe.name, status, rounds)
 
 
 def _trackers(recipe: Recipe, folder: Path) -> list[Listener]:

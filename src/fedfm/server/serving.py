@@ -16,6 +16,7 @@ from fedfm.records import jsonl
 from fedfm.records.folder import RunFolder
 from fedfm.records.listeners import Listener
 from fedfm.runtimes.nodes import Line
+from fedfm.runtimes.relay import Wait
 from fedfm.runtimes.settings import Flower
 from fedfm.server.carriers import require_extra
 from fedfm.server.experiment import Experiment
@@ -49,6 +50,7 @@ def serve(
     *,
     listeners: Sequence[Listener] = (),
     heard: Callable[[Sequence[str]], None] = lambda names: None,
+    waits: Callable[[Wait], None] = lambda wait: None,
 ) -> Run:
     """Runs a recipe with clients on machines of their own, or continues such a run.
 
@@ -58,6 +60,7 @@ def serve(
         hosting: how sites find the server.
         listeners: hear of every step, and of sites that do not take part.
         heard: is told of the sites that are there whenever they have changed.
+        waits: gets the sites that are waited for, and for how long.
 
     Raises:
         RecipeError: something in the recipe does not fit, or the run is not of these sites.
@@ -70,7 +73,7 @@ def serve(
         for listener in listeners:
             listener.on_warning(text)
 
-    venue = AtSites(sorted(hosting.keys), partial(_line, hosting, heard), warn)
+    venue = AtSites(sorted(hosting.keys), partial(_line, hosting, heard, waits), warn)
     if (Path(source) / "recipe.yaml").is_file():
         opened = RunFolder.open(source)
         _refuse_other_sites(opened, hosting.keys)
@@ -99,7 +102,12 @@ def for_sites(recipe: Recipe, clients: int) -> Recipe:
     return load_recipe(values)
 
 
-def _line(hosting: Hosting, heard: Callable[[Sequence[str]], None], experiment: Experiment) -> Line:
+def _line(
+    hosting: Hosting,
+    heard: Callable[[Sequence[str]], None],
+    waits: Callable[[Wait], None],
+    experiment: Experiment,
+) -> Line:
     from fedfm.runtimes.flower.host import HostLine
 
     federation, runtime = experiment.recipe.federation, experiment.recipe.runtime
@@ -109,10 +117,11 @@ def _line(hosting: Hosting, heard: Callable[[Sequence[str]], None], experiment: 
         tls=hosting.tls,
         port=hosting.port,
         keys=hosting.keys,
-        least=max(1, math.ceil(federation.quorum * cohort)),
+        least=max(1, math.ceil(federation.quorum * cohort), federation.min_clients or 0),
         patience=hosting.patience,
         deadline=runtime.deadline if isinstance(runtime, Flower) else None,
         heard=heard,
+        waits=waits,
     )
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from fedfm.algorithms import ServerState
 from fedfm.params import Params
 from fedfm.proxies.versions import ProxyVersion
+from fedfm.server.contributions import Contribution, Contributions
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,7 @@ class RunState:
         proxy: the part of the proxy that may change, where clients hold one.
         holders: client id → the version of the proxy that it holds; clients that have none are not in it.
         activity: counts of neurons' use from the last round, where clients were asked for them.
+        contributions: what each client contributed.
     """
 
     round: int
@@ -92,6 +94,7 @@ class RunState:
     proxy: ProxyVersion | None = None
     holders: dict[str, int] = field(default_factory=dict)
     activity: Params = field(default_factory=dict)
+    contributions: Contributions = field(default_factory=dict)
 
     def delivered(self) -> Delivered:
         """The best round's outcome where the run stops early, else the last round's."""
@@ -116,6 +119,7 @@ class RunState:
             "seconds": self.seconds,
             "proxy_version": None if self.proxy is None else self.proxy.number,
             "holders": self.holders,
+            "contributions": {client: asdict(of) for client, of in self.contributions.items()},
         }
 
     @classmethod
@@ -141,5 +145,6 @@ class RunState:
                 "best_params": best_params,
                 "proxy": proxy,
                 "activity": activity,
+                "contributions": {client: Contribution(**of) for client, of in numbers["contributions"].items()},
             }
         )

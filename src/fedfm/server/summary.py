@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from fedfm.params import count
 from fedfm.records.environment import environment
+from fedfm.server.contributions import summary_of
 from fedfm.server.experiment import Experiment
 from fedfm.server.state import RunState
 
@@ -65,7 +66,12 @@ def summarize(
         },
         "samples_per_second": round(state.samples / trained, 2) if trained else None,
         "privacy": None,
-        "clients": {"total": recipe.federation.clients, "failed": state.failed, "refused": state.refused},
+        "clients": {
+            "total": recipe.federation.clients,
+            "failed": state.failed,
+            "refused": state.refused,
+            **summary_of(state.contributions, experiment.data.clients, all_by_name=experiment.data.training is None),
+        },
         "warnings": experiment.data.warnings,
         "repeats": [
             {"split": found.split, "other": found.other, "examples": found.examples, "total": found.total}

@@ -2,36 +2,29 @@
 
 from __future__ import annotations
 
+import traceback
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
+from fedfm.clients.settings import LocalSettings
 from fedfm.data.settings import shown
-from fedfm.errors import FedfmError, RecipeError, StorageError
+from fedfm.errors import FedfmError
 from fedfm.models.tunable import Tunable
 from fedfm.recipe import Recipe
-from fedfm.records import disk, jsonl
+from fedfm.records import jsonl
 from fedfm.records.ledger import LAYER, message_record
 from fedfm.records.units import size
-from fedfm.sites.policy import Policy
+from fedfm.runtimes.parcels import Ended
+from fedfm.sites.causes import Cause
+from fedfm.sites.disclosure import PolicyError, PublicReason, UnannouncedError, public_reason
+from fedfm.sites.journal import Journal, append, end_with_a_line
+from fedfm.sites.policy import Objection, Policy
 from fedfm.tasks import TASKS
 from fedfm.updates import Failure, decode_update
 from fedfm.wire import stored_bytes
-
-
-class PolicyError(FedfmError):
-    """A server wants what this site's policy does not allow, or more than it announced."""
-
-
-class VersionError(FedfmError):
-    """Server and site have different versions of fedfm."""
-
-
-TOLD = (PolicyError, VersionError)
-"""Errors whose text a server gets: there is nothing in it that the server does not know."""
 
 REPEATS = 2
 """Updates of a run that leave, at most, for each of its rounds: a server that was killed asks again."""
@@ -44,6 +37,7 @@ class Border:
         policy: what may be asked of the site.
         announced: shapes of the tensors that leave, by name.
         ledger: ``wire.jsonl`` of the site, lines as in a run's, each with the ``run`` and digest of its ``job``.
+        journal: of what the site refused, what failed and how runs ended, with the full reason.
     """
 
     def __init__(self, policy: Policy, folder: Path, say: Callable[[str], None]) -> None:
@@ -52,13 +46,13 @@ class Border:
         Args:
             policy: what may be asked of the site.
             folder: of the site's own records.
-            say: is told, in lines for people, what will leave.
+            say: gets lines for people: what will leave, what left, what was refused.
         """
         self.policy = policy
-        self.ledger = folder / "wire.jsonl"
+        self.ledger, self.journal = folder / "wire.jsonl", Journal(folder, say)
         self._say = say
         self.announced: dict[str, torch.Size] = {}
-        _end_with_a_line(self.ledger)
+        end_with_a_line(self.ledger)
         self._left = Counter(line["job"] for line in jsonl.records(self.ledger))
 
     def admit(self, recipe: Recipe) -> None:
@@ -73,12 +67,28 @@ class Border:
         """Takes a model that the policy allows.
 
         Args:
-            digest: of its weights; None: a proxy, of which nobody can say what it was made of.
+            digest: of its weights; None: a proxy, whose origin cannot be verified.
 
         Raises:
             PolicyError: it does not.
         """
-        _refuse([self.policy.objection_to_model(digest)])
+        _refuse(self.policy.objections_to_model(digest))
+
+    def admit_download(self, size_bytes: int) -> None:
+        """Takes a proxy whose files are as large as the policy allows.
+
+        Raises:
+            PolicyError: they are larger.
+        """
+        _refuse(self.policy.over("max_download_bytes", size_bytes))
+
+    def admit_training(self, local: LocalSettings, examples: int) -> None:
+        """Takes local training of as many steps, with batches as large, as the policy allows.
+
+        Raises:
+            PolicyError: it is more.
+        """
+        _refuse(self.policy.objections_to_training(local, examples))
 
     def announce(self, recipe: Recipe, tunable: Tunable, client: str, examples: int) -> None:
         """Says what will leave the site in every round, before the first.
@@ -89,7 +99,7 @@ class Border:
         params = tunable.read()
         self.announced = {name: tensor.shape for name, tensor in params.items()}
         total = stored_bytes(params)
-        _refuse([self.policy.objection_to_size(total)])
+        _refuse(self.policy.over("max_bytes", total))
         lines = [
             f"run {recipe.name}, as client {client}: {examples:,} examples of {shown(recipe.data.train)} stay here. It "
             f"learns from {_columns(recipe)}. In each of at most {recipe.federation.rounds} rounds, about "
@@ -106,55 +116,60 @@ class Border:
         for line in lines:
             self._say(line)
 
-    def why(self, error: FedfmError) -> str:
-        """What a server is told of an error: its kind and place, never what is in the site's data or files."""
-        if isinstance(error, TOLD):
-            return str(error)
-        self._say(f"refused: {error}")
-        places = (
-            [problem.where for problem in error.problems if problem.where] if isinstance(error, RecipeError) else []
-        )
-        place = f" at {', '.join(places)}" if places else ""
-        return f"the run does not fit what is at the site{place} ({type(error).__name__}); its own log says why"
+    def refuse(self, error: BaseException, run: str | None) -> PublicReason:
+        """Writes down why the site does not do what it was asked; the part of the reason that a server may have.
+
+        Args:
+            error: why.
+            run: name of the run that it was asked for, where that is known.
+        """
+        foreseen = isinstance(error, FedfmError)
+        details = "" if foreseen else "".join(traceback.format_exception(error))
+        self.journal.note("refused", run, str(error) if foreseen else f"{type(error).__name__}: {error}", details)
+        return public_reason(error)
+
+    def part(self, ended: Ended) -> None:
+        """Says how a run ended, and writes it down."""
+        left = f"{self._left[ended.job]} updates have left this site for it, see {self.ledger}"
+        self.journal.note("ended", ended.run, f"{ended.status} after {ended.rounds} rounds; {left}")
 
     def pass_answer(self, answer: bytes | Failure, recipe: Recipe, job: str) -> bytes | Failure:
         """What of an answer leaves: an update as it was announced, or that there is none.
 
         Raises:
-            PolicyError: it is more than was announced, or than the policy allows; nothing leaves.
+            PolicyError: the policy does not allow it; nothing leaves.
+            UnannouncedError: it is more than was announced; nothing leaves.
             StorageError: it cannot be written down; nothing leaves.
         """
         if isinstance(answer, bytes):
             self.pass_update(answer, recipe, job)
             return answer
-        self._say(f"no update: {answer.reason}\n{answer.details}")
-        return Failure(answer.client, "the client could not be trained; its own log says why", stale=answer.stale)
+        self.journal.note("failed", recipe.name, answer.reason, answer.details)
+        return Failure(answer.client, str(PublicReason(Cause.TRAINING)), stale=answer.stale)
 
     def pass_update(self, update: bytes, recipe: Recipe, job: str) -> None:
         """Writes down an update that is about to leave; raises as `pass_answer`."""
         found = decode_update(update)
         rounds = recipe.federation.rounds
+        _refuse(self.policy.over("max_bytes", len(update)))
         shapes = {name: tensor.shape for name, tensor in found.params.items()}
-        _refuse(
-            [
-                self.policy.objection_to_size(len(update)),
-                None if shapes == self.announced else "tensors that were not announced",
-                "counts that were not announced" if found.activity and not recipe.proxy.counts_at_clients else None,
-                None if 1 <= found.round <= rounds else f"round {found.round} of {rounds}",
-                None if self._left[job] < REPEATS * rounds else f"{self._left[job]} updates left for {rounds} rounds",
-            ]
-        )
+        more = {
+            "tensors that were not announced": shapes != self.announced,
+            "counts that were not announced": bool(found.activity) and not recipe.proxy.counts_at_clients,
+            f"round {found.round} of {rounds}": not 1 <= found.round <= rounds,
+            f"{self._left[job]} updates left for {rounds} rounds": self._left[job] >= REPEATS * rounds,
+        }
+        if any(more.values()):
+            raise UnannouncedError(
+                f"more than was announced ({'; '.join(what for what, is_so in more.items() if is_so)})"
+            )
         line = message_record(found.round, "up", [found.client], len(update), found.tensors)
-        record: dict[str, Any] = {"run": recipe.name, "job": job, **line}
-        try:
-            with disk.storage(self.ledger, "write"):
-                self.ledger.parent.mkdir(parents=True, exist_ok=True)
-                with self.ledger.open("ab") as lines:
-                    lines.write(jsonl.line(record))
-        except StorageError:
-            _end_with_a_line(self.ledger)
-            raise
+        append(self.ledger, {"run": recipe.name, "job": job, **line})
         self._left[job] += 1
+        self._say(
+            f"run {recipe.name}, round {found.round} of {rounds}: an update of {size(len(update))} leaves, "
+            f"after {found.steps} steps with mean training loss {found.loss:.3f}"
+        )
 
 
 def _columns(recipe: Recipe) -> str:
@@ -164,15 +179,7 @@ def _columns(recipe: Recipe) -> str:
     return ", ".join(columns + ([recipe.data.label] if task.labelled else []))
 
 
-def _end_with_a_line(path: Path) -> None:
-    """Cuts off what there is of a line that was not written to its end."""
-    if path.is_file():
-        with disk.storage(path, "mend"), path.open("r+b") as lines:
-            text = lines.read()
-            lines.truncate(text.rfind(b"\n") + 1)
-
-
-def _refuse(found: Sequence[str | None]) -> None:
-    objections = [objection for objection in found if objection is not None]
-    if objections:
-        raise PolicyError(f"outside this site's policy ({'; '.join(objections)})")
+def _refuse(found: Sequence[Objection]) -> None:
+    if found:
+        text = "; ".join(map(str, found))
+        raise PolicyError(f"outside this site's policy ({text})", [objection.key for objection in found])

@@ -139,11 +139,7 @@ def _hold_back(recipe: Recipe, source: Source) -> tuple[Source, dict[str, Source
 
 def _resolved(recipe: Recipe, clients: int) -> Recipe:
     """The recipe with what the data decides filled in, so that ``recipe.yaml`` says what was run."""
-    per_round = recipe.federation.cohort_size(clients)
-    if per_round > clients:
-        raise RecipeError(
-            f"{per_round} clients a round are more than the {clients} there are", where="federation.per_round"
-        )
     settings = recipe.federation
+    per_round = settings.check_cohort(clients)
     known = {"clients": clients, "per_round": settings.per_round or per_round, "partition": recipe.partition}
     return recipe.model_copy(update={"federation": recipe.federation.model_copy(update=known)})

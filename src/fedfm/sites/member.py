@@ -40,6 +40,26 @@ DOUBT = 20.0
 WORKER, NODE = "worker", "supernode"
 
 
+class Follower:
+    """Says the lines that are added to a log."""
+
+    def __init__(self, log: Path, say: Callable[[str], None]) -> None:
+        """Begins at the end of the log as it is now; there may be none yet."""
+        self._log, self._say = log, say
+        self._read = log.stat().st_size if log.exists() else 0
+
+    def follow(self) -> None:
+        """Says the whole lines that were added since, without control characters."""
+        if not self._log.exists():
+            return
+        with self._log.open("rb") as log:
+            log.seek(self._read)
+            new, ended, _ = log.read().rpartition(b"\n")
+        self._read += len(new) + len(ended)
+        for line in new.decode(errors="replace").split("\n") if ended else []:
+            self._say("".join(letter if letter.isprintable() else " " for letter in line))
+
+
 @dataclass
 class Member:
     """Takes part in whatever a server runs, until it is told to stop.
@@ -98,12 +118,14 @@ class Member:
         policy = Policy() if self.policy is None else read_settings(self.policy, Policy)
         offline = {} if policy.allow_network else {"HF_HUB_OFFLINE": "1"}
         supervisor = Supervisor(self.folder, environment(self.folder) | offline, at_site=True)
+        log = Follower(self.folder / f"{WORKER}.log", self.say)
         before = signal.signal(signal.SIGTERM, _stop)
         try:
             for name in (WORKER, NODE):
                 self._start(supervisor, name)
             while True:
                 time.sleep(1.0)
+                log.follow()
                 self._look(supervisor)
                 for name, code in supervisor.ended().items():
                     if name not in self._due:
@@ -115,6 +137,7 @@ class Member:
             self.say("this site leaves the federation")
         finally:
             supervisor.close()
+            log.follow()
             lock.release()
             signal.signal(signal.SIGTERM, before)
 
@@ -124,8 +147,8 @@ class Member:
         worker = self.folder / "worker.sock"
         if name == WORKER:
             policy = [] if self.policy is None else ["--policy", str(self.policy)]
-            command = [sys.executable, "-m", "fedfm.sites.resident", str(worker), "--data", str(self.data), *policy]
-            supervisor.start(name, *command, aloud=True)
+            command = [sys.executable, "-m", "fedfm.sites.guard", str(worker), "--data", str(self.data), *policy]
+            supervisor.start(name, *command)
         else:
             (port,) = free_ports(1)
             start_supernode(

@@ -102,18 +102,21 @@ def at_site(recipe: Recipe, own: OwnData, *, allow_network: bool) -> Recipe:
     problems = []
     if own.text is not None and len(own.text) != len(recipe.data.text):
         wanted = "a pair of texts" if len(recipe.data.text) == 2 else "one text"
-        problems.append(Problem("text", f"the recipe learns from {wanted}: name as many columns"))
+        problems.append(Problem("data.text", f"the recipe learns from {wanted}: name as many columns as `text`"))
     classes = recipe.data.labels or []
     for value, name in own.labels.items():
         if name not in classes:
-            problems.append(Problem(f"labels.{value}", f"no class of the recipe: {', '.join(classes)}", name))
+            problem = f"`labels` maps the value {value} to no class of the recipe: {', '.join(classes)}"
+            problems.append(Problem("data.label", problem, name))
     if own.model is None and isinstance(recipe.proxy, NoProxy):
         if not re.fullmatch(_PUBLIC_MODEL, recipe.model.path):
-            problems.append(Problem("model", "the recipe's model is in a folder of the server's: name the folder here"))
+            problem = "the recipe's model is in a folder of the server's: name the folder here as `model`"
+            problems.append(Problem("model.path", problem))
         elif Path(recipe.model.path).exists():  # by that name transformers would take it in place of the hub's
-            problems.append(Problem("model", f"{recipe.model.path} is also a folder of the site's: name what is meant"))
+            problem = f"{recipe.model.path} is also a folder of the site's: name what is meant as `model`"
+            problems.append(Problem("model.path", problem))
     if problems:
-        raise RecipeError(problems, source="the site's data")
+        raise RecipeError(problems, source="data.yaml")
     columns = {key: value for key in ("text", "label", "image") if (value := getattr(own, key)) is not None}
     known: dict[str, Any] = {
         "data": recipe.data.model_copy(update={"train": own.train, "csv": own.csv, **columns}),

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import logging
+import math
+import re
 import tempfile
+import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+from pydantic import ValidationError
 
 from fedfm import __version__
 from fedfm.clients import Worker
@@ -17,9 +23,12 @@ from fedfm.proxies.folder import weights_digest
 from fedfm.proxies.versions import HeldProxy
 from fedfm.recipe import Recipe, load_recipe
 from fedfm.runtimes.parcels import (
+    NAME,
     Answers,
+    Ended,
     Fault,
     Parcel,
+    ParcelError,
     Prepare,
     Ready,
     Refusal,
@@ -28,16 +37,21 @@ from fedfm.runtimes.parcels import (
     Work,
     job_digest,
 )
-from fedfm.sites.border import Border, VersionError
+from fedfm.sites.border import Border
 from fedfm.sites.data import TrainingData, processor_of, read_training
 from fedfm.sites.devices import choose_device
+from fedfm.sites.disclosure import VersionError
 from fedfm.sites.downloads import Downloads
 from fedfm.sites.job import Job
+from fedfm.sites.limits import check_files, check_model
 from fedfm.sites.own import OwnData, at_site, read_site
+from fedfm.sites.patterns import check_patterns
 from fedfm.sites.received import load_processor, load_received
 from fedfm.sites.worker import make_worker
 from fedfm.tasks import TASKS
 from fedfm.updates import Failure
+
+_log = logging.getLogger("fedfm.sites")
 
 
 @dataclass(frozen=True)
@@ -90,10 +104,41 @@ class Site:
                     yield from self._train(self._run, work, parcel.contents)
                 case Work():
                     yield Parcel(Unprepared())
+                case Ended() as ended:
+                    if self._own is not None:
+                        self._own.border.part(ended)
+                    self.rest()
+                    yield Parcel(Unprepared())
                 case other:
                     yield Parcel(Refusal(reason=f"a node does not answer `{other.kind}`"))
-        except FedfmError as error:
-            yield Parcel(Refusal(reason=str(error) if self._own is None else self._own.border.why(error)))
+        except (KeyboardInterrupt, SystemExit, GeneratorExit):
+            raise
+        except BaseException as error:  # a panic of a tokenizer, which is written in Rust, is not an Exception
+            yield Parcel(Refusal(reason=self._reason(error, parcel)))
+
+    def _reason(self, error: BaseException, parcel: Parcel) -> str:
+        """Why a parcel cannot be answered, as far as a server may know: all of it, where the data is the server's."""
+        if self._own is not None:
+            return str(self._own.border.refuse(error, self._name(parcel)))
+        if isinstance(error, FedfmError):
+            return str(error)
+        _log.error("%s", "".join(traceback.format_exception(error)))
+        return f"it did not foresee a {type(error).__name__}; its log says where"
+
+    def _name(self, parcel: Parcel) -> str | None:
+        """The name of the run that a parcel is about."""
+        if isinstance(parcel.head, Prepare):
+            recipe = parcel.head.job.get("recipe")
+            name = recipe.get("name") if isinstance(recipe, dict) else None
+            return name if isinstance(name, str) and re.fullmatch(NAME, name) else None
+        return self._run.data.recipe.name if self._run is not None else None
+
+    def seconds(self, parcel: Parcel) -> float:
+        """How long the answer to a parcel may take, as the policy says."""
+        if self._own is None:
+            return math.inf
+        policy = self._own.border.policy
+        return policy.max_round_seconds if isinstance(parcel.head, Work) else policy.max_prepare_seconds
 
     def rest(self) -> None:
         """Frees the memory of its run; who asks for its work is told that it must be prepared again."""
@@ -105,7 +150,10 @@ class Site:
             raise VersionError(
                 f"the server has fedfm {version!s:.20}, and this node {__version__}: install the same one"
             )
-        job = Job.model_validate(asked.job)
+        try:
+            job = Job.model_validate(asked.job)
+        except ValidationError as error:
+            raise ParcelError(f"the server's job has {error.error_count()} unknown or missing fields") from error
         recipe = self._admitted(job, asked.client)
         folder, proxied = None, not isinstance(recipe.proxy, NoProxy)
         if asked.files and not proxied:  # they would be a model that nobody has admitted
@@ -113,6 +161,8 @@ class Site:
         if proxied and not asked.files:
             raise RecipeError("the recipe has a proxy, and the server offers no files of it", where="proxy")
         if asked.files:
+            if self._own is not None:
+                self._own.border.admit_download(sum(file.size for file in asked.files))
             folder, lacking = self._downloads.receive(asked.files, asked.pieces, blobs)
             if lacking:
                 return Parcel(Wanting(job=digest, pieces=lacking))
@@ -131,8 +181,10 @@ class Site:
     def _admitted(self, job: Job, client: str | None) -> Recipe:
         """The recipe of a job that this node may do."""
         recipe = load_recipe(job.recipe)
-        if (self._own is None) != (client is None):
-            raise RecipeError("of server and node, one has clients with data of their own, and the other has not")
+        if self._own is None and client is not None:
+            raise RecipeError("the server expects clients with their own data, but this node holds none")
+        if self._own is not None and client is None:
+            raise RecipeError("the server expects simulated clients, but this node holds its own data")
         if self._own is not None:
             self._own.border.admit(recipe)
             self._own.border.admit_model(job.model if isinstance(recipe.proxy, NoProxy) else None)
@@ -152,11 +204,17 @@ class Site:
             if data.digest != job.data:
                 raise DataError(f"{shown(recipe.data.train)} is another file here than at the server")
             return data
-        here = at_site(recipe, self._own.data, allow_network=self._own.border.policy.allow_network)
+        policy = self._own.border.policy
+        here, task = at_site(recipe, self._own.data, allow_network=policy.allow_network), TASKS[recipe.task.kind]
         if folder is None:
-            return read_site(here, self._own.data, client, processor_of(here))
-        processor = load_processor(folder, TASKS[recipe.task.kind].modality)
-        return read_site(here, self._own.data, client, leave_room(processor, recipe.tune.virtual_tokens))
+            check_model(here.model, task.auto_class, policy, allow_network=here.allow_network)
+            processor = processor_of(here)
+        else:
+            check_files(folder, policy)
+            processor = leave_room(load_processor(folder, task.modality), recipe.tune.virtual_tokens)
+        data = read_site(here, self._own.data, client, processor)
+        self._own.border.admit_training(data.recipe.local, len(data.train))
+        return data
 
     def _worker_for(self, data: TrainingData, job: Job, folder: Path | None) -> Worker:
         """A worker on the proxy in a folder, or on the backbone."""
@@ -182,6 +240,8 @@ class Site:
     def _worker(self, data: TrainingData, model: Backbone, held: HeldProxy | None) -> Worker:
         """A worker on a model."""
         recipe, device = data.recipe, choose_device(data.recipe.runtime.device)
+        if self._own is not None:
+            check_patterns(recipe.tune, (name for name, _ in model.model.named_modules()))
         tunable = recipe.tune.attach(model, task_type=data.task.peft_type, seed=recipe.seed)
         tunable.to(device)
         if self._own is not None:

@@ -37,8 +37,8 @@ def matching(
     if isinstance(chosen, str):
         try:
             pattern = re.compile(chosen)
-        except re.error as error:
-            raise RecipeError(f"`{chosen}` is not a regular expression: {error}", where=where) from error
+        except (re.error, OverflowError, RecursionError) as error:
+            raise RecipeError(f"`{chosen:.200}` is not a regular expression: {error}", where=where) from error
         found = [name for name in modules if pattern.fullmatch(name)]
         unmatched = [] if found else [chosen]
     else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fedfm.records import units
+from fedfm.records import contributions, units
 from fedfm.records.jsonl import Record
 from fedfm.records.names import BASELINES
 from fedfm.records.reading import RunFiles, dig, metric_keys
@@ -34,6 +34,8 @@ class Outcome:
     levels: list[Level]
     facts: list[Fact]
     others: Table
+    warning: str | None
+    contributions: list[str]
 
 
 def outcome(run: RunFiles) -> Outcome:
@@ -50,6 +52,8 @@ def outcome(run: RunFiles) -> Outcome:
         facts=[fact for fact in (_rounds(run), _clients(run), _parameters(run), _bytes(run), _time(run)) if fact]
         + [_privacy(run)],
         others=Table(["", "final", "before round 1", "change"], rows[1:]),
+        warning=contributions.warning(run.summary),
+        contributions=contributions.lines(run.summary),
     )
 
 
@@ -96,9 +100,7 @@ def _rounds(run: RunFiles) -> Fact:
 
 
 def _clients(run: RunFiles) -> Fact:
-    troubles = dig(run.summary, "clients")
-    note = f"{troubles.get('failed', 0)} failed, {troubles.get('refused', 0)} updates refused" if troubles else ""
-    return Fact("Clients", units.number(len(run.clients)), note)
+    return Fact("Clients", units.number(len(run.clients)), contributions.troubles(run.summary))
 
 
 def _parameters(run: RunFiles) -> Fact | None:

@@ -11,6 +11,7 @@ asks nodes that do not answer whether they had theirs.
 
 from __future__ import annotations
 
+import logging
 import select
 import socket
 import time
@@ -25,7 +26,7 @@ from fedfm.runtimes import sockets
 from fedfm.runtimes.flower.grid import ACTION, ASK, GridLine
 from fedfm.runtimes.flower.records import from_record, to_record
 from fedfm.runtimes.inbox import Inbox
-from fedfm.runtimes.parcels import Lost, Nodes, Parcel, ParcelError, Refusal, joined
+from fedfm.runtimes.parcels import Lost, Nodes, Parcel, Refusal, joined
 
 SOCKET = "fedfm-socket"
 """Key, of a ServerApp's run config and of a node's config, of the socket to speak to."""
@@ -35,6 +36,8 @@ POLL = 0.2
 
 PATIENCE = 60.0
 """Seconds that an app waits for the process behind its socket, which may be starting anew."""
+
+_log = logging.getLogger(__name__)
 
 Handler = Callable[[Parcel], Iterable[Parcel]]
 """Answers a parcel, in parts."""
@@ -114,10 +117,12 @@ def _client_app(answer: Callable[[str, Context, Parcel], Iterable[Parcel]]) -> C
     def work(message: Message, context: Context) -> Message:
         try:
             answered = joined(answer(message.metadata.message_id, context, from_record(message.content)))
-        except ParcelError as error:
-            answered = Parcel(Refusal(reason=str(error)))
-        except OSError as error:  # its worker is starting anew, or ended in the middle
-            answered = Parcel(Lost(reason=f"the worker of the node does not answer ({error})"))
+        except OSError:  # its worker is starting anew, or ended in the middle
+            _log.exception("the worker of the node does not answer")
+            answered = Parcel(Lost(reason="the worker of the node does not answer"))
+        except Exception:  # Flower would send the text of any other to the server
+            _log.exception("a message could not be answered")
+            answered = Parcel(Refusal(reason="the node could not read what it was sent, or what its worker answered"))
         return Message(to_record(answered), reply_to=message)
 
     return app

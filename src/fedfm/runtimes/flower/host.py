@@ -20,7 +20,7 @@ from fedfm.runtimes.flower.superlink import (
 )
 from fedfm.runtimes.flower.supervisor import Supervisor
 from fedfm.runtimes.parcels import Lost, Parcel
-from fedfm.runtimes.relay import RelayLine
+from fedfm.runtimes.relay import RelayLine, Wait
 
 MENDED, RELAYS = 5, 20
 """Times that Flower's processes are mended, and relays started, without an answer from a site in between."""
@@ -40,6 +40,7 @@ class HostLine(RelayLine):
         patience: float,
         deadline: float | None,
         heard: Callable[[Sequence[str]], None],
+        waits: Callable[[Wait], None],
     ) -> None:
         """Starts what sites connect to.
 
@@ -52,6 +53,7 @@ class HostLine(RelayLine):
             patience: seconds to wait for all of them before the first round, and for the least before others.
             deadline: seconds that sites have for a round; None: any.
             heard: is told of the sites that are there whenever they have changed.
+            waits: gets the sites that are waited for, and for how long.
 
         Raises:
             TooFewClientsError: what sites connect to ended or did not answer.
@@ -73,6 +75,7 @@ class HostLine(RelayLine):
             )
             undo.callback(super().close)
             self.folder, self.tls, self.port, self.keys = folder, tls, port, keys
+            self._waits = waits
             self._least, self._mended, self._relays = least, 0, 0
             self._run: int | None = None
             self._control = self._start()
@@ -85,9 +88,15 @@ class HostLine(RelayLine):
         self.wanted = self._least
         return there
 
-    def send(self, parcels: Mapping[str, Parcel], *, most: int) -> Generator[tuple[str, Parcel]]:
+    def on_wait(self, wait: Wait) -> None:
+        """As `RelayLine.on_wait`."""
+        self._waits(wait)
+
+    def send(
+        self, parcels: Mapping[str, Parcel], *, most: int, within: float | None = None
+    ) -> Generator[tuple[str, Parcel]]:
         """As `RelayLine.send`."""
-        with closing(super().send(parcels, most=most)) as answered:
+        with closing(super().send(parcels, most=most, within=within)) as answered:
             for node, answer in answered:
                 if not isinstance(answer.head, Lost):
                     self._mended = self._relays = 0

@@ -47,7 +47,7 @@ class Supervisor:
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._began: dict[str, int] = {}
 
-    def start(self, name: str, *command: str, aloud: bool = False) -> None:
+    def start(self, name: str, *command: str) -> None:
         """Starts a process that ends with this one, in a group of its own with what it starts itself.
 
         What an earlier one of the same name has left is killed.
@@ -55,7 +55,6 @@ class Supervisor:
         Args:
             name: of the process, for messages and for the file of its words.
             command: its program and arguments.
-            aloud: whether it speaks to this process's own output, and not into a file.
         """
         self.kill(name)
         found = shutil.which(command[0], path=self._environment["PATH"]) or command[0]
@@ -63,8 +62,8 @@ class Supervisor:
             self._began[name] = words.tell()
             self._processes[name] = subprocess.Popen(  # noqa: S603 - its own tools
                 [sys.executable, "-m", "fedfm.runtimes.leash", found, *command[1:]],
-                stdout=None if aloud else words,
-                stderr=None if aloud else subprocess.STDOUT,
+                stdout=words,
+                stderr=subprocess.STDOUT,
                 stdin=subprocess.PIPE,
                 env=self._environment,
                 start_new_session=True,

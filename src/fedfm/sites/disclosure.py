@@ -1,0 +1,106 @@
+"""What a server learns of an error at a site: one of fixed sentences, and keys of fedfm's own schemas.
+
+The text of an error may quote what the site holds: rows, labels, columns, paths. So it stays in the site's own log.
+What leaves is chosen by the error's type.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+
+from fedfm.errors import DataError, FedfmError, RecipeError, StorageError
+from fedfm.recipe import Recipe
+from fedfm.recipe.fields import all_keys
+from fedfm.runtimes.parcels import ParcelError
+from fedfm.sites.causes import Cause
+from fedfm.sites.policy import Policy
+from fedfm.updates import MessageError
+
+
+class PolicyError(FedfmError):
+    """A server wants what this site's policy does not allow.
+
+    Attributes:
+        keys: of the policy.
+    """
+
+    def __init__(self, text: str, keys: Iterable[str]) -> None:
+        super().__init__(text)
+        self.keys = tuple(keys)
+
+
+class UnannouncedError(FedfmError):
+    """An update holds more than the site announced."""
+
+
+class VersionError(FedfmError):
+    """Server and site have different versions of fedfm."""
+
+
+@dataclass(frozen=True)
+class PublicReason:
+    """Why a site does not do what it was asked, as far as a server may know.
+
+    Attributes:
+        cause: the sentence.
+        keys: dotted keys of the recipe, or keys of a policy: fedfm's own words.
+
+    Raises:
+        ValueError: a key is in neither schema.
+    """
+
+    cause: Cause
+    keys: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not known_keys().issuperset(self.keys):
+            raise ValueError("a reason for the server may only name keys of the recipe or of a policy")
+
+    def __str__(self) -> str:
+        return self.cause.sentence(*self.keys)
+
+
+_CAUSES: dict[type[BaseException], Cause] = {
+    PolicyError: Cause.POLICY,
+    UnannouncedError: Cause.UNANNOUNCED,
+    VersionError: Cause.VERSION,
+    RecipeError: Cause.RECIPE,
+    DataError: Cause.DATA,
+    MessageError: Cause.MESSAGE,
+    ParcelError: Cause.MESSAGE,
+    StorageError: Cause.STORAGE,
+    MemoryError: Cause.MEMORY,
+    torch.OutOfMemoryError: Cause.MEMORY,
+}
+
+
+def public_reason(error: BaseException) -> PublicReason:
+    """What a server learns of an error."""
+    cause = next((cause for kind, cause in _CAUSES.items() if isinstance(error, kind)), Cause.UNFORESEEN)
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG):
+        cause = Cause.STORAGE
+    if isinstance(error, PolicyError):
+        return PublicReason(cause, tuple(dict.fromkeys(error.keys)))
+    if isinstance(error, RecipeError):
+        keys = (_known_part(problem.where) for problem in error.problems)
+        return PublicReason(cause, tuple(dict.fromkeys(key for key in keys if key)))
+    return PublicReason(cause)
+
+
+@cache
+def known_keys() -> frozenset[str]:
+    """Dotted keys of the recipe, and keys of a policy."""
+    recipe = (f"{key.group}.{key.name}".lstrip(".") for key in all_keys(Recipe))
+    return frozenset([*recipe, *Policy.model_fields])
+
+
+def _known_part(where: str) -> str:
+    """The longest beginning of a dotted place that is a key; empty where none is."""
+    while where and where not in known_keys():
+        where = where.rpartition(".")[0]
+    return where

@@ -1,0 +1,167 @@
+"""A site's worker that no message can stop: ``python -m fedfm.sites.guard SOCKET --data FILE [--policy FILE]``.
+
+The guard accepts callers and hands each to a process of its own, `fedfm.sites.resident`, which reads the message and
+answers it. That process tells the guard how long it may take. Where it takes longer, or ends (a crash of native code,
+no memory), the guard kills it, answers in its place, and starts another.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import math
+import select
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import closing, suppress
+from pathlib import Path
+from types import FrameType
+
+from fedfm.runtimes import sockets
+from fedfm.runtimes.parcels import Parcel, Refusal
+from fedfm.sites.causes import Cause
+from fedfm.sites.journal import Journal
+
+SECONDS = struct.Struct("<d")
+"""What the process tells the guard: seconds that it may take from now on; 0: it has answered, or is ready."""
+
+ENDS = 2
+"""Times in a row that the process ends over a message until the caller gets a refusal; before, it may ask again."""
+
+_log = logging.getLogger("fedfm.sites")
+
+
+class Guard:
+    """Hands callers to a process that works, and answers for it where it cannot."""
+
+    def __init__(self, command: Sequence[str], journal: Journal) -> None:
+        """A guard, whose process starts at once.
+
+        Args:
+            command: of the process; the number of a descriptor is added, of a socket that brings callers.
+            journal: of the site.
+        """
+        self._command = list(command)
+        self._journal = journal
+        self._ended = 0
+        self._start()
+
+    def serve(self, path: Path) -> None:
+        """Answers whoever connects to a socket, until the process is told to end.
+
+        Raises:
+            SystemExit: the process ends before it can work, with its code.
+        """
+        with closing(sockets.listen(path)) as server:
+            self._await_start()
+            while True:
+                ready, _, _ = select.select([server, self._line], [], [])
+                if self._line in ready:  # it has nothing to say now but that it has ended
+                    self._journal.note("failed", None, f"the worker {self._how()} while it had nothing to do")
+                    self._restart()
+                    continue
+                caller, _ = server.accept()
+                with caller, suppress(OSError):  # the caller has hung up
+                    self.attend(caller)
+
+    def attend(self, caller: socket.socket) -> None:
+        """Has a caller answered."""
+        begun = False
+        try:
+            socket.send_fds(self._line, [b"c"], [caller.fileno()])
+            end = math.inf
+            while True:
+                left = None if math.isinf(end) else max(0.0, end - time.monotonic())
+                if not select.select([self._line], [], [], left)[0]:
+                    self._answer_for_it(caller, Cause.TIME, "it took longer than the policy allows")
+                    return
+                seconds = self._told()
+                if seconds is None:
+                    break
+                if seconds == 0:
+                    self._ended = 0
+                    return
+                begun, end = True, time.monotonic() + seconds
+        except ConnectionError:
+            pass
+        self._process.wait()
+        self._ended += 1
+        how = f"the worker {self._how()} over a message; where memory ran out, lower the policy's limits (`max_…`)"
+        if begun and self._ended >= ENDS:
+            self._answer_for_it(caller, Cause.ENDED, how)
+        else:
+            self._journal.note("failed", None, how)
+            self._restart()
+
+    def close(self) -> None:
+        """Ends the process."""
+        self._process.kill()
+        self._process.wait()
+        self._line.close()
+
+    def _answer_for_it(self, caller: socket.socket, cause: Cause, reason: str) -> None:
+        self._journal.note("refused", None, reason)
+        self._ended = 0
+        self._process.kill()  # before the answer: it must not add to it
+        self._process.wait()
+        try:
+            sockets.send(caller, Parcel(Refusal(reason=cause.sentence())))
+        finally:
+            self._restart()
+
+    def _start(self) -> None:
+        self._line, theirs = socket.socketpair()
+        with theirs:
+            number = theirs.fileno()
+            self._process = subprocess.Popen([*self._command, str(number)], pass_fds=[number])  # noqa: S603 - its own
+        with suppress(OSError):  # where memory runs out, the system ends the process that takes it, not the guard
+            Path(f"/proc/{self._process.pid}/oom_score_adj").write_text("1000")
+
+    def _await_start(self) -> None:
+        if self._told() is None:
+            sys.exit(self._process.wait() or 1)
+
+    def _restart(self) -> None:
+        self.close()
+        self._start()
+        self._await_start()
+
+    def _told(self) -> float | None:
+        """What the process says next; None: it has ended."""
+        try:
+            word = self._line.recv(SECONDS.size, socket.MSG_WAITALL)
+        except ConnectionError:
+            return None
+        return float(SECONDS.unpack(word)[0]) if len(word) == SECONDS.size else None
+
+    def _how(self) -> str:
+        code = self._process.wait()
+        return f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    sys.exit(0)
+
+
+def main() -> None:
+    """Serves the socket named on the command line."""
+    parser = argparse.ArgumentParser(description="A site's worker.")
+    parser.add_argument("socket", type=Path, help="where it listens; the site's records lie beside it")
+    parser.add_argument("--data", required=True, help="the site's data.yaml")
+    parser.add_argument("--policy", help="the site's policy.yaml")
+    options = parser.parse_args()
+    signal.signal(signal.SIGTERM, _end)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    policy = ["--policy", options.policy] if options.policy else []
+    command = [sys.executable, "-m", "fedfm.sites.resident", str(options.socket), "--data", options.data, *policy]
+    with closing(Guard([*command, "--callers"], Journal(options.socket.parent, _log.info))) as guard:
+        guard.serve(options.socket)
+
+
+if __name__ == "__main__":
+    main()

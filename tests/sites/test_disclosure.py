@@ -1,0 +1,211 @@
+"""Whatever goes wrong at a site, nothing of what it holds is in the bytes that leave it; its own log has all of it."""
+
+from __future__ import annotations
+
+import errno
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fedfm.clients import Worker
+from fedfm.errors import DataError, RecipeError, StorageError
+from fedfm.params import digest
+from fedfm.recipe import load_recipe
+from fedfm.runtimes.parcels import Answers, Parcel, Prepare, Ready, Refusal, Work, job_digest
+from fedfm.server.carriers import over_sites
+from fedfm.server.experiment import Experiment, build_experiment
+from fedfm.server.serving import for_sites
+from fedfm.sites import site as site_module
+from fedfm.sites.border import Border
+from fedfm.sites.causes import Cause
+from fedfm.sites.disclosure import PublicReason, public_reason
+from fedfm.sites.own import OwnData
+from fedfm.sites.policy import Policy
+from fedfm.sites.site import Own, Site
+from fedfm.updates import Instruction, encode_instruction
+from tests.small import small_recipe
+
+CANARY = "Kanarienvogel"
+
+
+class PanicException(BaseException):
+    """As what a library in Rust raises when it panics: no Exception."""
+
+
+class Watched:
+    """A site whose folders, columns, labels and values all hold the canary, and every byte that it sends."""
+
+    def __init__(self, folder: Path, own: dict[str, Any], policy: Policy | None = None) -> None:
+        self.said: list[str] = []
+        self.left = b""
+        values = {"train": str(folder / f"{CANARY}.csv"), "text": [f"{CANARY} text"], "label": f"{CANARY} label"}
+        labels = {f"{CANARY} no": "0", f"{CANARY} yes": "1"}
+        data = OwnData.model_validate({**values, "labels": labels, **own})
+        self.border = Border(policy or Policy(), folder / f"{CANARY} state", self.said.append)
+        self.site = Site(Own(data, self.border), folder / f"{CANARY} proxies")
+
+    def answers(self, parcel: Parcel) -> list[Parcel]:
+        found = list(self.site.handle(parcel))
+        for answer in found:
+            self.left += answer.text.encode() + b"".join(answer.contents)
+        return found
+
+    def prepare(self, job: dict[str, Any]) -> Parcel:
+        (answer,) = self.answers(Parcel(Prepare(job=job, client="clinic")))
+        return answer
+
+    def train(self, job: dict[str, Any], experiment: Experiment) -> Parcel:
+        message = encode_instruction(Instruction(1, digest(experiment.start), 0.01, experiment.start))
+        (answer,) = self.answers(Parcel(Work(job=job_digest(job), clients=(("clinic", 0),)), (message,)))
+        return answer
+
+    def check(self) -> None:
+        """Nothing of the site has left, and its log says what happened."""
+        assert self.left
+        assert CANARY.encode() not in self.left
+        assert any(CANARY in line for line in self.said if "refused" in line or "failed" in line), self.said
+
+
+@pytest.fixture(scope="module")
+def experiment(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
+    recipe = for_sites(load_recipe(small_recipe(tmp_path_factory.mktemp("server"))), 3)
+    return build_experiment(recipe, ["clinic", "ward", "lab"])
+
+
+@pytest.fixture
+def job(experiment: Experiment) -> dict[str, Any]:
+    return dict(over_sites(experiment, None).job)  # type: ignore[arg-type]
+
+
+def rows(folder: Path, *lines: str, header: str = f"{CANARY} text,{CANARY} label") -> None:
+    (folder / f"{CANARY}.csv").write_text("\n".join([header, *lines]) + "\n")
+
+
+GOOD = (f"{CANARY} is fine,{CANARY} yes", f"{CANARY} is bad,{CANARY} no")
+
+WRONG: dict[str, tuple[tuple[str, ...], dict[str, Any], str]] = {
+    "no file": ((), {"train": f"/nowhere/{CANARY}.csv"}, "data.train"),
+    "an unknown ending": ((), {"train": f"/etc/{CANARY}.secret"}, "data.train"),
+    "a column that is missing": (GOOD, {"text": [f"{CANARY} other"]}, "data.text"),
+    "two columns": (GOOD, {"text": [f"{CANARY} a", f"{CANARY} b"]}, "data.text"),
+    "a label column that is missing": (GOOD, {"label": f"{CANARY} other"}, "data.label"),
+    "an unmapped label": ((*GOOD, f"so so,{CANARY} perhaps"), {}, "data.label"),
+    "a mismatched label": (GOOD, {"labels": {f"{CANARY} no": f"{CANARY} negative"}}, "data.label"),
+    "a blank text": ((*GOOD, f",{CANARY} yes"), {}, "data.text"),
+    "no rows": ((), {}, "data.train"),
+    "another model": (GOOD, {"model": f"/nowhere/{CANARY}"}, "model.path"),
+    "another device": (GOOD, {"device": "cuda:99"}, "runtime.device"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_data_that_does_not_fit(case: str, job: dict[str, Any], tmp_path: Path) -> None:
+    lines, own, place = WRONG[case]
+    rows(tmp_path, *lines)
+    watched = Watched(tmp_path, own)
+    answer = watched.prepare(job)
+    assert answer == Parcel(Refusal(reason=f"{Cause.RECIPE} ({place}); the site's own log says more"))
+    assert CANARY.encode() not in watched.left
+    assert any("refused" in line and place in line for line in watched.said)
+
+
+def test_files_that_cannot_be_read(job: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / f"{CANARY}.parquet").write_text(CANARY)
+    watched = Watched(tmp_path, {"train": str(tmp_path / f"{CANARY}.parquet")})
+    assert watched.prepare(job) == Parcel(Refusal(reason=f"{Cause.DATA}; the site's own log says more"))
+    watched.check()
+
+
+def test_an_image_that_cannot_be_read(tmp_path: Path) -> None:
+    images = {"train": "builtin:digits", "test": "builtin:digits"}
+    changes = {"data": images, "task": {"kind": "image-classification"}, "model": {"path": "builtin:tiny-vit"}}
+    recipe = for_sites(load_recipe(small_recipe(tmp_path, **changes)), 3)
+    job = dict(over_sites(build_experiment(recipe, ["clinic", "ward", "lab"]), None).job)  # type: ignore[arg-type]
+    for name in ("0", "1"):
+        folder = tmp_path / CANARY / name
+        folder.mkdir(parents=True)
+        Image.fromarray(np.zeros((8, 8), np.uint8)).save(folder / f"{CANARY} 1.png")
+    (tmp_path / CANARY / "1" / f"{CANARY} 2.png").write_text(CANARY)
+    watched = Watched(tmp_path, {"train": str(tmp_path / CANARY), "text": None, "label": "label", "labels": {}})
+    assert isinstance(watched.prepare(job).head, Refusal)
+    watched.check()
+
+
+def test_what_a_policy_says(job: dict[str, Any], tmp_path: Path) -> None:
+    watched = Watched(tmp_path, {}, Policy(algorithms=[CANARY], tunables=[CANARY], max_rounds=1))
+    (reason,) = [watched.prepare(job).head]
+    assert isinstance(reason, Refusal)
+    assert "(algorithms, tunables, max_rounds)" in reason.reason
+    watched.check()
+
+
+ERRORS: dict[str, Callable[[], BaseException]] = {
+    "a value": lambda: ValueError(CANARY),
+    "a type of error with a name from data": lambda: type(CANARY, (Exception,), {})(CANARY),
+    "unforeseen places of a recipe": lambda: RecipeError(CANARY, where=f"data.label.{CANARY}", source=CANARY),
+    "data": lambda: DataError(CANARY),
+    "storage": lambda: StorageError(CANARY),
+    "no memory": lambda: MemoryError(CANARY),
+    "no memory of a GPU": lambda: torch.OutOfMemoryError(CANARY),
+    "a full disk": lambda: OSError(errno.ENOSPC, CANARY, f"/home/{CANARY}"),
+    "a panic": lambda: PanicException(CANARY),
+}
+
+PLACES = ("read_site", "load_backbone", "check_patterns", "choose_device", "make_worker", "decode", "plan", "append")
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_whatever_is_raised_wherever(
+    place: str, job: dict[str, Any], experiment: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows(tmp_path, *GOOD)
+    watched = Watched(tmp_path, {})
+    raised: list[BaseException] = []
+
+    def fails(*given: object, **named: object) -> None:
+        raise raised[-1]
+
+    target: tuple[Any, str] = {
+        "decode": (Worker, "prepare"),
+        "plan": (Worker, "_plan"),
+        "append": (watched.border, "pass_update"),
+    }.get(place, (site_module, place))
+    if target[0] is not site_module:
+        assert isinstance(watched.prepare(job).head, Ready)
+    monkeypatch.setattr(*target, fails)
+    for make in ERRORS.values():
+        raised.append(make())
+        told = watched.prepare(job) if target[0] is site_module else watched.train(job, experiment)
+        assert isinstance(told.head, Refusal | Answers)
+        assert CANARY in watched.said[-1]
+    watched.check()
+    noted = [json.loads(line) for line in watched.border.journal.events.read_text().splitlines()]
+    assert len(noted) == len(ERRORS)
+    monkeypatch.undo()
+    assert isinstance(watched.prepare(job).head, Ready), "the site goes on"
+    assert isinstance(watched.train(job, experiment).head, Answers)
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit])
+def test_a_worker_that_is_told_to_end_ends(
+    stop: type[BaseException], job: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ends(*given: object) -> None:
+        raise stop
+
+    monkeypatch.setattr(site_module, "read_site", ends)
+    with pytest.raises(stop):
+        Watched(tmp_path, {}).prepare(job)
+
+
+def test_only_keys_of_the_schemas_can_be_named() -> None:
+    with pytest.raises(ValueError, match="may only name keys"):
+        PublicReason(Cause.RECIPE, (f"labels.{CANARY}",))
+    assert public_reason(RecipeError("no", where="tune.target_modules.0")).keys == ("tune.target_modules",)
+    assert public_reason(RecipeError("no", where=CANARY)).keys == ()
