@@ -215,7 +215,7 @@ def test_a_proxy_goes_in_pieces_to_those_that_lack_it(tmp_path: Path, monkeypatc
     [
         (Piece(file="config.json", start=0),),  # again and again
         (Piece(file="config.json", start=3),),
-        (Piece(file="../secret", start=0),),
+        (Piece(file="secret", start=0),),
         (Piece(file="config.json", start=0), Piece(file="config.json", start=0)),
     ],
 )

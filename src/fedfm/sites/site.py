@@ -11,6 +11,7 @@ from fedfm import __version__
 from fedfm.clients import Worker
 from fedfm.errors import DataError, FedfmError, RecipeError
 from fedfm.models.backbones import Backbone, leave_room, load_backbone
+from fedfm.printable import line
 from fedfm.proxies import NoProxy
 from fedfm.proxies.folder import weights_digest
 from fedfm.proxies.versions import HeldProxy
@@ -92,7 +93,8 @@ class Site:
                 case other:
                     yield Parcel(Refusal(reason=f"a node does not answer `{other.kind}`"))
         except FedfmError as error:
-            yield Parcel(Refusal(reason=str(error) if self._own is None else self._own.border.why(error)))
+            why = str(error) if self._own is None else self._own.border.why(error)
+            yield Parcel(Refusal(reason="; ".join(map(str.strip, why.splitlines()))))
 
     def rest(self) -> None:
         """Frees the memory of its run; who asks for its work is told that it must be prepared again."""
@@ -102,9 +104,9 @@ class Site:
         digest = job_digest(asked.job)
         if (version := asked.job.get("version")) != __version__:
             raise VersionError(
-                f"the server has fedfm {version!s:.20}, and this node {__version__}: install the same one"
+                f"the server has fedfm {line(version, most=40)}, and this node {__version__}: install the same one"
             )
-        job = Job.model_validate(asked.job)
+        job = Job.read(asked.job)
         recipe = self._admitted(job, asked.client)
         folder, proxied = None, not isinstance(recipe.proxy, NoProxy)
         if asked.files and not proxied:  # they would be a model that nobody has admitted
