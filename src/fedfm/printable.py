@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+from typing import Any
 
 LINE, LINES = 500, 8_000
 """Characters of a text that is shown on one line, and on several."""
@@ -38,6 +39,20 @@ def lines(value: object, *, most: int = LINES) -> str:
     return _shown(text, _IN_LINES, most)
 
 
+def escaped(text: str) -> str:
+    """As `lines`, whole."""
+    return _escaped(text, _IN_LINES)
+
+
+def records(value: Any) -> Any:
+    """A value of JSON with every text and every key in it as `line` shows it."""
+    if isinstance(value, str):
+        return line(value)
+    if isinstance(value, dict):
+        return {records(key): records(item) for key, item in value.items()}
+    return [records(item) for item in value] if isinstance(value, list) else value
+
+
 def quoted(value: object, *, most: int = 80) -> str:
     """A name or value from elsewhere within a sentence."""
     return f"`{line(value, most=most)}`"
@@ -49,11 +64,15 @@ def in_json(text: str) -> str:
 
 
 def _shown(text: str, unsafe: re.Pattern[str], most: int) -> str:
-    shown = unsafe.sub(lambda found: found[0].encode("unicode_escape").decode(), text[: most + 1])
+    shown = _escaped(text[: most + 1], unsafe)
     if len(text) <= most and len(shown) <= most:
         return shown
     cut = _cut(text)
     return shown[: most - len(cut)] + cut
+
+
+def _escaped(text: str, unsafe: re.Pattern[str]) -> str:
+    return unsafe.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def _cut(text: str) -> str:

@@ -12,7 +12,8 @@ import yaml
 from huggingface_hub import ModelCard, ModelCardData
 
 from fedfm import __version__
-from fedfm.records import disk, jsonl, names, templates, units
+from fedfm.printable import escaped
+from fedfm.records import disk, jsonl, markdown, names, templates, units
 from fedfm.records.jsonl import Record
 from fedfm.records.reading import dig, metric_keys
 
@@ -54,6 +55,7 @@ def write_card(folder: Path, *, base_model: str, summary: Record, recipe: Record
         StorageError: it cannot be written.
     """
     loading = LOADING[dig(recipe, "task.kind")]
+    text = _yaml(json.loads(jsonl.dumps(_shareable(recipe))))
     content = templates.render(
         "card.md.j2",
         autoescape=False,
@@ -72,12 +74,19 @@ def write_card(folder: Path, *, base_model: str, summary: Record, recipe: Record
         scores=_scores(summary),
         facts=_facts(summary, recipe),
         privacy=summary.get("privacy"),
-        recipe=yaml.safe_dump(json.loads(jsonl.dumps(_shareable(recipe))), sort_keys=False, allow_unicode=True),
+        recipe=text,
+        fence=markdown.fence(text),
         version=__version__,
     )
     path = folder / "README.md"
     disk.replace_text(path, str(ModelCard(content)))
     return path
+
+
+def _yaml(recipe: Record) -> str:
+    """The recipe as it can be run; all but ASCII is escaped where some of it is unsafe to show."""
+    text = yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True)
+    return text if escaped(text) == text else yaml.safe_dump(recipe, sort_keys=False, allow_unicode=False)
 
 
 def _header(base_model: str, loading: Loading, recipe: Record, kind: Kind) -> ModelCardData:

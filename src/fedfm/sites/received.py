@@ -13,6 +13,7 @@ from fedfm.models.backbones import Backbone
 from fedfm.models.checkpoints import Checkpoint
 from fedfm.models.configs import read_config
 from fedfm.models.processors import Modality, Processor, read_processor
+from fedfm.printable import quoted
 from fedfm.proxies.construct import kept_blocks, own_parameters
 from fedfm.proxies.folder import load_proxy
 from fedfm.proxies.versions import HeldProxy
@@ -84,9 +85,9 @@ def _refuse_active(folder: Path) -> None:
             raise DataError(f"{path.name} of the proxy is no JSON") from error
         for key, value in _leaves(settings):
             if value is not None and any(part in key for part in REACHING):
-                raise DataError(f"{path.name} of the proxy sets `{key}`, which could load code")
+                raise DataError(f"{path.name} of the proxy sets {quoted(key)}, which could load code")
             if isinstance(value, str) and len(value) > 1 and (value[0] in "/~\\" or ".." in value or "://" in value):
-                raise DataError(f"{path.name} of the proxy names a file or an address ({key})")
+                raise DataError(f"{path.name} of the proxy names a file or an address ({quoted(key)})")
 
 
 def _leaves(tree: Any, key: str = "") -> Iterator[tuple[str, Any]]:

@@ -19,6 +19,7 @@ from fedfm.runtimes import sockets
 from fedfm.runtimes.inbox import Inbox
 from fedfm.runtimes.parcels import Parcel, ParcelError, Refusal
 from fedfm.sites.border import Border
+from fedfm.sites.logs import Formatter
 from fedfm.sites.own import read_own_data, read_settings
 from fedfm.sites.policy import Policy
 from fedfm.sites.site import Own, Site
@@ -83,7 +84,9 @@ def main() -> None:
     parser.add_argument("--policy", type=Path, help="the site's policy.yaml")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, _end)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    handler = logging.StreamHandler()
+    handler.setFormatter(Formatter())
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     own = None
     if options.data is not None:
         policy = read_settings(options.policy, Policy) if options.policy else Policy()
