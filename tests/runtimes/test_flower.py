@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,7 +27,7 @@ from fedfm.runtimes.flower.apps import make_client_app, relay
 from fedfm.runtimes.flower.grid import GridLine
 from fedfm.runtimes.flower.in_process import InProcessGrid
 from fedfm.runtimes.nodes import Line
-from fedfm.runtimes.parcels import Answers, Lost, Parcel, Unprepared, Work
+from fedfm.runtimes.parcels import Answers, Lost, Nodes, Parcel, Ready, Refusal, Unprepared, Work
 from fedfm.runtimes.relay import RelayLine
 from fedfm.sites.site import Site
 from tests.alike import RECIPES
@@ -129,6 +130,19 @@ def test_an_answer_that_a_busy_superlink_takes_as_handed_out_is_lost(monkeypatch
 def test_what_is_no_lock_is_not_waited_for(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(httpx.HTTPStatusError):
         asked(BusyGrid({method: "any"}, status=413), monkeypatch)
+
+
+HUGE = Ready.model_construct(kind="ready", job="j", clients=None, examples=10**400)
+
+
+@pytest.mark.parametrize(
+    "head", [HUGE, Ready.model_construct(kind="ready", job="j", clients=None, examples=-1), Nodes(nodes=("9",))]
+)
+def test_a_head_that_is_none_or_not_a_nodes_is_that_nodes_answer(head: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    grid = InProcessGrid(make_client_app(lambda context: lambda parcel: [Parcel(head)]), [{}])
+    ((node, answer),) = asked(grid, monkeypatch)
+    assert node == "1"
+    assert answer.head == head if isinstance(head, Nodes) else isinstance(answer.head, Refusal)
 
 
 class ForgedGrid(InProcessGrid):

@@ -81,7 +81,7 @@ def _refuse_active(folder: Path) -> None:
             continue
         try:
             settings = json.loads(path.read_bytes())
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise DataError(f"{path.name} of the proxy is no JSON") from error
         for key, value in _leaves(settings):
             if value is not None and any(part in key for part in REACHING):
@@ -90,13 +90,14 @@ def _refuse_active(folder: Path) -> None:
                 raise DataError(f"{path.name} of the proxy names a file or an address ({quoted(key)})")
 
 
-def _leaves(tree: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    """Every value that holds no other, with the keys on the way to it."""
-    if isinstance(tree, dict):
-        for name, value in tree.items():
-            yield from _leaves(value, f"{key}.{name}")
-    elif isinstance(tree, list):
-        for value in tree:
-            yield from _leaves(value, key)
-    else:
-        yield key, tree
+def _leaves(tree: Any) -> Iterator[tuple[str, Any]]:
+    """Every value that holds no other, with the keys on the way to it; however deep, without recursion."""
+    waiting: list[tuple[str, Any]] = [("", tree)]
+    while waiting:
+        key, value = waiting.pop()
+        if isinstance(value, dict):
+            waiting += [(f"{key}.{name}", item) for name, item in reversed(value.items())]
+        elif isinstance(value, list):
+            waiting += [(key, item) for item in reversed(value)]
+        else:
+            yield key, value
