@@ -6,6 +6,7 @@ import json
 import math
 import re
 from collections import Counter
+from collections.abc import Iterable
 from typing import Any
 
 from fedfm.errors import FedfmError
@@ -79,13 +80,11 @@ def _no_constant(name: str) -> float:
 
 
 def _is_deep(value: Any) -> bool:
-    level = [value] if _holds(value) else []
+    level = [value] if type(value) in (dict, list) else []
     for _ in range(MOST_DEPTH):
-        level = [item for held in level for item in (held.values() if isinstance(held, dict) else held) if _holds(item)]
-        if not level:
-            return False
-    return True
+        level = [item for held in level for item in _items(held) if type(item) in (dict, list)]
+    return bool(level)
 
 
-def _holds(value: Any) -> bool:
-    return isinstance(value, dict | list)
+def _items(held: dict[str, Any] | list[Any]) -> Iterable[Any]:
+    return held.values() if isinstance(held, dict) else held

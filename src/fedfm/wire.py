@@ -185,7 +185,7 @@ def _place(name: str, entry: object, begin: int) -> _Place:
             and len(name) <= MOST_NAME
             and len(shape) <= MOST_DIMENSIONS
             and all(type(number) is int and number >= 0 for number in (*shape, start, stop))
-            and math.prod(max(size, 1) for size in shape) * _DTYPES[dtype].itemsize <= MOST_BYTES
+            and math.prod(size or 1 for size in shape) * _DTYPES[dtype].itemsize <= MOST_BYTES
         ):
             return _Place(_DTYPES[dtype], shape, begin + start, begin + stop)
     raise UntrustedError(f"what its header says of {quoted(name)} is no tensor")
