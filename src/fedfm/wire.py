@@ -17,7 +17,9 @@ import torch
 from torch import Tensor
 
 from fedfm.params import tensor_bytes
+from fedfm.printable import quoted
 from fedfm.spool import Spooled
+from fedfm.untrusted import UntrustedError, read_json
 
 _DTYPES = {
     "U64": torch.uint64,
@@ -45,8 +47,20 @@ _ORDER = {dtype: place for place, dtype in enumerate(_DTYPES.values())}
 _ALIGNMENT = 8
 _METADATA = "__metadata__"
 
-MOST_HEADER = 10**8
-"""A header of more bytes is not believed, as in safetensors."""
+MOST_HEADER = 2**25
+"""Bytes of a header; safetensors takes up to 10**8, of which Python would make gigabytes of objects."""
+
+MOST_TENSORS = 2**16
+"""Tensors of a message; the largest open models have about that many with each expert's matrices by themselves."""
+
+MOST_NAME = 2**10
+"""Characters of a tensor's name; safetensors has no limit."""
+
+MOST_DIMENSIONS = 8
+"""Dimensions of a tensor, as many as any layer's; safetensors has no limit."""
+
+MOST_BYTES = 2**62
+"""Bytes of a tensor when its empty dimensions count as 1, so that torch can compute its strides."""
 
 with warnings.catch_warnings():  # torch says once a process that nobody may write into such a tensor, and nobody does
     warnings.simplefilter("ignore")
@@ -111,28 +125,30 @@ def from_bytes(message: bytes | Spooled) -> tuple[Tensors, dict[str, str]]:
     """The tensors of a message and its metadata.
 
     Raises:
-        ValueError: it is no such message: each tensor begins where the one before it ends, the first behind the header,
-            and nothing is left over.
+        UntrustedError: it is no such message, or beyond the limits of this module; no tensor is read before that is
+            known. Each tensor begins where the one before it ends, the first behind the header, and nothing is left.
         StorageError: it is on disk and cannot be read.
     """
     begin = 8 + int.from_bytes(message[:8], "little")
     if not 8 <= begin <= len(message) or begin > MOST_HEADER:
-        raise ValueError("it ends before its header does, or that is too long")
-    header = json.loads(message[8:begin])
+        raise UntrustedError("it ends before its header does, or that is too long")
+    header = read_json(message[8:begin])
     if not isinstance(header, dict):
-        raise ValueError("its header is no JSON object")
+        raise UntrustedError("its header is no JSON object")
     metadata = header.pop(_METADATA, {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-        raise ValueError("its metadata are not texts")
+        raise UntrustedError("its metadata are not texts")
+    if len(header) > MOST_TENSORS:
+        raise UntrustedError(f"it has {len(header):,} tensors, more than {MOST_TENSORS:,}")
     places = {name: _place(name, header[name], begin) for name in sorted(header)}
     end = begin
     for name, place in sorted(places.items(), key=lambda item: (item[1].start, item[1].stop)):
         size = math.prod(place.shape) * place.dtype.itemsize
         if place.start != end or place.stop - place.start != size:
-            raise ValueError(f"the values of {name!r} are not where they belong")
+            raise UntrustedError(f"the values of {quoted(name)} are not where they belong")
         end = place.stop
     if end != len(message):
-        raise ValueError("it ends before its last tensor does, or behind it")
+        raise UntrustedError("it ends before its last tensor does, or behind it")
     return Tensors(message, places), metadata
 
 
@@ -163,8 +179,13 @@ def _tensor(values: bytes, start: int, place: _Place) -> Tensor:
 def _place(name: str, entry: object, begin: int) -> _Place:
     """Where a tensor is, as a header says it whose values begin at a byte."""
     match entry:
-        case {"dtype": str(dtype), "shape": [*shape], "data_offsets": [start, stop]} if dtype in _DTYPES and all(
-            type(number) is int and 0 <= number < 2**63 for number in (*shape, start, stop)
+        case {"dtype": str(dtype), "shape": [*shape], "data_offsets": [start, stop], **others} if (
+            dtype in _DTYPES
+            and not others
+            and len(name) <= MOST_NAME
+            and len(shape) <= MOST_DIMENSIONS
+            and all(type(number) is int and number >= 0 for number in (*shape, start, stop))
+            and math.prod(size or 1 for size in shape) * _DTYPES[dtype].itemsize <= MOST_BYTES
         ):
             return _Place(_DTYPES[dtype], shape, begin + start, begin + stop)
-    raise ValueError(f"what its header says of {name!r} is no tensor")
+    raise UntrustedError(f"what its header says of {quoted(name)} is no tensor")

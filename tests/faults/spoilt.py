@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
@@ -20,9 +21,18 @@ def _unsound(change: Callable[[Params], Params]) -> Change:
     return changed
 
 
+def _with_tensor(blob: bytes, shape: list[int]) -> bytes:
+    """A message with an empty tensor more."""
+    length = int.from_bytes(blob[:8], "little")
+    header = json.loads(blob[8 : 8 + length])
+    header["more"] = {"dtype": "F32", "shape": shape, "data_offsets": [0, 0]}
+    text = json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text + blob[8 + length :]
+
+
 SPOILT: dict[str, Change] = {
     "cut off": lambda blob: blob[: len(blob) // 2],
-    "noise": lambda blob: bytes(reversed(blob)),
+    "strides that overflow": lambda blob: _with_tensor(blob, [0, 2**62, 2**62]),
     "not a number": _unsound(lambda params: {name: tensor * float("nan") for name, tensor in params.items()}),
     "a tensor less": _unsound(lambda params: dict(list(params.items())[1:])),
     "of another shape": _unsound(lambda params: {name: tensor.flatten()[:1] for name, tensor in params.items()}),

@@ -40,7 +40,7 @@ REPLAY = "that of the round before"
 
 REASONS = {
     "cut off": ("refused", "not a fedfm message"),
-    "noise": ("refused", "not a fedfm message"),
+    "strides that overflow": ("refused", "what its header says of `more` is no tensor"),
     "not a number": ("refused", "non-finite values in 18 of 18 tensors"),
     "a tensor less": ("refused", "1 tensors are missing, first `base_model"),
     "of another shape": ("refused", "has shape [1], not [8, 16]"),

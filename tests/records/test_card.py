@@ -88,7 +88,7 @@ def test_the_facts_are_those_of_the_run(tmp_path: Path) -> None:
         "| sent to clients | 2.00 MB |",
         "| accuracy | 50.2 % | 87.1 % |",
         "No differential privacy (ε = ∞)",
-        "files, numbers, text",
+        "`files`, `numbers`, `text`",
     ):
         assert line in text
     assert "\n\n\n" not in re.sub(r"```python.*?```", "code", text, flags=re.DOTALL)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,6 +16,10 @@ pytest.importorskip("flwr")
 import httpx
 from flwr.app import Message
 from flwr.serverapp import Grid
+from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
+from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import fedfm
 from fedfm.params import digest, load
@@ -22,7 +27,7 @@ from fedfm.runtimes.flower.apps import make_client_app, relay
 from fedfm.runtimes.flower.grid import GridLine
 from fedfm.runtimes.flower.in_process import InProcessGrid
 from fedfm.runtimes.nodes import Line
-from fedfm.runtimes.parcels import Lost, Parcel, Unprepared, Work
+from fedfm.runtimes.parcels import Answers, Lost, Nodes, Parcel, Ready, Refusal, Unprepared, Work
 from fedfm.runtimes.relay import RelayLine
 from fedfm.sites.site import Site
 from tests.alike import RECIPES
@@ -125,3 +130,56 @@ def test_an_answer_that_a_busy_superlink_takes_as_handed_out_is_lost(monkeypatch
 def test_what_is_no_lock_is_not_waited_for(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(httpx.HTTPStatusError):
         asked(BusyGrid({method: "any"}, status=413), monkeypatch)
+
+
+HUGE = Ready.model_construct(kind="ready", job="j", clients=None, examples=10**400)
+
+
+@pytest.mark.parametrize(
+    "head", [HUGE, Ready.model_construct(kind="ready", job="j", clients=None, examples=-1), Nodes(nodes=("9",))]
+)
+def test_a_head_that_is_none_or_not_a_nodes_is_that_nodes_answer(head: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    grid = InProcessGrid(make_client_app(lambda context: lambda parcel: [Parcel(head)]), [{}])
+    ((node, answer),) = asked(grid, monkeypatch)
+    assert node == "1"
+    assert answer.head == head if isinstance(head, Nodes) else isinstance(answer.head, Refusal)
+
+
+class ForgedGrid(InProcessGrid):
+    """Makes its one node's answer of bytes, as Flower does, in which a site has put a piece in place of another."""
+
+    def __init__(self, change: Callable[[bytes], bytes]) -> None:
+        super().__init__(make_client_app(lambda context: lambda parcel: [ANSWER]), [{}])
+        self.change = change
+
+    def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
+        def forged(message: Message) -> Message:
+            parts = {number: each.deflate() for number, each in get_all_nested_objects(message).items()}
+            changed = self.change(b"".join(parts.values()))
+            for number, part in parts.items():
+                parts[number], changed = changed[: len(part)], changed[len(part) :]
+            return inflate_object_from_contents(message.object_id, parts)  # type: ignore[return-value]
+
+        return list(map(forged, super().pull_messages(message_ids)))
+
+
+ANSWER = Parcel(Answers(clients=(("a", None),)), (b"an update",))
+
+
+def test_an_answer_comes_back_from_its_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert asked(ForgedGrid(lambda whole: whole), monkeypatch) == [("1", ANSWER)]
+
+
+@settings(max_examples=300)
+@given(
+    st.integers(0, 3_000), st.one_of(st.binary(min_size=1, max_size=4), st.text(min_size=1, max_size=4).map(str.encode))
+)
+def test_whatever_bytes_a_node_answers_it_is_that_node_which_is_refused(place: int, piece: bytes) -> None:
+    def change(whole: bytes) -> bytes:
+        start = place % len(whole)
+        return whole[:start] + piece + whole[start + len(piece) :]
+
+    with pytest.MonkeyPatch.context() as patch:
+        ((node, answer),) = asked(ForgedGrid(change), patch)
+    assert node == "1"
+    assert answer.text

@@ -220,7 +220,7 @@ def test_a_proxy_goes_in_pieces_to_those_that_lack_it(tmp_path: Path, monkeypatc
     [
         (Piece(file="config.json", start=0),),  # again and again
         (Piece(file="config.json", start=3),),
-        (Piece(file="../secret", start=0),),
+        (Piece(file="secret", start=0),),
         (Piece(file="config.json", start=0), Piece(file="config.json", start=0)),
     ],
 )
@@ -232,6 +232,18 @@ def test_who_never_has_enough_is_left_out(pieces: tuple[Piece, ...]) -> None:
     told = proxied(line)
     assert dict(told.exchange(asked("a"))) == asked("a")
     assert told.refused == {"one": "the files of the proxy do not arrive there as they were sent"}
+
+
+def test_who_keeps_little_of_what_it_gets_is_left_out() -> None:
+    wants = iter(range(1_000))
+
+    def slow(parcel: Parcel) -> Parcel:
+        return Parcel(Wanting(job=job_digest(JOB), pieces=(Piece(file="model.safetensors", start=next(wants)),)))
+
+    told = proxied(Faked(one=slow, two=good))
+    assert dict(told.exchange(asked("a"))) == asked("a")
+    assert told.refused.keys() == {"one"}
+    assert next(wants) == 2
 
 
 def test_who_is_lost_with_a_proxy_on_its_way_is_not_asked_to_train(tmp_path: Path) -> None:

@@ -134,13 +134,13 @@ def test_it_stops_waiting_when_there_is_nothing_to_wait_for(tmp_path: Path) -> N
 def test_only_the_relay_itself_knows_who_is_there(line: RelayLine) -> None:
     def forger(server: socket.socket) -> None:
         sockets.receive(server)
-        sockets.send(server, Parcel(Nodes(nodes=("1",))), name="1")
-        sockets.send(server, READY, name="1")
+        sockets.send(server, forged, name="1")
         sockets.receive(server)
 
+    forged = Parcel(Nodes(nodes=("1",)))
     relay(line, forger)
     line.nodes()
-    assert dict(line.send({"1": ASKED}, most=100)) == {"1": READY}
+    assert dict(line.send({"1": ASKED}, most=100)) == {"1": forged}  # an answer like any other that was not asked for
     assert line.nodes() == ("1", "2")
 
 

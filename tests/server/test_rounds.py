@@ -82,7 +82,7 @@ TAMPERS: dict[str, tuple[Tamper, str, str]] = {
     "other client": (
         lambda update: encode_update(dataclasses.replace(update, client="somebody")),
         "refused",
-        "from client 'somebody'",
+        "from client `somebody`",
     ),
     "late": (lambda update: encode_update(dataclasses.replace(update, round=update.round - 1)), "refused", "not round"),
     "no loss": (

@@ -45,7 +45,7 @@ def test_a_client_that_predicted_nothing_has_no_loss() -> None:
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"client": "4"}, "from client '4'"),
+        ({"client": "4"}, "from client `4`"),
         ({"round": 3}, "round 3, not round 4"),
         ({"base": "c" * 64}, "another base"),
         ({"activity": {"b.zeros": torch.zeros(2)}}, "counts of neurons' use that nobody asked for"),
@@ -63,6 +63,10 @@ def test_a_client_that_predicted_nothing_has_no_loss() -> None:
         ({"params": {**SOUND.params, "w": torch.ones(3, dtype=torch.float64)}}, "float64"),
         ({"params": {**SOUND.params, "w": torch.tensor([1.0, float("nan"), 1.0])}}, "non-finite values in 1 of 2"),
         ({"params": {**SOUND.params, "w": torch.tensor([1.0, float("inf"), 1.0])}}, "non-finite values in 1 of 2"),
+        ({"params": {**SOUND.params, "w": torch.tensor([1.0, 3e38, 1.0])}}, "squares no float32 holds in 1 of 2"),
+        ({"loss": 1e308}, "its loss is not a number"),
+        ({"loss": float("nan")}, "its loss is not a number"),
+        ({"client": "\x1b[31m3\n\u202e" * 99}, r"from client `\\x1b\[31m3\\n\\u202e.*… \(\d+ characters\)`"),
         ({"params": {n: t * float("nan") for n, t in SOUND.params.items()}, "loss": float("nan")}, "loss was NaN"),
     ],
 )

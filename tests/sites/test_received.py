@@ -56,7 +56,15 @@ def test_settings_that_reach_out_of_the_folder(folder: Path, file: str, key: str
         load_received(folder, AUTO)
 
 
-def test_no_json(folder: Path) -> None:
-    (folder / "extra.json").write_text("{")
+@pytest.mark.parametrize("text", ["{", "[" * 100_000 + "]" * 100_000])
+def test_no_json(folder: Path, text: str) -> None:
+    (folder / "extra.json").write_text(text)
     with pytest.raises(DataError, match="no JSON"):
+        load_received(folder, AUTO)
+
+
+def test_settings_that_reach_out_from_any_depth_and_by_any_name(folder: Path) -> None:
+    deep = '{"\\u001b[2J": ' * 900 + '{"auto_map": "x"}' + "}" * 900
+    (folder / "extra.json").write_text(deep)
+    with pytest.raises(DataError, match=r"sets `\.\\x1b\[2J.*characters\)`, which could load code"):
         load_received(folder, AUTO)

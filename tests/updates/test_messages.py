@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import math
 import struct
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedfm.params import digest
+from fedfm.printable import line
 from fedfm.spool import Spooled
 from fedfm.updates import (
     Instruction,
@@ -22,8 +25,10 @@ from fedfm.updates import (
     encode_instruction,
     encode_update,
 )
+from fedfm.updates.messages import MOST_TEXT
 from fedfm.wire import to_bytes
 
+Read = TypeVar("Read")
 PARAMS = {"b.weight": torch.randn(3, 2), "a.weight": torch.randn(4)}
 
 
@@ -145,8 +150,101 @@ def test_a_plain_safetensors_file_is_no_message() -> None:
 
 
 def test_a_number_beyond_all_floats_is_refused_by_name() -> None:
-    with pytest.raises(MessageError, match="`loss` is too large"):
+    with pytest.raises(MessageError, match="beyond 64 bits"):
         decode_update(forged(**{**SOUND, "loss": 10**400}))
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"examples": 10**4_000}, "beyond 64 bits"),
+        ({"client": "x" * (MOST_TEXT + 1)}, "`client` must be a text of at most 4096 characters"),
+        ({"client": "\ud800"}, "not JSON"),
+        ({"\x1b[2J\n": 1}, r"1 fields are not known, first `\\x1b\[2J\\n`"),
+        ({"base": ["\x1b[2J" * 999]}, r"`base` must be a text .*, not `\['\\x1b\[2J"),
+    ],
+)
+def test_what_a_field_may_not_be(fields: dict[str, Any], reason: str) -> None:
+    with pytest.raises(MessageError, match=reason) as refused:
+        decode_update(forged(**{**SOUND, **fields}))
+    assert len(str(refused.value)) < 300
+
+
+@pytest.mark.parametrize("rate", [math.nan, -0.1, "0.1", None])
+def test_an_instruction_has_a_learning_rate(rate: Any) -> None:
+    sent = encode_instruction(Instruction(round=1, base="x", learning_rate=rate, params=PARAMS))
+    with pytest.raises(MessageError, match="`learning_rate`"):
+        decode_instruction(sent)
+
+
+def test_metadata_beside_the_fields_are_refused() -> None:
+    with pytest.raises(MessageError, match="metadata"):
+        decode_update(to_bytes(PARAMS, {"fedfm": json.dumps(SOUND), "more": "x"}))
+
+
+def test_strides_that_overflow_are_refused_in_every_group() -> None:
+    whole = {"fedfm": json.dumps(SOUND)}
+    for name in ("a.weight", "activity/a.weight", "proxy/a.weight"):
+        entry = {"dtype": "F32", "shape": [0, 2**62, 2**62], "data_offsets": [0, 0]}
+        header = json.dumps({"__metadata__": whole, name: entry}).encode()
+        with pytest.raises(MessageError, match="is no tensor"):
+            decode_update(struct.pack("<Q", len(header)) + header)
+
+
+ANYTHING = st.recursive(
+    st.one_of(
+        st.none(),
+        st.booleans(),
+        st.integers(),
+        st.sampled_from([2**31, 2**63, 10**400, -1, "\ud800", "\x1b[31m", "9" * 5_000]),
+        st.floats(),
+        st.text(max_size=8),
+    ),
+    lambda children: st.lists(children, max_size=2) | st.dictionaries(st.text(max_size=3), children, max_size=2),
+    max_leaves=4,
+)
+SENT = Instruction(4, "b" * 64, 0.1, PARAMS, proxy_version=2, proxy={"h.neurons": torch.tensor([1])})
+
+
+def read(decode: Callable[[bytes], Read], message: bytes) -> Read | str:
+    """What is read, or why it is refused."""
+    try:
+        return decode(message)
+    except MessageError as error:
+        return str(error)
+
+
+@settings(max_examples=200)
+@given(st.dictionaries(st.sampled_from([*SOUND, "more"]), ANYTHING, max_size=3), st.sampled_from(["", "activity/"]))
+def test_whatever_fields_an_update_has_it_is_read_or_refused(changes: dict[str, Any], prefix: str) -> None:
+    tensors = {f"{prefix}{name}": tensor for name, tensor in PARAMS.items()}
+    found = read(decode_update, to_bytes(tensors, {"fedfm": json.dumps(SOUND | changes)}))
+    if isinstance(found, str):
+        assert found == line(found, most=300)
+        return
+    assert encode_update(found)
+    assert max(map(abs, (found.round, found.examples, found.steps, found.samples, found.proxy_version))) < 2**63
+
+
+@settings(max_examples=100)
+@given(st.dictionaries(st.sampled_from(["round", "learning_rate", "proxy_since", "count_activity"]), ANYTHING))
+def test_whatever_fields_an_instruction_has_it_is_read_or_refused(changes: dict[str, Any]) -> None:
+    fields = {"round": 1, "base": "x", "learning_rate": 0.1, "proxy_version": 0, "proxy_since": 0}
+    message = to_bytes(SENT.tensors, {"fedfm": json.dumps(fields | {"count_activity": False} | changes)})
+    found = read(decode_instruction, message)
+    if isinstance(found, str):
+        assert found == line(found, most=300)
+        return
+    assert 0 <= found.learning_rate < math.inf
+    assert digest(found.tensors) == digest(SENT.tensors)
+
+
+@settings(max_examples=200)
+@given(st.integers(0, 900), st.binary(max_size=8), st.integers(0, 8), st.booleans())
+def test_a_message_with_a_piece_changed_is_read_or_refused(place: int, piece: bytes, gone: int, up: bool) -> None:
+    whole = encode_update(update(activity={"h.zeros": torch.tensor([1])})) if up else encode_instruction(SENT)
+    place %= len(whole)
+    read(decode_update if up else decode_instruction, whole[:place] + piece + whole[place + gone :])
 
 
 def test_fields_nested_without_end_are_refused() -> None:

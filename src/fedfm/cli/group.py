@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from fedfm.errors import FedfmError, InterruptedRunError, Problem, RecipeError
+from fedfm.printable import escaped, in_json
 
 UNFORESEEN = 1
 """Exit code of an error that is no `FedfmError`."""
@@ -69,8 +70,8 @@ def _tell(ctx: click.Context, message: str, code: int, problems: Sequence[Proble
     """Prints an error, on standard output as JSON or on standard error as text, and ends the program."""
     if ctx.meta["json"]:
         told = {"error": message, "exit_code": code, "problems": [asdict(problem) for problem in problems]}
-        click.echo(json.dumps(told, ensure_ascii=False))
+        click.echo(in_json(json.dumps(told, ensure_ascii=False)))
     else:
         word, colour = ("interrupted", "yellow") if code == INTERRUPTED else ("error", "red")
-        click.echo(click.style(f"{word}: ", fg=colour, bold=True) + message, err=True)
+        click.echo(click.style(f"{word}: ", fg=colour, bold=True) + escaped(message), err=True)
     ctx.exit(code)

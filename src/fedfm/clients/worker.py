@@ -22,6 +22,7 @@ from fedfm.data.examples import Examples
 from fedfm.models.stacked import FrozenPrefix
 from fedfm.models.tunable import Tunable
 from fedfm.params import Params, subtract
+from fedfm.printable import line
 from fedfm.proxies.activity import Activity, counting, to_params
 from fedfm.proxies.versions import HeldProxy, StaleProxyError
 from fedfm.randomness import derive_seed, numpy_generator, torch_seed
@@ -280,4 +281,4 @@ class Worker:
 
 
 def _line(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".splitlines()[0]
+    return line(f"{type(error).__name__}: {error}".splitlines()[0])

@@ -19,6 +19,7 @@ from transformers.activations import ReLUSquaredActivation
 
 from fedfm.models.families import Block
 from fedfm.params import Params
+from fedfm.printable import quoted
 from fedfm.proxies.ffn import neurons, output_layer, vectors
 from fedfm.proxies.precision import wide
 from fedfm.proxies.trace import Model, base_of, real_positions, run
@@ -28,6 +29,9 @@ NEAR_ZERO = 0.05
 """A value is near zero up to this share of the root mean square of the layer's activations in the batch."""
 UNIT = 2.0**-20
 """Of `Activity.magnitude`."""
+
+MOST_TOKENS, MOST_MAGNITUDE = 2**40, 2**53
+"""Counts beyond these are not believed; up to a thousand clients' add up to less than 64 bits hold."""
 
 _COUNTS = ("zeros", "near_zeros", "magnitude")
 
@@ -87,7 +91,7 @@ def to_params(counted: Mapping[str, Activity]) -> Params:
     return {f"{path}.{name}": tensor for path, named in parts.items() for name, tensor in named.items()}
 
 
-def from_params(params: Params) -> dict[str, Activity]:
+def from_params(params: Mapping[str, Tensor]) -> dict[str, Activity]:
     """Undoes `to_params`."""
     paths = sorted(name.removesuffix(".tokens") for name in params if name.endswith(".tokens"))
     return {
@@ -95,7 +99,7 @@ def from_params(params: Params) -> dict[str, Activity]:
     }
 
 
-def activity_problem(params: Params, widths: Mapping[str, int]) -> str | None:
+def activity_problem(params: Mapping[str, Tensor], widths: Mapping[str, int]) -> str | None:
     """Why what a client sent in place of `to_params` cannot be the activity of a proxy, or None when it can.
 
     Args:
@@ -107,7 +111,7 @@ def activity_problem(params: Params, widths: Mapping[str, int]) -> str | None:
     if missing := sorted(expected.keys() - params.keys()):
         return f"{len(missing)} counts of neurons' use are missing, first `{missing[0]}`"
     if extra := sorted(params.keys() - expected.keys()):
-        return f"{len(extra)} counts were not asked for, first `{extra[0]}`"
+        return f"{len(extra)} counts were not asked for, first {quoted(extra[0])}"
     for name, shape in expected.items():
         if params[name].shape != shape:
             return f"count `{name}` has shape {list(params[name].shape)}, not {list(shape)}"
@@ -119,12 +123,14 @@ def activity_problem(params: Params, widths: Mapping[str, int]) -> str | None:
 
 def _count_problem(path: str, activity: Activity) -> str | None:
     """Why one FFN's counts contradict each other."""
-    if activity.tokens < 1:
-        return f"`{path}.tokens` is {activity.tokens}, but neurons' use is counted at one position or more"
+    if not 1 <= activity.tokens <= MOST_TOKENS:
+        return f"`{path}.tokens` is {activity.tokens}, but neurons' use is counted at 1 to {MOST_TOKENS} positions"
     for name, counts in (("zeros", activity.zeros), ("near_zeros", activity.near_zeros)):
         if counts.min() < 0 or counts.max() > activity.tokens:
             return f"`{path}.{name}` has counts below 0 or above the {activity.tokens} positions counted"
-    return f"`{path}.magnitude` has sums below 0" if activity.magnitude.min() < 0 else None
+    if activity.magnitude.min() < 0 or activity.magnitude.max() > MOST_MAGNITUDE:
+        return f"`{path}.magnitude` has sums below 0 or above {MOST_MAGNITUDE}"
+    return None
 
 
 @contextmanager

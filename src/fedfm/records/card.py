@@ -12,7 +12,8 @@ import yaml
 from huggingface_hub import ModelCard, ModelCardData
 
 from fedfm import __version__
-from fedfm.records import contributions, disk, jsonl, names, templates, units
+from fedfm.printable import escaped
+from fedfm.records import contributions, disk, jsonl, markdown, names, templates, units
 from fedfm.records.jsonl import Record
 from fedfm.records.reading import dig, metric_keys
 
@@ -82,6 +83,7 @@ def write_card(folder: Path, *, base: Base, summary: Record, recipe: Record, kin
         StorageError: it cannot be written.
     """
     loading = LOADING[dig(recipe, "task.kind")]
+    text = _yaml(json.loads(jsonl.dumps(_shareable(recipe))))
     content = templates.render(
         "card.md.j2",
         autoescape=False,
@@ -101,7 +103,8 @@ def write_card(folder: Path, *, base: Base, summary: Record, recipe: Record, kin
         contributions=contributions.lines(summary),
         privacy=summary.get("privacy"),
         repeats=[found for found in summary.get("repeats") or [] if found["split"] != found["other"]],
-        recipe=yaml.safe_dump(json.loads(jsonl.dumps(_shareable(recipe))), sort_keys=False, allow_unicode=True),
+        recipe=text,
+        fence=markdown.fence(text),
         version=__version__,
     )
     path = folder / "README.md"
@@ -117,25 +120,25 @@ def _code(base: Base, loading: Loading, summary: Record, recipe: Record, kind: K
         adapter=kind == "adapter",
         task=dig(recipe, "task.kind"),
         loading=loading,
-        path=_literal(_where(recipe, kind)),
-        labels=_literal(summary["labels"]) if summary.get("labels") else "",
+        path=_where(recipe, kind),
+        labels=summary.get("labels") or [],
         base=base,
-        base_name=_literal(base.name),
         columns=len(dig(recipe, "data.text") or ()),
         max_length=dig(recipe, "data.max_length"),
         end_token=dig(recipe, "data.end_token"),
     )
 
 
-def _literal(value: object) -> str:
-    """A Python literal that cannot end the code block it stands in."""
-    return json.dumps(value).replace("`", "\\u0060")
-
-
 def _where(recipe: Record, kind: Kind) -> str:
     """The folder seen from where the run was started; of an absolute path, which is not for others, nothing."""
     run = Path(recipe.get("run_dir") or Path(recipe.get("output") or "/") / recipe["name"])
     return "." if run.is_absolute() else str(run / kind)
+
+
+def _yaml(recipe: Record) -> str:
+    """The recipe as it can be run; all but ASCII is escaped where some of it is unsafe to show."""
+    text = yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True)
+    return text if escaped(text) == text else yaml.safe_dump(recipe, sort_keys=False, allow_unicode=False)
 
 
 def _header(base_model: str, loading: Loading, recipe: Record, kind: Kind) -> ModelCardData:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fedfm.errors import DataError, StorageError
+from fedfm.printable import in_json
 
 Record = dict[str, Any]
 
@@ -17,18 +18,21 @@ Record = dict[str, Any]
 def dumps(value: object, *, indent: int | None = None) -> str:
     """Strict JSON text: NaN and infinities become null, numpy scalars become numbers, keys keep their order.
 
+    Characters that are unsafe to show are escaped, so that a file can be looked at; it is read as the same value.
+
     Raises:
         TypeError: something in ``value`` is not JSON.
     """
     try:  # nearly everything is plain already
-        return json.dumps(value, ensure_ascii=False, allow_nan=False, indent=indent)
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False, indent=indent)
     except (TypeError, ValueError):
-        return json.dumps(_plain(value), ensure_ascii=False, allow_nan=False, indent=indent)
+        text = json.dumps(_plain(value), ensure_ascii=False, allow_nan=False, indent=indent)
+    return in_json(text)
 
 
 def line(record: Mapping[str, object]) -> bytes:
     """One record as one line of UTF-8, newline included."""
-    return (dumps(record) + "\n").encode("utf-8", "backslashreplace")  # a lone surrogate becomes its JSON escape
+    return (dumps(record) + "\n").encode()
 
 
 def read(path: Path) -> Any:

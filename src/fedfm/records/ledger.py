@@ -15,6 +15,7 @@ from typing import Literal, TypedDict
 from torch import Tensor
 
 from fedfm.params import tensor_digest
+from fedfm.printable import records
 from fedfm.records import jsonl
 
 Direction = Literal["down", "up"]
@@ -110,7 +111,7 @@ def totals(path: Path) -> Totals:
 
 
 def tensor_groups(path: Path) -> list[TensorGroup]:
-    """What crossed, in the order it first did; empty when there is no ledger.
+    """What crossed, in the order it first did, by names as people may see them; empty when there is no ledger.
 
     Raises:
         DataError: a line of the ledger is damaged.
@@ -118,7 +119,7 @@ def tensor_groups(path: Path) -> list[TensorGroup]:
     names: dict[tuple[Direction, str, str, tuple[int, ...]], set[str]] = {}
     sent: dict[tuple[Direction, str, str, tuple[int, ...]], int] = {}
     for message in jsonl.records(path):
-        for tensor in message["tensors"]:
+        for tensor in records(message["tensors"]):
             pattern = LAYER.sub("*", tensor["name"])
             key = (message["direction"], pattern, tensor["dtype"], tuple(tensor["shape"]))
             names.setdefault(key, set()).add(tensor["name"])

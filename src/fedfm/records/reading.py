@@ -1,4 +1,8 @@
-"""The files of a run read back, for reports: whatever is there; what is missing is None or empty."""
+"""The files of a run read back, for reports: whatever is there; what is missing is None or empty.
+
+Texts are as people may see them (`fedfm.printable`): names, reasons and classes come from clients and data, and the
+folder may be another's.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,7 @@ from typing import Any
 import yaml
 
 from fedfm.errors import DataError
+from fedfm.printable import records
 from fedfm.records import disk, jsonl, ledger
 from fedfm.records.folder import RunFolder
 from fedfm.records.jsonl import Record
@@ -72,14 +77,14 @@ def read_run(folder: RunFolder) -> RunFiles:
     recipe_text = _text(folder.recipe)
     return RunFiles(
         recipe_text=recipe_text,
-        recipe=_mapping(folder.recipe, recipe_text),
+        recipe=records(_mapping(folder.recipe, recipe_text)),
         summary=_json(folder.summary),
         evaluation=_json(folder.evaluation),
         environment=_json(folder.environment),
         profile=_json(folder.profile),
         clients=_json(folder.clients) or [],
-        metrics=list(jsonl.records(folder.metrics)),
-        events=list(jsonl.records(folder.events)),
+        metrics=list(map(records, jsonl.records(folder.metrics))),
+        events=list(map(records, jsonl.records(folder.events))),
         traffic=ledger.totals(folder.wire),
         tensors=ledger.tensor_groups(folder.wire),
     )
@@ -107,7 +112,7 @@ def _text(path: Path) -> str:
 
 
 def _json(path: Path) -> Any:
-    return jsonl.read(path) if path.exists() else None
+    return records(jsonl.read(path)) if path.exists() else None
 
 
 def _mapping(path: Path, text: str) -> Record:

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fedfm.errors import RecipeError
+from fedfm.printable import records
 from fedfm.records import charts, disk, svg, units
 from fedfm.records.jsonl import Record
 from fedfm.records.svg import CATEGORIES
@@ -84,7 +85,8 @@ class SplitFacts:
 
 def split_table(clients: Sequence[Record]) -> list[SplitRow]:
     """The records of clients.json as rows, the largest client first."""
-    rows = [SplitRow(c["id"], c["examples"], c.get("holdout") or 0, c.get("labels")) for c in clients]
+    shown = map(records, clients)  # names and labels are the data's
+    rows = [SplitRow(c["id"], c["examples"], c.get("holdout") or 0, c.get("labels")) for c in shown]
     return sorted(rows, key=lambda row: (-row.examples, row.client))
 
 

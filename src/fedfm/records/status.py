@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fedfm.data.settings import SITES
+from fedfm.printable import records
 from fedfm.records import jsonl, units
 from fedfm.records.folder import RunFolder
 from fedfm.records.jsonl import Record
@@ -76,7 +77,7 @@ def _clients(folder: RunFolder, files: RunFiles) -> dict[str, dict[str, Any]]:
     found = {str(row["id"]): {"examples": row["examples"], **fresh} for row in files.clients}
     for message in jsonl.records(folder.wire):
         if message["direction"] == "up":
-            for client in message["clients"]:
+            for client in records(message["clients"]):
                 found.setdefault(client, {"examples": 0, **fresh})["round"] = message["round"]
     for event in files.events:
         if event["kind"] in ("failed", "refused") and event["client"] is not None:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from fedfm.printable import escaped
+from fedfm.records import markdown
 
 
 def render(template: str, *, autoescape: bool, **values: object) -> str:
@@ -20,5 +24,12 @@ def render(template: str, *, autoescape: bool, **values: object) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
+        finalize=_shown,
     )
+    environment.filters |= {"code": markdown.code, "prose": markdown.prose, "literal": markdown.literal}
     return environment.get_template(template).render(values)
+
+
+def _shown(value: object) -> object:
+    """A value as a page may hold it."""
+    return escaped(value) if isinstance(value, str) and not isinstance(value, Markup) else value

@@ -227,7 +227,8 @@ class NodesRuntime:
                             self._held.add(node)
                     case Parcel(head=Wanting(job=self._digest, pieces=pieces)):
                         lacks = None if offer is None else offer.lacking(pieces)
-                        if lacks is None or lacks >= lacked[node]:
+                        sent = sum(map(len, told[node].blobs))  # a node keeps it, or asks without end
+                        if lacks is None or lacks >= lacked[node] or lacks > lacked[node] - sent:
                             self._refuse(node, "the files of the proxy do not arrive there as they were sent")
                         else:
                             lacked[node], parcels[node] = lacks, parcel(node, pieces)

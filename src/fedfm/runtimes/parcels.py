@@ -9,18 +9,35 @@ import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from fedfm.errors import FedfmError
+from fedfm.printable import line, lines, quoted
 from fedfm.spool import Spooled
+from fedfm.untrusted import MAX_EXAMPLES, MOST_INTEGER, UntrustedError, read_json
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 """Of a client that has data of its own."""
 
+FILE = r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,199}$"
+"""Of a file of a proxy's folder."""
+
 MOST_HEAD, MOST_BLOBS = 2**26, 2**16
 """A parcel with a head of more bytes, or with more blobs, is not believed."""
+
+MOST_FILES = 2**12
+"""Files, and pieces of files, in a parcel."""
+
+Count = Annotated[int, Field(strict=True, ge=0, le=MOST_INTEGER)]
+Identifier = Annotated[str, Field(max_length=2**12)]
+"""Of a client, a job, a node or a message; compared, and shown only as `fedfm.printable` does."""
+Sentence = Annotated[str, AfterValidator(line)]
+"""For people, on one line: made safe to show, and cut, on both sides."""
+Paragraphs = Annotated[str, AfterValidator(lines)]
+"""For people, on several lines."""
 
 
 class ParcelError(FedfmError):
@@ -34,8 +51,8 @@ class _Head(BaseModel):
 class File(_Head):
     """A file of a proxy's folder."""
 
-    name: str
-    size: Annotated[int, Field(ge=0)]
+    name: Annotated[str, Field(pattern=FILE)]
+    size: Count
     """Bytes."""
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
@@ -43,9 +60,9 @@ class File(_Head):
 class Piece(_Head):
     """A part of a file: what is there of it from a byte on."""
 
-    file: str
+    file: Annotated[str, Field(pattern=FILE)]
     """Its name."""
-    start: Annotated[int, Field(ge=0)]
+    start: Count
 
 
 class Prepare(_Head):
@@ -58,9 +75,9 @@ class Prepare(_Head):
     """The client that the node is, where it has data of its own."""
     trial: bool = False
     """Whether it only tries on what it can before there is a proxy: the recipe, and its data with the tokenizer."""
-    files: tuple[File, ...] = ()
+    files: Annotated[tuple[File, ...], Field(max_length=MOST_FILES)] = ()
     """Of the proxy that it is to train on from now on, or of the tokenizer or image processor of a trial."""
-    pieces: tuple[Piece, ...] = ()
+    pieces: Annotated[tuple[Piece, ...], Field(max_length=MOST_FILES)] = ()
     """Of these files, as the node wanted them."""
 
 
@@ -68,9 +85,9 @@ class Wanting(_Head):
     """Node to server: it lacks files of the proxy, and keeps what it has of them. No blobs."""
 
     kind: Literal["wanting"] = "wanting"
-    job: str
+    job: Identifier
     """`job_digest` of what it would be prepared for."""
-    pieces: Annotated[tuple[Piece, ...], Field(min_length=1)]
+    pieces: Annotated[tuple[Piece, ...], Field(min_length=1, max_length=MOST_FILES)]
     """What it lacks: of each of these files all from there on."""
 
 
@@ -78,11 +95,11 @@ class Ready(_Head):
     """Node to server: it is prepared. No blobs."""
 
     kind: Literal["ready"] = "ready"
-    job: str
+    job: Identifier
     """`job_digest` of what it is prepared for."""
-    clients: tuple[str, ...] | None
+    clients: tuple[Identifier, ...] | None
     """Clients that it can train; null: any."""
-    examples: Annotated[int, Field(ge=0)] | None = None
+    examples: Annotated[Count, Field(le=MAX_EXAMPLES)] | None = None
     """That it trains on, where it has data of its own."""
 
 
@@ -90,17 +107,17 @@ class Work(_Head):
     """Server to node: train clients. Blobs: the instructions."""
 
     kind: Literal["work"] = "work"
-    job: str
+    job: Identifier
     """`job_digest` of the run's job."""
-    clients: tuple[tuple[str, Annotated[int, Field(ge=0)]], ...]
+    clients: tuple[tuple[Identifier, Annotated[Count, Field(lt=MOST_BLOBS)]], ...]
     """Client id and the place of its instruction among the instructions."""
 
 
 class Fault(_Head):
     """Why a client has no update."""
 
-    reason: str
-    details: str = ""
+    reason: Sentence
+    details: Paragraphs = ""
     stale: bool = False
 
 
@@ -108,7 +125,7 @@ class Answers(_Head):
     """Node to server: what clients came to. Blobs: the updates of those without a fault, in order."""
 
     kind: Literal["answers"] = "answers"
-    clients: tuple[tuple[str, Fault | None], ...]
+    clients: tuple[tuple[Identifier, Fault | None], ...]
 
 
 class Ended(_Head):
@@ -134,14 +151,14 @@ class Refusal(_Head):
     """Node to server: it cannot or will not do this. No blobs."""
 
     kind: Literal["refusal"] = "refusal"
-    reason: str
+    reason: Annotated[str, AfterValidator(partial(line, most=2_000))]
 
 
 class Lost(_Head):
     """To the server, from what carries its parcels: no answer will come, or no more of it. No blobs."""
 
     kind: Literal["lost"] = "lost"
-    reason: str
+    reason: Sentence
     late: bool = False
     """Whether the time for it is over."""
 
@@ -150,7 +167,7 @@ class Ask(_Head):
     """To a node, from what carries the server's parcels: has it had this message? No blobs."""
 
     kind: Literal["ask"] = "ask"
-    message: str
+    message: Identifier
     """By the name that it was sent under."""
 
 
@@ -165,7 +182,7 @@ class Nodes(_Head):
     """To the server, from what carries its parcels: the nodes that are there now. No blobs."""
 
     kind: Literal["nodes"] = "nodes"
-    nodes: tuple[str, ...]
+    nodes: tuple[Identifier, ...]
 
 
 Head = Annotated[
@@ -207,10 +224,13 @@ class Parcel:
         if len(text) > MOST_HEAD or len(blobs) > MOST_BLOBS:
             raise ParcelError(f"not a parcel of fedfm (a head of {len(text)} bytes with {len(blobs)} blobs)")
         try:
-            head = _HEADS.validate_json(text)
+            head = _HEADS.validate_python(read_json(text))
+        except UntrustedError as error:
+            raise ParcelError(f"not a parcel of fedfm ({error})") from error
         except ValidationError as error:
-            first = error.errors()[0]
-            raise ParcelError(f"not a parcel of fedfm ({first['loc']}: {first['msg']})") from error
+            first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+            where = quoted(".".join(map(str, first["loc"])))
+            raise ParcelError(f"not a parcel of fedfm ({where}: {line(first['msg'], most=120)})") from error
         parcel = cls(head, blobs)
         if problem := parcel._problem():
             raise ParcelError(f"not a sound parcel of fedfm ({problem})")

@@ -88,7 +88,8 @@ class ActorLine:
                 except StopIteration:
                     del streams[first]
                 except (ray.exceptions.RayError, ParcelError) as error:
-                    yield streams.pop(first), Parcel(Lost(reason=str(error).splitlines()[0]))
+                    said = str(error).splitlines() or [type(error).__name__]
+                    yield streams.pop(first), Parcel(Lost(reason=said[0]))
         finally:
             for stream in streams:
                 ray.cancel(stream)

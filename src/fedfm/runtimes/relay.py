@@ -182,9 +182,7 @@ class RelayLine:
                 self.on_loss()
                 return None
             node, parcel = got
-            if isinstance(parcel.head, Nodes):
-                if node:  # only the relay itself knows who is there
-                    continue
+            if isinstance(parcel.head, Nodes) and not node:  # only the relay itself knows who is there
                 self._set_nodes(parcel.head.nodes)
             return self._name(node) or "", parcel
 

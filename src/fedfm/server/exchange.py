@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from fedfm.aggregation import MeanFold
 from fedfm.params import Params
+from fedfm.printable import line, lines
 from fedfm.proxies import FedPFT
 from fedfm.recipe import Recipe
 from fedfm.records.ledger import message_record
@@ -151,19 +152,18 @@ class Exchange:
         if isinstance(answer, Failure):
             came_back.failed += 1
             came_back.stale |= {client} if answer.stale else set()
-            return {"kind": "failed", "client": client, "reason": answer.reason, "details": answer.details}
+            return {"kind": "failed", "client": client, "reason": line(answer.reason), "details": lines(answer.details)}
         came_back.bytes_up += len(answer)
+        number, size = instruction.round, len(answer)
         try:
             update = decode_update(answer)
-            reason = screen(update, instruction, client=client, stale=self._accepts_stale, widths=self.widths)
+            if reason := screen(update, instruction, client=client, stale=self._accepts_stale, widths=self.widths):
+                raise MessageError(reason)
         except MessageError as error:
-            update, reason = None, str(error)
-        records.wire.append(
-            message_record(instruction.round, "up", [client], len(answer), update.tensors if update else {})
-        )
-        if update is None or reason is not None:
             came_back.refused += 1
-            return {"kind": "refused", "client": client, "reason": reason or ""}
+            records.wire.append(message_record(number, "up", [client], size, {}))  # of its tensors nothing is known
+            return {"kind": "refused", "client": client, "reason": line(error)}
+        records.wire.append(message_record(number, "up", [client], size, update.tensors))
         weight = self.recipe.aggregate.weight(update.examples, copies=copies, sampling=self.recipe.federation.sampling)
         came_back.fold.add(update.params, weight)
         came_back.accepted += 1

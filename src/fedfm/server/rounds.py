@@ -10,6 +10,7 @@ from fedfm.algorithms import ServerState
 from fedfm.clients.memory import give_back_at_once, give_back_now, keep_for_reuse
 from fedfm.errors import InterruptedRunError, RecipeError, TooFewClientsError
 from fedfm.params import Params, digest, is_finite
+from fedfm.printable import line
 from fedfm.proxies.versions import ProxyVersion
 from fedfm.records.folder import RunFolder
 from fedfm.records.listeners import Listener
@@ -219,7 +220,7 @@ class RoundLoop:
         for event in records.events:
             self.folder.append(self.folder.events, event)
         reasons = "".join(
-            f"\n  client {event['client']} {event['kind']}: {event['reason']}" for event in records.events[:5]
+            f"\n  client {line(event['client'])} {event['kind']}: {event['reason']}" for event in records.events[:5]
         )
         raise TooFewClientsError(
             f"only {came_back.accepted} of {wanted} clients gave a sound update in round {number}, fewer than "

@@ -5,17 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor
 
 from fedfm.params import is_finite
+from fedfm.printable import line, quoted
 from fedfm.proxies.activity import activity_problem
+from fedfm.untrusted import MAX_EXAMPLES
 from fedfm.updates import Instruction, Update
 
-MAX_EXAMPLES = 2**31
-"""A client that claims more training examples than this is not believed."""
-
 MAX_SAMPLES = 2**40
-"""Nor one that claims to have processed more than this in a round."""
+"""A client that claims to have processed more examples than this in a round is not believed."""
+
+MAX_LOSS = torch.finfo(torch.float32).max
 
 MAX_PREDICTIONS = 2**50
 """Nor one that claims to have predicted more than this in a round."""
@@ -39,11 +41,11 @@ def screen(
         widths: neurons of each compressed FFN of the proxy, of which counts may be asked for.
     """
     if update.client != client:
-        return f"it says it is from client {update.client!r}"
+        return f"it says it is from client {quoted(update.client)}"
     if update.round != instruction.round:
         return f"it answers round {update.round}, not round {instruction.round}"
     if update.base != instruction.base:
-        return f"it was computed on another base ({update.base[:12]}…, not {instruction.base[:12]}…)"
+        return f"it was computed on another base ({line(update.base[:12])}…, not {instruction.base[:12]}…)"
     if not 1 <= update.examples <= MAX_EXAMPLES:
         return f"it claims {update.examples} training examples"
     if not 1 <= update.steps <= update.samples <= MAX_SAMPLES:
@@ -57,14 +59,14 @@ def screen(
         return "it sent counts of neurons' use that nobody asked for"
     if instruction.count_activity and (problem := activity_problem(update.activity, widths or {})):
         return problem
-    return _shape_problem(update.params, instruction.params) or _finite_problem(update)
+    return _shape_problem(update.params, instruction.params) or _value_problem(update)
 
 
 def _shape_problem(got: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str | None:
     if missing := sorted(expected.keys() - got.keys()):
         return f"{len(missing)} tensors are missing, first `{missing[0]}`"
     if extra := sorted(got.keys() - expected.keys()):
-        return f"{len(extra)} tensors were not asked for, first `{extra[0]}`"
+        return f"{len(extra)} tensors were not asked for, first {quoted(extra[0])}"
     for name, tensor in expected.items():
         its = got[name]
         if its.shape != tensor.shape:
@@ -74,10 +76,19 @@ def _shape_problem(got: Mapping[str, Tensor], expected: Mapping[str, Tensor]) ->
     return None
 
 
-def _finite_problem(update: Update) -> str | None:
-    bad = [name for name, tensor in update.params.items() if not is_finite(tensor)]
-    if not bad:
-        sound = math.isfinite(update.loss) or not update.predictions
-        return None if sound else "its loss is not a number; try a lower local.learning_rate"
+def _value_problem(update: Update) -> str | None:
     loss = f"loss {update.loss:.4g}" if update.loss == update.loss else "loss was NaN"
-    return f"non-finite values in {len(bad)} of {len(update.params)} tensors ({loss}); try a lower local.learning_rate"
+    end = f"of {len(update.params)} tensors ({loss}); try a lower local.learning_rate"
+    vast = 0
+    for tensor in update.params.values():
+        if math.isfinite(torch.linalg.vector_norm(tensor, dtype=torch.float32)):
+            continue
+        if not is_finite(tensor):
+            bad = sum(not is_finite(tensor) for tensor in update.params.values())
+            return f"non-finite values in {bad} {end}"
+        vast += 1
+    if vast:
+        return f"values whose squares no float32 holds in {vast} {end}"
+    if update.predictions and not abs(update.loss) <= MAX_LOSS:
+        return "its loss is not a number, or not one of a float32; try a lower local.learning_rate"
+    return None

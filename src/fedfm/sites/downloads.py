@@ -44,7 +44,7 @@ class Downloads:
             The folder, and what is still lacking: nothing, when it is whole.
 
         Raises:
-            DataError: a file has no business there, or a piece is longer than its file.
+            DataError: a file is not allowed there, or a piece is longer than its file.
             StorageError: there is no room.
         """
         known = _by_name(files)
@@ -54,7 +54,7 @@ class Downloads:
             folder.touch()
             for piece, content in zip(pieces, contents, strict=True):
                 if piece.file not in known:
-                    raise DataError(f"{piece.file!r} is no file of the proxy")
+                    raise DataError(f"{piece.file} is no file of the proxy")
                 _append(folder / f"{piece.file}.part", piece.start, content, known[piece.file])
             lacking = tuple(filter(None, (_lacking(folder, file) for file in files)))
             _check_room(folder, sum(known[piece.file].size - piece.start for piece in lacking))
@@ -66,8 +66,8 @@ class Downloads:
 
 def _by_name(files: Sequence[File]) -> dict[str, File]:
     for file in files:
-        if not file.name or Path(file.name).name != file.name or not file.name.endswith(ENDINGS):
-            raise DataError(f"{file.name!r} has no business in a proxy's folder")
+        if not file.name.endswith(ENDINGS):
+            raise DataError(f"{file.name} is not allowed in a proxy's folder (only files that end in {ENDINGS})")
     known = {file.name: file for file in files}
     if len(known) < len(files):
         raise DataError("two files of the proxy have the same name")

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+from pydantic import ValidationError
+
 from fedfm import __version__
+from fedfm.printable import quoted
 from fedfm.recipe import Recipe
+from fedfm.runtimes.parcels import ParcelError
 from fedfm.settings import Settings
 
 
@@ -25,3 +30,16 @@ class Job(Settings):
     def of(cls, recipe: Recipe, *, data: str | None, model: str | None) -> Job:
         """The job of a resolved recipe."""
         return cls(recipe=recipe.model_dump(mode="json"), data=data, model=model)
+
+    @classmethod
+    def read(cls, job: Mapping[str, Any]) -> Job:
+        """The job that a server sent.
+
+        Raises:
+            ParcelError: it is not one.
+        """
+        try:
+            return cls.model_validate(job)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+            raise ParcelError(f"what the server sent is not a job ({quoted(first['loc'])}: {first['msg']})") from error

@@ -13,6 +13,7 @@ from fedfm.models.backbones import Backbone
 from fedfm.models.checkpoints import Checkpoint
 from fedfm.models.configs import read_config
 from fedfm.models.processors import Modality, Processor, read_processor
+from fedfm.printable import quoted
 from fedfm.proxies.construct import kept_blocks, own_parameters
 from fedfm.proxies.folder import load_proxy
 from fedfm.proxies.versions import HeldProxy
@@ -80,22 +81,23 @@ def _refuse_active(folder: Path) -> None:
             continue
         try:
             settings = json.loads(path.read_bytes())
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise DataError(f"{path.name} of the proxy is no JSON") from error
         for key, value in _leaves(settings):
             if value is not None and any(part in key for part in REACHING):
-                raise DataError(f"{path.name} of the proxy sets `{key}`, which could load code")
+                raise DataError(f"{path.name} of the proxy sets {quoted(key)}, which could load code")
             if isinstance(value, str) and len(value) > 1 and (value[0] in "/~\\" or ".." in value or "://" in value):
-                raise DataError(f"{path.name} of the proxy names a file or an address ({key})")
+                raise DataError(f"{path.name} of the proxy names a file or an address ({quoted(key)})")
 
 
-def _leaves(tree: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    """Every value that holds no other, with the keys on the way to it."""
-    if isinstance(tree, dict):
-        for name, value in tree.items():
-            yield from _leaves(value, f"{key}.{name}")
-    elif isinstance(tree, list):
-        for value in tree:
-            yield from _leaves(value, key)
-    else:
-        yield key, tree
+def _leaves(tree: Any) -> Iterator[tuple[str, Any]]:
+    """Every value that holds no other, with the keys on the way to it; however deep, without recursion."""
+    waiting: list[tuple[str, Any]] = [("", tree)]
+    while waiting:
+        key, value = waiting.pop()
+        if isinstance(value, dict):
+            waiting += [(f"{key}.{name}", item) for name, item in reversed(value.items())]
+        elif isinstance(value, list):
+            waiting += [(key, item) for item in reversed(value)]
+        else:
+            yield key, value

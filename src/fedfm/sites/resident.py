@@ -21,6 +21,7 @@ from fedfm.runtimes.inbox import Inbox
 from fedfm.runtimes.parcels import ParcelError
 from fedfm.sites.border import Border
 from fedfm.sites.guard import SECONDS
+from fedfm.sites.logs import Formatter
 from fedfm.sites.own import read_own_data, read_settings
 from fedfm.sites.policy import Policy
 from fedfm.sites.site import Own, Site
@@ -105,7 +106,9 @@ def main() -> None:
     parser.add_argument("--callers", type=int, metavar="DESCRIPTOR", help="socket by which a guard hands over callers")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, _end)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    handler = logging.StreamHandler()
+    handler.setFormatter(Formatter())
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     own = None
     if options.data is not None:
         policy = read_settings(options.policy, Policy) if options.policy else Policy()

@@ -11,13 +11,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from fedfm import __version__
 from fedfm.clients import Worker
 from fedfm.data.settings import shown
 from fedfm.errors import DataError, FedfmError, RecipeError
 from fedfm.models.backbones import Backbone, leave_room, load_backbone
+from fedfm.printable import line
 from fedfm.proxies import NoProxy
 from fedfm.proxies.folder import weights_digest
 from fedfm.proxies.versions import HeldProxy
@@ -28,7 +27,6 @@ from fedfm.runtimes.parcels import (
     Ended,
     Fault,
     Parcel,
-    ParcelError,
     Prepare,
     Ready,
     Refusal,
@@ -121,7 +119,7 @@ class Site:
         if self._own is not None:
             return str(self._own.border.refuse(error, self._name(parcel)))
         if isinstance(error, FedfmError):
-            return str(error)
+            return "; ".join(map(str.strip, str(error).splitlines()))
         _log.error("%s", "".join(traceback.format_exception(error)))
         return f"it did not foresee a {type(error).__name__}; its log says where"
 
@@ -148,12 +146,9 @@ class Site:
         digest = job_digest(asked.job)
         if (version := asked.job.get("version")) != __version__:
             raise VersionError(
-                f"the server has fedfm {version!s:.20}, and this node {__version__}: install the same one"
+                f"the server has fedfm {line(version, most=40)}, and this node {__version__}: install the same one"
             )
-        try:
-            job = Job.model_validate(asked.job)
-        except ValidationError as error:
-            raise ParcelError(f"the server's job has {error.error_count()} unknown or missing fields") from error
+        job = Job.read(asked.job)
         recipe = self._admitted(job, asked.client)
         folder, proxied = None, not isinstance(recipe.proxy, NoProxy)
         if asked.files and not proxied:  # they would be a model that nobody has admitted

@@ -17,11 +17,19 @@ from torch import Tensor
 
 from fedfm.errors import FedfmError
 from fedfm.params import Params
+from fedfm.printable import quoted
 from fedfm.spool import Spooled
+from fedfm.untrusted import UntrustedError, read_json
 from fedfm.wire import Tensors, from_bytes, to_bytes
 
 PROXY, ACTIVITY = "proxy/", "activity/"
 """Prefixes of the names of tensors that are not the tunable's."""
+
+MOST_TEXT = 2**12
+"""Characters of a field that is a text."""
+
+FIELDS = "fedfm"
+"""The one key of a message's metadata."""
 
 
 class MessageError(FedfmError):
@@ -88,7 +96,7 @@ class Update:
     params: Mapping[str, Tensor]
     predictions: int = 0
     proxy_version: int = 0
-    activity: Params = field(default_factory=dict)
+    activity: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def tensors(self) -> Mapping[str, Tensor]:
@@ -134,7 +142,7 @@ def decode_instruction(message: bytes) -> Instruction:
     """
     tensors, fields = _decode(message)
     params, proxy = tensors.parted(PROXY)
-    return Instruction(
+    found = Instruction(
         round=_integer(fields, "round"),
         base=_text(fields, "base"),
         learning_rate=_number(fields, "learning_rate"),
@@ -144,6 +152,10 @@ def decode_instruction(message: bytes) -> Instruction:
         proxy=dict(proxy),
         count_activity=_flag(fields, "count_activity"),
     )
+    _end(fields)
+    if not 0 <= found.learning_rate < math.inf:
+        raise MessageError(f"field `learning_rate` must be a positive number or 0, not {found.learning_rate}")
+    return found
 
 
 def encode_update(update: Update) -> bytes:
@@ -170,7 +182,7 @@ def decode_update(message: bytes | Spooled) -> Update:
     """
     tensors, fields = _decode(message)
     params, activity = tensors.parted(ACTIVITY)
-    return Update(
+    found = Update(
         round=_integer(fields, "round"),
         client=_text(fields, "client"),
         base=_text(fields, "base"),
@@ -181,8 +193,10 @@ def decode_update(message: bytes | Spooled) -> Update:
         params=params,
         predictions=_integer(fields, "predictions"),
         proxy_version=_integer(fields, "proxy_version"),
-        activity=dict(activity),
+        activity=activity,
     )
+    _end(fields)
+    return found
 
 
 def _encode(params: Mapping[str, Tensor], **fields: object) -> bytes:
@@ -190,52 +204,64 @@ def _encode(params: Mapping[str, Tensor], **fields: object) -> bytes:
     plain = {
         key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in fields.items()
     }
-    return to_bytes(params, {"fedfm": json.dumps(plain, allow_nan=False)})
+    return to_bytes(params, {FIELDS: json.dumps(plain, allow_nan=False)})
 
 
 def _decode(message: bytes | Spooled) -> tuple[Tensors, dict[str, Any]]:
     try:
         params, metadata = from_bytes(message)
-        fields = json.loads(metadata["fedfm"])
-    except (ValueError, KeyError, RecursionError) as error:
-        raise MessageError(f"not a fedfm message ({type(error).__name__}: {error})") from error
+        if metadata.keys() != {FIELDS}:
+            raise UntrustedError(f"its metadata are not `{FIELDS}` alone")
+        fields = read_json(metadata[FIELDS])
+    except UntrustedError as error:
+        raise MessageError(f"not a fedfm message ({error})") from error
     if not isinstance(fields, dict):
         raise MessageError("not a fedfm message (its fields are no JSON object)")
     return params, fields
 
 
-def _prefixed(prefix: str, params: Params) -> Params:
+def _prefixed(prefix: str, params: Mapping[str, Tensor]) -> Params:
     return {f"{prefix}{name}": tensor for name, tensor in params.items()}
 
 
 def _flag(fields: dict[str, Any], key: str) -> bool:
-    value = fields.get(key)
+    value = _field(fields, key)
     if type(value) is not bool:
-        raise MessageError(f"field `{key}` must be true or false, not {value!r}")
+        raise MessageError(f"field `{key}` must be true or false, not {quoted(value)}")
     return value
 
 
 def _integer(fields: dict[str, Any], key: str) -> int:
-    value = fields.get(key)
+    value = _field(fields, key)
     if type(value) is not int:
-        raise MessageError(f"field `{key}` must be a whole number, not {value!r}")
+        raise MessageError(f"field `{key}` must be a whole number, not {quoted(value)}")
     return value
 
 
 def _number(fields: dict[str, Any], key: str) -> float:
-    value = fields.get(key, "nothing")
+    value = _field(fields, key)
     if value is None:
         return math.nan
     if type(value) not in (int, float):
-        raise MessageError(f"field `{key}` must be a number, not {value!r}")
-    try:
-        return float(value)
-    except OverflowError as error:
-        raise MessageError(f"field `{key}` is too large for a number") from error
+        raise MessageError(f"field `{key}` must be a number, not {quoted(value)}")
+    return float(value)
 
 
 def _text(fields: dict[str, Any], key: str) -> str:
-    value = fields.get(key)
-    if not isinstance(value, str):
-        raise MessageError(f"field `{key}` must be a text, not {value!r}")
+    value = _field(fields, key)
+    if not isinstance(value, str) or len(value) > MOST_TEXT:
+        raise MessageError(f"field `{key}` must be a text of at most {MOST_TEXT} characters, not {quoted(value)}")
     return value
+
+
+def _field(fields: dict[str, Any], key: str) -> Any:
+    """Takes a field out."""
+    if key not in fields:
+        raise MessageError(f"field `{key}` is missing")
+    return fields.pop(key)
+
+
+def _end(fields: dict[str, Any]) -> None:
+    """Refuses fields that nothing took."""
+    if fields:
+        raise MessageError(f"{len(fields)} fields are not known, first {quoted(next(iter(fields)))}")

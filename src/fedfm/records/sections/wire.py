@@ -10,6 +10,9 @@ from fedfm.records.ledger import Direction, TensorGroup
 from fedfm.records.reading import RunFiles, dig
 from fedfm.records.sections.parts import Chart, Fact
 
+SHOWN = 200
+"""Rows of the table, those that crossed first."""
+
 
 @dataclass(frozen=True)
 class WireRow:
@@ -30,6 +33,7 @@ class Wire:
     facts: list[Fact]
     charts: list[Chart]
     rows: list[WireRow]
+    left_out: int
 
 
 def wire(run: RunFiles) -> Wire | None:
@@ -48,7 +52,8 @@ def wire(run: RunFiles) -> Wire | None:
         facts.append(Fact("Before round 1", units.size(first), "once to each client, not counted above"))
     title = f"Bytes of each round: {units.size(sum(down))} down and {units.size(sum(up))} up in all"
     image = svg.inline("traffic", charts.traffic(rounds, down, up), title=title, width=8.2, height=2.4)
-    return Wire(facts, [Chart("Bytes of each round", image)], _rows(run.tensors))
+    rows = _rows(run.tensors)
+    return Wire(facts, [Chart("Bytes of each round", image)], rows[:SHOWN], max(0, len(rows) - SHOWN))
 
 
 def _rows(groups: Sequence[TensorGroup]) -> list[WireRow]:

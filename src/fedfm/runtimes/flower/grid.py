@@ -10,6 +10,8 @@ from typing import TypeVar
 import httpx
 from flwr.app import Error, Message
 from flwr.serverapp import Grid
+from flwr.supercore.inflatable.inflatable_object import UnexpectedObjectContentError
+from google.protobuf.message import DecodeError
 
 from fedfm.runtimes.flower.records import from_record, to_record
 from fedfm.runtimes.parcels import Ask, Lost, Parcel, ParcelError, Refusal, Seen
@@ -26,6 +28,18 @@ PATIENCE, PAUSE = 60.0, 0.5
 ASK, MISSED = 120.0, 2
 """Seconds without an answer after which a node is asked whether it had its message, and how often it says no until it
 is believed."""
+
+UNREADABLE = (
+    AttributeError,
+    DecodeError,
+    IndexError,
+    KeyError,
+    RecursionError,
+    TypeError,
+    UnexpectedObjectContentError,
+    ValueError,
+)
+"""What Flower raises where a node's answer is not made as Flower makes one; such an answer is not handed over again."""
 
 Answer = TypeVar("Answer")
 
@@ -132,16 +146,21 @@ class GridLine:
     def _pull(self, number: str) -> list[Parcel]:
         """The answer to a message, if it is there."""
         try:
-            return [_parcel(reply) for reply in self.grid.pull_messages([number])]
+            replies = list(self.grid.pull_messages([number]))
+        except UNREADABLE as error:
+            return [Parcel(Refusal(reason=f"Flower cannot read its answer ({type(error).__name__}: {error})"))]
         except httpx.HTTPStatusError as error:
             if not _is_busy(error):
                 raise
             if error.request.url.path.endswith("/pull-messages"):
                 return []
             return [Parcel(Lost(reason="Flower could not hand over its answer"))]  # and will not try again
+        return [_parcel(reply) for reply in replies]
 
 
-def _parcel(reply: Message) -> Parcel:
+def _parcel(reply: object) -> Parcel:
+    if not isinstance(reply, Message):
+        return Parcel(Refusal(reason="its answer is not a message of Flower"))
     if reply.has_error():
         return Parcel(Lost(reason=_reason(reply.error)))
     try:

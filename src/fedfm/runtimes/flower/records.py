@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 
+from fedfm.printable import quoted
 from fedfm.runtimes.parcels import Parcel, ParcelError
 
 
@@ -15,14 +16,16 @@ def to_record(parcel: Parcel) -> RecordDict:
     return RecordDict({"head": ConfigRecord({"json": parcel.text}), "blobs": blobs})
 
 
-def from_record(record: RecordDict) -> Parcel:
+def from_record(record: object) -> Parcel:
     """The parcel in a record.
 
     Raises:
         ParcelError: there is none in it.
     """
+    if not isinstance(record, RecordDict):
+        raise ParcelError(f"not a parcel of fedfm (a {type(record).__name__})")
     try:
         head, blobs = record.config_records["head"], record.array_records["blobs"]
         return Parcel.of(str(head["json"]), [blobs[str(place)].data for place in range(len(blobs))])
     except KeyError as error:
-        raise ParcelError(f"not a parcel of fedfm (no {error})") from error
+        raise ParcelError(f"not a parcel of fedfm (no {quoted(error.args[0])})") from error

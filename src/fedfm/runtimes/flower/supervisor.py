@@ -15,6 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from fedfm.errors import TooFewClientsError
+from fedfm.printable import line
 from fedfm.runtimes.flower.installed import write_programs
 
 STOP = 10.0
@@ -97,8 +98,8 @@ class Supervisor:
 
     def last_words(self, name: str) -> str:
         """What a process said last, each line indented on a new one."""
-        lines = [line for line in self.words(name).splitlines() if line.strip()][-LAST_WORDS:]
-        return "".join(f"\n  {line}" for line in lines)
+        said = [words for words in self.words(name).splitlines() if words.strip()][-LAST_WORDS:]
+        return "".join(f"\n  {line(words)}" for words in said)
 
     def close(self) -> None:
         """Tells all processes to end, the last first, and kills those that do not."""
