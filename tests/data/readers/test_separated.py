@@ -197,6 +197,7 @@ def test_two_columns_of_a_needed_name(read: Read) -> None:
 DIALECTS: dict[str, tuple[str, dict[str, Any], str]] = {
     "delimiter": ("text;label\na, b;1\n", {"delimiter": ";"}, "a, b"),
     "tab in a csv": ("text\tlabel\na, b\t1\n", {"delimiter": "\t"}, "a, b"),
+    "tab, as typed": ("text\tlabel\na, b\t1\n", {"delimiter": r"\t"}, "a, b"),
     "escape": ('text,label\n"he said \\"a, b\\"",1\n', {"escapechar": "\\"}, 'he said "a, b"'),
     "no quoting": ('text,label\n"Good" film,1\n', {"quotechar": None}, '"Good" film'),
     "other quotes": ("text,label\n'a, \"b',1\n", {"quotechar": "'"}, 'a, "b'),
