@@ -20,6 +20,9 @@ from fedfm.recipe.overrides import apply_overrides
         ("a.b=[x, y]", {"a": {"b": ["x", "y"], "c": 2}}),
         ("a.b=k=v", {"a": {"b": "k=v", "c": 2}}),
         ("a={b: 5}", {"a": {"b": 5}}),
+        ("a.b=|", {"a": {"b": "|", "c": 2}}),
+        ("a.b='", {"a": {"b": "'", "c": 2}}),
+        ("a.b=~", {"a": {"b": None, "c": 2}}),
         ("d.e.f=no", {"a": {"b": 0, "c": 2}, "d": {"e": {"f": "no"}}}),
     ],
 )

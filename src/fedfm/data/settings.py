@@ -72,6 +72,11 @@ class CsvSettings(Settings):
     encoding: str | None = None
     """Encoding as Python names it, such as cp1252; null: UTF-8, or UTF-16 or UTF-32 where a byte order mark says so."""
 
+    @field_validator("delimiter", mode="before")
+    @classmethod
+    def _tab(cls, value: Any) -> Any:
+        return "\t" if value == r"\t" else value  # as it is typed in a shell
+
     @field_validator("delimiter", "quotechar", "escapechar")
     @classmethod
     def _one_character(cls, value: str | None) -> str | None:

@@ -40,6 +40,8 @@ def _parsed(override: str) -> tuple[list[str], Any]:
         raise _error(f"an override is written KEY=VALUE, such as federation.rounds=5 (got `{override}`)", "")
     if not text.strip():
         raise _error("has no value; write null for none, '' for empty text", path.strip())
+    if len(text) == 1 and not text.isalnum() and text != "~":  # a delimiter; YAML would expect more
+        return keys, text
     try:
         return keys, parse(text)
     except YamlError as error:

@@ -69,6 +69,13 @@ def test_a_file_that_lacks_a_column_is_named(hospitals: Path) -> None:
         read("*.csv")
 
 
+@pytest.mark.parametrize("content", ["", "\n", "text,label\n"])
+def test_a_file_without_rows_is_named(hospitals: Path, content: str) -> None:
+    (hospitals / "b.csv").write_text(content)
+    with pytest.raises(RecipeError, match=r"data\.train: .*/b\.csv is empty: it has no examples"):
+        read("*.csv")
+
+
 def test_other_columns_need_not_agree(hospitals: Path) -> None:
     (hospitals / "b.csv").write_text("id,label,text\n1,0,b 0\n2,1,b 1\n")
     assert len(read("*.csv")) == 6

@@ -92,7 +92,6 @@ STRAY = {
     "one that opens, one that closes": (f'text,label\n{MANY}"good,0\n{MANY}good",0\n', "row 11 opens .* swallows"),
     "neighbours": (f'text,label\n{MANY}"good,0\ngood",0\n', "row 11 opens .* swallows"),
     "in the last column": (f'label,text\n{LAST}0,"good\n{LAST}1,good"\n', "row 11 opens .* swallows"),
-    "in a column that is not read": (f"note,label,text\nn,{LAST.replace('1,g', '1,g')}", ""),
     "never closed": (f'text,label\n{MANY}"good,0\n{MANY}', r"x\.csv:12: row 11 opens .* never closed"),
     "text after it": ('text,label\na,0\n"good" film,1\n', r"x\.csv:3: row 2 has text after .*quotechar: null"),
     "escaped": ('text,label\n"he said \\"good\\" today",0\n', r"row 1 .* set data\.csv\.escapechar: '\\'"),
@@ -117,6 +116,24 @@ def test_numbers_beside_swallowed_rows_give_them_away(read: Read) -> None:
     rows = "".join(f"{row},text {row}\n" for row in range(2000))
     with pytest.raises(DataError, match=r"row 2001 opens .* swallows"):
         read(f'id,text\n{rows}2000,"good\n2001,bad\n2002,worse\n2003,best"\n', TEXT)
+
+
+def test_rows_swallowed_beside_free_text(read: Read) -> None:
+    words = ["the film", "a book", "it was", "he said no", "they left"]
+    rows = "".join(
+        f"{words[row % 5]} {words[row % 3]},{words[row % 4]} {words[row % 5]},{row % 2}\n" for row in range(30)
+    )
+    columns = Column("premise", "text", "data.text"), Column("hypothesis", "text", "data.text")
+    with pytest.raises(DataError, match=r"row 31 opens .* swallows"):
+        read(
+            f'premise,hypothesis,label\n{rows}"a day,a night,1\nan hour,a week,0\na month,a year",to wait,1\n', *columns
+        )
+
+
+def test_identifiers_beside_swallowed_rows_give_them_away(read: Read) -> None:
+    rows = "".join(f"p-{row},text {'ab'[row % 2] * (row % 7)}\n" for row in range(20))
+    with pytest.raises(DataError, match=r"row 21 opens .* swallows"):
+        read(f'id,text\n{rows}p-20,"good\np-21,bad\np-22,worse\np-23,best"\n', TEXT)
 
 
 def test_tsv_swallows_nothing(read: Read) -> None:
@@ -180,6 +197,7 @@ def test_two_columns_of_a_needed_name(read: Read) -> None:
 DIALECTS: dict[str, tuple[str, dict[str, Any], str]] = {
     "delimiter": ("text;label\na, b;1\n", {"delimiter": ";"}, "a, b"),
     "tab in a csv": ("text\tlabel\na, b\t1\n", {"delimiter": "\t"}, "a, b"),
+    "tab, as typed": ("text\tlabel\na, b\t1\n", {"delimiter": r"\t"}, "a, b"),
     "escape": ('text,label\n"he said \\"a, b\\"",1\n', {"escapechar": "\\"}, 'he said "a, b"'),
     "no quoting": ('text,label\n"Good" film,1\n', {"quotechar": None}, '"Good" film'),
     "other quotes": ("text,label\n'a, \"b',1\n", {"quotechar": "'"}, 'a, "b'),

@@ -101,4 +101,7 @@ def read_file(path: Path, request: Request, *, where: str) -> tuple[Dataset, str
     key = cache_key(kind="file", digest=digest, ending=ending, columns=columns, csv=written, version=3)
     if written != type(request.csv)().model_dump() and written is not None:
         digest = hashlib.sha256(f"{digest}/{sorted(written.items())}".encode()).hexdigest()
-    return cached(key, lambda scratch: FILE_READERS[ending](path, scratch, request)), digest
+    table = cached(key, lambda scratch: FILE_READERS[ending](path, scratch, request))
+    if not len(table):
+        raise RecipeError(f"{path} is empty: it has no examples", where=where)
+    return table, digest
