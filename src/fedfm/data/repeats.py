@@ -75,19 +75,17 @@ def find_repeats(sources: Mapping[str, Source], columns: Sequence[str]) -> Itera
 
 
 def _fingerprints(source: Source, columns: Sequence[str]) -> np.ndarray:
-    """A digest of each example's input, bytes [N]."""
+    """64 bits of a digest of each example's input, uint64 [N]; among 10⁷ different examples, two agree by chance in
+    3 cases of 10⁶.
+    """
     if source.images is not None:
-        return source.images
+        return np.frombuffer(source.images.tobytes(), dtype=np.uint64).reshape(len(source), -1)[:, 0]
     texts = zip(*(text_column(source, column, "data.text") for column in columns), strict=True)
-    return np.array([_digest(parts) for parts in texts], dtype="S16")
+    return np.frombuffer(b"".join(map(_digest, texts)), dtype=np.uint64)
 
 
 def _digest(parts: Sequence[str]) -> bytes:
-    whole = hashlib.blake2b(digest_size=16)
-    for part in parts:
-        text = part.strip().encode("utf-8", "surrogatepass")
-        whole.update(len(text).to_bytes(8, "little") + text)
-    return whole.digest()
+    return hashlib.blake2b(repr([part.strip() for part in parts]).encode(), digest_size=8).digest()
 
 
 def _place(source: Source, columns: Sequence[str], index: int) -> str:

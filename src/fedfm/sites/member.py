@@ -104,6 +104,8 @@ class Member:
             source = read_source(own.train, "train", where="train", csv=own.csv)
         except RecipeError as error:
             raise RecipeError(error.problems, source=str(self.data)) from error
+        for note in source.notes:
+            self.say(f"warning: {note}")
         return len(source), source.table.column_names
 
     @private()
