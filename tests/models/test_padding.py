@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceC
 from fedfm.errors import RecipeError
 from fedfm.models.backbones import load_backbone, load_processor
 from fedfm.models.builtin import write_random_model
-from fedfm.models.byte_tokenizer import END_ID, MASK_ID, PAD_ID
+from fedfm.models.byte_tokenizer import END_ID, MASK_ID, PAD_ID, byte_tokenizer
 from fedfm.models.settings import ModelSettings
 from fedfm.models.tunables import Full
 
@@ -55,6 +55,17 @@ def test_one_id_decided_once(
     Full().attach(backbone, task_type="SEQ_CLS", seed=0).save(tmp_path / "saved", backbone.processor)
     assert AutoConfig.from_pretrained(tmp_path / "saved").pad_token_id == expected
     assert AutoTokenizer.from_pretrained(tmp_path / "saved").pad_token_id == expected
+
+
+def test_an_encoder_decoder_classifies_at_the_tokenizers_end(tmp_path: Path) -> None:
+    settings = write(tmp_path, "tiny-t5", config=PAD_ID, tokenizer="<pad>")
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"eos_token_id": LETTER}))
+    backbone = load_backbone(settings, AutoModelForSequenceClassification, seed=0, labels=["a", "b"])
+    assert backbone.model.config.eos_token_id == END_ID
+    byte_tokenizer("start-only", 64).save_pretrained(tmp_path)
+    with pytest.raises(RecipeError, match=r"model\.path: T5.* classifies at the end token, which its tokenizer"):
+        load_backbone(settings, AutoModelForSequenceClassification, seed=0, labels=["a", "b"])
 
 
 def test_generation_pads_with_it_as_well(tmp_path: Path) -> None:

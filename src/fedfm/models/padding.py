@@ -59,12 +59,21 @@ def adopt_padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) ->
     """Gives a model the padding token of its tokenizer, in every config that is read or written.
 
     An encoder-decoder also gets the end token, at which it classifies.
+
+    Raises:
+        RecipeError: at ``model.path`` when the tokenizer puts no end token behind a text for an encoder-decoder.
     """
+    if model.config.is_encoder_decoder:
+        if tokenizer.eos_token_id not in tokenizer("a")["input_ids"]:
+            raise RecipeError(
+                f"{type(model).__name__} classifies at the end token, which its tokenizer does not put behind a text; "
+                "give the tokenizer a post-processor that does",
+                where="model.path",
+            )
+        model.config.eos_token_id = tokenizer.eos_token_id
     configs = [model.config, model.config.get_text_config(), getattr(model, "generation_config", None)]
     for config in configs:
         if config is not None:
             config.pad_token_id = tokenizer.pad_token_id
-            if model.config.is_encoder_decoder and tokenizer.eos_token_id is not None:
-                config.eos_token_id = tokenizer.eos_token_id
     # Padding is never attended to. With an index here, a real token that pads as well would get no gradient.
     cast(nn.Embedding, model.get_input_embeddings()).padding_idx = None
