@@ -103,7 +103,7 @@ class Near:
         self.said: list[str] = []
         self.handlers: dict[str, Handler] = {}
         self.be(a=lambda site: site, b=lambda site: site)
-        monkeypatch.setattr("fedfm.server.serving._line", lambda hosting, heard, experiment: self._line())
+        monkeypatch.setattr("fedfm.server.serving._line", lambda hosting, heard, waits, experiment: self._line())
 
     def be(self, **sites: Callable[[Site], Site | Dishonest]) -> None:
         """What sites are from now on."""

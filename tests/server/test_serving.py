@@ -26,7 +26,7 @@ def begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunFolder:
     """What there is of a run that was killed when it had written its recipe."""
     recipe = load_recipe(small_recipe(tmp_path, federation={"per_round": 3, "rounds": 2}))
     _, _, line = at_sites(tmp_path, split(tmp_path))
-    monkeypatch.setattr(serving, "_line", lambda hosting, heard, experiment: line)
+    monkeypatch.setattr(serving, "_line", lambda hosting, heard, waits, experiment: line)
     folder = RunFolder.create(recipe.folder)
     folder.write_text(folder.recipe, dump(serving.for_sites(recipe, len(NAMES))))
     return folder
