@@ -46,9 +46,17 @@ class RecipeError(FedfmError):
 
 
 class DataError(FedfmError):
-    """A data file exists but cannot be read as what it says it is."""
+    """A data file exists but cannot be read as what it says it is.
+
+    Attributes:
+        where: dotted recipe key that the fault is about, where there is one.
+    """
 
     exit_code = 3
+
+    def __init__(self, text: str, *, where: str = "") -> None:
+        super().__init__(f"{where}: {text}" if where else text)
+        self.where = where
 
 
 class TooFewClientsError(FedfmError):

@@ -104,13 +104,18 @@ WRONG: dict[str, tuple[tuple[str, ...], dict[str, Any], str]] = {
 }
 
 
+IN_THE_DATA = ("an unmapped label", "a blank text")
+"""What is wrong in the rows of a file; the rest is named wrongly."""
+
+
 @pytest.mark.parametrize("case", WRONG)
 def test_data_that_does_not_fit(case: str, job: dict[str, Any], tmp_path: Path) -> None:
     lines, own, place = WRONG[case]
     rows(tmp_path, *lines)
     watched = Watched(tmp_path, own)
     answer = watched.prepare(job)
-    assert answer == Parcel(Refusal(reason=f"{Cause.RECIPE} ({place}); the site's own log says more"))
+    cause = Cause.DATA if case in IN_THE_DATA else Cause.RECIPE
+    assert answer == Parcel(Refusal(reason=f"{cause} ({place}); the site's own log says more"))
     assert CANARY.encode() not in watched.left
     assert any("refused" in line and place in line for line in watched.said)
 

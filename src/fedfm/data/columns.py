@@ -111,5 +111,6 @@ def _refuse(wrong: pa.ChunkedArray, source: Source, where: str, what: str) -> No
     found = np.flatnonzero(wrong.to_numpy())
     if len(found):
         raise DataError(
-            f"{where}: {what} in {len(found)} of {len(source)} rows of {source.name}, first in {source.place(found[0])}"
+            f"{what} in {len(found)} of {len(source)} rows of {source.name}, first in {source.place(found[0])}",
+            where=where,
         )

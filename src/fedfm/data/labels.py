@@ -76,8 +76,9 @@ class LabelMap:
         if len(unknown):
             row = int(unknown[0])
             raise DataError(
-                f"{where}: {source.name} has the label {values[row]!r} in {source.place(row)}, which is none of the "
-                f"classes: {_listed(self.names)}"
+                f"{source.name} has the label {values[row]!r} in {source.place(row)}, which is none of the "
+                f"classes: {_listed(self.names)}",
+                where=where,
             )
         return labels
 
@@ -99,7 +100,7 @@ def _values(source: Source, column: str, where: str) -> list[str]:
         codes = values.to_numpy()
         if (codes < 0).any():
             place = source.place(int(np.flatnonzero(codes < 0)[0]))
-            raise DataError(f"{where}: {source.name} keeps its labels secret: {place} has none")
+            raise DataError(f"{source.name} keeps its labels secret: {place} has none", where=where)
         return [feature.names[code] for code in codes]
     kinds = ("int", "uint", "bool", "string", "large_string", "float", "decimal")
     if not (isinstance(feature, Value) and feature.dtype.startswith(kinds)):
@@ -144,9 +145,10 @@ def _refuse_measurements(values: Iterable[str], source: Source, column: str, whe
             first = index, value
     if first is not None:
         raise DataError(
-            f"{where}: column `{column}` of {source.name} holds numbers that are not whole, such as {first[1]} in "
+            f"column `{column}` of {source.name} holds numbers that are not whole, such as {first[1]} in "
             f"{source.place(first[0])}; learning a number (regression) is not available in this version; where they "
-            "are names of classes, list them in data.labels"
+            "are names of classes, list them in data.labels",
+            where=where,
         )
 
 

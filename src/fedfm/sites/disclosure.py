@@ -87,8 +87,9 @@ def public_reason(error: BaseException) -> PublicReason:
     if isinstance(error, PolicyError):
         return PublicReason(cause, tuple(dict.fromkeys(error.keys)))
     if isinstance(error, RecipeError):
-        keys = (_known_part(problem.where) for problem in error.problems)
-        return PublicReason(cause, tuple(dict.fromkeys(key for key in keys if key)))
+        return PublicReason(cause, _known(problem.where for problem in error.problems))
+    if isinstance(error, DataError):
+        return PublicReason(cause, _known([error.where]))
     return PublicReason(cause)
 
 
@@ -97,6 +98,11 @@ def known_keys() -> frozenset[str]:
     """Dotted keys of the recipe, and keys of a policy."""
     recipe = (f"{key.group}.{key.name}".lstrip(".") for key in all_keys(Recipe))
     return frozenset([*recipe, *Policy.model_fields])
+
+
+def _known(places: Iterable[str]) -> tuple[str, ...]:
+    """The keys that some places lie in, each once."""
+    return tuple(dict.fromkeys(key for key in map(_known_part, places) if key))
 
 
 def _known_part(where: str) -> str:
