@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 from typing import Any
 
@@ -139,7 +140,7 @@ def test_where_gate_and_up_are_one_matrix_both_halves_are_scattered() -> None:
     )
     torch.manual_seed(0)
     model = Phi3ForCausalLM(config).eval().requires_grad_(False)
-    backbone = Backbone(model, load("tiny-llama", "causal").processor, family, "made-here", None, head=(), new_head=())
+    backbone = replace(load("tiny-llama", "causal"), model=model, family=family)
     pair = Pair(Lora(r=3, target_modules="ffn"), backbone, "causal", silent=True)
     params = tuned(pair.of_proxy)
     pair.of_proxy.write(params)

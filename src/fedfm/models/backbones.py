@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
-from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from fedfm.errors import DataError, RecipeError
+from fedfm.errors import RecipeError
 from fedfm.models.checkpoints import Checkpoint, open_checkpoint
 from fedfm.models.configs import read_config, set_labels
 from fedfm.models.families import Family, family_of
+from fedfm.models.identity import ModelIdentity, identify
 from fedfm.models.processors import Modality, Processor, read_processor
 from fedfm.models.quiet import quiet
 from fedfm.models.settings import ModelSettings
+from fedfm.models.weights import read_weights, weight_files
 from fedfm.randomness import torch_seed
 
 
@@ -33,6 +35,7 @@ class Backbone:
         revision: commit of a hub id.
         head: modules that ``head: true`` trains in full: the task's head, and what of it the checkpoint lacked.
         new_head: parameters that the checkpoint lacked; freshly initialised, all of them part of the head.
+        identity: digests of what decides its function; of a proxy, those of the backbone that it was made of.
         other_labels: the classes that the checkpoint's head was trained for, where they are not the task's.
         tunable_blocks: paths, from the base model, of the only blocks that a tunable may change; None: all.
     """
@@ -44,6 +47,7 @@ class Backbone:
     revision: str | None
     head: tuple[str, ...]
     new_head: tuple[str, ...]
+    identity: ModelIdentity
     other_labels: tuple[str, ...] = ()
     tunable_blocks: tuple[str, ...] | None = None
 
@@ -109,8 +113,7 @@ def load_backbone(
                 "choose another model or another `task.kind`",
                 where="model.path",
             )
-        with torch_seed(seed, "head"):
-            model, missing = _read_model(checkpoint, auto_class, config)
+        model, missing = _read_model(checkpoint, auto_class, config, seed)
         modality: Modality = "image" if model.main_input_name == "pixel_values" else "text"
         processor = read_processor(checkpoint, config, modality)
     _refuse_missing(model, family, missing, checkpoint)
@@ -126,27 +129,32 @@ def load_backbone(
         revision=checkpoint.revision,
         head=_head(model, family, missing),
         new_head=tuple(missing),
+        identity=identify(model, processor, family, missing),
         other_labels=other_labels,
     )
 
 
-def _read_model(checkpoint: Checkpoint, auto_class: Any, config: PretrainedConfig) -> tuple[PreTrainedModel, list[str]]:
+def _read_model(
+    checkpoint: Checkpoint, auto_class: Any, config: PretrainedConfig, seed: int
+) -> tuple[PreTrainedModel, list[str]]:
     """The model, and the names of the parameters that its checkpoint lacks or has in another shape."""
-    try:
-        with quiet():
-            model, report = auto_class.from_pretrained(
-                checkpoint.folder,
+    folder, name = checkpoint.folder, checkpoint.name
+    weights = read_weights(weight_files(folder, name), name)
+    with quiet():
+        with torch.device("meta"):
+            kind = type(auto_class.from_config(copy.deepcopy(config), trust_remote_code=False))
+        with torch_seed(seed, "head"):
+            model, report = kind.from_pretrained(
+                None,
                 config=config,
+                state_dict=weights,
                 dtype=torch.float32,
                 ignore_mismatched_sizes=True,
                 output_loading_info=True,
-                local_files_only=True,
-                trust_remote_code=False,
-                use_safetensors=True,
             )
-    except (SafetensorError, OSError) as error:
-        raise DataError(f"the weights of {checkpoint.name} are damaged: {error}") from error
-    mismatched = {name for name, *_ in report["mismatched_keys"]}
+        if model.can_generate() and (folder / "generation_config.json").is_file():  # goes with an exported model
+            model.generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)
+    mismatched = {parameter for parameter, *_ in report["mismatched_keys"]}
     return model, sorted({*report["missing_keys"], *mismatched})
 
 

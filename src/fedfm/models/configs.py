@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, PretrainedConfig
@@ -13,12 +14,16 @@ from fedfm.models.checkpoints import Checkpoint
 from fedfm.models.families import check_type
 from fedfm.models.quiet import quiet
 
+_REFERENCES = ("configuration_files", "transformers_weights", "fusion_config")
+"""Settings by which transformers takes the config or the weights from other files, or replaces a model's code."""
+
 
 def read_config(checkpoint: Checkpoint) -> PretrainedConfig:
     """The config of a model of a known family, in float weights.
 
     Raises:
-        RecipeError: at ``model.path`` when the family is unknown or the weights are quantised.
+        RecipeError: at ``model.path`` when the family is unknown, the weights are quantised, or the config refers to
+            other files or other code.
         DataError: when ``config.json`` is damaged.
     """
     file = checkpoint.folder / "config.json"
@@ -29,8 +34,7 @@ def read_config(checkpoint: Checkpoint) -> PretrainedConfig:
     if not isinstance(content, dict):
         raise DataError(f"{file} is not a JSON object")
     check_type(str(content.get("model_type")))
-    if "quantization_config" in content:
-        raise RecipeError(f"{checkpoint.name} is quantised; name its float weights", where="model.path")
+    _refuse_indirect(content, checkpoint.name)
     try:
         with quiet():
             config: PretrainedConfig = AutoConfig.from_pretrained(
@@ -39,6 +43,23 @@ def read_config(checkpoint: Checkpoint) -> PretrainedConfig:
     except (StrictDataclassError, OSError, ValueError) as error:
         raise DataError(f"{file} does not describe a model: {error}") from error
     return config
+
+
+def _refuse_indirect(settings: Any, name: str) -> None:
+    """Refuses settings, at any depth, by which the model would be more than this config and the weights beside it."""
+    if not isinstance(settings, dict):
+        return
+    if settings.get("quantization_config") is not None:
+        raise RecipeError(f"{name} is quantised; name its float weights", where="model.path")
+    for key, value in settings.items():
+        code = key.strip("_").endswith("_implementation") and "/" in str(value)
+        if value is not None and (key in _REFERENCES or code):
+            raise RecipeError(
+                f"config.json of {name} sets `{key}`, which refers to other files or other code; remove that setting "
+                "if the model works without it",
+                where="model.path",
+            )
+        _refuse_indirect(value, name)
 
 
 def max_tokens(config: PretrainedConfig) -> int | None:

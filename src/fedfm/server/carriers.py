@@ -10,7 +10,6 @@ from typing import Any
 from fedfm.errors import RecipeError
 from fedfm.models.backbones import Backbone
 from fedfm.models.quiet import quiet
-from fedfm.proxies.folder import weights_digest
 from fedfm.recipe import Recipe
 from fedfm.runtimes.base import Runtime
 from fedfm.runtimes.local import LocalRuntime
@@ -72,7 +71,7 @@ def over_sites(experiment: Experiment, line: Line) -> NodesRuntime:
 
 def _runtime(experiment: Experiment, recipe: Recipe, line: Line, *, stack: int, own_data: bool) -> NodesRuntime:
     proxy = experiment.proxy
-    model = weights_digest(experiment.backbone.model) if proxy is None else None
+    model = experiment.backbone.identity if proxy is None else None
     training = experiment.data.training
     job = Job.of(recipe, data=training.digest if training else None, model=model)
     return NodesRuntime(

@@ -32,7 +32,7 @@ from fedfm.records.disk import replace_text, replacing_folder, storage
 from fedfm.records.folder import RunFolder
 from fedfm.server.state import RunState
 
-FORMAT = 2
+FORMAT = 3
 """Version of the layout above; a checkpoint of another version is refused, not guessed at."""
 
 

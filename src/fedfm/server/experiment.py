@@ -90,7 +90,7 @@ class Experiment:
         lasting = self.recipe.model_dump(exclude={"report_to": True, "federation": {"rounds"}})
         recipe = hashlib.sha256(json.dumps(lasting, sort_keys=True).encode()).hexdigest()
         data = {f"data.{split}": digest for split, digest in self.data.digests.items()}
-        return {"recipe": recipe, **data, "tunable": digest(self.start)}
+        return {"recipe": recipe, **data, **self.backbone.identity.named, "tunable": digest(self.start)}
 
 
 @dataclass(frozen=True)

@@ -48,6 +48,7 @@ def describe(experiment: Experiment) -> dict[str, Any]:
             "path": recipe.model.path,
             "name": experiment.backbone.name,
             "family": experiment.backbone.family.name,
+            "digest": experiment.backbone.identity.digest,
             "parameters": experiment.backbone_parameters,
         },
         "proxy": None if experiment.proxy is None else {"kind": recipe.proxy.kind, **experiment.proxy.sizes()},
