@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -50,6 +50,16 @@ class Backbone:
     identity: ModelIdentity
     other_labels: tuple[str, ...] = ()
     tunable_blocks: tuple[str, ...] | None = None
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What a user should know of this model before a run, each one sentence."""
+        if self.family.is_described:
+            return ()
+        return (
+            f"the parts of `{self.family.name}` models are not described: `target_modules` are found by the names of "
+            "layers, clients train one at a time, and there are no proxies",
+        )
 
 
 def load_processor(
@@ -116,6 +126,8 @@ def load_backbone(
         model, missing = _read_model(checkpoint, auto_class, config, seed)
         modality: Modality = "image" if model.main_input_name == "pixel_values" else "text"
         processor = read_processor(checkpoint, config, modality)
+    if not family.is_described:
+        family = _with_heads(family, model, labelled=labels is not None)
     _refuse_missing(model, family, missing, checkpoint)
     if isinstance(processor, PreTrainedTokenizerBase):
         _agree_on_tokens(model, processor, checkpoint)
@@ -173,6 +185,14 @@ def _agree_on_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase,
             f"the tokenizer of {checkpoint.name} has {len(tokenizer)} tokens, its model embeddings for {rows}",
             where="model.path",
         )
+
+
+def _with_heads(family: Family, model: PreTrainedModel, *, labelled: bool) -> Family:
+    """A family of which only the type is known, with the heads that a model has beside its base model."""
+    beside = [name for name, child in model.named_children() if child is not model.base_model]
+    if model.base_model is model:  # the head lies among the parts of the base model
+        beside = [name for name in beside if name in ("classifier", "score", "lm_head")]
+    return replace(family, heads=tuple(beside) if labelled else (), language_heads=() if labelled else tuple(beside))
 
 
 def _is_in(parameter: str, module: str) -> bool:

@@ -11,7 +11,7 @@ from transformers import AutoConfig, PretrainedConfig
 
 from fedfm.errors import DataError, RecipeError
 from fedfm.models.checkpoints import Checkpoint
-from fedfm.models.families import check_type
+from fedfm.models.families import check_type, family_of
 from fedfm.models.quiet import quiet
 
 _REFERENCES = ("configuration_files", "transformers_weights", "fusion_config")
@@ -67,8 +67,8 @@ def max_tokens(config: PretrainedConfig) -> int | None:
     text = config.get_text_config()
     if not hasattr(text, "max_position_embeddings"):
         return None
-    skipped = text.pad_token_id + 1 if text.model_type == "roberta" else 0  # RoBERTa counts positions from there
-    return int(text.max_position_embeddings) - skipped
+    first = family_of(config).first_position
+    return int(text.max_position_embeddings) - (first(config) if first else 0)
 
 
 def set_labels(config: PretrainedConfig, labels: Sequence[str]) -> tuple[str, ...]:

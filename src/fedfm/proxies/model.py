@@ -125,6 +125,8 @@ def make(settings: FedPFT | Offsite, backbone: Backbone, public: PublicData | No
         RecipeError: when the backbone has no such layers or neurons, or the folder's proxy is of another backbone.
         DataError: when the folder is damaged.
     """
+    if missing := backbone.family.uncuttable:
+        raise RecipeError(f"{backbone.name} has no proxy: {missing}; use `none`", where="proxy.kind")
     if settings.path is not None:
         return _from_folder(Path(settings.path).expanduser(), settings, backbone)
     if isinstance(settings, Offsite):

@@ -72,6 +72,7 @@ def describe(experiment: Experiment) -> dict[str, Any]:
         },
         "privacy": None,
         "training": experiment.training,
+        "warnings": list(experiment.backbone.warnings),
         "device": str(experiment.device),
     }
 

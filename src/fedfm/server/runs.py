@@ -207,6 +207,8 @@ def _play(
     folder.events.touch()
     for listener in listeners:
         listener.on_start(describe(experiment))
+        for text in experiment.backbone.warnings:
+            listener.on_warning(text)
     with stop_on_signals() as stop:
         try:
             if isinstance(runtime, NodesRuntime):
