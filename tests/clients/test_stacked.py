@@ -26,10 +26,9 @@ from fedfm.tasks.base import Batch
 from fedfm.tasks.language_modeling import IGNORED
 from tests.models.cases import ALIKE
 from tests.models.cases import CASES as SHARED
-from tests.models.kinds import KINDS, write_kind
+from tests.models.kinds import KINDS, folder_of
 
 TINY = [name for name in RANDOM_MODELS if name.startswith("tiny-")]
-PATHS = {name: f"builtin:{name}" for name in TINY}
 ROWS = [[3, 3, 2], [3], [1, 2]]
 """Examples of each step of each client: the first has more steps, the others smaller batches."""
 ALGORITHM = {name: FedProx(mu=0.5) if name == "fedprox" else kind() for name, kind in ALGORITHMS.items()}
@@ -46,14 +45,6 @@ OPTIMIZERS: dict[str, dict[str, Any]] = {
 def config_of(name: str) -> Any:
     """A model's config."""
     return RANDOM_MODELS[name].config() if name in TINY else KINDS[name].make()
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _kinds(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Writes the models that are no builtins."""
-    folder = tmp_path_factory.mktemp("kinds")
-    for name in KINDS:
-        PATHS[name] = str(write_kind(name, folder / name))
 
 
 _NAMES = {
@@ -89,7 +80,12 @@ CASES = [
 def attached(name: str, task: Task, kind: str, **settings: Any) -> tuple[Backbone, Tunable]:
     """A tunable in double precision, moved from where it starts, so that nothing is zero."""
     labels = ["a", "b", "c"] if task.labelled else None
-    backbone = load_backbone(ModelSettings(path=PATHS[name]), task.auto_class, seed=0, labels=labels)
+    backbone = load_backbone(
+        ModelSettings(path=f"builtin:{name}" if name in TINY else str(folder_of(name))),
+        task.auto_class,
+        seed=0,
+        labels=labels,
+    )
     if backbone.family.name in ("mixtral", "qwen3_moe"):
         backbone.model.set_experts_implementation("eager")  # the other kernels know no float64
     tunable = TUNABLES[kind](kind=kind, **settings).attach(backbone, task_type=task.peft_type, seed=0)

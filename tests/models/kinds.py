@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -77,7 +78,7 @@ KINDS: dict[str, Kind] = {
     "t5, gated": Kind("tiny-t5", hf.T5Config, {"feed_forward_proj": "gated-gelu"}, ("text",)),
     "deit": Kind("tiny-vit", hf.DeiTConfig, tasks=_IMAGE),
     "dinov2": Kind("tiny-vit", hf.Dinov2Config, {"mlp_ratio": 2}, _IMAGE),
-    "dinov2, gated": Kind("tiny-vit", hf.Dinov2Config, {"mlp_ratio": 2, "use_swiglu_ffn": True}, _IMAGE),
+    "dinov2, gated": Kind("tiny-vit", hf.Dinov2Config, {"mlp_ratio": 3, "use_swiglu_ffn": True}, _IMAGE),
     "siglip": Kind("tiny-vit", hf.SiglipConfig, _TOWERS, _IMAGE),
 }
 
@@ -95,9 +96,13 @@ UNDESCRIBED: dict[str, Kind] = {
 """Model types without a family."""
 
 
+_FOLDERS = TemporaryDirectory(prefix="fedfm-kinds-")
+
+
 @cache
-def write_kind(name: str, folder: Path) -> Path:
-    """Writes a kind's checkpoint, once a folder."""
+def folder_of(name: str) -> Path:
+    """The checkpoint of a kind."""
+    folder = Path(_FOLDERS.name) / name.replace(", ", "-")
     kind = (KINDS | UNDESCRIBED)[name]
     write_random_model(kind.like, folder)
     torch.manual_seed(0)

@@ -10,27 +10,16 @@ import torch
 from peft import PeftModel
 
 from fedfm.errors import RecipeError
-from fedfm.models.backbones import Backbone, load_backbone, load_processor
+from fedfm.models.backbones import load_processor
 from fedfm.models.settings import ModelSettings
 from fedfm.models.tunables import IA3, TUNABLES, BitFit, Lora, Prefix, Prompt
 from fedfm.proxies.model import make
 from fedfm.proxies.settings import FedPFT, Offsite
-from tests.models.cases import TASKS, batch, logits
-from tests.models.kinds import KINDS, UNDESCRIBED, write_kind
+from tests.models.cases import TASKS, batch, load, logits
+from tests.models.kinds import KINDS, UNDESCRIBED, folder_of
 
 ALL = KINDS | UNDESCRIBED
 CASES = [(name, task) for name, kind in ALL.items() for task in kind.tasks]
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("kinds")
-
-
-def load(root: Path, name: str, task: str, seed: int = 0) -> Backbone:
-    folder = write_kind(name, root / name.replace(", ", "-"))
-    chosen = TASKS[task]
-    return load_backbone(ModelSettings(path=str(folder)), chosen.auto_class, seed=seed, labels=chosen.labels)
 
 
 def step(model: Any, parameters: Any, inputs: dict[str, torch.Tensor]) -> None:
@@ -42,8 +31,8 @@ def step(model: Any, parameters: Any, inputs: dict[str, torch.Tensor]) -> None:
 
 
 @pytest.mark.parametrize(("name", "task"), CASES)
-def test_it_is_loaded_as_transformers_loads_it(root: Path, name: str, task: str) -> None:
-    backbone = load(root, name, task)
+def test_it_is_loaded_as_transformers_loads_it(name: str, task: str) -> None:
+    backbone = load(name, task)
     folder = Path(backbone.name)
     plain, report = TASKS[task].auto_class.from_pretrained(
         folder, config=backbone.model.config, local_files_only=True, output_loading_info=True
@@ -59,8 +48,8 @@ def test_it_is_loaded_as_transformers_loads_it(root: Path, name: str, task: str)
 
 
 @pytest.mark.parametrize(("name", "task"), CASES)
-def test_tuned_and_saved_it_loads_with_plain_peft(root: Path, name: str, task: str, tmp_path: Path) -> None:
-    backbone = load(root, name, task)
+def test_tuned_and_saved_it_loads_with_plain_peft(name: str, task: str, tmp_path: Path) -> None:
+    backbone = load(name, task)
     tunable = Lora(r=2).attach(backbone, task_type=TASKS[task].task_type, seed=0)
     inputs = batch(backbone)
     before = logits(tunable.model, inputs)
@@ -68,14 +57,14 @@ def test_tuned_and_saved_it_loads_with_plain_peft(root: Path, name: str, task: s
     after = logits(tunable.model, inputs)
     assert not torch.allclose(after, before, atol=1e-4)
     tunable.save(tmp_path, backbone.processor)
-    again = PeftModel.from_pretrained(load(root, name, task, seed=99).model, str(tmp_path))
+    again = PeftModel.from_pretrained(load(name, task, seed=99).model, str(tmp_path))
     assert torch.equal(logits(again, inputs), after)
     torch.testing.assert_close(logits(tunable.merged(), inputs), after, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", [name for name, kind in ALL.items() if "image" not in kind.tasks])
-def test_the_longest_text_that_the_tokenizer_gives_fits(root: Path, name: str) -> None:
-    backbone = load(root, name, ALL[name].tasks[0])
+def test_the_longest_text_that_the_tokenizer_gives_fits(name: str) -> None:
+    backbone = load(name, ALL[name].tasks[0])
     if backbone.processor.model_max_length > 10_000:
         return  # of any length
     inputs = backbone.processor("x" * 999, truncation=True, return_tensors="pt")
@@ -83,8 +72,8 @@ def test_the_longest_text_that_the_tokenizer_gives_fits(root: Path, name: str) -
 
 
 @pytest.mark.parametrize("name", [name for name, kind in KINDS.items() if kind.tasks[0] == "text"])
-def test_padding_changes_nothing(root: Path, name: str) -> None:
-    backbone = load(root, name, "text")
+def test_padding_changes_nothing(name: str) -> None:
+    backbone = load(name, "text")
     together = batch(backbone)
     alone = {key: tensor[:1, : together["attention_mask"][0].sum()] for key, tensor in together.items()}
     torch.testing.assert_close(
@@ -96,21 +85,21 @@ def test_padding_changes_nothing(root: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", UNDESCRIBED)
-def test_a_model_that_is_not_described_is_said_to_be_so(root: Path, name: str) -> None:
-    (said,) = load(root, name, UNDESCRIBED[name].tasks[0]).warnings
+def test_a_model_that_is_not_described_is_said_to_be_so(name: str) -> None:
+    (said,) = load(name, UNDESCRIBED[name].tasks[0]).warnings
     assert said.startswith(f"the parts of `{UNDESCRIBED[name].config.model_type}` models are not described")
 
 
-def test_a_model_that_is_described_comes_without_a_warning(root: Path) -> None:
-    assert load(root, "olmo2", "causal").warnings == ()
+def test_a_model_that_is_described_comes_without_a_warning() -> None:
+    assert load("olmo2", "causal").warnings == ()
 
 
 @pytest.mark.parametrize("name", UNDESCRIBED)
-def test_attention_and_the_rest_are_told_apart_by_name(root: Path, name: str) -> None:
+def test_attention_and_the_rest_are_told_apart_by_name(name: str) -> None:
     task = UNDESCRIBED[name].tasks[-1]
     chosen = {}
     for part in ("attention", "ffn", "all"):
-        backbone = load(root, name, task)
+        backbone = load(name, task)
         tunable = Lora(r=1, target_modules=part).attach(backbone, task_type=TASKS[task].task_type, seed=0)
         chosen[part] = {parameter for parameter in tunable.parameters if "lora_A" in parameter}
     assert chosen["attention"] | chosen["ffn"] == chosen["all"]
@@ -120,9 +109,9 @@ def test_attention_and_the_rest_are_told_apart_by_name(root: Path, name: str) ->
 
 
 @pytest.mark.parametrize("kind", [IA3, Prompt, Prefix, BitFit])
-def test_a_tunable_that_must_know_the_parts_is_refused(root: Path, kind: type[IA3 | Prompt | Prefix | BitFit]) -> None:
+def test_a_tunable_that_must_know_the_parts_is_refused(kind: type[IA3 | Prompt | Prefix | BitFit]) -> None:
     with pytest.raises(RecipeError, match=r"tune\.kind: the parts of `cohere` models are not described; use lora"):
-        kind().attach(load(root, "cohere", "causal"), task_type="CAUSAL_LM", seed=0)
+        kind().attach(load("cohere", "causal"), task_type="CAUSAL_LM", seed=0)
 
 
 @pytest.mark.parametrize("proxy", [FedPFT(), Offsite()])
@@ -135,25 +124,24 @@ def test_a_tunable_that_must_know_the_parts_is_refused(root: Path, kind: type[IA
     ],
 )
 def test_a_proxy_of_it_is_refused_by_what_is_missing(
-    root: Path, name: str, task: str, missing: str, proxy: FedPFT | Offsite
+    name: str, task: str, missing: str, proxy: FedPFT | Offsite
 ) -> None:
     with pytest.raises(RecipeError, match=rf"proxy\.kind: .* has no proxy: {missing}.*; use `none`"):
-        make(proxy, load(root, name, task), None, seed=0)
+        make(proxy, load(name, task), None, seed=0)
 
 
 @pytest.mark.parametrize("part", ["ffn", "all"])
-def test_experts_are_not_linear_layers(root: Path, part: str) -> None:
+def test_experts_are_not_linear_layers(part: str) -> None:
     with pytest.raises(RecipeError, match=r"tune\.target_modules: the FFNs of qwen3_moe are experts"):
-        Lora(target_modules=part).attach(load(root, "qwen3-moe", "causal"), task_type="CAUSAL_LM", seed=0)
+        Lora(target_modules=part).attach(load("qwen3-moe", "causal"), task_type="CAUSAL_LM", seed=0)
     with pytest.raises(RecipeError, match=r"tune\.kind: the FFNs of qwen3_moe are experts"):
-        TUNABLES["ia3"]().attach(load(root, "qwen3-moe", "causal"), task_type="CAUSAL_LM", seed=0)
+        TUNABLES["ia3"]().attach(load("qwen3-moe", "causal"), task_type="CAUSAL_LM", seed=0)
 
 
-def test_positions_are_counted_as_the_model_counts_them(root: Path) -> None:
-    folders = {name: write_kind(name, root / name) for name in ("xlm-roberta", "mpnet", "camembert")}
+def test_positions_are_counted_as_the_model_counts_them() -> None:
     lengths = {
-        name: load_processor(ModelSettings(path=str(folder)), "text").model_max_length
-        for name, folder in folders.items()
+        name: load_processor(ModelSettings(path=str(folder_of(name))), "text").model_max_length
+        for name in ("xlm-roberta", "mpnet", "camembert")
     }
     positions = KINDS["mpnet"].make().max_position_embeddings
     assert lengths == {"xlm-roberta": positions - 1, "camembert": positions - 1, "mpnet": positions - 2}

@@ -21,7 +21,7 @@ from fedfm.proxies.construct import Kept, make_proxy
 from fedfm.proxies.ffn import neurons, output_layer
 from fedfm.proxies.plugin import PlugIn, plug_in_map, refuses
 from fedfm.proxies.settings import FedPFT, NoProxy, Offsite
-from tests.models.cases import CASES, TASKS, Case, batch, load, logits
+from tests.models.cases import CASES, CUT_KINDS, TASKS, Case, batch, load, logits
 
 S = torch.tensor([0, 3, 4, 9, 17, 30, 31])
 """Neurons that stay, of 32."""
@@ -60,8 +60,11 @@ def tuned(tunable: Tunable) -> Params:
     return {name: tensor + 0.1 * torch.randn_like(tensor) for name, tensor in tunable.read().items()}
 
 
-@pytest.mark.parametrize("targets", ["attention", "ffn", "all"])
-@cases
+@pytest.mark.parametrize(
+    ("case", "targets"),
+    [*product(CASES, ["attention", "ffn", "all"]), *product(CUT_KINDS, ["all"])],
+    ids=lambda value: "-".join(value) if isinstance(value, tuple) else value,
+)
 def test_where_cut_neurons_do_nothing_the_backbone_computes_what_the_proxy_learned(case: Case, targets: str) -> None:
     pair = Pair(Lora(r=3, lora_alpha=5, target_modules=targets), load(*case), case[1], silent=True)
     inputs = batch(pair.backbone)
