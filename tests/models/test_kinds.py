@@ -9,14 +9,19 @@ import pytest
 import torch
 from peft import PeftModel
 
+from fedfm import Listener, run
 from fedfm.errors import RecipeError
 from fedfm.models.backbones import load_processor
+from fedfm.models.families import FAMILIES
 from fedfm.models.settings import ModelSettings
 from fedfm.models.tunables import IA3, TUNABLES, BitFit, Lora, Prefix, Prompt
 from fedfm.proxies.model import make
 from fedfm.proxies.settings import FedPFT, Offsite
+from fedfm.recipe import load_recipe
+from fedfm.server import plan
 from tests.models.cases import TASKS, batch, load, logits
 from tests.models.kinds import KINDS, UNDESCRIBED, folder_of
+from tests.small import small_recipe
 
 ALL = KINDS | UNDESCRIBED
 CASES = [(name, task) for name, kind in ALL.items() for task in kind.tasks]
@@ -145,3 +150,28 @@ def test_positions_are_counted_as_the_model_counts_them() -> None:
     }
     positions = KINDS["mpnet"].make().max_position_embeddings
     assert lengths == {"xlm-roberta": positions - 1, "camembert": positions - 1, "mpnet": positions - 2}
+
+
+def test_a_run_says_that_its_model_is_not_described_and_leaves_an_adapter(tmp_path: Path) -> None:
+    recipe = small_recipe(tmp_path, model={"path": str(folder_of("roformer"))})
+    heard: list[str] = []
+    listener = Listener()
+    listener.on_warning = heard.append  # type: ignore[method-assign]
+    settings = load_recipe(recipe, ["federation.rounds=1", "evaluate.baselines=[]"])
+    finished = run(settings, listeners=[listener], profile=True)
+    (said,) = plan(settings)["warnings"]
+    assert heard == [said]
+    assert finished.folder.adapter.is_dir()
+    assert finished.recipe.runtime.stack == "off"
+
+
+def test_blocks_that_are_not_described_are_not_recomputed(tmp_path: Path) -> None:
+    recipe = small_recipe(tmp_path, model={"path": str(folder_of("roformer"))})
+    with pytest.raises(RecipeError, match=r"local\.recompute: where `roformer` models have their blocks"):
+        plan(load_recipe(recipe, ["local.recompute=blocks"]))
+
+
+def test_the_documentation_names_every_type() -> None:
+    table = Path("docs/models.md").read_text(encoding="utf-8")
+    types = {model_type for family in FAMILIES.values() for model_type in family.model_types}
+    assert {name for name in types if f"`{name}`" not in table} == set()
