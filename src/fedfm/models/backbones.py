@@ -14,7 +14,7 @@ from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel, Pr
 from fedfm.errors import RecipeError
 from fedfm.models.checkpoints import Checkpoint, open_checkpoint
 from fedfm.models.configs import read_config, set_labels
-from fedfm.models.families import Family, family_of
+from fedfm.models.families import Family, blocks, family_of
 from fedfm.models.identity import ModelIdentity, identify
 from fedfm.models.processors import Modality, Processor, read_processor
 from fedfm.models.quiet import quiet
@@ -37,6 +37,7 @@ class Backbone:
         new_head: parameters that the checkpoint lacked; freshly initialised, all of them part of the head.
         identity: digests of what decides its function; of a proxy, those of the backbone that it was made of.
         other_labels: the classes that the checkpoint's head was trained for, where they are not the task's.
+        unused: weights of blocks that the checkpoint has and the model does not: its config may be another one's.
         tunable_blocks: paths, from the base model, of the only blocks that a tunable may change; None: all.
     """
 
@@ -49,17 +50,24 @@ class Backbone:
     new_head: tuple[str, ...]
     identity: ModelIdentity
     other_labels: tuple[str, ...] = ()
+    unused: tuple[str, ...] = ()
     tunable_blocks: tuple[str, ...] | None = None
 
     @property
     def warnings(self) -> tuple[str, ...]:
         """What a user should know of this model before a run, each one sentence."""
-        if self.family.is_described:
-            return ()
-        return (
-            f"the parts of `{self.family.name}` models are not described: `target_modules` are found by the names of "
-            "layers, clients train one at a time, and there are no proxies",
-        )
+        found = []
+        if not self.family.is_described:
+            found.append(
+                f"the parts of `{self.family.name}` models are not described: `target_modules` are found by the names "
+                "of layers, clients train one at a time, and there are no proxies"
+            )
+        if self.unused:
+            found.append(
+                f"the checkpoint of {self.name} has weights in its blocks that a model of its config.json does not "
+                f"use: {_some(self.unused)}"
+            )
+        return tuple(found)
 
 
 def load_processor(
@@ -123,7 +131,7 @@ def load_backbone(
                 "choose another model or another `task.kind`",
                 where="model.path",
             )
-        model, missing = _read_model(checkpoint, auto_class, config, seed)
+        model, missing, unexpected = _read_model(checkpoint, auto_class, config, seed)
         modality: Modality = "image" if model.main_input_name == "pixel_values" else "text"
         processor = read_processor(checkpoint, config, modality)
     if not family.is_described:
@@ -143,13 +151,14 @@ def load_backbone(
         new_head=tuple(missing),
         identity=identify(model, processor, family, missing),
         other_labels=other_labels,
+        unused=_in_blocks(unexpected, model, family),
     )
 
 
 def _read_model(
     checkpoint: Checkpoint, auto_class: Any, config: PretrainedConfig, seed: int
-) -> tuple[PreTrainedModel, list[str]]:
-    """The model, and the names of the parameters that its checkpoint lacks or has in another shape."""
+) -> tuple[PreTrainedModel, list[str], list[str]]:
+    """The model, the parameters that its checkpoint lacks or has in another shape, and those that only that has."""
     folder, name = checkpoint.folder, checkpoint.name
     weights = read_weights(weight_files(folder, name), name)
     with quiet():
@@ -167,7 +176,7 @@ def _read_model(
         if model.can_generate() and (folder / "generation_config.json").is_file():  # goes with an exported model
             model.generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)
     mismatched = {parameter for parameter, *_ in report["mismatched_keys"]}
-    return model, sorted({*report["missing_keys"], *mismatched})
+    return model, sorted({*report["missing_keys"], *mismatched}), sorted(report["unexpected_keys"])
 
 
 def embeddings(model: PreTrainedModel) -> nn.Embedding:
@@ -211,10 +220,20 @@ def _refuse_missing(model: PreTrainedModel, family: Family, missing: Sequence[st
     heads = (*family.heads, *family.language_heads, *_pooler(model, family))
     lost = [name for name in missing if name in inside and not any(_is_in(name, head) for head in heads)]
     if lost:
-        shown = ", ".join(lost[:3]) + (f" and {len(lost) - 3} more" if len(lost) > 3 else "")
         raise RecipeError(
-            f"the checkpoint of {checkpoint.name} lacks weights of the model: {shown}", where="model.path"
+            f"the checkpoint of {checkpoint.name} lacks weights of the model: {_some(lost)}", where="model.path"
         )
+
+
+def _in_blocks(names: Sequence[str], model: PreTrainedModel, family: Family) -> tuple[str, ...]:
+    """Names of parameters that would lie in the stacks that a model has; CLIP's image classifier has no text."""
+    paths = {block.stack.path for block in blocks(model, family)}
+    return tuple(name for name in names if any(f"{path}." in name for path in paths))
+
+
+def _some(names: Sequence[str]) -> str:
+    """The first of many names."""
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def _head(model: PreTrainedModel, family: Family, missing: Sequence[str]) -> tuple[str, ...]:
