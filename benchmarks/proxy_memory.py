@@ -25,7 +25,7 @@ from fedfm.models.backbones import load_backbone
 from fedfm.models.builtin import minilm_folder
 from fedfm.models.settings import ModelSettings
 from fedfm.proxies import FedPFT
-from fedfm.proxies.folder import save_proxy, weights_digest
+from fedfm.proxies.folder import save_proxy
 from fedfm.proxies.model import make
 from ledger import measured, measured_on
 
@@ -97,7 +97,7 @@ def write_models(folder: Path) -> dict[str, dict[str, tuple[str, Path]]]:
             model = make(settings, backbone, None, seed=0)
             target = folder / f"{name}-{title}".replace(" ", "").replace(",", "-")
             target.mkdir()
-            save_proxy(target, model.proxy, model.kept, settings, backbone=weights_digest(backbone.model))
+            save_proxy(target, model.proxy, model.kept, settings)
             written[name][title] = "proxy", target
     return written
 

@@ -11,7 +11,10 @@ import torch
 import transformers
 
 from fedfm.models.backbones import Backbone, load_backbone
+from fedfm.models.builtin import RANDOM_MODELS
+from fedfm.models.families import family_of
 from fedfm.models.settings import ModelSettings
+from tests.models.kinds import KINDS, folder_of
 
 
 @dataclass(frozen=True)
@@ -40,10 +43,14 @@ ALIKE: list[Case] = [  # the same parts as in some case above
     *[(f"tiny-{name}", "causal") for name in ("mistral", "qwen3", "gemma")],
     ("tiny-deberta", "masked"),
 ]
+CUT_KINDS: list[Case] = [
+    (name, kind.tasks[0]) for name, kind in KINDS.items() if family_of(kind.make()).uncuttable is None
+]
+"""Models that are no builtins and may have a proxy."""
 
 
 def load(name: str, task: str, seed: int = 0) -> Backbone:
-    """A fresh copy of a builtin with the head of a task."""
+    """A fresh copy of a builtin, or of another kind of model, with the head of a task."""
     loaded = _load(name, task, seed)
     return replace(loaded, model=copy.deepcopy(loaded.model))
 
@@ -51,7 +58,8 @@ def load(name: str, task: str, seed: int = 0) -> Backbone:
 @cache
 def _load(name: str, task: str, seed: int) -> Backbone:
     chosen = TASKS[task]
-    return load_backbone(ModelSettings(path=f"builtin:{name}"), chosen.auto_class, seed=seed, labels=chosen.labels)
+    path = f"builtin:{name}" if name in RANDOM_MODELS else str(folder_of(name))
+    return load_backbone(ModelSettings(path=path), chosen.auto_class, seed=seed, labels=chosen.labels)
 
 
 def batch(backbone: Backbone) -> dict[str, torch.Tensor]:

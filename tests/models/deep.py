@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -28,4 +29,4 @@ def of_model(model: PreTrainedModel, like: Backbone) -> Backbone:
     model.eval().requires_grad_(False)
     family = family_of(model.config)
     head = tuple(name for name in family.heads if name in dict(model.named_modules()))
-    return Backbone(model, like.processor, family, "made-here", None, head=head, new_head=())
+    return replace(like, model=model, family=family, name="made-here", head=head, new_head=())

@@ -174,6 +174,16 @@ def test_weights_that_are_missing_outside_the_head_are_refused(bert: Path) -> No
     assert "and 13 more" in said
 
 
+def test_weights_of_blocks_that_the_config_does_not_have_are_said(bert: Path) -> None:
+    """A config that was edited, or is another model's, would cut layers off in silence."""
+    assert load_backbone(settings(bert), AutoModelForSequenceClassification, seed=0).warnings == ()
+    edit_config(bert, num_hidden_layers=1)
+    (said,) = load_backbone(settings(bert), AutoModelForSequenceClassification, seed=0).warnings
+    assert "weights in its blocks that a model of its config.json does not use" in said
+    assert "encoder.layer.1.attention" in said
+    assert "and 13 more" in said
+
+
 def test_weights_of_another_shape_are_not_replaced_by_random_ones(bert: Path) -> None:
     edit_config(bert, intermediate_size=64)
     assert "lacks weights of the model: bert.encoder.layer.0.intermediate.dense.bias" in refusal(bert)
@@ -181,7 +191,7 @@ def test_weights_of_another_shape_are_not_replaced_by_random_ones(bert: Path) ->
 
 def test_an_unknown_family_is_refused_before_its_code_is_looked_for(bert: Path) -> None:
     edit_config(bert, model_type="evil", auto_map={"AutoConfig": "evil.Config"})
-    assert refusal(bert).startswith("model.path: models of type `evil` are not supported; known: bert")
+    assert "knows no models of type `evil`; the code that some repositories bring is not run" in refusal(bert)
 
 
 def test_a_single_class_is_refused() -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import errno
 from pathlib import Path
+from typing import Any
 
 import pytest
 from huggingface_hub import constants
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub.utils import filter_repo_objects
 
 from fedfm.errors import RecipeError, StorageError
 from fedfm.models import builtin, hub
@@ -108,6 +110,26 @@ def test_a_full_disk_is_a_storage_error(monkeypatch: pytest.MonkeyPatch) -> None
         pass
 
 
+def test_an_adapter_is_never_fetched_from_the_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """By the patterns that are fetched, of the files that repositories have."""
+    listed = ["config.json", "model.safetensors", "adapter_config.json", "adapter_model.safetensors", "a/config.json"]
+    fetched: list[str] = []
+
+    def answer(name: str, **options: Any) -> str:
+        fetched.extend(
+            filter_repo_objects(
+                listed, allow_patterns=options["allow_patterns"], ignore_patterns=options["ignore_patterns"]
+            )
+        )
+        return str(tmp_path)
+
+    builtin.write_random_model("tiny-bert", tmp_path)
+    monkeypatch.setattr(hub, "snapshot_download", answer)
+    with open_checkpoint(ModelSettings(path="a/b"), allow_network=True):
+        pass
+    assert fetched == ["config.json", "model.safetensors"]
+
+
 def test_a_name_the_hub_does_not_allow_is_refused() -> None:
     assert refusal("a--b/c").startswith("model.path: no folder a--b/c, and no hub id either")
 
@@ -141,11 +163,9 @@ def test_a_folder_without_config_is_not_a_model(tmp_path: Path) -> None:
     assert refusal(tmp_path) == f"model.path: no config.json in {tmp_path}: not a model's folder"
 
 
-def test_pickled_weights_are_never_opened(tmp_path: Path) -> None:
+def test_a_folder_without_weights_is_not_a_model(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
-    assert "has no weights; it needs *.safetensors" in refusal(tmp_path)
-    (tmp_path / "pytorch_model.bin").write_bytes(b"")
-    assert "has only pickled weights (pytorch_model.bin), which are never opened" in refusal(tmp_path)
+    assert "has no weights; it needs model.safetensors" in refusal(tmp_path)
 
 
 @pytest.mark.parametrize("path", ["builtin:tiny-bert", "builtin:minilm", "."])

@@ -53,6 +53,17 @@ MODELS: list[tuple[str, Any, Any]] = [
     ("bert", hf.BertConfig(**TEXT), hf.AutoModelForMaskedLM),
     ("roberta", hf.RobertaConfig(**TEXT), hf.AutoModelForSequenceClassification),
     ("roberta", hf.RobertaConfig(**TEXT), hf.AutoModelForMaskedLM),
+    *[
+        (config.model_type, config, task)
+        for config in (
+            hf.XLMRobertaConfig(**TEXT),
+            hf.CamembertConfig(**TEXT),
+            hf.MPNetConfig(**TEXT),
+            hf.ModernBertConfig(**TEXT, cls_token_id=2, sep_token_id=3, global_attn_every_n_layers=2),
+            hf.AlbertConfig(**TEXT, embedding_size=8),
+        )
+        for task in (hf.AutoModelForSequenceClassification, hf.AutoModelForMaskedLM)
+    ],
     ("electra", hf.ElectraConfig(**TEXT, embedding_size=8), hf.AutoModelForSequenceClassification),
     ("electra", hf.ElectraConfig(**TEXT, embedding_size=8), hf.AutoModelForMaskedLM),
     *[
@@ -69,7 +80,12 @@ MODELS: list[tuple[str, Any, Any]] = [
     ("vit", hf.ViTConfig(**IMAGE), hf.AutoModelForImageClassification),
     ("deit", hf.DeiTConfig(**IMAGE), hf.DeiTForImageClassification),
     ("deit", hf.DeiTConfig(**IMAGE), hf.DeiTForImageClassificationWithTeacher),
+    ("dinov2", hf.Dinov2Config(**IMAGE, mlp_ratio=2), hf.AutoModelForImageClassification),
+    ("dinov2", hf.Dinov2Config(**IMAGE, mlp_ratio=2, use_swiglu_ffn=True), hf.AutoModelForImageClassification),
+    ("dinov2_with_registers", hf.Dinov2WithRegistersConfig(**IMAGE, mlp_ratio=2), hf.AutoModelForImageClassification),
     ("clip", hf.CLIPConfig(text_config=TEXT, vision_config=IMAGE, projection_dim=8), hf.AutoModel),
+    ("siglip", hf.SiglipConfig(text_config=TEXT, vision_config=IMAGE), hf.AutoModel),
+    ("siglip", hf.SiglipConfig(text_config=TEXT, vision_config=IMAGE), hf.AutoModelForImageClassification),
     ("clip", hf.CLIPConfig(text_config=TEXT, vision_config=IMAGE), hf.AutoModelForImageClassification),
     *[
         ("gpt2", hf.GPT2Config(n_embd=WIDTH, n_inner=NEURONS, n_layer=LAYERS, n_head=2, **IDS), task)
@@ -99,10 +115,16 @@ MODELS: list[tuple[str, Any, Any]] = [
             hf.GemmaConfig(**HEADS),
             hf.Gemma2Config(**HEADS),
             hf.Gemma3TextConfig(**HEADS),
+            hf.SmolLM3Config(**GROUPED),
+            hf.Olmo2Config(**GROUPED),
+            hf.PhiConfig(**TEXT),
             hf.Phi3Config(**GROUPED),
+            hf.MixtralConfig(**GROUPED, num_local_experts=4),
+            hf.Qwen3MoeConfig(**HEADS, moe_intermediate_size=NEURONS, num_experts=4, num_experts_per_tok=2),
         )
         for task in (hf.AutoModelForSequenceClassification, hf.AutoModelForCausalLM)
     ],
+    ("granite", hf.GraniteConfig(**GROUPED), hf.AutoModelForCausalLM),
     *[
         (config.model_type, config(**T5, feed_forward_proj=ffn), task)
         for config in (hf.T5Config, hf.MT5Config)
@@ -143,10 +165,12 @@ def test_blocks_are_all_there(model_type: str, config: Any, task: Any) -> None:
     assert model_type in family.model_types
     found = blocks(model, family)
     counts = Counter(block.stack.path for block in found)
-    assert list(counts.values()) == [LAYERS] * len(counts)
+    assert list(counts.values()) == [1 if family.repeats_blocks else LAYERS] * len(counts)
     assert all(model.base_model.get_submodule(block.path) is block.module for block in found)
     inside = {id(module) for block in found for module in block.module.modules()}
     lists = [module for module in model.modules() if isinstance(module, nn.ModuleList) and id(module) not in inside]
+    if family.repeats_blocks:
+        lists = lists[1:]  # groups of layers, of which there is one
     assert len(found) == sum(len(module) for module in lists)  # no stack is forgotten
 
 
@@ -154,7 +178,7 @@ def test_blocks_are_all_there(model_type: str, config: Any, task: Any) -> None:
 def test_parts_of_a_block_are_disjoint_and_whole(model_type: str, config: Any, task: Any) -> None:
     model, family = build(config, task), family_of(config)
     for block in blocks(model, family):
-        parts = [*block.stack.matrices, *block.stack.norms]
+        parts = [*block.stack.matrices, *block.stack.norms, *block.stack.others]
         found = [f"{part}.{name}" for part in parts for name, _ in block.module.get_submodule(part).named_parameters()]
         left = [name for name, _ in block.module.named_parameters()]
         beside = {"layer.0.SelfAttention.relative_attention_bias.weight"} if block.path.endswith("block.0") else set()
@@ -166,11 +190,13 @@ def test_parts_of_a_block_are_disjoint_and_whole(model_type: str, config: Any, t
 @models
 def test_matrices_map_as_the_registry_says(model_type: str, config: Any, task: Any) -> None:
     model, family = build(config, task), family_of(config)
+    neurons = 2 * WIDTH if family.name == "dinov2" else NEURONS  # its config has a ratio
     for block in blocks(model, family):
         module, ffn = block.module, block.stack.ffn
-        for path in ffn.inputs:
-            assert weight_shape(module, path, ffn.transposed) == (NEURONS * (1 + ffn.fused), WIDTH)
-        assert weight_shape(module, ffn.output, ffn.transposed) == (WIDTH, NEURONS)
+        if ffn is not None:
+            for path in ffn.inputs:
+                assert weight_shape(module, path, ffn.transposed) == (neurons * (1 + ffn.fused), WIDTH)
+            assert weight_shape(module, ffn.output, ffn.transposed) == (WIDTH, neurons)
         for attention in block.stack.attention:
             assert all(weight_shape(module, path, attention.transposed)[1] == WIDTH for path in attention.inputs)
             assert weight_shape(module, attention.output, attention.transposed)[0] == WIDTH
@@ -190,8 +216,15 @@ def test_base_model_is_covered(model_type: str, config: Any, task: Any) -> None:
         for name, _ in base.named_parameters()
         if not any(name.startswith(f"{path}.") for path in (*ends, *stacks, *family.heads))
     ]
-    beside = {"logit_scale", "visual_projection.weight", "text_projection.weight", "decoder.project_out.weight"}
-    assert {name for name in left if not name.startswith("encoder.conv.")} <= beside  # DeBERTa's, beside block 0
+    beside = {
+        "logit_scale",
+        "logit_bias",
+        "visual_projection.weight",
+        "text_projection.weight",
+        "decoder.project_out.weight",
+    }
+    pooling = ("encoder.conv.", "vision_model.head.", "text_model.head.")  # DeBERTa's, beside block 0; SigLIP's
+    assert {name for name in left if not name.startswith(pooling)} <= beside
 
 
 @models
@@ -214,7 +247,7 @@ def test_heads_are_where_the_registry_says(model_type: str, config: Any, task: A
         (attention_targets, lambda stack: stack.attention_matrices),
         (ffn_targets, lambda stack: stack.ffn_matrices),
         (all_targets, lambda stack: stack.matrices),
-        (lambda family: pattern(family, lambda stack: [stack.ffn.output]), lambda stack: [stack.ffn.output]),
+        (lambda family: pattern(family, lambda stack: stack.ffn_matrices[-1:]), lambda stack: stack.ffn_matrices[-1:]),
     ],
     ids=["attention", "ffn", "all", "pattern"],
 )
@@ -222,6 +255,8 @@ def test_peft_finds_these_parts_of_every_block_and_nothing_else(
     model_type: str, config: Any, task: Any, targets: Any, parts: Any
 ) -> None:
     model, family = build(config, task), family_of(config)
+    if not all(parts(stack) for stack in family.stacks):
+        return  # experts are no matrices, and asking for them is refused before
     names = {id(module): name for name, module in model.named_modules()}
     expected = {
         names[id(block.module.get_submodule(part))] for block in blocks(model, family) for part in parts(block.stack)
@@ -251,11 +286,36 @@ def test_lora_on_attention_of_a_base_model_has_the_papers_size(config: Any, mode
     assert sum(weight.numel() for weight in adapted.parameters() if weight.requires_grad) == 589_824
 
 
-def test_an_unknown_architecture_is_refused_with_those_known() -> None:
-    with pytest.raises(
-        RecipeError, match=r"model\.path: models of type `bart` are not supported; known: bert, .*qwen3"
-    ):
-        family_of(hf.BartConfig())
+@pytest.mark.parametrize(
+    ("config", "reason"),
+    [
+        (hf.BartConfig(), "of encoders with a decoder, this version has T5"),
+        (hf.PegasusConfig(), "of encoders with a decoder, this version has T5"),
+        (hf.WhisperConfig(), "they read audio"),
+    ],
+    ids=identify,
+)
+def test_an_architecture_that_cannot_be_tuned_is_refused_with_the_reason(config: Any, reason: str) -> None:
+    with pytest.raises(RecipeError, match=rf"model\.path: models of type `{config.model_type}` are not .*{reason}"):
+        family_of(config)
+
+
+@pytest.mark.parametrize(
+    ("config", "what"),
+    [
+        (hf.AlbertConfig(num_hidden_groups=2), "is not described"),
+        (hf.PhiConfig(qk_layernorm=True), "is not described"),
+        (hf.Qwen3MoeConfig(mlp_only_layers=[1]), "is not described"),
+        (hf.BloomConfig(), "is not described"),
+        (hf.AlbertConfig(), "share their weights"),
+        (hf.MixtralConfig(), "are experts"),
+        (hf.BertConfig(), None),
+    ],
+    ids=identify,
+)
+def test_what_a_proxy_lacks_is_named(config: Any, what: str | None) -> None:
+    found = family_of(config).uncuttable
+    assert found is None if what is None else found is not None and what in found
 
 
 def inputs(model: PreTrainedModel) -> dict[str, torch.Tensor]:
@@ -265,7 +325,8 @@ def inputs(model: PreTrainedModel) -> dict[str, torch.Tensor]:
         return {"pixel_values": image}
     if model.config.is_encoder_decoder:
         return {"input_ids": text, "decoder_input_ids": text}
-    return {"input_ids": text, "pixel_values": image} if model.config.model_type == "clip" else {"input_ids": text}
+    both = model.config.model_type in ("clip", "siglip")
+    return {"input_ids": text, "pixel_values": image} if both else {"input_ids": text}
 
 
 @models

@@ -19,7 +19,7 @@ from fedfm.proxies.construct import Kept, choose, compressed_blocks, make_proxy,
 from fedfm.proxies.ffn import neurons, output_layer
 from fedfm.proxies.model import make
 from fedfm.proxies.settings import FedPFT
-from tests.models.cases import ALIKE, CASES, Case, batch, load, logits
+from tests.models.cases import ALIKE, CASES, CUT_KINDS, Case, batch, load, logits
 
 cases = pytest.mark.parametrize("case", CASES, ids="-".join)
 all_cases = pytest.mark.parametrize("case", [*CASES, *ALIKE], ids="-".join)
@@ -50,7 +50,7 @@ def silence(backbone: Backbone, kept: Kept) -> None:
             (weight if block.stack.ffn.transposed else weight.T)[cut] = 0
 
 
-@pytest.mark.parametrize("case", [*CASES, *ALIKE], ids="-".join)
+@pytest.mark.parametrize("case", [*CASES, *ALIKE, *CUT_KINDS], ids="-".join)
 def test_a_proxy_with_every_neuron_is_the_backbone_bit_for_bit(case: Case) -> None:
     backbone = load(*case)
     compressed = compressed_blocks(backbone, [])
@@ -78,7 +78,7 @@ def test_a_proxy_with_every_neuron_gives_loras_gradient_exactly(case: Case) -> N
     assert torch.equal(gradient, lora_gradient(backbone, inputs))
 
 
-@all_cases
+@pytest.mark.parametrize("case", [*CASES, *ALIKE, *CUT_KINDS], ids="-".join)
 def test_a_proxy_computes_what_the_backbone_does_without_the_cut_neurons(case: Case) -> None:
     backbone = load(*case)
     kept = every_third(backbone, [])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 from typing import Any
 
@@ -20,7 +21,7 @@ from fedfm.proxies.construct import Kept, make_proxy
 from fedfm.proxies.ffn import neurons, output_layer
 from fedfm.proxies.plugin import PlugIn, plug_in_map, refuses
 from fedfm.proxies.settings import FedPFT, NoProxy, Offsite
-from tests.models.cases import CASES, TASKS, Case, batch, load, logits
+from tests.models.cases import CASES, CUT_KINDS, TASKS, Case, batch, load, logits
 
 S = torch.tensor([0, 3, 4, 9, 17, 30, 31])
 """Neurons that stay, of 32."""
@@ -59,8 +60,11 @@ def tuned(tunable: Tunable) -> Params:
     return {name: tensor + 0.1 * torch.randn_like(tensor) for name, tensor in tunable.read().items()}
 
 
-@pytest.mark.parametrize("targets", ["attention", "ffn", "all"])
-@cases
+@pytest.mark.parametrize(
+    ("case", "targets"),
+    [*product(CASES, ["attention", "ffn", "all"]), *product(CUT_KINDS, ["all"])],
+    ids=lambda value: "-".join(value) if isinstance(value, tuple) else value,
+)
 def test_where_cut_neurons_do_nothing_the_backbone_computes_what_the_proxy_learned(case: Case, targets: str) -> None:
     pair = Pair(Lora(r=3, lora_alpha=5, target_modules=targets), load(*case), case[1], silent=True)
     inputs = batch(pair.backbone)
@@ -139,7 +143,7 @@ def test_where_gate_and_up_are_one_matrix_both_halves_are_scattered() -> None:
     )
     torch.manual_seed(0)
     model = Phi3ForCausalLM(config).eval().requires_grad_(False)
-    backbone = Backbone(model, load("tiny-llama", "causal").processor, family, "made-here", None, head=(), new_head=())
+    backbone = replace(load("tiny-llama", "causal"), model=model, family=family)
     pair = Pair(Lora(r=3, target_modules="ffn"), backbone, "causal", silent=True)
     params = tuned(pair.of_proxy)
     pair.of_proxy.write(params)

@@ -53,10 +53,16 @@ def test_work_of_a_run_that_it_does_not_know_is_not_done() -> None:
     [
         ({"version": "0.0.0"}, "install the same one"),
         ({"data": "0" * 64}, "is another file here than at the server"),
-        ({"model": "0" * 64}, "has other weights here"),
+        (
+            {"model": {"weights": "0" * 64, "processor": "1" * 64}},
+            "has other weights and other tokenizer or image processor here than at the server",
+        ),
+        ({"model": None}, "does not say which model"),
     ],
 )
 def test_another_run_than_it_can_do_is_refused(job: dict[str, Any], changes: dict[str, Any], reason: str) -> None:
+    if changes.get("model"):
+        changes = {"model": job["model"] | changes["model"]}
     (answer,) = asked(Site(), Parcel(Prepare(job=job | changes)))
     assert isinstance(answer.head, Refusal)
     assert reason in answer.head.reason

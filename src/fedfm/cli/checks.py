@@ -28,6 +28,8 @@ def check(recipe: str, overrides: tuple[str, ...], as_json: bool) -> None:
         print_json(planned)
     else:
         console().print(describe_plan(planned))
+        for text in planned["warnings"]:
+            click.echo(f"warning: {text}", err=True)
         click.echo(f"\n{recipe} is sound. Next:  fedfm run {shlex.join((recipe, *overrides))}")
 
 

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
-from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from fedfm.errors import DataError, RecipeError
+from fedfm.errors import RecipeError
 from fedfm.models.checkpoints import Checkpoint, open_checkpoint
 from fedfm.models.configs import read_config, set_labels
-from fedfm.models.families import Family, family_of
+from fedfm.models.families import Family, blocks, family_of
+from fedfm.models.identity import ModelIdentity, identify
 from fedfm.models.padding import adopt_padding
 from fedfm.models.processors import Modality, Processor, read_processor
 from fedfm.models.quiet import quiet
 from fedfm.models.settings import ModelSettings
+from fedfm.models.weights import read_weights, weight_files
 from fedfm.randomness import torch_seed
 
 
@@ -34,7 +36,9 @@ class Backbone:
         revision: commit of a hub id.
         head: modules that ``head: true`` trains in full: the task's head, and what of it the checkpoint lacked.
         new_head: parameters that the checkpoint lacked; freshly initialised, all of them part of the head.
+        identity: digests of what decides its function; of a proxy, those of the backbone that it was made of.
         other_labels: the classes that the checkpoint's head was trained for, where they are not the task's.
+        unused: weights of blocks that the checkpoint has and the model does not: its config may be another one's.
         tunable_blocks: paths, from the base model, of the only blocks that a tunable may change; None: all.
     """
 
@@ -45,8 +49,26 @@ class Backbone:
     revision: str | None
     head: tuple[str, ...]
     new_head: tuple[str, ...]
+    identity: ModelIdentity
     other_labels: tuple[str, ...] = ()
+    unused: tuple[str, ...] = ()
     tunable_blocks: tuple[str, ...] | None = None
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What a user should know of this model before a run, each one sentence."""
+        found = []
+        if not self.family.is_described:
+            found.append(
+                f"the parts of `{self.family.name}` models are not described: `target_modules` are found by the names "
+                "of layers, clients train one at a time, and there are no proxies"
+            )
+        if self.unused:
+            found.append(
+                f"the checkpoint of {self.name} has weights in its blocks that a model of its config.json does not "
+                f"use: {_some(self.unused)}"
+            )
+        return tuple(found)
 
 
 def load_processor(
@@ -73,7 +95,7 @@ def load_processor(
     with open_checkpoint(settings, allow_network=allow_network) as checkpoint:
         config = read_config(checkpoint)
         family = family_of(config)
-        if causal and not (family.causal or getattr(config, "is_decoder", False)):
+        if causal and family.is_described and not (family.causal or getattr(config, "is_decoder", False)):
             raise RecipeError(
                 f"{checkpoint.name} ({family.name}) reads every token of a text at once, also those that it is to "
                 "predict; choose a decoder as `model.path`, or `task.kind: masked-lm` for an encoder",
@@ -125,10 +147,11 @@ def load_backbone(
                 "choose another model or another `task.kind`",
                 where="model.path",
             )
-        with torch_seed(seed, "head"):
-            model, missing = _read_model(checkpoint, auto_class, config)
+        model, missing, unexpected = _read_model(checkpoint, auto_class, config, seed)
         modality: Modality = "image" if model.main_input_name == "pixel_values" else "text"
         processor = read_processor(checkpoint, config, modality)
+    if not family.is_described:
+        family = _with_heads(family, model, labelled=labels is not None)
     _refuse_missing(model, family, missing, checkpoint)
     if isinstance(processor, PreTrainedTokenizerBase):
         agree_on_tokens(model, processor, checkpoint.name)
@@ -142,28 +165,34 @@ def load_backbone(
         revision=checkpoint.revision,
         head=_head(model, family, missing),
         new_head=tuple(missing),
+        identity=identify(model, processor, family, missing),
         other_labels=other_labels,
+        unused=_in_blocks(unexpected, model, family),
     )
 
 
-def _read_model(checkpoint: Checkpoint, auto_class: Any, config: PretrainedConfig) -> tuple[PreTrainedModel, list[str]]:
-    """The model, and the names of the parameters that its checkpoint lacks or has in another shape."""
-    try:
-        with quiet():
-            model, report = auto_class.from_pretrained(
-                checkpoint.folder,
+def _read_model(
+    checkpoint: Checkpoint, auto_class: Any, config: PretrainedConfig, seed: int
+) -> tuple[PreTrainedModel, list[str], list[str]]:
+    """The model, the parameters that its checkpoint lacks or has in another shape, and those that only that has."""
+    folder, name = checkpoint.folder, checkpoint.name
+    weights = read_weights(weight_files(folder, name), name)
+    with quiet():
+        with torch.device("meta"):
+            kind = type(auto_class.from_config(copy.deepcopy(config), trust_remote_code=False))
+        with torch_seed(seed, "head"):
+            model, report = kind.from_pretrained(
+                None,
                 config=config,
+                state_dict=weights,
                 dtype=torch.float32,
                 ignore_mismatched_sizes=True,
                 output_loading_info=True,
-                local_files_only=True,
-                trust_remote_code=False,
-                use_safetensors=True,
             )
-    except (SafetensorError, OSError) as error:
-        raise DataError(f"the weights of {checkpoint.name} are damaged: {error}") from error
-    mismatched = {name for name, *_ in report["mismatched_keys"]}
-    return model, sorted({*report["missing_keys"], *mismatched})
+        if model.can_generate() and (folder / "generation_config.json").is_file():  # goes with an exported model
+            model.generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)
+    mismatched = {parameter for parameter, *_ in report["mismatched_keys"]}
+    return model, sorted({*report["missing_keys"], *mismatched}), sorted(report["unexpected_keys"])
 
 
 def embeddings(model: PreTrainedModel) -> nn.Embedding:
@@ -185,6 +214,14 @@ def agree_on_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, 
     adopt_padding(model, tokenizer)
 
 
+def _with_heads(family: Family, model: PreTrainedModel, *, labelled: bool) -> Family:
+    """A family of which only the type is known, with the heads that a model has beside its base model."""
+    beside = [name for name, child in model.named_children() if child is not model.base_model]
+    if model.base_model is model:  # the head lies among the parts of the base model
+        beside = [name for name in beside if name in ("classifier", "score", "lm_head")]
+    return replace(family, heads=tuple(beside) if labelled else (), language_heads=() if labelled else tuple(beside))
+
+
 def _is_in(parameter: str, module: str) -> bool:
     return parameter.startswith(f"{module}.")
 
@@ -201,10 +238,20 @@ def _refuse_missing(model: PreTrainedModel, family: Family, missing: Sequence[st
     heads = (*family.heads, *family.language_heads, *_pooler(model, family))
     lost = [name for name in missing if name in inside and not any(_is_in(name, head) for head in heads)]
     if lost:
-        shown = ", ".join(lost[:3]) + (f" and {len(lost) - 3} more" if len(lost) > 3 else "")
         raise RecipeError(
-            f"the checkpoint of {checkpoint.name} lacks weights of the model: {shown}", where="model.path"
+            f"the checkpoint of {checkpoint.name} lacks weights of the model: {_some(lost)}", where="model.path"
         )
+
+
+def _in_blocks(names: Sequence[str], model: PreTrainedModel, family: Family) -> tuple[str, ...]:
+    """Names of parameters that would lie in the stacks that a model has; CLIP's image classifier has no text."""
+    paths = {block.stack.path for block in blocks(model, family)}
+    return tuple(name for name in names if any(f"{path}." in name for path in paths))
+
+
+def _some(names: Sequence[str]) -> str:
+    """The first of many names."""
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def _head(model: PreTrainedModel, family: Family, missing: Sequence[str]) -> tuple[str, ...]:

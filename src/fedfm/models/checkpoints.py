@@ -9,11 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from fedfm.errors import RecipeError
+from fedfm.errors import DataError, RecipeError
 from fedfm.models import builtin
 from fedfm.models.hub import snapshot
 from fedfm.models.settings import ModelSettings
+from fedfm.models.weights import weight_files
 
+_ADAPTER = "adapter_config.json"
+_READ = (".json", ".safetensors", ".txt", ".model")
+_POINTER, _POINTER_BYTES = b"version https://git-lfs", 1024
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
@@ -38,7 +42,8 @@ def open_checkpoint(settings: ModelSettings, *, allow_network: bool = False) -> 
 
     Raises:
         RecipeError: at ``model.path`` (or ``model.revision``) when it is not there, or not there without the network,
-            or has no config or no safetensors weights.
+            or has no config, no safetensors weights, or an adapter beside them.
+        DataError: when files are only pointers to it, or its index of weights is damaged.
     """
     path, here = settings.path, Path(settings.path).expanduser()
     if settings.revision is not None and (path.startswith(builtin.PREFIX) or here.exists()):
@@ -59,14 +64,37 @@ def open_checkpoint(settings: ModelSettings, *, allow_network: bool = False) -> 
 
 
 def _checked(checkpoint: Checkpoint) -> Checkpoint:
-    """Refuses a folder without a config or without safetensors weights."""
+    """Refuses a folder that is not one whole model, and nothing but that."""
     folder = checkpoint.folder
     if not folder.is_dir():
         raise RecipeError(f"{folder} is a file; name the folder of a model", where="model.path")
-    if not (folder / "config.json").is_file():
+    has_config, has_adapter = (folder / "config.json").is_file(), (folder / _ADAPTER).is_file()
+    if has_adapter and not has_config:
+        raise RecipeError(
+            f"{checkpoint.name} is an adapter ({_ADAPTER}), not a model; merge it into its base model "
+            "(`fedfm export RUN --merge`, or peft's `merge_and_unload`) and name the folder of the result",
+            where="model.path",
+        )
+    if has_adapter:
+        raise RecipeError(
+            f"{checkpoint.name} has an adapter ({_ADAPTER}) beside the model, and other programs would load the model "
+            "with it; move the adapter's files out, or merge it into the model",
+            where="model.path",
+        )
+    if not has_config:
         raise RecipeError(f"no config.json in {folder.absolute()}: not a model's folder", where="model.path")
-    if not any(folder.glob("*.safetensors")):
-        pickled = sorted(file.name for pattern in ("*.bin", "*.pt", "*.pth") for file in folder.glob(pattern))
-        found = f"only pickled weights ({', '.join(pickled)}), which are never opened" if pickled else "no weights"
-        raise RecipeError(f"{checkpoint.name} has {found}; it needs *.safetensors", where="model.path")
+    if pointers := [file.name for file in sorted(folder.iterdir()) if _is_pointer(file)]:
+        raise DataError(
+            f"{checkpoint.name} has pointers of Git LFS in place of its files ({', '.join(pointers)}): run "
+            f"`git lfs install && git lfs pull` in {folder.absolute()}, or download the model with `hf download`"
+        )
+    weight_files(folder, checkpoint.name)
     return checkpoint
+
+
+def _is_pointer(file: Path) -> bool:
+    """Whether a file is what Git leaves in place of a large one that was not fetched."""
+    if file.suffix not in _READ or not file.is_file() or file.stat().st_size > _POINTER_BYTES:
+        return False
+    with file.open("rb") as content:
+        return content.read(len(_POINTER)) == _POINTER

@@ -4,24 +4,29 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, PretrainedConfig
 
 from fedfm.errors import DataError, RecipeError
 from fedfm.models.checkpoints import Checkpoint
-from fedfm.models.families import check_type
+from fedfm.models.families import check_type, family_of
+from fedfm.models.families.parts import after_padding
 from fedfm.models.quiet import quiet
 
 _ORIGINAL_LENGTH = "original_max_position_embeddings"
-_COUNT_FROM_PADDING = ("roberta", "xlm-roberta", "camembert")
+
+_REFERENCES = ("configuration_files", "transformers_weights", "fusion_config")
+"""Settings by which transformers takes the config or the weights from other files, or replaces a model's code."""
 
 
 def read_config(checkpoint: Checkpoint) -> PretrainedConfig:
     """The config of a model of a known family, in float weights.
 
     Raises:
-        RecipeError: at ``model.path`` when the family is unknown or the weights are quantised.
+        RecipeError: at ``model.path`` when the family is unknown, the weights are quantised, or the config refers to
+            other files or other code.
         DataError: when ``config.json`` is damaged.
     """
     file = checkpoint.folder / "config.json"
@@ -32,8 +37,7 @@ def read_config(checkpoint: Checkpoint) -> PretrainedConfig:
     if not isinstance(content, dict):
         raise DataError(f"{file} is not a JSON object")
     check_type(str(content.get("model_type")))
-    if "quantization_config" in content:
-        raise RecipeError(f"{checkpoint.name} is quantised; name its float weights", where="model.path")
+    _refuse_indirect(content, checkpoint.name)
     try:
         with quiet():
             config: PretrainedConfig = AutoConfig.from_pretrained(
@@ -47,6 +51,23 @@ def read_config(checkpoint: Checkpoint) -> PretrainedConfig:
     return config
 
 
+def _refuse_indirect(settings: Any, name: str) -> None:
+    """Refuses settings, at any depth, by which the model would be more than this config and the weights beside it."""
+    if not isinstance(settings, dict):
+        return
+    if settings.get("quantization_config") is not None:
+        raise RecipeError(f"{name} is quantised; name its float weights", where="model.path")
+    for key, value in settings.items():
+        code = key.strip("_").endswith("_implementation") and "/" in str(value)
+        if value is not None and (key in _REFERENCES or code):
+            raise RecipeError(
+                f"config.json of {name} sets `{key}`, which refers to other files or other code; remove that setting "
+                "if the model works without it",
+                where="model.path",
+            )
+        _refuse_indirect(value, name)
+
+
 def max_tokens(config: PretrainedConfig) -> int | None:
     """Tokens that a model which reads text takes at once, special ones included; None where it sets no limit (T5).
 
@@ -56,7 +77,8 @@ def max_tokens(config: PretrainedConfig) -> int | None:
     text = config.get_text_config()
     if not hasattr(text, "max_position_embeddings"):
         return None
-    skipped = text.pad_token_id + 1 if counts_from_padding(config) else 0
+    first = family_of(config).first_position
+    skipped = first(config) if first else 0
     rope = getattr(text, "rope_parameters", None) or {}
     scaled = [part for part in (rope, *rope.values()) if isinstance(part, dict) and part.get("rope_type") == "longrope"]
     return min([int(text.max_position_embeddings) - skipped, *(int(part[_ORIGINAL_LENGTH]) for part in scaled)])
@@ -64,7 +86,7 @@ def max_tokens(config: PretrainedConfig) -> int | None:
 
 def counts_from_padding(config: PretrainedConfig) -> bool:
     """Whether a model's first position is its padding id's successor: that id is then a part of what it has learnt."""
-    return str(config.get_text_config().model_type) in _COUNT_FROM_PADDING
+    return family_of(config).first_position is after_padding
 
 
 def set_labels(config: PretrainedConfig, labels: Sequence[str]) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ from fedfm.errors import RecipeError, StorageError
 from fedfm.models.quiet import quiet
 
 _FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]
-_NOT_FILES = ["*/*", "consolidated*"]
+_NOT_FILES = ["*/*", "consolidated*", "adapter_*"]
 
 # What the hub client's HTTP library raises when a connection breaks; which library that is depends on its version.
 _HTTPError: type[Exception] = next(base for base in HfHubHTTPError.__mro__ if base.__name__ == "HTTPError")

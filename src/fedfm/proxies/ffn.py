@@ -50,7 +50,7 @@ class NeuronTensor:
 
 def neuron_tensors(block: Block) -> list[NeuronTensor]:
     """Input weights, their biases where there are any, and the output weight."""
-    ffn = block.stack.ffn
+    ffn = block.stack.dense_ffn
     found: list[NeuronTensor] = []
     copies = 2 if ffn.fused else 1
     for path in ffn.inputs:
@@ -62,19 +62,19 @@ def neuron_tensors(block: Block) -> list[NeuronTensor]:
 
 def output_bias(block: Block) -> str | None:
     """Name of the output's bias, from the block."""
-    ffn = block.stack.ffn
+    ffn = block.stack.dense_ffn
     return f"{ffn.output}.bias" if block.module.get_submodule(ffn.output).bias is not None else None
 
 
 def output_layer(block: Block) -> nn.Module:
     """The output matrix's module; its input is the neurons' activations, ``[…, m]``."""
-    return block.module.get_submodule(block.stack.ffn.output)
+    return block.module.get_submodule(block.stack.dense_ffn.output)
 
 
 def neurons(block: Block) -> int:
     """How many neurons the FFN has, m."""
-    weight = block.module.get_parameter(f"{block.stack.ffn.output}.weight")
-    return weight.shape[0 if block.stack.ffn.transposed else 1]
+    weight = block.module.get_parameter(f"{block.stack.dense_ffn.output}.weight")
+    return weight.shape[0 if block.stack.dense_ffn.transposed else 1]
 
 
 def vectors(block: Block) -> list[Tensor]:

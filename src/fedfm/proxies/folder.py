@@ -25,6 +25,7 @@ from fedfm.models.backbones import Backbone, agree_on_tokens
 from fedfm.models.checkpoints import Checkpoint
 from fedfm.models.configs import read_config
 from fedfm.models.families import blocks, family_of
+from fedfm.models.identity import ModelIdentity
 from fedfm.models.processors import Modality, read_processor
 from fedfm.models.quiet import quiet
 from fedfm.params import Params, digest, load, save
@@ -33,7 +34,7 @@ from fedfm.proxies.ffn import keep_neurons, neurons
 from fedfm.proxies.settings import FedPFT, Offsite
 from fedfm.settings import Settings
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 """Of folders that this version writes, and the only one it reads."""
 
 _MANIFEST, _WEIGHTS = "proxy.json", "model.safetensors"
@@ -49,7 +50,7 @@ def _ascending(indices: tuple[int, ...]) -> tuple[int, ...]:
 class Manifest(Settings):
     """What a proxy's folder says of itself; with it the model is the backbone's `Backbone`, though smaller."""
 
-    format: Literal[1] = FORMAT
+    format: Literal[2] = FORMAT
     """Layout of the folder."""
     settings: Annotated[FedPFT | Offsite, Field(discriminator="kind")]
     """What it was made by."""
@@ -69,8 +70,8 @@ class Manifest(Settings):
     """Classes that the backbone's head was trained for, where they are not the task's."""
     tunable_blocks: tuple[str, ...] | None
     """The only blocks that a tunable may change; null: all."""
-    backbone: str
-    """`weights_digest` of the backbone."""
+    backbone: ModelIdentity
+    """Of the backbone."""
     weights: str
     """Digest of ``model.safetensors``: names, dtypes, shapes and values."""
     version: Annotated[int, Field(ge=0)] = 0
@@ -88,7 +89,6 @@ def save_proxy(
     kept: Mapping[str, Tensor],
     settings: FedPFT | Offsite,
     *,
-    backbone: str,
     version: int = 0,
     tensors: Params | None = None,
 ) -> Manifest:
@@ -99,7 +99,6 @@ def save_proxy(
         proxy: to write.
         kept: its neurons by block path.
         settings: what it was made by.
-        backbone: `weights_digest` of the backbone's model.
         version: how many alignments it has been through.
         tensors: what to write of the model; None: all of it as it is now.
     """
@@ -115,7 +114,7 @@ def save_proxy(
         new_head=proxy.new_head,
         other_labels=proxy.other_labels,
         tunable_blocks=proxy.tunable_blocks,
-        backbone=backbone,
+        backbone=proxy.identity,
         weights=digest(tensors),
         version=version,
     )
@@ -188,6 +187,7 @@ def load_proxy(folder: Path, auto_class: Any) -> tuple[Backbone, Manifest]:
         revision=manifest.revision,
         head=manifest.head,
         new_head=manifest.new_head,
+        identity=manifest.backbone,
         other_labels=manifest.other_labels,
         tunable_blocks=manifest.tunable_blocks,
     )
@@ -195,22 +195,18 @@ def load_proxy(folder: Path, auto_class: Any) -> tuple[Backbone, Manifest]:
 
 
 def check_backbone(manifest: Manifest, backbone: Backbone) -> None:
-    """Refuses a proxy that was made of other weights than the backbone's, whatever their names.
+    """Refuses a proxy that was made of another model than the backbone, whatever their names; heads may differ.
 
     Raises:
         RecipeError: at ``proxy.path``.
     """
-    if manifest.backbone != weights_digest(backbone.model):
+    if manifest.backbone.digest != backbone.identity.digest:
+        others = " and other ".join(manifest.backbone.differences(backbone.identity))
         raise RecipeError(
-            f"the proxy was made of other weights (of {manifest.name}) than those of {backbone.name}; "
+            f"the proxy was made of other {others} (of {manifest.name}) than those of {backbone.name}; "
             f"name the model it was made of as `model.path`, or {_ANEW}",
             where="proxy.path",
         )
-
-
-def weights_digest(model: PreTrainedModel) -> str:
-    """sha256 (hex) of `base_parameters`."""
-    return digest(base_parameters(model))
 
 
 def base_parameters(model: PreTrainedModel) -> Params:

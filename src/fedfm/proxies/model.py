@@ -18,7 +18,7 @@ from fedfm.params import Params
 from fedfm.proxies.closed_form import refit_outputs
 from fedfm.proxies.construct import Kept, choose, compressed_blocks, kept_blocks, make_proxy, own_parameters
 from fedfm.proxies.distillation import distill
-from fedfm.proxies.folder import check_backbone, read_manifest, read_weights, weights_digest
+from fedfm.proxies.folder import check_backbone, read_manifest, read_weights
 from fedfm.proxies.hidden import Pairs
 from fedfm.proxies.offsite import (
     Layers,
@@ -47,7 +47,6 @@ class ProxyModel:
     Attributes:
         made_by: the settings that decided its make; those of its folder where it comes from one.
         backbone: the real model, restricted to the layers that the proxy may tune.
-        digest: of the backbone's weights, before anything is tuned.
         proxy: what clients get.
         kept: neurons that stay, by the path of each compressed block; empty for offsite tuning.
         layers: the backbone's layers that an offsite proxy has; None where it has all.
@@ -56,7 +55,6 @@ class ProxyModel:
 
     made_by: FedPFT | Offsite
     backbone: Backbone
-    digest: str
     proxy: Backbone
     kept: Kept
     layers: Layers | None = None
@@ -127,6 +125,8 @@ def make(settings: FedPFT | Offsite, backbone: Backbone, public: PublicData | No
         RecipeError: when the backbone has no such layers or neurons, or the folder's proxy is of another backbone.
         DataError: when the folder is damaged.
     """
+    if missing := backbone.family.uncuttable:
+        raise RecipeError(f"{backbone.name} has no proxy: {missing}; use `none`", where="proxy.kind")
     if settings.path is not None:
         return _from_folder(Path(settings.path).expanduser(), settings, backbone)
     if isinstance(settings, Offsite):
@@ -135,12 +135,12 @@ def make(settings: FedPFT | Offsite, backbone: Backbone, public: PublicData | No
     needs_data = settings.score in ("activation", "gradient")
     batches = public.fixed(16, SCORING_BATCHES, seed=seed, purpose="scores") if public and needs_data else []
     kept = choose(scores(backbone, compressed, settings.score, batches, seed), settings, compressed)
-    return ProxyModel(settings, backbone, weights_digest(backbone.model), make_proxy(backbone, kept), kept)
+    return ProxyModel(settings, backbone, make_proxy(backbone, kept), kept)
 
 
 def _offsite(settings: Offsite, backbone: Backbone) -> ProxyModel:
-    layers, digest = choose_layers(backbone, settings), weights_digest(backbone.model)
-    return ProxyModel(settings, with_adapters(backbone, layers), digest, make_offsite(backbone, layers), {}, layers)
+    layers = choose_layers(backbone, settings)
+    return ProxyModel(settings, with_adapters(backbone, layers), make_offsite(backbone, layers), {}, layers)
 
 
 def _from_folder(folder: Path, settings: FedPFT | Offsite, backbone: Backbone) -> ProxyModel:
@@ -154,7 +154,7 @@ def _from_folder(folder: Path, settings: FedPFT | Offsite, backbone: Backbone) -
         model = _offsite(made_by, backbone)
     else:
         kept = manifest.kept_neurons
-        model = ProxyModel(made_by, backbone, manifest.backbone, make_proxy(backbone, kept), kept)
+        model = ProxyModel(made_by, backbone, make_proxy(backbone, kept), kept)
     weights = read_weights(folder, manifest)
     prefix = "" if backbone.model.base_model is backbone.model else f"{backbone.model.base_model_prefix}."
     model.write({name: weights[f"{prefix}{name}"] for name in model.own})

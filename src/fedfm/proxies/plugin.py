@@ -134,7 +134,7 @@ def plug_in_map(
         places[name] = Place(target)
         if block is None or block.path not in kept or target not in backbone_tunable.parameters:
             continue
-        if cut := _neuron_tensor(name, part, block.stack.ffn):
+        if cut := _neuron_tensor(name, part, block.stack.dense_ffn):
             length = backbone_tunable.parameters[target].shape[cut.axis]
             places[name] = Place(target, Slices(cut.axis, cut.index(kept[block.path], length // cut.copies), length))
     _refuse_differences(places, proxy_tunable, backbone_tunable)

@@ -81,7 +81,7 @@ def _gradient(backbone: Backbone, blocks: Sequence[Block], batches: Sequence[Bat
         for batch in batches:
             gradients = torch.autograd.grad(_read_out(backbone, batch, seed), weights)
             for block, weight, gradient in zip(blocks, weights, gradients, strict=True):
-                effect = (wide(weight) * wide(gradient)).sum(1 if block.stack.ffn.transposed else 0)
+                effect = (wide(weight) * wide(gradient)).sum(1 if block.stack.dense_ffn.transposed else 0)
                 totals[block.path] += effect.cpu()
     finally:
         for weight in weights:

@@ -12,7 +12,6 @@ from fedfm.errors import RecipeError
 from fedfm.extras import how_to_install
 from fedfm.models.backbones import Backbone
 from fedfm.models.quiet import quiet
-from fedfm.proxies.folder import weights_digest
 from fedfm.recipe import Recipe
 from fedfm.runtimes.base import Runtime
 from fedfm.runtimes.local import LocalRuntime
@@ -78,7 +77,7 @@ def _bare(reference: Reference | float | None) -> str | list[str] | None:
 
 def _runtime(experiment: Experiment, recipe: Recipe, line: Line, *, stack: int, own_data: bool) -> NodesRuntime:
     proxy = experiment.proxy
-    model = weights_digest(experiment.backbone.model) if proxy is None else None
+    model = experiment.backbone.identity if proxy is None else None
     training = experiment.data.training
     job = Job.of(recipe, data=training.digest if training else None, model=model)
     return NodesRuntime(

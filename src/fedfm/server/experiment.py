@@ -88,12 +88,17 @@ class Experiment:
         return self.data.recipe
 
     @property
+    def warnings(self) -> list[str]:
+        """What a user should know of the data and the model before round 1, each one sentence."""
+        return [*self.data.warnings, *self.backbone.warnings]
+
+    @property
     def identity(self) -> dict[str, str]:
         """What makes this run this run, as digests: a resumed one must agree in all of it."""
         lasting = self.recipe.model_dump(exclude={"report_to": True, "federation": {"rounds"}})
         recipe = hashlib.sha256(json.dumps(lasting, sort_keys=True).encode()).hexdigest()
         data = {f"data.{split}": digest for split, digest in self.data.digests.items()}
-        return {"recipe": recipe, **data, "tunable": digest(self.start)}
+        return {"recipe": recipe, **data, **self.backbone.identity.named, "tunable": digest(self.start)}
 
 
 @dataclass(frozen=True)

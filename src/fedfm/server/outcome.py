@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from fedfm.errors import RecipeError
 from fedfm.models import builtin
 from fedfm.models.backbones import Backbone, load_backbone
+from fedfm.models.identity import PARTS
 from fedfm.models.quiet import quiet
 from fedfm.models.tunable import Tunable
 from fedfm.proxies import NoProxy
@@ -81,7 +83,7 @@ def load_tuned(folder: RunFolder, recipe: Recipe) -> tuple[Tunable, Backbone]:
     """The backbone of a run with what was tuned plugged in, on the CPU.
 
     Raises:
-        RecipeError: the run has no saved round, or its backbone cannot be loaded.
+        RecipeError: the run has no saved round, or its backbone cannot be loaded, or is not what it was.
     """
     saved = load_checkpoint(folder)
     if saved is None or not folder.summary.is_file():
@@ -96,6 +98,7 @@ def load_tuned(folder: RunFolder, recipe: Recipe) -> tuple[Tunable, Backbone]:
         labels=jsonl.read(folder.summary)["labels"],
         allow_network=recipe.allow_network,
     )
+    _refuse_another_model(saved.identity, backbone)
     params = saved.state.delivered().params
     if isinstance(recipe.proxy, NoProxy):
         tunable = recipe.tune.attach(backbone, task_type=task.peft_type, seed=recipe.seed)
@@ -107,3 +110,14 @@ def load_tuned(folder: RunFolder, recipe: Recipe) -> tuple[Tunable, Backbone]:
     tunable.write(params)
     tunable.eval()
     return tunable, backbone
+
+
+def _refuse_another_model(before: Mapping[str, str], backbone: Backbone) -> None:
+    """What was tuned belongs to the model that the run began with."""
+    now = backbone.identity.named
+    if changed := [words for part, words in PARTS.items() if before.get(f"model.{part}") != now[f"model.{part}"]]:
+        raise RecipeError(
+            f"{backbone.name} is not the model that this run tuned: it has other {' and other '.join(changed)}. "
+            "Put the model of the run back",
+            where="model.path",
+        )

@@ -21,7 +21,8 @@ def profile_of(experiment: Experiment, state: RunState) -> dict[str, Any]:
     counts what the blocks' frozen matrices need for the real tokens of the examples: two a weight and token forward,
     two backward (also where nothing below is trained and none is needed); frozen first blocks that are computed once an
     example are left out, and of a last block that computes one token of an example only keys, values and queries
-    count. ``share`` is what of the machine's best matrix product of the same shape that was, as one process reaches it.
+    count; null for a model whose matrices are not all described. ``share`` is what of the machine's best matrix product
+    of the same shape that was, as one process reaches it.
 
     Raises:
         ValueError: nobody profiled.
@@ -31,9 +32,12 @@ def profile_of(experiment: Experiment, state: RunState) -> dict[str, Any]:
         raise ValueError("nothing was booked")
     training = worker.profile.record()["seconds"]
     busy = sum(training.values())
-    operations = 4.0 * (worker.profile.tokens * _tokens_each(experiment) * _weights(experiment, worker.stacking))
     threads = 1 if experiment.processes > 1 else torch.get_num_threads()
-    peak = _peak(experiment, worker.stacking, threads)
+    operations, peak = None, None
+    if experiment.backbone.family.uncuttable is None:
+        operations = 4.0 * (worker.profile.tokens * _tokens_each(experiment) * _weights(experiment, worker.stacking))
+        peak = _peak(experiment, worker.stacking, threads)
+    speed = operations / busy if operations and busy else None
     return {
         "seconds": {name: round(value, 3) for name, value in state.seconds.items()},
         "training": {name: round(value, 3) for name, value in training.items()},
@@ -41,9 +45,9 @@ def profile_of(experiment: Experiment, state: RunState) -> dict[str, Any]:
         "threads": threads,
         "tokens": worker.profile.tokens * _tokens_each(experiment),
         "operations": operations,
-        "operations_a_second": operations / busy if busy else None,
+        "operations_a_second": speed,
         "gemm_peak": peak,
-        "share": operations / busy / peak if busy else None,
+        "share": speed / peak if speed and peak else None,
     }
 
 
@@ -81,6 +85,6 @@ def _matrix(block: Block, path: str) -> Tensor:
 def _peak(experiment: Experiment, stacking: Stacking | None, threads: int) -> float:
     """The best matrix product, of a pass's tokens with a whole FFN matrix, in the precision of the blocks."""
     block = blocks(experiment.backbone.model, experiment.backbone.family)[0]
-    outer, inner = _matrix(block, block.stack.ffn.inputs[0]).shape
+    outer, inner = _matrix(block, block.stack.dense_ffn.inputs[0]).shape
     dtype = (stacking.blocks.dtype if stacking else None) or torch.float32
     return gemm_peak(2048, inner, outer, dtype, experiment.device, threads)

@@ -166,7 +166,6 @@ class ServerProxy:
             model.proxy,
             model.kept,
             model.made_by,
-            backbone=model.digest,
             version=version.number,
             tensors=dict(self.weights),
         )

@@ -14,6 +14,7 @@ from torch import nn
 
 from fedfm.clients import spread
 from fedfm.errors import InterruptedRunError, RecipeError, StorageError, TooFewClientsError
+from fedfm.models.identity import PARTS
 from fedfm.private import private
 from fedfm.recipe import Recipe, dump, load_recipe
 from fedfm.records import contributions, jsonl
@@ -380,12 +381,13 @@ def _refuse_changes(before: Recipe, after: Recipe) -> None:
 
 def _refuse_another_run(before: Mapping[str, str], now: Mapping[str, str]) -> None:
     """A resumed run must have the recipe, the data and the model that it began with."""
-    changed = [key for key in before if now.get(key) != before[key]]
+    changed = sorted(key for key in before.keys() | now.keys() if now.get(key) != before.get(key))
     if not changed:
         return
     meaning = {
         "recipe": "recipe.yaml was edited since",
         "tunable": "the model, or how its trained parameters are drawn, has changed",
+        **{f"model.{part}": f"the model has other {words}" for part, words in PARTS.items()},
     }
     reasons = "; ".join(meaning.get(key, f"the content of {key} has changed") for key in changed)
     raise RecipeError(f"this is not the run that was begun: {reasons}. Put it back, or start a new run", source="run")

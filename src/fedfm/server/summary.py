@@ -72,7 +72,7 @@ def summarize(
             "refused": state.refused,
             **summary_of(state.contributions, experiment.data.clients, all_by_name=experiment.data.training is None),
         },
-        "warnings": experiment.data.warnings,
+        "warnings": experiment.warnings,
         "repeats": [
             {"split": found.split, "other": found.other, "examples": found.examples, "total": found.total}
             for found in experiment.data.repeats

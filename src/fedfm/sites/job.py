@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from fedfm import __version__
+from fedfm.models.identity import ModelIdentity
 from fedfm.printable import quoted
 from fedfm.recipe import Recipe
 from fedfm.runtimes.parcels import ParcelError
@@ -23,11 +24,11 @@ class Job(Settings):
     """Resolved: nothing in it is left to the node."""
     data: str | None
     """Digest of the training examples' source; None where each node has its own."""
-    model: str | None
-    """`weights_digest` of the backbone; None where clients get a proxy."""
+    model: ModelIdentity | None
+    """Of the backbone; None where clients get a proxy."""
 
     @classmethod
-    def of(cls, recipe: Recipe, *, data: str | None, model: str | None) -> Job:
+    def of(cls, recipe: Recipe, *, data: str | None, model: ModelIdentity | None) -> Job:
         """The job of a resolved recipe."""
         return cls(recipe=recipe.model_dump(mode="json"), data=data, model=model)
 

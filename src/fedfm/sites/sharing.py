@@ -73,7 +73,8 @@ def choose_sharing(
 
     Raises:
         RecipeError: at ``runtime.processes`` when several are asked for where there can be but one; at
-            ``runtime.precision`` when clients cannot share passes: only shared ones compute in bfloat16.
+            ``runtime.precision`` when clients cannot share passes: only shared ones compute in bfloat16; at
+            ``local.recompute`` when the model's blocks are not described.
     """
     is_long = _operations(recipe, backbone.model.num_parameters(), examples) > LONG
     processes = _processes(recipe, device, is_long=is_long)
@@ -127,12 +128,20 @@ def _problem(recipe: Recipe, backbone: Backbone, tunable: Tunable) -> str | None
     """Why clients cannot share passes."""
     if not recipe.tune.stackable:
         return f"with `tune.kind: {recipe.tune.kind}` each would have a model of its own"
+    family = backbone.family
+    if recipe.local.recompute != "none" and not family.is_described:
+        raise RecipeError(
+            f"where `{family.name}` models have their blocks is not described; set it to `none`",
+            where="local.recompute",
+        )
     if recipe.local.recompute != "none":
         return "with `local.recompute` memory is short"
     if recipe.local.dropout or (isinstance(recipe.tune, Lora | Dora) and recipe.tune.lora_dropout):
         return "what dropout drops is drawn for each client by itself"
-    if backbone.family.reads_positions and recipe.tune.kind in ("lora", "dora", "ia3", "bitfit"):
-        return f"attention of {backbone.family.name} also reads relative positions, which are no client's"
+    if not family.is_described:
+        return f"the parts of `{family.name}` models are not described"
+    if family.reads_positions and recipe.tune.kind in ("lora", "dora", "ia3", "bitfit"):
+        return f"attention of {family.name} also reads relative positions, which are no client's"
     try:
         StackedTunable(tunable, [tunable.read()])
     except UnstackableError as error:

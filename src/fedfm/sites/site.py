@@ -16,9 +16,9 @@ from fedfm.clients import Worker
 from fedfm.data.settings import shown
 from fedfm.errors import DataError, FedfmError, RecipeError
 from fedfm.models.backbones import Backbone, leave_room, load_backbone
+from fedfm.models.identity import ModelIdentity
 from fedfm.printable import line
 from fedfm.proxies import NoProxy
-from fedfm.proxies.folder import weights_digest
 from fedfm.proxies.versions import HeldProxy
 from fedfm.recipe import Recipe, load_recipe
 from fedfm.runtimes.parcels import (
@@ -182,7 +182,7 @@ class Site:
             raise RecipeError("the server expects simulated clients, but this node holds its own data")
         if self._own is not None:
             self._own.border.admit(recipe)
-            self._own.border.admit_model(job.model if isinstance(recipe.proxy, NoProxy) else None)
+            self._own.border.admit_model(job.model.digest if job.model and isinstance(recipe.proxy, NoProxy) else None)
         return recipe
 
     def _read(self, job: Job, recipe: Recipe, client: str | None, folder: Path | None) -> TrainingData:
@@ -218,8 +218,8 @@ class Site:
         received = load_received(folder, data.task.auto_class)
         return self._worker(data, received.model, received.held)
 
-    def _backbone(self, data: TrainingData, digest: str | None) -> Backbone:
-        """The backbone of a run, which must have the server's weights."""
+    def _backbone(self, data: TrainingData, expected: ModelIdentity | None) -> Backbone:
+        """The backbone of a run, which must be the server's."""
         recipe = data.recipe
         backbone = load_backbone(
             recipe.model,
@@ -228,8 +228,10 @@ class Site:
             labels=None if data.labels is None else data.labels.names,
             allow_network=recipe.allow_network,
         )
-        if weights_digest(backbone.model) != digest:
-            raise DataError(f"{recipe.model.path} has other weights here than at the server")
+        if expected is None:
+            raise DataError("the server does not say which model the clients need")
+        if differences := expected.differences(backbone.identity):
+            raise DataError(f"{recipe.model.path} has other {' and other '.join(differences)} here than at the server")
         return backbone
 
     def _worker(self, data: TrainingData, model: Backbone, held: HeldProxy | None) -> Worker:

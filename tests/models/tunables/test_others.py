@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -186,7 +187,16 @@ def test_a_prefix_fits_heads_wider_than_the_model_divided() -> None:
 
 def of_model(model: Any, family: str, head: tuple[str, ...] = ()) -> Backbone:
     model.eval().requires_grad_(False)
-    return Backbone(model, byte_tokenizer("pair", 64), FAMILIES[family], "made-here", None, head=head, new_head=())
+    like = load("tiny-bert", "text")
+    return replace(
+        like,
+        model=model,
+        processor=byte_tokenizer("pair", 64),
+        family=FAMILIES[family],
+        name="made-here",
+        head=head,
+        new_head=(),
+    )
 
 
 @pytest.mark.parametrize("kind", [Prompt, Prefix])

@@ -10,15 +10,30 @@ model that has the head.
 
 from __future__ import annotations
 
-from transformers import PretrainedConfig, PreTrainedModel
+import transformers
+from transformers import CONFIG_MAPPING, PretrainedConfig, PreTrainedModel
 
 from fedfm.errors import RecipeError
-from fedfm.models.families.decoders import GEMMA2, GEMMA3, GPT2, GPT_NEOX, LLAMA, OPT, OPT_POST_NORM, PHI3, QWEN3
+from fedfm.models.families.decoders import (
+    GEMMA2,
+    GEMMA3,
+    GPT2,
+    GPT_NEOX,
+    LLAMA,
+    MIXTRAL,
+    OLMO2,
+    OPT,
+    OPT_POST_NORM,
+    PHI,
+    PHI3,
+    QWEN3,
+    QWEN3_MOE,
+)
 from fedfm.models.families.encoder_decoders import T5, T5_GATED
-from fedfm.models.families.encoders import BERT, DEBERTA, DISTILBERT, ELECTRA, ROBERTA
+from fedfm.models.families.encoders import ALBERT, BERT, DEBERTA, DISTILBERT, ELECTRA, MODERNBERT, MPNET, ROBERTA
 from fedfm.models.families.parts import FFN, Attention, Block, Family, Stack
 from fedfm.models.families.targets import all_targets, attention_targets, ffn_targets, pattern, targets
-from fedfm.models.families.vision import CLIP, VIT
+from fedfm.models.families.vision import CLIP, DINOV2, DINOV2_GATED, SIGLIP, VIT
 
 FAMILIES: dict[str, Family] = {
     family.name: family
@@ -28,8 +43,14 @@ FAMILIES: dict[str, Family] = {
         ELECTRA,
         DEBERTA,
         DISTILBERT,
+        MPNET,
+        MODERNBERT,
+        ALBERT,
         VIT,
+        DINOV2,
+        DINOV2_GATED,
         CLIP,
+        SIGLIP,
         GPT2,
         GPT_NEOX,
         OPT,
@@ -38,11 +59,23 @@ FAMILIES: dict[str, Family] = {
         QWEN3,
         GEMMA2,
         GEMMA3,
+        OLMO2,
+        PHI,
         PHI3,
+        MIXTRAL,
+        QWEN3_MOE,
         T5,
         T5_GATED,
     )
 }
+
+_ENCODER_DECODER = "of encoders with a decoder, this version has T5"
+_AUDIO = "they read audio, and no task of this version does"
+_REFUSED = {
+    "bart": _ENCODER_DECODER,
+    "whisper": _AUDIO,
+}
+"""Model types whose own classes would fit some task, and why they are not backbones."""
 
 __all__ = [
     "FAMILIES",
@@ -63,30 +96,44 @@ __all__ = [
 
 
 def check_type(model_type: str) -> None:
-    """Refuses a transformers ``model_type`` of no family.
+    """Refuses a transformers ``model_type`` that cannot be a backbone, before anything else of the model is read.
 
     Raises:
-        RecipeError: at ``model.path``; lists those known.
+        RecipeError: at ``model.path``, with the reason.
     """
-    known = dict.fromkeys(known for family in FAMILIES.values() for known in family.model_types)
-    if model_type not in known:
+    if reason := _REFUSED.get(model_type):
+        raise RecipeError(f"models of type `{model_type}` are not supported: {reason}", where="model.path")
+    if model_type not in CONFIG_MAPPING:
         raise RecipeError(
-            f"models of type `{model_type}` are not supported; known: {', '.join(known)}", where="model.path"
+            f"transformers {transformers.__version__} knows no models of type `{model_type}`; the code that some "
+            "repositories bring is not run",
+            where="model.path",
         )
 
 
 def family_of(config: PretrainedConfig) -> Family:
-    """The family of a model, by its config.
+    """The family of a model, by its config; one without stacks where nobody has described the type.
 
     Raises:
-        RecipeError: at ``model.path`` when no family has its type.
+        RecipeError: at ``model.path`` when the type is not supported.
     """
     check_type(config.model_type)
-    return next(
-        family
-        for family in FAMILIES.values()
-        if config.model_type in family.model_types and (family.when is None or family.when(config))
+    for family in FAMILIES.values():
+        if config.model_type in family.model_types and (family.when is None or family.when(config)):
+            return family
+    if config.is_encoder_decoder:
+        raise RecipeError(
+            f"models of type `{config.model_type}` are not supported: {_ENCODER_DECODER}", where="model.path"
+        )
+    return Family(
+        config.model_type, (config.model_type,), stacks=(), embeddings=(), first_position=_perhaps_after_padding
     )
+
+
+def _perhaps_after_padding(config: PretrainedConfig) -> int:
+    """The latest position that a text may start at, in encoders that count from the padding id as RoBERTa does."""
+    pad = config.get_text_config().pad_token_id
+    return pad + 1 if isinstance(pad, int) and pad < 8 else 0
 
 
 def blocks(model: PreTrainedModel, family: Family) -> list[Block]:

@@ -17,6 +17,14 @@ def _norms_after(config: PretrainedConfig) -> bool:
     return not config.do_layer_norm_before
 
 
+def _without_head_norms(config: PretrainedConfig) -> bool:
+    return not config.qk_layernorm
+
+
+def _all_sparse(config: PretrainedConfig) -> bool:
+    return bool(config.decoder_sparse_step == 1 and not config.mlp_only_layers)
+
+
 GPT2 = Family(
     name="gpt2",
     model_types=("gpt2",),
@@ -92,7 +100,7 @@ _HEAD_NORMS = ("self_attn.q_norm", "self_attn.k_norm")
 _SANDWICH_NORMS = (*_LLAMA_STACK.norms, "pre_feedforward_layernorm", "post_feedforward_layernorm")
 LLAMA = Family(
     name="llama",
-    model_types=("llama", "mistral", "qwen2", "gemma"),
+    model_types=("llama", "mistral", "qwen2", "gemma", "smollm3", "granite"),
     stacks=(_LLAMA_STACK,),
     embeddings=("embed_tokens",),
     final_norms=("norm",),
@@ -126,4 +134,39 @@ PHI3 = replace(
             ffn=FFN(("mlp.gate_up_proj",), "mlp.down_proj", fused=True),
         ),
     ),
+)
+PHI = Family(
+    name="phi",
+    model_types=("phi",),
+    stacks=(
+        Stack(
+            "layers",
+            attention=(Attention("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.dense"),),
+            ffn=FFN(("mlp.fc1",), "mlp.fc2"),
+            norms=("input_layernorm",),
+        ),
+    ),
+    embeddings=("embed_tokens",),
+    final_norms=("final_layernorm",),
+    heads=("score",),
+    language_heads=("lm_head",),
+    causal=True,
+    when=_without_head_norms,
+)
+OLMO2 = replace(
+    LLAMA,
+    name="olmo2",
+    model_types=("olmo2",),
+    stacks=(replace(_LLAMA_STACK, norms=("post_attention_layernorm", "post_feedforward_layernorm", *_HEAD_NORMS)),),
+)
+_EXPERTS = ("mlp.gate", "mlp.experts")
+MIXTRAL = replace(
+    LLAMA, name="mixtral", model_types=("mixtral",), stacks=(replace(_LLAMA_STACK, ffn=None, others=_EXPERTS),)
+)
+QWEN3_MOE = replace(
+    MIXTRAL,
+    name="qwen3_moe",
+    model_types=("qwen3_moe",),
+    stacks=tuple(replace(stack, norms=(*stack.norms, *_HEAD_NORMS)) for stack in MIXTRAL.stacks),
+    when=_all_sparse,
 )

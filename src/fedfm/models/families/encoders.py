@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from fedfm.models.families.parts import FFN, Attention, Family, Stack
+from transformers import PretrainedConfig
+
+from fedfm.models.families.parts import FFN, Attention, Family, Stack, after_padding
+
+
+def _one_group(config: PretrainedConfig) -> bool:
+    return bool(config.num_hidden_groups == 1 and config.inner_group_num == 1)
+
 
 BERT = Family(
     name="bert",
@@ -31,9 +38,10 @@ BERT = Family(
 ROBERTA = replace(
     BERT,
     name="roberta",
-    model_types=("roberta",),
+    model_types=("roberta", "xlm-roberta", "camembert"),
     language_heads=("lm_head.dense", "lm_head.layer_norm"),
     pooler=None,
+    first_position=after_padding,
 )
 ELECTRA = replace(
     BERT,
@@ -80,4 +88,55 @@ DISTILBERT = Family(
     embeddings=("embeddings",),
     heads=("pre_classifier", "classifier"),
     language_heads=("vocab_transform", "vocab_layer_norm"),
+)
+MPNET = Family(
+    name="mpnet",
+    model_types=("mpnet",),
+    stacks=tuple(
+        replace(
+            stack,
+            attention=(Attention("attention.attn.q", "attention.attn.k", "attention.attn.v", "attention.attn.o"),),
+            norms=("attention.LayerNorm", "output.LayerNorm"),
+        )
+        for stack in BERT.stacks
+    ),
+    embeddings=("embeddings", "encoder.relative_attention_bias"),
+    heads=("classifier",),
+    language_heads=("lm_head.dense", "lm_head.layer_norm"),
+    first_position=lambda config: 2,  # whatever its padding id is
+)
+MODERNBERT = Family(
+    name="modernbert",
+    model_types=("modernbert",),
+    stacks=(
+        Stack(
+            "layers",
+            attention=(Attention("attn.Wqkv", "attn.Wqkv", "attn.Wqkv", "attn.Wo"),),
+            ffn=FFN(("mlp.Wi",), "mlp.Wo", fused=True),
+            norms=("attn_norm", "mlp_norm"),
+        ),
+    ),
+    embeddings=("embeddings",),
+    final_norms=("final_norm",),
+    heads=("classifier",),
+    language_heads=("head",),
+)
+ALBERT = Family(
+    name="albert",
+    model_types=("albert",),
+    stacks=(
+        Stack(
+            "encoder.albert_layer_groups.0.albert_layers",
+            attention=(Attention("attention.query", "attention.key", "attention.value", "attention.dense"),),
+            ffn=FFN(("ffn",), "ffn_output"),
+            norms=("attention.LayerNorm", "full_layer_layer_norm"),
+            ffn_norm="full_layer_layer_norm",
+        ),
+    ),
+    embeddings=("embeddings", "encoder.embedding_hidden_mapping_in"),
+    heads=("classifier",),
+    language_heads=("predictions.dense", "predictions.LayerNorm"),
+    pooler="pooler",
+    repeats_blocks=True,
+    when=_one_group,
 )

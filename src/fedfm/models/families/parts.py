@@ -72,16 +72,18 @@ class Stack:
     Attributes:
         path: the list, from the base model.
         attention: self-attention, then cross-attention where there is one.
-        ffn: its feed-forward network.
+        ffn: its feed-forward network; None where that is made of experts.
         norms: every norm of a block.
+        others: the parts of a block that are none of these: a router and its experts, scales of residuals.
         ffn_norm: the one of them that takes the sum of FFN and residual (BERT); none where norms come before.
     """
 
     path: str
     attention: tuple[Attention, ...]
-    ffn: FFN
+    ffn: FFN | None
     norms: tuple[str, ...]
     ffn_norm: str | None = None
+    others: tuple[str, ...] = ()
 
     @property
     def attention_matrices(self) -> tuple[str, ...]:
@@ -91,7 +93,18 @@ class Stack:
     @property
     def ffn_matrices(self) -> tuple[str, ...]:
         """Input matrices, then the output matrix."""
-        return (*self.ffn.inputs, self.ffn.output)
+        return (*self.ffn.inputs, self.ffn.output) if self.ffn else ()
+
+    @property
+    def dense_ffn(self) -> FFN:
+        """The feed-forward network of a stack that has one.
+
+        Raises:
+            ValueError: it is made of experts; `Family.uncuttable` says so first.
+        """
+        if self.ffn is None:
+            raise ValueError(f"{self.path} has no dense feed-forward network")
+        return self.ffn
 
     @property
     def matrices(self) -> tuple[str, ...]:
@@ -114,6 +127,11 @@ class Block:
     stack: Stack
 
 
+def after_padding(config: PretrainedConfig) -> int:
+    """The position of a text's first token in models that count from the padding id, and so have learnt with it."""
+    return int(config.pad_token_id) + 1
+
+
 @dataclass(frozen=True)
 class Family:
     """One architecture, shared by all ``model_types`` whose module names agree.
@@ -129,6 +147,9 @@ class Family:
         first_token: in encoders that classify by the first token, the module of a block that joins attention's output
             and the residual; from there on the last block need compute that token only.
         reads_positions: whether the projections of attention also read relative positions, which are no example's.
+        repeats_blocks: whether data passes the blocks several times, as layers that share their weights (ALBERT).
+        beside_blocks: modules outside the blocks whose names end as those of a block's matrices do.
+        first_position: of a text's first token; RoBERTa counts from the padding id's successor. None: 0.
         when: tells its configs from those of another family with the same types; None where there is no other.
     """
 
@@ -143,5 +164,24 @@ class Family:
     causal: bool = False
     first_token: str | None = None
     reads_positions: bool = False
+    repeats_blocks: bool = False
+    beside_blocks: tuple[str, ...] = ()
+    first_position: Callable[[PretrainedConfig], int] | None = None
     when: Callable[[PretrainedConfig], bool] | None = None
     modality: Literal["text", "image", "image-text"] = "text"
+
+    @property
+    def is_described(self) -> bool:
+        """Whether the parts of its blocks are known; otherwise only its type is."""
+        return bool(self.stacks)
+
+    @property
+    def uncuttable(self) -> str | None:
+        """What is missing for a proxy of such a model; None: nothing."""
+        if not self.is_described:
+            return f"where `{self.name}` models have their blocks and FFNs is not described"
+        if self.repeats_blocks:
+            return f"the layers of {self.name} share their weights, so that none can be cut by itself"
+        if any(stack.ffn is None for stack in self.stacks):
+            return f"the FFNs of {self.name} are experts, whose neurons are not described"
+        return None

@@ -30,11 +30,11 @@ def targets(family: Family, parts: Parts) -> list[str] | str:
     """Names parts of a block, in every block, the way peft selects modules.
 
     peft takes a list as endings of module names, which most tools around it read. Where an ending would catch another
-    part too (BERT's FFN ``output.dense`` ends its ``attention.output.dense``), it is a `pattern`.
+    module too (BERT's FFN ``output.dense`` ends its ``attention.output.dense``), it is a `pattern`.
     """
     chosen = list(dict.fromkeys(path for stack in family.stacks for path in parts(stack)))
     for stack in family.stacks:
-        others = set(stack.matrices) - set(parts(stack))
+        others = {*stack.matrices, *family.beside_blocks} - set(parts(stack))
         if any(other == path or other.endswith(f".{path}") for other in others for path in chosen):
             return pattern(family, parts)
     return chosen

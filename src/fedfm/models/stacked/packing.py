@@ -156,7 +156,8 @@ class PackedBlocks:
         """Whether the blocks are one chain, and their attention can be replaced."""
         supported = getattr(self.model, "_supports_attention_backend", False)
         replaceable = self.model.config._attn_implementation in ("sdpa", _NAME)
-        return bool(len(self.family.stacks) == 1 and supported and replaceable)
+        chain = len(self.family.stacks) == 1 and not self.family.repeats_blocks
+        return bool(chain and supported and replaceable)
 
     @contextmanager
     def installed(self) -> Iterator[None]:
@@ -172,7 +173,7 @@ class PackedBlocks:
             if self.first_only and self.family.first_token:
                 part = chain[-1].get_submodule(self.family.first_token)
                 hooks.append(part.register_forward_pre_hook(_keep_first))
-            hooks.append(chain[-1].register_forward_hook(self._leave))
+            hooks += [block.register_forward_hook(self._leave) for block in chain[-1:]]
             for hook in hooks:
                 stack.callback(hook.remove)
             yield

@@ -80,6 +80,19 @@ class WithHead(TuneSettings):
         return None if task_type == "SEQ_CLS" and not self.head else task_type
 
 
+def refuse_undescribed(backbone: Backbone) -> None:
+    """Refuses a tunable that must know the parts of blocks, for a model whose parts are not known.
+
+    Raises:
+        RecipeError: at ``tune.kind``.
+    """
+    family = backbone.family
+    if not family.is_described:
+        raise RecipeError(
+            f"the parts of `{family.name}` models are not described; use lora, dora, head or full", where="tune.kind"
+        )
+
+
 def tunable_blocks(backbone: Backbone) -> list[Block]:
     """The blocks that a tunable may change."""
     chosen = backbone.tunable_blocks

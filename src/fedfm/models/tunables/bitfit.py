@@ -11,7 +11,7 @@ from typing import Literal
 from fedfm.errors import RecipeError
 from fedfm.models.backbones import Backbone
 from fedfm.models.tunable import Tunable
-from fedfm.models.tunables.base import WithHead, attach_parameters, tunable_blocks
+from fedfm.models.tunables.base import WithHead, attach_parameters, refuse_undescribed, tunable_blocks
 
 
 class BitFit(WithHead):
@@ -26,6 +26,7 @@ class BitFit(WithHead):
         Raises:
             RecipeError: at ``tune.kind`` for models without biases (Llama).
         """
+        refuse_undescribed(backbone)
         head = self.head_modules(backbone)
         biases = {
             id(parameter)

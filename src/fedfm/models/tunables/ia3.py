@@ -11,10 +11,11 @@ from typing import Literal
 
 from peft import IA3Config
 
+from fedfm.errors import RecipeError
 from fedfm.models.backbones import Backbone
 from fedfm.models.families import Family, Stack, pattern, targets
 from fedfm.models.tunable import Tunable
-from fedfm.models.tunables.base import WithHead, attach_peft
+from fedfm.models.tunables.base import WithHead, attach_peft, refuse_undescribed
 from fedfm.models.tunables.targets import matching, transposed, within
 
 
@@ -29,11 +30,21 @@ class IA3(WithHead):
     """Those of them whose input is rescaled instead of the output; null: the FFN outputs."""
 
     def attach(self, backbone: Backbone, *, task_type: str | None, seed: int) -> Tunable:
-        """(IA)³."""
+        """(IA)³.
+
+        Raises:
+            RecipeError: when the blocks' FFNs are not described, or nothing matches the modules that are named.
+        """
+        refuse_undescribed(backbone)
+        if any(stack.ffn is None for stack in backbone.family.stacks):
+            raise RecipeError(
+                f"the FFNs of {backbone.family.name} are experts, which are no linear layers; use lora",
+                where="tune.kind",
+            )
         chosen = self.target_modules if self.target_modules is not None else _targets(backbone.family)
         modules = matching(chosen, backbone)
         if (forward := self.feedforward_modules) is None:
-            forward = pattern(backbone.family, lambda stack: [stack.ffn.output])
+            forward = pattern(backbone.family, lambda stack: [stack.dense_ffn.output])
         else:
             found = matching(forward, backbone, where="tune.feedforward_modules")
             if backbone.tunable_blocks is not None:  # no list: peft shortens that of targets, then misses these in it
@@ -49,7 +60,7 @@ class IA3(WithHead):
 
 
 def _targets(family: Family) -> str | list[str]:
-    return targets(family, lambda stack: [*_keys_and_values(stack), stack.ffn.output])
+    return targets(family, lambda stack: [*_keys_and_values(stack), stack.dense_ffn.output])
 
 
 def _keys_and_values(stack: Stack) -> list[str]:

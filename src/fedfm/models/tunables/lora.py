@@ -37,7 +37,7 @@ class LowRank(WithHead):
         Raises:
             RecipeError: when nothing matches ``target_modules``, or ``r`` exceeds a matrix.
         """
-        targets = resolve(self.target_modules, backbone.family)
+        targets = resolve(self.target_modules, backbone)
         modules = matching(targets, backbone)
         for name, module in modules.items():
             if self.r > min(module.weight.shape):

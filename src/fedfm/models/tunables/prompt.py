@@ -16,7 +16,7 @@ from pydantic import Field
 from fedfm.errors import RecipeError
 from fedfm.models.backbones import Backbone, embeddings
 from fedfm.models.tunable import Tunable
-from fedfm.models.tunables.base import WithHead, attach_peft
+from fedfm.models.tunables.base import WithHead, attach_peft, refuse_undescribed
 
 
 class VirtualTokens(WithHead):
@@ -36,6 +36,7 @@ class VirtualTokens(WithHead):
         Raises:
             RecipeError: at ``tune.kind``, with the reason.
         """
+        refuse_undescribed(backbone)
         if backbone.model.main_input_name != "input_ids":
             raise RecipeError("virtual tokens need a model that reads text", where="tune.kind")
         if task_type is None:

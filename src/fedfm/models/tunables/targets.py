@@ -11,18 +11,38 @@ from transformers.pytorch_utils import Conv1D
 
 from fedfm.errors import RecipeError
 from fedfm.models.backbones import Backbone
-from fedfm.models.families import Family, all_targets, attention_targets, ffn_targets
+from fedfm.models.families import all_targets, attention_targets, ffn_targets
 from fedfm.models.tunables.base import tunable_blocks
+from fedfm.models.tunables.by_name import all_by_name, attention_by_name, others_by_name
 
 TARGETS = {"attention": attention_targets, "ffn": ffn_targets, "all": all_targets}
 """Names for parts of every block."""
 
+BY_NAME = {"attention": attention_by_name, "ffn": others_by_name, "all": all_by_name}
+"""The same where the parts of a block are not described."""
 
-def resolve(chosen: str | list[str], family: Family) -> str | list[str]:
-    """A part's name as peft's ``target_modules``; regular expressions and lists are that already."""
-    if isinstance(chosen, str) and chosen in TARGETS:
-        return TARGETS[chosen](family)
-    return chosen
+
+def resolve(chosen: str | list[str], backbone: Backbone) -> str | list[str]:
+    """A part's name as peft's ``target_modules``; regular expressions and lists are that already.
+
+    Raises:
+        RecipeError: at ``tune.target_modules`` when the model has no such part.
+    """
+    if not isinstance(chosen, str) or chosen not in TARGETS:
+        return chosen
+    family = backbone.family
+    if chosen != "attention" and any(stack.ffn is None for stack in family.stacks):
+        raise RecipeError(
+            f"the FFNs of {family.name} are experts, which are no linear layers; use `attention`",
+            where="tune.target_modules",
+        )
+    found = TARGETS[chosen](family) if family.is_described else BY_NAME[chosen](backbone)
+    if not found:
+        raise RecipeError(
+            f"no linear layer of {backbone.name} has a name of {chosen}; {_available(backbone.model)}",
+            where="tune.target_modules",
+        )
+    return found
 
 
 def matching(
