@@ -95,7 +95,7 @@ class Member:
         lock = hold(self.folder)
         policy = Policy() if self.policy is None else read_settings(self.policy, Policy)
         offline = {} if policy.allow_network else {"HF_HUB_OFFLINE": "1"}
-        supervisor = Supervisor(self.folder, environment(self.folder) | offline, at_site=True)
+        supervisor = Supervisor(self.folder, environment(self.folder) | offline)
         before = signal.signal(signal.SIGTERM, _stop)
         try:
             for name in (WORKER, NODE):
