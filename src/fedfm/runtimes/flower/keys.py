@@ -99,8 +99,7 @@ def new_secret(path: Path) -> None:
         path: in a folder that only this user can write.
     """
     path.unlink(missing_ok=True)
-    path.touch(mode=0o600, exist_ok=False)
-    path.write_text(secrets.token_hex(32))
+    _write({path: secrets.token_hex(32).encode()}, secret=path)
 
 
 def new_certificates(folder: Path, names: Sequence[str], *, days: int = DAYS) -> None:
