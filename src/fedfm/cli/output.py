@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
-from typing import Any
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import IO, Any, cast
 
 import click
 from rich.console import Console
@@ -17,9 +22,56 @@ def print_json(value: Any) -> None:
     click.echo(json.dumps(value, indent=2, ensure_ascii=False))
 
 
+class Output:
+    """A standard stream whose reader may go away: the end of a pipe, or a terminal that is closed.
+
+    What is written from then on goes nowhere, also what Python itself writes as it ends.
+
+    Attributes:
+        lost: whether the reader has gone.
+    """
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream = stream
+        self.lost = False
+
+    def write(self, text: str) -> int:
+        """Writes text, if it can be read."""
+        with self._reader():
+            return self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Hands over what was written, if it can be read."""
+        with self._reader():
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    @contextmanager
+    def _reader(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in (errno.EPIPE, errno.EIO):
+                raise
+            self.lost = True
+            discard(self._stream)
+
+
+def discard(stream: IO[str]) -> None:
+    """Lets a stream whose reader has gone end in nothing."""
+    with suppress(OSError, ValueError):  # one in memory has no descriptor
+        nothing = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nothing, stream.fileno())
+        os.close(nothing)
+
+
 def console(*, stderr: bool = False) -> Console:
     """The terminal; words of data are never taken for markup, and numbers are not coloured."""
-    terminal = Console(stderr=stderr, markup=False, highlight=False, emoji=False)
+    output = Output(sys.stderr if stderr else sys.stdout)
+    terminal = Console(file=cast("IO[str]", output), markup=False, highlight=False, emoji=False)
     if not terminal.is_terminal:
         terminal.width = PLAIN_WIDTH
     return terminal

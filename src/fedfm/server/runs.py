@@ -204,10 +204,10 @@ def _play(
     folder.write_json(folder.environment, environment())
     folder.write_json(folder.clients, experiment.data.table())
     folder.events.touch()
-    for listener in listeners:
-        listener.on_start(describe(experiment))
     with stop_on_signals() as stop:
         try:
+            for listener in listeners:
+                listener.on_start(describe(experiment))
             if isinstance(runtime, NodesRuntime):
                 runtime.attend(lambda: stop.check("while nodes were waited for"))
             loop = RoundLoop(experiment, runtime, folder, listeners, stop)
@@ -215,8 +215,9 @@ def _play(
             folder.write_json(folder.clients, venue.informed(experiment).data.table())  # those that came later, too
             _finish(experiment, folder, listeners, state, stop)
         except (InterruptedRunError, KeyboardInterrupt) as error:
-            _write_unfinished(experiment, folder, "interrupted")
-            where = error if isinstance(error, InterruptedRunError) else "stopped at once"
+            where = str(error) if isinstance(error, InterruptedRunError) else "stopped at once"
+            number = _write_unfinished(experiment, folder, "interrupted")
+            folder.append(folder.events, {"round": number, "kind": "interrupted", "client": None, "reason": where})
             raise InterruptedRunError(f"{where}\nresume it with: {venue.again(folder.path)}") from error
         except TooFewClientsError as error:
             _write_unfinished(experiment, folder, "failed")
@@ -269,11 +270,14 @@ def _write_proxy(experiment: Experiment, folder: RunFolder, state: RunState) -> 
             experiment.proxy.save(beside, state.proxy)
 
 
-def _write_unfinished(experiment: Experiment, folder: RunFolder, status: Status) -> None:
+def _write_unfinished(experiment: Experiment, folder: RunFolder, status: Status) -> int:
+    """The summary of a run as of its last checkpoint; the round of that."""
     saved = load_checkpoint(folder)
-    if saved is not None:
-        _write_proxy(experiment, folder, saved.state)
-        folder.write_json(folder.summary, summarize(experiment, saved.state, status, {}, None, None))
+    if saved is None:
+        return 0
+    _write_proxy(experiment, folder, saved.state)
+    folder.write_json(folder.summary, summarize(experiment, saved.state, status, {}, None, None))
+    return saved.state.round
 
 
 def _trackers(recipe: Recipe, folder: Path) -> list[Listener]:
