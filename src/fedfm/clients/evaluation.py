@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
+from fedfm.clients.threads import use_threads
 from fedfm.data.batches import evaluation_batches
 from fedfm.data.examples import Examples
 from fedfm.models.families import Family
@@ -30,6 +32,7 @@ class Evaluator:
         batch_size: examples a forward pass.
         seed: the run's seed; masks are the same at every evaluation.
         device: where the tunable is.
+        threads: of torch; None: as many as it has.
     """
 
     tunable: Tunable
@@ -40,6 +43,7 @@ class Evaluator:
     batch_size: int
     seed: int
     device: torch.device
+    threads: int | None = None
 
     def __call__(self, examples: Examples, indices: np.ndarray | None = None) -> dict[str, float]:
         """``loss`` (mean a prediction) and the metrics over some examples, all by default."""
@@ -50,7 +54,8 @@ class Evaluator:
         predictions = 0
         measured: list[Measured] = []
         blocks = PackedBlocks.of(self.tunable, self.family, self.task.peft_type)
-        with torch.inference_mode(), blocks.installed():
+        threads = nullcontext() if self.threads is None else use_threads(self.threads)
+        with torch.inference_mode(), blocks.installed(), threads:
             for positions in evaluation_batches(examples.lengths[indices], self.batch_size):
                 batch = {
                     name: tensor.to(self.device) for name, tensor in collate(examples.take(indices[positions])).items()

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from fedfm.clients import Evaluator, Worker
+from fedfm.clients import Evaluator, Worker, use_threads
 from fedfm.models.backbones import Backbone, load_backbone
 from fedfm.models.tunable import Tunable
 from fedfm.params import Params, digest
@@ -126,6 +126,14 @@ def build_experiment(recipe: Recipe, sites: Sequence[str] = ()) -> Experiment:
         DataError: a file cannot be read.
     """
     device = choose_device(recipe.runtime.device)
+    resolved = recipe.model_copy(update={"runtime": recipe.runtime.with_threads()})
+    available = torch.get_num_threads()
+    with use_threads(resolved.runtime.resolved_threads):
+        return _build(resolved, sites, device, available)
+
+
+def _build(recipe: Recipe, sites: Sequence[str], device: torch.device, available: int) -> Experiment:
+    """As `build_experiment`, with the threads that the recipe says; ``available`` are there for evaluation."""
     data = prepare_data(recipe, sites)
     backbone = _load(data)
     data = replace(data, recipe=_with_commit(data.recipe, backbone))
@@ -146,7 +154,7 @@ def build_experiment(recipe: Recipe, sites: Sequence[str] = ()) -> Experiment:
         tunable=attached.tunable,
         at_clients=attached.at_clients,
         worker=worker,
-        evaluator=_evaluator(data, backbone, attached.tunable, device),
+        evaluator=_evaluator(data, backbone, attached.tunable, device, available),
         device=device,
         stored_start=Spooled([to_bytes(attached.start)]),
         backbone_parameters=parameters,
@@ -199,7 +207,9 @@ def _attach(data: FederatedData, backbone: Backbone) -> _Attached:
     )
 
 
-def _evaluator(data: FederatedData, backbone: Backbone, tunable: Tunable, device: torch.device) -> Evaluator:
+def _evaluator(
+    data: FederatedData, backbone: Backbone, tunable: Tunable, device: torch.device, available: int
+) -> Evaluator:
     evaluate, task = data.recipe.evaluate, data.task
     return Evaluator(
         tunable=tunable,
@@ -210,4 +220,5 @@ def _evaluator(data: FederatedData, backbone: Backbone, tunable: Tunable, device
         batch_size=evaluate.batch_size,
         seed=data.recipe.seed,
         device=device,
+        threads=available if evaluate.patience is None else data.recipe.runtime.resolved_threads,
     )

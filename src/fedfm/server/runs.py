@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 from torch import nn
 
-from fedfm.clients import spread
+from fedfm.clients import spread, use_threads
 from fedfm.errors import InterruptedRunError, RecipeError, StorageError, TooFewClientsError
 from fedfm.recipe import Recipe, dump, load_recipe
 from fedfm.records import jsonl
@@ -204,7 +204,7 @@ def _play(
     folder.write_json(folder.environment, environment())
     folder.write_json(folder.clients, experiment.data.table())
     folder.events.touch()
-    with stop_on_signals() as stop:
+    with stop_on_signals() as stop, use_threads(experiment.recipe.runtime.resolved_threads):
         try:
             for listener in listeners:
                 listener.on_start(describe(experiment))

@@ -203,7 +203,8 @@ def _processes(recipe: Recipe, device: torch.device, *, is_long: bool) -> int:
         if wanted > 1 and not possible:
             raise RecipeError("several processes need Linux and a CPU; leave it at `auto`", where="runtime.processes")
         return wanted
-    return min(cpu_count(), _cohort(recipe)) if possible and is_long else 1
+    alone = recipe.runtime.resolved_threads > 1
+    return min(cpu_count(), _cohort(recipe)) if possible and is_long and not alone else 1
 
 
 def _operations(recipe: Recipe, parameters: int, examples: int) -> float:
