@@ -179,7 +179,7 @@ class Attack(Listener):
             Control(f"127.0.0.1:{port}", Path(authority), Path(secret))._connected() as client,
         ):
             client.StartRun(request)
-        wait(lambda: len(processes("flwr-serverapp")) == 2, "a relay for the run with the bundle")
+        wait(lambda: len(processes("flwr-serverapp", "--token-stdin")) == 2, "a relay for the run with the bundle")
 
 
 @pytest.mark.slow
