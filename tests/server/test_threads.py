@@ -13,7 +13,6 @@ import torch
 from fedfm import run
 from fedfm.algorithms.fedavg import FedAvg
 from fedfm.clients import evaluation
-from fedfm.errors import RecipeError
 from fedfm.recipe import Recipe, load_recipe
 from fedfm.runtimes.base import Runtime
 from fedfm.server import experiment, resume
@@ -113,10 +112,3 @@ def test_the_bits_are_those_of_a_process_with_one(tmp_path: Path) -> None:
     two = run(recipe(tmp_path, "name=two"))
     torch.set_num_threads(1)
     assert adapter(run(recipe(tmp_path, "name=one")).path) == adapter(two.path)
-
-
-def test_more_threads_and_more_processes_exclude_each_other(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="each of 2 processes computes with one thread"):
-        recipe(tmp_path, "runtime.threads=2", "runtime.processes=2")
-    for overrides in (["runtime.threads=2"], ["runtime.threads=2", "runtime.processes=1"], ["runtime.processes=2"]):
-        recipe(tmp_path, *overrides)
