@@ -3,17 +3,20 @@
     python benchmarks/load_nodes.py [--nodes 20] [--rounds 6] [--repeats 2]
 
 A client a node, which sends back at once the 300,000 parameters that it was sent. Flower's app is its FedAvg, in the
-programs that Flower ships; ours is a whole run, whose nodes hand their work to a process that stays. Both have the same
-SuperLink and SuperNodes, started anew for each. Printed are seconds of rounds between the first and the last, which
-evaluates in ours. Runs take turns. Linux; takes half a gigabyte a node.
+programs that Flower ships; ours is a whole run, whose nodes hand their work to a process that stays. SuperLink and
+SuperNodes are started for each; ours have a secret and TLS on every line. Printed are seconds of rounds between the
+first and the last, which evaluates in ours. Runs take turns. Linux; takes half a gigabyte a node.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
+import os
 import statistics
 import sys
+import sysconfig
 import tempfile
 import time
 from contextlib import closing
@@ -21,14 +24,20 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
+from flwr.cli.build import build_fab_from_files
+from flwr.common.serde import fab_to_proto, user_config_to_proto
+from flwr.proto.control_pb2 import StartRunRequest
+from flwr.supercore.fab import Fab
+
 from fedfm import load_recipe
 from fedfm.params import save
 from fedfm.runtimes import sockets
 from fedfm.runtimes.base import Runtime
-from fedfm.runtimes.flower.keys import AUTHORITY, new_certificates, new_key
+from fedfm.runtimes.flower.control import Control
+from fedfm.runtimes.flower.keys import AUTHORITY, CERTIFICATE, KEY, new_certificates, new_key, new_secret
 from fedfm.runtimes.flower.loopback import LoopbackLine
-from fedfm.runtimes.flower.superlink import environment, start_superlink, within
-from fedfm.runtimes.flower.supernode import free_ports, start_supernode
+from fedfm.runtimes.flower.superlink import environment, wait_for, within
+from fedfm.runtimes.flower.supernode import free_ports
 from fedfm.runtimes.flower.supervisor import Supervisor
 from fedfm.runtimes.settings import Flower
 from fedfm.server.carriers import over_nodes
@@ -38,6 +47,7 @@ from fedfm.server.venues import Here
 from ledger import machine
 from load import BARE, OURS, Rounds, answer, recipe
 
+SCRIPTS = sysconfig.get_path("scripts")
 APP = Path(__file__).with_name("bare_flower_app.py")
 PROJECT = """\
 [project]
@@ -101,36 +111,43 @@ def ours(nodes: int, rounds: int) -> list[float]:
 
 
 def bare(nodes: int, rounds: int) -> list[float]:
-    """The same of a Flower app."""
+    """The same of a Flower app, all of whose processes are Flower's own."""
     with tempfile.TemporaryDirectory() as name:
         folder, tls = Path(name), Path(name) / "tls"
         save(build_experiment(load_recipe(recipe(folder, nodes, rounds))).start, folder / "start.safetensors")
         new_certificates(tls, ["localhost", "127.0.0.1"])
-        with closing(Supervisor(folder, environment(folder))) as supervisor, within(environment(folder)):
+        new_secret(folder / "none")  # which Flower's own control interface does not ask for
+        settings = environment(folder) | {"PATH": os.pathsep.join([SCRIPTS, os.environ["PATH"]])}
+        with closing(Supervisor(folder, settings)) as supervisor, within(settings):
             server, *ports = free_ports(1 + nodes)
-            control = start_superlink(supervisor, folder, tls, server, in_memory=True)
+            supervisor.start(
+                "superlink", f"{SCRIPTS}/flower-superlink", "--host", "127.0.0.1", "--port", str(server),
+                "--ssl-ca-certfile", str(tls / AUTHORITY), "--ssl-certfile", str(tls / CERTIFICATE),
+                "--ssl-keyfile", str(tls / KEY), "--enable-supernode-auth",
+            )  # fmt: skip
+            wait_for(supervisor, f"127.0.0.1:{server}", tls / AUTHORITY)
+            control = Control(f"127.0.0.1:{server}", tls / AUTHORITY, folder / "none")
             keys = {f"node-{number}": folder / f"node-{number}.key" for number in range(nodes)}
             for key in keys.values():
                 new_key(key)
             control.admit({node: key.with_name(f"{key.name}.pub") for node, key in keys.items()})
             for (node, key), port in zip(keys.items(), ports, strict=True):
-                start_supernode(
-                    supervisor,
-                    node,
-                    server=f"127.0.0.1:{server}",
-                    authority=tls / AUTHORITY,
-                    key=key,
-                    worker=folder / "none",
-                    port=port,
-                )
+                supervisor.start(
+                    node, f"{SCRIPTS}/flower-supernode", "--superlink", f"127.0.0.1:{server}",
+                    "--root-certificates", str(tls / AUTHORITY), "--auth-supernode-private-key", str(key),
+                    "--host", "127.0.0.1", "--port", str(port),
+                )  # fmt: skip
             config = {
                 "nodes": nodes,
                 "rounds": rounds,
                 "start": folder / "start.safetensors",
                 "output": folder / "ends",
             }
-            files = {"pyproject.toml": PROJECT.encode(), APP.name: APP.read_bytes()}
-            control.start_app(files, {key: str(value) for key, value in config.items()})
+            content, _ = build_fab_from_files({"pyproject.toml": PROJECT.encode(), APP.name: APP.read_bytes()})
+            fab = fab_to_proto(Fab(hashlib.sha256(content).hexdigest(), content, {}))
+            override = user_config_to_proto({key: str(value) for key, value in config.items()})
+            with control._connected() as client:
+                client.StartRun(StartRunRequest(fab=fab, override_config=override))
             while not (folder / "ends").exists() or not (folder / "ends").read_text():
                 supervisor.check()
                 time.sleep(0.5)

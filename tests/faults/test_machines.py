@@ -29,7 +29,7 @@ def test_every_process_may_be_killed(tmp_path: Path) -> None:
         server.says("round  2/12")
         kill(server, "flower-superexec")
         server.says("round  3/12")
-        kill(server, "flwr-serverapp")
+        kill(server, "programs flwr-serverapp")
         server.says("round  5/12")
         kill(server, "flower-superlink")
         server.says("round  7/12")

@@ -116,7 +116,7 @@ def test_60_rounds_with_real_nodes(tmp_path: Path) -> None:
                 case "node":
                     kill(sites[name], "flower-supernode")
                 case "relay":
-                    kill(server, "flwr-serverapp")
+                    kill(server, "programs flwr-serverapp")
                 case "superlink":
                     kill(server, "flower-superlink")
                 case _:

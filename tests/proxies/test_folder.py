@@ -15,7 +15,7 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fedfm.errors import DataError, RecipeError
+from fedfm.errors import DataError, RecipeError, StorageError
 from fedfm.models.backbones import Backbone
 from fedfm.models.families import attention_targets
 from fedfm.params import load as load_params
@@ -242,3 +242,11 @@ def test_a_damaged_folder_is_refused(tmp_path: Path, damage: str) -> None:
     act(tmp_path)
     with pytest.raises(DataError, match=message):
         load_proxy(tmp_path, TASKS["text"].auto_class)
+
+
+def test_no_link_in_a_folder_is_followed(tmp_path: Path) -> None:
+    written(tmp_path / "proxy")
+    (tmp_path / "proxy" / "model.safetensors").rename(tmp_path / "elsewhere")
+    (tmp_path / "proxy" / "model.safetensors").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(StorageError, match="is a symbolic link"):
+        read_manifest(tmp_path / "proxy")

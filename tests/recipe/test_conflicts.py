@@ -14,6 +14,11 @@ IMAGES = "task.kind=image-classification"
 AT_SITES = ["data.train=sites", "data.test=test.jsonl"]
 
 REFUSED = {
+    "threads and processes": (
+        ["runtime.threads=2", "runtime.processes=2"],
+        "runtime.threads",
+        "each of 2 processes computes with one thread",
+    ),
     "a prefix computed twice": (
         ["tune.kind=prefix", "local.recompute=blocks"],
         "local.recompute",
@@ -91,6 +96,7 @@ ALLOWED = {
     "adapters of a cut FFN": ["proxy={kind: fedpft}", "public={data: builtin:pydoc}", "tune.target_modules=all"],
     "public data for nobody": ["public={data: builtin:pydoc}"],
     "a prompt computed twice": ["tune.kind=prompt", "local.recompute=blocks"],
+    "threads of one process": ["runtime.threads=2", "runtime.processes=1"],
     "steps and epochs": ["local.max_steps=3", "local.epochs=2"],
 }
 

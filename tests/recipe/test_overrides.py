@@ -7,7 +7,8 @@ import pytest
 
 from fedfm.errors import RecipeError
 from fedfm.recipe import load_recipe
-from fedfm.recipe.overrides import apply_overrides
+from fedfm.recipe.overrides import KEPT, apply_overrides
+from fedfm.runtimes.settings import RuntimeSettings
 
 
 @pytest.mark.parametrize(
@@ -77,3 +78,12 @@ def test_malformed_overrides(override: str, message: str, values: dict[str, Any]
 def test_an_unknown_key_is_told_like_one_in_a_file(values: dict[str, Any]) -> None:
     with pytest.raises(RecipeError, match="unknown key — did you mean `rounds`"):
         load_recipe(values, ["federation.round=3"])
+
+
+def test_a_run_elsewhere_keeps_what_decides_its_bits() -> None:
+    recipe = {"runtime": {"kind": "local", "processes": 2, "stack": 3, "precision": "float32"}, "seed": 1}
+    assert apply_overrides(recipe, ["runtime.nodes=4", "runtime.kind=flower", "runtime.precision=bfloat16"]) == {
+        "runtime": {"kind": "flower", "nodes": 4, "stack": 3, "precision": "bfloat16"},
+        "seed": 1,
+    }
+    assert set(KEPT["runtime"]) == set(RuntimeSettings.model_fields)

@@ -174,8 +174,8 @@ def test_a_failed_replacement_leaves_the_old_file(folder: RunFolder, monkeypatch
 
 
 @needs_linux
-def test_a_full_disk_is_a_storage_error(folder: RunFolder) -> None:
-    folder.metrics.symlink_to("/dev/full")
+def test_a_full_disk_is_a_storage_error(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fedfm.records.folder.open_plain", lambda path, flags: os.open("/dev/full", flags))
     with pytest.raises(StorageError, match=r"cannot write .*metrics\.jsonl: No space left on device"):
         folder.append("metrics.jsonl", {"round": 1})
 

@@ -15,7 +15,7 @@ from flwr.app import Message
 import fedfm
 from fedfm.params import digest, load
 from fedfm.runtimes import sockets
-from fedfm.runtimes.flower.apps import SOCKET, client_app, make_client_app, relay
+from fedfm.runtimes.flower.apps import client_app, make_client_app, relay
 from fedfm.runtimes.flower.grid import GridLine
 from fedfm.runtimes.flower.in_process import InProcessGrid
 from fedfm.runtimes.flower.records import from_record, to_record
@@ -265,7 +265,7 @@ def test_the_worker_of_a_node_hears_what_its_message_is_called(tmp_path: Path) -
 
     with sockets.listen(path) as server:
         threading.Thread(target=worker, daemon=True).start()
-        line = GridLine(grid := InProcessGrid(client_app, [{SOCKET: str(path)}]))
+        line = GridLine(grid := InProcessGrid(client_app(path), [{}]))
         assert line.push("1", WORK)
         (number,) = grid._pushed
         assert list(line.pull()) == [("1", DONE)]

@@ -146,3 +146,17 @@ def test_stacks_of_any_height_train_alike(tmp_path: Path, precision: str) -> Non
         metrics = fedfm.run(load_recipe(recipe)).metrics
         losses.append(metrics[metrics["split"] == "train"]["loss"].tolist())
     assert losses[0] == pytest.approx(losses[1], abs=1e-5 if precision == "float32" else 0.02)
+
+
+def test_how_many_share_a_pass_does_not_depend_on_the_runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It decides bits: a run that is worth two processes has the same passes over Flower, or with one or three."""
+    monkeypatch.setattr("fedfm.sites.sharing.SHARED", 0.0)
+    monkeypatch.setattr("fedfm.sites.sharing.cpu_count", lambda: 2)
+    monkeypatch.setattr("fedfm.sites.sharing.can_fork", lambda: True)
+    found = {
+        str(runtime): built(tmp_path, runtime=runtime)
+        for runtime in ({}, {"processes": 1}, {"processes": 3}, {"kind": "flower"}, {"kind": "ray"}, {"threads": 2})
+    }
+    assert {kind: experiment.recipe.runtime.stack for kind, experiment in found.items()} == dict.fromkeys(found, 2)
+    assert found["{}"].processes == 2
+    assert found["{'threads': 2}"].processes == 1

@@ -33,7 +33,7 @@ from flwr.supercore.primitives.asymmetric import public_key_to_bytes, sign_messa
 from fedfm.errors import TooFewClientsError
 from fedfm.runtimes.flower.control import Control
 from fedfm.runtimes.flower.keys import AUTHORITY, new_certificates, new_key
-from fedfm.runtimes.flower.superlink import environment, start_superlink
+from fedfm.runtimes.flower.superlink import SECRET, environment, start_superlink
 from fedfm.runtimes.flower.supernode import free_ports, start_supernode
 from fedfm.runtimes.flower.supervisor import Supervisor
 
@@ -80,7 +80,7 @@ class Federation:
             return False
 
     def control(self) -> Control:
-        return Control(f"127.0.0.1:{self.inside}", self.tls / AUTHORITY)
+        return Control(f"127.0.0.1:{self.inside}", self.tls / AUTHORITY, self.folder / SECRET)
 
     def online(self) -> int:
         """How many nodes are online, as SuperLink says."""
@@ -162,9 +162,9 @@ def federation(
         yield whole
 
 
-def test_inside_anybody_may_ask_for_runs(superlink: Federation) -> None:
-    assert superlink.post(superlink.inside, "/v1/control/list-runs") == 200
-    assert superlink.post(superlink.inside, "/%76%31/control/list-runs") == 200
+def test_inside_runs_are_for_who_knows_the_secret(superlink: Federation) -> None:
+    assert superlink.post(superlink.inside, "/v1/control/list-runs") == 401
+    assert superlink.post(superlink.inside, "/%76%31/control/list-runs") == 401
 
 
 @pytest.mark.parametrize(

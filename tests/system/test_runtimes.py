@@ -37,7 +37,8 @@ def local(recipe: Path) -> Path:
 def run(recipe: Path, *overrides: str) -> Path:
     """The folder of a finished run, in a process of its own: what the engines load and unpickle is their business."""
     command = [sys.executable, "-m", "fedfm.cli.main", "run", str(recipe), *overrides, "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"RAY_worker_niceness": "0"})
+    user = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}  # the recipe says how many
+    done = subprocess.run(command, capture_output=True, text=True, env=user | {"RAY_worker_niceness": "0"})
     assert done.returncode == 0, done.stderr
     return Path(json.loads(done.stdout)["folder"])
 

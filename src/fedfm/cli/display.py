@@ -12,6 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 import fedfm
+from fedfm.cli.output import Output
+from fedfm.errors import InterruptedRunError
 from fedfm.records import contributions, units
 from fedfm.records.listeners import Listener
 from fedfm.records.names import BASELINES
@@ -37,14 +39,25 @@ class Display(Listener):
         """The run's facts."""
         self.terminal.print(describe_plan(plan))
         self.terminal.print()
+        self._check_reader("before round 1")
 
     def on_round(self, record: Record) -> None:
         """A line that stays."""
         self.terminal.print(describe_round(record), soft_wrap=True)
+        self._check_reader(f"after round {record['round']}")
 
     def on_warning(self, text: str) -> None:
         """A warning that stays."""
         self.terminal.print(Text(f"warning: {text}", style="yellow"), soft_wrap=True)
+
+    def _check_reader(self, where: str) -> None:
+        """Ends the run when nothing reads what it says.
+
+        Raises:
+            InterruptedRunError: its output was a pipe or a terminal that is closed.
+        """
+        if isinstance(self.terminal.file, Output) and self.terminal.file.lost:
+            raise InterruptedRunError(f"stopped {where} (its output was closed)")
 
 
 class PlainDisplay(Display):

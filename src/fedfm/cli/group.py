@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
 import click
 
+from fedfm.cli.output import discard
 from fedfm.errors import FedfmError, InterruptedRunError, Problem, RecipeError
 from fedfm.printable import escaped, in_json
 
@@ -73,5 +75,8 @@ def _tell(ctx: click.Context, message: str, code: int, problems: Sequence[Proble
         click.echo(in_json(json.dumps(told, ensure_ascii=False)))
     else:
         word, colour = ("interrupted", "yellow") if code == INTERRUPTED else ("error", "red")
-        click.echo(click.style(f"{word}: ", fg=colour, bold=True) + escaped(message), err=True)
+        try:
+            click.echo(click.style(f"{word}: ", fg=colour, bold=True) + escaped(message), err=True)
+        except OSError:  # nothing reads it: the exit code still tells
+            discard(sys.stderr)
     ctx.exit(code)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import sys
 from collections.abc import Iterator
-from typing import Any
+from contextlib import contextmanager, suppress
+from typing import IO, Any, cast
 
 import click
 from rich.console import Console, ConsoleOptions, ConsoleRenderable, RenderHook
@@ -37,9 +41,56 @@ class _Escaped:
             yield Segment(text if control else escaped(text), style, control)
 
 
+class Output:
+    """A standard stream whose reader may go away: the end of a pipe, or a terminal that is closed.
+
+    What is written from then on goes nowhere, also what Python itself writes as it ends.
+
+    Attributes:
+        lost: whether the reader has gone.
+    """
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream = stream
+        self.lost = False
+
+    def write(self, text: str) -> int:
+        """Writes text, if it can be read."""
+        with self._reader():
+            return self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Hands over what was written, if it can be read."""
+        with self._reader():
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    @contextmanager
+    def _reader(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in (errno.EPIPE, errno.EIO):
+                raise
+            self.lost = True
+            discard(self._stream)
+
+
+def discard(stream: IO[str]) -> None:
+    """Lets a stream whose reader has gone end in nothing."""
+    with suppress(OSError, ValueError):  # one in memory has no descriptor
+        nothing = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nothing, stream.fileno())
+        os.close(nothing)
+
+
 def console(*, stderr: bool = False) -> Console:
     """The terminal; words of data are never taken for markup nor control it, and numbers are not coloured."""
-    terminal = Console(stderr=stderr, markup=False, highlight=False, emoji=False)
+    output = Output(sys.stderr if stderr else sys.stdout)
+    terminal = Console(file=cast("IO[str]", output), markup=False, highlight=False, emoji=False)
     terminal.push_render_hook(_Escape())
     if not terminal.is_terminal:
         terminal.width = PLAIN_WIDTH

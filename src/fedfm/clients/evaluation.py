@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from fedfm.clients.threads import use_threads
 from fedfm.data.batches import evaluation_batches
 from fedfm.data.examples import Examples
 from fedfm.models.families import Family
@@ -32,6 +34,7 @@ class Evaluator:
         batch_size: examples a forward pass.
         seed: the run's seed; masks are the same at every evaluation.
         device: where the tunable is.
+        threads: of torch; None: as many as it has.
     """
 
     tunable: Tunable
@@ -42,6 +45,7 @@ class Evaluator:
     batch_size: int
     seed: int
     device: torch.device
+    threads: int | None = None
 
     def predicts(self, examples: Examples, indices: np.ndarray | None = None) -> bool:
         """Whether there is anything to predict in some examples; the model is not asked."""
@@ -87,7 +91,8 @@ class Evaluator:
         """Positions in ``indices``, batch and logits of one forward pass after the other."""
         self.tunable.eval()
         blocks = PackedBlocks.of(self.tunable, self.family, self.task.peft_type)
-        with torch.inference_mode(), blocks.installed():
+        threads = nullcontext() if self.threads is None else use_threads(self.threads)
+        with torch.inference_mode(), blocks.installed(), threads:
             for positions, cpu_batch in self._batches(examples, indices):
                 batch = {name: tensor.to(self.device) for name, tensor in cpu_batch.items()}
                 inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}

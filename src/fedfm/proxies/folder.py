@@ -29,6 +29,7 @@ from fedfm.models.identity import ModelIdentity
 from fedfm.models.processors import Modality, read_processor
 from fedfm.models.quiet import quiet
 from fedfm.params import Params, digest, load, save
+from fedfm.plain_files import refuse_links
 from fedfm.proxies.construct import Kept
 from fedfm.proxies.ffn import keep_neurons, neurons
 from fedfm.proxies.settings import FedPFT, Offsite
@@ -132,8 +133,11 @@ def read_manifest(folder: Path) -> Manifest:
     Raises:
         RecipeError: at ``proxy.path`` when it is no proxy's folder, or one of another version of fedfm.
         DataError: when its manifest is damaged.
+        StorageError: when it holds links, or anything else that is neither file nor folder.
     """
     file = folder / _MANIFEST
+    if folder.is_dir():
+        refuse_links(folder)
     if not file.is_file():
         raise RecipeError(
             f"{folder.absolute()} is no proxy's folder: it has no {_MANIFEST}; {_ANEW}", where="proxy.path"

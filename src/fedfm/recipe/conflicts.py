@@ -12,6 +12,7 @@ from fedfm.proxies import NoProxy
 from fedfm.proxies.plugin import refuses
 from fedfm.recipe.federation import DEFAULT_CLIENTS
 from fedfm.recipe.problems import overlap
+from fedfm.runtimes.settings import Local
 from fedfm.spelling import nearest
 from fedfm.tasks import TASKS
 
@@ -146,6 +147,13 @@ def _spares(recipe: Recipe) -> str | None:
     return None
 
 
+def _threads(recipe: Recipe) -> str | None:
+    runtime = recipe.runtime
+    if runtime.resolved_threads > 1 and isinstance(runtime, Local) and runtime.processes not in ("auto", 1):
+        return f"each of {runtime.processes} processes computes with one thread: use runtime.processes=1, or threads=1"
+    return None
+
+
 def _recompute(recipe: Recipe) -> str | None:
     if recipe.local.recompute != "none" and recipe.tune.kind == "prefix":
         return "a prefix lies in the cache of keys and values, which is not computed twice: use prompt or lora, or none"
@@ -207,6 +215,7 @@ CHECKS = (
     Check(("evaluate.metrics", "task.kind"), _metrics),
     Check(("evaluate.patience", "data.validation"), _patience),
     Check(("federation.sampling", "runtime.spares"), _spares),
+    Check(("runtime.threads", "runtime.processes"), _threads),
     Check(("local.recompute", "tune.kind"), _recompute),
     Check(("public", "proxy"), _public_data),
     Check(("tune.kind", "tune.target_modules", "proxy.kind", "proxy.interval"), _plug_in),

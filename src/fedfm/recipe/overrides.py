@@ -2,7 +2,8 @@
 
 The value is YAML, as in a file. Setting what chooses a group's kind (``tune.kind``, ``algorithm.name``,
 ``aggregate.rule``, …) starts that group afresh: of the file's keys none stay, of the overrides' keys all count,
-whatever their order. Everything else is set key by key.
+whatever their order. Only ``runtime`` keeps what all its kinds have, so that the same recipe gives the same bits
+wherever it runs. Everything else is set key by key.
 """
 
 from __future__ import annotations
@@ -15,6 +16,9 @@ from fedfm.errors import Problem, RecipeError
 from fedfm.recipe.fields import SELECTORS
 from fedfm.recipe.yaml_text import YamlError, parse
 
+KEPT = {"runtime": ("stack", "device", "precision", "threads")}
+"""Group → its keys that stay when its kind is set."""
+
 
 def apply_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     """A copy of a recipe's values with overrides applied in order.
@@ -26,10 +30,16 @@ def apply_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict
     assignments = [_parsed(override) for override in overrides]
     for keys, _ in assignments:
         if len(keys) > 1 and keys[-1] in SELECTORS:
-            _set(changed, keys[:-1], {})
+            _start_afresh(changed, keys[:-1])
     for keys, value in assignments:
         _set(changed, keys, value)
     return changed
+
+
+def _start_afresh(values: dict[str, Any], group: Sequence[str]) -> None:
+    before = values.get(group[0])
+    kept = before if isinstance(before, dict) else {}
+    _set(values, group, {key: kept[key] for key in KEPT.get(".".join(group), ()) if key in kept})
 
 
 def _parsed(override: str) -> tuple[list[str], Any]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from fedfm.errors import StorageError
+from fedfm.plain_files import open_plain
 from fedfm.private import private
 
 
@@ -41,7 +42,8 @@ def replace_text(path: Path, text: str) -> None:
     beside = path.with_name(f".{path.name}.partial")
     with storage(path, "write"):
         try:
-            with beside.open("w", encoding="utf-8", newline="\n") as file:
+            beside.unlink(missing_ok=True)  # of a process that was killed
+            with beside.open("x", encoding="utf-8", newline="\n") as file:
                 file.write(text)
                 file.flush()
                 os.fsync(file.fileno())
@@ -100,7 +102,7 @@ def synced_size(path: Path) -> int:
 
 def sync(path: Path) -> None:
     """Forces a file, or the names in a folder, to disk."""
-    descriptor = os.open(path, os.O_RDONLY)
+    descriptor = open_plain(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

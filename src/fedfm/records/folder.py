@@ -15,10 +15,18 @@ import psutil
 from filelock import FileLock, Timeout
 
 from fedfm.errors import RecipeError, StorageError
+from fedfm.plain_files import open_plain, refuse_links
 from fedfm.private import private_folder
 from fedfm.records import disk, jsonl
 
 LOCK, OWNER = ".lock", ".pid"
+
+FILES = (
+    "recipe.yaml", "env.json", "profile.json", "clients.json", "metrics.jsonl", "events.jsonl", "wire.jsonl",
+    "privacy.jsonl", "LATEST", "summary.json", "report.html", LOCK, OWNER,
+)  # fmt: skip
+FOLDERS = ("checkpoints", "adapter", "model", "proxy", "tensorboard")
+"""Names at which there may be a file only, or a folder only."""
 
 
 class RunFolder:
@@ -59,6 +67,8 @@ class RunFolder:
             raise RecipeError(f"{path} cannot be a folder: {blocked} is a file", where="name")
         with disk.storage(path, "read"):
             found = {entry.name for entry in path.iterdir()} - {LOCK, OWNER} if path.exists() else set()
+        if path.exists() and not found:
+            refuse_links(path, files=(LOCK, OWNER))
         if found:
             raise RecipeError(
                 f"{path} exists already; continue it with `fedfm resume {path}` "
@@ -68,14 +78,16 @@ class RunFolder:
 
     @classmethod
     def open(cls, path: Path | str) -> RunFolder:
-        """The folder of an existing run.
+        """The folder of an existing run, which somebody else may have made.
 
         Raises:
             RecipeError: there is no such folder, or it is not a run's.
+            StorageError: it holds links, or anything else that is neither file nor folder.
         """
         folder = cls(path)
         if not folder.path.is_dir():
             raise RecipeError(f"no such folder: {folder.path.absolute()}", source="run")
+        refuse_links(folder.path, files=FILES, folders=FOLDERS)
         if not folder.recipe.is_file():
             raise RecipeError(f"{folder.path} is not a run's folder: it has no {folder.recipe.name}", source="run")
         return folder
@@ -169,22 +181,20 @@ class RunFolder:
             StorageError: the lock file cannot be written.
         """
         lock = FileLock(self.path / LOCK, timeout=0)
-        owner = self.path / OWNER
         with disk.storage(self.path, "lock"):
             private_folder(self.path)
             try:
                 lock.acquire()
             except Timeout as error:
-                process = owner.read_text().strip() if owner.is_file() else ""
                 raise RecipeError(
-                    f"{self.path} is in use by process {process or '(unknown)'}; wait for it or stop it first",
+                    f"{self.path} is in use by process {self.process() or '(unknown)'}; wait for it or stop it first",
                     source="run",
                 ) from error
         try:
             self.write_text(OWNER, f"{os.getpid()}\n")
             yield
         finally:
-            owner.unlink(missing_ok=True)
+            (self.path / OWNER).unlink(missing_ok=True)
             lock.release()
 
     def process(self) -> int | None:
@@ -202,8 +212,10 @@ class RunFolder:
             StorageError: it cannot be written.
         """
         path = self._inside(file)
-        with disk.storage(path, "write"), path.open("ab") as lines:
-            lines.write(jsonl.line(record))
+        with disk.storage(path, "write"):
+            descriptor = open_plain(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+            with os.fdopen(descriptor, "ab") as lines:
+                lines.write(jsonl.line(record))
 
     def offsets(self) -> dict[str, int]:
         """Size in bytes of every file of records, all forced to disk: what a checkpoint keeps for `truncate`.
@@ -224,8 +236,8 @@ class RunFolder:
             if size < kept:
                 raise StorageError(f"{path} is damaged: {size} bytes, where the checkpoint counts {kept}")
             if size > kept:
-                with disk.storage(path, "write"):
-                    os.truncate(path, kept)
+                with disk.storage(path, "write"), os.fdopen(open_plain(path, os.O_WRONLY), "ab") as records:
+                    records.truncate(kept)
 
     def write_text(self, name: Path | str, text: str) -> Path:
         """Replaces a file of this folder in one step: after a crash it is the old one or the new one, whole.

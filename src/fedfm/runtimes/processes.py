@@ -167,7 +167,8 @@ def can_fork() -> bool:
 
 def _serve(line: Connection, others: Sequence[Connection], worker: Worker) -> None:
     """What a process does: trains what it is asked to until nobody asks any more."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    for number in (signal.SIGINT, signal.SIGHUP):  # these reach the whole group; the parent decides
+        signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__  # a live display's lock may have been held at the fork
     for other in others:

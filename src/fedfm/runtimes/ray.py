@@ -6,7 +6,6 @@ from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import Any
 
 import ray
-import torch
 
 from fedfm.errors import RecipeError
 from fedfm.runtimes.parcels import Lost, Parcel, ParcelError
@@ -109,7 +108,6 @@ class _Actor:
     """A worker in an actor."""
 
     def __init__(self, worker: type) -> None:
-        torch.set_num_threads(1)  # as everywhere that several processes train: the bits depend on it
         self.worker = worker()
 
     def handle(self, text: str, blobs: tuple[bytes, ...]) -> Iterator[tuple[str, tuple[bytes, ...]]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field
 
@@ -21,6 +21,19 @@ class RuntimeSettings(Settings):
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Arithmetic of the frozen blocks in local training; the tunable, its optimiser and every evaluation stay in
     float32. `auto` is bfloat16 where a run takes longer than a minute or two, on CPUs with instructions for it."""
+    threads: Literal["auto"] | Annotated[int, Field(ge=1, le=256)] = "auto"
+    """Threads of a process where the number decides bits: in training, making and aligning a proxy, and the server's
+    step. `auto` is 1, everywhere; more than 1 needs `processes: 1`. Evaluation uses all cores, unless
+    `evaluate.patience` goes by it."""
+
+    def with_threads(self) -> Self:
+        """The same with a number in place of `auto`."""
+        return self.model_copy(update={"threads": self.resolved_threads})
+
+    @property
+    def resolved_threads(self) -> int:
+        """Threads where their number decides bits."""
+        return 1 if self.threads == "auto" else self.threads
 
 
 class Local(RuntimeSettings):

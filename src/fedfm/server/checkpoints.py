@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -34,6 +35,16 @@ from fedfm.server.state import RunState
 
 FORMAT = 3
 """Version of the layout above; a checkpoint of another version is refused, not guessed at."""
+
+MANIFEST = "MANIFEST.json"
+REQUIRED = frozenset({"params.safetensors", "server.safetensors", "best.safetensors", "state.json"})
+"""Files that every checkpoint has."""
+
+NAME = re.compile(r"round-(\d{4,9})", re.ASCII)
+"""Of a checkpoint's folder."""
+
+DAMAGED = (OSError, ValueError, TypeError, KeyError, AttributeError, SafetensorError)
+"""What reading a checkpoint raises that is not as it was written."""
 
 
 @dataclass(frozen=True)
@@ -92,36 +103,52 @@ def _write(folder: Path, state: RunState, offsets: Mapping[str, int], identity: 
     saved = {"format": FORMAT, "offsets": dict(offsets), "identity": dict(identity), "state": state.numbers()}
     (folder / "state.json").write_text(json.dumps(saved, indent=1) + "\n")
     manifest = {path.name: _sha256(path) for path in sorted(folder.iterdir())}
-    (folder / "MANIFEST.json").write_text(json.dumps(manifest, indent=1) + "\n")
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
 
 
 def load_checkpoint(run: RunFolder) -> Checkpoint | None:
     """The newest sound checkpoint of a run, or None when the run has no checkpoint yet.
 
     Raises:
-        StorageError: there are checkpoints, and none is sound; or one is of another version of fedfm.
+        StorageError: there are checkpoints, and none is sound; or one is of another version of fedfm; or ``LATEST``
+            names something that is no checkpoint of a run.
     """
+    _check_latest(run)
     warnings: list[str] = []
     for folder in reversed(_folders(run)):
-        if damage := _damage(folder):
+        try:
+            return _read(folder, tuple(warnings))
+        except DAMAGED as error:
+            damage = f"it has no {error}" if isinstance(error, KeyError) else str(error)
             warnings.append(f"checkpoint {folder.name} is damaged ({damage}); going back to the one before")
-            continue
-        saved = json.loads((folder / "state.json").read_text())
-        if saved["format"] != FORMAT:
-            raise StorageError(
-                f"{folder} was written by another version of fedfm (format {saved['format']}, this one reads {FORMAT})"
-            )
-        state = RunState.restore(
-            saved["state"],
-            tensors.load(folder / "params.safetensors"),
-            _unflatten(tensors.load(folder / "server.safetensors")),
-            tensors.load(folder / "best.safetensors"),
-            *_proxy(folder / "proxy.safetensors", saved["state"]["proxy_version"]),
-        )
-        return Checkpoint(state, saved["offsets"], saved["identity"], tuple(warnings))
     if warnings:
         raise StorageError("no sound checkpoint is left: " + "; ".join(warnings))
     return None
+
+
+def _read(folder: Path, warnings: tuple[str, ...]) -> Checkpoint:
+    """A checkpoint; raises one of `DAMAGED` when it is not sound."""
+    _check_manifest(folder)
+    saved = json.loads((folder / "state.json").read_text())
+    if saved["format"] != FORMAT:
+        raise StorageError(
+            f"{folder} was written by another version of fedfm (format {saved['format']}, this one reads {FORMAT})"
+        )
+    state = RunState.restore(
+        saved["state"],
+        tensors.load(folder / "params.safetensors"),
+        _unflatten(tensors.load(folder / "server.safetensors")),
+        tensors.load(folder / "best.safetensors"),
+        *_proxy(folder / "proxy.safetensors", saved["state"]["proxy_version"]),
+    )
+    if state.round != int(folder.name.removeprefix("round-")):
+        raise ValueError(f"it is of round {state.round}")
+    offsets, identity = dict(saved["offsets"]), dict(saved["identity"])
+    if not all(type(size) is int and size >= 0 for size in offsets.values()):
+        raise ValueError("a size of a record file is no number from 0 up")
+    if not all(isinstance(value, str) for value in identity.values()):
+        raise ValueError("its identity is no text")
+    return Checkpoint(state, offsets, identity, warnings)
 
 
 def _proxy(path: Path, number: int | None) -> tuple[ProxyVersion | None, Params]:
@@ -133,19 +160,36 @@ def _proxy(path: Path, number: int | None) -> tuple[ProxyVersion | None, Params]
 
 
 def _folders(run: RunFolder) -> list[Path]:
-    """The checkpoints in the order of their rounds."""
-    return sorted(run.checkpoints.glob("round-*"), key=lambda path: int(path.name.removeprefix("round-")))
+    """The checkpoints in the order of their rounds; entries of other names are none."""
+    found = run.checkpoints.glob("round-*") if run.checkpoints.is_dir() else ()
+    rounds = {path: match for path in found if (match := NAME.fullmatch(path.name))}
+    return sorted(rounds, key=lambda path: int(rounds[path][1]))
 
 
-def _damage(folder: Path) -> str | None:
-    try:
-        manifest = json.loads((folder / "MANIFEST.json").read_text())
-        for name, digest in manifest.items():
-            if _sha256(folder / name) != digest:
-                return f"{name} does not match its sha256"
-    except (OSError, ValueError, AttributeError) as error:
-        return str(error)
-    return None
+def _check_latest(run: RunFolder) -> None:
+    """Refuses a pointer to somewhere else; one that is empty or names a checkpoint that is gone was not yet written."""
+    name = run.latest.read_text(errors="replace").strip() if run.latest.is_file() else ""
+    if name and not NAME.fullmatch(name):
+        raise StorageError(f"{run.latest} names no checkpoint of this run ({name[:40]!r}): it may have been changed")
+
+
+def _check_manifest(folder: Path) -> None:
+    """Holds the files of a checkpoint against its manifest, which names each of them and no other.
+
+    Raises:
+        OSError, ValueError: they differ, or it cannot be read.
+    """
+    manifest = json.loads((folder / MANIFEST).read_text())
+    if not isinstance(manifest, dict):
+        raise ValueError(f"{MANIFEST} is no table of files")
+    there = {path.name for path in folder.iterdir()} - {MANIFEST}
+    if missing := sorted((REQUIRED | manifest.keys()) - there):
+        raise ValueError(f"{', '.join(missing)} is missing")
+    if extra := sorted(there - manifest.keys()):
+        raise ValueError(f"{MANIFEST} does not name {', '.join(extra)}")
+    for name, digest in manifest.items():
+        if _sha256(folder / name) != digest:
+            raise ValueError(f"{name} does not match its sha256")
 
 
 def _sha256(path: Path) -> str:

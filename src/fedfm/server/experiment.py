@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from fedfm.clients import Evaluator, Worker
+from fedfm.clients import Evaluator, Worker, use_threads
 from fedfm.errors import DataError
 from fedfm.models.backbones import Backbone, load_backbone
 from fedfm.models.tunable import Tunable
@@ -134,6 +134,14 @@ def build_experiment(recipe: Recipe, sites: Sequence[str] = ()) -> Experiment:
         DataError: a file cannot be read, or there is nothing to predict in what is evaluated.
     """
     device = choose_device(recipe.runtime.device)
+    resolved = recipe.model_copy(update={"runtime": recipe.runtime.with_threads()})
+    available = torch.get_num_threads()
+    with use_threads(resolved.runtime.resolved_threads):
+        return _build(resolved, sites, device, available)
+
+
+def _build(recipe: Recipe, sites: Sequence[str], device: torch.device, available: int) -> Experiment:
+    """As `build_experiment`, with the threads that the recipe says; ``available`` are there for evaluation."""
     data = prepare_data(recipe, sites)
     backbone = _load(data)
     data = replace(data, recipe=_with_commit(data.recipe, backbone))
@@ -150,7 +158,7 @@ def build_experiment(recipe: Recipe, sites: Sequence[str] = ()) -> Experiment:
         worker, sharing = make_worker(here, attached.model, attached.at_clients, attached.held, device)
         processes, training = sharing.processes, sharing.words
         data = replace(data, recipe=data.recipe.model_copy(update={"runtime": sharing.runtime}))
-    evaluator = _evaluator(data, backbone, attached.tunable, device)
+    evaluator = _evaluator(data, backbone, attached.tunable, device, available)
     _refuse_unmeasurable(data, evaluator)
     return Experiment(
         data=data,
@@ -221,7 +229,9 @@ def _refuse_unmeasurable(data: FederatedData, evaluator: Evaluator) -> None:
             )
 
 
-def _evaluator(data: FederatedData, backbone: Backbone, tunable: Tunable, device: torch.device) -> Evaluator:
+def _evaluator(
+    data: FederatedData, backbone: Backbone, tunable: Tunable, device: torch.device, available: int
+) -> Evaluator:
     evaluate, task = data.recipe.evaluate, data.task
     return Evaluator(
         tunable=tunable,
@@ -232,4 +242,5 @@ def _evaluator(data: FederatedData, backbone: Backbone, tunable: Tunable, device
         batch_size=evaluate.batch_size,
         seed=data.recipe.seed,
         device=device,
+        threads=available if evaluate.patience is None else data.recipe.runtime.resolved_threads,
     )

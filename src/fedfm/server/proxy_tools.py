@@ -14,6 +14,7 @@ from torch import nn
 from transformers import AutoModel, AutoModelForImageClassification
 from transformers.models.bart.modeling_bart import shift_tokens_right
 
+from fedfm.clients import use_threads
 from fedfm.data.settings import PublicSettings
 from fedfm.errors import RecipeError
 from fedfm.models.backbones import Backbone, load_backbone
@@ -136,7 +137,8 @@ def build_proxy(recipe: Recipe, folder: Path | str) -> dict[str, Any]:
     if experiment.proxy is None:
         raise RuntimeError("an experiment with a proxy has none")
     probes: list[dict[str, Any]] = []
-    version = experiment.proxy.prepare(experiment.start, probes.append)
+    with use_threads(experiment.recipe.runtime.resolved_threads):
+        version = experiment.proxy.prepare(experiment.start, probes.append)
     with replacing_folder(folder) as beside:
         experiment.proxy.save(beside, version)
     return {

@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 from torch import nn
 
-from fedfm.clients import spread
+from fedfm.clients import spread, use_threads
 from fedfm.errors import InterruptedRunError, RecipeError, StorageError, TooFewClientsError
 from fedfm.models.identity import PARTS
 from fedfm.private import private
@@ -226,10 +226,10 @@ def _play(
     folder.write_json(folder.environment, environment())
     folder.write_json(folder.clients, experiment.data.table())
     folder.events.touch()
-    for listener in listeners:
-        listener.on_start(describe(experiment))
-    with stop_on_signals() as stop:
+    with stop_on_signals() as stop, use_threads(experiment.recipe.runtime.resolved_threads):
         try:
+            for listener in listeners:
+                listener.on_start(describe(experiment))
             if isinstance(runtime, NodesRuntime):
                 runtime.attend(lambda: stop.check("while nodes were waited for"))
             loop = RoundLoop(experiment, runtime, folder, listeners, stop)
@@ -237,9 +237,10 @@ def _play(
             folder.write_json(folder.clients, venue.informed(experiment).data.table())  # those that came later, too
             _finish(experiment, folder, listeners, state, stop)
         except (InterruptedRunError, KeyboardInterrupt) as error:
-            _write_unfinished(experiment, folder, "interrupted")
+            where = str(error) if isinstance(error, InterruptedRunError) else "stopped at once"
+            number = _write_unfinished(experiment, folder, "interrupted")
+            folder.append(folder.events, {"round": number, "kind": "interrupted", "client": None, "reason": where})
             _say_ended(runtime, folder, experiment, "interrupted")
-            where = error if isinstance(error, InterruptedRunError) else "stopped at once"
             raise InterruptedRunError(f"{where}\nresume it with: {venue.again(folder.path)}") from error
         except TooFewClientsError as error:
             _write_unfinished(experiment, folder, "failed")
@@ -316,11 +317,14 @@ def _write_proxy(experiment: Experiment, folder: RunFolder, state: RunState) -> 
             experiment.proxy.save(beside, state.proxy)
 
 
-def _write_unfinished(experiment: Experiment, folder: RunFolder, status: Status) -> None:
+def _write_unfinished(experiment: Experiment, folder: RunFolder, status: Status) -> int:
+    """The summary of a run as of its last checkpoint; the round of that."""
     saved = load_checkpoint(folder)
-    if saved is not None:
-        _write_proxy(experiment, folder, saved.state)
-        folder.write_json(folder.summary, summarize(experiment, saved.state, status, {}, None, None))
+    if saved is None:
+        return 0
+    _write_proxy(experiment, folder, saved.state)
+    folder.write_json(folder.summary, summarize(experiment, saved.state, status, {}, None, None))
+    return saved.state.round
 
 
 def _say_ended(runtime: Runtime, folder: RunFolder, experiment: Experiment, status: Status) -> None:

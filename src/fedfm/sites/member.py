@@ -110,7 +110,7 @@ class Member:
 
     @private()
     def stay(self) -> None:
-        """Stays in the federation until SIGTERM or Ctrl-C; processes that end are started again.
+        """Stays in the federation until Ctrl-C, SIGTERM or SIGHUP; processes that end are started again.
 
         Raises:
             RecipeError: the SuperNode ended for a reason that no second start mends, or another process has the folder.
@@ -119,9 +119,10 @@ class Member:
         lock = hold(self.folder)
         policy = Policy() if self.policy is None else read_settings(self.policy, Policy)
         offline = {} if policy.allow_network else {"HF_HUB_OFFLINE": "1"}
-        supervisor = Supervisor(self.folder, environment(self.folder) | offline, at_site=True)
+        supervisor = Supervisor(self.folder, environment(self.folder) | offline)
         log = Follower(self.folder / f"{WORKER}.log", self.say)
-        before = signal.signal(signal.SIGTERM, _stop)
+        ends = [signal.SIGTERM, *([signal.SIGHUP] if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN else [])]
+        before = {number: signal.signal(number, _stop) for number in ends}
         try:
             for name in (WORKER, NODE):
                 self._start(supervisor, name)
@@ -141,7 +142,8 @@ class Member:
             supervisor.close()
             log.follow()
             lock.release()
-            signal.signal(signal.SIGTERM, before)
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
     def _start(self, supervisor: Supervisor, name: str) -> None:
         self._started[name] = time.monotonic()

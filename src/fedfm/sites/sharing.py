@@ -26,8 +26,9 @@ from fedfm.sites.devices import gains_by_bfloat16
 from fedfm.tasks import Task
 from fedfm.tasks.language_modeling import IGNORED
 
-LONG = 1e13
-"""Operations of a run, roughly, from which `auto` takes several processes and bfloat16: a minute or two of one core."""
+LONG, SHARED = 1e13, 1e12
+"""Operations of a run, roughly, from which `auto` takes bfloat16 (a minute or two of one core), and from which it takes
+several processes, each of one thread (some ten seconds)."""
 
 TOKENS = {"cpu": 8192, "cuda": 131_072}
 """Tokens of a step, at most, that `auto` puts together: on a CPU all from 2,048 up are as fast, a GPU's are a guess."""
@@ -76,10 +77,11 @@ def choose_sharing(
             ``runtime.precision`` when clients cannot share passes: only shared ones compute in bfloat16; at
             ``local.recompute`` when the model's blocks are not described.
     """
-    is_long = _operations(recipe, backbone.model.num_parameters(), examples) > LONG
-    processes = _processes(recipe, device, is_long=is_long)
+    operations = _operations(recipe, backbone.model.num_parameters(), examples)
+    parts = min(cpu_count(), _cohort(recipe)) if operations > SHARED and _can_share(device) else 1
+    processes = _processes(recipe, device, parts)
     stacking, words = _stacking(
-        recipe, backbone, tunable, task, processor, device=device, processes=processes, is_long=is_long
+        recipe, backbone, tunable, task, processor, device=device, parts=parts, is_long=operations > LONG
     )
     chosen: dict[str, Any] = {
         "stack": stacking.clients if stacking else "off",
@@ -100,7 +102,7 @@ def _stacking(
     processor: Processor,
     *,
     device: torch.device,
-    processes: int,
+    parts: int,
     is_long: bool,
 ) -> tuple[Stacking | None, str]:
     wanted = recipe.runtime.stack
@@ -109,7 +111,7 @@ def _stacking(
         if recipe.runtime.precision == "bfloat16":
             raise RecipeError(f"one by one, clients are trained in float32 ({problem})", where="runtime.precision")
         return None, f"one client at a time ({problem})"
-    clients = _fitting(recipe, tunable, device, processes) if wanted == "auto" else wanted
+    clients = _fitting(recipe, tunable, device, parts) if wanted == "auto" else wanted
     pad = cast(int, processor.pad_token_id) if isinstance(processor, PreTrainedTokenizerBase) else 0
     padding = {"input_ids": pad, "labels": IGNORED}
     blocks = PackedBlocks.of(tunable, backbone.family, task.peft_type)
@@ -175,12 +177,15 @@ def _problem_in_bfloat16(recipe: Recipe, blocks: PackedBlocks) -> str | None:
     return None
 
 
-def _fitting(recipe: Recipe, tunable: Tunable, device: torch.device, processes: int) -> int:
-    """Clients whose batches fit together, at most a process's share of the cohort."""
-    room = _free_memory(device) / processes / 2 / _bytes_a_token(tunable)
+def _fitting(recipe: Recipe, tunable: Tunable, device: torch.device, parts: int) -> int:
+    """Clients whose batches fit together, at most a part of the cohort.
+
+    It decides bits, so ``parts`` is how many processes a local run would have, whatever the runtime is.
+    """
+    room = _free_memory(device) / parts / 2 / _bytes_a_token(tunable)
     tokens = min(TOKENS.get(device.type, TOKENS["cpu"]), room)
     each = recipe.local.batch_size * recipe.data.max_length
-    return max(1, min(int(tokens // each), math.ceil(_cohort(recipe) / processes)))
+    return max(1, min(int(tokens // each), math.ceil(_cohort(recipe) / parts)))
 
 
 def _free_memory(device: torch.device) -> float:
@@ -203,16 +208,21 @@ def _cohort(recipe: Recipe) -> int:
     return recipe.federation.cohort_size(recipe.federation.clients or 1)
 
 
-def _processes(recipe: Recipe, device: torch.device, *, is_long: bool) -> int:
+def _processes(recipe: Recipe, device: torch.device, parts: int) -> int:
+    """How many processes train clients; by itself, one for each of so many parts of the cohort."""
     if not isinstance(recipe.runtime, Local):
         return 1
     wanted = recipe.runtime.processes
-    possible = can_fork() and device.type == "cpu"
-    if wanted != "auto":
-        if wanted > 1 and not possible:
-            raise RecipeError("several processes need Linux and a CPU; leave it at `auto`", where="runtime.processes")
-        return wanted
-    return min(cpu_count(), _cohort(recipe)) if possible and is_long else 1
+    if wanted == "auto":
+        return parts if recipe.runtime.resolved_threads == 1 else 1
+    if wanted > 1 and not _can_share(device):
+        raise RecipeError("several processes need Linux and a CPU; leave it at `auto`", where="runtime.processes")
+    return wanted
+
+
+def _can_share(device: torch.device) -> bool:
+    """Whether several processes can train on it."""
+    return can_fork() and device.type == "cpu"
 
 
 def _operations(recipe: Recipe, parameters: int, examples: int) -> float:

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from fedfm import __version__
 from fedfm.clients import Worker
 from fedfm.data.settings import shown
@@ -250,6 +252,7 @@ class Site:
     def _train(self, run: _Run, work: Work, messages: tuple[bytes, ...]) -> Iterator[Parcel]:
         if unknown := [client for client, _ in work.clients if client not in run.worker.clients]:
             raise DataError(f"there is no data of client {unknown[0]} here")
+        torch.set_num_threads(run.data.recipe.runtime.resolved_threads)  # they decide bits, as at the server
         run.worker.prepare({str(place): message for place, message in enumerate(messages)})
         for client, answer in run.worker.train({client: messages[place] for client, place in work.clients}):
             if self._own is not None:

@@ -2,8 +2,8 @@
 
 A run's server loop stays in its own process. The ServerApp is a relay: it connects to a Unix socket of that process,
 pushes the parcels that come from there to nodes, and hands back what the nodes answer, each as it is pulled. So nothing
-of a run's state is in Flower's hands. The ClientApp, which Flower starts anew for
-every message, hands its parcel to a worker that stays. Neither loads torch.
+of a run's state is in Flower's hands. The ClientApp, which Flower starts for every message, hands its parcel to a
+worker that stays. Neither loads torch.
 
 A message that Flower was handing over when a connection broke is lost, and Flower takes it as delivered: so the relay
 asks nodes that do not answer whether they had theirs.
@@ -20,16 +20,13 @@ from pathlib import Path
 
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
-from flwr.serverapp import Grid, ServerApp
+from flwr.serverapp import Grid
 
 from fedfm.runtimes import sockets
 from fedfm.runtimes.flower.grid import ACTION, ASK, GridLine
 from fedfm.runtimes.flower.records import from_record, to_record
 from fedfm.runtimes.inbox import Inbox
 from fedfm.runtimes.parcels import Lost, Nodes, Parcel, Refusal, joined
-
-SOCKET = "fedfm-socket"
-"""Key, of a ServerApp's run config and of a node's config, of the socket to speak to."""
 
 POLL = 0.2
 """Seconds between two looks for replies."""
@@ -86,14 +83,6 @@ def _told(server: socket.socket, nodes: list[str], known: list[str]) -> list[str
     return nodes
 
 
-server_app = ServerApp()
-
-
-@server_app.main()
-def _main(grid: Grid, context: Context) -> None:
-    relay(grid, Path(str(context.run_config[SOCKET])))
-
-
 def make_client_app(handler_for: Callable[[Context], Handler]) -> ClientApp:
     """A ClientApp that hands every parcel to the handler of its node.
 
@@ -128,9 +117,10 @@ def _client_app(answer: Callable[[str, Context, Parcel], Iterable[Parcel]]) -> C
     return app
 
 
-def _by_worker(message: str, context: Context, parcel: Parcel) -> Iterable[Parcel]:
-    """The answer of the worker that stays on this node, behind its socket."""
-    return sockets.ask(Path(str(context.node_config[SOCKET])), parcel, patience=PATIENCE, name=message)
+def client_app(path: Path) -> ClientApp:
+    """A ClientApp that hands every parcel to the worker that stays, behind its socket at ``path``."""
 
+    def by_worker(message: str, context: Context, parcel: Parcel) -> Iterable[Parcel]:
+        return sockets.ask(path, parcel, patience=PATIENCE, name=message)
 
-client_app = _client_app(_by_worker)
+    return _client_app(by_worker)

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.serialization.ssh import load_ssh_public_key
 from flwr.cli.build import build_fab_from_files
 from flwr.cli.typing import SuperLinkConnection
 from flwr.cli.utils import init_http_client_from_connection
-from flwr.common.serde import fab_to_proto, user_config_to_proto
+from flwr.common.serde import fab_to_proto
 from flwr.proto.control_pb2 import (
     ListNodesRequest,
     RegisterNodeRequest,
@@ -28,7 +28,7 @@ from flwr.supercore.fab import Fab
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 
 from fedfm import __version__
-from fedfm.runtimes.flower.apps import SOCKET
+from fedfm.runtimes.flower.control_auth import ClientSide
 
 PROJECT = f"""\
 [project]
@@ -41,20 +41,24 @@ dependencies = []
 publisher = "fedfm"
 
 [tool.flwr.app.components]
-serverapp = "fedfm.runtimes.flower.apps:server_app"
-clientapp = "fedfm.runtimes.flower.apps:client_app"
-
-[tool.flwr.app.config]
-{SOCKET} = ""
+serverapp = "fedfm:installed"
+clientapp = "fedfm:installed"
 """
-"""All that Flower ships to sites: the names of apps that are installed there."""
+"""The bundle of a relay's run: what Flower asks of a bundle. Nothing in it is read (`installed`)."""
 
 
 class Control:
     """A SuperLink's control interface; every call is a connection of its own."""
 
-    def __init__(self, address: str, certificate: Path) -> None:
-        """Speaks to the SuperLink at ``address``, whose certificate the authority in ``certificate`` has signed."""
+    def __init__(self, address: str, certificate: Path, secret: Path) -> None:
+        """An interface.
+
+        Args:
+            address: host and port of the SuperLink.
+            certificate: of the authority that has signed the SuperLink's.
+            secret: file of the secret that the SuperLink was started with.
+        """
+        self._secret = secret
         self._connection = SuperLinkConnection(
             name="fedfm", address=address, root_certificates=str(certificate), insecure=False
         )
@@ -78,25 +82,12 @@ class Control:
                 known[str(client.RegisterNode(RegisterNodeRequest(public_key=key, name=name)).node_id)] = name
         return known
 
-    def start(self, socket: Path) -> int:
-        """Starts a relay to the server that listens at ``socket``; Flower's number of its run."""
-        return self.start_app({"pyproject.toml": PROJECT.encode()}, {SOCKET: str(socket)})
-
-    def start_app(self, files: Mapping[str, bytes], config: Mapping[str, str]) -> int:
-        """Starts a Flower app.
-
-        Args:
-            files: its bundle, ``pyproject.toml`` among them.
-            config: what it gets of its settings.
-
-        Returns:
-            Flower's number of its run.
-        """
-        content, _ = build_fab_from_files(files)
+    def start(self) -> int:
+        """Starts a relay to the socket that the SuperExec was started with; Flower's number of its run."""
+        content, _ = build_fab_from_files({"pyproject.toml": PROJECT.encode()})
         fab = Fab(hashlib.sha256(content).hexdigest(), content, {})
-        asked = StartRunRequest(fab=fab_to_proto(fab), override_config=user_config_to_proto(dict(config)))
         with self._connected() as client:
-            return int(client.StartRun(asked).run_id)
+            return int(client.StartRun(StartRunRequest(fab=fab_to_proto(fab))).run_id)
 
     def stop(self, run: int) -> None:
         """Ends a relay's run, so that no node goes on working for it; one that has ended already stays so."""
@@ -106,6 +97,6 @@ class Control:
     @contextmanager
     def _connected(self) -> Iterator[ControlHttpClient]:
         with redirect_stdout(StringIO()):  # it says where it connects to
-            client = init_http_client_from_connection(self._connection)
+            client = init_http_client_from_connection(self._connection, ClientSide(self._secret))
         with closing(client):  # a SuperLink waits for open connections before it ends
             yield client

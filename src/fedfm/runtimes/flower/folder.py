@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from filelock import BaseFileLock, FileLock, Timeout
 
 from fedfm.errors import RecipeError, StorageError
+from fedfm.plain_files import refuse_links
 
 
 def hold(folder: Path) -> BaseFileLock:
@@ -14,12 +16,15 @@ def hold(folder: Path) -> BaseFileLock:
 
     Raises:
         RecipeError: another process holds it.
-        StorageError: it cannot be made or written.
+        StorageError: it cannot be made or written, it is another account's, or there are links in it.
     """
     lock = FileLock(folder / ".lock", timeout=0)
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if (owner := folder.stat().st_uid) != os.geteuid():
+            raise StorageError(f"{folder} belongs to another account (user id {owner}): name a folder of your own")
         folder.chmod(0o700)
+        refuse_links(folder, files=(".lock",), sockets=True)
         lock.acquire()
     except Timeout as error:
         reason = f"{folder} is in use by another process; stop it, or name another folder"

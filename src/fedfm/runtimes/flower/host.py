@@ -11,6 +11,7 @@ from fedfm.runtimes.flower.control import Control
 from fedfm.runtimes.flower.folder import hold
 from fedfm.runtimes.flower.superlink import (
     DATABASE,
+    RELAY,
     SUPEREXEC,
     SUPERLINK,
     environment,
@@ -66,7 +67,7 @@ class HostLine(RelayLine):
             self._supervisor = Supervisor(folder, environment(folder))
             undo.callback(self._supervisor.close)
             super().__init__(
-                folder / "relay.sock",
+                folder / RELAY,
                 nodes=len(keys),
                 patience=patience,
                 deadline=deadline,
@@ -114,7 +115,7 @@ class HostLine(RelayLine):
         with within(environment(self.folder)):
             if self._run is not None:
                 self._control.stop(self._run)  # else sites work on for it until Flower notices
-            self._run = self._control.start(self.path)
+            self._run = self._control.start()
 
     def close(self) -> None:
         """Ends what sites connect to; they wait until it is there again."""

@@ -8,6 +8,7 @@ import hashlib
 import ipaddress
 import os
 import re
+import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -91,12 +92,23 @@ def certificate_fingerprint(path: Path) -> str:
     return certificate.fingerprint(hashes.SHA256()).hex(":").upper()
 
 
-def new_certificates(folder: Path, names: Sequence[str]) -> None:
+def new_secret(path: Path) -> None:
+    """Writes a random secret to ``path``, for this user alone, in place of an earlier one.
+
+    Args:
+        path: in a folder that only this user can write.
+    """
+    path.unlink(missing_ok=True)
+    _write({path: secrets.token_hex(32).encode()}, secret=path)
+
+
+def new_certificates(folder: Path, names: Sequence[str], *, days: int = DAYS) -> None:
     """Writes an authority's certificate, and a server's certificate and key that it signed; its own key is forgotten.
 
     Args:
         folder: empty, or not there yet.
         names: host names and addresses that clients reach the server by; at least one.
+        days: that they are good for.
 
     Raises:
         RecipeError: one of the files is there already, or a name is no host's and no address; nothing is written.
@@ -110,14 +122,14 @@ def new_certificates(folder: Path, names: Sequence[str]) -> None:
         data_encipherment=False, key_agreement=False, encipher_only=False, decipher_only=False,
     )  # fmt: skip
     root = (
-        _certificate(issuer, issuer, authority.public_key())
+        _certificate(issuer, issuer, authority.public_key(), days)
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
         .add_extension(usage, critical=True)
         .sign(authority, hashes.SHA256())
     )
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "fedfm server, for trying")])
     server = (
-        _certificate(subject, issuer, key.public_key())
+        _certificate(subject, issuer, key.public_key(), days)
         .add_extension(x509.SubjectAlternativeName(alternatives), critical=False)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
@@ -136,7 +148,9 @@ def new_certificates(folder: Path, names: Sequence[str]) -> None:
     _write({folder / name: content for name, content in files.items()}, secret=folder / KEY)
 
 
-def _certificate(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:
+def _certificate(
+    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, days: int
+) -> x509.CertificateBuilder:
     now = datetime.datetime.now(datetime.UTC)
     return (
         x509.CertificateBuilder()
@@ -145,7 +159,7 @@ def _certificate(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePub
         .public_key(key)
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - datetime.timedelta(minutes=5))
-        .not_valid_after(now + datetime.timedelta(days=DAYS))
+        .not_valid_after(now + datetime.timedelta(days=days))
     )
 
 

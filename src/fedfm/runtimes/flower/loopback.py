@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 
 from fedfm.runtimes.flower.keys import AUTHORITY, new_certificates, new_key
-from fedfm.runtimes.flower.superlink import START, environment, start_superlink, within
+from fedfm.runtimes.flower.superlink import RELAY, START, environment, start_superlink, within
 from fedfm.runtimes.flower.supernode import free_ports, start_supernode
 from fedfm.runtimes.flower.supervisor import Supervisor
 from fedfm.runtimes.relay import RelayLine
@@ -33,9 +33,9 @@ class LoopbackLine(RelayLine):
         """
         self.folder = Path(tempfile.mkdtemp(prefix="fedfm-"))
         self._hub = Supervisor(self.folder, environment(self.folder))
-        self._sites = Supervisor(self.folder, environment(self.folder), at_site=True)
+        self._sites = Supervisor(self.folder, environment(self.folder))
         super().__init__(
-            self.folder / "relay.sock",
+            self.folder / RELAY,
             nodes=settings.nodes,
             patience=START,
             deadline=settings.deadline,
@@ -79,4 +79,4 @@ class LoopbackLine(RelayLine):
                 worker=worker,
                 port=port,
             )
-        control.start(self.path)
+        control.start()

@@ -1,9 +1,8 @@
-"""A SuperLink on this machine's loopback, with the process that runs its ServerApps, as it survives a kill."""
+"""A SuperLink on this machine's loopback, with the process that starts its relays, as it survives a kill."""
 
 from __future__ import annotations
 
 import os
-import secrets
 import socket
 import ssl
 import time
@@ -12,16 +11,19 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
+from flwr.supercore.constant import TaskType
 
 from fedfm.errors import RecipeError, TooFewClientsError
 from fedfm.runtimes.flower.control import Control
-from fedfm.runtimes.flower.keys import AUTHORITY, CERTIFICATE, KEY
+from fedfm.runtimes.flower.control_auth import SECRET_OPTION
+from fedfm.runtimes.flower.keys import AUTHORITY, CERTIFICATE, KEY, new_secret
+from fedfm.runtimes.flower.programs import command
 from fedfm.runtimes.flower.supervisor import Supervisor
 
 SUPERLINK, SUPEREXEC = "superlink", "superexec"
 """Names of its processes."""
 
-DATABASE, SECRET = "superlink.db", "secret"
+DATABASE, SECRET, RELAY = "superlink.db", "secret", "relay.sock"
 """Names of its files."""
 
 START = 60.0
@@ -40,13 +42,14 @@ def environment(folder: Path) -> dict[str, str]:
 
 
 def start_superlink(supervisor: Supervisor, folder: Path, tls: Path, port: int, *, in_memory: bool = False) -> Control:
-    """Starts a SuperLink that takes only nodes whose keys it knows, and waits until it answers.
+    """Starts a SuperLink for nodes whose keys it knows and for who knows its secret, and waits until it answers.
 
     Args:
         supervisor: of its processes.
-        folder: of its database and secret, this user's alone; what it knew is there when it starts again.
+        folder: of its database, its secret and the socket that relays connect to (`RELAY`), this user's alone; what it
+            knew is there when it starts again.
         tls: folder with ``ca.crt``, ``server.pem`` and ``server.key``; the certificate is good for 127.0.0.1.
-        port: to listen at, on 127.0.0.1 only: paths other than ``/v1/fleet/`` answer anybody.
+        port: to listen at, on 127.0.0.1 only.
         in_memory: keeps what it knows in memory, which large messages need not be written and deleted for.
 
     Raises:
@@ -55,26 +58,25 @@ def start_superlink(supervisor: Supervisor, folder: Path, tls: Path, port: int, 
     """
     secret, address = folder / SECRET, f"127.0.0.1:{port}"
     _refuse_taken(port)
-    secret.unlink(missing_ok=True)
-    secret.touch(mode=0o600)
-    secret.write_text(secrets.token_hex(32))
+    new_secret(secret)
     supervisor.start(
-        SUPERLINK, "flower-superlink", "--host", "127.0.0.1", "--port", str(port),
+        SUPERLINK, *command("flower-superlink"), "--host", "127.0.0.1", "--port", str(port),
         "--ssl-ca-certfile", str(tls / AUTHORITY), "--ssl-certfile", str(tls / CERTIFICATE),
         "--ssl-keyfile", str(tls / KEY), "--enable-supernode-auth", "--isolation", "process",
-        "--superexec-auth-secret-file", str(secret),
+        SECRET_OPTION, str(secret),
         *(() if in_memory else ("--database", str(folder / DATABASE))),
     )  # fmt: skip
-    _wait_for(supervisor, address, tls / AUTHORITY)
+    wait_for(supervisor, address, tls / AUTHORITY)
     start_superexec(supervisor, folder, tls, port)
-    return Control(address, tls / AUTHORITY)
+    return Control(address, tls / AUTHORITY, secret)
 
 
 def start_superexec(supervisor: Supervisor, folder: Path, tls: Path, port: int) -> None:
-    """Starts the process that runs a SuperLink's ServerApps; the arguments are those of the SuperLink."""
+    """Starts the process that starts a SuperLink's relays; the arguments are those of the SuperLink."""
     supervisor.start(
-        SUPEREXEC, "flower-superexec", "--runtime-api-address", f"127.0.0.1:{port}",
-        "--root-certificates", str(tls / AUTHORITY), "--superexec-auth-secret-file", str(folder / SECRET),
+        SUPEREXEC, *command("flower-superexec", TaskType.SERVER_APP.value, str(folder / RELAY)),
+        "--runtime-api-address", f"127.0.0.1:{port}", "--root-certificates", str(tls / AUTHORITY),
+        SECRET_OPTION, str(folder / SECRET),
     )  # fmt: skip
 
 
@@ -99,7 +101,12 @@ def _refuse_taken(port: int) -> None:
             raise RecipeError(f"port {port} cannot be had: {error.strerror}; name another", source="--port") from error
 
 
-def _wait_for(supervisor: Supervisor, address: str, authority: Path) -> None:
+def wait_for(supervisor: Supervisor, address: str, authority: Path) -> None:
+    """Waits until the SuperLink among a supervisor's processes answers at an address.
+
+    Raises:
+        TooFewClientsError: a process ended, or it did not answer.
+    """
     end = time.monotonic() + START
     with httpx.Client(verify=ssl.create_default_context(cafile=authority)) as client:
         while time.monotonic() < end:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import re
+import shutil
 import socket
 from contextlib import ExitStack
 from pathlib import Path
 
-from fedfm.runtimes.flower.apps import SOCKET
+from fedfm.runtimes.flower.keys import AUTHORITY, CERTIFICATE, KEY, new_certificates, new_secret
+from fedfm.runtimes.flower.programs import command
 from fedfm.runtimes.flower.supervisor import Supervisor
 
 REASONS = {
@@ -31,6 +32,9 @@ PERMANENT = frozenset({302, 600, 603})
 CONNECTED = "SuperNode ID"
 """What a SuperNode says when a server has taken it."""
 
+OWN_DAYS = 3650
+"""That the certificate of a SuperNode's own port is good for; it is made at each start."""
+
 _REASON = re.compile(r"ref-exit-codes/(\d+)")
 
 
@@ -43,10 +47,10 @@ def why_ended(words: str) -> int | None:
 def start_supernode(
     supervisor: Supervisor, name: str, *, server: str, authority: Path, key: Path, worker: Path, port: int
 ) -> None:
-    """Starts a SuperNode.
+    """Starts a SuperNode, whose own port takes only its own SuperExec and the tasks of that.
 
     Args:
-        supervisor: of its processes.
+        supervisor: of its processes, in a folder for this user alone.
         name: of the process.
         server: host and port of the SuperLink, or of the proxy before it.
         authority: certificate of who has signed the server's.
@@ -54,10 +58,15 @@ def start_supernode(
         worker: socket of the worker that answers.
         port: that the SuperNode's own apps reach it at, on 127.0.0.1.
     """
+    own, secret = supervisor.folder / f"{name}.tls", supervisor.folder / f"{name}.secret"
+    shutil.rmtree(own, ignore_errors=True)
+    new_certificates(own, ["127.0.0.1"], days=OWN_DAYS)
+    new_secret(secret)
     supervisor.start(
-        name, "flower-supernode", "--superlink", server, "--root-certificates", str(authority),
-        "--auth-supernode-private-key", str(key), "--host", "127.0.0.1", "--port", str(port),
-        "--node-config", f"{SOCKET}={json.dumps(str(worker))}",
+        name, *command("flower-supernode", str(worker), str(secret), str(own / AUTHORITY)),
+        "--superlink", server, "--root-certificates", str(authority), "--auth-supernode-private-key", str(key),
+        "--host", "127.0.0.1", "--port", str(port),
+        "--ssl-certfile", str(own / CERTIFICATE), "--ssl-keyfile", str(own / KEY),
     )  # fmt: skip
 
 

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
-import sysconfig
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -16,7 +14,6 @@ from pathlib import Path
 
 from fedfm.errors import TooFewClientsError
 from fedfm.printable import line
-from fedfm.runtimes.flower.installed import write_programs
 
 STOP = 10.0
 """Seconds that processes have to end when they are told to."""
@@ -30,21 +27,16 @@ LAST_WORDS = 10
 class Supervisor:
     """Starts processes, each with its words in a file, and knows when one has ended."""
 
-    def __init__(self, folder: Path, environment: Mapping[str, str], *, at_site: bool = False) -> None:
+    def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
         """A supervisor without processes.
 
         Args:
             folder: of the files of their words.
-            environment: what they get beside that of this process.
-            at_site: whether a server that they serve may not ship code to them.
+            environment: what they get beside that of this process; nothing of what this one has for Flower.
         """
         self.folder = folder
-        places = [sysconfig.get_path("scripts"), os.environ.get("PATH", os.defpath)]
-        if at_site:
-            write_programs(folder / "bin")
-            places.insert(0, str(folder / "bin"))
-        path = os.pathsep.join(places)
-        self._environment = {**os.environ, **environment, "PATH": path}  # Flower's tools find each other by it
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("FLWR_")}
+        self._environment = {**kept, **environment}
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._began: dict[str, int] = {}
 
@@ -58,11 +50,10 @@ class Supervisor:
             command: its program and arguments.
         """
         self.kill(name)
-        found = shutil.which(command[0], path=self._environment["PATH"]) or command[0]
         with (self.folder / f"{name}.log").open("ab") as words:
             self._began[name] = words.tell()
             self._processes[name] = subprocess.Popen(  # noqa: S603 - its own tools
-                [sys.executable, "-m", "fedfm.runtimes.leash", found, *command[1:]],
+                [sys.executable, "-m", "fedfm.runtimes.leash", *command],
                 stdout=words,
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.PIPE,

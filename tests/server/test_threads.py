@@ -1,0 +1,114 @@
+"""The number of threads decides bits, so the recipe says it: of training, of the proxy and of the server's step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from fedfm import run
+from fedfm.algorithms.fedavg import FedAvg
+from fedfm.clients import evaluation
+from fedfm.recipe import Recipe, load_recipe
+from fedfm.runtimes.base import Runtime
+from fedfm.server import experiment, resume
+from fedfm.server.carriers import over_nodes
+from fedfm.server.experiment import Experiment
+from fedfm.server.proxies import ServerProxy
+from fedfm.server.runs import start_run
+from fedfm.server.venues import Here
+from fedfm.sites.site import Site
+from tests.machines import adapter
+from tests.server.test_venues import Near
+from tests.small import small_recipe
+
+Seen = dict[str, set[int]]
+
+
+@pytest.fixture(autouse=True)
+def _two_threads() -> Iterator[None]:
+    """As a process has them on a machine with two cores."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
+    """How many threads torch had in each part of a run."""
+    found: Seen = {}
+    monkeypatch.setattr("fedfm.sites.devices.cpu_count", lambda: 2)
+    for name, owner, attribute in (
+        ("training", torch.Tensor, "backward"),
+        ("server step", FedAvg, "server_step"),
+        ("evaluation", evaluation, "reading"),
+        ("proxy made", experiment, "make"),
+        ("proxy aligned", ServerProxy, "align"),
+    ):
+        monkeypatch.setattr(owner, attribute, watched(getattr(owner, attribute), found.setdefault(name, set())))
+    return found
+
+
+def watched(function: Any, numbers: set[int]) -> Any:
+    def watching(*given: Any, **named: Any) -> Any:
+        numbers.add(torch.get_num_threads())
+        return function(*given, **named)
+
+    return watching
+
+
+def recipe(folder: Path, *overrides: str) -> Recipe:
+    federation = {"clients": 2, "per_round": 2, "rounds": 2}
+    return load_recipe(small_recipe(folder, federation=federation, runtime={"stack": "off"}), overrides)
+
+
+def test_what_decides_bits_has_one_thread_and_evaluation_has_all(tmp_path: Path, seen: Seen) -> None:
+    finished = run(
+        recipe(
+            tmp_path,
+            "proxy={kind: fedpft, ffn_keep: 0.5, keep_layers: [], interval: 1}",
+            "public.data=builtin:pydoc",
+            "public.limit=8",
+        )
+    )
+    assert seen.pop("evaluation") == {2}
+    assert all(numbers == {1} for numbers in seen.values()), seen
+    assert torch.get_num_threads() == 2
+    assert finished.recipe.runtime.threads == 1, "resolved, and written down"
+
+
+def test_where_patience_goes_by_an_evaluation_it_has_one_too(tmp_path: Path, seen: Seen) -> None:
+    run(recipe(tmp_path, "evaluate.patience=1", "data.validation=0.2"))
+    assert seen["evaluation"] == {1}
+
+
+def test_more_are_used_also_on_resume(tmp_path: Path, seen: Seen) -> None:
+    finished = run(recipe(tmp_path, "runtime.threads=2"))
+    torch.set_num_threads(1)
+    resume(finished.path, ["federation.rounds=3"])
+    assert seen["training"] == seen["server step"] == {2}
+
+
+def test_a_node_uses_as_many(tmp_path: Path, seen: Seen) -> None:
+    chosen = recipe(tmp_path, "runtime={kind: flower, nodes: 1, stack: 'off'}", "federation.rounds=1")
+    start_run(chosen, InThisProcess(), [])
+    assert seen["training"] == {1}
+
+
+@dataclass(frozen=True)
+class InThisProcess(Here):
+    """Clients behind a node that is no process of its own."""
+
+    def reach(self, experiment: Experiment) -> Runtime:
+        return over_nodes(experiment, Near({"node": Site()}))
+
+
+def test_the_bits_are_those_of_a_process_with_one(tmp_path: Path) -> None:
+    two = run(recipe(tmp_path, "name=two"))
+    torch.set_num_threads(1)
+    assert adapter(run(recipe(tmp_path, "name=one")).path) == adapter(two.path)
