@@ -11,7 +11,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: demo test test-faults lint docs bench clean help
+.PHONY: demo test test-faults lint schema docs bench clean help
 
 demo: $(VENV)/demo.installed ## fine-tune MiniLM over clients, offline, on two cores; replaces runs/demo
 	rm -rf runs/demo
@@ -28,6 +28,9 @@ lint: $(VENV)/test.installed ## style, types, and the direction of imports
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+schema: $(VENV)/test.installed ## write src/fedfm/recipe/schema.json again, after a change of settings
+	$(BIN)/python -m fedfm.recipe.index
 
 docs: $(VENV)/docs.installed ## build the site into site/, strictly
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet

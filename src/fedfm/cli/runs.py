@@ -27,14 +27,11 @@ def run(recipe: str, overrides: tuple[str, ...], profile: bool, as_json: bool) -
     A value is YAML: null, [a, b], {kind: dirichlet, alpha: 0.1}. Setting what chooses a group's kind (tune.kind,
     algorithm.name, …) starts that group afresh, with its defaults and the keys set beside it.
     """
+    from fedfm.server import run
+    from fedfm.server.refusals import refuse_unrunnable
 
-    def start(display: Listener) -> Run:
-        from fedfm.recipe import load_recipe
-        from fedfm.server import run
-
-        return run(load_recipe(recipe, overrides), listeners=[display], profile=profile)
-
-    follow(start, as_json)
+    refuse_unrunnable(recipe, overrides)
+    follow(lambda display: run(recipe, overrides, listeners=[display], profile=profile), as_json)
 
 
 @click.command(cls=Command)
@@ -45,13 +42,12 @@ def resume(folder: str, overrides: tuple[str, ...], as_json: bool) -> None:
 
     Only federation.rounds and report_to may change: anything else would make it another run.
     """
+    from fedfm.records.folder import RunFolder
+    from fedfm.server import resume
+    from fedfm.server.refusals import refuse_unresumable
 
-    def start(display: Listener) -> Run:
-        from fedfm.server import resume
-
-        return resume(folder, overrides, listeners=[display])
-
-    follow(start, as_json)
+    refuse_unresumable(RunFolder.open(folder), overrides)
+    follow(lambda display: resume(folder, overrides, listeners=[display]), as_json)
 
 
 @click.command(cls=Command)
@@ -86,6 +82,9 @@ def report(folder: Path, as_json: bool) -> None:
 @click.option("--merge", is_flag=True, help="The whole model with what was tuned merged in, in place of the adapter.")
 def export(folder: Path, merge: bool, as_json: bool) -> None:
     """Write the adapter or merged model of the run in the folder RUN."""
+    from fedfm.records.folder import RunFolder
+
+    RunFolder.open(folder)
     from fedfm.server import export
 
     target = export(folder, merge=merge)

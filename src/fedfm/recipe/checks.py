@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pydantic import ValidationError
 
 from fedfm.errors import Problem, RecipeError
-from fedfm.recipe.conflicts import conflicts
 from fedfm.recipe.fields import SELECTORS, kind_of, selector, settings_classes
 from fedfm.recipe.planned import planned
 from fedfm.recipe.problems import explain, overlap
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
     from fedfm.recipe.schema import Recipe
 
 R = TypeVar("R", bound="Recipe")
+S = TypeVar("S", bound=Settings)
 
 
 def checked(model: type[R], values: Any, validate: Callable[[Any], R]) -> R:
@@ -32,18 +32,11 @@ def checked(model: type[R], values: Any, validate: Callable[[Any], R]) -> R:
     Raises:
         RecipeError: with every problem that can be found.
     """
+    from fedfm.recipe.conflicts import conflicts  # imports what the choices stand for, and torch with it
+
     if not isinstance(values, Mapping):
         return validate(values)
-    values = _with_default_kinds(model, values)
-    problems = planned(values)
-    sound = _without(values, problems)
-    recipe: R | None
-    try:
-        recipe = validate(sound)
-    except ValidationError as error:
-        faults = explain(error, model, values)
-        problems += [fault for fault in faults if not any(overlap(fault.where, known.where) for known in problems)]
-        recipe = _rest(validate, _without(sound, faults))
+    recipe, problems = _key_by_key(model, values, validate)
     if recipe is not None:
         problems += conflicts(recipe, faulty=[problem.where for problem in problems])
     if problems or recipe is None:
@@ -51,7 +44,34 @@ def checked(model: type[R], values: Any, validate: Callable[[Any], R]) -> R:
     return recipe
 
 
-def _rest(validate: Callable[[Any], R], values: Mapping[str, Any]) -> R | None:
+def keys_checked(model: type[S], values: Mapping[str, Any], validate: Callable[[Any], S]) -> S:
+    """As `checked`, for single keys only: choices that exclude each other pass.
+
+    Raises:
+        RecipeError: with every faulty key.
+    """
+    recipe, problems = _key_by_key(model, values, validate)
+    if problems or recipe is None:
+        raise RecipeError(problems)
+    return recipe
+
+
+def _key_by_key(
+    model: type[S], values: Mapping[str, Any], validate: Callable[[Any], S]
+) -> tuple[S | None, list[Problem]]:
+    """The recipe without its faulty keys, if that is one; and what is wrong with them."""
+    values = _with_default_kinds(model, values)
+    problems = planned(values)
+    sound = _without(values, problems)
+    try:
+        return validate(sound), problems
+    except ValidationError as error:
+        faults = explain(error, model, values)
+        problems += [fault for fault in faults if not any(overlap(fault.where, known.where) for known in problems)]
+        return _rest(validate, _without(sound, faults)), problems
+
+
+def _rest(validate: Callable[[Any], S], values: Mapping[str, Any]) -> S | None:
     """The recipe without its faulty keys, if that is one: what is left can still be checked for conflicts."""
     try:
         return validate(values)

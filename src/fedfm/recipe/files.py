@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from fedfm.errors import RecipeError
+from fedfm.errors import Problem, RecipeError
+from fedfm.recipe.index import checked_keys
 from fedfm.recipe.overrides import apply_overrides
 from fedfm.recipe.presets import PRESETS, preset_text
-from fedfm.recipe.schema import Recipe
-from fedfm.recipe.yaml_text import YamlError, parse
+from fedfm.settings import Settings
 from fedfm.spelling import nearest
+from fedfm.yaml_text import YamlError, parse
+
+if TYPE_CHECKING:
+    from fedfm.recipe.schema import Recipe
+
+S = TypeVar("S", bound=Settings)
 
 
 def load_recipe(source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> Recipe:
     """A recipe from a YAML file, from a preset's name (`fedfm ls`) or from a mapping.
+
+    The keys of a file are checked before the classes behind them are imported, so that a typing error is told at once;
+    then which choices exclude each other.
 
     Args:
         source: a name with a separator or an ending is a file; a bare name is a preset first, then a file.
@@ -24,16 +33,53 @@ def load_recipe(source: str | Path | Mapping[str, Any], overrides: Sequence[str]
     Raises:
         RecipeError: it cannot be read or is not sound; lists every problem.
     """
-    name, values = ("recipe", source) if isinstance(source, Mapping) else _read(source)
-    values = apply_overrides(values, overrides)
+    if isinstance(source, Mapping):
+        name, values = "recipe", apply_overrides(source, overrides)
+    else:
+        name, values = _read(source, overrides)
+        _told_of(name, checked_keys, values)
+    from fedfm.recipe.schema import Recipe
+
+    return _told_of(name, Recipe.model_validate, values)
+
+
+def read_recipe(source: str | Path, overrides: Sequence[str] = ()) -> tuple[str, dict[str, Any], list[Problem]]:
+    """What a file or preset says, whatever is wrong with its keys.
+
+    Returns:
+        Its name for messages, its values with the overrides, and what is wrong with single keys.
+
+    Raises:
+        RecipeError: it cannot be read.
+    """
+    name, values = _read(source, overrides)
     try:
-        return Recipe.model_validate(values)
+        checked_keys(values)
+    except RecipeError as error:
+        return name, values, error.problems
+    return name, values, []
+
+
+def load_keys(source: str | Path, overrides: Sequence[str] = ()) -> Settings:
+    """As `load_recipe`, but only the single keys are checked: quick, since nothing behind them is imported.
+
+    Raises:
+        RecipeError: it cannot be read, or keys are unknown or have wrong values; lists every problem.
+    """
+    name, values = _read(source, overrides)
+    return _told_of(name, checked_keys, values)
+
+
+def _told_of(name: str, check: Callable[[dict[str, Any]], S], values: dict[str, Any]) -> S:
+    """What a check makes of a recipe's values; its problems are told of the file."""
+    try:
+        return check(values)
     except RecipeError as error:
         raise RecipeError(error.problems, source=name) from None
 
 
-def _read(source: str | Path) -> tuple[str, dict[str, Any]]:
-    """Name for messages, and the values of a file or preset."""
+def _read(source: str | Path, overrides: Sequence[str]) -> tuple[str, dict[str, Any]]:
+    """Name for messages, and the values of a file or preset with overrides."""
     name = str(source)
     text = preset_text(name) if isinstance(source, str) and name in PRESETS else _file_text(Path(source))
     try:
@@ -43,7 +89,7 @@ def _read(source: str | Path) -> tuple[str, dict[str, Any]]:
     if not isinstance(values, dict):
         what = "is empty" if values is None else "holds no keys"
         raise RecipeError(f"{what}: a recipe has `key: value` lines (`fedfm cp NAME FILE` makes one)", source=name)
-    return name, values
+    return name, apply_overrides(values, overrides)
 
 
 def _file_text(path: Path) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 
 from fedfm.errors import Problem, RecipeError
 from fedfm.recipe.fields import SELECTORS
-from fedfm.recipe.yaml_text import YamlError, parse
+from fedfm.yaml_text import YamlError, parse
 
 
 def apply_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:

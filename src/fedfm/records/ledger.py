@@ -10,12 +10,12 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypedDict
+from typing import TYPE_CHECKING, Literal, TypedDict
 
-from torch import Tensor
+from fedfm.records import jsonl, shapes
 
-from fedfm.params import tensor_digest
-from fedfm.records import jsonl
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Direction = Literal["down", "up"]
 """`down` is from the server to clients, `up` from a client to the server."""
@@ -96,7 +96,7 @@ def totals(path: Path) -> Totals:
         DataError: a line of the ledger is damaged.
     """
     by_round: dict[int, Traffic] = {}
-    for message in jsonl.records(path):
+    for message in jsonl.records(path, shapes.MESSAGE):
         if message.get("kind") == "download":
             continue
         traffic = by_round.setdefault(message["round"], Traffic(down=0, up=0))
@@ -117,7 +117,7 @@ def tensor_groups(path: Path) -> list[TensorGroup]:
     """
     names: dict[tuple[Direction, str, str, tuple[int, ...]], set[str]] = {}
     sent: dict[tuple[Direction, str, str, tuple[int, ...]], int] = {}
-    for message in jsonl.records(path):
+    for message in jsonl.records(path, shapes.MESSAGE):
         for tensor in message["tensors"]:
             pattern = LAYER.sub("*", tensor["name"])
             key = (message["direction"], pattern, tensor["dtype"], tuple(tensor["shape"]))
@@ -127,6 +127,8 @@ def tensor_groups(path: Path) -> list[TensorGroup]:
 
 
 def _tensor_record(name: str, tensor: Tensor) -> jsonl.Record:
+    from fedfm.params import tensor_digest  # a ledger is read without torch
+
     return {
         "name": name,
         "dtype": str(tensor.dtype).removeprefix("torch."),
