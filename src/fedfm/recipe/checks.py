@@ -13,6 +13,7 @@ from fedfm.recipe.fields import SELECTORS, kind_of, selector, settings_classes
 from fedfm.recipe.planned import planned
 from fedfm.recipe.problems import explain, overlap
 from fedfm.settings import Settings
+from fedfm.yaml_text import is_writable
 
 if TYPE_CHECKING:
     from fedfm.recipe.schema import Recipe
@@ -61,7 +62,7 @@ def _key_by_key(
 ) -> tuple[S | None, list[Problem]]:
     """The recipe without its faulty keys, if that is one; and what is wrong with them."""
     values = _with_default_kinds(model, values)
-    problems = planned(values)
+    problems = [*planned(values), *_unwritable(values)]
     sound = _without(values, problems)
     try:
         return validate(sound), problems
@@ -69,6 +70,20 @@ def _key_by_key(
         faults = explain(error, model, values)
         problems += [fault for fault in faults if not any(overlap(fault.where, known.where) for known in problems)]
         return _rest(validate, _without(sound, faults)), problems
+
+
+def _unwritable(values: Mapping[str, Any], group: str = "") -> list[Problem]:
+    """Texts that no file can hold: the recipe is written down, and many of them name files."""
+    found = []
+    for key, value in values.items():
+        where = f"{group}.{key}".lstrip(".")
+        if isinstance(value, Mapping):
+            found += _unwritable(value, where)
+            continue
+        texts = [text for text in (value if isinstance(value, list) else [value]) if isinstance(text, str)]
+        if not all(map(is_writable, texts)):
+            found.append(Problem(where, "text with a NUL character or half of a surrogate pair is not allowed"))
+    return found
 
 
 def _rest(validate: Callable[[Any], S], values: Mapping[str, Any]) -> S | None:

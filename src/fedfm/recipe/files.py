@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -94,6 +95,7 @@ def _read(source: str | Path, overrides: Sequence[str]) -> tuple[str, dict[str, 
 
 def _file_text(path: Path) -> str:
     """The text of a recipe file."""
+    path = Path(os.path.normpath(path.expanduser()))
     try:
         return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:
@@ -102,8 +104,16 @@ def _file_text(path: Path) -> str:
         presets = ", ".join(PRESETS)
         raise RecipeError(f"no such file: {path.absolute()}; presets: {presets}{hint}", source=str(path)) from error
     except IsADirectoryError as error:
-        raise RecipeError("is a folder; name the recipe file in it", source=str(path)) from error
+        what = "is a folder; name the recipe file in it"
+        if (path / "recipe.yaml").is_file():
+            what = (
+                f"is the folder of a run: `fedfm resume {path}` continues it, "
+                f"`fedfm run {path / 'recipe.yaml'} name=OTHER` runs its recipe again"
+            )
+        raise RecipeError(what, source=str(path)) from error
     except UnicodeDecodeError as error:
         raise RecipeError(f"is not UTF-8 text (byte {error.start})", source=str(path)) from error
     except OSError as error:
         raise RecipeError(f"cannot be read: {error.strerror}", source=str(path)) from error
+    except ValueError as error:  # a name with NUL in it
+        raise RecipeError(f"cannot be read: {error}", source=repr(str(path))) from error

@@ -13,6 +13,11 @@ from safetensors import SafetensorError
 from fedfm.errors import StorageError
 
 
+def normal(path: Path | str) -> Path:
+    """A path without `~`, `..` and `.`, as messages and records name it; relative ones stay relative."""
+    return Path(os.path.normpath(Path(path).expanduser()))
+
+
 @contextmanager
 def storage(path: Path, deed: str) -> Iterator[None]:
     """Turns the operating system's refusal inside the block into one line: what could not be done where, and why.

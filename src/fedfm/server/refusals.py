@@ -12,6 +12,7 @@ from fedfm.data.settings import SITES
 from fedfm.errors import FedfmError, Problem, RecipeError, StorageError
 from fedfm.recipe import load_keys, read_recipe
 from fedfm.recipe.problems import overlap
+from fedfm.records.disk import normal
 from fedfm.records.folder import RunFolder
 from fedfm.records.reading import dig, last_round, summary_of
 
@@ -53,7 +54,7 @@ def _folder(values: Mapping[str, Any]) -> Iterator[Problem]:
     output, name, folder = values.get("output", "runs"), values.get("name"), values.get("run_dir")
     if not isinstance(name, str) or not isinstance(output, str) or not isinstance(folder, str | None):
         return
-    path = Path(folder) if folder else Path(output) / name
+    path = normal(folder or Path(output) / name)
     where = "run_dir" if folder else "name"
     try:
         RunFolder.refuse_existing(path)
@@ -81,9 +82,9 @@ def _missing_files(values: Mapping[str, Any]) -> Iterator[Problem]:
         for reference in named if isinstance(named, list) else [named]:
             if not isinstance(reference, str) or not reference or not _is_path(reference):
                 continue
-            path = Path(reference).expanduser()
+            path = normal(reference)
             if not path.exists():
-                yield Problem(where, f"no such file or folder: {Path(os.path.normpath(path.absolute()))}")
+                yield Problem(where, f"no such file or folder: {path.absolute()}")
 
 
 def _is_path(reference: str) -> bool:
