@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from fedfm.errors import FedfmError, RecipeError, StorageError
+from fedfm.errors import DataError, FedfmError, RecipeError, StorageError
+from fedfm.recipe import Recipe, load_recipe
 from fedfm.records.folder import RunFolder
 from fedfm.server import refusals
+from fedfm.server.federated_data import prepare_data
 from fedfm.server.refusals import obstacles, refuse_unresumable, refuse_unrunnable
 from tests.records.conftest import write_run
 from tests.small import small_recipe
@@ -118,3 +120,29 @@ def test_a_run_that_was_killed_before_round_1_may_begin_again(ended: RunFolder) 
 def test_what_would_make_it_another_run(ended: RunFolder, override: str) -> None:
     with pytest.raises(FedfmError, match="would make it another run"):
         refuse_unresumable(ended, [override])
+
+
+def test_what_is_wrong_in_all_sources_is_told_at_once(tmp_path: Path) -> None:
+    recipe = small_recipe(tmp_path)
+    (tmp_path / "empty.jsonl").touch()
+    named = {"test": "empty.jsonl", "validation": "missing.jsonl"}
+    recipe["data"] |= {split: str(tmp_path / name) for split, name in named.items()} | {"label": "lb"}
+    with pytest.raises(RecipeError) as caught:
+        prepare_data(Recipe.model_validate(recipe))
+    assert [problem.where for problem in caught.value.problems] == ["data.label", "data.test", "data.validation"]
+    (tmp_path / "empty.jsonl").write_text("{")
+    with pytest.raises(DataError, match=r"(?s)no column `lb`.*empty\.jsonl:1.*missing\.jsonl"):
+        prepare_data(Recipe.model_validate(recipe))
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        *("federation.rounds=100000000000000000000", "federation.clients=1e20", "federation.per_round=99999999999"),
+        *("local.batch_size=100000000000", "local.epochs=1000000000", "evaluate.batch_size=100000000000"),
+        *("runtime.processes=99999999", "data.max_length=99999999999", "tune.r=10000000000"),
+    ],
+)
+def test_absurd_sizes_meet_a_limit(override: str) -> None:
+    with pytest.raises(RecipeError, match=override.partition("=")[0]):
+        load_recipe("quick", [override])

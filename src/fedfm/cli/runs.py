@@ -99,6 +99,8 @@ def follow(start: Callable[[Listener], Run], as_json: bool) -> None:
     from fedfm.cli.display import PlainDisplay, RichDisplay, describe_outcome
 
     terminal = console(stderr=as_json)
+    if not terminal.is_terminal:
+        console(stderr=True).print("loading libraries, data and model …")
     with RichDisplay(terminal) if terminal.is_terminal else PlainDisplay(terminal) as display:
         finished = start(display)
     if as_json:

@@ -13,6 +13,7 @@ from fedfm.data.examples import Examples
 from fedfm.models.families import Family
 from fedfm.models.stacked import PackedBlocks, packing_of, reading
 from fedfm.models.tunable import Tunable
+from fedfm.progress import steps
 from fedfm.randomness import derive_seed
 from fedfm.tasks.base import Measured, Task
 
@@ -51,7 +52,7 @@ class Evaluator:
         measured: list[Measured] = []
         blocks = PackedBlocks.of(self.tunable, self.family, self.task.peft_type)
         with torch.inference_mode(), blocks.installed():
-            for positions in evaluation_batches(examples.lengths[indices], self.batch_size):
+            for positions in steps(evaluation_batches(examples.lengths[indices], self.batch_size), "evaluating"):
                 batch = {
                     name: tensor.to(self.device) for name, tensor in collate(examples.take(indices[positions])).items()
                 }

@@ -36,7 +36,7 @@ class DataSettings(Settings):
     """Column of the image."""
     client: str | None = None
     """Column that names the client: a natural federation. Sources of `validation` and `test` may lack it."""
-    max_length: Annotated[int, Field(ge=2)] = 128
+    max_length: Annotated[int, Field(ge=2, le=1_000_000)] = 128
     """Tokens per example; classification truncates, language modelling cuts a document into pieces."""
     limit: Annotated[int, Field(ge=1)] | None = None
     """Use only this many training examples, the first after a seeded shuffle."""
@@ -53,5 +53,5 @@ class PublicSettings(Settings):
     """Text column."""
     image: str = "image"
     """Column of the image."""
-    max_length: Annotated[int, Field(ge=2)] | None = None
+    max_length: Annotated[int, Field(ge=2, le=1_000_000)] | None = None
     """Tokens a piece; documents are cut into pieces. null: `data.max_length`."""

@@ -13,6 +13,7 @@ from fedfm.clients import Evaluator, Worker
 from fedfm.models.backbones import Backbone, load_backbone
 from fedfm.models.tunable import Tunable
 from fedfm.params import Params, digest
+from fedfm.progress import stage
 from fedfm.proxies import NoProxy
 from fedfm.proxies.model import make
 from fedfm.proxies.versions import HeldProxy
@@ -126,8 +127,10 @@ def build_experiment(recipe: Recipe, sites: Sequence[str] = ()) -> Experiment:
         DataError: a file cannot be read.
     """
     device = choose_device(recipe.runtime.device)
-    data = prepare_data(recipe, sites)
-    backbone = _load(data)
+    with stage("reading data"):
+        data = prepare_data(recipe, sites)
+    with stage("loading the model"):
+        backbone = _load(data)
     data = replace(data, recipe=_with_commit(data.recipe, backbone))
     parameters = sum(weight.numel() for weight in backbone.model.parameters())
     download = sum(weight.numel() * weight.element_size() for weight in backbone.model.parameters())
@@ -185,7 +188,8 @@ def _attach(data: FederatedData, backbone: Backbone) -> _Attached:
     if isinstance(recipe.proxy, NoProxy):
         tunable = attach(backbone)
         return _Attached(tunable, tunable, backbone, tunable.read())
-    made = make(recipe.proxy, backbone, data.public, seed=recipe.seed)
+    with stage("making the proxy"):
+        made = make(recipe.proxy, backbone, data.public, seed=recipe.seed)
     at_clients = made.copy()
     tunable = attach(made.backbone)
     proxy = make_server_proxy(recipe, made, tunable, task, data.public)

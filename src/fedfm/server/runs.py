@@ -10,6 +10,7 @@ from typing import Any
 
 from fedfm.clients import spread
 from fedfm.errors import InterruptedRunError, RecipeError, StorageError, TooFewClientsError
+from fedfm.progress import Heard, heard_by
 from fedfm.recipe import Recipe, dump, load_recipe
 from fedfm.records import jsonl, shapes
 from fedfm.records.environment import environment
@@ -36,6 +37,11 @@ from fedfm.server.venues import Here, Venue
 
 def start_run(recipe: Recipe, venue: Venue, listeners: Sequence[Listener]) -> Run:
     """Runs a recipe with the clients of a venue; raises as `run`."""
+    with heard_by(_all_hear(listeners)):
+        return _start(recipe, venue, listeners)
+
+
+def _start(recipe: Recipe, venue: Venue, listeners: Sequence[Listener]) -> Run:
     RunFolder.refuse_existing(recipe.folder)
     experiment = venue.build(recipe)
     listeners = [*listeners, *_trackers(recipe, recipe.folder)]
@@ -49,6 +55,11 @@ def start_run(recipe: Recipe, venue: Venue, listeners: Sequence[Listener]) -> Ru
 
 def continue_run(opened: RunFolder, overrides: Sequence[str], venue: Venue, listeners: Sequence[Listener]) -> Run:
     """Continues a run with the clients of a venue; raises as `resume`."""
+    with heard_by(_all_hear(listeners)):
+        return _continue(opened, overrides, venue, listeners)
+
+
+def _continue(opened: RunFolder, overrides: Sequence[str], venue: Venue, listeners: Sequence[Listener]) -> Run:
     refuse_unresumable(opened, overrides)
     before = load_recipe(opened.recipe)
     recipe = load_recipe(opened.recipe, overrides)
@@ -58,6 +69,16 @@ def continue_run(opened: RunFolder, overrides: Sequence[str], venue: Venue, list
         with closing(venue.reach(experiment)) as runtime:
             _play(experiment, venue, runtime, opened, listeners)
     return Run(opened.path)
+
+
+def _all_hear(listeners: Sequence[Listener]) -> Heard:
+    """Tells all listeners how far long work is."""
+
+    def tell(stage: str, done: int, total: int | None) -> None:
+        for listener in listeners:
+            listener.on_progress(stage, done, total)
+
+    return tell
 
 
 def _reopen(
