@@ -4,6 +4,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+EXTRAS ?= demo
 
 # Settings of the caller that would reach into the environment or change what tests mean.
 unexport PYTHONPATH PYTHONHOME PYTEST_ADDOPTS
@@ -11,11 +12,15 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: demo test test-faults lint schema docs bench clean help
+.PHONY: demo install test test-faults lint schema docs bench clean help
 
 demo: $(VENV)/demo.installed ## fine-tune MiniLM over clients, offline, on two cores; replaces runs/demo
 	rm -rf runs/demo
 	$(BIN)/fedfm run demo
+
+install: | $(BIN)/python ## install fedfm into .venv; EXTRAS=demo,flower,ray,track chooses what comes along
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[$(EXTRAS)]'
+	@echo "Done. Next: source $(VENV)/bin/activate"
 
 test: $(VENV)/test.installed ## all tests, slow ones too; at least 90 % of the lines
 	$(BIN)/python -m pytest -m 'not faults' --cov --cov-report=term --cov-fail-under=90
@@ -33,7 +38,7 @@ schema: $(VENV)/test.installed ## write src/fedfm/recipe/schema.json again, afte
 	$(BIN)/python -m fedfm.recipe.index
 
 docs: $(VENV)/docs.installed ## build the site into site/, strictly
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	PYTHONPATH=tools $(BIN)/zensical build --strict --clean
 
 bench: ## list what reproduces the README's figures; `make bench-NAME [ARGS=…]` runs one
 	@for file in $$(grep -l __main__ benchmarks/*.py benchmarks/*/compare.py); do \
@@ -45,7 +50,7 @@ bench-%: $(VENV)/demo.installed
 	$(BIN)/python $(firstword $(wildcard benchmarks/$*.py benchmarks/$*/compare.py) benchmarks/$*.py) $(ARGS)
 
 clean: ## remove what make made here; never runs/
-	rm -rf $(VENV) site dist build .coverage .hypothesis .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) site .cache dist build .coverage .hypothesis .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | awk -F '|' '{ printf "make %-11s %s\n", $$1, $$2 }'

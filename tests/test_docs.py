@@ -19,7 +19,7 @@ from fedfm.yaml_text import parse
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "deploy/README.md")]
-PAGES += sorted((ROOT / "docs").glob("*.md"))
+PAGES += sorted((ROOT / "docs").rglob("*.md"))
 ENOUGH = {"name": "page", "model": {"path": "builtin:tiny-bert"}, "task": {"kind": "text-classification"}}
 
 
@@ -75,9 +75,9 @@ def test_python_runs(block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_every_key_is_in_the_reference() -> None:
-    hooks = runpy.run_path(str(ROOT / "docs" / "hooks.py"))
-    page = hooks["on_page_markdown"]((ROOT / "docs" / "recipe.md").read_text(encoding="utf-8"))
-    assert hooks["MARKER"] not in page
+    extension = runpy.run_path(str(ROOT / "tools" / "recipe_reference.py"))
+    page = extension["expanded"]((ROOT / "docs" / "recipe.md").read_text(encoding="utf-8"))
+    assert extension["MARKER"] not in page
     sections = {part.split("\n")[0].strip("`"): part for part in re.split(r"^### ", page, flags=re.MULTILINE)}
     missing = [
         key

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from fedfm.errors import FedfmError
     from fedfm.recipe import Recipe, load_recipe
     from fedfm.records.listeners import Listener
-    from fedfm.server import Run, export, plan, resume, run
+    from fedfm.server import Run, evaluate, export, plan, predict, resume, run
 
 __version__ = "0.1.0"
 
@@ -28,14 +28,29 @@ _HOMES = {
     "Listener": "fedfm.records.listeners",
     "Recipe": "fedfm.recipe",
     "Run": "fedfm.server",
+    "evaluate": "fedfm.server",
     "export": "fedfm.server",
     "load_recipe": "fedfm.recipe",
     "plan": "fedfm.server",
+    "predict": "fedfm.server",
     "resume": "fedfm.server",
     "run": "fedfm.server",
 }
 
-__all__ = ["FedfmError", "Listener", "Recipe", "Run", "__version__", "export", "load_recipe", "plan", "resume", "run"]
+__all__ = [
+    "FedfmError",
+    "Listener",
+    "Recipe",
+    "Run",
+    "__version__",
+    "evaluate",
+    "export",
+    "load_recipe",
+    "plan",
+    "predict",
+    "resume",
+    "run",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -151,6 +151,7 @@ def test_the_outcome(tmp_path: Path) -> None:
         "initial": {"accuracy": 0.1},
         "final": {"accuracy": 0.71},
         "baselines": {"majority": 0.28, "local": {"mean": 0.4, "worst": 0.1, "best": 0.5}, "pooled": 0.72},
+        "reloaded": {"with": "peft", "difference": 2.4e-7, "agrees": True, "reason": None},
     }
     stream = io.StringIO()
     Console(file=stream, width=200, highlight=False).print(describe_outcome(tmp_path, summary))
@@ -159,6 +160,7 @@ def test_the_outcome(tmp_path: Path) -> None:
         "accuracy on the test set: 10.0 % → 71.0 %   "
         "(commonest class 28.0 %, each client alone 40.0 %, all data in one place 72.0 %)",
         f"in {tmp_path}/: adapter/  report.html",
+        "adapter/ loaded again with plain peft: the logits that were measured (difference 2e-07)",
         f"how to load it: {tmp_path}/adapter/README.md",
         "",
     ]

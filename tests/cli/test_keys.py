@@ -288,5 +288,5 @@ def test_without_the_extra_it_is_named(arguments: list[str]) -> None:
     program = f"import sys\nsys.modules['cryptography'] = None\nfrom fedfm.cli.main import main\nmain({arguments})"
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert result.returncode == 2
-    assert "needs the extra `flower`: pip install 'fedfm[flower]'" in result.stderr
+    assert "needs the extra `flower`; in fedfm's checkout: make install EXTRAS=flower" in result.stderr
     assert files() == {}

@@ -91,3 +91,18 @@ def test_sizes_over_orders_of_magnitude_are_logarithmic() -> None:
 def test_names_are_cut_in_the_middle() -> None:
     assert charts.shorten("email.message") == "email.message"
     assert charts.shorten("abcdefghij", 5) == "ab…ij"
+
+
+@pytest.mark.parametrize(("metric", "value"), [("accuracy", 0.0), ("accuracy", 1.0), ("loss", 0.0), ("matthews", -0.5)])
+def test_a_value_that_never_changes_stands_on_an_axis_of_values_that_can_be(metric: str, value: float) -> None:
+    line = charts.Line("test", [0, 1, 2], [value] * 3)
+    axes = axes_of(charts.curves([line], metric=metric, axis="rounds", unit=None))
+    low, high = axes.get_ylim()
+    assert low <= value <= high
+    assert high - low >= 0.04
+    if metric != "matthews":
+        assert low >= 0
+    if metric == "accuracy":
+        assert high <= 1
+    labels = [text.get_text() for text in axes.get_yticklabels()]
+    assert all(len(label) <= 7 and "e" not in label and "-" not in label for label in labels)

@@ -134,7 +134,7 @@ def test_every_section_tells_its_part(make_run: MakeRun) -> None:
         "not finite: 3 of 26 tensors",
         "no differential privacy. Examples stay with their clients",
         "fedfm run runs/pydoc-lora/recipe.yaml name=pydoc-lora-again",
-        "pip install fedfm==",
+        "pip install torch==",
         "target_modules: attention",
     ):
         assert words.replace(" ", "").lower() in text.replace(" ", "").lower(), words
@@ -305,3 +305,16 @@ def test_why_clients_were_not_evaluated_is_said(make_run: MakeRun, most: int, re
     recipe = yaml.safe_load(folder.recipe.read_text()) | {"evaluate": {"clients": most}}
     folder.write_text(folder.recipe, yaml.safe_dump(recipe))
     assert f"Clients were not evaluated one by one: {reason}" in written(folder).text
+
+
+def test_a_federation_of_sites_is_continued_by_its_server(make_run: MakeRun) -> None:
+    folder = make_run(status="interrupted")
+    simulated = written(folder).text
+    assert "fedfm resume runs/synthetic" in simulated
+    recipe = yaml.safe_load(folder.recipe.read_text())
+    recipe["data"]["train"] = "sites"
+    folder.recipe.write_text(yaml.safe_dump(recipe))
+    text = written(folder).text
+    assert "fedfm server runs/synthetic --tls … --allow …" in text
+    assert "fedfm server runs/synthetic/recipe.yaml name=synthetic-again" in text
+    assert "fedfm resume" not in text

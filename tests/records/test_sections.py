@@ -18,6 +18,7 @@ def run_files(**changes: Any) -> RunFiles:
         "recipe": {"name": "x", "federation": {"rounds": 2, "per_round": 0.5}},
         "summary": None,
         "environment": None,
+        "evaluation": None,
         "profile": None,
         "clients": [],
         "metrics": [],
@@ -216,3 +217,33 @@ def test_a_run_that_trained_nothing_has_no_share_of_the_peak() -> None:
     told = sections.time(run_files(profile=PROFILE | nothing | {"training": training}))
     assert told is not None
     assert [fact.name for fact in told.facts] == ["Trained by", "Tokens trained on"]
+
+
+def evaluation(names: list[str], confusion: list[list[int]]) -> dict[str, Any]:
+    rows = [
+        {"label": name, "precision": None, "recall": 0.5, "f1": index / 100, "examples": sum(counts)}
+        for index, (name, counts) in enumerate(zip(names, confusion, strict=True))
+    ]
+    return {"examples": 0, "metrics": {}, "classes": rows, "confusion": confusion}
+
+
+def test_classes_say_what_they_are_taken_for() -> None:
+    found = sections.classes(run_files(evaluation=evaluation(["cat", "dog", "emu"], [[5, 0, 2], [0, 4, 0], [0, 0, 0]])))
+    assert found is not None
+    assert found.figures.rows[0] == ["cat", "7", "–", "50.0 %", "0.0 %", "emu (2)"]
+    assert [row[-1] for row in found.figures.rows] == ["emu (2)", "–", "–"]
+    (name, cells), *_ = found.confusion
+    assert (name, [(cell.count, cell.shade) for cell in cells]) == ("cat", [(5, 5 / 7), (0, 0.0), (2, 2 / 7)])
+
+
+def test_of_many_classes_the_worst_are_shown_without_a_matrix() -> None:
+    names = [f"c{index}" for index in range(250)]
+    found = sections.classes(run_files(evaluation=evaluation(names, [[0] * 250 for _ in names])))
+    assert found is not None
+    assert ([row[0] for row in found.figures.rows], found.left_out) == (names[:200], 50)
+    assert not found.confusion
+
+
+def test_without_an_evaluation_by_class_there_is_no_section() -> None:
+    assert sections.classes(run_files()) is None
+    assert sections.classes(run_files(evaluation={"classes": None, "confusion": None})) is None

@@ -62,7 +62,7 @@ def test_shares() -> None:
     [
         ("accuracy", 0.8714, "87.1 %"),
         ("token_accuracy", 0.05, "5.0 %"),
-        ("matthews", -0.0314, "-0.031"),
+        ("matthews", -0.0314, "−0.031"),
         ("perplexity", 52.38, "52.4"),
         ("perplexity", 0.0, "0"),
         ("loss", 0.93149, "0.931"),

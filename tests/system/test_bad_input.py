@@ -262,7 +262,7 @@ def test_a_tracker_that_is_not_installed_leaves_nothing(tmp_path: Path, monkeypa
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     result = invoke("run", write(tmp_path, small_recipe(tmp_path, report_to=["tensorboard"])))
     assert result.exit_code == 2
-    assert "fedfm[track]" in result.output
+    assert "make install EXTRAS=track" in result.output
     assert not (tmp_path / "runs").exists()
 
 

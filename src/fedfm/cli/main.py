@@ -7,6 +7,7 @@ import click
 import fedfm
 from fedfm.cli.checks import check, data
 from fedfm.cli.group import Group
+from fedfm.cli.inference import evaluate, predict
 from fedfm.cli.keys import certs, keys
 from fedfm.cli.machines import client, server
 from fedfm.cli.proxies import proxy
@@ -37,7 +38,25 @@ def main(ctx: click.Context) -> None:
         click.echo(ctx.get_help())
 
 
-for _command in (ls, cp, show, check, data, proxy, run, resume, status, report, export, keys, certs, server, client):
+for _command in (
+    ls,
+    cp,
+    show,
+    check,
+    data,
+    proxy,
+    run,
+    resume,
+    status,
+    report,
+    export,
+    evaluate,
+    predict,
+    keys,
+    certs,
+    server,
+    client,
+):
     main.add_command(_command)
 
 if __name__ == "__main__":

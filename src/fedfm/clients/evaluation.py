@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from fedfm.data.batches import evaluation_batches
 from fedfm.data.examples import Examples
@@ -15,7 +17,7 @@ from fedfm.models.stacked import PackedBlocks, packing_of, reading
 from fedfm.models.tunable import Tunable
 from fedfm.progress import steps
 from fedfm.randomness import derive_seed
-from fedfm.tasks.base import Measured, Task
+from fedfm.tasks.base import Batch, Measured, Task
 
 
 @dataclass(frozen=True)
@@ -44,12 +46,38 @@ class Evaluator:
 
     def __call__(self, examples: Examples, indices: np.ndarray | None = None) -> dict[str, float]:
         """``loss`` (mean a prediction) and the metrics over some examples, all by default."""
-        indices = np.arange(len(examples)) if indices is None else indices
-        collate = self.task.collate(self.processor, derive_seed(self.seed, "evaluation masks"))
-        self.tunable.eval()
+        loss, measured = self.measure(examples, indices)
+        scores = self.task.score(measured, loss)
+        return {"loss": loss, **{name: scores[name] for name in self.metrics}}
+
+    def measure(self, examples: Examples, indices: np.ndarray | None = None) -> tuple[float, Measured]:
+        """Mean loss a prediction over some examples, all by default, and what the task measures of each batch."""
         losses: list[float] = []
         predictions = 0
         measured: list[Measured] = []
+        for _, batch, logits in self._forward(examples, indices):
+            totals, counts = self.task.losses(logits, batch)
+            losses.append(totals.double().sum().item())
+            predictions += int(counts.sum().item())
+            measured.append(self.task.measure(logits, batch))
+        loss = math.fsum(losses) / predictions if predictions else math.nan
+        return loss, {key: np.concatenate([part[key] for part in measured]) for key in measured[0]}
+
+    def logits(self, examples: Examples) -> np.ndarray:
+        """float32 [N, K]: a classifier's logits, in the order of the examples, which need no labels."""
+        rows: list[tuple[np.ndarray, np.ndarray]] = [
+            (positions, logits.float().cpu().numpy()) for positions, _, logits in self._forward(examples)
+        ]
+        order = np.argsort(np.concatenate([positions for positions, _ in rows]))
+        return np.concatenate([logits for _, logits in rows])[order]
+
+    def _forward(
+        self, examples: Examples, indices: np.ndarray | None = None
+    ) -> Iterator[tuple[np.ndarray, Batch, Tensor]]:
+        """Positions in ``indices``, batch and logits of one forward pass after the other."""
+        indices = np.arange(len(examples)) if indices is None else indices
+        collate = self.task.collate(self.processor, derive_seed(self.seed, "evaluation masks"))
+        self.tunable.eval()
         blocks = PackedBlocks.of(self.tunable, self.family, self.task.peft_type)
         with torch.inference_mode(), blocks.installed():
             for positions in steps(evaluation_batches(examples.lengths[indices], self.batch_size), "evaluating"):
@@ -60,14 +88,7 @@ class Evaluator:
                 packing = packing_of(self.tunable, batch.get("attention_mask")) if blocks.can_be_packed else None
                 with reading(packing):
                     logits = self.tunable.model(**inputs).logits
-                totals, counts = self.task.losses(logits, batch)
-                losses.append(totals.double().sum().item())
-                predictions += int(counts.sum().item())
-                measured.append(self.task.measure(logits, batch))
-        loss = math.fsum(losses) / predictions if predictions else math.nan
-        joined = {key: np.concatenate([part[key] for part in measured]) for key in measured[0]}
-        scores = self.task.score(joined, loss)
-        return {"loss": loss, **{name: scores[name] for name in self.metrics}}
+                yield np.asarray(positions), batch, logits
 
 
 def spread(values: list[float], *, higher_is_better: bool) -> dict[str, float]:

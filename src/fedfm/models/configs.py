@@ -51,7 +51,7 @@ def max_tokens(config: PretrainedConfig) -> int | None:
 
 
 def set_labels(config: PretrainedConfig, labels: Sequence[str]) -> tuple[str, ...]:
-    """Gives a config the task's labels.
+    """Gives a config the task's labels, and takes the marks of an older head's task off it.
 
     Returns:
         The labels it had, where they have names of their own and are others or in another order; else nothing.
@@ -59,5 +59,6 @@ def set_labels(config: PretrainedConfig, labels: Sequence[str]) -> tuple[str, ..
     before = tuple(label for _, label in sorted(dict(config.id2label or {}).items()))
     config.id2label = dict(enumerate(labels))
     config.label2id = {label: index for index, label in enumerate(labels)}
+    config.problem_type = "single_label_classification"  # others make sigmoids, or a regression, of the same logits
     unnamed = tuple(f"LABEL_{index}" for index in range(len(before)))
     return () if before in (unnamed, tuple(labels)) else before

@@ -40,12 +40,40 @@ SOURCES = ("train", "validation", "test")
 HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 
 
-def write_card(folder: Path, *, base_model: str, summary: Record, recipe: Record, kind: Kind) -> Path:
+@dataclass(frozen=True)
+class Base:
+    """The backbone that an adapter belongs to.
+
+    Attributes:
+        name: a hub id, a local folder, or ``builtin:NAME``.
+        revision: commit of a hub id.
+        package: the Python package that holds a copy of a hub id's files, for machines that are offline.
+        new_head: whether a head of the checkpoint gives way to the tuned one.
+        mask: the tokenizer's mask token.
+    """
+
+    name: str
+    revision: str | None = None
+    package: str | None = None
+    new_head: bool = False
+    mask: str | None = None
+
+    @property
+    def kind(self) -> Literal["hub", "package", "beside", "folder"]:
+        """Where code finds it; ``beside``: in the folder ``base`` of the adapter's."""
+        if self.package:
+            return "package"
+        if self.name.startswith("builtin:"):
+            return "beside"
+        return "hub" if _on_the_hub(self.name) else "folder"
+
+
+def write_card(folder: Path, *, base: Base, summary: Record, recipe: Record, kind: Kind) -> Path:
     """Writes README.md beside an adapter or a merged model.
 
     Args:
         folder: where ``adapter_config.json`` or ``config.json`` lies.
-        base_model: the backbone: a hub id, a local folder, or ``builtin:NAME``.
+        base: the backbone.
         summary: the content of summary.json.
         recipe: the resolved recipe as plain data.
         kind: what lies in ``folder``.
@@ -57,13 +85,11 @@ def write_card(folder: Path, *, base_model: str, summary: Record, recipe: Record
     content = templates.render(
         "card.md.j2",
         autoescape=False,
-        header=_header(base_model, loading, recipe, kind).to_yaml(),
+        header=_header(base.name, loading, recipe, kind).to_yaml(),
         kind=kind,
-        base_model=_model_name(base_model),
-        builtin=base_model.startswith("builtin:"),
-        local=_is_folder(base_model),
-        revision=dig(recipe, "model.revision"),
-        loading=loading,
+        base_model=_model_name(base.name),
+        code=_code(base, loading, summary, recipe, kind),
+        local=base.kind == "folder",
         algorithm=names.written(str(dig(recipe, "algorithm.name"))),
         task=dig(recipe, "task.kind"),
         tune=dig(recipe, "tune.kind"),
@@ -78,6 +104,34 @@ def write_card(folder: Path, *, base_model: str, summary: Record, recipe: Record
     path = folder / "README.md"
     disk.replace_text(path, str(ModelCard(content)))
     return path
+
+
+def _code(base: Base, loading: Loading, summary: Record, recipe: Record, kind: Kind) -> str:
+    """Python that loads what lies in the folder and uses it as it was evaluated."""
+    return templates.render(
+        "card_code.py.j2",
+        autoescape=False,
+        adapter=kind == "adapter",
+        task=dig(recipe, "task.kind"),
+        loading=loading,
+        path=_literal(_where(recipe, kind)),
+        labels=_literal(summary["labels"]) if summary.get("labels") else "",
+        base=base,
+        base_name=_literal(base.name),
+        columns=len(dig(recipe, "data.text") or ()),
+        max_length=dig(recipe, "data.max_length"),
+    )
+
+
+def _literal(value: object) -> str:
+    """A Python literal that cannot end the code block it stands in."""
+    return json.dumps(value).replace("`", "\\u0060")
+
+
+def _where(recipe: Record, kind: Kind) -> str:
+    """The folder seen from where the run was started; of an absolute path, which is not for others, nothing."""
+    run = Path(recipe.get("run_dir") or Path(recipe.get("output") or "/") / recipe["name"])
+    return "." if run.is_absolute() else str(run / kind)
 
 
 def _header(base_model: str, loading: Loading, recipe: Record, kind: Kind) -> ModelCardData:
@@ -95,13 +149,9 @@ def _on_the_hub(base_model: str) -> bool:
     return HUB_ID.fullmatch(base_model) is not None and not Path(base_model).exists()
 
 
-def _is_folder(base_model: str) -> bool:
-    return not (base_model.startswith("builtin:") or _on_the_hub(base_model))
-
-
 def _model_name(base_model: str) -> str:
     """A backbone as others may see it: of a folder its name alone."""
-    return Path(base_model).name if _is_folder(base_model) else base_model
+    return Path(base_model).name if Base(base_model).kind == "folder" else base_model
 
 
 def _shareable(recipe: Record) -> Record:

@@ -89,7 +89,7 @@ def ratios(lines: Sequence[Line], *, axis: str, names: Sequence[str] | None = No
         for line in lines:
             axes.plot(line.x, line.y, color=COLOURS[line.role], marker="o", markersize=2.5)
             if math.isfinite(line.y[-1]):
-                place, text = (line.x[-1], line.y[-1]), f"{line.y[-1]:.3f}"
+                place, text = (line.x[-1], line.y[-1]), units.typeset(f"{line.y[-1]:.3f}")
                 axes.annotate(text, place, xytext=(5, -3), textcoords="offset points", fontweight="bold")
         axes.set_xlabel(axis)
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
@@ -274,6 +274,8 @@ def _reference(axes: Axes, name: str, level: float, values: Sequence[float], met
 def _metric_axis(axes: Axes, metric: str, values: Sequence[float]) -> None:
     """The y axis of a metric, logarithmic where a perplexity falls by orders of magnitude."""
     finite = [value for value in values if math.isfinite(value)]
+    if finite and min(finite) == max(finite):
+        _show_level(axes, metric, finite[0])
     if metric == "perplexity" and finite and min(finite) > 0 and max(finite) > 10 * min(finite):
         axes.set_yscale("log")
         axes.yaxis.set_minor_formatter(NullFormatter())
@@ -282,10 +284,17 @@ def _metric_axis(axes: Axes, metric: str, values: Sequence[float]) -> None:
     axes.yaxis.set_major_formatter(_metric_formatter(metric))
 
 
+def _show_level(axes: Axes, metric: str, value: float) -> None:
+    """Room around a value that never changes, within what the metric can be."""
+    room = 0.05 if metric in units.PERCENTAGES else 0.05 * abs(value) or 1.0
+    low, high = value - room, value + room
+    axes.set_ylim(max(low, 0.0) if value >= 0 else low, min(high, 1.0) if metric in units.PERCENTAGES else high)
+
+
 def _metric_formatter(metric: str) -> FuncFormatter:
     if metric in units.PERCENTAGES:
-        return FuncFormatter(lambda value, _: f"{100 * value:.4g} %")
-    return FuncFormatter(lambda value, _: f"{value:,.4g}")
+        return FuncFormatter(lambda value, _: units.typeset(f"{100 * value:.4g} %"))
+    return FuncFormatter(lambda value, _: units.typeset(f"{value:,.4g}"))
 
 
 def _name_axis(axes: Axes, names: Sequence[str]) -> None:

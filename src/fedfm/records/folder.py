@@ -93,6 +93,11 @@ class RunFolder:
         return self.path / "profile.json"
 
     @property
+    def evaluation(self) -> Path:
+        """The delivered model on the test set: metrics, and how each class fared."""
+        return self.path / "evaluation.json"
+
+    @property
     def clients(self) -> Path:
         """The federation: id, sizes and label counts of every client."""
         return self.path / "clients.json"

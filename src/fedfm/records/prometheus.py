@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from fedfm.errors import RecipeError
+from fedfm.extras import how_to_install
 from fedfm.records.listeners import Listener
 
 
@@ -28,7 +29,7 @@ class Prometheus(Listener):
             from prometheus_client import CollectorRegistry, Gauge, start_http_server
         except ImportError as error:
             raise RecipeError(
-                "prometheus-client is not installed: pip install 'fedfm[track]'", source="--metrics"
+                f"prometheus-client is not installed; {how_to_install('track')}", source="--metrics"
             ) from error
         registry = CollectorRegistry()
 

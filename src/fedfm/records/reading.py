@@ -24,6 +24,7 @@ class RunFiles:
         recipe_text: recipe.yaml as it is.
         recipe: the same, parsed.
         summary: summary.json; None while a run has not ended.
+        evaluation: evaluation.json; None while a run has not ended.
         environment: env.json.
         profile: profile.json; None where nobody asked for it.
         clients: clients.json, one record a client.
@@ -36,6 +37,7 @@ class RunFiles:
     recipe_text: str
     recipe: Record
     summary: Record | None
+    evaluation: Record | None
     environment: Record | None
     profile: Record | None
     clients: list[Record]
@@ -71,6 +73,7 @@ def read_run(folder: RunFolder) -> RunFiles:
         recipe_text=recipe_text,
         recipe=_mapping(folder.recipe, recipe_text),
         summary=summary_of(folder),
+        evaluation=_json(folder.evaluation, shapes.EVALUATION),
         environment=_json(folder.environment, shapes.ENVIRONMENT),
         profile=_json(folder.profile, shapes.PROFILE),
         clients=_json(folder.clients, shapes.CLIENTS) or [],

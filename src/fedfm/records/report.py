@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
+from fedfm.data.settings import SITES
 from fedfm.records import names, sections, svg, templates, units
 from fedfm.records.folder import RunFolder
 from fedfm.records.jsonl import Record
 from fedfm.records.reading import RunFiles, dig, read_run
 
-REPRODUCING = ("fedfm", "torch", "transformers", "peft", "datasets")
+REPRODUCING = ("torch", "transformers", "peft", "datasets")
 """Packages whose versions a reproduction fixes."""
 
 
@@ -34,10 +36,11 @@ def render(run: RunFiles) -> str:
         run=run,
         status=dig(run.summary, "status") or "running",
         subtitle=_subtitle(run.recipe),
-        where=run.recipe.get("run_dir") or f"{run.recipe.get('output') or 'runs'}/{run.name}",
+        commands=_commands(run),
         colours=svg.variables(),
         outcome=sections.outcome(run),
         learning=sections.learning(run),
+        classes=sections.classes(run),
         federation=sections.federation(run),
         spread=sections.spread(run),
         off=dig(run.recipe, "evaluate.clients") == 0,
@@ -50,6 +53,23 @@ def render(run: RunFiles) -> str:
         machine=_machine(run.environment),
         pins=[f"{name}=={versions[name].split('+')[0]}" for name in REPRODUCING if name in versions],
     )
+
+
+@dataclass(frozen=True)
+class Commands:
+    """What to type to continue a run, and to repeat it."""
+
+    again: str
+    reproduce: str
+
+
+def _commands(run: RunFiles) -> Commands:
+    """For clients that are simulated, or for sites that hold their own data."""
+    where = run.recipe.get("run_dir") or f"{run.recipe.get('output') or 'runs'}/{run.name}"
+    another = f"{where}/recipe.yaml name={run.name}-again"
+    if dig(run.recipe, "data.train") == SITES:
+        return Commands(f"fedfm server {where} --tls … --allow …", f"fedfm server {another} --tls … --allow …")
+    return Commands(f"fedfm resume {where}", f"fedfm run {another}")
 
 
 def _subtitle(recipe: Record) -> str:
@@ -76,6 +96,6 @@ def _machine(environment: Record | None) -> str:
         f"{cpu.get('count')} × {cpu.get('model')}" if cpu else None,
         f"{units.size(memory)} memory" if memory else None,
         *(environment.get("gpus") or ["no GPU"]),
-        f"{environment['threads']} threads" if environment.get("threads") else None,
+        units.counted(environment["threads"], "thread", "threads") if environment.get("threads") else None,
     ]
     return " · ".join(str(part) for part in parts if part)

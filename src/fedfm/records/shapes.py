@@ -159,6 +159,31 @@ class _Summary(TypedDict):
 
 
 @with_config(_OPEN)
+class _Class(TypedDict):
+    label: Name
+    examples: Count
+    precision: Figure
+    recall: Figure
+    f1: Figure
+
+
+@with_config(_OPEN)
+class _Evaluation(TypedDict):
+    examples: Count
+    metrics: dict[str, Figure]
+    classes: list[_Class] | None
+    confusion: list[list[Count]] | None
+
+
+def _square(evaluation: dict[str, Any]) -> dict[str, Any]:
+    """Checks that the confusion matrix has a row and a column for each class."""
+    classes, confusion = len(evaluation["classes"] or ()), evaluation["confusion"] or []
+    if len(confusion) != classes or any(len(row) != classes for row in confusion):
+        raise ValueError(f"`confusion` is no table of {classes} × {classes} counts")
+    return evaluation
+
+
+@with_config(_OPEN)
 class _Processor(TypedDict, total=False):
     model: str | None
     count: Count | None
@@ -237,6 +262,7 @@ EVENT = Shape[Mapping[str, Any]](_Event)
 MESSAGE = Shape[Mapping[str, Any]](_Message)
 CLIENTS = Shape[list[Any]](list[_Client])
 SUMMARY = Shape[Mapping[str, Any]](_Summary)
+EVALUATION = Shape[Mapping[str, Any]](Annotated[_Evaluation, AfterValidator(_square)])
 ENVIRONMENT = Shape[Mapping[str, Any]](_Environment)
 PROFILE = Shape[Mapping[str, Any]](_Profile)
 RECIPE = Shape[Mapping[str, Any]](_Recipe)

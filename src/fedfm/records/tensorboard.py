@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from fedfm.errors import RecipeError
+from fedfm.extras import how_to_install
 from fedfm.records.listeners import Listener
 
 
@@ -24,7 +25,7 @@ class TensorBoard(Listener):
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
-            raise RecipeError("tensorboard is not installed: pip install 'fedfm[track]'", where="report_to") from error
+            raise RecipeError(f"tensorboard is not installed; {how_to_install('track')}", where="report_to") from error
         self._open = SummaryWriter
         self._folder = run / "tensorboard"
         self._writer: SummaryWriter | None = None

@@ -30,6 +30,16 @@ def duration(seconds: float) -> str:
     return _two(round(seconds / 60), "h", "min")
 
 
+def counted(count: int, one: str, many: str) -> str:
+    """A count and what is counted: ``1 thread``, ``2 threads``."""
+    return f"{number(count)} {one if count == 1 else many}"
+
+
+def typeset(text: str) -> str:
+    """A number with a minus sign where it has a hyphen."""
+    return text.replace("-", "\N{MINUS SIGN}")
+
+
 def number(value: float) -> str:
     """A count: ``1,234``, and ``22.7 M`` from a million on."""
     if abs(value) >= 1e9:
@@ -55,7 +65,7 @@ def metric(name: str, value: float | None) -> str:
         return DASH
     if name in PERCENTAGES:
         return f"{100 * value:.1f} %"
-    return _three(value) if name == "perplexity" else f"{value:.3f}"
+    return _three(value) if name == "perplexity" else typeset(f"{value:.3f}")
 
 
 def metric_change(name: str, before: float | None, after: float | None) -> str:
@@ -74,7 +84,7 @@ def _two(value: int, large: str, small: str) -> str:
 
 
 def _signed(value: float, form: str) -> str:
-    return f"{value:+{form}}".replace("-", "\N{MINUS SIGN}")
+    return typeset(f"{value:+{form}}")
 
 
 def _three(value: float) -> str:

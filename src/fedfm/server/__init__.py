@@ -7,19 +7,22 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fedfm.server.api import Run, resume, run
+    from fedfm.server.inference import evaluate, predict
     from fedfm.server.outcome import export
     from fedfm.server.planning import client_table, plan
 
 _HOMES = {
     "Run": "api",
     "client_table": "planning",
+    "evaluate": "inference",
     "export": "outcome",
     "plan": "planning",
+    "predict": "inference",
     "resume": "api",
     "run": "api",
 }
 
-__all__ = ["Run", "client_table", "export", "plan", "resume", "run"]
+__all__ = ["Run", "client_table", "evaluate", "export", "plan", "predict", "resume", "run"]
 
 
 def __getattr__(name: str) -> Any:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from fedfm.errors import RecipeError
+from fedfm.models import builtin
 from fedfm.models.backbones import Backbone, load_backbone
 from fedfm.models.quiet import quiet
 from fedfm.models.tunable import Tunable
@@ -13,7 +14,7 @@ from fedfm.proxies import NoProxy
 from fedfm.proxies.model import make
 from fedfm.recipe import Recipe, load_recipe
 from fedfm.records import jsonl, shapes
-from fedfm.records.card import write_card
+from fedfm.records.card import Base, Kind, write_card
 from fedfm.records.folder import RunFolder
 from fedfm.server.checkpoints import load_checkpoint
 from fedfm.server.proxies import make_server_proxy
@@ -45,14 +46,22 @@ def write_outcome(
                 backbone.processor.save_pretrained(beside)
         else:
             tunable.save(beside, backbone.processor)
-        write_card(
-            beside,
-            base_model=backbone.name,
-            summary=summary,
-            recipe=recipe.model_dump(),
-            kind="model" if whole else "adapter",
-        )
+        base = _base(recipe, backbone)
+        if not whole and base.kind == "beside":
+            builtin.write_random_model(base.name.removeprefix(builtin.PREFIX), beside / "base")
+        kind: Kind = "model" if whole else "adapter"
+        write_card(beside, base=base, summary=summary, recipe=recipe.model_dump(), kind=kind)
     return target
+
+
+def _base(recipe: Recipe, backbone: Backbone) -> Base:
+    return Base(
+        backbone.name,
+        revision=backbone.revision,
+        package=builtin.MINILM_PACKAGE if recipe.model.path == f"{builtin.PREFIX}minilm" else None,
+        new_head=bool(backbone.new_head),
+        mask=getattr(backbone.processor, "mask_token", None),
+    )
 
 
 def export(path: Path | str, *, merge: bool = False) -> Path:

@@ -10,6 +10,7 @@ from typing import Any
 
 from fedfm.data.settings import SITES
 from fedfm.errors import FedfmError, Problem, RecipeError, StorageError
+from fedfm.extras import how_to_install
 from fedfm.recipe import load_keys, read_recipe
 from fedfm.recipe.problems import overlap
 from fedfm.records.disk import normal
@@ -46,7 +47,7 @@ def missing_extra(kind: str) -> str | None:
     """What to install for a kind of runtime; None where nothing is missing."""
     if kind not in EXTRAS or find_spec(EXTRAS[kind]) is not None:
         return None
-    return f"`{kind}` needs the extra of that name: pip install 'fedfm[{kind}]'"
+    return f"`{kind}` needs the extra of that name; {how_to_install(kind)}"
 
 
 def _folder(values: Mapping[str, Any]) -> Iterator[Problem]:
@@ -72,7 +73,7 @@ def _missing_extras(values: Mapping[str, Any]) -> Iterator[Problem]:
     if isinstance(kind, str) and (missing := missing_extra(kind)):
         yield Problem("runtime.kind", missing)
     if isinstance(trackers, list) and "tensorboard" in trackers and find_spec("tensorboard") is None:
-        yield Problem("report_to", "tensorboard is not installed: pip install 'fedfm[track]'")
+        yield Problem("report_to", f"tensorboard is not installed; {how_to_install('track')}")
 
 
 def _missing_files(values: Mapping[str, Any]) -> Iterator[Problem]:

@@ -24,11 +24,13 @@ from fedfm.server.api import Run
 from fedfm.server.baselines import baselines
 from fedfm.server.checkpoints import load_checkpoint
 from fedfm.server.experiment import Experiment
+from fedfm.server.inference import evaluation
 from fedfm.server.interrupts import StopRequest, stop_on_signals
 from fedfm.server.outcome import write_outcome
 from fedfm.server.planning import describe
 from fedfm.server.profiling import profile_of
 from fedfm.server.refusals import refuse_unresumable
+from fedfm.server.reload import reload
 from fedfm.server.rounds import RoundLoop
 from fedfm.server.state import RunState
 from fedfm.server.summary import Status, proxy_figures, summarize
@@ -166,7 +168,9 @@ def _finish(
     per_client = _evaluate_clients(experiment, folder, state, stop)
     _write_proxy(experiment, folder, state)
     summary = summarize(experiment, state, "completed", compared, per_client, proxy_figures(experiment, state))
-    write_outcome(folder, experiment.tunable, experiment.backbone, experiment.recipe, summary, merge=False)
+    target = write_outcome(folder, experiment.tunable, experiment.backbone, experiment.recipe, summary, merge=False)
+    _compare_reloaded(target, experiment, folder, listeners, summary)
+    folder.write_json(folder.evaluation, evaluation(experiment))
     if experiment.tunable.is_adapter:
         shutil.rmtree(folder.model, ignore_errors=True)  # merged from an earlier round, if it is there
     folder.write_json(folder.summary, summary)
@@ -175,6 +179,22 @@ def _finish(
     write_report(folder.path)
     for listener in listeners:
         listener.on_end(summary)
+
+
+def _compare_reloaded(
+    target: Path, experiment: Experiment, folder: RunFolder, listeners: Sequence[Listener], summary: dict[str, Any]
+) -> None:
+    """Loads what was written as others would; that it is another model than the measured one must be seen."""
+    again = reload(target, experiment.tunable, experiment.backbone, experiment.recipe)
+    summary["reloaded"] = again.record()
+    if again.agrees is False:
+        reason = (
+            f"{target.name}/ loaded with plain {again.library} is not the model that was measured: on the same input "
+            f"its logits differ by {again.difference:.1g} of the largest"
+        )
+        folder.append(folder.events, {"round": summary["rounds"], "kind": "reload", "client": None, "reason": reason})
+        for listener in listeners:
+            listener.on_warning(reason)
 
 
 def _write_proxy(experiment: Experiment, folder: RunFolder, state: RunState) -> None:

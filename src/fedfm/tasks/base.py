@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypedDict
 
 import numpy as np
 from torch import Tensor
@@ -22,6 +22,23 @@ Collate = Callable[[Sequence[Mapping[str, Any]]], Batch]
 
 Measured = dict[str, np.ndarray]
 """What metrics are computed from, one entry an example (or a predicted token)."""
+
+
+class ClassScore(TypedDict):
+    """Precision, recall and F1 of a class, each None where it is not defined, and how many examples it has."""
+
+    label: str
+    precision: float | None
+    recall: float | None
+    f1: float | None
+    examples: int
+
+
+class PerClass(TypedDict):
+    """How each class fared, in order of their ids; ``confusion[i][j]``: examples of class i taken for class j."""
+
+    classes: list[ClassScore]
+    confusion: list[list[int]]
 
 
 class Task(ABC):
@@ -73,4 +90,13 @@ class Task(ABC):
 
     def majority(self, train: np.ndarray, test: np.ndarray) -> dict[str, float] | None:
         """All metrics of always answering the commonest training class; None for tasks without classes."""
+        return None
+
+    def per_class(self, measured: Measured, names: Sequence[str]) -> PerClass | None:
+        """How each class fared, over everything measured; None for tasks without classes.
+
+        Args:
+            measured: the concatenation of what `measure` returned.
+            names: of the classes, in order of their ids.
+        """
         return None

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import torch
-from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
+from sklearn.metrics import (
+    accuracy_score,
+    confusion_matrix,
+    f1_score,
+    matthews_corrcoef,
+    precision_recall_fscore_support,
+)
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForImageClassification, AutoModelForSequenceClassification, DataCollatorWithPadding
@@ -19,7 +26,7 @@ from fedfm.data.labels import LabelMap
 from fedfm.data.settings import DataSettings
 from fedfm.data.sources import Source
 from fedfm.data.text import encode_text
-from fedfm.tasks.base import Batch, Collate, Measured, Task
+from fedfm.tasks.base import Batch, ClassScore, Collate, Measured, PerClass, Task
 
 
 class Classification(Task):
@@ -46,6 +53,20 @@ class Classification(Task):
             "macro_f1": float(f1_score(label, predicted, average="macro", zero_division=0.0)),
             "matthews": 0.0 if one_class else float(matthews_corrcoef(label, predicted)),
         }
+
+    def per_class(self, measured: Measured, names: Sequence[str]) -> PerClass:
+        """Precision, recall and F1 of each class, and the confusion matrix."""
+        predicted, label = measured["predicted"], measured["label"]
+        ids = np.arange(len(names))
+        figures = precision_recall_fscore_support(label, predicted, labels=ids, zero_division=np.nan)
+        rows = zip(names, *(part.tolist() for part in figures), strict=True)
+        return PerClass(
+            classes=[
+                ClassScore(label=name, precision=_known(p), recall=_known(r), f1=_known(f1), examples=int(examples))
+                for name, p, r, f1, examples in rows
+            ],
+            confusion=confusion_matrix(label, predicted, labels=ids).tolist(),
+        )
 
     def majority(self, train: np.ndarray, test: np.ndarray) -> dict[str, float]:
         """All metrics on ``test`` of always answering the commonest class of ``train``."""
@@ -96,7 +117,10 @@ class ImageClassification(Classification):
 
         def collate(rows: Sequence[Mapping[str, Any]]) -> Batch:
             images = torch.from_numpy(np.stack([row["pixel_values"] for row in rows]))
-            return {"pixel_values": statistics.pixels(images), "labels": torch.tensor([row["labels"] for row in rows])}
+            batch = {"pixel_values": statistics.pixels(images)}
+            if "labels" in rows[0]:
+                batch["labels"] = torch.tensor([row["labels"] for row in rows])
+            return batch
 
         return collate
 
@@ -104,3 +128,7 @@ class ImageClassification(Classification):
 def channels(processor: Any) -> int:
     """Colour channels that an image processor prepares: as many as it has means."""
     return len(processor.image_mean) if processor.do_normalize else 3
+
+
+def _known(value: float) -> float | None:
+    return None if math.isnan(value) else value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from pathlib import Path
 from typing import ClassVar
 
 from peft import PeftConfig, get_peft_model
@@ -105,7 +106,9 @@ def attach_peft(backbone: Backbone, config: PeftConfig, *, seed: int) -> Tunable
     with torch_seed(seed, "tunable"), quiet():
         model = get_peft_model(backbone.model, config)
     attached = model.active_peft_config
-    attached.base_model_name_or_path, attached.revision = backbone.name, backbone.revision
+    folder = Path(backbone.name).expanduser()
+    attached.base_model_name_or_path = str(folder.absolute()) if folder.is_dir() else backbone.name
+    attached.revision = backbone.revision
     for field in ("target_modules", "feedforward_modules"):
         if isinstance(chosen := getattr(attached, field, None), set):
             setattr(attached, field, sorted(chosen))  # so that adapter_config.json does not depend on hashes

@@ -1,5 +1,6 @@
 """The sections of a report, one a file: what the template says, worked out from a run's files."""
 
+from fedfm.records.sections.classes import Classes, classes
 from fedfm.records.sections.faults import Faults, faults
 from fedfm.records.sections.federation import Federation, federation
 from fedfm.records.sections.learning import Learning, learning
@@ -10,6 +11,7 @@ from fedfm.records.sections.time import Time, time
 from fedfm.records.sections.wire import Wire, wire
 
 __all__ = [
+    "Classes",
     "Faults",
     "Federation",
     "Learning",
@@ -18,6 +20,7 @@ __all__ = [
     "Spread",
     "Time",
     "Wire",
+    "classes",
     "faults",
     "federation",
     "learning",

@@ -25,9 +25,9 @@ def time(run: RunFiles) -> Time | None:
         return None
     seconds = {name: value for name, value in profile["seconds"].items() if name != "total"}
     processes, threads = profile["processes"], profile["threads"]
-    busy = sum(profile["training"].values())
+    busy, each = sum(profile["training"].values()), units.counted(threads, "thread", "threads")
     facts = [
-        Fact("Trained by", _count(processes, "process", "processes"), f"{_count(threads, 'thread', 'threads')} each"),
+        Fact("Trained by", units.counted(processes, "process", "processes"), f"{each} each"),
         Fact("Tokens trained on", units.number(profile["tokens"])),
     ]
     if profile["share"] is not None:
@@ -41,10 +41,6 @@ def time(run: RunFiles) -> Time | None:
             ),
         ]
     return Time(facts, _table("the run", seconds), _table("local training, all processes", profile["training"]))
-
-
-def _count(number: int, one: str, many: str) -> str:
-    return f"{number} {one if number == 1 else many}"
 
 
 def _table(name: str, seconds: dict[str, float]) -> Table:

@@ -1,4 +1,4 @@
-"""Writes the table of every key into `recipe.md` from the schema, so that the two cannot differ."""
+"""A Markdown extension: the table of every key in `recipe.md`, from the schema, so that the two cannot differ."""
 
 from __future__ import annotations
 
@@ -6,16 +6,37 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+from markdown import Extension, Markdown
+from markdown.preprocessors import Preprocessor
+
 from fedfm.recipe.schema import Recipe
 
-MARKER = "<!-- every key: written by docs/hooks.py from the schema -->"
+MARKER = "<!-- every key: written by tools/recipe_reference.py from the schema -->"
 
 Schema = dict[str, Any]
 
 
-def on_page_markdown(markdown: str, **_: object) -> str:
-    """MkDocs calls this with the text of every page."""
-    return markdown.replace(MARKER, "\n".join(reference(Recipe.model_json_schema())))
+def expanded(page: str) -> str:
+    """A page with the table in place of its marker."""
+    return page.replace(MARKER, "\n".join(reference(Recipe.model_json_schema()))) if MARKER in page else page
+
+
+class _Reference(Preprocessor):
+    def run(self, lines: list[str]) -> list[str]:
+        return expanded("\n".join(lines)).split("\n")
+
+
+class RecipeReference(Extension):
+    """Puts the table where a page has the marker."""
+
+    def extendMarkdown(self, md: Markdown) -> None:  # noqa: N802 - the name that Markdown calls
+        """Before HTML comments, of which the marker is one, are taken out."""
+        md.preprocessors.register(_Reference(md), "recipe_reference", priority=40)
+
+
+def makeExtension(**_: object) -> RecipeReference:  # noqa: N802 - the name that Markdown calls
+    """What Markdown asks an extension's module for."""
+    return RecipeReference()
 
 
 def reference(schema: Schema) -> Iterator[str]:

@@ -1,0 +1,108 @@
+"""``fedfm evaluate`` and ``fedfm predict``: the model of a run on other data."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from fedfm.cli.group import Command
+from fedfm.cli.output import console, print_json
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from rich.table import Table
+
+PREFIX = "probabilities."
+"""What the columns of single classes begin with."""
+
+
+@click.command(cls=Command)
+@click.argument("folder", metavar="RUN", type=click.Path(path_type=Path))
+@click.argument("data")
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+def evaluate(folder: Path, data: str, overrides: tuple[str, ...], as_json: bool) -> None:
+    """Measure the model of the run in the folder RUN on DATA.
+
+    DATA is what `data.test` of a recipe may be: a file, a folder, hf:NAME, builtin:NAME. Its columns are named as those
+    of the run's own data, unless KEY=VALUE says otherwise: data.label=class.
+    """
+    from fedfm.server import evaluate
+
+    found = evaluate(folder, data, overrides)
+    if as_json:
+        print_json(found)
+        return
+    from fedfm.records import units
+
+    terminal = console()
+    values = [f"{units.metric_name(name)} {units.metric(name, value)}" for name, value in found["metrics"].items()]
+    terminal.print(f"{units.number(found['examples'])} examples: {', '.join(values)}")
+    if found["classes"]:
+        terminal.print(_classes(found))
+
+
+@click.command(cls=Command)
+@click.argument("folder", metavar="RUN", type=click.Path(path_type=Path))
+@click.argument("data")
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option(
+    "--output",
+    "-o",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write to this file, .jsonl or .csv, in place of standard output.",
+)
+def predict(folder: Path, data: str, overrides: tuple[str, ...], output: Path | None, as_json: bool) -> None:
+    """Give each row of DATA the class that the model of the run in the folder RUN sees in it, as JSON lines.
+
+    DATA and KEY=VALUE are as for `fedfm evaluate`; labels are not needed.
+    """
+    if output is not None and output.suffix not in (".jsonl", ".csv"):
+        raise click.UsageError(f"--output {output}: its name must end in .jsonl or .csv")
+    from fedfm.records import disk
+    from fedfm.server import predict
+
+    rows = predict(folder, data, overrides)
+    if output is None:
+        if as_json:
+            print_json(_nested(rows))
+        else:
+            click.echo(_lines(rows), nl=False)
+        return
+    disk.replace_text(output, rows.to_csv(index=False) if output.suffix == ".csv" else _lines(rows))
+    if as_json:
+        print_json({"path": str(output), "rows": len(rows)})
+    else:
+        click.echo(f"{output} is written: {len(rows)} rows.")
+
+
+def _nested(rows: pd.DataFrame) -> list[dict[str, Any]]:
+    """A record a row, the probabilities of all classes together."""
+    classes = [name for name in map(str, rows.columns) if name.startswith(PREFIX)]
+    return [
+        {name: row[name] for name in map(str, rows.columns) if name not in classes}
+        | {"probabilities": {name.removeprefix(PREFIX): row[name] for name in classes}}
+        for row in rows.to_dict("records")
+    ]
+
+
+def _lines(rows: pd.DataFrame) -> str:
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in _nested(rows))
+
+
+def _classes(found: dict[str, Any]) -> Table:
+    """Precision, recall and F1 of each class, and what it is most often taken for."""
+    from rich.table import Table
+
+    from fedfm.records import units
+    from fedfm.records.sections.classes import mistaken
+
+    table = Table(box=None, pad_edge=False)
+    for name in ("class", "examples", "precision", "recall", "F1", "most often taken for"):
+        table.add_column(name, justify="left" if name in ("class", "most often taken for") else "right")
+    for index, row in enumerate(found["classes"]):
+        figures = (units.metric("accuracy", row[name]) for name in ("precision", "recall", "f1"))
+        table.add_row(row["label"], units.number(row["examples"]), *figures, mistaken(found, index))
+    return table

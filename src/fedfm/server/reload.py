@@ -1,0 +1,133 @@
+"""What a run leaves behind, loaded again as others load it: plain transformers, plain peft."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import torch
+from peft import PeftModel
+from PIL import Image
+from torch import Tensor
+from transformers import AutoImageProcessor, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from fedfm.data.images import Framing, PixelStatistics
+from fedfm.models.backbones import Backbone
+from fedfm.models.checkpoints import open_checkpoint
+from fedfm.models.processors import Processor
+from fedfm.models.quiet import quiet
+from fedfm.models.tunable import Tunable
+from fedfm.recipe import Recipe
+from fedfm.tasks import TASKS
+from fedfm.tasks.base import Batch
+from fedfm.tasks.classification import channels
+
+TOLERANCE = 1e-3
+"""Largest difference between logits, over the largest logit, at which two models count as the same."""
+
+TEXTS = ("a probe", "another one, of more tokens than the first")
+"""Texts that are compared: of two lengths, so that one is padded."""
+
+
+@dataclass(frozen=True)
+class Reloaded:
+    """How the model that was written differs from the one that was measured.
+
+    Attributes:
+        library: that loaded it.
+        difference: largest difference between logits, over the largest logit; None where it was not compared.
+        reason: why it was not compared.
+    """
+
+    library: str
+    difference: float | None
+    reason: str | None = None
+
+    @property
+    def agrees(self) -> bool | None:
+        """Whether the two are the same model; None where they were not compared."""
+        return None if self.difference is None else self.difference <= TOLERANCE
+
+    def record(self) -> dict[str, Any]:
+        """As summary.json has it."""
+        return {"with": self.library, "difference": self.difference, "agrees": self.agrees, "reason": self.reason}
+
+
+def reload(target: Path, tunable: Tunable, backbone: Backbone, recipe: Recipe) -> Reloaded:
+    """Loads an adapter or a model again and compares it, on one batch of made-up input, with what was measured.
+
+    Args:
+        target: ``adapter/`` or ``model/``.
+        tunable: holds what was measured.
+        backbone: that it belongs to.
+        recipe: of the run.
+    """
+    whole = not (target / "adapter_config.json").is_file()
+    library = "transformers" if whole else "peft"
+    room, needed = psutil.virtual_memory().available, sum(p.nbytes for p in tunable.model.parameters())
+    if needed > room:
+        return Reloaded(library, None, f"a second model of {needed:,} bytes does not fit into memory ({room:,} free)")
+    measured = _logits(tunable.model, _measured_input(backbone.processor))
+    with quiet():
+        again = _whole(target, recipe) if whole else _adapter(target, backbone, recipe)
+        logits = _logits(again, _plain_input(target, TASKS[recipe.task.kind].modality))
+    if logits.shape != measured.shape:
+        return Reloaded(library, math.inf)
+    difference = (logits - measured).abs().max() / measured.abs().max()
+    return Reloaded(library, float(difference))
+
+
+def _whole(target: Path, recipe: Recipe) -> PreTrainedModel:
+    model: PreTrainedModel = TASKS[recipe.task.kind].auto_class.from_pretrained(
+        target, dtype=torch.float32, local_files_only=True
+    )
+    model.eval()
+    return model
+
+
+def _adapter(target: Path, backbone: Backbone, recipe: Recipe) -> PeftModel:
+    """The base and the adapter on it, by the calls that are on the adapter's card."""
+    config = backbone.model.config
+    labels = {}
+    if TASKS[recipe.task.kind].labelled:
+        labels = {name: getattr(config, name) for name in ("id2label", "label2id", "problem_type")}
+    with open_checkpoint(recipe.model, allow_network=recipe.allow_network) as checkpoint:
+        base = TASKS[recipe.task.kind].auto_class.from_pretrained(
+            checkpoint.folder, **labels, dtype=torch.float32, ignore_mismatched_sizes=True, local_files_only=True
+        )
+    if isinstance(backbone.processor, PreTrainedTokenizerBase):
+        base.config.get_text_config().pad_token_id = backbone.processor.pad_token_id
+    return PeftModel.from_pretrained(base, str(target)).eval()
+
+
+def _measured_input(processor: Processor) -> Batch:
+    """The probe as fedfm prepares it."""
+    if isinstance(processor, PreTrainedTokenizerBase):
+        return dict(processor(list(TEXTS), padding=True, return_tensors="pt"))
+    framing, colours = Framing.of(processor), channels(processor)
+    framed = framing.apply(_image().convert("RGB" if colours == 3 else "L"))
+    pixels = torch.from_numpy(np.array(framed)).reshape(framing.height, framing.width, -1).permute(2, 0, 1)
+    return {"pixel_values": PixelStatistics.of(processor, colours).pixels(pixels[None])}
+
+
+def _plain_input(target: Path, modality: str) -> Batch:
+    """The same as others prepare it, with what lies beside the model."""
+    if modality == "text":
+        return dict(AutoTokenizer.from_pretrained(target)(list(TEXTS), padding=True, return_tensors="pt"))
+    return dict(AutoImageProcessor.from_pretrained(target, backend="pil")(images=[_image()], return_tensors="pt"))
+
+
+def _image() -> Image.Image:
+    """A picture that no model takes as it is: neither square nor of a usual size."""
+    return Image.fromarray(np.linspace(0, 255, 40 * 56 * 3).reshape(40, 56, 3).astype(np.uint8))
+
+
+@torch.inference_mode()
+def _logits(model: torch.nn.Module, batch: Batch) -> Tensor:
+    device = next(model.parameters()).device
+    logits: Tensor = model(**{name: tensor.to(device) for name, tensor in batch.items()}).logits
+    return logits.float().cpu()
