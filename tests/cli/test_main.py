@@ -26,7 +26,7 @@ from tests.records.conftest import write_run
 
 COMMANDS = [
     *("ls", "cp", "show", "check", "data", "proxy"),
-    *("run", "resume", "status", "report", "export"),
+    *("run", "resume", "status", "report", "export", "evaluate", "predict"),
     *("keys", "certs", "server", "client"),
 ]
 

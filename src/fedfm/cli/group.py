@@ -8,7 +8,9 @@ from dataclasses import asdict
 from typing import Any
 
 import click
+from rich.text import Text
 
+from fedfm.cli.output import console
 from fedfm.errors import FedfmError, InterruptedRunError, Problem, RecipeError
 
 UNFORESEEN = 1
@@ -109,5 +111,7 @@ def _tell(ctx: click.Context, message: str, code: int, problems: Sequence[Proble
         click.echo(json.dumps(told, ensure_ascii=False))
     else:
         word, colour = ("interrupted", "yellow") if code == INTERRUPTED else ("error", "red")
-        click.echo(click.style(f"{word}: ", fg=colour, bold=True) + message, err=True)
+        terminal = console(stderr=True)
+        text = Text.assemble((f"{word}: ", f"bold {colour}"), message)
+        terminal.print(text, soft_wrap=not terminal.is_terminal)  # a terminal breaks lines between words
     ctx.exit(code)
