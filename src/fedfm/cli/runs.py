@@ -53,7 +53,7 @@ def resume(folder: str, overrides: tuple[str, ...], as_json: bool) -> None:
 @click.command(cls=Command)
 @click.argument("folder", metavar="RUN", type=click.Path(path_type=Path))
 def status(folder: Path, as_json: bool) -> None:
-    """Tell how the run in the folder RUN fares, while it goes on or after."""
+    """Tell how the run in the folder RUN fares, now or afterwards."""
     from fedfm.records.status import render_status, run_status
 
     found = run_status(folder)
