@@ -12,7 +12,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: demo install test test-faults lint docs bench clean help
+.PHONY: demo install test test-faults lint schema audit docs bench clean help
 
 demo: $(VENV)/demo.installed ## fine-tune MiniLM over clients, offline, on two cores; replaces runs/demo
 	rm -rf runs/demo
@@ -33,6 +33,13 @@ lint: $(VENV)/test.installed ## style, types, and the direction of imports
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+audit: $(VENV)/test.installed ## hold constraints.txt against PyPI's list of vulnerabilities; needs the network
+	$(PYTHON) -m venv $(VENV)/audit && $(VENV)/audit/bin/python -m pip install --quiet pip-audit
+	$(VENV)/audit/bin/python -m pip_audit --strict --no-deps --disable-pip --requirement constraints.txt
+
+schema: $(VENV)/test.installed ## write src/fedfm/recipe/schema.json again, after a change of settings
+	$(BIN)/python -m fedfm.recipe.index
 
 docs: $(VENV)/docs.installed ## build the site into site/, strictly
 	PYTHONPATH=tools $(BIN)/zensical build --strict --clean

@@ -15,7 +15,7 @@ from fedfm.cli.main import main
 from fedfm.recipe import load_recipe
 from fedfm.recipe.fields import all_keys
 from fedfm.recipe.schema import Recipe
-from fedfm.recipe.yaml_text import parse
+from fedfm.yaml_text import parse
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "deploy/README.md")]

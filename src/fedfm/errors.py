@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 
@@ -83,3 +84,46 @@ class InterruptedRunError(FedfmError):
     """The run was stopped by the user; its last round is saved and it can be resumed."""
 
     exit_code = 130
+
+
+class Gathering:
+    """Errors of several attempts, told together.
+
+    Examples:
+        >>> gathering = Gathering()
+        >>> for name in ("train", "test"):
+        ...     with gathering.attempt():
+        ...         raise RecipeError("no such file", where=f"data.{name}")
+        >>> gathering.tell()
+        Traceback (most recent call last):
+        ...
+        fedfm.errors.RecipeError: recipe: 2 problems
+          data.train: no such file
+          data.test: no such file
+    """
+
+    def __init__(self) -> None:
+        self.errors: list[RecipeError | DataError] = []
+
+    @contextmanager
+    def attempt(self) -> Iterator[None]:
+        """Goes on after the block, whatever is wrong with recipe or data in it."""
+        try:
+            yield
+        except (RecipeError, DataError) as error:
+            self.errors.append(error)
+
+    def tell(self) -> None:
+        """Raises what was gathered, if anything was.
+
+        Raises:
+            RecipeError: only the recipe is to blame.
+            DataError: a file of data is, perhaps beside the recipe.
+        """
+        if len(self.errors) == 1:
+            raise self.errors[0]
+        if any(isinstance(error, DataError) for error in self.errors):
+            raise DataError("\n".join(map(str, self.errors)))
+        problems = [problem for error in self.errors if isinstance(error, RecipeError) for problem in error.problems]
+        if problems:
+            raise RecipeError(list(dict.fromkeys(problems)))

@@ -7,7 +7,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from fedfm.cli.main import main
-from fedfm.recipe.yaml_text import render
+from fedfm.yaml_text import render
 from tests.small import small_recipe
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -164,3 +165,43 @@ def test_the_outcome(tmp_path: Path) -> None:
         f"how to load it: {tmp_path}/adapter/README.md",
         "",
     ]
+
+
+def terminal_of(width: int, *, is_terminal: bool = True) -> Console:
+    return Console(file=io.StringIO(), width=width, force_terminal=is_terminal, color_system=None, highlight=False)
+
+
+def test_a_narrow_terminal_breaks_between_words() -> None:
+    terminal = terminal_of(80)
+    play(Display(terminal))
+    printed = terminal.file.getvalue()  # type: ignore[attr-defined]
+    lines = printed.splitlines()
+    assert max(map(len, lines)) <= 80
+    words = set(describe_round(record()).split()) | {"warning:", "update", "of", "client"}
+    assert words <= set(printed.split()), "no word is broken"
+
+
+def test_without_a_terminal_no_silence_is_long() -> None:
+    terminal = terminal_of(160, is_terminal=False)
+    with PlainDisplay(terminal, silence=0.05) as display:
+        display.on_progress("making the proxy", 0, None)
+        for expected in ("making the proxy (running for", "distilling the proxy  12 % (", "round 3: client 2/5 ("):
+            for _ in range(400):
+                if f"… {expected}" in terminal.file.getvalue():  # type: ignore[attr-defined]
+                    break
+                time.sleep(0.01)
+            assert f"… {expected}" in terminal.file.getvalue()  # type: ignore[attr-defined]
+            if expected.startswith("making"):
+                display.on_progress("distilling the proxy", 24, 200)
+            else:
+                display.on_client(3, 2, 5, "a", 0.1)
+    length = len(terminal.file.getvalue())  # type: ignore[attr-defined]
+    time.sleep(0.12)
+    assert len(terminal.file.getvalue()) == length, "it falls silent at the end"  # type: ignore[attr-defined]
+
+
+def test_the_bar_tells_of_work_beside_the_rounds() -> None:
+    display = RichDisplay(terminal_of(80))
+    with display:
+        display.on_progress("evaluating", 3, 12)
+        assert display.bar.tasks[0].description == "evaluating  3/12"

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import click
@@ -21,10 +22,11 @@ from fedfm.errors import (
     StorageError,
     TooFewClientsError,
 )
+from tests.records.conftest import write_run
 
 COMMANDS = [
     *("ls", "cp", "show", "check", "data", "proxy"),
-    *("run", "resume", "status", "report", "export"),
+    *("run", "resume", "status", "report", "export", "evaluate", "predict"),
     *("keys", "certs", "server", "client"),
 ]
 
@@ -73,13 +75,34 @@ def test_the_version() -> None:
     assert CliRunner().invoke(main, ["--version"]).output == f"fedfm, version {fedfm.__version__}\n"
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["ls"], ["run", "--help"], ["keys", "new", "--help"]])
-def test_what_needs_no_torch_does_not_wait_for_it(arguments: list[str]) -> None:
-    heavy = "{'torch', 'transformers', 'peft', 'datasets', 'pandas', 'matplotlib', 'sklearn', 'flwr', 'cryptography'}"
+def test_what_needs_no_torch_does_not_wait_for_it(tmp_path: Path) -> None:
+    """Help, names, files, keys and records are looked at before anything heavy is imported; one process tries all."""
+    ended = write_run(tmp_path / "ended", clients=4, rounds=2).path
+    (tmp_path / "wrong.yaml").write_text("a: [", encoding="utf-8")
+    answers = [
+        (["--help"], 0),
+        (["ls"], 0),
+        (["run", "--help"], 0),
+        (["keys", "new", "--help"], 0),
+        (["show", "quick", "local.epochs=3"], 0),
+        (["run", "quik"], 2),
+        (["run", "quick", "local.epoch=3"], 2),
+        (["run", "quick", f"run_dir={ended}"], 2),
+        (["check", str(tmp_path / "wrong.yaml")], 2),
+        (["data", str(tmp_path / "missing.yaml")], 2),
+        (["resume", str(tmp_path / "missing")], 2),
+        (["resume", str(ended), "seed=3"], 2),
+        (["export", str(tmp_path / "missing")], 2),
+        (["status", str(ended)], 0),
+    ]
     program = (
-        "import sys\nfrom fedfm.cli.main import main\n"
-        f"main({arguments}, standalone_mode=False)\n"
-        f"sys.exit(str({heavy} & set(sys.modules) or ''))"
+        "import sys\nfrom click.testing import CliRunner\nfrom fedfm.cli.main import main\nimport fedfm\n"
+        "fedfm.run, fedfm.resume, fedfm.Run\n"
+        f"for arguments, code in {answers!r}:\n"
+        "    result = CliRunner().invoke(main, arguments)\n"
+        "    assert result.exit_code == code, (arguments, result.output)\n"
+        "    heavy = {'torch', 'transformers', 'peft', 'datasets', 'pandas', 'sklearn', 'flwr', 'cryptography'}\n"
+        "    assert not heavy & set(sys.modules), (arguments, heavy & set(sys.modules))\n"
     )
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert result.stderr.strip() == ""

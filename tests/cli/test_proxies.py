@@ -13,7 +13,7 @@ from fedfm.cli.main import main
 from fedfm.cli.proxies import SCORES
 from fedfm.proxies import FedPFT
 from fedfm.recipe import Recipe
-from fedfm.recipe.yaml_text import render
+from fedfm.yaml_text import render
 from tests.small import small_recipe
 
 BACKBONE: dict[str, Any] = {

@@ -11,7 +11,7 @@ from fedfm.cli.main import main
 from fedfm.cli.output import console
 from fedfm.recipe import load_recipe
 from fedfm.recipe.presets import PRESETS, preset_title
-from fedfm.recipe.yaml_text import parse
+from fedfm.yaml_text import parse
 
 
 def invoke(*arguments: object) -> Result:

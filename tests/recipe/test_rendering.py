@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from fedfm.recipe import Recipe, commented, dump, load_recipe
 from fedfm.recipe.presets import PRESETS
-from fedfm.recipe.yaml_text import parse
+from fedfm.yaml_text import parse
 
 
 @pytest.mark.parametrize("write", [dump, commented])

@@ -42,7 +42,7 @@ def test_create_refuses_an_existing_run_and_says_what_to_do(folder: RunFolder) -
     assert folder.recipe.read_text() == "name: run\n"
 
 
-@pytest.mark.parametrize("name", ["", "..", "line\nbreak", "bell\a"])
+@pytest.mark.parametrize("name", ["", "line\nbreak", "bell\a"])
 def test_create_refuses_what_is_no_name(tmp_path: Path, name: str) -> None:
     with pytest.raises(RecipeError, match="does not name a folder"):
         RunFolder.create(tmp_path / "x" / name if name else Path())

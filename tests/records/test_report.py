@@ -270,7 +270,7 @@ def test_damage_is_named(make_run: MakeRun) -> None:
     with pytest.raises(DataError, match=r"recipe\.yaml: not a run's recipe"):
         report.write_report(folder.path)
     folder.write_text(folder.recipe, "a: [")
-    with pytest.raises(DataError, match=r"recipe\.yaml: not YAML"):
+    with pytest.raises(DataError, match=r"recipe\.yaml:1: not YAML"):
         report.write_report(folder.path)
 
 

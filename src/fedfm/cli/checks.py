@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from fedfm.cli.group import Command
-from fedfm.cli.output import console, print_json
+from fedfm.cli.output import console, print_json, waiting
 
 
 @click.command(cls=Command)
@@ -21,9 +21,13 @@ def check(recipe: str, overrides: tuple[str, ...], as_json: bool) -> None:
     """
     from fedfm.cli.display import describe_plan
     from fedfm.recipe import load_recipe
-    from fedfm.server import plan
+    from fedfm.server.refusals import refuse_unrunnable
 
-    planned = plan(load_recipe(recipe, overrides))
+    refuse_unrunnable(recipe, overrides)
+    with waiting("loading libraries, data and model"):
+        from fedfm.server import plan
+
+        planned = plan(load_recipe(recipe, overrides))
     if as_json:
         print_json(planned)
     else:
@@ -39,11 +43,14 @@ def check(recipe: str, overrides: tuple[str, ...], as_json: bool) -> None:
 @click.option("--plot", type=click.Path(path_type=Path), help="Also draw the split to this file (png, svg or pdf).")
 def data(recipe: str, overrides: tuple[str, ...], plot: Path | None, as_json: bool) -> None:
     """Show how RECIPE splits its data among clients."""
-    from fedfm.recipe import load_recipe
-    from fedfm.records.split import plot_split, render_split
-    from fedfm.server import client_table
+    from fedfm.recipe import load_keys, load_recipe
 
-    clients = client_table(load_recipe(recipe, overrides))
+    load_keys(recipe, overrides)
+    with waiting("loading libraries and data"):
+        from fedfm.records.split import plot_split, render_split
+        from fedfm.server import client_table
+
+        clients = client_table(load_recipe(recipe, overrides))
     if plot is not None:
         plot_split(clients, plot)
     if as_json:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
+from threading import Event, Thread
 from types import TracebackType
 from typing import Any, Self
 
 from rich.console import Console, Group, RenderableType
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 import fedfm
@@ -43,12 +45,16 @@ class Display(Listener):
 
     def on_round(self, record: Record) -> None:
         """A line that stays."""
-        self.terminal.print(describe_round(record), soft_wrap=True)
+        self._line(describe_round(record))
         self._check_reader(f"after round {record['round']}")
 
     def on_warning(self, text: str) -> None:
         """A warning that stays."""
-        self.terminal.print(Text(f"warning: {text}", style="yellow"), soft_wrap=True)
+        self._line(Text(f"warning: {text}", style="yellow"))
+
+    def _line(self, line: str | Text) -> None:
+        """A line that a terminal wraps between words, and a log keeps whole."""
+        self.terminal.print(line, soft_wrap=not self.terminal.is_terminal)
 
     def _check_reader(self, where: str) -> None:
         """Ends the run when nothing reads what it says.
@@ -61,7 +67,59 @@ class Display(Listener):
 
 
 class PlainDisplay(Display):
-    """Lines of text and nothing else: for logs and pipes."""
+    """Lines of text and nothing else: for logs and pipes. No minute passes without one."""
+
+    def __init__(self, terminal: Console, *, silence: float = 60.0) -> None:
+        """Prints to ``terminal``, and after ``silence`` seconds without a line what is going on."""
+        super().__init__(terminal)
+        self.silence = silence
+        self.doing = "loading libraries"
+        self._begun = self._said = time.monotonic()
+        self._over = Event()
+        self._watch = Thread(target=self._keep_talking, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._watch.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Falls silent."""
+        self._over.set()
+        self._watch.join()
+
+    def on_start(self, plan: Record) -> None:
+        """The run's facts."""
+        super().on_start(plan)
+        self._now("evaluating before round 1")
+
+    def on_progress(self, stage: str, done: int, total: int | None) -> None:
+        """Remembers what is going on."""
+        self._now(_describe_progress(stage, done, total), said=False)
+
+    def on_client(self, round: int, done: int, total: int, client: str, seconds: float) -> None:  # noqa: A002
+        """Remembers how far the round is."""
+        self._now(f"round {round}: client {done}/{total}", said=False)
+
+    def on_round(self, record: Record) -> None:
+        """A line for the round."""
+        super().on_round(record)
+        over = record["round"] >= record["rounds"]
+        self._now("finishing: adapter, report" if over else f"round {record['round'] + 1}")
+
+    def _now(self, doing: str, *, said: bool = True) -> None:
+        self.doing = doing
+        if said:
+            self._said = time.monotonic()
+
+    def _keep_talking(self) -> None:
+        """Prints what is going on whenever nothing was printed for a while."""
+        while not self._over.wait(max(0.01, self._said + self.silence - time.monotonic())):
+            now = time.monotonic()
+            if now - self._said >= self.silence:
+                self._said = now
+                self._line(f"… {self.doing} (running for {units.duration(now - self._begun)})")
 
 
 class RichDisplay(Display):
@@ -72,13 +130,13 @@ class RichDisplay(Display):
         self.rounds = 0
         self.bar = Progress(
             SpinnerColumn(),
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.fields[left]}"),
+            TextColumn("{task.description}", table_column=Column(no_wrap=True, overflow="ellipsis")),
+            BarColumn(bar_width=20),
+            TextColumn("{task.fields[left]}", table_column=Column(no_wrap=True, overflow="ellipsis")),
             console=terminal,
             transient=True,
         )
-        self.job = self.bar.add_task("reading data, loading the model", total=None, left="")
+        self.job = self.bar.add_task("loading libraries", total=None, left="")
 
     def __enter__(self) -> Self:
         self.bar.start()
@@ -95,6 +153,10 @@ class RichDisplay(Display):
         super().on_start(plan)
         self.rounds = plan["federation"]["rounds"]
         self.bar.update(self.job, description="evaluating before round 1", total=self.rounds, completed=0)
+
+    def on_progress(self, stage: str, done: int, total: int | None) -> None:
+        """What is going on beside the rounds, in the bar's words."""
+        self.bar.update(self.job, description=_describe_progress(stage, done, total))
 
     def on_client(self, round: int, done: int, total: int, client: str, seconds: float) -> None:  # noqa: A002
         """Moves the bar by one client."""
@@ -115,6 +177,13 @@ class RichDisplay(Display):
             completed=record["round"],
             left="" if over else f"{units.duration(record['eta_seconds'])} left",
         )
+
+
+def _describe_progress(stage: str, done: int, total: int | None) -> str:
+    """A stage, and how far it is: steps of hundreds and more in percent."""
+    if not total:
+        return stage
+    return f"{stage}  {100 * done // total} %" if total >= 100 else f"{stage}  {done}/{total}"
 
 
 def describe_plan(plan: Record) -> RenderableType:

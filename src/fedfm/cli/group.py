@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
 import click
+from rich.text import Text
 
-from fedfm.cli.output import discard
+from fedfm.cli.output import console
 from fedfm.errors import FedfmError, InterruptedRunError, Problem, RecipeError
-from fedfm.printable import escaped, in_json
+from fedfm.printable import in_json
 
 UNFORESEEN = 1
 """Exit code of an error that is no `FedfmError`."""
@@ -30,6 +30,18 @@ class Command(click.Command):
             click.Option(["--debug"], is_flag=True, expose_value=False, help="Show tracebacks of errors."),
         ]
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """As click, but says how a key of the recipe is set to whom writes it as an option."""
+        given = list(args)
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            if any(parameter.name == "overrides" for parameter in self.params):
+                answer = _as_override(error.option_name, given, certain=bool(error.possibilities))
+                if answer:
+                    raise click.UsageError(answer, ctx) from error
+            raise
+
 
 class Group(click.Group):
     """Runs a command and turns what goes wrong into a message and an exit code."""
@@ -43,6 +55,8 @@ class Group(click.Group):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Notes how errors are to be told, before anything can go wrong."""
         ctx.meta["json"], ctx.meta["debug"] = "--json" in args, "--debug" in args
+        if any("\0" in argument for argument in args):
+            raise click.UsageError("An argument holds a NUL character, which no name may have.", ctx)
         return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -68,6 +82,29 @@ class Group(click.Group):
             _tell(ctx, f"{what}\nfedfm did not foresee this; --debug shows where it arose", UNFORESEEN)
 
 
+def _as_override(option: str, arguments: Sequence[str], *, certain: bool) -> str | None:
+    """How the key is set that somebody wrote as an option: ``--rounds 3`` is ``federation.rounds=3``.
+
+    Args:
+        option: as it was written.
+        arguments: of the command.
+        certain: say nothing unless there is a key of just that name, because an option is much alike.
+    """
+    from fedfm.recipe.index import recipe_keys
+    from fedfm.recipe.suggestions import dotted_key
+
+    key = dotted_key(option.lstrip("-").replace("-", "_"), recipe_keys(), exactly=certain)
+    if key is None and certain:
+        return None
+    place = next((index for index, argument in enumerate(arguments) if argument.partition("=")[0] == option), None)
+    value = "VALUE"
+    if place is not None:
+        after = arguments[place + 1 : place + 2]
+        value = arguments[place].partition("=")[2] or next((word for word in after if not word.startswith("-")), value)
+    example = f"{key}={value}" if key else "federation.rounds=5"
+    return f"No such option '{option}'. Keys of the recipe are set without dashes: {example}"
+
+
 def _tell(ctx: click.Context, message: str, code: int, problems: Sequence[Problem] = ()) -> None:
     """Prints an error, on standard output as JSON or on standard error as text, and ends the program."""
     if ctx.meta["json"]:
@@ -75,8 +112,7 @@ def _tell(ctx: click.Context, message: str, code: int, problems: Sequence[Proble
         click.echo(in_json(json.dumps(told, ensure_ascii=False)))
     else:
         word, colour = ("interrupted", "yellow") if code == INTERRUPTED else ("error", "red")
-        try:
-            click.echo(click.style(f"{word}: ", fg=colour, bold=True) + escaped(message), err=True)
-        except OSError:  # nothing reads it: the exit code still tells
-            discard(sys.stderr)
+        terminal = console(stderr=True)
+        text = Text.assemble((f"{word}: ", f"bold {colour}"), message)
+        terminal.print(text, soft_wrap=not terminal.is_terminal)  # a terminal breaks lines between words
     ctx.exit(code)

@@ -55,7 +55,9 @@ def evaluate(folder: Path, data: str, overrides: tuple[str, ...], as_json: bool)
     help="Write to this file, .jsonl or .csv, in place of standard output.",
 )
 def predict(folder: Path, data: str, overrides: tuple[str, ...], output: Path | None, as_json: bool) -> None:
-    """Give each row of DATA the class that the model of the run in the folder RUN sees in it, as JSON lines.
+    """Classify each row of DATA with the model of the run RUN.
+
+    Prints JSON lines.
 
     DATA and KEY=VALUE are as for `fedfm evaluate`; labels are not needed.
     """

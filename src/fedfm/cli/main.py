@@ -15,7 +15,11 @@ from fedfm.cli.recipes import cp, ls, show
 from fedfm.cli.runs import export, report, resume, run, status
 
 
-@click.group(cls=Group, invoke_without_command=True, context_settings={"max_content_width": 110})
+@click.group(
+    cls=Group,
+    invoke_without_command=True,
+    context_settings={"max_content_width": 110, "help_option_names": ["-h", "--help"]},
+)
 @click.version_option(fedfm.__version__, prog_name="fedfm")
 @click.pass_context
 def main(ctx: click.Context) -> None:

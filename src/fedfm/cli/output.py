@@ -95,3 +95,15 @@ def console(*, stderr: bool = False) -> Console:
     if not terminal.is_terminal:
         terminal.width = PLAIN_WIDTH
     return terminal
+
+
+@contextmanager
+def waiting(what: str) -> Iterator[None]:
+    """Says on standard error, at once, what the block waits for: a spinner on a terminal, else one line."""
+    terminal = console(stderr=True)
+    if terminal.is_terminal:
+        with terminal.status(what):
+            yield
+    else:
+        terminal.print(f"{what} …")
+        yield

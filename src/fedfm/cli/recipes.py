@@ -42,10 +42,13 @@ def cp(name: str, file: Path, as_json: bool) -> None:
 @click.argument("recipe")
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 def show(recipe: str, overrides: tuple[str, ...], as_json: bool) -> None:
-    """Show RECIPE with every key filled in and explained."""
-    from fedfm.recipe import commented, load_recipe
+    """Show RECIPE with every key filled in and explained.
 
-    resolved = load_recipe(recipe, overrides)
+    Checks the single keys; `fedfm check` also says whether they go together, and with the data.
+    """
+    from fedfm.recipe import commented, load_keys
+
+    resolved = load_keys(recipe, overrides)
     if as_json:
         print_json(resolved.model_dump(mode="json"))
         return

@@ -27,14 +27,11 @@ def run(recipe: str, overrides: tuple[str, ...], profile: bool, as_json: bool) -
     A value is YAML: null, [a, b], {kind: dirichlet, alpha: 0.1}. Setting what chooses a group's kind (tune.kind,
     algorithm.name, …) starts that group afresh, with its defaults and the keys set beside it.
     """
+    from fedfm.server import run
+    from fedfm.server.refusals import refuse_unrunnable
 
-    def start(display: Listener) -> Run:
-        from fedfm.recipe import load_recipe
-        from fedfm.server import run
-
-        return run(load_recipe(recipe, overrides), listeners=[display], profile=profile)
-
-    follow(start, as_json)
+    refuse_unrunnable(recipe, overrides)
+    follow(lambda display: run(recipe, overrides, listeners=[display], profile=profile), as_json)
 
 
 @click.command(cls=Command)
@@ -45,19 +42,18 @@ def resume(folder: str, overrides: tuple[str, ...], as_json: bool) -> None:
 
     Only federation.rounds and report_to may change: anything else would make it another run.
     """
+    from fedfm.records.folder import RunFolder
+    from fedfm.server import resume
+    from fedfm.server.refusals import refuse_unresumable
 
-    def start(display: Listener) -> Run:
-        from fedfm.server import resume
-
-        return resume(folder, overrides, listeners=[display])
-
-    follow(start, as_json)
+    refuse_unresumable(RunFolder.open(folder), overrides)
+    follow(lambda display: resume(folder, overrides, listeners=[display]), as_json)
 
 
 @click.command(cls=Command)
 @click.argument("folder", metavar="RUN", type=click.Path(path_type=Path))
 def status(folder: Path, as_json: bool) -> None:
-    """Tell how the run in the folder RUN fares, while it goes on or after."""
+    """Tell how the run in the folder RUN fares, now or afterwards."""
     from fedfm.records.status import render_status, run_status
 
     found = run_status(folder)
@@ -86,6 +82,9 @@ def report(folder: Path, as_json: bool) -> None:
 @click.option("--merge", is_flag=True, help="The whole model with what was tuned merged in, in place of the adapter.")
 def export(folder: Path, merge: bool, as_json: bool) -> None:
     """Write the adapter or merged model of the run in the folder RUN."""
+    from fedfm.records.folder import RunFolder
+
+    RunFolder.open(folder)
     from fedfm.server import export
 
     target = export(folder, merge=merge)
@@ -100,6 +99,8 @@ def follow(start: Callable[[Listener], Run], as_json: bool) -> None:
     from fedfm.cli.display import PlainDisplay, RichDisplay, describe_outcome
 
     terminal = console(stderr=as_json)
+    if not terminal.is_terminal:
+        console(stderr=True).print("loading libraries, data and model …")
     with RichDisplay(terminal) if terminal.is_terminal else PlainDisplay(terminal) as display:
         finished = start(display)
     if as_json:

@@ -93,7 +93,8 @@ class Evaluator:
         blocks = PackedBlocks.of(self.tunable, self.family, self.task.peft_type)
         threads = nullcontext() if self.threads is None else use_threads(self.threads)
         with torch.inference_mode(), blocks.installed(), threads:
-            for positions, cpu_batch in self._batches(examples, indices):
+            passes = -(-(len(examples) if indices is None else len(indices)) // self.batch_size)
+            for positions, cpu_batch in steps(self._batches(examples, indices), "evaluating", passes):
                 batch = {name: tensor.to(self.device) for name, tensor in cpu_batch.items()}
                 inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
                 packing = packing_of(self.tunable, batch.get("attention_mask")) if blocks.can_be_packed else None

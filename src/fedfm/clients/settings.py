@@ -15,11 +15,11 @@ Recompute = Literal["none", "attention", "blocks"]
 class LocalSettings(Settings):
     """The recipe's ``local``. The optimiser starts afresh every round (FedPFT, arXiv:2404.11536, §3.4 of its code)."""
 
-    epochs: Annotated[int, Field(ge=1)] = 1
+    epochs: Annotated[int, Field(ge=1, le=100_000)] = 1
     """Passes over the client's examples a round."""
-    max_steps: Annotated[int, Field(ge=1)] | None = None
+    max_steps: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
     """Optimiser steps a round, in place of `epochs`: the examples are passed over as often as it takes."""
-    batch_size: Annotated[int, Field(ge=1)] = 16
+    batch_size: Annotated[int, Field(ge=1, le=1_000_000)] = 16
     """Examples a step."""
     optimizer: Literal["adamw", "sgd"] = "adamw"
     """Local optimiser."""

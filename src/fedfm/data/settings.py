@@ -129,7 +129,7 @@ class DataSettings(Settings):
     client: str | None = None
     """Column that names the client: a natural federation; sources of `validation` and `test` may lack it. `file`: each
     file of `train` is a client, named as the file."""
-    max_length: Annotated[int, Field(ge=2)] = 128
+    max_length: Annotated[int, Field(ge=2, le=1_000_000)] = 128
     """Tokens per example; classification truncates, language modelling cuts a document into pieces."""
     end_token: bool = True
     """End each document of `causal-lm` with the tokenizer's end token, so that a model learns where to stop."""
@@ -150,5 +150,5 @@ class PublicSettings(Settings):
     """Text column."""
     image: str = "image"
     """Column of the image."""
-    max_length: Annotated[int, Field(ge=2)] | None = None
+    max_length: Annotated[int, Field(ge=2, le=1_000_000)] | None = None
     """Tokens a piece; documents are cut into pieces. null: `data.max_length`."""

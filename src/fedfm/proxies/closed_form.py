@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from fedfm.models.families import Block
+from fedfm.progress import steps
 from fedfm.proxies.ffn import output_bias, output_layer, vectors
 from fedfm.proxies.hidden import Pairs
 from fedfm.proxies.regression import Refit, Regression
@@ -39,7 +40,7 @@ def refit_outputs(
     """
     student.eval()
     report: dict[str, Refit] = {}
-    for teacher_block, block in pairs:
+    for teacher_block, block in steps(pairs, "fitting the proxy in closed form"):
         bias = output_bias(block)
         regression = Regression(vectors(block)[-1], None if bias is None else block.module.get_parameter(bias))
         for batch in batches:

@@ -24,6 +24,7 @@ from transformers import get_linear_schedule_with_warmup
 
 from fedfm.errors import RecipeError
 from fedfm.models.families import Block
+from fedfm.progress import steps
 from fedfm.proxies.ffn import vectors
 from fedfm.proxies.hidden import Pairs, relative_error
 from fedfm.proxies.settings import Distillation
@@ -74,7 +75,7 @@ def distill(
     teacher.eval()
     student.eval()
     with _only(student, trainable):
-        for batch in islice(batches, settings.steps):
+        for batch in steps(islice(batches, settings.steps), "distilling the proxy", settings.steps):
             loss = _hidden_loss(teacher, student, pairs, batch)
             if products:
                 loss = loss + settings.product * _product_loss(products, [block for _, block in pairs])

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fedfm.models.families import Block
+from fedfm.progress import steps
 from fedfm.proxies.trace import Model, hidden_states, real_positions
 from fedfm.tasks.base import Batch
 
@@ -36,7 +37,7 @@ def layer_errors(teacher: Model, student: Model, pairs: Pairs, batches: Iterable
     totals = {block.path: [0.0, 0.0] for _, block in pairs}
     teacher.eval()
     student.eval()
-    for batch in batches:
+    for batch in steps(batches, "comparing the proxy with the backbone"):
         with torch.no_grad():
             targets = hidden_states(teacher, [block for block, _ in pairs], batch)
             states = hidden_states(student, [block for _, block in pairs], batch)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from fedfm.models.families import blocks, family_of
 from fedfm.models.tunable import Tunable
 from fedfm.params import Params, add
+from fedfm.progress import steps
 from fedfm.randomness import numpy_generator
 from fedfm.tasks.base import Batch
 
@@ -113,7 +114,7 @@ def probe(
     products = {name: torch.zeros(_PRODUCTS, dtype=torch.float64) for name in shared.values()}
     outputs, probed = torch.zeros(3, dtype=torch.float64), 0
     with _evaluating(backbone), _evaluating(proxy):
-        for batch in batches:
+        for batch in steps(batches, "comparing the proxy with the backbone"):
             found, predicted = _compare(backbone, proxy, batch, shared, seed)
             products = add(products, found)
             outputs += predicted

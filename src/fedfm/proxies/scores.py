@@ -17,6 +17,7 @@ from torch import Tensor
 from fedfm.models.backbones import Backbone
 from fedfm.models.families import Block
 from fedfm.models.families import blocks as all_blocks
+from fedfm.progress import steps
 from fedfm.proxies.activity import measure_activity, usage_scores
 from fedfm.proxies.ffn import output_layer, vectors
 from fedfm.proxies.precision import wide
@@ -78,7 +79,7 @@ def _gradient(backbone: Backbone, blocks: Sequence[Block], batches: Sequence[Bat
     for weight in weights:
         weight.requires_grad_()
     try:
-        for batch in batches:
+        for batch in steps(batches, "scoring neurons"):
             gradients = torch.autograd.grad(_read_out(backbone, batch, seed), weights)
             for block, weight, gradient in zip(blocks, weights, gradients, strict=True):
                 effect = (wide(weight) * wide(gradient)).sum(1 if block.stack.dense_ffn.transposed else 0)

@@ -26,9 +26,9 @@ class NoProxy(Settings):
 class Distillation(Settings):
     """How a proxy is fitted to the backbone on public data, by gradient steps."""
 
-    steps: Annotated[int, Field(ge=1)] = 500
+    steps: Annotated[int, Field(ge=1, le=10_000_000)] = 500
     """Optimiser steps."""
-    batch_size: Annotated[int, Field(ge=1)] = 32
+    batch_size: Annotated[int, Field(ge=1, le=1_000_000)] = 32
     """Public examples a step."""
     learning_rate: Annotated[float, Field(gt=0)] = 6e-4
     """Peak learning rate of AdamW; it rises over the warm-up, then falls linearly to zero."""
@@ -52,9 +52,9 @@ class Alignment(Settings):
     `soft-apoz` counts values near zero; `contribution` is E|a|·‖w₂‖; `auto` is apoz for ReLU, else contribution."""
     data: Literal["public", "clients"] = "public"
     """What it is measured on; `clients` sends counts of their activations to the server."""
-    steps: Annotated[int, Field(ge=1)] = 50
+    steps: Annotated[int, Field(ge=1, le=10_000_000)] = 50
     """Optimiser steps of one alignment."""
-    batch_size: Annotated[int, Field(ge=1)] = 32
+    batch_size: Annotated[int, Field(ge=1, le=1_000_000)] = 32
     """Public examples a step."""
     learning_rate: Annotated[float, Field(gt=0)] = 6e-4
     """Peak learning rate of AdamW; it rises over the warm-up, then falls linearly to zero."""

@@ -6,13 +6,20 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fedfm.recipe.files import load_recipe
+    from fedfm.recipe.files import load_keys, load_recipe, read_recipe
     from fedfm.recipe.rendering import commented, dump
     from fedfm.recipe.schema import Recipe
 
-_HOMES = {"Recipe": "schema", "commented": "rendering", "dump": "rendering", "load_recipe": "files"}
+_HOMES = {
+    "Recipe": "schema",
+    "commented": "rendering",
+    "dump": "rendering",
+    "load_keys": "files",
+    "load_recipe": "files",
+    "read_recipe": "files",
+}
 
-__all__ = ["Recipe", "commented", "dump", "load_recipe"]
+__all__ = ["Recipe", "commented", "dump", "load_keys", "load_recipe", "read_recipe"]
 
 
 def __getattr__(name: str) -> Any:

@@ -9,16 +9,17 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pydantic import ValidationError
 
 from fedfm.errors import Problem, RecipeError
-from fedfm.recipe.conflicts import conflicts
 from fedfm.recipe.fields import SELECTORS, kind_of, selector, settings_classes
 from fedfm.recipe.planned import planned
 from fedfm.recipe.problems import explain, overlap
 from fedfm.settings import Settings
+from fedfm.yaml_text import is_writable
 
 if TYPE_CHECKING:
     from fedfm.recipe.schema import Recipe
 
 R = TypeVar("R", bound="Recipe")
+S = TypeVar("S", bound=Settings)
 
 
 def checked(model: type[R], values: Any, validate: Callable[[Any], R]) -> R:
@@ -32,18 +33,11 @@ def checked(model: type[R], values: Any, validate: Callable[[Any], R]) -> R:
     Raises:
         RecipeError: with every problem that can be found.
     """
+    from fedfm.recipe.conflicts import conflicts  # imports what the choices stand for, and torch with it
+
     if not isinstance(values, Mapping):
         return validate(values)
-    values = _with_default_kinds(model, values)
-    problems = planned(values)
-    sound = _without(values, problems)
-    recipe: R | None
-    try:
-        recipe = validate(sound)
-    except ValidationError as error:
-        faults = explain(error, model, values)
-        problems += [fault for fault in faults if not any(overlap(fault.where, known.where) for known in problems)]
-        recipe = _rest(validate, _without(sound, faults))
+    recipe, problems = _key_by_key(model, values, validate)
     if recipe is not None:
         problems += conflicts(recipe, faulty=[problem.where for problem in problems])
     if problems or recipe is None:
@@ -51,7 +45,48 @@ def checked(model: type[R], values: Any, validate: Callable[[Any], R]) -> R:
     return recipe
 
 
-def _rest(validate: Callable[[Any], R], values: Mapping[str, Any]) -> R | None:
+def keys_checked(model: type[S], values: Mapping[str, Any], validate: Callable[[Any], S]) -> S:
+    """As `checked`, for single keys only: choices that exclude each other pass.
+
+    Raises:
+        RecipeError: with every faulty key.
+    """
+    recipe, problems = _key_by_key(model, values, validate)
+    if problems or recipe is None:
+        raise RecipeError(problems)
+    return recipe
+
+
+def _key_by_key(
+    model: type[S], values: Mapping[str, Any], validate: Callable[[Any], S]
+) -> tuple[S | None, list[Problem]]:
+    """The recipe without its faulty keys, if that is one; and what is wrong with them."""
+    values = _with_default_kinds(model, values)
+    problems = [*planned(values), *_unwritable(values)]
+    sound = _without(values, problems)
+    try:
+        return validate(sound), problems
+    except ValidationError as error:
+        faults = explain(error, model, values)
+        problems += [fault for fault in faults if not any(overlap(fault.where, known.where) for known in problems)]
+        return _rest(validate, _without(sound, faults)), problems
+
+
+def _unwritable(values: Mapping[str, Any], group: str = "") -> list[Problem]:
+    """Texts that no file can hold: the recipe is written down, and many of them name files."""
+    found = []
+    for key, value in values.items():
+        where = f"{group}.{key}".lstrip(".")
+        if isinstance(value, Mapping):
+            found += _unwritable(value, where)
+            continue
+        texts = [text for text in (value if isinstance(value, list) else [value]) if isinstance(text, str)]
+        if not all(map(is_writable, texts)):
+            found.append(Problem(where, "text with a NUL character or half of a surrogate pair is not allowed"))
+    return found
+
+
+def _rest(validate: Callable[[Any], S], values: Mapping[str, Any]) -> S | None:
     """The recipe without its faulty keys, if that is one: what is left can still be checked for conflicts."""
     try:
         return validate(values)

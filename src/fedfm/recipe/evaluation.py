@@ -12,9 +12,9 @@ from fedfm.settings import Settings
 class EvaluateSettings(Settings):
     """The recipe's ``evaluate``."""
 
-    every: Annotated[int, Field(ge=1)] = 1
+    every: Annotated[int, Field(ge=1, le=1_000_000)] = 1
     """Evaluate after every so many rounds, and after the last."""
-    batch_size: Annotated[int, Field(ge=1)] = 64
+    batch_size: Annotated[int, Field(ge=1, le=1_000_000)] = 64
     """Examples a forward pass."""
     metrics: Literal["auto"] | Annotated[list[str], Field(min_length=1)] = "auto"
     """Metrics to report, the headline first; `auto`: all that the task has."""

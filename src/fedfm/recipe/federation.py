@@ -13,24 +13,27 @@ from fedfm.settings import Settings
 DEFAULT_CLIENTS = 10
 """Clients of a synthetic federation, and clients a round, where the recipe does not say."""
 
+MOST_CLIENTS = 10_000_000
+"""More would not fit the lists that name them."""
+
 
 def _count_or_fraction(value: Any) -> int | float:
-    """Accepts a whole number from 1, or a number between 0 and 1."""
-    if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
+    """Accepts a whole number from 1 to ten millions, or a number between 0 and 1."""
+    if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MOST_CLIENTS:
         return value
     if isinstance(value, float) and 0 < value < 1:
         return value
-    raise ValueError("must be a count (a whole number from 1) or a fraction (between 0 and 1)")
+    raise ValueError("must be a count (a whole number from 1 to 10,000,000) or a fraction (between 0 and 1)")
 
 
 class FederationSettings(Settings):
     """The recipe's ``federation``."""
 
-    clients: Annotated[int, Field(ge=1)] | None = None
+    clients: Annotated[int, Field(ge=1, le=MOST_CLIENTS)] | None = None
     """Number of clients; null: 10, or all that a natural federation (`data.client`) has; fewer are drawn from all."""
     per_round: Annotated[int | float, BeforeValidator(_count_or_fraction)] | None = None
     """Clients a round: a count, or a fraction below 1; null: 10, or all where there are fewer."""
-    rounds: Annotated[int, Field(ge=1)] = 20
+    rounds: Annotated[int, Field(ge=1, le=1_000_000)] = 20
     """Rounds."""
     sampling: Literal["uniform", "poisson", "weighted"] = "uniform"
     """Who takes part: `uniform` all alike, `poisson` each by an independent draw, `weighted` by number of examples."""
@@ -38,9 +41,9 @@ class FederationSettings(Settings):
     """How examples are split among clients; null: `column` where `data.client` is set, else `iid`."""
     quorum: Annotated[float, Field(gt=0, le=1)] = 0.5
     """Share of a round's clients that must send a sound update."""
-    min_clients: Annotated[int, Field(ge=1)] | None = None
+    min_clients: Annotated[int, Field(ge=1, le=1_000_000_000)] | None = None
     """Clients that must send a sound update in every round, at least, besides `quorum`; null: any number."""
-    min_examples: Annotated[int, Field(ge=1)] = 1
+    min_examples: Annotated[int, Field(ge=1, le=1_000_000_000)] = 1
     """Clients of a natural federation that have fewer examples are left out."""
     holdout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of each client's examples kept from training, to evaluate the server's model per client."""

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from fedfm.data.settings import reference_to
-from fedfm.errors import RecipeError
+from fedfm.errors import Problem, RecipeError
+from fedfm.recipe.index import checked_keys
 from fedfm.recipe.overrides import apply_overrides
 from fedfm.recipe.presets import PRESETS, preset_text
-from fedfm.recipe.schema import Recipe
-from fedfm.recipe.yaml_text import YamlError, parse
+from fedfm.settings import Settings
 from fedfm.spelling import nearest
+from fedfm.yaml_text import YamlError, parse
+
+if TYPE_CHECKING:
+    from fedfm.recipe.schema import Recipe
+
+S = TypeVar("S", bound=Settings)
 
 GIVEN = ("train", "validation", "test", "public")
 """Data that can be given from Python."""
@@ -26,6 +32,9 @@ def load_recipe(
 ) -> Recipe:
     """A recipe from a YAML file, from a preset's name (`fedfm ls`) or from a mapping.
 
+    The keys of a file are checked before the classes behind them are imported, so that a typing error is told at once;
+    then which choices exclude each other.
+
     Args:
         source: a name with a separator or an ending is a file; a bare name is a preset first, then a file.
         overrides: dotted assignments such as ``federation.rounds=5``, applied in order; see `recipe.overrides`.
@@ -35,18 +44,58 @@ def load_recipe(
     Raises:
         RecipeError: it cannot be read or is not sound; lists every problem.
     """
-    name, values = ("recipe", source) if isinstance(source, Mapping) else _read(source)
-    values = apply_overrides(values, overrides)
+    if isinstance(source, Mapping):
+        name, values = "recipe", apply_overrides(source, overrides)
+    else:
+        name, values = _read(source, overrides)
     if data:
         values = _with_data(values, data, name)
+    if not isinstance(source, Mapping):
+        _told_of(name, checked_keys, values)
+    from fedfm.recipe.schema import Recipe
+
+    return _told_of(name, Recipe.model_validate, values)
+
+
+def read_recipe(source: str | Path, overrides: Sequence[str] = ()) -> tuple[str, dict[str, Any], list[Problem]]:
+    """What a file or preset says, whatever is wrong with its keys.
+
+    Returns:
+        Its name for messages, its values with the overrides, and what is wrong with single keys.
+
+    Raises:
+        RecipeError: it cannot be read.
+    """
+    name, values = _read(source, overrides)
     try:
-        return Recipe.model_validate(values)
+        checked_keys(values)
+    except RecipeError as error:
+        return name, values, error.problems
+    return name, values, []
+
+
+def load_keys(source: str | Path, overrides: Sequence[str] = ()) -> Settings:
+    """As `load_recipe`, but only the single keys are checked: quick, since nothing behind them is imported.
+
+    Raises:
+        RecipeError: it cannot be read, or keys are unknown or have wrong values; lists every problem.
+    """
+    name, values = _read(source, overrides)
+    return _told_of(name, checked_keys, values)
+
+
+def _told_of(name: str, check: Callable[[dict[str, Any]], S], values: dict[str, Any]) -> S:
+    """What a check makes of a recipe's values; its problems are told of the file."""
+    try:
+        return check(values)
     except RecipeError as error:
         raise RecipeError(error.problems, source=name) from None
 
 
 def _with_data(values: Mapping[str, Any], data: Mapping[str, Any], name: str) -> dict[str, Any]:
     """A recipe's values with data given from Python; kept here, since values are copied while they are checked."""
+    from fedfm.data.settings import reference_to  # and with it the rooms of data and models
+
     changed = dict(values)
     for split, given in data.items():
         if split not in GIVEN:
@@ -62,8 +111,8 @@ def _with_data(values: Mapping[str, Any], data: Mapping[str, Any], name: str) ->
     return changed
 
 
-def _read(source: str | Path) -> tuple[str, dict[str, Any]]:
-    """Name for messages, and the values of a file or preset."""
+def _read(source: str | Path, overrides: Sequence[str]) -> tuple[str, dict[str, Any]]:
+    """Name for messages, and the values of a file or preset with overrides."""
     name = str(source)
     text = preset_text(name) if isinstance(source, str) and name in PRESETS else _file_text(Path(source))
     try:
@@ -73,11 +122,12 @@ def _read(source: str | Path) -> tuple[str, dict[str, Any]]:
     if not isinstance(values, dict):
         what = "is empty" if values is None else "holds no keys"
         raise RecipeError(f"{what}: a recipe has `key: value` lines (`fedfm cp NAME FILE` makes one)", source=name)
-    return name, values
+    return name, apply_overrides(values, overrides)
 
 
 def _file_text(path: Path) -> str:
     """The text of a recipe file."""
+    path = Path(os.path.normpath(path.expanduser()))
     try:
         return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:
@@ -86,8 +136,16 @@ def _file_text(path: Path) -> str:
         presets = ", ".join(PRESETS)
         raise RecipeError(f"no such file: {path.absolute()}; presets: {presets}{hint}", source=str(path)) from error
     except IsADirectoryError as error:
-        raise RecipeError("is a folder; name the recipe file in it", source=str(path)) from error
+        what = "is a folder; name the recipe file in it"
+        if (path / "recipe.yaml").is_file():
+            what = (
+                f"is the folder of a run: `fedfm resume {path}` continues it, "
+                f"`fedfm run {path / 'recipe.yaml'} name=OTHER` runs its recipe again"
+            )
+        raise RecipeError(what, source=str(path)) from error
     except UnicodeDecodeError as error:
         raise RecipeError(f"is not UTF-8 text (byte {error.start})", source=str(path)) from error
     except OSError as error:
         raise RecipeError(f"cannot be read: {error.strerror}", source=str(path)) from error
+    except ValueError as error:  # a name with NUL in it
+        raise RecipeError(f"cannot be read: {error}", source=repr(str(path))) from error

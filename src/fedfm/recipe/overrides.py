@@ -14,7 +14,7 @@ from typing import Any
 
 from fedfm.errors import Problem, RecipeError
 from fedfm.recipe.fields import SELECTORS
-from fedfm.recipe.yaml_text import YamlError, parse
+from fedfm.yaml_text import YamlError, parse
 
 KEPT = {"runtime": ("stack", "device", "precision", "threads")}
 """Group → its keys that stay when its kind is set."""

@@ -39,6 +39,8 @@ def copy_preset(name: str, target: Path) -> None:
         StorageError: the file cannot be written.
     """
     text = preset_text(name)
+    if target.is_dir():
+        raise RecipeError("is a folder; name the new file in it", source=str(target))
     try:
         with target.open("x", encoding="utf-8") as file:
             file.write(text)

@@ -7,20 +7,19 @@ from collections.abc import Iterator
 from typing import Any, Literal, get_args, get_origin
 
 from fedfm.recipe.fields import kind_of, selector, settings_classes
-from fedfm.recipe.schema import Recipe
-from fedfm.recipe.yaml_text import render
 from fedfm.settings import Settings
+from fedfm.yaml_text import render
 
 WIDTH = 110
 """Characters of a line of help, its indent not counted."""
 
 
-def dump(recipe: Recipe) -> str:
+def dump(recipe: Settings) -> str:
     """Every key with its value, as YAML that loads back to an equal recipe."""
     return render(recipe.model_dump(mode="json"))
 
 
-def commented(recipe: Recipe) -> str:
+def commented(recipe: Settings) -> str:
     """`dump`, with the help of each key as a comment above it."""
     blocks = ["\n".join(_block(recipe, key, "")) for key in type(recipe).model_fields]
     return "\n\n".join(blocks) + "\n"

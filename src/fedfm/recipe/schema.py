@@ -20,6 +20,7 @@ from fedfm.proxies import NoProxy, Proxy
 from fedfm.recipe.checks import checked
 from fedfm.recipe.evaluation import CheckpointSettings, EvaluateSettings
 from fedfm.recipe.federation import FederationSettings
+from fedfm.records.disk import normal
 from fedfm.runtimes.settings import Local, Runtime
 from fedfm.settings import Settings
 from fedfm.tasks.settings import TaskSettings
@@ -85,7 +86,7 @@ class Recipe(Settings):
     @property
     def folder(self) -> Path:
         """The run's folder."""
-        return Path(self.run_dir or Path(self.output) / self.name)
+        return normal(self.run_dir or Path(self.output) / self.name)
 
     @model_validator(mode="wrap")
     @classmethod

@@ -46,6 +46,14 @@ def unknown_key(name: str, group: str, siblings: Sequence[type[Settings]], model
     return f"unknown key — did you mean `{meant}`?" if meant else f"unknown key; known here: {', '.join(known)}"
 
 
+def dotted_key(name: str, model: type[Settings], *, exactly: bool = False) -> str | None:
+    """The dotted key that is called so, here or in neighbouring tools; else, unless ``exactly``, one much like it."""
+    keys = {f"{key.group}.{key.name}".lstrip("."): key.name for key in all_keys(model)}
+    called = name if name in keys else next((dotted for dotted, last in keys.items() if last == name), None)
+    known = SYNONYMS.get(name) or called
+    return known if exactly or known else _elsewhere(name, model) or nearest(name, keys)
+
+
 def _elsewhere(name: str, model: type[Settings]) -> str | None:
     """The dotted key of another group that is much like ``name``; of several alike, the first of the schema."""
     dotted = {key.name: f"{key.group}.{key.name}".lstrip(".") for key in reversed(list(all_keys(model)))}

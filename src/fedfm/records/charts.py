@@ -13,7 +13,6 @@ from matplotlib.ticker import FuncFormatter, Locator, MaxNLocator, MultipleLocat
 
 from fedfm.records import units
 from fedfm.records.svg import CATEGORIES, COLOURS
-from fedfm.tasks import LOWER_IS_BETTER
 
 Draw = Callable[[Axes], None]
 
@@ -243,7 +242,7 @@ def _mark_last(axes: Axes, line: Line, metric: str) -> None:
     if not math.isfinite(y):
         return
     axes.plot([x], [y], marker="o", markersize=4, color=COLOURS[line.role])
-    higher = metric not in LOWER_IS_BETTER
+    higher = metric not in units.LOWER_IS_BETTER
     axes.annotate(
         units.metric(metric, y),
         (x, y),
@@ -259,7 +258,7 @@ def _reference(axes: Axes, name: str, level: float, values: Sequence[float], met
     """A dashed level with its name, written where a learning curve leaves room: early above it, late below it."""
     axes.axhline(level, color=COLOURS["muted"], linewidth=0.9, linestyle=(0, (3, 3)))
     above = bool(values) and level > (min(values) + max(values)) / 2
-    left = above != (metric in LOWER_IS_BETTER)
+    left = above != (metric in units.LOWER_IS_BETTER)
     axes.annotate(
         name,
         (0.0 if left else 1.0, level),

@@ -15,6 +15,11 @@ from fedfm.plain_files import open_plain
 from fedfm.private import private
 
 
+def normal(path: Path | str) -> Path:
+    """A path without `~`, `..` and `.`, as messages and records name it; relative ones stay relative."""
+    return Path(os.path.normpath(Path(path).expanduser()))
+
+
 @contextmanager
 def storage(path: Path, deed: str) -> Iterator[None]:
     """Turns the operating system's refusal inside the block into one line: what could not be done where, and why.

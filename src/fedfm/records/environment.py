@@ -7,9 +7,6 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-import torch
-from joblib import cpu_count as processors
-
 from fedfm import __version__
 from fedfm.records.jsonl import Record
 
@@ -29,6 +26,8 @@ def versions() -> dict[str, str]:
 
 def environment() -> Record:
     """The content of env.json: versions, platform, cpu, memory_bytes (null where unknown), gpus, threads."""
+    import torch  # not needed to read what others wrote
+
     return {
         "versions": versions(),
         "platform": f"{platform.system()} {platform.machine()}",
@@ -51,6 +50,8 @@ def _cpu_model() -> str:
 
 def cpu_count() -> int:
     """Processors that this process may use: of its affinity, and of its container's quota."""
+    from joblib import cpu_count as processors
+
     return int(processors())
 
 

@@ -33,7 +33,7 @@ class RunFolder:
     """The folder of one run. `create` or `open` make sure of what is there; this constructor only names it."""
 
     def __init__(self, path: Path | str) -> None:
-        self.path = Path(path)
+        self.path = disk.normal(path)
 
     @classmethod
     def create(cls, path: Path | str) -> RunFolder:
@@ -59,7 +59,7 @@ class RunFolder:
             RecipeError: something is there already, or the last part is no name for a folder.
             StorageError: it cannot be looked into.
         """
-        path = Path(path)
+        path = disk.normal(path)
         if path.name in ("", "..") or not path.name.isprintable():
             raise RecipeError(f"{str(path)!r} does not name a folder", where="name")
         blocked = next((part for part in (path, *path.parents) if part.exists() and not part.is_dir()), None)
@@ -85,12 +85,11 @@ class RunFolder:
             StorageError: it holds links, or anything else that is neither file nor folder.
         """
         folder = cls(path)
-        if not folder.path.is_dir():
-            raise RecipeError(f"no such folder: {folder.path.absolute()}", source="run")
-        refuse_links(folder.path, files=FILES, folders=FOLDERS)
-        if not folder.recipe.is_file():
-            raise RecipeError(f"{folder.path} is not a run's folder: it has no {folder.recipe.name}", source="run")
-        return folder
+        if folder.path.is_dir():
+            refuse_links(folder.path, files=FILES, folders=FOLDERS)
+            if folder.recipe.is_file():
+                return folder
+        raise RecipeError(_no_run(folder), source="run")
 
     @property
     def recipe(self) -> Path:
@@ -276,3 +275,18 @@ class RunFolder:
         if Path(name) not in (path, Path(path.name)):
             raise ValueError(f"{name} is not a file directly in {self.path}")
         return path
+
+
+def _no_run(folder: RunFolder) -> str:
+    """Why a path is no run's folder, and what was probably meant."""
+    path = folder.path
+    if not path.exists():
+        return f"no such folder: {path.absolute()}"
+    if not path.is_dir():
+        if RunFolder(path.parent).recipe.is_file():
+            return f"{path} is a file; the run's folder is {path.parent}"
+        return f"{path} is a file, not the folder of a run; a recipe is started with `fedfm run {path}`"
+    with disk.storage(path, "read"):
+        runs = sorted(entry.name for entry in path.iterdir() if RunFolder(entry).recipe.is_file())
+    inside = f"; runs in it: {', '.join(runs[:10])}{', …' if len(runs) > 10 else ''}" if runs else ""
+    return f"{path} is not a run's folder: it has no {folder.recipe.name}{inside}"

@@ -11,6 +11,7 @@ from typing import Any
 
 from fedfm.errors import DataError, StorageError
 from fedfm.printable import in_json
+from fedfm.records.shapes import Shape
 
 Record = dict[str, Any]
 
@@ -35,50 +36,71 @@ def line(record: Mapping[str, object]) -> bytes:
     return (dumps(record) + "\n").encode()
 
 
-def read(path: Path) -> Any:
+def read(path: Path, shape: Shape[Any] | None = None) -> Any:
     """The content of a JSON file.
 
+    Args:
+        path: of the file.
+        shape: what it must look like.
+
     Raises:
-        DataError: it is not JSON; names the file.
+        DataError: it is not JSON, or of another shape; names the file.
         StorageError: it cannot be read, or there is none.
     """
     try:
-        return json.loads(path.read_bytes())
-    except ValueError as error:
-        raise DataError(f"{path}: not JSON ({error})") from error
+        content = path.read_bytes()
     except OSError as error:
         raise StorageError(f"cannot read {path}: {error.strerror}") from error
+    value = _parsed(content, str(path))
+    if shape is not None and (fault := shape.fault(value)):
+        raise DataError(f"{path} is damaged: {fault}")
+    return value
 
 
-def records(path: Path) -> Iterator[Record]:
+def records(path: Path, shape: Shape[Any] | None = None) -> Iterator[Record]:
     r"""The records of a JSONL file in order; none when there is no such file.
 
     A last line without its newline is one that a killed process was writing: it is left out.
 
+    Args:
+        path: of the file.
+        shape: what each record must look like.
+
     Raises:
-        DataError: another line is not a JSON object; names file and line.
+        DataError: another line is not a JSON object, or of another shape; names file and line.
         StorageError: the file exists and cannot be read.
     """
     try:
-        file = path.open("rb")
+        with path.open("rb") as file:
+            for number, text in enumerate(file, start=1):
+                if text.endswith(b"\n"):
+                    yield _record(text, f"{path}:{number}", shape)
     except FileNotFoundError:
         return
     except OSError as error:
         raise StorageError(f"cannot read {path}: {error.strerror}") from error
-    with file:
-        for number, text in enumerate(file, start=1):
-            if text.endswith(b"\n"):
-                yield _parse(text, path, number)
 
 
-def _parse(text: bytes, path: Path, number: int) -> Record:
-    try:
-        record = json.loads(text)
-    except ValueError as error:
-        raise DataError(f"{path}:{number}: not JSON ({error})") from error
+def _record(text: bytes, where: str, shape: Shape[Any] | None) -> Record:
+    record = _parsed(text, where)
     if not isinstance(record, dict):
-        raise DataError(f"{path}:{number}: expected a JSON object, found {type(record).__name__}")
+        raise DataError(f"{where}: expected a JSON object, found {type(record).__name__}")
+    if shape is not None and (fault := shape.fault(record)):
+        raise DataError(f"{where}: {fault}")
     return record
+
+
+def _parsed(text: bytes, where: str) -> Any:
+    try:
+        return json.loads(text, parse_constant=_refuse_constant)
+    except ValueError as error:
+        raise DataError(f"{where}: not JSON ({error})") from error
+    except RecursionError as error:
+        raise DataError(f"{where}: not JSON that can be read: nested too deeply") from error
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number of JSON")
 
 
 def _plain(value: object) -> object:

@@ -10,13 +10,13 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypedDict
+from typing import TYPE_CHECKING, Literal, TypedDict
 
-from torch import Tensor
-
-from fedfm.params import tensor_digest
 from fedfm.printable import records
-from fedfm.records import jsonl
+from fedfm.records import jsonl, shapes
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Direction = Literal["down", "up"]
 """`down` is from the server to clients, `up` from a client to the server."""
@@ -97,7 +97,7 @@ def totals(path: Path) -> Totals:
         DataError: a line of the ledger is damaged.
     """
     by_round: dict[int, Traffic] = {}
-    for message in jsonl.records(path):
+    for message in jsonl.records(path, shapes.MESSAGE):
         if message.get("kind") == "download":
             continue
         traffic = by_round.setdefault(message["round"], Traffic(down=0, up=0))
@@ -118,7 +118,7 @@ def tensor_groups(path: Path) -> list[TensorGroup]:
     """
     names: dict[tuple[Direction, str, str, tuple[int, ...]], set[str]] = {}
     sent: dict[tuple[Direction, str, str, tuple[int, ...]], int] = {}
-    for message in jsonl.records(path):
+    for message in jsonl.records(path, shapes.MESSAGE):
         for tensor in records(message["tensors"]):
             pattern = LAYER.sub("*", tensor["name"])
             key = (message["direction"], pattern, tensor["dtype"], tuple(tensor["shape"]))
@@ -128,6 +128,8 @@ def tensor_groups(path: Path) -> list[TensorGroup]:
 
 
 def _tensor_record(name: str, tensor: Tensor) -> jsonl.Record:
+    from fedfm.params import tensor_digest  # a ledger is read without torch
+
     return {
         "name": name,
         "dtype": str(tensor.dtype).removeprefix("torch."),

@@ -14,6 +14,15 @@ class Listener:
     def on_client(self, round: int, done: int, total: int, client: str, seconds: float) -> None:  # noqa: A002
         """A client of 1-based ``round`` has trained; ``done`` of ``total`` of its cohort are through."""
 
+    def on_progress(self, stage: str, done: int, total: int | None) -> None:
+        """Work beside the clients' is going on: reading data, making or aligning a proxy, evaluating.
+
+        Args:
+            stage: what it is, in words.
+            done: its steps that are through.
+            total: how many there are, None where that is not known.
+        """
+
     def on_round(self, record: dict[str, Any]) -> None:
         """A round is over; it is saved by now, or with ``checkpoint.every`` above 1 at the next checkpoint.
 

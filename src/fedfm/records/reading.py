@@ -11,13 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from fedfm.errors import DataError
 from fedfm.printable import records
-from fedfm.records import disk, jsonl, ledger
+from fedfm.records import disk, jsonl, ledger, shapes
 from fedfm.records.folder import RunFolder
 from fedfm.records.jsonl import Record
+from fedfm.yaml_text import YamlError, parse
 
 NOT_METRICS = frozenset({"round", "split", "client", "examples", "seconds"})
 
@@ -78,16 +77,37 @@ def read_run(folder: RunFolder) -> RunFiles:
     return RunFiles(
         recipe_text=recipe_text,
         recipe=records(_mapping(folder.recipe, recipe_text)),
-        summary=_json(folder.summary),
-        evaluation=_json(folder.evaluation),
-        environment=_json(folder.environment),
-        profile=_json(folder.profile),
-        clients=_json(folder.clients) or [],
-        metrics=list(map(records, jsonl.records(folder.metrics))),
-        events=list(map(records, jsonl.records(folder.events))),
+        summary=records(summary_of(folder)),
+        evaluation=_json(folder.evaluation, shapes.EVALUATION),
+        environment=_json(folder.environment, shapes.ENVIRONMENT),
+        profile=_json(folder.profile, shapes.PROFILE),
+        clients=_json(folder.clients, shapes.CLIENTS) or [],
+        metrics=list(map(records, jsonl.records(folder.metrics, shapes.METRICS))),
+        events=list(map(records, jsonl.records(folder.events, shapes.EVENT))),
         traffic=ledger.totals(folder.wire),
         tensors=ledger.tensor_groups(folder.wire),
     )
+
+
+def summary_of(folder: RunFolder) -> Record | None:
+    """The content of summary.json; None while a run has not ended.
+
+    Raises:
+        DataError: it is damaged.
+        StorageError: it cannot be read.
+    """
+    summary: Record | None = _json(folder.summary, shapes.SUMMARY)
+    return summary
+
+
+def last_round(folder: RunFolder) -> int:
+    """The last round that metrics.jsonl tells of; 0 when none was played.
+
+    Raises:
+        DataError: it is damaged.
+        StorageError: it cannot be read.
+    """
+    return max((row["round"] for row in jsonl.records(folder.metrics, shapes.METRICS)), default=0)
 
 
 def dig(tree: Any, path: str) -> Any:
@@ -111,15 +131,16 @@ def _text(path: Path) -> str:
             raise DataError(f"{path}: not UTF-8 ({error})") from error
 
 
-def _json(path: Path) -> Any:
-    return records(jsonl.read(path)) if path.exists() else None
+def _json(path: Path, shape: shapes.Shape[Any]) -> Any:
+    return records(jsonl.read(path, shape)) if path.exists() else None
 
 
 def _mapping(path: Path, text: str) -> Record:
     try:
-        recipe = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise DataError(f"{path}: not YAML ({error})") from error
-    if not isinstance(recipe, dict) or "name" not in recipe:
-        raise DataError(f"{path}: not a run's recipe: it has no `name`")
-    return recipe
+        recipe = parse(text)
+    except YamlError as error:
+        raise DataError(f"{path}:{error.line or 1}: not YAML that can be read: {error}") from error
+    if fault := shapes.RECIPE.fault(recipe):
+        raise DataError(f"{path}: not a run's recipe: {fault}")
+    found: Record = recipe
+    return found

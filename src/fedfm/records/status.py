@@ -11,7 +11,7 @@ from rich.text import Text
 
 from fedfm.data.settings import SITES
 from fedfm.printable import records
-from fedfm.records import jsonl, units
+from fedfm.records import jsonl, shapes, units
 from fedfm.records.folder import RunFolder
 from fedfm.records.jsonl import Record
 from fedfm.records.reading import RunFiles, dig, read_run
@@ -75,7 +75,7 @@ def render_status(status: Record) -> RenderableType:
 def _clients(folder: RunFolder, files: RunFiles) -> dict[str, dict[str, Any]]:
     fresh = {"round": 0, "failed": 0, "refused": 0, "reason": ""}
     found = {str(row["id"]): {"examples": row["examples"], **fresh} for row in files.clients}
-    for message in jsonl.records(folder.wire):
+    for message in jsonl.records(folder.wire, shapes.MESSAGE):
         if message["direction"] == "up":
             for client in records(message["clients"]):
                 found.setdefault(client, {"examples": 0, **fresh})["round"] = message["round"]

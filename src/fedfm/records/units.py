@@ -6,6 +6,8 @@ import math
 
 NAMES = {"macro_f1": "macro-F1", "matthews": "Matthews correlation"}
 PERCENTAGES = frozenset({"accuracy", "macro_f1", "token_accuracy"})
+LOWER_IS_BETTER = frozenset({"loss", "perplexity"})
+"""What falls when a model gets better; all other metrics of tasks rise."""
 DASH = "–"
 
 

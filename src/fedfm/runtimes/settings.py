@@ -13,7 +13,7 @@ from fedfm.settings import Settings
 class RuntimeSettings(Settings):
     """What all runtimes have."""
 
-    stack: Literal["auto", "off"] | Annotated[int, Field(ge=1)] = "auto"
+    stack: Literal["auto", "off"] | Annotated[int, Field(ge=1, le=1_000_000)] = "auto"
     """Clients trained in one pass, which gives each what it gets alone, to rounding. `auto` takes as many as fit and
     writes down their number; `off` trains one by one in a plain loop."""
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = "auto"
@@ -41,7 +41,7 @@ class Local(RuntimeSettings):
 
     kind: Literal["local"] = "local"
     """Processes of this machine."""
-    processes: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
+    processes: Literal["auto"] | Annotated[int, Field(ge=1, le=1024)] = "auto"
     """Processes of this machine that train clients, with one thread each and one backbone between them (Linux, on
     CPUs). `auto` takes one a core for runs that are worth it."""
 
@@ -62,7 +62,7 @@ class OnNodes(RuntimeSettings):
 
     deadline: Annotated[float, Field(gt=0)] | None = None
     """Seconds that nodes have for a round; what comes later is not waited for."""
-    spares: Annotated[float, Field(ge=0)] = 0.0
+    spares: Annotated[float, Field(ge=0, le=1000)] = 0.0
     """Clients that are asked beyond `federation.per_round`, as a share of it: a round ends when `per_round` have sent a
     sound update, and the others are not waited for. Who counts depends on who is fast, and so does the run."""
 
@@ -76,7 +76,7 @@ class Flower(OnNodes):
 
     kind: Literal["flower"] = "flower"
     """SuperNodes of a Flower federation."""
-    nodes: Annotated[int, Field(ge=1)] = 2
+    nodes: Annotated[int, Field(ge=1, le=10_000)] = 2
     """SuperNodes, each of which trains any of the clients."""
 
     @property
@@ -92,7 +92,7 @@ class Ray(OnNodes):
     """Actors of a Ray cluster."""
     address: str | None = None
     """Of a cluster that runs, e.g. `auto` or `ray://head:10001`; null starts one on this machine for the run."""
-    nodes: Annotated[int, Field(ge=1)] | None = None
+    nodes: Annotated[int, Field(ge=1, le=10_000)] | None = None
     """Actors; null: one for each core, or GPU, of the cluster."""
 
     @property

@@ -1,8 +1,32 @@
 """The round loop and everything it needs at the server."""
 
-from fedfm.server.inference import evaluate, predict
-from fedfm.server.outcome import export
-from fedfm.server.planning import client_table, plan
-from fedfm.server.runs import Run, resume, run
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fedfm.server.api import Run, resume, run
+    from fedfm.server.inference import evaluate, predict
+    from fedfm.server.outcome import export
+    from fedfm.server.planning import client_table, plan
+
+_HOMES = {
+    "Run": "api",
+    "client_table": "planning",
+    "evaluate": "inference",
+    "export": "outcome",
+    "plan": "planning",
+    "predict": "inference",
+    "resume": "api",
+    "run": "api",
+}
 
 __all__ = ["Run", "client_table", "evaluate", "export", "plan", "predict", "resume", "run"]
+
+
+def __getattr__(name: str) -> Any:
+    """Loads a public name on first use, so that what is wrong with a call is told before torch is imported."""
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"fedfm.server.{_HOMES[name]}"), name)
+    raise AttributeError(f"module 'fedfm.server' has no attribute {name!r}")

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from fedfm.data.settings import Reference
 from fedfm.errors import RecipeError
-from fedfm.extras import how_to_install
 from fedfm.models.backbones import Backbone
 from fedfm.models.quiet import quiet
 from fedfm.recipe import Recipe
@@ -19,11 +17,9 @@ from fedfm.runtimes.nodes import Line, NodesRuntime
 from fedfm.runtimes.processes import ProcessRuntime
 from fedfm.runtimes.settings import Flower, Local, Ray
 from fedfm.server.experiment import Experiment
+from fedfm.server.refusals import missing_extra
 from fedfm.sites.job import Job
 from fedfm.sites.site import Site
-
-EXTRAS = {"flower": "flwr", "ray": "ray"}
-"""Kind of runtime, which is also the name of an extra → the module that the extra brings."""
 
 
 def require_extra(settings: Local | Flower | Ray) -> None:
@@ -32,9 +28,8 @@ def require_extra(settings: Local | Flower | Ray) -> None:
     Raises:
         RecipeError: at ``runtime.kind``.
     """
-    kind = settings.kind
-    if kind in EXTRAS and find_spec(EXTRAS[kind]) is None:
-        raise RecipeError(f"`{kind}` needs the extra of that name; {how_to_install(kind)}", where="runtime.kind")
+    if missing := missing_extra(settings.kind):
+        raise RecipeError(missing, where="runtime.kind")
 
 
 def make_runtime(experiment: Experiment) -> Runtime:

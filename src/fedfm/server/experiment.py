@@ -14,6 +14,7 @@ from fedfm.errors import DataError
 from fedfm.models.backbones import Backbone, load_backbone
 from fedfm.models.tunable import Tunable
 from fedfm.params import Params, digest
+from fedfm.progress import stage
 from fedfm.proxies import NoProxy
 from fedfm.proxies.model import make
 from fedfm.proxies.versions import HeldProxy
@@ -142,8 +143,10 @@ def build_experiment(recipe: Recipe, sites: Sequence[str] = ()) -> Experiment:
 
 def _build(recipe: Recipe, sites: Sequence[str], device: torch.device, available: int) -> Experiment:
     """As `build_experiment`, with the threads that the recipe says; ``available`` are there for evaluation."""
-    data = prepare_data(recipe, sites)
-    backbone = _load(data)
+    with stage("reading data"):
+        data = prepare_data(recipe, sites)
+    with stage("loading the model"):
+        backbone = _load(data)
     data = replace(data, recipe=_with_commit(data.recipe, backbone))
     parameters = sum(weight.numel() for weight in backbone.model.parameters())
     download = sum(weight.numel() * weight.element_size() for weight in backbone.model.parameters())
@@ -205,7 +208,8 @@ def _attach(data: FederatedData, backbone: Backbone) -> _Attached:
     if isinstance(recipe.proxy, NoProxy):
         tunable = attach(backbone)
         return _Attached(tunable, tunable, backbone, tunable.read())
-    made = make(recipe.proxy, backbone, data.public, seed=recipe.seed)
+    with stage("making the proxy"):
+        made = make(recipe.proxy, backbone, data.public, seed=recipe.seed)
     at_clients = made.copy()
     tunable = attach(made.backbone)
     proxy = make_server_proxy(recipe, made, tunable, task, data.public)

@@ -13,7 +13,7 @@ from fedfm.data.labels import LabelMap
 from fedfm.data.repeats import Repeats, find_repeats
 from fedfm.data.settings import SITES
 from fedfm.data.sources import Source
-from fedfm.errors import RecipeError
+from fedfm.errors import Gathering, RecipeError
 from fedfm.models.processors import Processor
 from fedfm.proxies import NoProxy
 from fedfm.randomness import numpy_generator
@@ -21,6 +21,10 @@ from fedfm.recipe import Recipe
 from fedfm.sites.data import TrainingData, class_names, processor_of, read_training, recipe_source
 from fedfm.tasks import TASKS, Task
 from fedfm.tasks.public import PublicData, read_public
+
+Split = Literal["test", "validation"]
+
+SPLITS: tuple[Split, ...] = ("test", "validation")
 
 
 @dataclass(frozen=True)
@@ -99,9 +103,16 @@ def prepare_data(recipe: Recipe, sites: Sequence[str] = ()) -> FederatedData:
         RecipeError: the recipe and its data do not fit; the message says what to change.
         DataError: a file cannot be read.
     """
-    training = None if recipe.data.train == SITES else read_training(recipe)
+    gathering, training = Gathering(), None
+    if recipe.data.train != SITES:
+        with gathering.attempt():
+            training = read_training(recipe)
     held_back = {} if training is None else training.held_back
-    sources = {name: held_back.get(name) or _named(recipe, name) for name in ("test", "validation")}
+    sources: dict[str, Source | None] = {}
+    for name in SPLITS:
+        with gathering.attempt():
+            sources[name] = held_back.get(name) or _named(recipe, name)
+    gathering.tell()
     if sources["test"] is None:
         raise RecipeError("nothing to evaluate on: name a file, or a fraction such as 0.2", where="data.test")
     digests = {"train": training.digest} if training else {}
@@ -112,13 +123,14 @@ def prepare_data(recipe: Recipe, sites: Sequence[str] = ()) -> FederatedData:
     else:
         labels, processor = training.labels, training.processor
         recipe, clients = training.recipe, training.federation.sizes
-    task = TASKS[recipe.task.kind]
-    encoded = {
-        name: task.encode(source, recipe.data, processor, labels)
-        for name, source in sources.items()
-        if source is not None
-    }
-    public = _public(recipe, processor)
+    task, encoded, public = TASKS[recipe.task.kind], {}, None
+    for split, source in sources.items():
+        if source is not None:
+            with gathering.attempt():
+                encoded[split] = task.encode(source, recipe.data, processor, labels)
+    with gathering.attempt():
+        public = _public(recipe, processor)
+    gathering.tell()
     if public is not None:
         digests["public"] = public.digest
     known = {name: source for name, source in sources.items() if source is not None}
@@ -154,10 +166,10 @@ def _public(recipe: Recipe, processor: Processor) -> PublicData | None:
     )
 
 
-def _named(recipe: Recipe, split: Literal["test", "validation"]) -> Source | None:
+def _named(recipe: Recipe, split: Split) -> Source | None:
     """The source of a split that is not cut off the training data."""
     reference = getattr(recipe.data, split)
-    if reference is None:
+    if reference is None or isinstance(reference, float):
         return None
     return recipe_source(recipe, reference, split)
 

@@ -15,7 +15,7 @@ from fedfm.models.tunable import Tunable
 from fedfm.proxies import NoProxy
 from fedfm.proxies.model import make
 from fedfm.recipe import Recipe, load_recipe
-from fedfm.records import jsonl
+from fedfm.records import jsonl, shapes
 from fedfm.records.card import Base, Kind, write_card
 from fedfm.records.folder import RunFolder
 from fedfm.server.checkpoints import load_checkpoint
@@ -76,7 +76,7 @@ def export(path: Path | str, *, merge: bool = False) -> Path:
     folder = RunFolder.open(path)
     recipe = load_recipe(folder.recipe)
     tunable, backbone = load_tuned(folder, recipe)
-    return write_outcome(folder, tunable, backbone, recipe, jsonl.read(folder.summary), merge=merge)
+    return write_outcome(folder, tunable, backbone, recipe, jsonl.read(folder.summary, shapes.SUMMARY), merge=merge)
 
 
 def load_tuned(folder: RunFolder, recipe: Recipe) -> tuple[Tunable, Backbone]:
@@ -95,7 +95,7 @@ def load_tuned(folder: RunFolder, recipe: Recipe) -> tuple[Tunable, Backbone]:
         recipe.model,
         task.auto_class,
         seed=recipe.seed,
-        labels=jsonl.read(folder.summary)["labels"],
+        labels=jsonl.read(folder.summary, shapes.SUMMARY)["labels"],
         allow_network=recipe.allow_network,
     )
     _refuse_another_model(saved.identity, backbone)

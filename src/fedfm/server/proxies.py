@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from fedfm.models.tunable import Tunable
 from fedfm.params import Params
+from fedfm.progress import stage
 from fedfm.proxies import Alignment, FedPFT, NoProxy, Offsite
 from fedfm.proxies.activity import Activity, from_params, measure_activity
 from fedfm.proxies.alignment import align, overlap
@@ -137,19 +138,20 @@ class ServerProxy:
         self._carry(params)
         report(self._probed("before-alignment"))
         counted = from_params(activity) if self.settings.counts_at_clients else self._measure(settings, round)
-        done = align(
-            self.backbone,
-            self.proxy,
-            self.model.pairs,
-            self.model.own,
-            counted,
-            self.public.batches(
-                settings.batch_size, steps=settings.steps, seed=self.seed, purpose="alignment", round=round
-            ),
-            settings,
-            seed=self.seed,
-            round=round,
-        )
+        with stage("aligning the proxy"):
+            done = align(
+                self.backbone,
+                self.proxy,
+                self.model.pairs,
+                self.model.own,
+                counted,
+                self.public.batches(
+                    settings.batch_size, steps=settings.steps, seed=self.seed, purpose="alignment", round=round
+                ),
+                settings,
+                seed=self.seed,
+                round=round,
+            )
         ties = max(done.ties.values(), default=0.0)
         figures = {"loss_first": done.losses[0], "loss_last": done.losses[-1], "ties": ties}
         if version.number:

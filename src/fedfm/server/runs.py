@@ -5,19 +5,16 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from functools import cached_property
 from pathlib import Path
 from typing import Any
-
-import pandas as pd
-from torch import nn
 
 from fedfm.clients import spread, use_threads
 from fedfm.errors import InterruptedRunError, RecipeError, StorageError, TooFewClientsError
 from fedfm.models.identity import PARTS
 from fedfm.private import private
+from fedfm.progress import Heard, heard_by
 from fedfm.recipe import Recipe, dump, load_recipe
-from fedfm.records import contributions, jsonl
+from fedfm.records import contributions, jsonl, shapes
 from fedfm.records.environment import environment
 from fedfm.records.folder import RunFolder
 from fedfm.records.listeners import Listener
@@ -25,116 +22,31 @@ from fedfm.records.report import write_report
 from fedfm.records.tensorboard import TensorBoard
 from fedfm.runtimes.base import Runtime
 from fedfm.runtimes.nodes import NodesRuntime
+from fedfm.server.api import Run
 from fedfm.server.baselines import baselines
 from fedfm.server.checkpoints import load_checkpoint
 from fedfm.server.experiment import Experiment
 from fedfm.server.inference import evaluation
 from fedfm.server.interrupts import StopRequest, stop_on_signals
-from fedfm.server.outcome import load_tuned, write_outcome
+from fedfm.server.outcome import write_outcome
 from fedfm.server.planning import describe
 from fedfm.server.profiling import profile_of
+from fedfm.server.refusals import refuse_unresumable
 from fedfm.server.reload import reload
 from fedfm.server.rounds import RoundLoop
 from fedfm.server.state import RunState
 from fedfm.server.summary import Status, proxy_figures, summarize
 from fedfm.server.venues import Here, Venue
 
-RESUMABLE = ("federation.rounds", "report_to")
-"""The only keys that `resume` may change; any other would make it a different run."""
-
-
-class Run:
-    """A run's folder, to read.
-
-    Examples:
-        >>> from fedfm import Recipe, run
-        >>> finished = run("quick")                                     # doctest: +SKIP
-        >>> finished.summary["final"]["accuracy"]                       # doctest: +SKIP
-        >>> finished.metrics.query("split == 'test'").plot("round", "accuracy")  # doctest: +SKIP
-        >>> finished.model                                              # doctest: +SKIP
-    """
-
-    def __init__(self, folder: Path | str) -> None:
-        self.folder = RunFolder.open(folder)
-
-    @property
-    def path(self) -> Path:
-        """The run's folder."""
-        return self.folder.path
-
-    @cached_property
-    def recipe(self) -> Recipe:
-        """The resolved recipe."""
-        return load_recipe(self.folder.recipe)
-
-    @property
-    def summary(self) -> dict[str, Any]:
-        """The content of ``summary.json``.
-
-        Raises:
-            RecipeError: the run has not got that far.
-        """
-        if not self.folder.summary.is_file():
-            raise RecipeError(
-                f"{self.path} has no summary yet; continue it with `fedfm resume {self.path}`", source="run"
-            )
-        summary: dict[str, Any] = jsonl.read(self.folder.summary)
-        return summary
-
-    @property
-    def metrics(self) -> pd.DataFrame:
-        """Loss and metrics, a row for each round and split."""
-        return pd.DataFrame(list(jsonl.records(self.folder.metrics)))
-
-    @property
-    def events(self) -> list[dict[str, Any]]:
-        """What did not go as planned: refused updates, failures, resumes."""
-        return list(jsonl.records(self.folder.events))
-
-    @cached_property
-    def model(self) -> nn.Module:
-        """The backbone with what was tuned, on the CPU, ready for inference."""
-        return load_tuned(self.folder, self.recipe)[0].model
-
-    def __repr__(self) -> str:
-        return f"Run({str(self.path)!r})"
-
-
-def run(
-    recipe: Recipe | str | Path,
-    overrides: Sequence[str] = (),
-    *,
-    data: Mapping[str, Any] | None = None,
-    listeners: Sequence[Listener] = (),
-    profile: bool = False,
-) -> Run:
-    """Runs a recipe from its first round to its report.
-
-    Args:
-        recipe: a recipe, a recipe file, or the name of a preset.
-        overrides: ``dotted.key=value`` settings, as on the command line.
-        data: in place of the data that the recipe names: ``{"train": …, "test": …}``, each a pandas DataFrame or a
-            `datasets.Dataset`; see `load_recipe`.
-        listeners: hear of every step; see `fedfm.Listener`.
-        profile: write down where the time went (``profile.json``, and in the report).
-
-    Raises:
-        RecipeError: something in the recipe does not fit; nothing was written.
-        DataError: a data file cannot be read; nothing was written.
-        TooFewClientsError: a round had fewer sound updates than the quorum.
-        StorageError: the disk is full or the folder read-only; the last checkpoint is intact.
-        InterruptedRunError: Ctrl-C; the run can be resumed.
-    """
-    if not isinstance(recipe, Recipe):
-        recipe = load_recipe(recipe, overrides, data=data)
-    elif overrides or data:
-        recipe = load_recipe(recipe.model_dump(), overrides, data=data)
-    return start_run(recipe, Here(profile=profile), listeners)
-
 
 @private()
 def start_run(recipe: Recipe, venue: Venue, listeners: Sequence[Listener]) -> Run:
     """Runs a recipe with the clients of a venue; raises as `run`."""
+    with heard_by(_all_hear(listeners)):
+        return _start(recipe, venue, listeners)
+
+
+def _start(recipe: Recipe, venue: Venue, listeners: Sequence[Listener]) -> Run:
     RunFolder.refuse_existing(recipe.folder)
     experiment = venue.build(recipe)
     listeners = [*listeners, *_trackers(recipe, recipe.folder)]
@@ -146,27 +58,6 @@ def start_run(recipe: Recipe, venue: Venue, listeners: Sequence[Listener]) -> Ru
     return Run(folder.path)
 
 
-def resume(
-    folder: Path | str,
-    overrides: Sequence[str] = (),
-    *,
-    data: Mapping[str, Any] | None = None,
-    listeners: Sequence[Listener] = (),
-) -> Run:
-    """Continues a run from its last checkpoint; on the same machine the outcome is that of a run never interrupted.
-
-    Args:
-        folder: the run's folder.
-        overrides: only ``federation.rounds`` and ``report_to`` may change.
-        data: the data that `run` was given from Python, where the cache has lost it since; it must be the same.
-        listeners: hear of every step.
-
-    Raises:
-        RecipeError: no run's folder, or recipe, data or model are not those of the run any more; also as `run`.
-    """
-    return continue_run(RunFolder.open(folder), overrides, Here(), listeners, data)
-
-
 @private()
 def continue_run(
     opened: RunFolder,
@@ -176,15 +67,36 @@ def continue_run(
     data: Mapping[str, Any] | None = None,
 ) -> Run:
     """Continues a run with the clients of a venue; raises as `resume`."""
+    with heard_by(_all_hear(listeners)):
+        return _continue(opened, overrides, venue, listeners, data)
+
+
+def _continue(
+    opened: RunFolder,
+    overrides: Sequence[str],
+    venue: Venue,
+    listeners: Sequence[Listener],
+    data: Mapping[str, Any] | None,
+) -> Run:
+    refuse_unresumable(opened, overrides)
     before = load_recipe(opened.recipe)
     recipe = load_recipe(opened.recipe, overrides, data=data)
-    _refuse_changes(before, recipe)
     listeners = [*listeners, *_trackers(recipe, opened.path)]
     with opened.lock():
         experiment = _reopen(opened, before, recipe, venue, listeners)
         with closing(venue.reach(experiment)) as runtime:
             _play(experiment, venue, runtime, opened, listeners)
     return Run(opened.path)
+
+
+def _all_hear(listeners: Sequence[Listener]) -> Heard:
+    """Tells all listeners how far long work is."""
+
+    def tell(stage: str, done: int, total: int | None) -> None:
+        for listener in listeners:
+            listener.on_progress(stage, done, total)
+
+    return tell
 
 
 def _reopen(
@@ -368,21 +280,6 @@ def _evaluate_clients(
     }
 
 
-def _refuse_changes(before: Recipe, after: Recipe) -> None:
-    """A resumed run must be the same run."""
-    old, new = _flat(before.model_dump()), _flat(after.model_dump())
-    changed = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key) and key not in RESUMABLE]
-    if changed:
-        raise RecipeError(
-            "a resumed run may only change "
-            + " and ".join(RESUMABLE)
-            + "; "
-            + ", ".join(f"{key}: {old.get(key)} → {new.get(key)}" for key in changed)
-            + " would make it another run: start a new one",
-            where=changed[0],
-        )
-
-
 def _refuse_another_run(before: Mapping[str, str], now: Mapping[str, str]) -> None:
     """A resumed run must have the recipe, the data and the model that it began with."""
     changed = sorted(key for key in before.keys() | now.keys() if now.get(key) != before.get(key))
@@ -401,14 +298,6 @@ def _changed_versions(folder: RunFolder) -> list[str]:
     """What other versions the run goes on with: its outcome may then differ in the last bits."""
     if not folder.environment.is_file():
         return []
-    before, now = jsonl.read(folder.environment)["versions"], environment()["versions"]
+    before, now = jsonl.read(folder.environment, shapes.ENVIRONMENT)["versions"], environment()["versions"]
     changed = [f"{name} {before.get(name)} → {now.get(name)}" for name in now if before.get(name) != now.get(name)]
     return [f"the run goes on with other versions: {', '.join(changed)}"] if changed else []
-
-
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        name = f"{prefix}{key}"
-        flat |= _flat(value, f"{name}.") if isinstance(value, dict) else {name: value}
-    return flat

@@ -12,15 +12,16 @@ from typing import Any
 from fedfm.data.settings import SITES
 from fedfm.errors import RecipeError
 from fedfm.recipe import Recipe, load_recipe
-from fedfm.records import jsonl
+from fedfm.records import jsonl, shapes
 from fedfm.records.folder import RunFolder
 from fedfm.records.listeners import Listener
 from fedfm.runtimes.nodes import Line
 from fedfm.runtimes.relay import Wait
 from fedfm.runtimes.settings import Flower
+from fedfm.server.api import Run
 from fedfm.server.carriers import require_extra
 from fedfm.server.experiment import Experiment
-from fedfm.server.runs import Run, continue_run, start_run
+from fedfm.server.runs import continue_run, start_run
 from fedfm.server.venues import AtSites
 
 
@@ -77,7 +78,6 @@ def serve(
     if (Path(source) / "recipe.yaml").is_file():
         opened = RunFolder.open(source)
         _refuse_other_sites(opened, hosting.keys)
-        _refuse_finished(opened, overrides)
         return continue_run(opened, overrides, venue, listeners)
     return start_run(for_sites(load_recipe(source, overrides), len(hosting.keys)), venue, listeners)
 
@@ -127,18 +127,11 @@ def _line(
 
 def _refuse_other_sites(folder: RunFolder, names: Mapping[str, Path]) -> None:
     """A continued run must have the clients that it began with; killed before they were written down, it has none."""
-    before = {row["id"] for row in jsonl.read(folder.clients)} if folder.clients.is_file() else set(names)
+    rows = jsonl.read(folder.clients, shapes.CLIENTS) if folder.clients.is_file() else None
+    before = set(names) if rows is None else {row["id"] for row in rows}
     if before != set(names):
         raise RecipeError(
             f"this run began with the sites {', '.join(sorted(before))}, not {', '.join(sorted(names))}: "
             "allow the same keys, under the same names",
             source="run",
         )
-
-
-def _refuse_finished(folder: RunFolder, overrides: Sequence[str]) -> None:
-    """A run that is over has nothing for sites to do."""
-    rounds = load_recipe(folder.recipe, overrides).federation.rounds
-    summary = jsonl.read(folder.summary) if folder.summary.is_file() else {}
-    if summary.get("status") == "completed" and summary["rounds"] >= rounds:
-        raise RecipeError(f"{folder.path} is finished; federation.rounds=N plays more", source="run")

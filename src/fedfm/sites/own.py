@@ -17,11 +17,11 @@ from fedfm.models.processors import Processor
 from fedfm.proxies import NoProxy
 from fedfm.recipe import Recipe
 from fedfm.recipe.problems import explain
-from fedfm.recipe.yaml_text import YamlError, parse
 from fedfm.settings import Settings
 from fedfm.sites.data import TrainingData, recipe_source
 from fedfm.sites.federation import Federation
 from fedfm.tasks import TASKS
+from fedfm.yaml_text import YamlError, parse
 
 _PUBLIC_MODEL = r"builtin:[\w-]+|[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*"
 """References to models that mean the same everywhere: a server does not choose among a site's files."""

@@ -12,13 +12,7 @@ TASKS: dict[str, Task] = {
     "causal-lm": CausalLM(),
 }
 
-LOWER_IS_BETTER = frozenset({"loss"}).union(
-    name for task in TASKS.values() for name, higher in task.metrics.items() if not higher
-)
-"""What falls when a model gets better; all other metrics rise."""
-
 __all__ = [
-    "LOWER_IS_BETTER",
     "TASKS",
     "Batch",
     "CausalLM",

@@ -21,9 +21,9 @@ from fedfm.models.tunables.targets import matching, resolve, transposed, within
 class LowRank(WithHead):
     """What LoRA and DoRA share."""
 
-    r: Annotated[int, Field(ge=1)] = 8
+    r: Annotated[int, Field(ge=1, le=100_000)] = 8
     """Rank of the update of each matrix."""
-    lora_alpha: Annotated[int, Field(ge=1)] = 16
+    lora_alpha: Annotated[int, Field(ge=1, le=1_000_000)] = 16
     """α: the update is scaled by α/r."""
     lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Dropout on the adapter's input while training."""

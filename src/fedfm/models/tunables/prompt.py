@@ -22,7 +22,7 @@ from fedfm.models.tunables.base import WithHead, attach_peft, refuse_undescribed
 class VirtualTokens(WithHead):
     """What prompt and prefix tuning share."""
 
-    num_virtual_tokens: Annotated[int, Field(ge=1)] = 10
+    num_virtual_tokens: Annotated[int, Field(ge=1, le=100_000)] = 10
     """How many virtual tokens; each takes a position from the text."""
 
     @property

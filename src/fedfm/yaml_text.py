@@ -2,8 +2,9 @@
 
 YAML 1.1, which PyYAML follows, takes ``1e-5`` for text, ``no`` for false, ``0123`` for 83 and ``12:30:00`` for 45000.
 Here a word is a number, true, false or null when it looks like one, and text otherwise. Refused: keys given twice, keys
-that are not text, tags of other languages' objects, anchors and aliases (a recipe has no need of them, and a few lines
-of them can stand for gigabytes).
+that are not text, tags of anything else than plain data, anchors and aliases (a recipe has no need of them, and a few
+lines of them can stand for gigabytes), numbers of more than a thousand digits, deep nesting, and text that no file can
+hold (NUL, halves of surrogate pairs).
 """
 
 from __future__ import annotations
@@ -27,6 +28,19 @@ RESOLVERS = (
 )
 """Tag, what looks like it, first characters. A number with leading zeros, like 007, is a name: text."""
 
+PLAIN = {
+    yaml.ScalarNode: frozenset(f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "float", "bool", "null")),
+    yaml.SequenceNode: frozenset({"tag:yaml.org,2002:seq"}),
+    yaml.MappingNode: frozenset({"tag:yaml.org,2002:map"}),
+}
+"""Tags that each kind of node may have; `!!timestamp`, `!!binary`, `!!set` and their like are no plain data."""
+
+DEPTH = 32
+"""Groups inside groups, at most."""
+
+DIGITS = 1000
+"""Characters of a number, at most: far more than any setting needs."""
+
 
 class YamlError(ValueError):
     """The text is not YAML that a recipe may be written in.
@@ -40,17 +54,61 @@ class YamlError(ValueError):
         self.line = line
 
 
+def is_writable(text: str) -> bool:
+    """Whether a text can be the name of a file and stand in one: it has no NUL and no half of a surrogate pair."""
+    return "\0" not in text and not any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def _line(node: yaml.Node) -> int:
+    return int(node.start_mark.line) + 1
+
+
 class Loader(yaml.SafeLoader):
     """Reads plain data by the rules of YAML 1.2's core schema."""
 
     yaml_implicit_resolvers: dict[Any, Any] = {}
 
+    depth = 0
+
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        """Refuses anchors and aliases."""
+        """Refuses anchors, aliases and deep nesting."""
         event = self.peek_event()  # type: ignore[no-untyped-call]
+        line = event.start_mark.line + 1
         if getattr(event, "anchor", None) is not None:
-            raise YamlError("anchors and aliases (& and *) are not allowed", event.start_mark.line + 1)
-        return super().compose_node(parent, index)
+            raise YamlError("anchors and aliases (& and *) are not allowed", line)
+        if self.depth > DEPTH:
+            raise YamlError(f"nested too deeply: more than {DEPTH} levels", line)
+        self.depth += 1
+        try:
+            return super().compose_node(parent, index)
+        finally:
+            self.depth -= 1
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        """Refuses what is no plain data."""
+        if node.tag not in PLAIN[type(node)]:
+            kind = node.tag.replace("tag:yaml.org,2002:", "!!")
+            raise YamlError(f"`{kind[:60]}` is not allowed here: write text, numbers, true, false or null", _line(node))
+        return super().construct_object(node, deep)
+
+    def construct_text(self, node: yaml.ScalarNode) -> str:
+        """Text that a file can hold."""
+        text = str(self.construct_scalar(node))
+        if not is_writable(text):
+            raise YamlError("text with a NUL character or half of a surrogate pair is not allowed", _line(node))
+        return text
+
+    def construct_null(self, node: yaml.ScalarNode) -> None:
+        """Nothing, however it is written."""
+        if not NULL.match(str(self.construct_scalar(node))):
+            raise YamlError(f"`{node.value[:60]}` is not null", _line(node))
+
+    def construct_bool(self, node: yaml.ScalarNode) -> bool:
+        """True or false."""
+        text = str(self.construct_scalar(node))
+        if not BOOL.match(text):
+            raise YamlError(f"`{text[:60]}` is neither true nor false", _line(node))
+        return text.lower() == "true"
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """Refuses keys that are not text or come twice."""
@@ -67,8 +125,12 @@ class Loader(yaml.SafeLoader):
     def construct_number(self, node: yaml.ScalarNode) -> int | float:
         """A whole number, or one with a point or an exponent."""
         text = str(self.construct_scalar(node))
+        if len(text) > DIGITS:
+            raise YamlError(f"a number of {len(text)} characters; at most {DIGITS} are read", _line(node))
         if INT.match(text):
             return int(text, 0)
+        if not FLOAT.match(text):
+            raise YamlError(f"`{text[:60]}` is no number", _line(node))
         return float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
 
 
@@ -85,9 +147,21 @@ for _tag, _pattern, _first in RESOLVERS:
     Dumper.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", _pattern, list(_first))
 Loader.add_constructor("tag:yaml.org,2002:int", Loader.construct_number)
 Loader.add_constructor("tag:yaml.org,2002:float", Loader.construct_number)
+Loader.add_constructor("tag:yaml.org,2002:str", Loader.construct_text)
+Loader.add_constructor("tag:yaml.org,2002:bool", Loader.construct_bool)
+Loader.add_constructor("tag:yaml.org,2002:null", Loader.construct_null)
 Dumper.add_representer(
     list, lambda dumper, items: dumper.represent_sequence("tag:yaml.org,2002:seq", items, flow_style=True)
 )
+
+
+def _represent_text(dumper: Dumper, text: str) -> yaml.ScalarNode:
+    """Text; line breaks that only YAML 1.1 knows are written as escapes."""
+    style = '"' if any(sign in text for sign in "\x85\u2028\u2029") else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+Dumper.add_representer(str, _represent_text)
 
 
 def parse(text: str) -> Any:
@@ -100,11 +174,22 @@ def parse(text: str) -> Any:
         return yaml.load(text, Loader)  # noqa: S506 - a subclass of SafeLoader
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        raise YamlError(error.problem or error.context or "not YAML", mark.line + 1 if mark else None) from error
+        raise YamlError(_in_words(error), mark.line + 1 if mark else None) from error
     except yaml.YAMLError as error:
         raise YamlError(str(error).splitlines()[0]) from error
+    except (ValueError, OverflowError) as error:  # of chr(), for "\\U00110000"
+        if isinstance(error, YamlError):
+            raise
+        raise YamlError("an escape in quotes that stands for no character") from error
     except RecursionError as error:
         raise YamlError("nested too deeply") from error
+
+
+def _in_words(error: yaml.MarkedYAMLError) -> str:
+    """What is wrong with the text as YAML."""
+    if error.problem and "\\t" in error.problem:
+        return "a tab stands where only spaces may: indent with spaces"
+    return error.problem or error.context or "not YAML"
 
 
 def render(data: Any, *, flow: bool = False) -> str:

@@ -1,0 +1,143 @@
+"""The recipe's keys without the classes behind them: what can be said of a recipe before torch is imported.
+
+``schema.json`` is generated from the classes (``make schema``; a test holds the two equal). It is a JSON Schema, so
+editors can complete and check a recipe by it. Here it becomes settings classes again, with the same keys, types,
+limits, defaults and help texts, but without methods. What the classes themselves convert or check beyond that is left
+to them: the index accepts whatever they accept.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union
+
+from pydantic import Field, create_model
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
+from pydantic_core import core_schema
+
+from fedfm.recipe.checks import keys_checked
+from fedfm.settings import Settings
+
+FILE = Path(__file__).with_name("schema.json")
+
+Node = Mapping[str, Any]
+
+SIMPLE = {"string": str, "integer": int, "number": float, "boolean": bool, "null": None, "object": dict, "array": list}
+LIMITS = {
+    "minimum": "ge",
+    "exclusiveMinimum": "gt",
+    "maximum": "le",
+    "exclusiveMaximum": "lt",
+    "pattern": "pattern",
+    "minItems": "min_length",
+    "maxItems": "max_length",
+    "minLength": "min_length",
+    "maxLength": "max_length",
+}
+"""JSON Schema's words for limits → pydantic's."""
+
+
+def checked_keys(values: Mapping[str, Any]) -> Settings:
+    """A recipe with every key filled in, of which only the single keys are checked.
+
+    Raises:
+        RecipeError: with every key that is unknown or has a wrong value.
+    """
+    model = recipe_keys()
+    return keys_checked(model, values, model.model_validate)
+
+
+@cache
+def recipe_keys() -> type[Settings]:
+    """The class of a whole recipe, made from ``schema.json``."""
+    schema = json.loads(FILE.read_text(encoding="utf-8"))
+    return _Classes(schema["$defs"]).of("Recipe", schema)
+
+
+def schema_text() -> str:
+    """What ``schema.json`` must hold."""
+    from fedfm.recipe.schema import Recipe
+
+    schema = Recipe.model_json_schema(schema_generator=_Loose)
+    return json.dumps(_untitled(schema), indent=1, ensure_ascii=False) + "\n"
+
+
+class _Loose(GenerateJsonSchema):
+    """What a validator of ours converts first, or what JSON does not know, may be anything."""
+
+    def function_before_schema(self, schema: core_schema.BeforeValidatorFunctionSchema) -> JsonSchemaValue:
+        """Any value, where the validator does not say what it takes (``json_schema_input_type``)."""
+        return super().function_before_schema(schema) if "json_schema_input_schema" in schema else {}
+
+    def handle_invalid_for_json_schema(self, schema: core_schema.CoreSchema, error_info: str) -> JsonSchemaValue:
+        """Any value."""
+        return {}
+
+
+def _untitled(node: Any) -> Any:
+    """Without titles, which repeat the names of keys."""
+    if isinstance(node, dict):
+        return {key: _untitled(value) for key, value in node.items() if key != "title" or not isinstance(value, str)}
+    return [_untitled(value) for value in node] if isinstance(node, list) else node
+
+
+class _Classes:
+    """Settings classes of the definitions of a JSON Schema, each made once."""
+
+    def __init__(self, definitions: Mapping[str, Node]) -> None:
+        self.definitions = definitions
+        self.made: dict[str, type[Settings]] = {}
+
+    def of(self, name: str, node: Node) -> type[Settings]:
+        """The class of an object."""
+        if name not in self.made:
+            required = node.get("required", ())
+            fields: dict[str, Any] = {}
+            for key, value in node["properties"].items():
+                default = ... if key in required else self._default(value)
+                fields[key] = (self._type(value), Field(default, description=value.get("description")))
+            self.made[name] = create_model(name, __base__=Settings, __doc__=node.get("description", ""), **fields)
+        return self.made[name]
+
+    def _type(self, node: Node) -> Any:
+        """The annotation that a part of the schema stands for."""
+        if "$ref" in node:
+            return self._referred(node["$ref"])
+        if "oneOf" in node:
+            kinds: Any = Union[tuple(self._type(kind) for kind in node["oneOf"])]  # noqa: UP007 - a computed union
+            return Annotated[kinds, Field(discriminator=node["discriminator"]["propertyName"])]
+        if "anyOf" in node:
+            return Union[tuple(self._type(choice) for choice in node["anyOf"])]  # noqa: UP007
+        if "const" in node or "enum" in node:
+            return Literal[tuple(node.get("enum", [node.get("const")]))]
+        if "type" not in node:
+            return Any
+        plain: Any = SIMPLE[node["type"]]
+        if plain is list:
+            plain = list.__class_getitem__(self._type(node.get("items", {})))
+        limits = {ours: node[theirs] for theirs, ours in LIMITS.items() if theirs in node}
+        return Annotated[plain, Field(**limits)] if limits else plain
+
+    def _referred(self, reference: str) -> type[Settings]:
+        name = reference.removeprefix("#/$defs/")
+        return self.of(name, self.definitions[name])
+
+    def _default(self, node: Node) -> Any:
+        """The default of a key: of a group, an object of its class."""
+        value = node.get("default")
+        if not isinstance(value, dict):
+            return value
+        node = next((choice for choice in node.get("anyOf", ()) if "$ref" in choice or "oneOf" in choice), node)
+        if "$ref" not in node and "oneOf" not in node:
+            return value
+        if "oneOf" in node:
+            chooser = node["discriminator"]
+            node = {"$ref": chooser["mapping"][value[chooser["propertyName"]]]}
+        return self._referred(node["$ref"]).model_validate(value)
+
+
+if __name__ == "__main__":
+    FILE.write_text(schema_text(), encoding="utf-8")

@@ -1,0 +1,268 @@
+"""What the files of a run's folder must hold for those who read them back. More keys than these are let through.
+
+A run's folder may come from another version, another person or a damaged disk. Its files are checked here once, when
+they are read; code behind it indexes without asking.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Generic, Literal, NotRequired, TypeVar
+
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError, with_config
+from typing_extensions import TypedDict
+
+T = TypeVar("T")
+
+_OPEN = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
+
+Count = Annotated[int, Field(ge=0, le=10**18)]
+"""More would fit no disk, and no float exactly."""
+
+Figure = float | None
+"""A measured number; null where it was not finite."""
+
+EXPECTED = {
+    "dict_type": "an object with keys",
+    "float_type": "a number",
+    "int_type": "a whole number",
+    "list_type": "a list",
+    "string_type": "text",
+}
+"""pydantic's types of error → what should have been there."""
+
+Name = Annotated[str, Field(max_length=10_000)]
+
+
+def _figures(but: frozenset[str]) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """A check that every key but these holds a number or null."""
+
+    def check(record: dict[str, Any]) -> dict[str, Any]:
+        for key, value in record.items():
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            if key not in but and value is not None and not number:
+                raise ValueError(f"`{key}` is no number")
+        return record
+
+    return check
+
+
+@with_config(_OPEN)
+class _Metrics(TypedDict):
+    round: Count
+    split: Name
+    client: NotRequired[Name | None]
+    seconds: NotRequired[float]
+    examples: NotRequired[Count]
+    stage: NotRequired[Name]
+    layers: NotRequired[dict[str, dict[str, Figure]]]
+
+
+@with_config(_OPEN)
+class _Event(TypedDict):
+    round: NotRequired[Count | None]
+    kind: Name
+    client: NotRequired[Name | None]
+    reason: str
+
+
+@with_config(_OPEN)
+class _Tensor(TypedDict):
+    name: Name
+    dtype: Name
+    shape: list[Count]
+    bytes: Count
+
+
+@with_config(_OPEN)
+class _Message(TypedDict):
+    round: Count
+    kind: NotRequired[Name]
+    direction: Literal["down", "up"]
+    clients: list[Name]
+    bytes: Count
+    tensors: list[_Tensor]
+
+
+@with_config(_OPEN)
+class _Client(TypedDict):
+    id: Name
+    examples: Count
+    labels: NotRequired[dict[str, Count] | None]
+    holdout: NotRequired[Count | None]
+
+
+@with_config(_OPEN)
+class _Best(TypedDict):
+    round: Count
+    split: Name
+    metrics: dict[str, Figure]
+
+
+@with_config(_OPEN)
+class _Parameters(TypedDict):
+    backbone: Count
+    trainable: Count
+
+
+@with_config(_OPEN)
+class _ProxyParameters(TypedDict):
+    blocks: Count
+    backbone_blocks: Count
+    total: Count
+
+
+@with_config(_OPEN)
+class _Proxy(TypedDict, total=False):
+    kind: Name
+    parameters: _ProxyParameters
+    disclosed: float
+    initial: dict[str, Figure]
+    final: dict[str, Figure] | None
+    plug_in_gap: Figure
+    first_download: Count
+    seconds: float
+
+
+@with_config(_OPEN)
+class _Traffic(TypedDict, total=False):
+    down: Count
+    up: Count
+    first_download: Count
+
+
+@with_config(_OPEN)
+class _Clients(TypedDict, total=False):
+    total: Count | None
+    failed: Count
+    refused: Count
+
+
+@with_config(_OPEN)
+class _Summary(TypedDict):
+    status: Name
+    rounds: Count
+    metric: Name
+    final: dict[str, Figure]
+    initial: dict[str, Figure]
+    labels: NotRequired[list[str] | None]
+    best: NotRequired[_Best | None]
+    baselines: NotRequired[dict[str, Figure | dict[str, Figure]]]
+    clients_spread: NotRequired[dict[str, Any] | None]
+    proxy: NotRequired[_Proxy | None]
+    parameters: NotRequired[_Parameters]
+    bytes: NotRequired[_Traffic]
+    seconds: NotRequired[dict[str, float]]
+    clients: NotRequired[_Clients]
+    privacy: NotRequired[dict[str, Any] | None]
+    versions: NotRequired[dict[str, str]]
+
+
+@with_config(_OPEN)
+class _Class(TypedDict):
+    label: Name
+    examples: Count
+    precision: Figure
+    recall: Figure
+    f1: Figure
+
+
+@with_config(_OPEN)
+class _Evaluation(TypedDict):
+    examples: Count
+    metrics: dict[str, Figure]
+    classes: list[_Class] | None
+    confusion: list[list[Count]] | None
+
+
+def _square(evaluation: dict[str, Any]) -> dict[str, Any]:
+    """Checks that the confusion matrix has a row and a column for each class."""
+    classes, confusion = len(evaluation["classes"] or ()), evaluation["confusion"] or []
+    if len(confusion) != classes or any(len(row) != classes for row in confusion):
+        raise ValueError(f"`confusion` is no table of {classes} × {classes} counts")
+    return evaluation
+
+
+@with_config(_OPEN)
+class _Processor(TypedDict, total=False):
+    model: str | None
+    count: Count | None
+
+
+@with_config(_OPEN)
+class _Environment(TypedDict):
+    versions: dict[str, str]
+    platform: NotRequired[str]
+    cpu: NotRequired[_Processor | None]
+    memory_bytes: NotRequired[Count | None]
+    gpus: NotRequired[list[str]]
+    threads: NotRequired[Count]
+
+
+@with_config(_OPEN)
+class _Profile(TypedDict):
+    seconds: dict[str, float]
+    training: dict[str, float]
+    processes: Count
+    threads: Count
+    tokens: float
+    share: Figure
+    operations_a_second: Figure
+    gemm_peak: float
+
+
+@with_config(_OPEN)
+class _Recipe(TypedDict):
+    name: Name
+    output: NotRequired[str]
+    run_dir: NotRequired[str | None]
+    model: NotRequired[dict[str, Any]]
+    task: NotRequired[dict[str, Any]]
+    data: NotRequired[dict[str, Any]]
+    federation: NotRequired[dict[str, Any]]
+    tune: NotRequired[dict[str, Any]]
+    algorithm: NotRequired[dict[str, Any]]
+    proxy: NotRequired[dict[str, Any]]
+    runtime: NotRequired[dict[str, Any]]
+    evaluate: NotRequired[dict[str, Any]]
+
+
+class Shape(Generic[T]):
+    """What a value read from JSON or YAML must look like."""
+
+    def __init__(self, form: Any) -> None:
+        self._adapter: TypeAdapter[T] = TypeAdapter(form)
+
+    def fault(self, value: Any) -> str | None:
+        """What is wrong with a value, in words; None when nothing is."""
+        try:
+            self._adapter.validate_python(value)
+        except ValidationError as error:
+            return _in_words(error)
+        return None
+
+
+def _in_words(error: ValidationError) -> str:
+    """The first fault: where in the value, and what."""
+    first = error.errors(include_url=False)[0]
+    where = ".".join(str(part) for part in first["loc"] if not str(part).endswith("]"))
+    if first["type"] == "missing":
+        return f"`{where}` is missing"
+    kind = EXPECTED.get(first["type"])
+    message = first["msg"].removeprefix("Value error, ")
+    if kind:
+        message = f"must be {kind}, not {type(first['input']).__name__}"
+    return f"`{where}`: {message}" if where else message
+
+
+METRICS = Shape[Mapping[str, Any]](
+    Annotated[_Metrics, AfterValidator(_figures(frozenset({"split", "client", "stage", "layers"})))]
+)
+EVENT = Shape[Mapping[str, Any]](_Event)
+MESSAGE = Shape[Mapping[str, Any]](_Message)
+CLIENTS = Shape[list[Any]](list[_Client])
+SUMMARY = Shape[Mapping[str, Any]](_Summary)
+EVALUATION = Shape[Mapping[str, Any]](Annotated[_Evaluation, AfterValidator(_square)])
+ENVIRONMENT = Shape[Mapping[str, Any]](_Environment)
+PROFILE = Shape[Mapping[str, Any]](_Profile)
+RECIPE = Shape[Mapping[str, Any]](_Recipe)

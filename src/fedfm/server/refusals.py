@@ -1,0 +1,165 @@
+"""What can be said against a run, or against resuming one, at once: nothing of what runs is imported for it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from fedfm.data.settings import SITES
+from fedfm.errors import FedfmError, Problem, RecipeError, StorageError
+from fedfm.extras import how_to_install
+from fedfm.recipe import load_keys, read_recipe
+from fedfm.recipe.problems import overlap
+from fedfm.records.disk import normal
+from fedfm.records.folder import RunFolder
+from fedfm.records.reading import dig, last_round, summary_of
+
+EXTRAS = {"flower": "flwr", "ray": "ray"}
+"""Kind of runtime, which is also the name of an extra → the module that the extra brings."""
+
+RESUMABLE = ("federation.rounds", "report_to")
+"""The only keys that `resume` may change; any other would make it a different run."""
+
+
+def refuse_unrunnable(source: str | Path, overrides: Sequence[str] = ()) -> None:
+    """Refuses what a run would be refused for sooner or later: faulty keys, and what this machine lacks.
+
+    Raises:
+        RecipeError: with everything that can be found so early.
+    """
+    name, values, problems = read_recipe(source, overrides)
+    for obstacle in obstacles(values):
+        if not any(overlap(obstacle.where, known.where) for known in problems):
+            problems.append(obstacle)
+    if problems:
+        raise RecipeError(problems, source=name)
+
+
+def obstacles(values: Mapping[str, Any]) -> list[Problem]:
+    """What a recipe names and this machine does not have; values that are wrong in themselves are passed over."""
+    return [problem for look in (_folder, _missing_extras, _missing_files) for problem in look(values)]
+
+
+def missing_extra(kind: str) -> str | None:
+    """What to install for a kind of runtime; None where nothing is missing."""
+    if kind not in EXTRAS or find_spec(EXTRAS[kind]) is not None:
+        return None
+    return f"`{kind}` needs the extra of that name; {how_to_install(kind)}"
+
+
+def _folder(values: Mapping[str, Any]) -> Iterator[Problem]:
+    """The run's folder: it must be new, and there must be a place for it."""
+    output, name, folder = values.get("output", "runs"), values.get("name"), values.get("run_dir")
+    if not isinstance(name, str) or not isinstance(output, str) or not isinstance(folder, str | None):
+        return
+    path = normal(folder or Path(output) / name)
+    where = "run_dir" if folder else "name"
+    try:
+        RunFolder.refuse_existing(path)
+    except FedfmError as error:
+        problems = error.problems if isinstance(error, RecipeError) else [Problem(where, str(error))]
+        yield from (Problem(where, problem.message) for problem in problems)
+        return
+    parent = next(parent for parent in path.absolute().parents if parent.exists())
+    if not os.access(parent, os.W_OK | os.X_OK):
+        yield Problem("run_dir" if folder else "output", f"{path} cannot be made: no permission to write to {parent}")
+
+
+def _missing_extras(values: Mapping[str, Any]) -> Iterator[Problem]:
+    kind, trackers = dig(values, "runtime.kind"), values.get("report_to")
+    if isinstance(kind, str) and (missing := missing_extra(kind)):
+        yield Problem("runtime.kind", missing)
+    if isinstance(trackers, list) and "tensorboard" in trackers and find_spec("tensorboard") is None:
+        yield Problem("report_to", f"tensorboard is not installed; {how_to_install('track')}")
+
+
+def _missing_files(values: Mapping[str, Any]) -> Iterator[Problem]:
+    """Files and folders of data that are not there; patterns are left to those who read them."""
+    for where in ("data.train", "data.validation", "data.test", "public.data"):
+        named = dig(values, where)
+        for reference in named if isinstance(named, list) else [named]:
+            if not isinstance(reference, str) or not reference or not _is_path(reference):
+                continue
+            path = normal(reference)
+            if not path.exists():
+                yield Problem(where, f"no such file or folder: {path.absolute()}")
+
+
+def _is_path(reference: str) -> bool:
+    """Whether a reference names one file or folder: no built-in or hub set, no word, no pattern."""
+    elsewhere = reference == SITES or reference.partition(":")[0] in ("builtin", "hf", "memory")
+    return not elsewhere and not any(sign in reference for sign in "*?[")
+
+
+def refuse_unresumable(folder: RunFolder, overrides: Sequence[str] = ()) -> None:
+    """Refuses what cannot be resumed before anything is imported, computed or written.
+
+    Raises:
+        RecipeError: the overrides would make it another run, or the run is finished.
+        StorageError: rounds were played, and their checkpoints are gone.
+        DataError: a file of the run is damaged.
+    """
+    before = load_keys(folder.recipe).model_dump()
+    after = load_keys(folder.recipe, overrides).model_dump() if overrides else before
+    _refuse_changes(before, after)
+    _refuse_finished(folder, before["federation"]["rounds"], after["federation"]["rounds"])
+    _refuse_without_checkpoints(folder)
+
+
+def _refuse_changes(before: dict[str, Any], after: dict[str, Any]) -> None:
+    """A resumed run must be the same run."""
+    old, new = _flat(before), _flat(after)
+    changed = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key) and key not in RESUMABLE]
+    if changed:
+        raise RecipeError(
+            "a resumed run may only change "
+            + " and ".join(RESUMABLE)
+            + "; "
+            + ", ".join(f"{key}: {old.get(key)} → {new.get(key)}" for key in changed)
+            + " would make it another run: start a new one",
+            where=changed[0],
+        )
+
+
+def _refuse_finished(folder: RunFolder, planned: int, wanted: int) -> None:
+    """A run that is over, its report included, has nothing left to do."""
+    summary = summary_of(folder)
+    if summary is None or summary.get("status") != "completed" or not folder.report.is_file():
+        return
+    played = summary["rounds"]
+    if played < planned:
+        raise RecipeError(
+            f"{folder.path} is finished: it stopped early, after round {played} of {planned} (evaluate.patience); "
+            "to train longer, start a new run",
+            source="run",
+        )
+    if wanted <= played:
+        raise RecipeError(
+            f"{folder.path} is finished: all {played} rounds are played; to play more, set federation.rounds=N with N "
+            f"above {played}",
+            source="run",
+        )
+
+
+def _refuse_without_checkpoints(folder: RunFolder) -> None:
+    """To start over would overwrite what the run has made."""
+    if any(folder.checkpoints.glob("round-*")):
+        return
+    played = last_round(folder)
+    if played or folder.latest.exists() or folder.adapter.exists() or folder.model.exists():
+        what = f"{played} rounds were played" if played else "the run had begun"
+        raise StorageError(
+            f"{folder.path} cannot be resumed: {what}, and {folder.checkpoints} holds no checkpoint. Put the "
+            "checkpoints back, or start a new run under another name; everything in the folder is left as it is"
+        )
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        flat |= _flat(value, f"{name}.") if isinstance(value, dict) else {name: value}
+    return flat
