@@ -41,7 +41,7 @@ def test_copying_never_overwrites(tmp_path: Path) -> None:
     target.write_text("precious", encoding="utf-8")
     with pytest.raises(RecipeError, match="exists already"):
         copy_preset("quick", target)
-    with pytest.raises(RecipeError, match="exists already"):
+    with pytest.raises(RecipeError, match="is a folder"):
         copy_preset("quick", tmp_path)
     assert target.read_text(encoding="utf-8") == "precious"
 

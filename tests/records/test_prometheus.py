@@ -70,5 +70,5 @@ def test_the_last_round_is_what_it_serves(free_port: int) -> None:
 
 def test_where_it_is_not_installed_it_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "prometheus_client", None)
-    with pytest.raises(RecipeError, match=r"fedfm\[track\]"):
+    with pytest.raises(RecipeError, match=r"make install EXTRAS=track"):
         Prometheus(1)

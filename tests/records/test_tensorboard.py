@@ -69,6 +69,6 @@ def test_a_run_without_a_round_leaves_nothing(tmp_path: Path) -> None:
 
 def test_its_absence_is_said_before_anything_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    with pytest.raises(RecipeError, match=r"pip install 'fedfm\[track\]'") as caught:
+    with pytest.raises(RecipeError, match=r"make install EXTRAS=track") as caught:
         TensorBoard(tmp_path)
     assert caught.value.problems[0].where == "report_to"

@@ -12,6 +12,7 @@ from fedfm.printable import line
 from fedfm.runtimes.parcels import (
     Answers,
     Ask,
+    Ended,
     Fault,
     File,
     Head,
@@ -131,6 +132,7 @@ SAMPLES: tuple[Parcel, ...] = (
     Parcel(Ask(message="7")),
     Parcel(Seen(seen=True)),
     Parcel(Nodes(nodes=("1", "2"))),
+    Parcel(Ended(job="j", run="r", status="failed", rounds=3)),
 )
 ODD = st.one_of(
     st.none(),

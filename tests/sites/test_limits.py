@@ -34,13 +34,19 @@ NEVER = "(.*a)*(.*b)*(.*c)*(.*d)*(.*e)*x"
 
 HUGE = 10**12
 
-ASKED: dict[str, tuple[str, Any, str]] = {
-    "epochs": ("local", {"epochs": HUGE}, "max_steps"),
-    "steps": ("local", {"max_steps": HUGE}, "max_steps"),
-    "more digits than a float holds": ("local", {"epochs": 10**400}, "max_steps"),
-    "a long text": ("data", {"max_length": HUGE}, "max_length"),
-    "a rank": ("tune", {"kind": "lora", "r": HUGE}, "max_rank"),
-    "virtual tokens": ("tune", {"kind": "prompt", "num_virtual_tokens": HUGE}, "max_virtual_tokens"),
+ASKED: dict[str, tuple[str, Any, str]] = {  # as much as a recipe may say
+    "epochs": ("local", {"epochs": 100_000, "batch_size": 1}, "max_steps"),
+    "steps": ("local", {"max_steps": 10_000_000}, "max_steps"),
+    "a long text": ("data", {"max_length": 1_000_000}, "max_length"),
+    "a rank": ("tune", {"kind": "lora", "r": 100_000}, "max_rank"),
+    "virtual tokens": ("tune", {"kind": "prompt", "num_virtual_tokens": 100_000}, "max_virtual_tokens"),
+}
+
+NO_RECIPE: dict[str, tuple[str, Any, str]] = {  # more than that
+    "epochs": ("local", {"epochs": HUGE}, "local.epochs"),
+    "more digits than a float holds": ("local", {"epochs": 10**400}, "local.epochs"),
+    "a long text": ("data", {"max_length": HUGE}, "data.max_length"),
+    "a rank": ("tune", {"kind": "lora", "r": HUGE}, "tune.r"),
 }
 
 
@@ -83,6 +89,14 @@ def test_what_a_recipe_asks(case: str, job: dict[str, Any], site: Callable[..., 
     assert isinstance(asked(here, job).head, Ready)
 
 
+@pytest.mark.parametrize("case", NO_RECIPE)
+def test_what_no_recipe_may_ask(case: str, job: dict[str, Any], site: Callable[..., Site]) -> None:
+    group, changes, key = NO_RECIPE[case]
+    here = site()
+    assert asked(here, changed(job, group, changes)) == Parcel(Refusal(reason=Cause.RECIPE.sentence(key)))
+    assert isinstance(asked(here, job).head, Ready)
+
+
 def test_what_is_no_job(job: dict[str, Any], site: Callable[..., Site]) -> None:
     here = site()
     for value in (None, [], {}, {"name": 3}, {"name": {}}, "text", 10**5000, float("nan")):
@@ -92,7 +106,7 @@ def test_what_is_no_job(job: dict[str, Any], site: Callable[..., Site]) -> None:
 
 
 def test_a_batch_has_no_more_examples_than_the_site(job: dict[str, Any], site: Callable[..., Site]) -> None:
-    large = changed(job, "local", {"batch_size": HUGE})
+    large = changed(job, "local", {"batch_size": 1_000_000})
     assert isinstance(asked(site(), large).head, Ready)
     refused = asked(site(Policy(max_batch_size=1)), large)
     assert refused == Parcel(Refusal(reason=Cause.POLICY.sentence("max_batch_size")))

@@ -17,6 +17,7 @@ from fedfm.data.examples import Examples
 from fedfm.models.families import Family
 from fedfm.models.stacked import PackedBlocks, packing_of, reading
 from fedfm.models.tunable import Tunable
+from fedfm.progress import steps
 from fedfm.randomness import derive_seed
 from fedfm.tasks.base import Batch, Measured, Task
 
