@@ -93,6 +93,14 @@ def test_names_are_cut_in_the_middle() -> None:
     assert charts.shorten("abcdefghij", 5) == "ab…ij"
 
 
+def test_a_value_that_never_changes_stands_beside_its_reference() -> None:
+    line = charts.Line("test", [0, 1, 2], [0.2] * 3)
+    axes = axes_of(charts.curves([line], metric="accuracy", axis="rounds", unit=None, references=[("Other", 0.9)]))
+    low, high = axes.get_ylim()
+    assert low < 0.2
+    assert high > 0.9
+
+
 @pytest.mark.parametrize(("metric", "value"), [("accuracy", 0.0), ("accuracy", 1.0), ("loss", 0.0), ("matthews", -0.5)])
 def test_a_value_that_never_changes_stands_on_an_axis_of_values_that_can_be(metric: str, value: float) -> None:
     line = charts.Line("test", [0, 1, 2], [value] * 3)

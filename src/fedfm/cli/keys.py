@@ -13,7 +13,7 @@ from fedfm.cli.output import print_json
 
 @click.group(cls=Group)
 def keys() -> None:
-    """Make a node's key, or compare one by telephone."""
+    """Make a node's key, or show its fingerprint."""
 
 
 @keys.command(cls=Command)
@@ -32,7 +32,7 @@ def new(path: Path, as_json: bool) -> None:
         print_json({"private": str(path), "public": str(public), "fingerprint": fingerprint})
         return
     click.echo(
-        f"Send {public} to the server's operator, and compare its fingerprint by telephone:\n"
+        f"Send {public} to the server's operator, and verify its fingerprint out of band:\n"
         f"  {fingerprint}\n"
         f"Keep {path} here, and to yourself: whoever has it is this node."
     )
@@ -83,7 +83,7 @@ def new_certs(folder: Path, names: tuple[str, ...], as_json: bool) -> None:
         print_json({**paths, "fingerprint": fingerprint, "days": DAYS})
         return
     click.echo(
-        f"Send {authority} to every node, and compare its fingerprint by telephone:\n"
+        f"Send {authority} to every node, and verify its fingerprint out of band:\n"
         f"  {fingerprint}\n"
         f"The server shows {certificate}. Keep {key} there, and to yourself: whoever has it is the server.\n"
         f"All are good for {DAYS} days. A federation in earnest takes certificates of an authority of its own."

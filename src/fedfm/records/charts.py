@@ -71,7 +71,7 @@ def curves(
         axes.xaxis.set_major_locator(_locator(unit, max((line.x[-1] for line in lines), default=0)))
         if unit is not None:
             axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _tick(unit(value)) if value else "0"))
-        _metric_axis(axes, metric, values)
+        _metric_axis(axes, metric, [*values, *(level for _, level in references)])
 
     return draw
 

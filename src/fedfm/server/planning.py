@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from fedfm.data.settings import SITES
+from fedfm.data.settings import FILE, SITES
 from fedfm.params import count
 from fedfm.recipe import Recipe
 from fedfm.server.experiment import Experiment, build_experiment
@@ -59,7 +59,7 @@ def describe(experiment: Experiment) -> dict[str, Any]:
             "clients": recipe.federation.clients,
             "per_round": cohort,
             "rounds": recipe.federation.rounds,
-            "partition": recipe.partition.kind if training else SITES,
+            "partition": _partition(recipe) if training else SITES,
             "left_out": len(training.federation.left_out) if training else 0,
         },
         "algorithm": recipe.algorithm.name,
@@ -75,6 +75,11 @@ def describe(experiment: Experiment) -> dict[str, Any]:
         "training": experiment.training,
         "device": str(experiment.device),
     }
+
+
+def _partition(recipe: Recipe) -> str:
+    """How examples come to clients, in a word."""
+    return FILE if recipe.data.client == FILE else recipe.partition.kind
 
 
 def _describe_data(data: FederatedData) -> dict[str, Any]:
