@@ -17,7 +17,8 @@ from fedfm.recipe import Recipe, load_recipe
 from fedfm.records import jsonl
 from fedfm.records.listeners import Listener
 from fedfm.runtimes.parcels import Parcel, Prepare
-from fedfm.server.runs import Run, continue_run, start_run
+from fedfm.server.finished import Run
+from fedfm.server.runs import continue_run, start_run
 from fedfm.server.serving import for_sites
 from fedfm.server.venues import AtSites
 from fedfm.sites.border import Border

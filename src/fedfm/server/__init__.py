@@ -6,13 +6,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fedfm.server.api import Run, resume, run
+    from fedfm.server.api import resume, run
+    from fedfm.server.finished import Run
     from fedfm.server.inference import evaluate, predict
     from fedfm.server.outcome import export
     from fedfm.server.planning import client_table, plan
 
 _HOMES = {
-    "Run": "api",
+    "Run": "finished",
     "client_table": "planning",
     "evaluate": "inference",
     "export": "outcome",

@@ -22,10 +22,10 @@ from fedfm.records.report import write_report
 from fedfm.records.tensorboard import TensorBoard
 from fedfm.runtimes.base import Runtime
 from fedfm.runtimes.nodes import NodesRuntime
-from fedfm.server.api import Run
 from fedfm.server.baselines import baselines
 from fedfm.server.checkpoints import load_checkpoint
 from fedfm.server.experiment import Experiment
+from fedfm.server.finished import Run
 from fedfm.server.inference import evaluation
 from fedfm.server.interrupts import StopRequest, stop_on_signals
 from fedfm.server.outcome import write_outcome

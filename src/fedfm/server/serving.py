@@ -18,9 +18,9 @@ from fedfm.records.listeners import Listener
 from fedfm.runtimes.nodes import Line
 from fedfm.runtimes.relay import Wait
 from fedfm.runtimes.settings import Flower
-from fedfm.server.api import Run
 from fedfm.server.carriers import require_extra
 from fedfm.server.experiment import Experiment
+from fedfm.server.finished import Run
 from fedfm.server.runs import continue_run, start_run
 from fedfm.server.venues import AtSites
 
