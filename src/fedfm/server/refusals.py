@@ -104,12 +104,12 @@ def refuse_unresumable(folder: RunFolder, overrides: Sequence[str] = ()) -> None
     """
     before = load_keys(folder.recipe).model_dump()
     after = load_keys(folder.recipe, overrides).model_dump() if overrides else before
-    _refuse_changes(before, after)
+    refuse_changes(before, after)
     _refuse_finished(folder, before["federation"]["rounds"], after["federation"]["rounds"])
     _refuse_without_checkpoints(folder)
 
 
-def _refuse_changes(before: dict[str, Any], after: dict[str, Any]) -> None:
+def refuse_changes(before: dict[str, Any], after: dict[str, Any]) -> None:
     """A resumed run must be the same run."""
     old, new = _flat(before), _flat(after)
     changed = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key) and key not in RESUMABLE]

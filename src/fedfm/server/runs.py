@@ -31,7 +31,7 @@ from fedfm.server.interrupts import StopRequest, stop_on_signals
 from fedfm.server.outcome import write_outcome
 from fedfm.server.planning import describe
 from fedfm.server.profiling import profile_of
-from fedfm.server.refusals import refuse_unresumable
+from fedfm.server.refusals import refuse_changes, refuse_unresumable
 from fedfm.server.reload import reload
 from fedfm.server.rounds import RoundLoop
 from fedfm.server.state import RunState
@@ -81,6 +81,7 @@ def _continue(
     refuse_unresumable(opened, overrides)
     before = load_recipe(opened.recipe)
     recipe = load_recipe(opened.recipe, overrides, data=data)
+    refuse_changes(before.model_dump(), recipe.model_dump())
     listeners = [*listeners, *_trackers(recipe, opened.path)]
     with opened.lock():
         experiment = _reopen(opened, before, recipe, venue, listeners)
