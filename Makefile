@@ -23,7 +23,7 @@ install: | $(BIN)/python ## install fedfm into .venv; EXTRAS=demo,flower,ray,tra
 	@echo "Done. Next: source $(VENV)/bin/activate"
 
 test: $(VENV)/test.installed ## all tests, slow ones too; at least 90 % of the lines
-	$(BIN)/python -m pytest -m 'not faults' --cov --cov-report=term --cov-fail-under=90
+	$(BIN)/python -m pytest -m 'not faults' --numprocesses 2 --dist loadfile --cov --cov-report=term --cov-fail-under=90
 
 test-faults: $(VENV)/test.installed ## what a federation survives: its processes are killed one after the other
 	$(BIN)/python -m pytest -m faults
