@@ -85,7 +85,22 @@ def test_every_file_of_a_run_has_its_place() -> None:
         "privacy.jsonl checkpoints LATEST adapter model proxy summary.json report.html"
     )
     found = [getattr(folder, name) for name, item in vars(RunFolder).items() if isinstance(item, property)]
+    found = [path for path in found if isinstance(path, Path)]
     assert [path.as_posix() for path in found] == [f"run/{name}" for name in names.split()]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "command"),
+    [
+        ("data: {train: sites}", "fedfm server {} --tls … --allow …"),
+        ("data: {train: a.csv}", "fedfm resume {}"),
+        ("[", "fedfm resume {}"),
+        ("data: 3", "fedfm resume {}"),
+    ],
+)
+def test_a_run_is_continued_by_the_command_that_began_it(folder: RunFolder, recipe: str, command: str) -> None:
+    folder.write_text(folder.recipe, recipe)
+    assert folder.again == command.format(folder.path)
 
 
 def test_a_second_holder_is_refused_and_told_who_holds_the_lock(folder: RunFolder) -> None:

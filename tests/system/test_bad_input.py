@@ -297,7 +297,7 @@ def test_clients_without_memory_are_asked_again_when_they_have_some(
     assert result.exit_code == 4, result.output
     assert "only 1 of 3 clients gave a sound update in round 2" in result.output
     assert "failed: out of memory: lower local.batch_size" in result.output
-    assert f"when the clients are well again: fedfm resume {run}" in result.output
+    assert f"once the clients have recovered: fedfm resume {run}" in result.output
     assert (run / "LATEST").read_text() == "round-0001\n"
     monkeypatch.undo()
     assert invoke("resume", run).exit_code == 0

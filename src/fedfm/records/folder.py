@@ -14,10 +14,12 @@ from pathlib import Path
 import psutil
 from filelock import FileLock, Timeout
 
+from fedfm.data.settings import SITES
 from fedfm.errors import RecipeError, StorageError
 from fedfm.plain_files import open_plain, refuse_links
 from fedfm.private import private_folder
 from fedfm.records import disk, jsonl
+from fedfm.yaml_text import YamlError, parse
 
 LOCK, OWNER = ".lock", ".pid"
 
@@ -71,8 +73,8 @@ class RunFolder:
             refuse_links(path, files=(LOCK, OWNER))
         if found:
             raise RecipeError(
-                f"{path} exists already; continue it with `fedfm resume {path}` "
-                "or give the new run another name with `name=OTHER`",
+                f"{path} exists already; continue it with `fedfm resume {path}` (`fedfm server {path} …` where sites "
+                "hold the data), or give the new run another name with `name=OTHER`",
                 where="name",
             )
 
@@ -90,6 +92,18 @@ class RunFolder:
             if folder.recipe.is_file():
                 return folder
         raise RecipeError(_no_run(folder), source="run")
+
+    @property
+    def again(self) -> str:
+        """The command that continues the run: with simulated clients, or with sites that hold their own data."""
+        try:
+            recipe = parse(self.recipe.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, YamlError):
+            recipe = None
+        data = recipe.get("data") if isinstance(recipe, dict) else None
+        if isinstance(data, dict) and data.get("train") == SITES:
+            return f"fedfm server {self.path} --tls … --allow …"
+        return f"fedfm resume {self.path}"
 
     @property
     def recipe(self) -> Path:

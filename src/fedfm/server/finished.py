@@ -50,9 +50,7 @@ class Run:
             RecipeError: the run has not got that far.
         """
         if not self.folder.summary.is_file():
-            raise RecipeError(
-                f"{self.path} has no summary yet; continue it with `fedfm resume {self.path}`", source="run"
-            )
+            raise RecipeError(f"{self.path} has no summary yet; continue it with `{self.folder.again}`", source="run")
         summary: dict[str, Any] = jsonl.read(self.folder.summary, shapes.SUMMARY)
         return summary
 

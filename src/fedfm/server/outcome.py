@@ -87,9 +87,7 @@ def load_tuned(folder: RunFolder, recipe: Recipe) -> tuple[Tunable, Backbone]:
     """
     saved = load_checkpoint(folder)
     if saved is None or not folder.summary.is_file():
-        raise RecipeError(
-            f"{folder.path} has nothing to load yet; continue it with `fedfm resume {folder.path}`", source="run"
-        )
+        raise RecipeError(f"{folder.path} has nothing to load yet; continue it with `{folder.again}`", source="run")
     task = TASKS[recipe.task.kind]
     backbone = load_backbone(
         recipe.model,

@@ -154,18 +154,17 @@ def _play(
             number = _write_unfinished(experiment, folder, "interrupted")
             folder.append(folder.events, {"round": number, "kind": "interrupted", "client": None, "reason": where})
             _say_ended(runtime, folder, experiment, "interrupted")
-            raise InterruptedRunError(f"{where}\nresume it with: {venue.again(folder.path)}") from error
+            raise InterruptedRunError(f"{where}\nresume it with: {folder.again}") from error
         except TooFewClientsError as error:
             _write_unfinished(experiment, folder, "failed")
             _say_ended(runtime, folder, experiment, "failed")
-            remedy = f"when the clients are well again: {venue.again(folder.path)}"
+            remedy = f"once the clients have recovered: {folder.again}"
             if error.repeats and isinstance(venue, Here):
                 remedy = "resuming would repeat it: mend what the reasons say and start a new run"
             raise TooFewClientsError(f"{error}\n{remedy}", repeats=error.repeats) from error
         except StorageError as error:
             raise StorageError(
-                f"{error}\nthe last checkpoint is intact; make room or mend the permissions, "
-                f"then: {venue.again(folder.path)}"
+                f"{error}\nthe last checkpoint is intact; make room or mend the permissions, then: {folder.again}"
             ) from error
         else:
             _say_ended(runtime, folder, experiment, "completed")

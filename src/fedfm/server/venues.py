@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Protocol
 
 from fedfm.clients import Profile
@@ -41,10 +40,6 @@ class Venue(Protocol):
         """The experiment, with what its clients said of themselves when they were reached."""
         ...
 
-    def again(self, folder: Path) -> str:
-        """The command that continues a run with these clients."""
-        ...
-
 
 @dataclass(frozen=True)
 class Here:
@@ -76,10 +71,6 @@ class Here:
     def informed(self, experiment: Experiment) -> Experiment:
         """The experiment as it is."""
         return experiment
-
-    def again(self, folder: Path) -> str:
-        """As `Venue.again`."""
-        return f"fedfm resume {folder}"
 
 
 @dataclass
@@ -118,7 +109,3 @@ class AtSites:
         """As `Venue.informed`: it knows how many examples they hold."""
         data = experiment.data
         return replace(experiment, data=replace(data, clients=data.clients | self._examples))
-
-    def again(self, folder: Path) -> str:
-        """As `Venue.again`."""
-        return f"fedfm server {folder} --tls … --allow …"
