@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import shutil
 import signal
 import sys
 import time
@@ -33,6 +36,9 @@ PAUSES = (1.0, 5.0, 15.0, 30.0, 60.0)
 
 WELL = 120.0
 """Seconds after which a process that ends is taken to have been well."""
+
+ROOM = 2**16
+"""Bytes that must be free on the disk of a site's folder; with less, its records and logs cannot be written."""
 
 DOUBT = 20.0
 """Seconds without a connection after which it is said what may be wrong."""
@@ -83,6 +89,7 @@ class Member:
     say: Callable[[str], None]
     _connected: bool = False
     _doubted: bool = False
+    _full: bool = False
     _failures: dict[str, int] = field(default_factory=dict)
     _started: dict[str, float] = field(default_factory=dict)
     _due: dict[str, float] = field(default_factory=dict)
@@ -130,6 +137,7 @@ class Member:
                 time.sleep(1.0)
                 log.follow()
                 self._look(supervisor)
+                self._look_at_disk()
                 for name, code in supervisor.ended().items():
                     if name not in self._due:
                         self._due[name] = time.monotonic() + self._pause(supervisor, name, code)
@@ -176,6 +184,18 @@ class Member:
                 f"certificate? (see {self.folder / NODE}.log)"
             )
             self._doubted = True
+
+    def _look_at_disk(self) -> None:
+        """Says when the disk is full, and when it has room again: the worker's log may not be able to say so."""
+        full = shutil.disk_usage(self.folder).free < ROOM
+        if full and not self._full:
+            self.say(
+                f"warning: {self.folder}: {os.strerror(errno.ENOSPC)}; an update that cannot be written down here does "
+                "not leave, so this site has none until there is room"
+            )
+        elif self._full and not full:
+            self.say(f"there is room in {self.folder} again")
+        self._full = full
 
     def _pause(self, supervisor: Supervisor, name: str, code: int) -> float:
         """Seconds until a process that has ended is started again; says so, and why it ended."""
