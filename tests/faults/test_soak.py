@@ -29,19 +29,20 @@ from tests.small import small_recipe
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(3600)]
 
-NODES, SETTLED, GROWTH = 5, 50, 1.1
-"""Nodes; rounds after which memory should not grow any more, and by how much it still may."""
+NODES, SETTLED, GROWTH = 5, 50, 1.2
+"""Nodes; rounds after which memory should not grow any more, and by how much it still may: threads' arenas of glibc come
+by 40 MB at a time, in one round or another, and then no more."""
 
 
 class Unlucky:
-    """A site that one time in five does something wrong."""
+    """A site that does something wrong in a share of all cases."""
 
-    def __init__(self, seed: int) -> None:
-        self.site, self.chance = Site(), random.Random(seed)
+    def __init__(self, seed: int, share: float) -> None:
+        self.site, self.chance, self.share = Site(), random.Random(seed), share
         self.done: dict[str, int] = {}
 
     def handle(self, parcel: Parcel) -> Iterable[Parcel]:
-        if self.chance.random() < 0.8:
+        if self.chance.random() >= self.share:
             return self.site.handle(parcel)
         what = self.chance.choice(["raises", "is gone", "refuses", "forgets", *SPOILT])
         self.done[what] = self.done.get(what, 0) + 1
@@ -75,7 +76,8 @@ class Memory(fedfm.Listener):
 
 
 def test_500_rounds_over_a_grid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    sites = {number: Unlucky(number) for number in range(1, NODES + 1)}
+    # One never fails: with five that may, some round of 500 would have no sound update at all.
+    sites = {number: Unlucky(number, 0.2 if number > 1 else 0.0) for number in range(1, NODES + 1)}
     grid = InProcessGrid(make_client_app(lambda context: sites[context.node_id].handle), [{}] * NODES)
 
     def line(settings: object) -> RelayLine:
