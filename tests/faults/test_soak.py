@@ -30,7 +30,7 @@ from tests.small import small_recipe
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(3600)]
 
 NODES, SETTLED, GROWTH = 5, 50, 1.2
-"""Nodes; rounds after which memory should not grow any more, and by how much it still may: threads' arenas of glibc come
+"""Nodes; rounds after which memory should not grow any more, and by how much it still may: glibc's arenas come
 by 40 MB at a time, in one round or another, and then no more."""
 
 
