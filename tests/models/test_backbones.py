@@ -217,7 +217,9 @@ def test_a_model_unfit_for_the_task_is_refused(name: str, auto_class: Any, says:
     assert refusal(f"builtin:{name}", auto_class).startswith(f"model.path: {says}")
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "\xff", '{"model_type": "bert", "hidden_size": "wide"}'])
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", "[" * 5000, "\xff", '{"model_type": "bert", "hidden_size": "wide"}']
+)
 def test_a_damaged_config_is_a_data_error(content: str, bert: Path) -> None:
     (bert / "config.json").write_bytes(content.encode("latin-1"))
     with pytest.raises(DataError, match=r"config\.json"):

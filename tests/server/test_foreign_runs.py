@@ -172,7 +172,7 @@ def test_a_file_that_no_manifest_names_is_refused(foreign: Path) -> None:
 @pytest.mark.parametrize(
     "state",
     [
-        "{}", "[]", "5", '{"format": 3}',
+        "{}", "[]", "5", "[" * 5000, '{"format": 3}',
         '{"format": 3, "offsets": {"metrics.jsonl": -1}, "identity": {}, "state": {}}',
         '{"format": 3, "offsets": [], "identity": {}, "state": {"proxy_version": null, "best": null, "steps": []}}',
     ],
@@ -202,3 +202,10 @@ def test_a_copy_goes_on_and_its_pid_file_is_only_a_number(foreign: Path) -> None
     (foreign / ".pid").write_text("\x1b[2J" * 1000)
     assert run_status(foreign)["state"] == "completed"
     assert resume(foreign, ["federation.rounds=2"]).summary["rounds"] == 2
+
+
+def test_a_manifest_that_is_nested_too_deeply_is_refused(foreign: Path) -> None:
+    for folder in (foreign / "checkpoints").iterdir():
+        (folder / MANIFEST).write_text("[" * 5000)
+    with pytest.raises(StorageError, match="no sound checkpoint is left"):
+        export(foreign)

@@ -32,7 +32,7 @@ def read_config(checkpoint: Checkpoint) -> PretrainedConfig:
     file = checkpoint.folder / "config.json"
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{file} cannot be read: {error}") from error
     if not isinstance(content, dict):
         raise DataError(f"{file} is not a JSON object")

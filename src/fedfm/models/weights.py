@@ -70,7 +70,7 @@ def _shards(index: Path) -> list[str]:
     try:
         shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
         outside = [shard for shard in shards if Path(shard).name != shard or "\\" in shard]
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(f"{index} is not an index of weights; download the model again") from error
     if outside:
         raise DataError(f"{index} lists {outside[0]!r}, which is not a file of its own folder; do not use this model")
@@ -95,7 +95,7 @@ def _conversion(folder: Path) -> str:
     """A command that writes safetensors weights beside pickled ones, with every head that they have."""
     try:
         (architecture,) = json.loads((folder / "config.json").read_text(encoding="utf-8"))["architectures"]
-    except (OSError, ValueError, LookupError, TypeError):
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
         architecture = "AutoModel"
     if not (isinstance(architecture, str) and architecture.isidentifier()):
         architecture = "AutoModel"

@@ -155,7 +155,7 @@ def read_manifest(folder: Path) -> Manifest:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
         raise DataError(f"{file} is damaged ({place}: {first['msg']}); {_ANEW}") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{file} cannot be read ({error}); {_ANEW}") from error
 
 

@@ -43,7 +43,7 @@ REQUIRED = frozenset({"params.safetensors", "server.safetensors", "best.safetens
 NAME = re.compile(r"round-(\d{4,9})", re.ASCII)
 """Of a checkpoint's folder."""
 
-DAMAGED = (OSError, ValueError, TypeError, KeyError, AttributeError, SafetensorError)
+DAMAGED = (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError, SafetensorError)
 """What reading a checkpoint raises that is not as it was written."""
 
 
