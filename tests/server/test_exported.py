@@ -214,6 +214,15 @@ def test_a_model_that_is_not_the_measured_one_is_noticed(data: Path, tmp_path: P
     assert again.difference > 1e-3
 
 
+def test_what_does_not_load_is_said_and_loses_nothing(data: Path, tmp_path: Path) -> None:
+    measured = Measured(recipe_of(data, "tiny-bert", "text", "lora"), "tiny-bert", "text")
+    target = measured.write(tmp_path / "run")
+    (target / "adapter_model.safetensors").write_bytes(b"damaged")
+    again = reload(target, measured.tunable, measured.backbone, measured.recipe)
+    assert (again.agrees, again.difference) == (False, None)
+    assert str(again.reason).startswith("it does not load: ")
+
+
 def test_a_model_too_large_to_be_held_twice_is_not_loaded(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -291,8 +291,10 @@ def describe_outcome(folder: Path, summary: Record) -> RenderableType:
 
 def _describe_reload(made: str, again: Record) -> str:
     """Whether what lies in the folder is what was measured."""
-    if again["difference"] is None:
+    if again["agrees"] is None:
         return f"{made} was not loaded again: {again['reason']}"
+    if again["difference"] is None:
+        return f"{made} loaded again with plain {again['with']}: NOT THE MODEL THAT WAS MEASURED, {again['reason']}"
     result = "the logits that were measured" if again["agrees"] else "OTHER LOGITS THAN WERE MEASURED"
     return f"{made} loaded again with plain {again['with']}: {result} (difference {again['difference']:.0e})"
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from fedfm.models.checkpoints import open_checkpoint
 from fedfm.models.processors import Processor
 from fedfm.models.quiet import quiet
 from fedfm.models.tunable import Tunable
+from fedfm.printable import line
 from fedfm.recipe import Recipe
 from fedfm.tasks import TASKS
 from fedfm.tasks.base import Batch
@@ -41,15 +41,19 @@ class Reloaded:
         library: that loaded it.
         difference: largest difference between logits, over the largest logit; None where it was not compared.
         reason: why it was not compared.
+        loads: whether it can be loaded and asked at all.
     """
 
     library: str
     difference: float | None
     reason: str | None = None
+    loads: bool = True
 
     @property
     def agrees(self) -> bool | None:
         """Whether the two are the same model; None where they were not compared."""
+        if not self.loads:
+            return False
         return None if self.difference is None else self.difference <= TOLERANCE
 
     def record(self) -> dict[str, Any]:
@@ -72,11 +76,15 @@ def reload(target: Path, tunable: Tunable, backbone: Backbone, recipe: Recipe) -
     if needed > room:
         return Reloaded(library, None, f"a second model of {needed:,} bytes does not fit into memory ({room:,} free)")
     measured = _logits(tunable.model, _measured_input(backbone.processor))
-    with quiet():
-        again = _whole(target, recipe) if whole else _adapter(target, backbone, recipe)
-        logits = _logits(again, _plain_input(target, TASKS[recipe.task.kind].modality))
+    try:
+        with quiet():
+            again = _whole(target, recipe) if whole else _adapter(target, backbone, recipe)
+            logits = _logits(again, _plain_input(target, TASKS[recipe.task.kind].modality))
+    except Exception as error:  # whatever the libraries raise is the finding; the run itself is sound
+        return Reloaded(library, None, f"it does not load: {line(error)}", loads=False)
     if logits.shape != measured.shape:
-        return Reloaded(library, math.inf)
+        shapes = f"{tuple(logits.shape)}, not {tuple(measured.shape)}"
+        return Reloaded(library, None, f"its logits have the shape {shapes}", loads=False)
     difference = (logits - measured).abs().max() / measured.abs().max()
     return Reloaded(library, float(difference))
 

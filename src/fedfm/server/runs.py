@@ -212,10 +212,8 @@ def _compare_reloaded(
     again = reload(target, experiment.tunable, experiment.backbone, experiment.recipe)
     summary["reloaded"] = again.record()
     if again.agrees is False:
-        reason = (
-            f"{target.name}/ loaded with plain {again.library} is not the model that was measured: on the same input "
-            f"its logits differ by {again.difference:.1g} of the largest"
-        )
+        fault = again.reason or f"on the same input its logits differ by {again.difference:.1g} of the largest"
+        reason = f"{target.name}/ loaded with plain {again.library} is not the model that was measured: {fault}"
         folder.append(folder.events, {"round": summary["rounds"], "kind": "reload", "client": None, "reason": reason})
         for listener in listeners:
             listener.on_warning(reason)
