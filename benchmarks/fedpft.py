@@ -32,9 +32,9 @@ from filelock import FileLock
 
 from fedfm import Run, load_recipe, run
 from fedfm.records.folder import RunFolder
-from fedfm.server.checkpoints import load_checkpoint
-from fedfm.server.experiment import build_experiment
-from fedfm.server.proxy_tools import build_proxy
+from fedfm.server.experiment.build import build_experiment
+from fedfm.server.rounds.checkpoints import load_checkpoint
+from fedfm.server.runs.proxy_tools import build_proxy
 from fedpft_jobs import PER_RUN, PUBLIC_SETS, Job, chosen, located, plan
 from fedpft_tables import Measurements, everything
 from ledger import RESULTS, claimed, kept, measured, measured_on

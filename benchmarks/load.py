@@ -5,7 +5,7 @@
 Both run over the same in-process Grid of Flower's own interface, so neither pays for Flower's sockets or processes;
 clients send back at once what they were sent, about 300,000 parameters (LoRA r 8 on MiniLM's attention, the pooler and
 a head). Flower's app is its FedAvg, once with clients that hand back the very arrays, by reference, once with clients
-that make tensors of them and arrays of those, as one that trains has to and ours do. Ours is a whole run: parcels
+that make tensors of them and arrays of those, as one that trains has to and ours do. Ours is a whole run: envelopes
 through the socket of the relay, a process of its own as in a real federation (with the grid and its clients here),
 every update checked for shape and finite values and folded in float64, a digest of every tensor in the ledger, a
 checkpoint a round. Runs take turns, each in new processes. Printed are seconds of rounds between the first and the last
@@ -37,14 +37,14 @@ from flwr.serverapp.strategy import FedAvg
 from fedfm import Listener, load_recipe
 from fedfm.params import Params
 from fedfm.runtimes.base import Runtime
+from fedfm.runtimes.envelopes import Answers, Envelope, Prepare, Ready, Refusal, Work, job_digest
 from fedfm.runtimes.flower.apps import make_client_app, relay
 from fedfm.runtimes.flower.in_process import InProcessGrid
-from fedfm.runtimes.parcels import Answers, Parcel, Prepare, Ready, Refusal, Work, job_digest
 from fedfm.runtimes.relay import RelayLine
-from fedfm.server.carriers import over_nodes
-from fedfm.server.experiment import Experiment, build_experiment
-from fedfm.server.runs import start_run
-from fedfm.server.venues import Here
+from fedfm.server.experiment.build import Experiment, build_experiment
+from fedfm.server.experiment.deployment import Simulation
+from fedfm.server.experiment.runtime_factory import over_nodes
+from fedfm.server.runs.start import start_run
 from fedfm.updates import Update, decode_instruction, encode_update
 from ledger import machine
 
@@ -69,33 +69,33 @@ def recipe(folder: Path, clients: int, rounds: int) -> dict[str, Any]:
     }
 
 
-def answer(parcel: Parcel) -> Iterable[Parcel]:
+def answer(envelope: Envelope) -> Iterable[Envelope]:
     """A node that trains nothing: every client sends back what it was sent."""
-    match parcel.head:
+    match envelope.head:
         case Prepare(job=job):
-            yield Parcel(Ready(job=job_digest(job), clients=None))
+            yield Envelope(Ready(job=job_digest(job), clients=None))
         case Work(clients=clients):
             blobs = []
             for client, place in clients:
-                asked = decode_instruction(parcel.blobs[place])
+                asked = decode_instruction(envelope.blobs[place])
                 update = Update(
                     asked.round, client, asked.base, examples=1, steps=1, samples=1, loss=1.0, params=asked.params
                 )
                 blobs.append(encode_update(update))
-            yield Parcel(Answers(clients=tuple((client, None) for client, _ in clients)), tuple(blobs))
+            yield Envelope(Answers(clients=tuple((client, None) for client, _ in clients)), tuple(blobs))
         case _:
-            yield Parcel(Refusal(reason="?"))
+            yield Envelope(Refusal(reason="?"))
 
 
 @dataclass(frozen=True)
-class OverGrid(Here):
+class OverGrid(Simulation):
     """A simulation over an in-process Grid with a node a client."""
 
     socket: Path = Path()
     nodes: int = 1
 
     def reach(self, experiment: Experiment) -> Runtime:
-        """As `Venue.reach`."""
+        """As `Deployment.reach`."""
         line = RelayLine(self.socket, nodes=self.nodes, patience=60, deadline=None)
         command = [sys.executable, __file__, "--clients", str(self.nodes), "--relay", str(self.socket)]
         subprocess.Popen(command)  # it ends when the line does
@@ -142,8 +142,8 @@ def ours(clients: int, rounds: int) -> dict[str, Any]:
     """Seconds of rounds and growth of memory of a run of fedfm."""
     with tempfile.TemporaryDirectory() as name:
         heard = Rounds()
-        venue = OverGrid(socket=Path(name) / "socket" / "relay", nodes=clients)
-        finished = start_run(load_recipe(recipe(Path(name), clients, rounds)), venue, [heard])
+        deployment = OverGrid(socket=Path(name) / "socket" / "relay", nodes=clients)
+        finished = start_run(load_recipe(recipe(Path(name), clients, rounds)), deployment, [heard])
         if finished.summary["clients"]["failed"] or finished.summary["clients"]["refused"]:
             raise RuntimeError("updates were lost")
         return _figures(heard.clock, heard.peak - heard.before)

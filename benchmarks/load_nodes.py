@@ -40,10 +40,10 @@ from fedfm.runtimes.flower.superlink import environment, wait_for, within
 from fedfm.runtimes.flower.supernode import free_ports
 from fedfm.runtimes.flower.supervisor import Supervisor
 from fedfm.runtimes.settings import Flower
-from fedfm.server.carriers import over_nodes
-from fedfm.server.experiment import Experiment, build_experiment
-from fedfm.server.runs import start_run
-from fedfm.server.venues import Here
+from fedfm.server.experiment.build import Experiment, build_experiment
+from fedfm.server.experiment.deployment import Simulation
+from fedfm.server.experiment.runtime_factory import over_nodes
+from fedfm.server.runs.start import start_run
 from ledger import machine
 from load import BARE, OURS, Rounds, answer, recipe
 
@@ -78,13 +78,13 @@ class Idle(LoopbackLine):
 
 
 @dataclass(frozen=True)
-class OverNodes(Here):
+class OverNodes(Simulation):
     """A simulation over it."""
 
     nodes: int = 1
 
     def reach(self, experiment: Experiment) -> Runtime:
-        """As `Venue.reach`."""
+        """As `Deployment.reach`."""
         return over_nodes(experiment, Idle(Flower(nodes=self.nodes)))
 
 

@@ -23,32 +23,32 @@ from typing import Any
 from fedfm import Listener, load_recipe
 from fedfm.runtimes import sockets
 from fedfm.runtimes.base import Runtime
+from fedfm.runtimes.envelopes import Envelope, Prepare
 from fedfm.runtimes.flower.loopback import LoopbackLine
-from fedfm.runtimes.parcels import Parcel, Prepare
 from fedfm.runtimes.settings import Flower
-from fedfm.server.carriers import over_nodes
-from fedfm.server.experiment import Experiment
-from fedfm.server.runs import start_run
-from fedfm.server.venues import Here
+from fedfm.server.experiment.build import Experiment
+from fedfm.server.experiment.deployment import Simulation
+from fedfm.server.experiment.runtime_factory import over_nodes
+from fedfm.server.runs.start import start_run
 from ledger import machine, measured
 
 ROUNDS, CLIENTS, NODES, EXAMPLES = 5, 4, 2, 64
 
 
 class Fresh(LoopbackLine):
-    """A federation whose workers start a new process for every parcel."""
+    """A federation whose workers start a new process for every envelope."""
 
     worker = (str(Path(__file__)), "--serve")
 
 
 @dataclass(frozen=True)
-class Over(Here):
+class Over(Simulation):
     """A simulation over a line of one's own."""
 
     line: type[LoopbackLine] = LoopbackLine
 
     def reach(self, experiment: Experiment) -> Runtime:
-        """As `Venue.reach`."""
+        """As `Deployment.reach`."""
         return over_nodes(experiment, self.line(Flower(nodes=NODES)))
 
 
@@ -86,7 +86,7 @@ def rounds(line: type[LoopbackLine]) -> list[float]:
 
 
 def serve(path: Path) -> None:
-    """A worker that starts a new process for every parcel, which is told of the run first."""
+    """A worker that starts a new process for every envelope, which is told of the run first."""
     prepared = path.with_suffix(".prepared")
     with closing(sockets.listen(path)) as server:
         while True:
@@ -100,7 +100,7 @@ def serve(path: Path) -> None:
                 own = path.with_suffix(".once")
                 process = subprocess.Popen([sys.executable, "-m", "fedfm.sites.resident", str(own)])
                 if not isinstance(asked[1].head, Prepare):
-                    list(sockets.ask(own, Parcel.of(prepared.read_text(), ()), patience=60))
+                    list(sockets.ask(own, Envelope.of(prepared.read_text(), ()), patience=60))
                 for part in sockets.ask(own, asked[1], patience=60):
                     sockets.send(caller, part)
                 process.terminate()

@@ -27,7 +27,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, get_
 from fedfm import Recipe, load_recipe, run
 from fedfm.models.builtin import minilm_folder
 from fedfm.records.folder import RunFolder
-from fedfm.server.checkpoints import load_checkpoint
+from fedfm.server.rounds.checkpoints import load_checkpoint
 from ledger import mean_and_deviation, measured, measured_on
 
 FEDERATED_LEARNING_RATE = 4e-3

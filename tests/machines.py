@@ -177,4 +177,4 @@ def _is(process: psutil.Process, words: tuple[str, ...]) -> bool:
         line = " ".join(process.cmdline())
     except psutil.Error:
         return False
-    return "fedfm.runtimes.leash" not in line and all(word in line for word in words)
+    return "fedfm.runtimes.child_guard" not in line and all(word in line for word in words)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fedfm import params as p
-from fedfm.spool import Spooled
+from fedfm.spill import Spilled
 from fedfm.untrusted import UntrustedError
 from fedfm.wire import MOST_HEADER, MOST_NAME, from_bytes, stored_bytes, to_bytes
 
@@ -74,7 +74,7 @@ def test_nothing_is_copied() -> None:
 def test_on_disk_it_is_read_as_it_is_asked_for() -> None:
     there = tensors(333)
     message = to_bytes(there, {"note": "x"})
-    held, metadata = from_bytes(Spooled([message[:100], message[100:]]))
+    held, metadata = from_bytes(Spilled([message[:100], message[100:]]))
     assert metadata == {"note": "x"}
     assert list(held) == sorted(there)
     assert p.digest(held) == p.digest(there)
@@ -207,7 +207,7 @@ def test_what_is_read_is_what_safetensors_reads(made: tuple[dict[str, Any], int]
     text += b" " * (-len(text) % 8) * aligned
     message = len(text).to_bytes(8, "little") + text + bytes(max(0, size + (more if abs(more) == 1 else 0)))
     ours = outcome(lambda message: from_bytes(message)[0], message)
-    assert outcome(lambda message: from_bytes(Spooled([message]))[0], message) == ours
+    assert outcome(lambda message: from_bytes(Spilled([message]))[0], message) == ours
     if ours is not None:
         assert ours == p.digest(safetensors.torch.load(message))
     elif takes(message):  # torch cannot make such tensors, or not use them

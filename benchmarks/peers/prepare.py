@@ -22,7 +22,7 @@ from fedfm.models.builtin import minilm_folder
 from fedfm.proxies import NoProxy
 from fedfm.proxies.model import make
 from fedfm.randomness import numpy_generator
-from fedfm.server.experiment import Experiment, build_experiment
+from fedfm.server.experiment.build import Experiment, build_experiment
 from job import Data
 from sizes import Size
 

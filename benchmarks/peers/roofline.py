@@ -14,7 +14,7 @@ import transformers
 from torch import Tensor, nn
 
 from clock import Clock
-from fedfm.sites.sharing import TOKENS
+from fedfm.hosts.parallelism import TOKENS
 from job import Job, data_of
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from fedfm.params import tensor_bytes
 from fedfm.printable import quoted
-from fedfm.spool import Spooled
+from fedfm.spill import Spilled
 from fedfm.untrusted import UntrustedError, read_json
 
 _DTYPES = {
@@ -94,7 +94,7 @@ class Tensors(Mapping[str, Tensor]):
     Those of bytes lie in their memory, and nobody may write into them; those of a message on disk are read every time.
     """
 
-    def __init__(self, message: bytes | Spooled, places: Mapping[str, _Place]) -> None:
+    def __init__(self, message: bytes | Spilled, places: Mapping[str, _Place]) -> None:
         self._message = message
         self._places = places
         self._read: dict[str, Tensor] = {}
@@ -103,7 +103,7 @@ class Tensors(Mapping[str, Tensor]):
         if name in self._read:
             return self._read[name]
         place, message = self._places[name], self._message
-        if isinstance(message, Spooled):
+        if isinstance(message, Spilled):
             return _tensor(message[place.start : place.stop], 0, place)
         self._read[name] = _tensor(message, place.start, place)
         return self._read[name]
@@ -121,7 +121,7 @@ class Tensors(Mapping[str, Tensor]):
         return Tensors(self._message, others), Tensors(self._message, behind)
 
 
-def from_bytes(message: bytes | Spooled) -> tuple[Tensors, dict[str, str]]:
+def from_bytes(message: bytes | Spilled) -> tuple[Tensors, dict[str, str]]:
     """The tensors of a message and its metadata.
 
     Raises:

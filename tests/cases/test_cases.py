@@ -23,8 +23,8 @@ import yaml
 
 from fedfm.errors import FedfmError
 from fedfm.recipe import Recipe, load_recipe
-from fedfm.server.experiment import build_experiment
-from fedfm.server.federated_data import FederatedData, prepare_data
+from fedfm.server.experiment.build import build_experiment
+from fedfm.server.experiment.federated_data import FederatedData, prepare_data
 
 CASES = Path(__file__).parents[3] / "shared" / "cases"
 FILES = CASES / "files"

@@ -69,14 +69,14 @@ class Server:
 @pytest.fixture
 def inspector(monkeypatch: pytest.MonkeyPatch) -> Server:
     server = Server(FOUND)
-    monkeypatch.setattr("fedfm.server.proxy_tools.inspect_proxy", server)
+    monkeypatch.setattr("fedfm.server.runs.proxy_tools.inspect_proxy", server)
     return server
 
 
 @pytest.fixture
 def builder(monkeypatch: pytest.MonkeyPatch) -> Server:
     server = Server(BUILT)
-    monkeypatch.setattr("fedfm.server.proxy_tools.build_proxy", server)
+    monkeypatch.setattr("fedfm.server.runs.proxy_tools.build_proxy", server)
     return server
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from fedfm.recipe import load_recipe
-from fedfm.server.experiment import Experiment, build_experiment
+from fedfm.server.experiment.build import Experiment, build_experiment
 from tests.small import small_recipe
 
 

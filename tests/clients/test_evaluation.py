@@ -11,7 +11,7 @@ from sklearn.metrics import accuracy_score
 from torch.nn.functional import cross_entropy
 
 from fedfm.clients import spread
-from fedfm.server.experiment import Experiment
+from fedfm.server.experiment.build import Experiment
 
 
 def test_batched_evaluation_is_one_by_one_evaluation(experiment: Experiment) -> None:

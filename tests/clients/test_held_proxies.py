@@ -11,7 +11,7 @@ import torch
 from fedfm.params import digest
 from fedfm.proxies.activity import from_params
 from fedfm.recipe import load_recipe
-from fedfm.server.experiment import Experiment, build_experiment
+from fedfm.server.experiment.build import Experiment, build_experiment
 from fedfm.updates import Failure, Instruction, Update, decode_update, encode_instruction
 from tests.small import small_recipe
 

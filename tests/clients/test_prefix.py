@@ -15,7 +15,7 @@ from fedfm.models.stacked import FrozenPrefix
 from fedfm.models.stacked.prefix import Shelf
 from fedfm.params import Params, digest
 from fedfm.recipe import load_recipe
-from fedfm.server.experiment import Experiment, build_experiment
+from fedfm.server.experiment.build import Experiment, build_experiment
 from fedfm.updates import Failure, Instruction, decode_update, encode_instruction
 from tests.small import small_recipe
 

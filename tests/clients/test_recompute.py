@@ -21,7 +21,7 @@ from fedfm.models.tunable import Tunable
 from fedfm.models.tunables import TUNABLES
 from fedfm.params import Params
 from fedfm.recipe import load_recipe
-from fedfm.server.experiment import build_experiment
+from fedfm.server.experiment.build import build_experiment
 from fedfm.tasks import TASKS, Task
 from fedfm.tasks.base import Batch
 from tests.small import small_recipe

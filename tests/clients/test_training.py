@@ -17,7 +17,7 @@ from fedfm.data.batches import batch_plan
 from fedfm.params import Params, digest
 from fedfm.randomness import numpy_generator
 from fedfm.recipe import load_recipe
-from fedfm.server.experiment import Experiment, build_experiment
+from fedfm.server.experiment.build import Experiment, build_experiment
 from fedfm.updates import Failure, Instruction, Update, decode_update, encode_instruction
 from tests.small import small_recipe
 

@@ -9,11 +9,12 @@ from collections.abc import Callable
 from typing import Any
 
 from fedfm.cli.main import main
-from fedfm.runtimes.parcels import Parcel, Work
+from fedfm.runtimes.envelopes import Envelope, Work
 from fedfm.runtimes.relay import RelayLine
-from fedfm.server import checkpoints, runs
-from fedfm.server.exchange import Exchange
-from fedfm.server.rounds import RoundLoop
+from fedfm.server.rounds import checkpoints
+from fedfm.server.rounds.driver import RoundLoop
+from fedfm.server.rounds.exchange import Exchange
+from fedfm.server.runs import start as runs
 
 
 class Killer:
@@ -55,8 +56,8 @@ class Killer:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _work(line: RelayLine, relay: object, parcels: dict[str, Parcel]) -> bool:
-    return any(isinstance(parcel.head, Work) for parcel in parcels.values())
+def _work(line: RelayLine, relay: object, envelopes: dict[str, Envelope]) -> bool:
+    return any(isinstance(envelope.head, Work) for envelope in envelopes.values())
 
 
 POINTS: dict[str, Callable[[Killer], None]] = {

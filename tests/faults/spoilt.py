@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
 from fedfm.params import Params
-from fedfm.runtimes.parcels import Answers, Parcel
+from fedfm.runtimes.envelopes import Answers, Envelope
 from fedfm.updates import decode_update, encode_update
 
 Change = Callable[[bytes], bytes]
@@ -43,7 +43,7 @@ SPOILT: dict[str, Change] = {
 """What is wrong with an update → how it gets that way."""
 
 
-def spoilt(parts: Iterable[Parcel], change: Change) -> Iterator[Parcel]:
+def spoilt(parts: Iterable[Envelope], change: Change) -> Iterator[Envelope]:
     """What a site answers, each update of it changed."""
     for part in parts:
         yield replace(part, blobs=tuple(map(change, part.blobs))) if isinstance(part.head, Answers) else part

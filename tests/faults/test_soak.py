@@ -17,9 +17,9 @@ pytest.importorskip("flwr", reason="needs the extra `flower`")
 import fedfm
 from fedfm.recipe import load_recipe
 from fedfm.records import jsonl
+from fedfm.runtimes.envelopes import Envelope, Refusal
 from fedfm.runtimes.flower.apps import make_client_app, relay
 from fedfm.runtimes.flower.in_process import InProcessGrid
-from fedfm.runtimes.parcels import Parcel, Refusal
 from fedfm.runtimes.relay import RelayLine
 from fedfm.sites.site import Site
 from tests.faults.spoilt import SPOILT, spoilt
@@ -41,9 +41,9 @@ class Unlucky:
         self.site, self.chance, self.share = Site(), random.Random(seed), share
         self.done: dict[str, int] = {}
 
-    def handle(self, parcel: Parcel) -> Iterable[Parcel]:
+    def handle(self, envelope: Envelope) -> Iterable[Envelope]:
         if self.chance.random() >= self.share:
-            return self.site.handle(parcel)
+            return self.site.handle(envelope)
         what = self.chance.choice(["raises", "is gone", "refuses", "forgets", *SPOILT])
         self.done[what] = self.done.get(what, 0) + 1
         match what:
@@ -52,11 +52,11 @@ class Unlucky:
             case "is gone":
                 raise ConnectionError("hung up")
             case "refuses":
-                return [Parcel(Refusal(reason="not today"))]
+                return [Envelope(Refusal(reason="not today"))]
             case "forgets":
                 self.site.rest()
-                return self.site.handle(parcel)
-        return spoilt(self.site.handle(parcel), SPOILT[what])
+                return self.site.handle(envelope)
+        return spoilt(self.site.handle(envelope), SPOILT[what])
 
 
 class Memory(fedfm.Listener):
@@ -85,7 +85,7 @@ def test_500_rounds_over_a_grid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         threading.Thread(target=relay, args=(grid, line.path), kwargs={"poll": 0.0}, daemon=True).start()
         return line
 
-    monkeypatch.setattr("fedfm.server.carriers._line", line)
+    monkeypatch.setattr("fedfm.server.experiment.runtime_factory._line", line)
     federation = {"clients": 6, "per_round": NODES, "rounds": 500, "quorum": 0.2}
     changes: dict[str, Any] = {"runtime": {"kind": "flower", "stack": 1}, "evaluate": {"every": 100}}
     memory = Memory(psutil.Process())

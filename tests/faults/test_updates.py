@@ -19,15 +19,15 @@ from fedfm.cli.main import main
 from fedfm.models.backbones import load_backbone
 from fedfm.models.settings import ModelSettings
 from fedfm.records.folder import RunFolder
+from fedfm.runtimes.envelopes import Envelope, Refusal, Work
 from fedfm.runtimes.flower.apps import Handler, make_client_app, relay
 from fedfm.runtimes.flower.in_process import InProcessGrid
-from fedfm.runtimes.parcels import Parcel, Refusal, Work
 from fedfm.runtimes.relay import RelayLine
-from fedfm.server.checkpoints import load_checkpoint
-from fedfm.sites.border import Border
-from fedfm.sites.own import read_own_data
+from fedfm.server.rounds.checkpoints import load_checkpoint
+from fedfm.sites.egress import Egress
 from fedfm.sites.policy import Policy
 from fedfm.sites.site import Own, Site
+from fedfm.sites.site_config import read_own_data
 from fedfm.tasks import TASKS
 from fedfm.updates import decode_instruction
 from tests.faults.spoilt import SPOILT, Change, spoilt
@@ -64,11 +64,11 @@ class Dishonest:
         """
         self.site, self.change = site, change
 
-    def handle(self, parcel: Parcel) -> Iterable[Parcel]:
-        parts = self.site.handle(parcel)
-        if not isinstance(parcel.head, Work) or decode_instruction(parcel.blobs[0]).round != SPOILT_IN:
+    def handle(self, envelope: Envelope) -> Iterable[Envelope]:
+        parts = self.site.handle(envelope)
+        if not isinstance(envelope.head, Work) or decode_instruction(envelope.blobs[0]).round != SPOILT_IN:
             return parts
-        return [Parcel(Refusal(reason="not today"))] if self.change is None else spoilt(parts, self.change)
+        return [Envelope(Refusal(reason="not today"))] if self.change is None else spoilt(parts, self.change)
 
 
 class Repeating(Dishonest):
@@ -78,8 +78,8 @@ class Repeating(Dishonest):
         super().__init__(site, lambda blob: self.before)
         self.before = b""
 
-    def handle(self, parcel: Parcel) -> Iterable[Parcel]:
-        for part in super().handle(parcel):
+    def handle(self, envelope: Envelope) -> Iterable[Envelope]:
+        for part in super().handle(envelope):
             self.before = part.blobs[0] if part.blobs else b""
             yield part
 
@@ -103,7 +103,7 @@ class Near:
         self.said: list[str] = []
         self.handlers: dict[str, Handler] = {}
         self.be(a=lambda site: site, b=lambda site: site)
-        monkeypatch.setattr("fedfm.server.serving._line", lambda hosting, heard, waits, experiment: self._line())
+        monkeypatch.setattr("fedfm.server.runs.serving._line", lambda hosting, heard, waits, experiment: self._line())
 
     def be(self, **sites: Callable[[Site], Site | Dishonest]) -> None:
         """What sites are from now on."""
@@ -111,7 +111,7 @@ class Near:
 
     def site(self, name: str, **changes: Any) -> Site:
         own = read_own_data(self.folder / f"{name}.yaml").model_copy(update=changes)
-        return Site(Own(own, Border(Policy(), self.state / name, self.said.append)), self.state / name / "proxies")
+        return Site(Own(own, Egress(Policy(), self.state / name, self.said.append)), self.state / name / "proxies")
 
     @property
     def run(self) -> Path:

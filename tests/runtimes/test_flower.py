@@ -23,11 +23,11 @@ from hypothesis import strategies as st
 
 import fedfm
 from fedfm.params import digest, load
+from fedfm.runtimes.envelopes import Answers, Envelope, Lost, Nodes, Ready, Refusal, Unprepared, Work
 from fedfm.runtimes.flower.apps import make_client_app, relay
 from fedfm.runtimes.flower.grid import GridLine
 from fedfm.runtimes.flower.in_process import InProcessGrid
 from fedfm.runtimes.nodes import Line
-from fedfm.runtimes.parcels import Answers, Lost, Nodes, Parcel, Ready, Refusal, Unprepared, Work
 from fedfm.runtimes.relay import RelayLine
 from fedfm.sites.site import Site
 from tests.alike import RECIPES
@@ -56,7 +56,7 @@ def path(tmp_path: Path) -> Path:
 def test_the_adapter_is_that_of_a_local_run(
     name: str, grid: InProcessGrid, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fedfm.server.carriers._line", lambda settings: carried(grid, path))
+    monkeypatch.setattr("fedfm.server.experiment.runtime_factory._line", lambda settings: carried(grid, path))
     recipe = small_recipe(tmp_path, **RECIPES[name])
     local = fedfm.run(fedfm.load_recipe(recipe | {"name": "local"}), ["runtime.stack=2"])
     flower = fedfm.run(fedfm.load_recipe(recipe | {"name": "flower"}), ["runtime={kind: flower, stack: 2}"])
@@ -84,7 +84,7 @@ class BusyGrid(InProcessGrid):
             busy: method → path of the call that fails in it, once.
             status: of the answer.
         """
-        super().__init__(make_client_app(lambda context: lambda parcel: [Parcel(Unprepared())]), [{}])
+        super().__init__(make_client_app(lambda context: lambda envelope: [Envelope(Unprepared())]), [{}])
         self.busy, self.status = busy, status
 
     def _fail(self, method: str) -> None:
@@ -105,12 +105,12 @@ class BusyGrid(InProcessGrid):
         return super().pull_messages(message_ids)
 
 
-def asked(grid: Grid, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Parcel]]:
+def asked(grid: Grid, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Envelope]]:
     """What comes of asking all nodes for work, in two looks."""
     monkeypatch.setattr("fedfm.runtimes.flower.grid.PAUSE", 0.0)
     line = GridLine(grid)
     for node in line.nodes():
-        assert line.push(node, Parcel(Work(job="", clients=())))
+        assert line.push(node, Envelope(Work(job="", clients=())))
     return [*line.pull(), *line.pull()]
 
 
@@ -139,7 +139,7 @@ HUGE = Ready.model_construct(kind="ready", job="j", clients=None, examples=10**4
     "head", [HUGE, Ready.model_construct(kind="ready", job="j", clients=None, examples=-1), Nodes(nodes=("9",))]
 )
 def test_a_head_that_is_none_or_not_a_nodes_is_that_nodes_answer(head: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    grid = InProcessGrid(make_client_app(lambda context: lambda parcel: [Parcel(head)]), [{}])
+    grid = InProcessGrid(make_client_app(lambda context: lambda envelope: [Envelope(head)]), [{}])
     ((node, answer),) = asked(grid, monkeypatch)
     assert node == "1"
     assert answer.head == head if isinstance(head, Nodes) else isinstance(answer.head, Refusal)
@@ -149,7 +149,7 @@ class ForgedGrid(InProcessGrid):
     """Makes its one node's answer of bytes, as Flower does, in which a site has put a piece in place of another."""
 
     def __init__(self, change: Callable[[bytes], bytes]) -> None:
-        super().__init__(make_client_app(lambda context: lambda parcel: [ANSWER]), [{}])
+        super().__init__(make_client_app(lambda context: lambda envelope: [ANSWER]), [{}])
         self.change = change
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
@@ -163,7 +163,7 @@ class ForgedGrid(InProcessGrid):
         return list(map(forged, super().pull_messages(message_ids)))
 
 
-ANSWER = Parcel(Answers(clients=(("a", None),)), (b"an update",))
+ANSWER = Envelope(Answers(clients=(("a", None),)), (b"an update",))
 
 
 def test_an_answer_comes_back_from_its_bytes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,19 +15,19 @@ from flwr.app import Message
 import fedfm
 from fedfm.params import digest, load
 from fedfm.runtimes import sockets
+from fedfm.runtimes.envelopes import Ask, Envelope, Lost, Refusal, Seen, Unprepared, Work
 from fedfm.runtimes.flower.apps import client_app, make_client_app, relay
 from fedfm.runtimes.flower.grid import GridLine
 from fedfm.runtimes.flower.in_process import InProcessGrid
 from fedfm.runtimes.flower.records import from_record, to_record
 from fedfm.runtimes.nodes import Line
-from fedfm.runtimes.parcels import Ask, Lost, Parcel, Refusal, Seen, Unprepared, Work
 from fedfm.runtimes.relay import RelayLine
 from fedfm.sites.site import Site
 from tests.small import small_recipe
 
-WORK, DONE = Parcel(Work(job="", clients=())), Parcel(Unprepared())
-HAD, HAD_NOT = Parcel(Seen(seen=True)), Parcel(Seen(seen=False))
-LOST = Parcel(Lost(reason="its message was lost on the way to it"))
+WORK, DONE = Envelope(Work(job="", clients=())), Envelope(Unprepared())
+HAD, HAD_NOT = Envelope(Seen(seen=True)), Envelope(Seen(seen=False))
+LOST = Envelope(Lost(reason="its message was lost on the way to it"))
 EVER = 1e9
 
 
@@ -39,7 +39,7 @@ class LosingGrid(InProcessGrid):
 
         Args:
             sites: one for each node.
-            lose: kinds of parcels, each as often as one is to be lost.
+            lose: kinds of envelopes, each as often as one is to be lost.
         """
         app = make_client_app(lambda context: sites[context.node_id - 1].handle)
         super().__init__(app, [{}] * len(sites))
@@ -67,7 +67,7 @@ def test_a_run_that_loses_messages_ends_as_it_must(
         threading.Thread(target=relay, args=(grid, line.path), kwargs=arguments, daemon=True).start()
         return line
 
-    monkeypatch.setattr("fedfm.server.carriers._line", carried)
+    monkeypatch.setattr("fedfm.server.experiment.runtime_factory._line", carried)
     recipe = small_recipe(tmp_path)
     local = fedfm.run(fedfm.load_recipe(recipe | {"name": "local"}), ["runtime.stack=2"])
     flower = fedfm.run(fedfm.load_recipe(recipe | {"name": "flower"}), ["runtime={kind: flower, stack: 2}"])
@@ -86,9 +86,9 @@ class ToldGrid(InProcessGrid):
     """A grid of one node that answers what the test says."""
 
     def __init__(self) -> None:
-        super().__init__(make_client_app(lambda context: lambda parcel: []), [{}])
+        super().__init__(make_client_app(lambda context: lambda envelope: []), [{}])
         self.pushed: dict[str, Message] = {}
-        self.answers: dict[str, Parcel] = {}
+        self.answers: dict[str, Envelope] = {}
         self.pulled: list[str] = []
         self.full = False
 
@@ -123,14 +123,14 @@ class Waiting:
     def push(self) -> None:
         assert self.line.push("1", WORK)
 
-    def look(self, at: float) -> list[Parcel]:
+    def look(self, at: float) -> list[Envelope]:
         """What has come of everything at a time; then who must be asked is asked."""
         self.now = at
         answers = [answer for _, answer in self.line.pull()]
         self.line.ask(self.there)
         return answers
 
-    def say(self, answer: Parcel) -> None:
+    def say(self, answer: Envelope) -> None:
         """Answers the last message that went to the node."""
         self.grid.answers[list(self.grid.pushed)[-1]] = answer
 
@@ -161,8 +161,8 @@ def test_flower_keeps_a_question_until_the_next(waiting: Waiting) -> None:
     assert [message.metadata.ttl for message in waiting.grid.pushed.values()][1:] == [20.0, 40.0]
 
 
-@pytest.mark.parametrize("answer", [Parcel(Refusal(reason="?")), Parcel(Lost(reason="no worker")), DONE])
-def test_what_is_no_answer_to_a_question_is_none(answer: Parcel, waiting: Waiting) -> None:
+@pytest.mark.parametrize("answer", [Envelope(Refusal(reason="?")), Envelope(Lost(reason="no worker")), DONE])
+def test_what_is_no_answer_to_a_question_is_none(answer: Envelope, waiting: Waiting) -> None:
     for at, asked in ((10.0, 1), (30.0, 2), (70.0, 3)):
         assert waiting.look(at) == []
         assert len(waiting.questions) == asked

@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 
 from fedfm.errors import InterruptedRunError, TooFewClientsError
+from fedfm.hosts.downloads import Downloads
 from fedfm.proxies.versions import ProxyVersion
-from fedfm.runtimes.nodes import Line, NodesRuntime
-from fedfm.runtimes.parcels import (
+from fedfm.runtimes.envelopes import (
     Answers,
     Ended,
+    Envelope,
     Fault,
     Lost,
-    Parcel,
     Piece,
     Prepare,
     Ready,
@@ -26,39 +26,39 @@ from fedfm.runtimes.parcels import (
     Work,
     job_digest,
 )
-from fedfm.sites.downloads import Downloads
+from fedfm.runtimes.nodes import Line, NodesRuntime
 from fedfm.updates import Failure
 
 JOB = {"recipe": {}}
-READY = Parcel(Ready(job=job_digest(JOB), clients=None))
-GONE = Parcel(Lost(reason="Flower reports error 3"))
+READY = Envelope(Ready(job=job_digest(JOB), clients=None))
+GONE = Envelope(Lost(reason="Flower reports error 3"))
 
 
-def trained(parcel: Parcel) -> Parcel:
+def trained(envelope: Envelope) -> Envelope:
     """A node that answers every client with its message."""
-    assert isinstance(parcel.head, Work)
-    return Parcel(
-        Answers(clients=tuple((client, None) for client, _ in parcel.head.clients)),
-        tuple(parcel.blobs[place] for _, place in parcel.head.clients),
+    assert isinstance(envelope.head, Work)
+    return Envelope(
+        Answers(clients=tuple((client, None) for client, _ in envelope.head.clients)),
+        tuple(envelope.blobs[place] for _, place in envelope.head.clients),
     )
 
 
 class Faked:
     """A line to nodes that are functions."""
 
-    def __init__(self, **nodes: Callable[[Parcel], Parcel]) -> None:
+    def __init__(self, **nodes: Callable[[Envelope], Envelope]) -> None:
         self.there = nodes
-        self.sent: list[tuple[str, Parcel]] = []
+        self.sent: list[tuple[str, Envelope]] = []
 
     def nodes(self) -> Sequence[str]:
         return sorted(self.there)
 
     def send(
-        self, parcels: Mapping[str, Parcel], *, most: int, within: float | None = None
-    ) -> Iterator[tuple[str, Parcel]]:
-        for node, parcel in parcels.items():
-            self.sent.append((node, parcel))
-            yield node, self.there[node](parcel)
+        self, envelopes: Mapping[str, Envelope], *, most: int, within: float | None = None
+    ) -> Iterator[tuple[str, Envelope]]:
+        for node, envelope in envelopes.items():
+            self.sent.append((node, envelope))
+            yield node, self.there[node](envelope)
 
     def attend(self, check: Callable[[], None]) -> None:
         pass
@@ -71,13 +71,13 @@ def runtime(line: Line, stack: int = 1) -> NodesRuntime:
     return NodesRuntime(line, JOB, stack=stack, pause=0.0)
 
 
-def good(parcel: Parcel) -> Parcel:
-    return READY if isinstance(parcel.head, Prepare) else trained(parcel)
+def good(envelope: Envelope) -> Envelope:
+    return READY if isinstance(envelope.head, Prepare) else trained(envelope)
 
 
-def holding(*clients: str) -> Callable[[Parcel], Parcel]:
-    ready = Parcel(Ready(job=job_digest(JOB), clients=clients))
-    return lambda parcel: ready if isinstance(parcel.head, Prepare) else trained(parcel)
+def holding(*clients: str) -> Callable[[Envelope], Envelope]:
+    ready = Envelope(Ready(job=job_digest(JOB), clients=clients))
+    return lambda envelope: ready if isinstance(envelope.head, Prepare) else trained(envelope)
 
 
 def asked(*clients: str) -> dict[str, bytes]:
@@ -89,7 +89,7 @@ def test_clients_are_dealt_in_whole_passes_and_nodes_are_told_of_the_run_once() 
     told = runtime(line, stack=2)
     for _ in range(2):
         assert dict(told.exchange(asked(*"abcde"))) == asked(*"abcde")
-    heads = [(node, parcel.head) for node, parcel in line.sent]
+    heads = [(node, envelope.head) for node, envelope in line.sent]
     assert [node for node, head in heads if isinstance(head, Prepare)] == ["one", "two"]
     dealt = [(node, [name for name, _ in head.clients]) for node, head in heads if isinstance(head, Work)]
     assert dealt == [("one", ["a", "b", "e"]), ("two", ["c", "d"])] * 2
@@ -100,30 +100,30 @@ def test_a_node_gets_the_clients_whose_data_it_holds_and_only_their_messages() -
     answers = dict(runtime(line).exchange(asked(*"abcd")))
     assert answers.pop("d") == Failure("d", "no node that is there holds its data")
     assert answers == asked(*"abc")
-    (work,) = [parcel for node, parcel in line.sent if node == "one" and isinstance(parcel.head, Work)]
+    (work,) = [envelope for node, envelope in line.sent if node == "one" and isinstance(envelope.head, Work)]
     assert work.blobs == (b"message to a",)
 
 
 def test_a_node_that_has_forgotten_the_run_is_told_again() -> None:
     forgets = iter([True])
 
-    def forgetful(parcel: Parcel) -> Parcel:
-        if isinstance(parcel.head, Work) and next(forgets, False):
-            return Parcel(Unprepared())
-        return good(parcel)
+    def forgetful(envelope: Envelope) -> Envelope:
+        if isinstance(envelope.head, Work) and next(forgets, False):
+            return Envelope(Unprepared())
+        return good(envelope)
 
     assert dict(runtime(Faked(one=forgetful)).exchange(asked(*"ab"))) == asked(*"ab")
 
 
 def test_a_node_that_always_forgets_fails_its_clients() -> None:
-    line = Faked(one=lambda parcel: READY if isinstance(parcel.head, Prepare) else Parcel(Unprepared()))
+    line = Faked(one=lambda envelope: READY if isinstance(envelope.head, Prepare) else Envelope(Unprepared()))
     answers = dict(runtime(line).exchange(asked("a")))
     assert answers == {"a": Failure("a", "it answered with `unprepared`")}
 
 
 def test_what_a_lost_node_did_not_answer_fails_and_the_others_go_on() -> None:
-    def dying(parcel: Parcel) -> Parcel:
-        return READY if isinstance(parcel.head, Prepare) else GONE
+    def dying(envelope: Envelope) -> Envelope:
+        return READY if isinstance(envelope.head, Prepare) else GONE
 
     line = Faked(one=dying, two=good)
     answers = dict(runtime(line).exchange(asked(*"ab")))
@@ -132,31 +132,31 @@ def test_what_a_lost_node_did_not_answer_fails_and_the_others_go_on() -> None:
 
 def test_a_lost_node_that_is_there_again_is_told_again_and_asked_for_what_it_owes() -> None:
     fault = Fault(reason="out of memory")
-    life = iter([Parcel(Answers(clients=(("a", fault),))), GONE])
+    life = iter([Envelope(Answers(clients=(("a", fault),))), GONE])
 
     class Cut(Faked):
         def send(
-            self, parcels: Mapping[str, Parcel], *, most: int, within: float | None = None
-        ) -> Iterator[tuple[str, Parcel]]:
-            for node, answer in super().send(parcels, most=most):
+            self, envelopes: Mapping[str, Envelope], *, most: int, within: float | None = None
+        ) -> Iterator[tuple[str, Envelope]]:
+            for node, answer in super().send(envelopes, most=most):
                 yield node, answer
                 if answer.head.kind == "answers" and (more := next(life, None)) is not None:
                     yield node, more
 
-    def restarted(parcel: Parcel) -> Parcel:
-        return READY if isinstance(parcel.head, Prepare) else next(life, None) or trained(parcel)
+    def restarted(envelope: Envelope) -> Envelope:
+        return READY if isinstance(envelope.head, Prepare) else next(life, None) or trained(envelope)
 
     line = Cut(one=restarted)
     answers = dict(runtime(line).exchange(asked(*"ab")))
     assert answers == {"a": Failure("a", "out of memory"), **asked("b")}
-    heads = [parcel.head for _, parcel in line.sent]
+    heads = [envelope.head for _, envelope in line.sent]
     assert [head.kind for head in heads] == ["prepare", "work", "prepare", "work"]
     assert [name for name, _ in heads[3].clients] == ["b"]  # type: ignore[union-attr]
 
 
 def test_a_node_whose_time_is_over_is_not_asked_again() -> None:
-    late = Parcel(Lost(reason="no answer within 5 seconds", late=True))
-    line = Faked(one=lambda parcel: READY if isinstance(parcel.head, Prepare) else late)
+    late = Envelope(Lost(reason="no answer within 5 seconds", late=True))
+    line = Faked(one=lambda envelope: READY if isinstance(envelope.head, Prepare) else late)
     answers = dict(runtime(line).exchange(asked("a")))
     assert answers == {"a": Failure("a", "no answer within 5 seconds")}
     assert len(line.sent) == 2
@@ -175,7 +175,7 @@ def proxied(line: Line, **more: Any) -> NodesRuntime:
 
 def prepared(line: Faked) -> list[tuple[str, list[str]]]:
     """Who was told of the run, and of which files something came along."""
-    heads = [(node, parcel.head) for node, parcel in line.sent]
+    heads = [(node, envelope.head) for node, envelope in line.sent]
     return [(node, [piece.file for piece in head.pieces]) for node, head in heads if isinstance(head, Prepare)]
 
 
@@ -192,14 +192,14 @@ def test_who_is_not_waited_for_is_told_of_its_proxy_anew() -> None:
 
 
 def test_a_proxy_goes_in_pieces_to_those_that_lack_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fedfm.runtimes.offers.AT_ONCE", 4)
+    monkeypatch.setattr("fedfm.runtimes.file_transfer.AT_ONCE", 4)
     downloads = Downloads(tmp_path)
 
-    def lacking(parcel: Parcel) -> Parcel:
-        if not isinstance(parcel.head, Prepare):
-            return trained(parcel)
-        _, wanted = downloads.receive(parcel.head.files, parcel.head.pieces, parcel.blobs)
-        return Parcel(Wanting(job=job_digest(JOB), pieces=wanted)) if wanted else READY
+    def lacking(envelope: Envelope) -> Envelope:
+        if not isinstance(envelope.head, Prepare):
+            return trained(envelope)
+        _, wanted = downloads.receive(envelope.head.files, envelope.head.pieces, envelope.blobs)
+        return Envelope(Wanting(job=job_digest(JOB), pieces=wanted)) if wanted else READY
 
     line = Faked(one=lacking, two=good)
     told = proxied(line)
@@ -225,8 +225,8 @@ def test_a_proxy_goes_in_pieces_to_those_that_lack_it(tmp_path: Path, monkeypatc
     ],
 )
 def test_who_never_has_enough_is_left_out(pieces: tuple[Piece, ...]) -> None:
-    def insatiable(parcel: Parcel) -> Parcel:
-        return Parcel(Wanting(job=job_digest(JOB), pieces=pieces))
+    def insatiable(envelope: Envelope) -> Envelope:
+        return Envelope(Wanting(job=job_digest(JOB), pieces=pieces))
 
     line = Faked(one=insatiable, two=good)
     told = proxied(line)
@@ -237,8 +237,8 @@ def test_who_never_has_enough_is_left_out(pieces: tuple[Piece, ...]) -> None:
 def test_who_keeps_little_of_what_it_gets_is_left_out() -> None:
     wants = iter(range(1_000))
 
-    def slow(parcel: Parcel) -> Parcel:
-        return Parcel(Wanting(job=job_digest(JOB), pieces=(Piece(file="model.safetensors", start=next(wants)),)))
+    def slow(envelope: Envelope) -> Envelope:
+        return Envelope(Wanting(job=job_digest(JOB), pieces=(Piece(file="model.safetensors", start=next(wants)),)))
 
     told = proxied(Faked(one=slow, two=good))
     assert dict(told.exchange(asked("a"))) == asked("a")
@@ -249,7 +249,7 @@ def test_who_keeps_little_of_what_it_gets_is_left_out() -> None:
 def test_who_is_lost_with_a_proxy_on_its_way_is_not_asked_to_train(tmp_path: Path) -> None:
     answers = {"one": [READY, GONE, GONE, GONE]}
     line = Faked(
-        a=lambda parcel: answers["one"].pop(0) if isinstance(parcel.head, Prepare) else trained(parcel), b=good
+        a=lambda envelope: answers["one"].pop(0) if isinstance(envelope.head, Prepare) else trained(envelope), b=good
     )
     told = proxied(line, own_data=True)
     assert dict(told.exchange(asked(*"ab"))) == asked(*"ab")
@@ -258,12 +258,12 @@ def test_who_is_lost_with_a_proxy_on_its_way_is_not_asked_to_train(tmp_path: Pat
 
 
 def test_a_trial_comes_before_the_proxy_and_prepares_nobody() -> None:
-    def trying(parcel: Parcel) -> Parcel:
-        if not isinstance(parcel.head, Prepare):
-            return trained(parcel)
-        return Parcel(Ready(job=job_digest(JOB), clients=("a",), examples=7))
+    def trying(envelope: Envelope) -> Envelope:
+        if not isinstance(envelope.head, Prepare):
+            return trained(envelope)
+        return Envelope(Ready(job=job_digest(JOB), clients=("a",), examples=7))
 
-    line = Faked(a=trying, b=lambda parcel: Parcel(Refusal(reason="no column `text`")))
+    line = Faked(a=trying, b=lambda envelope: Envelope(Refusal(reason="no column `text`")))
     told = NodesRuntime(
         line,
         JOB,
@@ -275,26 +275,26 @@ def test_a_trial_comes_before_the_proxy_and_prepares_nobody() -> None:
     )
     told.rehearse()
     assert (told.examples, told.refused) == ({"a": 7}, {"b": "no column `text`"})
-    tried = [parcel.head for _, parcel in line.sent if isinstance(parcel.head, Prepare)]
+    tried = [envelope.head for _, envelope in line.sent if isinstance(envelope.head, Prepare)]
     assert [(head.trial, [file.name for file in head.files]) for head in tried] == [(True, ["tokenizer.json"])] * 2
     line.sent.clear()
     told.hand_out(["a", "b"], ProxyVersion(0, {}, {}))
     assert dict(told.exchange(asked(*"ab"))) == {"b": Failure("b", "no column `text`"), **asked("a")}
-    assert [(node, parcel.head.trial) for node, parcel in line.sent if isinstance(parcel.head, Prepare)] == [
+    assert [(node, envelope.head.trial) for node, envelope in line.sent if isinstance(envelope.head, Prepare)] == [
         ("a", False)
     ]
 
 
 def test_a_node_that_is_lost_in_a_trial_is_tried_again() -> None:
     answers = [GONE, READY]
-    line = Faked(a=lambda parcel: answers.pop(0))
+    line = Faked(a=lambda envelope: answers.pop(0))
     told = proxied(line, own_data=True, save_processor=lambda folder: None)
     told.rehearse()
     assert (list(told.examples), answers) == (["a"], [])
 
 
 def test_a_trial_that_nobody_passes_ends_the_run() -> None:
-    line = Faked(a=lambda parcel: Parcel(Refusal(reason="outside this site's policy")))
+    line = Faked(a=lambda envelope: Envelope(Refusal(reason="outside this site's policy")))
     told = proxied(line, own_data=True, save_processor=lambda folder: None)
     with pytest.raises(TooFewClientsError, match="node a: outside this site's policy"):
         told.rehearse()
@@ -302,14 +302,14 @@ def test_a_trial_that_nobody_passes_ends_the_run() -> None:
 
 @pytest.mark.parametrize("error", [InterruptedRunError("stop"), TooFewClientsError("the relay was lost")])
 def test_nodes_hear_of_the_end_unless_none_can_be_reached(error: Exception) -> None:
-    heard: list[Parcel] = []
+    heard: list[Envelope] = []
 
-    def hears(parcel: Parcel) -> Parcel:
-        heard.append(parcel)
-        return READY if isinstance(parcel.head, Prepare) else Parcel(Unprepared())
+    def hears(envelope: Envelope) -> Envelope:
+        heard.append(envelope)
+        return READY if isinstance(envelope.head, Prepare) else Envelope(Unprepared())
 
-    def fails(parcel: Parcel) -> Parcel:
-        if isinstance(parcel.head, Prepare):
+    def fails(envelope: Envelope) -> Envelope:
+        if isinstance(envelope.head, Prepare):
             return READY
         raise error
 
@@ -322,8 +322,8 @@ def test_nodes_hear_of_the_end_unless_none_can_be_reached(error: Exception) -> N
 def test_a_clients_fault_comes_through() -> None:
     fault = Fault(reason="out of memory", details="where", stale=True)
 
-    def failing(parcel: Parcel) -> Parcel:
-        return READY if isinstance(parcel.head, Prepare) else Parcel(Answers(clients=(("a", fault),)))
+    def failing(envelope: Envelope) -> Envelope:
+        return READY if isinstance(envelope.head, Prepare) else Envelope(Answers(clients=(("a", fault),)))
 
     answers = dict(runtime(Faked(one=failing)).exchange(asked("a")))
     assert answers == {"a": Failure("a", "out of memory", "where", stale=True)}
@@ -331,8 +331,8 @@ def test_a_clients_fault_comes_through() -> None:
 
 def test_no_node_at_all_ends_the_run_with_their_reasons() -> None:
     line = Faked(
-        one=lambda parcel: Parcel(Refusal(reason="train.jsonl is another file here")),
-        two=lambda parcel: Parcel(Lost(reason="gone")),
+        one=lambda envelope: Envelope(Refusal(reason="train.jsonl is another file here")),
+        two=lambda envelope: Envelope(Lost(reason="gone")),
     )
     with pytest.raises(TooFewClientsError, match=r"(?s)node one: train.jsonl is another.*node two: gone"):
         list(runtime(line).exchange(asked("a")))
@@ -341,26 +341,26 @@ def test_no_node_at_all_ends_the_run_with_their_reasons() -> None:
 
 
 def test_a_node_does_not_answer_for_anothers_client() -> None:
-    def greedy(parcel: Parcel) -> Parcel:
-        if isinstance(parcel.head, Prepare):
-            return Parcel(Ready(job=job_digest(JOB), clients=("a", "b")))
-        return Parcel(Answers(clients=(("b", None), ("a", None))), (b"forged", b"own"))
+    def greedy(envelope: Envelope) -> Envelope:
+        if isinstance(envelope.head, Prepare):
+            return Envelope(Ready(job=job_digest(JOB), clients=("a", "b")))
+        return Envelope(Answers(clients=(("b", None), ("a", None))), (b"forged", b"own"))
 
     line = Faked(a=greedy, b=good)
     told = NodesRuntime(line, JOB, stack=1, own_data=True, pause=0.0)
     assert dict(told.exchange(asked(*"ab"))) == {"a": b"own", **asked("b")}
-    prepared = [parcel.head.client for _, parcel in line.sent if isinstance(parcel.head, Prepare)]
+    prepared = [envelope.head.client for _, envelope in line.sent if isinstance(envelope.head, Prepare)]
     assert prepared == ["a", "b"]
 
 
 def test_who_refuses_is_asked_again_only_after_it_has_been_away() -> None:
-    line = Faked(one=lambda parcel: Parcel(Refusal(reason="not here")), two=good)
+    line = Faked(one=lambda envelope: Envelope(Refusal(reason="not here")), two=good)
     told = runtime(line)
     for _ in range(3):
         assert dict(told.exchange(asked("a"))) == asked("a")
-    assert [node for node, parcel in line.sent if isinstance(parcel.head, Prepare)] == ["one", "two"]
+    assert [node for node, envelope in line.sent if isinstance(envelope.head, Prepare)] == ["one", "two"]
     line.there = {"two": good}
     list(told.exchange(asked("a")))
     line.there = {"one": good, "two": good}
     list(told.exchange(asked("a")))
-    assert [node for node, parcel in line.sent if isinstance(parcel.head, Prepare)] == ["one", "two", "one"]
+    assert [node for node, envelope in line.sent if isinstance(envelope.head, Prepare)] == ["one", "two", "one"]

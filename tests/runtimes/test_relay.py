@@ -11,12 +11,12 @@ import pytest
 
 from fedfm.errors import InterruptedRunError, TooFewClientsError
 from fedfm.runtimes import sockets
-from fedfm.runtimes.parcels import Answers, Lost, Nodes, Parcel, Ready, Refusal, Work
+from fedfm.runtimes.envelopes import Answers, Envelope, Lost, Nodes, Ready, Refusal, Work
 from fedfm.runtimes.relay import RelayLine, Wait
 
-GONE = Parcel(Lost(reason="the relay to the nodes is gone"))
-LATE = Parcel(Lost(reason="no answer within 0.1 seconds", late=True))
-ASKED, READY = Parcel(Refusal(reason="?")), Parcel(Ready(job="j", clients=None))
+GONE = Envelope(Lost(reason="the relay to the nodes is gone"))
+LATE = Envelope(Lost(reason="no answer within 0.1 seconds", late=True))
+ASKED, READY = Envelope(Refusal(reason="?")), Envelope(Ready(job="j", clients=None))
 
 
 @pytest.fixture
@@ -31,8 +31,8 @@ def relay(line: RelayLine, work: Callable[[socket.socket], object]) -> threading
 
     def run() -> None:
         with sockets.connect(line.path, patience=60) as server:
-            sockets.send(server, Parcel(Nodes(nodes=("1",))))
-            sockets.send(server, Parcel(Nodes(nodes=("1", "2"))))
+            sockets.send(server, Envelope(Nodes(nodes=("1",))))
+            sockets.send(server, Envelope(Nodes(nodes=("1", "2"))))
             work(server)
 
     thread = threading.Thread(target=run, daemon=True)
@@ -137,7 +137,7 @@ def test_only_the_relay_itself_knows_who_is_there(line: RelayLine) -> None:
         sockets.send(server, forged, name="1")
         sockets.receive(server)
 
-    forged = Parcel(Nodes(nodes=("1",)))
+    forged = Envelope(Nodes(nodes=("1",)))
     relay(line, forger)
     line.nodes()
     assert dict(line.send({"1": ASKED}, most=100)) == {"1": forged}  # an answer like any other that was not asked for
@@ -145,7 +145,7 @@ def test_only_the_relay_itself_knows_who_is_there(line: RelayLine) -> None:
 
 
 def test_it_takes_what_comes_late_while_it_still_sends(line: RelayLine) -> None:
-    large = Parcel(Answers(clients=(("c", None),)), (bytes(20_000_000),))
+    large = Envelope(Answers(clients=(("c", None),)), (bytes(20_000_000),))
 
     def late(server: socket.socket) -> None:
         sockets.send(server, large, name="1")  # of an earlier round: nobody waits for it
@@ -153,14 +153,14 @@ def test_it_takes_what_comes_late_while_it_still_sends(line: RelayLine) -> None:
 
     relay(line, late)
     line.nodes()
-    work = Parcel(Work(job="j", clients=()), (bytes(20_000_000),))
+    work = Envelope(Work(job="j", clients=()), (bytes(20_000_000),))
     assert dict(line.send({"2": work}, most=100)) == {"2": READY}
 
 
 def test_who_has_enough_leaves_the_line_in_order(line: RelayLine) -> None:
     relay(line, echo)
     line.nodes()
-    large = Parcel(Work(job="j", clients=()), (bytes(20_000_000),))
+    large = Envelope(Work(job="j", clients=()), (bytes(20_000_000),))
     for _ in range(2):
         answers = line.send({"1": ASKED, "2": large}, most=100)
         assert next(answers) == ("1", READY)
@@ -185,8 +185,8 @@ def test_news_that_a_node_has_gone_is_heard_before_it_is_counted(line: RelayLine
     def losing(server: socket.socket) -> None:
         sockets.receive(server)
         sockets.send(server, READY, name="1")
-        sockets.send(server, Parcel(Nodes(nodes=("1",))))
-        sockets.send(server, Parcel(Nodes(nodes=("1", "2", "3"))))
+        sockets.send(server, Envelope(Nodes(nodes=("1",))))
+        sockets.send(server, Envelope(Nodes(nodes=("1", "2", "3"))))
         told.set()
         sockets.receive(server)
 
@@ -198,7 +198,7 @@ def test_news_that_a_node_has_gone_is_heard_before_it_is_counted(line: RelayLine
 
 
 def test_an_answer_over_the_limit_is_refused_and_the_next_one_taken(line: RelayLine) -> None:
-    large, small = (Parcel(Answers(clients=(("c", None),)), (bytes(size),)) for size in (101, 100))
+    large, small = (Envelope(Answers(clients=(("c", None),)), (bytes(size),)) for size in (101, 100))
 
     def both(server: socket.socket) -> None:
         sockets.receive(server)
@@ -208,5 +208,5 @@ def test_an_answer_over_the_limit_is_refused_and_the_next_one_taken(line: RelayL
 
     relay(line, both)
     line.nodes()
-    refused = Parcel(Refusal(reason="its answer of 101 bytes is over the limit of 100"))
+    refused = Envelope(Refusal(reason="its answer of 101 bytes is over the limit of 100"))
     assert dict(line.send({"1": ASKED, "2": ASKED}, most=100)) == {"1": refused, "2": small}

@@ -11,10 +11,10 @@ import pytest
 
 from fedfm.errors import StorageError
 from fedfm.runtimes import sockets
-from fedfm.runtimes.parcels import Answers, Parcel, ParcelError, Refusal
-from fedfm.spool import Spooled
+from fedfm.runtimes.envelopes import Answers, Envelope, EnvelopeError, Refusal
+from fedfm.spill import Spilled
 
-ANSWER = Parcel(Answers(clients=(("a", None), ("b", None))), (b"x" * 100_000, b""))
+ANSWER = Envelope(Answers(clients=(("a", None), ("b", None))), (b"x" * 100_000, b""))
 
 
 @pytest.fixture
@@ -31,34 +31,34 @@ def in_a_thread(work: Callable[[], object]) -> None:
 def test_parcels_arrive_in_order_with_the_node_they_are_for(ends: tuple[socket.socket, socket.socket]) -> None:
     def send() -> None:
         sockets.send(ends[0], ANSWER, name="7")
-        sockets.send(ends[0], Parcel(Refusal(reason="no")))
+        sockets.send(ends[0], Envelope(Refusal(reason="no")))
         ends[0].shutdown(socket.SHUT_WR)
 
     in_a_thread(send)
     assert sockets.receive(ends[1]) == ("7", ANSWER)
-    assert sockets.receive(ends[1]) == ("", Parcel(Refusal(reason="no")))
+    assert sockets.receive(ends[1]) == ("", Envelope(Refusal(reason="no")))
     assert sockets.receive(ends[1]) is None
 
 
 def test_large_blobs_go_to_disk_where_that_is_asked_for(ends: tuple[socket.socket, socket.socket]) -> None:
-    sent = Parcel(ANSWER.head, (b"x" * (sockets.IN_MEMORY + 1), b"y" * sockets.IN_MEMORY))
+    sent = Envelope(ANSWER.head, (b"x" * (sockets.IN_MEMORY + 1), b"y" * sockets.IN_MEMORY))
     in_a_thread(lambda: [sockets.send(ends[0], sent) for _ in range(2)])
-    for spool, kinds in ((True, [Spooled, bytes]), (False, [bytes, bytes])):
-        _, got = sockets.receive(ends[1], spool=spool) or pytest.fail("nothing came")
+    for spill, kinds in ((True, [Spilled, bytes]), (False, [bytes, bytes])):
+        _, got = sockets.receive(ends[1], spill=spill) or pytest.fail("nothing came")
         assert [type(blob) for blob in got.blobs] == kinds
         assert (got.head, got.contents) == (sent.head, sent.blobs)
 
 
 def test_a_head_that_cannot_be_is_refused(ends: tuple[socket.socket, socket.socket]) -> None:
     ends[0].sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
-    with pytest.raises(ParcelError, match="not a parcel"):
+    with pytest.raises(EnvelopeError, match="not a envelope"):
         sockets.receive(ends[1])
 
 
 def test_hanging_up_in_the_middle_is_told(ends: tuple[socket.socket, socket.socket]) -> None:
     ends[0].sendall(b"\x00\x00\x00\x00")
     ends[0].close()
-    with pytest.raises(ConnectionError, match="middle of a parcel"):
+    with pytest.raises(ConnectionError, match="middle of a envelope"):
         sockets.receive(ends[1])
 
 
@@ -77,13 +77,13 @@ def test_a_question_is_answered_in_parts(tmp_path: Path) -> None:
     def answer() -> None:
         caller, _ = server.accept()
         with caller:
-            assert sockets.receive(caller) == ("", Parcel(Refusal(reason="?")))
+            assert sockets.receive(caller) == ("", Envelope(Refusal(reason="?")))
             sockets.send(caller, ANSWER)
             sockets.send(caller, ANSWER)
 
     with sockets.listen(path) as server:
         in_a_thread(answer)
-        assert list(sockets.ask(path, Parcel(Refusal(reason="?")), patience=5)) == [ANSWER, ANSWER]
+        assert list(sockets.ask(path, Envelope(Refusal(reason="?")), patience=5)) == [ANSWER, ANSWER]
 
 
 def test_one_who_hangs_up_without_an_answer_has_given_none(tmp_path: Path) -> None:
@@ -97,7 +97,7 @@ def test_one_who_hangs_up_without_an_answer_has_given_none(tmp_path: Path) -> No
     with sockets.listen(path) as server:
         in_a_thread(hang_up)
         with pytest.raises(ConnectionError, match="without an answer"):
-            list(sockets.ask(path, Parcel(Refusal(reason="?")), patience=5))
+            list(sockets.ask(path, Envelope(Refusal(reason="?")), patience=5))
 
 
 def test_nobody_there_is_told_after_the_patience(tmp_path: Path) -> None:
@@ -106,7 +106,7 @@ def test_nobody_there_is_told_after_the_patience(tmp_path: Path) -> None:
 
 
 def test_no_memory_is_taken_for_a_parcel_that_is_too_large(ends: tuple[socket.socket, socket.socket]) -> None:
-    large, small = Parcel(ANSWER.head, (bytes(200_000_000), b"")), Parcel(Refusal(reason="no"))
+    large, small = Envelope(ANSWER.head, (bytes(200_000_000), b"")), Envelope(Refusal(reason="no"))
 
     def send() -> None:
         sockets.send(ends[0], large, name="7")

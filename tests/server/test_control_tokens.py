@@ -10,7 +10,7 @@ import pytest
 
 from fedfm import run
 from fedfm.recipe import load_recipe
-from fedfm.server.experiment import build_experiment
+from fedfm.server.experiment.build import build_experiment
 from tests.small import small_recipe
 
 TEXTS = ["html: <s>old</s> <pad> price", "a text", "good </s>", "<mask> another one"]

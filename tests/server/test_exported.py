@@ -27,8 +27,8 @@ from fedfm.models.tunables import TUNABLES
 from fedfm.randomness import derive_seed
 from fedfm.recipe import Recipe
 from fedfm.records.folder import RunFolder
-from fedfm.server.outcome import write_outcome
-from fedfm.server.reload import reload
+from fedfm.server.runs.artifacts import write_outcome
+from fedfm.server.runs.reload import reload
 from fedfm.tasks import TASKS
 from tests.card import by_the_card
 from tests.models.cases import ALIKE, CASES, LABELS, Case, load

@@ -18,7 +18,7 @@ from fedfm.recipe import load_recipe
 from fedfm.records.report import write_report
 from fedfm.records.status import run_status
 from fedfm.server import Run, export, resume
-from fedfm.server.checkpoints import MANIFEST
+from fedfm.server.rounds.checkpoints import MANIFEST
 from tests.small import small_recipe
 
 DEEDS: Mapping[str, Callable[[Path], Any]] = {

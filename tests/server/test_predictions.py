@@ -17,7 +17,7 @@ from fedfm.errors import RecipeError
 from fedfm.models.builtin import write_random_model
 from fedfm.recipe import load_recipe
 from fedfm.server import plan
-from fedfm.server.exchange import Answers
+from fedfm.server.rounds.exchange import Answers
 from tests.small import small_recipe
 
 

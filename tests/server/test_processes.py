@@ -17,7 +17,7 @@ from fedfm.params import digest
 from fedfm.recipe import load_recipe
 from fedfm.runtimes.local import LocalRuntime
 from fedfm.runtimes.processes import ProcessRuntime, can_fork
-from fedfm.server.experiment import Experiment, build_experiment
+from fedfm.server.experiment.build import Experiment, build_experiment
 from fedfm.updates import Failure, Instruction, decode_update, encode_instruction
 from tests.small import small_recipe
 
@@ -159,6 +159,6 @@ def test_auto_keeps_small_runs_in_one_process(experiment: Experiment) -> None:
 
 
 def test_several_are_refused_where_there_can_be_but_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fedfm.sites.sharing.can_fork", lambda: False)
+    monkeypatch.setattr("fedfm.hosts.parallelism.can_fork", lambda: False)
     with pytest.raises(RecipeError, match="several processes need Linux and a CPU"):
         build_experiment(load_recipe(small_recipe(tmp_path, runtime={"processes": 2})))

@@ -14,7 +14,7 @@ from fedfm.errors import RecipeError
 from fedfm.models.backbones import Backbone, load_backbone
 from fedfm.models.builtin import write_random_model
 from fedfm.recipe import load_recipe
-from fedfm.server.experiment import Experiment, build_experiment
+from fedfm.server.experiment.build import Experiment, build_experiment
 from tests.small import small_recipe
 
 
@@ -82,8 +82,8 @@ def test_bfloat16_is_refused_where_clients_train_in_a_plain_loop(tmp_path: Path)
 def test_auto_is_bfloat16_where_it_pays_and_the_run_remembers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gains: bool, long: bool, changes: dict[str, Any], precision: str
 ) -> None:
-    monkeypatch.setattr("fedfm.sites.sharing.gains_by_bfloat16", lambda device: gains)
-    monkeypatch.setattr("fedfm.sites.sharing.LONG", 0.0 if long else float("inf"))
+    monkeypatch.setattr("fedfm.hosts.parallelism.gains_by_bfloat16", lambda device: gains)
+    monkeypatch.setattr("fedfm.hosts.parallelism.LONG", 0.0 if long else float("inf"))
     changes = {"runtime": {"processes": 1}, **changes}
     experiment = built(tmp_path, **changes)
     assert experiment.recipe.runtime.precision == precision
@@ -122,7 +122,7 @@ def test_the_commit_of_a_hubs_model_is_kept_beside_what_is_chosen(
     def with_commit(*args: Any, **kwargs: Any) -> Backbone:
         return dataclasses.replace(load_backbone(*args, **kwargs), revision="0123abcd")
 
-    monkeypatch.setattr("fedfm.server.experiment.load_backbone", with_commit)
+    monkeypatch.setattr("fedfm.server.experiment.build.load_backbone", with_commit)
     write_random_model("tiny-bert", tmp_path / "model")
     recipe = built(tmp_path, model={"path": str(tmp_path / "model")}).recipe
     assert recipe.model.revision == "0123abcd"
@@ -150,9 +150,9 @@ def test_stacks_of_any_height_train_alike(tmp_path: Path, precision: str) -> Non
 
 def test_how_many_share_a_pass_does_not_depend_on_the_runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It decides bits: a run that is worth two processes has the same passes over Flower, or with one or three."""
-    monkeypatch.setattr("fedfm.sites.sharing.SHARED", 0.0)
-    monkeypatch.setattr("fedfm.sites.sharing.cpu_count", lambda: 2)
-    monkeypatch.setattr("fedfm.sites.sharing.can_fork", lambda: True)
+    monkeypatch.setattr("fedfm.hosts.parallelism.SHARED", 0.0)
+    monkeypatch.setattr("fedfm.hosts.parallelism.cpu_count", lambda: 2)
+    monkeypatch.setattr("fedfm.hosts.parallelism.can_fork", lambda: True)
     found = {
         str(runtime): built(tmp_path, runtime=runtime)
         for runtime in ({}, {"processes": 1}, {"processes": 3}, {"kind": "flower"}, {"kind": "ray"}, {"threads": 2})

@@ -15,15 +15,16 @@ from fedfm.algorithms.fedavg import FedAvg
 from fedfm.clients import evaluation
 from fedfm.recipe import Recipe, load_recipe
 from fedfm.runtimes.base import Runtime
-from fedfm.server import experiment, resume
-from fedfm.server.carriers import over_nodes
-from fedfm.server.experiment import Experiment
-from fedfm.server.proxies import ServerProxy
-from fedfm.server.runs import start_run
-from fedfm.server.venues import Here
+from fedfm.server import resume
+from fedfm.server.experiment import build as experiment
+from fedfm.server.experiment.build import Experiment
+from fedfm.server.experiment.deployment import Simulation
+from fedfm.server.experiment.runtime_factory import over_nodes
+from fedfm.server.experiment.server_proxy import ServerProxy
+from fedfm.server.runs.start import start_run
 from fedfm.sites.site import Site
 from tests.machines import adapter
-from tests.server.test_venues import Near
+from tests.server.experiment.test_deployment import Near
 from tests.small import small_recipe
 
 Seen = dict[str, set[int]]
@@ -42,7 +43,7 @@ def _two_threads() -> Iterator[None]:
 def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
     """How many threads torch had in each part of a run."""
     found: Seen = {}
-    monkeypatch.setattr("fedfm.sites.devices.cpu_count", lambda: 2)
+    monkeypatch.setattr("fedfm.hosts.devices.cpu_count", lambda: 2)
     for name, owner, attribute in (
         ("training", torch.Tensor, "backward"),
         ("server step", FedAvg, "server_step"),
@@ -101,7 +102,7 @@ def test_a_node_uses_as_many(tmp_path: Path, seen: Seen) -> None:
 
 
 @dataclass(frozen=True)
-class InThisProcess(Here):
+class InThisProcess(Simulation):
     """Clients behind a node that is no process of its own."""
 
     def reach(self, experiment: Experiment) -> Runtime:

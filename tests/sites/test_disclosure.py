@@ -17,17 +17,17 @@ from fedfm.clients import Worker
 from fedfm.errors import DataError, RecipeError, StorageError
 from fedfm.params import digest
 from fedfm.recipe import load_recipe
-from fedfm.runtimes.parcels import Answers, Parcel, Prepare, Ready, Refusal, Work, job_digest
-from fedfm.server.carriers import over_sites
-from fedfm.server.experiment import Experiment, build_experiment
-from fedfm.server.serving import for_sites
+from fedfm.runtimes.envelopes import Answers, Envelope, Prepare, Ready, Refusal, Work, job_digest
+from fedfm.server.experiment.build import Experiment, build_experiment
+from fedfm.server.experiment.runtime_factory import over_sites
+from fedfm.server.runs.serving import for_sites
 from fedfm.sites import site as site_module
-from fedfm.sites.border import Border
 from fedfm.sites.causes import Cause
 from fedfm.sites.disclosure import PublicReason, public_reason
-from fedfm.sites.own import OwnData
+from fedfm.sites.egress import Egress
 from fedfm.sites.policy import Policy
 from fedfm.sites.site import Own, Site
+from fedfm.sites.site_config import OwnData
 from fedfm.updates import Instruction, encode_instruction
 from tests.small import small_recipe
 
@@ -47,22 +47,22 @@ class Watched:
         values = {"train": str(folder / f"{CANARY}.csv"), "text": [f"{CANARY} text"], "label": f"{CANARY} label"}
         labels = {f"{CANARY} no": "0", f"{CANARY} yes": "1"}
         data = OwnData.model_validate({**values, "labels": labels, **own})
-        self.border = Border(policy or Policy(), folder / f"{CANARY} state", self.said.append)
-        self.site = Site(Own(data, self.border), folder / f"{CANARY} proxies")
+        self.egress = Egress(policy or Policy(), folder / f"{CANARY} state", self.said.append)
+        self.site = Site(Own(data, self.egress), folder / f"{CANARY} proxies")
 
-    def answers(self, parcel: Parcel) -> list[Parcel]:
-        found = list(self.site.handle(parcel))
+    def answers(self, envelope: Envelope) -> list[Envelope]:
+        found = list(self.site.handle(envelope))
         for answer in found:
             self.left += answer.text.encode() + b"".join(answer.contents)
         return found
 
-    def prepare(self, job: dict[str, Any]) -> Parcel:
-        (answer,) = self.answers(Parcel(Prepare(job=job, client="clinic")))
+    def prepare(self, job: dict[str, Any]) -> Envelope:
+        (answer,) = self.answers(Envelope(Prepare(job=job, client="clinic")))
         return answer
 
-    def train(self, job: dict[str, Any], experiment: Experiment) -> Parcel:
+    def train(self, job: dict[str, Any], experiment: Experiment) -> Envelope:
         message = encode_instruction(Instruction(1, digest(experiment.start), 0.01, experiment.start))
-        (answer,) = self.answers(Parcel(Work(job=job_digest(job), clients=(("clinic", 0),)), (message,)))
+        (answer,) = self.answers(Envelope(Work(job=job_digest(job), clients=(("clinic", 0),)), (message,)))
         return answer
 
     def check(self) -> None:
@@ -115,7 +115,7 @@ def test_data_that_does_not_fit(case: str, job: dict[str, Any], tmp_path: Path) 
     watched = Watched(tmp_path, own)
     answer = watched.prepare(job)
     cause = Cause.DATA if case in IN_THE_DATA else Cause.RECIPE
-    assert answer == Parcel(Refusal(reason=f"{cause} ({place}); the site's own log says more"))
+    assert answer == Envelope(Refusal(reason=f"{cause} ({place}); the site's own log says more"))
     assert CANARY.encode() not in watched.left
     assert any("refused" in line and place in line for line in watched.said)
 
@@ -123,7 +123,7 @@ def test_data_that_does_not_fit(case: str, job: dict[str, Any], tmp_path: Path) 
 def test_files_that_cannot_be_read(job: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / f"{CANARY}.parquet").write_text(CANARY)
     watched = Watched(tmp_path, {"train": str(tmp_path / f"{CANARY}.parquet")})
-    assert watched.prepare(job) == Parcel(Refusal(reason=f"{Cause.DATA}; the site's own log says more"))
+    assert watched.prepare(job) == Envelope(Refusal(reason=f"{Cause.DATA}; the site's own log says more"))
     watched.check()
 
 
@@ -179,7 +179,7 @@ def test_whatever_is_raised_wherever(
     target: tuple[Any, str] = {
         "decode": (Worker, "prepare"),
         "plan": (Worker, "_plan"),
-        "append": (watched.border, "pass_update"),
+        "append": (watched.egress, "pass_update"),
     }.get(place, (site_module, place))
     if target[0] is not site_module:
         assert isinstance(watched.prepare(job).head, Ready)
@@ -190,7 +190,7 @@ def test_whatever_is_raised_wherever(
         assert isinstance(told.head, Refusal | Answers)
         assert CANARY in watched.said[-1]
     watched.check()
-    noted = [json.loads(line) for line in watched.border.journal.events.read_text().splitlines()]
+    noted = [json.loads(line) for line in watched.egress.journal.events.read_text().splitlines()]
     assert len(noted) == len(ERRORS)
     monkeypatch.undo()
     assert isinstance(watched.prepare(job).head, Ready), "the site goes on"

@@ -12,16 +12,16 @@ from pathlib import Path
 import pytest
 
 from fedfm.runtimes import sockets
-from fedfm.runtimes.parcels import Parcel, Ready, Refusal, Work
+from fedfm.runtimes.envelopes import Envelope, Ready, Refusal, Work
 from fedfm.sites.causes import Cause
 from fedfm.sites.guard import Guard
 from fedfm.sites.journal import Journal
-from fedfm.sites.member import Follower
+from fedfm.sites.site_agent import Follower
 
 WORKER = """
 import os, signal, socket, sys, time
 from fedfm.runtimes import sockets
-from fedfm.runtimes.parcels import Parcel, Ready
+from fedfm.runtimes.envelopes import Envelope, Ready
 from fedfm.sites.guard import SECONDS
 
 line = socket.socket(fileno=int(sys.argv[1]))
@@ -30,18 +30,18 @@ tell(0.0)
 while True:
     word, (number,), _, _ = socket.recv_fds(line, 1, 1)
     with socket.socket(fileno=number) as caller:
-        name, parcel = sockets.receive(caller)
-        tell(0.3 if parcel.head.job == "hang" else 60.0)
-        if parcel.head.job == "hang":
+        name, envelope = sockets.receive(caller)
+        tell(0.3 if envelope.head.job == "hang" else 60.0)
+        if envelope.head.job == "hang":
             time.sleep(600)
-        if parcel.head.job == "end":
+        if envelope.head.job == "end":
             os.kill(os.getpid(), signal.SIGKILL)
-        if parcel.head.job == "answer and end":
-            sockets.send(caller, Parcel(Ready(job="done", clients=None)))
+        if envelope.head.job == "answer and end":
+            sockets.send(caller, Envelope(Ready(job="done", clients=None)))
         else:
-            sockets.send(caller, Parcel(Ready(job=str(os.getpid()), clients=None)))
+            sockets.send(caller, Envelope(Ready(job=str(os.getpid()), clients=None)))
     tell(0.0)
-    if parcel.head.job == "answer and end":
+    if envelope.head.job == "answer and end":
         os._exit(3)
 """
 
@@ -64,12 +64,12 @@ def path(tmp_path: Path, said: list[str]) -> Iterator[Path]:
     guard.close()
 
 
-def asked(path: Path, job: str) -> Parcel:
-    (answer,) = sockets.ask(path, Parcel(Work(job=job, clients=())), patience=60)
+def asked(path: Path, job: str) -> Envelope:
+    (answer,) = sockets.ask(path, Envelope(Work(job=job, clients=())), patience=60)
     return answer
 
 
-def process(answer: Parcel) -> str:
+def process(answer: Envelope) -> str:
     assert isinstance(answer.head, Ready)
     return answer.head.job
 
@@ -80,7 +80,7 @@ def test_one_process_answers_all_that_is_sound(path: Path) -> None:
 
 def test_one_that_hangs_is_ended_and_the_server_gets_a_refusal(path: Path, said: list[str]) -> None:
     first = process(asked(path, "one"))
-    assert asked(path, "hang") == Parcel(Refusal(reason=Cause.TIME.sentence()))
+    assert asked(path, "hang") == Envelope(Refusal(reason=Cause.TIME.sentence()))
     assert process(asked(path, "two")) != first
     assert said == ["refused: it took longer than the policy allows"]
     assert "longer than the policy" in (path.parent / "events.jsonl").read_text()
@@ -89,7 +89,7 @@ def test_one_that_hangs_is_ended_and_the_server_gets_a_refusal(path: Path, said:
 def test_one_that_ends_again_over_the_same_is_a_refusal(path: Path, said: list[str]) -> None:
     with pytest.raises(ConnectionError):  # the server asks once more
         asked(path, "end")
-    assert asked(path, "end") == Parcel(Refusal(reason=Cause.ENDED.sentence()))
+    assert asked(path, "end") == Envelope(Refusal(reason=Cause.ENDED.sentence()))
     process(asked(path, "one"))
     assert said[0].startswith("failed: the worker was ended by SIGKILL")
     assert said[1].startswith("refused: the worker was ended by SIGKILL")

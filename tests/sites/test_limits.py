@@ -14,18 +14,18 @@ from fedfm.models.backbones import load_backbone
 from fedfm.models.settings import ModelSettings
 from fedfm.models.tunables import Lora
 from fedfm.recipe import load_recipe
-from fedfm.runtimes.parcels import File, Parcel, Prepare, Ready, Refusal
-from fedfm.server.carriers import over_sites
-from fedfm.server.experiment import Experiment, build_experiment
-from fedfm.server.serving import for_sites
+from fedfm.runtimes.envelopes import Envelope, File, Prepare, Ready, Refusal
+from fedfm.server.experiment.build import Experiment, build_experiment
+from fedfm.server.experiment.runtime_factory import over_sites
+from fedfm.server.runs.serving import for_sites
 from fedfm.sites import patterns
-from fedfm.sites.border import Border
 from fedfm.sites.causes import Cause
 from fedfm.sites.disclosure import PolicyError
+from fedfm.sites.egress import Egress
 from fedfm.sites.limits import check_files
-from fedfm.sites.own import OwnData
 from fedfm.sites.policy import Policy
 from fedfm.sites.site import Own, Site
+from fedfm.sites.site_config import OwnData
 from fedfm.tasks import TASKS
 from tests.small import small_recipe
 
@@ -66,13 +66,13 @@ def site(tmp_path: Path) -> Callable[..., Site]:
     def make(policy: Policy | None = None, **own: Any) -> Site:
         (tmp_path / "rows.csv").write_text(f"text,label\n{'a' * 40}b,1\nbad,0\n")
         data = OwnData(train=str(tmp_path / "rows.csv"), **own)
-        return Site(Own(data, Border(policy or Policy(), tmp_path / "state", print)), tmp_path / "proxies")
+        return Site(Own(data, Egress(policy or Policy(), tmp_path / "state", print)), tmp_path / "proxies")
 
     return make
 
 
-def asked(site: Site, job: dict[str, Any], **more: Any) -> Parcel:
-    (answer,) = site.handle(Parcel(Prepare(job=job, client="clinic", **more)))
+def asked(site: Site, job: dict[str, Any], **more: Any) -> Envelope:
+    (answer,) = site.handle(Envelope(Prepare(job=job, client="clinic", **more)))
     return answer
 
 
@@ -85,7 +85,7 @@ def changed(job: dict[str, Any], group: str, changes: dict[str, Any]) -> dict[st
 def test_what_a_recipe_asks(case: str, job: dict[str, Any], site: Callable[..., Site]) -> None:
     group, changes, key = ASKED[case]
     here = site()
-    assert asked(here, changed(job, group, changes)) == Parcel(Refusal(reason=Cause.POLICY.sentence(key)))
+    assert asked(here, changed(job, group, changes)) == Envelope(Refusal(reason=Cause.POLICY.sentence(key)))
     assert isinstance(asked(here, job).head, Ready)
 
 
@@ -93,7 +93,7 @@ def test_what_a_recipe_asks(case: str, job: dict[str, Any], site: Callable[..., 
 def test_what_no_recipe_may_ask(case: str, job: dict[str, Any], site: Callable[..., Site]) -> None:
     group, changes, key = NO_RECIPE[case]
     here = site()
-    assert asked(here, changed(job, group, changes)) == Parcel(Refusal(reason=Cause.RECIPE.sentence(key)))
+    assert asked(here, changed(job, group, changes)) == Envelope(Refusal(reason=Cause.RECIPE.sentence(key)))
     assert isinstance(asked(here, job).head, Ready)
 
 
@@ -109,7 +109,7 @@ def test_a_batch_has_no_more_examples_than_the_site(job: dict[str, Any], site: C
     large = changed(job, "local", {"batch_size": 1_000_000})
     assert isinstance(asked(site(), large).head, Ready)
     refused = asked(site(Policy(max_batch_size=1)), large)
-    assert refused == Parcel(Refusal(reason=Cause.POLICY.sentence("max_batch_size")))
+    assert refused == Envelope(Refusal(reason=Cause.POLICY.sentence("max_batch_size")))
     assert isinstance(asked(site(Policy(max_batch_size=1), batch_size=1), large).head, Ready), "data.yaml lowers it"
 
 
@@ -120,7 +120,7 @@ def test_a_pattern_that_does_not_return(
     monkeypatch.setattr(patterns, "SECONDS", 0.5)
     here = site()
     endless = changed(job, "tune", {"kind": "ia3", "target_modules": ".*query", key: NEVER})
-    assert asked(here, endless) == Parcel(Refusal(reason=Cause.RECIPE.sentence(f"tune.{key}")))
+    assert asked(here, endless) == Envelope(Refusal(reason=Cause.RECIPE.sentence(f"tune.{key}")))
     assert isinstance(asked(here, job).head, Ready)
 
 
@@ -133,7 +133,7 @@ def test_patterns_that_return_pass() -> None:
 @pytest.mark.parametrize("chosen", ["(", "a{99999999999999999999}", "(" * 10**5 + ")" * 10**5])
 def test_what_is_no_pattern(chosen: str, job: dict[str, Any], site: Callable[..., Site]) -> None:
     wrong = changed(job, "tune", {"kind": "lora", "target_modules": chosen})
-    assert asked(site(), wrong) == Parcel(Refusal(reason=Cause.RECIPE.sentence("tune.target_modules")))
+    assert asked(site(), wrong) == Envelope(Refusal(reason=Cause.RECIPE.sentence("tune.target_modules")))
 
 
 @pytest.fixture(scope="module")
@@ -167,13 +167,13 @@ def test_what_a_model_says_of_itself(
     (folder / "config.json").unlink()
     config = json.loads((model / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | changes))
-    assert asked(site(model=str(folder)), job) == Parcel(Refusal(reason=Cause.POLICY.sentence(key)))
+    assert asked(site(model=str(folder)), job) == Envelope(Refusal(reason=Cause.POLICY.sentence(key)))
 
 
 def test_a_lower_limit_is_kept(job: dict[str, Any], site: Callable[..., Site]) -> None:
     for limit in ({"max_layers": 1}, {"max_parameters": 1000}, {"max_bytes": 100}):
         (key,) = limit
-        assert asked(site(Policy(**limit)), job) == Parcel(Refusal(reason=Cause.POLICY.sentence(key)))
+        assert asked(site(Policy(**limit)), job) == Envelope(Refusal(reason=Cause.POLICY.sentence(key)))
 
 
 def test_an_image_processor_that_makes_large_images(tmp_path: Path) -> None:
@@ -191,7 +191,7 @@ def test_a_proxy_that_is_too_large_is_not_downloaded(job: dict[str, Any], site: 
     proxied["recipe"]["public"] = {"data": "builtin:pydoc"}
     file = File(name="model.safetensors", size=HUGE, sha256="0" * 64)
     answer = asked(site(), proxied, files=(file,))
-    assert answer == Parcel(Refusal(reason=Cause.POLICY.sentence("max_download_bytes")))
+    assert answer == Envelope(Refusal(reason=Cause.POLICY.sentence("max_download_bytes")))
 
 
 def test_a_tokenizer_that_panics(job: dict[str, Any], site: Callable[..., Site], model: Path, tmp_path: Path) -> None:
@@ -204,6 +204,6 @@ def test_a_tokenizer_that_panics(job: dict[str, Any], site: Callable[..., Site],
     content["normalizer"] = json.loads(normalizers.Replace(Regex("(a|aa)+$"), "c").__getstate__())
     file.write_text(json.dumps(content))
     here = site(model=str(tmp_path / "panics"))
-    assert asked(here, job) == Parcel(Refusal(reason=Cause.DATA.sentence()))
+    assert asked(here, job) == Envelope(Refusal(reason=Cause.DATA.sentence()))
     here._own = site()._own
     assert isinstance(asked(here, job).head, Ready), "the site goes on"

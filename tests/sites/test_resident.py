@@ -11,13 +11,13 @@ from typing import cast
 import pytest
 
 from fedfm.runtimes import sockets
-from fedfm.runtimes.parcels import Answers, Ask, Parcel, Ready, Refusal, Seen, Work
+from fedfm.runtimes.envelopes import Answers, Ask, Envelope, Ready, Refusal, Seen, Work
 from fedfm.sites.resident import accepted, serve
 from fedfm.sites.site import Site
 
-WORK, READY = Parcel(Work(job="j", clients=())), Parcel(Ready(job="j", clients=None))
-END = Parcel(Refusal(reason="end"))
-LARGE = Parcel(Answers(clients=(("c", None),)), (bytes(20_000_000),))
+WORK, READY = Envelope(Work(job="j", clients=())), Envelope(Ready(job="j", clients=None))
+END = Envelope(Refusal(reason="end"))
+LARGE = Envelope(Answers(clients=(("c", None),)), (bytes(20_000_000),))
 PATIENCE = 60.0
 
 
@@ -30,16 +30,16 @@ class Faked:
     """
 
     def __init__(self) -> None:
-        self.work: Callable[[], Parcel] = lambda: READY
+        self.work: Callable[[], Envelope] = lambda: READY
         self.threads = list[threading.Thread]()
 
-    def handle(self, parcel: Parcel) -> Iterator[Parcel]:
-        if parcel == END:
+    def handle(self, envelope: Envelope) -> Iterator[Envelope]:
+        if envelope == END:
             raise SystemExit  # as when it is told to
         self.threads.append(threading.current_thread())
         yield self.work()
 
-    def seconds(self, parcel: Parcel) -> float:
+    def seconds(self, envelope: Envelope) -> float:
         return PATIENCE
 
     def rest(self) -> None:
@@ -73,20 +73,20 @@ def site(path: Path) -> Iterator[Faked]:
     assert set(site.threads) <= {thread}
 
 
-def asked(path: Path, parcel: Parcel, name: str = "") -> list[Parcel]:
-    return list(sockets.ask(path, parcel, patience=PATIENCE, name=name))
+def asked(path: Path, envelope: Envelope, name: str = "") -> list[Envelope]:
+    return list(sockets.ask(path, envelope, patience=PATIENCE, name=name))
 
 
-def seen(path: Path, message: str) -> list[Parcel]:
-    return asked(path, Parcel(Ask(message=message)), "question")
+def seen(path: Path, message: str) -> list[Envelope]:
+    return asked(path, Envelope(Ask(message=message)), "question")
 
 
 def test_it_says_what_has_come(site: Faked, path: Path) -> None:
-    assert seen(path, "one") == [Parcel(Seen(seen=False))]
+    assert seen(path, "one") == [Envelope(Seen(seen=False))]
     for _ in range(2):
         assert asked(path, WORK, "one") == [READY]
-    assert seen(path, "one") == [Parcel(Seen(seen=True))]
-    assert seen(path, "question") == [Parcel(Seen(seen=False))]  # which is none of it
+    assert seen(path, "one") == [Envelope(Seen(seen=True))]
+    assert seen(path, "question") == [Envelope(Seen(seen=False))]  # which is none of it
     assert len(site.threads) == 2  # and no work
 
 
@@ -100,7 +100,7 @@ def test_a_caller_that_says_nothing_sound_is_not_the_last(words: bytes, site: Fa
 def test_a_caller_that_hangs_up_is_not_the_last(site: Faked, path: Path) -> None:
     begun, gone = threading.Event(), threading.Event()
 
-    def work() -> Parcel:
+    def work() -> Envelope:
         begun.set()
         assert gone.wait(PATIENCE)
         return LARGE

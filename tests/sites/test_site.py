@@ -9,9 +9,9 @@ import pytest
 
 from fedfm.params import digest
 from fedfm.recipe import load_recipe
-from fedfm.runtimes.parcels import Answers, File, Parcel, Prepare, Ready, Refusal, Unprepared, Work, job_digest
-from fedfm.server.carriers import over_nodes
-from fedfm.server.experiment import Experiment, build_experiment
+from fedfm.runtimes.envelopes import Answers, Envelope, File, Prepare, Ready, Refusal, Unprepared, Work, job_digest
+from fedfm.server.experiment.build import Experiment, build_experiment
+from fedfm.server.experiment.runtime_factory import over_nodes
 from fedfm.sites import site as site_module
 from fedfm.sites.site import Site
 from fedfm.updates import Instruction, decode_update, encode_instruction
@@ -29,23 +29,23 @@ def job(experiment: Experiment) -> dict[str, Any]:
     return dict(over_nodes(experiment, None).job)  # type: ignore[arg-type]
 
 
-def asked(site: Site, parcel: Parcel) -> list[Parcel]:
-    return list(site.handle(parcel))
+def asked(site: Site, envelope: Envelope) -> list[Envelope]:
+    return list(site.handle(envelope))
 
 
 def test_it_trains_as_the_servers_worker_would(experiment: Experiment, job: dict[str, Any]) -> None:
     site = Site()
-    assert asked(site, Parcel(Prepare(job=job))) == [Parcel(Ready(job=job_digest(job), clients=None))]
+    assert asked(site, Envelope(Prepare(job=job))) == [Envelope(Ready(job=job_digest(job), clients=None))]
     message = encode_instruction(Instruction(1, digest(experiment.start), 0.01, experiment.start))
     clients = list(experiment.worker.clients)[:3]
-    parts = asked(site, Parcel(Work(job=job_digest(job), clients=tuple((name, 0) for name in clients)), (message,)))
+    parts = asked(site, Envelope(Work(job=job_digest(job), clients=tuple((name, 0) for name in clients)), (message,)))
     there = {part.head.clients[0][0]: part.blobs[0] for part in parts if isinstance(part.head, Answers)}
     assert there == dict(experiment.worker.train(dict.fromkeys(clients, message)))
     assert decode_update(there[clients[0]]).client == clients[0]
 
 
 def test_work_of_a_run_that_it_does_not_know_is_not_done() -> None:
-    assert asked(Site(), Parcel(Work(job="another", clients=()))) == [Parcel(Unprepared())]
+    assert asked(Site(), Envelope(Work(job="another", clients=()))) == [Envelope(Unprepared())]
 
 
 @pytest.mark.parametrize(
@@ -63,29 +63,29 @@ def test_work_of_a_run_that_it_does_not_know_is_not_done() -> None:
 def test_another_run_than_it_can_do_is_refused(job: dict[str, Any], changes: dict[str, Any], reason: str) -> None:
     if changes.get("model"):
         changes = {"model": job["model"] | changes["model"]}
-    (answer,) = asked(Site(), Parcel(Prepare(job=job | changes)))
+    (answer,) = asked(Site(), Envelope(Prepare(job=job | changes)))
     assert isinstance(answer.head, Refusal)
     assert reason in answer.head.reason
 
 
 def test_a_file_that_is_not_there_is_named(job: dict[str, Any], tmp_path: Path) -> None:
     job["recipe"] = job["recipe"] | {"data": job["recipe"]["data"] | {"train": str(tmp_path / "gone.jsonl")}}
-    (answer,) = asked(Site(), Parcel(Prepare(job=job)))
+    (answer,) = asked(Site(), Envelope(Prepare(job=job)))
     assert isinstance(answer.head, Refusal)
     assert "gone.jsonl" in answer.head.reason
 
 
 def test_files_of_a_proxy_that_the_recipe_does_not_have_are_refused(job: dict[str, Any], tmp_path: Path) -> None:
     file = File(name="config.json", size=2, sha256="0" * 64)
-    (answer,) = asked(Site(downloads=tmp_path / "proxies"), Parcel(Prepare(job=job, files=(file,))))
+    (answer,) = asked(Site(downloads=tmp_path / "proxies"), Envelope(Prepare(job=job, files=(file,))))
     assert isinstance(answer.head, Refusal)
     assert "the server offers the files of one" in answer.head.reason
     assert not (tmp_path / "proxies").exists()
 
 
 def test_what_only_a_node_says_is_not_answered() -> None:
-    (answer,) = asked(Site(), Parcel(Unprepared()))
-    assert answer == Parcel(Refusal(reason="a node does not answer `unprepared`"))
+    (answer,) = asked(Site(), Envelope(Unprepared()))
+    assert answer == Envelope(Refusal(reason="a node does not answer `unprepared`"))
 
 
 def test_what_it_did_not_foresee_is_told(job: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,5 +93,5 @@ def test_what_it_did_not_foresee_is_told(job: dict[str, Any], monkeypatch: pytes
         raise ZeroDivisionError
 
     monkeypatch.setattr(site_module, "read_training", fails)
-    (answer,) = asked(Site(), Parcel(Prepare(job=job)))
-    assert answer == Parcel(Refusal(reason="it did not foresee a ZeroDivisionError; its log says where"))
+    (answer,) = asked(Site(), Envelope(Prepare(job=job)))
+    assert answer == Envelope(Refusal(reason="it did not foresee a ZeroDivisionError; its log says where"))

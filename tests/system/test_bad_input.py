@@ -206,7 +206,7 @@ def test_two_processes_do_not_share_a_run(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_full_disk_keeps_the_last_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import fedfm.server.checkpoints as checkpoints
+    import fedfm.server.rounds.checkpoints as checkpoints
 
     save = checkpoints.tensors.save
 

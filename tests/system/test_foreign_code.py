@@ -136,7 +136,7 @@ def processes(*words: str) -> list[list[str]]:
     for process in psutil.Process().children(recursive=True):
         with suppress(psutil.Error):  # it has just ended
             lines.append(process.cmdline())
-    return [line for line in lines if "fedfm.runtimes.leash" not in line and set(words) <= set(line)]
+    return [line for line in lines if "fedfm.runtimes.child_guard" not in line and set(words) <= set(line)]
 
 
 class Attack(Listener):

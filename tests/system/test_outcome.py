@@ -12,7 +12,7 @@ import pytest
 from fedfm import export, load_recipe, run
 from fedfm.models.backbones import load_backbone
 from fedfm.params import tensor_digest
-from fedfm.server.experiment import build_experiment
+from fedfm.server.experiment.build import build_experiment
 from tests.card import by_the_card
 from tests.small import small_recipe
 

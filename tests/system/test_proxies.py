@@ -16,7 +16,7 @@ from fedfm.params import digest, load
 from fedfm.proxies.folder import load_proxy
 from fedfm.recipe import Recipe
 from fedfm.records import jsonl
-from fedfm.server.proxy_tools import build_proxy, inspect_proxy
+from fedfm.server.runs.proxy_tools import build_proxy, inspect_proxy
 from tests.small import small_recipe
 from tests.system.test_outcome import plain_accuracy
 from tests.system.test_resume import kill_at, outcome, write_recipe

@@ -20,7 +20,7 @@ from tests.small import small_recipe
 KILLED = """
 import os, signal, sys
 from fedfm import Listener, run
-import fedfm.params, fedfm.server.checkpoints as checkpoints
+import fedfm.params, fedfm.server.rounds.checkpoints as checkpoints
 
 point, number = sys.argv[2], int(sys.argv[3])
 
@@ -191,7 +191,7 @@ def test_a_model_merged_earlier_does_not_outlive_more_rounds(finished: Run) -> N
 def test_stopped_while_finishing_is_interrupted_and_resumable(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, times: int
 ) -> None:
-    from fedfm.server import runs
+    from fedfm.server.runs import start as runs
 
     straight = outcome(run(write_recipe(tmp_path, "straight", {"name": "fedavg"})))
     measure = runs.baselines

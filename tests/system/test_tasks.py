@@ -12,8 +12,8 @@ from fedfm import load_recipe, run
 from fedfm.algorithms import ALGORITHMS
 from fedfm.models.tunables import TUNABLES
 from fedfm.records.folder import RunFolder
-from fedfm.server.checkpoints import load_checkpoint
-from fedfm.server.experiment import build_experiment
+from fedfm.server.experiment.build import build_experiment
+from fedfm.server.rounds.checkpoints import load_checkpoint
 from tests.small import small_recipe
 
 

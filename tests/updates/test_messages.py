@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from fedfm.params import digest
 from fedfm.printable import line
-from fedfm.spool import Spooled
+from fedfm.spill import Spilled
 from fedfm.updates import (
     Instruction,
     MessageError,
@@ -56,7 +56,7 @@ def test_instruction_round_trip() -> None:
 
 def test_an_update_may_lie_on_disk() -> None:
     sent = encode_update(update(activity={"layer.0": torch.tensor([1, 2])}))
-    got, expected = decode_update(Spooled([sent])), decode_update(sent)
+    got, expected = decode_update(Spilled([sent])), decode_update(sent)
     assert {**vars(got), "params": None, "activity": None} == {**vars(expected), "params": None, "activity": None}
     assert digest(got.tensors) == digest(expected.tensors)
     assert got.params["a.weight"] is not got.params["a.weight"]  # it is read anew

@@ -21,7 +21,7 @@ def check(recipe: str, overrides: tuple[str, ...], as_json: bool) -> None:
     """
     from fedfm.cli.display import describe_plan
     from fedfm.recipe import load_recipe
-    from fedfm.server.refusals import refuse_unrunnable
+    from fedfm.server.runs.refusals import refuse_unrunnable
 
     refuse_unrunnable(recipe, overrides)
     with waiting("loading libraries, data and model"):

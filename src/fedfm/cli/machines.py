@@ -56,7 +56,7 @@ def server(
     """
     with needs_flower():
         from fedfm.runtimes.flower.admission import check_tls, keys_by_name
-    from fedfm.server.serving import Hosting, serve
+    from fedfm.server.runs.serving import Hosting, serve
 
     keys, certificate = keys_by_name(allow), check_tls(tls)
     terminal = console(stderr=as_json)
@@ -109,7 +109,7 @@ def client(address: str, ca: Path, key: Path, data: Path, policy: Path | None, s
     with needs_flower():
         from fedfm.runtimes.flower.admission import check_private_key
         from fedfm.runtimes.flower.keys import certificate_fingerprint
-        from fedfm.sites.member import Member
+        from fedfm.sites.site_agent import Member
 
     fingerprint = check_private_key(key)
     certificate_fingerprint(ca)

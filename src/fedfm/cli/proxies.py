@@ -60,7 +60,7 @@ def inspect(
     with the backbone's.
     """
     from fedfm.cli.proxy_display import describe_proxy
-    from fedfm.server.proxy_tools import inspect_proxy
+    from fedfm.server.runs.proxy_tools import inspect_proxy
 
     found = inspect_proxy(
         model,
@@ -91,7 +91,7 @@ def build(recipe: str, folder: Path, overrides: tuple[str, ...], as_json: bool) 
     """
     from fedfm.cli.proxy_display import describe_built
     from fedfm.recipe import load_recipe
-    from fedfm.server.proxy_tools import build_proxy
+    from fedfm.server.runs.proxy_tools import build_proxy
 
     built = build_proxy(load_recipe(recipe, overrides), folder)
     if as_json:

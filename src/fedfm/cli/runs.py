@@ -28,7 +28,7 @@ def run(recipe: str, overrides: tuple[str, ...], profile: bool, as_json: bool) -
     algorithm.name, …) starts that group afresh, with its defaults and the keys set beside it.
     """
     from fedfm.server import run
-    from fedfm.server.refusals import refuse_unrunnable
+    from fedfm.server.runs.refusals import refuse_unrunnable
 
     refuse_unrunnable(recipe, overrides)
     follow(lambda display: run(recipe, overrides, listeners=[display], profile=profile), as_json)
@@ -44,7 +44,7 @@ def resume(folder: str, overrides: tuple[str, ...], as_json: bool) -> None:
     """
     from fedfm.records.folder import RunFolder
     from fedfm.server import resume
-    from fedfm.server.refusals import refuse_unresumable
+    from fedfm.server.runs.refusals import refuse_unresumable
 
     refuse_unresumable(RunFolder.open(folder), overrides)
     follow(lambda display: resume(folder, overrides, listeners=[display]), as_json)

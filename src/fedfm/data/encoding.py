@@ -50,7 +50,7 @@ def encoded(key: str, rows: int, prepare: Callable[[], Encode], features: Featur
 
 @contextmanager
 def _panics_told() -> Iterator[None]:
-    """Turns a panic of a tokenizer, which is written in Rust, into an error; it is no Exception.
+    """Ordering a panic of a tokenizer, which is written in Rust, into an error; it is no Exception.
 
     Raises:
         DataError: the block panicked.

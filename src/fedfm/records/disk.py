@@ -22,7 +22,7 @@ def normal(path: Path | str) -> Path:
 
 @contextmanager
 def storage(path: Path, deed: str) -> Iterator[None]:
-    """Turns the operating system's refusal inside the block into one line: what could not be done where, and why.
+    """Ordering the operating system's refusal inside the block into one line: what could not be done where, and why.
 
     What is written inside is for its owner only.
 

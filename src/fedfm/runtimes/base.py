@@ -6,10 +6,10 @@ from collections.abc import Generator, Mapping, Sequence
 from typing import Protocol
 
 from fedfm.proxies.versions import ProxyVersion
-from fedfm.spool import Spooled
+from fedfm.spill import Spilled
 from fedfm.updates import Failure
 
-Answer = bytes | Spooled | Failure
+Answer = bytes | Spilled | Failure
 """The bytes of an update, in memory or on disk, or why there is none."""
 
 

@@ -16,12 +16,11 @@ from typing import Any, Literal, Protocol
 from fedfm.errors import InterruptedRunError, TooFewClientsError
 from fedfm.proxies.versions import ProxyVersion
 from fedfm.runtimes.base import Answer
-from fedfm.runtimes.offers import Offer
-from fedfm.runtimes.parcels import (
+from fedfm.runtimes.envelopes import (
     Answers,
     Ended,
+    Envelope,
     Lost,
-    Parcel,
     Piece,
     Prepare,
     Ready,
@@ -31,7 +30,8 @@ from fedfm.runtimes.parcels import (
     Work,
     job_digest,
 )
-from fedfm.spool import Spooled
+from fedfm.runtimes.file_transfer import Offer
+from fedfm.spill import Spilled
 from fedfm.updates import Failure
 
 TRIES, PAUSE = 3, 3.0
@@ -52,9 +52,9 @@ class Line(Protocol):
         ...
 
     def send(
-        self, parcels: Mapping[str, Parcel], *, most: int, within: float | None = None
-    ) -> Generator[tuple[str, Parcel]]:
-        """Sends nodes their parcels and yields (node, answer) as answers come in; a node may answer in parts.
+        self, envelopes: Mapping[str, Envelope], *, most: int, within: float | None = None
+    ) -> Generator[tuple[str, Envelope]]:
+        """Sends nodes their envelopes and yields (node, answer) as answers come in; a node may answer in parts.
 
         `Lost` in place of an answer says why there is none, or no more of it. A node that others run does not decide
         how much memory its answer takes: where its blobs have more than ``most`` bytes there is a `Refusal`. A caller
@@ -131,7 +131,7 @@ class NodesRuntime:
         self._prepared(trial=None if self.save_processor is None else Offer(self.save_processor))
 
     def exchange(self, messages: Mapping[str, bytes]) -> Generator[tuple[str, Answer]]:
-        """Deals the clients to the nodes; all of a node's in one parcel.
+        """Deals the clients to the nodes; all of a node's in one envelope.
 
         Raises:
             TooFewClientsError: no node is prepared, with the reasons.
@@ -153,9 +153,9 @@ class NodesRuntime:
             status: how it ended.
             rounds: that were played.
         """
-        parcel = Parcel(Ended(job=self._digest, run=run, status=status, rounds=rounds))
+        envelope = Envelope(Ended(job=self._digest, run=run, status=status, rounds=rounds))
         with suppress(InterruptedRunError, TooFewClientsError):  # asked to stop, or no node can be reached any more
-            deque(self.line.send(dict.fromkeys(self.examples, parcel), most=0, within=PARTING), maxlen=0)
+            deque(self.line.send(dict.fromkeys(self.examples, envelope), most=0, within=PARTING), maxlen=0)
 
     def attend(self, check: Callable[[], None]) -> None:
         """Calls ``check`` now and then while it waits for nodes; what that raises ends the waiting."""
@@ -203,7 +203,7 @@ class NodesRuntime:
         offer = trial or self._offer()
         lacked: dict[str, float] = dict.fromkeys(nodes, float("inf"))
 
-        def parcel(node: str, wanted: Sequence[Piece]) -> Parcel:
+        def envelope(node: str, wanted: Sequence[Piece]) -> Envelope:
             pieces = offer.read(wanted) if offer else []
             head = Prepare(
                 job=self.job,
@@ -212,27 +212,27 @@ class NodesRuntime:
                 files=offer.files if offer else (),
                 pieces=tuple(piece for piece, _ in pieces),
             )
-            return Parcel(head, tuple(content for _, content in pieces))
+            return Envelope(head, tuple(content for _, content in pieces))
 
-        parcels = {node: parcel(node, ()) for node in nodes}
-        while parcels:
-            told, parcels = parcels, {}
+        envelopes = {node: envelope(node, ()) for node in nodes}
+        while envelopes:
+            told, envelopes = envelopes, {}
             for node, answer in self.line.send(told, most=0):
                 match answer:
-                    case Parcel(head=Ready(job=self._digest, clients=clients, examples=examples)):
+                    case Envelope(head=Ready(job=self._digest, clients=clients, examples=examples)):
                         self.examples[node] = examples or 0
                         if trial is None:
                             served = (node,) if self.own_data else clients
                             self._serves[node] = None if served is None else frozenset(served)
                             self._held.add(node)
-                    case Parcel(head=Wanting(job=self._digest, pieces=pieces)):
+                    case Envelope(head=Wanting(job=self._digest, pieces=pieces)):
                         lacks = None if offer is None else offer.lacking(pieces)
                         sent = sum(map(len, told[node].blobs))  # a node keeps it, or asks without end
                         if lacks is None or lacks >= lacked[node] or lacks > lacked[node] - sent:
                             self._refuse(node, "the files of the proxy do not arrive there as they were sent")
                         else:
-                            lacked[node], parcels[node] = lacks, parcel(node, pieces)
-                    case Parcel(head=Lost()):
+                            lacked[node], envelopes[node] = lacks, envelope(node, pieces)
+                    case Envelope(head=Lost()):
                         self._serves.pop(node, None)
                         self._lost[node] = _why_not(answer)
                     case _:
@@ -278,10 +278,10 @@ class NodesRuntime:
         waiting = {node: list(share) for node, share in shares.items()}
         forgot: set[str] = set()
         lost: dict[str, str] = {}
-        parcels = {node: self._parcel(node, share, messages) for node, share in shares.items()}
+        envelopes = {node: self._parcel(node, share, messages) for node, share in shares.items()}
         most = max(map(len, shares.values()), default=0) * (2 * max(map(len, messages.values()), default=0) + ROOM)
         try:
-            with closing(self.line.send(parcels, most=most)) as answered:
+            with closing(self.line.send(envelopes, most=most)) as answered:
                 for node, answer in answered:
                     if isinstance(answer.head, Answers):
                         yield from _answers(answer.head, answer.blobs, waiting[node])
@@ -303,7 +303,7 @@ class NodesRuntime:
             for client in unanswered:
                 yield client, Failure(client, lost.get(node, f"node {node} gave no answer"))
 
-    def _parcel(self, node: str, clients: Sequence[str], messages: Mapping[str, bytes]) -> Parcel:
+    def _parcel(self, node: str, clients: Sequence[str], messages: Mapping[str, bytes]) -> Envelope:
         """The work of a node.
 
         Where it trains anybody it gets all messages of the round: so the proxies of such nodes stay at one version.
@@ -312,10 +312,10 @@ class NodesRuntime:
         distinct = {id(message): message for message in sent}
         places = {key: place for place, key in enumerate(distinct)}
         head = Work(job=self._digest, clients=tuple((client, places[id(messages[client])]) for client in clients))
-        return Parcel(head, tuple(distinct.values()))
+        return Envelope(head, tuple(distinct.values()))
 
 
-def _answers(answers: Answers, blobs: Sequence[bytes | Spooled], waiting: list[str]) -> Iterator[tuple[str, Answer]]:
+def _answers(answers: Answers, blobs: Sequence[bytes | Spilled], waiting: list[str]) -> Iterator[tuple[str, Answer]]:
     """What a node came to, for those of its clients that are waiting; it does not answer for another's."""
     updates = iter(blobs)
     for client, fault in answers.clients:
@@ -325,11 +325,11 @@ def _answers(answers: Answers, blobs: Sequence[bytes | Spooled], waiting: list[s
             yield client, found
 
 
-def _is_final(answer: Parcel) -> bool:
+def _is_final(answer: Envelope) -> bool:
     """Whether there is no use in asking a node again that has not answered."""
     return not isinstance(answer.head, Unprepared | Lost) or (isinstance(answer.head, Lost) and answer.head.late)
 
 
-def _why_not(answer: Parcel) -> str:
+def _why_not(answer: Envelope) -> str:
     head = answer.head
     return head.reason if isinstance(head, Refusal | Lost) else f"it answered with `{head.kind}`"

@@ -8,7 +8,7 @@ from typing import Any
 import ray
 
 from fedfm.errors import RecipeError
-from fedfm.runtimes.parcels import Lost, Parcel, ParcelError
+from fedfm.runtimes.envelopes import Envelope, EnvelopeError, Lost
 from fedfm.runtimes.settings import Ray
 
 _NAMESPACE = "fedfm"
@@ -25,7 +25,7 @@ class ActorLine:
 
         Args:
             settings: the recipe's ``runtime``.
-            worker: what an actor is made of; has a method ``handle`` from a parcel to parts of its answer.
+            worker: what an actor is made of; has a method ``handle`` from a envelope to parts of its answer.
 
         Raises:
             RecipeError: at ``runtime.address`` when no cluster is there; at ``runtime.nodes`` when it has no room for
@@ -59,12 +59,12 @@ class ActorLine:
         return list(self._actors)
 
     def send(
-        self, parcels: Mapping[str, Parcel], *, most: int, within: float | None = None
-    ) -> Generator[tuple[str, Parcel]]:
-        """Hands actors their parcels and yields parts of their answers, of any size, as they are ready."""
+        self, envelopes: Mapping[str, Envelope], *, most: int, within: float | None = None
+    ) -> Generator[tuple[str, Envelope]]:
+        """Hands actors their envelopes and yields parts of their answers, of any size, as they are ready."""
         streams: dict[Any, str] = {
-            self._actors[node].handle.options(num_returns="streaming").remote(parcel.text, parcel.contents): node
-            for node, parcel in parcels.items()
+            self._actors[node].handle.options(num_returns="streaming").remote(envelope.text, envelope.contents): node
+            for node, envelope in envelopes.items()
         }
         deadline, waited = self.deadline if within is None else within, 0.0
         try:
@@ -78,17 +78,17 @@ class ActorLine:
                     continue
                 if not ready:
                     for node in streams.values():
-                        yield node, Parcel(Lost(reason=f"no answer within {deadline} seconds", late=True))
+                        yield node, Envelope(Lost(reason=f"no answer within {deadline} seconds", late=True))
                     return
                 first: Any = ready[0]
                 try:
                     text, blobs = ray.get(next(first))
-                    yield streams[first], Parcel.of(text, blobs)
+                    yield streams[first], Envelope.of(text, blobs)
                 except StopIteration:
                     del streams[first]
-                except (ray.exceptions.RayError, ParcelError) as error:
+                except (ray.exceptions.RayError, EnvelopeError) as error:
                     said = str(error).splitlines() or [type(error).__name__]
-                    yield streams.pop(first), Parcel(Lost(reason=said[0]))
+                    yield streams.pop(first), Envelope(Lost(reason=said[0]))
         finally:
             for stream in streams:
                 ray.cancel(stream)
@@ -112,7 +112,7 @@ class _Actor:
 
     def handle(self, text: str, blobs: tuple[bytes, ...]) -> Iterator[tuple[str, tuple[bytes, ...]]]:
         """Parts of the answer, as plain data."""
-        for part in self.worker.handle(Parcel.of(text, blobs)):
+        for part in self.worker.handle(Envelope.of(text, blobs)):
             yield part.text, part.contents
 
     def __repr__(self) -> str:

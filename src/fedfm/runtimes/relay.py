@@ -1,4 +1,4 @@
-"""The server's end of a relay: a socket that whoever carries parcels to nodes connects to."""
+"""The server's end of a relay: a socket that whoever carries envelopes to nodes connects to."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from fedfm.runtimes import sockets
-from fedfm.runtimes.parcels import Lost, Nodes, Parcel, ParcelError, Refusal
+from fedfm.runtimes.envelopes import Envelope, EnvelopeError, Lost, Nodes, Refusal
 
 REMIND = 60.0
 """Seconds after which it is said again who is waited for."""
@@ -55,7 +55,7 @@ class RelayLine:
 
         Args:
             path: of the socket.
-            nodes: to wait for before the first parcel.
+            nodes: to wait for before the first envelope.
             patience: seconds to wait for them, and for the relay.
             deadline: seconds that nodes have to answer; None: any.
             check: called now and then while nothing comes; raises when there is nothing to wait for.
@@ -88,12 +88,12 @@ class RelayLine:
             self._next(min(end, told + REMIND))
 
     def send(
-        self, parcels: Mapping[str, Parcel], *, most: int, within: float | None = None
-    ) -> Generator[tuple[str, Parcel]]:
-        """Sends nodes their parcels, and yields answers until all are there or the deadline has passed.
+        self, envelopes: Mapping[str, Envelope], *, most: int, within: float | None = None
+    ) -> Generator[tuple[str, Envelope]]:
+        """Sends nodes their envelopes, and yields answers until all are there or the deadline has passed.
 
         Args:
-            parcels: by node.
+            envelopes: by node.
             most: as `Line.send`.
             within: seconds in place of the deadline.
         """
@@ -101,8 +101,8 @@ class RelayLine:
         deadline = self.deadline if within is None else within
         told = time.monotonic()
         end = told + (float("inf") if deadline is None else deadline)
-        waiting = set(parcels)
-        writer = threading.Thread(target=self._write, args=(self._relay, parcels), daemon=True)
+        waiting = set(envelopes)
+        writer = threading.Thread(target=self._write, args=(self._relay, envelopes), daemon=True)
         writer.start()  # beside reading: while the relay hands over what comes late, it takes nothing
         try:
             while self._relay is not None and waiting:
@@ -118,25 +118,25 @@ class RelayLine:
                 if got[0] in waiting:  # else it answers what nobody waits for any more
                     waiting.discard(got[0])
                     yield got
-        finally:  # also when nobody waits for the others: a parcel goes out whole, or the line is of no use
+        finally:  # also when nobody waits for the others: a envelope goes out whole, or the line is of no use
             while self._relay is not None and writer.is_alive():
                 self._next(time.monotonic() + 0.1)
         lost = Lost(reason="the relay to the nodes is gone")
         if self._relay is not None:
             lost = Lost(reason=f"no answer within {deadline} seconds", late=True)
-        yield from ((node, Parcel(lost)) for node in sorted(waiting))
+        yield from ((node, Envelope(lost)) for node in sorted(waiting))
 
     def attend(self, check: Callable[[], None]) -> None:
         """Calls ``check`` now and then while nothing comes; what that raises ends the waiting."""
         self._checks.append(check)
 
-    def _write(self, relay: socket.socket | None, parcels: Mapping[str, Parcel]) -> None:
+    def _write(self, relay: socket.socket | None, envelopes: Mapping[str, Envelope]) -> None:
         calls = {name: node for node, name in self.names.items()} if self.names is not None else {}
         if relay is None:
             return
         with suppress(OSError):  # it has gone: whoever waits for its answer finds out
-            for node, parcel in parcels.items():
-                sockets.send(relay, parcel, name=calls.get(node, node))
+            for node, envelope in envelopes.items():
+                sockets.send(relay, envelope, name=calls.get(node, node))
 
     def on_wait(self, wait: Wait) -> None:
         """Nodes are waited for; a line that can tell its user does so here."""
@@ -155,7 +155,7 @@ class RelayLine:
         self._server.close()
         self.path.unlink(missing_ok=True)
 
-    def _next(self, end: float) -> tuple[str, Parcel] | None:
+    def _next(self, end: float) -> tuple[str, Envelope] | None:
         """What the relay brings next; None at the end of the time, or when the relay has gone."""
         while True:
             line = self._relay or self._server
@@ -170,10 +170,10 @@ class RelayLine:
                 self._relay, _ = self._server.accept()
                 continue
             try:
-                got = sockets.receive(self._relay, most=self._most, spool=True)
+                got = sockets.receive(self._relay, most=self._most, spill=True)
             except sockets.TooLargeError as error:
-                return self._name(error.node) or "", Parcel(Refusal(reason=str(error)))
-            except (ParcelError, OSError):
+                return self._name(error.node) or "", Envelope(Refusal(reason=str(error)))
+            except (EnvelopeError, OSError):
                 got = None
             if got is None:
                 self._relay.close()
@@ -181,10 +181,10 @@ class RelayLine:
                 self._set_nodes(())
                 self.on_loss()
                 return None
-            node, parcel = got
-            if isinstance(parcel.head, Nodes) and not node:  # only the relay itself knows who is there
-                self._set_nodes(parcel.head.nodes)
-            return self._name(node) or "", parcel
+            node, envelope = got
+            if isinstance(envelope.head, Nodes) and not node:  # only the relay itself knows who is there
+                self._set_nodes(envelope.head.nodes)
+            return self._name(node) or "", envelope
 
     def _set_nodes(self, nodes: Sequence[str]) -> None:
         found = tuple(sorted(name for node in nodes if (name := self._name(node)) is not None))

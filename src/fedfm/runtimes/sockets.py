@@ -1,4 +1,4 @@
-"""Parcels over a Unix socket, between processes of one machine and one user: whoever may open the socket may speak."""
+"""Envelopes over a Unix socket between processes of one machine and one user; who may open the socket may send."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from fedfm.errors import FedfmError, StorageError
-from fedfm.runtimes.parcels import MOST_BLOBS, MOST_HEAD, Parcel, ParcelError
-from fedfm.spool import Spooled
+from fedfm.runtimes.envelopes import MOST_BLOBS, MOST_HEAD, Envelope, EnvelopeError
+from fedfm.spill import Spilled
 
 _HEAD = struct.Struct("<IQI")
 """Bytes of a name, bytes of a head, and the number of its blobs."""
@@ -34,7 +34,7 @@ AT_ONCE = 2**30
 
 
 class TooLargeError(FedfmError):
-    """A parcel was larger than it may be; it was read past, and the next can be received.
+    """A envelope was larger than it may be; it was read past, and the next can be received.
 
     Attributes:
         node: that it is from.
@@ -90,33 +90,33 @@ def connect(path: Path, *, patience: float) -> socket.socket:
             return line
 
 
-def send(line: socket.socket, parcel: Parcel, *, name: str = "") -> None:
-    """Sends a parcel.
+def send(line: socket.socket, envelope: Envelope, *, name: str = "") -> None:
+    """Sends a envelope.
 
     Args:
         line: connected.
-        parcel: to send.
+        envelope: to send.
         name: of the node that it is for, or from, where the other side deals with several; to a node's worker, of the
             message that brought it.
     """
-    named, text = name.encode(), parcel.text.encode()
-    sizes = struct.pack(f"<{len(parcel.blobs)}{_SIZE}", *map(len, parcel.blobs))
-    line.sendall(_HEAD.pack(len(named), len(text), len(parcel.blobs)) + named + text + sizes)
-    for blob in parcel.contents:
+    named, text = name.encode(), envelope.text.encode()
+    sizes = struct.pack(f"<{len(envelope.blobs)}{_SIZE}", *map(len, envelope.blobs))
+    line.sendall(_HEAD.pack(len(named), len(text), len(envelope.blobs)) + named + text + sizes)
+    for blob in envelope.contents:
         line.sendall(blob)
 
 
-def receive(line: socket.socket, *, most: int | None = None, spool: bool = False) -> tuple[str, Parcel] | None:
-    """The next parcel, after the name that was sent with it; None when the other side has hung up.
+def receive(line: socket.socket, *, most: int | None = None, spill: bool = False) -> tuple[str, Envelope] | None:
+    """The next envelope, after the name that was sent with it; None when the other side has hung up.
 
     Args:
         line: connected.
-        most: bytes that all blobs of a parcel may have; no memory is taken for more. None: any.
-        spool: whether large blobs go to disk as they come.
+        most: bytes that all blobs of a envelope may have; no memory is taken for more. None: any.
+        spill: whether large blobs go to disk as they come.
 
     Raises:
         TooLargeError: they have more.
-        ParcelError: what came is no parcel; nothing more can be read from the line.
+        EnvelopeError: what came is no envelope; nothing more can be read from the line.
         ConnectionError: the other side hung up in the middle of one.
         StorageError: the disk has no room for a large blob.
     """
@@ -125,31 +125,31 @@ def receive(line: socket.socket, *, most: int | None = None, spool: bool = False
         return None
     named, length, count = _HEAD.unpack(first + _exactly(line, _HEAD.size - 1))
     if named > MOST_NAME or length > MOST_HEAD or count > MOST_BLOBS:
-        raise ParcelError(f"not a parcel of fedfm (a head of {length} bytes with {count} blobs)")
+        raise EnvelopeError(f"not a envelope of fedfm (a head of {length} bytes with {count} blobs)")
     name, text = _exactly(line, named).decode(errors="replace"), _exactly(line, length)
     sizes = struct.unpack(f"<{count}{_SIZE}", _exactly(line, struct.calcsize(f"<{count}{_SIZE}")))
     if most is not None and sum(sizes) > most:
         deque(_chunks(line, sum(sizes)), maxlen=0)
         raise TooLargeError(name, sum(sizes), most)
-    read = [_spooled if spool and size > IN_MEMORY else _exactly for size in sizes]
-    return name, Parcel.of(text, [one(line, size) for one, size in zip(read, sizes, strict=True)])
+    read = [_spooled if spill and size > IN_MEMORY else _exactly for size in sizes]
+    return name, Envelope.of(text, [one(line, size) for one, size in zip(read, sizes, strict=True)])
 
 
-def ask(path: Path, parcel: Parcel, *, patience: float, name: str = "") -> Iterator[Parcel]:
-    """Sends a parcel to who listens at ``path``, and yields the parts of the answer.
+def ask(path: Path, envelope: Envelope, *, patience: float, name: str = "") -> Iterator[Envelope]:
+    """Sends a envelope to who listens at ``path``, and yields the parts of the answer.
 
     Args:
         path: of the socket.
-        parcel: to send.
+        envelope: to send.
         patience: seconds to try for; who listens may just be starting.
-        name: of the message that brought the parcel.
+        name: of the message that brought the envelope.
 
     Raises:
         OSError: nobody listens there, or who did hung up.
-        ParcelError: the answer is no parcel.
+        EnvelopeError: the answer is no envelope.
     """
     with connect(path, patience=patience) as line:
-        send(line, parcel, name=name)
+        send(line, envelope, name=name)
         line.shutdown(socket.SHUT_WR)
         answered = False
         while (part := receive(line)) is not None:
@@ -165,14 +165,14 @@ def _exactly(line: socket.socket, size: int) -> bytes:
     while size:
         parts.append(line.recv(min(size, AT_ONCE), socket.MSG_WAITALL))
         if not parts[-1]:
-            raise ConnectionError("the other side hung up in the middle of a parcel")
+            raise ConnectionError("the other side hung up in the middle of a envelope")
         size -= len(parts[-1])
     return parts[0] if len(parts) == 1 else b"".join(parts)  # of what came in one piece there is no second copy
 
 
-def _spooled(line: socket.socket, size: int) -> Spooled:
+def _spooled(line: socket.socket, size: int) -> Spilled:
     """So many bytes, on disk."""
-    return Spooled(_chunks(line, size))
+    return Spilled(_chunks(line, size))
 
 
 def _chunks(line: socket.socket, size: int) -> Iterator[bytes]:

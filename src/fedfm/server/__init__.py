@@ -6,21 +6,21 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fedfm.server.api import resume, run
-    from fedfm.server.finished import Run
-    from fedfm.server.inference import evaluate, predict
-    from fedfm.server.outcome import export
-    from fedfm.server.planning import client_table, plan
+    from fedfm.server.runs.api import resume, run
+    from fedfm.server.runs.artifacts import export
+    from fedfm.server.runs.finished import Run
+    from fedfm.server.runs.inference import evaluate, predict
+    from fedfm.server.runs.planning import client_table, plan
 
 _HOMES = {
-    "Run": "finished",
-    "client_table": "planning",
-    "evaluate": "inference",
-    "export": "outcome",
-    "plan": "planning",
-    "predict": "inference",
-    "resume": "api",
-    "run": "api",
+    "Run": "runs.finished",
+    "client_table": "runs.planning",
+    "evaluate": "runs.inference",
+    "export": "runs.artifacts",
+    "plan": "runs.planning",
+    "predict": "runs.inference",
+    "resume": "runs.api",
+    "run": "runs.api",
 }
 
 __all__ = ["Run", "client_table", "evaluate", "export", "plan", "predict", "resume", "run"]

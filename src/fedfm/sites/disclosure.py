@@ -16,7 +16,7 @@ import torch
 from fedfm.errors import DataError, FedfmError, RecipeError, StorageError
 from fedfm.recipe import Recipe
 from fedfm.recipe.fields import all_keys
-from fedfm.runtimes.parcels import ParcelError
+from fedfm.runtimes.envelopes import EnvelopeError
 from fedfm.sites.causes import Cause
 from fedfm.sites.policy import Policy
 from fedfm.updates import MessageError
@@ -72,7 +72,7 @@ _CAUSES: dict[type[BaseException], Cause] = {
     RecipeError: Cause.RECIPE,
     DataError: Cause.DATA,
     MessageError: Cause.MESSAGE,
-    ParcelError: Cause.MESSAGE,
+    EnvelopeError: Cause.MESSAGE,
     StorageError: Cause.STORAGE,
     MemoryError: Cause.MEMORY,
     torch.OutOfMemoryError: Cause.MEMORY,

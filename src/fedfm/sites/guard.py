@@ -23,7 +23,7 @@ from pathlib import Path
 from types import FrameType
 
 from fedfm.runtimes import sockets
-from fedfm.runtimes.parcels import Parcel, Refusal
+from fedfm.runtimes.envelopes import Envelope, Refusal
 from fedfm.sites.causes import Cause
 from fedfm.sites.journal import Journal
 
@@ -110,7 +110,7 @@ class Guard:
         self._process.kill()  # before the answer: it must not add to it
         self._process.wait()
         try:
-            sockets.send(caller, Parcel(Refusal(reason=cause.sentence())))
+            sockets.send(caller, Envelope(Refusal(reason=cause.sentence())))
         finally:
             self._restart()
 

@@ -1,6 +1,6 @@
 """A worker as a process that stays: ``python -m fedfm.sites.resident SOCKET [--data FILE --policy FILE]``.
 
-It answers parcels that come over a Unix socket, one caller at a time, with the model and the data in memory. Beside a
+It answers envelopes that come over a Unix socket, one caller at a time, with the model and the data in memory. Beside a
 site's own data it gets its callers from a `fedfm.sites.guard`.
 """
 
@@ -17,14 +17,14 @@ from pathlib import Path
 from types import FrameType
 
 from fedfm.runtimes import sockets
-from fedfm.runtimes.inbox import Inbox
-from fedfm.runtimes.parcels import ParcelError
-from fedfm.sites.border import Border
+from fedfm.runtimes.envelopes import EnvelopeError
+from fedfm.runtimes.message_log import MessageLog
+from fedfm.sites.egress import Egress
 from fedfm.sites.guard import SECONDS
 from fedfm.sites.logs import Formatter
-from fedfm.sites.own import read_own_data, read_settings
 from fedfm.sites.policy import Policy
 from fedfm.sites.site import Own, Site
+from fedfm.sites.site_config import read_own_data, read_settings
 
 IDLE = 900.0
 """Seconds without a caller after which a worker frees its memory."""
@@ -42,7 +42,7 @@ def serve(
         site: what answers.
         tell: gets the seconds that each message may take before it is worked on, and 0 when it is answered.
     """
-    inbox = Inbox()
+    message_log = MessageLog()
     for caller in callers:
         if caller is None:
             site.rest()
@@ -50,8 +50,8 @@ def serve(
         caller.settimeout(None)
         with caller:
             try:
-                _answer(caller, site, inbox, tell)
-            except (ParcelError, OSError) as error:  # this caller's trouble; the next may be well
+                _answer(caller, site, message_log, tell)
+            except (EnvelopeError, OSError) as error:  # this caller's trouble; the next may be well
                 _log.warning("a caller could not be answered: %s", error)
         tell(0.0)
 
@@ -81,12 +81,12 @@ def handed(line: socket.socket, *, idle: float = IDLE) -> Iterator[socket.socket
         yield socket.socket(fileno=descriptors[0])
 
 
-def _answer(caller: socket.socket, site: Site, inbox: Inbox, tell: Callable[[float], object]) -> None:
+def _answer(caller: socket.socket, site: Site, message_log: MessageLog, tell: Callable[[float], object]) -> None:
     asked = sockets.receive(caller)
     if asked is None:
         return
     tell(site.seconds(asked[1]))
-    if (seen := inbox.take(*asked)) is not None:
+    if (seen := message_log.take(*asked)) is not None:
         sockets.send(caller, seen)
         return
     for part in site.handle(asked[1]):
@@ -112,7 +112,7 @@ def main() -> None:
     own = None
     if options.data is not None:
         policy = read_settings(options.policy, Policy) if options.policy else Policy()
-        own = Own(read_own_data(options.data), Border(policy, options.socket.parent, _log.info))
+        own = Own(read_own_data(options.data), Egress(policy, options.socket.parent, _log.info))
     site = Site(own, options.socket.with_suffix(".proxies"))
     if options.callers is None:
         serve(accepted(options.socket), site)

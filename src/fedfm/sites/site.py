@@ -17,18 +17,24 @@ from fedfm import __version__
 from fedfm.clients import Worker
 from fedfm.data.settings import shown
 from fedfm.errors import DataError, FedfmError, RecipeError
+from fedfm.hosts.devices import choose_device
+from fedfm.hosts.downloads import Downloads
+from fedfm.hosts.job import Job
+from fedfm.hosts.received import load_processor, load_received
+from fedfm.hosts.training_data import TrainingData, processor_of, read_training
+from fedfm.hosts.worker_factory import make_worker
 from fedfm.models.backbones import Backbone, leave_room, load_backbone
 from fedfm.models.identity import ModelIdentity
 from fedfm.printable import line
 from fedfm.proxies import NoProxy
 from fedfm.proxies.versions import HeldProxy
 from fedfm.recipe import Recipe, load_recipe
-from fedfm.runtimes.parcels import (
+from fedfm.runtimes.envelopes import (
     NAME,
     Answers,
     Ended,
+    Envelope,
     Fault,
-    Parcel,
     Prepare,
     Ready,
     Refusal,
@@ -37,17 +43,11 @@ from fedfm.runtimes.parcels import (
     Work,
     job_digest,
 )
-from fedfm.sites.border import Border
-from fedfm.sites.data import TrainingData, processor_of, read_training
-from fedfm.sites.devices import choose_device
 from fedfm.sites.disclosure import VersionError
-from fedfm.sites.downloads import Downloads
-from fedfm.sites.job import Job
+from fedfm.sites.egress import Egress
 from fedfm.sites.limits import check_files, check_model
-from fedfm.sites.own import OwnData, at_site, read_site
 from fedfm.sites.patterns import check_patterns
-from fedfm.sites.received import load_processor, load_received
-from fedfm.sites.worker import make_worker
+from fedfm.sites.site_config import OwnData, at_site, read_site
 from fedfm.tasks import TASKS
 from fedfm.updates import Failure
 
@@ -70,14 +70,14 @@ class _Run:
 
 @dataclass(frozen=True)
 class Own:
-    """What makes a site a client: its data, and the border that it keeps."""
+    """What makes a site a client: its data, and the egress that it keeps."""
 
     data: OwnData
-    border: Border
+    egress: Egress
 
 
 class Site:
-    """Answers parcels; holds the data and the model of one run at a time."""
+    """Answers envelopes; holds the data and the model of one run at a time."""
 
     def __init__(self, own: Own | None = None, downloads: Path | None = None) -> None:
         """A site.
@@ -94,57 +94,57 @@ class Site:
             downloads = Path(self._passing.name)
         self._downloads = Downloads(downloads)
 
-    def handle(self, parcel: Parcel) -> Iterator[Parcel]:
-        """The answer to a parcel, in parts: what is trained is answered as it is ready."""
+    def handle(self, envelope: Envelope) -> Iterator[Envelope]:
+        """The answer to a envelope, in parts: what is trained is answered as it is ready."""
         try:
-            match parcel.head:
+            match envelope.head:
                 case Prepare() as asked:
-                    yield self._prepare(asked, parcel.contents)
+                    yield self._prepare(asked, envelope.contents)
                 case Work() as work if self._run is not None and self._run.job == work.job:
-                    yield from self._train(self._run, work, parcel.contents)
+                    yield from self._train(self._run, work, envelope.contents)
                 case Work():
-                    yield Parcel(Unprepared())
+                    yield Envelope(Unprepared())
                 case Ended() as ended:
                     if self._own is not None:
-                        self._own.border.part(ended)
+                        self._own.egress.part(ended)
                     self.rest()
-                    yield Parcel(Unprepared())
+                    yield Envelope(Unprepared())
                 case other:
-                    yield Parcel(Refusal(reason=f"a node does not answer `{other.kind}`"))
+                    yield Envelope(Refusal(reason=f"a node does not answer `{other.kind}`"))
         except (KeyboardInterrupt, SystemExit, GeneratorExit):
             raise
         except BaseException as error:  # a panic of a tokenizer, which is written in Rust, is not an Exception
-            yield Parcel(Refusal(reason=self._reason(error, parcel)))
+            yield Envelope(Refusal(reason=self._reason(error, envelope)))
 
-    def _reason(self, error: BaseException, parcel: Parcel) -> str:
-        """Why a parcel cannot be answered, as far as a server may know: all of it, where the data is the server's."""
+    def _reason(self, error: BaseException, envelope: Envelope) -> str:
+        """Why a envelope cannot be answered, as far as a server may know: all of it, where the data is the server's."""
         if self._own is not None:
-            return str(self._own.border.refuse(error, self._name(parcel)))
+            return str(self._own.egress.refuse(error, self._name(envelope)))
         if isinstance(error, FedfmError):
             return "; ".join(map(str.strip, str(error).splitlines()))
         _log.error("%s", "".join(traceback.format_exception(error)))
         return f"it did not foresee a {type(error).__name__}; its log says where"
 
-    def _name(self, parcel: Parcel) -> str | None:
-        """The name of the run that a parcel is about."""
-        if isinstance(parcel.head, Prepare):
-            recipe = parcel.head.job.get("recipe")
+    def _name(self, envelope: Envelope) -> str | None:
+        """The name of the run that a envelope is about."""
+        if isinstance(envelope.head, Prepare):
+            recipe = envelope.head.job.get("recipe")
             name = recipe.get("name") if isinstance(recipe, dict) else None
             return name if isinstance(name, str) and re.fullmatch(NAME, name) else None
         return self._run.data.recipe.name if self._run is not None else None
 
-    def seconds(self, parcel: Parcel) -> float:
-        """How long the answer to a parcel may take, as the policy says."""
+    def seconds(self, envelope: Envelope) -> float:
+        """How long the answer to a envelope may take, as the policy says."""
         if self._own is None:
             return math.inf
-        policy = self._own.border.policy
-        return policy.max_round_seconds if isinstance(parcel.head, Work) else policy.max_prepare_seconds
+        policy = self._own.egress.policy
+        return policy.max_round_seconds if isinstance(envelope.head, Work) else policy.max_prepare_seconds
 
     def rest(self) -> None:
         """Frees the memory of its run; who asks for its work is told that it must be prepared again."""
         self._run = self._data = None
 
-    def _prepare(self, asked: Prepare, blobs: tuple[bytes, ...]) -> Parcel:
+    def _prepare(self, asked: Prepare, blobs: tuple[bytes, ...]) -> Envelope:
         digest = job_digest(asked.job)
         if (version := asked.job.get("version")) != __version__:
             raise VersionError(
@@ -159,10 +159,10 @@ class Site:
             raise RecipeError("the recipe has a proxy, and the server offers no files of it", where="proxy")
         if asked.files:
             if self._own is not None:
-                self._own.border.admit_download(sum(file.size for file in asked.files))
+                self._own.egress.admit_download(sum(file.size for file in asked.files))
             folder, lacking = self._downloads.receive(asked.files, asked.pieces, blobs)
             if lacking:
-                return Parcel(Wanting(job=digest, pieces=lacking))
+                return Envelope(Wanting(job=digest, pieces=lacking))
         if self._data is None or self._data[0] != digest:
             self._run = self._data = None  # their memory is needed
             self._data = digest, self._read(job, recipe, asked.client, folder)
@@ -171,9 +171,9 @@ class Site:
             self._run = None  # its memory is needed
             self._run = _Run(digest, data, self._worker_for(data, job, folder))
         if self._own is None:
-            return Parcel(Ready(job=digest, clients=None))
+            return Envelope(Ready(job=digest, clients=None))
         held = data.federation.sizes
-        return Parcel(Ready(job=digest, clients=tuple(held), examples=sum(held.values())))
+        return Envelope(Ready(job=digest, clients=tuple(held), examples=sum(held.values())))
 
     def _admitted(self, job: Job, client: str | None) -> Recipe:
         """The recipe of a job that this node may do."""
@@ -183,8 +183,8 @@ class Site:
         if self._own is not None and client is None:
             raise RecipeError("the server expects simulated clients, but this node holds its own data")
         if self._own is not None:
-            self._own.border.admit(recipe)
-            self._own.border.admit_model(job.model.digest if job.model and isinstance(recipe.proxy, NoProxy) else None)
+            self._own.egress.admit(recipe)
+            self._own.egress.admit_model(job.model.digest if job.model and isinstance(recipe.proxy, NoProxy) else None)
         return recipe
 
     def _read(self, job: Job, recipe: Recipe, client: str | None, folder: Path | None) -> TrainingData:
@@ -201,7 +201,7 @@ class Site:
             if data.digest != job.data:
                 raise DataError(f"{shown(recipe.data.train)} is another file here than at the server")
             return data
-        policy = self._own.border.policy
+        policy = self._own.egress.policy
         here, task = at_site(recipe, self._own.data, allow_network=policy.allow_network), TASKS[recipe.task.kind]
         if folder is None:
             check_model(here.model, task.auto_class, policy, allow_network=here.allow_network)
@@ -210,7 +210,7 @@ class Site:
             check_files(folder, policy)
             processor = leave_room(load_processor(folder, task.modality), recipe.tune.virtual_tokens)
         data = read_site(here, self._own.data, client, processor)
-        self._own.border.admit_training(data.recipe.local, len(data.train))
+        self._own.egress.admit_training(data.recipe.local, len(data.train))
         return data
 
     def _worker_for(self, data: TrainingData, job: Job, folder: Path | None) -> Worker:
@@ -245,23 +245,23 @@ class Site:
         tunable.to(device)
         if self._own is not None:
             ((client, examples),) = data.federation.sizes.items()
-            self._own.border.announce(recipe, tunable, client, examples)
+            self._own.egress.announce(recipe, tunable, client, examples)
         worker, _ = make_worker(data, model, tunable, held, device)
         return worker
 
-    def _train(self, run: _Run, work: Work, messages: tuple[bytes, ...]) -> Iterator[Parcel]:
+    def _train(self, run: _Run, work: Work, messages: tuple[bytes, ...]) -> Iterator[Envelope]:
         if unknown := [client for client, _ in work.clients if client not in run.worker.clients]:
             raise DataError(f"there is no data of client {unknown[0]} here")
         torch.set_num_threads(run.data.recipe.runtime.resolved_threads)  # they decide bits, as at the server
         run.worker.prepare({str(place): message for place, message in enumerate(messages)})
         for client, answer in run.worker.train({client: messages[place] for client, place in work.clients}):
             if self._own is not None:
-                answer = self._own.border.pass_answer(answer, run.data.recipe, run.job)
+                answer = self._own.egress.pass_answer(answer, run.data.recipe, run.job)
             yield _answer(client, answer)
 
 
-def _answer(client: str, answer: bytes | Failure) -> Parcel:
+def _answer(client: str, answer: bytes | Failure) -> Envelope:
     if isinstance(answer, bytes):
-        return Parcel(Answers(clients=((client, None),)), (answer,))
+        return Envelope(Answers(clients=((client, None),)), (answer,))
     fault = Fault(reason=answer.reason, details=answer.details, stale=answer.stale)
-    return Parcel(Answers(clients=((client, fault),)))
+    return Envelope(Answers(clients=((client, fault),)))

@@ -18,7 +18,7 @@ from torch import Tensor
 from fedfm.errors import FedfmError
 from fedfm.params import Params
 from fedfm.printable import quoted
-from fedfm.spool import Spooled
+from fedfm.spill import Spilled
 from fedfm.untrusted import UntrustedError, read_json
 from fedfm.wire import Tensors, from_bytes, to_bytes
 
@@ -174,7 +174,7 @@ def encode_update(update: Update) -> bytes:
     )
 
 
-def decode_update(message: bytes | Spooled) -> Update:
+def decode_update(message: bytes | Spilled) -> Update:
     """The update in these bytes; what it says is still to be screened.
 
     Raises:
@@ -207,7 +207,7 @@ def _encode(params: Mapping[str, Tensor], **fields: object) -> bytes:
     return to_bytes(params, {FIELDS: json.dumps(plain, allow_nan=False)})
 
 
-def _decode(message: bytes | Spooled) -> tuple[Tensors, dict[str, Any]]:
+def _decode(message: bytes | Spilled) -> tuple[Tensors, dict[str, Any]]:
     try:
         params, metadata = from_bytes(message)
         if metadata.keys() != {FIELDS}:

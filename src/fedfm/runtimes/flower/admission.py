@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fedfm.errors import Problem, RecipeError
+from fedfm.runtimes.envelopes import NAME
 from fedfm.runtimes.flower.keys import AUTHORITY, CERTIFICATE, KEY, PUBLIC, certificate_fingerprint, key_fingerprint
-from fedfm.runtimes.parcels import NAME
 
 
 def keys_by_name(paths: Sequence[Path]) -> dict[str, Path]:

@@ -1,9 +1,9 @@
-"""The two apps that Flower runs; both only carry parcels.
+"""The two apps that Flower runs; both only carry envelopes.
 
 A run's server loop stays in its own process. The ServerApp is a relay: it connects to a Unix socket of that process,
-pushes the parcels that come from there to nodes, and hands back what the nodes answer, each as it is pulled. So nothing
-of a run's state is in Flower's hands. The ClientApp, which Flower starts for every message, hands its parcel to a
-worker that stays. Neither loads torch.
+pushes the envelopes that come from there to nodes, and hands back what the nodes answer, each as it is pulled. So
+nothing of a run's state is in Flower's hands. The ClientApp, which Flower starts for every message, hands its envelope
+to a worker that stays. Neither loads torch.
 
 A message that Flower was handing over when a connection broke is lost, and Flower takes it as delivered: so the relay
 asks nodes that do not answer whether they had theirs.
@@ -23,10 +23,10 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 
 from fedfm.runtimes import sockets
+from fedfm.runtimes.envelopes import Envelope, Lost, Nodes, Refusal, joined
 from fedfm.runtimes.flower.grid import ACTION, ASK, GridLine
 from fedfm.runtimes.flower.records import from_record, to_record
-from fedfm.runtimes.inbox import Inbox
-from fedfm.runtimes.parcels import Lost, Nodes, Parcel, Refusal, joined
+from fedfm.runtimes.message_log import MessageLog
 
 POLL = 0.2
 """Seconds between two looks for replies."""
@@ -36,12 +36,12 @@ PATIENCE = 60.0
 
 _log = logging.getLogger(__name__)
 
-Handler = Callable[[Parcel], Iterable[Parcel]]
-"""Answers a parcel, in parts."""
+Handler = Callable[[Envelope], Iterable[Envelope]]
+"""Answers a envelope, in parts."""
 
 
 def relay(grid: Grid, path: Path, *, poll: float = POLL, ask: float = ASK) -> None:
-    """Carries parcels between a server's socket and the nodes of a grid until the server hangs up.
+    """Carries envelopes between a server's socket and the nodes of a grid until the server hangs up.
 
     Args:
         grid: Flower's.
@@ -73,33 +73,33 @@ def _passed_on(server: socket.socket, line: GridLine) -> bool:
     if asked is None:
         return False
     if not line.push(*asked):
-        sockets.send(server, Parcel(Lost(reason="Flower did not take its parcel")), name=asked[0])
+        sockets.send(server, Envelope(Lost(reason="Flower did not take its envelope")), name=asked[0])
     return True
 
 
 def _told(server: socket.socket, nodes: list[str], known: list[str]) -> list[str]:
     if nodes != known:
-        sockets.send(server, Parcel(Nodes(nodes=tuple(nodes))))
+        sockets.send(server, Envelope(Nodes(nodes=tuple(nodes))))
     return nodes
 
 
 def make_client_app(handler_for: Callable[[Context], Handler]) -> ClientApp:
-    """A ClientApp that hands every parcel to the handler of its node.
+    """A ClientApp that hands every envelope to the handler of its node.
 
     Whether it has had a message it answers by itself. Where Flower starts it anew for every message it knows of none
     before; but a node takes one after the other, and is asked only for those that it has not answered.
     """
-    inbox = Inbox()
+    message_log = MessageLog()
 
-    def answer(message: str, context: Context, parcel: Parcel) -> Iterable[Parcel]:
-        seen = inbox.take(message, parcel)
-        return handler_for(context)(parcel) if seen is None else [seen]
+    def answer(message: str, context: Context, envelope: Envelope) -> Iterable[Envelope]:
+        seen = message_log.take(message, envelope)
+        return handler_for(context)(envelope) if seen is None else [seen]
 
     return _client_app(answer)
 
 
-def _client_app(answer: Callable[[str, Context, Parcel], Iterable[Parcel]]) -> ClientApp:
-    """A ClientApp that answers a message, by its name, on a node, with the parcel that it brings."""
+def _client_app(answer: Callable[[str, Context, Envelope], Iterable[Envelope]]) -> ClientApp:
+    """A ClientApp that answers a message, by its name, on a node, with the envelope that it brings."""
     app = ClientApp()
 
     @app.train(ACTION)
@@ -108,19 +108,19 @@ def _client_app(answer: Callable[[str, Context, Parcel], Iterable[Parcel]]) -> C
             answered = joined(answer(message.metadata.message_id, context, from_record(message.content)))
         except OSError:  # its worker is starting anew, or ended in the middle
             _log.exception("the worker of the node does not answer")
-            answered = Parcel(Lost(reason="the worker of the node does not answer"))
+            answered = Envelope(Lost(reason="the worker of the node does not answer"))
         except Exception:  # Flower would send the text of any other to the server
             _log.exception("a message could not be answered")
-            answered = Parcel(Refusal(reason="the node could not read what it was sent, or what its worker answered"))
+            answered = Envelope(Refusal(reason="the node could not read what it was sent, or what its worker answered"))
         return Message(to_record(answered), reply_to=message)
 
     return app
 
 
 def client_app(path: Path) -> ClientApp:
-    """A ClientApp that hands every parcel to the worker that stays, behind its socket at ``path``."""
+    """A ClientApp that hands every envelope to the worker that stays, behind its socket at ``path``."""
 
-    def by_worker(message: str, context: Context, parcel: Parcel) -> Iterable[Parcel]:
-        return sockets.ask(path, parcel, patience=PATIENCE, name=message)
+    def by_worker(message: str, context: Context, envelope: Envelope) -> Iterable[Envelope]:
+        return sockets.ask(path, envelope, patience=PATIENCE, name=message)
 
     return _client_app(by_worker)

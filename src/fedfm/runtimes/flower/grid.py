@@ -13,11 +13,11 @@ from flwr.serverapp import Grid
 from flwr.supercore.inflatable.inflatable_object import UnexpectedObjectContentError
 from google.protobuf.message import DecodeError
 
+from fedfm.runtimes.envelopes import Ask, Envelope, EnvelopeError, Lost, Refusal, Seen
 from fedfm.runtimes.flower.records import from_record, to_record
-from fedfm.runtimes.parcels import Ask, Lost, Parcel, ParcelError, Refusal, Seen
 
 ACTION = "work"
-"""Of the messages that carry parcels."""
+"""Of the messages that carry envelopes."""
 
 TTL = 7 * 86_400.0
 """Seconds that a site may take for its work; Flower by itself gives a message up after 12 hours."""
@@ -64,7 +64,7 @@ class _Sent:
 
 
 class GridLine:
-    """The way to the nodes of a Flower grid: parcels are pushed as they come, replies pulled one by one.
+    """The way to the nodes of a Flower grid: envelopes are pushed as they come, replies pulled one by one.
 
     While a SuperLink removes a large message its database is locked, and it answers 500 to whoever needs that.
 
@@ -90,9 +90,9 @@ class GridLine:
         """The nodes that are online."""
         return sorted(str(node) for node in _patiently(self.grid.get_node_ids))
 
-    def push(self, node: str, parcel: Parcel) -> bool:
-        """Sends a parcel to a node; whether Flower took it."""
-        number = self._push(node, parcel)
+    def push(self, node: str, envelope: Envelope) -> bool:
+        """Sends a envelope to a node; whether Flower took it."""
+        number = self._push(node, envelope)
         if number is None:
             return False
         self._sent = {other: sent for other, sent in self._sent.items() if sent.node != node}  # too late for those
@@ -106,67 +106,67 @@ class GridLine:
                 sent.pause *= 2
                 sent.due = self._clock() + sent.pause
                 # a question that was not taken until the next is not handed over any more
-                sent.question = self._push(sent.node, Parcel(Ask(message=number)), ttl=sent.pause)
+                sent.question = self._push(sent.node, Envelope(Ask(message=number)), ttl=sent.pause)
 
-    def pull(self) -> Iterator[tuple[str, Parcel]]:
+    def pull(self) -> Iterator[tuple[str, Envelope]]:
         """The replies that are there, each pulled when the one before was taken.
 
         A node that had no message, when it was asked twice, is lost.
         """
         for number, sent in list(self._sent.items()):
-            parcels = self._pull(number)
-            if not parcels and sent.question is not None:
-                parcels = self._heard(sent, self._pull(sent.question))
-            if parcels:
-                yield self._sent.pop(number).node, parcels.pop()
+            envelopes = self._pull(number)
+            if not envelopes and sent.question is not None:
+                envelopes = self._heard(sent, self._pull(sent.question))
+            if envelopes:
+                yield self._sent.pop(number).node, envelopes.pop()
 
-    def _heard(self, sent: _Sent, answers: list[Parcel]) -> list[Parcel]:
+    def _heard(self, sent: _Sent, answers: list[Envelope]) -> list[Envelope]:
         """Takes what a node says to a question, if it does; that it is lost, if so."""
         if answers:
             sent.question = None
         match answers:
-            case [Parcel(head=Seen(seen=True))]:
+            case [Envelope(head=Seen(seen=True))]:
                 sent.due = float("inf")
-            case [Parcel(head=Seen())]:
+            case [Envelope(head=Seen())]:
                 sent.missed += 1
                 sent.due, sent.pause = self._clock() + self._ask, self._ask
         # once may be chance: a question is small, and overtakes what is large
-        return [Parcel(Lost(reason="its message was lost on the way to it"))] if sent.missed == MISSED else []
+        return [Envelope(Lost(reason="its message was lost on the way to it"))] if sent.missed == MISSED else []
 
-    def _push(self, node: str, parcel: Parcel, *, ttl: float = TTL) -> str | None:
-        """Sends a parcel to a node; its number, if Flower took it."""
+    def _push(self, node: str, envelope: Envelope, *, ttl: float = TTL) -> str | None:
+        """Sends a envelope to a node; its number, if Flower took it."""
 
         def pushed() -> list[str]:
-            message = Message(to_record(parcel), dst_node_id=int(node), message_type=f"train.{ACTION}", ttl=ttl)
+            message = Message(to_record(envelope), dst_node_id=int(node), message_type=f"train.{ACTION}", ttl=ttl)
             return list(self.grid.push_messages([message]))
 
         numbers = _patiently(pushed)
         return numbers[0] if numbers else None
 
-    def _pull(self, number: str) -> list[Parcel]:
+    def _pull(self, number: str) -> list[Envelope]:
         """The answer to a message, if it is there."""
         try:
             replies = list(self.grid.pull_messages([number]))
         except UNREADABLE as error:
-            return [Parcel(Refusal(reason=f"Flower cannot read its answer ({type(error).__name__}: {error})"))]
+            return [Envelope(Refusal(reason=f"Flower cannot read its answer ({type(error).__name__}: {error})"))]
         except httpx.HTTPStatusError as error:
             if not _is_busy(error):
                 raise
             if error.request.url.path.endswith("/pull-messages"):
                 return []
-            return [Parcel(Lost(reason="Flower could not hand over its answer"))]  # and will not try again
+            return [Envelope(Lost(reason="Flower could not hand over its answer"))]  # and will not try again
         return [_parcel(reply) for reply in replies]
 
 
-def _parcel(reply: object) -> Parcel:
+def _parcel(reply: object) -> Envelope:
     if not isinstance(reply, Message):
-        return Parcel(Refusal(reason="its answer is not a message of Flower"))
+        return Envelope(Refusal(reason="its answer is not a message of Flower"))
     if reply.has_error():
-        return Parcel(Lost(reason=_reason(reply.error)))
+        return Envelope(Lost(reason=_reason(reply.error)))
     try:
         return from_record(reply.content)
-    except ParcelError as error:
-        return Parcel(Refusal(reason=str(error)))
+    except EnvelopeError as error:
+        return Envelope(Refusal(reason=str(error)))
 
 
 def _reason(error: Error) -> str:

@@ -7,6 +7,7 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 
 from fedfm.errors import TooFewClientsError
+from fedfm.runtimes.envelopes import Envelope, Lost
 from fedfm.runtimes.flower.control import Control
 from fedfm.runtimes.flower.folder import hold
 from fedfm.runtimes.flower.superlink import (
@@ -20,7 +21,6 @@ from fedfm.runtimes.flower.superlink import (
     within,
 )
 from fedfm.runtimes.flower.supervisor import Supervisor
-from fedfm.runtimes.parcels import Lost, Parcel
 from fedfm.runtimes.relay import RelayLine, Wait
 
 MENDED, RELAYS = 5, 20
@@ -94,10 +94,10 @@ class HostLine(RelayLine):
         self._waits(wait)
 
     def send(
-        self, parcels: Mapping[str, Parcel], *, most: int, within: float | None = None
-    ) -> Generator[tuple[str, Parcel]]:
+        self, envelopes: Mapping[str, Envelope], *, most: int, within: float | None = None
+    ) -> Generator[tuple[str, Envelope]]:
         """As `RelayLine.send`."""
-        with closing(super().send(parcels, most=most, within=within)) as answered:
+        with closing(super().send(envelopes, most=most, within=within)) as answered:
             for node, answer in answered:
                 if not isinstance(answer.head, Lost):
                     self._mended = self._relays = 0

@@ -25,7 +25,7 @@ class InstalledExecutor(SubprocessExecutor):
 
         Args:
             kind: of the tasks that are started; others fail.
-            socket: path of the socket that tasks carry parcels to, or from.
+            socket: path of the socket that tasks carry envelopes to, or from.
         """
         self._kind = kind
         self._socket = socket

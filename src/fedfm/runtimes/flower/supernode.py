@@ -1,4 +1,4 @@
-"""A SuperNode on this machine: it carries a server's parcels to the worker behind a socket."""
+"""A SuperNode on this machine: it carries a server's envelopes to the worker behind a socket."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ class Supervisor:
         with (self.folder / f"{name}.log").open("ab") as words:
             self._began[name] = words.tell()
             self._processes[name] = subprocess.Popen(  # noqa: S603 - its own tools
-                [sys.executable, "-m", "fedfm.runtimes.leash", *command],
+                [sys.executable, "-m", "fedfm.runtimes.child_guard", *command],
                 stdout=words,
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.PIPE,

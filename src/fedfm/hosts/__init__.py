@@ -1,0 +1,1 @@
+"""A worker and its data on some machine, for every runtime."""

@@ -1,0 +1,145 @@
+"""The training data of a recipe, and who holds which of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from fedfm.data.examples import Examples
+from fedfm.data.image_files import with_images
+from fedfm.data.labels import LabelMap
+from fedfm.data.settings import Reference
+from fedfm.data.sources import Source, Split, read_source
+from fedfm.errors import RecipeError
+from fedfm.hosts.client_split import Federation, make_federation
+from fedfm.models.backbones import load_processor
+from fedfm.models.processors import Processor
+from fedfm.randomness import numpy_generator
+from fedfm.recipe import Recipe
+from fedfm.tasks import TASKS, CausalLM, Task
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What clients learn from.
+
+    Attributes:
+        recipe: the recipe with what the data decides filled in (clients, cohort size, partition).
+        task: what is learnt.
+        processor: tokenizer or image processor.
+        labels: the classes, None for tasks without.
+        train: all training examples; ``federation`` says who holds which.
+        federation: the clients.
+        source: of ``train``.
+        held_back: the sources of splits that are a fraction of the training data, by the split's name.
+        digest: of the training examples' source.
+    """
+
+    recipe: Recipe
+    task: Task
+    processor: Processor
+    labels: LabelMap | None
+    train: Examples
+    federation: Federation
+    source: Source
+    held_back: dict[str, Source]
+    digest: str
+
+
+def read_training(recipe: Recipe) -> TrainingData:
+    """Reads, encodes and splits the training data; the model's weights are not loaded.
+
+    Raises:
+        RecipeError: the recipe and its data do not fit; the message says what to change.
+        DataError: a file cannot be read.
+    """
+    task = TASKS[recipe.task.kind]
+    processor = processor_of(recipe)
+    source = recipe_source(recipe, recipe.data.train, "train")
+    labels = class_names(recipe, source)
+    kept, held_back = _hold_back(recipe, source)
+    train = task.encode(kept, recipe.data, processor, labels)
+    federation = make_federation(recipe, train)
+    return TrainingData(
+        recipe=_resolved(recipe, len(federation.train)),
+        task=task,
+        processor=processor,
+        labels=labels,
+        train=train,
+        federation=federation,
+        source=kept,
+        held_back=held_back,
+        digest=kept.digest,
+    )
+
+
+def recipe_source(recipe: Recipe, reference: Reference, split: Split) -> Source:
+    """What a recipe's `data.train`, `data.validation` or `data.test` names, with the columns that its task needs.
+
+    Its digest covers the images that it names.
+
+    Raises:
+        RecipeError, DataError: as `read_source` and `with_images`.
+    """
+    source = read_source(
+        reference,
+        split,
+        where=f"data.{split}",
+        columns=TASKS[recipe.task.kind].columns(recipe.data),
+        csv=recipe.data.csv,
+        allow_network=recipe.allow_network,
+    )
+    return with_images(source, recipe.data.image) if TASKS[recipe.task.kind].modality == "image" else source
+
+
+def processor_of(recipe: Recipe) -> Processor:
+    """The recipe's tokenizer or image processor.
+
+    Raises:
+        RecipeError: the model has none that fits.
+    """
+    task = TASKS[recipe.task.kind]
+    return load_processor(
+        recipe.model,
+        task.modality,
+        causal=isinstance(task, CausalLM),
+        virtual_tokens=recipe.tune.virtual_tokens,
+        allow_network=recipe.allow_network,
+    )
+
+
+def class_names(recipe: Recipe, source: Source) -> LabelMap | None:
+    """The classes, as the recipe names them or else as they are in a source; None for tasks without.
+
+    Raises:
+        RecipeError: as `LabelMap.from_source`.
+    """
+    if not TASKS[recipe.task.kind].labelled:
+        return None
+    if recipe.data.labels is not None:
+        return LabelMap(tuple(recipe.data.labels))
+    return LabelMap.from_source(source, recipe.data.label)
+
+
+def _hold_back(recipe: Recipe, source: Source) -> tuple[Source, dict[str, Source]]:
+    """What is left to train on, and the splits cut off it: before encoding, so that no document is in two of them."""
+    parts: dict[str, Source] = {}
+    order = numpy_generator(recipe.seed, "limit").permutation(len(source))[: recipe.data.limit]
+    total = len(order)
+    for name in ("test", "validation"):
+        share = getattr(recipe.data, name)
+        if isinstance(share, float):
+            size = round(share * total)
+            if not 0 < size < len(order):
+                raise RecipeError(f"cannot hold back {size} of {len(order)} examples", where=f"data.{name}")
+            parts[name], order = source.select(np.sort(order[:size])), order[size:]
+    return source if len(order) == len(source) else source.select(np.sort(order)), parts
+
+
+def _resolved(recipe: Recipe, clients: int) -> Recipe:
+    """The recipe with what the data decides filled in, so that ``recipe.yaml`` says what was run."""
+    settings = recipe.federation
+    per_round = settings.check_cohort(clients)
+    known = {"clients": clients, "per_round": settings.per_round or per_round, "partition": recipe.partition}
+    return recipe.model_copy(update={"federation": recipe.federation.model_copy(update=known)})

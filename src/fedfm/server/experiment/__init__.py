@@ -1,0 +1,1 @@
+"""A recipe made real: data, backbone, tunable, proxy and clients, ready to run."""

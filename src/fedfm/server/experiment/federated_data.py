@@ -1,0 +1,182 @@
+"""What a server knows of a run's data: read, encoded and split. The model's weights are not loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from fedfm.data.examples import Examples
+from fedfm.data.labels import LabelMap
+from fedfm.data.repeats import Repeats, find_repeats
+from fedfm.data.settings import SITES
+from fedfm.data.sources import Source
+from fedfm.errors import Gathering, RecipeError
+from fedfm.hosts.training_data import TrainingData, class_names, processor_of, read_training, recipe_source
+from fedfm.models.processors import Processor
+from fedfm.proxies import NoProxy
+from fedfm.randomness import numpy_generator
+from fedfm.recipe import Recipe
+from fedfm.tasks import TASKS, Task
+from fedfm.tasks.public import PublicData, read_public
+
+Split = Literal["test", "validation"]
+
+SPLITS: tuple[Split, ...] = ("test", "validation")
+
+
+@dataclass(frozen=True)
+class FederatedData:
+    """Everything that a server knows of a run's data.
+
+    Attributes:
+        recipe: the recipe with what the data decides filled in (clients, cohort size, partition).
+        task: what is learnt.
+        processor: tokenizer or image processor.
+        labels: the classes, None for tasks without.
+        clients: client id → its training examples; 0 where they are not known.
+        training: the clients' data, in a simulation; None where they hold it.
+        validation: with ``evaluate.patience`` it chooses the round that is handed out; None when the recipe has none.
+        test: what the figures are reported on.
+        digests: split → digest of its source's content.
+        public: unlabelled public data; read only where a proxy is fitted on it.
+        repeats: examples that splits share, or that a split has more than once.
+        notes: what was left out of the data when it was read, in sentences.
+    """
+
+    recipe: Recipe
+    task: Task
+    processor: Processor
+    labels: LabelMap | None
+    clients: dict[str, int]
+    training: TrainingData | None
+    validation: Examples | None
+    test: Examples
+    digests: dict[str, str]
+    public: PublicData | None = None
+    repeats: tuple[Repeats, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def warnings(self) -> list[str]:
+        """What is to be known of the data before its scores are believed, in sentences."""
+        return [*self.notes, *(found.describe() for found in self.repeats)]
+
+    def client_test_sets(self) -> tuple[Examples, dict[str, np.ndarray]]:
+        """What each client is evaluated on: its held-out examples, else the test examples that name it.
+
+        Returns:
+            The examples and client id → indices into them, for at most ``evaluate.clients`` clients (a keyed choice);
+            no client when there is neither.
+        """
+        if self.training is not None and self.training.federation.holdout:
+            examples, sets = self.training.train, dict(self.training.federation.holdout)
+        elif self.test.clients is not None:
+            examples = self.test
+            sets = {client: np.flatnonzero(self.test.clients == client) for client in self.clients}
+            sets = {client: indices for client, indices in sets.items() if len(indices)}
+        else:
+            return self.test, {}
+        most = self.recipe.evaluate.clients
+        chosen = numpy_generator(self.recipe.seed, "evaluated clients").permutation(sorted(sets))[:most]
+        return examples, {client: sets[client] for client in sorted(str(name) for name in chosen)}
+
+    def table(self) -> list[dict[str, object]]:
+        """One row a client, as `Federation.table`; of clients that hold their data, only what they say of it."""
+        if self.training is not None:
+            return self.training.federation.table(self.training.train, self.labels)
+        return [
+            {"id": name, "examples": examples, "labels": None, "holdout": 0} for name, examples in self.clients.items()
+        ]
+
+
+def prepare_data(recipe: Recipe, sites: Sequence[str] = ()) -> FederatedData:
+    """Reads, encodes and splits the data.
+
+    Args:
+        recipe: of the run.
+        sites: names of the clients, where they hold their own data.
+
+    Raises:
+        RecipeError: the recipe and its data do not fit; the message says what to change.
+        DataError: a file cannot be read.
+    """
+    gathering, training = Gathering(), None
+    if recipe.data.train != SITES:
+        with gathering.attempt():
+            training = read_training(recipe)
+    held_back = {} if training is None else training.held_back
+    sources: dict[str, Source | None] = {}
+    for name in SPLITS:
+        with gathering.attempt():
+            sources[name] = held_back.get(name) or _named(recipe, name)
+    gathering.tell()
+    if sources["test"] is None:
+        raise RecipeError("nothing to evaluate on: name a file, or a fraction such as 0.2", where="data.test")
+    digests = {"train": training.digest} if training else {}
+    digests |= {name: source.digest for name, source in sources.items() if source is not None}
+    if training is None:
+        labels, processor = class_names(recipe, sources["test"]), processor_of(recipe)
+        recipe, clients = _at_sites(recipe, labels, len(sites)), dict.fromkeys(sites, 0)
+    else:
+        labels, processor = training.labels, training.processor
+        recipe, clients = training.recipe, training.federation.sizes
+    task, encoded, public = TASKS[recipe.task.kind], {}, None
+    for split, source in sources.items():
+        if source is not None:
+            with gathering.attempt():
+                encoded[split] = task.encode(source, recipe.data, processor, labels)
+    with gathering.attempt():
+        public = _public(recipe, processor)
+    gathering.tell()
+    if public is not None:
+        digests["public"] = public.digest
+    known = {name: source for name, source in sources.items() if source is not None}
+    if training is not None:
+        known["train"] = training.source
+    return FederatedData(
+        recipe=recipe,
+        task=task,
+        processor=processor,
+        labels=labels,
+        clients=clients,
+        training=training,
+        validation=encoded.get("validation"),
+        test=encoded["test"],
+        digests=digests,
+        public=public,
+        repeats=tuple(find_repeats(known, task.inputs(recipe.data))),
+        notes=tuple(dict.fromkeys(note for source in known.values() for note in source.notes)),
+    )
+
+
+def _public(recipe: Recipe, processor: Processor) -> PublicData | None:
+    """Public data, where the recipe has a use for it."""
+    if recipe.public is None or isinstance(recipe.proxy, NoProxy):
+        return None
+    return read_public(
+        recipe.public,
+        processor,
+        max_length=recipe.data.max_length,
+        seed=recipe.seed,
+        pairs=len(recipe.data.text) == 2,
+        allow_network=recipe.allow_network,
+    )
+
+
+def _named(recipe: Recipe, split: Split) -> Source | None:
+    """The source of a split that is not cut off the training data."""
+    reference = getattr(recipe.data, split)
+    if reference is None or isinstance(reference, float):
+        return None
+    return recipe_source(recipe, reference, split)
+
+
+def _at_sites(recipe: Recipe, labels: LabelMap | None, clients: int) -> Recipe:
+    """The recipe with what is known of clients that hold their own data, and what they need to know of the data."""
+    data = recipe.data.model_copy(update={"labels": None if labels is None else list(labels.names)})
+    per_round = recipe.federation.check_cohort(clients)
+    known = {"clients": clients, "per_round": recipe.federation.per_round or per_round}
+    return recipe.model_copy(update={"data": data, "federation": recipe.federation.model_copy(update=known)})

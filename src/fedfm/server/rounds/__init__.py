@@ -1,0 +1,1 @@
+"""Rounds: driver, exchange, state and checkpoints."""

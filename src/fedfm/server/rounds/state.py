@@ -1,0 +1,150 @@
+"""What the server holds between rounds: everything that a resumed run needs, and nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from fedfm.algorithms import ServerState
+from fedfm.params import Params
+from fedfm.proxies.versions import ProxyVersion
+from fedfm.server.rounds.participation import Contribution, Contributions
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best round so far by the headline metric.
+
+    Attributes:
+        round: its number.
+        split: where it was measured: ``validation`` where there is one, else ``test``.
+        scores: split → loss and metrics of that round.
+        proxy_version: of the proxy that clients trained on in it.
+    """
+
+    round: int
+    split: str
+    scores: dict[str, dict[str, float]]
+    proxy_version: int = 0
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Loss and metrics by which it is the best."""
+        return self.scores[self.split]
+
+
+@dataclass(frozen=True)
+class Delivered:
+    """What a run hands out.
+
+    Attributes:
+        params: the tunable.
+        round: whose outcome it is.
+        metrics: the latest test scores known of it.
+        evaluated: the round in which they were measured.
+    """
+
+    params: Params
+    round: int
+    metrics: dict[str, float]
+    evaluated: int
+
+
+@dataclass(frozen=True)
+class RunState:
+    """The run after ``round`` rounds.
+
+    Attributes:
+        round: rounds done.
+        params: the tunable w.
+        algorithm: the algorithm's server state.
+        initial: split → loss and metrics before round 1.
+        latest: split → loss and metrics at the last evaluation.
+        evaluated: the round of ``latest``.
+        best: the best round so far.
+        best_params: its tunable, kept only when the recipe stops early.
+        failed: clients that could not answer, summed over rounds.
+        refused: updates refused, summed over rounds.
+        bytes_down: bytes sent to clients.
+        bytes_up: bytes received from clients.
+        samples: training examples processed.
+        steps: local optimiser steps of all clients in each round, for baselines of the same budget.
+        seconds: wall time by phase: ``train``, ``evaluate``, ``aggregate``, ``wire``, ``proxy``, ``total``.
+        proxy: the part of the proxy that may change, where clients hold one.
+        holders: client id → the version of the proxy that it holds; clients that have none are not in it.
+        activity: counts of neurons' use from the last round, where clients were asked for them.
+        contributions: what each client contributed.
+    """
+
+    round: int
+    params: Params
+    algorithm: ServerState
+    initial: dict[str, dict[str, float]] = field(default_factory=dict)
+    latest: dict[str, dict[str, float]] = field(default_factory=dict)
+    evaluated: int = 0
+    best: Best | None = None
+    best_params: Params = field(default_factory=dict)
+    failed: int = 0
+    refused: int = 0
+    bytes_down: int = 0
+    bytes_up: int = 0
+    samples: int = 0
+    steps: tuple[int, ...] = ()
+    seconds: dict[str, float] = field(default_factory=dict)
+    proxy: ProxyVersion | None = None
+    holders: dict[str, int] = field(default_factory=dict)
+    activity: Params = field(default_factory=dict)
+    contributions: Contributions = field(default_factory=dict)
+
+    def delivered(self) -> Delivered:
+        """The best round's outcome where the run stops early, else the last round's."""
+        if (best := self.best) is not None and self.best_params:
+            return Delivered(self.best_params, best.round, best.scores.get("test", {}), best.round)
+        return Delivered(self.params, self.round, self.latest.get("test", {}), self.evaluated)
+
+    def numbers(self) -> dict[str, Any]:
+        """All that is not a tensor, as JSON."""
+        return {
+            "round": self.round,
+            "initial": self.initial,
+            "latest": self.latest,
+            "evaluated": self.evaluated,
+            "best": None if self.best is None else vars(self.best),
+            "failed": self.failed,
+            "refused": self.refused,
+            "bytes_down": self.bytes_down,
+            "bytes_up": self.bytes_up,
+            "samples": self.samples,
+            "steps": list(self.steps),
+            "seconds": self.seconds,
+            "proxy_version": None if self.proxy is None else self.proxy.number,
+            "holders": self.holders,
+            "contributions": {client: asdict(of) for client, of in self.contributions.items()},
+        }
+
+    @classmethod
+    def restore(
+        cls,
+        numbers: dict[str, Any],
+        params: Params,
+        algorithm: ServerState,
+        best_params: Params,
+        proxy: ProxyVersion | None,
+        activity: Params,
+    ) -> RunState:
+        """The inverse of `numbers` and the tensors."""
+        rest = {name: value for name, value in numbers.items() if name != "proxy_version"}
+        best = numbers["best"]
+        return cls(
+            **{
+                **rest,
+                "best": None if best is None else Best(**best),
+                "steps": tuple(numbers["steps"]),
+                "params": params,
+                "algorithm": algorithm,
+                "best_params": best_params,
+                "proxy": proxy,
+                "activity": activity,
+                "contributions": {client: Contribution(**of) for client, of in numbers["contributions"].items()},
+            }
+        )

@@ -1,0 +1,77 @@
+"""A run's folder, to read. Quick to import: what is slow is loaded when it is asked for."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fedfm.errors import RecipeError
+from fedfm.recipe import load_recipe
+from fedfm.records import jsonl, shapes
+from fedfm.records.folder import RunFolder
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from torch import nn
+
+    from fedfm.recipe import Recipe
+
+
+class Run:
+    """A run's folder, to read.
+
+    Examples:
+        >>> from fedfm import Recipe, run
+        >>> finished = run("quick")                                     # doctest: +SKIP
+        >>> finished.summary["final"]["accuracy"]                       # doctest: +SKIP
+        >>> finished.metrics.query("split == 'test'").plot("round", "accuracy")  # doctest: +SKIP
+        >>> finished.model                                              # doctest: +SKIP
+    """
+
+    def __init__(self, folder: Path | str) -> None:
+        self.folder = RunFolder.open(folder)
+
+    @property
+    def path(self) -> Path:
+        """The run's folder."""
+        return self.folder.path
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        """The resolved recipe."""
+        return load_recipe(self.folder.recipe)
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """The content of ``summary.json``.
+
+        Raises:
+            RecipeError: the run has not got that far.
+        """
+        if not self.folder.summary.is_file():
+            raise RecipeError(f"{self.path} has no summary yet; continue it with `{self.folder.again}`", source="run")
+        summary: dict[str, Any] = jsonl.read(self.folder.summary, shapes.SUMMARY)
+        return summary
+
+    @property
+    def metrics(self) -> pd.DataFrame:
+        """Loss and metrics, a row for each round and split."""
+        import pandas as pd
+
+        return pd.DataFrame(list(jsonl.records(self.folder.metrics, shapes.METRICS)))
+
+    @property
+    def events(self) -> list[dict[str, Any]]:
+        """What did not go as planned: refused updates, failures, resumes."""
+        return list(jsonl.records(self.folder.events, shapes.EVENT))
+
+    @cached_property
+    def model(self) -> nn.Module:
+        """The backbone with what was tuned, on the CPU, ready for inference."""
+        from fedfm.server.runs.artifacts import load_tuned
+
+        return load_tuned(self.folder, self.recipe)[0].model
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.path)!r})"

@@ -1,0 +1,96 @@
+"""What a run will do, in numbers, before any compute: for the display at its start and for ``fedfm check``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from fedfm.data.settings import FILE, SITES
+from fedfm.params import count
+from fedfm.recipe import Recipe
+from fedfm.server.experiment.build import Experiment, build_experiment
+from fedfm.server.experiment.federated_data import FederatedData, prepare_data
+from fedfm.wire import stored_bytes
+
+
+def plan(recipe: Recipe) -> dict[str, Any]:
+    """Reads the data, loads the backbone, attaches the tunable and says what a run would do; trains nothing.
+
+    Raises:
+        RecipeError: something in the recipe does not fit.
+        DataError: a file cannot be read.
+    """
+    return describe(build_experiment(recipe))
+
+
+def client_table(recipe: Recipe) -> list[dict[str, Any]]:
+    """The split: one row a client with its id, examples, examples by label and examples held out.
+
+    Raises:
+        RecipeError: something in the recipe does not fit.
+        DataError: a file cannot be read.
+    """
+    return prepare_data(recipe).table()
+
+
+def describe(experiment: Experiment) -> dict[str, Any]:
+    """The plan of an experiment, as JSON."""
+    recipe, training = experiment.recipe, experiment.data.training
+    start = experiment.start
+    message = stored_bytes(start)
+    cohort = recipe.federation.cohort_size(len(experiment.data.clients))
+    asked = recipe.runtime.asked(cohort, len(experiment.data.clients))
+    per_round = message * (asked + cohort)
+    return {
+        "name": recipe.name,
+        "model": {
+            "path": recipe.model.path,
+            "name": experiment.backbone.name,
+            "family": experiment.backbone.family.name,
+            "digest": experiment.backbone.identity.digest,
+            "parameters": experiment.backbone_parameters,
+        },
+        "proxy": None if experiment.proxy is None else {"kind": recipe.proxy.kind, **experiment.proxy.sizes()},
+        "tunable": {"kind": recipe.tune.kind, "parameters": count(start)},
+        "data": _describe_data(experiment.data),
+        "warnings": experiment.warnings,
+        "federation": {
+            "clients": recipe.federation.clients,
+            "per_round": cohort,
+            "rounds": recipe.federation.rounds,
+            "partition": _partition(recipe) if training else SITES,
+            "left_out": len(training.federation.left_out) if training else 0,
+        },
+        "algorithm": recipe.algorithm.name,
+        "bytes": {
+            "per_client_down": message,
+            "per_client_up": message,
+            "per_round": per_round,
+            "total": per_round * recipe.federation.rounds,
+            "first_download": experiment.first_download_bytes,
+            "alignment": 0 if experiment.proxy is None else experiment.proxy.alignment_bytes,
+        },
+        "privacy": None,
+        "training": experiment.training,
+        "device": str(experiment.device),
+    }
+
+
+def _partition(recipe: Recipe) -> str:
+    """How examples come to clients, in a word."""
+    return FILE if recipe.data.client == FILE else recipe.partition.kind
+
+
+def _describe_data(data: FederatedData) -> dict[str, Any]:
+    sizes = list(data.clients.values())
+    known = all(sizes)  # how much a site holds is told when it joins, and every site holds something
+    return {
+        "train": sum(sizes) if known else None,
+        "validation": None if data.validation is None else len(data.validation),
+        "test": len(data.test),
+        "labels": None if data.labels is None else list(data.labels.names),
+        "client_examples": (
+            {"min": min(sizes), "median": float(np.median(sizes)), "max": max(sizes)} if known else None
+        ),
+    }

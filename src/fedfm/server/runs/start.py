@@ -1,0 +1,301 @@
+"""A whole run: from a recipe to a folder, and from an interrupted folder on."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from fedfm.clients import spread, use_threads
+from fedfm.errors import InterruptedRunError, RecipeError, StorageError, TooFewClientsError
+from fedfm.models.identity import PARTS
+from fedfm.private import private
+from fedfm.progress import Heard, heard_by
+from fedfm.recipe import Recipe, dump, load_recipe
+from fedfm.records import contributions, jsonl, shapes
+from fedfm.records.environment import environment
+from fedfm.records.folder import RunFolder
+from fedfm.records.listeners import Listener
+from fedfm.records.report import write_report
+from fedfm.records.tensorboard import TensorBoard
+from fedfm.runtimes.base import Runtime
+from fedfm.runtimes.nodes import NodesRuntime
+from fedfm.server.runs.baselines import baselines
+from fedfm.server.rounds.checkpoints import load_checkpoint
+from fedfm.server.experiment.build import Experiment
+from fedfm.server.runs.finished import Run
+from fedfm.server.runs.inference import evaluation
+from fedfm.server.rounds.interrupts import StopRequest, stop_on_signals
+from fedfm.server.runs.artifacts import write_outcome
+from fedfm.server.runs.planning import describe
+from fedfm.server.runs.profiling import profile_of
+from fedfm.server.runs.refusals import refuse_changes, refuse_unresumable
+from fedfm.server.runs.reload import reload
+from fedfm.server.rounds.driver import RoundLoop
+from fedfm.server.rounds.state import RunState
+from fedfm.server.runs.summary import Status, proxy_figures, summarize
+from fedfm.server.experiment.deployment import Simulation, Deployment
+
+
+@private()
+def start_run(recipe: Recipe, deployment: Deployment, listeners: Sequence[Listener]) -> Run:
+    """Runs a recipe with the clients of a deployment; raises as `run`."""
+    with heard_by(_all_hear(listeners)):
+        return _start(recipe, deployment, listeners)
+
+
+def _start(recipe: Recipe, deployment: Deployment, listeners: Sequence[Listener]) -> Run:
+    RunFolder.refuse_existing(recipe.folder)
+    experiment = deployment.build(recipe)
+    listeners = [*listeners, *_trackers(recipe, recipe.folder)]
+    with closing(deployment.reach(experiment)) as runtime:
+        folder = RunFolder.create(recipe.folder)
+        with folder.lock():
+            folder.write_text(folder.recipe, dump(experiment.recipe))
+            _play(experiment, deployment, runtime, folder, listeners)
+    return Run(folder.path)
+
+
+@private()
+def continue_run(
+    opened: RunFolder,
+    overrides: Sequence[str],
+    deployment: Deployment,
+    listeners: Sequence[Listener],
+    data: Mapping[str, Any] | None = None,
+) -> Run:
+    """Continues a run with the clients of a deployment; raises as `resume`."""
+    with heard_by(_all_hear(listeners)):
+        return _continue(opened, overrides, deployment, listeners, data)
+
+
+def _continue(
+    opened: RunFolder,
+    overrides: Sequence[str],
+    deployment: Deployment,
+    listeners: Sequence[Listener],
+    data: Mapping[str, Any] | None,
+) -> Run:
+    refuse_unresumable(opened, overrides)
+    before = load_recipe(opened.recipe)
+    recipe = load_recipe(opened.recipe, overrides, data=data)
+    refuse_changes(before.model_dump(), recipe.model_dump())
+    listeners = [*listeners, *_trackers(recipe, opened.path)]
+    with opened.lock():
+        experiment = _reopen(opened, before, recipe, deployment, listeners)
+        with closing(deployment.reach(experiment)) as runtime:
+            _play(experiment, deployment, runtime, opened, listeners)
+    return Run(opened.path)
+
+
+def _all_hear(listeners: Sequence[Listener]) -> Heard:
+    """Tells all listeners how far long work is."""
+
+    def tell(stage: str, done: int, total: int | None) -> None:
+        for listener in listeners:
+            listener.on_progress(stage, done, total)
+
+    return tell
+
+
+def _reopen(
+    opened: RunFolder, before: Recipe, recipe: Recipe, deployment: Deployment, listeners: Sequence[Listener]
+) -> Experiment:
+    """The experiment of a run that goes on, whose folder is as it was after the last whole round."""
+    saved = load_checkpoint(opened)
+    if saved is not None and recipe.federation.rounds < saved.state.round:
+        raise RecipeError(
+            f"{saved.state.round} rounds are played already, so {recipe.federation.rounds} cannot be all",
+            where="federation.rounds",
+        )
+    experiment = deployment.build(recipe)
+    if saved is not None:
+        _refuse_another_run(saved.identity, experiment.identity)
+    if recipe != before:
+        opened.write_text(opened.recipe, dump(recipe))
+    opened.truncate(saved.offsets if saved else {})
+    opened.summary.unlink(missing_ok=True)
+    opened.profile.unlink(missing_ok=True)  # of the run as it was
+    warnings = [*(saved.warnings if saved else ()), *_changed_versions(opened)]
+    for text in warnings:
+        for listener in listeners:
+            listener.on_warning(text)
+    number = saved.state.round if saved else 0
+    opened.append(opened.events, {"round": number, "kind": "resume", "client": None, "reason": "; ".join(warnings)})
+    return experiment
+
+
+def _play(
+    experiment: Experiment,
+    deployment: Deployment,
+    runtime: Runtime,
+    folder: RunFolder,
+    listeners: Sequence[Listener],
+) -> None:
+    """Everything after the folder is there, from its last checkpoint on; however it ends, the folder says how."""
+    experiment = deployment.informed(experiment)
+    folder.write_json(folder.environment, environment())
+    folder.write_json(folder.clients, experiment.data.table())
+    folder.events.touch()
+    with stop_on_signals() as stop, use_threads(experiment.recipe.runtime.resolved_threads):
+        try:
+            for listener in listeners:
+                listener.on_start(describe(experiment))
+            if isinstance(runtime, NodesRuntime):
+                runtime.attend(lambda: stop.check("while nodes were waited for"))
+            loop = RoundLoop(experiment, runtime, folder, listeners, stop)
+            state = loop.play(_begun(experiment, folder, loop))
+            folder.write_json(folder.clients, deployment.informed(experiment).data.table())  # those that came later, too
+            _finish(experiment, folder, listeners, state, stop)
+        except (InterruptedRunError, KeyboardInterrupt) as error:
+            where = str(error) if isinstance(error, InterruptedRunError) else "stopped at once"
+            number = _write_unfinished(experiment, folder, "interrupted")
+            folder.append(folder.events, {"round": number, "kind": "interrupted", "client": None, "reason": where})
+            _say_ended(runtime, folder, experiment, "interrupted")
+            raise InterruptedRunError(f"{where}\nresume it with: {folder.again}") from error
+        except TooFewClientsError as error:
+            _write_unfinished(experiment, folder, "failed")
+            _say_ended(runtime, folder, experiment, "failed")
+            remedy = f"once the clients have recovered: {folder.again}"
+            if error.repeats and isinstance(deployment, Simulation):
+                remedy = "resuming would repeat it: mend what the reasons say and start a new run"
+            raise TooFewClientsError(f"{error}\n{remedy}", repeats=error.repeats) from error
+        except StorageError as error:
+            raise StorageError(
+                f"{error}\nthe last checkpoint is intact; make room or mend the permissions, then: {folder.again}"
+            ) from error
+        else:
+            _say_ended(runtime, folder, experiment, "completed")
+
+
+def _begun(experiment: Experiment, folder: RunFolder, loop: RoundLoop) -> RunState:
+    """The state of the last checkpoint, or before round 1: whoever plays on from it is the only one to hold it."""
+    saved = load_checkpoint(folder)
+    state = loop.start() if saved is None else saved.state
+    _write_proxy(experiment, folder, state)
+    return state
+
+
+def _finish(
+    experiment: Experiment, folder: RunFolder, listeners: Sequence[Listener], state: RunState, stop: StopRequest
+) -> None:
+    """Per-client evaluation, baselines, artefacts, summary, report: everything after the last round."""
+    stop.check("after the last round")
+    compared = baselines(experiment, state)
+    stop.check("after the baselines")
+    experiment.plug_in(state.delivered().params)
+    per_client = _evaluate_clients(experiment, folder, state, stop)
+    _write_proxy(experiment, folder, state)
+    summary = summarize(experiment, state, "completed", compared, per_client, proxy_figures(experiment, state))
+    target = write_outcome(folder, experiment.tunable, experiment.backbone, experiment.recipe, summary, merge=False)
+    _compare_reloaded(target, experiment, folder, listeners, summary)
+    folder.write_json(folder.evaluation, evaluation(experiment))
+    if experiment.tunable.is_adapter:
+        shutil.rmtree(folder.model, ignore_errors=True)  # merged from an earlier round, if it is there
+    folder.write_json(folder.summary, summary)
+    if experiment.worker is not None and experiment.worker.profile is not None:
+        folder.write_json(folder.profile, profile_of(experiment, state))
+    write_report(folder.path)
+    warning = contributions.warning(summary)
+    for listener in listeners:
+        if warning is not None:
+            listener.on_warning(warning)
+        listener.on_end(summary)
+
+
+def _compare_reloaded(
+    target: Path, experiment: Experiment, folder: RunFolder, listeners: Sequence[Listener], summary: dict[str, Any]
+) -> None:
+    """Loads what was written as others would; that it is another model than the measured one must be seen."""
+    again = reload(target, experiment.tunable, experiment.backbone, experiment.recipe)
+    summary["reloaded"] = again.record()
+    if again.agrees is False:
+        fault = again.reason or f"on the same input its logits differ by {again.difference:.1g} of the largest"
+        reason = f"{target.name}/ loaded with plain {again.library} is not the model that was measured: {fault}"
+        folder.append(folder.events, {"round": summary["rounds"], "kind": "reload", "client": None, "reason": reason})
+        for listener in listeners:
+            listener.on_warning(reason)
+
+
+def _write_proxy(experiment: Experiment, folder: RunFolder, state: RunState) -> None:
+    """``proxy/`` as it is at the latest version."""
+    if state.proxy is not None and experiment.proxy is not None:
+        experiment.proxy.load(state.proxy)
+        with folder.replacing(folder.proxy) as beside:
+            experiment.proxy.save(beside, state.proxy)
+
+
+def _write_unfinished(experiment: Experiment, folder: RunFolder, status: Status) -> int:
+    """The summary of a run as of its last checkpoint; the round of that."""
+    saved = load_checkpoint(folder)
+    if saved is None:
+        return 0
+    _write_proxy(experiment, folder, saved.state)
+    folder.write_json(folder.summary, summarize(experiment, saved.state, status, {}, None, None))
+    return saved.state.round
+
+
+def _say_ended(runtime: Runtime, folder: RunFolder, experiment: Experiment, status: Status) -> None:
+    """Tells sites how the run ended."""
+    if isinstance(runtime, NodesRuntime) and runtime.own_data:
+        rounds = jsonl.read(folder.summary)["rounds"] if folder.summary.is_file() else 0
+        runtime.say_ended(experiment.recipe.name, status, rounds)
+
+
+def _trackers(recipe: Recipe, folder: Path) -> list[Listener]:
+    return [TensorBoard(folder)] if "tensorboard" in recipe.report_to else []
+
+
+def _evaluate_clients(
+    experiment: Experiment, folder: RunFolder, state: RunState, stop: StopRequest
+) -> dict[str, Any] | None:
+    examples, sets = experiment.data.client_test_sets()
+    if not sets:
+        return None
+    number, scores = state.delivered().round, {}
+    for client, indices in sets.items():
+        stop.check("while clients were evaluated")
+        if experiment.evaluator.predicts(examples, indices):
+            scores[client] = experiment.evaluator(examples, indices)
+            continue
+        reason = f"nothing is predicted in its {len(indices)} test examples"
+        folder.append(folder.events, {"round": number, "kind": "not evaluated", "client": client, "reason": reason})
+    if not scores:
+        return None
+    for client, values in scores.items():
+        line = {"round": number, "split": "client", "client": client, **values, "examples": len(sets[client])}
+        folder.append(folder.metrics, line)
+    metric = experiment.evaluator.metrics[0]
+    return {
+        "metric": metric,
+        "clients": len(scores),
+        **spread(
+            [values[metric] for values in scores.values()],
+            higher_is_better=experiment.data.task.metrics[metric],
+        ),
+    }
+
+
+def _refuse_another_run(before: Mapping[str, str], now: Mapping[str, str]) -> None:
+    """A resumed run must have the recipe, the data and the model that it began with."""
+    changed = sorted(key for key in before.keys() | now.keys() if now.get(key) != before.get(key))
+    if not changed:
+        return
+    meaning = {
+        "recipe": "recipe.yaml was edited since",
+        "tunable": "the model, or how its trained parameters are drawn, has changed",
+        **{f"model.{part}": f"the model has other {words}" for part, words in PARTS.items()},
+    }
+    reasons = "; ".join(meaning.get(key, f"the content of {key} has changed") for key in changed)
+    raise RecipeError(f"this is not the run that was begun: {reasons}. Put it back, or start a new run", source="run")
+
+
+def _changed_versions(folder: RunFolder) -> list[str]:
+    """What other versions the run goes on with: its outcome may then differ in the last bits."""
+    if not folder.environment.is_file():
+        return []
+    before, now = jsonl.read(folder.environment, shapes.ENVIRONMENT)["versions"], environment()["versions"]
+    changed = [f"{name} {before.get(name)} → {now.get(name)}" for name in now if before.get(name) != now.get(name)]
+    return [f"the run goes on with other versions: {', '.join(changed)}"] if changed else []

@@ -1,0 +1,229 @@
+"""Clients that hold their own data: a run with them is the run that a simulation of them was."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import fedfm
+from fedfm.errors import InterruptedRunError, RecipeError, TooFewClientsError
+from fedfm.params import digest, load
+from fedfm.recipe import Recipe, load_recipe
+from fedfm.records import jsonl
+from fedfm.records.listeners import Listener
+from fedfm.runtimes.envelopes import Envelope, Prepare
+from fedfm.server.experiment.deployment import RealSites
+from fedfm.server.runs.finished import Run
+from fedfm.server.runs.serving import for_sites
+from fedfm.server.runs.start import continue_run, start_run
+from fedfm.sites.egress import Egress
+from fedfm.sites.policy import Policy
+from fedfm.sites.site import Own, Site
+from fedfm.sites.site_config import OwnData
+from tests.alike import RECIPES
+from tests.small import small_recipe
+
+NAMES = tuple("abcde")
+
+
+class Near:
+    """A line to sites in this process."""
+
+    def __init__(self, sites: Mapping[str, Site]) -> None:
+        self.sites = sites
+        self.envelopes: list[Envelope] = []
+
+    def nodes(self) -> list[str]:
+        return sorted(self.sites)
+
+    def send(
+        self, envelopes: Mapping[str, Envelope], *, most: int, within: float | None = None
+    ) -> Iterator[tuple[str, Envelope]]:
+        for node, envelope in envelopes.items():
+            self.envelopes.append(envelope)
+            for part in self.sites[node].handle(envelope):
+                yield node, part
+
+    def attend(self, check: Callable[[], None]) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+def split(folder: Path, **changes: str) -> dict[str, OwnData]:
+    """Each site's rows of the training file in a file of its own, its columns and classes called otherwise."""
+    own = {}
+    rows = [json.loads(line) for line in (folder / "train.jsonl").read_text().splitlines()]
+    for name in NAMES:
+        path = folder / f"{name}.csv"
+        lines = [f"{row['text']},{['no', 'yes'][row['label']]}" for row in rows if row["site"] == name]
+        path.write_text("\n".join(["review,liked", *lines]) + "\n")
+        values = {"train": str(path), "text": ["review"], "label": "liked", "labels": {"no": "0", "yes": "1"}}
+        own[name] = OwnData.model_validate(values | changes)
+    return own
+
+
+def at_sites(
+    folder: Path, own: Mapping[str, OwnData], policy: Policy | None = None
+) -> tuple[RealSites, list[str], Near]:
+    said: list[str] = []
+    egress = {name: Egress(policy or Policy(), folder / f"egress-{name}", said.append) for name in own}
+    line = Near({name: Site(Own(data, egress[name]), folder / f"proxies-{name}") for name, data in own.items()})
+    return RealSites(NAMES, lambda experiment: line, said.append), said, line
+
+
+def adapter(run: Run) -> str:
+    return digest(load(run.path / "adapter" / "adapter_model.safetensors"))
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Recipe:
+    values = small_recipe(tmp_path, federation={"per_round": 3, "rounds": 2}, runtime={"kind": "flower"})
+    return for_sites(load_recipe(values), len(NAMES))
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_it_is_the_run_that_a_simulation_was(name: str, tmp_path: Path) -> None:
+    values = small_recipe(tmp_path, federation={"per_round": 3, "rounds": 4}, runtime={"stack": 1}, **RECIPES[name])
+    simulated = fedfm.run(load_recipe(values, ["data.client=site", "name=simulated"]))
+    deployment, said, line = at_sites(tmp_path, split(tmp_path))
+    real = start_run(for_sites(load_recipe(values), len(NAMES)), deployment, [])
+    assert adapter(real) == adapter(simulated)
+    for file in ("wire.jsonl", "clients.json"):
+        mine, theirs = ((run.path / file).read_text() for run in (real, simulated))
+        assert mine == theirs if file == "wire.jsonl" else [row["examples"] for row in json.loads(mine)] == [12] * 5
+    assert "12 examples of" in said[0]
+    texts = [envelope.text + str(envelope.blobs) for envelope in line.envelopes]
+    assert not any(str(tmp_path) in text for text in texts), "the server's folders are its own business"
+
+
+def test_what_left_is_written_down_at_the_site(recipe: Recipe, tmp_path: Path) -> None:
+    deployment, said, _ = at_sites(tmp_path, split(tmp_path))
+    run = start_run(recipe, deployment, [])
+    up = [
+        line
+        for line in map(json.loads, (run.path / "wire.jsonl").read_text().splitlines())
+        if line["direction"] == "up"
+    ]
+    there = []
+    for name in NAMES:
+        ledger = tmp_path / f"egress-{name}" / "wire.jsonl"
+        there += [json.loads(line) for line in ledger.read_text().splitlines()] if ledger.exists() else []
+    assert sorted(json.dumps(line["tensors"]) for line in there) == sorted(json.dumps(line["tensors"]) for line in up)
+    announced = [line for line in said if " × " in line]
+    assert sum(int(line.split(" × ")[0]) for line in announced) == len(NAMES) * len(up[0]["tensors"])
+
+
+def test_sites_hear_how_a_run_ended(recipe: Recipe, tmp_path: Path) -> None:
+    deployment, said, _ = at_sites(tmp_path, split(tmp_path))
+    run = start_run(recipe, deployment, [])
+    events = {name: list(jsonl.records(tmp_path / f"egress-{name}" / "events.jsonl")) for name in NAMES}
+    assert [event["kind"] for found in events.values() for event in found] == ["ended"] * len(NAMES)
+    assert sum("run small: ended: completed after 2 rounds" in line for line in said) == len(NAMES)
+    left = [line for line in said if "an update of" in line]
+    assert len(left) == 2 * 3
+    assert "run small, round 1 of 2: an update of 10.9 kB leaves, after" in left[0]
+
+    class Stops(Listener):
+        def on_round(self, record: dict[str, Any]) -> None:
+            raise KeyboardInterrupt
+
+    with pytest.raises(InterruptedRunError):
+        continue_run(run.folder, ["federation.rounds=4"], deployment, [Stops()])
+    assert said[-1].startswith("run small: ended: interrupted after 3 rounds")
+
+
+def test_sites_hear_that_a_run_failed(recipe: Recipe, tmp_path: Path) -> None:
+    deployment, said, line = at_sites(tmp_path, split(tmp_path))
+    asked = 0
+
+    def fails(*given: object) -> None:
+        nonlocal asked
+        asked += 1
+        raise ValueError
+
+    for site in line.sites.values():
+        site._train = fails  # type: ignore[method-assign, assignment]
+    with pytest.raises(TooFewClientsError):
+        start_run(recipe, deployment, [])
+    assert asked == 3
+    assert sum("run small: ended: failed after 0 rounds; 0 updates have left" in text for text in said) == len(NAMES)
+
+
+def test_a_run_outside_the_policy_does_not_begin(recipe: Recipe, tmp_path: Path) -> None:
+    deployment, _, _ = at_sites(tmp_path, split(tmp_path), Policy(max_bytes=100, max_rounds=1))
+    with pytest.raises(TooFewClientsError, match=r"(?s)node a: outside this site's policy \(max_rounds\)"):
+        start_run(recipe, deployment, [])
+    assert not recipe.folder.exists()
+
+
+def test_sites_that_do_not_fit_are_named_and_the_others_go_on(recipe: Recipe, tmp_path: Path) -> None:
+    own = split(tmp_path)
+    own["b"] = own["b"].model_copy(update={"text": ["nothing"]})
+    deployment, said, _ = at_sites(tmp_path, own)
+    run = start_run(recipe, deployment, [])
+    (warning,) = [line for line in said if "does not take part" in line]
+    assert warning.startswith("b does not take part: the run does not fit what is at the site (data.text)")
+    assert "nothing" not in warning
+    assert any("no column `nothing`" in line for line in said)
+    assert {event["client"] for event in run.events} <= {"b"}
+
+
+def test_sites_that_do_not_fit_are_named_before_a_proxy_is_made(tmp_path: Path) -> None:
+    values = small_recipe(tmp_path, federation={"per_round": 3, "rounds": 2}, runtime={}, **RECIPES["fedpft"])
+    own = split(tmp_path)
+    own["b"] = own["b"].model_copy(update={"text": ["nothing"]})
+    deployment, said, line = at_sites(tmp_path, own)
+    recipe = for_sites(load_recipe(values), len(NAMES))
+    experiment = deployment.build(recipe)
+    with closing(deployment.reach(experiment)):
+        (warning,) = [line for line in said if "does not take part" in line]
+        assert warning.startswith("b does not take part: the run does not fit what is at the site (data.text)")
+        assert deployment.informed(experiment).data.clients == dict.fromkeys("acde", 12) | {"b": 0}
+    assert not any("model.safetensors" in envelope.text for envelope in line.envelopes)
+
+
+def test_a_site_that_starts_anew_has_its_proxy_still(tmp_path: Path) -> None:
+    values = small_recipe(tmp_path, federation={"per_round": 3, "rounds": 1}, runtime={}, **RECIPES["fedpft"])
+    sent = []
+    for name in ("first", "again"):
+        deployment, _, line = at_sites(tmp_path, split(tmp_path))
+        start_run(for_sites(load_recipe(values, [f"name={name}"]), len(NAMES)), deployment, [])
+        heads = [envelope.head for envelope in line.envelopes if isinstance(envelope.head, Prepare)]
+        sent.append([piece.file for head in heads for piece in head.pieces])
+    assert sent[0].count("model.safetensors") == 3
+    assert sent[1] == []
+
+
+def test_spare_sites_are_asked_and_not_waited_for(tmp_path: Path) -> None:
+    values = small_recipe(
+        tmp_path, federation={"per_round": 3, "rounds": 2, "quorum": 1.0}, runtime={"kind": "flower", "spares": 0.5}
+    )
+    deployment, _, _ = at_sites(tmp_path, split(tmp_path))
+    run = start_run(for_sites(load_recipe(values), len(NAMES)), deployment, [])
+    assert [(event["round"], event["kind"]) for event in run.events] == [
+        (1, "late"),
+        (1, "late"),
+        (2, "late"),
+        (2, "late"),
+    ]
+    wire = [json.loads(line) for line in (run.path / "wire.jsonl").read_text().splitlines()]
+    assert [len(line["clients"]) for line in wire if line["direction"] == "down"] == [5, 5]
+    assert sum(line["direction"] == "up" for line in wire) == 2 * 3
+
+
+def test_it_can_be_continued_only_with_them(recipe: Recipe, tmp_path: Path) -> None:
+    deployment, _, _ = at_sites(tmp_path, split(tmp_path))
+    run = start_run(recipe, deployment, [])
+    with pytest.raises(RecipeError, match="`fedfm server` runs it with them"):
+        fedfm.resume(run.path, ["federation.rounds=3"])
+    with pytest.raises(RecipeError, match="`fedfm server` runs it with them"):
+        fedfm.run(recipe, ["name=other"])
+    longer = continue_run(run.folder, ["federation.rounds=3"], deployment, [])
+    assert longer.summary["rounds"] == 3

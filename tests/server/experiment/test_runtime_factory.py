@@ -1,0 +1,35 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import fedfm
+from fedfm.errors import RecipeError
+from fedfm.runtimes.settings import Ray
+from tests.small import small_recipe
+
+
+@pytest.mark.parametrize("kind", ["flower", "ray"])
+def test_a_runtime_whose_extra_is_missing_is_refused_before_anything_is_written(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fedfm.server.runs.refusals.find_spec", lambda name: None)
+    recipe = fedfm.load_recipe(small_recipe(tmp_path), [f"runtime.kind={kind}"])
+    with pytest.raises(RecipeError, match=f"make install EXTRAS={kind}"):
+        fedfm.run(recipe)
+    assert not recipe.folder.exists()
+
+
+def test_a_cluster_that_is_not_there_is_told_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nobody(settings: Ray) -> None:
+        raise RecipeError("no Ray cluster can be used there", where="runtime.address")
+
+    monkeypatch.setattr("fedfm.server.runs.refusals.find_spec", lambda name: name)
+    monkeypatch.setattr("fedfm.server.experiment.runtime_factory._line", nobody)
+    recipe = fedfm.load_recipe(small_recipe(tmp_path), ["runtime={kind: ray, address: 'ray://nowhere:1'}"])
+    with pytest.raises(RecipeError, match="no Ray cluster"):
+        fedfm.run(recipe)
+    assert not recipe.folder.exists()

@@ -1,0 +1,164 @@
+"""What a site's policy refuses, and what its egress writes down."""
+
+from __future__ import annotations
+
+import json
+import resource
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from fedfm.errors import StorageError
+from fedfm.recipe import Recipe, load_recipe
+from fedfm.sites.disclosure import PolicyError, UnannouncedError
+from fedfm.sites.egress import Egress
+from fedfm.sites.policy import Policy
+from fedfm.updates import Failure, Update, encode_update
+from tests.small import small_recipe
+
+SAID: list[str] = []
+
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "algorithm": ({"algorithms": ["fedprox"]}, "algorithms: fedprox, not fedavg"),
+    "tunable": ({"tunables": ["head", "bitfit"]}, "tunables: head, bitfit, not lora"),
+    "privacy": ({"privacy": "central"}, "privacy: central at least, not none"),
+    "rounds": ({"max_rounds": 3}, "max_rounds: 3, not 4"),
+    "clients": ({"min_clients": 4}, "min_clients: 4 of a round at least, not 3"),
+    "length": ({"max_length": 31}, "max_length: 31, not 32"),
+    "rank": ({"max_rank": 7}, "max_rank: 7, not 8"),
+}
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Recipe:
+    return load_recipe(small_recipe(tmp_path))
+
+
+def egress(folder: Path, **policy: Any) -> Egress:
+    guard = Egress(Policy(**policy), folder / "site", SAID.append)
+    guard.announced = {"w": torch.Size([3])}
+    return guard
+
+
+def update(number: int) -> bytes:
+    params = {"w": torch.ones(3)}
+    return encode_update(Update(number, "clinic", "base", examples=5, steps=1, samples=5, loss=0.5, params=params))
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_recipe_outside_the_policy(case: str, recipe: Recipe, tmp_path: Path) -> None:
+    policy, reason = REFUSED[case]
+    with pytest.raises(PolicyError) as caught:
+        egress(tmp_path, **policy).admit(recipe)
+    assert reason in str(caught.value)
+
+
+def test_everything_outside_it_is_named_at_once(recipe: Recipe, tmp_path: Path) -> None:
+    policy = {key: value for changes, _ in REFUSED.values() for key, value in changes.items()}
+    with pytest.raises(PolicyError) as caught:
+        egress(tmp_path, **policy).admit(recipe)
+    assert all(reason in str(caught.value) for _, reason in REFUSED.values())
+
+
+def test_what_it_does_not_mention_is_allowed(recipe: Recipe, tmp_path: Path) -> None:
+    open_to_all = egress(tmp_path)
+    open_to_all.admit(recipe)
+    open_to_all.admit_model("0" * 64)
+    egress(tmp_path, algorithms=["fedavg"], tunables=["lora"], max_rounds=4).admit(recipe)
+
+
+def test_only_known_models(tmp_path: Path) -> None:
+    known = egress(tmp_path, models=["ab" * 6, "cd" * 32])
+    known.admit_model("ab" * 32)
+    known.admit_model("cd" * 32)
+    with pytest.raises(PolicyError, match="none of them is 010101010101"):
+        known.admit_model("01" * 32)
+    with pytest.raises(PolicyError, match="a proxy is none of them"):
+        known.admit_model(None)
+
+
+def test_an_update_that_is_too_large_does_not_leave(recipe: Recipe, tmp_path: Path) -> None:
+    guard, blob = egress(tmp_path, max_bytes=len(update(1)) - 1), update(1)
+    with pytest.raises(PolicyError, match=f"max_bytes: {len(blob) - 1}, not {len(blob)}"):
+        guard.pass_update(blob, recipe, "job")
+    assert not guard.ledger.exists()
+
+
+def test_updates_are_counted_over_restarts_and_a_torn_line_is_cut(recipe: Recipe, tmp_path: Path) -> None:
+    guard = egress(tmp_path)
+    for number in (1, 2, 3):
+        guard.pass_update(update(number), recipe, "job")
+    with guard.ledger.open("ab") as ledger:
+        ledger.write(b'{"run": "sma')
+    again = egress(tmp_path)
+    again.pass_update(update(4), recipe, "job")
+    lines = [json.loads(line) for line in again.ledger.read_text().splitlines()]
+    assert [line["round"] for line in lines] == [1, 2, 3, 4]
+    assert {(line["run"], line["direction"], *line["clients"]) for line in lines} == {("small", "up", "clinic")}
+    for _ in range(4):
+        again.pass_update(update(4), recipe, "job")
+    with pytest.raises(UnannouncedError, match="8 updates left for 4 rounds"):
+        again.pass_update(update(4), recipe, "job")
+    again.pass_update(update(1), recipe, "another job")
+
+
+def test_what_cannot_be_written_down_does_not_leave(recipe: Recipe, tmp_path: Path) -> None:
+    """Nor does a part of its line stay, when there is room again."""
+    guard = egress(tmp_path)
+    guard.pass_update(update(1), recipe, "job")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (guard.ledger.stat().st_size + 20, before[1]))
+    try:
+        with pytest.raises(StorageError, match=r"wire\.jsonl"):
+            guard.pass_update(update(2), recipe, "job")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    guard.pass_update(update(3), recipe, "job")
+    assert [json.loads(line)["round"] for line in guard.ledger.read_text().splitlines()] == [1, 3]
+
+
+UNANNOUNCED = {
+    "another tensor": ({"params": {"w": torch.ones(3), "rows": torch.ones(9)}}, "tensors that were not announced"),
+    "a larger tensor": ({"params": {"w": torch.ones(300)}}, "tensors that were not announced"),
+    "counts": ({"activity": {"layer": torch.ones(2)}}, "counts that were not announced"),
+    "no round": ({"round": 0}, "round 0 of 4"),
+    "a later round": ({"round": 5}, "round 5 of 4"),
+}
+
+
+@pytest.mark.parametrize("case", UNANNOUNCED)
+def test_more_than_was_announced_does_not_leave(case: str, recipe: Recipe, tmp_path: Path) -> None:
+    changes, reason = UNANNOUNCED[case]
+    usual: dict[str, Any] = {"round": 1, "params": {"w": torch.ones(3)}}
+    update = Update(client="clinic", base="base", examples=5, steps=1, samples=5, loss=0.5, **(usual | changes))
+    guard = egress(tmp_path)
+    with pytest.raises(UnannouncedError, match=reason):
+        guard.pass_answer(encode_update(update), recipe, "job")
+    assert not guard.ledger.exists()
+
+
+def test_a_round_that_is_asked_for_again_and_again_ends(recipe: Recipe, tmp_path: Path) -> None:
+    guard = egress(tmp_path)
+    for _ in range(8):
+        guard.pass_update(update(1), recipe, "job")
+    with pytest.raises(UnannouncedError, match="8 updates left for 4 rounds"):
+        guard.pass_update(update(1), recipe, "job")
+
+
+def test_a_refusal_is_told_and_written_down_at_the_site(recipe: Recipe, tmp_path: Path) -> None:
+    guard = egress(tmp_path, max_rounds=3)
+    with pytest.raises(PolicyError) as caught:
+        guard.admit(recipe)
+    told = str(guard.refuse(caught.value, "small"))
+    assert told == "outside this site's policy (max_rounds); the site's own log says more"
+    assert SAID[-1] == "run small: refused: outside this site's policy (max_rounds: 3, not 4)"
+    failed = guard.pass_answer(Failure("clinic", "ValueError: Jane Doe", "Traceback: Jane Doe"), recipe, "job")
+    assert failed == Failure("clinic", "the client could not be trained; the site's own log says more")
+    assert "Jane Doe" in SAID[-1]
+    noted = [json.loads(line) for line in guard.journal.events.read_text().splitlines()]
+    assert [(event["kind"], event["run"], event["reason"]) for event in noted] == [
+        ("refused", "small", "outside this site's policy (max_rounds: 3, not 4)"),
+        ("failed", "small", "ValueError: Jane Doe"),
+    ]
