@@ -77,3 +77,8 @@ def _escaped(text: str, unsafe: re.Pattern[str]) -> str:
 
 def _cut(text: str) -> str:
     return f"… ({len(text):,} characters)"
+
+
+def error_line(error: BaseException) -> str:
+    """An error's type and the first line of its text."""
+    return line(f"{type(error).__name__}: {error}".splitlines()[0])

@@ -6,6 +6,9 @@ class with the functions that use those settings. The recipe is their compositio
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 from pydantic import BaseModel, ConfigDict
 
 
@@ -18,3 +21,10 @@ class Settings(BaseModel):
     model_config = ConfigDict(
         extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
     )
+
+    needs: ClassVar[Mapping[str, str]] = {}
+    """Capability → why this choice needs it, as the end of a sentence; some other choice of the recipe must give it."""
+    gives: ClassVar[frozenset[str]] = frozenset()
+    """Capabilities that this choice brings, for as long as no other choice of the recipe takes them away."""
+    takes: ClassVar[Mapping[str, str]] = {}
+    """Capability → why this choice takes it away, as the end of a sentence."""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from fedfm.aggregation.mean import Mean, MeanFold
+from fedfm.aggregation.base import Contribution, Fold, Rule
+from fedfm.aggregation.mean import Mean
+
+RULES: dict[str, type[Rule]] = {"mean": Mean}
 
 Aggregation = Mean
 
-__all__ = ["Aggregation", "Mean", "MeanFold"]
+__all__ = ["RULES", "Aggregation", "Contribution", "Fold", "Mean", "Rule"]

@@ -1,4 +1,4 @@
-"""The weighted mean of updates: Δ = Σ w_c·Δ_c / Σ w_c.
+"""The weighted mean of updates: Δ = Σ w_c·Δ_c / Σ w_c, at each coordinate over the clients that hold it.
 
 McMahan et al., Communication-Efficient Learning of Deep Networks from Decentralized Data, arXiv:1602.05629,
 Algorithm 1. Weights by examples n_c, or all equal. Under `sampling: weighted` clients are drawn in proportion to n_c
@@ -8,19 +8,21 @@ already (Li et al., arXiv:1907.02189, scheme I), so each draw weighs the same an
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Literal
+from typing import Literal, Self
 
 import torch
 from torch import Tensor
 
+from fedfm.aggregation.base import Contribution, Rule
 from fedfm.params import Params
-from fedfm.settings import Settings
+from fedfm.spec import Spec
+from fedfm.views.base import Slices, holds, is_whole, narrow, widen
 
 AT_ONCE = 2**15
 """Values that are in float64 beside the sum, at most; torch leaves so few to one thread, and wakes no other."""
 
 
-class Mean(Settings):
+class Mean(Rule):
     """Weighted mean, folded update by update: memory does not grow with the cohort."""
 
     rule: Literal["mean"] = "mean"
@@ -28,39 +30,50 @@ class Mean(Settings):
     weights: Literal["auto", "examples", "uniform"] = "auto"
     """`examples` counts a client by its examples, `uniform` counts clients alike; `auto` fits the sampling."""
 
-    def weight(self, examples: int, *, copies: int, sampling: str) -> float:
-        """Weight of one update.
+    def under(self, sampling: str) -> Self:
+        """The rule with what ``federation.sampling`` decides filled in."""
+        weights = "uniform" if sampling == "weighted" else "examples"
+        return self.model_copy(update={"weights": weights}) if self.weights == "auto" else self
 
-        Args:
-            examples: the client's training examples, n_c.
-            copies: how often the client was drawn into this cohort (above 1 only under weighted sampling).
-            sampling: the recipe's ``federation.sampling``.
-        """
-        by_examples = self.weights == "examples" or (self.weights == "auto" and sampling != "weighted")
-        return float(copies * (examples if by_examples else 1))
+    def weight(self, contribution: Contribution) -> float:
+        """Weight of one update."""
+        return float(contribution.copies * (1 if self.weights == "uniform" else contribution.examples))
 
-    def start(self) -> MeanFold:
+    def start(self, spec: Spec) -> MeanFold:
         """An empty fold."""
-        return MeanFold()
+        return MeanFold(self, spec)
 
 
 class MeanFold:
     """A running weighted mean in float64; feed it in a fixed order and the result is fixed to the bit."""
 
-    def __init__(self) -> None:
+    def __init__(self, rule: Mean, spec: Spec) -> None:
+        self._rule, self._spec = rule, spec
         self._sum: Params = {}
-        self._dtypes: dict[str, torch.dtype] = {}
         self._weight = 0.0
+        self._held: dict[str, Tensor] | None = None
+        """Weight at each coordinate, once an update does not hold everything."""
 
-    def add(self, update: Mapping[str, Tensor], weight: float) -> None:
-        """Folds in one update."""
+    def add(self, update: Mapping[str, Tensor], contribution: Contribution, slices: Slices) -> None:
+        """Folds in one update, as `fedfm.aggregation.base.Fold.add`."""
+        weight = self._rule.weight(contribution)
+        if self._held is None and not is_whole(slices, self._spec):
+            self._held = {
+                name: torch.full(spec.shape, self._weight, dtype=torch.float64) for name, spec in self._spec.items()
+            }
+        if self._held is not None:
+            for name in slices:
+                self._held[name] += weight * holds(slices, name, self._spec[name].shape)
         self._weight += weight
-        for name, tensor in update.items():
+        for name in slices:
             if name not in self._sum:
-                self._sum[name] = torch.zeros(tensor.shape, dtype=torch.float64)
-                self._dtypes[name] = tensor.dtype
-            for total, values in zip(_pieces(self._sum[name]), _pieces(tensor), strict=True):
-                total.add_(values.to(torch.float64, copy=True).mul_(weight))
+                self._sum[name] = torch.zeros(self._spec[name].shape, dtype=torch.float64)
+            if not slices[name]:
+                _add(self._sum[name], update[name], weight)
+                continue
+            part = {name: slices[name]}
+            total = narrow(self._sum, part)[name] + weight * update[name].double()
+            self._sum[name] = widen({name: total}, part, {name: self._sum[name]})[name]
 
     def result(self) -> Params:
         """The mean, in the dtype of the updates; it ends the fold, whose memory it gives back as it goes.
@@ -70,7 +83,21 @@ class MeanFold:
         """
         if not self._weight:
             raise ValueError("the mean of no updates is undefined")
-        return {name: self._sum.pop(name).div_(self._weight).to(self._dtypes[name]) for name in list(self._sum)}
+        return {name: self._mean(name).to(spec.dtype) for name, spec in self._spec.items()}
+
+    def _mean(self, name: str) -> Tensor:
+        if name not in self._sum:
+            return torch.zeros(self._spec[name].shape, dtype=torch.float64)
+        if self._held is None:
+            return self._sum.pop(name).div_(self._weight)
+        weights = self._held.pop(name)
+        return self._sum.pop(name).div_(weights.where(weights > 0, 1))
+
+
+def _add(total: Tensor, update: Tensor, weight: float) -> None:
+    """Total += weight·update, a few values at a time where they are many."""
+    for into, values in zip(_pieces(total), _pieces(update), strict=True):
+        into.add_(values.to(torch.float64, copy=True).mul_(weight))
 
 
 def _pieces(tensor: Tensor) -> Iterator[Tensor]:

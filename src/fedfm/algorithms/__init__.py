@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from fedfm.algorithms.base import Algorithm, ServerState
+from fedfm.algorithms.base import Aggregate, Algorithm, At, ClientRound, Finished, ServerState
 from fedfm.algorithms.fedavg import FedAvg
 from fedfm.algorithms.fedavgm import FedAvgM
 from fedfm.algorithms.fedopt import FedAdam, FedYogi
@@ -24,12 +24,16 @@ AnyAlgorithm = Annotated[FedAvg | FedProx | FedAvgM | FedAdam | FedYogi, Field(d
 
 __all__ = [
     "ALGORITHMS",
+    "Aggregate",
     "Algorithm",
     "AnyAlgorithm",
+    "At",
+    "ClientRound",
     "FedAdam",
     "FedAvg",
     "FedAvgM",
     "FedProx",
     "FedYogi",
+    "Finished",
     "ServerState",
 ]
