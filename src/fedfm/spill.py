@@ -13,7 +13,7 @@ from fedfm.errors import StorageError
 class Spilled:
     """Bytes in a file without a name, which is gone when nobody holds them any more."""
 
-    def __init__(self, parts: Iterable[bytes]) -> None:
+    def __init__(self, parts: Iterable[bytes | memoryview]) -> None:
         """The bytes of all parts, one after the other.
 
         Raises:
@@ -25,7 +25,7 @@ class Spilled:
         self._size = 0
         self.append(parts)
 
-    def append(self, parts: Iterable[bytes]) -> None:
+    def append(self, parts: Iterable[bytes | memoryview]) -> None:
         """Adds the bytes of all parts at the end.
 
         Raises:

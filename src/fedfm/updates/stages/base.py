@@ -20,6 +20,8 @@ class Stage(Settings):
     names, one after the other; other groups pass unchanged.
     """
 
+    kind: str
+    """The stage's name."""
     direction: Literal["up", "down", "both"] = "up"
     """`up`: updates to the server; `down`: parameters to the clients."""
 

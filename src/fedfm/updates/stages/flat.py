@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
+from itertools import accumulate
 
 import torch
 from torch import Tensor
 
 from fedfm.params import Params
-from fedfm.spec import Spec, count, digest
+from fedfm.spec import Spec, digest
 
 
 def split(spec: Spec) -> tuple[Spec, Spec]:
@@ -41,7 +42,8 @@ def flatten(params: Mapping[str, Tensor], spec: Spec) -> Tensor:
 
 def unflatten(values: Tensor, spec: Spec) -> Params:
     """The inverse of `flatten`, in each tensor's own dtype; ``values`` is ``[count(spec)]``."""
-    parts = values.split([tensor.numel for tensor in spec.values()]) if count(spec) else [values] * len(spec)
+    ends = accumulate(tensor.numel for tensor in spec.values())
     return {
-        name: part.view(tensor.shape).to(tensor.dtype) for (name, tensor), part in zip(spec.items(), parts, strict=True)
+        name: values[end - tensor.numel : end].view(tensor.shape).to(tensor.dtype)
+        for (name, tensor), end in zip(spec.items(), ends, strict=True)
     }
