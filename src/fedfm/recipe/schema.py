@@ -16,6 +16,7 @@ from fedfm.data.settings import DataSettings, PublicSettings
 from fedfm.models.settings import ModelSettings
 from fedfm.models.tunables import Lora, Tune
 from fedfm.privacy import NoPrivacy
+from fedfm.protocols import AnyProtocol, Star
 from fedfm.proxies import NoProxy, Proxy
 from fedfm.recipe.checks import checked
 from fedfm.recipe.evaluation import CheckpointSettings, EvaluateSettings
@@ -61,6 +62,8 @@ class Recipe(Settings):
     """How the federation learns."""
     proxy: Proxy = NoProxy()
     """What clients hold in place of the backbone."""
+    protocol: AnyProtocol = Star()
+    """Who asks whom for what in a round."""
     updates: Annotated[list[Any], Field(max_length=0)] = []
     """Stages that an update passes on its way to the server, in order."""
     aggregate: Aggregation = Mean()

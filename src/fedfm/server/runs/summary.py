@@ -34,7 +34,7 @@ def summarize(
     recipe = experiment.recipe
     trained = state.seconds.get("train", 0.0)
     delivered = state.delivered()
-    held = {id(parameter): parameter.numel() for parameter in experiment.at_clients.model.parameters()}
+    held = {id(parameter): parameter.numel() for parameter in experiment.client_model.client_tunable.model.parameters()}
     best = state.best and {"round": state.best.round, "split": state.best.split, "metrics": state.best.metrics}
     return {
         "name": recipe.name,
@@ -53,12 +53,12 @@ def summarize(
         "parameters": {
             "backbone": experiment.backbone_parameters,
             "client": sum(held.values()),
-            "trainable": count(experiment.at_clients.parameters),
+            "trainable": count(experiment.client_model.client_tunable.parameters),
         },
         "bytes": {
             "down": state.bytes_down,
             "up": state.bytes_up,
-            "first_download": experiment.first_download_bytes,
+            "first_download": experiment.client_model.download_bytes,
         },
         "seconds": {
             phase: round(state.seconds.get(phase, 0.0), 3)
@@ -88,21 +88,21 @@ def proxy_figures(experiment: Experiment, state: RunState) -> dict[str, Any] | N
     ``plug_in_gap`` is how much better the backbone is than the proxy, in the headline metric, with what was tuned. It
     and ``final`` are None where a round is delivered whose proxy has been realigned since.
     """
-    proxy, version = experiment.proxy, state.proxy
-    if proxy is None or version is None:
+    version, sizes = state.proxy, experiment.client_model.sizes()
+    if version is None or sizes is None:
         return None
     metric = experiment.evaluator.metrics[0]
     sign = 1 if experiment.data.task.metrics[metric] else -1
     delivered, best = state.delivered(), state.best
     realigned = best is not None and delivered.round != state.round and best.proxy_version != version.number
-    own = None if realigned else experiment.evaluate_proxy(delivered.params)
+    own = None if realigned else experiment.evaluate_client_model(delivered.params)
     return {
-        "kind": proxy.settings.kind,
+        "kind": experiment.recipe.proxy.kind,
         "version": version.number,
-        **proxy.sizes(),
+        **sizes,
         "initial": state.initial["proxy"],
         "final": own,
         "plug_in_gap": None if own is None else sign * (delivered.metrics[metric] - own[metric]),
-        "first_download": experiment.first_download_bytes,
+        "first_download": experiment.client_model.download_bytes,
         "seconds": round(state.seconds.get("proxy", 0.0), 3),
     }

@@ -11,10 +11,10 @@ from torch import Tensor
 from fedfm.clients.rules import ClientRound, Groups, LocalResult, LocalRule
 from fedfm.clients.state import State, named, part
 from fedfm.params import Params, subtract
-from fedfm.spec import Spec, problem
-from fedfm.updates import Instruction, Key, MessageError, UpdatePath
+from fedfm.spec import Spec, empty, problem
+from fedfm.updates import Asked, Instruction, Key, MessageError, Payload, UpdatePath
 from fedfm.views import Slices, Views, holds, narrow, narrow_spec, widen
-from fedfm.wire import TUNABLE
+from fedfm.wire import TUNABLE, stored_bytes
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,8 @@ class Reception:
 
 
 @dataclass(frozen=True)
-class Exchanger:
-    """What a client does with a message before training, and with its result after it.
+class Contract:
+    """What server and client both know of what crosses: the spec, views, stages and groups of a recipe.
 
     Attributes:
         spec: of the whole tunable.
@@ -62,20 +62,21 @@ class Exchanger:
         """
         gets = self.views.gets(self.spec, client, instruction.round)
         held = self.views.held(self.spec, client, instruction.round)
-        specs = {group: narrow_spec(self.spec, gets) for group in (TUNABLE, *self.rule.sent)}
+        beside = self.rule.sent if instruction.work == "train" else ()
+        specs = {group: narrow_spec(self.spec, gets) for group in (TUNABLE, *beside)}
         crossing = self.down.spec(specs)
         for group, expected in crossing.items():
             if reason := problem(instruction.groups.get(group, {}), expected):
                 raise MessageError(f"group `{group}` of the instruction: {reason}")
         groups = self.down.decode({group: instruction.groups.get(group, {}) for group in crossing}, specs)
         if self.views.whole:
-            received, sent = dict(groups[TUNABLE]), {group: dict(groups[group]) for group in self.rule.sent}
+            received, sent = dict(groups[TUNABLE]), {group: dict(groups[group]) for group in beside}
             trains = None
         else:
             zeros = {name: torch.zeros(tensor.shape, dtype=tensor.dtype) for name, tensor in self.spec.items()}
             mine = {**self.personal, **own.get("view/tunable", {})}
             received = widen(groups[TUNABLE], gets, {**zeros, **mine})
-            sent = {group: widen(groups[group], gets, zeros) for group in self.rule.sent}
+            sent = {group: widen(groups[group], gets, zeros) for group in beside}
             trains = {
                 name: torch.ones(tensor.shape, dtype=torch.bool)
                 if name in self.personal
@@ -103,7 +104,18 @@ class Exchanger:
         """Groups of a client's update as they cross the wire."""
         return dict(self.up.spec(self.before_path(client, number)))
 
+    def message_bytes(self, client: str, number: int) -> tuple[int, int]:
+        """Bytes of the tensors of one message to a client, and of its update, with their headers."""
+        gets = narrow_spec(self.spec, self.views.gets(self.spec, client, number))
+        down = self.down.spec(dict.fromkeys((TUNABLE, *self.rule.sent), gets))
+        return _bytes(down), _bytes(self.returns(client, number))
+
     def before_path(self, client: str, number: int) -> dict[str, Spec]:
         """Groups of a client's update before the update path."""
         held = self.views.held(self.spec, client, number)
         return {group: narrow_spec(self.spec, held) for group in (TUNABLE, *self.rule.returned)}
+
+
+def _bytes(groups: Mapping[str, Spec]) -> int:
+    """Bytes of the tensors of some groups in one message, with its header."""
+    return stored_bytes(Payload(0, "", Asked(), {group: empty(spec) for group, spec in groups.items()}).tensors)

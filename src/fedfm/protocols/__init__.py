@@ -1,0 +1,12 @@
+"""Protocols: who asks whom for what in a round, one a file. Adding one: write its file, add its row here."""
+
+from __future__ import annotations
+
+from fedfm.protocols.base import IO, Ask, ClientUpdate, Protocol, State
+from fedfm.protocols.star import Star
+
+PROTOCOLS: dict[str, type[Protocol]] = {"star": Star}
+
+AnyProtocol = Star
+
+__all__ = ["IO", "PROTOCOLS", "AnyProtocol", "Ask", "ClientUpdate", "Protocol", "Star", "State"]
