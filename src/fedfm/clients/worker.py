@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import traceback
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import dataclass
 
@@ -27,7 +27,7 @@ from fedfm.proxies.activity import Activity, counting, to_params
 from fedfm.proxies.versions import HeldProxy, StaleProxyError
 from fedfm.randomness import derive_seed, numpy_generator, torch_seed
 from fedfm.tasks.base import Batch, Task
-from fedfm.updates import Failure, Instruction, Update, decode_instruction, encode_update
+from fedfm.updates import Failure, Instruction, Reply, Request, Update, decode_instruction, encode_update
 
 PREFIX_BATCH = 32
 """Examples of a client that pass its model's frozen first blocks at once."""
@@ -69,11 +69,8 @@ class Worker:
     stacking: Stacking | None = None
     profile: Profile | None = None
 
-    def train(self, messages: Mapping[str, bytes]) -> Generator[tuple[str, bytes | Failure]]:
-        """Answers each client's instruction in turn: the bytes of an update, or why there is none.
-
-        Args:
-            messages: client id → instruction; clients alike share one object, which is decoded once.
+    def answer(self, requests: Iterable[Request]) -> Iterator[Reply]:
+        """Answers requests in turn, each client's as soon as it is ready; states go back as they came.
 
         Raises:
             MessageError: an instruction cannot be read.
@@ -81,17 +78,18 @@ class Worker:
         if self.stacking is not None:  # every step takes what the last one did; `local.recompute` is never stacked
             keep_for_reuse()
         read: tuple[bytes, Instruction] | None = None
-        for clients in self.passes(messages):
+        for together in self.passes(requests):
             instructions: dict[str, Instruction] = {}
-            for client in clients:
-                if read is None or read[0] is not messages[client]:
-                    read = messages[client], decode_instruction(messages[client])
-                instructions[client] = read[1]
-            yield from self._answers(instructions)
+            for request in together:
+                if read is None or read[0] is not request.message:
+                    read = request.message, decode_instruction(request.message)
+                instructions[request.client] = read[1]
+            states = {request.client: request.state for request in together}
+            yield from (Reply(client, content, states[client]) for client, content in self._answers(instructions))
 
-    def passes(self, clients: Iterable[str]) -> list[list[str]]:
-        """Clients in the order given, those together that share a pass."""
-        everyone, size = list(clients), self.stacking.clients if self.stacking else 1
+    def passes(self, requests: Iterable[Request]) -> list[list[Request]]:
+        """Requests in the order given, those together that share a pass."""
+        everyone, size = list(requests), self.stacking.clients if self.stacking else 1
         return [everyone[start : start + size] for start in range(0, len(everyone), size)]
 
     @property
@@ -99,13 +97,13 @@ class Worker:
         """Of the proxy that the clients hold; 0 where there is none."""
         return 0 if self.proxy is None else self.proxy.number
 
-    def prepare(self, messages: Mapping[str, bytes]) -> None:
+    def prepare(self, messages: Iterable[bytes]) -> None:
         """Brings the proxy that the clients share up to date, for workers that are made as copies of this one.
 
         What cannot be done is left to the client's turn, which tells of it.
         """
         if self.proxy is not None:
-            for message in {id(message): message for message in messages.values()}.values():
+            for message in {id(message): message for message in messages}.values():
                 with suppress(StaleProxyError):
                     self._bring_up_to_date(decode_instruction(message))
 

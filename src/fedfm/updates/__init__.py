@@ -1,7 +1,6 @@
 """The way an update takes: what a client sends back is encoded, carried and decoded."""
 
 from fedfm.updates.messages import (
-    Failure,
     Instruction,
     MessageError,
     Update,
@@ -10,11 +9,14 @@ from fedfm.updates.messages import (
     encode_instruction,
     encode_update,
 )
+from fedfm.updates.requests import Failure, Reply, Request
 
 __all__ = [
     "Failure",
     "Instruction",
     "MessageError",
+    "Reply",
+    "Request",
     "Update",
     "decode_instruction",
     "decode_update",

@@ -104,23 +104,6 @@ class Update:
         return ChainMap(_prefixed(ACTIVITY, self.activity), self.params)  # type: ignore[arg-type] # it is only read
 
 
-@dataclass(frozen=True)
-class Failure:
-    """A client that could not answer.
-
-    Attributes:
-        client: client id.
-        reason: one line for people.
-        details: the traceback, for the events file.
-        stale: whether its proxy could not be brought up to date; it must download it again.
-    """
-
-    client: str
-    reason: str
-    details: str = ""
-    stale: bool = False
-
-
 def encode_instruction(instruction: Instruction) -> bytes:
     """The bytes of an instruction."""
     return _encode(

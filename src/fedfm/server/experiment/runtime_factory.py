@@ -14,7 +14,8 @@ from fedfm.models.quiet import quiet
 from fedfm.recipe import Recipe
 from fedfm.runtimes.base import Runtime
 from fedfm.runtimes.local import LocalRuntime
-from fedfm.runtimes.nodes import Line, NodesRuntime
+from fedfm.runtimes.line import Line
+from fedfm.runtimes.nodes import NodesRuntime
 from fedfm.runtimes.processes import ProcessRuntime
 from fedfm.runtimes.settings import Flower, Local, Ray
 from fedfm.server.experiment.build import Experiment

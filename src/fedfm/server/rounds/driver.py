@@ -15,7 +15,6 @@ from fedfm.proxies.versions import ProxyVersion
 from fedfm.records.folder import RunFolder
 from fedfm.records.listeners import Listener
 from fedfm.runtimes.base import Runtime
-from fedfm.runtimes.nodes import NodesRuntime
 from fedfm.server.experiment.build import Experiment
 from fedfm.server.rounds.checkpoints import save_checkpoint
 from fedfm.server.rounds.exchange import Answers, Exchange
@@ -51,7 +50,7 @@ class RoundLoop:
         self.listeners = listeners
         self.stop = stop
         self.identity = experiment.identity
-        self._trains_elsewhere = isinstance(runtime, NodesRuntime)
+        self._trains_elsewhere = runtime.remote
 
     def start(self) -> RunState:
         """The state before round 1: the tunable as initialised, evaluated and saved."""
@@ -87,7 +86,7 @@ class RoundLoop:
         saved = state.round
         if state.proxy is not None and self.experiment.proxy is not None:
             self.experiment.proxy.load(state.proxy)
-            self.outgoing.runtime.hand_out(sorted(state.holders), state.proxy)
+            self.outgoing.runtime.share(sorted(state.holders), state.proxy)
         try:
             while not self._is_over(state):
                 self.stop.check(f"before round {state.round + 1}")

@@ -7,7 +7,6 @@ arrives early waits for its turn. Where more clients are asked than are needed, 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import closing
 from dataclasses import dataclass, field
 
 from fedfm.aggregation import MeanFold
@@ -17,12 +16,12 @@ from fedfm.proxies import FedPFT
 from fedfm.recipe import Recipe
 from fedfm.records.ledger import message_record
 from fedfm.records.listeners import Listener
-from fedfm.runtimes.base import Answer, Runtime
+from fedfm.runtimes.base import Runtime
 from fedfm.server.rounds.interrupts import StopRequest
-from fedfm.server.rounds.ordering import Ordering
+from fedfm.server.rounds.ordering import Answer, Ordering
 from fedfm.server.rounds.round_records import Records, Stopwatch
 from fedfm.server.rounds.screening import screen
-from fedfm.updates import Failure, Instruction, MessageError, decode_update
+from fedfm.updates import Failure, Instruction, MessageError, Request, decode_update
 
 
 @dataclass
@@ -110,8 +109,10 @@ class Exchange:
             if event is not None:
                 note(event)
 
-        with closing(self.runtime.exchange(messages)) as answers:
-            for client, answer in answers:
+        self.runtime.submit([Request(client, message) for client, message in messages.items()])
+        try:
+            while (reply := self.runtime.next()) is not None:
+                client, answer = reply.client, reply.content
                 seconds = watch.lap("train")
                 self.stop.check(place)
                 if client not in cohort or client in answered:
@@ -127,6 +128,8 @@ class Exchange:
                 watch.lap("wire")
                 if came_back.accepted == enough:
                     break
+        finally:
+            self.runtime.drop()
         self.stop.check(place)
         for client, early in turns.left():
             if came_back.accepted == enough:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from fedfm.runtimes.base import Answer
 from fedfm.spill import Spilled
+from fedfm.updates import Failure
+
+Answer = bytes | Spilled | Failure
+"""The content of a reply."""
 
 IN_MEMORY = 2**20
 """Bytes of an answer that waits in memory, at most."""

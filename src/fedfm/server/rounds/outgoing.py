@@ -40,7 +40,7 @@ class Outgoing:
         number, version, messages = instruction.round, state.proxy, dict[str, bytes]()
         if version is not None:
             new = [client for client in cohort if client not in state.holders]
-            self.runtime.hand_out(new, version)
+            self.runtime.share(new, version)
             if new:
                 ledger.append({**self._download(version), "round": number, "clients": new})
         held: dict[int, list[str]] = {}

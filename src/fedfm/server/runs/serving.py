@@ -15,7 +15,7 @@ from fedfm.recipe import Recipe, load_recipe
 from fedfm.records import jsonl, shapes
 from fedfm.records.folder import RunFolder
 from fedfm.records.listeners import Listener
-from fedfm.runtimes.nodes import Line
+from fedfm.runtimes.line import Line
 from fedfm.runtimes.relay import Wait
 from fedfm.runtimes.settings import Flower
 from fedfm.server.experiment.runtime_factory import require_extra

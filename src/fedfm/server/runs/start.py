@@ -21,7 +21,6 @@ from fedfm.records.listeners import Listener
 from fedfm.records.report import write_report
 from fedfm.records.tensorboard import TensorBoard
 from fedfm.runtimes.base import Runtime
-from fedfm.runtimes.nodes import NodesRuntime
 from fedfm.server.runs.baselines import baselines
 from fedfm.server.rounds.checkpoints import load_checkpoint
 from fedfm.server.experiment.build import Experiment
@@ -143,11 +142,12 @@ def _play(
         try:
             for listener in listeners:
                 listener.on_start(describe(experiment))
-            if isinstance(runtime, NodesRuntime):
-                runtime.attend(lambda: stop.check("while nodes were waited for"))
+            runtime.attend(lambda: stop.check("while clients were waited for"))
             loop = RoundLoop(experiment, runtime, folder, listeners, stop)
             state = loop.play(_begun(experiment, folder, loop))
-            folder.write_json(folder.clients, deployment.informed(experiment).data.table())  # those that came later, too
+            folder.write_json(
+                folder.clients, deployment.informed(experiment).data.table()
+            )  # those that came later, too
             _finish(experiment, folder, listeners, state, stop)
         except (InterruptedRunError, KeyboardInterrupt) as error:
             where = str(error) if isinstance(error, InterruptedRunError) else "stopped at once"
@@ -239,9 +239,8 @@ def _write_unfinished(experiment: Experiment, folder: RunFolder, status: Status)
 
 def _say_ended(runtime: Runtime, folder: RunFolder, experiment: Experiment, status: Status) -> None:
     """Tells sites how the run ended."""
-    if isinstance(runtime, NodesRuntime) and runtime.own_data:
-        rounds = jsonl.read(folder.summary)["rounds"] if folder.summary.is_file() else 0
-        runtime.say_ended(experiment.recipe.name, status, rounds)
+    rounds = jsonl.read(folder.summary)["rounds"] if folder.summary.is_file() else 0
+    runtime.say_ended(experiment.recipe.name, status, rounds)
 
 
 def _trackers(recipe: Recipe, folder: Path) -> list[Listener]:
