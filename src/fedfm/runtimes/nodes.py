@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -286,11 +287,11 @@ class NodesRuntime:
             self._preparing.add(node)
             self.line.push(node, self.preparation.begin(node), most=0)
             return
-        requests, owed = list[Request](), dict[str, _Owed]()
-        while queue and queue[0].batch is batch:
-            requests.append(queue[0].request)
-            owed[queue[0].request.client] = queue.popleft()
-        self._working[node] = _Work(batch, owed)
+        together = list(takewhile(lambda owed: owed.batch is batch, queue))
+        for _ in together:
+            queue.popleft()
+        requests = [owed.request for owed in together]
+        self._working[node] = _Work(batch, {owed.request.client: owed for owed in together})
         messages = batch.messages
         if not self.preparation.trains_any(node):
             messages = tuple({id(request.message): request.message for request in requests}.values())

@@ -142,7 +142,7 @@ def _play(
         try:
             for listener in listeners:
                 listener.on_start(describe(experiment))
-            runtime.attend(lambda: stop.check("while nodes were waited for"))
+            runtime.attend(lambda: stop.check("while clients were waited for"))
             loop = Driver(experiment, runtime, folder, listeners, stop)
             state = loop.play(_begun(experiment, folder, loop))
             folder.write_json(folder.clients, deployment.informed(experiment).data.table())  # later ones too
