@@ -13,7 +13,7 @@ from fedfm.errors import StorageError
 class Spilled:
     """Bytes in a file without a name, which is gone when nobody holds them any more."""
 
-    def __init__(self, parts: Iterable[bytes]) -> None:
+    def __init__(self, parts: Iterable[bytes | memoryview]) -> None:
         """The bytes of all parts, one after the other.
 
         Raises:
@@ -22,7 +22,18 @@ class Spilled:
         with _room():
             self._file = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as this is held
             weakref.finalize(self, self._file.close)
-            self._size = sum(map(self._file.write, parts))
+        self._size = 0
+        self.append(parts)
+
+    def append(self, parts: Iterable[bytes | memoryview]) -> None:
+        """Adds the bytes of all parts at the end.
+
+        Raises:
+            StorageError: the disk is full.
+        """
+        with _room():
+            self._file.seek(self._size)
+            self._size += sum(map(self._file.write, parts))
             self._file.flush()
 
     def __len__(self) -> int:

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+from pydantic import Field
+
 from fedfm.aggregation.base import Contribution, Fold, Rule
+from fedfm.aggregation.lora import HetLora
 from fedfm.aggregation.mean import Mean
+from fedfm.aggregation.median import Median
+from fedfm.aggregation.trimmed_mean import TrimmedMean
 
-RULES: dict[str, type[Rule]] = {"mean": Mean}
+RULES: dict[str, type[Rule]] = {
+    "mean": Mean,
+    "median": Median,
+    "trimmed-mean": TrimmedMean,
+    "hetlora": HetLora,
+}
 
-Aggregation = Mean
+Aggregation = Annotated[Mean | Median | TrimmedMean | HetLora, Field(discriminator="rule")]
 
-__all__ = ["RULES", "Aggregation", "Contribution", "Fold", "Mean", "Rule"]
+__all__ = ["RULES", "Aggregation", "Contribution", "Fold", "HetLora", "Mean", "Median", "Rule", "TrimmedMean"]

@@ -65,6 +65,12 @@ class Rule(Settings):
         """The rule with what ``federation.sampling`` decides filled in."""
         return self
 
-    def start(self, spec: Spec) -> Fold:
-        """An empty fold of updates to tensors with ``spec``."""
+    def start(self, spec: Spec, params: Mapping[str, Tensor]) -> Fold:
+        """An empty fold of updates to tensors with ``spec``.
+
+        Args:
+            spec: of the whole tensors.
+            params: w_t, the values that the updates start from. Rules that act on what clients hold after training,
+                such as those on LoRA's factors, need them; others ignore them.
+        """
         raise NotImplementedError

@@ -7,7 +7,7 @@ already (Li et al., arXiv:1907.02189, scheme I), so each draw weighs the same an
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Literal, Self
 
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor
 from fedfm.aggregation.base import Contribution, Rule
 from fedfm.params import Params
 from fedfm.spec import Spec
-from fedfm.views.base import Slices, holds, is_whole, narrow, widen
+from fedfm.views.base import Index, Slices, holds, narrow, widen
 
 AT_ONCE = 2**15
 """Values that are in float64 beside the sum, at most; torch leaves so few to one thread, and wakes no other."""
@@ -39,41 +39,55 @@ class Mean(Rule):
         """Weight of one update."""
         return float(contribution.copies * (1 if self.weights == "uniform" else contribution.examples))
 
-    def start(self, spec: Spec) -> MeanFold:
+    def start(self, spec: Spec, params: Mapping[str, Tensor]) -> MeanFold:
         """An empty fold."""
-        return MeanFold(self, spec)
+        return MeanFold(spec, lambda update, contribution, _: dict.fromkeys(update, self.weight(contribution)))
+
+
+Weigh = Callable[[Mapping[str, Tensor], Contribution, Slices], Mapping[str, float]]
+"""The arguments of `fedfm.aggregation.base.Fold.add` → the weight of each tensor of that update."""
 
 
 class MeanFold:
     """A running weighted mean in float64; feed it in a fixed order and the result is fixed to the bit."""
 
-    def __init__(self, rule: Mean, spec: Spec) -> None:
-        self._rule, self._spec = rule, spec
+    def __init__(self, spec: Spec, weigh: Weigh) -> None:
+        """An empty fold.
+
+        Args:
+            spec: of the whole tensors.
+            weigh: the weight of each tensor of an update.
+        """
+        self._spec, self._weigh = spec, weigh
         self._sum: Params = {}
-        self._weight = 0.0
-        self._held: dict[str, Tensor] | None = None
-        """Weight at each coordinate, once an update does not hold everything."""
+        self._weights = dict.fromkeys(spec, 0.0)
+        """Sum of the weights of each tensor's updates."""
+        self._held: dict[str, Tensor] = {}
+        """Sum of weights at each coordinate, of tensors that some update holds a part of."""
+        self._updates = 0
 
     def add(self, update: Mapping[str, Tensor], contribution: Contribution, slices: Slices) -> None:
         """Folds in one update, as `fedfm.aggregation.base.Fold.add`."""
-        weight = self._rule.weight(contribution)
-        if self._held is None and not is_whole(slices, self._spec):
-            self._held = {
-                name: torch.full(spec.shape, self._weight, dtype=torch.float64) for name, spec in self._spec.items()
-            }
-        if self._held is not None:
-            for name in slices:
-                self._held[name] += weight * holds(slices, name, self._spec[name].shape)
-        self._weight += weight
-        for name in slices:
-            if name not in self._sum:
-                self._sum[name] = torch.zeros(self._spec[name].shape, dtype=torch.float64)
-            if not slices[name]:
-                _add(self._sum[name], update[name], weight)
-                continue
-            part = {name: slices[name]}
-            total = narrow(self._sum, part)[name] + weight * update[name].double()
-            self._sum[name] = widen({name: total}, part, {name: self._sum[name]})[name]
+        self._updates += 1
+        weights = self._weigh(update, contribution, slices)
+        for name, index in slices.items():
+            self._fold(name, update[name], weights[name], index)
+
+    def _fold(self, name: str, update: Tensor, weight: float, index: tuple[Index, ...]) -> None:
+        shape = self._spec[name].shape
+        if index and name not in self._held:
+            self._held[name] = torch.full(shape, self._weights[name], dtype=torch.float64)
+        if name in self._held:
+            self._held[name] += weight * holds({name: index}, name, shape)
+        self._weights[name] += weight
+        if name not in self._sum:
+            self._sum[name] = torch.zeros(shape, dtype=torch.float64)
+        if not index:
+            _add(self._sum[name], update, weight)
+            return
+        part = {name: index}
+        total = narrow(self._sum, part)[name] + weight * update.double()
+        self._sum[name] = widen({name: total}, part, {name: self._sum[name]})[name]
 
     def result(self) -> Params:
         """The mean, in the dtype of the updates; it ends the fold, whose memory it gives back as it goes.
@@ -81,15 +95,15 @@ class MeanFold:
         Raises:
             ValueError: nothing was folded in.
         """
-        if not self._weight:
+        if not self._updates:
             raise ValueError("the mean of no updates is undefined")
         return {name: self._mean(name).to(spec.dtype) for name, spec in self._spec.items()}
 
     def _mean(self, name: str) -> Tensor:
-        if name not in self._sum:
+        if not self._weights[name]:
             return torch.zeros(self._spec[name].shape, dtype=torch.float64)
-        if self._held is None:
-            return self._sum.pop(name).div_(self._weight)
+        if name not in self._held:
+            return self._sum.pop(name).div_(self._weights[name])
         weights = self._held.pop(name)
         return self._sum.pop(name).div_(weights.where(weights > 0, 1))
 

@@ -9,8 +9,10 @@ from pydantic import Field
 from fedfm.algorithms.base import Aggregate, Algorithm, At, ClientRound, Finished, ServerState
 from fedfm.algorithms.fedavg import FedAvg
 from fedfm.algorithms.fedavgm import FedAvgM
+from fedfm.algorithms.feddyn import FedDyn
 from fedfm.algorithms.fedopt import FedAdam, FedYogi
 from fedfm.algorithms.fedprox import FedProx
+from fedfm.algorithms.scaffold import Scaffold
 
 ALGORITHMS: dict[str, type[Algorithm]] = {
     "fedavg": FedAvg,
@@ -18,9 +20,13 @@ ALGORITHMS: dict[str, type[Algorithm]] = {
     "fedavgm": FedAvgM,
     "fedadam": FedAdam,
     "fedyogi": FedYogi,
+    "scaffold": Scaffold,
+    "feddyn": FedDyn,
 }
 
-AnyAlgorithm = Annotated[FedAvg | FedProx | FedAvgM | FedAdam | FedYogi, Field(discriminator="name")]
+AnyAlgorithm = Annotated[
+    FedAvg | FedProx | FedAvgM | FedAdam | FedYogi | Scaffold | FedDyn, Field(discriminator="name")
+]
 
 __all__ = [
     "ALGORITHMS",
@@ -32,8 +38,10 @@ __all__ = [
     "FedAdam",
     "FedAvg",
     "FedAvgM",
+    "FedDyn",
     "FedProx",
     "FedYogi",
     "Finished",
+    "Scaffold",
     "ServerState",
 ]

@@ -52,7 +52,7 @@ class Algorithm(Settings):
         >>> params = {"w": torch.zeros(1)}
         >>> state = algorithm.start(params)
         >>> for _ in range(20):
-        ...     fold = rule.start(spec_of(params))
+        ...     fold = rule.start(spec_of(params), params)
         ...     for client in (1.0, 2.0, 6.0):
         ...         gradient = algorithm.gradient(params["w"] - client, params["w"], At(received=params["w"]))
         ...         fold.add({"w": -0.5 * gradient}, Contribution(str(client), examples=1, steps=1), {"w": ()})

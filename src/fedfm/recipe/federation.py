@@ -26,6 +26,9 @@ def _count_or_fraction(value: Any) -> int | float:
     raise ValueError("must be a count (a whole number from 1 to 10,000,000) or a fraction (between 0 and 1)")
 
 
+Rank = Annotated[int, Field(ge=1, le=100_000)]
+
+
 class FederationSettings(Settings):
     """The recipe's ``federation``."""
 
@@ -47,6 +50,11 @@ class FederationSettings(Settings):
     """Clients of a natural federation that have fewer examples are left out."""
     holdout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of each client's examples kept from training, to evaluate the server's model per client."""
+
+    ranks: list[Rank] | dict[str, Rank] | None = None
+    """LoRA ranks of clients, at most `tune.r`: a list that is dealt to clients at random, or pattern of client ids →
+    rank, where the first match counts and a client without a match has `tune.r`; null: `tune.r` for all. A client gets
+    the leading ranks; the scale α/r stays that of `tune.r`."""
 
     def cohort_size(self, clients: int) -> int:
         """Clients a round when ``clients`` are there; a fraction is rounded, and never to none."""

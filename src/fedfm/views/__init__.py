@@ -7,8 +7,13 @@ from typing import Any
 
 from fedfm.spec import Spec
 from fedfm.views.base import Slices, View, holds, intersect, is_whole, narrow, narrow_spec, whole, widen
+from fedfm.views.ranks import Ranks
+from fedfm.views.share import Share
 
-VIEWS: dict[str, type[View]] = {}
+VIEWS: dict[str, type[View]] = {
+    "share": Share,
+    "ranks": Ranks,
+}
 """Name → kind of view; each makes itself from a recipe, where the recipe asks for it."""
 
 
@@ -49,6 +54,8 @@ class Views:
 
 __all__ = [
     "VIEWS",
+    "Ranks",
+    "Share",
     "Slices",
     "View",
     "Views",

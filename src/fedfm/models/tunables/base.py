@@ -28,6 +28,12 @@ class TuneSettings(Settings):
 
     stackable: ClassVar[bool] = True
 
+    kind: str
+    """The tunable's name."""
+    share: str | list[str] | None = None
+    """What travels: a pattern of tensor names or a list of them, such as `*lora_A*`; `head` stands for the task's head,
+    and `not PATTERN` excludes. Everything else is personal: each client keeps its own. Null: everything travels."""
+
     @property
     def virtual_tokens(self) -> int:
         """How many of the tokens that the model takes at once are the tunable's own."""

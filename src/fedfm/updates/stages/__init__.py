@@ -2,8 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+from pydantic import Field
+
 from fedfm.updates.stages.base import Stage
+from fedfm.updates.stages.clip import Clip
+from fedfm.updates.stages.quantize import Quantize
+from fedfm.updates.stages.top_k import TopK
 
-STAGES: dict[str, type[Stage]] = {}
+STAGES: dict[str, type[Stage]] = {
+    "clip": Clip,
+    "top-k": TopK,
+    "quantize": Quantize,
+}
 
-__all__ = ["STAGES", "Stage"]
+AnyStage = Annotated[Clip | TopK | Quantize, Field(discriminator="kind")]
+
+__all__ = ["STAGES", "AnyStage", "Clip", "Quantize", "Stage", "TopK"]

@@ -20,6 +20,8 @@ class Stage(Settings):
     names, one after the other; other groups pass unchanged.
     """
 
+    kind: str
+    """The stage's name."""
     direction: Literal["up", "down", "both"] = "up"
     """`up`: updates to the server; `down`: parameters to the clients."""
 
@@ -27,8 +29,11 @@ class Stage(Settings):
     """Groups that it acts on."""
     linear: ClassVar[bool] = False
     """Whether the sum of encoded updates decodes to the sum of the updates."""
-    stateful: ClassVar[bool] = False
-    """Whether the client keeps tensors between rounds for it."""
+
+    @property
+    def stateful(self) -> bool:
+        """Whether the client keeps tensors between rounds for it."""
+        return False
 
     def spec(self, spec: Spec) -> Spec:
         """What `encode` makes of tensors with ``spec``."""
