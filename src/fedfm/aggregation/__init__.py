@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from fedfm.aggregation.mean import Mean, MeanFold
+from fedfm.registry import Choice
 
-Aggregation = Mean
+RULES: dict[str, type[Mean]] = {"mean": Mean}
 
-__all__ = ["Aggregation", "Mean", "MeanFold"]
+Aggregation = Annotated[Mean, Choice(RULES, "rule", "fedfm.rules")]
+
+__all__ = ["RULES", "Aggregation", "Mean", "MeanFold"]

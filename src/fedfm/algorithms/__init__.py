@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field
-
 from fedfm.algorithms.base import Algorithm, ServerState
 from fedfm.algorithms.fedavg import FedAvg
 from fedfm.algorithms.fedavgm import FedAvgM
 from fedfm.algorithms.fedopt import FedAdam, FedYogi
 from fedfm.algorithms.fedprox import FedProx
+from fedfm.registry import Choice
 
 ALGORITHMS: dict[str, type[Algorithm]] = {
     "fedavg": FedAvg,
@@ -20,7 +19,7 @@ ALGORITHMS: dict[str, type[Algorithm]] = {
     "fedyogi": FedYogi,
 }
 
-AnyAlgorithm = Annotated[FedAvg | FedProx | FedAvgM | FedAdam | FedYogi, Field(discriminator="name")]
+AnyAlgorithm = Annotated[Algorithm, Choice(ALGORITHMS, "name", "fedfm.algorithms")]
 
 __all__ = [
     "ALGORITHMS",

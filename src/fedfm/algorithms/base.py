@@ -32,6 +32,9 @@ class Algorithm(Settings):
         3.0
     """
 
+    name: str = ""
+    """How the federation learns."""
+
     def start(self, params: Params) -> ServerState:
         """The server's state before round 1, shaped after the tunable."""
         return {}

@@ -28,6 +28,12 @@ class TuneSettings(Settings):
 
     stackable: ClassVar[bool] = True
 
+    kind: str
+    """Which parameters are trained and travel."""
+    share: str | list[str] | None = None
+    """What of it travels: `head`, or patterns of tensor names such as `*lora_B*`; each client keeps the rest for itself.
+    null: everything travels."""
+
     @property
     def virtual_tokens(self) -> int:
         """How many of the tokens that the model takes at once are the tunable's own."""
