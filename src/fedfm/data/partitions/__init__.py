@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field
-
 from fedfm.data.partitions.base import Partitioner
 from fedfm.data.partitions.column import Column
 from fedfm.data.partitions.dirichlet import Dirichlet
 from fedfm.data.partitions.iid import Iid
 from fedfm.data.partitions.quantity import Quantity
 from fedfm.data.partitions.shards import Shards
+from fedfm.registry import Choice
 
 PARTITIONS: dict[str, type[Partitioner]] = {
     "iid": Iid,
@@ -21,6 +20,6 @@ PARTITIONS: dict[str, type[Partitioner]] = {
     "column": Column,
 }
 
-Partition = Annotated[Iid | Dirichlet | Shards | Quantity | Column, Field(discriminator="kind")]
+Partition = Annotated[Partitioner, Choice(PARTITIONS, "kind", "fedfm.partitions")]
 
 __all__ = ["PARTITIONS", "Column", "Dirichlet", "Iid", "Partition", "Partitioner", "Quantity", "Shards"]

@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field
 
+from fedfm.capabilities import LABELS
 from fedfm.data.partitions.base import Partitioner, require_examples, synthetic_clients
 
 _BALANCING_TURNS = 100
@@ -20,6 +21,8 @@ _BALANCING_TURNS = 100
 
 class Dirichlet(Partitioner):
     """Sizes differ by one at most; each example is used once, so the clients' mixes average to that of the data."""
+
+    needs = {LABELS: "it splits by label; use iid, quantity or column"}
 
     kind: Literal["dirichlet"] = "dirichlet"
     """Clients of equal size differ in their mix of labels."""

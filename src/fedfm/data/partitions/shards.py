@@ -7,11 +7,14 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field
 
+from fedfm.capabilities import LABELS
 from fedfm.data.partitions.base import Partitioner, require_examples, synthetic_clients
 
 
 class Shards(Partitioner):
     """McMahan et al., arXiv:1602.05629, §3: with 2 shards a client, most clients see two labels only."""
+
+    needs = {LABELS: "it splits by label; use iid, quantity or column"}
 
     kind: Literal["shards"] = "shards"
     """Every client gets a few runs of examples sorted by label."""

@@ -66,7 +66,12 @@ class Checkpoint:
 
 
 def save_checkpoint(
-    run: RunFolder, state: RunState, offsets: Mapping[str, int], *, keep: int, identity: Mapping[str, str]
+    run: RunFolder,
+    state: RunState,
+    offsets: Mapping[str, int],
+    *,
+    keep: int | Literal[all],
+    identity: Mapping[str, str],
 ) -> Path:
     """Writes the state after a round and makes it the latest, then removes all but the ``keep`` newest.
 
@@ -74,7 +79,7 @@ def save_checkpoint(
         run: the run's folder.
         state: what to save.
         offsets: sizes of the record files.
-        keep: checkpoints to keep, ≥ 1.
+        keep: checkpoints to keep, ≥ 1, or ``all``.
         identity: what makes the run that run.
 
     Raises:
@@ -86,7 +91,7 @@ def save_checkpoint(
     with replacing_folder(folder) as beside:
         _write(beside, state, offsets, identity)
     replace_text(run.latest, folder.name + "\n")
-    for old in _folders(run)[:-keep]:
+    for old in [] if keep == "all" else _folders(run)[:-keep]:
         shutil.rmtree(old, ignore_errors=True)
     return folder
 
