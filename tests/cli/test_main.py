@@ -22,7 +22,7 @@ from fedfm.errors import (
     StorageError,
     TooFewClientsError,
 )
-from tests.records.conftest import write_run
+from tests.run_folders import write_run
 
 COMMANDS = [
     *("ls", "cp", "show", "check", "data", "proxy"),

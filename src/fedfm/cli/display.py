@@ -17,8 +17,8 @@ import fedfm
 from fedfm.cli.output import Output
 from fedfm.errors import InterruptedRunError
 from fedfm.records import contributions, units
-from fedfm.records.listeners import Listener
 from fedfm.records.names import BASELINES
+from fedfm.trackers.listeners import Listener
 
 Record = dict[str, Any]
 

@@ -1,27 +1,20 @@
-"""How a run fares, as its folder tells it: while it goes on, from any terminal, and after."""
+"""The status of a run, read from its folder while the run goes on or afterwards."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from rich.console import Group, RenderableType
-from rich.table import Table
-from rich.text import Text
-
 from fedfm.data.settings import SITES
 from fedfm.printable import records
-from fedfm.records import jsonl, shapes, units
+from fedfm.records import jsonl, shapes
 from fedfm.records.folder import RunFolder
 from fedfm.records.jsonl import Record
 from fedfm.records.reading import RunFiles, dig, read_run
 
-SHOWN = 24
-"""Clients of the terminal's table, those with the most trouble first."""
-
 
 def run_status(path: Path | str) -> Record:
-    """How a run fares.
+    """Reads the status of a run.
 
     Returns:
         ``name``, ``state`` (``running``, ``completed``, ``interrupted``, ``failed``, or ``stopped``: its process was
@@ -48,28 +41,6 @@ def run_status(path: Path | str) -> Record:
         "bytes": {"down": files.traffic["down"], "up": files.traffic["up"]},
         "clients": _clients(folder, files),
     }
-
-
-def render_status(status: Record) -> RenderableType:
-    """A status for the terminal."""
-    state = status["state"] + (f" (process {status['process']})" if status["process"] else "")
-    metric = units.metric_name(status["metric"])
-    lines: list[RenderableType] = [
-        Text(f"{status['name']}: {state}, {status['round']} of {status['rounds']} rounds"),
-        Text(f"{metric} {units.metric(status['metric'], status['value'])} on the test set"),
-        Text(f"{units.size(status['bytes']['down'])} down, {units.size(status['bytes']['up'])} up"),
-    ]
-    if status["clients"]:
-        table = Table("client", "examples", "last update", "failed", "refused", "why", box=None, pad_edge=False)
-        ordered = sorted(status["clients"].items(), key=lambda item: (-item[1]["failed"] - item[1]["refused"], item[0]))
-        for client, found in ordered[:SHOWN]:
-            last = f"round {found['round']}" if found["round"] else "none"
-            numbers = (str(found[key]) for key in ("failed", "refused"))
-            table.add_row(Text(client), units.number(found["examples"]), last, *numbers, Text(found["reason"]))
-        lines += [Text(), table]
-        if len(ordered) > SHOWN:
-            lines.append(Text(f"and {len(ordered) - SHOWN} more"))
-    return Group(*lines)
 
 
 def _clients(folder: RunFolder, files: RunFiles) -> dict[str, dict[str, Any]]:

@@ -13,7 +13,6 @@ from fedfm.params import Params, digest, is_finite
 from fedfm.printable import line
 from fedfm.proxies.versions import ProxyVersion
 from fedfm.records.folder import RunFolder
-from fedfm.records.listeners import Listener
 from fedfm.runtimes.base import Runtime
 from fedfm.runtimes.nodes import NodesRuntime
 from fedfm.server.experiment.build import Experiment
@@ -25,6 +24,7 @@ from fedfm.server.rounds.participation import after_round
 from fedfm.server.rounds.round_records import Records, Stopwatch
 from fedfm.server.rounds.sampling import sample_cohort
 from fedfm.server.rounds.state import Best, RunState
+from fedfm.trackers.listeners import Listener
 from fedfm.updates import Instruction, decode_instruction
 
 Scores = dict[str, dict[str, float]]

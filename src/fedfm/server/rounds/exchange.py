@@ -16,12 +16,12 @@ from fedfm.printable import line, lines
 from fedfm.proxies import FedPFT
 from fedfm.recipe import Recipe
 from fedfm.records.ledger import message_record
-from fedfm.records.listeners import Listener
 from fedfm.runtimes.base import Answer, Runtime
 from fedfm.server.rounds.interrupts import StopRequest
 from fedfm.server.rounds.ordering import Ordering
 from fedfm.server.rounds.round_records import Records, Stopwatch
 from fedfm.server.rounds.screening import screen
+from fedfm.trackers.listeners import Listener
 from fedfm.updates import Failure, Instruction, MessageError, decode_update
 
 

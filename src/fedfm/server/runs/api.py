@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from fedfm.recipe import load_recipe
 from fedfm.records.folder import RunFolder
-from fedfm.records.listeners import Listener
 from fedfm.server.runs.finished import Run
 from fedfm.server.runs.refusals import refuse_unresumable, refuse_unrunnable
+from fedfm.trackers.listeners import Listener
 
 if TYPE_CHECKING:
     from fedfm.recipe import Recipe
@@ -50,8 +50,8 @@ def run(
     elif overrides or data:
         recipe = load_recipe(recipe.model_dump(), overrides, data=data)
     RunFolder.refuse_existing(recipe.folder)
-    from fedfm.server.runs.start import start_run
     from fedfm.server.experiment.deployment import Simulation
+    from fedfm.server.runs.start import start_run
 
     return start_run(recipe, Simulation(profile=profile), listeners)
 
@@ -77,7 +77,7 @@ def resume(
     """
     opened = RunFolder.open(folder)
     refuse_unresumable(opened, overrides)
-    from fedfm.server.runs.start import continue_run
     from fedfm.server.experiment.deployment import Simulation
+    from fedfm.server.runs.start import continue_run
 
     return continue_run(opened, overrides, Simulation(), listeners, data)

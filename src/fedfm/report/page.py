@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fedfm.data.settings import SITES, shown
-from fedfm.records import names, sections, svg, templates, units
+from fedfm.records import names, units
 from fedfm.records.folder import RunFolder
 from fedfm.records.jsonl import Record
 from fedfm.records.reading import RunFiles, dig, read_run
+from fedfm.report import sections, svg, templates
 
 REPRODUCING = ("torch", "transformers", "peft", "datasets")
 """Packages whose versions a reproduction fixes."""

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, Locator, MaxNLocator, MultipleLocator, NullFormatter
 
 from fedfm.records import units
-from fedfm.records.svg import CATEGORIES, COLOURS
+from fedfm.report.svg import CATEGORIES, COLOURS
 
 Draw = Callable[[Axes], None]
 

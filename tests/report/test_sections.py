@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from fedfm.records import sections
 from fedfm.records.ledger import TensorGroup, Totals
 from fedfm.records.reading import RunFiles
-from fedfm.records.sections.learning import _bytes_until
+from fedfm.report import sections
+from fedfm.report.sections.learning import _bytes_until
 
 
 def run_files(**changes: Any) -> RunFiles:

@@ -8,11 +8,12 @@ import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from fedfm.records import charts, svg, units
+from fedfm.records import units
 from fedfm.records.jsonl import Record
 from fedfm.records.reading import RunFiles, metric_keys
-from fedfm.records.sections.outcome import baselines
-from fedfm.records.sections.parts import Chart, Key, Table
+from fedfm.report import charts, svg
+from fedfm.report.sections.outcome import baselines
+from fedfm.report.sections.parts import Chart, Key, Table
 
 SPLITS = ("train", "validation", "test")
 

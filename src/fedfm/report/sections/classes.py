@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from fedfm.records import units
 from fedfm.records.jsonl import Record
 from fedfm.records.reading import RunFiles, dig
-from fedfm.records.sections.parts import Table
+from fedfm.report.sections.parts import Table
 
 FEW = 20
 """Classes up to which every pair is shown, in the confusion matrix."""

@@ -13,9 +13,10 @@ from huggingface_hub import ModelCard, ModelCardData
 
 from fedfm import __version__
 from fedfm.printable import escaped
-from fedfm.records import contributions, disk, jsonl, markdown, names, templates, units
+from fedfm.records import contributions, disk, jsonl, names, units
 from fedfm.records.jsonl import Record
 from fedfm.records.reading import dig, metric_keys
+from fedfm.report import markdown, templates
 
 Kind = Literal["adapter", "model"]
 

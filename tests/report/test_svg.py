@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 
 from matplotlib.axes import Axes
 
-from fedfm.records import svg
+from fedfm.report import svg
 
 
 def draw(axes: Axes) -> None:

@@ -10,9 +10,11 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
+from fedfm.cli.split_display import WIDTH, render_split
 from fedfm.errors import RecipeError, StorageError
-from fedfm.records import jsonl, split
+from fedfm.records import jsonl
 from fedfm.records.folder import RunFolder
+from fedfm.report import split
 
 TWO = [
     {"id": "a", "examples": 10, "labels": {"yes": 10, "no": 0}, "holdout": 1},
@@ -23,7 +25,7 @@ TWO = [
 def terminal(clients: list[dict[str, Any]], width: int = 100) -> str:
     console = Console(width=width, no_color=True)
     with console.capture() as capture:
-        console.print(split.render_split(clients))
+        console.print(render_split(clients))
     return capture.get()
 
 
@@ -68,7 +70,7 @@ def test_the_terminal_shows_every_client_and_its_share() -> None:
     assert "40 examples over 2 clients: 10 to 30 each" in text
     assert "label skew 0.33" in text
     line = next(line for line in text.splitlines() if line.startswith("b "))
-    assert line.count("█") == split.WIDTH
+    assert line.count("█") == WIDTH
     assert "no 67 %" in line
     assert "yes 100 %" in text
 

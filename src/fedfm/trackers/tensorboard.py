@@ -7,7 +7,7 @@ from typing import Any
 
 from fedfm.errors import RecipeError
 from fedfm.extras import how_to_install
-from fedfm.records.listeners import Listener
+from fedfm.trackers.listeners import Listener
 
 
 class TensorBoard(Listener):

@@ -6,7 +6,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from fedfm.printable import escaped
-from fedfm.records import markdown
+from fedfm.report import markdown
 
 
 def render(template: str, *, autoescape: bool, **values: object) -> str:
@@ -18,7 +18,7 @@ def render(template: str, *, autoescape: bool, **values: object) -> str:
         values: what the template names.
     """
     environment = Environment(
-        loader=PackageLoader("fedfm.records", "."),
+        loader=PackageLoader("fedfm.report", "."),
         autoescape=autoescape,  # noqa: S701 - off for Markdown
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fedfm.records import charts, svg, units
+from fedfm.records import units
 from fedfm.records.jsonl import Record
 from fedfm.records.reading import RunFiles, dig
-from fedfm.records.sections.parts import Chart, Fact
+from fedfm.report import charts, svg
+from fedfm.report.sections.parts import Chart, Fact
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from fedfm.records import units
 from fedfm.records.reading import RunFiles
-from fedfm.records.sections.parts import Fact, Table
+from fedfm.report.sections.parts import Fact, Table
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import yaml
 from huggingface_hub import ModelCard
 
 from fedfm.errors import StorageError
-from fedfm.records.card import Base, write_card
+from fedfm.report.card import Base, write_card
 
 RECIPE: dict[str, Any] = {
     "name": "pydoc-lora",

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from fedfm.errors import RecipeError
-from fedfm.records.tensorboard import TensorBoard
+from fedfm.trackers.tensorboard import TensorBoard
 
 
 def record(number: int, loss: float | None, accuracy: float | None = None) -> dict[str, Any]:

@@ -17,21 +17,23 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 from fedfm.cli.output import console
-from fedfm.records import jsonl, ledger, report
-from fedfm.records.card import Base, write_card
+from fedfm.cli.split_display import render_split
+from fedfm.cli.status_display import render_status
+from fedfm.records import jsonl, ledger
 from fedfm.records.folder import RunFolder
-from fedfm.records.sections.wire import SHOWN
-from fedfm.records.split import render_split
-from fedfm.records.status import render_status, run_status
+from fedfm.records.status import run_status
+from fedfm.report.card import Base, write_card
+from fedfm.report.page import write_report
+from fedfm.report.sections.wire import SHOWN
 from tests.hostile import TEXT, UNSAFE, assert_shown
-from tests.records.test_card import RECIPE, SUMMARY
-from tests.records.test_report import Page
+from tests.report.test_card import RECIPE, SUMMARY
+from tests.report.test_page import Page
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     """A run all of whose names are hostile."""
-    from tests.records.conftest import write_run
+    from tests.run_folders import write_run
 
     found = write_run(tmp_path_factory.mktemp("hostile") / "run", clients=6, rounds=3)
     clients = jsonl.read(found.clients)
@@ -66,7 +68,7 @@ def test_its_files_hold_nothing_unsafe_and_are_read_as_they_were_written(folder:
 
 
 def test_the_report_is_a_page_of_its_own_words_and_of_a_size(folder: RunFolder) -> None:
-    html = report.write_report(folder.path).read_text(encoding="utf-8")
+    html = write_report(folder.path).read_text(encoding="utf-8")
     page = Page(html)
     assert_shown(html)
     assert {"script", "img"}.isdisjoint(page.tags)
@@ -135,4 +137,4 @@ def test_ten_thousand_events_make_a_small_report(folder: RunFolder, tmp_path: Pa
     copy.write_text(copy.recipe, folder.recipe.read_text(encoding="utf-8"))
     event = json.dumps({"round": 1, "kind": "refused", "client": "a", "reason": TEXT * 9}) + "\n"
     copy.events.write_text(event * 10_000)
-    assert report.write_report(copy.path).stat().st_size < 500_000
+    assert write_report(copy.path).stat().st_size < 500_000

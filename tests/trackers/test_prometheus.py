@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from fedfm.errors import RecipeError
-from fedfm.records.prometheus import Prometheus
+from fedfm.trackers.prometheus import Prometheus
 
 RECORD: dict[str, Any] = {
     "round": 2,

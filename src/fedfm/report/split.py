@@ -1,4 +1,4 @@
-"""How data is split among clients: figures, a picture, and a rendering for the terminal."""
+"""How the data is split among clients: figures, sentences and a picture."""
 
 from __future__ import annotations
 
@@ -8,24 +8,16 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
-from rich.console import Group
-from rich.table import Table
-from rich.text import Text
 
 from fedfm.errors import RecipeError
 from fedfm.printable import records
-from fedfm.records import charts, disk, svg, units
+from fedfm.records import disk, units
 from fedfm.records.jsonl import Record
-from fedfm.records.svg import CATEGORIES
-
-SHOWN = 24
-"""Rows of the terminal's table: the largest clients, and where there are more, the smallest."""
+from fedfm.report import charts, svg
+from fedfm.report.svg import CATEGORIES
 
 DRAWN = 400
 """Clients of a picture."""
-
-WIDTH = 32
-"""Characters of a client's bar in the terminal."""
 
 ENDINGS = (".png", ".svg", ".pdf")
 
@@ -96,7 +88,7 @@ def split_facts(rows: Sequence[SplitRow]) -> SplitFacts:
     labels = _labels(rows)
     skew = dominated = None
     if labels:
-        counts = _counts(rows, labels)
+        counts = label_counts(rows, labels)
         shares = counts[:, counts.sum(axis=0) > 0]
         shares = shares / shares.sum(axis=0)
         everybody = counts.sum(axis=1, keepdims=True) / counts.sum()
@@ -121,7 +113,7 @@ def draw_split(rows: Sequence[SplitRow]) -> charts.Draw:
     if total > DRAWN:
         rows = [rows[int(index)] for index in np.linspace(0, total - 1, DRAWN)]
         below += f", {DRAWN} of them drawn"
-    counts = _counts(rows, legend) if legend else np.array([[row.examples for row in rows]], dtype=np.float64)
+    counts = label_counts(rows, legend) if legend else np.array([[row.examples for row in rows]], dtype=np.float64)
     return charts.stacked_labels(counts, [row.client for row in rows], below=below)
 
 
@@ -130,6 +122,16 @@ def legend_labels(labels: Sequence[str]) -> list[str]:
     if len(labels) <= len(CATEGORIES):
         return list(labels)
     return [*labels[: len(CATEGORIES) - 1], OTHER]
+
+
+def label_counts(rows: Sequence[SplitRow], legend: Sequence[str]) -> np.ndarray:
+    """Examples by label of the legend and client, ``[labels, clients]``; labels it does not name count as its last."""
+    rank = {label: index for index, label in enumerate(legend)}
+    counts = np.zeros((len(legend), len(rows)))
+    for column, row in enumerate(rows):
+        for label, count in (row.labels or {}).items():
+            counts[rank.get(label, len(legend) - 1), column] += count
+    return counts
 
 
 def plot_split(clients: Sequence[Record], path: Path) -> Path:
@@ -157,26 +159,6 @@ def plot_split(clients: Sequence[Record], path: Path) -> Path:
     return path
 
 
-def render_split(clients: Sequence[Record]) -> Group:
-    """A split for the terminal: facts, legend, and a bar for each client, the largest first."""
-    rows = split_table(clients)
-    facts = split_facts(rows)
-    legend = legend_labels(facts.labels)
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    table.add_column("client", overflow="ellipsis", max_width=28)
-    table.add_column("examples", justify="right")
-    table.add_column("", no_wrap=True)
-    if legend:
-        table.add_column("most frequent label", overflow="ellipsis", max_width=32)
-    shown = rows if len(rows) <= SHOWN else [*rows[: SHOWN // 2], *rows[-SHOWN // 2 :]]
-    for index, row in enumerate(shown):
-        if len(rows) > SHOWN and index == SHOWN // 2:
-            table.add_row(Text(f"… {units.number(len(rows) - SHOWN)} more", style="dim"))
-        top = [f"{row.top[0]} {100 * row.top[1]:.0f} %" if row.top else units.DASH] if legend else []
-        table.add_row(Text(row.client), units.number(row.examples), _bar(row, legend, facts.largest), *map(Text, top))
-    return Group(*map(Text, describe(facts)), *([_legend(legend)] if legend else []), table)
-
-
 def describe(facts: SplitFacts) -> list[str]:
     """The facts in sentences."""
     sentences = [f"{units.number(facts.examples)} examples over {_clients(facts.clients)}: {_sizes(facts)}."]
@@ -198,23 +180,6 @@ def _sizes(facts: SplitFacts) -> str:
     return f"{units.number(facts.smallest)} to {units.number(facts.largest)} each, median {units.number(facts.median)}"
 
 
-def _bar(row: SplitRow, legend: Sequence[str], largest: int) -> Text:
-    """A client's examples as a bar, coloured by label."""
-    counts = _counts([row], legend)[:, 0] if legend else np.array([float(row.examples)])
-    edges = np.rint(np.cumsum(counts) / max(largest, 1) * WIDTH).astype(int)
-    bar = Text()
-    for colour, start, stop in zip(CATEGORIES, [0, *edges[:-1]], edges, strict=False):
-        bar.append("█" * int(stop - start), style=colour)
-    return bar
-
-
-def _legend(legend: Sequence[str]) -> Text:
-    line = Text()
-    for colour, label in zip(CATEGORIES, legend, strict=False):
-        line.append("█ ", style=colour).append(f"{charts.shorten(label, 28)}   ")
-    return line
-
-
 def _labels(rows: Sequence[SplitRow]) -> list[str]:
     """All labels, the most frequent first."""
     totals: dict[str, int] = {}
@@ -222,16 +187,6 @@ def _labels(rows: Sequence[SplitRow]) -> list[str]:
         for label, count in (row.labels or {}).items():
             totals[label] = totals.get(label, 0) + count
     return sorted(totals, key=lambda label: -totals[label])
-
-
-def _counts(rows: Sequence[SplitRow], legend: Sequence[str]) -> np.ndarray:
-    """Examples by label of the legend and client, ``[labels, clients]``; labels it does not name count as its last."""
-    rank = {label: index for index, label in enumerate(legend)}
-    counts = np.zeros((len(legend), len(rows)))
-    for column, row in enumerate(rows):
-        for label, count in (row.labels or {}).items():
-            counts[rank.get(label, len(legend) - 1), column] += count
-    return counts
 
 
 def _likeness(row: SplitRow, rank: dict[str, int]) -> tuple[int, int]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fedfm.records import charts, split, svg, units
+from fedfm.records import units
 from fedfm.records.reading import RunFiles
-from fedfm.records.sections.parts import Chart, Key, Table
+from fedfm.report import charts, split, svg
+from fedfm.report.sections.parts import Chart, Key, Table
 
 LISTED = 500
 """Rows of the table, the largest clients."""

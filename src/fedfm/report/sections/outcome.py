@@ -8,7 +8,7 @@ from fedfm.records import contributions, units
 from fedfm.records.jsonl import Record
 from fedfm.records.names import BASELINES
 from fedfm.records.reading import RunFiles, dig, metric_keys
-from fedfm.records.sections.parts import Fact, Table
+from fedfm.report.sections.parts import Fact, Table
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fedfm.records import charts, svg, units
+from fedfm.records import units
 from fedfm.records.jsonl import Record
 from fedfm.records.reading import RunFiles, dig
-from fedfm.records.sections.parts import Chart, Fact, Key, Table
+from fedfm.report import charts, svg
+from fedfm.report.sections.parts import Chart, Fact, Key, Table
 
 KINDS = {"fedpft": "FedPFT", "offsite": "offsite tuning"}
 """Kinds of proxy as their papers write them."""

@@ -11,8 +11,10 @@ import pytest
 import yaml
 
 from fedfm.errors import DataError, RecipeError, StorageError
-from fedfm.records import jsonl, report
+from fedfm.records import jsonl
 from fedfm.records.folder import RunFolder
+from fedfm.records.reading import read_run
+from fedfm.report.page import write_report
 
 MakeRun = Callable[..., RunFolder]
 
@@ -57,7 +59,7 @@ class Page(HTMLParser):
 
 
 def written(folder: RunFolder) -> Page:
-    path = report.write_report(folder.path)
+    path = write_report(folder.path)
     assert path == folder.report
     return Page(path.read_text(encoding="utf-8"))
 
@@ -85,14 +87,14 @@ def test_a_report_is_well_formed_and_needs_nothing_but_itself(make_run: MakeRun,
 
 
 def test_no_style_loads_anything(make_run: MakeRun) -> None:
-    html = report.write_report(make_run(clients=5, rounds=2).path).read_text(encoding="utf-8")
+    html = write_report(make_run(clients=5, rounds=2).path).read_text(encoding="utf-8")
     assert not re.search(r"@import|url\((?!#)|https?://(?!www\.w3\.org/)", html)
     assert "prefers-color-scheme: dark" in html
 
 
 def test_the_outcome_comes_first(make_run: MakeRun) -> None:
     folder = make_run(clients=5, rounds=4, faults=False)
-    summary = report.read_run(folder).summary
+    summary = read_run(folder).summary
     assert summary is not None
     summary |= {"final": {"accuracy": 0.8714, "loss": 0.4}, "initial": {"accuracy": 0.5021, "loss": 0.7}}
     summary |= {"seconds": {"total": 252.0, "train": 189.0, "evaluate": 50.4}, "baselines": {"majority": 0.52}}
@@ -110,14 +112,14 @@ def test_the_outcome_comes_first(make_run: MakeRun) -> None:
 def test_bars_are_as_long_as_their_values(make_run: MakeRun) -> None:
     folder = make_run(clients=5, rounds=2)
     widths = re.findall(r'class="bar" style="width: ([\d.]+)%"', folder_html(folder))
-    summary = report.read_run(folder).summary
+    summary = read_run(folder).summary
     assert summary is not None
     expected = [summary["initial"]["accuracy"], 0.214, 0.412, 0.803, summary["final"]["accuracy"]]
     assert [float(width) for width in widths] == pytest.approx([100 * value for value in expected], abs=0.01)
 
 
 def folder_html(folder: RunFolder) -> str:
-    return report.write_report(folder.path).read_text(encoding="utf-8")
+    return write_report(folder.path).read_text(encoding="utf-8")
 
 
 def test_every_section_tells_its_part(make_run: MakeRun) -> None:
@@ -144,7 +146,7 @@ def test_what_is_to_be_known_of_the_data_stands_beside_it(make_run: MakeRun) -> 
     folder = make_run(clients=5, rounds=1)
     summary = jsonl.read(folder.summary)
     folder.write_json(folder.summary, summary | {"warnings": ["4 of 9 test examples <also> stand"]})
-    page = report.write_report(folder.path).read_text()
+    page = write_report(folder.path).read_text()
     assert '<p class="notice">4 of 9 test examples &lt;also&gt; stand' in page
 
 
@@ -217,7 +219,7 @@ def test_an_unfinished_run_is_told_from_its_metrics(make_run: MakeRun) -> None:
     folder = make_run(clients=5, rounds=8, status="interrupted")
     folder.summary.unlink()
     page = written(folder)
-    last = report.read_run(folder).rows("test")[-1]
+    last = read_run(folder).rows("test")[-1]
     assert f"Test accuracy {100 * last['accuracy']:.1f} %" in page.text
     assert "fedfm resume runs/synthetic" in page.text
 
@@ -225,7 +227,7 @@ def test_an_unfinished_run_is_told_from_its_metrics(make_run: MakeRun) -> None:
 def test_names_cannot_break_out_of_the_page(make_run: MakeRun) -> None:
     folder = make_run(clients=5, rounds=2)
     evil = '"><script>alert(1)</script>$\\frac{'
-    clients = report.read_run(folder).clients
+    clients = read_run(folder).clients
     clients[0]["id"] = evil
     clients[0]["labels"] = {evil: 900}
     folder.write_json(folder.clients, clients)
@@ -253,7 +255,7 @@ def test_writing_again_changes_nothing(make_run: MakeRun) -> None:
 
 def test_differential_privacy_is_stated_when_there_is_some(make_run: MakeRun) -> None:
     folder = make_run(clients=5, rounds=2)
-    summary = report.read_run(folder).summary
+    summary = read_run(folder).summary
     assert summary is not None
     folder.write_json(folder.summary, summary | {"privacy": {"epsilon": 7.943, "delta": 1e-5, "unit": "client"}})
     text = written(folder).text
@@ -265,18 +267,18 @@ def test_damage_is_named(make_run: MakeRun) -> None:
     folder = make_run(clients=5, rounds=2)
     folder.write_text(folder.summary, "{")
     with pytest.raises(DataError, match=r"summary\.json: not JSON"):
-        report.write_report(folder.path)
+        write_report(folder.path)
     folder.write_text(folder.recipe, "- 1")
     with pytest.raises(DataError, match=r"recipe\.yaml: not a run's recipe"):
-        report.write_report(folder.path)
+        write_report(folder.path)
     folder.write_text(folder.recipe, "a: [")
     with pytest.raises(DataError, match=r"recipe\.yaml:1: not YAML"):
-        report.write_report(folder.path)
+        write_report(folder.path)
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path_factory: pytest.TempPathFactory) -> None:
     with pytest.raises(RecipeError, match="not a run's folder"):
-        report.write_report(tmp_path_factory.mktemp("empty"))
+        write_report(tmp_path_factory.mktemp("empty"))
 
 
 def test_a_recipe_that_cannot_be_read_is_a_storage_error(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -287,20 +289,20 @@ def test_a_recipe_that_cannot_be_read_is_a_storage_error(make_run: MakeRun, monk
 
     monkeypatch.setattr(Path, "read_text", refuse)
     with pytest.raises(StorageError, match=r"cannot read .*recipe\.yaml: Permission denied"):
-        report.write_report(folder.path)
+        write_report(folder.path)
 
 
 def test_a_recipe_that_is_no_text_is_named(make_run: MakeRun) -> None:
     folder = make_run(clients=5, rounds=1)
     folder.recipe.write_bytes(b"name: \xff")
     with pytest.raises(DataError, match=r"recipe\.yaml: not UTF-8"):
-        report.write_report(folder.path)
+        write_report(folder.path)
 
 
 def test_what_clients_were_evaluated_on_is_said(make_run: MakeRun) -> None:
     folder = make_run(clients=5, rounds=2)
     assert "on examples that 5 clients held back from training: a good" in written(folder).text
-    rows = [row | {"holdout": 0} for row in report.read_run(folder).clients]
+    rows = [row | {"holdout": 0} for row in read_run(folder).clients]
     folder.write_json(folder.clients, rows)
     text = written(folder).text
     assert "on the test examples of 5 clients, each client’s by themselves: a good" in text

@@ -9,7 +9,8 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from fedfm.records import charts, units
+from fedfm.records import units
+from fedfm.report import charts
 
 
 def axes_of(draw: charts.Draw) -> Axes:

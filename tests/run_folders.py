@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 import torch
 import yaml
 
@@ -220,11 +218,3 @@ def write_run(
     if proxy:
         write_proxy(folder, proxy)
     return folder
-
-
-@pytest.fixture
-def make_run(tmp_path: Path) -> Callable[..., RunFolder]:
-    def make(name: str = "synthetic", **options: Any) -> RunFolder:
-        return write_run(tmp_path / name, **options)
-
-    return make
