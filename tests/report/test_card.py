@@ -47,8 +47,17 @@ def test_scores_on_known_examples_are_said_to_be_so(tmp_path: Path) -> None:
     shared = {"split": "test", "other": "train", "examples": 4, "total": 9}
     within = {"split": "train", "other": "train", "examples": 2, "total": 30}
     text = card(tmp_path, repeats=[shared, within]).text
-    assert "4 of 9 test examples also stand in the training data: scores on them say nothing" in text
+    assert "4 of 9 test examples are also in the training data: scores on them do not measure" in text
     assert "2 of 30" not in text
+
+
+def test_personal_parts_the_protocol_and_who_measured_are_said(tmp_path: Path) -> None:
+    protocol = {"kind": "gossip", "consensus_distance": 0.012}
+    text = card(tmp_path, personal=["classifier.*"], protocol=protocol, final_by="clients").text
+    assert "the shared part, with the mean of the clients in the personal places: `classifier.*`." in text
+    assert "| protocol | gossip (consensus distance 0.0120) |" in text
+    assert "Mean over clients, weighted by the number of their held-out examples:" in text
+    assert "On the test set" not in text
 
 
 def test_the_header_says_what_it_is_an_adapter_of(tmp_path: Path) -> None:

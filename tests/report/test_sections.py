@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from fedfm.records.ledger import TensorGroup, Totals
+from fedfm.records.ledger import LedgerTotals, TensorGroup
 from fedfm.records.reading import RunFiles
 from fedfm.report import sections
 from fedfm.report.sections.learning import _bytes_until
@@ -23,14 +23,16 @@ def run_files(**changes: Any) -> RunFiles:
         "clients": [],
         "metrics": [],
         "events": [],
-        "traffic": Totals(down=0, up=0, by_round={}),
+        "traffic": LedgerTotals(down=0, up=0, peer=0, by_round={}),
         "tensors": [],
     }
     return RunFiles(**(files | changes))
 
 
 def test_bytes_add_up_until_the_end_of_a_round() -> None:
-    run = run_files(traffic=Totals(down=0, up=0, by_round={1: {"down": 10, "up": 1}, 3: {"down": 20, "up": 2}}))
+    run = run_files(
+        traffic=LedgerTotals(down=0, up=0, peer=0, by_round={1: {"down": 10, "up": 1}, 3: {"down": 20, "up": 2}})
+    )
     until = _bytes_until(run)
     assert [until({"round": number}) for number in range(5)] == [0, 11, 11, 33, 33]
 
@@ -65,7 +67,7 @@ def test_both_ways_of_a_tensor_stand_in_one_row() -> None:
         TensorGroup("down", "b", "int8", (), 1, 5),
         TensorGroup("up", "a", "float32", (8, 4), 6, 900),
     ]
-    traffic = Totals(down=1, up=1, by_round={1: {"down": 1, "up": 1}})
+    traffic = LedgerTotals(down=1, up=1, peer=0, by_round={1: {"down": 1, "up": 1}})
     wire = sections.wire(run_files(tensors=groups, traffic=traffic))
     assert wire is not None
     assert [(row.name, row.shape, row.down, row.up) for row in wire.rows] == [
@@ -247,3 +249,51 @@ def test_of_many_classes_the_worst_are_shown_without_a_matrix() -> None:
 def test_without_an_evaluation_by_class_there_is_no_section() -> None:
     assert sections.classes(run_files()) is None
     assert sections.classes(run_files(evaluation={"classes": None, "confusion": None})) is None
+
+
+def client_rows() -> list[dict[str, Any]]:
+    rows = [(1, "a", 0.5, 30), (1, "b", 0.9, 10), (2, "a", 0.7, 30), (2, "b", None, 10)]
+    keys = ("round", "client", "accuracy", "examples")
+    found = [{"split": "client", **dict(zip(keys, row, strict=True))} for row in rows]
+    return [*found, {"round": 1, "split": "train", "client": None, "loss": 1.0, "examples": 40, "seconds": 3.0}]
+
+
+def test_a_run_that_is_judged_by_its_clients_shows_their_mean_weighted_by_examples() -> None:
+    run = run_files(metrics=client_rows())
+    assert run.headline == "accuracy"
+    assert [row["accuracy"] for row in run.scored] == [pytest.approx(0.6), pytest.approx(0.7)]
+    assert [row.get("seconds") for row in run.scored] == [3.0, None]
+    found = sections.outcome(run)
+    assert (found.heading, found.value, found.before) == ("Accuracy, mean over clients", "70.0 %", "60.0 %")
+    learning = sections.learning(run)
+    assert learning is not None
+    assert [key.text for key in learning.legend] == ["train", "clients"]
+    assert learning.figures.rows[1][2] == "70.0 %"
+
+
+def test_a_test_set_judges_the_run_unless_the_summary_says_otherwise() -> None:
+    row = {"round": 2, "split": "test", "client": None, "accuracy": 0.4, "examples": 3, "seconds": 1.0}
+    assert run_files(metrics=[*client_rows(), row]).scored == [row]
+    both = run_files(metrics=[*client_rows(), row], summary={"metric": "accuracy", "final_by": "clients"})
+    assert sections.outcome(both).heading == "Accuracy, mean over clients"
+
+
+def test_a_protocol_is_a_fact_with_its_figures() -> None:
+    summary = {"metric": "accuracy", "protocol": {"kind": "buffered", "mean_staleness": 1.25, "late": 3, "lost": None}}
+    facts = {fact.name: fact for fact in sections.outcome(run_files(summary=summary)).facts}
+    assert (facts["Protocol"].value, facts["Protocol"].note) == ("buffered", "mean staleness 1.25, late 3")
+
+
+def test_what_clients_send_to_each_other_is_part_of_up() -> None:
+    traffic = LedgerTotals(down=0, up=30, peer=20, by_round={1: {"down": 0, "up": 30}})
+    ways = [("peer", 20, ("layer.*.w",)), ("up", 10, ())]
+    groups = [TensorGroup(way, "values", "int8", (9,), 1, sent, named) for way, sent, named in ways]  # type: ignore[arg-type]
+    wire = sections.wire(run_files(traffic=traffic, tensors=groups))
+    assert wire is not None
+    assert wire.peer
+    (row,) = wire.rows
+    assert (row.down, row.up, row.stands_for) == ("–", "30 B", ["layer.*.w"])
+    assert (
+        "of which 20 B to other clients"
+        in {fact.name: fact.note for fact in sections.outcome(run_files(traffic=traffic)).facts}["Sent"]
+    )

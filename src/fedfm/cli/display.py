@@ -271,16 +271,19 @@ def describe_outcome(folder: Path, summary: Record) -> RenderableType:
     """What came of a run: the headline metric beside its baselines, where things are, how to go on."""
     metric = summary["metric"]
     initial, final = (units.metric(metric, summary[when].get(metric)) for when in ("initial", "final"))
+    where = "as the mean over clients" if summary.get("final_by") == "clients" else "on the test set"
+    protocol = summary.get("protocol")
     compared = ", ".join(_baseline(metric, name, value) for name, value in summary["baselines"].items())
     made = [f"{name}/" for name in ("adapter", "model") if (folder / name).is_dir()]
     files = [name for name in ("report.html", "summary.json", "metrics.jsonl") if (folder / name).is_file()]
     lines = [
         Text(),
         Text.assemble(
-            f"{units.metric_name(metric)} on the test set: ",
+            f"{units.metric_name(metric)} {where}: ",
             (f"{initial} → {final}", "bold"),
             f"   ({compared})" if compared else "",
         ),
+        *([Text(f"protocol {protocol['kind']}: {units.listed(protocol)}")] if protocol else []),
         *map(Text, contributions.lines(summary)),
         Text(f"in {folder}/: {'  '.join([*made, *files])}"),
         Text(_describe_reload(made[0] if made else "", summary["reloaded"])),

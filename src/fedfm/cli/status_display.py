@@ -12,6 +12,8 @@ from fedfm.records.jsonl import Record
 SHOWN = 24
 """Clients in the table, those with the most failures first."""
 
+_MEASURED_ON = {"test": "on the test set", "clients": "as the mean over clients"}
+
 
 def render_status(status: Record) -> RenderableType:
     """A status for the terminal."""
@@ -19,7 +21,7 @@ def render_status(status: Record) -> RenderableType:
     metric = units.metric_name(status["metric"])
     lines: list[RenderableType] = [
         Text(f"{status['name']}: {state}, {status['round']} of {status['rounds']} rounds"),
-        Text(f"{metric} {units.metric(status['metric'], status['value'])} on the test set"),
+        Text(f"{metric} {units.metric(status['metric'], status['value'])} {_MEASURED_ON[status['measured_on']]}"),
         Text(f"{units.size(status['bytes']['down'])} down, {units.size(status['bytes']['up'])} up"),
     ]
     if status["clients"]:

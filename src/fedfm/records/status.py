@@ -18,18 +18,20 @@ def run_status(path: Path | str) -> Record:
 
     Returns:
         ``name``, ``state`` (``running``, ``completed``, ``interrupted``, ``failed``, or ``stopped``: its process was
-        killed), ``process`` (id, None where none runs), ``round``, ``rounds``, ``metric`` and ``value`` (latest, on
-        the test set), ``bytes`` (``down``, ``up``), ``clients``: id → ``examples``, ``round`` of its last update (0:
-        none), ``failed``, ``refused``, ``reason`` (of the last time); of a simulation only clients with trouble.
+        killed), ``process`` (id; None where no process runs), ``round``, ``rounds``, ``metric`` and its latest
+        ``value``, ``measured_on`` (``test``: the test set, ``clients``: the mean over clients), ``bytes`` (``down``,
+        ``up``), ``clients``: id → ``examples``, ``round`` of its last update (0: no update yet), ``failed``,
+        ``refused``, ``reason`` (of the last failure or refusal). Of a simulation only clients with a failure or a
+        refusal are listed.
 
     Raises:
-        RecipeError: this is no run's folder.
+        RecipeError: the folder is not that of a run.
         DataError: a file in it is damaged.
     """
     folder = RunFolder.open(path)
     files, process = read_run(folder), folder.process()
     state = "running" if process is not None else str(dig(files.summary, "status") or "stopped")
-    tested = files.rows("test")
+    scored = files.scored
     return {
         "name": files.name,
         "state": state,
@@ -37,7 +39,8 @@ def run_status(path: Path | str) -> Record:
         "round": max((row["round"] for row in files.metrics), default=0),
         "rounds": dig(files.recipe, "federation.rounds"),
         "metric": files.headline,
-        "value": tested[-1].get(files.headline) if tested else None,
+        "value": scored[-1].get(files.headline) if scored else None,
+        "measured_on": "clients" if files.by_clients else "test",
         "bytes": {"down": files.traffic["down"], "up": files.traffic["up"]},
         "clients": _clients(folder, files),
     }
@@ -47,8 +50,8 @@ def _clients(folder: RunFolder, files: RunFiles) -> dict[str, dict[str, Any]]:
     fresh = {"round": 0, "failed": 0, "refused": 0, "reason": ""}
     found = {str(row["id"]): {"examples": row["examples"], **fresh} for row in files.clients}
     for message in jsonl.records(folder.wire, shapes.MESSAGE):
-        if message["direction"] == "up":
-            for client in records(message["clients"]):
+        if message["direction"] != "down":
+            for client in records(message["clients"][:1]):
                 found.setdefault(client, {"examples": 0, **fresh})["round"] = message["round"]
     for event in files.events:
         if event["kind"] in ("failed", "refused") and event["client"] is not None:

@@ -1,4 +1,4 @@
-"""The card of an adapter or a merged model: what it is, how to load it, how it came about, what is not promised."""
+"""The card of an adapter or of a merged model: what it is, how to load it, how it was trained, its limits."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from fedfm.records.jsonl import Record
 from fedfm.records.reading import dig, metric_keys
 from fedfm.report import markdown, templates
 
-Kind = Literal["adapter", "model"]
+ArtifactKind = Literal["adapter", "model"]
 
 
 @dataclass(frozen=True)
 class Loading:
-    """Which classes of transformers load a model of one kind of task, and the hub's name for that task."""
+    """The classes of transformers that load a model of one kind of task, and the hub's name for that task."""
 
     model: str
     processor: str
@@ -50,7 +50,7 @@ class Base:
         name: a hub id, a local folder, or ``builtin:NAME``.
         revision: commit of a hub id.
         package: the Python package that holds a copy of a hub id's files, for machines that are offline.
-        new_head: whether a head of the checkpoint gives way to the tuned one.
+        new_head: whether the tuned head replaces a head of the checkpoint.
         mask: the tokenizer's mask token.
     """
 
@@ -62,7 +62,7 @@ class Base:
 
     @property
     def kind(self) -> Literal["hub", "package", "beside", "folder"]:
-        """Where code finds it; ``beside``: in the folder ``base`` of the adapter's."""
+        """Where code finds it; ``beside``: in the folder ``base`` inside the adapter's folder."""
         if self.package:
             return "package"
         if self.name.startswith("builtin:"):
@@ -70,15 +70,15 @@ class Base:
         return "hub" if _on_the_hub(self.name) else "folder"
 
 
-def write_card(folder: Path, *, base: Base, summary: Record, recipe: Record, kind: Kind) -> Path:
+def write_card(folder: Path, *, base: Base, summary: Record, recipe: Record, kind: ArtifactKind) -> Path:
     """Writes README.md beside an adapter or a merged model.
 
     Args:
-        folder: where ``adapter_config.json`` or ``config.json`` lies.
+        folder: the folder that holds ``adapter_config.json`` or ``config.json``.
         base: the backbone.
         summary: the content of summary.json.
         recipe: the resolved recipe as plain data.
-        kind: what lies in ``folder``.
+        kind: what ``folder`` holds.
 
     Raises:
         StorageError: it cannot be written.
@@ -103,6 +103,8 @@ def write_card(folder: Path, *, base: Base, summary: Record, recipe: Record, kin
         warning=contributions.warning(summary),
         contributions=contributions.lines(summary),
         privacy=summary.get("privacy"),
+        personal=summary.get("personal") or [],
+        by_clients=summary.get("final_by") == "clients",
         repeats=[found for found in summary.get("repeats") or [] if found["split"] != found["other"]],
         recipe=text,
         fence=markdown.fence(text),
@@ -113,8 +115,8 @@ def write_card(folder: Path, *, base: Base, summary: Record, recipe: Record, kin
     return path
 
 
-def _code(base: Base, loading: Loading, summary: Record, recipe: Record, kind: Kind) -> str:
-    """Python that loads what lies in the folder and uses it as it was evaluated."""
+def _code(base: Base, loading: Loading, summary: Record, recipe: Record, kind: ArtifactKind) -> str:
+    """Python code that loads the model from the folder and prepares inputs as in the evaluation."""
     return templates.render(
         "card_code.py.j2",
         autoescape=False,
@@ -130,20 +132,20 @@ def _code(base: Base, loading: Loading, summary: Record, recipe: Record, kind: K
     )
 
 
-def _where(recipe: Record, kind: Kind) -> str:
-    """The folder seen from where the run was started; of an absolute path, which is not for others, nothing."""
+def _where(recipe: Record, kind: ArtifactKind) -> str:
+    """The folder, relative to where the run was started; ``.`` for an absolute path, which is private."""
     run = Path(recipe.get("run_dir") or Path(recipe.get("output") or "/") / recipe["name"])
     return "." if run.is_absolute() else str(run / kind)
 
 
 def _yaml(recipe: Record) -> str:
-    """The recipe as it can be run; all but ASCII is escaped where some of it is unsafe to show."""
+    """The recipe, runnable; where a character is unsafe to show, all characters but ASCII are escaped."""
     text = yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True)
     return text if escaped(text) == text else yaml.safe_dump(recipe, sort_keys=False, allow_unicode=False)
 
 
-def _header(base_model: str, loading: Loading, recipe: Record, kind: Kind) -> ModelCardData:
-    """The YAML at the top; no licence, which is the backbone's and the data's and which fedfm cannot know."""
+def _header(base_model: str, loading: Loading, recipe: Record, kind: ArtifactKind) -> ModelCardData:
+    """The YAML header. It names no licence: that depends on the backbone and the data, which fedfm cannot know."""
     tags = ["federated-learning", "fedfm", str(dig(recipe, "algorithm.name")), str(dig(recipe, "tune.kind"))]
     base: dict[str, Any] = {}
     if _on_the_hub(base_model):
@@ -153,17 +155,17 @@ def _header(base_model: str, loading: Loading, recipe: Record, kind: Kind) -> Mo
 
 
 def _on_the_hub(base_model: str) -> bool:
-    """Whether a name can be a hub id: a local path would say nothing to others."""
+    """Whether a name can be a hub id. A local path would be useless to others."""
     return HUB_ID.fullmatch(base_model) is not None and not Path(base_model).exists()
 
 
 def _model_name(base_model: str) -> str:
-    """A backbone as others may see it: of a folder its name alone."""
+    """The name of a backbone for others: of a folder, only its last part."""
     return Path(base_model).name if Base(base_model).kind == "folder" else base_model
 
 
 def _shareable(recipe: Record) -> Record:
-    """The recipe as others may see it: of local files and folders the names alone, of where runs are kept nothing."""
+    """The recipe for others: local files and folders are reduced to their names, the place of runs is left out."""
     kept = {key: value for key, value in recipe.items() if key not in ("output", "run_dir")}
     data = {
         key: Path(value).name if key in SOURCES and _is_path(value) else value for key, value in recipe["data"].items()
@@ -172,12 +174,12 @@ def _shareable(recipe: Record) -> Record:
 
 
 def _is_path(reference: object) -> bool:
-    """Whether a source is a file or folder: no fraction, no built-in, no set of the hub."""
+    """Whether a source is a file or a folder, and not a fraction, a built-in or a data set of the hub."""
     return isinstance(reference, str) and not reference.startswith(("builtin:", "hf:"))
 
 
 def _scores(summary: Record) -> list[tuple[str, str, str]]:
-    """Metric, before round 1, after the last round; on the test set."""
+    """Metric, its value before round 1, its value after the last round."""
     initial, final = summary.get("initial") or {}, summary.get("final") or {}
     return [
         (units.metric_name(key), units.metric(key, initial.get(key)), units.metric(key, final[key]))
@@ -185,10 +187,18 @@ def _scores(summary: Record) -> list[tuple[str, str, str]]:
     ]
 
 
+def _protocol(protocol: Record) -> str:
+    """The kind of a protocol, with its figures in brackets."""
+    figures = units.listed(protocol)
+    return f"{protocol['kind']} ({figures})" if figures else str(protocol["kind"])
+
+
 def _facts(summary: Record, recipe: Record) -> list[tuple[str, str]]:
-    """The federation in figures, as far as known."""
+    """Figures of the federation, as far as they are known."""
     clients, counts = summary.get("clients") or {}, summary.get("parameters")
+    protocol = summary.get("protocol")
     facts = [("clients", clients.get("total")), ("clients a round", dig(recipe, "federation.per_round"))]
+    facts += [("protocol", _protocol(protocol))] if protocol else []
     facts += [("rounds", summary["rounds"]), ("clients that contributed", clients.get("contributed"))]
     facts += [("failures", clients.get("failed")), ("updates refused", clients.get("refused"))]
     if counts:

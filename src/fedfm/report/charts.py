@@ -27,7 +27,7 @@ CLOCK = (0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 144
 
 
 @dataclass(frozen=True)
-class Line:
+class Curve:
     """One curve.
 
     Attributes:
@@ -42,7 +42,7 @@ class Line:
 
 
 def curves(
-    lines: Sequence[Line],
+    lines: Sequence[Curve],
     *,
     metric: str,
     axis: str,
@@ -76,7 +76,7 @@ def curves(
     return draw
 
 
-def ratios(lines: Sequence[Line], *, axis: str, names: Sequence[str] | None = None) -> Draw:
+def ratios(lines: Sequence[Curve], *, axis: str, names: Sequence[str] | None = None) -> Draw:
     """Figures near 0 to 1, over rounds or over named places.
 
     Args:
@@ -236,7 +236,7 @@ def _tick(text: str) -> str:
     return re.sub(r"\.0+(?= )|(?<=\.\d)0(?= )", "", text)
 
 
-def _mark_last(axes: Axes, line: Line, metric: str) -> None:
+def _mark_last(axes: Axes, line: Curve, metric: str) -> None:
     """A dot and the value at the end of a curve."""
     x, y = line.x[-1], line.y[-1]
     if not math.isfinite(y):

@@ -25,6 +25,7 @@ COLOURS = {
     "train": "#9aa3b2",
     "test": "#3b63d1",
     "validation": "#d9822b",
+    "clients": "#8f5bbd",
     "down": "#5b8def",
     "up": "#2fa58f",
 }

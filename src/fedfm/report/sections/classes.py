@@ -26,7 +26,7 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Classes:
+class ClassesSection:
     """How each class fared; ``confusion`` has a row a true class, where there are few."""
 
     figures: Table
@@ -35,7 +35,7 @@ class Classes:
     confusion: Sequence[tuple[str, Sequence[Cell]]]
 
 
-def classes(run: RunFiles) -> Classes | None:
+def classes(run: RunFiles) -> ClassesSection | None:
     """The classes of the delivered model on the test set; None where it was not measured or has none."""
     found = run.evaluation
     rows: list[Record] = dig(found, "classes") or []
@@ -50,7 +50,7 @@ def classes(run: RunFiles) -> Classes | None:
     )
     names = [row["label"] for row in rows] if len(rows) <= FEW else []
     matrix = [(name, _cells(counts)) for name, counts in zip(names, found["confusion"], strict=False)]
-    return Classes(table, len(rows) - len(order), names, matrix)
+    return ClassesSection(table, len(rows) - len(order), names, matrix)
 
 
 def mistaken(found: Record, index: int) -> str:

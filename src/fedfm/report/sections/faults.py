@@ -13,7 +13,7 @@ SHOWN = 50
 
 
 @dataclass(frozen=True)
-class Faults:
+class FaultsSection:
     """How many events there were of each kind, the latest of them, and how many are not shown."""
 
     counts: list[tuple[str, int]]
@@ -21,8 +21,8 @@ class Faults:
     left_out: int
 
 
-def faults(run: RunFiles) -> Faults:
+def faults(run: RunFiles) -> FaultsSection:
     """Counts by kind, and the latest events."""
     counts = Counter(str(event["kind"]) for event in run.events)
     rows = run.events[-SHOWN:]
-    return Faults(counts.most_common(), rows, len(run.events) - len(rows))
+    return FaultsSection(counts.most_common(), rows, len(run.events) - len(rows))

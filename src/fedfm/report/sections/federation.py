@@ -7,25 +7,25 @@ from dataclasses import dataclass
 from fedfm.records import units
 from fedfm.records.reading import RunFiles
 from fedfm.report import charts, split, svg
-from fedfm.report.sections.parts import Chart, Key, Table
+from fedfm.report.sections.parts import Chart, LegendKey, Table
 
 LISTED = 500
 """Rows of the table, the largest clients."""
 
 
 @dataclass(frozen=True)
-class Federation:
+class FederationSection:
     """The split; ``few``: few enough clients to name each beside its bar."""
 
     sentences: list[str]
-    legend: list[Key]
+    legend: list[LegendKey]
     charts: list[Chart]
     few: bool
     clients: Table
     left_out: int
 
 
-def federation(run: RunFiles) -> Federation | None:
+def federation(run: RunFiles) -> FederationSection | None:
     """The split; None when clients.json is missing or empty."""
     if not run.clients:
         return None
@@ -42,9 +42,9 @@ def federation(run: RunFiles) -> Federation | None:
         drawn.append(
             Chart("Sizes", svg.inline("sizes", draw, title="How many clients have how many examples", height=2.7))
         )
-    return Federation(
+    return FederationSection(
         sentences,
-        [Key(f"--category-{index}", label) for index, label in enumerate(legend)],
+        [LegendKey(f"--category-{index}", label) for index, label in enumerate(legend)],
         drawn,
         few,
         _clients(rows[:LISTED], labelled=bool(legend)),

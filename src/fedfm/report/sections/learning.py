@@ -1,4 +1,4 @@
-"""How the model got there: the headline metric and the loss against rounds, bytes and seconds."""
+"""The learning curves: the headline metric and the loss against rounds, bytes and seconds."""
 
 from __future__ import annotations
 
@@ -13,30 +13,31 @@ from fedfm.records.jsonl import Record
 from fedfm.records.reading import RunFiles, metric_keys
 from fedfm.report import charts, svg
 from fedfm.report.sections.outcome import baselines
-from fedfm.report.sections.parts import Chart, Key, Table
+from fedfm.report.sections.parts import Chart, LegendKey, Table
 
-SPLITS = ("train", "validation", "test")
+SPLITS = ("train", "validation", "clients", "test")
+"""What is drawn; ``clients`` is the mean over clients."""
 
 AXES: dict[str, tuple[str, Callable[[float], str] | None]] = {
     "rounds": ("rounds", None),
     "bytes": ("bytes sent, both ways", units.size),
     "seconds": ("time", units.duration),
 }
-"""What a metric is drawn against: its name below the chart, and how its values are written (None: whole numbers)."""
+"""What a metric is drawn against → the label of the axis, and the format of its values (None: whole numbers)."""
 
 
 @dataclass(frozen=True)
-class Learning:
-    """The curves, and the figures behind them."""
+class LearningSection:
+    """The curves and their figures."""
 
-    legend: list[Key]
+    legend: list[LegendKey]
     charts: list[Chart]
     figures: Table
 
 
-def learning(run: RunFiles) -> Learning | None:
+def learning(run: RunFiles) -> LearningSection | None:
     """Curves and figures; None when nothing was measured."""
-    present = [name for name in SPLITS if run.rows(name)]
+    present = [name for name in SPLITS if _rows(run, name)]
     if not present:
         return None
     levels = baselines(run)
@@ -45,8 +46,8 @@ def learning(run: RunFiles) -> Learning | None:
         for metric in dict.fromkeys([run.headline, "loss"])
         for axis in AXES
     ]
-    legend = [Key(f"--{name}", name) for name in present] + [Key("dashed", "baselines")] * bool(levels)
-    return Learning(legend, [chart for chart in drawn if chart], _figures(run))
+    legend = [LegendKey(f"--{name}", name) for name in present] + [LegendKey("dashed", "baselines")] * bool(levels)
+    return LearningSection(legend, [chart for chart in drawn if chart], _figures(run))
 
 
 def _curve(run: RunFiles, metric: str, axis: str, references: Sequence[tuple[str, float]]) -> Chart | None:
@@ -56,10 +57,10 @@ def _curve(run: RunFiles, metric: str, axis: str, references: Sequence[tuple[str
     place = _bytes_until(run) if axis == "bytes" else operator.itemgetter("round" if axis == "rounds" else "seconds")
     lines = []
     for name in SPLITS:
-        rows = [row for row in run.rows(name) if metric in row]
+        rows = [row for row in _rows(run, name) if metric in row and (axis != "seconds" or "seconds" in row)]
         if rows:
             values = [math.nan if row[metric] is None else row[metric] for row in rows]
-            lines.append(charts.Line(name, [place(row) for row in rows], values))
+            lines.append(charts.Curve(name, [place(row) for row in rows], values))
     if not lines:
         return None
     name, (label, unit), last = units.metric_name(metric), AXES[axis], lines[-1]
@@ -69,8 +70,15 @@ def _curve(run: RunFiles, metric: str, axis: str, references: Sequence[tuple[str
     return Chart(f"{name} against {axis}", svg.inline(f"{metric}-{axis}", draw, title=title))
 
 
+def _rows(run: RunFiles, split: str) -> list[Record]:
+    """The lines of one curve; means over clients only where clients were evaluated more than once, or judge the run."""
+    if split != "clients":
+        return run.rows(split)
+    return run.client_means if run.by_clients or len(run.client_means) > 1 else []
+
+
 def _bytes_until(run: RunFiles) -> Callable[[Record], int]:
-    """Bytes sent until the end of a row's round."""
+    """For a row, the bytes that were sent until the end of its round."""
     by_round = run.traffic["by_round"]
     rounds = range(max(by_round) + 1)
     sent = [by_round[number]["down"] + by_round[number]["up"] if number in by_round else 0 for number in rounds]
@@ -80,17 +88,17 @@ def _bytes_until(run: RunFiles) -> Callable[[Record], int]:
 
 def _figures(run: RunFiles) -> Table:
     """One row a round with every metric of every split, bytes and time."""
-    keys = [(name, key) for name in SPLITS for key in metric_keys(run.rows(name))]
+    keys = [(name, key) for name in SPLITS for key in metric_keys(_rows(run, name))]
     by_round: dict[int, dict[str, Record]] = {}
-    for row in run.metrics:
-        if row["split"] in SPLITS:
-            by_round.setdefault(row["round"], {})[row["split"]] = row
+    for name in SPLITS:
+        for row in _rows(run, name):
+            by_round.setdefault(row["round"], {})[name] = row
     columns = ["round", *(f"{name} {units.metric_name(key)}" for name, key in keys), "down", "up", "elapsed"]
     rows = []
     for number, splits in sorted(by_round.items()):
         traffic = run.traffic["by_round"].get(number)
         sent = [units.size(traffic["down"]), units.size(traffic["up"])] if traffic else [units.DASH, units.DASH]
         scores = [units.metric(key, splits.get(name, {}).get(key)) for name, key in keys]
-        elapsed = max(row["seconds"] for row in splits.values())
-        rows.append([str(number), *scores, *sent, units.duration(elapsed)])
+        elapsed = max((row["seconds"] for row in splits.values() if "seconds" in row), default=None)
+        rows.append([str(number), *scores, *sent, units.DASH if elapsed is None else units.duration(elapsed)])
     return Table(columns, rows)

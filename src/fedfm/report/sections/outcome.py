@@ -1,4 +1,4 @@
-"""What came out, first: the headline metric, what it is measured against, and what it cost."""
+"""The outcome: the headline metric, what it is compared with, and what it cost."""
 
 from __future__ import annotations
 
@@ -22,9 +22,24 @@ class Level:
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What came out; the metrics are those on the test set."""
+class OutcomeSection:
+    """The outcome.
 
+    Attributes:
+        heading: the headline metric, and on what it was measured.
+        metric: its name.
+        value: after the last round.
+        before: before round 1.
+        change: between the two.
+        best: the best round, where it is another one.
+        levels: bars of the headline metric.
+        facts: costs.
+        others: the other metrics.
+        warning: what a reader must know first.
+        contributions: a line for each client that is listed.
+    """
+
+    heading: str
     metric: str
     value: str
     before: str
@@ -37,19 +52,35 @@ class Outcome:
     contributions: list[str]
 
 
-def outcome(run: RunFiles) -> Outcome:
+def outcome(run: RunFiles) -> OutcomeSection:
     """Headline metric, baselines and costs; from the last metrics written while there is no summary."""
-    metric, tests = run.headline, run.rows("test")
+    metric, tests = run.headline, run.scored
     final: Record = dig(run.summary, "final") or (tests[-1] if tests else {})
     initial: Record = dig(run.summary, "initial") or (tests[0] if tests else {})
-    names = [metric, *(key for key in metric_keys([final]) if key != metric)]
-    rows = [_row(name, initial.get(name), final.get(name)) for name in names]
-    return Outcome(
-        *rows[0],
+    keys = [metric, *(key for key in metric_keys([final]) if key != metric)]
+    rows = [_row(name, initial.get(name), final.get(name)) for name in keys]
+    name, value, before, change = rows[0]
+    return OutcomeSection(
+        heading=_heading(run),
+        metric=name,
+        value=value,
+        before=before,
+        change=change,
         best=_best(metric, run.summary, final),
         levels=_levels(metric, initial, final, baselines(run)),
-        facts=[fact for fact in (_rounds(run), _clients(run), _parameters(run), _bytes(run), _time(run)) if fact]
-        + [_privacy(run)],
+        facts=[
+            fact
+            for fact in (
+                _rounds(run),
+                _protocol(run),
+                _clients(run),
+                _parameters(run),
+                _bytes(run),
+                _time(run),
+                _privacy(run),
+            )
+            if fact
+        ],
         others=Table(["", "final", "before round 1", "change"], rows[1:]),
         warning=contributions.warning(run.summary),
         contributions=contributions.lines(run.summary),
@@ -61,6 +92,12 @@ def baselines(run: RunFiles) -> list[tuple[str, float]]:
     found: Record = dig(run.summary, "baselines") or {}
     values = {name: value["mean"] if isinstance(value, dict) else value for name, value in found.items()}
     return [(BASELINES.get(name, name).capitalize(), value) for name, value in values.items() if value is not None]
+
+
+def _heading(run: RunFiles) -> str:
+    """The headline metric, and on what it was measured."""
+    name = units.metric_name(run.headline)
+    return f"{name[:1].upper()}{name[1:]}, mean over clients" if run.by_clients else f"Test {name}"
 
 
 def _row(name: str, before: float | None, after: float | None) -> tuple[str, str, str, str]:
@@ -98,6 +135,11 @@ def _rounds(run: RunFiles) -> Fact:
     return Fact("Rounds", units.number(done), f"of {federation.get('rounds')} planned{each and f'{each} clients each'}")
 
 
+def _protocol(run: RunFiles) -> Fact | None:
+    found: Record | None = dig(run.summary, "protocol")
+    return Fact("Protocol", str(found["kind"]), units.listed(found)) if found else None
+
+
 def _clients(run: RunFiles) -> Fact:
     return Fact("Clients", units.number(len(run.clients)), contributions.troubles(run.summary))
 
@@ -113,7 +155,11 @@ def _parameters(run: RunFiles) -> Fact | None:
 
 def _bytes(run: RunFiles) -> Fact | None:
     down, up = run.traffic["down"], run.traffic["up"]
-    return Fact("Sent", units.size(down + up), f"{units.size(down)} down, {units.size(up)} up") if down or up else None
+    peer = run.traffic["peer"]
+    note = f"{units.size(down)} down, {units.size(up)} up" + (
+        f", of which {units.size(peer)} to other clients" if peer else ""
+    )
+    return Fact("Sent", units.size(down + up), note) if down or up else None
 
 
 def _time(run: RunFiles) -> Fact | None:

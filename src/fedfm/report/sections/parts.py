@@ -26,7 +26,7 @@ class Chart:
 
 
 @dataclass(frozen=True)
-class Key:
+class LegendKey:
     """An entry of a legend: the CSS variable of a colour, or ``dashed``, and what it stands for."""
 
     colour: str

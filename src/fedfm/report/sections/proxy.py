@@ -10,7 +10,7 @@ from fedfm.records import units
 from fedfm.records.jsonl import Record
 from fedfm.records.reading import RunFiles, dig
 from fedfm.report import charts, svg
-from fedfm.report.sections.parts import Chart, Fact, Key, Table
+from fedfm.report.sections.parts import Chart, Fact, LegendKey, Table
 
 KINDS = {"fedpft": "FedPFT", "offsite": "offsite tuning"}
 """Kinds of proxy as their papers write them."""
@@ -28,18 +28,18 @@ FIGURES = {
 
 
 @dataclass(frozen=True)
-class Proxy:
+class ProxySection:
     """The proxy; ``probed``: whether it was ever compared with the backbone."""
 
     kind: str
     probed: bool
     facts: list[Fact]
-    legend: list[Key]
+    legend: list[LegendKey]
     charts: list[Chart]
     figures: Table
 
 
-def proxy(run: RunFiles) -> Proxy | None:
+def proxy(run: RunFiles) -> ProxySection | None:
     """Sizes, likeness stage by stage, and the gap; None for a run whose clients held the backbone itself."""
     figures: Record = dig(run.summary, "proxy") or {}
     stages = run.rows("proxy")
@@ -49,7 +49,7 @@ def proxy(run: RunFiles) -> Proxy | None:
     probes = [row for row in stages if "agreement" in row]
     gradients = [row for row in probes if row["gradient_cosine"] is not None]
     drawn = [chart for chart in (_preparing(gradients), _tuning(gradients), _blocks(probes)) if chart]
-    return Proxy(
+    return ProxySection(
         kind=KINDS.get(kind, kind),
         probed=bool(probes),
         facts=_facts(run, figures, probes),
@@ -98,9 +98,9 @@ def _gap_note(run: RunFiles, figures: Record) -> str:
     return f"backbone {units.metric(metric, backbone)}, proxy itself {units.metric(metric, own)}, both tuned"
 
 
-def _legend(probes: Sequence[Record]) -> list[Key]:
-    keys = [Key("--test", "cosine with the backbone’s gradient"), Key("--validation", "relative error")]
-    return [*keys, Key("--train", f"error when {_stage(probes[0])}")] if _by_block(probes) else keys
+def _legend(probes: Sequence[Record]) -> list[LegendKey]:
+    keys = [LegendKey("--test", "cosine with the backbone’s gradient"), LegendKey("--validation", "relative error")]
+    return [*keys, LegendKey("--train", f"error when {_stage(probes[0])}")] if _by_block(probes) else keys
 
 
 def _preparing(probes: Sequence[Record]) -> Chart | None:
@@ -125,9 +125,9 @@ def _tuning(probes: Sequence[Record]) -> Chart | None:
     return Chart("Gradient while it was tuned", svg.inline("proxy-rounds", draw, title=title))
 
 
-def _gradient_lines(rows: Sequence[Record], places: Sequence[float]) -> list[charts.Line]:
+def _gradient_lines(rows: Sequence[Record], places: Sequence[float]) -> list[charts.Curve]:
     roles = {"gradient_error": "validation", "gradient_cosine": "test"}
-    return [charts.Line(role, places, [row[key] for row in rows]) for key, role in roles.items()]
+    return [charts.Curve(role, places, [row[key] for row in rows]) for key, role in roles.items()]
 
 
 def _by_block(probes: Sequence[Record]) -> list[dict[str, float]]:
@@ -148,7 +148,7 @@ def _blocks(probes: Sequence[Record]) -> Chart | None:
     paths = list(measured[-1])
     places = list(range(len(paths)))
     lines = [
-        charts.Line(role, places, [errors.get(path, math.nan) for path in paths])
+        charts.Curve(role, places, [errors.get(path, math.nan) for path in paths])
         for role, errors in zip(("train", "validation")[-len(measured) :], measured, strict=True)
     ]
     draw = charts.ratios(lines, axis="block", names=[path.rpartition(".")[2] for path in paths])

@@ -13,7 +13,7 @@ from fedfm.report.sections.parts import Chart, Fact
 
 
 @dataclass(frozen=True)
-class Spread:
+class SpreadSection:
     """The last per-client evaluation; ``held_back``: on what clients kept from training, not on their test examples."""
 
     count: int
@@ -23,7 +23,7 @@ class Spread:
     charts: list[Chart]
 
 
-def spread(run: RunFiles) -> Spread | None:
+def spread(run: RunFiles) -> SpreadSection | None:
     """The last per-client evaluation; None when there was none."""
     metric = run.headline
     measured = [row for row in run.rows("client") if row.get(metric) is not None]
@@ -32,7 +32,9 @@ def spread(run: RunFiles) -> Spread | None:
     last = max(row["round"] for row in measured)
     rows = sorted((row for row in measured if row["round"] == last), key=lambda row: row[metric])
     held_back = any(client.get("holdout") for client in run.clients)
-    return Spread(len(rows), last, held_back, _facts(run, rows), [_ordered(rows, metric), *_by_size(run, rows, metric)])
+    return SpreadSection(
+        len(rows), last, held_back, _facts(run, rows), [_ordered(rows, metric), *_by_size(run, rows, metric)]
+    )
 
 
 def _facts(run: RunFiles, rows: Sequence[Record]) -> list[Fact]:

@@ -10,7 +10,7 @@ from fedfm.report.sections.parts import Fact, Table
 
 
 @dataclass(frozen=True)
-class Time:
+class TimeSection:
     """What the run did with its time, and local training with its own."""
 
     facts: list[Fact]
@@ -18,7 +18,7 @@ class Time:
     training: Table
 
 
-def time(run: RunFiles) -> Time | None:
+def time(run: RunFiles) -> TimeSection | None:
     """The profile in short; None for runs that were not profiled."""
     profile = run.profile
     if profile is None:
@@ -40,7 +40,7 @@ def time(run: RunFiles) -> Time | None:
                 "second, which one process reaches in a plain matrix product",
             ),
         ]
-    return Time(facts, _table("the run", seconds), _table("local training, all processes", profile["training"]))
+    return TimeSection(facts, _table("the run", seconds), _table("local training, all processes", profile["training"]))
 
 
 def _table(name: str, seconds: dict[str, float]) -> Table:

@@ -17,7 +17,6 @@ from fedfm.recipe import Recipe, dump, load_recipe
 from fedfm.records import contributions, jsonl, shapes
 from fedfm.records.environment import environment
 from fedfm.records.folder import RunFolder
-from fedfm.report.page import write_report
 from fedfm.runtimes.base import Runtime
 from fedfm.runtimes.nodes import NodesRuntime
 from fedfm.server.experiment.build import Experiment
@@ -184,6 +183,8 @@ def _finish(
     experiment: Experiment, folder: RunFolder, listeners: Sequence[Listener], state: RunState, stop: StopRequest
 ) -> None:
     """Per-client evaluation, baselines, artefacts, summary, report: everything after the last round."""
+    from fedfm.report.page import write_report  # matplotlib, which only the page needs
+
     stop.check("after the last round")
     compared = baselines(experiment, state)
     stop.check("after the baselines")
