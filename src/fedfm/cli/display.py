@@ -241,14 +241,14 @@ def _describe_sizes(examples: Record) -> str:
 
 
 def describe_round(record: Record) -> str:
-    """A round in one line; what is measured on the validation set where there is one, else on the test set."""
+    """A round in one line; its metric is that on the validation set, else on the test set, else the mean over clients."""
     rounds, clients, size = record["rounds"], record["clients"], record["bytes"]
     width = len(str(rounds))
     asked = sum(clients.values())
     parts = [f"round {record['round']:>{width}}/{rounds}"]
     if record["loss"] is not None:
         parts.append(f"loss {record['loss']:.3f}")
-    for split in ("validation", "test"):
+    for split in ("validation", "test", "clients"):
         if scores := record["metrics"].get(split):
             parts += _headline(scores)
             break

@@ -156,9 +156,8 @@ def _parameters(run: RunFiles) -> Fact | None:
 def _bytes(run: RunFiles) -> Fact | None:
     down, up = run.traffic["down"], run.traffic["up"]
     peer = run.traffic["peer"]
-    note = f"{units.size(down)} down, {units.size(up)} up" + (
-        f", of which {units.size(peer)} to other clients" if peer else ""
-    )
+    to_clients = f", of which {units.size(peer)} to other clients" if peer else ""
+    note = f"{units.size(down)} down, {units.size(up)} up{to_clients}"
     return Fact("Sent", units.size(down + up), note) if down or up else None
 
 
