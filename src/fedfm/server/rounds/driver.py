@@ -11,7 +11,6 @@ from fedfm.errors import InterruptedRunError, RecipeError, TooFewClientsError
 from fedfm.params import is_finite
 from fedfm.protocols import State
 from fedfm.records.folder import RunFolder
-from fedfm.records.listeners import Listener
 from fedfm.runtimes.base import Runtime
 from fedfm.server.experiment.build import Experiment
 from fedfm.server.rounds.checkpoints import oldest_versions, save_checkpoint
@@ -22,6 +21,7 @@ from fedfm.server.rounds.participation import after_round
 from fedfm.server.rounds.round_records import Records, Stopwatch
 from fedfm.server.rounds.state import Best, RunState
 from fedfm.server.rounds.totals import Totals
+from fedfm.trackers.listeners import Listener
 
 Scores = dict[str, dict[str, float]]
 """Split → loss and metrics."""

@@ -20,7 +20,6 @@ from fedfm.printable import line, lines
 from fedfm.protocols import Ask, ClientUpdate
 from fedfm.records.folder import RunFolder
 from fedfm.records.ledger import message_record
-from fedfm.records.listeners import Listener
 from fedfm.runtimes.base import Runtime
 from fedfm.server.experiment.build import Experiment
 from fedfm.server.rounds.interrupts import StopRequest
@@ -32,6 +31,7 @@ from fedfm.server.rounds.screening import screen, value_problem
 from fedfm.server.rounds.state import RunState, StateVersion
 from fedfm.server.rounds.totals import Totals
 from fedfm.spec import Spec
+from fedfm.trackers.listeners import Listener
 from fedfm.updates import Failure, MessageError, Reply, Request, Update, UpdatePath, decode_update
 from fedfm.updates.payload import ACTIVITY
 

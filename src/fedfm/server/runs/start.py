@@ -17,9 +17,6 @@ from fedfm.recipe import Recipe, dump, load_recipe
 from fedfm.records import contributions, jsonl, shapes
 from fedfm.records.environment import environment
 from fedfm.records.folder import RunFolder
-from fedfm.records.listeners import Listener
-from fedfm.records.report import write_report
-from fedfm.records.tensorboard import TensorBoard
 from fedfm.runtimes.base import Runtime
 from fedfm.server.experiment.build import Experiment
 from fedfm.server.experiment.deployment import Deployment, Simulation
@@ -36,6 +33,8 @@ from fedfm.server.runs.profiling import profile_of
 from fedfm.server.runs.refusals import refuse_changes, refuse_unresumable
 from fedfm.server.runs.reload import reload
 from fedfm.server.runs.summary import Status, proxy_figures, summarize
+from fedfm.trackers.listeners import Listener
+from fedfm.trackers.tensorboard import TensorBoard
 
 
 @private()
@@ -180,6 +179,8 @@ def _finish(
     experiment: Experiment, folder: RunFolder, listeners: Sequence[Listener], state: RunState, stop: StopRequest
 ) -> None:
     """Per-client evaluation, baselines, artefacts, summary, report: everything after the last round."""
+    from fedfm.report.page import write_report  # matplotlib, which only the page needs
+
     stop.check("after the last round")
     compared = baselines(experiment, state)
     stop.check("after the baselines")
