@@ -40,7 +40,7 @@ GOT_LIMIT = 60
 
 
 @dataclass(frozen=True)
-class Place:
+class Location:
     """Where an error lies.
 
     Attributes:
@@ -84,24 +84,24 @@ def overlap(one: str, other: str) -> bool:
     return one == other or one.startswith((f"{other}.", f"{other}[")) or other.startswith((f"{one}.", f"{one}["))
 
 
-def _place(location: tuple[int | str, ...], model: type[Settings], values: Any) -> Place:
+def _place(location: tuple[int | str, ...], model: type[Settings], values: Any) -> Location:
     """Follows pydantic's location, in which names of kinds and of types stand among the keys."""
-    place = Place("", "", (), (model,))
+    place = Location("", "", (), (model,))
     for part in location:
         if isinstance(part, int):
-            place = Place(place.group, f"{place.key}[{part}]", (), ())
+            place = Location(place.group, f"{place.key}[{part}]", (), ())
             continue
         known = any(part in group.model_fields for group in place.classes)
         if known or (place.classes and isinstance(values, Mapping) and part in values):
-            place = Place(place.where, part, place.classes, group_classes(place.classes, part))
+            place = Location(place.where, part, place.classes, group_classes(place.classes, part))
             values = values.get(part) if isinstance(values, Mapping) else None
         elif chooser := selector(place.classes):
             chosen = tuple(group for group in place.classes if kind_of(group, chooser) == part)
-            place = Place(place.group, place.key, place.siblings, chosen or place.classes)
+            place = Location(place.group, place.key, place.siblings, chosen or place.classes)
     return place
 
 
-def _in_words(details: ErrorDetails, place: Place, model: type[Settings]) -> tuple[str, str, str | None]:
+def _in_words(details: ErrorDetails, place: Location, model: type[Settings]) -> tuple[str, str, str | None]:
     """Dotted key, message, and the value as written."""
     fault, context, value = details["type"], details.get("ctx", {}), details["input"]
     got = _shown(value)
@@ -127,7 +127,7 @@ def _in_words(details: ErrorDetails, place: Place, model: type[Settings]) -> tup
     return place.where, message, got
 
 
-def _kinds(place: Place) -> str:
+def _kinds(place: Location) -> str:
     """The kinds that a group may be of."""
     chooser = selector(place.classes) or ""
     return ", ".join(str(kind_of(group, chooser)) for group in place.classes)
@@ -140,7 +140,7 @@ def _choose(value: Any, choices: list[str]) -> str:
     return ("must be " if len(choices) == 1 else "must be one of ") + ", ".join(choices) + hint
 
 
-def _as_group(place: Place) -> str:
+def _as_group(place: Location) -> str:
     """How a group is written, for a key that was given a plain value."""
     first = place.classes[0]
     chooser = selector(place.classes)
