@@ -43,11 +43,7 @@ def byte_tokenizer(template: Template, max_length: int) -> PreTrainedTokenizerFa
     tokenizer.post_processor = processors.TemplateProcessing(
         single=single, pair=pair, special_tokens=[(START, START_ID), (END, END_ID)]
     )
-    inputs = (
-        ["input_ids", "token_type_ids", "attention_mask"]
-        if template == "pair-types"
-        else ["input_ids", "attention_mask"]
-    )
+    types = ["token_type_ids"] if template == "pair-types" else []
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token=PAD,
@@ -59,5 +55,5 @@ def byte_tokenizer(template: Template, max_length: int) -> PreTrainedTokenizerFa
         mask_token=MASK,
         padding_side="right",
         model_max_length=max_length,
-        model_input_names=inputs,
+        model_input_names=["input_ids", *types, "attention_mask"],
     )

@@ -92,15 +92,16 @@ def read_public(
         DataError: when it cannot be read.
     """
     is_text = isinstance(processor, PreTrainedTokenizerBase)
+    wanted = (
+        RequestedColumn(settings.text, "text", "public.text")
+        if is_text
+        else RequestedColumn(settings.image, "image", "public.image")
+    )
     source = read_source(
         settings.data,
         "train",
         where="public.data",
-        columns=[
-            RequestedColumn(settings.text, "text", "public.text")
-            if is_text
-            else RequestedColumn(settings.image, "image", "public.image")
-        ],
+        columns=[wanted],
         csv=settings.csv,
         allow_network=allow_network,
     )

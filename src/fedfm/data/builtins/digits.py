@@ -13,7 +13,7 @@ from fedfm.randomness import numpy_generator
 
 
 def digits() -> Dataset:
-    """Columns ``image`` (grey, 8 × 8, 0 to 255) and ``label``; every fifth example of a fixed shuffle is a test example."""
+    """Columns ``image`` (grey, 8 × 8, 0 to 255) and ``label``; every fifth of a fixed shuffle is a test example."""
     return cached(cache_key(kind="builtin:digits", sklearn=version("scikit-learn"), version=1), _build)
 
 

@@ -33,7 +33,7 @@ class Partitioner(Settings):
     """How examples are split among clients."""
 
     def split(self, pool: Pool, clients: int, generator: np.random.Generator) -> dict[str, np.ndarray]:
-        """Returns client id → sorted int64 indices. Each example belongs to one client, and each client has at least one.
+        """Client id → sorted int64 indices; each example belongs to one client, and each client has at least one.
 
         Args:
             pool: the examples to split.

@@ -1,9 +1,9 @@
 """Clients of equal size with different labels: each client's mix of labels is drawn from a Dirichlet distribution.
 
-Symmetric: Dir(α·1), the same α for each class. Prior-scaled: Dir(α·p), where p are the frequencies of the labels (Hsu et
-al., arXiv:1909.06335, §3). With K classes, the concentration of the second sums to α, not to K·α, so it is far more
-skewed at the same α. FedPFT (arXiv:2404.11536) and FedPETuning use the prior-scaled form: compare with their tables under
-``prior: true`` only.
+Symmetric: Dir(α·1), the same α for each class. Prior-scaled: Dir(α·p), where p are the frequencies of the labels (Hsu
+et al., arXiv:1909.06335, §3). With K classes, the concentration of the second sums to α, not to K·α, so it is far more
+skewed at the same α. FedPFT (arXiv:2404.11536) and FedPETuning use the prior-scaled form: compare with their tables
+under ``prior: true`` only.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ class Quantity(Partitioner):
     """α of the Dirichlet distribution of sizes: smaller is more unequal."""
 
     def split(self, pool: Pool, clients: int, generator: np.random.Generator) -> dict[str, np.ndarray]:
-        """Each client gets one example; the others are assigned in proportion to q, cut at the rounded running total."""
+        """Each client gets one example; the others are assigned in proportion to q, cut at rounded running totals."""
         require_examples(pool.count, clients)
         shares = generator.dirichlet(np.full(clients, self.alpha))
         ends = np.rint(np.cumsum(shares) / shares.sum() * (pool.count - clients)).astype(np.int64) + np.arange(
