@@ -241,7 +241,7 @@ def _describe_sizes(examples: Record) -> str:
 
 
 def describe_round(record: Record) -> str:
-    """A round in one line; its metric is that on the validation set, else on the test set, else the mean over clients."""
+    """A round in one line; its metric is of the validation set, else the test set, else the mean over clients."""
     rounds, clients, size = record["rounds"], record["clients"], record["bytes"]
     width = len(str(rounds))
     asked = sum(clients.values())

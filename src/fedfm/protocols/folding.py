@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fedfm.aggregation import Fold, Mean
 from fedfm.algorithms import Aggregate
+from fedfm.params import Params
 from fedfm.protocols.base import IO, ClientUpdate
 from fedfm.wire import TUNABLE
 
@@ -11,11 +12,11 @@ from fedfm.wire import TUNABLE
 class RoundFold:
     """Takes sound updates in a fixed order and gives their aggregate."""
 
-    def __init__(self, io: IO) -> None:
+    def __init__(self, io: IO, params: Params) -> None:
         uniform = Mean(weights="uniform")
         self._io = io
-        self._update: Fold = io.rule.start(io.spec)
-        self._extras: dict[str, Fold] = {group: uniform.start(io.spec) for group in io.algorithm.returned}
+        self._update: Fold = io.rule.start(io.spec, params)
+        self._extras: dict[str, Fold] = {group: uniform.start(io.spec, params) for group in io.algorithm.returned}
         self._clients: set[str] = set()
         self._steps = 0
 

@@ -19,7 +19,7 @@ class Star(Protocol):
         number = state.round + 1
         cohort = io.cohort(number)
         ask = Ask(number, state.params, io.algorithm.sends(state.server), learning_rate=io.learning_rate(number))
-        fold = RoundFold(io)
+        fold = RoundFold(io, state.params)
         for update in io.ask(dict.fromkeys(cohort, ask), copies=cohort):
             fold.add(update)
         if not len(fold):  # a Poisson cohort may be empty

@@ -31,9 +31,6 @@ def _count_or_fraction(value: Any) -> int | float:
     raise ValueError("must be a count (a whole number from 1 to 10,000,000) or a fraction (between 0 and 1)")
 
 
-Rank = Annotated[int, Field(ge=1, le=100_000)]
-
-
 class FederationSettings(Settings):
     """The recipe's ``federation``."""
 
@@ -56,9 +53,9 @@ class FederationSettings(Settings):
     holdout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of each client's examples kept from training, to evaluate the server's model per client."""
     ranks: Ranks | None = None
-    """Ranks of the clients' low-rank factors, where they differ: a list such as `[4, 8, 16]`, which is dealt to the clients
-    in turn, or a rank for each pattern of client ids, such as `{hospital-*: 4}`, where the first that matches counts.
-    A client gets the leading rows and columns; null, or no match: all `tune.r` of them."""
+    """LoRA ranks of clients, at most `tune.r`: a list such as `[4, 8, 16]`, from which each client's is drawn, or a rank
+    for each pattern of client ids, such as `{hospital-*: 4}`, where the first match counts; null, or no match: `tune.r`.
+    A client gets the leading ranks; the scale α/r stays that of `tune.r`."""
     models: list[OtherModel] = []
     """Backbones of clients that do not have `model`; each client gets the first that names it."""
     devices: list[Device] = []
@@ -86,11 +83,6 @@ class FederationSettings(Settings):
         if devices:
             refuse_bad_shares([device.share for device in devices], whole=True)
         return devices
-
-    ranks: list[Rank] | dict[str, Rank] | None = None
-    """LoRA ranks of clients, at most `tune.r`: a list that is dealt to clients at random, or pattern of client ids →
-    rank, where the first match counts and a client without a match has `tune.r`; null: `tune.r` for all. A client gets
-    the leading ranks; the scale α/r stays that of `tune.r`."""
 
     def cohort_size(self, clients: int) -> int:
         """Clients a round when ``clients`` are there; a fraction is rounded, and never to none."""

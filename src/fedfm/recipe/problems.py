@@ -43,7 +43,7 @@ GOT_LIMIT = 60
 
 
 @dataclass(frozen=True)
-class Place:
+class Location:
     """Where an error lies.
 
     Attributes:
@@ -89,22 +89,22 @@ def overlap(one: str, other: str) -> bool:
     return one == other or one.startswith((f"{other}.", f"{other}[")) or other.startswith((f"{one}.", f"{one}["))
 
 
-def _place(location: tuple[int | str, ...], model: type[Settings], values: Any) -> Place:
+def _place(location: tuple[int | str, ...], model: type[Settings], values: Any) -> Location:
     """Follows pydantic's location, in which names of kinds and of types stand among the keys."""
-    place = Place("", "", (), (model,))
+    place = Location("", "", (), (model,))
     for part in location:
         if isinstance(part, int):
             is_element = isinstance(values, list) and part < len(values)
             values = values[part] if is_element else None
             classes = _of_kind(place.classes, place.choice, values)
-            place = Place(place.group, f"{place.key}[{part}]", place.siblings, classes, place.choice)
+            place = Location(place.group, f"{place.key}[{part}]", place.siblings, classes, place.choice)
             continue
         known = any(part in group.model_fields for group in place.classes)
         if known or (place.classes and isinstance(values, Mapping) and part in values):
             values = values.get(part) if isinstance(values, Mapping) else None
             choice = group_choice(place.classes, part)
             classes = _of_kind(group_classes(place.classes, part), choice, values)
-            place = Place(place.where, part, place.classes, classes, choice)
+            place = Location(place.where, part, place.classes, classes, choice)
     return place
 
 
@@ -119,7 +119,7 @@ def _of_kind(classes: tuple[type[Settings], ...], choice: Choice | None, values:
     return tuple(group for group in classes if name_of(group, chooser) == values.get(chooser)) or classes
 
 
-def _in_words(details: ErrorDetails, place: Place, model: type[Settings]) -> tuple[str, str, str | None]:
+def _in_words(details: ErrorDetails, place: Location, model: type[Settings]) -> tuple[str, str, str | None]:
     """Dotted key, message, and the value as written."""
     fault, context, value = details["type"], details.get("ctx", {}), details["input"]
     got = _shown(value)
@@ -146,7 +146,7 @@ def _in_words(details: ErrorDetails, place: Place, model: type[Settings]) -> tup
     return place.where, message, got
 
 
-def _kinds(place: Place) -> str:
+def _kinds(place: Location) -> str:
     """The kinds that a group may be of."""
     chooser = selector(place.classes) or ""
     return ", ".join(str(name_of(group, chooser)) for group in place.classes)
@@ -164,7 +164,7 @@ def _choose(value: Any, choices: list[str]) -> str:
     return ("must be " if len(choices) == 1 else "must be one of ") + ", ".join(choices) + hint
 
 
-def _as_group(place: Place) -> str:
+def _as_group(place: Location) -> str:
     """How a group is written, for a key that was given a plain value."""
     first = place.classes[0]
     chooser = selector(place.classes)

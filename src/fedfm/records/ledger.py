@@ -101,7 +101,8 @@ def message_record(
 
 def receivers(message: Mapping[str, Any]) -> int:
     """How often the bytes of a line were sent."""
-    return len(message["clients"]) - (message["direction"] == "peer")
+    receiving: int = len(message["clients"]) - (message["direction"] == "peer")
+    return receiving
 
 
 def totals(path: Path) -> LedgerTotals:

@@ -22,6 +22,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from safetensors import SafetensorError
 
@@ -70,7 +71,7 @@ def save_checkpoint(
     state: RunState,
     offsets: Mapping[str, int],
     *,
-    keep: int | Literal[all],
+    keep: int | Literal["all"],
     identity: Mapping[str, str],
 ) -> Path:
     """Writes the state after a round and makes it the latest, then removes all but the ``keep`` newest.
