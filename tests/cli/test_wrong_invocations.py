@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from fedfm.cli.main import main
-from tests.records.conftest import write_run
+from tests.run_folders import write_run
 
 
 def invoke(*arguments: object) -> Result:

@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from fedfm.cli.main import main
-from tests.records.conftest import write_run
+from tests.run_folders import write_run
 
 GARBAGE = {
     "an empty object": b"{}\n",

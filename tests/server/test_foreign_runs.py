@@ -15,8 +15,8 @@ import pytest
 from fedfm import run
 from fedfm.errors import StorageError
 from fedfm.recipe import load_recipe
-from fedfm.records.report import write_report
 from fedfm.records.status import run_status
+from fedfm.report.page import write_report
 from fedfm.server import Run, export, resume
 from fedfm.server.rounds.checkpoints import MANIFEST
 from tests.small import small_recipe

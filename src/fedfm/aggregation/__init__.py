@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field
-
 from fedfm.aggregation.base import Contribution, Fold, Rule
 from fedfm.aggregation.lora import HetLora
 from fedfm.aggregation.mean import Mean
 from fedfm.aggregation.median import Median
 from fedfm.aggregation.trimmed_mean import TrimmedMean
+from fedfm.registry import Choice
 
 RULES: dict[str, type[Rule]] = {
     "mean": Mean,
@@ -19,6 +18,6 @@ RULES: dict[str, type[Rule]] = {
     "hetlora": HetLora,
 }
 
-Aggregation = Annotated[Mean | Median | TrimmedMean | HetLora, Field(discriminator="rule")]
+Aggregation = Annotated[Rule, Choice(RULES, "rule", "fedfm.rules")]
 
 __all__ = ["RULES", "Aggregation", "Contribution", "Fold", "HetLora", "Mean", "Median", "Rule", "TrimmedMean"]

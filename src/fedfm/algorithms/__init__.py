@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field
-
 from fedfm.algorithms.base import Aggregate, Algorithm, At, ClientRound, Finished, ServerState
 from fedfm.algorithms.fedavg import FedAvg
 from fedfm.algorithms.fedavgm import FedAvgM
@@ -13,6 +11,7 @@ from fedfm.algorithms.feddyn import FedDyn
 from fedfm.algorithms.fedopt import FedAdam, FedYogi
 from fedfm.algorithms.fedprox import FedProx
 from fedfm.algorithms.scaffold import Scaffold
+from fedfm.registry import Choice
 
 ALGORITHMS: dict[str, type[Algorithm]] = {
     "fedavg": FedAvg,
@@ -24,9 +23,7 @@ ALGORITHMS: dict[str, type[Algorithm]] = {
     "feddyn": FedDyn,
 }
 
-AnyAlgorithm = Annotated[
-    FedAvg | FedProx | FedAvgM | FedAdam | FedYogi | Scaffold | FedDyn, Field(discriminator="name")
-]
+AnyAlgorithm = Annotated[Algorithm, Choice(ALGORITHMS, "name", "fedfm.algorithms")]
 
 __all__ = [
     "ALGORITHMS",

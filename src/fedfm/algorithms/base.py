@@ -61,6 +61,9 @@ class Algorithm(Settings):
         3.0
     """
 
+    name: str = ""
+    """How the federation learns."""
+
     sent: ClassVar[tuple[str, ...]] = ()
     """Groups that `sends` returns."""
     returned: ClassVar[tuple[str, ...]] = ()

@@ -47,7 +47,8 @@ def data(recipe: str, overrides: tuple[str, ...], plot: Path | None, as_json: bo
 
     load_keys(recipe, overrides)
     with waiting("loading libraries and data"):
-        from fedfm.records.split import plot_split, render_split
+        from fedfm.cli.split_display import render_split
+        from fedfm.report.split import plot_split
         from fedfm.server import client_table
 
         clients = client_table(load_recipe(recipe, overrides))

@@ -17,8 +17,8 @@ import fedfm
 from fedfm.cli.output import Output
 from fedfm.errors import InterruptedRunError
 from fedfm.records import contributions, units
-from fedfm.records.listeners import Listener
 from fedfm.records.names import BASELINES
+from fedfm.trackers.listeners import Listener
 
 Record = dict[str, Any]
 
@@ -241,14 +241,14 @@ def _describe_sizes(examples: Record) -> str:
 
 
 def describe_round(record: Record) -> str:
-    """A round in one line; what is measured on the validation set where there is one, else on the test set."""
+    """A round in one line; its metric is of the validation set, else the test set, else the mean over clients."""
     rounds, clients, size = record["rounds"], record["clients"], record["bytes"]
     width = len(str(rounds))
     asked = sum(clients.values())
     parts = [f"round {record['round']:>{width}}/{rounds}"]
     if record["loss"] is not None:
         parts.append(f"loss {record['loss']:.3f}")
-    for split in ("validation", "test"):
+    for split in ("validation", "test", "clients"):
         if scores := record["metrics"].get(split):
             parts += _headline(scores)
             break
@@ -271,16 +271,19 @@ def describe_outcome(folder: Path, summary: Record) -> RenderableType:
     """What came of a run: the headline metric beside its baselines, where things are, how to go on."""
     metric = summary["metric"]
     initial, final = (units.metric(metric, summary[when].get(metric)) for when in ("initial", "final"))
+    where = "as the mean over clients" if summary.get("final_by") == "clients" else "on the test set"
+    protocol = summary.get("protocol")
     compared = ", ".join(_baseline(metric, name, value) for name, value in summary["baselines"].items())
     made = [f"{name}/" for name in ("adapter", "model") if (folder / name).is_dir()]
     files = [name for name in ("report.html", "summary.json", "metrics.jsonl") if (folder / name).is_file()]
     lines = [
         Text(),
         Text.assemble(
-            f"{units.metric_name(metric)} on the test set: ",
+            f"{units.metric_name(metric)} {where}: ",
             (f"{initial} → {final}", "bold"),
             f"   ({compared})" if compared else "",
         ),
+        *([Text(f"protocol {protocol['kind']}: {units.listed(protocol)}")] if protocol else []),
         *map(Text, contributions.lines(summary)),
         Text(f"in {folder}/: {'  '.join([*made, *files])}"),
         Text(_describe_reload(made[0] if made else "", summary["reloaded"])),

@@ -43,7 +43,7 @@ class Command(click.Command):
             raise
 
 
-class Group(click.Group):
+class CommandGroup(click.Group):
     """Runs a command and turns what goes wrong into a message and an exit code."""
 
     command_class = Command

@@ -99,7 +99,7 @@ def _classes(found: dict[str, Any]) -> Table:
     from rich.table import Table
 
     from fedfm.records import units
-    from fedfm.records.sections.classes import mistaken
+    from fedfm.report.sections.classes import mistaken
 
     table = Table(box=None, pad_edge=False)
     for name in ("class", "examples", "precision", "recall", "F1", "most often taken for"):

@@ -7,11 +7,11 @@ from pathlib import Path
 import click
 
 from fedfm.cli.extras import needs_flower
-from fedfm.cli.group import Command, Group
+from fedfm.cli.group import Command, CommandGroup
 from fedfm.cli.output import print_json
 
 
-@click.group(cls=Group)
+@click.group(cls=CommandGroup)
 def keys() -> None:
     """Make a node's key, or show its fingerprint."""
 
@@ -51,7 +51,7 @@ def fingerprint(paths: tuple[Path, ...], as_json: bool) -> None:
     _print([(path, key_fingerprint(path)) for path in paths], as_json)
 
 
-@click.group(cls=Group)
+@click.group(cls=CommandGroup)
 def certs() -> None:
     """Make certificates for a first try, or compare some."""
 

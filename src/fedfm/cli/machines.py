@@ -14,9 +14,9 @@ from fedfm.cli.extras import needs_flower
 from fedfm.cli.group import Command
 from fedfm.cli.output import console, print_json
 from fedfm.cli.runs import follow
-from fedfm.records.prometheus import Prometheus
 from fedfm.records.units import duration
 from fedfm.runtimes.relay import Wait
+from fedfm.trackers.prometheus import Prometheus
 
 FILE = click.Path(path_type=Path)
 

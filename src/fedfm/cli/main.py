@@ -6,7 +6,7 @@ import click
 
 import fedfm
 from fedfm.cli.checks import check, data
-from fedfm.cli.group import Group
+from fedfm.cli.group import CommandGroup
 from fedfm.cli.inference import evaluate, predict
 from fedfm.cli.keys import certs, keys
 from fedfm.cli.machines import client, server
@@ -16,7 +16,7 @@ from fedfm.cli.runs import export, report, resume, run, status
 
 
 @click.group(
-    cls=Group,
+    cls=CommandGroup,
     invoke_without_command=True,
     context_settings={"max_content_width": 110, "help_option_names": ["-h", "--help"]},
 )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fedfm.cli.group import Command, Group
+from fedfm.cli.group import Command, CommandGroup
 from fedfm.cli.output import console, print_json
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def _layers(ctx: click.Context, option: click.Parameter, text: str) -> list[int]
         raise click.BadParameter(f"{text!r} is no list of layers such as 0,-1", ctx, option) from error
 
 
-@click.group(cls=Group)
+@click.group(cls=CommandGroup)
 def proxy() -> None:
     """Size up a proxy of a model, or build one."""
 

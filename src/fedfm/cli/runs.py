@@ -12,8 +12,8 @@ from fedfm.cli.group import Command
 from fedfm.cli.output import console, print_json
 
 if TYPE_CHECKING:
-    from fedfm.records.listeners import Listener
     from fedfm.server import Run
+    from fedfm.trackers.listeners import Listener
 
 
 @click.command(cls=Command)
@@ -54,7 +54,8 @@ def resume(folder: str, overrides: tuple[str, ...], as_json: bool) -> None:
 @click.argument("folder", metavar="RUN", type=click.Path(path_type=Path))
 def status(folder: Path, as_json: bool) -> None:
     """Tell how the run in the folder RUN fares, now or afterwards."""
-    from fedfm.records.status import render_status, run_status
+    from fedfm.cli.status_display import render_status
+    from fedfm.records.status import run_status
 
     found = run_status(folder)
     if as_json:
@@ -68,7 +69,7 @@ def status(folder: Path, as_json: bool) -> None:
 def report(folder: Path, as_json: bool) -> None:
     """Write the report of the run in the folder RUN again."""
     from fedfm.records.folder import RunFolder
-    from fedfm.records.report import write_report
+    from fedfm.report.page import write_report
 
     page = write_report(RunFolder.open(folder).path)
     if as_json:

@@ -1,8 +1,8 @@
 """Clients: what they are asked to do, how they train, what they keep between rounds."""
 
+from fedfm.clients.contract import Contract
 from fedfm.clients.evaluation import Evaluator, spread
 from fedfm.clients.profile import Profile, gemm_peak
-from fedfm.clients.reception import Exchanger
 from fedfm.clients.rules import ClientRound, LocalResult, LocalRule
 from fedfm.clients.settings import LocalSettings
 from fedfm.clients.stacked import Stacking, StackMember, train_stacked
@@ -12,8 +12,8 @@ from fedfm.clients.worker import Worker
 
 __all__ = [
     "ClientRound",
+    "Contract",
     "Evaluator",
-    "Exchanger",
     "LocalResult",
     "LocalRule",
     "LocalSettings",

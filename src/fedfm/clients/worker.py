@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fedfm.clients.contract import Contract, Reception
 from fedfm.clients.evaluation import Evaluator
 from fedfm.clients.memory import keep_for_reuse
 from fedfm.clients.profile import Profile
-from fedfm.clients.reception import Exchanger, Reception
 from fedfm.clients.rules import ClientRound, LocalResult
 from fedfm.clients.settings import LocalSettings
 from fedfm.clients.stacked import Stacking
@@ -26,7 +26,7 @@ from fedfm.data.batches import batch_plan
 from fedfm.data.examples import Examples
 from fedfm.models.tunable import Tunable
 from fedfm.printable import quoted
-from fedfm.proxies.versions import HeldProxy, StaleProxyError
+from fedfm.proxies.base import ClientCopy, StaleProxyError
 from fedfm.randomness import derive_seed, numpy_generator, torch_seed
 from fedfm.tasks.base import Batch
 from fedfm.tasks.base import Task as Learning
@@ -45,12 +45,12 @@ class Worker:
         examples: the training examples of all these clients.
         clients: client id → indices into ``examples``.
         local: how to train.
-        exchanger: what a client does with messages; has the algorithm's side, views and stages.
+        contract: what crosses between server and client; has the algorithm's side, views and stages.
         seed: the run's seed.
         device: where the tunable is.
+        copy: the model that the clients hold, the backbone or a proxy; the tunable is attached to it.
         holdout: client id → indices that it keeps from training.
         evaluator: of the tunable; None where clients are not asked to evaluate.
-        proxy: what the clients hold in place of the backbone, where they do; the tunable is attached to it.
         trains_stale: whether a client whose proxy cannot be brought up to date trains on what it holds.
         stacking: how several clients are trained in one pass; None: one by one, in a plain loop.
         profile: gets the time that training takes; None: it is not measured.
@@ -62,12 +62,12 @@ class Worker:
     examples: Examples
     clients: Mapping[str, np.ndarray]
     local: LocalSettings
-    exchanger: Exchanger
+    contract: Contract
     seed: int
     device: torch.device
+    copy: ClientCopy
     holdout: Mapping[str, np.ndarray] = field(default_factory=dict)
     evaluator: Evaluator | None = None
-    proxy: HeldProxy | None = None
     trains_stale: bool = False
     stacking: Stacking | None = None
     profile: Profile | None = None
@@ -105,18 +105,17 @@ class Worker:
 
     @property
     def version(self) -> int:
-        """Of the proxy that the clients hold; 0 where there is none."""
-        return 0 if self.proxy is None else self.proxy.number
+        """Of the model that the clients hold."""
+        return self.copy.number
 
     def prepare(self, messages: Iterable[bytes]) -> None:
-        """Brings the proxy that the clients share up to date, for workers that are made as copies of this one.
+        """Brings the model that the clients share up to date, for workers that are made as copies of this one.
 
         A failure is left to the client's turn, which reports it.
         """
-        if self.proxy is not None:
-            for message in {id(message): message for message in messages}.values():
-                with suppress(StaleProxyError):
-                    self._bring_up_to_date(decode_instruction(message))
+        for message in {id(message): message for message in messages}.values():
+            with suppress(StaleProxyError):
+                self._bring_up_to_date(decode_instruction(message))
 
     def receive(self, task: Task) -> Reception:
         """What a client's round starts from.
@@ -126,7 +125,7 @@ class Worker:
             StaleProxyError: the client's proxy cannot be brought up to date.
         """
         self._bring_up_to_date(task.instruction)
-        return self.exchanger.receive(task.client, task.instruction, task.own)
+        return self.contract.receive(task.client, task.instruction, task.own)
 
     def fit(
         self,
@@ -151,7 +150,7 @@ class Worker:
         plan = self.plan(len(indices), client, round, max_steps)
         batches = self.on_device(self.batches(indices, plan, client, round))
         with torch_seed(self.seed, "dropout", round=round, client=client):
-            return train_locally(self.tunable, self.task, batches, self.local, self.exchanger.rule, at, trains=trains)
+            return train_locally(self.tunable, self.task, batches, self.local, self.contract.rule, at, trains=trains)
 
     def plan(self, count: int, client: str, round: int, max_steps: int | None = None) -> list[np.ndarray]:  # noqa: A002
         """Positions of the examples of each batch, for a client with ``count`` examples."""
@@ -177,11 +176,9 @@ class Worker:
             yield {name: tensor.to(self.device) for name, tensor in batch.items()}
 
     def _bring_up_to_date(self, instruction: Instruction) -> None:
-        if self.proxy is None:
-            return
         facts, changes = instruction.facts, dict(instruction.groups.get(PROXY, {}))
         try:
-            self.proxy.receive(changes, since=facts.proxy_since, number=facts.proxy_version)
+            self.copy.receive(changes, since=facts.proxy_since, number=facts.proxy_version)
         except StaleProxyError:
             if not self.trains_stale:
                 raise

@@ -21,7 +21,7 @@ from fedfm.data.readers.hub import read_hub
 from fedfm.data.readers.image_folders import names_digest, read_class_folder, read_listed_images
 from fedfm.data.readers.references import check_endings, file_clients, is_pattern, named_files
 from fedfm.data.readers.repository import files_of_split, table_files
-from fedfm.data.readers.request import Column, Request
+from fedfm.data.readers.request import Request, RequestedColumn
 from fedfm.data.readers.saved import is_saved, read_saved
 from fedfm.data.settings import CsvSettings, Reference, shown
 from fedfm.errors import DataError, RecipeError
@@ -114,7 +114,7 @@ def read_source(
     split: Split,
     *,
     where: str,
-    columns: Sequence[Column] | None = None,
+    columns: Sequence[RequestedColumn] | None = None,
     csv: CsvSettings | None = None,
     allow_network: bool = False,
 ) -> Source:

@@ -10,7 +10,7 @@ from typing import Any
 
 from fedfm.errors import DataError, RecipeError
 from fedfm.models.backbones import Backbone
-from fedfm.models.checkpoints import Checkpoint
+from fedfm.models.checkpoints import PretrainedCheckpoint
 from fedfm.models.configs import read_config
 from fedfm.models.processors import Modality, Processor, read_processor
 from fedfm.printable import quoted
@@ -67,7 +67,7 @@ def load_processor(folder: Path, modality: Modality) -> Processor:
         DataError: a file is more than data, or they do not belong together.
     """
     _refuse_active(folder)
-    checkpoint = Checkpoint(folder, "the server's model")
+    checkpoint = PretrainedCheckpoint(folder, "the server's model")
     try:
         return read_processor(checkpoint, read_config(checkpoint), modality)
     except RecipeError as error:

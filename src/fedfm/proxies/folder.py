@@ -22,7 +22,7 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from fedfm.errors import DataError, RecipeError
 from fedfm.models.backbones import Backbone, agree_on_tokens
-from fedfm.models.checkpoints import Checkpoint
+from fedfm.models.checkpoints import PretrainedCheckpoint
 from fedfm.models.configs import read_config
 from fedfm.models.families import blocks, family_of
 from fedfm.models.identity import ModelIdentity
@@ -171,7 +171,7 @@ def load_proxy(folder: Path, auto_class: Any) -> tuple[Backbone, Manifest]:
         DataError: when files are missing, damaged, or do not belong together.
     """
     manifest = read_manifest(folder)
-    checkpoint = Checkpoint(folder, manifest.name, manifest.revision)
+    checkpoint = PretrainedCheckpoint(folder, manifest.name, manifest.revision)
     config = read_config(checkpoint)
     model = _shell(auto_class, config, manifest, folder)
     _fill(model, read_weights(folder, manifest), folder)

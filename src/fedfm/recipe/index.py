@@ -19,6 +19,7 @@ from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
 from fedfm.recipe.checks import keys_checked
+from fedfm.registry import ENTRY_POINTS, Choice, name_of
 from fedfm.settings import Settings
 
 FILE = Path(__file__).with_name("schema.json")
@@ -106,6 +107,8 @@ class _Classes:
         """The annotation that a part of the schema stands for."""
         if "$ref" in node:
             return self._referred(node["$ref"])
+        if ENTRY_POINTS in node:
+            return Annotated[Settings, self._choice(node)]
         if "oneOf" in node:
             kinds: Any = Union[tuple(self._type(kind) for kind in node["oneOf"])]  # noqa: UP007 - a computed union
             return Annotated[kinds, Field(discriminator=node["discriminator"]["propertyName"])]
@@ -120,6 +123,12 @@ class _Classes:
             plain = list.__class_getitem__(self._type(node.get("items", {})))
         limits = {ours: node[theirs] for theirs, ours in LIMITS.items() if theirs in node}
         return Annotated[plain, Field(**limits)] if limits else plain
+
+    def _choice(self, node: Node) -> Choice:
+        """A choice that other packages may add to; a class of theirs is imported when a recipe names it."""
+        key = node["discriminator"]["propertyName"]
+        classes = [self._type(kind) for kind in node.get("oneOf", ())]
+        return Choice({str(name_of(settings, key)): settings for settings in classes}, key, node[ENTRY_POINTS])
 
     def _referred(self, reference: str) -> type[Settings]:
         name = reference.removeprefix("#/$defs/")

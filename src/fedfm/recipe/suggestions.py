@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
-from fedfm.recipe.fields import all_keys
+from fedfm.recipe.fields import ELEMENT, all_keys
 from fedfm.settings import Settings
 from fedfm.spelling import nearest
 
@@ -35,10 +36,11 @@ def unknown_key(name: str, group: str, siblings: Sequence[type[Settings]], model
         model: the class of the whole recipe.
     """
     keys = list(all_keys(model))
+    group = re.sub(r"\[\d+\]", ELEMENT, group)
     kinds = [key.kind for key in keys if (key.group, key.name) == (group, name) and key.kind]
     if kinds:
         return f"not a setting of this kind; it belongs to {', '.join(kinds)}"
-    home = next((key.group for key in keys if key.name == name), None)
+    home = next((key.group for key in keys if key.name == name and ELEMENT not in key.group), None)
     if home is not None:
         return "unknown key — it belongs " + (f"under `{home}`" if home else "at the top of the recipe")
     known = [key for group_class in siblings for key in group_class.model_fields]
@@ -48,7 +50,7 @@ def unknown_key(name: str, group: str, siblings: Sequence[type[Settings]], model
 
 def dotted_key(name: str, model: type[Settings], *, exactly: bool = False) -> str | None:
     """The dotted key that is called so, here or in neighbouring tools; else, unless ``exactly``, one much like it."""
-    keys = {f"{key.group}.{key.name}".lstrip("."): key.name for key in all_keys(model)}
+    keys = {key.where: key.name for key in all_keys(model) if ELEMENT not in key.group}
     called = name if name in keys else next((dotted for dotted, last in keys.items() if last == name), None)
     known = SYNONYMS.get(name) or called
     return known if exactly or known else _elsewhere(name, model) or nearest(name, keys)
@@ -56,6 +58,6 @@ def dotted_key(name: str, model: type[Settings], *, exactly: bool = False) -> st
 
 def _elsewhere(name: str, model: type[Settings]) -> str | None:
     """The dotted key of another group that is much like ``name``; of several alike, the first of the schema."""
-    dotted = {key.name: f"{key.group}.{key.name}".lstrip(".") for key in reversed(list(all_keys(model)))}
+    dotted = {key.name: key.where for key in reversed(list(all_keys(model))) if ELEMENT not in key.group}
     close = nearest(name, dotted, cutoff=0.8)
     return dotted[close] if close else None

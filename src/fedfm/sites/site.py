@@ -31,10 +31,8 @@ from fedfm.proxies.versions import HeldProxy
 from fedfm.recipe import Recipe, load_recipe
 from fedfm.runtimes.envelopes import (
     NAME,
-    Answers,
     Ended,
     Envelope,
-    Fault,
     Prepare,
     Ready,
     Refusal,
@@ -43,13 +41,14 @@ from fedfm.runtimes.envelopes import (
     Work,
     job_digest,
 )
+from fedfm.runtimes.exchanges import read_work, replies_envelope
 from fedfm.sites.disclosure import VersionError
 from fedfm.sites.egress import Egress
 from fedfm.sites.limits import check_files, check_model
 from fedfm.sites.patterns import check_patterns
 from fedfm.sites.site_config import OwnData, at_site, read_site
 from fedfm.tasks import TASKS
-from fedfm.updates import Failure
+from fedfm.updates import Failure, Reply
 
 _log = logging.getLogger("fedfm.sites")
 
@@ -253,15 +252,12 @@ class Site:
         if unknown := [client for client, _ in work.clients if client not in run.worker.clients]:
             raise DataError(f"there is no data of client {unknown[0]} here")
         torch.set_num_threads(run.data.recipe.runtime.resolved_threads)  # they decide bits, as at the server
-        run.worker.prepare({str(place): message for place, message in enumerate(messages)})
-        for client, answer in run.worker.train({client: messages[place] for client, place in work.clients}):
+        requests, sent = read_work(work, messages)
+        if self._own is not None and work.states:
+            raise DataError("the server sends the state of a client, which this site keeps itself")
+        run.worker.prepare(sent)
+        for reply in run.worker.answer(requests):
             if self._own is not None:
-                answer = self._own.egress.pass_answer(answer, run.data.recipe, run.job)
-            yield _answer(client, answer)
-
-
-def _answer(client: str, answer: bytes | Failure) -> Envelope:
-    if isinstance(answer, bytes):
-        return Envelope(Answers(clients=((client, None),)), (answer,))
-    fault = Fault(reason=answer.reason, details=answer.details, stale=answer.stale)
-    return Envelope(Answers(clients=((client, fault),)))
+                content = reply.content if isinstance(reply.content, Failure) else reply.content[:]
+                reply = Reply(reply.client, self._own.egress.pass_answer(content, run.data.recipe, run.job))
+            yield replies_envelope([reply])

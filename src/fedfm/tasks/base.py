@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fedfm.data.examples import Examples
 from fedfm.data.labels import LabelMap
-from fedfm.data.readers.request import Column
+from fedfm.data.readers.request import RequestedColumn
 from fedfm.data.settings import FILE, DataSettings
 from fedfm.data.sources import Source
 
@@ -65,13 +65,13 @@ class Task(ABC):
         """The columns that a model reads."""
         return [data.image] if self.modality == "image" else list(data.text)
 
-    def columns(self, data: DataSettings) -> list[Column]:
+    def columns(self, data: DataSettings) -> list[RequestedColumn]:
         """The columns that are needed of a source."""
-        needed = [Column(name, self.modality, f"data.{self.modality}") for name in self.inputs(data)]
+        needed = [RequestedColumn(name, self.modality, f"data.{self.modality}") for name in self.inputs(data)]
         if self.labelled:
-            needed.append(Column(data.label, "label", "data.label"))
+            needed.append(RequestedColumn(data.label, "label", "data.label"))
         if data.client is not None:  # a column called `file` is looked for, to be refused
-            needed.append(Column(data.client, "client", "data.client", required=data.client != FILE))
+            needed.append(RequestedColumn(data.client, "client", "data.client", required=data.client != FILE))
         return needed
 
     @abstractmethod

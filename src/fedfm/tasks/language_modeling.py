@@ -13,11 +13,11 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, DataCollatorForLanguageModeling
 
+from fedfm.data.documents import encode_documents
 from fedfm.data.examples import Examples
 from fedfm.data.labels import LabelMap
 from fedfm.data.settings import DataSettings
 from fedfm.data.sources import Source
-from fedfm.data.text import encode_documents
 from fedfm.errors import RecipeError
 from fedfm.tasks.base import Batch, Collate, Measured, Task
 

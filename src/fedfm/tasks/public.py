@@ -13,10 +13,10 @@ from transformers import PreTrainedTokenizerBase
 from fedfm.data.batches import batch_plan
 from fedfm.data.examples import Examples
 from fedfm.data.images import PixelStatistics, encode_images
-from fedfm.data.readers.request import Column
+from fedfm.data.readers.request import RequestedColumn
+from fedfm.data.samples import encode_samples
 from fedfm.data.settings import PublicSettings
 from fedfm.data.sources import read_source
-from fedfm.data.text import encode_samples
 from fedfm.models.processors import Processor
 from fedfm.randomness import numpy_generator
 from fedfm.tasks.base import Batch
@@ -92,13 +92,16 @@ def read_public(
         DataError: when it cannot be read.
     """
     is_text = isinstance(processor, PreTrainedTokenizerBase)
+    wanted = (
+        RequestedColumn(settings.text, "text", "public.text")
+        if is_text
+        else RequestedColumn(settings.image, "image", "public.image")
+    )
     source = read_source(
         settings.data,
         "train",
         where="public.data",
-        columns=[
-            Column(settings.text, "text", "public.text") if is_text else Column(settings.image, "image", "public.image")
-        ],
+        columns=[wanted],
         csv=settings.csv,
         allow_network=allow_network,
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Generic, TypeVar
 
@@ -112,22 +112,33 @@ class Payload(Generic[FactsT]):
     work: str = "train"
 
     @property
-    def tensors(self) -> dict[str, Tensor]:
-        """All tensors by their names on the wire; those of a payload on disk are read."""
-        return dict(self._named())
-
-    def _named(self) -> list[tuple[str, Tensor]]:
-        return [
-            (name if group == TUNABLE else f"{group}/{name}", tensor)
-            for group, tensors in self.groups.items()
-            for name, tensor in tensors.items()
-        ]
+    def tensors(self) -> Mapping[str, Tensor]:
+        """All tensors by their names on the wire, each read when it is asked for."""
+        return _Named(self.groups)
 
     def encode(self) -> bytes:
         """The bytes."""
         facts = {key: None if _is_no_number(value) else value for key, value in self.facts.model_dump().items()}
         head = {"round": self.round, "base": self.base, "work": self.work, "facts": facts}
         return to_bytes(self.tensors, {METADATA: json.dumps(head, allow_nan=False, separators=(",", ":"))})
+
+
+class _Named(Mapping[str, Tensor]):
+    """Tensors of all groups by their names on the wire."""
+
+    def __init__(self, groups: Mapping[str, Mapping[str, Tensor]]) -> None:
+        self._groups = groups
+
+    def __getitem__(self, name: str) -> Tensor:
+        group, slash, rest = name.partition("/")
+        return self._groups[group][rest] if slash else self._groups[TUNABLE][name]
+
+    def __iter__(self) -> Iterator[str]:
+        for group, tensors in self._groups.items():
+            yield from tensors if group == TUNABLE else (f"{group}/{name}" for name in tensors)
+
+    def __len__(self) -> int:
+        return sum(map(len, self._groups.values()))
 
 
 Instruction = Payload[Asked]

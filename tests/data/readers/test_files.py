@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import ClassLabel, Dataset, Features, Value
 
-from fedfm.data.readers.request import Column
+from fedfm.data.readers.request import RequestedColumn
 from fedfm.data.sources import Source, read_source
 from fedfm.errors import DataError, RecipeError, StorageError
 
@@ -64,7 +64,7 @@ def test_parquet_keeps_types_and_names_of_classes(tmp_path: Path) -> None:
     features = Features({"text": Value("string"), "label": ClassLabel(names=["no", "yes"]), "unused": Value("int8")})
     table = {"text": ["a", "b"], "label": [1, 0], "unused": [1, 2]}
     Dataset.from_dict(table, features=features).to_parquet(tmp_path / "x.parquet")
-    columns = [Column("label", "label", "data.label"), Column("text", "text", "data.text")]
+    columns = [RequestedColumn("label", "label", "data.label"), RequestedColumn("text", "text", "data.text")]
     source = read_source(str(tmp_path / "x.parquet"), "train", where="data.train", columns=columns)
     assert source.table.features == Features({"text": Value("string"), "label": features["label"]})
     assert source.table.to_list() == [{"text": "a", "label": 1}, {"text": "b", "label": 0}]
@@ -89,8 +89,8 @@ def test_parquet_columns_of_one_name(tmp_path: Path) -> None:
     pq.write_table(table, tmp_path / "x.parquet")
     path = str(tmp_path / "x.parquet")
     with pytest.raises(DataError, match="column `text` stands 2 times"):
-        read_source(path, "train", where="data.train", columns=[Column("text", "text", "data.text")])
-    labels = read_source(path, "train", where="data.train", columns=[Column("label", "label", "data.label")])
+        read_source(path, "train", where="data.train", columns=[RequestedColumn("text", "text", "data.text")])
+    labels = read_source(path, "train", where="data.train", columns=[RequestedColumn("label", "label", "data.label")])
     assert labels.table.to_list() == [{"label": 1}]
 
 

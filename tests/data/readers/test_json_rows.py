@@ -11,14 +11,14 @@ import pytest
 
 from fedfm.data.columns import clients_of, column_of
 from fedfm.data.labels import LabelMap
-from fedfm.data.readers.request import Column
+from fedfm.data.readers.request import RequestedColumn
 from fedfm.data.sources import Source, read_source
 from fedfm.errors import DataError, RecipeError
 
 COLUMNS = (
-    Column("text", "text", "data.text"),
-    Column("label", "label", "data.label"),
-    Column("who", "client", "data.client", required=False),
+    RequestedColumn("text", "text", "data.text"),
+    RequestedColumn("label", "label", "data.label"),
+    RequestedColumn("who", "client", "data.client", required=False),
 )
 Read = Callable[..., Source]
 

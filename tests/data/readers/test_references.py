@@ -8,11 +8,14 @@ from pathlib import Path
 import pytest
 
 from fedfm.data.columns import clients_of, column_of
-from fedfm.data.readers.request import Column
+from fedfm.data.readers.request import RequestedColumn
 from fedfm.data.sources import Source, read_source
 from fedfm.errors import DataError, RecipeError
 
-COLUMNS = (Column("text", "text", "data.text"), Column("file", "client", "data.client", required=False))
+COLUMNS = (
+    RequestedColumn("text", "text", "data.text"),
+    RequestedColumn("file", "client", "data.client", required=False),
+)
 
 
 @pytest.fixture

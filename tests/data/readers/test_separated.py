@@ -11,20 +11,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedfm.data.readers.request import Column, Request
+from fedfm.data.readers.request import Request, RequestedColumn
 from fedfm.data.readers.separated import read_separated
 from fedfm.data.settings import CsvSettings
 from fedfm.data.sources import Source, read_source
 from fedfm.errors import DataError, RecipeError
 
-TEXT, LABEL = Column("text", "text", "data.text"), Column("label", "label", "data.label")
-CLIENT = Column("hospital", "client", "data.client")
+TEXT, LABEL = RequestedColumn("text", "text", "data.text"), RequestedColumn("label", "label", "data.label")
+CLIENT = RequestedColumn("hospital", "client", "data.client")
 Read = Callable[..., Source]
 
 
 @pytest.fixture
 def read(tmp_path: Path) -> Read:
-    def write_and_read(content: str, *columns: Column, name: str = "x.csv", **dialect: Any) -> Source:
+    def write_and_read(content: str, *columns: RequestedColumn, name: str = "x.csv", **dialect: Any) -> Source:
         (tmp_path / name).write_text(content, newline="", encoding=dialect.get("encoding") or "utf-8")
         return read_source(
             str(tmp_path / name),
@@ -123,7 +123,7 @@ def test_rows_swallowed_beside_free_text(read: Read) -> None:
     rows = "".join(
         f"{words[row % 5]} {words[row % 3]},{words[row % 4]} {words[row % 5]},{row % 2}\n" for row in range(30)
     )
-    columns = Column("premise", "text", "data.text"), Column("hypothesis", "text", "data.text")
+    columns = RequestedColumn("premise", "text", "data.text"), RequestedColumn("hypothesis", "text", "data.text")
     with pytest.raises(DataError, match=r"row 31 opens .* swallows"):
         read(
             f'premise,hypothesis,label\n{rows}"a day,a night,1\nan hour,a week,0\na month,a year",to wait,1\n', *columns

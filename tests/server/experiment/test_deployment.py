@@ -15,7 +15,6 @@ from fedfm.errors import InterruptedRunError, RecipeError, TooFewClientsError
 from fedfm.params import digest, load
 from fedfm.recipe import Recipe, load_recipe
 from fedfm.records import jsonl
-from fedfm.records.listeners import Listener
 from fedfm.runtimes.envelopes import Envelope, Prepare
 from fedfm.server.experiment.deployment import RealSites
 from fedfm.server.runs.finished import Run
@@ -25,6 +24,7 @@ from fedfm.sites.egress import Egress
 from fedfm.sites.policy import Policy
 from fedfm.sites.site import Own, Site
 from fedfm.sites.site_config import OwnData
+from fedfm.trackers.listeners import Listener
 from tests.alike import RECIPES
 from tests.small import small_recipe
 

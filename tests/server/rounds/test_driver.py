@@ -17,7 +17,6 @@ from fedfm.proxies.versions import ProxyVersion
 from fedfm.recipe import load_recipe
 from fedfm.records import jsonl
 from fedfm.records.folder import RunFolder
-from fedfm.records.listeners import Listener
 from fedfm.runtimes.local import LocalRuntime
 from fedfm.server.experiment.build import Experiment, build_experiment
 from fedfm.server.rounds.checkpoints import load_checkpoint
@@ -25,6 +24,7 @@ from fedfm.server.rounds.driver import RoundLoop
 from fedfm.server.rounds.interrupts import StopRequest
 from fedfm.server.rounds.sampling import sample_cohort
 from fedfm.server.rounds.state import RunState
+from fedfm.trackers.listeners import Listener
 from fedfm.updates import Failure, Update, decode_update, encode_update
 from tests.small import small_recipe
 

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fedfm.clients.contract import Reception
 from fedfm.clients.profile import phase, profiling
-from fedfm.clients.reception import Reception
 from fedfm.clients.rules import LocalResult
 from fedfm.clients.stacked import Stacking, StackMember, train_stacked
 from fedfm.clients.work.base import Answer, Task
@@ -21,8 +21,7 @@ from fedfm.data.batches import evaluation_batches
 from fedfm.models.stacked import FrozenPrefix
 from fedfm.params import Params
 from fedfm.printable import error_line
-from fedfm.proxies.activity import counting, to_params
-from fedfm.proxies.versions import StaleProxyError
+from fedfm.proxies.base import StaleProxyError
 from fedfm.tasks.base import Batch
 from fedfm.updates import Done, Failure, Payload
 from fedfm.updates.payload import ACTIVITY
@@ -61,7 +60,7 @@ def train(worker: Worker, tasks: Sequence[Task]) -> Iterator[Answer]:
 
 
 def _can_share(worker: Worker, tasks: Sequence[Task]) -> bool:
-    alone = worker.exchanger.rule.extra_loss or any(task.instruction.facts.count_activity for task in tasks)
+    alone = worker.contract.rule.extra_loss or any(task.instruction.facts.count_activity for task in tasks)
     return worker.stacking is not None and not alone
 
 
@@ -88,7 +87,7 @@ def _train_stacked(worker: Worker, stacking: Stacking, tasks: Sequence[Task]) ->
             table = _table(worker, stacking.prefix, indices) if stacking.prefix else {}
         members.append(StackMember(received.at, [indices[step] for step in plan], batches, table, received.trains))
     trained = train_stacked(
-        worker.tunable, stacking, worker.task, members, worker.local, worker.exchanger.rule, device=worker.device
+        worker.tunable, stacking, worker.task, members, worker.local, worker.contract.rule, device=worker.device
     )
     return [
         _finish(worker, task, received, result, params)
@@ -100,11 +99,11 @@ def _train_alone(worker: Worker, task: Task) -> Answer:
     received = worker.receive(task)
     worker.tunable.write(received.at.received)
     with ExitStack() as stack:
-        counted = None
-        if task.instruction.facts.count_activity and worker.proxy is not None:
-            counted = stack.enter_context(counting(worker.tunable.model, worker.proxy.blocks))
+        counts = None
+        if task.instruction.facts.count_activity:
+            counts = stack.enter_context(worker.copy.counting(worker.tunable))
         result = _fit(worker, task, received)
-    activity = None if counted is None else to_params(counted)
+    activity = None if counts is None else counts()
     return _finish(worker, task, received, result, worker.tunable.read(), activity)
 
 
@@ -122,7 +121,7 @@ def _finish(
     activity: Params | None = None,
 ) -> Answer:
     number = task.instruction.round
-    groups, own = worker.exchanger.finish(task.client, number, received, trained, result, task.own)
+    groups, own = worker.contract.finish(task.client, number, received, trained, result, task.own)
     facts = Done(
         client=task.client,
         examples=len(worker.clients[task.client]),

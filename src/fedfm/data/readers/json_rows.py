@@ -11,7 +11,7 @@ from typing import Any
 
 from datasets import Dataset
 
-from fedfm.data.readers.request import Column, Request, missing_column
+from fedfm.data.readers.request import Request, RequestedColumn, missing_column
 from fedfm.data.readers.rows import text_table
 from fedfm.data.readers.text_files import lines
 from fedfm.errors import DataError, RecipeError
@@ -55,7 +55,7 @@ def read_json(path: Path, scratch: Path, request: Request) -> Dataset:
     wanted = request.columns
     if wanted is None:
         names = dict.fromkeys(name for _, value in _values(path) for name in value)
-        wanted = tuple(Column(name, "any", "") for name in names)
+        wanted = tuple(RequestedColumn(name, "any", "") for name in names)
     columns = Request(wanted).present([column.name for column in wanted], path)
     seen: set[str] = set()
     table = text_table([column.name for column in columns], _rows(path, columns, seen), scratch, path)
@@ -69,7 +69,7 @@ def read_json(path: Path, scratch: Path, request: Request) -> Dataset:
     return table
 
 
-def _rows(path: Path, columns: list[Column], seen: set[str]) -> Iterator[list[str | None]]:
+def _rows(path: Path, columns: list[RequestedColumn], seen: set[str]) -> Iterator[list[str | None]]:
     """The needed values of each object; ``seen`` gets the names of those that there are."""
     for row, (line, value) in enumerate(_values(path), start=1):
         if isinstance(value, _Repeating):
@@ -83,7 +83,7 @@ def _rows(path: Path, columns: list[Column], seen: set[str]) -> Iterator[list[st
                 continue
             seen.add(column.name)
             text = _text(value[column.name], column)
-            if isinstance(text, _Objection):
+            if isinstance(text, _Unfit):
                 single = row == 1 and len(list(islice(_values(path), 2))) == 1
                 raise DataError(
                     f"{path}:{line}: row {row}, column `{column.name}`: {text}" + (f"; {_ONE_OBJECT}" if single else "")
@@ -97,13 +97,13 @@ _ONE_OBJECT = (
 )
 
 
-class _Objection(str):
+class _Unfit(str):
     """Why a value cannot be what its column is used for."""
 
     __slots__ = ()
 
 
-def _text(value: Any, column: Column) -> str | None:
+def _text(value: Any, column: RequestedColumn) -> str | None:
     """A value as text; None where it is missing, an objection where it cannot be text."""
     if value is None or (type(value) is _Number and value == "NaN"):
         return None
@@ -118,7 +118,7 @@ def _text(value: Any, column: Column) -> str | None:
             return str(value)
     several = column.role == "label" and isinstance(value, list)
     more = "; several labels an example are not available in this version" if several else ""
-    return _Objection(f"holds {_described(value)}, {_EXPECTED[column.role]}{more}")
+    return _Unfit(f"holds {_described(value)}, {_EXPECTED[column.role]}{more}")
 
 
 _EXPECTED = {
@@ -208,7 +208,7 @@ def _checked(value: Any, path: Path, line: int) -> dict[str, Any]:
     return value
 
 
-def _missing(column: Column, path: Path) -> str:
+def _missing(column: RequestedColumn, path: Path) -> str:
     """The message about a column that no object has."""
     objects = [value for _, value in _values(path)]
     names = dict.fromkeys(name for value in objects for name in value)

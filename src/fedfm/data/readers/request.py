@@ -16,7 +16,7 @@ Role = Literal["text", "client", "label", "image", "any"]
 
 
 @dataclass(frozen=True)
-class Column:
+class RequestedColumn:
     """A column that is needed.
 
     Attributes:
@@ -42,7 +42,7 @@ class Request:
         group: the recipe key that holds ``csv``, with a dot at its end where it is not empty, for messages.
     """
 
-    columns: tuple[Column, ...] | None = None
+    columns: tuple[RequestedColumn, ...] | None = None
     csv: CsvSettings = field(default_factory=CsvSettings)
     group: str = "data."
 
@@ -55,7 +55,7 @@ class Request:
         ]
         return replace(self, columns=tuple(changed))
 
-    def present(self, names: Sequence[str], path: Path, hint: str = "") -> list[Column]:
+    def present(self, names: Sequence[str], path: Path, hint: str = "") -> list[RequestedColumn]:
         """The needed columns among those of a file, each once, in the order of its first use.
 
         Args:
@@ -68,7 +68,7 @@ class Request:
             DataError: two columns have the name of a needed one.
         """
         if self.columns is None:
-            wanted = [Column(name, "any", "") for name in names]
+            wanted = [RequestedColumn(name, "any", "") for name in names]
         else:
             wanted = [column for column in self.columns if column.required or column.name in names]
         counts = Counter(names)

@@ -29,7 +29,7 @@ class TuneSettings(Settings):
     stackable: ClassVar[bool] = True
 
     kind: str
-    """The tunable's name."""
+    """Which parameters are trained and travel."""
     share: str | list[str] | None = None
     """What travels: a pattern of tensor names or a list of them, such as `*lora_A*`; `head` stands for the task's head,
     and `not PATTERN` excludes. Everything else is personal: each client keeps its own. Null: everything travels."""

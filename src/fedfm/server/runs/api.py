@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from fedfm.recipe import load_recipe
 from fedfm.records.folder import RunFolder
-from fedfm.records.listeners import Listener
 from fedfm.server.runs.finished import Run
 from fedfm.server.runs.refusals import refuse_unresumable, refuse_unrunnable
+from fedfm.trackers.listeners import Listener
 
 if TYPE_CHECKING:
     from fedfm.recipe import Recipe

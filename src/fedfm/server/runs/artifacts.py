@@ -16,8 +16,8 @@ from fedfm.proxies import NoProxy
 from fedfm.proxies.model import make
 from fedfm.recipe import Recipe, load_recipe
 from fedfm.records import jsonl, shapes
-from fedfm.records.card import Base, Kind, write_card
 from fedfm.records.folder import RunFolder
+from fedfm.report.card import ArtifactKind, Base, write_card
 from fedfm.server.experiment.server_proxy import make_server_proxy
 from fedfm.server.rounds.checkpoints import load_checkpoint
 from fedfm.tasks import TASKS
@@ -51,7 +51,7 @@ def write_outcome(
         base = _base(recipe, backbone)
         if not whole and base.kind == "beside":
             builtin.write_random_model(base.name.removeprefix(builtin.PREFIX), beside / "base")
-        kind: Kind = "model" if whole else "adapter"
+        kind: ArtifactKind = "model" if whole else "adapter"
         write_card(beside, base=base, summary=summary, recipe=recipe.model_dump(), kind=kind)
     return target
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 import torch
 
 from fedfm.clients import Evaluator
@@ -22,6 +21,9 @@ from fedfm.records.folder import RunFolder
 from fedfm.server.experiment.build import Experiment
 from fedfm.server.runs.artifacts import load_tuned
 from fedfm.tasks import TASKS
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 CHANGEABLE = ("data.", "evaluate.batch_size", "runtime.device", "allow_network")
 """Keys, or their beginnings, that other data may need otherwise than the run's own."""
@@ -64,6 +66,8 @@ def predict(run: Path | str, data: str, overrides: Sequence[str] = ()) -> pd.Dat
         RecipeError: as `evaluate`, and for tasks without classes.
         DataError: the data cannot be read.
     """
+    import pandas as pd
+
     model = _open(run, overrides)
     if model.labels is None:
         raise RecipeError(

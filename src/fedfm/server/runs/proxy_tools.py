@@ -134,18 +134,16 @@ def build_proxy(recipe: Recipe, folder: Path | str) -> dict[str, Any]:
         TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}").cleanup()
     start = time.perf_counter()
     experiment = build_experiment(recipe)
-    if experiment.proxy is None:
-        raise RuntimeError("an experiment with a proxy has none")
     probes: list[dict[str, Any]] = []
     with use_threads(experiment.recipe.runtime.resolved_threads):
-        version = experiment.proxy.prepare(experiment.start, probes.append)
+        version = experiment.client_model.prepare(experiment.start, probes.append)
     with replacing_folder(folder) as beside:
-        experiment.proxy.save(beside, version)
+        experiment.client_model.save(beside, version)
     return {
         "path": str(folder),
         "kind": recipe.proxy.kind,
-        **experiment.proxy.sizes(),
-        "first_download": experiment.first_download_bytes,
+        **experiment.client_model.sizes(),
+        "first_download": experiment.client_model.download_bytes,
         "seconds": round(time.perf_counter() - start, 3),
         "probes": probes,
     }

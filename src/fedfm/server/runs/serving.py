@@ -14,8 +14,7 @@ from fedfm.errors import RecipeError
 from fedfm.recipe import Recipe, load_recipe
 from fedfm.records import jsonl, shapes
 from fedfm.records.folder import RunFolder
-from fedfm.records.listeners import Listener
-from fedfm.runtimes.nodes import Line
+from fedfm.runtimes.line import Line
 from fedfm.runtimes.relay import Wait
 from fedfm.runtimes.settings import Flower
 from fedfm.server.experiment.build import Experiment
@@ -23,6 +22,7 @@ from fedfm.server.experiment.deployment import RealSites
 from fedfm.server.experiment.runtime_factory import require_extra
 from fedfm.server.runs.finished import Run
 from fedfm.server.runs.start import continue_run, start_run
+from fedfm.trackers.listeners import Listener
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field
-
+from fedfm.registry import Choice
 from fedfm.updates.stages.base import Stage
 from fedfm.updates.stages.clip import Clip
 from fedfm.updates.stages.quantize import Quantize
@@ -17,6 +16,6 @@ STAGES: dict[str, type[Stage]] = {
     "quantize": Quantize,
 }
 
-AnyStage = Annotated[Clip | TopK | Quantize, Field(discriminator="kind")]
+AnyStage = Annotated[Stage, Choice(STAGES, "kind", "fedfm.stages")]
 
 __all__ = ["STAGES", "AnyStage", "Clip", "Quantize", "Stage", "TopK"]

@@ -1,0 +1,15 @@
+"""Protocols: who asks whom for what in a round, one a file. Adding one: write its file, add its row here."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fedfm.protocols.base import IO, Ask, ClientUpdate, Protocol, State
+from fedfm.protocols.star import Star
+from fedfm.registry import Choice
+
+PROTOCOLS: dict[str, type[Protocol]] = {"star": Star}
+
+AnyProtocol = Annotated[Protocol, Choice(PROTOCOLS, "kind", "fedfm.protocols")]
+
+__all__ = ["IO", "PROTOCOLS", "AnyProtocol", "Ask", "ClientUpdate", "Protocol", "Star", "State"]
