@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fedfm.algorithms import FedAvg
-from fedfm.clients import LocalSettings, train_locally
+from fedfm.clients import ClientRound, LocalSettings, train_locally
 from fedfm.clients.recompute import recomputing
 from fedfm.errors import RecipeError
 from fedfm.models.backbones import load_backbone
@@ -30,7 +30,7 @@ TINY = [name for name in RANDOM_MODELS if name.startswith("tiny-") and name != "
 
 
 def attached(name: str, kind: str = "lora") -> tuple[Tunable, Task]:
-    task = TASKS["text-classification" if RANDOM_MODELS[name].layout is not None else "image-classification"]
+    task = TASKS["text-classification" if RANDOM_MODELS[name].template is not None else "image-classification"]
     backbone = load_backbone(ModelSettings(path=f"builtin:{name}"), task.auto_class, seed=0, labels=["a", "b"])
     return TUNABLES[kind](kind=kind).attach(backbone, task_type=task.peft_type, seed=0), task
 
@@ -39,7 +39,7 @@ def batches(name: str, count: int = 3) -> Iterator[Batch]:
     generator = torch.Generator().manual_seed(0)
     for _ in range(count):
         labels = torch.randint(2, (4,), generator=generator)
-        if RANDOM_MODELS[name].layout is None:
+        if RANDOM_MODELS[name].template is None:
             yield {"pixel_values": torch.randn(4, 3, 8, 8, generator=generator), "labels": labels}
             continue
         ids = torch.randint(10, 200, (4, 7), generator=generator)
@@ -50,7 +50,8 @@ def batches(name: str, count: int = 3) -> Iterator[Batch]:
 def trained(name: str, recompute: str, kind: str = "lora") -> Params:
     tunable, task = attached(name, kind)
     local = LocalSettings(recompute=recompute)
-    train_locally(tunable, task, batches(name), local, learning_rate=0.01, gradient_rule=FedAvg().gradient)
+    at = ClientRound(tunable.read(), {}, {}, lr=0.01)
+    train_locally(tunable, task, batches(name), local, FedAvg(), at)
     return tunable.read()
 
 
