@@ -2,8 +2,8 @@
 
 Nguyen et al., Federated Learning with Buffered Asynchronous Aggregation (FedBuff), arXiv:2106.06639, Algorithm 1.
 `federation.per_round` clients work at any time. Each starts from the server's parameters as they are when it starts;
-when `size` updates have arrived, they are folded and the server steps. An update that is τ server steps old is scaled by
-1/√(1 + τ) before it is folded. With devices of equal speed and `size` equal to `per_round`, this is FedAvg.
+when `size` updates have arrived, they are folded and the server steps. An update that is τ server steps old is scaled
+by 1/√(1 + τ) before it is folded. With devices of equal speed and `size` equal to `per_round`, this is FedAvg.
 
 Where clients are simulated, a virtual clock orders the arrivals, so that a run is a function of its recipe: a client's
 duration follows from its device (`federation.devices`), its steps and its bytes. With real sites, arrivals are what they
