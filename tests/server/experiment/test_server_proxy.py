@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from fedfm.server.experiment.build import Experiment, build_experiment
 from fedfm.server.rounds.driver import RoundLoop
 from fedfm.server.rounds.interrupts import StopRequest
 from fedfm.server.rounds.state import RunState
-from fedfm.updates import decode_instruction
+from fedfm.updates import Reply, Request, decode_instruction
 from fedfm.wire import from_bytes
 from tests.small import small_recipe
 
@@ -141,16 +142,19 @@ class Wire(LocalRuntime):
         self.down: list[Params] = []
         self.up: list[Params] = []
 
-    def hand_out(self, clients: Any, version: ProxyVersion) -> None:
+    def share(self, clients: Any, version: ProxyVersion) -> None:
         self.downloads.append({name: tensor.detach().clone() for name, tensor in self.weights.items()})
-        super().hand_out(clients, version)
+        super().share(clients, version)
 
-    def exchange(self, messages: Any) -> Any:
-        self.down += [dict(from_bytes(message)[0]) for message in messages.values()]
-        for client, answer in super().exchange(messages):
-            assert isinstance(answer, bytes)
-            self.up.append(dict(from_bytes(answer)[0]))
-            yield client, answer
+    def submit(self, requests: Sequence[Request]) -> None:
+        self.down += [dict(from_bytes(request.message)[0]) for request in requests]
+        super().submit(requests)
+
+    def next(self, timeout: float | None = None) -> Reply | None:
+        if (reply := super().next()) is not None:
+            assert isinstance(reply.content, bytes)
+            self.up.append(dict(from_bytes(reply.content)[0]))
+        return reply
 
 
 def lines_of(params: Params) -> bytes:
@@ -241,11 +245,14 @@ class Backwards(LocalRuntime):
         super().__init__(worker)
         self.answered: list[list[str]] = []
 
-    def exchange(self, messages: Any) -> Any:
+    def submit(self, requests: Sequence[Request]) -> None:
         self.answered.append([])
-        for client, answer in super().exchange(dict(reversed(messages.items()))):
-            self.answered[-1].append(client)
-            yield client, answer
+        super().submit(requests[::-1])
+
+    def next(self, timeout: float | None = None) -> Reply | None:
+        if (reply := super().next()) is not None:
+            self.answered[-1].append(reply.client)
+        return reply
 
 
 def test_a_resumed_worker_is_brought_to_the_version_that_its_clients_hold(tmp_path: Path) -> None:
@@ -265,9 +272,9 @@ class Recording(LocalRuntime):
 
     messages: list[dict[str, bytes]] = []
 
-    def exchange(self, messages: Any) -> Any:
-        self.messages.append(dict(messages))
-        return super().exchange(messages)
+    def submit(self, requests: Sequence[Request]) -> None:
+        self.messages.append({request.client: request.message for request in requests})
+        super().submit(requests)
 
 
 def test_clients_at_one_version_share_a_message(tmp_path: Path) -> None:
@@ -293,7 +300,7 @@ def test_a_client_whose_proxy_is_too_old_fails_by_name(tmp_path: Path, monkeypat
     chosen = {path: torch.ones_like(changed, dtype=torch.bool) for path, changed in state.proxy.changed.items()}
     newer = state.proxy.next(state.proxy.own, chosen).next(state.proxy.own, chosen)
     believed = dataclasses.replace(state, proxy=newer, holders=dict.fromkeys("0123", 1))
-    monkeypatch.setattr(LocalRuntime, "hand_out", lambda self, clients, version: None)
+    monkeypatch.setattr(LocalRuntime, "share", lambda self, clients, version: None)
     with pytest.raises(TooFewClientsError, match="holds version 0 of the proxy, and the message leads from 1 to 2"):
         loop.play(believed)
 
