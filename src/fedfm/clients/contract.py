@@ -84,7 +84,9 @@ class Contract:
                 for name, tensor in self.spec.items()
             }
         kept = part(own, "algorithm") or self.rule.client_start(received)
-        return Reception(ClientRound(received, sent, kept, instruction.facts.learning_rate), held, trains)
+        return Reception(
+            ClientRound(received, sent, kept, instruction.facts.learning_rate, frozenset(self.personal)), held, trains
+        )
 
     def finish(
         self, client: str, number: int, received: Reception, trained: Params, result: LocalResult, own: State

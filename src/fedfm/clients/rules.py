@@ -63,12 +63,15 @@ class ClientRound:
         sent: what the algorithm sent beside it, by group.
         own: what the client kept from its last round, by group.
         lr: learning rate of the local optimiser, η.
+        personal: names of tensors that each client has for itself; the algorithm's `gradient` does not act on them, as
+            the server has no values there with which they could be compared.
     """
 
     received: Params
     sent: Groups
     own: Groups
     lr: float
+    personal: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)

@@ -147,6 +147,7 @@ class _Rows:
         sent: group → what the algorithm sent.
         own: group → what the clients keep.
         trains: bool, the coordinates that change; None: all of them.
+        personal: bool, the coordinates on which the algorithm does not act; None: it acts on all.
         lr: learning rate.
     """
 
@@ -154,20 +155,30 @@ class _Rows:
     sent: Mapping[str, Tensor]
     own: Mapping[str, Tensor]
     trains: Tensor | None
+    personal: Tensor | None
     lr: float
 
     @classmethod
     def of(cls, stack: StackedTunable, members: Sequence[StackMember]) -> _Rows:
         first = members[0].at
-        trains = None
+        shapes = {name: tensor.shape for name, tensor in first.received.items()}
+        trains = personal = None
         if any(member.trains for member in members):
-            ones = {name: torch.ones_like(tensor, dtype=torch.bool) for name, tensor in first.received.items()}
-            trains = stack.rows([{**ones, **(member.trains or {})} for member in members])
+            ones = {name: torch.ones(shape, dtype=torch.bool) for name, shape in shapes.items()}
+            trains = stack.rows([{**ones, **(member.trains or {})} for member in members]).bool()
+        if any(member.at.personal for member in members):
+            personal = stack.rows(
+                [
+                    {name: torch.full(shape, name in member.at.personal) for name, shape in shapes.items()}
+                    for member in members
+                ]
+            ).bool()
         return cls(
             received=stack.values.detach().clone(),
             sent={group: stack.rows([member.at.sent[group] for member in members]) for group in first.sent},
             own={group: stack.rows([member.at.own[group] for member in members]) for group in first.own},
             trains=trains,
+            personal=personal,
             lr=first.lr,
         )
 
@@ -249,7 +260,8 @@ def _optimize(
 ) -> None:
     """The algorithm's rule, clipping and the optimiser's step, of the first rows; what the others do is not read."""
     active = len(gradient)
-    gradient = rule.gradient(gradient, values[:active], at)
+    ruled = rule.gradient(gradient, values[:active], at)
+    gradient = ruled if rows.personal is None else gradient.where(rows.personal[:active], ruled)
     if rows.trains is not None:
         gradient = gradient * rows.trains[:active]
     if local.max_grad_norm is not None:
@@ -257,6 +269,8 @@ def _optimize(
         gradient = gradient * (local.max_grad_norm / (norms + 1e-6)).clamp(max=1)
     values.grad = gradient if active == len(values) else pad(gradient, (0, 0, 0, len(values) - active))
     optimizer.step()
+    if rows.trains is not None:  # weight decay has moved what is not trained as well
+        values.copy_(values.where(rows.trains, rows.received))
 
 
 def filled(batch: Batch, rows: int) -> Batch:

@@ -97,11 +97,16 @@ def train_locally(
                             step=step,
                             lr=at.lr,
                         )
-                        gradient = rule.gradient(parameter.grad, parameter, here)
+                        gradient = parameter.grad
+                        if name not in at.personal:
+                            gradient = rule.gradient(gradient, parameter, here)
                         parameter.grad = gradient * masks[name] if name in masks else gradient
                 if local.max_grad_norm is not None:
                     nn.utils.clip_grad_norm_(parameters.values(), local.max_grad_norm)
                 optimizer.step()
+                with torch.no_grad():
+                    for name, mask in masks.items():  # weight decay has moved what is not trained as well
+                        parameters[name].copy_(parameters[name].where(mask, received[name]))
             losses.add(loss.item(), predictions.item(), len(counts))
     tunable.eval()
     return losses.result()
