@@ -29,6 +29,7 @@ def load_recipe(
     overrides: Sequence[str] = (),
     *,
     data: Mapping[str, Any] | None = None,
+    **methods: Any,
 ) -> Recipe:
     """A recipe from a YAML file, from a preset's name (`fedfm ls`) or from a mapping.
 
@@ -40,6 +41,8 @@ def load_recipe(
         overrides: dotted assignments such as ``federation.rounds=5``, applied in order; see `recipe.overrides`.
         data: in place of the recipe's ``train``, ``validation``, ``test`` or ``public`` data: a pandas DataFrame or a
             `datasets.Dataset`, which are kept in the cache for the run and its resumption, or what a recipe can name.
+        methods: objects in place of the recipe's ``algorithm``, ``tune``, ``updates`` (a list), ``aggregate``, …; their
+            classes may be the caller's own, and are known to this process from then on.
 
     Raises:
         RecipeError: it cannot be read or is not sound; lists every problem.
@@ -50,11 +53,12 @@ def load_recipe(
         name, values = _read(source, overrides)
     if data:
         values = _with_data(values, data, name)
+    values = {key: value for key, value in values.items() if key not in methods}
     if not isinstance(source, Mapping):
         _told_of(name, checked_keys, values)
     from fedfm.recipe.schema import Recipe
 
-    return _told_of(name, Recipe.model_validate, values)
+    return _told_of(name, Recipe.model_validate, {**values, **methods})
 
 
 def read_recipe(source: str | Path, overrides: Sequence[str] = ()) -> tuple[str, dict[str, Any], list[Problem]]:

@@ -127,7 +127,7 @@ def _in_words(details: ErrorDetails, place: Location, model: type[Settings]) -> 
         return place.where, f"is required: {place.help}", None
     if fault == "extra_forbidden":
         return place.where, unknown_key(place.key, place.group, place.siblings, model), got
-    if place.classes and not isinstance(value, Mapping):
+    if place.classes and not isinstance(value, Mapping) and fault != "value_error":
         return place.where, _as_group(place), got
     if fault == "union_tag_not_found":
         return f"{place.where}.{_chooser(context)}", f"is required: {_kinds(place)}", None
