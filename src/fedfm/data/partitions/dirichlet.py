@@ -42,9 +42,9 @@ class Dirichlet(Partitioner):
         thresholds = _thresholds(mixes, pools)
         for turn, draw in enumerate(generator.random(pool.count).tolist()):
             client = turn % clients
-            pool = pools[bisect(thresholds[client], draw)]
-            hands[client].append(pool.pop())
-            if not pool:
+            remaining = pools[bisect(thresholds[client], draw)]
+            hands[client].append(remaining.pop())
+            if not remaining:
                 thresholds = _thresholds(mixes, pools)
         return synthetic_clients([np.array(hand) for hand in hands])
 
