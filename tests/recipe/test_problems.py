@@ -111,7 +111,7 @@ def test_kinds_are_listed_with_the_nearest(values: dict[str, Any]) -> None:
 def test_missing_keys_say_what_they_are_for() -> None:
     found = problems({"task": {}})
     assert set(found) == {"name", "model", "task.kind", "data"}
-    assert found["task.kind"] == ("is required: What is predicted from what.", None)
+    assert found["task.kind"] == ("is required: Kind of the task: its input and what is predicted.", None)
 
 
 def test_everything_is_told_at_once(values: dict[str, Any]) -> None:
