@@ -159,10 +159,10 @@ def test_the_outcome(tmp_path: Path) -> None:
     assert stream.getvalue().split("\n") == [
         "",
         "accuracy on the test set: 10.0 % → 71.0 %   "
-        "(commonest class 28.0 %, each client alone 40.0 %, all data in one place 72.0 %)",
+        "(most frequent class 28.0 %, each client alone 40.0 %, all data in one place 72.0 %)",
         f"in {tmp_path}/: adapter/  report.html",
-        "adapter/ loaded again with plain peft: the logits that were measured (difference 2e-07)",
-        f"how to load it: {tmp_path}/adapter/README.md",
+        "adapter/ loaded again with plain peft: same logits as measured (difference 2e-07)",
+        f"code to load it: {tmp_path}/adapter/README.md",
         "",
     ]
 

@@ -85,7 +85,7 @@ class TestKeys:
         sent, fingerprint, kept = result.stdout.splitlines()
         assert sent.startswith("Send node.pub ")
         assert fingerprint.strip() == told("keys", "fingerprint", "node.pub")[0]["fingerprint"]
-        assert kept.startswith("Keep node here")
+        assert kept.startswith("Keep node secret")
 
     def test_as_json(self) -> None:
         made = told("keys", "new", "node")
@@ -200,9 +200,9 @@ class TestCertificates:
         assert result.exit_code == 0
         assert set(files()) == {"tls/ca.crt", "tls/server.pem", "tls/server.key"}
         assert Path("tls/server.key").stat().st_mode & 0o777 == 0o600
-        assert "Send tls/ca.crt to every node" in result.stdout
-        assert "Keep tls/server.key there" in result.stdout
-        assert "good for 30 days" in result.stdout
+        assert "Send tls/ca.crt to every site" in result.stdout
+        assert "Keep tls/server.key secret" in result.stdout
+        assert "valid for 30 days" in result.stdout
         assert told("certs", "fingerprint", "tls/ca.crt")[0]["fingerprint"] in result.stdout
 
     def test_they_hold_the_names_once_and_the_days_that_are_told(self) -> None:

@@ -31,6 +31,6 @@ def test_a_run_on_data_frames(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(RecipeError, match=r"data\.train: the data was passed from Python.*resume\(…, data=…\)"):
         resume(frames.path, ["federation.rounds=3"])
     other = data | {"train": data["train"][:-1]}
-    with pytest.raises(RecipeError, match=r"data\.train: memory:\w+ → memory:\w+ would make it another run"):
+    with pytest.raises(RecipeError, match=r"data\.train: memory:\w+ → memory:\w+ would make it a different run"):
         resume(frames.path, ["federation.rounds=3"], data=other)
     assert resume(frames.path, ["federation.rounds=3"], data=data).summary["rounds"] == 3
