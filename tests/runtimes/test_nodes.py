@@ -10,7 +10,7 @@ import pytest
 
 from fedfm.errors import InterruptedRunError, TooFewClientsError
 from fedfm.hosts.downloads import Downloads
-from fedfm.proxies.versions import ProxyVersion
+from fedfm.proxies.base import ModelVersion
 from fedfm.runtimes.envelopes import (
     Answers,
     Ended,
@@ -162,14 +162,14 @@ def test_a_node_whose_time_is_over_is_not_asked_again() -> None:
     assert len(line.sent) == 2
 
 
-def saved(folder: Path, version: ProxyVersion) -> None:
+def saved(folder: Path, version: ModelVersion) -> None:
     (folder / "config.json").write_bytes(b"{}")
     (folder / "model.safetensors").write_bytes(f"proxy {version.number}".encode())
 
 
 def proxied(line: Line, **more: Any) -> NodesRuntime:
     told = NodesRuntime(line, JOB, stack=1, save_proxy=saved, pause=0.0, **more)
-    told.hand_out(["a", "b"], ProxyVersion(0, {}, {}))
+    told.hand_out(["a", "b"], ModelVersion(0, {}, {}))
     return told
 
 
@@ -186,7 +186,7 @@ def test_who_is_not_waited_for_is_told_of_its_proxy_anew() -> None:
     assert next(first) == ("a", b"message to a")
     first.close()
     line.sent.clear()
-    told.hand_out([], ProxyVersion(0, {}, {}))
+    told.hand_out([], ModelVersion(0, {}, {}))
     assert dict(told.exchange(asked(*"ab"))) == asked(*"ab")
     assert [node for node, _ in prepared(line)] == ["two"]
 
@@ -210,7 +210,7 @@ def test_a_proxy_goes_in_pieces_to_those_that_lack_it(tmp_path: Path, monkeypatc
     (folder,) = tmp_path.iterdir()
     assert (folder / "model.safetensors").read_bytes() == b"proxy 0"
     line.sent.clear()
-    told.hand_out(["a"], ProxyVersion(0, {}, {}))
+    told.hand_out(["a"], ModelVersion(0, {}, {}))
     assert dict(told.exchange(asked(*"ab"))) == asked(*"ab")
     assert prepared(line) == []  # nodes that train anybody keep one for all
 
@@ -253,7 +253,7 @@ def test_who_is_lost_with_a_proxy_on_its_way_is_not_asked_to_train(tmp_path: Pat
     )
     told = proxied(line, own_data=True)
     assert dict(told.exchange(asked(*"ab"))) == asked(*"ab")
-    told.hand_out(["a"], ProxyVersion(1, {}, {}))
+    told.hand_out(["a"], ModelVersion(1, {}, {}))
     assert dict(told.exchange(asked(*"ab"))) == {"a": Failure("a", "Flower reports error 3"), **asked("b")}
 
 
@@ -278,7 +278,7 @@ def test_a_trial_comes_before_the_proxy_and_prepares_nobody() -> None:
     tried = [envelope.head for _, envelope in line.sent if isinstance(envelope.head, Prepare)]
     assert [(head.trial, [file.name for file in head.files]) for head in tried] == [(True, ["tokenizer.json"])] * 2
     line.sent.clear()
-    told.hand_out(["a", "b"], ProxyVersion(0, {}, {}))
+    told.hand_out(["a", "b"], ModelVersion(0, {}, {}))
     assert dict(told.exchange(asked(*"ab"))) == {"b": Failure("b", "no column `text`"), **asked("a")}
     assert [(node, envelope.head.trial) for node, envelope in line.sent if isinstance(envelope.head, Prepare)] == [
         ("a", False)

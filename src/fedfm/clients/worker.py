@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import traceback
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,8 +23,7 @@ from fedfm.models.stacked import FrozenPrefix
 from fedfm.models.tunable import Tunable
 from fedfm.params import Params, subtract
 from fedfm.printable import line
-from fedfm.proxies.activity import Activity, counting, to_params
-from fedfm.proxies.versions import HeldProxy, StaleProxyError
+from fedfm.proxies.base import ClientCopy, StaleProxyError
 from fedfm.randomness import derive_seed, numpy_generator, torch_seed
 from fedfm.tasks.base import Batch, Task
 from fedfm.updates import Failure, Instruction, Update, decode_instruction, encode_update
@@ -64,7 +63,7 @@ class Worker:
     gradient_rule: GradientRule
     seed: int
     device: torch.device
-    proxy: HeldProxy | None = None
+    proxy: ClientCopy | None = None
     trains_stale: bool = False
     stacking: Stacking | None = None
     profile: Profile | None = None
@@ -185,11 +184,13 @@ class Worker:
         version = self._bring_up_to_date(instruction)
         self.tunable.write(instruction.params)
         with ExitStack() as stack:
-            counted = stack.enter_context(self._counting()) if instruction.count_activity else {}
+            counts = None
+            if instruction.count_activity and self.proxy is not None:
+                counts = stack.enter_context(self.proxy.counting(self.tunable))
             result = self.fit(
                 self.clients[client], client=client, round=instruction.round, learning_rate=instruction.learning_rate
             )
-        return self._update(client, instruction, result, self.tunable.read(), version, to_params(counted))
+        return self._update(client, instruction, result, self.tunable.read(), version, counts() if counts else {})
 
     def _update(
         self,
@@ -225,9 +226,6 @@ class Worker:
             if not self.trains_stale:
                 raise
         return self.proxy.number
-
-    def _counting(self) -> AbstractContextManager[dict[str, Activity]]:
-        return counting(self.tunable.model, self.proxy.blocks if self.proxy else [])
 
     def fit(
         self,

@@ -9,12 +9,11 @@ from fedfm.hosts.parallelism import Sharing, choose_sharing
 from fedfm.hosts.training_data import TrainingData
 from fedfm.models.backbones import Backbone
 from fedfm.models.tunable import Tunable
-from fedfm.proxies import FedPFT
-from fedfm.proxies.versions import HeldProxy
+from fedfm.proxies.base import ClientCopy
 
 
 def make_worker(
-    data: TrainingData, model: Backbone, tunable: Tunable, proxy: HeldProxy | None, device: torch.device
+    data: TrainingData, model: Backbone, tunable: Tunable, proxy: ClientCopy | None, device: torch.device
 ) -> tuple[Worker, Sharing]:
     """A worker for all clients of ``data``, and how they share this machine.
 
@@ -41,7 +40,7 @@ def make_worker(
         seed=recipe.seed,
         device=device,
         proxy=proxy,
-        trains_stale=isinstance(recipe.proxy, FedPFT) and recipe.proxy.stale == "accept",
+        trains_stale=recipe.proxy.accepts_stale,
         stacking=sharing.stacking,
     )
     return worker, sharing

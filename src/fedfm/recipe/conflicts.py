@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING
 
 from fedfm.data.settings import SITES
 from fedfm.errors import Problem
-from fedfm.proxies import NoProxy
-from fedfm.proxies.plugin import refuses
 from fedfm.recipe.federation import DEFAULT_CLIENTS
 from fedfm.recipe.problems import overlap
 from fedfm.runtimes.settings import Local
@@ -131,13 +129,13 @@ def _patience(recipe: Recipe) -> str | None:
 
 
 def _public_data(recipe: Recipe) -> str | None:
-    key = None if isinstance(recipe.proxy, NoProxy) else recipe.proxy.public_use
+    key = recipe.proxy.public_use
     if key is None or recipe.public is not None:
         return None
     off = {"closed_form": "false", "score": "concat-l2"}.get(key, "null")
     return (
-        f"`proxy.{key}` likens proxy and backbone on unlabelled public data, and there is none: set public.data "
-        f"(builtin:pydoc is a text that is always there), or proxy.{key}={off}"
+        f"`proxy.{key}` compares proxy and backbone on unlabelled public data, but the recipe names none: set "
+        f"public.data (builtin:pydoc is always installed), or proxy.{key}={off}"
     )
 
 
@@ -161,7 +159,7 @@ def _recompute(recipe: Recipe) -> str | None:
 
 
 def _plug_in(recipe: Recipe) -> str | None:
-    return refuses(recipe.tune, recipe.proxy)
+    return recipe.proxy.refuses(recipe.tune)
 
 
 def _at_sites(is_set: Callable[[Recipe], bool], reason: str) -> Callable[[Recipe], str | None]:

@@ -16,7 +16,7 @@ from fedfm.data.settings import DataSettings, PublicSettings
 from fedfm.models.settings import ModelSettings
 from fedfm.models.tunables import Lora, Tune
 from fedfm.privacy import NoPrivacy
-from fedfm.proxies import NoProxy, Proxy
+from fedfm.proxies import AnyProxy, NoProxy
 from fedfm.recipe.checks import checked
 from fedfm.recipe.evaluation import CheckpointSettings, EvaluateSettings
 from fedfm.recipe.federation import FederationSettings
@@ -59,7 +59,7 @@ class Recipe(Settings):
     """What is trained and travels."""
     algorithm: AnyAlgorithm = FedAvg()
     """How the federation learns."""
-    proxy: Proxy = NoProxy()
+    proxy: AnyProxy = NoProxy()
     """What clients hold in place of the backbone."""
     updates: Annotated[list[Any], Field(max_length=0)] = []
     """Stages that an update passes on its way to the server, in order."""

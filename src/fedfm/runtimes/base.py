@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator, Mapping, Sequence
 from typing import Protocol
 
-from fedfm.proxies.versions import ProxyVersion
+from fedfm.proxies.base import ModelVersion
 from fedfm.spill import Spilled
 from fedfm.updates import Failure
 
@@ -16,7 +16,7 @@ Answer = bytes | Spilled | Failure
 class Runtime(Protocol):
     """Carries messages; knows nothing of what is in them."""
 
-    def hand_out(self, clients: Sequence[str], version: ProxyVersion) -> None:
+    def hand_out(self, clients: Sequence[str], version: ModelVersion) -> None:
         """Lets clients download a proxy as it is now, before they are asked to train on it.
 
         Args:

@@ -6,7 +6,7 @@ from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 
 from fedfm.clients import Worker
-from fedfm.proxies.versions import ProxyVersion
+from fedfm.proxies.base import ModelVersion
 from fedfm.updates import Failure
 
 
@@ -16,7 +16,7 @@ class LocalRuntime:
 
     worker: Worker
 
-    def hand_out(self, clients: Sequence[str], version: ProxyVersion) -> None:
+    def hand_out(self, clients: Sequence[str], version: ModelVersion) -> None:
         """All clients of this process share one proxy, which thus is the latest that any of them holds."""
         if clients and self.worker.proxy is not None:
             self.worker.proxy.download(version)

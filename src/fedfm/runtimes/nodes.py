@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from fedfm.errors import InterruptedRunError, TooFewClientsError
-from fedfm.proxies.versions import ProxyVersion
+from fedfm.proxies.base import ModelVersion
 from fedfm.runtimes.base import Answer
 from fedfm.runtimes.envelopes import (
     Answers,
@@ -85,7 +85,7 @@ class NodesRuntime:
         job: dict[str, Any],
         *,
         stack: int,
-        save_proxy: Callable[[Path, ProxyVersion], object] | None = None,
+        save_proxy: Callable[[Path, ModelVersion], object] | None = None,
         save_processor: Callable[[Path], object] | None = None,
         own_data: bool = False,
         pause: float = PAUSE,
@@ -113,11 +113,11 @@ class NodesRuntime:
         self._lost: dict[str, str] = {}
         self._digest = job_digest(job)
         self._serves: dict[str, frozenset[str] | None] = {}
-        self._latest: ProxyVersion | None = None
+        self._latest: ModelVersion | None = None
         self._offered: tuple[int, Offer] | None = None
         self._held: set[str] = set()
 
-    def hand_out(self, clients: Sequence[str], version: ProxyVersion) -> None:
+    def hand_out(self, clients: Sequence[str], version: ModelVersion) -> None:
         """Nodes of these clients get the proxy before their next work; those that train anybody keep one for all."""
         self._latest, asked = version, set(clients)
         self._held -= {node for node, served in self._serves.items() if served is not None and served & asked}

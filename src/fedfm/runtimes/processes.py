@@ -22,7 +22,7 @@ import torch
 
 from fedfm.clients import Profile, Worker
 from fedfm.clients.memory import keep_for_reuse
-from fedfm.proxies.versions import ProxyVersion
+from fedfm.proxies.base import ModelVersion
 from fedfm.updates import Failure
 
 AHEAD = 4
@@ -57,7 +57,7 @@ class ProcessRuntime:
         self._children: list[_Child] = []
         self._version = worker.version
 
-    def hand_out(self, clients: Sequence[str], version: ProxyVersion) -> None:
+    def hand_out(self, clients: Sequence[str], version: ModelVersion) -> None:
         """All clients of this machine share one proxy, which thus is the latest that any of them holds."""
         if clients and self.worker.proxy is not None:
             self.worker.proxy.download(version)

@@ -13,7 +13,7 @@ import torch
 
 from fedfm.errors import InterruptedRunError, RecipeError, TooFewClientsError
 from fedfm.params import Params, add, digest, full_like, map_params
-from fedfm.proxies.versions import ProxyVersion
+from fedfm.proxies.base import ModelVersion
 from fedfm.recipe import load_recipe
 from fedfm.records import jsonl
 from fedfm.records.folder import RunFolder
@@ -38,7 +38,7 @@ class TamperingRuntime:
     honest: LocalRuntime
     tampers: dict[str, Tamper]
 
-    def hand_out(self, clients: Sequence[str], version: ProxyVersion) -> None:
+    def hand_out(self, clients: Sequence[str], version: ModelVersion) -> None:
         self.honest.hand_out(clients, version)
 
     def exchange(self, messages: Mapping[str, bytes]) -> Generator[tuple[str, bytes | Failure]]:
@@ -263,7 +263,7 @@ class OddRuntime:
 
     honest: LocalRuntime
 
-    def hand_out(self, clients: Sequence[str], version: ProxyVersion) -> None:
+    def hand_out(self, clients: Sequence[str], version: ModelVersion) -> None:
         self.honest.hand_out(clients, version)
 
     def exchange(self, messages: Mapping[str, bytes]) -> Iterator[tuple[str, bytes | Failure]]:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from fedfm.printable import line
-from fedfm.proxies.versions import ProxyVersion
+from fedfm.proxies.base import ModelVersion
 from fedfm.recipe import load_recipe
 from fedfm.records.jsonl import dumps
 from fedfm.runtimes.base import Answer
@@ -35,7 +35,7 @@ class Said:
     def __init__(self, answers: Mapping[str, Answer]) -> None:
         self.answers = answers
 
-    def hand_out(self, clients: Sequence[str], version: ProxyVersion) -> None: ...
+    def hand_out(self, clients: Sequence[str], version: ModelVersion) -> None: ...
 
     def exchange(self, messages: Mapping[str, bytes]) -> Generator[tuple[str, Answer]]:
         yield from self.answers.items()

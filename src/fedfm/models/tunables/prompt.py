@@ -8,7 +8,7 @@ Li and Liang, Prefix-Tuning: Optimizing Continuous Prompts for Generation, arXiv
 from __future__ import annotations
 
 import inspect
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from peft import PrefixTuningConfig, PromptTuningConfig, PromptTuningInit
 from pydantic import Field
@@ -86,6 +86,8 @@ class Prompt(VirtualTokens):
 
 class Prefix(VirtualTokens):
     """Trained keys and values before every block's."""
+
+    needs_all_layers: ClassVar[bool] = True
 
     kind: Literal["prefix"] = "prefix"
     """Trained keys and values before those of every block."""

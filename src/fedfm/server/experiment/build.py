@@ -17,12 +17,9 @@ from fedfm.models.backbones import Backbone, load_backbone
 from fedfm.models.tunable import Tunable
 from fedfm.params import Params, digest
 from fedfm.progress import stage
-from fedfm.proxies import NoProxy
-from fedfm.proxies.model import make
-from fedfm.proxies.versions import HeldProxy
+from fedfm.proxies.base import ClientModel
 from fedfm.recipe import Recipe
 from fedfm.server.experiment.federated_data import FederatedData, prepare_data
-from fedfm.server.experiment.server_proxy import ServerProxy, make_server_proxy
 from fedfm.spill import Spilled
 from fedfm.tasks import CausalLM
 from fedfm.tasks.causality import refuse_look_ahead
@@ -61,7 +58,7 @@ class Experiment:
     first_download_bytes: int
     training: str
     processes: int = 1
-    proxy: ServerProxy | None = None
+    proxy: ClientModel | None = None
 
     @property
     def start(self) -> Params:
@@ -70,7 +67,7 @@ class Experiment:
 
     def plug_in(self, params: Params) -> None:
         """Writes what travels into the backbone."""
-        self.tunable.write(self.proxy.plug_in.to_backbone(params) if self.proxy else params)
+        self.tunable.write(self.proxy.to_backbone(params) if self.proxy else params)
 
     def evaluate_proxy(self, params: Params) -> dict[str, float]:
         """Loss and metrics on the test set of the proxy itself, with what travels.
@@ -80,8 +77,8 @@ class Experiment:
         """
         if self.proxy is None:
             raise ValueError("there is no proxy to evaluate")
-        self.proxy.proxy.write(params)
-        return replace(self.evaluator, tunable=self.proxy.proxy)(self.data.test)
+        self.proxy.server_tunable.write(params)
+        return replace(self.evaluator, tunable=self.proxy.server_tunable)(self.data.test)
 
     @property
     def recipe(self) -> Recipe:
@@ -100,27 +97,6 @@ class Experiment:
         recipe = hashlib.sha256(json.dumps(lasting, sort_keys=True).encode()).hexdigest()
         data = {f"data.{split}": digest for split, digest in self.data.digests.items()}
         return {"recipe": recipe, **data, **self.backbone.identity.named, "tunable": digest(self.start)}
-
-
-@dataclass(frozen=True)
-class _Attached:
-    """What is tuned, on the backbone and on what clients hold.
-
-    Attributes:
-        tunable: on the backbone.
-        at_clients: on the client's model.
-        model: that clients hold, the backbone or a copy of their proxy.
-        start: what travels, as initialised.
-        proxy: the server's side of it.
-        held: the proxy as clients hold it.
-    """
-
-    tunable: Tunable
-    at_clients: Tunable
-    model: Backbone
-    start: Params
-    proxy: ServerProxy | None = None
-    held: HeldProxy | None = None
 
 
 def build_experiment(recipe: Recipe, sites: Sequence[str] = ()) -> Experiment:
@@ -149,34 +125,33 @@ def _build(recipe: Recipe, sites: Sequence[str], device: torch.device, available
         backbone = _load(data)
     data = replace(data, recipe=_with_commit(data.recipe, backbone))
     parameters = sum(weight.numel() for weight in backbone.model.parameters())
-    download = sum(weight.numel() * weight.element_size() for weight in backbone.model.parameters())
-    attached = _attach(data, backbone)
-    for tunable in (attached.tunable, attached.at_clients, *([attached.proxy.proxy] if attached.proxy else [])):
+    made = _client_model(data, backbone)
+    for tunable in (made.tunable, made.client_tunable, made.server_tunable):
         tunable.to(device)
         if isinstance(data.task, CausalLM):
             refuse_look_ahead(data.task, tunable, backbone.processor, backbone.name)
     worker, processes, training = None, 1, f"at {len(data.clients)} sites, each on its own data"
     if data.training is not None:
         here = replace(data.training, recipe=data.recipe)
-        worker, sharing = make_worker(here, attached.model, attached.at_clients, attached.held, device)
+        worker, sharing = make_worker(here, made.client.model, made.client_tunable, made.client, device)
         processes, training = sharing.processes, sharing.words
         data = replace(data, recipe=data.recipe.model_copy(update={"runtime": sharing.runtime}))
-    evaluator = _evaluator(data, backbone, attached.tunable, device, available)
+    evaluator = _evaluator(data, backbone, made.tunable, device, available)
     _refuse_unmeasurable(data, evaluator)
     return Experiment(
         data=data,
         backbone=backbone,
-        tunable=attached.tunable,
-        at_clients=attached.at_clients,
+        tunable=made.tunable,
+        at_clients=made.client_tunable,
         worker=worker,
         evaluator=evaluator,
         device=device,
-        stored_start=Spilled([to_bytes(attached.start)]),
+        stored_start=Spilled([to_bytes(made.start)]),
         backbone_parameters=parameters,
-        first_download_bytes=attached.proxy.download_bytes if attached.proxy else download,
+        first_download_bytes=made.download_bytes,
         training=training,
         processes=processes,
-        proxy=attached.proxy,
+        proxy=made if recipe.proxy.is_sent else None,
     )
 
 
@@ -198,29 +173,14 @@ def _with_commit(recipe: Recipe, backbone: Backbone) -> Recipe:
     return recipe.model_copy(update={"model": recipe.model.model_copy(update={"revision": backbone.revision})})
 
 
-def _attach(data: FederatedData, backbone: Backbone) -> _Attached:
+def _client_model(data: FederatedData, backbone: Backbone) -> ClientModel:
     """Attaches what is tuned, and makes the proxy where clients get one."""
     recipe, task = data.recipe, data.task
 
     def attach(model: Backbone) -> Tunable:
         return recipe.tune.attach(model, task_type=task.peft_type, seed=recipe.seed)
 
-    if isinstance(recipe.proxy, NoProxy):
-        tunable = attach(backbone)
-        return _Attached(tunable, tunable, backbone, tunable.read())
-    with stage("making the proxy"):
-        made = make(recipe.proxy, backbone, data.public, seed=recipe.seed)
-    at_clients = made.copy()
-    tunable = attach(made.backbone)
-    proxy = make_server_proxy(recipe, made, tunable, task, data.public)
-    return _Attached(
-        tunable=tunable,
-        at_clients=attach(at_clients.proxy),
-        model=at_clients.proxy,
-        start=proxy.plug_in.to_proxy(tunable.read()),
-        proxy=proxy,
-        held=HeldProxy(at_clients.own, at_clients.compressed),
-    )
+    return recipe.proxy.at_server(backbone, attach, data.public, seed=recipe.seed)
 
 
 def _refuse_unmeasurable(data: FederatedData, evaluator: Evaluator) -> None:

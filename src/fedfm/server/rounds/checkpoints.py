@@ -28,7 +28,7 @@ from fedfm import params as tensors
 from fedfm.algorithms import ServerState
 from fedfm.errors import StorageError
 from fedfm.params import Params
-from fedfm.proxies.versions import ProxyVersion
+from fedfm.proxies.base import ModelVersion
 from fedfm.records.disk import replace_text, replacing_folder, storage
 from fedfm.records.folder import RunFolder
 from fedfm.server.rounds.state import RunState
@@ -151,12 +151,12 @@ def _read(folder: Path, warnings: tuple[str, ...]) -> Checkpoint:
     return Checkpoint(state, offsets, identity, warnings)
 
 
-def _proxy(path: Path, number: int | None) -> tuple[ProxyVersion | None, Params]:
+def _proxy(path: Path, number: int | None) -> tuple[ModelVersion | None, Params]:
     """The proxy's version, and the counts that its next alignment goes by."""
     if number is None:
         return None, {}
     parts = _unflatten(tensors.load(path))
-    return ProxyVersion(number, parts.get("own", {}), parts.get("changed", {})), parts.get("activity", {})
+    return ModelVersion(number, parts.get("own", {}), parts.get("changed", {})), parts.get("activity", {})
 
 
 def _folders(run: RunFolder) -> list[Path]:

@@ -11,7 +11,7 @@ from fedfm.clients.memory import give_back_at_once, give_back_now, keep_for_reus
 from fedfm.errors import InterruptedRunError, RecipeError, TooFewClientsError
 from fedfm.params import Params, digest, is_finite
 from fedfm.printable import line
-from fedfm.proxies.versions import ProxyVersion
+from fedfm.proxies.base import ModelVersion
 from fedfm.records.folder import RunFolder
 from fedfm.records.listeners import Listener
 from fedfm.runtimes.base import Runtime
@@ -44,8 +44,7 @@ class RoundLoop:
     ) -> None:
         self.experiment = experiment
         self.recipe = experiment.recipe
-        widths = experiment.proxy.widths if experiment.proxy else {}
-        self.exchange = Exchange(runtime, experiment.recipe, listeners, stop, widths)
+        self.exchange = Exchange(runtime, experiment.recipe, listeners, stop, experiment.proxy)
         self.outgoing = Outgoing(runtime, experiment.proxy)
         self.folder = folder
         self.listeners = listeners
@@ -170,7 +169,7 @@ class RoundLoop:
             learning_rate=recipe.local.learning_rate_at(number, recipe.federation.rounds),
             params=state.params,
             proxy_version=state.proxy.number if state.proxy else 0,
-            count_activity=self._aligns_after(number) and recipe.proxy.counts_at_clients,
+            count_activity=self.experiment.proxy is not None and self.experiment.proxy.counts_at(number),
         )
         self._make_room()
         messages = self.outgoing(state, instruction, list(cohort), records.wire)
@@ -182,14 +181,13 @@ class RoundLoop:
 
     def _aligns_after(self, number: int) -> bool:
         """Whether the proxy is realigned between a round and the next; after the last round there is none."""
-        interval = self.recipe.proxy.interval
-        return interval is not None and number > 0 and number % interval == 0
+        return self.experiment.proxy is not None and self.experiment.proxy.is_due(number)
 
-    def _align(self, state: RunState, version: ProxyVersion, records: Records, watch: Stopwatch) -> ProxyVersion:
+    def _align(self, state: RunState, version: ModelVersion, records: Records, watch: Stopwatch) -> ModelVersion:
         if self.experiment.proxy is None:
             raise RuntimeError("there is no proxy to align")
         report = self._proxy_report(state.round, records, watch)
-        return self.experiment.proxy.align(version, state.params, state.round, state.activity, report)
+        return self.experiment.proxy.advance(version, state.params, state.round, state.activity, report)
 
     def _proxy_report(self, number: int, records: Records, watch: Stopwatch) -> Callable[[dict[str, Any]], None]:
         """Writes down how like the backbone the proxy is, stage by stage."""

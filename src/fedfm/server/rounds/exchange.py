@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from fedfm.aggregation import MeanFold
 from fedfm.params import Params
 from fedfm.printable import line, lines
-from fedfm.proxies import FedPFT
+from fedfm.proxies.base import ClientModel
 from fedfm.recipe import Recipe
 from fedfm.records.ledger import message_record
 from fedfm.records.listeners import Listener
@@ -66,14 +66,14 @@ class Exchange:
         recipe: says how updates are weighed and combined.
         listeners: hear of every client.
         stop: ends the exchange at the next client.
-        widths: neurons of each compressed FFN of the proxy by its block's path.
+        proxy: the server's side of the proxy, which knows what counts it may get; None where there is no proxy.
     """
 
     runtime: Runtime
     recipe: Recipe
     listeners: Sequence[Listener]
     stop: StopRequest
-    widths: Mapping[str, int]
+    proxy: ClientModel | None
 
     def __call__(
         self,
@@ -135,10 +135,6 @@ class Exchange:
                 fold(client, Failure(client, "it gave no answer") if early is None else early)
         return came_back
 
-    @property
-    def _accepts_stale(self) -> bool:
-        return isinstance(self.recipe.proxy, FedPFT) and self.recipe.proxy.stale == "accept"
-
     def _take(
         self,
         client: str,
@@ -154,10 +150,12 @@ class Exchange:
             came_back.stale |= {client} if answer.stale else set()
             return {"kind": "failed", "client": client, "reason": line(answer.reason), "details": lines(answer.details)}
         came_back.bytes_up += len(answer)
-        number, size = instruction.round, len(answer)
+        number, size, stale = instruction.round, len(answer), self.recipe.proxy.accepts_stale
         try:
             update = decode_update(answer)
-            if reason := screen(update, instruction, client=client, stale=self._accepts_stale, widths=self.widths):
+            if reason := screen(
+                update, instruction, client=client, stale=stale, proxy=self.proxy
+            ):
                 raise MessageError(reason)
         except MessageError as error:
             came_back.refused += 1

@@ -6,11 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from fedfm.params import Params
-from fedfm.proxies.versions import ProxyVersion
+from fedfm.proxies.base import ClientModel, ModelVersion
 from fedfm.records.jsonl import Record
 from fedfm.records.ledger import message_record
 from fedfm.runtimes.base import Runtime
-from fedfm.server.experiment.server_proxy import ServerProxy
 from fedfm.server.rounds.exchange import Answers
 from fedfm.server.rounds.state import RunState
 from fedfm.updates import Instruction, encode_instruction
@@ -19,7 +18,7 @@ from fedfm.updates import Instruction, encode_instruction
 class Outgoing:
     """Writes messages, and keeps the ledger of them."""
 
-    def __init__(self, runtime: Runtime, proxy: ServerProxy | None) -> None:
+    def __init__(self, runtime: Runtime, proxy: ClientModel | None) -> None:
         self.runtime = runtime
         self.proxy = proxy
         self._listed: tuple[int, Record] | None = None
@@ -53,13 +52,13 @@ class Outgoing:
             messages |= dict.fromkeys(clients, message)
         return {client: messages[client] for client in cohort}
 
-    def _changes(self, version: ProxyVersion | None, since: int) -> Params:
+    def _changes(self, version: ModelVersion | None, since: int) -> Params:
         """What a client misses that holds the proxy as it was at ``since``."""
         if version is None or self.proxy is None:
             return {}
-        return version.changes(since, self.proxy.model.compressed)
+        return self.proxy.changes(version, since)
 
-    def _download(self, version: ProxyVersion) -> Record:
+    def _download(self, version: ModelVersion) -> Record:
         """The ledger's line of a whole proxy; its tensors are digested once a version."""
         if self.proxy is None:
             raise RuntimeError("there is no proxy to hand out")

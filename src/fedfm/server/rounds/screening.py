@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fedfm.params import is_finite
 from fedfm.printable import line, quoted
-from fedfm.proxies.activity import activity_problem
+from fedfm.proxies.base import ClientModel
 from fedfm.untrusted import MAX_EXAMPLES
 from fedfm.updates import Instruction, Update
 
@@ -29,7 +29,7 @@ def screen(
     *,
     client: str,
     stale: bool = False,
-    widths: Mapping[str, int] | None = None,
+    proxy: ClientModel | None = None,
 ) -> str | None:
     """Why an update is refused, or None when it is sound.
 
@@ -38,7 +38,7 @@ def screen(
         instruction: what was sent out this round.
         client: who was asked.
         stale: whether an update may have been trained on an older version of the proxy.
-        widths: neurons of each compressed FFN of the proxy, of which counts may be asked for.
+        proxy: the server's side of the proxy, of whose neurons counts may be asked for.
     """
     if update.client != client:
         return f"it says it is from client {quoted(update.client)}"
@@ -57,7 +57,7 @@ def screen(
         return f"it was trained on version {held} of the proxy, not {asked}"
     if update.activity and not instruction.count_activity:
         return "it sent counts of neurons' use that nobody asked for"
-    if instruction.count_activity and (problem := activity_problem(update.activity, widths or {})):
+    if instruction.count_activity and proxy and (problem := proxy.activity_problem(update.activity)):
         return problem
     return _shape_problem(update.params, instruction.params) or _value_problem(update)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from fedfm.algorithms import ServerState
 from fedfm.params import Params
-from fedfm.proxies.versions import ProxyVersion
+from fedfm.proxies.base import ModelVersion
 from fedfm.server.rounds.participation import Contribution, Contributions
 
 
@@ -91,7 +91,7 @@ class RunState:
     samples: int = 0
     steps: tuple[int, ...] = ()
     seconds: dict[str, float] = field(default_factory=dict)
-    proxy: ProxyVersion | None = None
+    proxy: ModelVersion | None = None
     holders: dict[str, int] = field(default_factory=dict)
     activity: Params = field(default_factory=dict)
     contributions: Contributions = field(default_factory=dict)
@@ -129,7 +129,7 @@ class RunState:
         params: Params,
         algorithm: ServerState,
         best_params: Params,
-        proxy: ProxyVersion | None,
+        proxy: ModelVersion | None,
         activity: Params,
     ) -> RunState:
         """The inverse of `numbers` and the tensors."""

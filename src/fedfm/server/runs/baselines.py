@@ -59,7 +59,7 @@ def _pooled(experiment: Experiment, state: RunState, clients: Clients, worker: W
     """
     indices = np.sort(np.concatenate(list(clients.values())))
     on_backbone = replace(worker, tunable=experiment.tunable)
-    start = experiment.proxy.plug_in.to_backbone(experiment.start) if experiment.proxy else experiment.start
+    start = experiment.proxy.to_backbone(experiment.start) if experiment.proxy else experiment.start
     return _train_alone(experiment, on_backbone, start, indices, "pooled", [steps for steps in state.steps if steps])
 
 

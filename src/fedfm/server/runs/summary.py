@@ -6,8 +6,8 @@ from typing import Any, Literal
 
 from fedfm.params import count
 from fedfm.records.environment import environment
-from fedfm.server.rounds.participation import summary_of
 from fedfm.server.experiment.build import Experiment
+from fedfm.server.rounds.participation import summary_of
 from fedfm.server.rounds.state import RunState
 
 Status = Literal["completed", "interrupted", "failed"]
@@ -97,7 +97,8 @@ def proxy_figures(experiment: Experiment, state: RunState) -> dict[str, Any] | N
     realigned = best is not None and delivered.round != state.round and best.proxy_version != version.number
     own = None if realigned else experiment.evaluate_proxy(delivered.params)
     return {
-        "kind": proxy.settings.kind,
+        "kind": experiment.recipe.proxy.kind,
+        "title": experiment.recipe.proxy.title,
         "version": version.number,
         **proxy.sizes(),
         "initial": state.initial["proxy"],
