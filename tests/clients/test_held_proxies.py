@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from fedfm.params import digest
-from fedfm.proxies.activity import from_params
+from fedfm.proxies.fedpft.activity import from_params
 from fedfm.recipe import load_recipe
 from fedfm.server.experiment.build import Experiment, build_experiment
 from fedfm.updates import Failure, Instruction, Update, decode_update, encode_instruction

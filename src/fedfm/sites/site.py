@@ -26,8 +26,7 @@ from fedfm.hosts.worker_factory import make_worker
 from fedfm.models.backbones import Backbone, leave_room, load_backbone
 from fedfm.models.identity import ModelIdentity
 from fedfm.printable import line
-from fedfm.proxies import NoProxy
-from fedfm.proxies.versions import HeldProxy
+from fedfm.proxies.base import ClientCopy
 from fedfm.recipe import Recipe, load_recipe
 from fedfm.runtimes.envelopes import (
     NAME,
@@ -151,7 +150,7 @@ class Site:
             )
         job = Job.read(asked.job)
         recipe = self._admitted(job, asked.client)
-        folder, proxied = None, not isinstance(recipe.proxy, NoProxy)
+        folder, proxied = None, recipe.proxy.is_sent
         if asked.files and not proxied:  # they would be a model that nobody has admitted
             raise RecipeError("the recipe has no proxy, and the server offers the files of one", where="proxy")
         if proxied and not asked.files:
@@ -183,7 +182,7 @@ class Site:
             raise RecipeError("the server expects simulated clients, but this node holds its own data")
         if self._own is not None:
             self._own.egress.admit(recipe)
-            self._own.egress.admit_model(job.model.digest if job.model and isinstance(recipe.proxy, NoProxy) else None)
+            self._own.egress.admit_model(job.model.digest if job.model and not recipe.proxy.is_sent else None)
         return recipe
 
     def _read(self, job: Job, recipe: Recipe, client: str | None, folder: Path | None) -> TrainingData:
@@ -215,9 +214,8 @@ class Site:
     def _worker_for(self, data: TrainingData, job: Job, folder: Path | None) -> Worker:
         """A worker on the proxy in a folder, or on the backbone."""
         if folder is None:
-            return self._worker(data, self._backbone(data, job.model), None)
-        received = load_received(folder, data.task.auto_class)
-        return self._worker(data, received.model, received.held)
+            return self._worker(data, ClientCopy(self._backbone(data, job.model)))
+        return self._worker(data, load_received(folder, data.task.auto_class))
 
     def _backbone(self, data: TrainingData, expected: ModelIdentity | None) -> Backbone:
         """The backbone of a run, which must be the server's."""
@@ -235,8 +233,9 @@ class Site:
             raise DataError(f"{recipe.model.path} has other {' and other '.join(differences)} here than at the server")
         return backbone
 
-    def _worker(self, data: TrainingData, model: Backbone, held: HeldProxy | None) -> Worker:
+    def _worker(self, data: TrainingData, held: ClientCopy) -> Worker:
         """A worker on a model."""
+        model = held.model
         recipe, device = data.recipe, choose_device(data.recipe.runtime.device)
         if self._own is not None:
             check_patterns(recipe.tune, (name for name, _ in model.model.named_modules()))

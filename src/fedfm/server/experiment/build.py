@@ -19,7 +19,7 @@ from fedfm.models.backbones import Backbone, load_backbone
 from fedfm.models.tunable import Tunable
 from fedfm.params import Params, digest
 from fedfm.progress import stage
-from fedfm.proxies.base import ClientModel, WholeModel
+from fedfm.proxies.base import ClientModel
 from fedfm.recipe import Recipe
 from fedfm.recipe.client_groups import Device, devices_of
 from fedfm.server.experiment.federated_data import FederatedData, prepare_data
@@ -209,9 +209,7 @@ def _client_model(data: FederatedData, backbone: Backbone) -> ClientModel:
     def attach(model: Backbone) -> Tunable:
         return recipe.tune.attach(model, task_type=task.peft_type, seed=recipe.seed)
 
-    if recipe.proxy.kind == "none":
-        return WholeModel(backbone, attach)
-    raise NotImplementedError
+    return recipe.proxy.at_server(backbone, attach, data.public, seed=recipe.seed)
 
 
 def _refuse_unmeasurable(data: FederatedData, evaluator: Evaluator) -> None:
