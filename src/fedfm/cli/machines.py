@@ -109,12 +109,12 @@ def client(address: str, ca: Path, key: Path, data: Path, policy: Path | None, s
     with needs_flower():
         from fedfm.runtimes.flower.admission import check_private_key
         from fedfm.runtimes.flower.keys import certificate_fingerprint
-        from fedfm.sites.site_agent import Member
+        from fedfm.sites.site_agent import SiteAgent
 
     fingerprint = check_private_key(key)
     certificate_fingerprint(ca)
     terminal = console(stderr=as_json)
-    member = Member(
+    agent = SiteAgent(
         address,
         ca.absolute(),
         key.absolute(),
@@ -123,9 +123,9 @@ def client(address: str, ca: Path, key: Path, data: Path, policy: Path | None, s
         state.absolute(),
         terminal.print,
     )
-    examples, columns = member.check()
+    examples, columns = agent.check()
     if as_json:
         print_json({"examples": examples, "columns": columns, "key": fingerprint, "server": address})
     terminal.print(f"{examples:,} examples with the columns {', '.join(columns)}; the key is {fingerprint}")
     terminal.print(f"Connecting to {address}; Ctrl-C leaves")
-    member.stay()
+    agent.run()

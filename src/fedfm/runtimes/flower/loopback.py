@@ -22,7 +22,7 @@ from fedfm.runtimes.settings import Flower
 class LoopbackLine(RelayLine):
     """A line to the nodes of a federation that ends with it."""
 
-    worker = ("-m", "fedfm.sites.resident")
+    worker = ("-m", "fedfm.hosts.resident")
     """How Python is told to be a node's worker; the path of its socket follows."""
 
     def __init__(self, settings: Flower) -> None:

@@ -20,7 +20,7 @@ REASONS = {
 }
 """Flower's number of why a SuperNode ended → in words."""
 
-SILENT = (
+UNEXPLAINED = (
     "Flower does not say why; it ends so when this machine's clock is more than 5 seconds ahead of the server's, or 5 "
     "minutes behind"
 )
