@@ -152,7 +152,7 @@ def test_a_second_ctrl_c_ends_at_once() -> None:
 def test_the_unforeseen_shows_no_traceback_unless_asked() -> None:
     result = CliRunner().invoke(failing(ZeroDivisionError("oh")), ["fail"])
     assert result.exit_code == 1
-    assert result.stderr == "error: ZeroDivisionError: oh\nfedfm did not foresee this; --debug shows where it arose\n"
+    assert result.stderr == "error: ZeroDivisionError: oh\nThis error is unexpected; --debug shows its traceback\n"
 
 
 @pytest.mark.parametrize("error", [RecipeError("wrong"), ZeroDivisionError("oh")])

@@ -103,7 +103,7 @@ def test_the_outcome_comes_first(make_run: MakeRun) -> None:
     text = written(folder).text
     assert "Test accuracy 87.1 % +36.9 points from 50.2 % before round 1" in text
     assert "best: 88.0 % on validation after round 3" in text
-    assert "Before round 1 50.2 % Commonest class 52.0 % This run 87.1 %" in text
+    assert "Before round 1 50.2 % Most frequent class 52.0 % This run 87.1 %" in text
     assert "4 min 12 s train 75 %, evaluate 20 %" in text
     assert "ε = ∞ no differential privacy" in text
     assert text.index("87.1 %") < text.index("accuracy against rounds")
@@ -129,7 +129,7 @@ def test_every_section_tells_its_part(make_run: MakeRun) -> None:
         "Accuracy against bytes",
         "Loss against seconds",
         "examples over 60 clients",
-        "The model of round 10 on examples that 60 clients held back",
+        "The model of round 10 on examples that 60 clients held out",
         "Worst 10 %",
         "base_model.model.bert.encoder.layer. * .attention".replace(" ", ""),
         "1 × refused , 1 × resume",
@@ -167,7 +167,7 @@ def test_a_proxy_is_told_where_there_is_one(make_run: MakeRun) -> None:
     page = written(make_run("with", clients=5, rounds=21, proxy="fedpft"))
     assert "proxy" in page.ids
     for words in (
-        "a compressed stand-in for the backbone (FedPFT)",
+        "a compressed model in place of the backbone (FedPFT)",
         "7.10 M parameters, 66.7 % of the backbone’s 10.6 M",
         "Gradient while it was fitted",
         "Gradient while it was tuned",
@@ -177,7 +177,7 @@ def test_a_proxy_is_told_where_there_is_one(make_run: MakeRun) -> None:
         assert words in page.text
     without = written(make_run("without", clients=5, rounds=2))
     assert "proxy" not in without.ids
-    assert "stand-in" not in without.text
+    assert "in place of the backbone" not in without.text
 
 
 def test_a_proxy_that_was_never_probed_is_told_as_such(make_run: MakeRun) -> None:
@@ -192,10 +192,10 @@ def test_a_proxy_that_was_never_probed_is_told_as_such(make_run: MakeRun) -> Non
     ("file", "sentence"),
     [
         ("metrics.jsonl", "Nothing was measured"),
-        ("clients.json", "The split is not known"),
-        ("wire.jsonl", "What crossed is not known"),
-        ("events.jsonl", "None: no client failed"),
-        ("summary.json", "has not ended yet, or was killed"),
+        ("clients.json", "the split is not known"),
+        ("wire.jsonl", "the messages are not known"),
+        ("events.jsonl", "No client failed"),
+        ("summary.json", "has not ended, or was killed"),
         ("env.json", "Privacy"),
     ],
 )
@@ -211,7 +211,7 @@ def test_a_run_that_has_hardly_begun_has_a_report(make_run: MakeRun) -> None:
         if path.name != "recipe.yaml":
             path.unlink()
     text = written(folder).text
-    assert "Versions are not known" in text
+    assert "the versions are not known" in text
     assert "Clients were not evaluated one by one" in text
 
 
@@ -272,7 +272,7 @@ def test_damage_is_named(make_run: MakeRun) -> None:
     with pytest.raises(DataError, match=r"recipe\.yaml: not a run's recipe"):
         write_report(folder.path)
     folder.write_text(folder.recipe, "a: [")
-    with pytest.raises(DataError, match=r"recipe\.yaml:1: not YAML"):
+    with pytest.raises(DataError, match=r"recipe\.yaml:1: cannot be read as YAML"):
         write_report(folder.path)
 
 
@@ -301,15 +301,17 @@ def test_a_recipe_that_is_no_text_is_named(make_run: MakeRun) -> None:
 
 def test_what_clients_were_evaluated_on_is_said(make_run: MakeRun) -> None:
     folder = make_run(clients=5, rounds=2)
-    assert "on examples that 5 clients held back from training: a good" in written(folder).text
+    assert "on examples that 5 clients held out from training. A good" in written(folder).text
     rows = [row | {"holdout": 0} for row in read_run(folder).clients]
     folder.write_json(folder.clients, rows)
     text = written(folder).text
-    assert "on the test examples of 5 clients, each client’s by themselves: a good" in text
-    assert "held back from training" not in text
+    assert "on the test examples of 5 clients, client by client. A good" in text
+    assert "held out from training" not in text
 
 
-@pytest.mark.parametrize(("most", "reason"), [(100, "federation.holdout keeps part"), (0, "evaluate.clients is 0")])
+@pytest.mark.parametrize(
+    ("most", "reason"), [(100, "set federation.holdout to hold out part"), (0, "evaluate.clients is 0")]
+)
 def test_why_clients_were_not_evaluated_is_said(make_run: MakeRun, most: int, reason: str) -> None:
     folder = make_run(clients=5, rounds=1, per_client=False)
     recipe = yaml.safe_load(folder.recipe.read_text()) | {"evaluate": {"clients": most}}

@@ -136,11 +136,11 @@ def test_a_proxy_in_figures() -> None:
     assert (proxy.kind, proxy.probed) == ("FedPFT", True)
     assert [(fact.name, fact.value, fact.note) for fact in proxy.facts] == [
         ("Its blocks", "750", "parameters, 75.0 % of the backbone’s 1,000"),
-        ("Disclosed", "44.5 %", "of its parameters are the backbone’s, bit for bit"),
+        ("Disclosed", "44.5 %", "of its parameters equal those of the backbone"),
         ("Plug-in gap", "+2.0 points", "backbone 70.0 %, proxy itself 68.0 %, both tuned"),
         ("Gradient cosine", "0.750", "with the backbone’s gradient, 0.250 at first"),
         ("First download", "3.60 kB", "the proxy, once to each client"),
-        ("Server’s time", "2.0 s", "fitting, realigning and probing it; now version 2"),
+        ("Server’s time", "2.0 s", "for fitting, realigning and probing; now version 2"),
     ]
     assert proxy.figures.rows == [
         ["constructed", "0", "0.750", "0.250", "1.000", "0.250", "50.0 %", "0.250", "–"],

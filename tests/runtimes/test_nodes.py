@@ -389,3 +389,111 @@ def test_who_refuses_is_asked_again_only_after_it_has_been_away() -> None:
     line.there = {"one": good, "two": good}
     exchanged(told, asked("a"))
     assert [node for node, envelope in line.sent if isinstance(envelope.head, Prepare)] == ["one", "two", "one"]
+
+
+def work(line: Faked) -> list[tuple[str, list[str]]]:
+    """The clients that nodes were asked to train, envelope by envelope."""
+    heads = [(node, envelope.head) for node, envelope in line.sent]
+    return [(node, [name for name, _ in head.clients]) for node, head in heads if isinstance(head, Work)]
+
+
+def test_what_is_submitted_next_goes_to_idle_nodes_at_once_and_waits_for_busy_ones() -> None:
+    line = Faked(one=good, two=good)
+    told = runtime(line)
+    exchanged(told, asked(*"ab"))
+    line.sent.clear()
+    told.submit(requests(asked("a")))
+    told.submit(requests(asked("b")))
+    assert work(line) == [("one", ["a"]), ("two", ["b"])], "before any reply is asked for"
+    told.submit(requests(asked(*"cde")))
+    assert len(line.sent) == 2, "a node works on one envelope at a time"
+    assert told.next() == Reply("a", b"message to a")
+    assert work(line)[2:] == [("one", ["c", "e"])]
+    told.submit(requests(asked("f")))
+    replies = [told.next() for _ in range(5)]
+    assert [reply.client for reply in replies if reply] == ["b", "c", "e", "d", "f"]
+    assert told.next() is None
+
+
+def test_a_node_that_refuses_gives_its_share_to_the_others() -> None:
+    line = Faked(one=good, two=lambda envelope: Envelope(Refusal(reason="not here")), three=good)
+    assert exchanged(runtime(line), asked(*"abcdef")) == asked(*"abcdef")
+    assert {node for node, _ in work(line)} == {"one", "three"}
+
+
+def test_the_work_of_nodes_is_dealt_again_only_if_they_had_none_of_it() -> None:
+    life = iter([READY, GONE, GONE, GONE, GONE])  # it is lost with its work, and never prepared again
+    line = Faked(one=lambda envelope: next(life), two=good)
+    told = runtime(line)
+    answers = exchanged(told, asked(*"ab"))
+    assert answers == {"a": Failure("a", "Flower reports error 3"), **asked("b")}, "it may have been a that ended it"
+
+
+def test_nodes_that_are_away_are_waited_for_while_others_work() -> None:
+    class Away(Faked):
+        waited: list[bool] = []
+
+        def nodes(self, *, wait: bool = True) -> Sequence[str]:
+            self.waited.append(wait)
+            if wait and len(self.waited) > 1:  # it comes back when there is nothing to do but wait
+                self.there["two"] = good
+            return super().nodes()
+
+    def dies(envelope: Envelope) -> Envelope:
+        if isinstance(envelope.head, Prepare):
+            return READY
+        del line.there["two"]
+        return GONE
+
+    line = Away(one=good, two=dies)
+    assert exchanged(runtime(line), asked(*"ab")) == asked(*"ab")
+    assert line.waited[0] is True
+    assert line.waited[-1] is True
+
+
+def proxies(line: Faked) -> list[str]:
+    """The nodes that were offered a proxy."""
+    return [node for node, envelope in line.sent if isinstance(envelope.head, Prepare)]
+
+
+def test_a_node_whose_proxy_no_message_brings_up_to_date_downloads_it() -> None:
+    """Clients that download the proxy get messages without changes, and a node may have missed some."""
+    line = Faked(one=good, two=good)
+    told = proxied(line)
+    exchanged(told, asked(*"ab"))
+    line.sent.clear()
+    told.share([], ProxyVersion(1, {}, {}))
+    exchanged(told, asked("a"))
+    assert proxies(line) == [], "the message to a leads from version 0 to 1"
+    told.share([], ProxyVersion(1, {}, {}))
+    exchanged(told, asked(*"ab"))
+    assert proxies(line) == ["two"], "it is still at 0, and all messages may lead from 1"
+    line.sent.clear()
+    told.share(["c", "d"], ProxyVersion(2, {}, {}))
+    exchanged(told, asked(*"cd"))
+    assert proxies(line) == ["one", "two"], "the messages to new clients lead from 2"
+
+
+def test_a_state_from_a_site_is_refused_and_its_answer_is_bounded() -> None:
+    def states(envelope: Envelope) -> Envelope:
+        if isinstance(envelope.head, Prepare):
+            return READY
+        return Envelope(Replies(clients=(("a", None),), states=("a",)), (b"update", b"state"))
+
+    line = Faked(a=states)
+    told = NodesRuntime(line, JOB, stack=1, own_data=True, pause=0.0)
+    assert exchanged(told, asked("a")) == {"a": Failure("a", "it sent a state, which sites keep")}
+    assert line.limits == [0, 2 * len(b"message to a") + 2**24]
+
+
+def test_a_state_travels_to_a_simulated_client_and_back() -> None:
+    def keeping(envelope: Envelope) -> Envelope:
+        if not isinstance(envelope.head, Work):
+            return READY
+        assert envelope.head.states == ("b",)
+        assert envelope.blobs == (b"m", b"state of b")
+        return Envelope(Replies(clients=(("a", None), ("b", None)), states=("b",)), (b"x", b"y", b"new state of b"))
+
+    told = runtime(Faked(one=keeping), stack=2)
+    told.submit([Request("a", message := b"m"), Request("b", message, b"state of b")])
+    assert [told.next(), told.next()] == [Reply("a", b"x"), Reply("b", b"y", b"new state of b")]

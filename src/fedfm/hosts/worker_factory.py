@@ -93,7 +93,7 @@ def make_worker(data: TrainingData, side: ClientSide, device: torch.device) -> t
         holdout=data.federation.holdout,
         evaluator=evaluator,
         copy=side.copy,
-        trains_stale=getattr(recipe.proxy, "accepts_stale", False),
+        trains_stale=recipe.proxy.accepts_stale,
         stacking=sharing.stacking,
     )
     return worker, sharing

@@ -5,11 +5,17 @@ from __future__ import annotations
 from typing import Annotated
 
 from fedfm.protocols.base import IO, Ask, ClientUpdate, Protocol, State
+from fedfm.protocols.buffered import Buffered
+from fedfm.protocols.gossip import Gossip
 from fedfm.protocols.star import Star
 from fedfm.registry import Choice
 
-PROTOCOLS: dict[str, type[Protocol]] = {"star": Star}
+PROTOCOLS: dict[str, type[Protocol]] = {
+    "star": Star,
+    "buffered": Buffered,
+    "gossip": Gossip,
+}
 
 AnyProtocol = Annotated[Protocol, Choice(PROTOCOLS, "kind", "fedfm.protocols")]
 
-__all__ = ["IO", "PROTOCOLS", "AnyProtocol", "Ask", "ClientUpdate", "Protocol", "Star", "State"]
+__all__ = ["IO", "PROTOCOLS", "AnyProtocol", "Ask", "Buffered", "ClientUpdate", "Gossip", "Protocol", "Star", "State"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 from typing import Protocol as Interface
@@ -47,6 +47,7 @@ class Ask:
         work: the kind of work.
         learning_rate: of the local optimiser.
         expects: groups of the answer where they are not those of a training update.
+        counted: whether the message and its answer cross a wire; False where only a simulation sends them.
     """
 
     round: int
@@ -56,6 +57,7 @@ class Ask:
     work: str = "train"
     learning_rate: float = 0.0
     expects: Mapping[str, Spec] | None = None
+    counted: bool = True
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,14 @@ class IO(Interface):
         """Local learning rate of a round."""
         ...
 
-    def ask(self, asks: Mapping[str, Ask], *, copies: Mapping[str, int] | None = None) -> Iterator[ClientUpdate]:
+    def ask(
+        self,
+        asks: Mapping[str, Ask],
+        *,
+        copies: Mapping[str, int] | None = None,
+        staleness: Mapping[str, int] | None = None,
+        quorum: bool = True,
+    ) -> Iterator[ClientUpdate]:
         """Asks clients and yields the sound answers in the order of ``asks``, whenever they arrive.
 
         Where more clients were asked than the round needs, the first to answer count, in the order of arrival.
@@ -131,6 +140,8 @@ class IO(Interface):
         Args:
             asks: client id → what it is asked.
             copies: client id → how often it was drawn; None: once.
+            staleness: client id → server steps since the parameters that it starts from; None: 0.
+            quorum: whether the answers must reach the quorum; where not, all are waited for.
 
         Raises:
             InterruptedRunError: the run was asked to stop.
@@ -138,24 +149,54 @@ class IO(Interface):
         """
         ...
 
+    def require(self, accepted: int, wanted: int) -> None:
+        """Checks the quorum of a round whose answers were asked for in parts.
+
+        Raises:
+            TooFewClientsError: there are fewer sound answers.
+        """
+        ...
+
+    @property
+    def outstanding(self) -> Collection[str]:
+        """Clients that were asked and have not answered."""
+        ...
+
+    def duration(self, client: str, number: int) -> float:
+        """Virtual seconds of a simulated client's work in a round, by its device; 0 where the recipe names none."""
+        ...
+
     def submit(self, asks: Mapping[str, Ask]) -> None:
         """Asks clients without waiting for them."""
         ...
 
     def next(self, staleness: Mapping[str, int]) -> ClientUpdate | None:
-        """The next sound answer to what was submitted; None where nothing is outstanding."""
+        """The next sound answer to what was submitted; None where nothing is outstanding.
+
+        Its arrival is written to the run's events first; a resumed run gets arrivals in that order again.
+        """
         ...
 
     def note(self, kind: str, client: str | None, reason: str) -> None:
         """Adds a line to the run's events, at once."""
         ...
 
-    def keep(self, client: str, params: Params) -> None:
-        """Stores a client's own parameters with this round's state."""
+    def keep(self, name: str, client: str, params: Params) -> None:
+        """Stores tensors of a client with this round's state; only where clients are simulated."""
         ...
 
-    def kept(self, client: str) -> Params | None:
-        """What `keep` stored for a client in its last committed round; None where nothing was."""
+    def kept(self, name: str, client: str, *, fresh: bool = False) -> Params | None:
+        """What `keep` stored under a name for a client; None where nothing was.
+
+        Args:
+            name: as for `keep`.
+            client: client id.
+            fresh: whether it was stored in this round; otherwise in the client's last committed one.
+        """
+        ...
+
+    def peer(self, sender: str, receiver: str, params: Params) -> None:
+        """Records that one client sent another its tunable."""
         ...
 
 
@@ -186,3 +227,7 @@ class Protocol(Settings):
             TooFewClientsError: fewer sound answers than the quorum.
         """
         raise NotImplementedError
+
+    def figures(self, state: State) -> dict[str, float]:
+        """What summary and report say of the protocol's state."""
+        return {}

@@ -207,9 +207,9 @@ class ClientModel(ABC):
         return {}
 
     @abstractmethod
-    def sizes(self) -> dict[str, Any] | None:
+    def sizes(self) -> dict[str, Any]:
         """``parameters`` (``blocks``, ``backbone_blocks``, ``total``), and ``disclosed``: the share of values that are
-        the backbone's, 0 to 1. None where clients hold the backbone itself.
+        the backbone's, 0 to 1. Empty where clients hold the backbone itself.
         """
 
     @abstractmethod
@@ -255,8 +255,9 @@ class WholeModel(ClientModel):
     def load(self, version: ModelVersion) -> None:
         """Nothing changes."""
 
-    def sizes(self) -> None:
-        """None: there is nothing to compare with the backbone."""
+    def sizes(self) -> dict[str, Any]:
+        """Empty: there is nothing to compare with the backbone."""
+        return {}
 
     def save(self, folder: Path, version: ModelVersion) -> None:
         """Refuses: the server does not send the backbone."""

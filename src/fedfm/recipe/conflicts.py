@@ -6,8 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from fedfm.errors import Problem
-from fedfm.proxies import NoProxy
-from fedfm.proxies.plugin import refuses
 from fedfm.recipe.capabilities import incompatible
 from fedfm.recipe.federation import DEFAULT_CLIENTS
 from fedfm.recipe.keys import RecipeKeys
@@ -119,7 +117,7 @@ def _patience(recipe: RecipeKeys) -> str | None:
 
 
 def _public_data(recipe: RecipeKeys) -> str | None:
-    key = None if isinstance(recipe.proxy, NoProxy) else recipe.proxy.public_use
+    key = recipe.proxy.public_use
     if key is None or recipe.public is not None:
         return None
     off = {"closed_form": "false", "score": "concat-l2"}.get(key, "null")
@@ -149,7 +147,7 @@ def _threads(recipe: RecipeKeys) -> str | None:
 
 
 def _plug_in(recipe: RecipeKeys) -> str | None:
-    reason = refuses(recipe.tune, recipe.proxy)
+    reason = recipe.proxy.refuses(recipe.tune)
     return f"{reason} (proxy.kind: {recipe.proxy.kind})" if reason else None
 
 

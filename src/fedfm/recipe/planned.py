@@ -36,7 +36,7 @@ PLANNED: dict[str, tuple[str, ...]] = {
 }
 """Dotted key → values of it, or of an element of its list, that this version does not have."""
 
-PLANNED_KEYS = ("tune.share", "federation.ranks", "federation.models", "federation.devices")
+PLANNED_KEYS = ("federation.models",)
 """Keys that this version has no use for."""
 
 

@@ -15,7 +15,7 @@ NAMES = {
 }
 """Algorithms and tunables as their papers write them."""
 
-BASELINES = {"majority": "commonest class", "local": "each client alone", "pooled": "all data in one place"}
+BASELINES = {"majority": "most frequent class", "local": "each client alone", "pooled": "all data in one place"}
 """Baselines of summary.json → their names in a sentence."""
 
 

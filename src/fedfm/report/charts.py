@@ -1,4 +1,4 @@
-"""The drawings of a report; each function returns what draws on the axes it is given."""
+"""The charts of a report. Each function returns a function that draws on given axes."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from fedfm.report.svg import CATEGORIES, COLOURS
 Draw = Callable[[Axes], None]
 
 FEW = 20
-"""Up to so many clients are drawn as one bar each, with its name."""
+"""Up to this number of clients, each is one bar with its name."""
 
 MANY_ROUNDS = 80
-"""More than these are drawn without gaps."""
+"""More rounds than this are drawn without gaps between bars."""
 
 CLOCK = (0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 43200, 86400)
 """Seconds between ticks."""
@@ -52,11 +52,11 @@ def curves(
     """A metric against rounds, bytes or seconds.
 
     Args:
-        lines: what to draw, the most important last.
-        metric: its name, which decides how values are written.
-        axis: what runs along x.
-        unit: how x is written; None for whole numbers.
-        references: names and values drawn as dashed levels.
+        lines: the curves, the most important last.
+        metric: its name; it decides the format of values.
+        axis: label of the x axis.
+        unit: format of values of x; None for whole numbers.
+        references: names and values of dashed levels.
     """
 
     def draw(axes: Axes) -> None:
@@ -80,9 +80,9 @@ def ratios(lines: Sequence[Curve], *, axis: str, names: Sequence[str] | None = N
     """Figures near 0 to 1, over rounds or over named places.
 
     Args:
-        lines: what to draw, the most important last; each ends with its value.
-        axis: what runs along x.
-        names: of the places 0, 1, …; None where x counts something.
+        lines: the curves, the most important last; each is labelled with its last value.
+        axis: label of the x axis.
+        names: names of the places 0, 1, …; None where x is a number.
     """
 
     def draw(axes: Axes) -> None:
@@ -103,12 +103,12 @@ def ratios(lines: Sequence[Curve], *, axis: str, names: Sequence[str] | None = N
 
 
 def stacked_labels(counts: np.ndarray, names: Sequence[str], *, below: str) -> Draw:
-    """Clients' examples by label: named bars for a few clients, a landscape for many.
+    """Examples of each client by label: named bars for few clients, an area chart for many.
 
     Args:
         counts: examples, ``[labels, clients]``, clients in the order to draw.
         names: clients' names, in that order.
-        below: what stands below a landscape.
+        below: label of the x axis of an area chart.
     """
 
     def draw(axes: Axes) -> None:
@@ -135,7 +135,7 @@ def stacked_labels(counts: np.ndarray, names: Sequence[str], *, below: str) -> D
 
 
 def sorted_values(values: Sequence[float], names: Sequence[str], *, metric: str) -> Draw:
-    """A metric of every client, from the lowest: bars with names for a few, a curve for many.
+    """A metric of every client in ascending order: named bars for few clients, a curve for many.
 
     Args:
         values: ascending.
@@ -162,7 +162,7 @@ def sorted_values(values: Sequence[float], names: Sequence[str], *, metric: str)
 
 
 def value_by_size(sizes: Sequence[int], values: Sequence[float], *, metric: str) -> Draw:
-    """Each client's metric against its number of examples: do small clients fare worse?"""
+    """The metric of each client against its number of examples: shows whether small clients are served worse."""
 
     def draw(axes: Axes) -> None:
         axes.scatter(sizes, values, s=14, color=COLOURS["test"], alpha=0.55, linewidths=0)
@@ -179,7 +179,7 @@ def value_by_size(sizes: Sequence[int], values: Sequence[float], *, metric: str)
 
 
 def histogram(values: Sequence[float], *, axis: str) -> Draw:
-    """How many clients have how many examples."""
+    """The number of clients by number of examples."""
 
     def draw(axes: Axes) -> None:
         bins = min(24, max(values) - min(values) + 1, max(5, math.isqrt(len(values)) * 2))
@@ -193,7 +193,7 @@ def histogram(values: Sequence[float], *, axis: str) -> Draw:
 
 
 def traffic(rounds: Sequence[int], down: Sequence[int], up: Sequence[int]) -> Draw:
-    """Bytes a round: down above the line, up below it."""
+    """Bytes of each round: down above the zero line, up below it."""
 
     def draw(axes: Axes) -> None:
         edges = np.append(np.asarray(rounds), rounds[-1] + 1) - 0.5
@@ -212,12 +212,12 @@ def traffic(rounds: Sequence[int], down: Sequence[int], up: Sequence[int]) -> Dr
 
 
 def bars_height(count: int) -> float:
-    """Inches for so many named bars."""
+    """The height in inches of a chart with this number of named bars."""
     return 0.6 + 0.22 * count
 
 
 def shorten(name: str, length: int = 22) -> str:
-    """A name cut in its middle to at most ``length`` characters."""
+    """A name, shortened in its middle to at most ``length`` characters."""
     if len(name) <= length:
         return name
     head = (length - 1) // 2
@@ -237,7 +237,7 @@ def _tick(text: str) -> str:
 
 
 def _mark_last(axes: Axes, line: Curve, metric: str) -> None:
-    """A dot and the value at the end of a curve."""
+    """Marks the end of a curve with a dot and its value."""
     x, y = line.x[-1], line.y[-1]
     if not math.isfinite(y):
         return
@@ -255,7 +255,7 @@ def _mark_last(axes: Axes, line: Curve, metric: str) -> None:
 
 
 def _reference(axes: Axes, name: str, level: float, values: Sequence[float], metric: str) -> None:
-    """A dashed level with its name, written where a learning curve leaves room: early above it, late below it."""
+    """A dashed level with its name, on the side where a learning curve leaves space."""
     axes.axhline(level, color=COLOURS["muted"], linewidth=0.9, linestyle=(0, (3, 3)))
     above = bool(values) and level > (min(values) + max(values)) / 2
     left = above != (metric in units.LOWER_IS_BETTER)
@@ -285,7 +285,7 @@ def _metric_axis(axes: Axes, metric: str, values: Sequence[float]) -> None:
 
 
 def _show_level(axes: Axes, metric: str, value: float) -> None:
-    """Room around a value that never changes, within what the metric can be."""
+    """Limits around a constant value, within the range of the metric."""
     room = 0.05 if metric in units.PERCENTAGES else 0.05 * abs(value) or 1.0
     low, high = value - room, value + room
     axes.set_ylim(max(low, 0.0) if value >= 0 else low, min(high, 1.0) if metric in units.PERCENTAGES else high)

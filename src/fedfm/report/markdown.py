@@ -1,4 +1,4 @@
-"""Texts from elsewhere within Markdown, where they stay texts: no markup, no HTML, no code of theirs."""
+"""Untrusted texts in Markdown: their markup, HTML and code are escaped."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def code(value: object) -> str:
 
 
 def fence(text: str) -> str:
-    """What begins and ends a block of code that holds this text."""
+    """The fence of a block of code that contains this text."""
     return "`" * max(3, _longest_run(text) + 1)
 
 

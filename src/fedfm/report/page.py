@@ -1,4 +1,4 @@
-"""``report.html``: a run as one page that needs nothing but itself, written from the files of its folder alone."""
+"""``report.html``: a run as one self-contained page, written only from the files of its folder."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from fedfm.records.reading import RunFiles, dig, read_run
 from fedfm.report import sections, svg, templates
 
 REPRODUCING = ("torch", "transformers", "peft", "datasets")
-"""Packages whose versions a reproduction fixes."""
+"""Packages that a reproduction pins."""
 
 
 def write_report(folder: Path | str) -> Path:
-    """Writes, or rewrites, the report of a run; a run that has not ended is reported as far as it got.
+    """Writes the report of a run, also of one that has not ended; an existing report is replaced.
 
     Raises:
-        RecipeError: not a run's folder.
-        DataError: a file of the run is damaged; names it.
+        RecipeError: the folder is not that of a run.
+        DataError: a file of the run is damaged; the message names it.
         StorageError: the folder cannot be read or written.
     """
     opened = RunFolder.open(folder)
@@ -58,14 +58,14 @@ def render(run: RunFiles) -> str:
 
 @dataclass(frozen=True)
 class Commands:
-    """What to type to continue a run, and to repeat it."""
+    """The commands that continue a run and repeat it."""
 
     again: str
     reproduce: str
 
 
 def _commands(run: RunFiles) -> Commands:
-    """For clients that are simulated, or for sites that hold their own data."""
+    """The commands for simulated clients, or for sites that hold their own data."""
     where = run.recipe.get("run_dir") or f"{run.recipe.get('output') or 'runs'}/{run.name}"
     another = f"{where}/recipe.yaml name={run.name}-again"
     if dig(run.recipe, "data.train") == SITES:
@@ -74,7 +74,7 @@ def _commands(run: RunFiles) -> Commands:
 
 
 def _subtitle(recipe: Record) -> str:
-    """What was done to what, in one line."""
+    """Tunable, model, task, data, algorithm and seed, in one line."""
     tune = dig(recipe, "tune") or {}
     rank = f" r {tune['r']}" if "r" in tune else ""
     parts = [

@@ -17,7 +17,7 @@ from fedfm.report import charts, svg
 from fedfm.report.svg import CATEGORIES
 
 DRAWN = 400
-"""Clients of a picture."""
+"""The largest number of clients in a picture."""
 
 ENDINGS = (".png", ".svg", ".pdf")
 
@@ -30,9 +30,9 @@ class SplitRow:
 
     Attributes:
         client: its id.
-        examples: it trains on.
-        holdout: it keeps for its own evaluation.
-        labels: examples by label; None where examples have no label.
+        examples: number of training examples.
+        holdout: examples that it holds out for evaluation.
+        labels: number of examples by label; None where examples have no label.
     """
 
     client: str
@@ -54,13 +54,13 @@ class SplitFacts:
     """A split in a few figures.
 
     Attributes:
-        clients: how many.
+        clients: number of clients.
         examples: of all clients together.
         smallest: examples of the smallest client.
-        median: of the middle one.
-        largest: of the largest.
+        median: median number of examples of a client.
+        largest: examples of the largest client.
         labels: every label, the most frequent first; empty where examples have none.
-        skew: mean total variation distance between a client's labels and everybody's, 0 (all alike) to 1;
+        skew: mean total variation distance between a client's labels and those of all clients, from 0 (equal) to 1;
             None without labels.
         dominated: clients with more than 90 % of one label; None without labels.
     """
@@ -91,8 +91,8 @@ def split_facts(rows: Sequence[SplitRow]) -> SplitFacts:
         counts = label_counts(rows, labels)
         shares = counts[:, counts.sum(axis=0) > 0]
         shares = shares / shares.sum(axis=0)
-        everybody = counts.sum(axis=1, keepdims=True) / counts.sum()
-        skew = float(np.abs(shares - everybody).sum(axis=0).mean() / 2)
+        overall = counts.sum(axis=1, keepdims=True) / counts.sum()
+        skew = float(np.abs(shares - overall).sum(axis=0).mean() / 2)
         dominated = int((shares.max(axis=0) > 0.9).sum())
     return SplitFacts(
         len(rows), sum(sizes), min(sizes), float(np.median(sizes)), max(sizes), tuple(labels), skew, dominated
@@ -102,8 +102,8 @@ def split_facts(rows: Sequence[SplitRow]) -> SplitFacts:
 def draw_split(rows: Sequence[SplitRow]) -> charts.Draw:
     """Clients × labels, or sizes alone.
 
-    A few clients stand in their order, with names. Many stand ordered so that like is beside like; of more than
-    `DRAWN`, as many are drawn, evenly spaced in that order.
+    Few clients are drawn in their order, with names. Many clients are sorted by their most frequent label and their
+    size; of more than `DRAWN`, that many are drawn, evenly spaced in this order.
     """
     legend, total = legend_labels(split_facts(rows).labels), len(rows)
     below = f"{units.number(total)} clients"
@@ -135,10 +135,10 @@ def label_counts(rows: Sequence[SplitRow], legend: Sequence[str]) -> np.ndarray:
 
 
 def plot_split(clients: Sequence[Record], path: Path) -> Path:
-    """Saves the picture of a split; the ending of ``path`` says how.
+    """Saves the picture of a split in the format that the ending of ``path`` names.
 
     Raises:
-        RecipeError: an ending that is none of `ENDINGS`.
+        RecipeError: the ending is not in `ENDINGS`.
         StorageError: it cannot be written.
     """
     if path.suffix.lower() not in ENDINGS:
@@ -164,7 +164,8 @@ def describe(facts: SplitFacts) -> list[str]:
     sentences = [f"{units.number(facts.examples)} examples over {_clients(facts.clients)}: {_sizes(facts)}."]
     if facts.skew is not None and facts.dominated is not None:
         sentences.append(
-            f"{len(facts.labels)} labels; label skew {facts.skew:.2f} (0: all clients alike, 1: nothing in common); "
+            f"{len(facts.labels)} labels; label skew {facts.skew:.2f} "
+            "(0: all clients have the same mix, 1: no label in common); "
             f"{units.number(facts.dominated)} of {_clients(facts.clients)} with over 90 % of one label."
         )
     return sentences
@@ -190,5 +191,5 @@ def _labels(rows: Sequence[SplitRow]) -> list[str]:
 
 
 def _likeness(row: SplitRow, rank: dict[str, int]) -> tuple[int, int]:
-    """Orders clients by their most frequent label, then by size."""
+    """The sort key of a client: its most frequent label, then its size."""
     return rank.get(row.top[0], len(rank)) if row.top else len(rank), -row.examples

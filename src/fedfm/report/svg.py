@@ -1,7 +1,7 @@
-"""Matplotlib figures as inline SVG that belongs to its page: the page's font, its colours by day and night, a title.
+"""Matplotlib figures as inline SVG with the font of the page, its light and dark colours, and a title.
 
-Figures are drawn in the colours of the light theme. Inlined, each colour becomes a CSS variable with that colour as its
-fallback, so that a page can redefine it; saved as a file, the figure is right as it is.
+Figures are drawn in the colours of the light theme. In inline SVG each colour becomes a CSS variable with that colour
+as its fallback, so that the dark theme can redefine it.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ COLOURS = {
     "down": "#5b8def",
     "up": "#2fa58f",
 }
-"""Colours by role; `report.css` gives each its night-time value."""
+"""Colours by role; `report.css` has their values in the dark theme."""
 
 CATEGORIES = (
     "#4a6fdc", "#eab02f", "#f0735f", "#62bfae", "#4bab5b", "#f291b9", "#9a6be0", "#93b5ee", "#a0755b", "#9aa0a9",
 )  # fmt: skip
-"""Colours of labels, told apart by colour-blind eyes in this order; the last stands for all further ones."""
+"""Colours of labels, in an order that colour-blind readers can distinguish; the last is for all further labels."""
 
 STYLE: dict[Any, Any] = {
     "axes.axisbelow": True,
@@ -71,9 +71,9 @@ _VARIABLES = {colour: f"--{role}" for role, colour in COLOURS.items()} | {
 
 @contextmanager
 def style() -> Iterator[None]:
-    """The look of every figure; drawing and saving both happen inside."""
+    """Sets the style of figures; use it around drawing and saving."""
     with mpl.rc_context(STYLE), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", r"Glyph .* missing from font")  # the reader's fonts draw it
+        warnings.filterwarnings("ignore", r"Glyph .* missing from font")  # the fonts of the reader have it
         yield
 
 
@@ -90,7 +90,7 @@ def inline(name: str, draw: Callable[[Axes], None], *, title: str, width: float 
     Args:
         name: unique in the page; letters, digits, hyphens and underscores.
         draw: draws on the axes it is given.
-        title: what the drawing shows, for those who cannot see it.
+        title: what the drawing shows, for screen readers.
         width: inches at natural size; the page scales it.
         height: inches.
     """
@@ -101,12 +101,12 @@ def inline(name: str, draw: Callable[[Axes], None], *, title: str, width: float 
 
 
 def variables() -> dict[str, str]:
-    """Every colour by the name of its CSS variable: what a page by day defines."""
+    """CSS variable → colour of the light theme."""
     return {variable: colour for colour, variable in _VARIABLES.items()}
 
 
 def _adopt(svg: str, name: str, title: str) -> str:
-    """Cuts a stand-alone SVG file down to an element that fits into a page."""
+    """Reduces a stand-alone SVG file to an element for a page."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<defs>\s*</defs>", "", svg, flags=re.DOTALL)
     svg = re.sub(r'(<svg[^>]*?) width="[^"]*" height="[^"]*"', r"\1", svg, count=1)

@@ -1,4 +1,4 @@
-"""The templates beside this file, rendered strictly: a name that they lack is an error, never an empty string."""
+"""Renders the templates of this folder; a missing name is an error, never an empty string."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ def render(template: str, *, autoescape: bool, **values: object) -> str:
 
     Args:
         template: name of the file.
-        autoescape: whether values are made safe for HTML.
-        values: what the template names.
+        autoescape: whether values are escaped for HTML.
+        values: the variables of the template.
     """
     environment = Environment(
         loader=PackageLoader("fedfm.report", "."),
@@ -31,5 +31,5 @@ def render(template: str, *, autoescape: bool, **values: object) -> str:
 
 
 def _shown(value: object) -> object:
-    """A value as a page may hold it."""
+    """A value that is safe in a page."""
     return escaped(value) if isinstance(value, str) and not isinstance(value, Markup) else value

@@ -1,4 +1,4 @@
-"""What can follow a run while it happens: displays, trackers, the user's own callbacks."""
+"""The interface of objects that follow a run: displays, trackers, callbacks of the user."""
 
 from __future__ import annotations
 
@@ -6,25 +6,25 @@ from typing import Any
 
 
 class Listener:
-    """Hears of a run's steps; every method does nothing until overridden."""
+    """Is called at each step of a run. The methods do nothing unless they are overridden."""
 
     def on_start(self, plan: dict[str, Any]) -> None:
-        """Before round 1: what is going to happen."""
+        """Called before round 1, with the plan of the run."""
 
     def on_client(self, round: int, done: int, total: int, client: str, seconds: float) -> None:  # noqa: A002
-        """A client of 1-based ``round`` has trained; ``done`` of ``total`` of its cohort are through."""
+        """Called when a client has trained in the 1-based ``round``, as number ``done`` of ``total`` of its cohort."""
 
     def on_progress(self, stage: str, done: int, total: int | None) -> None:
-        """Work beside the clients' is going on: reading data, making or aligning a proxy, evaluating.
+        """Called during other work: reading data, making or aligning a proxy, evaluating.
 
         Args:
-            stage: what it is, in words.
-            done: its steps that are through.
-            total: how many there are, None where that is not known.
+            stage: a name of the work.
+            done: completed steps.
+            total: number of steps; None where it is not known.
         """
 
     def on_round(self, record: dict[str, Any]) -> None:
-        """A round is over; it is saved by now, or with ``checkpoint.every`` above 1 at the next checkpoint.
+        """Called after a round is saved; with ``checkpoint.every`` above 1, it may be saved at a later checkpoint.
 
         Args:
             record: ``round``, ``rounds``, ``loss`` (training), ``metrics`` (split → metric → value), ``clients``
@@ -32,7 +32,7 @@ class Listener:
         """
 
     def on_warning(self, text: str) -> None:
-        """Something that the user should know and that does not stop the run."""
+        """Called with a warning; the run continues."""
 
     def on_end(self, summary: dict[str, Any]) -> None:
-        """The run is over; ``summary`` is the content of summary.json."""
+        """Called after the run; ``summary`` is the content of summary.json."""

@@ -1,4 +1,4 @@
-"""How a run fares, for Prometheus to read while it happens; needs the extra ``track``."""
+"""Metrics of a run for Prometheus, served during the run; needs the extra ``track``."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from fedfm.trackers.listeners import Listener
 
 
 class Prometheus(Listener):
-    """Serves ``/metrics`` on this machine: the last round's figures, and the sites that are there.
+    """Serves ``/metrics`` on this machine: figures of the last round, and the number of connected sites.
 
-    A context: it is served as long as that lasts.
+    A context manager: the server ends with the block.
     """
 
     def __init__(self, port: int) -> None:
-        """Begins to serve.
+        """Starts the server.
 
         Args:
-            port: of 127.0.0.1.
+            port: a port of 127.0.0.1.
 
         Raises:
-            RecipeError: the port is taken, or Prometheus' client is not installed.
+            RecipeError: the port is in use, or the Prometheus client is not installed.
         """
         try:
             from prometheus_client import CollectorRegistry, Gauge, start_http_server
@@ -36,15 +36,15 @@ class Prometheus(Listener):
         def gauge(name: str, what: str, *labels: str) -> Gauge:
             return Gauge(f"fedfm_{name}", what, labels, registry=registry)
 
-        self._round = gauge("round", "Last round that is over")
+        self._round = gauge("round", "Last completed round")
         self._rounds = gauge("rounds", "Rounds of the run")
-        self._seconds = gauge("round_seconds", "Seconds that the last round took")
-        self._left = gauge("eta_seconds", "Seconds until the run is over, by the rounds so far")
+        self._seconds = gauge("round_seconds", "Duration of the last round in seconds")
+        self._left = gauge("eta_seconds", "Expected seconds until the end of the run")
         self._loss = gauge("train_loss", "Mean training loss of the last round")
         self._metrics = gauge("metric", "Latest metric of the model", "split", "metric")
-        self._clients = gauge("clients", "Clients of the last round by what became of them", "outcome")
+        self._clients = gauge("clients", "Clients of the last round by outcome", "outcome")
         self._bytes = gauge("bytes", "Bytes of the last round", "direction")
-        self._sites = gauge("sites", "Sites that are there")
+        self._sites = gauge("sites", "Connected sites")
         try:
             self._server, self._thread = start_http_server(port, addr="127.0.0.1", registry=registry)
         except OSError as error:
@@ -59,7 +59,7 @@ class Prometheus(Listener):
         self._thread.join()
 
     def on_round(self, record: dict[str, Any]) -> None:
-        """The figures of a round in place of those of the one before."""
+        """Sets all metrics to those of this round."""
         self._round.set(record["round"])
         self._rounds.set(record["rounds"])
         self._seconds.set(record["seconds"])
@@ -75,5 +75,5 @@ class Prometheus(Listener):
             self._bytes.labels(direction).set(count)
 
     def on_sites(self, names: Sequence[str]) -> None:
-        """Other sites are there than before."""
+        """Sets the number of connected sites."""
         self._sites.set(len(names))

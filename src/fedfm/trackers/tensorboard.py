@@ -1,4 +1,4 @@
-"""Scalars for TensorBoard, written while a run happens; needs the extra ``track``."""
+"""Scalars for TensorBoard, written during a run; needs the extra ``track``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class TensorBoard(Listener):
     """Writes ``METRIC/SPLIT``, ``clients/…`` and ``bytes/…`` of every round to RUN/tensorboard."""
 
     def __init__(self, run: Path) -> None:
-        """Finds TensorBoard; nothing is written before the first round.
+        """Imports TensorBoard. Nothing is written before the first round.
 
         Args:
             run: the run's folder.
@@ -31,9 +31,9 @@ class TensorBoard(Listener):
         self._writer: SummaryWriter | None = None
 
     def on_round(self, record: dict[str, Any]) -> None:
-        """One point on every curve."""
+        """Adds one point to each curve."""
         step = record["round"]
-        if self._writer is None:  # a resumed run plays rounds again that an interrupted one had logged: purge those
+        if self._writer is None:  # removes rounds that an interrupted run had logged and that are played again
             self._writer = self._open(str(self._folder), purge_step=step)
         scalars = {"loss/train": record["loss"]}
         for split, metrics in record["metrics"].items():

@@ -73,7 +73,7 @@ def test_a_site_that_never_contributed_is_what_is_said_first(tmp_path: Path) -> 
         2,
         ["b"],
     )
-    first = "b never contributed: the result is that of 4 of 5 clients"
+    first = "b never contributed: the result comes from 4 of 5 clients"
     assert warned.heard == [first, "the end"]
     reason = Cause.RECIPE.sentence("data.text")
     lines = [f"b: 0 of 2 rounds, 2 failures: {reason}", *(f"{name}: 2 of 2 rounds" for name in "acde")]

@@ -118,7 +118,7 @@ def test_a_run_that_was_killed_before_round_1_may_begin_again(ended: RunFolder) 
 
 @pytest.mark.parametrize("override", ["seed=1", "tune.r=4", "data.test=0.3", "algorithm.name=fedadam"])
 def test_what_would_make_it_another_run(ended: RunFolder, override: str) -> None:
-    with pytest.raises(FedfmError, match="would make it another run"):
+    with pytest.raises(FedfmError, match="would make it a different run"):
         refuse_unresumable(ended, [override])
 
 

@@ -45,9 +45,9 @@ class Dirichlet(Partitioner):
         thresholds = _thresholds(mixes, pools)
         for turn, draw in enumerate(generator.random(pool.count).tolist()):
             client = turn % clients
-            left = pools[bisect(thresholds[client], draw)]
-            hands[client].append(left.pop())
-            if not left:
+            remaining = pools[bisect(thresholds[client], draw)]
+            hands[client].append(remaining.pop())
+            if not remaining:
                 thresholds = _thresholds(mixes, pools)
         return synthetic_clients([np.array(hand) for hand in hands])
 

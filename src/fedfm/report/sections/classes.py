@@ -1,4 +1,4 @@
-"""How each class fared on the test set: precision, recall, F1, and which is taken for which."""
+"""The classes on the test set: precision, recall, F1, and the confusion matrix."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from fedfm.records.reading import RunFiles, dig
 from fedfm.report.sections.parts import Table
 
 FEW = 20
-"""Classes up to which every pair is shown, in the confusion matrix."""
+"""The largest number of classes for which the confusion matrix is shown."""
 
 MOST = 200
-"""Classes that are shown at all: those with the lowest F1."""
+"""The largest number of classes in the table: those with the lowest F1."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class ClassesSection:
-    """How each class fared; ``confusion`` has a row a true class, where there are few."""
+    """Figures of each class; ``confusion`` has one row a true class, and is empty for many classes."""
 
     figures: Table
     left_out: int
@@ -36,7 +36,7 @@ class ClassesSection:
 
 
 def classes(run: RunFiles) -> ClassesSection | None:
-    """The classes of the delivered model on the test set; None where it was not measured or has none."""
+    """The classes of the delivered model on the test set; None for a model without classes or without a measurement."""
     found = run.evaluation
     rows: list[Record] = dig(found, "classes") or []
     if found is None or not rows:
@@ -45,7 +45,7 @@ def classes(run: RunFiles) -> ClassesSection | None:
     if len(rows) > MOST:
         order = sorted(sorted(order, key=lambda index: rows[index]["f1"] or 0.0)[:MOST])
     table = Table(
-        ["class", "examples", "precision", "recall", "F1", "most often taken for"],
+        ["class", "examples", "precision", "recall", "F1", "most often predicted instead"],
         [_row(found, index) for index in order],
     )
     names = [row["label"] for row in rows] if len(rows) <= FEW else []
@@ -54,7 +54,7 @@ def classes(run: RunFiles) -> ClassesSection | None:
 
 
 def mistaken(found: Record, index: int) -> str:
-    """The class that class ``index`` is most often taken for, with how often; a dash where it never is."""
+    """The most frequent wrong prediction for class ``index`` and its count; a dash without any."""
     counts = [count if other != index else 0 for other, count in enumerate(found["confusion"][index])]
     most = max(counts, default=0)
     return f"{found['classes'][counts.index(most)]['label']} ({units.number(most)})" if most else units.DASH

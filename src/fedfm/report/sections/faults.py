@@ -1,4 +1,4 @@
-"""What did not go as planned."""
+"""Failures, refusals and interruptions."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from fedfm.records.jsonl import Record
 from fedfm.records.reading import RunFiles
 
 SHOWN = 50
-"""Rows of the table, the latest."""
+"""Rows of the table: the latest events."""
 
 
 @dataclass(frozen=True)
 class FaultsSection:
-    """How many events there were of each kind, the latest of them, and how many are not shown."""
+    """The number of events of each kind, the latest events, and the number of events that are not shown."""
 
     counts: list[tuple[str, int]]
     rows: list[Record]

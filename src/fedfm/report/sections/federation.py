@@ -1,4 +1,4 @@
-"""How the data is split among clients."""
+"""The split of the data among clients."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from fedfm.report import charts, split, svg
 from fedfm.report.sections.parts import Chart, LegendKey, Table
 
 LISTED = 500
-"""Rows of the table, the largest clients."""
+"""Rows of the table: the largest clients."""
 
 
 @dataclass(frozen=True)
 class FederationSection:
-    """The split; ``few``: few enough clients to name each beside its bar."""
+    """The split; ``few``: each client is named beside its bar."""
 
     sentences: list[str]
     legend: list[LegendKey]

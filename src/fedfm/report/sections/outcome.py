@@ -13,7 +13,7 @@ from fedfm.report.sections.parts import Fact, Table
 
 @dataclass(frozen=True)
 class Level:
-    """A bar of the headline metric: this run's, its start's, or a baseline's; ``width`` in percent."""
+    """A bar of the headline metric: of this run, of its start or of a baseline; ``width`` in percent."""
 
     name: str
     value: str
@@ -53,7 +53,7 @@ class OutcomeSection:
 
 
 def outcome(run: RunFiles) -> OutcomeSection:
-    """Headline metric, baselines and costs; from the last metrics written while there is no summary."""
+    """Headline metric, baselines and costs; before there is a summary, from the latest metrics."""
     metric, tests = run.headline, run.scored
     final: Record = dig(run.summary, "final") or (tests[-1] if tests else {})
     initial: Record = dig(run.summary, "initial") or (tests[0] if tests else {})
@@ -88,7 +88,7 @@ def outcome(run: RunFiles) -> OutcomeSection:
 
 
 def baselines(run: RunFiles) -> list[tuple[str, float]]:
-    """Name and value of each baseline; clients alone count with the mean of those that were tried."""
+    """Name and value of each baseline; for `local`, the mean over the clients that were trained alone."""
     found: Record = dig(run.summary, "baselines") or {}
     values = {name: value["mean"] if isinstance(value, dict) else value for name, value in found.items()}
     return [(BASELINES.get(name, name).capitalize(), value) for name, value in values.items() if value is not None]
@@ -106,7 +106,7 @@ def _row(name: str, before: float | None, after: float | None) -> tuple[str, str
 
 
 def _best(metric: str, summary: Record | None, final: Record) -> str:
-    """The best round, when it is another than the last and its figure another than the final one."""
+    """The best round, where it is not the last one and its figure differs from the final one."""
     best = dig(summary, "best")
     if not best or best["round"] == dig(summary, "rounds") or best["metrics"].get(metric) == final.get(metric):
         return ""

@@ -1,4 +1,4 @@
-"""What several sections are made of."""
+"""Elements that several sections use."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 @dataclass(frozen=True)
 class Fact:
-    """A figure, what it is, and what to know about it."""
+    """A figure with its name and a note."""
 
     name: str
     value: str
@@ -19,7 +19,7 @@ class Fact:
 
 @dataclass(frozen=True)
 class Chart:
-    """A drawing with the words above it."""
+    """A chart with its title."""
 
     title: str
     image: Markup
@@ -27,7 +27,7 @@ class Chart:
 
 @dataclass(frozen=True)
 class LegendKey:
-    """An entry of a legend: the CSS variable of a colour, or ``dashed``, and what it stands for."""
+    """An entry of a legend: the CSS variable of a colour, or ``dashed``, and its meaning."""
 
     colour: str
     text: str
@@ -35,7 +35,7 @@ class LegendKey:
 
 @dataclass(frozen=True)
 class Table:
-    """Words in rows and columns; every row is as long as ``columns``."""
+    """Texts in rows and columns; every row is as long as ``columns``."""
 
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]

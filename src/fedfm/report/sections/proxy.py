@@ -1,4 +1,4 @@
-"""What clients held in place of the backbone: how large it is, how like the backbone, and what the difference cost."""
+"""The proxy: its size, its similarity to the backbone, and the plug-in gap."""
 
 from __future__ import annotations
 
@@ -12,9 +12,6 @@ from fedfm.records.reading import RunFiles, dig
 from fedfm.report import charts, svg
 from fedfm.report.sections.parts import Chart, Fact, LegendKey, Table
 
-KINDS = {"fedpft": "FedPFT", "offsite": "offsite tuning"}
-"""Kinds of proxy as their papers write them."""
-
 FIGURES = {
     "gradient_error": "gradient error",
     "gradient_cosine": "cosine",
@@ -24,12 +21,12 @@ FIGURES = {
     "divergence": "divergence",
     "hidden_error": "hidden error",
 }
-"""Figures of a probe by key, and the columns that they stand in."""
+"""Keys of a probe → titles of columns."""
 
 
 @dataclass(frozen=True)
 class ProxySection:
-    """The proxy; ``probed``: whether it was ever compared with the backbone."""
+    """The proxy; ``probed``: whether it was compared with the backbone."""
 
     kind: str
     probed: bool
@@ -40,17 +37,16 @@ class ProxySection:
 
 
 def proxy(run: RunFiles) -> ProxySection | None:
-    """Sizes, likeness stage by stage, and the gap; None for a run whose clients held the backbone itself."""
+    """Sizes, probes by stage, and the plug-in gap; None for a run without a proxy."""
     figures: Record = dig(run.summary, "proxy") or {}
     stages = run.rows("proxy")
     if not figures and not stages:
         return None
-    kind = str(figures.get("kind") or dig(run.recipe, "proxy.kind"))
     probes = [row for row in stages if "agreement" in row]
     gradients = [row for row in probes if row["gradient_cosine"] is not None]
     drawn = [chart for chart in (_preparing(gradients), _tuning(gradients), _blocks(probes)) if chart]
     return ProxySection(
-        kind=KINDS.get(kind, kind),
+        kind=str(figures.get("title") or figures.get("kind") or dig(run.recipe, "proxy.kind")),
         probed=bool(probes),
         facts=_facts(run, figures, probes),
         legend=_legend(probes) if drawn else [],
@@ -60,14 +56,14 @@ def proxy(run: RunFiles) -> ProxySection | None:
 
 
 def _facts(run: RunFiles, figures: Record, probes: Sequence[Record]) -> list[Fact]:
-    """What there is to say in single figures."""
+    """Single figures of the proxy."""
     facts: list[Fact] = []
     if sizes := figures.get("parameters"):
         part = units.share(sizes["blocks"], sizes["backbone_blocks"])
         whole = units.number(sizes["backbone_blocks"])
         facts.append(Fact("Its blocks", units.number(sizes["blocks"]), f"parameters, {part} of the backbone’s {whole}"))
     if (disclosed := figures.get("disclosed")) is not None:
-        facts.append(Fact("Disclosed", units.share(disclosed, 1), "of its parameters are the backbone’s, bit for bit"))
+        facts.append(Fact("Disclosed", units.share(disclosed, 1), "of its parameters equal those of the backbone"))
     if (gap := figures.get("plug_in_gap")) is not None:
         facts.append(Fact("Plug-in gap", _gap(run.headline, gap), _gap_note(run, figures)))
     if probes:
@@ -77,7 +73,7 @@ def _facts(run: RunFiles, figures: Record, probes: Sequence[Record]) -> list[Fac
     if first_download := figures.get("first_download"):
         facts.append(Fact("First download", units.size(first_download), "the proxy, once to each client"))
     if seconds := figures.get("seconds"):
-        note = f"fitting, realigning and probing it; now version {figures.get('version')}"
+        note = f"for fitting, realigning and probing; now version {figures.get('version')}"
         facts.append(Fact("Server’s time", units.duration(seconds), note))
     return facts
 
@@ -87,7 +83,7 @@ def _three(row: Record) -> str:
 
 
 def _gap(metric: str, gap: float) -> str:
-    """How much better the backbone is, in points where the metric is a share."""
+    """The metric of the backbone minus that of the proxy, in points where the metric is a share."""
     text = f"{100 * gap:+.1f} points" if metric in units.PERCENTAGES else f"{gap:+.3f}"
     return text.replace("-", "\N{MINUS SIGN}")
 
@@ -104,7 +100,7 @@ def _legend(probes: Sequence[Record]) -> list[LegendKey]:
 
 
 def _preparing(probes: Sequence[Record]) -> Chart | None:
-    """The gradient from stage to stage before round 1."""
+    """The gradient by stage, before round 1."""
     rows = [row for row in probes if row["round"] == 0]
     if len(rows) < 2:
         return None
@@ -115,7 +111,7 @@ def _preparing(probes: Sequence[Record]) -> Chart | None:
 
 
 def _tuning(probes: Sequence[Record]) -> Chart | None:
-    """The gradient against rounds: it drifts between alignments, and each of them brings it back."""
+    """The gradient against rounds. It drifts between alignments; each alignment corrects it."""
     rows = [row for row in probes if row["round"]]
     if not rows:
         return None
@@ -131,7 +127,7 @@ def _gradient_lines(rows: Sequence[Record], places: Sequence[float]) -> list[cha
 
 
 def _by_block(probes: Sequence[Record]) -> list[dict[str, float]]:
-    """Errors of blocks' outputs by path, when first and when last probed; fewer where they were measured less often."""
+    """Errors of the blocks' outputs by path, of the first and of the last probe that measured them."""
     found = [
         {path: layer["hidden_error"] for path, layer in row["layers"].items() if layer.get("hidden_error") is not None}
         for row in probes
@@ -141,7 +137,7 @@ def _by_block(probes: Sequence[Record]) -> list[dict[str, float]]:
 
 
 def _blocks(probes: Sequence[Record]) -> Chart | None:
-    """The error of each compressed block's output, at first and now."""
+    """The error of each compressed block's output, in the first and in the last probe."""
     measured = _by_block(probes)
     if not measured:
         return None

@@ -1,4 +1,4 @@
-"""How the result is distributed over clients: whom a good mean hides."""
+"""The distribution of the result over clients."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fedfm.report.sections.parts import Chart, Fact
 
 @dataclass(frozen=True)
 class SpreadSection:
-    """The last per-client evaluation; ``held_back``: on what clients kept from training, not on their test examples."""
+    """The last per-client evaluation; ``held_back``: on examples that clients held out, not on their test examples."""
 
     count: int
     round: int
@@ -24,7 +24,7 @@ class SpreadSection:
 
 
 def spread(run: RunFiles) -> SpreadSection | None:
-    """The last per-client evaluation; None when there was none."""
+    """The last per-client evaluation; None for a run without one."""
     metric = run.headline
     measured = [row for row in run.rows("client") if row.get(metric) is not None]
     if not measured:
@@ -40,9 +40,9 @@ def spread(run: RunFiles) -> SpreadSection | None:
 def _facts(run: RunFiles, rows: Sequence[Record]) -> list[Fact]:
     metric, figures = run.headline, dig(run.summary, "clients_spread") or {}
     notes = {
-        "mean": ("Mean", "every client counts alike"),
+        "mean": ("Mean", "every client has the same weight"),
         "worst_10_percent": ("Worst 10 %", "mean of the worst tenth"),
-        "deviation": ("Deviation", "standard, between clients"),
+        "deviation": ("Deviation", "standard deviation between clients"),
     }
     facts = [
         Fact(name, units.metric(metric, figures[key]), note) for key, (name, note) in notes.items() if key in figures
@@ -63,7 +63,7 @@ def _ordered(rows: Sequence[Record], metric: str) -> Chart:
 
 
 def _by_size(run: RunFiles, rows: Sequence[Record], metric: str) -> list[Chart]:
-    """The metric against the size of the client, where there are enough points for a picture."""
+    """The metric against the size of the client, where there are at least 8 points."""
     sizes = {client["id"]: client["examples"] for client in run.clients}
     points = [(sizes[row["client"]], row[metric]) for row in rows if row["client"] in sizes]
     if len(points) < 8:

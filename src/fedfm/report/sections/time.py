@@ -1,4 +1,4 @@
-"""Where the time went, of a run that was profiled."""
+"""Time by phase, of a run that was profiled."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fedfm.report.sections.parts import Fact, Table
 
 @dataclass(frozen=True)
 class TimeSection:
-    """What the run did with its time, and local training with its own."""
+    """Time of the run by phase, and time of local training by phase."""
 
     facts: list[Fact]
     run: Table
@@ -19,7 +19,7 @@ class TimeSection:
 
 
 def time(run: RunFiles) -> TimeSection | None:
-    """The profile in short; None for runs that were not profiled."""
+    """A summary of the profile; None for a run that was not profiled."""
     profile = run.profile
     if profile is None:
         return None
@@ -32,12 +32,12 @@ def time(run: RunFiles) -> TimeSection | None:
     ]
     if profile["share"] is not None:
         facts += [
-            Fact("Tokens a second", units.number(round(profile["tokens"] / busy)), "of one process, while it trains"),
+            Fact("Tokens a second", units.number(round(profile["tokens"] / busy)), "of one process during training"),
             Fact(
                 "Share of the peak",
                 units.share(profile["share"], 1),
                 f"{profile['operations_a_second'] / 1e9:.0f} of {profile['gemm_peak'] / 1e9:.0f} billion operations a "
-                "second, which one process reaches in a plain matrix product",
+                "second that one process reaches in a matrix product",
             ),
         ]
     return TimeSection(facts, _table("the run", seconds), _table("local training, all processes", profile["training"]))

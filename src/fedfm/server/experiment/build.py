@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 
@@ -18,8 +19,9 @@ from fedfm.models.backbones import Backbone, load_backbone
 from fedfm.models.tunable import Tunable
 from fedfm.params import Params, digest
 from fedfm.progress import stage
-from fedfm.proxies.base import ClientModel, WholeModel
+from fedfm.proxies.base import ClientModel
 from fedfm.recipe import Recipe
+from fedfm.recipe.client_groups import Device, devices_of
 from fedfm.server.experiment.federated_data import FederatedData, prepare_data
 from fedfm.spill import Spilled
 from fedfm.tasks import CausalLM
@@ -92,6 +94,20 @@ class Experiment:
         self.tunable.let_go()
         give_back_at_once()
         give_back_now()
+
+    @cached_property
+    def devices(self) -> Mapping[str, Device]:
+        """Client id → its device on the virtual clock; empty where the recipe names none."""
+        return devices_of(self.recipe.federation.devices, list(self.data.clients), self.recipe.seed)
+
+    def duration(self, client: str, number: int) -> float:
+        """Virtual seconds of a client's work in a round: receive, train, send; 0 without a device."""
+        device = self.devices.get(client)
+        if device is None:
+            return 0.0
+        local, (down, up) = self.recipe.local, self.contract.message_bytes(client, number)
+        examples = local.steps(self.data.clients[client]) * local.batch_size
+        return device.seconds(examples=examples, down=down, up=up)
 
     @property
     def recipe(self) -> Recipe:
@@ -193,9 +209,7 @@ def _client_model(data: FederatedData, backbone: Backbone) -> ClientModel:
     def attach(model: Backbone) -> Tunable:
         return recipe.tune.attach(model, task_type=task.peft_type, seed=recipe.seed)
 
-    if recipe.proxy.kind == "none":
-        return WholeModel(backbone, attach)
-    raise NotImplementedError
+    return recipe.proxy.at_server(backbone, attach, data.public, seed=recipe.seed)
 
 
 def _refuse_unmeasurable(data: FederatedData, evaluator: Evaluator) -> None:

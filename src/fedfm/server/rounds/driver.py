@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -14,7 +15,7 @@ from fedfm.records.folder import RunFolder
 from fedfm.runtimes.base import Runtime
 from fedfm.server.experiment.build import Experiment
 from fedfm.server.rounds.checkpoints import oldest_versions, save_checkpoint
-from fedfm.server.rounds.exchange import Exchange
+from fedfm.server.rounds.exchange import Exchange, Pending
 from fedfm.server.rounds.interrupts import StopRequest
 from fedfm.server.rounds.messages import Outbox
 from fedfm.server.rounds.participation import after_round
@@ -37,7 +38,18 @@ class Driver:
         folder: RunFolder,
         listeners: Sequence[Listener],
         stop: StopRequest,
+        replay: Sequence[str] = (),
     ) -> None:
+        """A driver.
+
+        Args:
+            experiment: the run.
+            runtime: carries messages.
+            folder: of the run.
+            listeners: follow the run.
+            stop: ends the run.
+            replay: clients whose updates had arrived when the run was interrupted, in that order.
+        """
         self.experiment = experiment
         self.recipe = experiment.recipe
         self.runtime = runtime
@@ -47,6 +59,7 @@ class Driver:
         self.store = ClientStore(folder.client_state)
         self.outbox = Outbox(runtime, experiment.client_model, experiment.contract)
         self._forget = oldest_versions(folder)
+        self._pending = Pending(replay=deque(replay))
 
     def start(self) -> RunState:
         """The state before round 1: the tunable as initialised, evaluated and saved."""
@@ -108,7 +121,7 @@ class Driver:
         state = self._advance(state, records, watch)
         exchange = Exchange(
             self.experiment, self.runtime, self.outbox, self.store, self.folder, state, self._forget,
-            records, watch, self.listeners, self.stop,
+            records, watch, self.listeners, self.stop, self._pending,
         )  # fmt: skip
         protocol, totals = self.recipe.protocol.step(state.protocol, exchange), exchange.totals
         self._check_finite(protocol)

@@ -7,8 +7,12 @@ the result; what arrives early waits. Where more clients are asked than are need
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
+
+from torch import Tensor
 
 from fedfm.aggregation import Contribution, Rule
 from fedfm.algorithms import Algorithm
@@ -34,9 +38,25 @@ from fedfm.spec import Spec
 from fedfm.trackers.listeners import Listener
 from fedfm.updates import Failure, MessageError, Reply, Request, Update, UpdatePath, decode_update
 from fedfm.updates.payload import ACTIVITY
+from fedfm.wire import stored_bytes
 
-OWN_PARAMS = "params"
-"""Namespace of a client's own parameters, which a protocol keeps for it."""
+ARRIVAL = "arrival"
+"""Kind of the event that an update of an asynchronous run has arrived."""
+
+
+@dataclass
+class Pending:
+    """What lasts from one round to the next while a process plays a run.
+
+    Attributes:
+        outstanding: client id → what it was asked and has not answered.
+        early: replies that arrived before their turn in ``replay``.
+        replay: clients in the order in which their updates arrived before the run was interrupted.
+    """
+
+    outstanding: dict[str, tuple[Ask, Message]] = field(default_factory=dict)
+    early: dict[str, Reply] = field(default_factory=dict)
+    replay: deque[str] = field(default_factory=deque)
 
 
 class Exchange:
@@ -68,6 +88,7 @@ class Exchange:
         watch: Stopwatch,
         listeners: Sequence[Listener],
         stop: StopRequest,
+        pending: Pending,
     ) -> None:
         self.experiment, self.runtime, self.outbox, self.store, self.folder = (
             experiment, runtime, outbox, store, folder,
@@ -76,7 +97,7 @@ class Exchange:
         self.listeners, self.stop = listeners, stop
         self.totals = Totals()
         self._recipe = experiment.recipe
-        self._outstanding: dict[str, tuple[Ask, Message]] = {}
+        self._pending = pending
 
     @property
     def algorithm(self) -> Algorithm:
@@ -128,13 +149,19 @@ class Exchange:
         return self._recipe.local.learning_rate_at(round, self._recipe.federation.rounds)
 
     def ask(
-        self, asks: Mapping[str, Ask], *, copies: Mapping[str, int] | None = None, quorum: bool = True
+        self,
+        asks: Mapping[str, Ask],
+        *,
+        copies: Mapping[str, int] | None = None,
+        staleness: Mapping[str, int] | None = None,
+        quorum: bool = True,
     ) -> Iterator[ClientUpdate]:
         """Asks clients and yields their sound answers, as `fedfm.protocols.IO.ask`."""
         enough = self._enough(asks) if quorum else None
         wanted, ordering = enough or len(asks), Ordering(list(asks), as_they_come=enough is not None)
         self.submit(asks)
         answered = set[str]()
+        copied, stale = copies or {}, staleness or {}
         before = self.totals.accepted
         try:
             while len(answered) < len(asks) and (reply := self.runtime.next()) is not None:
@@ -145,7 +172,7 @@ class Exchange:
                     continue
                 answered.add(reply.client)
                 for whose, early in ordering.after(reply.client, reply):
-                    yield from self._take(whose, early, copies)
+                    yield from self._take(whose, early, copied.get(whose, 1), stale.get(whose, 0))
                 for listener in self.listeners:
                     done = min(len(answered), wanted)
                     listener.on_client(self.state.round + 1, done, wanted, reply.client, seconds)
@@ -158,12 +185,12 @@ class Exchange:
         for client, left in ordering.left():
             if enough is not None and self.totals.accepted - before == enough:
                 self._event("late", client, f"{enough} others were faster")
-                del self._outstanding[client]
+                del self._pending.outstanding[client]
             else:
                 reply = Reply(client, Failure(client, "it gave no answer")) if left is None else left
-                yield from self._take(client, reply, copies)
+                yield from self._take(client, reply, copied.get(client, 1), stale.get(client, 0))
         if quorum:
-            self._check_quorum(self.totals.accepted - before, wanted)
+            self.require(self.totals.accepted - before, wanted)
 
     def submit(self, asks: Mapping[str, Ask]) -> None:
         """Sends clients what they are asked."""
@@ -171,42 +198,74 @@ class Exchange:
             self.experiment.release()
         messages = self.outbox.write(asks, self.state, self.records.wire, self.forget)
         requests = [Request(client, message.content, self._own(client)) for client, message in messages.items()]
-        self.totals.bytes_down += sum(len(request.message) for request in requests)
-        self._outstanding |= {client: (asks[client], message) for client, message in messages.items()}
+        self.totals.bytes_down += sum(len(messages[client].content) for client in asks if asks[client].counted)
+        self._pending.outstanding |= {client: (asks[client], message) for client, message in messages.items()}
         if self.state.proxy is not None and self.experiment.client_model.weights:
             new = dict.fromkeys(asks, self.state.proxy.number)
             self.totals.downloaded |= {client: new[client] for client in asks if client not in self.state.holders}
         self.watch.lap("wire")
         self.runtime.submit(requests)
 
+    @property
+    def outstanding(self) -> Collection[str]:
+        """Clients that have not answered."""
+        return self._pending.outstanding.keys()
+
+    def duration(self, client: str, number: int) -> float:
+        """Virtual seconds of a client's work."""
+        return self.experiment.duration(client, number)
+
     def next(self, staleness: Mapping[str, int]) -> ClientUpdate | None:
         """The next sound answer to what was submitted."""
-        while (reply := self.runtime.next()) is not None:
+        while (reply := self._next_reply()) is not None:
             self.watch.lap("train")
             self.stop.check(f"in round {self.state.round + 1}")
-            for update in self._take(reply.client, reply, None, staleness.get(reply.client, 0)):
+            replayed = bool(self._pending.replay) and self._pending.replay[0] == reply.client
+            if replayed:
+                self._pending.replay.popleft()
+            for update in self._take(reply.client, reply, 1, staleness.get(reply.client, 0)):
+                if not replayed:
+                    self.note(ARRIVAL, update.client, "its update has arrived")
                 return update
         return None
+
+    def _next_reply(self) -> Reply | None:
+        """The next reply, in the order of ``replay`` as long as there is one."""
+        pending = self._pending
+        if not pending.replay and pending.early:
+            return pending.early.pop(next(iter(pending.early)))
+        while True:
+            if pending.replay and pending.replay[0] in pending.early:
+                return pending.early.pop(pending.replay[0])
+            reply = self.runtime.next()
+            if reply is None or not pending.replay or reply.client == pending.replay[0]:
+                return reply
+            pending.early[reply.client] = reply
 
     def note(self, kind: str, client: str | None, reason: str) -> None:
         """Adds a line to the run's events, at once."""
         event = {"round": self.state.round + 1, "kind": kind, "client": client, "reason": reason}
         self.folder.append(self.folder.events, event)
 
-    def keep(self, client: str, params: Params) -> None:
-        """Stores a client's own parameters with this round's state."""
-        number, key = self.state.round + 1, f"{OWN_PARAMS}/{client}"
-        sha256 = self.store.put(key, number, encode_state({OWN_PARAMS: params}))
-        self.totals.versions[key] = StateVersion(number, sha256)
+    def keep(self, name: str, client: str, params: Params) -> None:
+        """Stores tensors of a client with this round's state."""
+        number, key = self.state.round + 1, f"{name}/{client}"
+        self.totals.versions[key] = StateVersion(number, self.store.put(key, number, encode_state({name: params})))
 
-    def kept(self, client: str) -> Params | None:
-        """What `keep` stored for a client in its last committed round."""
-        key = f"{OWN_PARAMS}/{client}"
-        version = self.state.versions.get(key)
+    def kept(self, name: str, client: str, *, fresh: bool = False) -> Params | None:
+        """What `keep` stored."""
+        key = f"{name}/{client}"
+        version = (self.totals.versions if fresh else self.state.versions).get(key)
         if version is None:
             return None
         content = self.store.get(key, version.number, sha256=version.sha256)
-        return None if content is None else decode_state(content)[OWN_PARAMS]
+        return None if content is None else decode_state(content)[name]
+
+    def peer(self, sender: str, receiver: str, params: Params) -> None:
+        """Records that one client sent another its tunable."""
+        size = stored_bytes(params)
+        self.totals.bytes_up += size
+        self.records.wire.append(message_record(self.state.round + 1, "peer", [sender, receiver], size, params))
 
     def _own(self, client: str) -> bytes | None:
         """What a simulated client keeps, to ride beside its message."""
@@ -222,14 +281,12 @@ class Exchange:
             return None
         return min(federation.cohort_size(len(self.clients)), len(asks))
 
-    def _take(
-        self, client: str, reply: Reply, copies: Mapping[str, int] | None, staleness: int = 0
-    ) -> Iterator[ClientUpdate]:
+    def _take(self, client: str, reply: Reply, copies: int, staleness: int) -> Iterator[ClientUpdate]:
         """The answer, if it is sound; writes down what it is otherwise."""
-        if client not in self._outstanding:
+        if client not in self._pending.outstanding:
             self._refuse(client, "it was not asked")
             return
-        ask, message = self._outstanding.pop(client)
+        ask, message = self._pending.outstanding.pop(client)
         if isinstance(reply.content, Failure):
             failure = reply.content
             self.totals.failed += 1
@@ -237,19 +294,23 @@ class Exchange:
             self._event("failed", client, line(failure.reason), details=lines(failure.details))
             return
         size = len(reply.content)
-        self.totals.bytes_up += size
+        self.totals.bytes_up += size if ask.counted else 0
         try:
             update = decode_update(reply.content)
-            sound = self._sound(client, update, ask, message, (copies or {}).get(client, 1), staleness)
+            sound = self._sound(client, update, ask, message, copies, staleness)
             self._keep_state(client, reply, update)
         except MessageError as error:
             # Nothing is known of the tensors in it.
-            self.records.wire.append(message_record(ask.round, "up", [client], size, {}))
+            self._list_up(ask, client, size, {})
             self._refuse(client, line(error))
             return
-        self.records.wire.append(message_record(ask.round, "up", [client], size, update.tensors))
+        self._list_up(ask, client, size, update.tensors)
         self._count(client, sound)
         yield sound
+
+    def _list_up(self, ask: Ask, client: str, size: int, tensors: Mapping[str, Tensor]) -> None:
+        if ask.counted:
+            self.records.wire.append(message_record(ask.round, "up", [client], size, tensors))
 
     def _sound(
         self, client: str, update: Update, ask: Ask, message: Message, copies: int, staleness: int
@@ -319,7 +380,8 @@ class Exchange:
             {"round": self.state.round + 1, "kind": kind, "client": client, "reason": reason, **more}
         )
 
-    def _check_quorum(self, accepted: int, wanted: int) -> None:
+    def require(self, accepted: int, wanted: int) -> None:
+        """Checks the quorum, as `fedfm.protocols.IO.require`."""
         federation = self._recipe.federation
         quorum, least = federation.quorum, federation.min_clients or 0
         if accepted >= max(quorum * wanted, least):

@@ -75,7 +75,9 @@ class Outbox:
                 forget_before=forget_before,
             )
             message = self._message(ask, facts, slices, state.proxy)
-            ledger.append(message_record(ask.round, "down", clients, len(message.content), message.instruction.tensors))
+            if ask.counted:
+                size, tensors = len(message.content), message.instruction.tensors
+                ledger.append(message_record(ask.round, "down", clients, size, tensors))
             messages |= dict.fromkeys(clients, message)
         return messages
 

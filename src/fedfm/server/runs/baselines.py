@@ -1,4 +1,4 @@
-"""What a federation is measured against: always the commonest class, each client alone, all data in one place.
+"""Baselines of a federation: the most frequent class, each client alone, all data in one place.
 
 Each is trained with the same code and local settings as the run itself, from the same start: `pooled` with as many
 optimiser steps as all clients together took, `local` with as many as a client took on average.
@@ -20,7 +20,7 @@ from fedfm.server.experiment.build import Experiment
 from fedfm.server.rounds.state import RunState
 
 LOCAL_CLIENTS = 10
-"""How many clients, a keyed choice, are trained alone for the baseline `local`."""
+"""The number of clients, chosen by a keyed generator, that are trained alone for the baseline `local`."""
 
 
 Clients = Mapping[str, np.ndarray]
@@ -28,13 +28,13 @@ Clients = Mapping[str, np.ndarray]
 
 
 def baselines(experiment: Experiment, state: RunState) -> dict[str, Any]:
-    """Headline test metric of each baseline: ``majority`` where there are classes, the others where asked.
+    """Headline test metric of each baseline: ``majority`` where there are classes, others where the recipe names them.
 
-    None where clients hold their data.
+    Empty where clients hold their own data.
 
     Args:
         experiment: the run; its tunable is overwritten.
-        state: the finished run; says how many steps each round took.
+        state: the state after the run, with the number of steps of each round.
     """
     results: dict[str, Any] = {}
     data, training, worker = experiment.data, experiment.data.training, experiment.worker
@@ -53,9 +53,9 @@ def baselines(experiment: Experiment, state: RunState) -> dict[str, Any]:
 
 
 def _pooled(experiment: Experiment, state: RunState, clients: Clients, worker: Worker) -> float:
-    """One client that holds everybody's examples takes each round as many steps as the whole cohort did.
+    """One client with all examples takes as many steps in each round as the whole cohort did.
 
-    It trains the backbone, also where clients hold a proxy: nothing would keep it apart from the data.
+    It trains the backbone, also in a run with a proxy: with pooled data a proxy has no purpose.
     """
     indices = np.sort(np.concatenate(list(clients.values())))
     on_backbone = replace(worker, tunable=experiment.tunable)
@@ -64,9 +64,9 @@ def _pooled(experiment: Experiment, state: RunState, clients: Clients, worker: W
 
 
 def _local(experiment: Experiment, state: RunState, clients: Clients, worker: Worker) -> dict[str, float]:
-    """Some clients train alone what they hold, as often as they took part on average; the test set judges them.
+    """Some clients train alone, in as many rounds as a client took part in on average; they are scored on the test set.
 
-    A proxy is the latest, to whose alignment the federation has contributed: with one, this flatters being alone.
+    They train on the latest proxy, which the federation has helped to align, so the baseline is slightly too good.
     """
     if state.proxy is not None:
         worker.copy.download(state.proxy)
@@ -84,7 +84,7 @@ def _local(experiment: Experiment, state: RunState, clients: Clients, worker: Wo
 def _train_alone(
     experiment: Experiment, worker: Worker, start: Params, indices: np.ndarray, key: str, steps: list[int]
 ) -> float:
-    """Headline test metric after plain training, without the algorithm's hook, of ``steps`` a round."""
+    """Headline test metric after plain training, without the algorithm's hooks, with ``steps`` in each round."""
     plain = replace(worker, contract=replace(worker.contract, rule=Algorithm()))
     plain.tunable.write(start)
     for number, budget in enumerate(steps, start=1):

@@ -1,4 +1,4 @@
-"""What a run will do, in numbers, before any compute: for the display at its start and for ``fedfm check``."""
+"""The plan of a run in numbers, before any training: for the display at its start and for ``fedfm check``."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from fedfm.spec import count
 
 
 def plan(recipe: Recipe) -> dict[str, Any]:
-    """Reads the data, loads the backbone, attaches the tunable and says what a run would do; trains nothing.
+    """Reads the data, loads the backbone, attaches the tunable and returns the plan of a run; trains nothing.
 
     Raises:
-        RecipeError: something in the recipe does not fit.
+        RecipeError: the recipe does not fit the data or the model.
         DataError: a file cannot be read.
     """
     return describe(build_experiment(recipe))
 
 
 def client_table(recipe: Recipe) -> list[dict[str, Any]]:
-    """The split: one row a client with its id, examples, examples by label and examples held out.
+    """The split: one row a client with its id, its training examples, their labels and its held-out examples.
 
     Raises:
-        RecipeError: something in the recipe does not fit.
+        RecipeError: the recipe does not fit the data or the model.
         DataError: a file cannot be read.
     """
     return prepare_data(recipe).table()
@@ -77,13 +77,13 @@ def describe(experiment: Experiment) -> dict[str, Any]:
 
 
 def _partition(recipe: Recipe) -> str:
-    """How examples come to clients, in a word."""
+    """The kind of the split."""
     return FILE if recipe.data.client == FILE else recipe.partition.kind
 
 
 def _describe_data(data: FederatedData) -> dict[str, Any]:
     sizes = list(data.clients.values())
-    known = all(sizes)  # how much a site holds is told when it joins, and every site holds something
+    known = all(sizes)  # a site says how many examples it has when it joins; none has 0
     return {
         "train": sum(sizes) if known else None,
         "validation": None if data.validation is None else len(data.validation),

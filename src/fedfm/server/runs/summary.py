@@ -112,6 +112,7 @@ def proxy_figures(experiment: Experiment, state: RunState) -> dict[str, Any] | N
     own = None if realigned else experiment.evaluate_client_model(delivered.params)
     return {
         "kind": experiment.recipe.proxy.kind,
+        "title": experiment.recipe.proxy.title,
         "version": version.number,
         **sizes,
         "initial": state.initial["proxy"],

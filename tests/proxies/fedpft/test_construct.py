@@ -15,10 +15,10 @@ from fedfm.errors import RecipeError
 from fedfm.models.backbones import Backbone
 from fedfm.models.families import attention_targets, blocks
 from fedfm.params import Params
-from fedfm.proxies.construct import Kept, choose, compressed_blocks, make_proxy, own_parameters
+from fedfm.proxies.fedpft.construct import Kept, choose, compressed_blocks, make_proxy, own_parameters
+from fedfm.proxies.fedpft.settings import FedPFT
 from fedfm.proxies.ffn import neurons, output_layer
-from fedfm.proxies.model import make
-from fedfm.proxies.settings import FedPFT
+from fedfm.proxies.pair import make_pair
 from tests.models.cases import ALIKE, CASES, CUT_KINDS, Case, batch, load, logits
 
 cases = pytest.mark.parametrize("case", CASES, ids="-".join)
@@ -162,7 +162,7 @@ def test_own_parameters_are_those_that_distillation_may_change() -> None:
 
 
 def test_params_of_another_proxy_are_refused_and_nothing_is_written() -> None:
-    model = make(FedPFT(ffn_keep=0.25, keep_layers=[0]), load("tiny-bert", "text"), None, seed=0)
+    model = make_pair(FedPFT(ffn_keep=0.25, keep_layers=[0]), load("tiny-bert", "text"), None, seed=0)
     before = model.read()
     model.write({name: tensor + 1 for name, tensor in before.items()})
     written = model.read()

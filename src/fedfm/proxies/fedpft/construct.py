@@ -5,22 +5,18 @@ Peng et al., FedPFT: Federated Proxy Fine-Tuning of Foundation Models, arXiv:240
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
 
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from fedfm.errors import RecipeError
 from fedfm.models.backbones import Backbone
 from fedfm.models.families import Block, blocks
-from fedfm.proxies.ffn import keep_neurons, neuron_tensors, neurons, output_bias
-from fedfm.proxies.settings import FedPFT
-
-Kept = dict[str, Tensor]
-"""Indices of the neurons that stay, int64 [m'] ascending, by the path of each compressed block."""
+from fedfm.proxies.fedpft.settings import FedPFT
+from fedfm.proxies.ffn import Kept, keep_neurons, neuron_tensors, neurons, output_bias
+from fedfm.proxies.pair import sharing_copy
 
 
 def compressed_blocks(backbone: Backbone, keep_layers: Sequence[int]) -> list[Block]:
@@ -107,13 +103,6 @@ def make_proxy(backbone: Backbone, kept: Mapping[str, Tensor]) -> Backbone:
     for block in kept_blocks(proxy, kept):
         keep_neurons(block, kept[block.path])
     return proxy
-
-
-def sharing_copy(model: PreTrainedModel, own: Iterable[nn.Parameter]) -> PreTrainedModel:
-    """A copy of a model that shares its parameters and buffers with it, all but ``own``, which are copied."""
-    copied = {id(parameter) for parameter in own}
-    tensors = [*model.parameters(), *model.buffers()]
-    return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors if id(tensor) not in copied})
 
 
 def own_parameters(proxy: Backbone, kept: Mapping[str, Tensor]) -> dict[str, nn.Parameter]:

@@ -26,7 +26,7 @@ from fedfm.models.families import Block, blocks
 from fedfm.models.tunable import Tunable
 from fedfm.models.tunables import IA3, BitFit, Dora, Full, Head, Lora, Prompt, TuneSettings
 from fedfm.params import Params
-from fedfm.proxies.offsite import (
+from fedfm.proxies.offsite.layers import (
     Layers,
     choose_layers,
     emulator_pair,
@@ -34,8 +34,8 @@ from fedfm.proxies.offsite import (
     make_offsite,
     with_adapters,
 )
+from fedfm.proxies.offsite.settings import Offsite
 from fedfm.proxies.plugin import plug_in_map
-from fedfm.proxies.settings import Offsite
 from tests.models.cases import CASES, TASKS, Case, batch, load, logits
 from tests.models.deep import deep, of_model
 

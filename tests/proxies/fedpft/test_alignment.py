@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 
 from fedfm.models.tunable import Tunable
 from fedfm.models.tunables import Lora
-from fedfm.proxies.activity import measure_activity
-from fedfm.proxies.alignment import Aligned, align, choose_neurons, overlap, require_same_tunable
+from fedfm.proxies.fedpft.activity import measure_activity
+from fedfm.proxies.fedpft.alignment import Aligned, align, choose_neurons, overlap, require_same_tunable
+from fedfm.proxies.fedpft.settings import Alignment
 from fedfm.proxies.ffn import neuron_tensors
 from fedfm.proxies.hidden import layer_errors
-from fedfm.proxies.settings import Alignment
 from tests.proxies.small_proxy import KEPT, Small, changed, public_batches, small_proxy, values
 
 NAMES = ["tiny-bert", "tiny-distilbert", "tiny-gpt2", "tiny-opt", "tiny-llama", "tiny-vit"]

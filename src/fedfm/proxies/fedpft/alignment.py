@@ -15,11 +15,12 @@ from torch import Tensor, nn
 
 from fedfm.models.families import Block
 from fedfm.models.tunable import Tunable
-from fedfm.proxies.activity import Activity, tie_share, usage_scores
 from fedfm.proxies.distillation import distill
+from fedfm.proxies.fedpft.activity import Activity, tie_share, usage_scores
+from fedfm.proxies.fedpft.settings import Alignment
 from fedfm.proxies.ffn import neuron_tensors, neurons
 from fedfm.proxies.hidden import Pairs
-from fedfm.proxies.settings import Alignment, Distillation
+from fedfm.proxies.settings import Distillation
 from fedfm.randomness import numpy_generator
 from fedfm.tasks.base import Batch
 
@@ -75,7 +76,7 @@ def align(
         teacher: the backbone, with what was aggregated.
         student: the proxy, with the same.
         pairs: compressed blocks, the backbone's and the proxy's.
-        own: what may change of the proxy, as `fedfm.proxies.construct.own_parameters` names it.
+        own: what may change of the proxy, as `fedfm.proxies.fedpft.construct.own_parameters` names it.
         activity: of the neurons of the proxy's blocks, by path; not needed when all are refitted.
         batches: public ones, one a step.
         settings: share, score and optimiser.

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from fedfm.models.backbones import Backbone
+from fedfm.proxies.fedpft.scores import concat_l2, product, scores
+from fedfm.proxies.fedpft.settings import NeuronScore
 from fedfm.proxies.ffn import neuron_tensors, neurons, output_layer
-from fedfm.proxies.scores import concat_l2, product, scores
-from fedfm.proxies.settings import Score
 from fedfm.proxies.trace import hidden_states, run
 from fedfm.randomness import numpy_generator
 from fedfm.tasks.base import Batch
@@ -19,11 +19,11 @@ from tests.models.cases import CASES, Case, load
 from tests.proxies.small_proxy import blocks_of, changed, public_batches, values
 
 cases = pytest.mark.parametrize("case", CASES, ids="-".join)
-KINDS: tuple[Score, ...] = ("concat-l2", "product", "activation", "gradient")
+KINDS: tuple[NeuronScore, ...] = ("concat-l2", "product", "activation", "gradient")
 BERT, GPT2, LLAMA = ("tiny-bert", "text"), ("tiny-gpt2", "text"), ("tiny-llama", "text")
 
 
-def scored(backbone: Backbone, kind: Score, batches: list[Batch], seed: int = 0) -> dict[str, Tensor]:
+def scored(backbone: Backbone, kind: NeuronScore, batches: list[Batch], seed: int = 0) -> dict[str, Tensor]:
     return scores(backbone, blocks_of(backbone), kind, batches, seed)
 
 
@@ -129,7 +129,7 @@ def test_gradient_is_how_the_read_out_changes_with_a_neurons_output(case: Case) 
 
 @pytest.mark.parametrize("kind", ["product", "activation", "gradient"])
 @cases
-def test_a_neuron_whose_output_weighs_nothing_scores_zero(case: Case, kind: Score) -> None:
+def test_a_neuron_whose_output_weighs_nothing_scores_zero(case: Case, kind: NeuronScore) -> None:
     backbone = load(*case)
     block = blocks_of(backbone)[1]
     weight = output_layer(block).get_parameter("weight").data
@@ -141,7 +141,7 @@ def test_a_neuron_whose_output_weighs_nothing_scores_zero(case: Case, kind: Scor
 
 @pytest.mark.parametrize("case", [BERT, GPT2, LLAMA], ids="-".join)
 @pytest.mark.parametrize("kind", ["activation", "gradient"])
-def test_padding_does_not_count(case: Case, kind: Score) -> None:
+def test_padding_does_not_count(case: Case, kind: NeuronScore) -> None:
     backbone = load(*case)
     (batch,) = public_batches(backbone, 1)
     wider = {name: torch.nn.functional.pad(tensor, (0, 6)) for name, tensor in batch.items()}
@@ -184,7 +184,7 @@ def test_some_blocks_can_be_scored_alone() -> None:
 
 
 @pytest.mark.parametrize("kind", ["activation", "gradient"])
-def test_data_driven_scores_need_data(kind: Score) -> None:
+def test_data_driven_scores_need_data(kind: NeuronScore) -> None:
     with pytest.raises(ValueError, match=f"the score {kind} needs batches"):
         scored(load(*BERT), kind, [])
 

@@ -16,9 +16,10 @@ from transformers import PretrainedConfig, PreTrainedModel
 from fedfm.errors import RecipeError
 from fedfm.models.backbones import Backbone
 from fedfm.models.families import Block, blocks
-from fedfm.proxies.construct import compressed_blocks, sharing_copy
+from fedfm.proxies.fedpft.construct import compressed_blocks
 from fedfm.proxies.ffn import neuron_tensors
-from fedfm.proxies.settings import Offsite
+from fedfm.proxies.offsite.settings import Offsite
+from fedfm.proxies.pair import sharing_copy
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from transformers.activations import ReLUSquaredActivation
 from fedfm.models.families import Block
 from fedfm.params import Params
 from fedfm.printable import quoted
+from fedfm.proxies.fedpft.settings import UsageScore
 from fedfm.proxies.ffn import neurons, output_layer, vectors
 from fedfm.proxies.precision import wide
 from fedfm.proxies.trace import Model, base_of, real_positions, run
@@ -34,8 +35,6 @@ MOST_TOKENS, MOST_MAGNITUDE = 2**40, 2**53
 """Counts beyond these are not believed; up to a thousand clients' add up to less than 64 bits hold."""
 
 _COUNTS = ("zeros", "near_zeros", "magnitude")
-
-Score = Literal["auto", "apoz", "soft-apoz", "contribution"]
 
 
 @dataclass(frozen=True)
@@ -169,7 +168,7 @@ def measure_activity(model: Model, blocks: Sequence[Block], batches: Iterable[Ba
     return counted
 
 
-def usage_scores(kind: Score, activity: Activity, block: Block) -> Tensor:
+def usage_scores(kind: UsageScore, activity: Activity, block: Block) -> Tensor:
     """How little each neuron is used, float64 [m]; the highest is used least.
 
     Args:

@@ -11,25 +11,25 @@ from torch import Tensor
 from fedfm.models.backbones import Backbone
 from fedfm.models.families import Block, blocks
 from fedfm.params import Params, digest
-from fedfm.proxies.construct import make_proxy, own_parameters
+from fedfm.proxies.base import ModelVersion, StaleProxyError
+from fedfm.proxies.fedpft.construct import make_proxy, own_parameters
+from fedfm.proxies.fedpft.versions import NeuronCopy, changes_since, first_version, next_version
 from fedfm.proxies.ffn import neurons
-from fedfm.proxies.versions import HeldProxy, ProxyVersion, StaleProxyError
 from tests.models.cases import load
 
 PATHS = {"tiny-bert": "encoder.layer.1", "tiny-gpt2": "h.1", "tiny-llama": "layers.1"}
 
 
-def held(model: str) -> tuple[HeldProxy, list[Block]]:
+def held(model: str) -> tuple[NeuronCopy, list[Block]]:
     backbone = load(model, "text")
     kept = {PATHS[model]: torch.arange(0, 32, 4)}
     proxy: Backbone = make_proxy(backbone, kept)
     compressed = [block for block in blocks(proxy.model, proxy.family) if block.path in kept]
-    return HeldProxy(
-        {name: tensor.detach() for name, tensor in own_parameters(proxy, kept).items()}, compressed
-    ), compressed
+    own = {name: tensor.detach() for name, tensor in own_parameters(proxy, kept).items()}
+    return NeuronCopy(proxy, own, blocks=compressed), compressed
 
 
-def moved(version: ProxyVersion, chosen: Tensor, compressed: list[Block], step: float) -> ProxyVersion:
+def moved(version: ModelVersion, chosen: Tensor, compressed: list[Block], step: float) -> ModelVersion:
     """The version after an alignment that adds ``step`` to the chosen neurons and to all that no neuron owns."""
     from fedfm.proxies.ffn import neuron_tensors
 
@@ -38,13 +38,13 @@ def moved(version: ProxyVersion, chosen: Tensor, compressed: list[Block], step: 
         for tensor in neuron_tensors(block):
             name = f"{block.path}.{tensor.name}"
             own[name] = version.own[name] + step * tensor.mask(version.own[name], chosen)
-    return version.next(own, {block.path: chosen for block in compressed})
+    return next_version(version, own, {block.path: chosen for block in compressed})
 
 
 @pytest.fixture(params=list(PATHS))
-def proxies(request: pytest.FixtureRequest) -> tuple[HeldProxy, list[Block], list[ProxyVersion]]:
+def proxies(request: pytest.FixtureRequest) -> tuple[NeuronCopy, list[Block], list[ModelVersion]]:
     client, compressed = held(request.param)
-    first = ProxyVersion.first({name: tensor.clone() for name, tensor in client.own.items()}, compressed)
+    first = first_version({name: tensor.clone() for name, tensor in client.own.items()}, compressed)
     chosen = torch.zeros(8, dtype=torch.bool)
     second = moved(first, chosen.index_fill(0, torch.tensor([1, 4]), True), compressed, 1.0)
     third = moved(second, chosen.index_fill(0, torch.tensor([4, 5, 6]), True), compressed, 0.5)
@@ -55,16 +55,16 @@ def proxies(request: pytest.FixtureRequest) -> tuple[HeldProxy, list[Block], lis
 def test_what_a_client_missed_makes_its_proxy_the_latest(proxies, since: int) -> None:
     client, compressed, versions = proxies
     client.download(versions[since])
-    client.receive(versions[2].changes(since, compressed), since=since, number=2)
+    client.receive(changes_since(versions[2], since, compressed), since=since, number=2)
     assert digest(dict(client.own)) == digest(versions[2].own)
     assert client.number == 2
 
 
 def test_only_neurons_that_changed_since_travel(proxies) -> None:
     _, (block,), versions = proxies
-    assert versions[2].changes(2, [block]) == {}
-    assert versions[2].changes(0, [block])[f"{block.path}.neurons"].tolist() == [1, 4, 5, 6]
-    changes = versions[2].changes(1, [block])
+    assert changes_since(versions[2], 2, [block]) == {}
+    assert changes_since(versions[2], 0, [block])[f"{block.path}.neurons"].tolist() == [1, 4, 5, 6]
+    changes = changes_since(versions[2], 1, [block])
     assert changes[f"{block.path}.neurons"].tolist() == [4, 5, 6]
     output = next(tensor for name, tensor in changes.items() if block.stack.ffn.output in name and tensor.dim() == 2)
     assert sorted(output.shape) == [3, 16]
@@ -74,14 +74,14 @@ def test_only_neurons_that_changed_since_travel(proxies) -> None:
 def test_changes_since_long_ago_also_serve_a_client_that_is_less_behind(proxies) -> None:
     client, compressed, versions = proxies
     client.download(versions[1])
-    client.receive(versions[2].changes(0, compressed), since=0, number=2)
+    client.receive(changes_since(versions[2], 0, compressed), since=0, number=2)
     assert digest(dict(client.own)) == digest(versions[2].own)
 
 
 def test_a_client_that_is_further_behind_is_told_so_and_left_as_it_was(proxies) -> None:
     client, compressed, versions = proxies
     with pytest.raises(StaleProxyError, match="holds version 0 of the proxy, and the message leads from 1 to 2"):
-        client.receive(versions[2].changes(1, compressed), since=1, number=2)
+        client.receive(changes_since(versions[2], 1, compressed), since=1, number=2)
     assert digest(dict(client.own)) == digest(versions[0].own)
     assert client.number == 0
 
@@ -90,12 +90,12 @@ def test_a_client_that_is_ahead_is_refused(proxies) -> None:
     client, compressed, versions = proxies
     client.download(versions[2])
     with pytest.raises(StaleProxyError, match="holds version 2"):
-        client.receive(versions[1].changes(0, compressed), since=0, number=1)
+        client.receive(changes_since(versions[1], 0, compressed), since=0, number=1)
 
 
 def test_changes_of_another_proxy_are_refused(proxies) -> None:
     client, compressed, versions = proxies
-    changes = versions[2].changes(0, compressed)
+    changes = changes_since(versions[2], 0, compressed)
     changes.pop(next(iter(changes)))
     with pytest.raises(StaleProxyError, match="another proxy"):
         client.receive(changes, since=0, number=2)
@@ -122,7 +122,7 @@ def test_changes_that_do_not_fit_are_refused_before_anything_is_written(
     proxies, tensor: str, value: Tensor | str, said: str
 ) -> None:
     client, compressed, versions = proxies
-    changes = versions[2].changes(0, compressed)
+    changes = changes_since(versions[2], 0, compressed)
     name = f"{compressed[0].path}.neurons" if tensor == "neurons" else list(client.own)[-1]
     changes[name] = changes[name].double() if isinstance(value, str) else value
     with pytest.raises(StaleProxyError, match=f"another proxy than the one that the client holds: .*{said}"):
@@ -134,5 +134,5 @@ def test_changes_that_do_not_fit_are_refused_before_anything_is_written(
 def test_a_version_is_not_changed_by_the_next(proxies) -> None:
     _, compressed, versions = proxies
     before = dataclasses.replace(versions[0], changed={path: t.clone() for path, t in versions[0].changed.items()})
-    versions[0].next(versions[1].own, {block.path: torch.ones(8, dtype=torch.bool) for block in compressed})
+    next_version(versions[0], versions[1].own, {block.path: torch.ones(8, dtype=torch.bool) for block in compressed})
     assert all(torch.equal(versions[0].changed[path], before.changed[path]) for path in before.changed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,12 @@ import torch
 from fedfm.clients import Worker
 from fedfm.errors import RecipeError, TooFewClientsError
 from fedfm.params import Params, digest, tensor_digest
+from fedfm.proxies.base import ModelVersion
+from fedfm.proxies.fedpft.model import FedPFTModel
+from fedfm.proxies.fedpft.pair import FedPFTPair
+from fedfm.proxies.fedpft.versions import next_version
 from fedfm.proxies.ffn import neuron_tensors
 from fedfm.proxies.folder import base_parameters
-from fedfm.proxies.versions import ProxyVersion
 from fedfm.recipe import load_recipe
 from fedfm.records import jsonl
 from fedfm.records.folder import RunFolder
@@ -23,7 +27,7 @@ from fedfm.server.experiment.build import Experiment, build_experiment
 from fedfm.server.rounds.driver import RoundLoop
 from fedfm.server.rounds.interrupts import StopRequest
 from fedfm.server.rounds.state import RunState
-from fedfm.updates import decode_instruction
+from fedfm.updates import Reply, Request, decode_instruction
 from fedfm.wire import from_bytes
 from tests.small import small_recipe
 
@@ -45,6 +49,11 @@ def build(folder: Path, proxy: dict[str, Any] = FEDPFT, **changes: Any) -> Exper
     return build_experiment(load_recipe(recipe))
 
 
+def pair_of(experiment: Experiment) -> FedPFTPair:
+    assert isinstance(experiment.proxy, FedPFTModel)
+    return experiment.proxy.pair
+
+
 def play(experiment: Experiment, folder: Path) -> tuple[RoundLoop, RunState]:
     run = RunFolder.create(folder / "run")
     loop = RoundLoop(experiment, LocalRuntime(experiment.worker), run, [], StopRequest())
@@ -59,8 +68,8 @@ def test_before_round_1_backbone_and_proxy_start_alike(tmp_path: Path) -> None:
     experiment = build(tmp_path, tune={"kind": "lora", "target_modules": "all"})
     assert experiment.proxy is not None
     experiment.plug_in(experiment.start)
-    experiment.proxy.proxy.write(experiment.start)
-    on_backbone, on_proxy = experiment.tunable.read(), experiment.proxy.proxy.read()
+    experiment.proxy.server_tunable.write(experiment.start)
+    on_backbone, on_proxy = experiment.tunable.read(), experiment.proxy.server_tunable.read()
     assert on_backbone.keys() == on_proxy.keys()
     same = [name for name in on_proxy if on_proxy[name].shape == on_backbone[name].shape]
     assert all(torch.equal(on_proxy[name], on_backbone[name]) for name in same)
@@ -94,12 +103,11 @@ def test_clients_train_on_the_proxy_that_the_server_has(tmp_path: Path) -> None:
     experiment = build(tmp_path)
     _, state = play(experiment, tmp_path)
     assert state.proxy is not None
-    assert experiment.proxy is not None
     assert experiment.worker.proxy is not None
     held = {name: tensor.detach() for name, tensor in experiment.worker.proxy.own.items()}
-    assert digest(held) == digest(state.proxy.own) == digest(experiment.proxy.model.read())
+    assert digest(held) == digest(state.proxy.own) == digest(pair_of(experiment).read())
     assert held.keys()
-    assert all(held[name].data_ptr() != parameter.data_ptr() for name, parameter in experiment.proxy.model.own.items())
+    assert all(held[name].data_ptr() != parameter.data_ptr() for name, parameter in pair_of(experiment).own.items())
 
 
 def test_the_backbone_is_left_as_it_was(tmp_path: Path) -> None:
@@ -112,10 +120,9 @@ def test_the_backbone_is_left_as_it_was(tmp_path: Path) -> None:
 @pytest.mark.parametrize("proxy", [FEDPFT, {**FEDPFT, "align": {**FEDPFT["align"], "data": "clients"}}])
 def test_nothing_that_the_proxy_hides_crosses_the_wire(tmp_path: Path, proxy: dict[str, Any]) -> None:
     experiment = build(tmp_path, proxy)
-    assert experiment.proxy is not None
-    kept = experiment.proxy.model.kept
+    kept = pair_of(experiment).kept
     hidden: set[str] = set()
-    for block, _ in experiment.proxy.model.pairs:
+    for block, _ in pair_of(experiment).compared:
         cut = torch.tensor(sorted(set(range(32)) - set(kept[block.path].tolist())))
         for tensor in neuron_tensors(block):
             weight = block.module.get_parameter(tensor.name).detach()
@@ -141,16 +148,19 @@ class Wire(LocalRuntime):
         self.down: list[Params] = []
         self.up: list[Params] = []
 
-    def hand_out(self, clients: Any, version: ProxyVersion) -> None:
+    def share(self, clients: Any, version: ModelVersion) -> None:
         self.downloads.append({name: tensor.detach().clone() for name, tensor in self.weights.items()})
-        super().hand_out(clients, version)
+        super().share(clients, version)
 
-    def exchange(self, messages: Any) -> Any:
-        self.down += [dict(from_bytes(message)[0]) for message in messages.values()]
-        for client, answer in super().exchange(messages):
-            assert isinstance(answer, bytes)
-            self.up.append(dict(from_bytes(answer)[0]))
-            yield client, answer
+    def submit(self, requests: Sequence[Request]) -> None:
+        self.down += [dict(from_bytes(request.message)[0]) for request in requests]
+        super().submit(requests)
+
+    def next(self, timeout: float | None = None) -> Reply | None:
+        if (reply := super().next()) is not None:
+            assert isinstance(reply.content, bytes)
+            self.up.append(dict(from_bytes(reply.content)[0]))
+        return reply
 
 
 def lines_of(params: Params) -> bytes:
@@ -179,8 +189,7 @@ def test_no_cut_neurons_vector_is_in_anything_that_passes(tmp_path: Path, model:
         tune={"kind": "lora", "target_modules": "all"},
         federation={"clients": 4, "per_round": 3, "rounds": 3},
     )
-    assert experiment.proxy is not None
-    base = experiment.proxy.model.backbone.model.base_model
+    base = pair_of(experiment).backbone.model.base_model
 
     def vectors(path: str, axis: int) -> list[bytes]:
         """A matrix's vector at each neuron."""
@@ -189,7 +198,7 @@ def test_no_cut_neurons_vector_is_in_anything_that_passes(tmp_path: Path, model:
 
     inputs, output = INPUTS_AND_OUTPUT[model]
     before = [vectors(*place) for place in (*inputs, output)]
-    ((_, indices),) = experiment.proxy.model.kept.items()
+    ((_, indices),) = pair_of(experiment).kept.items()
     kept = set(indices.tolist())
 
     wire = Wire(experiment)
@@ -241,11 +250,14 @@ class Backwards(LocalRuntime):
         super().__init__(worker)
         self.answered: list[list[str]] = []
 
-    def exchange(self, messages: Any) -> Any:
+    def submit(self, requests: Sequence[Request]) -> None:
         self.answered.append([])
-        for client, answer in super().exchange(dict(reversed(messages.items()))):
-            self.answered[-1].append(client)
-            yield client, answer
+        super().submit(requests[::-1])
+
+    def next(self, timeout: float | None = None) -> Reply | None:
+        if (reply := super().next()) is not None:
+            self.answered[-1].append(reply.client)
+        return reply
 
 
 def test_a_resumed_worker_is_brought_to_the_version_that_its_clients_hold(tmp_path: Path) -> None:
@@ -265,9 +277,9 @@ class Recording(LocalRuntime):
 
     messages: list[dict[str, bytes]] = []
 
-    def exchange(self, messages: Any) -> Any:
-        self.messages.append(dict(messages))
-        return super().exchange(messages)
+    def submit(self, requests: Sequence[Request]) -> None:
+        self.messages.append({request.client: request.message for request in requests})
+        super().submit(requests)
 
 
 def test_clients_at_one_version_share_a_message(tmp_path: Path) -> None:
@@ -291,14 +303,11 @@ def test_a_client_whose_proxy_is_too_old_fails_by_name(tmp_path: Path, monkeypat
     assert state.proxy is not None
     assert experiment.worker.proxy is not None
     chosen = {path: torch.ones_like(changed, dtype=torch.bool) for path, changed in state.proxy.changed.items()}
-    newer = state.proxy.next(state.proxy.own, chosen).next(state.proxy.own, chosen)
+    newer = next_version(next_version(state.proxy, state.proxy.own, chosen), state.proxy.own, chosen)
     believed = dataclasses.replace(state, proxy=newer, holders=dict.fromkeys("0123", 1))
-    monkeypatch.setattr(LocalRuntime, "hand_out", lambda self, clients, version: None)
+    monkeypatch.setattr(LocalRuntime, "share", lambda self, clients, version: None)
     with pytest.raises(TooFewClientsError, match="holds version 0 of the proxy, and the message leads from 1 to 2"):
         loop.play(believed)
-
-
-OFFSITE = {"kind": "offsite", "layers": 3, "adapters": 1, "distill": {"steps": 2, "batch_size": 4}, "probe": 4}
 
 
 @pytest.mark.parametrize(
@@ -306,7 +315,6 @@ OFFSITE = {"kind": "offsite", "layers": 3, "adapters": 1, "distill": {"steps": 2
     [
         ({"public": None}, "public", r"proxy\.closed_form.*builtin:pydoc.*closed_form=false"),
         ({"public": None, "proxy": {**FEDPFT, "closed_form": False}}, "public", r"proxy\.distill=null"),
-        ({"public": None, "proxy": OFFSITE}, "public", r"proxy\.distill"),
         ({"tune": {"kind": "full"}}, "tune.kind", "targets neurons that the proxy cuts"),
         ({"tune": {"kind": "dora", "target_modules": "ffn"}}, "tune.kind", "targets neurons that the proxy cuts"),
         ({"proxy": {**FEDPFT, "ffn_keep": 0.001}}, "proxy.ffn_keep", "leaves none"),
@@ -314,7 +322,6 @@ OFFSITE = {"kind": "offsite", "layers": 3, "adapters": 1, "distill": {"steps": 2
         ({"proxy": {**FEDPFT, "keep_layers": [0, 1]}}, "proxy.keep_layers", "every layer stays whole"),
         ({"proxy": {**FEDPFT, "keep_layers": [5]}}, "proxy.keep_layers", "no layer 5"),
         ({"proxy": {**FEDPFT, "path": "nowhere"}}, "proxy.path", "no proxy's folder"),
-        ({"proxy": OFFSITE}, "proxy.layers", "has only 2 layers"),
     ],
 )
 def test_what_cannot_be_is_refused_with_what_to_change(
@@ -341,7 +348,7 @@ def test_a_version_is_a_value(tmp_path: Path) -> None:
     experiment = build(tmp_path)
     loop = RoundLoop(experiment, LocalRuntime(experiment.worker), RunFolder.create(tmp_path / "run"), [], StopRequest())
     start = loop.start()
-    assert isinstance(start.proxy, ProxyVersion)
+    assert isinstance(start.proxy, ModelVersion)
     before = digest(start.proxy.own)
     loop.play(start)
     assert digest(start.proxy.own) == before

@@ -1,8 +1,8 @@
 """A compressed FFN's output matrix in closed form: ridge regression of the whole FFN's output on the kept neurons.
 
 With a the activations of the backbone's FFN on the proxy's own input, and S the neurons kept, Ŵ₂ and b̂₂ are those of
-`fedfm.proxies.regression` for inputs a_S, wanted outputs W₂a + b₂ and the weights W₂[:, S], over the real positions of
-public data.
+`fedfm.proxies.fedpft.regression` for inputs a_S, wanted outputs W₂a + b₂ and the weights W₂[:, S], over the real
+positions of public data.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from torch import Tensor
 
 from fedfm.models.families import Block
 from fedfm.progress import steps
+from fedfm.proxies.fedpft.regression import Refit, Regression
 from fedfm.proxies.ffn import output_bias, output_layer, vectors
 from fedfm.proxies.hidden import Pairs
-from fedfm.proxies.regression import Refit, Regression
 from fedfm.proxies.trace import Model, block_arguments, real_positions
 from fedfm.tasks.base import Batch
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from fedfm.models.tunables import Lora
-from fedfm.proxies.closed_form import refit_outputs
+from fedfm.proxies.fedpft.closed_form import refit_outputs
 from fedfm.proxies.ffn import output_bias, vectors
 from fedfm.proxies.hidden import layer_errors
 from fedfm.proxies.trace import activations, hidden_states, run

@@ -7,7 +7,7 @@ import torch
 
 from fedfm.models.families import Block
 from fedfm.models.tunables import Lora, Prefix
-from fedfm.proxies.activity import (
+from fedfm.proxies.fedpft.activity import (
     UNIT,
     Activity,
     activity_problem,

@@ -18,17 +18,17 @@ from fedfm.models.backbones import Backbone
 from fedfm.models.families import Block
 from fedfm.models.families import blocks as all_blocks
 from fedfm.progress import steps
-from fedfm.proxies.activity import measure_activity, usage_scores
+from fedfm.proxies.fedpft.activity import measure_activity, usage_scores
+from fedfm.proxies.fedpft.settings import NeuronScore
 from fedfm.proxies.ffn import output_layer, vectors
 from fedfm.proxies.precision import wide
-from fedfm.proxies.settings import Score
 from fedfm.proxies.trace import hidden_states, real_positions
 from fedfm.randomness import numpy_generator
 from fedfm.tasks.base import Batch
 
 
 def scores(
-    backbone: Backbone, blocks: Sequence[Block], kind: Score, batches: Sequence[Batch], seed: int
+    backbone: Backbone, blocks: Sequence[Block], kind: NeuronScore, batches: Sequence[Batch], seed: int
 ) -> dict[str, Tensor]:
     """Scores of all neurons of some blocks, float64 [m] on the CPU, by block path; the highest matter most.
 
