@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from fedfm.proxies.versions import ProxyVersion
 
 from fedfm.clients import Worker
-from fedfm.proxies.versions import ProxyVersion
+from fedfm.params import Params, digest
 from fedfm.runtimes.base import Runtime, Simulated
 from fedfm.spill import Spilled
-from fedfm.updates import Failure, Reply, Request
+from fedfm.updates import Asked, Failure, Payload, Reply, Request
+from fedfm.wire import TUNABLE
 
 Content = bytes | Spilled | Failure
+
+
+def instruction(params: Params, *, number: int = 1, lr: float = 0.01, **facts: Any) -> bytes:
+    """The message of a round."""
+    return Payload(number, digest(params), Asked(learning_rate=lr, **facts), {TUNABLE: params}).encode()
 
 
 def requests(messages: Mapping[str, bytes]) -> list[Request]:

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import torch
 
-from fedfm.params import digest
 from fedfm.proxies.fedpft.activity import from_params
 from fedfm.recipe import load_recipe
 from fedfm.server.experiment.build import Experiment, build_experiment
-from fedfm.updates import Failure, Instruction, Update, decode_update, encode_instruction
-from tests.asked import trained
+from fedfm.updates import Failure, Update, decode_update
+from fedfm.updates.payload import ACTIVITY
+from tests.asked import instruction, trained
 from tests.small import small_recipe
 
 PROXY = {"kind": "fedpft", "ffn_keep": 0.5, "keep_layers": [], "closed_form": False, "distill": None, "interval": None}
@@ -25,20 +25,18 @@ def experiment(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
     return build_experiment(load_recipe(recipe))
 
 
-def answer(experiment: Experiment, *, accepts: bool = False, **changes: Any) -> Update | Failure:
+def answer(experiment: Experiment, *, accepts: bool = False, **facts: Any) -> Update | Failure:
     """What client 0 says to an instruction."""
-    start = experiment.start
-    instruction = Instruction(1, digest(start), 0.01, start, **changes)
     worker = dataclasses.replace(experiment.worker, trains_stale=accepts)
-    (said,) = trained(worker, {"0": encode_instruction(instruction)}).values()
+    (said,) = trained(worker, {"0": instruction(experiment.start, **facts)}).values()
     return said if isinstance(said, Failure) else decode_update(said)
 
 
 def test_the_version_is_told(experiment: Experiment) -> None:
     said = answer(experiment)
     assert isinstance(said, Update)
-    assert said.proxy_version == 0
-    assert said.activity == {}
+    assert said.facts.proxy_version == 0
+    assert ACTIVITY not in said.groups
 
 
 def test_a_proxy_that_cannot_be_brought_up_to_date_fails_as_such(experiment: Experiment) -> None:
@@ -51,13 +49,13 @@ def test_a_proxy_that_cannot_be_brought_up_to_date_fails_as_such(experiment: Exp
 def test_it_is_trained_on_all_the_same_where_that_is_allowed(experiment: Experiment) -> None:
     said = answer(experiment, accepts=True, proxy_version=3, proxy_since=2)
     assert isinstance(said, Update)
-    assert said.proxy_version == 0
+    assert said.facts.proxy_version == 0
 
 
 def test_neurons_are_counted_where_that_is_asked(experiment: Experiment) -> None:
     said = answer(experiment, count_activity=True)
     assert isinstance(said, Update)
-    counted = from_params(said.activity)
+    counted = from_params(dict(said.groups[ACTIVITY]))
     assert sorted(counted) == ["encoder.layer.0", "encoder.layer.1"]
     for activity in counted.values():
         assert activity.zeros.shape == (16,)

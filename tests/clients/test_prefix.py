@@ -16,8 +16,9 @@ from fedfm.models.stacked.prefix import Shelf
 from fedfm.params import Params, digest
 from fedfm.recipe import load_recipe
 from fedfm.server.experiment.build import Experiment, build_experiment
-from fedfm.updates import Failure, Instruction, decode_update, encode_instruction
-from tests.asked import trained
+from fedfm.updates import Failure, decode_update
+from fedfm.wire import TUNABLE
+from tests.asked import instruction, trained
 from tests.small import small_recipe
 
 LAST = r".*(layer|layers|h)\.1\..*(query|value|q_proj|v_proj|c_attn)"
@@ -36,11 +37,11 @@ def built(folder: Path, **changes: Any) -> Experiment:
 
 
 def updates(worker: Worker, params: Params, *, number: int = 1) -> dict[str, Params]:
-    message = encode_instruction(Instruction(number, digest(params), 0.1, params))
+    message = instruction(params, number=number, lr=0.1)
     answers = {}
     for client, answer in trained(worker, dict.fromkeys(["0", "1", "2"], message)).items():
         assert not isinstance(answer, Failure), answer.details
-        answers[client] = decode_update(answer).params
+        answers[client] = dict(decode_update(answer).groups[TUNABLE])
     return answers
 
 

@@ -18,15 +18,16 @@ from fedfm.params import Params, digest
 from fedfm.randomness import numpy_generator
 from fedfm.recipe import load_recipe
 from fedfm.server.experiment.build import Experiment, build_experiment
-from fedfm.updates import Failure, Instruction, Update, decode_update, encode_instruction
-from tests.asked import trained
+from fedfm.updates import Failure, Update, decode_update
+from fedfm.wire import TUNABLE
+from tests.asked import instruction, trained
 from tests.small import small_recipe
 
 
 def instruct(
     worker: Worker, params: Params, clients: list[str], *, number: int = 1, lr: float = 0.01
 ) -> dict[str, Update]:
-    message = encode_instruction(Instruction(number, digest(params), lr, params))
+    message = instruction(params, number=number, lr=lr)
     answers = {}
     for client, answer in trained(worker, dict.fromkeys(clients, message)).items():
         assert not isinstance(answer, Failure), answer.details
@@ -66,12 +67,12 @@ def test_one_client_is_plain_training(experiment: Experiment, optimizer: str, ma
         steps.step()
         losses.append(len(step) * loss.item())
     after = tunable.read()
-    assert update.steps == len(plan) == 6
-    assert update.samples == update.predictions == 20
-    assert update.examples == len(indices) == 10
-    assert update.loss == pytest.approx(sum(losses) / 20, rel=1e-5)
+    assert update.facts.steps == len(plan) == 6
+    assert update.facts.samples == update.facts.predictions == 20
+    assert update.facts.examples == len(indices) == 10
+    assert update.facts.loss == pytest.approx(sum(losses) / 20, rel=1e-5)
     for name in start:
-        torch.testing.assert_close(update.params[name], after[name] - start[name], rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(update.groups[TUNABLE][name], after[name] - start[name], rtol=1e-4, atol=1e-6)
 
 
 def test_clients_do_not_see_each_other(experiment: Experiment) -> None:
@@ -80,9 +81,9 @@ def test_clients_do_not_see_each_other(experiment: Experiment) -> None:
     backwards = instruct(worker, start, ["3", "2", "1", "0"])
     alone = instruct(worker, start, ["2"])
     for client in forwards:
-        assert digest(forwards[client].params) == digest(backwards[client].params)
-    assert digest(alone["2"].params) == digest(forwards["2"].params)
-    assert len({digest(update.params) for update in forwards.values()}) == 4
+        assert digest(forwards[client].groups[TUNABLE]) == digest(backwards[client].groups[TUNABLE])
+    assert digest(alone["2"].groups[TUNABLE]) == digest(forwards["2"].groups[TUNABLE])
+    assert len({digest(update.groups[TUNABLE]) for update in forwards.values()}) == 4
 
 
 def test_a_shared_pass_gives_each_client_what_it_gets_alone(experiment: Experiment) -> None:
@@ -94,15 +95,18 @@ def test_a_shared_pass_gives_each_client_what_it_gets_alone(experiment: Experime
     alone = instruct(dataclasses.replace(sharing, stacking=None), start, ["0", "1", "2"])
     assert list(together) == list(alone)
     for client, update in alone.items():
-        assert (together[client].steps, together[client].samples) == (update.steps, update.samples)
-        for name, tensor in update.params.items():
-            torch.testing.assert_close(together[client].params[name], tensor, rtol=1e-4, atol=1e-6)
+        assert (together[client].facts.steps, together[client].facts.samples) == (
+            update.facts.steps,
+            update.facts.samples,
+        )
+        for name, tensor in update.groups[TUNABLE].items():
+            torch.testing.assert_close(together[client].groups[TUNABLE][name], tensor, rtol=1e-4, atol=1e-6)
 
 
 def test_rounds_draw_other_batches(experiment: Experiment) -> None:
     worker, start = experiment.worker, experiment.tunable.read()
     first, second = (instruct(worker, start, ["1"], number=number)["1"] for number in (1, 2))
-    assert digest(first.params) != digest(second.params)
+    assert digest(first.groups[TUNABLE]) != digest(second.groups[TUNABLE])
 
 
 @pytest.mark.parametrize("kind", ["lora", "dora"])
@@ -112,7 +116,9 @@ def test_the_adapters_dropout_is_on_and_keyed(tmp_path: Path, kind: str) -> None
         tune = {"kind": kind, "lora_dropout": dropout}
         dropping = build_experiment(load_recipe(small_recipe(tmp_path, tune=tune)))
         updates.append(instruct(dropping.worker, dropping.start, ["1"])["1"])
-    assert digest(updates[0].params) == digest(updates[1].params) != digest(updates[2].params)
+    assert (
+        digest(updates[0].groups[TUNABLE]) == digest(updates[1].groups[TUNABLE]) != digest(updates[2].groups[TUNABLE])
+    )
 
 
 def test_the_backbones_dropout_is_off_unless_asked_for_and_keyed(experiment: Experiment) -> None:
@@ -120,8 +126,8 @@ def test_the_backbones_dropout_is_off_unless_asked_for_and_keyed(experiment: Exp
     local = worker.local.model_copy(update={"dropout": True})
     dropping = dataclasses.replace(worker, local=local, stacking=None)
     once, again = (instruct(dropping, start, ["1"])["1"] for _ in range(2))
-    assert digest(once.params) == digest(again.params)
-    assert digest(once.params) != digest(instruct(worker, start, ["1"])["1"].params)
+    assert digest(once.groups[TUNABLE]) == digest(again.groups[TUNABLE])
+    assert digest(once.groups[TUNABLE]) != digest(instruct(worker, start, ["1"])["1"].groups[TUNABLE])
 
 
 def test_the_backbone_is_never_touched(experiment: Experiment) -> None:
@@ -135,16 +141,18 @@ def test_the_backbone_is_never_touched(experiment: Experiment) -> None:
 def test_max_steps_replaces_epochs(experiment: Experiment) -> None:
     local = experiment.worker.local.model_copy(update={"max_steps": 7})
     worker = dataclasses.replace(experiment.worker, local=local, stacking=None)
-    assert instruct(worker, experiment.tunable.read(), ["0"])["0"].steps == 7
+    assert instruct(worker, experiment.tunable.read(), ["0"])["0"].facts.steps == 7
 
 
 def test_the_algorithm_steers_local_training(experiment: Experiment) -> None:
     worker, start = experiment.worker, experiment.tunable.read()
     free = instruct(worker, start, ["0"])["0"]
-    pulled = instruct(dataclasses.replace(worker, gradient_rule=FedProx(mu=100.0).gradient), start, ["0"])["0"]
+    pulled = instruct(
+        dataclasses.replace(worker, contract=dataclasses.replace(worker.contract, rule=FedProx(mu=100.0))), start, ["0"]
+    )["0"]
 
     def length(update: Update) -> float:
-        return math.sqrt(sum(tensor.pow(2).sum().item() for tensor in update.params.values()))
+        return math.sqrt(sum(tensor.pow(2).sum().item() for tensor in update.groups[TUNABLE].values()))
 
     assert length(pulled) < length(free)
 
@@ -153,13 +161,13 @@ def test_one_clients_failure_is_reported_and_the_others_go_on(experiment: Experi
     clients = {**experiment.worker.clients, "1": np.array([10**6])}
     worker = dataclasses.replace(experiment.worker, clients=clients)
     start = experiment.tunable.read()
-    message = encode_instruction(Instruction(1, digest(start), 0.01, start))
+    message = instruction(start)
     answers = trained(worker, dict.fromkeys(["0", "1", "2"], message))
     assert isinstance(answers["1"], Failure)
     assert "IndexError" in answers["1"].reason
     assert "Traceback" in answers["1"].details
     sound = instruct(experiment.worker, start, ["2"])["2"]
-    assert digest(decode_update(answers["2"]).params) == digest(sound.params)  # type: ignore[arg-type]
+    assert digest(decode_update(answers["2"]).groups[TUNABLE]) == digest(sound.groups[TUNABLE])  # type: ignore[arg-type]
 
 
 def test_out_of_memory_says_what_to_do(experiment: Experiment, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,7 +176,7 @@ def test_out_of_memory_says_what_to_do(experiment: Experiment, monkeypatch: pyte
 
     monkeypatch.setattr("fedfm.clients.worker.train_locally", exhausted)
     start = experiment.tunable.read()
-    message = encode_instruction(Instruction(1, digest(start), 0.01, start))
+    message = instruction(start)
     (answer,) = trained(dataclasses.replace(experiment.worker, stacking=None), {"0": message}).values()
     assert isinstance(answer, Failure)
     assert answer.reason == "out of memory: lower local.batch_size or data.max_length"
