@@ -50,7 +50,7 @@ def describe(experiment: Experiment) -> dict[str, Any]:
             "digest": experiment.backbone.identity.digest,
             "parameters": experiment.backbone_parameters,
         },
-        "proxy": None if (sizes := experiment.client_model.sizes()) is None else {"kind": recipe.proxy.kind, **sizes},
+        "proxy": {"kind": recipe.proxy.kind, **experiment.client_model.sizes()} if recipe.proxy.is_sent else None,
         "tunable": {"kind": recipe.tune.kind, "parameters": count(experiment.contract.spec)},
         "data": _describe_data(experiment.data),
         "warnings": experiment.warnings,

@@ -103,7 +103,7 @@ def proxy_figures(experiment: Experiment, state: RunState) -> dict[str, Any] | N
     those of a round after which the proxy was realigned.
     """
     version, sizes = state.proxy, experiment.client_model.sizes()
-    if version is None or sizes is None:
+    if version is None or not sizes:
         return None
     metric = experiment.evaluator.metrics[0]
     sign = 1 if experiment.data.task.metrics[metric] else -1
