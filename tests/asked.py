@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from fedfm.proxies.versions import ProxyVersion
-
 from fedfm.clients import Worker
 from fedfm.params import Params, digest
+from fedfm.proxies.base import ModelVersion
 from fedfm.runtimes.base import Runtime, Simulated
 from fedfm.spill import Spilled
 from fedfm.updates import Asked, Failure, Payload, Reply, Request
@@ -56,7 +55,7 @@ class Exchanging(Simulated):
     def drop(self) -> None:
         self._replies = iter(())
 
-    def share(self, clients: Sequence[str], version: ProxyVersion) -> None: ...
+    def share(self, clients: Sequence[str], version: ModelVersion) -> None: ...
 
     def attend(self, check: Callable[[], None]) -> None: ...
 

@@ -1,0 +1,99 @@
+"""Between the wire and training: views, extras, stages and state together, at one client over two rounds."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from fedfm.algorithms import FedAvg, Scaffold
+from fedfm.algorithms.base import Algorithm
+from fedfm.clients import Contract, LocalResult
+from fedfm.clients.state import State
+from fedfm.params import Params, add, zeros_like
+from fedfm.spec import problem, spec_of
+from fedfm.updates import Asked, Instruction, Key, MessageError, Payload, UpdatePath
+from fedfm.updates.stages import Quantize, TopK
+from fedfm.views import Ranks, Share, Views, narrow
+from fedfm.wire import TUNABLE
+
+A, B, HEAD = "q.lora_A.weight", "q.lora_B.weight", "classifier.bias"
+START: Params = {A: torch.arange(1.0, 13.0).view(4, 3), B: torch.ones(2, 4), HEAD: torch.tensor([5.0, 6.0])}
+RESULT = LocalResult(2, 4, 4, 0.5)
+
+
+def contract(rule: Algorithm, *, up: UpdatePath | None = None, down: UpdatePath | None = None) -> Contract:
+    """Rank 2 of 4, and a personal head."""
+    return Contract(
+        spec=spec_of(START),
+        rule=rule,
+        views=Views((Share(("not head",)), Ranks((2,)))),
+        up=up or UpdatePath(),
+        down=down or UpdatePath(),
+        personal={HEAD: START[HEAD]},
+    )
+
+
+def sent_to(agreed: Contract, client: str, number: int, **groups: Params) -> Instruction:
+    gets = agreed.views.gets(agreed.spec, client, number)
+    parts = {group: narrow(params, gets) for group, params in groups.items()}
+    return Payload(number, "x", Asked(learning_rate=0.5), parts)
+
+
+def test_a_client_starts_from_what_it_gets_its_own_and_zeros() -> None:
+    agreed = contract(FedAvg())
+    received = agreed.receive("a", sent_to(agreed, "a", 1, tunable=START), {})
+    assert received.at.received[A].tolist() == [[1.0, 2.0, 3.0], [4.0, 5.0, 6.0], [0.0] * 3, [0.0] * 3]
+    assert received.at.received[B].tolist() == [[1.0, 1.0, 0.0, 0.0]] * 2
+    assert received.at.received[HEAD].tolist() == [5.0, 6.0]
+    assert received.at.personal == {HEAD}
+    assert received.trains is not None
+    assert received.trains[A].tolist() == [[True] * 3, [True] * 3, [False] * 3, [False] * 3]
+    assert received.trains[HEAD].all()
+
+
+def test_two_rounds_of_scaffold_with_top_k() -> None:
+    agreed = contract(Scaffold(), up=UpdatePath((TopK(share=0.5),)))
+    state: State = {}
+    for number in (1, 2):
+        message = sent_to(agreed, "a", number, tunable=START, control=zeros_like(START))
+        received = agreed.receive("a", message, state)
+        change = {name: torch.full(tensor.shape, -1.0) for name, tensor in START.items()}
+        trained = add(received.at.received, {name: change[name] * received.trains[name] for name in START})  # type: ignore[index]
+        groups, state = agreed.finish("a", number, received, trained, RESULT, state)
+        expected = agreed.returns("a", number)
+        assert groups.keys() == expected.keys() == {TUNABLE, "control"}
+        for group, spec in expected.items():
+            assert problem(groups[group], spec) is None
+        assert set(groups["control"]) == {A, B}
+        # Δ = −1 over K·η = 2·0.5: c_i grows by 1 each round, where the client holds something
+        assert state["algorithm/control"][A].tolist() == [[number] * 3, [number] * 3, [0.0] * 3, [0.0] * 3]
+        assert groups["control"][B].tolist() == [[1.0, 1.0]] * 2
+        assert state["view/tunable"][HEAD].tolist() == [5.0 - number, 6.0 - number]
+        arrived = agreed.up.decode(groups, agreed.before_path("a", number))[TUNABLE]
+        residual = state["stage-0/tunable"]
+        assert not residual[A][2:].any()
+        assert not residual[B][:, 2:].any()
+    # 10 values of −1 in two rounds; 5 are sent in each: first the lower indices of A, then those that were left
+    assert arrived[A].tolist() == [[0.0, 0.0, 0.0], [0.0, 0.0, -2.0]]
+    assert arrived[B].tolist() == [[-2.0, -2.0], [-2.0, -2.0]]
+
+
+def test_what_arrives_is_decoded_on_the_way_down_too() -> None:
+    agreed = contract(FedAvg(), down=UpdatePath((Quantize(block=8),)))
+    plain = sent_to(agreed, "a", 1, tunable=START)
+    groups, _ = agreed.down.encode(plain.groups, {}, Key(0, 1))
+    received = agreed.receive("a", Payload(1, "x", plain.facts, groups), {})
+    assert (received.at.received[A][:2] - START[A][:2]).abs().max() <= 6.1 / 127
+    assert received.at.received[HEAD].tolist() == [5.0, 6.0]
+
+
+@pytest.mark.parametrize("groups", [{}, {"tunable": START}, {"control": START}])
+def test_a_message_without_what_the_recipe_says_is_refused(groups: dict[str, Params]) -> None:
+    agreed = contract(Scaffold())
+    with pytest.raises(MessageError, match=r"group `(tunable|control)` of the instruction"):
+        agreed.receive("a", sent_to(agreed, "a", 1, **groups), {})
+
+
+def test_more_than_the_client_holds_is_refused() -> None:
+    with pytest.raises(MessageError, match=r"not asked for, first `classifier\.bias`"):
+        contract(FedAvg()).receive("a", Payload(1, "x", Asked(learning_rate=0.5), {TUNABLE: START}), {})
