@@ -101,7 +101,8 @@ def message_record(
 
 def receivers(message: Mapping[str, Any]) -> int:
     """How often the bytes of a line were sent."""
-    return len(message["clients"]) - (message["direction"] == "peer")
+    clients: list[str] = message["clients"]
+    return len(clients) - 1 if message["direction"] == "peer" else len(clients)
 
 
 def totals(path: Path) -> LedgerTotals:
