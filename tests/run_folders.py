@@ -87,6 +87,7 @@ def write_proxy(folder: RunFolder, kind: str) -> None:
     final = {**summary["final"], "accuracy": summary["final"].get("accuracy", 0.5) - 0.0123}
     summary["proxy"] = {
         "kind": kind,
+        "title": {"fedpft": "FedPFT", "offsite": "offsite tuning"}[kind],
         "version": 3,
         "parameters": {"blocks": 7_101_696, "backbone_blocks": 10_646_784, "total": 19_100_000},
         "disclosed": 0.445,

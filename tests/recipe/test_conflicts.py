@@ -5,8 +5,11 @@ from typing import Any
 import pytest
 
 from fedfm.errors import RecipeError
-from fedfm.recipe import load_recipe
+from fedfm.recipe import Recipe, load_recipe
+from fedfm.recipe.capabilities import PLAIN_KEYS
 from fedfm.recipe.conflicts import CHECKS
+from fedfm.recipe.fields import all_keys
+from fedfm.recipe.planned import PLANNED_KEYS
 
 LM = "task.kind=causal-lm"
 IMAGES = "task.kind=image-classification"
@@ -22,41 +25,78 @@ REFUSED = {
     "a prefix computed twice": (
         ["tune.kind=prefix", "local.recompute=blocks"],
         "local.recompute",
-        "use prompt or lora",
+        "`tune.kind: prefix` excludes that",
     ),
-    "no test set": (["data.test=null"], "data.test", "a fraction such as 0.2 to hold back from train"),
-    "nothing to test on": ([*AT_SITES, "data.test=0.2"], "data.test", "nothing to hold back"),
-    "nothing to choose by": ([*AT_SITES, "data.validation=0.2"], "data.validation", "nothing to hold back"),
-    "nothing to split": ([*AT_SITES, "data.limit=9"], "data.train", "leave out data.client, data.limit"),
-    "nothing to hold out": ([*AT_SITES, "federation.holdout=0.1"], "federation.holdout", "none of it"),
-    "unknown sizes": ([*AT_SITES, "federation.sampling=weighted"], "federation.sampling", "not known before"),
-    "nothing to pool": ([*AT_SITES, "evaluate.baselines=[pooled]"], "evaluate.baselines", "not here"),
-    "nothing left": (["data.test=0.5", "data.validation=0.5"], "data.validation", "hold back all of train"),
-    "pairs": ([LM, "data.text=[a, b]"], "data.text", "causal-lm takes one"),
-    "large cohort": (["federation.clients=5", "federation.per_round=6"], "federation.per_round", "there are 5"),
-    "large cohort by default": (["federation.per_round=11"], "federation.per_round", "there are 10"),
+    "no test set": (["data.test=null"], "data.test", "a fraction such as 0.2 to hold back from data.train"),
+    "nothing to test on": ([*AT_SITES, "data.test=0.2"], "data.test", "`data.train: sites` excludes that"),
+    "nothing to choose by": ([*AT_SITES, "data.validation=0.2"], "data.validation", "name a file. `data.train: sites`"),
+    "nothing to split": ([*AT_SITES, "data.limit=9"], "data.limit", "`data.train: sites` excludes that"),
+    "nothing to split by client": ([*AT_SITES, "data.client=c"], "data.client", "leave it out. `data.train: sites`"),
+    "nothing to split by kind": (
+        [*AT_SITES, "federation.partition.kind=iid"],
+        "federation.partition.kind",
+        "`data.train: sites`",
+    ),
+    "nothing to hold out": ([*AT_SITES, "federation.holdout=0.1"], "federation.holdout", "`data.train: sites`"),
+    "unknown sizes": (
+        [*AT_SITES, "federation.sampling=weighted"],
+        "federation.sampling",
+        "use uniform or poisson. `data.train: sites`",
+    ),
+    "nothing to pool": ([*AT_SITES, "evaluate.baselines=[pooled]"], "evaluate.baselines", "`data.train: sites`"),
+    "nothing left": (
+        ["data.test=0.5", "data.validation=0.5"],
+        "data.validation",
+        "data.test hold back all of data.train",
+    ),
+    "pairs": ([LM, "data.text=[a, b]"], "data.text", "`task.kind: causal-lm` takes one"),
+    "large cohort": (
+        ["federation.clients=5", "federation.per_round=6"],
+        "federation.per_round",
+        "the 5 of the federation (federation.clients)",
+    ),
+    "large cohort by default": (["federation.per_round=11"], "federation.per_round", "the 10 of the federation"),
     "no column": (["federation.partition.kind=column"], "federation.partition", "set data.client"),
     "two splits": (["data.client=c", "federation.partition.kind=iid"], "data.client", "leave out one of the two"),
-    "no labels": ([LM, "federation.partition.kind=dirichlet"], "federation.partition", "causal-lm has none"),
-    "no labels to sort": ([LM, "federation.partition.kind=shards"], "federation.partition", "causal-lm has none"),
+    "no labels": (
+        [LM, "federation.partition.kind=dirichlet"],
+        "federation.partition.kind",
+        "`dirichlet` needs labels: it splits by label; use iid, quantity or column. `task.kind: causal-lm` excludes that",
+    ),
+    "no labels to sort": (
+        [LM, "federation.partition.kind=shards"],
+        "federation.partition.kind",
+        "its examples have none",
+    ),
     "twice weighted": (
         ["aggregate.weights=examples", "federation.sampling=weighted"],
         "aggregate.weights",
-        "would count twice",
+        "`federation.sampling: weighted`",
     ),
     "a draw, and who is fast": (
         ["runtime={kind: ray, spares: 0.5}", "federation.sampling=poisson"],
         "federation.sampling",
         "use uniform, or runtime.spares=0",
     ),
-    "prompts on images": ([IMAGES, "tune.kind=prompt"], "tune.kind", "virtual tokens"),
-    "prefixes on images": ([IMAGES, "tune.kind=prefix"], "tune.kind", "virtual tokens"),
-    "prompts on masked text": (["task.kind=masked-lm", "tune.kind=prompt"], "tune.kind", "no virtual tokens"),
-    "prefixes on masked text": (["task.kind=masked-lm", "tune.kind=prefix"], "tune.kind", "no virtual tokens"),
-    "metric": (["evaluate.metrics=[perplexity]"], "evaluate.metrics", "no metric of text-classification"),
+    "prompts on images": ([IMAGES, "tune.kind=prompt"], "tune.kind", "`task.kind: image-classification` excludes that"),
+    "prefixes on images": (
+        [IMAGES, "tune.kind=prefix"],
+        "tune.kind",
+        "`task.kind: image-classification` excludes that",
+    ),
+    "prompts on masked text": (
+        ["task.kind=masked-lm", "tune.kind=prompt"],
+        "tune.kind",
+        "`task.kind: masked-lm` excludes that",
+    ),
+    "prefixes on masked text": (
+        ["task.kind=masked-lm", "tune.kind=prefix"],
+        "tune.kind",
+        "`task.kind: masked-lm` excludes that",
+    ),
+    "metric": (["evaluate.metrics=[perplexity]"], "evaluate.metrics", "`task.kind: text-classification` does not have"),
     "patience": (["evaluate.patience=3"], "evaluate.patience", "needs data.validation"),
     "a proxy without public data": (["proxy={kind: fedpft}"], "public", "set public.data"),
-    "an emulator without public data": (["proxy={kind: offsite}"], "public", "proxy.distill=null"),
     "alignment without public data": (["proxy={kind: fedpft, path: p}"], "public", "proxy.interval=null"),
     "cut neurons": (
         ["proxy={kind: fedpft}", "public={data: builtin:pydoc}", "tune.kind=full"],
@@ -66,12 +106,7 @@ REFUSED = {
     "cut neurons of an FFN": (
         ["proxy={kind: fedpft}", "public={data: builtin:pydoc}", "tune={kind: dora, target_modules: all}"],
         "tune.kind",
-        "neurons",
-    ),
-    "prefixes of layers that went": (
-        ["proxy={kind: offsite}", "public={data: builtin:pydoc}", "tune.kind=prefix"],
-        "tune.kind",
-        "only some",
+        "(proxy.kind: fedpft)",
     ),
 }
 
@@ -92,7 +127,7 @@ ALLOWED = {
     "metric of language": [LM, "evaluate.metrics=[perplexity]"],
     "patience": ["evaluate.patience=3", "data.validation=0.1"],
     "a proxy as it is cut": ["proxy={kind: fedpft, closed_form: false, distill: null, interval: null}"],
-    "a proxy that is there": ["proxy={kind: offsite, path: p}"],
+    "a proxy that is there": ["proxy={kind: fedpft, path: p, interval: null}"],
     "adapters of a cut FFN": ["proxy={kind: fedpft}", "public={data: builtin:pydoc}", "tune.target_modules=all"],
     "public data for nobody": ["public={data: builtin:pydoc}"],
     "a prompt computed twice": ["tune.kind=prompt", "local.recompute=blocks"],
@@ -117,7 +152,19 @@ def test_choices_that_go_together(values: dict[str, Any], case: str) -> None:
 
 
 def test_every_check_is_tried_above() -> None:
-    assert {check.keys[0] for check in CHECKS} == {where for _, where, _ in REFUSED.values()}
+    needing = {key.where for key in PLAIN_KEYS if key.needs} - {key.split(".kind")[0] for key in PLANNED_KEYS}
+    assert {check.keys[0] for check in CHECKS} | needing <= {where for _, where, _ in REFUSED.values()}
+
+
+@pytest.mark.parametrize("case", [case for case in REFUSED if case != "no test set"])
+def test_the_reason_names_another_key(values: dict[str, Any], case: str) -> None:
+    """A conflict is between two keys: the one where it is reported, and one in the message."""
+    overrides, where, _ = REFUSED[case]
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(values, overrides)
+    (problem,) = caught.value.problems
+    named = {key.where for key in all_keys(Recipe) if key.where in problem.message} - {where, "name", "data", "output"}
+    assert named
 
 
 def test_the_nearest_metric(values: dict[str, Any]) -> None:

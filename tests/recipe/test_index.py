@@ -33,4 +33,4 @@ def test_what_the_classes_accept_the_index_accepts(override: str) -> None:
 def test_all_faulty_keys_are_told_at_once(values: dict[str, Any]) -> None:
     with pytest.raises(RecipeError) as caught:
         checked_keys({**values, "sed": 1, "tune": {"rr": 3}, "updates": ["clip"], "local": {"epochs": 0}})
-    assert {problem.where for problem in caught.value.problems} == {"sed", "tune.rr", "updates", "local.epochs"}
+    assert {problem.where for problem in caught.value.problems} == {"sed", "tune.rr", "updates[0]", "local.epochs"}

@@ -7,7 +7,7 @@ import pytest
 from fedfm.errors import RecipeError
 from fedfm.recipe import Recipe, load_recipe
 from fedfm.recipe.fields import all_keys
-from fedfm.recipe.planned import PLANNED, planned
+from fedfm.recipe.planned import PLANNED, PLANNED_KEYS, planned
 
 TO_COME = [
     "model.dtype=bfloat16",
@@ -17,8 +17,13 @@ TO_COME = [
     "tune.kind=adapter",
     "tune.kind=layers",
     "algorithm.name=scaffold",
-    "algorithm.name=fedbuff",
+    "algorithm.name=ditto",
     "updates=[{kind: clip, norm: 1.0}]",
+    "tune.share=head",
+    "federation.ranks=[4, 8]",
+    "federation.models=[{path: m, clients: 2}]",
+    "federation.devices=[{name: phone, speed: 10.0}]",
+    "evaluate.at=clients",
     "aggregate.rule=median",
     "aggregate.rule=krum",
     "privacy={kind: central, target_epsilon: 8}",
@@ -35,19 +40,28 @@ def test_features_to_come_are_refused_by_name_and_nothing_else_is_said(values: d
         load_recipe(values, [override])
     (problem,) = caught.value.problems
     assert problem.message.endswith("is not available in this version")
-    assert override.startswith(problem.where.split(".")[0])
+    assert override.startswith(problem.where.split(".")[0].split("[")[0])
 
 
 def test_every_entry_is_tried_above() -> None:
     tried = {override.partition("=")[0] for override in TO_COME}
-    assert {where for where in PLANNED if where not in tried and where.split(".")[0] not in tried} == set()
+    keys = {*PLANNED, *PLANNED_KEYS}
+    assert {where for where in keys if where not in tried and where.split(".")[0] not in tried} == set()
 
 
 def test_every_entry_is_a_key_of_the_schema() -> None:
-    assert set(PLANNED) <= {f"{key.group}.{key.name}".lstrip(".") for key in all_keys(Recipe)}
+    known = {key.where.replace("[]", "") for key in all_keys(Recipe)} | {"updates.kind"}
+    assert {*PLANNED, *PLANNED_KEYS} <= known
+
+
+def test_a_name_that_has_a_class_is_not_planned(values: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(PLANNED, "algorithm.name", ("fedavg", "ditto"))
+    monkeypatch.setitem(PLANNED, "tune.kind", ("lora",))
+    values |= {"algorithm": {"name": "fedavg"}, "tune": {"kind": "lora"}}
+    assert planned(values, Recipe) == []
 
 
 @pytest.mark.parametrize("value", [None, "none", [], {}, 3, [["wandb"]], {"kind": ["fedpft"]}])
 def test_odd_values_are_not_taken_for_features(values: dict[str, Any], value: Any) -> None:
     for group in ("proxy", "privacy", "report_to"):
-        assert not any(problem.where.startswith(group) for problem in planned(values | {group: value}))
+        assert not any(problem.where.startswith(group) for problem in planned(values | {group: value}, Recipe))

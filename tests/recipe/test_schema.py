@@ -36,9 +36,13 @@ def test_the_defaults(values: dict[str, Any]) -> None:
         "min_clients": None,
         "min_examples": 1,
         "holdout": 0.0,
+        "ranks": None,
+        "models": [],
+        "devices": [],
     }
     assert recipe.tune.model_dump() == {
         "kind": "lora",
+        "share": None,
         "r": 8,
         "lora_alpha": 16,
         "lora_dropout": 0.0,
@@ -49,6 +53,7 @@ def test_the_defaults(values: dict[str, Any]) -> None:
     assert recipe.evaluate.model_dump() == {
         "every": 1,
         "batch_size": 64,
+        "at": "server",
         "metrics": "auto",
         "clients": 100,
         "patience": None,
@@ -120,7 +125,7 @@ def test_every_key_explains_itself() -> None:
         found = []
         for name, field in model.model_fields.items():
             found += [] if field.description else [prefix + name]
-            for inner in settings_classes(field.annotation):
+            for inner in settings_classes(field):
                 found += undocumented(inner, f"{prefix}{name}.")
         return found
 
@@ -136,9 +141,10 @@ FIXED = """
     local.weight_decay local.max_grad_norm tune.kind tune.r tune.lora_alpha tune.lora_dropout tune.target_modules
     tune.head algorithm.name proxy.kind aggregate.rule privacy.kind runtime.kind runtime.stack runtime.device
     runtime.precision evaluate.every evaluate.batch_size evaluate.metrics
+    tune.share federation.ranks federation.models federation.devices evaluate.at checkpoint.keep
 """
 
 
 def test_the_names_that_the_design_fixes() -> None:
-    known = {f"{key.group}.{key.name}".lstrip(".") for key in all_keys(Recipe)}
+    known = {key.where for key in all_keys(Recipe)}
     assert set(FIXED.split()) <= known

@@ -20,7 +20,7 @@ from fedfm.runtimes.flower.apps import client_app, make_client_app, relay
 from fedfm.runtimes.flower.grid import GridLine
 from fedfm.runtimes.flower.in_process import InProcessGrid
 from fedfm.runtimes.flower.records import from_record, to_record
-from fedfm.runtimes.nodes import Line
+from fedfm.runtimes.line import Line
 from fedfm.runtimes.relay import RelayLine
 from fedfm.sites.site import Site
 from tests.small import small_recipe

@@ -17,7 +17,7 @@ from fedfm.clients import Worker
 from fedfm.errors import DataError, RecipeError, StorageError
 from fedfm.params import digest
 from fedfm.recipe import load_recipe
-from fedfm.runtimes.envelopes import Answers, Envelope, Prepare, Ready, Refusal, Work, job_digest
+from fedfm.runtimes.envelopes import Envelope, Prepare, Ready, Refusal, Replies, Work, job_digest
 from fedfm.server.experiment.build import Experiment, build_experiment
 from fedfm.server.experiment.runtime_factory import over_sites
 from fedfm.server.runs.serving import for_sites
@@ -187,14 +187,14 @@ def test_whatever_is_raised_wherever(
     for make in ERRORS.values():
         raised.append(make())
         told = watched.prepare(job) if target[0] is site_module else watched.train(job, experiment)
-        assert isinstance(told.head, Refusal | Answers)
+        assert isinstance(told.head, Refusal | Replies)
         assert CANARY in watched.said[-1]
     watched.check()
     noted = [json.loads(line) for line in watched.egress.journal.events.read_text().splitlines()]
     assert len(noted) == len(ERRORS)
     monkeypatch.undo()
     assert isinstance(watched.prepare(job).head, Ready), "the site goes on"
-    assert isinstance(watched.train(job, experiment).head, Answers)
+    assert isinstance(watched.train(job, experiment).head, Replies)
 
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit])

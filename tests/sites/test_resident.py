@@ -11,13 +11,13 @@ from typing import cast
 import pytest
 
 from fedfm.runtimes import sockets
-from fedfm.runtimes.envelopes import Answers, Ask, Envelope, Ready, Refusal, Seen, Work
+from fedfm.runtimes.envelopes import Ask, Envelope, Ready, Refusal, Replies, Seen, Work
 from fedfm.sites.resident import accepted, serve
 from fedfm.sites.site import Site
 
 WORK, READY = Envelope(Work(job="j", clients=())), Envelope(Ready(job="j", clients=None))
 END = Envelope(Refusal(reason="end"))
-LARGE = Envelope(Answers(clients=(("c", None),)), (bytes(20_000_000),))
+LARGE = Envelope(Replies(clients=(("c", None),)), (bytes(20_000_000),))
 PATIENCE = 60.0
 
 

@@ -9,12 +9,13 @@ import pytest
 
 from fedfm.params import digest
 from fedfm.recipe import load_recipe
-from fedfm.runtimes.envelopes import Answers, Envelope, File, Prepare, Ready, Refusal, Unprepared, Work, job_digest
+from fedfm.runtimes.envelopes import Envelope, File, Prepare, Ready, Refusal, Replies, Unprepared, Work, job_digest
 from fedfm.server.experiment.build import Experiment, build_experiment
 from fedfm.server.experiment.runtime_factory import over_nodes
 from fedfm.sites import site as site_module
 from fedfm.sites.site import Site
 from fedfm.updates import Instruction, decode_update, encode_instruction
+from tests.asked import trained
 from tests.small import small_recipe
 
 
@@ -39,8 +40,8 @@ def test_it_trains_as_the_servers_worker_would(experiment: Experiment, job: dict
     message = encode_instruction(Instruction(1, digest(experiment.start), 0.01, experiment.start))
     clients = list(experiment.worker.clients)[:3]
     parts = asked(site, Envelope(Work(job=job_digest(job), clients=tuple((name, 0) for name in clients)), (message,)))
-    there = {part.head.clients[0][0]: part.blobs[0] for part in parts if isinstance(part.head, Answers)}
-    assert there == dict(experiment.worker.train(dict.fromkeys(clients, message)))
+    there = {part.head.clients[0][0]: part.blobs[0] for part in parts if isinstance(part.head, Replies)}
+    assert there == trained(experiment.worker, dict.fromkeys(clients, message))
     assert decode_update(there[clients[0]]).client == clients[0]
 
 

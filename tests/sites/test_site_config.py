@@ -99,7 +99,7 @@ def test_its_classes_are_the_servers(recipe: Recipe, tmp_path: Path) -> None:
     assert data.train.labels.tolist() == [1, 0, 1]
     assert data.federation.sizes == {"clinic": 3}
     other = OwnData(train=own.train)
-    with pytest.raises(DataError, match=r"'1' in row 1, which is none of the classes: bad, good"):
+    with pytest.raises(DataError, match=r"'1' in row 1, which is not one of the classes: bad, good"):
         read_site(at_site(recipe, other, allow_network=False), other, "clinic", processor_of(recipe))
 
 

@@ -2,8 +2,22 @@
 
 from __future__ import annotations
 
-from fedfm.aggregation.mean import Mean, MeanFold
+from typing import Annotated
 
-Aggregation = Mean
+from fedfm.aggregation.base import Contribution, Fold, Rule
+from fedfm.aggregation.lora import HetLora
+from fedfm.aggregation.mean import Mean
+from fedfm.aggregation.median import Median
+from fedfm.aggregation.trimmed_mean import TrimmedMean
+from fedfm.registry import Choice
 
-__all__ = ["Aggregation", "Mean", "MeanFold"]
+RULES: dict[str, type[Rule]] = {
+    "mean": Mean,
+    "median": Median,
+    "trimmed-mean": TrimmedMean,
+    "hetlora": HetLora,
+}
+
+Aggregation = Annotated[Rule, Choice(RULES, "rule", "fedfm.rules")]
+
+__all__ = ["RULES", "Aggregation", "Contribution", "Fold", "HetLora", "Mean", "Median", "Rule", "TrimmedMean"]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field
-
-from fedfm.algorithms.base import Algorithm, ServerState
+from fedfm.algorithms.base import Aggregate, Algorithm, At, ClientRound, Finished, ServerState
 from fedfm.algorithms.fedavg import FedAvg
 from fedfm.algorithms.fedavgm import FedAvgM
+from fedfm.algorithms.feddyn import FedDyn
 from fedfm.algorithms.fedopt import FedAdam, FedYogi
 from fedfm.algorithms.fedprox import FedProx
+from fedfm.algorithms.scaffold import Scaffold
+from fedfm.registry import Choice
 
 ALGORITHMS: dict[str, type[Algorithm]] = {
     "fedavg": FedAvg,
@@ -18,18 +19,26 @@ ALGORITHMS: dict[str, type[Algorithm]] = {
     "fedavgm": FedAvgM,
     "fedadam": FedAdam,
     "fedyogi": FedYogi,
+    "scaffold": Scaffold,
+    "feddyn": FedDyn,
 }
 
-AnyAlgorithm = Annotated[FedAvg | FedProx | FedAvgM | FedAdam | FedYogi, Field(discriminator="name")]
+AnyAlgorithm = Annotated[Algorithm, Choice(ALGORITHMS, "name", "fedfm.algorithms")]
 
 __all__ = [
     "ALGORITHMS",
+    "Aggregate",
     "Algorithm",
     "AnyAlgorithm",
+    "At",
+    "ClientRound",
     "FedAdam",
     "FedAvg",
     "FedAvgM",
+    "FedDyn",
     "FedProx",
     "FedYogi",
+    "Finished",
+    "Scaffold",
     "ServerState",
 ]

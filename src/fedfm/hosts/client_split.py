@@ -9,6 +9,7 @@ import numpy as np
 
 from fedfm.data.examples import Examples
 from fedfm.data.labels import LabelMap
+from fedfm.data.partitions import Pool
 from fedfm.data.settings import FILE
 from fedfm.errors import RecipeError
 from fedfm.randomness import numpy_generator
@@ -59,13 +60,9 @@ def make_federation(recipe: Recipe, examples: Examples) -> Federation:
         RecipeError: the partition does not fit the data, or there are fewer natural clients than asked for.
     """
     settings = recipe.federation
-    train = recipe.partition.split(
-        len(examples),
-        settings.clients or DEFAULT_CLIENTS,
-        numpy_generator(recipe.seed, "partition"),
-        labels=examples.labels,
-        column=examples.clients,
-    )
+    pool = Pool(len(examples), examples.labels, examples.clients)
+    generator = numpy_generator(recipe.seed, "partition")
+    train = recipe.partition.split(pool, settings.clients or DEFAULT_CLIENTS, generator)
     left_out: tuple[str, ...] = ()
     if recipe.partition.kind == "column":
         train, left_out = _choose_natural(recipe, train)

@@ -18,7 +18,6 @@ from fedfm.models.processors import Processor
 from fedfm.models.stacked import FrozenPrefix, PackedBlocks, StackedTunable, UnstackableError
 from fedfm.models.tunable import Tunable
 from fedfm.models.tunables import Dora, Lora
-from fedfm.proxies import NoProxy
 from fedfm.recipe import Recipe
 from fedfm.records.environment import cpu_count
 from fedfm.runtimes.processes import can_fork
@@ -118,7 +117,7 @@ def _stacking(
     if _computes_in_bfloat16(recipe, blocks, device, is_long=is_long):
         blocks = replace(blocks, dtype=torch.bfloat16)
     words = f"{clients} clients at a time" if clients > 1 else "one client at a time"
-    fixed = isinstance(recipe.proxy, NoProxy) and not task.draws_inputs  # a proxy's blocks change as it is realigned
+    fixed = not recipe.proxy.is_sent and not task.draws_inputs  # the blocks of what is sent may change
     prefix = FrozenPrefix.of(blocks, tunable) if fixed else None
     words += "" if blocks.dtype is None else ", blocks in bfloat16"
     words += f", the first {prefix.start} blocks once an example" if prefix else ""

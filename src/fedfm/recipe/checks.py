@@ -3,43 +3,44 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
 from fedfm.errors import Problem, RecipeError
-from fedfm.recipe.fields import SELECTORS, kind_of, selector, settings_classes
+from fedfm.recipe.fields import SELECTORS, selector, settings_classes
 from fedfm.recipe.planned import planned
 from fedfm.recipe.problems import explain, overlap
+from fedfm.registry import name_of
 from fedfm.settings import Settings
 from fedfm.yaml_text import is_writable
 
-if TYPE_CHECKING:
-    from fedfm.recipe.schema import Recipe
-
-R = TypeVar("R", bound="Recipe")
 S = TypeVar("S", bound=Settings)
 
 
-def checked(model: type[R], values: Any, validate: Callable[[Any], R]) -> R:
+def checked(
+    model: type[S],
+    values: Any,
+    validate: Callable[[Any], S],
+    conflicts: Callable[[S, Sequence[str]], list[Problem]],
+) -> S:
     """A sound recipe.
 
     Args:
         model: the recipe's class.
         values: what the user gave.
         validate: pydantic's own validation of ``model``.
+        conflicts: what is wrong between the keys of a recipe whose faulty keys were left out; gets these keys.
 
     Raises:
         RecipeError: with every problem that can be found.
     """
-    from fedfm.recipe.conflicts import conflicts  # imports what the choices stand for, and torch with it
-
     if not isinstance(values, Mapping):
         return validate(values)
     recipe, problems = _key_by_key(model, values, validate)
     if recipe is not None:
-        problems += conflicts(recipe, faulty=[problem.where for problem in problems])
+        problems += conflicts(recipe, [problem.where for problem in problems])
     if problems or recipe is None:
         raise RecipeError(problems)
     return recipe
@@ -62,7 +63,7 @@ def _key_by_key(
 ) -> tuple[S | None, list[Problem]]:
     """The recipe without its faulty keys, if that is one; and what is wrong with them."""
     values = _with_default_kinds(model, values)
-    problems = [*planned(values), *_unwritable(values)]
+    problems = [*planned(values, model), *_unwritable(values)]
     sound = _without(values, problems)
     try:
         return validate(sound), problems
@@ -77,12 +78,15 @@ def _unwritable(values: Mapping[str, Any], group: str = "") -> list[Problem]:
     found = []
     for key, value in values.items():
         where = f"{group}.{key}".lstrip(".")
-        if isinstance(value, Mapping):
-            found += _unwritable(value, where)
-            continue
-        texts = [text for text in (value if isinstance(value, list) else [value]) if isinstance(text, str)]
-        if not all(map(is_writable, texts)):
-            found.append(Problem(where, "text with a NUL character or half of a surrogate pair is not allowed"))
+        for place, part in (
+            [(f"{where}[{i}]", part) for i, part in enumerate(value)] if isinstance(value, list) else [(where, value)]
+        ):
+            if isinstance(part, Settings):
+                part = part.model_dump()
+            if isinstance(part, Mapping):
+                found += _unwritable(part, place)
+            elif isinstance(part, str) and not is_writable(part):
+                found.append(Problem(place, "text with a NUL character or half of a surrogate pair is not allowed"))
     return found
 
 
@@ -98,10 +102,10 @@ def _with_default_kinds(model: type[Settings], values: Mapping[str, Any]) -> dic
     """Groups that do not say their kind are of the default kind: ``tune: {r: 16}`` is LoRA."""
     filled = dict(values)
     for key, field in model.model_fields.items():
-        chooser = selector(settings_classes(field.annotation))
+        chooser = selector(settings_classes(field))
         group = filled.get(key)
         if chooser and isinstance(field.default, Settings) and isinstance(group, Mapping) and chooser not in group:
-            filled[key] = {chooser: kind_of(type(field.default), chooser), **group}
+            filled[key] = {chooser: name_of(type(field.default), chooser), **group}
     return filled
 
 

@@ -16,6 +16,9 @@ class EvaluateSettings(Settings):
     """Evaluate after every so many rounds, and after the last."""
     batch_size: Annotated[int, Field(ge=1, le=1_000_000)] = 64
     """Examples a forward pass."""
+    at: Literal["server", "clients", "both"] = "server"
+    """Who measures: the `server` its own model, the `clients` what each of them holds, or `both`. Clients send sums and
+    counts, never rows."""
     metrics: Literal["auto"] | Annotated[list[str], Field(min_length=1)] = "auto"
     """Metrics to report, the headline first; `auto`: all that the task has."""
     clients: Annotated[int, Field(ge=0)] = 100
@@ -33,5 +36,5 @@ class CheckpointSettings(Settings):
 
     every: Annotated[int, Field(ge=1)] = 1
     """Save after every so many rounds, and after the last."""
-    keep: Annotated[int, Field(ge=1)] = 2
-    """Checkpoints kept; older ones are removed."""
+    keep: Annotated[int, Field(ge=1)] | Literal["all"] = 2
+    """Checkpoints that are kept; older ones are removed. `all` keeps every one."""

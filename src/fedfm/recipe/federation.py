@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, field_validator
 
 from fedfm.data.partitions import Partition
 from fedfm.errors import RecipeError
+from fedfm.recipe.client_groups import Device, OtherModel, refuse_bad_shares
 from fedfm.settings import Settings
 
 DEFAULT_CLIENTS = 10
@@ -15,6 +16,10 @@ DEFAULT_CLIENTS = 10
 
 MOST_CLIENTS = 10_000_000
 """More would not fit the lists that name them."""
+
+
+Rank = Annotated[int, Field(ge=1, le=100_000)]
+Ranks = list[Rank] | dict[str, Rank]
 
 
 def _count_or_fraction(value: Any) -> int | float:
@@ -47,6 +52,37 @@ class FederationSettings(Settings):
     """Clients of a natural federation that have fewer examples are left out."""
     holdout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of each client's examples kept from training, to evaluate the server's model per client."""
+    ranks: Ranks | None = None
+    """LoRA ranks of clients, at most `tune.r`: a list such as `[4, 8, 16]`, from which each client's is drawn, or a rank
+    for each pattern of client ids, such as `{hospital-*: 4}`, where the first match counts; null, or no match: `tune.r`.
+    A client gets the leading ranks; the scale α/r stays that of `tune.r`."""
+    models: list[OtherModel] = []
+    """Backbones of clients that do not have `model`; each client gets the first that names it."""
+    devices: list[Device] = []
+    """Speeds of the devices of simulated clients, for the virtual clock of an asynchronous protocol."""
+
+    @field_validator("ranks")
+    @classmethod
+    def _ranks_are_named(cls, ranks: Ranks | None) -> Ranks | None:
+        if ranks is not None and not ranks:
+            raise ValueError("must name at least one rank, or be null")
+        return ranks
+
+    @field_validator("models")
+    @classmethod
+    def _models_fit(cls, models: list[OtherModel]) -> list[OtherModel]:
+        refuse_bad_shares([model.clients for model in models if isinstance(model.clients, float)], whole=False)
+        return models
+
+    @field_validator("devices")
+    @classmethod
+    def _devices_fit(cls, devices: list[Device]) -> list[Device]:
+        names = [device.name for device in devices]
+        if repeated := next((name for name in names if names.count(name) > 1), None):
+            raise ValueError(f"`{repeated}` is given twice; names of devices must differ")
+        if devices:
+            refuse_bad_shares([device.share for device in devices], whole=True)
+        return devices
 
     def cohort_size(self, clients: int) -> int:
         """Clients a round when ``clients`` are there; a fraction is rounded, and never to none."""

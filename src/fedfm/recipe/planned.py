@@ -1,34 +1,24 @@
-"""Parts of the schema that are still to come: refused by name, never ignored. An entry goes when its feature lands."""
+"""Parts of the schema that are still to come: refused by name, never ignored.
+
+A name is planned for as long as no class of that name exists: what is added needs no change here.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from fedfm.errors import Problem
+from fedfm.recipe.fields import SELECTORS, kinds
+from fedfm.settings import Settings
 
-Planned = Callable[[Any], bool]
-
-
-def _one_of(*names: str) -> Planned:
-    return lambda value: isinstance(value, str) and value in names
-
-
-def _has_any_of(*names: str) -> Planned:
-    return lambda value: isinstance(value, list) and any(isinstance(name, str) and name in names for name in value)
-
-
-def _is_given(value: Any) -> bool:
-    return value not in (None, [])
-
-
-PLANNED: dict[str, Planned] = {
-    "model.dtype": _one_of("bfloat16", "float16"),
-    "task.kind": _one_of("token-classification", "image-text"),
-    "tune.kind": _one_of("p-tuning", "adapter", "layers"),
-    "algorithm.name": _one_of("scaffold", "feddyn", "fednova", "fedadagrad", "fedbuff", "diloco", "ditto"),
-    "updates": _is_given,
-    "aggregate.rule": _one_of(
+PLANNED: dict[str, tuple[str, ...]] = {
+    "model.dtype": ("bfloat16", "float16"),
+    "task.kind": ("token-classification", "image-text"),
+    "tune.kind": ("p-tuning", "adapter", "layers"),
+    "algorithm.name": ("scaffold", "feddyn", "fednova", "fedadagrad", "fedexp", "diloco", "ditto"),
+    "updates.kind": ("clip", "quantize", "top-k", "random-k", "power-sgd", "sign"),
+    "aggregate.rule": (
         "median",
         "trimmed-mean",
         "krum",
@@ -39,21 +29,55 @@ PLANNED: dict[str, Planned] = {
         "fltrust",
         "foolsgold",
     ),
-    "privacy.kind": _one_of("central", "local"),
-    "runtime.precision": _one_of("float16"),
-    "report_to": _has_any_of("wandb", "mlflow", "trackio"),
+    "evaluate.at": ("clients", "both"),
+    "privacy.kind": ("central", "local"),
+    "runtime.precision": ("float16",),
+    "report_to": ("wandb", "mlflow", "trackio"),
 }
-"""Dotted key → whether a value belongs to a feature that this version does not have."""
+"""Dotted key → values of it, or of an element of its list, that this version does not have."""
+
+PLANNED_KEYS = ("federation.models",)
+"""Keys that this version has no use for."""
 
 
-def planned(values: Mapping[str, Any]) -> list[Problem]:
-    """What a recipe asks for that this version does not have."""
-    found = []
-    for where, is_planned in PLANNED.items():
-        value: Any = values
-        for key in where.split("."):
-            value = value.get(key) if isinstance(value, Mapping) else None
-        if is_planned(value):
-            subject = f"`{value}`" if isinstance(value, str) else "this"
-            found.append(Problem(where, f"{subject} is not available in this version"))
-    return found
+def planned(values: Mapping[str, Any], model: type[Settings]) -> list[Problem]:
+    """What a recipe asks for that this version does not have.
+
+    Args:
+        values: the recipe's.
+        model: the class of a whole recipe; a name that it knows is not planned any more.
+    """
+    unused = [
+        Problem(where, "this is not available in this version")
+        for key in PLANNED_KEYS
+        for where, value in _found(values, key, elements=False)
+        if value not in (None, [])
+    ]
+    return unused + [
+        Problem(where, f"`{value}` is not available in this version")
+        for key, names in PLANNED.items()
+        for where, value in _found(values, key)
+        if isinstance(value, str) and value in names and value not in _known(model, key)
+    ]
+
+
+def _found(values: Any, key: str, *, elements: bool = True) -> Iterator[tuple[str, Any]]:
+    """Where a dotted key is in a recipe's values, and its value; elements of a list one by one, unless asked for whole."""
+    places = [("", values)]
+    for part in key.split("."):
+        inner = [
+            (f"{where}.{part}".lstrip("."), v[part]) for where, v in places if isinstance(v, Mapping) and part in v
+        ]
+        places = [place for where, value in inner for place in _elements(where, value)] if elements else inner
+    yield from places
+
+
+def _elements(where: str, value: Any) -> list[tuple[str, Any]]:
+    return [(f"{where}[{i}]", part) for i, part in enumerate(value)] if isinstance(value, list) else [(where, value)]
+
+
+def _known(model: type[Settings], key: str) -> tuple[str, ...]:
+    """The names that a key which chooses a kind may have."""
+    group, _, chooser = key.partition(".")
+    field = model.model_fields.get(group)
+    return kinds(field) if field is not None and chooser in SELECTORS else ()

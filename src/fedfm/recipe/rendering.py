@@ -1,26 +1,28 @@
-"""A resolved recipe as YAML: bare, for a run's folder, or with every key below what it means, for people."""
+"""Writes a resolved recipe as YAML: plain for a run's folder, or with the help text of every key for users."""
 
 from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterator
-from typing import Any, Literal, get_args, get_origin
+from typing import Literal, get_args, get_origin
 
-from fedfm.recipe.fields import kind_of, selector, settings_classes
+from pydantic.fields import FieldInfo
+
+from fedfm.recipe.fields import choice_of, kinds, selector, settings_classes
 from fedfm.settings import Settings
 from fedfm.yaml_text import render
 
 WIDTH = 110
-"""Characters of a line of help, its indent not counted."""
+"""Maximum number of characters of a line of help, without its indentation."""
 
 
 def dump(recipe: Settings) -> str:
-    """Every key with its value, as YAML that loads back to an equal recipe."""
+    """Every key with its value, as YAML that loads as an equal recipe."""
     return render(recipe.model_dump(mode="json"))
 
 
 def commented(recipe: Settings) -> str:
-    """`dump`, with the help of each key as a comment above it."""
+    """As `dump`, with the help text of each key as a comment above it."""
     blocks = ["\n".join(_block(recipe, key, "")) for key in type(recipe).model_fields]
     return "\n\n".join(blocks) + "\n"
 
@@ -28,7 +30,7 @@ def commented(recipe: Settings) -> str:
 def _block(group: Settings, key: str, indent: str) -> Iterator[str]:
     """The lines of one key: help, choices, value."""
     field, value = type(group).model_fields[key], getattr(group, key)
-    for line in [*textwrap.wrap(field.description or "", WIDTH), *_choices(field.annotation)]:
+    for line in [*textwrap.wrap(field.description or "", WIDTH), *_choices(field)]:
         yield f"{indent}# {line}"
     if isinstance(value, Settings):
         yield f"{indent}{key}:"
@@ -38,13 +40,12 @@ def _block(group: Settings, key: str, indent: str) -> Iterator[str]:
         yield f"{indent}{render({key: value}, flow=True)[1:-1]}"
 
 
-def _choices(annotation: Any) -> Iterator[str]:
-    """One line with the words that are allowed, or with the kinds of a group, where there is a choice."""
-    classes = settings_classes(annotation)
-    chooser = selector(classes)
-    if get_origin(annotation) is Literal:
-        names = [str(name) for name in get_args(annotation)]
+def _choices(field: FieldInfo) -> Iterator[str]:
+    """One line with the allowed values or the kinds of a group, if there are several."""
+    if get_origin(field.annotation) is Literal:
+        names, chooser = tuple(map(str, get_args(field.annotation))), None
     else:
-        names = [str(kind_of(group, chooser)) for group in classes] if chooser else []
+        choice = choice_of(field)
+        names, chooser = kinds(field), choice.key if choice else selector(settings_classes(field))
     if len(names) > 1:
         yield (f"{chooser}: " if chooser else "") + " | ".join(names)

@@ -1,32 +1,17 @@
-"""A recipe: everything that decides a run. Its groups are the settings of the rooms that use them."""
+"""A recipe: everything that decides a run."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Self
 
-from pydantic import Field, ModelWrapValidatorHandler, model_validator
+from pydantic import ModelWrapValidatorHandler, model_validator
 
-from fedfm.aggregation import Aggregation
-from fedfm.aggregation.mean import Mean
-from fedfm.algorithms import AnyAlgorithm, FedAvg
-from fedfm.clients.settings import LocalSettings
-from fedfm.data.partitions import Column, Iid, Partition
-from fedfm.data.settings import DataSettings, PublicSettings
-from fedfm.models.settings import ModelSettings
-from fedfm.models.tunables import Lora, Tune
-from fedfm.privacy import NoPrivacy
-from fedfm.proxies import NoProxy, Proxy
 from fedfm.recipe.checks import checked
-from fedfm.recipe.evaluation import CheckpointSettings, EvaluateSettings
-from fedfm.recipe.federation import FederationSettings
-from fedfm.records.disk import normal
-from fedfm.runtimes.settings import Local, Runtime
-from fedfm.settings import Settings
-from fedfm.tasks.settings import TaskSettings
+from fedfm.recipe.conflicts import conflicts
+from fedfm.recipe.keys import RecipeKeys
 
 
-class Recipe(Settings):
+class Recipe(RecipeKeys):
     """All settings of a run; ``model``, ``task``, ``data`` and a name are enough.
 
     However it is made, every problem is found at once.
@@ -35,61 +20,8 @@ class Recipe(Settings):
         RecipeError: something is wrong with it: unknown keys, wrong values, choices that exclude each other.
     """
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
-    """Names the run's folder: letters, digits, `.`, `_` and `-`."""
-    seed: Annotated[int, Field(ge=0)] = 0
-    """Every random choice derives from it."""
-    output: str = "runs"
-    """Folder of runs; this run's is OUTPUT/NAME."""
-    run_dir: str | None = None
-    """The run's folder, in place of OUTPUT/NAME."""
-    model: ModelSettings
-    """The backbone."""
-    task: TaskSettings
-    """What the model is to learn."""
-    data: DataSettings
-    """Where examples come from; relative paths start where the command is given."""
-    public: PublicSettings | None = None
-    """Unlabelled public data at the server, for distilling and aligning a proxy."""
-    federation: FederationSettings = FederationSettings()
-    """Clients, and how data is split among them."""
-    local: LocalSettings = LocalSettings()
-    """Training at a client, within a round."""
-    tune: Tune = Lora()
-    """What is trained and travels."""
-    algorithm: AnyAlgorithm = FedAvg()
-    """How the federation learns."""
-    proxy: Proxy = NoProxy()
-    """What clients hold in place of the backbone."""
-    updates: Annotated[list[Any], Field(max_length=0)] = []
-    """Stages that an update passes on its way to the server, in order."""
-    aggregate: Aggregation = Mean()
-    """How a round's updates become one."""
-    privacy: NoPrivacy = NoPrivacy()
-    """What is promised about the clients' data."""
-    runtime: Runtime = Local()
-    """Where clients execute."""
-    evaluate: EvaluateSettings = EvaluateSettings()
-    """How the server's model is measured."""
-    checkpoint: CheckpointSettings = CheckpointSettings()
-    """How often a run is saved."""
-    report_to: list[Literal["tensorboard"]] = []
-    """Trackers that follow the run beside its own records."""
-    allow_network: bool = False
-    """Whether models and data may be downloaded."""
-
-    @property
-    def partition(self) -> Partition:
-        """How examples are split: as the recipe says, else by `data.client`, else alike."""
-        return self.federation.partition or (Column() if self.data.client else Iid())
-
-    @property
-    def folder(self) -> Path:
-        """The run's folder."""
-        return normal(self.run_dir or Path(self.output) / self.name)
-
     @model_validator(mode="wrap")
     @classmethod
     def _check(cls, values: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
         """One way in: whatever makes a Recipe gets all of its problems as one RecipeError."""
-        return checked(cls, values, handler)
+        return checked(cls, values, handler, conflicts)

@@ -27,7 +27,7 @@ FILES = (
     "recipe.yaml", "env.json", "profile.json", "clients.json", "metrics.jsonl", "events.jsonl", "wire.jsonl",
     "privacy.jsonl", "LATEST", "summary.json", "report.html", LOCK, OWNER,
 )  # fmt: skip
-FOLDERS = ("checkpoints", "adapter", "model", "proxy", "tensorboard")
+FOLDERS = ("checkpoints", "client_state", "clients", "adapter", "model", "proxy", "tensorboard")
 """`FILES` must be files and `FOLDERS` must be folders, where they exist."""
 
 
@@ -129,6 +129,11 @@ class RunFolder:
     def clients(self) -> Path:
         """The federation: id, sizes and label counts of every client."""
         return self.path / "clients.json"
+
+    @property
+    def client_state(self) -> Path:
+        """What simulated clients keep between rounds."""
+        return self.path / "client_state"
 
     @property
     def metrics(self) -> Path:

@@ -123,6 +123,7 @@ class _ProxyParameters(TypedDict):
 @with_config(_OPEN)
 class _Proxy(TypedDict, total=False):
     kind: Name
+    title: Name
     parameters: _ProxyParameters
     disclosed: float
     initial: dict[str, Figure]

@@ -26,15 +26,12 @@ from fedfm.hosts.worker_factory import make_worker
 from fedfm.models.backbones import Backbone, leave_room, load_backbone
 from fedfm.models.identity import ModelIdentity
 from fedfm.printable import line
-from fedfm.proxies import NoProxy
-from fedfm.proxies.versions import HeldProxy
+from fedfm.proxies.base import ClientCopy
 from fedfm.recipe import Recipe, load_recipe
 from fedfm.runtimes.envelopes import (
     NAME,
-    Answers,
     Ended,
     Envelope,
-    Fault,
     Prepare,
     Ready,
     Refusal,
@@ -43,13 +40,14 @@ from fedfm.runtimes.envelopes import (
     Work,
     job_digest,
 )
+from fedfm.runtimes.exchanges import read_work, replies_envelope
 from fedfm.sites.disclosure import VersionError
 from fedfm.sites.egress import Egress
 from fedfm.sites.limits import check_files, check_model
 from fedfm.sites.patterns import check_patterns
 from fedfm.sites.site_config import OwnData, at_site, read_site
 from fedfm.tasks import TASKS
-from fedfm.updates import Failure
+from fedfm.updates import Failure, Reply
 
 _log = logging.getLogger("fedfm.sites")
 
@@ -152,7 +150,7 @@ class Site:
             )
         job = Job.read(asked.job)
         recipe = self._admitted(job, asked.client)
-        folder, proxied = None, not isinstance(recipe.proxy, NoProxy)
+        folder, proxied = None, recipe.proxy.is_sent
         if asked.files and not proxied:  # they would be a model that nobody has admitted
             raise RecipeError("the recipe has no proxy, and the server offers the files of one", where="proxy")
         if proxied and not asked.files:
@@ -184,7 +182,7 @@ class Site:
             raise RecipeError("the server expects simulated clients, but this node holds its own data")
         if self._own is not None:
             self._own.egress.admit(recipe)
-            self._own.egress.admit_model(job.model.digest if job.model and isinstance(recipe.proxy, NoProxy) else None)
+            self._own.egress.admit_model(job.model.digest if job.model and not recipe.proxy.is_sent else None)
         return recipe
 
     def _read(self, job: Job, recipe: Recipe, client: str | None, folder: Path | None) -> TrainingData:
@@ -216,9 +214,8 @@ class Site:
     def _worker_for(self, data: TrainingData, job: Job, folder: Path | None) -> Worker:
         """A worker on the proxy in a folder, or on the backbone."""
         if folder is None:
-            return self._worker(data, self._backbone(data, job.model), None)
-        received = load_received(folder, data.task.auto_class)
-        return self._worker(data, received.model, received.held)
+            return self._worker(data, ClientCopy(self._backbone(data, job.model)))
+        return self._worker(data, load_received(folder, data.task.auto_class))
 
     def _backbone(self, data: TrainingData, expected: ModelIdentity | None) -> Backbone:
         """The backbone of a run, which must be the server's."""
@@ -236,8 +233,9 @@ class Site:
             raise DataError(f"{recipe.model.path} has other {' and other '.join(differences)} here than at the server")
         return backbone
 
-    def _worker(self, data: TrainingData, model: Backbone, held: HeldProxy | None) -> Worker:
+    def _worker(self, data: TrainingData, held: ClientCopy) -> Worker:
         """A worker on a model."""
+        model = held.model
         recipe, device = data.recipe, choose_device(data.recipe.runtime.device)
         if self._own is not None:
             check_patterns(recipe.tune, (name for name, _ in model.model.named_modules()))
@@ -253,15 +251,12 @@ class Site:
         if unknown := [client for client, _ in work.clients if client not in run.worker.clients]:
             raise DataError(f"there is no data of client {unknown[0]} here")
         torch.set_num_threads(run.data.recipe.runtime.resolved_threads)  # they decide bits, as at the server
-        run.worker.prepare({str(place): message for place, message in enumerate(messages)})
-        for client, answer in run.worker.train({client: messages[place] for client, place in work.clients}):
+        requests, sent = read_work(work, messages)
+        if self._own is not None and work.states:
+            raise DataError("the server sends the state of a client, which this site keeps itself")
+        run.worker.prepare(sent)
+        for reply in run.worker.answer(requests):
             if self._own is not None:
-                answer = self._own.egress.pass_answer(answer, run.data.recipe, run.job)
-            yield _answer(client, answer)
-
-
-def _answer(client: str, answer: bytes | Failure) -> Envelope:
-    if isinstance(answer, bytes):
-        return Envelope(Answers(clients=((client, None),)), (answer,))
-    fault = Fault(reason=answer.reason, details=answer.details, stale=answer.stale)
-    return Envelope(Answers(clients=((client, fault),)))
+                content = reply.content if isinstance(reply.content, Failure) else reply.content[:]
+                reply = Reply(reply.client, self._own.egress.pass_answer(content, run.data.recipe, run.job))
+            yield replies_envelope([reply])

@@ -16,7 +16,6 @@ from fedfm.errors import Problem, RecipeError
 from fedfm.hosts.client_split import Federation
 from fedfm.hosts.training_data import TrainingData, recipe_source
 from fedfm.models.processors import Processor
-from fedfm.proxies import NoProxy
 from fedfm.recipe import Recipe
 from fedfm.recipe.problems import explain
 from fedfm.settings import Settings
@@ -108,7 +107,7 @@ def at_site(recipe: Recipe, own: OwnData, *, allow_network: bool) -> Recipe:
         if name not in classes:
             problem = f"`labels` maps the value {value} to no class of the recipe: {', '.join(classes)}"
             problems.append(Problem("data.label", problem, name))
-    if own.model is None and isinstance(recipe.proxy, NoProxy):
+    if own.model is None and not recipe.proxy.is_sent:
         if not re.fullmatch(_PUBLIC_MODEL, recipe.model.path):
             problem = "the recipe's model is in a folder of the server's: name the folder here as `model`"
             problems.append(Problem("model.path", problem))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
@@ -15,7 +16,9 @@ from fedfm.errors import InterruptedRunError, RecipeError, TooFewClientsError
 from fedfm.params import digest, load
 from fedfm.recipe import Recipe, load_recipe
 from fedfm.records import jsonl
-from fedfm.runtimes.envelopes import Envelope, Prepare
+from fedfm.records.listeners import Listener
+from fedfm.runtimes.envelopes import Envelope, Prepare, Replies
+from fedfm.runtimes.line import Part
 from fedfm.server.experiment.deployment import RealSites
 from fedfm.server.runs.finished import Run
 from fedfm.server.runs.serving import for_sites
@@ -37,17 +40,31 @@ class Near:
     def __init__(self, sites: Mapping[str, Site]) -> None:
         self.sites = sites
         self.envelopes: list[Envelope] = []
+        self.parts = deque[Iterator[Part]]()
 
-    def nodes(self) -> list[str]:
+    def nodes(self, *, wait: bool = True) -> list[str]:
         return sorted(self.sites)
 
-    def send(
-        self, envelopes: Mapping[str, Envelope], *, most: int, within: float | None = None
-    ) -> Iterator[tuple[str, Envelope]]:
-        for node, envelope in envelopes.items():
-            self.envelopes.append(envelope)
-            for part in self.sites[node].handle(envelope):
-                yield node, part
+    def push(self, node: str, envelope: Envelope, *, most: int | None, within: float | None = None) -> None:
+        self.envelopes.append(envelope)
+        self.parts.append(self._answer(node, envelope))
+
+    def pull(self, timeout: float | None = None) -> Part | None:
+        while self.parts:
+            if (part := next(self.parts[0], None)) is not None:
+                return part
+            self.parts.popleft()
+        return None
+
+    def drop(self) -> None:
+        self.parts.clear()
+
+    def _answer(self, node: str, envelope: Envelope) -> Iterator[Part]:
+        part = None
+        for part in self.sites[node].handle(envelope):
+            yield Part(node, part, last=not isinstance(part.head, Replies))
+        if part is None or isinstance(part.head, Replies):
+            yield Part.end(node)
 
     def attend(self, check: Callable[[], None]) -> None:
         pass

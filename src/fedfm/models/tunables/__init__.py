@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field
-
 from fedfm.models.tunables.base import TuneSettings
 from fedfm.models.tunables.bitfit import BitFit
 from fedfm.models.tunables.full import Full
@@ -13,6 +11,7 @@ from fedfm.models.tunables.head import Head
 from fedfm.models.tunables.ia3 import IA3
 from fedfm.models.tunables.lora import Dora, Lora
 from fedfm.models.tunables.prompt import Prefix, Prompt
+from fedfm.registry import Choice
 
 TUNABLES: dict[str, type[TuneSettings]] = {
     "lora": Lora,
@@ -25,6 +24,6 @@ TUNABLES: dict[str, type[TuneSettings]] = {
     "full": Full,
 }
 
-Tune = Annotated[Lora | Dora | IA3 | Prompt | Prefix | BitFit | Head | Full, Field(discriminator="kind")]
+Tune = Annotated[TuneSettings, Choice(TUNABLES, "kind", "fedfm.tunables")]
 
 __all__ = ["IA3", "TUNABLES", "BitFit", "Dora", "Full", "Head", "Lora", "Prefix", "Prompt", "Tune", "TuneSettings"]

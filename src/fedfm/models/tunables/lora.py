@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 from peft import LoraConfig
 from pydantic import Field
 
+from fedfm.capabilities import LOW_RANK_FACTORS
 from fedfm.errors import RecipeError
 from fedfm.models.backbones import Backbone
 from fedfm.models.tunable import Tunable
@@ -20,6 +21,8 @@ from fedfm.models.tunables.targets import matching, resolve, transposed, within
 
 class LowRank(WithHead):
     """What LoRA and DoRA share."""
+
+    gives = frozenset({LOW_RANK_FACTORS})
 
     r: Annotated[int, Field(ge=1, le=100_000)] = 8
     """Rank of the update of each matrix."""
@@ -72,6 +75,11 @@ class Dora(LowRank):
 
     kind: Literal["dora"] = "dora"
     """Low-rank updates of the directions of weight columns, with trained lengths."""
+
+    @property
+    def needs_all_neurons(self) -> bool:
+        """Whether it trains the lengths of FFN matrices' columns, of which a smaller FFN has fewer."""
+        return self.target_modules in ("ffn", "all")
 
     def attach(self, backbone: Backbone, *, task_type: str | None, seed: int) -> Tunable:
         """DoRA."""

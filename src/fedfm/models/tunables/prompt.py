@@ -8,11 +8,12 @@ Li and Liang, Prefix-Tuning: Optimizing Continuous Prompts for Generation, arXiv
 from __future__ import annotations
 
 import inspect
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from peft import PrefixTuningConfig, PromptTuningConfig, PromptTuningInit
 from pydantic import Field
 
+from fedfm.capabilities import RECOMPUTATION, VIRTUAL_TOKENS
 from fedfm.errors import RecipeError
 from fedfm.models.backbones import Backbone, embeddings
 from fedfm.models.tunable import Tunable
@@ -21,6 +22,8 @@ from fedfm.models.tunables.base import WithHead, attach_peft, refuse_undescribed
 
 class VirtualTokens(WithHead):
     """What prompt and prefix tuning share."""
+
+    needs = {VIRTUAL_TOKENS: "it trains tokens that precede a text"}
 
     num_virtual_tokens: Annotated[int, Field(ge=1, le=100_000)] = 10
     """How many virtual tokens; each takes a position from the text."""
@@ -86,6 +89,9 @@ class Prompt(VirtualTokens):
 
 class Prefix(VirtualTokens):
     """Trained keys and values before every block's."""
+
+    takes = {RECOMPUTATION: "a prefix lies in the cache of keys and values, which is computed once; use prompt or lora"}
+    needs_all_layers: ClassVar[bool] = True
 
     kind: Literal["prefix"] = "prefix"
     """Trained keys and values before those of every block."""

@@ -12,9 +12,6 @@ from fedfm.records.reading import RunFiles, dig
 from fedfm.report import charts, svg
 from fedfm.report.sections.parts import Chart, Fact, LegendKey, Table
 
-KINDS = {"fedpft": "FedPFT", "offsite": "offsite tuning"}
-"""Kinds of proxy as their papers write them."""
-
 FIGURES = {
     "gradient_error": "gradient error",
     "gradient_cosine": "cosine",
@@ -45,12 +42,11 @@ def proxy(run: RunFiles) -> ProxySection | None:
     stages = run.rows("proxy")
     if not figures and not stages:
         return None
-    kind = str(figures.get("kind") or dig(run.recipe, "proxy.kind"))
     probes = [row for row in stages if "agreement" in row]
     gradients = [row for row in probes if row["gradient_cosine"] is not None]
     drawn = [chart for chart in (_preparing(gradients), _tuning(gradients), _blocks(probes)) if chart]
     return ProxySection(
-        kind=KINDS.get(kind, kind),
+        kind=str(figures.get("title") or figures.get("kind") or dig(run.recipe, "proxy.kind")),
         probed=bool(probes),
         facts=_facts(run, figures, probes),
         legend=_legend(probes) if drawn else [],

@@ -11,7 +11,7 @@ from fedfm.data.settings import SITES
 from fedfm.errors import RecipeError
 from fedfm.recipe import Recipe
 from fedfm.runtimes.base import Runtime
-from fedfm.runtimes.nodes import Line
+from fedfm.runtimes.line import Line
 from fedfm.server.experiment.build import Experiment, build_experiment
 from fedfm.server.experiment.runtime_factory import make_runtime, over_sites, require_extra
 

@@ -16,7 +16,6 @@ from fedfm.data.sources import Source
 from fedfm.errors import Gathering, RecipeError
 from fedfm.hosts.training_data import TrainingData, class_names, processor_of, read_training, recipe_source
 from fedfm.models.processors import Processor
-from fedfm.proxies import NoProxy
 from fedfm.randomness import numpy_generator
 from fedfm.recipe import Recipe
 from fedfm.tasks import TASKS, Task
@@ -154,7 +153,7 @@ def prepare_data(recipe: Recipe, sites: Sequence[str] = ()) -> FederatedData:
 
 def _public(recipe: Recipe, processor: Processor) -> PublicData | None:
     """Public data, where the recipe has a use for it."""
-    if recipe.public is None or isinstance(recipe.proxy, NoProxy):
+    if recipe.public is None or not recipe.proxy.is_sent:
         return None
     return read_public(
         recipe.public,

@@ -13,8 +13,9 @@ from fedfm.models.backbones import Backbone
 from fedfm.models.quiet import quiet
 from fedfm.recipe import Recipe
 from fedfm.runtimes.base import Runtime
+from fedfm.runtimes.line import Line
 from fedfm.runtimes.local import LocalRuntime
-from fedfm.runtimes.nodes import Line, NodesRuntime
+from fedfm.runtimes.nodes import NodesRuntime
 from fedfm.runtimes.processes import ProcessRuntime
 from fedfm.runtimes.settings import Flower, Local, Ray
 from fedfm.server.experiment.build import Experiment
@@ -71,16 +72,16 @@ def _bare(reference: Reference | float | None) -> str | list[str] | None:
 
 
 def _runtime(experiment: Experiment, recipe: Recipe, line: Line, *, stack: int, own_data: bool) -> NodesRuntime:
-    proxy = experiment.proxy
-    model = experiment.backbone.identity if proxy is None else None
+    proxied = bool(experiment.client_model.weights)
+    model = None if proxied else experiment.backbone.identity
     training = experiment.data.training
     job = Job.of(recipe, data=training.digest if training else None, model=model)
     return NodesRuntime(
         line,
         job.model_dump(mode="json"),
         stack=stack,
-        save_proxy=None if proxy is None else proxy.save,
-        save_processor=partial(_save_processor, experiment.backbone) if proxy is not None and own_data else None,
+        save_proxy=experiment.client_model.save if proxied else None,
+        save_processor=partial(_save_processor, experiment.backbone) if proxied and own_data else None,
         own_data=own_data,
     )
 

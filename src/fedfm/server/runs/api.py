@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from fedfm.recipe import load_recipe
 from fedfm.records.folder import RunFolder
 from fedfm.server.runs.finished import Run
-from fedfm.server.runs.refusals import refuse_unresumable, refuse_unrunnable
+from fedfm.server.runs.refusals import refuse_changes, refuse_unresumable, refuse_unrunnable
 from fedfm.trackers.listeners import Listener
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ def run(
     data: Mapping[str, Any] | None = None,
     listeners: Sequence[Listener] = (),
     profile: bool = False,
+    **methods: Any,
 ) -> Run:
     """Runs a recipe from its first round to its report.
 
@@ -33,6 +34,8 @@ def run(
             `datasets.Dataset`; see `load_recipe`.
         listeners: are called at each step; see `fedfm.Listener`.
         profile: record the time by phase (``profile.json``, and in the report).
+        methods: objects in place of the recipe's ``algorithm``, ``tune``, ``updates`` (a list), ``aggregate``, …; their
+            classes may be your own. Runtimes on nodes need such a class to be installed, with an entry point.
 
     Raises:
         RecipeError: the recipe is not valid; nothing was written.
@@ -44,11 +47,11 @@ def run(
     if isinstance(recipe, str | Path):
         if not data:
             refuse_unrunnable(recipe, overrides)
-        recipe = load_recipe(recipe, overrides, data=data)
+        recipe = load_recipe(recipe, overrides, data=data, **methods)
     elif isinstance(recipe, Mapping):
-        recipe = load_recipe(recipe, overrides, data=data)
-    elif overrides or data:
-        recipe = load_recipe(recipe.model_dump(), overrides, data=data)
+        recipe = load_recipe(recipe, overrides, data=data, **methods)
+    elif overrides or data or methods:
+        recipe = load_recipe(recipe.model_dump(), overrides, data=data, **methods)
     RunFolder.refuse_existing(recipe.folder)
     from fedfm.server.experiment.deployment import Simulation
     from fedfm.server.runs.start import start_run
@@ -62,6 +65,7 @@ def resume(
     *,
     data: Mapping[str, Any] | None = None,
     listeners: Sequence[Listener] = (),
+    **methods: Any,
 ) -> Run:
     """Continues a run from its last checkpoint. On the same machine the result is that of an uninterrupted run.
 
@@ -70,12 +74,16 @@ def resume(
         overrides: only ``federation.rounds`` and ``report_to`` may change.
         data: the data that was given to `run` from Python, if the cache has lost it; it must be the same.
         listeners: are called at each step.
+        methods: the objects that `run` was given, where their classes are not installed; they must be the same.
 
     Raises:
         RecipeError: the folder is not that of a run, the run is finished, or recipe, data or model have changed; also
             as in `run`.
     """
     opened = RunFolder.open(folder)
+    if methods:
+        given = load_recipe(opened.recipe, **methods)
+        refuse_changes(load_recipe(opened.recipe).model_dump(), given.model_dump())
     refuse_unresumable(opened, overrides)
     from fedfm.server.experiment.deployment import Simulation
     from fedfm.server.runs.start import continue_run

@@ -12,13 +12,10 @@ from fedfm.models.backbones import Backbone, load_backbone
 from fedfm.models.identity import PARTS
 from fedfm.models.quiet import quiet
 from fedfm.models.tunable import Tunable
-from fedfm.proxies import NoProxy
-from fedfm.proxies.model import make
 from fedfm.recipe import Recipe, load_recipe
 from fedfm.records import jsonl, shapes
 from fedfm.records.folder import RunFolder
 from fedfm.report.card import ArtifactKind, Base, write_card
-from fedfm.server.experiment.server_proxy import make_server_proxy
 from fedfm.server.rounds.checkpoints import load_checkpoint
 from fedfm.tasks import TASKS
 
@@ -100,16 +97,15 @@ def load_tuned(folder: RunFolder, recipe: Recipe) -> tuple[Tunable, Backbone]:
     )
     _refuse_another_model(saved.identity, backbone)
     params = saved.state.delivered().params
-    if isinstance(recipe.proxy, NoProxy):
-        tunable = recipe.tune.attach(backbone, task_type=task.peft_type, seed=recipe.seed)
-    else:
-        here = recipe.proxy.model_copy(update={"path": str(folder.proxy)})
-        model = make(here, backbone, None, seed=recipe.seed)
-        tunable = recipe.tune.attach(model.backbone, task_type=task.peft_type, seed=recipe.seed)
-        params = make_server_proxy(recipe, model, tunable, task, None).plug_in.to_backbone(params)
-    tunable.write(params)
-    tunable.eval()
-    return tunable, backbone
+    here = recipe.proxy.model_copy(update={"path": str(folder.proxy)}) if recipe.proxy.is_sent else recipe.proxy
+
+    def attach(model: Backbone) -> Tunable:
+        return recipe.tune.attach(model, task_type=task.peft_type, seed=recipe.seed)
+
+    made = here.at_server(backbone, attach, None, seed=recipe.seed)
+    made.tunable.write(made.to_backbone(params))
+    made.tunable.eval()
+    return made.tunable, backbone
 
 
 def _refuse_another_model(before: Mapping[str, str], backbone: Backbone) -> None:

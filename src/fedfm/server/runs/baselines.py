@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from fedfm.algorithms import Algorithm
-from fedfm.clients import Worker
+from fedfm.clients import ClientRound, Worker
 from fedfm.params import Params
 from fedfm.randomness import numpy_generator
 from fedfm.server.experiment.build import Experiment
@@ -59,7 +59,7 @@ def _pooled(experiment: Experiment, state: RunState, clients: Clients, worker: W
     """
     indices = np.sort(np.concatenate(list(clients.values())))
     on_backbone = replace(worker, tunable=experiment.tunable)
-    start = experiment.proxy.plug_in.to_backbone(experiment.start) if experiment.proxy else experiment.start
+    start = experiment.client_model.to_backbone(experiment.start)
     return _train_alone(experiment, on_backbone, start, indices, "pooled", [steps for steps in state.steps if steps])
 
 
@@ -68,8 +68,8 @@ def _local(experiment: Experiment, state: RunState, clients: Clients, worker: Wo
 
     They train on the latest proxy, which the federation has helped to align, so the baseline is slightly too good.
     """
-    if state.proxy is not None and worker.proxy is not None:
-        worker.proxy.download(state.proxy)
+    if state.proxy is not None:
+        worker.copy.download(state.proxy)
     local = experiment.recipe.local
     chosen = numpy_generator(experiment.recipe.seed, "local baseline").permutation(sorted(clients))[:LOCAL_CLIENTS]
     scores = []
@@ -85,14 +85,14 @@ def _train_alone(
     experiment: Experiment, worker: Worker, start: Params, indices: np.ndarray, key: str, steps: list[int]
 ) -> float:
     """Headline test metric after plain training, without the algorithm's hooks, with ``steps`` in each round."""
-    plain = replace(worker, gradient_rule=Algorithm().gradient)
+    plain = replace(worker, contract=replace(worker.contract, rule=Algorithm()))
     plain.tunable.write(start)
     for number, budget in enumerate(steps, start=1):
         plain.fit(
             indices,
+            ClientRound(start, {}, {}, experiment.recipe.local.learning_rate_at(number, len(steps))),
             client=f"baseline {key}",
             round=number,
-            learning_rate=experiment.recipe.local.learning_rate_at(number, len(steps)),
             max_steps=budget,
         )
     evaluator = replace(experiment.evaluator, tunable=plain.tunable)

@@ -7,11 +7,10 @@ from typing import Any
 import numpy as np
 
 from fedfm.data.settings import FILE, SITES
-from fedfm.params import count
 from fedfm.recipe import Recipe
 from fedfm.server.experiment.build import Experiment, build_experiment
 from fedfm.server.experiment.federated_data import FederatedData, prepare_data
-from fedfm.wire import stored_bytes
+from fedfm.spec import count
 
 
 def plan(recipe: Recipe) -> dict[str, Any]:
@@ -37,11 +36,11 @@ def client_table(recipe: Recipe) -> list[dict[str, Any]]:
 def describe(experiment: Experiment) -> dict[str, Any]:
     """The plan of an experiment, as JSON."""
     recipe, training = experiment.recipe, experiment.data.training
-    start = experiment.start
-    message = stored_bytes(start)
+    clients = list(experiment.data.clients)
+    down, up = experiment.contract.message_bytes(clients[0], 1)
     cohort = recipe.federation.cohort_size(len(experiment.data.clients))
     asked = recipe.runtime.asked(cohort, len(experiment.data.clients))
-    per_round = message * (asked + cohort)
+    per_round = down * asked + up * cohort
     return {
         "name": recipe.name,
         "model": {
@@ -51,8 +50,8 @@ def describe(experiment: Experiment) -> dict[str, Any]:
             "digest": experiment.backbone.identity.digest,
             "parameters": experiment.backbone_parameters,
         },
-        "proxy": None if experiment.proxy is None else {"kind": recipe.proxy.kind, **experiment.proxy.sizes()},
-        "tunable": {"kind": recipe.tune.kind, "parameters": count(start)},
+        "proxy": None if (sizes := experiment.client_model.sizes()) is None else {"kind": recipe.proxy.kind, **sizes},
+        "tunable": {"kind": recipe.tune.kind, "parameters": count(experiment.contract.spec)},
         "data": _describe_data(experiment.data),
         "warnings": experiment.warnings,
         "federation": {
@@ -64,12 +63,12 @@ def describe(experiment: Experiment) -> dict[str, Any]:
         },
         "algorithm": recipe.algorithm.name,
         "bytes": {
-            "per_client_down": message,
-            "per_client_up": message,
+            "per_client_down": down,
+            "per_client_up": up,
             "per_round": per_round,
             "total": per_round * recipe.federation.rounds,
-            "first_download": experiment.first_download_bytes,
-            "alignment": 0 if experiment.proxy is None else experiment.proxy.alignment_bytes,
+            "first_download": experiment.client_model.download_bytes,
+            "alignment": experiment.client_model.alignment_bytes,
         },
         "privacy": None,
         "training": experiment.training,

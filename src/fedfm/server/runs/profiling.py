@@ -53,7 +53,7 @@ def profile_of(experiment: Experiment, state: RunState) -> dict[str, Any]:
 
 def _tokens_each(experiment: Experiment) -> int:
     """Tokens of an example: 1 for text, whose tokens are counted; the patches of an image plus one."""
-    config = experiment.at_clients.base_model.config
+    config = experiment.client_model.client_tunable.base_model.config
     if experiment.data.task.modality == "text":
         return 1
     vision = getattr(config, "vision_config", config)
@@ -62,7 +62,7 @@ def _tokens_each(experiment: Experiment) -> int:
 
 def _weights(experiment: Experiment, stacking: Stacking | None) -> int:
     """Number of weights of the matrices that each token of an example passes in the blocks of a client's model."""
-    model, family = experiment.at_clients.base_model, experiment.backbone.family
+    model, family = experiment.client_model.client_tunable.base_model, experiment.backbone.family
     chain = blocks(model, family)
     total = 0
     prefix = stacking.prefix if stacking else None

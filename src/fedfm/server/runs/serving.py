@@ -14,7 +14,7 @@ from fedfm.errors import RecipeError
 from fedfm.recipe import Recipe, load_recipe
 from fedfm.records import jsonl, shapes
 from fedfm.records.folder import RunFolder
-from fedfm.runtimes.nodes import Line
+from fedfm.runtimes.line import Line
 from fedfm.runtimes.relay import Wait
 from fedfm.runtimes.settings import Flower
 from fedfm.server.experiment.build import Experiment

@@ -50,7 +50,7 @@ def summarize(
         "bytes": {
             "down": state.bytes_down,
             "up": state.bytes_up,
-            "first_download": experiment.first_download_bytes,
+            "first_download": experiment.client_model.download_bytes,
         },
         **_times(state),
         "privacy": None,
@@ -67,11 +67,11 @@ def summarize(
 
 def _parameters(experiment: Experiment) -> dict[str, int]:
     """Numbers of parameters; a parameter that a client's model uses twice counts once."""
-    held = {id(parameter): parameter.numel() for parameter in experiment.at_clients.model.parameters()}
+    held = {id(parameter): parameter.numel() for parameter in experiment.client_model.client_tunable.model.parameters()}
     return {
         "backbone": experiment.backbone_parameters,
         "client": sum(held.values()),
-        "trainable": count(experiment.at_clients.parameters),
+        "trainable": count(experiment.client_model.client_tunable.parameters),
     }
 
 
@@ -102,21 +102,22 @@ def proxy_figures(experiment: Experiment, state: RunState) -> dict[str, Any] | N
     is positive where the backbone is better. ``plug_in_gap`` and ``final`` are None where the delivered parameters are
     those of a round after which the proxy was realigned.
     """
-    proxy, version = experiment.proxy, state.proxy
-    if proxy is None or version is None:
+    version, sizes = state.proxy, experiment.client_model.sizes()
+    if version is None or sizes is None:
         return None
     metric = experiment.evaluator.metrics[0]
     sign = 1 if experiment.data.task.metrics[metric] else -1
     delivered, best = state.delivered(), state.best
     realigned = best is not None and delivered.round != state.round and best.proxy_version != version.number
-    own = None if realigned else experiment.evaluate_proxy(delivered.params)
+    own = None if realigned else experiment.evaluate_client_model(delivered.params)
     return {
-        "kind": proxy.settings.kind,
+        "kind": experiment.recipe.proxy.kind,
+        "title": experiment.recipe.proxy.title,
         "version": version.number,
-        **proxy.sizes(),
+        **sizes,
         "initial": state.initial["proxy"],
         "final": own,
         "plug_in_gap": None if own is None else sign * (delivered.metrics[metric] - own[metric]),
-        "first_download": experiment.first_download_bytes,
+        "first_download": experiment.client_model.download_bytes,
         "seconds": round(state.seconds.get("proxy", 0.0), 3),
     }

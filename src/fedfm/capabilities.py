@@ -1,0 +1,58 @@
+"""The words in which choices of a recipe say what they need from each other, give and take (`Settings.needs`, …).
+
+A capability names what one choice relies on and another one decides, so that neither names the other. The recipe is
+refused where a capability that one choice needs is absent (`fedfm.recipe.capabilities`).
+"""
+
+from __future__ import annotations
+
+SGD = "sgd"
+"""Local steps are w ← w − η·g: `local.optimizer: sgd` without `local.max_grad_norm`. SCAFFOLD and FedDyn need it."""
+INDIVIDUAL_UPDATES = "individual updates"
+"""The server sees each client's update; secure aggregation takes it. Robust rules need it."""
+STATEFUL_CLIENTS = "stateful clients"
+"""Clients keep tensors between rounds."""
+LINEAR_STAGES = "linear stages"
+"""The sum of encoded updates decodes to the sum of the updates; a stage that is not linear takes it."""
+BACKBONE_WEIGHTS = "weights of the backbone"
+"""Clients hold the weights of the backbone itself; proxies take it."""
+LABELS = "labels"
+"""Each training example has one label; tasks without labels take it."""
+ONE_MODEL = "one model"
+"""All clients share one tunable; personal parts, different backbones and gossip take it."""
+SIMULATED_CLIENTS = "simulated clients"
+"""The server reads the clients' data; `data.train: sites` takes it."""
+WHOLE_VIEWS = "whole views"
+"""Each client holds every coordinate of the tunable; ranks, personal parts and chosen layers take it."""
+BARRIER = "barrier"
+"""A round waits for its cohort; an asynchronous protocol takes it."""
+SERVER_STEP = "server step"
+"""The server updates one set of parameters by the algorithm; gossip and distillation take it."""
+LOW_RANK_FACTORS = "low-rank factors"
+"""The tunable is pairs of factors A and B; LoRA and DoRA give it."""
+VIRTUAL_TOKENS = "virtual tokens"
+"""A trained token can precede the text; tasks on images, and tasks without a type in peft, take it."""
+RECOMPUTATION = "recomputation"
+"""Blocks can be computed again in the backward pass; a tunable in the cache of keys and values takes it."""
+SHARED_CODE = "shared code"
+"""Clients run in processes that know every class of this one; runtimes on nodes take it."""
+
+UNLESS_TAKEN = frozenset(
+    {
+        SGD,
+        INDIVIDUAL_UPDATES,
+        STATEFUL_CLIENTS,
+        LINEAR_STAGES,
+        BACKBONE_WEIGHTS,
+        LABELS,
+        ONE_MODEL,
+        SIMULATED_CLIENTS,
+        WHOLE_VIEWS,
+        BARRIER,
+        SERVER_STEP,
+        VIRTUAL_TOKENS,
+        RECOMPUTATION,
+        SHARED_CODE,
+    }
+)
+"""Capabilities that are there unless a choice takes them; any other must be given by a choice."""

@@ -1,0 +1,273 @@
+"""What choices of a recipe need from each other: each need that is not met is refused, with both keys and the reason.
+
+Methods say what they need, give and take in their classes (`Settings.needs`, `gives`, `takes`); `PLAIN_KEYS` says it
+for keys that are not methods. So a new method never names the methods that it goes with.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from fedfm.capabilities import (
+    LABELS,
+    LOW_RANK_FACTORS,
+    ONE_MODEL,
+    RECOMPUTATION,
+    SGD,
+    SHARED_CODE,
+    SIMULATED_CLIENTS,
+    UNLESS_TAKEN,
+    VIRTUAL_TOKENS,
+    WHOLE_VIEWS,
+)
+from fedfm.data.settings import SITES
+from fedfm.errors import Problem
+from fedfm.recipe.fields import choice_of, selector, settings_classes
+from fedfm.recipe.keys import RecipeKeys
+from fedfm.recipe.problems import overlap
+from fedfm.registry import name_of
+from fedfm.settings import Capabilities, Settings
+from fedfm.tasks import TASKS
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A choice that a recipe makes.
+
+    Attributes:
+        where: its dotted key.
+        value: what it is set to.
+        capabilities: what that means for the other choices.
+    """
+
+    where: str
+    value: Any
+    capabilities: Capabilities
+
+    def __str__(self) -> str:
+        if isinstance(self.value, str):
+            return f"`{self.where}: {self.value}`"
+        return (
+            f"`{self.where}: {json.dumps(self.value)}`"
+            if isinstance(self.value, bool | int | float)
+            else f"`{self.where}`"
+        )
+
+
+@dataclass(frozen=True)
+class PlainKey:
+    """A key that is not a method, and what it means for other choices where it is set in a certain way.
+
+    Attributes:
+        where: the dotted key.
+        is_set: whether it is set so.
+        needs: as `Settings.needs`.
+        takes: as `Settings.takes`.
+    """
+
+    where: str
+    is_set: Callable[[RecipeKeys], bool]
+    needs: Mapping[str, str] = field(default_factory=dict)
+    takes: Mapping[str, str] = field(default_factory=dict)
+
+
+def incompatible(recipe: RecipeKeys, faulty: Sequence[str] = ()) -> list[Problem]:
+    """One problem for each need of a choice that the other choices of a recipe do not meet.
+
+    Args:
+        recipe: sound key by key.
+        faulty: dotted keys that were left out of it; choices at these keys are not judged.
+    """
+    made = [
+        choice
+        for choice in (*_methods(recipe), *_plain(recipe))
+        if not any(overlap(choice.where, fault) or overlap(_group(choice.where), fault) for fault in faulty)
+    ]
+    problems = []
+    for choice in made:
+        for capability, why in choice.capabilities.needs.items():
+            takers = [other for other in made if other is not choice and capability in other.capabilities.takes]
+            reasons = [f"{taker} excludes that: {taker.capabilities.takes[capability]}" for taker in takers]
+            if not takers and capability not in UNLESS_TAKEN:
+                if any(capability in other.capabilities.gives for other in made if other is not choice):
+                    continue
+                givers = _givers(recipe, capability)
+                if any(overlap(where, fault) for where in givers for fault in faulty):
+                    continue
+                reasons = [_lacking(recipe, givers)]
+            if reasons:
+                subject = f"`{choice.value}` needs" if isinstance(choice.value, str) else "needs"
+                problems.append(Problem(choice.where, f"{subject} {capability}: {why}. {'; '.join(reasons)}"))
+    return problems
+
+
+def _group(where: str) -> str:
+    """The group of a key that chooses a kind: where the kind is faulty, the group was left out."""
+    return where.rpartition(".")[0] or where
+
+
+def _methods(settings: Settings, where: str = "") -> Iterator[Chosen]:
+    """The methods that a recipe chooses, in its order."""
+    for key, info in type(settings).model_fields.items():
+        value = getattr(settings, key)
+        path = f"{where}.{key}".lstrip(".")
+        several = isinstance(value, list)
+        for number, part in enumerate(value if several else [value]):
+            if not isinstance(part, Settings):
+                continue
+            place = f"{path}[{number}]" if several else path
+            choice = choice_of(info)
+            chooser = choice.key if choice else selector(settings_classes(info))
+            if chooser is not None:
+                said = part.capabilities()
+                if choice is not None and choice.is_here_only(part):
+                    said = Capabilities({**said.needs, SHARED_CODE: _GIVEN_AS_OBJECT}, said.gives, said.takes)
+                yield Chosen(f"{place}.{chooser}", getattr(part, chooser), said)
+            yield from _methods(part, place)
+
+
+def _plain(recipe: RecipeKeys) -> Iterator[Chosen]:
+    for key in PLAIN_KEYS:
+        if key.is_set(recipe):
+            value: Any = recipe
+            for part in key.where.split("."):
+                value = getattr(value, part)
+            yield Chosen(key.where, value, Capabilities(key.needs, frozenset(), key.takes))
+
+
+def _givers(recipe: RecipeKeys, capability: str) -> dict[str, list[str]]:
+    """Key that chooses a kind → the kinds that give a capability."""
+    found: dict[str, list[str]] = {}
+    for key, info in type(recipe).model_fields.items():
+        classes = settings_classes(info)
+        chooser = selector(classes)
+        names = [str(name_of(group, chooser)) for group in classes if chooser and capability in group.gives]
+        if names:
+            found[f"{key}.{chooser}"] = names
+    return found
+
+
+def _lacking(recipe: RecipeKeys, givers: Mapping[str, list[str]]) -> str:
+    """Which keys would give a capability that no choice gives."""
+    if not givers:
+        return "No method that is installed gives that"
+    return "; ".join(f"`{where}` gives that with {' or '.join(names)}" for where, names in givers.items())
+
+
+_GIVEN_AS_OBJECT = (
+    "its class was given to this process as an object; install its package with an entry point to use it elsewhere"
+)
+
+PLAIN_KEYS = (
+    PlainKey(
+        "task.kind",
+        lambda recipe: not TASKS[recipe.task.kind].labelled,
+        takes={LABELS: "its examples have none"},
+    ),
+    PlainKey(
+        "task.kind",
+        lambda recipe: TASKS[recipe.task.kind].modality == "image",
+        takes={VIRTUAL_TOKENS: "an image has no text that they could precede; use lora"},
+    ),
+    PlainKey(
+        "task.kind",
+        lambda recipe: TASKS[recipe.task.kind].modality != "image" and TASKS[recipe.task.kind].peft_type is None,
+        takes={VIRTUAL_TOKENS: "peft has no virtual tokens for it; use lora"},
+    ),
+    PlainKey(
+        "data.train",
+        lambda recipe: recipe.data.train == SITES,
+        takes={SIMULATED_CLIENTS: "clients hold their own data"},
+    ),
+    PlainKey(
+        "data.validation",
+        lambda recipe: isinstance(recipe.data.validation, float),
+        needs={SIMULATED_CLIENTS: "a fraction is held back from the training data; name a file"},
+    ),
+    PlainKey(
+        "data.test",
+        lambda recipe: isinstance(recipe.data.test, float),
+        needs={SIMULATED_CLIENTS: "a fraction is held back from the training data; name a file"},
+    ),
+    PlainKey(
+        "data.client",
+        lambda recipe: recipe.data.client is not None,
+        needs={SIMULATED_CLIENTS: "it splits the server's training data; leave it out"},
+    ),
+    PlainKey(
+        "data.limit",
+        lambda recipe: recipe.data.limit is not None,
+        needs={SIMULATED_CLIENTS: "it cuts the server's training data; leave it out"},
+    ),
+    PlainKey(
+        "federation.partition.kind",
+        lambda recipe: recipe.federation.partition is not None,
+        needs={SIMULATED_CLIENTS: "it splits the server's training data; leave it out"},
+    ),
+    PlainKey(
+        "federation.sampling",
+        lambda recipe: recipe.federation.sampling == "weighted",
+        needs={SIMULATED_CLIENTS: "the number of a client's examples decides; use uniform or poisson"},
+    ),
+    PlainKey(
+        "federation.holdout",
+        lambda recipe: recipe.federation.holdout > 0,
+        needs={SIMULATED_CLIENTS: "the server evaluates on what is held out; set 0"},
+    ),
+    PlainKey(
+        "federation.devices",
+        lambda recipe: bool(recipe.federation.devices),
+        needs={SIMULATED_CLIENTS: "profiles replace the speed of real machines; leave them out"},
+    ),
+    PlainKey(
+        "federation.ranks",
+        lambda recipe: recipe.federation.ranks is not None,
+        needs={LOW_RANK_FACTORS: "a client gets the leading rows and columns of a pair of factors"},
+        takes={WHOLE_VIEWS: "a client holds the leading ranks only"},
+    ),
+    PlainKey(
+        "federation.models",
+        lambda recipe: bool(recipe.federation.models),
+        takes={
+            ONE_MODEL: "clients have different backbones",
+            WHOLE_VIEWS: "clients have different backbones",
+        },
+    ),
+    PlainKey(
+        "tune.share",
+        lambda recipe: recipe.tune.share is not None,
+        takes={
+            ONE_MODEL: "each client keeps a part of the tunable for itself",
+            WHOLE_VIEWS: "each client keeps a part of the tunable for itself",
+        },
+    ),
+    PlainKey(
+        "evaluate.baselines",
+        lambda recipe: bool(recipe.evaluate.baselines),
+        needs={SIMULATED_CLIENTS: "the server trains on the clients' data; leave them out"},
+    ),
+    PlainKey(
+        "local.optimizer",
+        lambda recipe: recipe.local.optimizer != "sgd",
+        takes={SGD: "its steps are not multiples of the gradient; set local.optimizer=sgd"},
+    ),
+    PlainKey(
+        "local.max_grad_norm",
+        lambda recipe: recipe.local.max_grad_norm is not None,
+        takes={SGD: "a clipped gradient is scaled; set local.max_grad_norm=null"},
+    ),
+    PlainKey(
+        "local.recompute",
+        lambda recipe: recipe.local.recompute != "none",
+        needs={RECOMPUTATION: "it computes parts of the blocks twice; set none"},
+    ),
+    PlainKey(
+        "runtime.kind",
+        lambda recipe: recipe.runtime.kind != "local",
+        takes={SHARED_CODE: "its clients run in other programs"},
+    ),
+)
+"""Keys that are not methods, in the order of the recipe."""

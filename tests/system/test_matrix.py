@@ -1,0 +1,127 @@
+"""Choices of a recipe, drawn from the registries: together they run two rounds, or are refused with both keys named."""
+
+from __future__ import annotations
+
+import os
+import re
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+
+from fedfm import run
+from fedfm.errors import RecipeError
+from fedfm.recipe import Recipe
+from fedfm.recipe.fields import all_keys
+from tests.small import write_rows
+from tools.matrix import PAGE, Pick, axes, merged, page
+
+AXES = axes()
+LOCAL = {where: [pick for pick in picks if pick.name != "sites"] for where, picks in AXES.items()}
+"""Every axis; real sites are tested with machines of their own."""
+
+MODELS = {"image-classification": "builtin:tiny-vit", "causal-lm": "builtin:tiny-llama"}
+"""Kind of task → a model for it; text is read by a small BERT otherwise."""
+
+TINY: dict[str, Any] = {
+    "name": "drawn",
+    "task": {"kind": "text-classification"},
+    "federation": {"clients": 3, "per_round": 2, "rounds": 2},
+    "local": {"batch_size": 4, "max_steps": 1, "learning_rate": 0.01},
+    "runtime": {"kind": "local", "processes": 1, "threads": 1},
+    "evaluate": {"every": 2},
+}
+PROXIES: dict[str, dict[str, Any]] = {
+    "fedpft": {
+        "distill": {"steps": 1, "batch_size": 2},
+        "interval": 1,
+        "align": {"steps": 1, "batch_size": 2},
+        "probe": 0,
+    },
+    "offsite": {"distill": {"steps": 1, "batch_size": 2}, "adapters": 1, "probe": 0},
+}
+"""What makes a proxy quick; the choices are those of the axis."""
+
+DOTTED = sorted((key.where for key in all_keys(Recipe) if "." in key.where), key=len, reverse=True)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Short texts with labels and sites, and images of two classes."""
+    folder = tmp_path_factory.mktemp("matrix")
+    write_rows(folder / "train.jsonl", 24)
+    write_rows(folder / "test.jsonl", 6, start=100)
+    write_rows(folder / "public.jsonl", 6, start=200)
+    rng = np.random.default_rng(0)
+    for split, count in {"train": 24, "test": 6, "public": 6}.items():
+        images = rng.integers(0, 256, (count, 8, 8), dtype=np.uint8)
+        sites = np.array(list("abc") * count)[:count]
+        np.savez(folder / f"{split}.npz", image=images, label=np.arange(count) % 2, site=sites)
+    return folder
+
+
+def recipe_of(folder: Path, picks: list[Pick]) -> dict[str, Any]:
+    """A recipe of a few seconds that makes these choices."""
+    values = merged(TINY, *(pick.values for pick in picks))
+    task, proxy = values["task"]["kind"], values.get("proxy", {}).get("kind", "none")
+    ending = "npz" if task == "image-classification" else "jsonl"
+    files = {split: str(folder / f"{split}.{ending}") for split in ("train", "test", "public")}
+    data = {"train": files["train"], "test": files["test"], "max_length": 16}
+    values = merged(values, {"model": {"path": MODELS.get(task, "builtin:tiny-bert")}, "data": data})
+    if proxy != "none":
+        values = merged(values, {"public": {"data": files["public"]}, "proxy": PROXIES.get(proxy, {})})
+    return values
+
+
+def assert_runs_or_is_refused(values: dict[str, Any], output: Path) -> None:
+    try:
+        finished = run(merged(values, {"output": str(output)}))
+    except RecipeError as error:
+        for problem in error.problems:
+            named = [key for key in DOTTED if re.search(rf"\b{re.escape(key)}\b", problem.message)]
+            assert problem.where, f"says no key: {problem}"
+            assert set(named) - {problem.where}, f"names no second key: {problem}"
+        return
+    assert finished.summary["rounds"] == 2
+    assert np.isfinite(finished.summary["final"]["loss"])
+
+
+def choices(of: dict[str, list[Pick]]) -> st.SearchStrategy[list[Pick]]:
+    return st.tuples(*(st.sampled_from(picks) for picks in of.values())).map(list)
+
+
+@pytest.mark.slow
+@settings(max_examples=30, suppress_health_check=list(HealthCheck))
+@given(choices({**LOCAL, "runtime.kind": LOCAL["runtime.kind"][:1]}))
+def test_local_combinations_run_or_are_refused(
+    folder: Path, tmp_path_factory: pytest.TempPathFactory, picks: list[Pick]
+) -> None:
+    assert_runs_or_is_refused(recipe_of(folder, picks), tmp_path_factory.mktemp("runs"))
+
+
+@pytest.mark.skipif("FEDFM_MATRIX" not in os.environ, reason="minutes; `make test-matrix` runs it")
+@settings(max_examples=200, suppress_health_check=list(HealthCheck))
+@given(choices(LOCAL))
+def test_combinations_under_every_runtime_run_or_are_refused(
+    folder: Path, tmp_path_factory: pytest.TempPathFactory, picks: list[Pick]
+) -> None:
+    kind = next(pick.name for pick in picks if pick.where == "runtime.kind")
+    assume(find_spec({"flower": "flwr"}.get(kind, kind)) is not None or kind == "local")
+    values = recipe_of(folder, picks)
+    if kind != "local":
+        values["runtime"] = {"kind": kind, "nodes": 1, "threads": 1}
+    assert_runs_or_is_refused(values, tmp_path_factory.mktemp("runs"))
+
+
+def test_the_page_is_that_of_the_classes() -> None:
+    assert PAGE.read_text(encoding="utf-8") == page(), "run `make schema`"
+
+
+def test_every_method_can_be_chosen_without_settings() -> None:
+    """The matrix tries each method with its defaults."""
+    assert {len(picks) > 1 for picks in AXES.values()} == {True}
+    assert {"algorithm.name", "tune.kind", "proxy.kind", "runtime.kind", "task.kind"} <= AXES.keys()
