@@ -97,7 +97,7 @@ def serve(path: Path) -> None:
                 if isinstance(asked[1].head, Prepare):
                     prepared.write_text(asked[1].text)
                 own = path.with_suffix(".once")
-                process = subprocess.Popen([sys.executable, "-m", "fedfm.sites.resident", str(own)])
+                process = subprocess.Popen([sys.executable, "-m", "fedfm.hosts.resident", str(own)])
                 if not isinstance(asked[1].head, Prepare):
                     list(sockets.ask(own, Envelope.of(prepared.read_text(), ()), patience=60))
                 for part in sockets.ask(own, asked[1], patience=60):

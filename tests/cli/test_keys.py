@@ -119,7 +119,7 @@ class TestKeys:
     @pytest.mark.parametrize(
         ("path", "code", "why"),
         [
-            ("missing/node", 5, "there is no folder missing; make it first"),
+            ("missing/node", 5, "the folder missing does not exist; make it first"),
             ("file/node", 5, "cannot be written: Not a directory"),
             (".", 2, "exists already"),
             ("node.pub", 2, "name the private key, without .pub"),
@@ -163,12 +163,12 @@ class TestKeys:
         ("content", "why"),
         [
             (None, "there is no such file"),
-            ("", "is no key in OpenSSH's format"),
-            ("hello", "is no key in OpenSSH's format"),
-            ("ecdsa-sha2-nistp256 AAAA\n", "is no key in OpenSSH's format"),
-            (KEY + KEY, "is no key in OpenSSH's format"),
-            ("-----BEGIN OPENSSH PRIVATE KEY-----\nAAAA\n", "is no key in OpenSSH's format"),
-            (CERTIFICATE, "is no key in OpenSSH's format"),
+            ("", "is not a key in OpenSSH format"),
+            ("hello", "is not a key in OpenSSH format"),
+            ("ecdsa-sha2-nistp256 AAAA\n", "is not a key in OpenSSH format"),
+            (KEY + KEY, "is not a key in OpenSSH format"),
+            ("-----BEGIN OPENSSH PRIVATE KEY-----\nAAAA\n", "is not a key in OpenSSH format"),
+            (CERTIFICATE, "is not a key in OpenSSH format"),
             ("ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9GKJl", "NIST curve"),
             ("sk-" + KEY.replace(" ", "@openssh.com ", 1), "NIST curve"),
         ],
@@ -264,7 +264,7 @@ class TestCertificates:
         assert code == 5
         assert "tls: cannot be made: there is a file of that name" in message
 
-    @pytest.mark.parametrize(("path", "why"), [("missing", "there is no such file"), ("key", "is no certificate")])
+    @pytest.mark.parametrize(("path", "why"), [("missing", "there is no such file"), ("key", "is not a certificate")])
     def test_what_is_no_certificate(self, path: str, why: str) -> None:
         Path("key").write_text(KEY)
         code, message = refused("certs", "fingerprint", path)

@@ -22,6 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fedfm
+from fedfm.hosts.node import Node
 from fedfm.params import digest, load
 from fedfm.runtimes.envelopes import Envelope, Lost, Nodes, Ready, Refusal, Replies, Unprepared, Work
 from fedfm.runtimes.flower.apps import make_client_app, relay
@@ -29,7 +30,6 @@ from fedfm.runtimes.flower.grid import GridLine
 from fedfm.runtimes.flower.in_process import InProcessGrid
 from fedfm.runtimes.line import Line
 from fedfm.runtimes.relay import RelayLine
-from fedfm.sites.site import Site
 from tests.alike import RECIPES
 from tests.small import small_recipe
 
@@ -43,7 +43,7 @@ def carried(grid: Grid, path: Path) -> Line:
 
 @pytest.fixture
 def grid() -> InProcessGrid:
-    sites = {1: Site(), 2: Site()}
+    sites = {1: Node(), 2: Node()}
     return InProcessGrid(make_client_app(lambda context: sites[context.node_id].handle), [{}, {}])
 
 

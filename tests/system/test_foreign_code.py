@@ -261,7 +261,7 @@ def test_a_superexec_starts_one_kind_of_task(kind: TaskType) -> None:
     )
     result = InstalledExecutor(TaskType.SERVER_APP, "relay.sock").launch(task)
     assert result.status == LaunchResultStatus.FAILED
-    assert result.message == f"{kind} is not run here: flwr-serverapp is, and nothing else"
+    assert result.message == f"{kind} is not run here, only flwr-serverapp"
 
 
 def test_the_control_interface_takes_its_token_alone(tmp_path: Path) -> None:

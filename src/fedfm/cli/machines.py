@@ -119,12 +119,12 @@ def client(address: str, ca: Path, key: Path, data: Path, policy: Path | None, s
     with needs_flower():
         from fedfm.runtimes.flower.admission import check_private_key
         from fedfm.runtimes.flower.keys import certificate_fingerprint
-        from fedfm.sites.site_agent import Member
+        from fedfm.sites.site_agent import SiteAgent
 
     fingerprint = check_private_key(key)
     certificate_fingerprint(ca)
     terminal = console(stderr=as_json)
-    member = Member(
+    agent = SiteAgent(
         address,
         ca.absolute(),
         key.absolute(),
@@ -133,9 +133,9 @@ def client(address: str, ca: Path, key: Path, data: Path, policy: Path | None, s
         state.absolute(),
         terminal.print,
     )
-    examples, columns = member.check()
+    examples, columns = agent.check()
     if as_json:
         print_json({"examples": examples, "columns": columns, "key": fingerprint, "server": address})
     terminal.print(f"{examples:,} examples with the columns {', '.join(columns)}; key {fingerprint}")
     terminal.print(f"Connecting to {address}; press Ctrl-C to leave")
-    member.stay()
+    agent.run()

@@ -25,8 +25,8 @@ from fedfm.server.runs.serving import for_sites
 from fedfm.server.runs.start import continue_run, start_run
 from fedfm.sites.egress import Egress
 from fedfm.sites.policy import Policy
-from fedfm.sites.site import Own, Site
-from fedfm.sites.site_config import OwnData
+from fedfm.sites.site import Site
+from fedfm.sites.site_config import SiteData
 from fedfm.trackers.listeners import Listener
 from tests.alike import RECIPES
 from tests.small import small_recipe
@@ -73,7 +73,7 @@ class Near:
         pass
 
 
-def split(folder: Path, **changes: str) -> dict[str, OwnData]:
+def split(folder: Path, **changes: str) -> dict[str, SiteData]:
     """Each site's rows of the training file in a file of its own, its columns and classes called otherwise."""
     own = {}
     rows = [json.loads(line) for line in (folder / "train.jsonl").read_text().splitlines()]
@@ -82,16 +82,16 @@ def split(folder: Path, **changes: str) -> dict[str, OwnData]:
         lines = [f"{row['text']},{['no', 'yes'][row['label']]}" for row in rows if row["site"] == name]
         path.write_text("\n".join(["review,liked", *lines]) + "\n")
         values = {"train": str(path), "text": ["review"], "label": "liked", "labels": {"no": "0", "yes": "1"}}
-        own[name] = OwnData.model_validate(values | changes)
+        own[name] = SiteData.model_validate(values | changes)
     return own
 
 
 def at_sites(
-    folder: Path, own: Mapping[str, OwnData], policy: Policy | None = None
+    folder: Path, own: Mapping[str, SiteData], policy: Policy | None = None
 ) -> tuple[RealSites, list[str], Near]:
     said: list[str] = []
-    egress = {name: Egress(policy or Policy(), folder / f"egress-{name}", said.append) for name in own}
-    line = Near({name: Site(Own(data, egress[name]), folder / f"proxies-{name}") for name, data in own.items()})
+    egress = {name: Egress(policy or Policy(), folder / f"site-{name}", said.append) for name in own}
+    line = Near({name: Site(data, egress[name], folder / f"site-{name}") for name, data in own.items()})
     return RealSites(NAMES, lambda experiment: line, said.append), said, line
 
 
@@ -130,7 +130,7 @@ def test_what_left_is_written_down_at_the_site(recipe: Recipe, tmp_path: Path) -
     ]
     there = []
     for name in NAMES:
-        ledger = tmp_path / f"egress-{name}" / "wire.jsonl"
+        ledger = tmp_path / f"site-{name}" / "wire.jsonl"
         there += [json.loads(line) for line in ledger.read_text().splitlines()] if ledger.exists() else []
     assert sorted(json.dumps(line["tensors"]) for line in there) == sorted(json.dumps(line["tensors"]) for line in up)
     announced = [line for line in said if " × " in line]
@@ -140,7 +140,7 @@ def test_what_left_is_written_down_at_the_site(recipe: Recipe, tmp_path: Path) -
 def test_sites_hear_how_a_run_ended(recipe: Recipe, tmp_path: Path) -> None:
     deployment, said, _ = at_sites(tmp_path, split(tmp_path))
     run = start_run(recipe, deployment, [])
-    events = {name: list(jsonl.records(tmp_path / f"egress-{name}" / "events.jsonl")) for name in NAMES}
+    events = {name: list(jsonl.records(tmp_path / f"site-{name}" / "events.jsonl")) for name in NAMES}
     assert [event["kind"] for found in events.values() for event in found] == ["ended"] * len(NAMES)
     assert sum("run small: ended: completed after 2 rounds" in line for line in said) == len(NAMES)
     left = [line for line in said if "an update of" in line]

@@ -1,4 +1,4 @@
-"""A site's worker and its callers: those that ask what has come, and those that break off."""
+"""A node and its callers: those that ask what has come, and those that break off."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import cast
 
 import pytest
 
+from fedfm.hosts.node import Node
+from fedfm.hosts.resident import accepted, serve
 from fedfm.runtimes import sockets
 from fedfm.runtimes.envelopes import Ask, Envelope, Ready, Refusal, Replies, Seen, Work
-from fedfm.sites.resident import accepted, serve
-from fedfm.sites.site import Site
 
 WORK, READY = Envelope(Work(job="j", clients=())), Envelope(Ready(job="j", clients=None))
 END = Envelope(Refusal(reason="end"))
@@ -49,7 +49,7 @@ class Faked:
 def started(path: Path, site: Faked) -> threading.Thread:
     def run() -> None:
         with suppress(SystemExit):
-            serve(accepted(path), cast(Site, site))
+            serve(accepted(path), cast(Node, site))
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
@@ -125,7 +125,7 @@ def test_it_rests_when_nobody_has_work_for_it(path: Path) -> None:
                 raise SystemExit
 
     with pytest.raises(SystemExit):
-        serve(accepted(path, idle=0.01), cast(Site, Resting()))
+        serve(accepted(path, idle=0.01), cast(Node, Resting()))
     assert len(rested) == 2
 
 
@@ -140,4 +140,4 @@ def test_it_ends_when_it_can_hear_nobody(path: Path, monkeypatch: pytest.MonkeyP
 
     threading.Thread(target=call, daemon=True).start()
     with pytest.raises(MemoryError):
-        serve(accepted(path, idle=PATIENCE), cast(Site, Faked()))
+        serve(accepted(path, idle=PATIENCE), cast(Node, Faked()))

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 from io import StringIO
 
+from fedfm.hosts.logs import Formatter
 from fedfm.printable import LINES
-from fedfm.sites.logs import Formatter
 from tests.hostile import TEXT, assert_shown
 
 

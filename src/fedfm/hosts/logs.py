@@ -1,4 +1,4 @@
-"""The log of a site."""
+"""The log of a node."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from fedfm.printable import lines
 
 
 class Formatter(logging.Formatter):
-    """One entry a record: whatever a text says, none of its lines can be taken for another entry."""
+    """One entry for each record: no line of a record's text can be read as another entry."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)s %(message)s")
@@ -16,3 +16,10 @@ class Formatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """As `logging.Formatter.format`, made safe to show; lines after the first are indented."""
         return lines(super().format(record)).replace("\n", "\n    ")
+
+
+def log_to_stderr() -> None:
+    """Writes the records of this process to standard error, as `Formatter` formats them."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(Formatter())
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
