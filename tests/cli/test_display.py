@@ -167,6 +167,16 @@ def test_the_outcome(tmp_path: Path) -> None:
     ]
 
 
+def test_an_outcome_that_clients_measured_and_the_figures_of_a_protocol(tmp_path: Path) -> None:
+    reloaded = {"with": "peft", "difference": None, "agrees": None, "reason": "no memory"}
+    summary = {"metric": "accuracy", "initial": {}, "final": {"accuracy": 0.5}, "baselines": {}, "reloaded": reloaded}
+    summary |= {"final_by": "clients", "protocol": {"kind": "buffered", "mean_staleness": 1.5}}
+    stream = io.StringIO()
+    Console(file=stream, width=200, highlight=False).print(describe_outcome(tmp_path, summary))
+    assert "accuracy as the mean over clients: – → 50.0 %" in stream.getvalue()
+    assert "protocol buffered: mean staleness 1.50" in stream.getvalue()
+
+
 def terminal_of(width: int, *, is_terminal: bool = True) -> Console:
     return Console(file=io.StringIO(), width=width, force_terminal=is_terminal, color_system=None, highlight=False)
 

@@ -105,7 +105,7 @@ def test_what_needs_no_torch_does_not_wait_for_it(tmp_path: Path) -> None:
         "    assert not heavy & set(sys.modules), (arguments, heavy & set(sys.modules))\n"
         "import fedfm.server.runs.start\n"
         "assert 'torch' in sys.modules\n"
-        "unneeded = {'matplotlib', 'fedfm.report.page', 'prometheus_client', 'flwr', 'ray', 'tensorboard'}\n"
+        "unneeded = {'matplotlib', 'sklearn', 'fedfm.report.page', 'prometheus_client', 'flwr', 'ray', 'tensorboard'}\n"
         "assert not unneeded & set(sys.modules), unneeded & set(sys.modules)\n"
     )
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)

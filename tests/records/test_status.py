@@ -35,6 +35,7 @@ def test_a_run_that_is_over(run: RunFolder) -> None:
     assert (found["metric"], found["clients"]) == ("accuracy", {})
     assert found["value"] == fedfm.Run(run.path).summary["final"]["accuracy"]
     assert "small: completed, 4 of 4 rounds" in rendered(run)
+    assert (found["measured_on"], "on the test set" in rendered(run)) == ("test", True)
 
 
 def test_a_run_that_goes_on_and_one_that_was_killed(run: RunFolder, tmp_path: Path) -> None:

@@ -8,10 +8,11 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from fedfm.errors import DataError, RecipeError, StorageError
-from fedfm.records import jsonl
+from fedfm.records import jsonl, ledger
 from fedfm.records.folder import RunFolder
 from fedfm.records.reading import read_run
 from fedfm.report.page import write_report
@@ -148,6 +149,17 @@ def test_what_is_to_be_known_of_the_data_stands_beside_it(make_run: MakeRun) -> 
     folder.write_json(folder.summary, summary | {"warnings": ["4 of 9 test examples <also> stand"]})
     page = write_report(folder.path).read_text()
     assert '<p class="notice">4 of 9 test examples &lt;also&gt; stand' in page
+
+
+def test_encoded_tensors_and_messages_between_clients_are_explained(make_run: MakeRun) -> None:
+    folder = make_run(clients=3, rounds=1, faults=False)
+    names = ["bert.layer.0.lora_A", "bert.layer.1.lora_A", "classifier.weight"]
+    params = {"values": torch.zeros(9, dtype=torch.int8)}
+    folder.append(folder.wire, ledger.message_record(1, "peer", ["0000", "0001"], 99, params, names=names))
+    text = written(folder).text
+    assert "encodes bert.layer.*.lora_A , classifier.weight" in text
+    assert "up: clients to server or to other clients" in text
+    assert "Between clients 99 B" in text
 
 
 def test_the_wire_table_adds_up(make_run: MakeRun) -> None:

@@ -118,6 +118,7 @@ def probed(number: int, stage: str, error: float | None, **layers: float | None)
 
 PROXY = {
     "kind": "fedpft",
+    "title": "FedPFT",
     "version": 2,
     "parameters": {"blocks": 750, "backbone_blocks": 1000, "total": 900},
     "disclosed": 0.445,

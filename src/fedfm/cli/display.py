@@ -272,7 +272,7 @@ def describe_outcome(folder: Path, summary: Record) -> RenderableType:
     metric = summary["metric"]
     initial, final = (units.metric(metric, summary[when].get(metric)) for when in ("initial", "final"))
     where = "as the mean over clients" if summary.get("final_by") == "clients" else "on the test set"
-    protocol = summary.get("protocol")
+    protocol = units.listed(summary.get("protocol") or {})
     compared = ", ".join(_baseline(metric, name, value) for name, value in summary["baselines"].items())
     made = [f"{name}/" for name in ("adapter", "model") if (folder / name).is_dir()]
     files = [name for name in ("report.html", "summary.json", "metrics.jsonl") if (folder / name).is_file()]
@@ -283,7 +283,7 @@ def describe_outcome(folder: Path, summary: Record) -> RenderableType:
             (f"{initial} → {final}", "bold"),
             f"   ({compared})" if compared else "",
         ),
-        *([Text(f"protocol {protocol['kind']}: {units.listed(protocol)}")] if protocol else []),
+        *([Text(f"protocol {summary['protocol']['kind']}: {protocol}")] if protocol else []),
         *map(Text, contributions.lines(summary)),
         Text(f"in {folder}/: {'  '.join([*made, *files])}"),
         Text(_describe_reload(made[0] if made else "", summary["reloaded"])),

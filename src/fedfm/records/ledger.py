@@ -101,8 +101,8 @@ def message_record(
 
 def receivers(message: Mapping[str, Any]) -> int:
     """How often the bytes of a line were sent."""
-    receiving: int = len(message["clients"]) - (message["direction"] == "peer")
-    return receiving
+    clients: list[str] = message["clients"]
+    return len(clients) - 1 if message["direction"] == "peer" else len(clients)
 
 
 def totals(path: Path) -> LedgerTotals:

@@ -113,7 +113,7 @@ def _refuse_another_model(before: Mapping[str, str], backbone: Backbone) -> None
     now = backbone.identity.named
     if changed := [words for part, words in PARTS.items() if before.get(f"model.{part}") != now[f"model.{part}"]]:
         raise RecipeError(
-            f"{backbone.name} is not the model that this run tuned: it has different "
-            f"{' and different '.join(changed)}. Restore the model of the run",
+            f"{backbone.name} is not the model that this run tuned: it has other "
+            f"{' and other '.join(changed)}. Restore the model of the run",
             where="model.path",
         )

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from fedfm.params import count
 from fedfm.records.environment import environment
+from fedfm.records.ledger import LAYER
 from fedfm.server.experiment.build import Experiment
 from fedfm.server.rounds.participation import summary_of
 from fedfm.server.rounds.state import RunState
@@ -46,6 +47,8 @@ def summarize(
         "baselines": baselines,
         "clients_spread": spread,
         "proxy": proxy,
+        "protocol": _protocol(experiment, state),
+        "personal": _personal(experiment),
         "parameters": _parameters(experiment),
         "bytes": {
             "down": state.bytes_down,
@@ -63,6 +66,17 @@ def summarize(
         "seed": experiment.recipe.seed,
         "versions": environment()["versions"],
     }
+
+
+def _protocol(experiment: Experiment, state: RunState) -> dict[str, Any]:
+    """The kind of the protocol, and its figures at the end of the run."""
+    protocol = experiment.recipe.protocol
+    return {"kind": protocol.kind, **protocol.figures(state.protocol)}
+
+
+def _personal(experiment: Experiment) -> list[str]:
+    """Names of the tensors that each client keeps for itself, with ``*`` for the number of the layer."""
+    return list(dict.fromkeys(LAYER.sub("*", name) for name in sorted(experiment.contract.personal)))
 
 
 def _parameters(experiment: Experiment) -> dict[str, int]:
