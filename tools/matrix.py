@@ -153,9 +153,9 @@ def page() -> str:
     lines = [
         "# What goes with what",
         "",
-        "Methods are independent choices. This page is written from their classes (`make schema`) and lists the pairs that a",
-        "recipe cannot combine; every other pair is accepted when the recipe is read. A method that a model does not support is",
-        "refused when the model is loaded.",
+        "Methods are independent choices. This page is written from their classes (`make schema`) and lists the pairs",
+        "that a recipe cannot combine; every other pair is accepted when the recipe is read. A method that a model",
+        "does not support is refused when the model is loaded.",
         "",
         "## Choices",
         "",

@@ -20,7 +20,7 @@ REFUSED = {
     "threads and processes": (
         ["runtime.threads=2", "runtime.processes=2"],
         "runtime.threads",
-        "each of 2 processes computes with one thread",
+        "each of 2 processes has one thread",
     ),
     "a prefix computed twice": (
         ["tune.kind=prefix", "local.recompute=blocks"],
@@ -61,7 +61,7 @@ REFUSED = {
     "no labels": (
         [LM, "federation.partition.kind=dirichlet"],
         "federation.partition.kind",
-        "`dirichlet` needs labels: it splits by label; use iid, quantity or column. `task.kind: causal-lm` excludes that",
+        "`dirichlet` needs labels: it splits by label; use iid, quantity or column. `task.kind: causal-lm`",
     ),
     "no labels to sort": (
         [LM, "federation.partition.kind=shards"],
@@ -76,7 +76,7 @@ REFUSED = {
     "a draw, and who is fast": (
         ["runtime={kind: ray, spares: 0.5}", "federation.sampling=poisson"],
         "federation.sampling",
-        "use uniform, or runtime.spares=0",
+        "use uniform, or spares=0",
     ),
     "prompts on images": ([IMAGES, "tune.kind=prompt"], "tune.kind", "`task.kind: image-classification` excludes that"),
     "prefixes on images": (

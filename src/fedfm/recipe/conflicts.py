@@ -95,7 +95,7 @@ def _natural_partition(recipe: RecipeKeys) -> str | None:
 
 def _weights(recipe: RecipeKeys) -> str | None:
     if getattr(recipe.aggregate, "weights", None) == "examples" and recipe.federation.sampling == "weighted":
-        return "`federation.sampling: weighted` counts a client by its examples already, which would count twice; use auto or uniform"
+        return "`federation.sampling: weighted` counts a client by its examples already; use auto or uniform"
     return None
 
 
@@ -121,21 +121,22 @@ def _public_data(recipe: RecipeKeys) -> str | None:
         return None
     off = {"closed_form": "false", "score": "concat-l2"}.get(key, "null")
     return (
-        f"`proxy.{key}` compares proxy and backbone on unlabelled public data: set public.data (builtin:pydoc is a text "
-        f"that comes with Python), or proxy.{key}={off}"
+        f"`proxy.{key}` compares proxy and backbone on unlabelled public data: set public.data (builtin:pydoc is "
+        f"text that comes with Python), or proxy.{key}={off}"
     )
 
 
 def _spares(recipe: RecipeKeys) -> str | None:
     if recipe.runtime.spares and recipe.federation.sampling != "uniform":
-        return f"with runtime.spares, the clients that answer first count, which is not a {recipe.federation.sampling} draw: use uniform, or runtime.spares=0"
+        draw = recipe.federation.sampling
+        return f"with runtime.spares the first to answer count, which is not a {draw} draw: use uniform, or spares=0"
     return None
 
 
 def _threads(recipe: RecipeKeys) -> str | None:
     runtime = recipe.runtime
     if runtime.resolved_threads > 1 and isinstance(runtime, Local) and runtime.processes not in ("auto", 1):
-        return f"each of {runtime.processes} processes computes with one thread: use runtime.processes=1, or runtime.threads=1"
+        return f"each of {runtime.processes} processes has one thread: use runtime.processes=1, or runtime.threads=1"
     return None
 
 

@@ -62,7 +62,7 @@ def planned(values: Mapping[str, Any], model: type[Settings]) -> list[Problem]:
 
 
 def _found(values: Any, key: str, *, elements: bool = True) -> Iterator[tuple[str, Any]]:
-    """Where a dotted key is in a recipe's values, and what it holds; each element of a list alone, unless it is asked for whole."""
+    """Where a dotted key is in a recipe's values, and what it holds; lists whole, or each of their ``elements``."""
     places = [("", values)]
     for part in key.split("."):
         inner = [
