@@ -34,7 +34,7 @@ from torch import Tensor, nn
 from fedfm import load_recipe, run
 from fedfm.models.backbones import Backbone
 from fedfm.models.families import blocks
-from fedfm.proxies import model
+from fedfm.proxies.fedpft import pair
 from fedpft import TEST_EXAMPLES, argument_parser, outcome, read_arguments, refitted, with_fitted_proxy, write_texts
 from fedpft_jobs import Job, digest, located
 from fedpft_tables import MISSING, grid
@@ -103,7 +103,7 @@ def _attention(change: Callable[[Tensor], Tensor] | None) -> Iterator[None]:
     if change is None:
         yield
         return
-    make_proxy = model.make_proxy
+    make_proxy = pair.make_proxy
 
     def changed(*arguments: Any) -> Backbone:
         proxy = make_proxy(*arguments)
@@ -113,7 +113,7 @@ def _attention(change: Callable[[Tensor], Tensor] | None) -> Iterator[None]:
                 layer.weight = nn.Parameter(change(layer.weight.detach()), requires_grad=False)
         return proxy
 
-    with patch.object(model, "make_proxy", changed):
+    with patch.object(pair, "make_proxy", changed):
         yield
 
 

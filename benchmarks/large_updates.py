@@ -35,7 +35,7 @@ ROLES = {
     "fedfm.cli.main client": "a site's fedfm client",
     "fedfm.cli.main": "the run itself",
     "flwr-serverapp": "relay (ServerApp)",
-    "fedfm.sites.resident": "a node's worker",
+    "fedfm.hosts.resident": "a node's worker",
     "flwr-clientapp": "a node's ClientApp",
     "flower-supernode": "a SuperNode",
 }

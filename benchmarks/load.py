@@ -37,7 +37,7 @@ from flwr.serverapp.strategy import FedAvg
 from fedfm import Listener, load_recipe
 from fedfm.params import Params
 from fedfm.runtimes.base import Runtime
-from fedfm.runtimes.envelopes import Answers, Envelope, Prepare, Ready, Refusal, Work, job_digest
+from fedfm.runtimes.envelopes import Envelope, Prepare, Ready, Refusal, Replies, Work, job_digest
 from fedfm.runtimes.flower.apps import make_client_app, relay
 from fedfm.runtimes.flower.in_process import InProcessGrid
 from fedfm.runtimes.relay import RelayLine
@@ -82,7 +82,7 @@ def answer(envelope: Envelope) -> Iterable[Envelope]:
                     asked.round, client, asked.base, examples=1, steps=1, samples=1, loss=1.0, params=asked.params
                 )
                 blobs.append(encode_update(update))
-            yield Envelope(Answers(clients=tuple((client, None) for client, _ in clients)), tuple(blobs))
+            yield Envelope(Replies(clients=tuple((client, None) for client, _ in clients)), tuple(blobs))
         case _:
             yield Envelope(Refusal(reason="?"))
 

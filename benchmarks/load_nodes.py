@@ -71,10 +71,8 @@ output = ""
 """
 
 
-class Idle(LoopbackLine):
-    """A federation whose nodes train nothing."""
-
-    worker = (str(Path(__file__)), "--serve")
+IDLE = (str(Path(__file__)), "--serve")
+"""Python's arguments for the worker of a node that trains nothing."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +83,7 @@ class OverNodes(Simulation):
 
     def reach(self, experiment: Experiment) -> Runtime:
         """As `Deployment.reach`."""
-        return over_nodes(experiment, Idle(Flower(nodes=self.nodes)))
+        return over_nodes(experiment, LoopbackLine(Flower(nodes=self.nodes), IDLE))
 
 
 def serve(path: Path) -> None:

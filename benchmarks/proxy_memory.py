@@ -24,9 +24,9 @@ from transformers import AutoModelForSequenceClassification, BertConfig, BertMod
 from fedfm.models.backbones import load_backbone
 from fedfm.models.builtin import minilm_folder
 from fedfm.models.settings import ModelSettings
-from fedfm.proxies import FedPFT
+from fedfm.proxies.fedpft.settings import FedPFT
 from fedfm.proxies.folder import save_proxy
-from fedfm.proxies.model import make
+from fedfm.proxies.pair import make_pair
 from ledger import measured, measured_on
 
 LABELS = ["a", "b"]
@@ -94,7 +94,7 @@ def write_models(folder: Path) -> dict[str, dict[str, tuple[str, Path]]]:
         for title, settings in PROXIES.items():
             auto = AutoModelForSequenceClassification
             backbone = load_backbone(ModelSettings(path=str(base)), auto, seed=0, labels=LABELS)
-            model = make(settings, backbone, None, seed=0)
+            model = make_pair(settings, backbone, None, seed=0)
             target = folder / f"{name}-{title}".replace(" ", "").replace(",", "-")
             target.mkdir()
             save_proxy(target, model.proxy, model.kept, settings)

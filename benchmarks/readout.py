@@ -1,8 +1,8 @@
 """An idea that did not win: the last matrix of a classifier, refitted as the backbone takes over what clients tuned.
 
 Clients tune it on the proxy's features h', and the backbone's h differ from them. Ŵ and b̂ are those of
-`fedfm.proxies.regression` for inputs h, wanted outputs Wh' + b and the weights W that clients tuned, over public data:
-the backbone answers as the proxy would, as far as its features allow.
+`fedfm.proxies.fedpft.regression` for inputs h, wanted outputs Wh' + b and the weights W that clients tuned, over public
+data: the backbone answers as the proxy would, as far as its features allow.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from fedfm.models.tunable import Tunable
-from fedfm.proxies.regression import Refit, Regression
+from fedfm.proxies.fedpft.regression import Refit, Regression
 from fedfm.tasks.base import Batch
 
 

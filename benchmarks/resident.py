@@ -15,6 +15,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,21 +36,19 @@ from ledger import machine, measured
 ROUNDS, CLIENTS, NODES, EXAMPLES = 5, 4, 2, 64
 
 
-class Fresh(LoopbackLine):
-    """A federation whose workers start a new process for every envelope."""
-
-    worker = (str(Path(__file__)), "--serve")
+FRESH = (str(Path(__file__)), "--serve")
+"""Python's arguments for workers that start a new process for every envelope."""
 
 
 @dataclass(frozen=True)
 class Over(Simulation):
     """A simulation over a line of one's own."""
 
-    line: type[LoopbackLine] = LoopbackLine
+    worker: Sequence[str] | None = None
 
     def reach(self, experiment: Experiment) -> Runtime:
         """As `Deployment.reach`."""
-        return over_nodes(experiment, self.line(Flower(nodes=NODES)))
+        return over_nodes(experiment, LoopbackLine(Flower(nodes=NODES), self.worker))
 
 
 class Seconds(Listener):
@@ -63,7 +62,7 @@ class Seconds(Listener):
         self.rounds.append(record["seconds"])
 
 
-def rounds(line: type[LoopbackLine]) -> list[float]:
+def rounds(worker: Sequence[str] | None) -> list[float]:
     """Seconds of each round of a run."""
     with tempfile.TemporaryDirectory() as name:
         rows = [{"text": f"example {i} of a text that says little", "label": i % 2} for i in range(CLIENTS * EXAMPLES)]
@@ -81,7 +80,7 @@ def rounds(line: type[LoopbackLine]) -> list[float]:
             "evaluate": {"every": ROUNDS},
         }
         seconds = Seconds()
-        start_run(load_recipe(recipe), Over(line=line), [seconds])
+        start_run(load_recipe(recipe), Over(worker=worker), [seconds])
         return seconds.rounds
 
 
@@ -98,7 +97,7 @@ def serve(path: Path) -> None:
                 if isinstance(asked[1].head, Prepare):
                     prepared.write_text(asked[1].text)
                 own = path.with_suffix(".once")
-                process = subprocess.Popen([sys.executable, "-m", "fedfm.sites.resident", str(own)])
+                process = subprocess.Popen([sys.executable, "-m", "fedfm.hosts.resident", str(own)])
                 if not isinstance(asked[1].head, Prepare):
                     list(sockets.ask(own, Envelope.of(prepared.read_text(), ()), patience=60))
                 for part in sockets.ask(own, asked[1], patience=60):
@@ -118,8 +117,8 @@ def main() -> None:
         return
     found: dict[str, list[float]] = {"stays": [], "a new process": []}
     for number in range(options.repeats):
-        for name, line in {"stays": LoopbackLine, "a new process": Fresh}.items():
-            found[name] += measured("resident", f"{name} {number}", lambda line=line: rounds(line))[1:]
+        for name, worker in {"stays": None, "a new process": FRESH}.items():
+            found[name] += measured("resident", f"{name} {number}", lambda worker=worker: rounds(worker))[1:]
     print(f"seconds a round, MiniLM, {CLIENTS} clients on {NODES} nodes over TLS on loopback; {machine()}")
     for name, seconds in found.items():
         print(f"  {name:15} median {statistics.median(seconds):5.1f}  ({min(seconds):.1f} to {max(seconds):.1f})")

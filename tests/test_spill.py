@@ -37,5 +37,5 @@ def test_without_room_for_them_the_disk_is_named(monkeypatch: pytest.MonkeyPatch
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("tempfile.TemporaryFile", full)
-    with pytest.raises(StorageError, match=f"what has to wait in {tempfile.gettempdir()}: No space left"):
+    with pytest.raises(StorageError, match=f"cannot keep temporary data in {tempfile.gettempdir()}: No space left"):
         Spilled([b"x"])

@@ -74,9 +74,9 @@ def axes() -> dict[str, list[Pick]]:
     """Dotted key → the choices at it that this version has; keys with one choice are left out."""
     found = dict(_methods(RecipeKeys))
     for where, values in PLAIN.items():
-        found[where] = [Pick(where, _name(value), _nested(where, value)) for value in values]
-    available = {where: [pick for pick in picks if not _is_planned(pick)] for where, picks in found.items()}
-    return {where: picks for where, picks in available.items() if len(picks) > 1}
+        picks = [Pick(where, _name(value), _nested(where, value)) for value in values]
+        found[where] = [pick for pick in picks if not _is_planned(pick)]
+    return {where: picks for where, picks in found.items() if len(picks) > 1}
 
 
 def _methods(settings: type[Settings], group: str = "") -> Iterator[tuple[str, list[Pick]]]:

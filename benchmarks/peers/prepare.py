@@ -19,8 +19,7 @@ from fedfm import load_recipe
 from fedfm.data.batches import batch_plan
 from fedfm.models.backbones import Backbone, load_backbone
 from fedfm.models.builtin import minilm_folder
-from fedfm.proxies import NoProxy
-from fedfm.proxies.model import make
+from fedfm.proxies.pair import make_pair
 from fedfm.randomness import numpy_generator
 from fedfm.server.experiment.build import Experiment, build_experiment
 from job import Data
@@ -76,9 +75,9 @@ def pristine(experiment: Experiment) -> Backbone:
     settings, data = experiment.recipe, experiment.data
     labels = None if data.labels is None else data.labels.names
     backbone = load_backbone(settings.model, data.task.auto_class, seed=settings.seed, labels=labels)
-    if isinstance(settings.proxy, NoProxy):
+    if not settings.proxy.is_sent:
         return backbone
-    proxy = make(settings.proxy, backbone, None, seed=settings.seed).proxy
+    proxy = make_pair(settings.proxy, backbone, None, seed=settings.seed).proxy
     proxy.model.config.intermediate_size = proxy.model.bert.encoder.layer[0].intermediate.dense.out_features
     return proxy
 

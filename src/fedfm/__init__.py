@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fedfm.errors import FedfmError
     from fedfm.recipe import Recipe, load_recipe
-    from fedfm.records.listeners import Listener
     from fedfm.server import Run, evaluate, export, plan, predict, resume, run
+    from fedfm.trackers.listeners import Listener
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "FedfmError": "fedfm.errors",
-    "Listener": "fedfm.records.listeners",
+    "Listener": "fedfm.trackers.listeners",
     "Recipe": "fedfm.recipe",
     "Run": "fedfm.server",
     "evaluate": "fedfm.server",

@@ -1,4 +1,4 @@
-"""Errors for people: what was wrong, where, and what to do. Each knows the exit code the command line ends with."""
+"""Errors for people: what is wrong, where, and what to do. Each class has the exit code of the command line."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 
 class FedfmError(Exception):
-    """Base of every error that fedfm raises on purpose."""
+    """Base class of every error that fedfm raises on purpose."""
 
     exit_code = 1
 
@@ -20,7 +20,7 @@ class Problem:
     Attributes:
         where: dotted recipe key, e.g. ``federation.clients``; empty for the recipe as a whole.
         message: what is wrong and what to do instead.
-        got: the offending value as the user wrote it, or None when there is none to show.
+        got: the wrong value as the user wrote it; None if no value can be shown.
     """
 
     where: str
@@ -33,7 +33,7 @@ class Problem:
 
 
 class RecipeError(FedfmError):
-    """The recipe, or what it names, cannot make a run. Lists every problem found, not only the first."""
+    """The recipe, or something that it names, cannot be run. Lists every problem, not only the first."""
 
     exit_code = 2
 
@@ -47,10 +47,10 @@ class RecipeError(FedfmError):
 
 
 class DataError(FedfmError):
-    """A data file exists but cannot be read as what it says it is.
+    """A data file exists, but its content is not what its name says.
 
     Attributes:
-        where: dotted recipe key that the fault is about, where there is one.
+        where: dotted recipe key that the error is about; may be empty.
     """
 
     exit_code = 3
@@ -61,10 +61,10 @@ class DataError(FedfmError):
 
 
 class TooFewClientsError(FedfmError):
-    """Fewer sound updates than the quorum asks for.
+    """A round received fewer valid updates than its quorum.
 
     Attributes:
-        repeats: whether the same clients would answer in the same way if they were asked again.
+        repeats: whether the same clients would give the same answers if the round were repeated.
     """
 
     exit_code = 4
@@ -81,13 +81,13 @@ class StorageError(FedfmError):
 
 
 class InterruptedRunError(FedfmError):
-    """The run was stopped by the user; its last round is saved and it can be resumed."""
+    """The user stopped the run. Its last round is saved, and the run can be resumed."""
 
     exit_code = 130
 
 
 class Gathering:
-    """Errors of several attempts, told together.
+    """Collects the errors of several attempts, to raise them together.
 
     Examples:
         >>> gathering = Gathering()
@@ -107,18 +107,18 @@ class Gathering:
 
     @contextmanager
     def attempt(self) -> Iterator[None]:
-        """Goes on after the block, whatever is wrong with recipe or data in it."""
+        """Collects an error about the recipe or the data that the block raises, and continues after the block."""
         try:
             yield
         except (RecipeError, DataError) as error:
             self.errors.append(error)
 
     def tell(self) -> None:
-        """Raises what was gathered, if anything was.
+        """Raises the collected errors as one, if there are any.
 
         Raises:
-            RecipeError: only the recipe is to blame.
-            DataError: a file of data is, perhaps beside the recipe.
+            RecipeError: all errors are about the recipe.
+            DataError: at least one error is about a data file.
         """
         if len(self.errors) == 1:
             raise self.errors[0]

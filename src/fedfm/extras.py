@@ -1,8 +1,8 @@
-"""Optional parts of fedfm, and how to install them."""
+"""How to install the optional parts of fedfm."""
 
 from __future__ import annotations
 
 
 def how_to_install(extra: str) -> str:
-    """What to type where an extra of pyproject.toml is missing."""
+    """The command that installs an extra of pyproject.toml."""
     return f"in fedfm's checkout: make install EXTRAS={extra}"

@@ -1,7 +1,7 @@
-"""Folders that somebody else may have made: no link in them is followed, and nothing but files and folders is opened.
+"""Access to folders from untrusted sources: symbolic links are not followed, and only files and folders are opened.
 
-A folder that is copied, unpacked or shared can hold links to files of whoever works with it, which would be read,
-overwritten or deleted, and pipes or devices, which would be waited for.
+A folder that was copied, unpacked or shared can contain links to files of its user, which would be read, overwritten or
+deleted. It can also contain pipes or devices, on which a read would block.
 """
 
 from __future__ import annotations
@@ -23,25 +23,25 @@ KINDS = {
     stat.S_IFDIR: "a folder",
     stat.S_IFREG: "a file",
 }
-"""Type of an entry → in words."""
+"""Type of an entry → its description."""
 
 SHOWN = 3
-"""Entries that an error names."""
+"""Number of entries that an error names."""
 
 
 def refuse_links(
     folder: Path, *, files: Collection[str] = (), folders: Collection[str] = (), sockets: bool = False
 ) -> None:
-    """Checks that there are only files and folders in a folder, at any depth; none is opened.
+    """Checks that a folder contains only files and folders, at any depth. No entry is opened.
 
     Args:
-        folder: may be a link itself: whoever names it chose it.
-        files: names in the folder at which there may be a file only.
-        folders: names in the folder at which there may be a folder only.
-        sockets: whether there may be sockets, too.
+        folder: may itself be a link, since the user has named it.
+        files: names in the folder that must be files if they exist.
+        folders: names in the folder that must be folders if they exist.
+        sockets: whether sockets are allowed.
 
     Raises:
-        StorageError: there is something else; names it.
+        StorageError: the folder contains something else; the message names it.
     """
     allowed = {stat.S_IFREG, *([stat.S_IFSOCK] if sockets else [])}
     found = [
@@ -52,29 +52,28 @@ def refuse_links(
     if found:
         more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
         raise StorageError(
-            f"{folder} is not used, because it holds what fedfm does not write: {'; '.join(found[:SHOWN])}{more}. "
-            "Remove or replace these, if you know where the folder comes from"
+            f"{folder} is not used, because it contains entries that fedfm does not write: "
+            f"{'; '.join(found[:SHOWN])}{more}. If you trust the source of the folder, remove or replace them"
         )
 
 
 def open_plain(path: Path, flags: int) -> int:
-    """A descriptor of a file, or of a folder to read, that is not opened by way of a link.
+    """Opens a file, or a folder for reading, without following a link, and returns the descriptor.
 
     Args:
-        path: of the file. Its folder is not looked at.
-        flags: as of `os.open`; a file that is made is readable and writable as the process's umask says.
+        path: of the file. The folders above it are not checked.
+        flags: as for `os.open`; the process's umask decides the permissions of a new file.
 
     Raises:
-        OSError: it cannot be opened.
-        StorageError: it is a link or no file; or it would be written, and has another name (a hard link) under which it
-            would change too.
+        OSError: the file cannot be opened.
+        StorageError: the path is a symbolic link or not a file, or a file to be written has several hard links.
     """
     try:
         descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
     except OSError as error:
         if error.errno == errno.ELOOP:
             raise StorageError(
-                f"{path} is a symbolic link, which is not followed: put the file itself there"
+                f"{path} is a symbolic link, and links are not followed: replace it with the file itself"
             ) from error
         raise
     found = os.fstat(descriptor)
@@ -86,12 +85,12 @@ def open_plain(path: Path, flags: int) -> int:
         raise StorageError(f"{path} is {KINDS[stat.S_IFMT(found.st_mode)]}, not a file")
     if writes and found.st_nlink > 1:
         os.close(descriptor)
-        raise StorageError(f"{path} has another name (a hard link), and would change there too: copy it")
+        raise StorageError(f"{path} has several hard links, and writing would change all of them: replace it by a copy")
     return descriptor
 
 
 def _unusual(folder: Path, allowed: Collection[int]) -> Iterator[str]:
-    """What is no folder and of no allowed type, in words."""
+    """Describes the entries, at any depth, that are neither folders nor of an allowed type."""
     try:
         with os.scandir(folder) as entries:
             for entry in sorted(entries, key=lambda entry: entry.name):
@@ -99,15 +98,15 @@ def _unusual(folder: Path, allowed: Collection[int]) -> Iterator[str]:
                 if stat.S_ISDIR(mode):
                     yield from _unusual(Path(entry.path), allowed)
                 elif stat.S_IFMT(mode) not in allowed:
-                    yield f"{entry.path!r} is {KINDS.get(stat.S_IFMT(mode), 'of an unknown kind')}"
+                    yield f"{entry.path!r} is {KINDS.get(stat.S_IFMT(mode), 'of an unknown type')}"
     except OSError as error:
         raise StorageError(f"cannot read {folder}: {error.strerror}") from error
 
 
 def _misplaced(folder: Path, names: Collection[str], kind: int) -> Iterator[str]:
-    """Names at which there is a file where a folder belongs, or the other way round, in words."""
+    """Describes the files where a folder is expected, or the folders where a file is expected."""
     for name in names:
         path = folder / name
         found = stat.S_IFMT(path.lstat().st_mode) if os.path.lexists(path) else kind
         if found in {stat.S_IFREG, stat.S_IFDIR} - {kind}:
-            yield f"{str(path)!r} is {KINDS[found]}, where {KINDS[kind]} belongs"
+            yield f"{str(path)!r} is {KINDS[found]}, but must be {KINDS[kind]}"

@@ -1,8 +1,8 @@
-"""Text from elsewhere (names, reasons, paths, class names), made safe to show.
+"""Makes text from untrusted sources (names, reasons, paths, class names) safe to display.
 
-A control character or an override of the writing direction lets a text forge a log or rewrite a terminal, and a text
-without end fills a page. Both are escaped or cut where such a text enters, or where it is shown when its exact value
-matters.
+With control characters or overrides of the writing direction, a text can forge log lines or rewrite a terminal. A very
+long text can fill a page. Such characters are escaped, and long texts are cut, where a text enters the program; if its
+exact value matters, where it is displayed.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ import re
 from typing import Any
 
 LINE, LINES = 500, 8_000
-"""Characters of a text that is shown on one line, and on several."""
+"""Maximum number of characters of a text that is displayed on one line, and on several lines."""
 
 _INVISIBLE = (
-    "\x7f-\x9f\u2028\u2029\ud800-\udfff"  # DEL and C1 controls, separators of lines, lone surrogates
-    "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # what changes the direction of writing
-    "\xad\u180e\u200b\u2060-\u2065\u206a-\u206f\ufeff\ufff9-\ufffb\U000e0000-\U000e007f"  # what nobody sees
+    "\x7f-\x9f\u2028\u2029\ud800-\udfff"  # DEL and C1 controls, line separators, lone surrogates
+    "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # controls of the writing direction
+    "\xad\u180e\u200b\u2060-\u2065\u206a-\u206f\ufeff\ufff9-\ufffb\U000e0000-\U000e007f"  # invisible characters
 )
-"""The joiners U+200C and U+200D are not among them: words of several languages need those."""
+"""Without the joiners U+200C and U+200D, which are part of words in several languages."""
 
 _IN_JSON = re.compile(f"[{_INVISIBLE}]")
 _IN_LINES = re.compile(f"[\x00-\x08\x0b-\x1f{_INVISIBLE}]")
@@ -27,12 +27,12 @@ _IN_LINE = re.compile(f"[\x00-\x1f{_INVISIBLE}]")
 
 
 def line(value: object, *, most: int = LINE) -> str:
-    """One line of at most ``most`` characters; what is unsafe to show is escaped as in a Python string."""
+    """One line of at most ``most`` characters; unsafe characters are escaped as in a Python string."""
     return _shown(str(value), _IN_LINE, most)
 
 
 def lines(value: object, *, most: int = LINES) -> str:
-    """As `line`, with newlines and tabs kept; of a long text the beginning and the end, which says most."""
+    """As `line`, but keeps newlines and tabs; a long text is cut in the middle, since its end is often the reason."""
     text = str(value)
     if len(text) > most:
         text = f"{text[: most // 4]}\n{_cut(text)}\n{text[-most // 2 :]}"
@@ -40,12 +40,12 @@ def lines(value: object, *, most: int = LINES) -> str:
 
 
 def escaped(text: str) -> str:
-    """As `lines`, whole."""
+    """As `lines`, but not cut."""
     return _escaped(text, _IN_LINES)
 
 
 def records(value: Any) -> Any:
-    """A value of JSON with every text and every key in it as `line` shows it."""
+    """A JSON value in which every text and every key is replaced by its `line`."""
     if isinstance(value, str):
         return line(value)
     if isinstance(value, dict):
@@ -54,12 +54,12 @@ def records(value: Any) -> Any:
 
 
 def quoted(value: object, *, most: int = 80) -> str:
-    """A name or value from elsewhere within a sentence."""
+    """An untrusted name or value in backquotes, for use in a sentence."""
     return f"`{line(value, most=most)}`"
 
 
 def in_json(text: str) -> str:
-    """JSON in which no string holds such a character as it is; it is read as the same value."""
+    """The same JSON value, with invisible characters in its strings written as escapes."""
     return _IN_JSON.sub(lambda found: json.dumps(found[0])[1:-1], text)
 
 
@@ -77,3 +77,8 @@ def _escaped(text: str, unsafe: re.Pattern[str]) -> str:
 
 def _cut(text: str) -> str:
     return f"… ({len(text):,} characters)"
+
+
+def error_line(error: BaseException) -> str:
+    """An error's type and the first line of its text."""
+    return line(f"{type(error).__name__}: {error}".splitlines()[0])

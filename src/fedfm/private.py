@@ -1,4 +1,4 @@
-"""Files for their owner only: what holds data or states of clients is 0700 and 0600, whatever the umask."""
+"""Files that only their owner can access: modes 0700 and 0600 for clients' data and state, independent of the umask."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 OTHERS = 0o077
-"""What the group and others may do with a file."""
+"""The permission bits of the group and of others."""
 
 _lock = threading.Lock()
 _inside = 0
@@ -18,9 +18,9 @@ _before = 0
 
 @contextmanager
 def private() -> Iterator[None]:
-    """Lets only the owner use what is made inside the block, by this process and by those it starts.
+    """Files created inside the block, by this process or by processes that it starts, are accessible to the owner only.
 
-    The umask belongs to the process: it comes back when the last of its threads has left such a block.
+    The umask is shared by all threads of a process. It is restored when the last thread has left such a block.
     """
     global _inside, _before
     with _lock:
@@ -37,15 +37,15 @@ def private() -> Iterator[None]:
 
 
 def is_open(path: Path) -> bool:
-    """Whether others than the owner may read, change or enter a file or folder."""
+    """Whether users other than the owner may read, change or enter a file or folder."""
     return bool(path.stat().st_mode & OTHERS)
 
 
 def private_folder(folder: Path) -> None:
-    """Makes a folder, parents included, and takes it from others where it is there already.
+    """Creates a folder and its parents; if the folder exists, removes the permissions of other users.
 
     Raises:
-        OSError: it cannot be made, or belongs to somebody else.
+        OSError: the folder cannot be created, or belongs to another user.
     """
     with private():
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,6 @@
-"""How far a long piece of work is, told by where it happens to whoever listens: nothing, unless somebody does.
+"""Reports the progress of long work to a listener, if one is set.
 
-Where the work is done knows nothing of terminals; `heard_by` is set once, around a whole run.
+The code that does the work does not depend on a terminal. `heard_by` sets the listener once, around a whole run.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 Heard = Callable[[str, int, int | None], None]
-"""Called with a stage in words, how many of its steps are done, and how many there are (None: not known)."""
+"""Called with the name of a stage, the number of its steps that are done, and their total number (None: unknown)."""
 
 _heard: ContextVar[Heard | None] = ContextVar("heard", default=None)
 _stage: ContextVar[str] = ContextVar("stage", default="")
@@ -21,7 +21,7 @@ _stage: ContextVar[str] = ContextVar("stage", default="")
 
 @contextmanager
 def heard_by(listener: Heard) -> Iterator[None]:
-    """Tells the listener of every step inside the block."""
+    """Reports every step inside the block to the listener."""
     token = _heard.set(listener)
     try:
         yield
@@ -31,7 +31,7 @@ def heard_by(listener: Heard) -> Iterator[None]:
 
 @contextmanager
 def stage(name: str) -> Iterator[None]:
-    """Says that a stage begins, and names it for the steps inside the block."""
+    """Reports the start of a stage, and names it for the steps inside the block."""
     token = _stage.set(name)
     try:
         if (heard := _heard.get()) is not None:
@@ -42,12 +42,12 @@ def stage(name: str) -> Iterator[None]:
 
 
 def steps(items: Iterable[T], name: str, total: int | None = None) -> Iterator[T]:
-    """The items, each told when it is done.
+    """Yields the items, and reports each one when it is done.
 
     Args:
-        items: what is worked on.
-        name: what the work is, where no `stage` around it says so.
-        total: how many items there are; None takes their length, where they have one.
+        items: the items of the work.
+        name: of the work, if it is not inside a `stage`.
+        total: the number of items; None: their length, if they have one.
     """
     heard = _heard.get()
     if heard is None:

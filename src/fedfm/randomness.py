@@ -1,4 +1,4 @@
-"""Every random choice has a key: generators derive from (seed, purpose, round, client), not from the order of calls."""
+"""Random generators with keys: each derives from (seed, purpose, round, client), not from the order of calls."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import torch
 
 
 def derive_seed(seed: int, purpose: str, *, round: int = 0, client: str = "") -> int:  # noqa: A002 - the field's word
-    """A 63-bit seed from the run's seed and the key of one random choice.
+    """Derives a 63-bit seed from the run's seed and the key of one random choice.
 
     Args:
         seed: the recipe's ``seed``.
         purpose: what is drawn, e.g. ``cohort`` or ``batches``; different purposes are independent.
-        round: 1-based round, 0 for choices made once a run.
-        client: client id, empty for the server's choices.
+        round: 1-based round; 0 for choices that are made once per run.
+        client: client id; empty for choices of the server.
     """
     key = json.dumps([seed, purpose, round, client], ensure_ascii=False).encode()
     return int.from_bytes(hashlib.sha256(key).digest()[:8], "big") >> 1
@@ -31,7 +31,7 @@ def numpy_generator(seed: int, purpose: str, *, round: int = 0, client: str = ""
 
 @contextmanager
 def torch_seed(seed: int, purpose: str, *, round: int = 0, client: str = "") -> Iterator[None]:  # noqa: A002
-    """Runs a block (weight initialisation, dropout) under a keyed torch seed, then restores the global generators."""
+    """Sets a keyed torch seed for a block (weight initialisation, dropout), then restores the global generators."""
     devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else []
     with torch.random.fork_rng(devices=list(devices)):
         torch.manual_seed(derive_seed(seed, purpose, round=round, client=client))

@@ -1,4 +1,4 @@
-"""Bytes that wait on disk: there is no telling how long they wait, or beside how much else they would fill memory."""
+"""Bytes that are kept on disk until they are needed, so that many or large updates do not fill the memory."""
 
 from __future__ import annotations
 
@@ -11,28 +11,39 @@ from fedfm.errors import StorageError
 
 
 class Spilled:
-    """Bytes in a file without a name, which is gone when nobody holds them any more."""
+    """Bytes in an unnamed temporary file, which is deleted when the object is no longer referenced."""
 
-    def __init__(self, parts: Iterable[bytes]) -> None:
-        """The bytes of all parts, one after the other.
+    def __init__(self, parts: Iterable[bytes | memoryview]) -> None:
+        """Writes the bytes of all parts, one after the other.
 
         Raises:
-            StorageError: there is no room for them.
+            StorageError: the disk is full or cannot be written.
         """
         with _room():
             self._file = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as this is held
             weakref.finalize(self, self._file.close)
-            self._size = sum(map(self._file.write, parts))
+        self._size = 0
+        self.append(parts)
+
+    def append(self, parts: Iterable[bytes | memoryview]) -> None:
+        """Adds the bytes of all parts at the end.
+
+        Raises:
+            StorageError: the disk is full.
+        """
+        with _room():
+            self._file.seek(self._size)
+            self._size += sum(map(self._file.write, parts))
             self._file.flush()
 
     def __len__(self) -> int:
         return self._size
 
     def __getitem__(self, piece: slice) -> bytes:
-        """Those of a piece, as of `bytes`.
+        """A slice of the bytes.
 
         Raises:
-            StorageError: the disk does not give them back.
+            StorageError: they cannot be read.
         """
         start, stop, _ = piece.indices(self._size)
         with _room():
@@ -46,4 +57,7 @@ def _room() -> Iterator[None]:
         yield
     except OSError as error:
         folder = tempfile.gettempdir()
-        raise StorageError(f"cannot keep what has to wait in {folder}: {error.strerror or error}") from error
+        raise StorageError(
+            f"cannot keep temporary data in {folder}: {error.strerror or error}; free space there, or set TMPDIR to "
+            "another folder"
+        ) from error

@@ -1,4 +1,4 @@
-"""JSON that others wrote, read within bounds: what is larger, deeper or less strict is refused before it is used."""
+"""Reads JSON from untrusted sources within limits: larger, deeper or non-standard JSON is refused before it is used."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from fedfm.errors import FedfmError
 from fedfm.printable import line, quoted
 
 MOST_DEPTH = 32
-"""Lists and objects within each other; a resolved recipe has about six."""
+"""Maximum nesting of lists and objects; a resolved recipe has about six levels."""
 
 MOST_VALUES = 2**20
-"""Values, and lists and objects that may be empty."""
+"""Maximum number of values, including lists and objects."""
 
 MOST_INTEGER = 2**63 - 1
-"""Whole numbers are those of 64 bits."""
+"""Largest whole number, of 64 bits."""
 
 MAX_EXAMPLES = 2**31
-"""A client that claims more training examples than this is not believed."""
+"""Largest number of training examples that a client may claim."""
 
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 class UntrustedError(FedfmError):
-    """Bytes from outside are not what they should be; the text says what is wrong with them."""
+    """Untrusted bytes are invalid; the message says what is wrong with them."""
 
 
 def read_json(content: bytes | str) -> Any:
@@ -36,7 +36,7 @@ def read_json(content: bytes | str) -> Any:
 
     Raises:
         UntrustedError: it is not JSON in UTF-8; an object has a key twice; it is nested deeper than `MOST_DEPTH`; it
-            has more values than `MOST_VALUES`; a whole number is beyond 64 bits, or another number beyond floats.
+            has more values than `MOST_VALUES`; a whole number exceeds 64 bits, or another number the range of floats.
     """
     try:
         text = content if isinstance(content, str) else content.decode()
@@ -45,7 +45,7 @@ def read_json(content: bytes | str) -> Any:
         value = json.loads(
             text, object_pairs_hook=_object, parse_int=_integer, parse_float=_real, parse_constant=_no_constant
         )
-        if _SURROGATE.search(text):  # a lone one has no bytes
+        if _SURROGATE.search(text):  # a lone surrogate cannot be encoded
             json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise UntrustedError(f"it is not JSON ({line(error, most=120)})") from error
@@ -71,7 +71,7 @@ def _integer(digits: str) -> int:
 def _real(digits: str) -> float:
     number = float(digits)
     if not math.isfinite(number):
-        raise UntrustedError(f"the number {quoted(digits, most=40)} is beyond floats")
+        raise UntrustedError(f"the number {quoted(digits, most=40)} is beyond the range of floats")
     return number
 
 

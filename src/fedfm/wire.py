@@ -47,6 +47,9 @@ _ORDER = {dtype: place for place, dtype in enumerate(_DTYPES.values())}
 _ALIGNMENT = 8
 _METADATA = "__metadata__"
 
+TUNABLE = "tunable"
+"""The group of tensors that travel under their own names."""
+
 MOST_HEADER = 2**25
 """Bytes of a header; safetensors takes up to 10**8, of which Python would make gigabytes of objects."""
 
@@ -114,11 +117,13 @@ class Tensors(Mapping[str, Tensor]):
     def __len__(self) -> int:
         return len(self._places)
 
-    def parted(self, prefix: str) -> tuple[Tensors, Tensors]:
-        """The others, and those whose names begin with ``prefix``, by the names behind it."""
-        behind = {name.removeprefix(prefix): place for name, place in self._places.items() if name.startswith(prefix)}
-        others = {name: place for name, place in self._places.items() if not name.startswith(prefix)}
-        return Tensors(self._message, others), Tensors(self._message, behind)
+    def by_group(self) -> dict[str, Tensors]:
+        """Tensors named ``GROUP/NAME`` by group and then by NAME; those without a group are of `TUNABLE`."""
+        groups: dict[str, dict[str, _Place]] = {}
+        for name, place in self._places.items():
+            group, slash, rest = name.partition("/")
+            groups.setdefault(group if slash else TUNABLE, {})[rest if slash else name] = place
+        return {group: Tensors(self._message, places) for group, places in groups.items()}
 
 
 def from_bytes(message: bytes | Spilled) -> tuple[Tensors, dict[str, str]]:

@@ -1,10 +1,10 @@
-"""YAML as people expect it: plain data, read as version 1.2 of the language reads it.
+"""Reads and writes YAML as plain data, by the rules of YAML 1.2.
 
-YAML 1.1, which PyYAML follows, takes ``1e-5`` for text, ``no`` for false, ``0123`` for 83 and ``12:30:00`` for 45000.
-Here a word is a number, true, false or null when it looks like one, and text otherwise. Refused: keys given twice, keys
-that are not text, tags of anything else than plain data, anchors and aliases (a recipe has no need of them, and a few
-lines of them can stand for gigabytes), numbers of more than a thousand digits, deep nesting, and text that no file can
-hold (NUL, halves of surrogate pairs).
+YAML 1.1, which PyYAML implements, reads ``1e-5`` as text, ``no`` as false, ``0123`` as 83 and ``12:30:00`` as 45000.
+Here a plain scalar is a number, true, false or null if it looks like one, and text otherwise. Refused are: duplicate
+keys, keys that are not text, tags of anything but plain data, anchors and aliases (recipes do not need them, and a few
+lines of them can expand to gigabytes), numbers of more than a thousand digits, deep nesting, and text that cannot be
+stored in a file (NUL, halves of surrogate pairs).
 """
 
 from __future__ import annotations
@@ -26,27 +26,27 @@ RESOLVERS = (
     ("int", INT, "-+0123456789"),
     ("float", FLOAT, "-+.0123456789"),
 )
-"""Tag, what looks like it, first characters. A number with leading zeros, like 007, is a name: text."""
+"""Tag, pattern, first characters. A number with leading zeros, like 007, is text."""
 
 PLAIN = {
     yaml.ScalarNode: frozenset(f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "float", "bool", "null")),
     yaml.SequenceNode: frozenset({"tag:yaml.org,2002:seq"}),
     yaml.MappingNode: frozenset({"tag:yaml.org,2002:map"}),
 }
-"""Tags that each kind of node may have; `!!timestamp`, `!!binary`, `!!set` and their like are no plain data."""
+"""Tags that each type of node may have; `!!timestamp`, `!!binary`, `!!set` and similar tags are not plain data."""
 
 DEPTH = 32
-"""Groups inside groups, at most."""
+"""Maximum nesting of groups."""
 
 DIGITS = 1000
-"""Characters of a number, at most: far more than any setting needs."""
+"""Maximum number of characters of a number; no setting needs more."""
 
 
 class YamlError(ValueError):
-    """The text is not YAML that a recipe may be written in.
+    """The text is not YAML of the form that a recipe may have.
 
     Attributes:
-        line: 1-based line, None where it is not known.
+        line: 1-based line; None if it is not known.
     """
 
     def __init__(self, message: str, line: int | None = None) -> None:
@@ -55,7 +55,7 @@ class YamlError(ValueError):
 
 
 def is_writable(text: str) -> bool:
-    """Whether a text can be the name of a file and stand in one: it has no NUL and no half of a surrogate pair."""
+    """Whether a text can be stored in a file or be its name: it has no NUL and no half of a surrogate pair."""
     return "\0" not in text and not any("\ud800" <= character <= "\udfff" for character in text)
 
 
@@ -64,7 +64,7 @@ def _line(node: yaml.Node) -> int:
 
 
 class Loader(yaml.SafeLoader):
-    """Reads plain data by the rules of YAML 1.2's core schema."""
+    """Reads plain data by the core schema of YAML 1.2."""
 
     yaml_implicit_resolvers: dict[Any, Any] = {}
 
@@ -85,21 +85,21 @@ class Loader(yaml.SafeLoader):
             self.depth -= 1
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
-        """Refuses what is no plain data."""
+        """Refuses everything that is not plain data."""
         if node.tag not in PLAIN[type(node)]:
             kind = node.tag.replace("tag:yaml.org,2002:", "!!")
             raise YamlError(f"`{kind[:60]}` is not allowed here: write text, numbers, true, false or null", _line(node))
         return super().construct_object(node, deep)
 
     def construct_text(self, node: yaml.ScalarNode) -> str:
-        """Text that a file can hold."""
+        """Text that can be stored in a file."""
         text = str(self.construct_scalar(node))
         if not is_writable(text):
             raise YamlError("text with a NUL character or half of a surrogate pair is not allowed", _line(node))
         return text
 
     def construct_null(self, node: yaml.ScalarNode) -> None:
-        """Nothing, however it is written."""
+        """Null, in any of its spellings."""
         if not NULL.match(str(self.construct_scalar(node))):
             raise YamlError(f"`{node.value[:60]}` is not null", _line(node))
 
@@ -111,7 +111,7 @@ class Loader(yaml.SafeLoader):
         return text.lower() == "true"
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Refuses keys that are not text or come twice."""
+        """Refuses keys that are not text, and duplicate keys."""
         seen: dict[str, int] = {}
         for key, _ in node.value:
             line = key.start_mark.line + 1
@@ -123,22 +123,22 @@ class Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
     def construct_number(self, node: yaml.ScalarNode) -> int | float:
-        """A whole number, or one with a point or an exponent."""
+        """A whole number, or a number with a decimal point or an exponent."""
         text = str(self.construct_scalar(node))
         if len(text) > DIGITS:
             raise YamlError(f"a number of {len(text)} characters; at most {DIGITS} are read", _line(node))
         if INT.match(text):
             return int(text, 0)
         if not FLOAT.match(text):
-            raise YamlError(f"`{text[:60]}` is no number", _line(node))
+            raise YamlError(f"`{text[:60]}` is not a number", _line(node))
         return float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
 
 
 class Dumper(yaml.SafeDumper):
-    """Writes what readers of YAML 1.1 and of 1.2 read alike: quotes whatever either would not take for text."""
+    """Writes YAML that readers of 1.1 and 1.2 read alike: text is quoted if either would read it as something else."""
 
     def ignore_aliases(self, data: Any) -> bool:
-        """Writes a value that occurs twice twice."""
+        """Writes a repeated value in full each time, without aliases."""
         return True
 
 
@@ -156,7 +156,7 @@ Dumper.add_representer(
 
 
 def _represent_text(dumper: Dumper, text: str) -> yaml.ScalarNode:
-    """Text; line breaks that only YAML 1.1 knows are written as escapes."""
+    """Text; characters that are line breaks only in YAML 1.1 are written as escapes."""
     style = '"' if any(sign in text for sign in "\x85\u2028\u2029") else None
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
@@ -168,7 +168,7 @@ def parse(text: str) -> Any:
     """Plain data from YAML.
 
     Raises:
-        YamlError: with the line, where it is known.
+        YamlError: the text is not valid; with the line, if it is known.
     """
     try:
         return yaml.load(text, Loader)  # noqa: S506 - a subclass of SafeLoader
@@ -180,20 +180,20 @@ def parse(text: str) -> Any:
     except (ValueError, OverflowError) as error:  # of chr(), for "\\U00110000"
         if isinstance(error, YamlError):
             raise
-        raise YamlError("an escape in quotes that stands for no character") from error
+        raise YamlError("an escape in quotes does not stand for a character") from error
     except RecursionError as error:
         raise YamlError("nested too deeply") from error
 
 
 def _in_words(error: yaml.MarkedYAMLError) -> str:
-    """What is wrong with the text as YAML."""
+    """Describes a syntax error."""
     if error.problem and "\\t" in error.problem:
-        return "a tab stands where only spaces may: indent with spaces"
+        return "a tab is used where only spaces are allowed: indent with spaces"
     return error.problem or error.context or "not YAML"
 
 
 def render(data: Any, *, flow: bool = False) -> str:
-    """YAML that `parse` reads back to equal data: groups as blocks, lists inline; ``flow``: all in one line."""
+    """YAML that `parse` reads back as equal data: groups as blocks, lists inline; with ``flow``, all on one line."""
     text: str = yaml.dump(
         data, Dumper=Dumper, sort_keys=False, allow_unicode=True, default_flow_style=flow, width=2**16 if flow else 110
     )

@@ -47,7 +47,7 @@ def test_data_shows_and_draws_the_split(recipe: Path, tmp_path: Path) -> None:
     result = invoke("data", recipe, "data.client=site", "federation={per_round: 2}", "--plot", picture)
     assert result.exit_code == 0, result.output
     assert "60 examples over 5 clients: 12 each" in result.output
-    assert f"Drawn to {picture}" in result.output
+    assert f"Wrote {picture}" in result.output
     assert "<svg" in picture.read_text(encoding="utf-8")
 
 

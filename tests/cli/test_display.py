@@ -23,7 +23,7 @@ PLAN: dict[str, Any] = {
         "labels": ["a", "b"],
         "client_examples": {"min": 20, "median": 31.0, "max": 312},
     },
-    "warnings": ["4 of 9 test examples also stand in the training data"],
+    "warnings": ["4 of 9 test examples also occur in the training data"],
     "federation": {"clients": 64, "per_round": 3, "rounds": 2, "partition": "column", "left_out": 5},
     "algorithm": "fedavg",
     "bytes": {
@@ -159,10 +159,10 @@ def test_the_outcome(tmp_path: Path) -> None:
     assert stream.getvalue().split("\n") == [
         "",
         "accuracy on the test set: 10.0 % → 71.0 %   "
-        "(commonest class 28.0 %, each client alone 40.0 %, all data in one place 72.0 %)",
+        "(most frequent class 28.0 %, each client alone 40.0 %, all data in one place 72.0 %)",
         f"in {tmp_path}/: adapter/  report.html",
-        "adapter/ loaded again with plain peft: the logits that were measured (difference 2e-07)",
-        f"how to load it: {tmp_path}/adapter/README.md",
+        "adapter/ loaded again with plain peft: same logits as measured (difference 2e-07)",
+        f"code to load it: {tmp_path}/adapter/README.md",
         "",
     ]
 

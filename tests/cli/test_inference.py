@@ -73,7 +73,7 @@ def test_predictions_are_written_as_lines_or_as_a_table(finished: Path, tmp_path
     assert json.loads(fedfm("predict", finished, test, "--json").output) == records
     for name in ("p.jsonl", "p.csv"):
         written = fedfm("predict", finished, test, "-o", tmp_path / name)
-        assert written.output == f"{tmp_path / name} is written: {len(records)} rows.\n"
+        assert written.output == f"Wrote {len(records)} rows to {tmp_path / name}.\n"
     assert rows(tmp_path / "p.jsonl") == records
     table = pd.read_csv(tmp_path / "p.csv", dtype={"predicted": str})
     assert list(table["predicted"]) == [record["predicted"] for record in records]
@@ -87,14 +87,14 @@ def test_figures_are_printed(finished: Path) -> None:
     test = finished.parent.parent / "test.jsonl"
     printed = fedfm("evaluate", finished, test)
     assert printed.output.startswith("30 examples: loss ")
-    assert "most often taken for" in printed.output
+    assert "most often predicted instead" in printed.output
     assert json.loads(fedfm("evaluate", finished, test, "--json").output)["examples"] == 30
 
 
 def test_what_makes_another_model_is_refused(finished: Path) -> None:
     refused = fedfm("predict", finished, "builtin:pydoc", "tune.r=4")
     assert refused.exit_code == 2
-    assert "tune.r: tune.r=4 would be another model" in refused.output
+    assert "tune.r: tune.r=4 would change the model" in refused.output
 
 
 def test_a_language_model_is_measured_but_names_no_classes(tmp_path: Path) -> None:
@@ -108,5 +108,5 @@ def test_a_language_model_is_measured_but_names_no_classes(tmp_path: Path) -> No
     found = evaluate(done.path, str(tmp_path / "test.jsonl"))
     assert found["metrics"] == done.summary["final"]
     assert found["classes"] is None
-    with pytest.raises(RecipeError, match="gives no classes"):
+    with pytest.raises(RecipeError, match="predicts no classes"):
         predict(done.path, str(tmp_path / "test.jsonl"))

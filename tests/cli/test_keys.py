@@ -85,7 +85,7 @@ class TestKeys:
         sent, fingerprint, kept = result.stdout.splitlines()
         assert sent.startswith("Send node.pub ")
         assert fingerprint.strip() == told("keys", "fingerprint", "node.pub")[0]["fingerprint"]
-        assert kept.startswith("Keep node here")
+        assert kept.startswith("Keep node secret")
 
     def test_as_json(self) -> None:
         made = told("keys", "new", "node")
@@ -119,7 +119,7 @@ class TestKeys:
     @pytest.mark.parametrize(
         ("path", "code", "why"),
         [
-            ("missing/node", 5, "there is no folder missing; make it first"),
+            ("missing/node", 5, "the folder missing does not exist; make it first"),
             ("file/node", 5, "cannot be written: Not a directory"),
             (".", 2, "exists already"),
             ("node.pub", 2, "name the private key, without .pub"),
@@ -163,12 +163,12 @@ class TestKeys:
         ("content", "why"),
         [
             (None, "there is no such file"),
-            ("", "is no key in OpenSSH's format"),
-            ("hello", "is no key in OpenSSH's format"),
-            ("ecdsa-sha2-nistp256 AAAA\n", "is no key in OpenSSH's format"),
-            (KEY + KEY, "is no key in OpenSSH's format"),
-            ("-----BEGIN OPENSSH PRIVATE KEY-----\nAAAA\n", "is no key in OpenSSH's format"),
-            (CERTIFICATE, "is no key in OpenSSH's format"),
+            ("", "is not a key in OpenSSH format"),
+            ("hello", "is not a key in OpenSSH format"),
+            ("ecdsa-sha2-nistp256 AAAA\n", "is not a key in OpenSSH format"),
+            (KEY + KEY, "is not a key in OpenSSH format"),
+            ("-----BEGIN OPENSSH PRIVATE KEY-----\nAAAA\n", "is not a key in OpenSSH format"),
+            (CERTIFICATE, "is not a key in OpenSSH format"),
             ("ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9GKJl", "NIST curve"),
             ("sk-" + KEY.replace(" ", "@openssh.com ", 1), "NIST curve"),
         ],
@@ -200,9 +200,9 @@ class TestCertificates:
         assert result.exit_code == 0
         assert set(files()) == {"tls/ca.crt", "tls/server.pem", "tls/server.key"}
         assert Path("tls/server.key").stat().st_mode & 0o777 == 0o600
-        assert "Send tls/ca.crt to every node" in result.stdout
-        assert "Keep tls/server.key there" in result.stdout
-        assert "good for 30 days" in result.stdout
+        assert "Send tls/ca.crt to every site" in result.stdout
+        assert "Keep tls/server.key secret" in result.stdout
+        assert "valid for 30 days" in result.stdout
         assert told("certs", "fingerprint", "tls/ca.crt")[0]["fingerprint"] in result.stdout
 
     def test_they_hold_the_names_once_and_the_days_that_are_told(self) -> None:
@@ -264,7 +264,7 @@ class TestCertificates:
         assert code == 5
         assert "tls: cannot be made: there is a file of that name" in message
 
-    @pytest.mark.parametrize(("path", "why"), [("missing", "there is no such file"), ("key", "is no certificate")])
+    @pytest.mark.parametrize(("path", "why"), [("missing", "there is no such file"), ("key", "is not a certificate")])
     def test_what_is_no_certificate(self, path: str, why: str) -> None:
         Path("key").write_text(KEY)
         code, message = refused("certs", "fingerprint", path)

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 import fedfm
-from fedfm.cli.group import Group
+from fedfm.cli.group import CommandGroup
 from fedfm.cli.main import main
 from fedfm.errors import (
     DataError,
@@ -22,7 +22,7 @@ from fedfm.errors import (
     StorageError,
     TooFewClientsError,
 )
-from tests.records.conftest import write_run
+from tests.run_folders import write_run
 
 COMMANDS = [
     *("ls", "cp", "show", "check", "data", "proxy"),
@@ -31,10 +31,10 @@ COMMANDS = [
 ]
 
 
-def failing(error: BaseException) -> Group:
+def failing(error: BaseException) -> CommandGroup:
     """A command line whose only command raises."""
 
-    @click.group(cls=Group)
+    @click.group(cls=CommandGroup)
     def cli() -> None:
         pass
 
@@ -103,6 +103,10 @@ def test_what_needs_no_torch_does_not_wait_for_it(tmp_path: Path) -> None:
         "    assert result.exit_code == code, (arguments, result.output)\n"
         "    heavy = {'torch', 'transformers', 'peft', 'datasets', 'pandas', 'sklearn', 'flwr', 'cryptography'}\n"
         "    assert not heavy & set(sys.modules), (arguments, heavy & set(sys.modules))\n"
+        "import fedfm.server.runs.start\n"
+        "assert 'torch' in sys.modules\n"
+        "unneeded = {'matplotlib', 'fedfm.report.page', 'prometheus_client', 'flwr', 'ray', 'tensorboard'}\n"
+        "assert not unneeded & set(sys.modules), unneeded & set(sys.modules)\n"
     )
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert result.stderr.strip() == ""
@@ -148,7 +152,7 @@ def test_a_second_ctrl_c_ends_at_once() -> None:
 def test_the_unforeseen_shows_no_traceback_unless_asked() -> None:
     result = CliRunner().invoke(failing(ZeroDivisionError("oh")), ["fail"])
     assert result.exit_code == 1
-    assert result.stderr == "error: ZeroDivisionError: oh\nfedfm did not foresee this; --debug shows where it arose\n"
+    assert result.stderr == "error: ZeroDivisionError: oh\nThis error is unexpected; --debug shows its traceback\n"
 
 
 @pytest.mark.parametrize("error", [RecipeError("wrong"), ZeroDivisionError("oh")])

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fedfm.cli.display import PlainDisplay
-from fedfm.cli.group import Command, Group
+from fedfm.cli.group import Command, CommandGroup
 from fedfm.cli.output import console, print_json
 from fedfm.errors import DataError, Problem, RecipeError
 from tests.hostile import TEXT, UNSAFE
@@ -61,7 +61,7 @@ def test_warnings_and_rounds_are_printed_safely() -> None:
 @pytest.mark.parametrize("error", [DataError(TEXT), RecipeError([Problem(TEXT, TEXT, TEXT)]), ValueError(TEXT)])
 @pytest.mark.parametrize("options", [[], ["--json"]])
 def test_errors_are_told_safely(error: Exception, options: list[str]) -> None:
-    @click.group(cls=Group)
+    @click.group(cls=CommandGroup)
     def group() -> None: ...
 
     @group.command(cls=Command)

@@ -11,12 +11,13 @@ from click.testing import CliRunner, Result
 
 from fedfm.cli.main import main
 from fedfm.cli.proxies import SCORES
-from fedfm.proxies import FedPFT
+from fedfm.proxies.fedpft.settings import FedPFT
 from fedfm.recipe import Recipe
 from fedfm.yaml_text import render
 from tests.small import small_recipe
 
 BACKBONE: dict[str, Any] = {
+    "title": "backbone",
     "layers": 6,
     "cut": 0,
     "blocks": 10_646_784,
@@ -27,8 +28,8 @@ BACKBONE: dict[str, Any] = {
     "disclosed": 1.0,
     "probe": None,
 }
-PROXY = {**BACKBONE, "cut": 4, "blocks": 7_102_848, "disclosed": 0.445, "flops": 1_900_000_000}
-OFFSITE = {**BACKBONE, "layers": 4, "blocks": 7_097_856, "training_memory": 300_000_000}
+PROXY = {**BACKBONE, "title": "FedPFT", "cut": 4, "blocks": 7_102_848, "disclosed": 0.445, "flops": 1_900_000_000}
+OFFSITE = {**BACKBONE, "title": "offsite tuning", "layers": 4, "blocks": 7_097_856, "training_memory": 300_000_000}
 FOUND: dict[str, Any] = {
     "model": "builtin:minilm",
     "family": "bert",
@@ -36,6 +37,7 @@ FOUND: dict[str, Any] = {
     "batch_size": 16,
     "settings": {"ffn_keep": 0.25, "keep_layers": [0, -1], "score": "concat-l2"},
     "public": None,
+    "holders": ["backbone", "proxy", "offsite"],
     "backbone": BACKBONE,
     "proxy": PROXY,
     "offsite": OFFSITE,
@@ -69,7 +71,7 @@ class Server:
 @pytest.fixture
 def inspector(monkeypatch: pytest.MonkeyPatch) -> Server:
     server = Server(FOUND)
-    monkeypatch.setattr("fedfm.server.runs.proxy_tools.inspect_proxy", server)
+    monkeypatch.setattr("fedfm.proxies.inspection.inspect_proxy", server)
     return server
 
 
@@ -120,7 +122,7 @@ def test_every_option_reaches_the_server(inspector: Server) -> None:
     ("options", "message"),
     [
         (["--ffn-keep", "0"], "0.0 is not in the range 0<x<=1"),
-        (["--keep-layers", "first"], "'first' is no list of layers such as 0,-1"),
+        (["--keep-layers", "first"], "'first' is not a list of layers such as 0,-1"),
         (["--score", "norm"], "'norm' is not one of 'concat-l2'"),
     ],
 )
@@ -141,7 +143,7 @@ def test_what_clients_would_hold_stands_side_by_side(inspector: Server) -> None:
     output = invoke("inspect", "builtin:minilm").output
     assert output.startswith("builtin:minilm (bert), 25.0 % of the neurons of all but layers 0, -1\n")
     assert rows(output) | {
-        "backbone": ["FedPFT", "FedOT"],
+        "backbone": ["FedPFT", "offsite tuning"],
         "layers": ["6", "6, 4 cut", "4"],
         "parameters of all layers": ["10.6 M", "66.7 %  7.10 M", "66.7 %  7.10 M"],
         "forward pass of 128 tokens": ["2.82 GFLOP", "1.90 GFLOP", "2.82 GFLOP"],

@@ -31,7 +31,7 @@ def test_cp(tmp_path: Path) -> None:
     assert load_recipe(target) == load_recipe("quick")
     refused = invoke("cp", "quick", target)
     assert refused.exit_code == 2
-    assert "exists already" in refused.stderr
+    assert "already exists" in refused.stderr
     assert json.loads(invoke("cp", "quick", tmp_path / "other.yaml", "--json").stdout) == {
         "file": str(tmp_path / "other.yaml")
     }

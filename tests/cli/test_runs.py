@@ -53,7 +53,7 @@ def test_resume_goes_on_and_prints_json(finished: tuple[Path, Result]) -> None:
 def test_report_writes_the_page_again(finished: tuple[Path, Result]) -> None:
     folder, _ = finished
     (folder / "report.html").unlink()
-    assert f"{folder / 'report.html'} is written." in invoke("report", folder).output
+    assert f"Wrote {folder / 'report.html'}." in invoke("report", folder).output
     assert (folder / "report.html").is_file()
     assert json.loads(invoke("report", folder, "--json").stdout) == {"report": str(folder / "report.html")}
 
@@ -62,7 +62,7 @@ def test_export_merges(finished: tuple[Path, Result]) -> None:
     folder, _ = finished
     assert json.loads(invoke("export", folder, "--merge", "--json").stdout) == {"path": str(folder / "model")}
     assert (folder / "model" / "config.json").is_file()
-    assert f"{folder / 'adapter'} is written" in invoke("export", folder).output
+    assert f"Wrote {folder / 'adapter'}." in invoke("export", folder).output
 
 
 def test_a_run_is_not_overwritten(finished: tuple[Path, Result]) -> None:

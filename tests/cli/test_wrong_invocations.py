@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from fedfm.cli.main import main
-from tests.records.conftest import write_run
+from tests.run_folders import write_run
 
 
 def invoke(*arguments: object) -> Result:
@@ -66,8 +66,8 @@ def test_an_option_that_is_nearly_one_is_proposed() -> None:
     ("command", "said"),
     [
         (["run", "{place}/ended"], ["is the folder of a run", "fedfm resume {place}/ended", "name=OTHER"]),
-        (["check", "{place}/empty"], ["is a folder; name the recipe file in it"]),
-        (["run", "{place}/my.yaml"], ["my.yaml:2", "a tab stands where only spaces may"]),
+        (["check", "{place}/empty"], ["is a folder; give the path of the recipe file in it"]),
+        (["run", "{place}/my.yaml"], ["my.yaml:2", "a tab is used where only spaces are allowed"]),
         (["resume", "{place}/my.yaml"], ["is a file, not the folder of a run", "fedfm run {place}/my.yaml"]),
         (["report", "{place}/my.yaml"], ["is a file, not the folder of a run"]),
         (["status", "{place}/ended/summary.json"], ["is a file; the run's folder is {place}/ended"]),
@@ -79,7 +79,7 @@ def test_an_option_that_is_nearly_one_is_proposed() -> None:
             ["check", "quick", "data.train={place}/empty/../x.csv"],
             ["data.train: no such file or folder: {place}/x.csv"],
         ),
-        (["cp", "quick", "{place}/empty"], ["is a folder; name the new file in it"]),
+        (["cp", "quick", "{place}/empty"], ["is a folder; give the path of a new file in it"]),
         (["cp", "quik", "{place}/new.yaml"], ["did you mean `quick`"]),
         (["run", "quick ", "seed=1"], ["did you mean the preset `quick`"]),
         (["run", "quick", "rounds=3"], ["rounds: unknown key — it belongs under `federation`"]),

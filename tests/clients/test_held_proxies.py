@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from fedfm.params import digest
-from fedfm.proxies.activity import from_params
+from fedfm.proxies.fedpft.activity import from_params
 from fedfm.recipe import load_recipe
 from fedfm.server.experiment.build import Experiment, build_experiment
 from fedfm.updates import Failure, Instruction, Update, decode_update, encode_instruction
+from tests.asked import trained
 from tests.small import small_recipe
 
 PROXY = {"kind": "fedpft", "ffn_keep": 0.5, "keep_layers": [], "closed_form": False, "distill": None, "interval": None}
@@ -29,7 +30,7 @@ def answer(experiment: Experiment, *, accepts: bool = False, **changes: Any) -> 
     start = experiment.start
     instruction = Instruction(1, digest(start), 0.01, start, **changes)
     worker = dataclasses.replace(experiment.worker, trains_stale=accepts)
-    ((_, said),) = worker.train({"0": encode_instruction(instruction)})
+    (said,) = trained(worker, {"0": encode_instruction(instruction)}).values()
     return said if isinstance(said, Failure) else decode_update(said)
 
 

@@ -17,6 +17,7 @@ from fedfm.params import Params, digest
 from fedfm.recipe import load_recipe
 from fedfm.server.experiment.build import Experiment, build_experiment
 from fedfm.updates import Failure, Instruction, decode_update, encode_instruction
+from tests.asked import trained
 from tests.small import small_recipe
 
 LAST = r".*(layer|layers|h)\.1\..*(query|value|q_proj|v_proj|c_attn)"
@@ -37,7 +38,7 @@ def built(folder: Path, **changes: Any) -> Experiment:
 def updates(worker: Worker, params: Params, *, number: int = 1) -> dict[str, Params]:
     message = encode_instruction(Instruction(number, digest(params), 0.1, params))
     answers = {}
-    for client, answer in worker.train(dict.fromkeys(["0", "1", "2"], message)):
+    for client, answer in trained(worker, dict.fromkeys(["0", "1", "2"], message)).items():
         assert not isinstance(answer, Failure), answer.details
         answers[client] = decode_update(answer).params
     return answers

@@ -19,6 +19,7 @@ from fedfm.randomness import numpy_generator
 from fedfm.recipe import load_recipe
 from fedfm.server.experiment.build import Experiment, build_experiment
 from fedfm.updates import Failure, Instruction, Update, decode_update, encode_instruction
+from tests.asked import trained
 from tests.small import small_recipe
 
 
@@ -27,7 +28,7 @@ def instruct(
 ) -> dict[str, Update]:
     message = encode_instruction(Instruction(number, digest(params), lr, params))
     answers = {}
-    for client, answer in worker.train(dict.fromkeys(clients, message)):
+    for client, answer in trained(worker, dict.fromkeys(clients, message)).items():
         assert not isinstance(answer, Failure), answer.details
         answers[client] = decode_update(answer)
     return answers
@@ -153,7 +154,7 @@ def test_one_clients_failure_is_reported_and_the_others_go_on(experiment: Experi
     worker = dataclasses.replace(experiment.worker, clients=clients)
     start = experiment.tunable.read()
     message = encode_instruction(Instruction(1, digest(start), 0.01, start))
-    answers = dict(worker.train(dict.fromkeys(["0", "1", "2"], message)))
+    answers = trained(worker, dict.fromkeys(["0", "1", "2"], message))
     assert isinstance(answers["1"], Failure)
     assert "IndexError" in answers["1"].reason
     assert "Traceback" in answers["1"].details
@@ -168,7 +169,7 @@ def test_out_of_memory_says_what_to_do(experiment: Experiment, monkeypatch: pyte
     monkeypatch.setattr("fedfm.clients.worker.train_locally", exhausted)
     start = experiment.tunable.read()
     message = encode_instruction(Instruction(1, digest(start), 0.01, start))
-    ((_, answer),) = dataclasses.replace(experiment.worker, stacking=None).train({"0": message})
+    (answer,) = trained(dataclasses.replace(experiment.worker, stacking=None), {"0": message}).values()
     assert isinstance(answer, Failure)
     assert answer.reason == "out of memory: lower local.batch_size or data.max_length"
 

@@ -102,7 +102,7 @@ def test_a_cache_that_was_left_open_is_taken_from_others(own_cache: Path) -> Non
 def test_an_open_folder_of_other_files_is_no_cache(own_cache: Path) -> None:
     own_cache.mkdir(mode=0o755)
     (own_cache / "letter.txt").touch()
-    with pytest.raises(StorageError, match=r"can be read by others, and .* other files \(letter\.txt\)"):
+    with pytest.raises(StorageError, match=r"other users can read the cache .* other files \(letter\.txt\)"):
         cached("one", lambda scratch: datasets.Dataset.from_dict({"a": [1]}))
     assert own_cache.stat().st_mode & 0o777 == 0o755
     own_cache.chmod(0o700)

@@ -22,13 +22,13 @@ def test_a_missing_column_lists_those_that_there_are(make_source: Callable[..., 
 
 def test_missing_values_are_counted(make_source: Callable[..., Source]) -> None:
     source = make_source(text=["a", None, "c", None])
-    with pytest.raises(DataError, match=r"column `text` is empty in 2 of 4 rows of made.jsonl, first in row 2"):
+    with pytest.raises(DataError, match=r"column `text` is empty in 2 of 4 rows of made.jsonl; the first is row 2"):
         column_of(source, "text", "data.text")
 
 
 def test_blank_texts_are_counted_and_rows_are_those_of_the_file(make_source: Callable[..., Source]) -> None:
     source = make_source(text=["a", "b", "\t \n", "d", ""])
-    with pytest.raises(DataError, match=r"column `text` is blank in 2 of 3 rows of made.jsonl, first in row 5"):
+    with pytest.raises(DataError, match=r"column `text` is blank in 2 of 3 rows of made.jsonl; the first is row 5"):
         text_column(source.select([0, 4, 2]), "text", "data.text")
 
 
@@ -42,7 +42,7 @@ def test_blank_texts_are_counted_and_rows_are_those_of_the_file(make_source: Cal
     ],
 )
 def test_text_must_be_text(make_source: Callable[..., Source], values: list[object], kind: str) -> None:
-    with pytest.raises(RecipeError, match=f"column `text` of made.jsonl holds {kind}, not text"):
+    with pytest.raises(RecipeError, match=f"column `text` of made.jsonl contains {kind}, not text"):
         text_column(make_source(text=values), "text", "data.text")
 
 
@@ -72,10 +72,10 @@ def test_only_training_examples_must_name_their_client(make_source: Callable[...
 def test_clients_need_a_name(make_source: Callable[..., Source]) -> None:
     with pytest.raises(DataError, match=r"data\.client: column `c` is empty in 1 of 2 rows"):
         client_column(make_source(c=["x", None]), "c")
-    with pytest.raises(DataError, match=r"data\.client: column `c` is blank in 2 of 3 rows .*, first in row 2"):
+    with pytest.raises(DataError, match=r"data\.client: column `c` is blank in 2 of 3 rows .*; the first is row 2"):
         client_column(make_source(c=["x", " ", ""]), "c")
     features = datasets.Features({"c": datasets.ClassLabel(names=["ann", "bob"])})
-    with pytest.raises(DataError, match=r"data\.client: column `c` is empty in 1 of 2 rows .*, first in row 2"):
+    with pytest.raises(DataError, match=r"data\.client: column `c` is empty in 1 of 2 rows .*; the first is row 2"):
         client_column(make_source(features, c=[1, -1]), "c")
     with pytest.raises(RecipeError, match=r"data\.client: .*float64"):
         client_column(make_source(c=[0.5, 1.0]), "c")

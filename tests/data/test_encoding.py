@@ -36,7 +36,7 @@ def test_a_tokenizer_whose_native_code_panics_is_a_data_error() -> None:
     def prepare() -> Encode:
         return lambda rows: {"twice": [len(tokenizer.encode("a" * 60 + "b")) for _ in rows]}
 
-    with pytest.raises(DataError, match="the model's tokenizer cannot read a text"):
+    with pytest.raises(DataError, match="the model's tokenizer failed on a text"):
         encoded("panics", 1, prepare, FEATURES, batch_size=1)
 
 

@@ -91,9 +91,9 @@ def test_all_images_that_are_missing_are_named_at_once(tmp_path: Path) -> None:
         read(tmp_path / "x.csv")
     first, *rest = str(caught.value).splitlines()
     assert first == f"{tmp_path}/x.csv: 3 images cannot be used"
-    assert f"x.csv, row 1: there is no image file no.png in {tmp_path} or {Path.cwd()}" in rest[0]
+    assert f"x.csv, row 1: no image file no.png in {tmp_path} or {Path.cwd()}" in rest[0]
     assert "row 3: the image is an address, https://example.org/b.png; download it" in rest[1]
-    assert "row 4: there is no image file not:base64" in rest[2]
+    assert "row 4: no image file not:base64" in rest[2]
 
 
 DAMAGED = {
@@ -147,7 +147,7 @@ def test_of_an_animation_the_first_frame_is_taken() -> None:
 @pytest.mark.parametrize("mode", ["I", "F", "I;16"])
 def test_more_than_eight_bits_are_refused_by_name(tmp_path: Path, mode: str) -> None:
     Image.new(mode, (4, 4)).save(tmp_path / "x.tiff")
-    with pytest.raises(DataError, match=r"x\.tiff: the image has more than 8 bits a channel; convert it"):
+    with pytest.raises(DataError, match=r"x\.tiff: the image has more than 8 bits per channel; convert it"):
         ImageFile(tmp_path / "x.tiff", str(tmp_path / "x.tiff")).decode()
 
 
@@ -162,5 +162,5 @@ def test_a_path_never_reaches_the_network(make_source: Callable[..., Source]) ->
 def test_gaps_and_other_columns(make_source: Callable[..., Source]) -> None:
     with pytest.raises(DataError, match=r"column `image` is empty in 1 of 2 rows"):
         with_images(make_source(image=["a.png", None]), "image")
-    with pytest.raises(RecipeError, match=r"column `image` of made\.jsonl holds List, not images, paths or bytes"):
+    with pytest.raises(RecipeError, match=r"column `image` of made\.jsonl contains List, not images, paths or bytes"):
         with_images(make_source(image=[[1, 2]]), "image")

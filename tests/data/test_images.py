@@ -91,7 +91,7 @@ def test_palettes_and_transparency_become_colour(make_source: Callable[..., Sour
 def test_sixteen_bits_are_refused_rather_than_clipped(make_source: Callable[..., Source]) -> None:
     """Pillow turns everything above 255 white when it converts such an image."""
     source = make_source(COLUMN, image=[png(NOISE), png(np.full((8, 8), 5000, np.uint16))])
-    with pytest.raises(DataError, match=r"made\.jsonl, row 2: the image has more than 8 bits a channel"):
+    with pytest.raises(DataError, match=r"made\.jsonl, row 2: the image has more than 8 bits per channel"):
         encode_images(source, "image", vit())
 
 
@@ -112,7 +112,7 @@ def test_an_image_that_would_fill_the_memory_is_named_by_its_row(
 
 
 def test_a_column_of_something_else(make_source: Callable[..., Source]) -> None:
-    with pytest.raises(RecipeError, match=r"data\.image: column `image` of made\.jsonl holds int64, not images"):
+    with pytest.raises(RecipeError, match=r"data\.image: column `image` of made\.jsonl contains int64, not images"):
         encode_images(make_source(image=[5]), "image", vit())
     with pytest.raises(RecipeError, match=r"data\.image: no column `image`"):
         encode_images(make_source(picture=["a.png"]), "image", vit())

@@ -66,7 +66,7 @@ def test_a_label_that_the_training_data_lacks(make_source: Callable[..., Source]
     test = make_source(label=["dog", "cat", "cow", "cat"])
     with pytest.raises(
         DataError,
-        match=r"data.label: made.jsonl has the label 'cow' in row 3, which is none of the classes: cat, dog$",
+        match=r"data.label: made.jsonl has the label 'cow' in row 3, which is not one of the classes: cat, dog$",
     ):
         labels.encode(test, "label")
     with pytest.raises(DataError, match="row 3"):
@@ -81,7 +81,7 @@ def test_many_known_labels_are_not_all_listed(make_source: Callable[..., Source]
 
 def test_hidden_test_labels_of_hub_sets(make_source: Callable[..., Source]) -> None:
     labels = LabelMap.from_source(make_source(CLASSES, label=[0, 1]), "label")
-    with pytest.raises(DataError, match="keeps its labels secret: row 2 has none"):
+    with pytest.raises(DataError, match="does not publish its labels: row 2 has no label"):
         labels.encode(make_source(CLASSES, label=[1, -1]), "label")
 
 
@@ -91,9 +91,9 @@ def test_hidden_test_labels_of_hub_sets(make_source: Callable[..., Source]) -> N
         ([0.5, 1.0], r"numbers that are not whole, such as 0\.5 in row 1; .*regression"),
         (["1", "nan", "2.25"], r"numbers that are not whole, such as 2\.25 in row 3"),
         ([1.0, float("nan")], "is empty in 1 of 2 rows"),
-        ([[1], [2]], "holds List"),
+        ([[1], [2]], "contains List"),
         (["a", None], "is empty"),
-        (["a", "", " "], "is blank in 2 of 3 rows of made.jsonl, first in row 2"),
+        (["a", "", " "], "is blank in 2 of 3 rows of made.jsonl; the first is row 2"),
     ],
 )
 def test_what_is_no_label(make_source: Callable[..., Source], column: list[object], message: str) -> None:
@@ -102,7 +102,7 @@ def test_what_is_no_label(make_source: Callable[..., Source], column: list[objec
 
 
 def test_one_class_is_nothing_to_learn(make_source: Callable[..., Source]) -> None:
-    with pytest.raises(RecipeError, match="has one class only, pos: there is nothing to learn"):
+    with pytest.raises(RecipeError, match="has only one class, pos: classification needs two"):
         LabelMap.from_source(make_source(CLASSES, label=[2, 2]), "label")
 
 

@@ -67,8 +67,8 @@ def test_images(kind: str) -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (np.zeros(3), "a ndarray is no examples: give a pandas DataFrame or a datasets.Dataset"),
-        (Dataset.from_dict(ROWS).to_iterable_dataset(), "IterableDataset.*`Dataset.from_generator` makes a Dataset"),
+        (np.zeros(3), "a ndarray cannot be used as data: pass a pandas DataFrame or a datasets.Dataset"),
+        (Dataset.from_dict(ROWS).to_iterable_dataset(), "IterableDataset.*`Dataset.from_generator` converts it"),
         (DatasetDict({"other": Dataset.from_dict(ROWS)}), "the DatasetDict has no split train; it has other"),
         (pd.DataFrame({"text": ["a", 5, {}]}), "the DataFrame cannot be read as a table: .*column text"),
         (pd.DataFrame([[1, 2]], columns=["a", "a"]), "the DataFrame has several columns called a"),
@@ -94,7 +94,7 @@ def test_every_way_into_a_recipe_gives_the_same_one() -> None:
     assert first == load_recipe(values | {"data": {"train": frame, "test": 0.5}, "public": public})
     assert first == Recipe(**values, data=DataSettings(train=frame, test=0.5), public=public)
     assert first.data.train == keep(frame, "train")
-    with pytest.raises(RecipeError, match=r"data\.training: no such data; there are train, validation, test, public"):
+    with pytest.raises(RecipeError, match=r"data\.training: no such data; available: train, validation, test, public"):
         load_recipe(values, data={"training": frame})
 
 
@@ -105,5 +105,5 @@ def test_what_the_cache_has_lost_must_be_given_again(own_cache: Path) -> None:
         RecipeError, match=r"is not in the cache of this machine .*fedfm\.run\(…, data=\{\"train\": …\}\)"
     ):
         read(reference)
-    with pytest.raises(RecipeError, match="is no digest of data"):
+    with pytest.raises(RecipeError, match="is not a digest of data"):
         read("memory:../../etc/passwd")

@@ -10,10 +10,12 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
+from fedfm.data.documents import encode_documents
 from fedfm.data.labels import LabelMap
 from fedfm.data.plain_text import plain_tokenizer
+from fedfm.data.samples import encode_samples
 from fedfm.data.sources import Source
-from fedfm.data.text import encode_documents, encode_samples, encode_text
+from fedfm.data.text import encode_text
 from fedfm.models.byte_tokenizer import byte_tokenizer
 
 LETTERS = "abcdefgs<>/[]|_ "

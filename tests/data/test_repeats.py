@@ -39,7 +39,7 @@ def test_the_first_one_is_named_by_its_row(make_source: Callable[..., Source]) -
     (found,) = find_repeats({"train": train, "test": make_source(text=["x", "c"])}, ["text"])
     assert found == Repeats("test", "train", 1, 2, ("row 2 of made.jsonl", "row 3 of made.jsonl"))
     assert found.describe() == (
-        "1 of 2 test examples also stand in the training data (first: row 2 of made.jsonl is the same as row 3 of "
+        "1 of 2 test examples also occur in the training data (first: row 2 of made.jsonl is the same as row 3 of "
         "made.jsonl); scores on them say nothing about new examples"
     )
 
@@ -74,4 +74,4 @@ def test_a_plan_warns_of_them(tmp_path: Path, held_back: bool) -> None:
     warnings = plan(load_recipe(recipe))["warnings"]
     assert len(warnings) == (3 if held_back else 1)
     assert ("60 of 60" in warnings[0]) is not held_back
-    assert "test examples also stand in the training data" in warnings[0]
+    assert "test examples also occur in the training data" in warnings[0]

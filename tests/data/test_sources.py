@@ -26,7 +26,10 @@ def test_a_home_folder_is_understood(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def test_an_unknown_ending(tmp_path: Path) -> None:
     (tmp_path / "x.xlsx").touch()
-    with pytest.raises(RecipeError, match=r"cannot tell what .*x\.xlsx is .* must end in \.jsonl, .*\.parquet, \.npz"):
+    with pytest.raises(
+        RecipeError,
+        match=r"the format of .*x\.xlsx is not clear from its name, which must end in \.jsonl, .*\.parquet, \.npz",
+    ):
         read_source(str(tmp_path / "x.xlsx"), "train", where="data.train")
 
 
@@ -37,7 +40,7 @@ def test_an_unknown_builtin_suggests_the_nearest(name: str, near: str) -> None:
 
 
 def test_builtins_have_no_validation_split() -> None:
-    with pytest.raises(RecipeError, match="train and test only; hold back a fraction") as caught:
+    with pytest.raises(RecipeError, match="only the splits train and test; give a fraction to hold out") as caught:
         read_source("builtin:digits", "validation", where="data.validation")
     assert caught.value.problems[0].where == "data.validation"
 

@@ -14,9 +14,11 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import DataCollatorWithPadding, PreTrainedTokenizerFast
 
+from fedfm.data.documents import encode_documents
 from fedfm.data.labels import LabelMap
 from fedfm.data.sources import Source, read_source
-from fedfm.data.text import encode_documents, encode_text, tokenizer_digest
+from fedfm.data.text import encode_text
+from fedfm.data.tokens import tokenizer_digest
 from fedfm.errors import DataError, RecipeError
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -239,7 +241,7 @@ def test_pieces_with_nothing_to_predict_are_left_out(
     assert [row["input_ids"] for row in examples.take([0, 1])] == [[5, 6], [9, 10]]
     assert examples.clients is not None
     assert examples.clients.tolist() == ["a", "c"]
-    with pytest.raises(RecipeError, match=r"data\.text: .* has no text of two tokens or more"):
+    with pytest.raises(RecipeError, match=r"data\.text: .* has no text of two or more tokens"):
         encode_documents(make_source(text=["zero", "one"]), "text", bare_tokenizer, 2)
 
 
@@ -266,9 +268,9 @@ def test_no_token_of_a_document_is_lost(documents: list[list[str]], length: int)
 )
 def test_lengths_that_cannot_be(make_source: Callable[..., Source], encode: Callable[..., Any]) -> None:
     source = make_source(text=["zero"])
-    with pytest.raises(RecipeError, match=r"data\.max_length: 513 is more than the 512 tokens that the model takes"):
+    with pytest.raises(RecipeError, match=r"data\.max_length: 513 is more than the 512 tokens that the model accepts"):
         encode(source, make_tokenizer(), 513)
-    with pytest.raises(RecipeError, match=r"data\.max_length: 2 tokens leave none for text: 2 are special"):
+    with pytest.raises(RecipeError, match=r"data\.max_length: 2 tokens leave no room for text: 2 of them are special"):
         encode(source, make_tokenizer(), 2)
 
 

@@ -56,8 +56,9 @@ class Killer:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _work(line: RelayLine, relay: object, envelopes: dict[str, Envelope]) -> bool:
-    return any(isinstance(envelope.head, Work) for envelope in envelopes.values())
+def _work(line: RelayLine, relay: object, name: str, owed: object, envelope: Envelope) -> bool:
+    """Whether this is the work of the last site that is asked."""
+    return isinstance(envelope.head, Work) and line._unwritten.empty()
 
 
 POINTS: dict[str, Callable[[Killer], None]] = {

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
 from fedfm.params import Params
-from fedfm.runtimes.envelopes import Answers, Envelope
+from fedfm.runtimes.envelopes import Envelope, Replies
 from fedfm.updates import decode_update, encode_update
 
 Change = Callable[[bytes], bytes]
@@ -46,4 +46,4 @@ SPOILT: dict[str, Change] = {
 def spoilt(parts: Iterable[Envelope], change: Change) -> Iterator[Envelope]:
     """What a site answers, each update of it changed."""
     for part in parts:
-        yield replace(part, blobs=tuple(map(change, part.blobs))) if isinstance(part.head, Answers) else part
+        yield replace(part, blobs=tuple(map(change, part.blobs))) if isinstance(part.head, Replies) else part

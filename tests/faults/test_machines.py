@@ -114,7 +114,7 @@ def test_an_interrupted_run_goes_on_and_no_place_is_taken_twice(tmp_path: Path) 
         b.end()
 
         again = machines.server("again", "runs/real")
-        again.says("a has come")
+        again.says("a connected")
         same = machines.server("same", "runs/real")
         other = machines.server("other", "recipe.yaml", "name=other")
         double = machines.client("double", "keys/a", "a.yaml", "site-double")
@@ -160,8 +160,8 @@ def test_what_a_site_cannot_write_down_does_not_leave(tmp_path: Path, small_disk
         server = machines.server("server", "recipe.yaml", "name=real")
         machines.client("b", "keys/b", "b.yaml", "site-b")
         a = machines.client("a", "keys/a", "a.yaml", str(small_disk / "site"))
-        server.says("b has come")
-        server.says("a has come")
+        server.says("b connected")
+        server.says("a connected")
         with suppress(OSError), (small_disk / "filler").open("wb") as filler:
             while True:
                 filler.write(bytes(1024))

@@ -15,13 +15,13 @@ import pytest
 pytest.importorskip("flwr", reason="needs the extra `flower`")
 
 import fedfm
+from fedfm.hosts.node import Node
 from fedfm.recipe import load_recipe
 from fedfm.records import jsonl
 from fedfm.runtimes.envelopes import Envelope, Refusal
 from fedfm.runtimes.flower.apps import make_client_app, relay
 from fedfm.runtimes.flower.in_process import InProcessGrid
 from fedfm.runtimes.relay import RelayLine
-from fedfm.sites.site import Site
 from tests.faults.spoilt import SPOILT, spoilt
 from tests.machines import SITES, Machines, adapter, end_with, kill, site_folder, wait
 from tests.machines import fedfm as command
@@ -38,7 +38,7 @@ class Unlucky:
     """A site that does something wrong in a share of all cases."""
 
     def __init__(self, seed: int, share: float) -> None:
-        self.site, self.chance, self.share = Site(), random.Random(seed), share
+        self.site, self.chance, self.share = Node(), random.Random(seed), share
         self.done: dict[str, int] = {}
 
     def handle(self, envelope: Envelope) -> Iterable[Envelope]:

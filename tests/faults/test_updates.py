@@ -26,8 +26,8 @@ from fedfm.runtimes.relay import RelayLine
 from fedfm.server.rounds.checkpoints import load_checkpoint
 from fedfm.sites.egress import Egress
 from fedfm.sites.policy import Policy
-from fedfm.sites.site import Own, Site
-from fedfm.sites.site_config import read_own_data
+from fedfm.sites.site import Site
+from fedfm.sites.site_config import read_site_data
 from fedfm.tasks import TASKS
 from fedfm.updates import decode_instruction
 from tests.faults.spoilt import SPOILT, Change, spoilt
@@ -110,8 +110,9 @@ class Near:
         self.handlers |= {name: kind(self.site(name)).handle for name, kind in sites.items()}
 
     def site(self, name: str, **changes: Any) -> Site:
-        own = read_own_data(self.folder / f"{name}.yaml").model_copy(update=changes)
-        return Site(Own(own, Egress(Policy(), self.state / name, self.said.append)), self.state / name / "proxies")
+        own = read_site_data(self.folder / f"{name}.yaml").model_copy(update=changes)
+        folder = self.state / name
+        return Site(own, Egress(Policy(), folder, self.said.append), folder)
 
     @property
     def run(self) -> Path:
@@ -219,7 +220,7 @@ def test_a_site_with_another_model_trains_nothing(near: Near, other_model: Path,
     near.be(b=lambda site: near.site("b", model=str(other_model)))
     done = near.begin("federation.quorum=0.5")
     assert done.exit_code == 0, done.output
-    reason = "the site's data or its model cannot be used for the run; the site's own log says more"
+    reason = "the site's data or its model cannot be used for the run; the site's own log has the details"
     assert f"b does not take part: {reason}" in " ".join(done.output.split())
     assert any(f"{other_model} has other weights" in text for text in near.said)
     found = [(event["round"], event["client"], event["reason"]) for event in records(near.run / "events.jsonl")]

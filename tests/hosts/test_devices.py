@@ -29,5 +29,5 @@ def test_no_more_threads_than_processors_that_the_process_may_use() -> None:
 
 
 def test_a_device_that_is_not_there_is_refused() -> None:
-    with pytest.raises(RecipeError, match="there is no `cuda:99`"):
+    with pytest.raises(RecipeError, match="this machine has no `cuda:99`"):
         choose_device("cuda:99")

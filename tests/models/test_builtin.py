@@ -45,7 +45,7 @@ def test_a_random_model_is_an_ordinary_checkpoint_and_always_the_same(name: str,
         builtin.write_random_model(name, folder)
     assert weights(folders[0]) == weights(folders[1])
     chosen = builtin.RANDOM_MODELS[name]
-    if chosen.layout:
+    if chosen.template:
         assert AutoTokenizer.from_pretrained(folders[0], local_files_only=True).pad_token_id == 0
     if chosen.image_size:
         processor = AutoImageProcessor.from_pretrained(folders[0], local_files_only=True, backend="pil")

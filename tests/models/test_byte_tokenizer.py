@@ -7,14 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from fedfm.models.byte_tokenizer import END_ID, SPECIALS, START_ID, VOCABULARY_SIZE, Layout, byte_tokenizer
+from fedfm.models.byte_tokenizer import END_ID, SPECIALS, START_ID, VOCABULARY_SIZE, Template, byte_tokenizer
 
-LAYOUTS: list[Layout] = ["pair-types", "pair", "start-only"]
+TEMPLATES: list[Template] = ["pair-types", "pair", "start-only"]
 A, B = 5 + 32, 5 + 33  # bytes 0x41 and 0x42: printable ones come first in the alphabet, from "!" on
 
 
 @pytest.mark.parametrize(
-    ("layout", "single", "pair", "types"),
+    ("template", "single", "pair", "types"),
     [
         ("pair-types", [2, A, 3], [2, A, 3, B, 3], [0, 0, 0, 1, 1]),
         ("pair", [2, A, 3], [2, A, 3, 3, B, 3], None),
@@ -22,9 +22,9 @@ A, B = 5 + 32, 5 + 33  # bytes 0x41 and 0x42: printable ones come first in the a
     ],
 )
 def test_special_tokens_frame_texts(
-    layout: Layout, single: list[int], pair: list[int], types: list[int] | None
+    template: Template, single: list[int], pair: list[int], types: list[int] | None
 ) -> None:
-    tokenizer = byte_tokenizer(layout, 16)
+    tokenizer = byte_tokenizer(template, 16)
     assert tokenizer("A")["input_ids"] == single
     encoded = tokenizer("A", "B")
     assert encoded["input_ids"] == pair
@@ -50,9 +50,9 @@ def test_it_pads_on_the_right_and_cuts_with_its_specials_kept() -> None:
     assert tokenizer("A" * 50, truncation=True)["input_ids"] == [START_ID, *[A] * 14, END_ID]
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_it_survives_a_round_trip_through_files(layout: Layout, tmp_path: Path) -> None:
-    tokenizer = byte_tokenizer(layout, 77)
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_it_survives_a_round_trip_through_files(template: Template, tmp_path: Path) -> None:
+    tokenizer = byte_tokenizer(template, 77)
     tokenizer.save_pretrained(tmp_path)
     again = AutoTokenizer.from_pretrained(tmp_path, local_files_only=True)
     assert again("né", "\n").data == tokenizer("né", "\n").data

@@ -15,8 +15,8 @@ from fedfm.models.backbones import load_processor
 from fedfm.models.families import FAMILIES
 from fedfm.models.settings import ModelSettings
 from fedfm.models.tunables import IA3, TUNABLES, BitFit, Lora, Prefix, Prompt
-from fedfm.proxies.model import make
-from fedfm.proxies.settings import FedPFT, Offsite
+from fedfm.proxies import PROXIES, ProxySettings
+from fedfm.proxies.pair import make_pair
 from fedfm.recipe import load_recipe
 from fedfm.server import plan
 from tests.models.cases import TASKS, batch, load, logits
@@ -119,7 +119,7 @@ def test_a_tunable_that_must_know_the_parts_is_refused(kind: type[IA3 | Prompt |
         kind().attach(load("cohere", "causal"), task_type="CAUSAL_LM", seed=0)
 
 
-@pytest.mark.parametrize("proxy", [FedPFT(), Offsite()])
+@pytest.mark.parametrize("proxy", [made for made in PROXIES.values() if made.is_sent])
 @pytest.mark.parametrize(
     ("name", "task", "missing"),
     [
@@ -129,10 +129,10 @@ def test_a_tunable_that_must_know_the_parts_is_refused(kind: type[IA3 | Prompt |
     ],
 )
 def test_a_proxy_of_it_is_refused_by_what_is_missing(
-    name: str, task: str, missing: str, proxy: FedPFT | Offsite
+    name: str, task: str, missing: str, proxy: type[ProxySettings]
 ) -> None:
     with pytest.raises(RecipeError, match=rf"proxy\.kind: .* has no proxy: {missing}.*; use `none`"):
-        make(proxy, load(name, task), None, seed=0)
+        make_pair(proxy(), load(name, task), None, seed=0)
 
 
 @pytest.mark.parametrize("part", ["ffn", "all"])

@@ -10,7 +10,7 @@ from torch import nn
 
 from fedfm.models.backbones import Backbone
 from fedfm.models.families import Block, blocks
-from fedfm.proxies.construct import Kept, make_proxy, own_parameters
+from fedfm.proxies.fedpft.construct import Kept, make_proxy, own_parameters
 from fedfm.tasks.base import Batch
 from tests.models.cases import load
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from fedfm.models.families import FFN, Block, Stack
+from fedfm.proxies.fedpft.scores import concat_l2, product
 from fedfm.proxies.ffn import (
     NeuronTensor,
     keep_neurons,
@@ -19,7 +20,6 @@ from fedfm.proxies.ffn import (
     output_layer,
     vectors,
 )
-from fedfm.proxies.scores import concat_l2, product
 
 FIRST = torch.tensor([[3.0, 4.0], [1.0, 0.0], [0.0, 2.0]])  # a row a neuron
 SECOND = torch.tensor([[6.0, 0.0], [0.0, 1.0], [2.0, 1.0]])

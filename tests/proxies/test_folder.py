@@ -20,11 +20,10 @@ from fedfm.models.backbones import Backbone
 from fedfm.models.families import attention_targets
 from fedfm.params import load as load_params
 from fedfm.params import save as save_params
-from fedfm.proxies.construct import Kept, compressed_blocks, make_proxy
+from fedfm.proxies.fedpft.construct import Kept, compressed_blocks, make_proxy
+from fedfm.proxies.fedpft.settings import FedPFT
 from fedfm.proxies.ffn import neurons
 from fedfm.proxies.folder import Manifest, check_backbone, load_proxy, read_manifest, save_proxy
-from fedfm.proxies.offsite import choose_layers, make_offsite
-from fedfm.proxies.settings import FedPFT, Offsite
 from tests.models.cases import CASES, TASKS, Case, batch, load, logits
 
 cases = pytest.mark.parametrize("case", CASES, ids="-".join)
@@ -105,20 +104,6 @@ def test_the_test_above_can_see_a_full_model() -> None:
     with Allocations() as seen:
         nn.Linear(16, 32)
     assert (32, 16) in seen.shapes
-
-
-def test_an_offsite_proxy_comes_back_with_the_blocks_that_may_be_tuned(tmp_path: Path) -> None:
-    bert = load(*BERT)
-    config = transformers.BertConfig.from_dict({**bert.model.config.to_dict(), "num_hidden_layers": 6})
-    backbone = replace(bert, model=transformers.BertForSequenceClassification(config).eval().requires_grad_(False))
-    settings = Offsite(layers=4, adapters=1)
-    proxy = make_offsite(backbone, choose_layers(backbone, settings))
-    save_proxy(tmp_path, proxy, {}, settings)
-    found, manifest = load_proxy(tmp_path, TASKS["text"].auto_class)
-    assert manifest.settings == settings
-    assert found.tunable_blocks == ("encoder.layer.0", "encoder.layer.3")
-    inputs = batch(backbone)
-    assert torch.equal(logits(found.model, inputs), logits(proxy.model, inputs))
 
 
 def test_nothing_that_the_proxy_hides_is_in_its_folder(tmp_path: Path) -> None:

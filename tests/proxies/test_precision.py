@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from fedfm.proxies import closed_form, regression, scores
+from fedfm.proxies.fedpft import closed_form, regression, scores
+from fedfm.proxies.fedpft.settings import NeuronScore
 from fedfm.proxies.precision import wide
-from fedfm.proxies.settings import Score
 from tests.proxies.small_proxy import blocks_of, public_batches, small_proxy
 
 
@@ -82,7 +82,7 @@ def test_the_closed_form_needs_no_float64_on_the_device(name: str, monkeypatch: 
 
 
 @pytest.mark.parametrize("score", ["concat-l2", "product", "gradient"])
-def test_scores_need_no_float64_on_the_device(score: Score, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scores_need_no_float64_on_the_device(score: NeuronScore, monkeypatch: pytest.MonkeyPatch) -> None:
     small = small_proxy()
     blocks, batches = blocks_of(small.backbone), public_batches(small.backbone, 2)
     device = NoFloat64()

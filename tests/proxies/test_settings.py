@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from fedfm.proxies import FedPFT
+from fedfm.proxies.fedpft.settings import FedPFT
 
 
 @pytest.mark.parametrize("align", [{}, {"score": "auto"}, {"score": "apoz", "data": "clients"}, {"steps": 3}])

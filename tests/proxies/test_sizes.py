@@ -14,7 +14,7 @@ from fedfm.models.backbones import Backbone
 from fedfm.models.families import FAMILIES, blocks, family_of
 from fedfm.models.tunable import Tunable
 from fedfm.models.tunables.lora import Lora
-from fedfm.proxies.construct import compressed_blocks, make_proxy, own_parameters
+from fedfm.proxies.fedpft.construct import compressed_blocks, make_proxy, own_parameters
 from fedfm.proxies.ffn import keep_neurons, neurons
 from fedfm.proxies.sizes import bit_equal_share, block_parameters, forward_flops, training_memory
 from tests.models.cases import CASES, Case, load

@@ -7,22 +7,9 @@ import pytest
 
 from fedfm.errors import RecipeError
 from fedfm.recipe import load_recipe, planned
-from fedfm.recipe.client_groups import Device, OtherModel, devices_of, models_of, ranks_of
+from fedfm.recipe.client_groups import Device, OtherModel, devices_of, models_of
 
 CLIENTS = [f"{number:02d}" for number in range(10)]
-
-
-def test_a_list_of_ranks_is_dealt_in_turn() -> None:
-    dealt = ranks_of([4, 8, 16], CLIENTS, seed=0)
-    assert Counter(dealt.values()) == {4: 4, 8: 3, 16: 3}
-    assert dealt == ranks_of([4, 8, 16], CLIENTS[::-1], seed=0), "the order of the clients does not matter"
-    assert dealt != ranks_of([4, 8, 16], CLIENTS, seed=1)
-
-
-def test_patterns_of_ranks_are_tried_in_order() -> None:
-    assert ranks_of({"a*": 2, "*": 3}, ["a1", "b1"], seed=0) == {"a1": 2, "b1": 3}
-    assert ranks_of({"a*": 2}, ["a1", "b1"], seed=0) == {"a1": 2}
-    assert ranks_of(None, CLIENTS, seed=0) == {}
 
 
 def test_devices_are_dealt_in_their_shares() -> None:

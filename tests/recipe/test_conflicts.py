@@ -20,7 +20,7 @@ REFUSED = {
     "threads and processes": (
         ["runtime.threads=2", "runtime.processes=2"],
         "runtime.threads",
-        "each of 2 processes has one thread",
+        "each of 2 processes computes with one thread",
     ),
     "a prefix computed twice": (
         ["tune.kind=prefix", "local.recompute=blocks"],
@@ -76,7 +76,7 @@ REFUSED = {
     "a draw, and who is fast": (
         ["runtime={kind: ray, spares: 0.5}", "federation.sampling=poisson"],
         "federation.sampling",
-        "use uniform, or spares=0",
+        "use uniform, or runtime.spares=0",
     ),
     "prompts on images": ([IMAGES, "tune.kind=prompt"], "tune.kind", "`task.kind: image-classification` excludes that"),
     "prefixes on images": (
@@ -97,7 +97,6 @@ REFUSED = {
     "metric": (["evaluate.metrics=[perplexity]"], "evaluate.metrics", "`task.kind: text-classification` does not have"),
     "patience": (["evaluate.patience=3"], "evaluate.patience", "needs data.validation"),
     "a proxy without public data": (["proxy={kind: fedpft}"], "public", "set public.data"),
-    "an emulator without public data": (["proxy={kind: offsite}"], "public", "proxy.distill=null"),
     "alignment without public data": (["proxy={kind: fedpft, path: p}"], "public", "proxy.interval=null"),
     "cut neurons": (
         ["proxy={kind: fedpft}", "public={data: builtin:pydoc}", "tune.kind=full"],
@@ -108,11 +107,6 @@ REFUSED = {
         ["proxy={kind: fedpft}", "public={data: builtin:pydoc}", "tune={kind: dora, target_modules: all}"],
         "tune.kind",
         "(proxy.kind: fedpft)",
-    ),
-    "prefixes of layers that went": (
-        ["proxy={kind: offsite}", "public={data: builtin:pydoc}", "tune.kind=prefix"],
-        "tune.kind",
-        "only some",
     ),
 }
 
@@ -133,7 +127,7 @@ ALLOWED = {
     "metric of language": [LM, "evaluate.metrics=[perplexity]"],
     "patience": ["evaluate.patience=3", "data.validation=0.1"],
     "a proxy as it is cut": ["proxy={kind: fedpft, closed_form: false, distill: null, interval: null}"],
-    "a proxy that is there": ["proxy={kind: offsite, path: p}"],
+    "a proxy that is there": ["proxy={kind: fedpft, path: p, interval: null}"],
     "adapters of a cut FFN": ["proxy={kind: fedpft}", "public={data: builtin:pydoc}", "tune.target_modules=all"],
     "public data for nobody": ["public={data: builtin:pydoc}"],
     "a prompt computed twice": ["tune.kind=prompt", "local.recompute=blocks"],

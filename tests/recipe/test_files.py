@@ -44,8 +44,8 @@ def test_a_mapping_is_left_as_it_was(values: dict[str, Any]) -> None:
         ("a: 1\na: 2\n", "mine.yaml:2: 1 problem\n  `a` is given twice, first in line 1"),
         ("", "mine.yaml: 1 problem\n  is empty"),
         ("# only a comment\n", "is empty"),
-        ("just text\n", "holds no keys"),
-        ("- a\n- b\n", "holds no keys"),
+        ("just text\n", "has no keys"),
+        ("- a\n- b\n", "has no keys"),
     ],
 )
 def test_a_file_that_is_no_recipe(tmp_path: Path, content: str, message: str) -> None:

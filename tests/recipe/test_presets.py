@@ -39,7 +39,7 @@ def test_copying(tmp_path: Path) -> None:
 def test_copying_never_overwrites(tmp_path: Path) -> None:
     target = tmp_path / "mine.yaml"
     target.write_text("precious", encoding="utf-8")
-    with pytest.raises(RecipeError, match="exists already"):
+    with pytest.raises(RecipeError, match="already exists"):
         copy_preset("quick", target)
     with pytest.raises(RecipeError, match="is a folder"):
         copy_preset("quick", tmp_path)
@@ -47,7 +47,7 @@ def test_copying_never_overwrites(tmp_path: Path) -> None:
 
 
 def test_copying_elsewhere(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match=r"no recipe `quik`.*did you mean `quick`"):
+    with pytest.raises(RecipeError, match=r"no preset is called `quik`.*did you mean `quick`"):
         copy_preset("quik", tmp_path / "mine.yaml")
     with pytest.raises(StorageError, match="cannot be written: No such file or directory"):
         copy_preset("quick", tmp_path / "missing" / "mine.yaml")

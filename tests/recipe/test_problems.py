@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from fedfm.errors import RecipeError
+from fedfm.proxies import PROXIES
 from fedfm.recipe import Recipe, load_recipe
 from fedfm.recipe.fields import all_keys
 from fedfm.recipe.index import checked_keys
@@ -29,7 +30,7 @@ def problems(values: dict[str, Any], *overrides: str) -> dict[str, tuple[str, st
 ALPHA = "not a setting of this kind; it belongs to dirichlet, quantity"
 
 
-PROXIES = "none, fedpft, offsite"
+KINDS = ", ".join(PROXIES)
 
 
 @pytest.mark.parametrize(
@@ -72,7 +73,7 @@ PROXIES = "none, fedpft, offsite"
         ("model=bert", "model", "must be a group of keys, such as `model: {path: …}`", '"bert"'),
         ("local=null", "local", "must be a group of keys, such as `local: {epochs: …}`", "null"),
         ("tune=lora", "tune", "must be a group of keys, such as `tune: {kind: lora}`", '"lora"'),
-        ("proxy.kind=fedfpt", "proxy.kind", f"must be one of {PROXIES} — did you mean `fedpft`?", '"fedfpt"'),
+        ("proxy.kind=fedfpt", "proxy.kind", f"must be one of {KINDS} — did you mean `fedpft`?", '"fedfpt"'),
         ("tune.kind=lorra", "tune.kind", None, '"lorra"'),
         ("federation.partition={alpha: 1}", "federation.partition.kind", None, None),
         ("federation.partition={kind: dirichlet, alpha: 0}", "federation.partition.alpha", "must be > 0", "0"),
@@ -111,7 +112,7 @@ def test_kinds_are_listed_with_the_nearest(values: dict[str, Any]) -> None:
 def test_missing_keys_say_what_they_are_for() -> None:
     found = problems({"task": {}})
     assert set(found) == {"name", "model", "task.kind", "data"}
-    assert found["task.kind"] == ("is required: What is predicted from what.", None)
+    assert found["task.kind"] == ("is required: Kind of the task: its input and what is predicted.", None)
 
 
 def test_everything_is_told_at_once(values: dict[str, Any]) -> None:

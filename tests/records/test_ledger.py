@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+import pytest
 import torch
 
+from fedfm.errors import DataError
 from fedfm.records import jsonl, ledger
 
 
@@ -33,12 +35,13 @@ def test_a_message_to_many_counts_for_each(tmp_path: Path) -> None:
     assert ledger.totals(path) == {
         "down": 307,
         "up": 30,
+        "peer": 0,
         "by_round": {1: {"down": 300, "up": 30}, 2: {"down": 7, "up": 0}},
     }
 
 
 def test_no_ledger_adds_up_to_nothing(tmp_path: Path) -> None:
-    assert ledger.totals(tmp_path / "wire.jsonl") == {"down": 0, "up": 0, "by_round": {}}
+    assert ledger.totals(tmp_path / "wire.jsonl") == {"down": 0, "up": 0, "peer": 0, "by_round": {}}
 
 
 def test_tensors_that_differ_only_in_their_layer_are_one_group(tmp_path: Path) -> None:
@@ -51,3 +54,32 @@ def test_tensors_that_differ_only_in_their_layer_are_one_group(tmp_path: Path) -
     layers = groups["down", "encoder.layer.*.lora_A.weight"]
     assert (layers.tensors, layers.shape, layers.dtype, layers.sent) == (2, (8, 4), "float32", 2 * 2 * 8 * 4 * 4)
     assert groups["up", "head"].sent == 2 * 3 * 4
+
+
+def test_a_message_between_clients_counts_once_a_receiver_as_bytes_that_left_a_client(tmp_path: Path) -> None:
+    path = tmp_path / "wire.jsonl"
+    params = {"w": torch.zeros(2)}
+    messages = [("peer", ["a", "b"]), ("peer", ["b", "a", "c"]), ("up", ["a"])]
+    path.write_bytes(b"".join(jsonl.line(ledger.message_record(1, *message, 100, params)) for message in messages))
+    expected = {"down": 0, "up": 100 + 200 + 100, "peer": 300, "by_round": {1: {"down": 0, "up": 400}}}
+    assert ledger.totals(path) == expected
+    assert {group.direction: group.sent for group in ledger.tensor_groups(path)} == {"peer": 3 * 8, "up": 8}
+
+
+def test_a_message_between_clients_without_a_receiver_is_damaged(tmp_path: Path) -> None:
+    path = tmp_path / "wire.jsonl"
+    path.write_bytes(jsonl.line(ledger.message_record(1, "peer", ["a"], 100, {})))
+    with pytest.raises(DataError, match=r"wire\.jsonl:1: .*at least one receiver"):
+        ledger.totals(path)
+
+
+def test_an_encoded_tensor_stands_for_the_named_tensors_of_its_group(tmp_path: Path) -> None:
+    path = tmp_path / "wire.jsonl"
+    named = ["bert.0.lora_A", "bert.1.lora_A", "head", "control/bert.0.lora_A"]
+    params = {"values": torch.zeros(9, dtype=torch.int8), "head": torch.zeros(3), "control/values": torch.zeros(4)}
+    record = ledger.message_record(1, "up", ["a"], 100, params, names=named)
+    assert record["names"] == named
+    assert "names" not in ledger.message_record(1, "up", ["a"], 100, params)
+    path.write_bytes(jsonl.line(record))
+    found = {group.name: group.stands_for for group in ledger.tensor_groups(path)}
+    assert found == {"values": ("bert.*.lora_A",), "head": (), "control/values": ("control/bert.*.lora_A",)}

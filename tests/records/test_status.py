@@ -10,10 +10,11 @@ import pytest
 from rich.console import Console
 
 import fedfm
+from fedfm.cli.status_display import render_status
 from fedfm.errors import RecipeError
 from fedfm.recipe import load_recipe
 from fedfm.records.folder import RunFolder
-from fedfm.records.status import render_status, run_status
+from fedfm.records.status import run_status
 from tests.small import small_recipe
 
 

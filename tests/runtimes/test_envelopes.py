@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from fedfm.printable import line
 from fedfm.runtimes.envelopes import (
-    Answers,
     Ask,
     Ended,
     Envelope,
@@ -24,6 +23,7 @@ from fedfm.runtimes.envelopes import (
     Prepare,
     Ready,
     Refusal,
+    Replies,
     Seen,
     Unprepared,
     Wanting,
@@ -33,7 +33,7 @@ from fedfm.runtimes.envelopes import (
 )
 from fedfm.spill import Spilled
 
-ANSWER = Envelope(Answers(clients=(("a", None), ("b", Fault(reason="no room")))), (b"update",))
+ANSWER = Envelope(Replies(clients=(("a", None), ("b", Fault(reason="no room")))), (b"update",))
 
 
 def test_a_parcel_is_read_back_as_it_was() -> None:
@@ -62,6 +62,9 @@ def nested(depth: int) -> dict[str, Any]:
         ('{"kind": "refusal", "reason": "no"}', [b"what for"]),
         (json.dumps({"kind": "work", "job": "j", "clients": [["a", 1]]}), [b"only one"]),
         (json.dumps({"kind": "work", "job": "j", "clients": [["a", -1]]}), [b"one"]),
+        (json.dumps({"kind": "work", "job": "j", "clients": [["a", 0]], "states": ["a"]}), [b"one"]),
+        (json.dumps({"kind": "work", "job": "j", "clients": [["a", 0]], "states": ["b"]}), [b"one", b"state"]),
+        (json.dumps({"kind": "replies", "clients": [["a", None]], "states": ["a", "a"]}), [b"", b"", b""]),
         (json.dumps({"kind": "wanting", "job": "j", "pieces": []}), []),
         (json.dumps({"kind": "prepare", "job": {}, "pieces": [{"file": "f", "start": 0}]}), []),
         (json.dumps({"kind": "prepare", "job": {}, "files": [{"name": "f", "size": 1, "sha256": "x"}]}), []),
@@ -85,13 +88,22 @@ def test_what_is_no_parcel_is_refused(text: str, blobs: list[bytes]) -> None:
 
 
 def test_answers_in_parts_are_joined_and_anything_else_stands_for_all() -> None:
-    other = Envelope(Answers(clients=(("c", None),)), (b"another",))
+    other = Envelope(Replies(clients=(("c", None),)), (b"another",))
     assert joined([ANSWER, other]) == Envelope(
-        Answers(clients=(*ANSWER.head.clients, *other.head.clients)),  # type: ignore[union-attr]
+        Replies(clients=(*ANSWER.head.clients, *other.head.clients)),  # type: ignore[union-attr]
         (b"update", b"another"),
     )
     refusal = Envelope(Refusal(reason="out of memory"))
     assert joined([ANSWER, refusal]) == refusal
+
+
+def test_states_in_parts_are_joined_behind_the_updates() -> None:
+    parts = [
+        Envelope(Replies(clients=((client, None),), states=(client,)), (b"update", client.encode())) for client in "ab"
+    ]
+    assert joined(parts) == Envelope(
+        Replies(clients=(("a", None), ("b", None)), states=("a", "b")), (b"update", b"update", b"a", b"b")
+    )
 
 
 def test_a_job_is_known_by_its_content() -> None:
@@ -106,7 +118,7 @@ def test_words_for_people_are_made_safe_and_cut_where_they_enter() -> None:
     heads = (
         Refusal(reason=HOSTILE * 999),
         Lost(reason=HOSTILE * 999),
-        Answers(clients=(("a", Fault(reason=HOSTILE * 999, details="Traceback\n" + HOSTILE * 999)),)),
+        Replies(clients=(("a", Fault(reason=HOSTILE * 999, details="Traceback\n" + HOSTILE * 999)),)),
     )
     for head in heads:
         assert len(head.model_dump_json()) < 10_000
@@ -124,7 +136,7 @@ SAMPLES: tuple[Envelope, ...] = (
     Envelope(Prepare(job={"version": "1", "recipe": {"seed": 0}}, client="a", files=(FILE,), pieces=(PIECE,)), (b"",)),
     Envelope(Wanting(job="j", pieces=(PIECE,))),
     Envelope(Ready(job="j", clients=("a",), examples=7)),
-    Envelope(Work(job="j", clients=(("a", 0), ("b", 1))), (b"one", b"two")),
+    Envelope(Work(job="j", clients=(("a", 0), ("b", 1)), states=("b",)), (b"one", b"two", b"state")),
     ANSWER,
     Envelope(Unprepared()),
     Envelope(Refusal(reason="no")),

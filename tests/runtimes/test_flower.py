@@ -22,14 +22,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fedfm
+from fedfm.hosts.node import Node
 from fedfm.params import digest, load
-from fedfm.runtimes.envelopes import Answers, Envelope, Lost, Nodes, Ready, Refusal, Unprepared, Work
+from fedfm.runtimes.envelopes import Envelope, Lost, Nodes, Ready, Refusal, Replies, Unprepared, Work
 from fedfm.runtimes.flower.apps import make_client_app, relay
 from fedfm.runtimes.flower.grid import GridLine
 from fedfm.runtimes.flower.in_process import InProcessGrid
-from fedfm.runtimes.nodes import Line
+from fedfm.runtimes.line import Line
 from fedfm.runtimes.relay import RelayLine
-from fedfm.sites.site import Site
 from tests.alike import RECIPES
 from tests.small import small_recipe
 
@@ -43,7 +43,7 @@ def carried(grid: Grid, path: Path) -> Line:
 
 @pytest.fixture
 def grid() -> InProcessGrid:
-    sites = {1: Site(), 2: Site()}
+    sites = {1: Node(), 2: Node()}
     return InProcessGrid(make_client_app(lambda context: sites[context.node_id].handle), [{}, {}])
 
 
@@ -75,7 +75,7 @@ def test_the_apps_that_flower_starts_for_every_message_load_no_torch() -> None:
 
 
 class BusyGrid(InProcessGrid):
-    """Answers some calls as a SuperLink does whose database is locked."""
+    """Replies some calls as a SuperLink does whose database is locked."""
 
     def __init__(self, busy: dict[str, str], *, status: int = 500) -> None:
         """A grid of one node that has forgotten everything.
@@ -163,7 +163,7 @@ class ForgedGrid(InProcessGrid):
         return list(map(forged, super().pull_messages(message_ids)))
 
 
-ANSWER = Envelope(Answers(clients=(("a", None),)), (b"an update",))
+ANSWER = Envelope(Replies(clients=(("a", None),)), (b"an update",))
 
 
 def test_an_answer_comes_back_from_its_bytes(monkeypatch: pytest.MonkeyPatch) -> None:

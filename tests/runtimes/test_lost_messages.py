@@ -13,6 +13,7 @@ pytest.importorskip("flwr")
 from flwr.app import Message
 
 import fedfm
+from fedfm.hosts.node import Node
 from fedfm.params import digest, load
 from fedfm.runtimes import sockets
 from fedfm.runtimes.envelopes import Ask, Envelope, Lost, Refusal, Seen, Unprepared, Work
@@ -20,9 +21,8 @@ from fedfm.runtimes.flower.apps import client_app, make_client_app, relay
 from fedfm.runtimes.flower.grid import GridLine
 from fedfm.runtimes.flower.in_process import InProcessGrid
 from fedfm.runtimes.flower.records import from_record, to_record
-from fedfm.runtimes.nodes import Line
+from fedfm.runtimes.line import Line
 from fedfm.runtimes.relay import RelayLine
-from fedfm.sites.site import Site
 from tests.small import small_recipe
 
 WORK, DONE = Envelope(Work(job="", clients=())), Envelope(Unprepared())
@@ -34,7 +34,7 @@ EVER = 1e9
 class LosingGrid(InProcessGrid):
     """Gives messages their numbers, and hands some of them to nobody."""
 
-    def __init__(self, sites: Sequence[Site], lose: Iterable[str]) -> None:
+    def __init__(self, sites: Sequence[Node], lose: Iterable[str]) -> None:
         """A grid of sites.
 
         Args:
@@ -59,7 +59,7 @@ class LosingGrid(InProcessGrid):
 def test_a_run_that_loses_messages_ends_as_it_must(
     lose: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    grid = LosingGrid([Site(), Site()], lose)
+    grid = LosingGrid([Node(), Node()], lose)
 
     def carried(settings: object) -> Line:
         line = RelayLine(tmp_path / "socket" / "relay", nodes=2, patience=10, deadline=60)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,6 @@ from fedfm.errors import InterruptedRunError, TooFewClientsError
 from fedfm.hosts.downloads import Downloads
 from fedfm.proxies.versions import ProxyVersion
 from fedfm.runtimes.envelopes import (
-    Answers,
     Ended,
     Envelope,
     Fault,
@@ -21,13 +21,15 @@ from fedfm.runtimes.envelopes import (
     Prepare,
     Ready,
     Refusal,
+    Replies,
     Unprepared,
     Wanting,
     Work,
     job_digest,
 )
-from fedfm.runtimes.nodes import Line, NodesRuntime
-from fedfm.updates import Failure
+from fedfm.runtimes.line import Line, Part
+from fedfm.runtimes.nodes import NodesRuntime
+from fedfm.updates import Failure, Reply, Request
 
 JOB = {"recipe": {}}
 READY = Envelope(Ready(job=job_digest(JOB), clients=None))
@@ -38,27 +40,45 @@ def trained(envelope: Envelope) -> Envelope:
     """A node that answers every client with its message."""
     assert isinstance(envelope.head, Work)
     return Envelope(
-        Answers(clients=tuple((client, None) for client, _ in envelope.head.clients)),
+        Replies(clients=tuple((client, None) for client, _ in envelope.head.clients)),
         tuple(envelope.blobs[place] for _, place in envelope.head.clients),
     )
 
 
-class Faked:
-    """A line to nodes that are functions."""
+Answer = Envelope | list[Envelope]
+"""What a node answers, whole or in parts."""
 
-    def __init__(self, **nodes: Callable[[Envelope], Envelope]) -> None:
+
+class Faked:
+    """A line to nodes that are functions; they answer when the line is pulled, in the order of the envelopes."""
+
+    def __init__(self, **nodes: Callable[[Envelope], Answer]) -> None:
         self.there = nodes
         self.sent: list[tuple[str, Envelope]] = []
+        self.limits: list[int | None] = []
+        self.owed = deque[tuple[str, Envelope]]()
+        self.parts = deque[Part]()
 
-    def nodes(self) -> Sequence[str]:
+    def nodes(self, *, wait: bool = True) -> Sequence[str]:
         return sorted(self.there)
 
-    def send(
-        self, envelopes: Mapping[str, Envelope], *, most: int, within: float | None = None
-    ) -> Iterator[tuple[str, Envelope]]:
-        for node, envelope in envelopes.items():
-            self.sent.append((node, envelope))
-            yield node, self.there[node](envelope)
+    def push(self, node: str, envelope: Envelope, *, most: int | None, within: float | None = None) -> None:
+        assert node not in dict(self.owed), "a node works on one envelope at a time"
+        self.sent.append((node, envelope))
+        self.limits.append(most)
+        self.owed.append((node, envelope))
+
+    def pull(self, timeout: float | None = None) -> Part | None:
+        if not self.parts and self.owed:
+            node, envelope = self.owed.popleft()
+            answer = self.there[node](envelope)
+            *parts, last = answer if isinstance(answer, list) else [answer]
+            self.parts += [*(Part(node, part, last=False) for part in parts), Part(node, last)]
+        return self.parts.popleft() if self.parts else None
+
+    def drop(self) -> None:
+        self.owed.clear()
+        self.parts.clear()
 
     def attend(self, check: Callable[[], None]) -> None:
         pass
@@ -69,6 +89,20 @@ class Faked:
 
 def runtime(line: Line, stack: int = 1) -> NodesRuntime:
     return NodesRuntime(line, JOB, stack=stack, pause=0.0)
+
+
+def requests(messages: dict[str, bytes]) -> list[Request]:
+    return [Request(client, message) for client, message in messages.items()]
+
+
+def exchanged(runtime: NodesRuntime, messages: dict[str, bytes]) -> dict[str, object]:
+    """What clients reply to messages."""
+    runtime.submit(requests(messages))
+    found: dict[str, object] = {}
+    while (reply := runtime.next()) is not None:
+        assert reply.client not in found
+        found[reply.client] = reply.content
+    return found
 
 
 def good(envelope: Envelope) -> Envelope:
@@ -88,7 +122,7 @@ def test_clients_are_dealt_in_whole_passes_and_nodes_are_told_of_the_run_once() 
     line = Faked(one=good, two=good)
     told = runtime(line, stack=2)
     for _ in range(2):
-        assert dict(told.exchange(asked(*"abcde"))) == asked(*"abcde")
+        assert exchanged(told, asked(*"abcde")) == asked(*"abcde")
     heads = [(node, envelope.head) for node, envelope in line.sent]
     assert [node for node, head in heads if isinstance(head, Prepare)] == ["one", "two"]
     dealt = [(node, [name for name, _ in head.clients]) for node, head in heads if isinstance(head, Work)]
@@ -97,7 +131,7 @@ def test_clients_are_dealt_in_whole_passes_and_nodes_are_told_of_the_run_once() 
 
 def test_a_node_gets_the_clients_whose_data_it_holds_and_only_their_messages() -> None:
     line = Faked(one=holding("a"), two=holding("b", "c"))
-    answers = dict(runtime(line).exchange(asked(*"abcd")))
+    answers = exchanged(runtime(line), asked(*"abcd"))
     assert answers.pop("d") == Failure("d", "no node that is there holds its data")
     assert answers == asked(*"abc")
     (work,) = [envelope for node, envelope in line.sent if node == "one" and isinstance(envelope.head, Work)]
@@ -112,12 +146,12 @@ def test_a_node_that_has_forgotten_the_run_is_told_again() -> None:
             return Envelope(Unprepared())
         return good(envelope)
 
-    assert dict(runtime(Faked(one=forgetful)).exchange(asked(*"ab"))) == asked(*"ab")
+    assert exchanged(runtime(Faked(one=forgetful)), asked(*"ab")) == asked(*"ab")
 
 
 def test_a_node_that_always_forgets_fails_its_clients() -> None:
     line = Faked(one=lambda envelope: READY if isinstance(envelope.head, Prepare) else Envelope(Unprepared()))
-    answers = dict(runtime(line).exchange(asked("a")))
+    answers = exchanged(runtime(line), asked("a"))
     assert answers == {"a": Failure("a", "it answered with `unprepared`")}
 
 
@@ -126,28 +160,19 @@ def test_what_a_lost_node_did_not_answer_fails_and_the_others_go_on() -> None:
         return READY if isinstance(envelope.head, Prepare) else GONE
 
     line = Faked(one=dying, two=good)
-    answers = dict(runtime(line).exchange(asked(*"ab")))
+    answers = exchanged(runtime(line), asked(*"ab"))
     assert answers == {"a": Failure("a", "Flower reports error 3"), **asked("b")}
 
 
 def test_a_lost_node_that_is_there_again_is_told_again_and_asked_for_what_it_owes() -> None:
     fault = Fault(reason="out of memory")
-    life = iter([Envelope(Answers(clients=(("a", fault),))), GONE])
+    life = iter([[Envelope(Replies(clients=(("a", fault),))), GONE]])
 
-    class Cut(Faked):
-        def send(
-            self, envelopes: Mapping[str, Envelope], *, most: int, within: float | None = None
-        ) -> Iterator[tuple[str, Envelope]]:
-            for node, answer in super().send(envelopes, most=most):
-                yield node, answer
-                if answer.head.kind == "answers" and (more := next(life, None)) is not None:
-                    yield node, more
-
-    def restarted(envelope: Envelope) -> Envelope:
+    def restarted(envelope: Envelope) -> Answer:
         return READY if isinstance(envelope.head, Prepare) else next(life, None) or trained(envelope)
 
-    line = Cut(one=restarted)
-    answers = dict(runtime(line).exchange(asked(*"ab")))
+    line = Faked(one=restarted)
+    answers = exchanged(runtime(line), asked(*"ab"))
     assert answers == {"a": Failure("a", "out of memory"), **asked("b")}
     heads = [envelope.head for _, envelope in line.sent]
     assert [head.kind for head in heads] == ["prepare", "work", "prepare", "work"]
@@ -157,7 +182,7 @@ def test_a_lost_node_that_is_there_again_is_told_again_and_asked_for_what_it_owe
 def test_a_node_whose_time_is_over_is_not_asked_again() -> None:
     late = Envelope(Lost(reason="no answer within 5 seconds", late=True))
     line = Faked(one=lambda envelope: READY if isinstance(envelope.head, Prepare) else late)
-    answers = dict(runtime(line).exchange(asked("a")))
+    answers = exchanged(runtime(line), asked("a"))
     assert answers == {"a": Failure("a", "no answer within 5 seconds")}
     assert len(line.sent) == 2
 
@@ -169,7 +194,7 @@ def saved(folder: Path, version: ProxyVersion) -> None:
 
 def proxied(line: Line, **more: Any) -> NodesRuntime:
     told = NodesRuntime(line, JOB, stack=1, save_proxy=saved, pause=0.0, **more)
-    told.hand_out(["a", "b"], ProxyVersion(0, {}, {}))
+    told.share(["a", "b"], ProxyVersion(0, {}, {}))
     return told
 
 
@@ -182,12 +207,12 @@ def prepared(line: Faked) -> list[tuple[str, list[str]]]:
 def test_who_is_not_waited_for_is_told_of_its_proxy_anew() -> None:
     line = Faked(one=holding("a"), two=holding("b"))
     told = proxied(line)
-    first = told.exchange(asked(*"ab"))
-    assert next(first) == ("a", b"message to a")
-    first.close()
+    told.submit(requests(asked(*"ab")))
+    assert told.next() == Reply("a", b"message to a")
+    told.drop()
     line.sent.clear()
-    told.hand_out([], ProxyVersion(0, {}, {}))
-    assert dict(told.exchange(asked(*"ab"))) == asked(*"ab")
+    told.share([], ProxyVersion(0, {}, {}))
+    assert exchanged(told, asked(*"ab")) == asked(*"ab")
     assert [node for node, _ in prepared(line)] == ["two"]
 
 
@@ -203,15 +228,15 @@ def test_a_proxy_goes_in_pieces_to_those_that_lack_it(tmp_path: Path, monkeypatc
 
     line = Faked(one=lacking, two=good)
     told = proxied(line)
-    assert dict(told.exchange(asked(*"ab"))) == asked(*"ab")
+    assert exchanged(told, asked(*"ab")) == asked(*"ab")
     pieces = [[], ["config.json", "model.safetensors"], ["model.safetensors"], ["model.safetensors"]]
     assert [files for node, files in prepared(line) if node == "one"] == pieces
     assert [files for node, files in prepared(line) if node == "two"] == [[]]  # which has them
     (folder,) = tmp_path.iterdir()
     assert (folder / "model.safetensors").read_bytes() == b"proxy 0"
     line.sent.clear()
-    told.hand_out(["a"], ProxyVersion(0, {}, {}))
-    assert dict(told.exchange(asked(*"ab"))) == asked(*"ab")
+    told.share(["a"], ProxyVersion(0, {}, {}))
+    assert exchanged(told, asked(*"ab")) == asked(*"ab")
     assert prepared(line) == []  # nodes that train anybody keep one for all
 
 
@@ -230,7 +255,7 @@ def test_who_never_has_enough_is_left_out(pieces: tuple[Piece, ...]) -> None:
 
     line = Faked(one=insatiable, two=good)
     told = proxied(line)
-    assert dict(told.exchange(asked("a"))) == asked("a")
+    assert exchanged(told, asked("a")) == asked("a")
     assert told.refused == {"one": "the files of the proxy do not arrive there as they were sent"}
 
 
@@ -241,7 +266,7 @@ def test_who_keeps_little_of_what_it_gets_is_left_out() -> None:
         return Envelope(Wanting(job=job_digest(JOB), pieces=(Piece(file="model.safetensors", start=next(wants)),)))
 
     told = proxied(Faked(one=slow, two=good))
-    assert dict(told.exchange(asked("a"))) == asked("a")
+    assert exchanged(told, asked("a")) == asked("a")
     assert told.refused.keys() == {"one"}
     assert next(wants) == 2
 
@@ -252,9 +277,9 @@ def test_who_is_lost_with_a_proxy_on_its_way_is_not_asked_to_train(tmp_path: Pat
         a=lambda envelope: answers["one"].pop(0) if isinstance(envelope.head, Prepare) else trained(envelope), b=good
     )
     told = proxied(line, own_data=True)
-    assert dict(told.exchange(asked(*"ab"))) == asked(*"ab")
-    told.hand_out(["a"], ProxyVersion(1, {}, {}))
-    assert dict(told.exchange(asked(*"ab"))) == {"a": Failure("a", "Flower reports error 3"), **asked("b")}
+    assert exchanged(told, asked(*"ab")) == asked(*"ab")
+    told.share(["a"], ProxyVersion(1, {}, {}))
+    assert exchanged(told, asked(*"ab")) == {"a": Failure("a", "Flower reports error 3"), **asked("b")}
 
 
 def test_a_trial_comes_before_the_proxy_and_prepares_nobody() -> None:
@@ -278,8 +303,8 @@ def test_a_trial_comes_before_the_proxy_and_prepares_nobody() -> None:
     tried = [envelope.head for _, envelope in line.sent if isinstance(envelope.head, Prepare)]
     assert [(head.trial, [file.name for file in head.files]) for head in tried] == [(True, ["tokenizer.json"])] * 2
     line.sent.clear()
-    told.hand_out(["a", "b"], ProxyVersion(0, {}, {}))
-    assert dict(told.exchange(asked(*"ab"))) == {"b": Failure("b", "no column `text`"), **asked("a")}
+    told.share(["a", "b"], ProxyVersion(0, {}, {}))
+    assert exchanged(told, asked(*"ab")) == {"b": Failure("b", "no column `text`"), **asked("a")}
     assert [(node, envelope.head.trial) for node, envelope in line.sent if isinstance(envelope.head, Prepare)] == [
         ("a", False)
     ]
@@ -323,9 +348,9 @@ def test_a_clients_fault_comes_through() -> None:
     fault = Fault(reason="out of memory", details="where", stale=True)
 
     def failing(envelope: Envelope) -> Envelope:
-        return READY if isinstance(envelope.head, Prepare) else Envelope(Answers(clients=(("a", fault),)))
+        return READY if isinstance(envelope.head, Prepare) else Envelope(Replies(clients=(("a", fault),)))
 
-    answers = dict(runtime(Faked(one=failing)).exchange(asked("a")))
+    answers = exchanged(runtime(Faked(one=failing)), asked("a"))
     assert answers == {"a": Failure("a", "out of memory", "where", stale=True)}
 
 
@@ -335,20 +360,20 @@ def test_no_node_at_all_ends_the_run_with_their_reasons() -> None:
         two=lambda envelope: Envelope(Lost(reason="gone")),
     )
     with pytest.raises(TooFewClientsError, match=r"(?s)node one: train.jsonl is another.*node two: gone"):
-        list(runtime(line).exchange(asked("a")))
+        exchanged(runtime(line), asked("a"))
     with pytest.raises(TooFewClientsError, match="none is there"):
-        list(runtime(Faked()).exchange(asked("a")))
+        exchanged(runtime(Faked()), asked("a"))
 
 
 def test_a_node_does_not_answer_for_anothers_client() -> None:
     def greedy(envelope: Envelope) -> Envelope:
         if isinstance(envelope.head, Prepare):
             return Envelope(Ready(job=job_digest(JOB), clients=("a", "b")))
-        return Envelope(Answers(clients=(("b", None), ("a", None))), (b"forged", b"own"))
+        return Envelope(Replies(clients=(("b", None), ("a", None))), (b"forged", b"own"))
 
     line = Faked(a=greedy, b=good)
     told = NodesRuntime(line, JOB, stack=1, own_data=True, pause=0.0)
-    assert dict(told.exchange(asked(*"ab"))) == {"a": b"own", **asked("b")}
+    assert exchanged(told, asked(*"ab")) == {"a": b"own", **asked("b")}
     prepared = [envelope.head.client for _, envelope in line.sent if isinstance(envelope.head, Prepare)]
     assert prepared == ["a", "b"]
 
@@ -357,10 +382,118 @@ def test_who_refuses_is_asked_again_only_after_it_has_been_away() -> None:
     line = Faked(one=lambda envelope: Envelope(Refusal(reason="not here")), two=good)
     told = runtime(line)
     for _ in range(3):
-        assert dict(told.exchange(asked("a"))) == asked("a")
+        assert exchanged(told, asked("a")) == asked("a")
     assert [node for node, envelope in line.sent if isinstance(envelope.head, Prepare)] == ["one", "two"]
     line.there = {"two": good}
-    list(told.exchange(asked("a")))
+    exchanged(told, asked("a"))
     line.there = {"one": good, "two": good}
-    list(told.exchange(asked("a")))
+    exchanged(told, asked("a"))
     assert [node for node, envelope in line.sent if isinstance(envelope.head, Prepare)] == ["one", "two", "one"]
+
+
+def work(line: Faked) -> list[tuple[str, list[str]]]:
+    """The clients that nodes were asked to train, envelope by envelope."""
+    heads = [(node, envelope.head) for node, envelope in line.sent]
+    return [(node, [name for name, _ in head.clients]) for node, head in heads if isinstance(head, Work)]
+
+
+def test_what_is_submitted_next_goes_to_idle_nodes_at_once_and_waits_for_busy_ones() -> None:
+    line = Faked(one=good, two=good)
+    told = runtime(line)
+    exchanged(told, asked(*"ab"))
+    line.sent.clear()
+    told.submit(requests(asked("a")))
+    told.submit(requests(asked("b")))
+    assert work(line) == [("one", ["a"]), ("two", ["b"])], "before any reply is asked for"
+    told.submit(requests(asked(*"cde")))
+    assert len(line.sent) == 2, "a node works on one envelope at a time"
+    assert told.next() == Reply("a", b"message to a")
+    assert work(line)[2:] == [("one", ["c", "e"])]
+    told.submit(requests(asked("f")))
+    replies = [told.next() for _ in range(5)]
+    assert [reply.client for reply in replies if reply] == ["b", "c", "e", "d", "f"]
+    assert told.next() is None
+
+
+def test_a_node_that_refuses_gives_its_share_to_the_others() -> None:
+    line = Faked(one=good, two=lambda envelope: Envelope(Refusal(reason="not here")), three=good)
+    assert exchanged(runtime(line), asked(*"abcdef")) == asked(*"abcdef")
+    assert {node for node, _ in work(line)} == {"one", "three"}
+
+
+def test_the_work_of_nodes_is_dealt_again_only_if_they_had_none_of_it() -> None:
+    life = iter([READY, GONE, GONE, GONE, GONE])  # it is lost with its work, and never prepared again
+    line = Faked(one=lambda envelope: next(life), two=good)
+    told = runtime(line)
+    answers = exchanged(told, asked(*"ab"))
+    assert answers == {"a": Failure("a", "Flower reports error 3"), **asked("b")}, "it may have been a that ended it"
+
+
+def test_nodes_that_are_away_are_waited_for_while_others_work() -> None:
+    class Away(Faked):
+        waited: list[bool] = []
+
+        def nodes(self, *, wait: bool = True) -> Sequence[str]:
+            self.waited.append(wait)
+            if wait and len(self.waited) > 1:  # it comes back when there is nothing to do but wait
+                self.there["two"] = good
+            return super().nodes()
+
+    def dies(envelope: Envelope) -> Envelope:
+        if isinstance(envelope.head, Prepare):
+            return READY
+        del line.there["two"]
+        return GONE
+
+    line = Away(one=good, two=dies)
+    assert exchanged(runtime(line), asked(*"ab")) == asked(*"ab")
+    assert line.waited[0] is True
+    assert line.waited[-1] is True
+
+
+def proxies(line: Faked) -> list[str]:
+    """The nodes that were offered a proxy."""
+    return [node for node, envelope in line.sent if isinstance(envelope.head, Prepare)]
+
+
+def test_a_node_whose_proxy_no_message_brings_up_to_date_downloads_it() -> None:
+    """Clients that download the proxy get messages without changes, and a node may have missed some."""
+    line = Faked(one=good, two=good)
+    told = proxied(line)
+    exchanged(told, asked(*"ab"))
+    line.sent.clear()
+    told.share([], ProxyVersion(1, {}, {}))
+    exchanged(told, asked("a"))
+    assert proxies(line) == [], "the message to a leads from version 0 to 1"
+    told.share([], ProxyVersion(1, {}, {}))
+    exchanged(told, asked(*"ab"))
+    assert proxies(line) == ["two"], "it is still at 0, and all messages may lead from 1"
+    line.sent.clear()
+    told.share(["c", "d"], ProxyVersion(2, {}, {}))
+    exchanged(told, asked(*"cd"))
+    assert proxies(line) == ["one", "two"], "the messages to new clients lead from 2"
+
+
+def test_a_state_from_a_site_is_refused_and_its_answer_is_bounded() -> None:
+    def states(envelope: Envelope) -> Envelope:
+        if isinstance(envelope.head, Prepare):
+            return READY
+        return Envelope(Replies(clients=(("a", None),), states=("a",)), (b"update", b"state"))
+
+    line = Faked(a=states)
+    told = NodesRuntime(line, JOB, stack=1, own_data=True, pause=0.0)
+    assert exchanged(told, asked("a")) == {"a": Failure("a", "it sent a state, which sites keep")}
+    assert line.limits == [0, 2 * len(b"message to a") + 2**24]
+
+
+def test_a_state_travels_to_a_simulated_client_and_back() -> None:
+    def keeping(envelope: Envelope) -> Envelope:
+        if not isinstance(envelope.head, Work):
+            return READY
+        assert envelope.head.states == ("b",)
+        assert envelope.blobs == (b"m", b"state of b")
+        return Envelope(Replies(clients=(("a", None), ("b", None)), states=("b",)), (b"x", b"y", b"new state of b"))
+
+    told = runtime(Faked(one=keeping), stack=2)
+    told.submit([Request("a", message := b"m"), Request("b", message, b"state of b")])
+    assert [told.next(), told.next()] == [Reply("a", b"x"), Reply("b", b"y", b"new state of b")]

@@ -11,10 +11,10 @@ import pytest
 
 from fedfm.errors import StorageError
 from fedfm.runtimes import sockets
-from fedfm.runtimes.envelopes import Answers, Envelope, EnvelopeError, Refusal
+from fedfm.runtimes.envelopes import Envelope, EnvelopeError, Refusal, Replies
 from fedfm.spill import Spilled
 
-ANSWER = Envelope(Answers(clients=(("a", None), ("b", None))), (b"x" * 100_000, b""))
+ANSWER = Envelope(Replies(clients=(("a", None), ("b", None))), (b"x" * 100_000, b""))
 
 
 @pytest.fixture
@@ -51,14 +51,14 @@ def test_large_blobs_go_to_disk_where_that_is_asked_for(ends: tuple[socket.socke
 
 def test_a_head_that_cannot_be_is_refused(ends: tuple[socket.socket, socket.socket]) -> None:
     ends[0].sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
-    with pytest.raises(EnvelopeError, match="not a envelope"):
+    with pytest.raises(EnvelopeError, match="not an envelope"):
         sockets.receive(ends[1])
 
 
 def test_hanging_up_in_the_middle_is_told(ends: tuple[socket.socket, socket.socket]) -> None:
     ends[0].sendall(b"\x00\x00\x00\x00")
     ends[0].close()
-    with pytest.raises(ConnectionError, match="middle of a envelope"):
+    with pytest.raises(ConnectionError, match="middle of an envelope"):
         sockets.receive(ends[1])
 
 
@@ -116,12 +116,12 @@ def test_no_memory_is_taken_for_a_parcel_that_is_too_large(ends: tuple[socket.so
     in_a_thread(send)
     try:
         with pytest.raises(sockets.TooLargeError, match="200,000,000 bytes is over the limit of 100,000"):
-            sockets.receive(ends[1], most=100_000)
+            sockets.receive(ends[1], most=lambda name: 100_000)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
     assert peak < 10_000_000
-    assert sockets.receive(ends[1], most=100_000) == ("", small)
+    assert sockets.receive(ends[1], most=lambda name: 100_000) == ("", small)
 
 
 def test_a_path_that_is_too_long_is_told(tmp_path: Path) -> None:

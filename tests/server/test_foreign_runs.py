@@ -15,8 +15,8 @@ import pytest
 from fedfm import run
 from fedfm.errors import StorageError
 from fedfm.recipe import load_recipe
-from fedfm.records.report import write_report
 from fedfm.records.status import run_status
+from fedfm.report.page import write_report
 from fedfm.server import Run, export, resume
 from fedfm.server.rounds.checkpoints import MANIFEST
 from tests.small import small_recipe
@@ -99,14 +99,14 @@ def test_no_pipe_is_waited_for(place: str, foreign: Path) -> None:
 def test_no_folder_is_taken_for_a_file(place: str, foreign: Path) -> None:
     (foreign / place).unlink(missing_ok=True)
     (foreign / place).mkdir()
-    refused(foreign, "is a folder, where a file belongs")
+    refused(foreign, "is a folder, but must be a file")
 
 
 @pytest.mark.parametrize("place", ["checkpoints", "adapter", "model"])
 def test_no_file_is_taken_for_a_folder(place: str, foreign: Path) -> None:
     shutil.rmtree(foreign / place, ignore_errors=True)
     (foreign / place).write_text("")
-    refused(foreign, "is a file, where a folder belongs")
+    refused(foreign, "is a file, but must be a folder")
 
 
 def refused(foreign: Path, words: str) -> None:
@@ -122,7 +122,7 @@ def test_a_record_that_has_another_name_is_not_cut_or_written(record: str, forei
         lines.write(b'{"round": 2}\n')
     os.link(foreign / record, other)
     before = other.read_bytes()
-    with pytest.raises(StorageError, match="another name"):
+    with pytest.raises(StorageError, match="several hard links"):
         resume(foreign, ["federation.rounds=2"])
     assert other.read_bytes() == before
 

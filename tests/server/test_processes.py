@@ -19,6 +19,7 @@ from fedfm.runtimes.local import LocalRuntime
 from fedfm.runtimes.processes import ProcessRuntime, can_fork
 from fedfm.server.experiment.build import Experiment, build_experiment
 from fedfm.updates import Failure, Instruction, decode_update, encode_instruction
+from tests.asked import exchanged
 from tests.small import small_recipe
 
 pytestmark = pytest.mark.skipif(not can_fork(), reason="this system cannot fork processes that compute")
@@ -52,18 +53,18 @@ def pids() -> set[int]:
 def test_answers_are_those_of_one_process(experiment: Experiment, runtime: ProcessRuntime) -> None:
     for number in (1, 2):
         messages = asked(experiment, number)
-        alone = dict(LocalRuntime(experiment.worker).exchange(messages))
-        assert dict(runtime.exchange(messages)) == alone
+        alone = dict(exchanged(LocalRuntime(experiment.worker), messages))
+        assert dict(exchanged(runtime, messages)) == alone
 
 
 def test_processes_stay_for_the_next_round_and_end_with_the_runtime(
     experiment: Experiment, runtime: ProcessRuntime
 ) -> None:
     before = pids()
-    list(runtime.exchange(asked(experiment)))
+    list(exchanged(runtime, asked(experiment)))
     there = pids() - before
     assert len(there) == 2
-    list(runtime.exchange(asked(experiment, 2)))
+    list(exchanged(runtime, asked(experiment, 2)))
     assert pids() - before == there
     runtime.close()
     assert not pids() & there
@@ -71,11 +72,10 @@ def test_processes_stay_for_the_next_round_and_end_with_the_runtime(
 
 def test_a_caller_that_stops_listening_stops_them(experiment: Experiment, runtime: ProcessRuntime) -> None:
     before = pids()
-    answers = runtime.exchange(asked(experiment))
-    next(answers)
-    answers.close()  # type: ignore[attr-defined]
+    next(exchanged(runtime, asked(experiment)))
+    runtime.drop()
     assert pids() == before
-    assert len(list(runtime.exchange(asked(experiment)))) == 6
+    assert len(list(exchanged(runtime, asked(experiment)))) == 6
 
 
 def test_a_process_that_dies_fails_its_clients_only(
@@ -87,7 +87,7 @@ def test_a_process_that_dies_fails_its_clients_only(
         return iter([(client, b"answer") for client in instructions])
 
     monkeypatch.setattr("fedfm.clients.Worker._answers", die)
-    answers = dict(runtime.exchange(asked(experiment)))
+    answers = dict(exchanged(runtime, asked(experiment)))
     assert answers.keys() == experiment.worker.clients.keys()
     failed = {client for client, answer in answers.items() if isinstance(answer, Failure)}
     assert failed == {"2", "3"}
@@ -97,11 +97,11 @@ def test_a_process_that_dies_fails_its_clients_only(
 
 def test_a_process_that_died_idle_is_replaced(experiment: Experiment, runtime: ProcessRuntime) -> None:
     before = pids()
-    list(runtime.exchange(asked(experiment)))
+    list(exchanged(runtime, asked(experiment)))
     for pid in pids() - before:
         os.kill(pid, signal.SIGKILL)
         os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
-    answers = dict(runtime.exchange(asked(experiment, 2)))
+    answers = dict(exchanged(runtime, asked(experiment, 2)))
     assert len(answers) == 6
     assert not [answer for answer in answers.values() if isinstance(answer, Failure)]
 
@@ -120,7 +120,7 @@ def test_a_slow_pass_keeps_the_others_from_running_far_ahead(
     monkeypatch.setattr("fedfm.clients.worker.decode_instruction", lambda message: message)
     clients = [f"{number:03}" for number in range(100)]  # 50 passes, of which 8 may be dealt with the first
     came = []
-    for client, _ in runtime.exchange(dict.fromkeys(clients, b"message")):
+    for client, _ in exchanged(runtime, dict.fromkeys(clients, b"message")):
         came.append(client)
         if len(came) == 14:
             waiting.set()
@@ -130,7 +130,7 @@ def test_a_slow_pass_keeps_the_others_from_running_far_ahead(
 
 def test_a_clients_failure_is_told_across(experiment: Experiment, runtime: ProcessRuntime) -> None:
     message = encode_instruction(Instruction(1, "nothing", 0.01, {}))
-    answers = list(runtime.exchange({"0": message, "1": message}))
+    answers = list(exchanged(runtime, {"0": message, "1": message}))
     assert [type(answer) for _, answer in answers] == [Failure, Failure]
     assert "Traceback" in answers[0][1].details  # type: ignore[union-attr]
 
@@ -149,7 +149,7 @@ def test_a_run_is_the_same_with_any_number_of_processes(tmp_path: Path, changes:
 
 
 def test_updates_are_sound(experiment: Experiment, runtime: ProcessRuntime) -> None:
-    for client, answer in runtime.exchange(asked(experiment)):
+    for client, answer in exchanged(runtime, asked(experiment)):
         assert isinstance(answer, bytes)
         assert decode_update(answer).client == client
 

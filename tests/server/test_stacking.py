@@ -62,7 +62,7 @@ def test_what_stands_in_the_way_is_said(tmp_path: Path, changes: dict[str, Any],
 
 
 def test_bfloat16_is_refused_where_clients_train_in_a_plain_loop(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="one by one, clients are trained in float32") as caught:
+    with pytest.raises(RecipeError, match="clients that train one by one compute in float32") as caught:
         built(tmp_path, runtime={"stack": "off", "precision": "bfloat16"})
     assert caught.value.problems[0].where == "runtime.precision"
 

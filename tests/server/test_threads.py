@@ -13,6 +13,8 @@ import torch
 from fedfm import run
 from fedfm.algorithms.fedavg import FedAvg
 from fedfm.clients import evaluation
+from fedfm.proxies.fedpft.model import FedPFTModel
+from fedfm.hosts.node import Node
 from fedfm.recipe import Recipe, load_recipe
 from fedfm.runtimes.base import Runtime
 from fedfm.server import resume
@@ -20,9 +22,7 @@ from fedfm.server.experiment import build as experiment
 from fedfm.server.experiment.build import Experiment
 from fedfm.server.experiment.deployment import Simulation
 from fedfm.server.experiment.runtime_factory import over_nodes
-from fedfm.server.experiment.server_proxy import ServerProxy
 from fedfm.server.runs.start import start_run
-from fedfm.sites.site import Site
 from tests.machines import adapter
 from tests.server.experiment.test_deployment import Near
 from tests.small import small_recipe
@@ -49,7 +49,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
         ("server step", FedAvg, "server_step"),
         ("evaluation", evaluation, "reading"),
         ("proxy made", experiment, "make"),
-        ("proxy aligned", ServerProxy, "align"),
+        ("proxy aligned", FedPFTModel, "advance"),
     ):
         monkeypatch.setattr(owner, attribute, watched(getattr(owner, attribute), found.setdefault(name, set())))
     return found
@@ -106,7 +106,7 @@ class InThisProcess(Simulation):
     """Clients behind a node that is no process of its own."""
 
     def reach(self, experiment: Experiment) -> Runtime:
-        return over_nodes(experiment, Near({"node": Site()}))
+        return over_nodes(experiment, Near({"node": Node()}))
 
 
 def test_the_bits_are_those_of_a_process_with_one(tmp_path: Path) -> None:

@@ -15,9 +15,10 @@ from PIL import Image
 
 from fedfm.clients import Worker
 from fedfm.errors import DataError, RecipeError, StorageError
+from fedfm.hosts import node as node_module
 from fedfm.params import digest
 from fedfm.recipe import load_recipe
-from fedfm.runtimes.envelopes import Answers, Envelope, Prepare, Ready, Refusal, Work, job_digest
+from fedfm.runtimes.envelopes import Envelope, Prepare, Ready, Refusal, Replies, Work, job_digest
 from fedfm.server.experiment.build import Experiment, build_experiment
 from fedfm.server.experiment.runtime_factory import over_sites
 from fedfm.server.runs.serving import for_sites
@@ -26,8 +27,8 @@ from fedfm.sites.causes import Cause
 from fedfm.sites.disclosure import PublicReason, public_reason
 from fedfm.sites.egress import Egress
 from fedfm.sites.policy import Policy
-from fedfm.sites.site import Own, Site
-from fedfm.sites.site_config import OwnData
+from fedfm.sites.site import Site
+from fedfm.sites.site_config import SiteData
 from fedfm.updates import Instruction, encode_instruction
 from tests.small import small_recipe
 
@@ -46,9 +47,9 @@ class Watched:
         self.left = b""
         values = {"train": str(folder / f"{CANARY}.csv"), "text": [f"{CANARY} text"], "label": f"{CANARY} label"}
         labels = {f"{CANARY} no": "0", f"{CANARY} yes": "1"}
-        data = OwnData.model_validate({**values, "labels": labels, **own})
+        data = SiteData.model_validate({**values, "labels": labels, **own})
         self.egress = Egress(policy or Policy(), folder / f"{CANARY} state", self.said.append)
-        self.site = Site(Own(data, self.egress), folder / f"{CANARY} proxies")
+        self.site = Site(data, self.egress, folder / f"{CANARY} state")
 
     def answers(self, envelope: Envelope) -> list[Envelope]:
         found = list(self.site.handle(envelope))
@@ -115,7 +116,7 @@ def test_data_that_does_not_fit(case: str, job: dict[str, Any], tmp_path: Path) 
     watched = Watched(tmp_path, own)
     answer = watched.prepare(job)
     cause = Cause.DATA if case in IN_THE_DATA else Cause.RECIPE
-    assert answer == Envelope(Refusal(reason=f"{cause} ({place}); the site's own log says more"))
+    assert answer == Envelope(Refusal(reason=f"{cause} ({place}); the site's own log has the details"))
     assert CANARY.encode() not in watched.left
     assert any("refused" in line and place in line for line in watched.said)
 
@@ -123,7 +124,7 @@ def test_data_that_does_not_fit(case: str, job: dict[str, Any], tmp_path: Path) 
 def test_files_that_cannot_be_read(job: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / f"{CANARY}.parquet").write_text(CANARY)
     watched = Watched(tmp_path, {"train": str(tmp_path / f"{CANARY}.parquet")})
-    assert watched.prepare(job) == Envelope(Refusal(reason=f"{Cause.DATA}; the site's own log says more"))
+    assert watched.prepare(job) == Envelope(Refusal(reason=f"{Cause.DATA}; the site's own log has the details"))
     watched.check()
 
 
@@ -180,21 +181,22 @@ def test_whatever_is_raised_wherever(
         "decode": (Worker, "prepare"),
         "plan": (Worker, "_plan"),
         "append": (watched.egress, "pass_update"),
-    }.get(place, (site_module, place))
-    if target[0] is not site_module:
+    }.get(place, (site_module if hasattr(site_module, place) else node_module, place))
+    trains = place in ("decode", "plan", "append")
+    if trains:
         assert isinstance(watched.prepare(job).head, Ready)
     monkeypatch.setattr(*target, fails)
     for make in ERRORS.values():
         raised.append(make())
-        told = watched.prepare(job) if target[0] is site_module else watched.train(job, experiment)
-        assert isinstance(told.head, Refusal | Answers)
+        told = watched.train(job, experiment) if trains else watched.prepare(job)
+        assert isinstance(told.head, Refusal | Replies)
         assert CANARY in watched.said[-1]
     watched.check()
     noted = [json.loads(line) for line in watched.egress.journal.events.read_text().splitlines()]
     assert len(noted) == len(ERRORS)
     monkeypatch.undo()
     assert isinstance(watched.prepare(job).head, Ready), "the site goes on"
-    assert isinstance(watched.train(job, experiment).head, Answers)
+    assert isinstance(watched.train(job, experiment).head, Replies)
 
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit])

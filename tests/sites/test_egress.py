@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import resource
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,9 +13,11 @@ import torch
 
 from fedfm.errors import StorageError
 from fedfm.recipe import Recipe, load_recipe
+from fedfm.sites.departure import Departure, TensorSpec
 from fedfm.sites.disclosure import PolicyError, UnannouncedError
 from fedfm.sites.egress import Egress
 from fedfm.sites.policy import Policy
+from fedfm.sites.site_config import read_settings
 from fedfm.updates import Failure, Update, encode_update
 from tests.small import small_recipe
 
@@ -38,12 +41,12 @@ def recipe(tmp_path: Path) -> Recipe:
 
 def egress(folder: Path, **policy: Any) -> Egress:
     guard = Egress(Policy(**policy), folder / "site", SAID.append)
-    guard.announced = {"w": torch.Size([3])}
+    guard.announced = {"train": {"tunable": {"w": ((3,), torch.float32)}}}
     return guard
 
 
-def update(number: int) -> bytes:
-    params = {"w": torch.ones(3)}
+def update(number: int, *, fill: float = 1.0) -> bytes:
+    params = {"w": torch.full((3,), fill)}
     return encode_update(Update(number, "clinic", "base", examples=5, steps=1, samples=5, loss=0.5, params=params))
 
 
@@ -93,15 +96,13 @@ def test_updates_are_counted_over_restarts_and_a_torn_line_is_cut(recipe: Recipe
     with guard.ledger.open("ab") as ledger:
         ledger.write(b'{"run": "sma')
     again = egress(tmp_path)
-    again.pass_update(update(4), recipe, "job")
+    again.pass_update(update(3, fill=2.0), recipe, "job")
     lines = [json.loads(line) for line in again.ledger.read_text().splitlines()]
-    assert [line["round"] for line in lines] == [1, 2, 3, 4]
+    assert [line["round"] for line in lines] == [1, 2, 3, 3]
     assert {(line["run"], line["direction"], *line["clients"]) for line in lines} == {("small", "up", "clinic")}
-    for _ in range(4):
-        again.pass_update(update(4), recipe, "job")
-    with pytest.raises(UnannouncedError, match="8 updates left for 4 rounds"):
-        again.pass_update(update(4), recipe, "job")
-    again.pass_update(update(1), recipe, "another job")
+    with pytest.raises(UnannouncedError, match="2 different updates left for group `tunable` in round 3"):
+        egress(tmp_path).pass_update(update(3, fill=3.0), recipe, "job")
+    egress(tmp_path).pass_update(update(3, fill=3.0), recipe, "another job")
 
 
 def test_what_cannot_be_written_down_does_not_leave(recipe: Recipe, tmp_path: Path) -> None:
@@ -120,9 +121,13 @@ def test_what_cannot_be_written_down_does_not_leave(recipe: Recipe, tmp_path: Pa
 
 
 UNANNOUNCED = {
-    "another tensor": ({"params": {"w": torch.ones(3), "rows": torch.ones(9)}}, "tensors that were not announced"),
-    "a larger tensor": ({"params": {"w": torch.ones(300)}}, "tensors that were not announced"),
-    "counts": ({"activity": {"layer": torch.ones(2)}}, "counts that were not announced"),
+    "another tensor": (
+        {"params": {"w": torch.ones(3), "rows": torch.ones(9)}},
+        r"1 tensors of group `tunable` that were not announced, first `rows` \[9\] float32",
+    ),
+    "a larger tensor": ({"params": {"w": torch.ones(300)}}, r"of group `tunable` .*, first `w` \[300\]"),
+    "a wider type": ({"params": {"w": torch.ones(3, dtype=torch.float64)}}, r"first `w` \[3\] float64"),
+    "another group": ({"activity": {"w": torch.ones(3)}}, "of group `activity` that were not announced, first `w`"),
     "no round": ({"round": 0}, "round 0 of 4"),
     "a later round": ({"round": 5}, "round 5 of 4"),
 }
@@ -139,12 +144,103 @@ def test_more_than_was_announced_does_not_leave(case: str, recipe: Recipe, tmp_p
     assert not guard.ledger.exists()
 
 
+def departure(work: str = "train", **groups: dict[str, torch.Tensor]) -> Departure:
+    tensors = {name: tensor for group in groups.values() for name, tensor in group.items()}
+    return Departure(round=1, client="clinic", work=work, groups=groups, tensors=tensors, steps=1, loss=0.5)
+
+
+def test_every_group_is_held_to_its_own_announcement(recipe: Recipe, tmp_path: Path) -> None:
+    """A name that was announced in one group, or for one kind of work, is not announced in another."""
+    guard = egress(tmp_path, works=["train", "predict"])
+    spec: TensorSpec = ((2,), torch.float32)
+    guard.announced = {"train": {"tunable": {"a": spec, "b": spec}, "control": {"c": spec}}, "predict": {}}
+    two = torch.ones(2)
+    guard.check(departure(tunable={"a": two, "b": two}, control={"c": two}), recipe, "job", "0")
+    guard.check(departure(tunable={"a": two}), recipe, "job", "1")  # less than was announced
+    guard.check(departure("predict"), recipe, "job", "2")
+    for found in (
+        departure(tunable={"c": two}),
+        departure(control={"c": two, "a": two}),
+        departure(predictions={"a": two}),
+        departure("predict", tunable={"a": two}),
+    ):
+        with pytest.raises(UnannouncedError, match="1 tensors of group"):
+            guard.check(found, recipe, "job", "3")
+    with pytest.raises(UnannouncedError, match="work `evaluate`, which was not announced"):
+        egress(tmp_path, works=["evaluate"]).check(departure("evaluate"), recipe, "job", "4")
+
+
+OTHER_WORKS = ("evaluate", "predict", "features", "vote", "probe", "retrieve", "Train", "train ", "")
+
+
+@pytest.mark.parametrize("work", OTHER_WORKS)
+def test_a_policy_of_the_version_before_allows_no_work_but_training(work: str, recipe: Recipe, tmp_path: Path) -> None:
+    old = tmp_path / "policy.yaml"
+    old.write_text("algorithms: [fedavg, fedprox]\ntunables: [lora, head]\nmax_rounds: 50\nmax_bytes: 2000000\n")
+    guard = Egress(read_settings(old, Policy), tmp_path / "site", SAID.append)
+    guard.announced = {"train": {}, work: {}}
+    guard.admit(recipe)
+    guard.admit_work("train")
+    guard.check(departure("train"), recipe, "job", "0")
+    for ask in (
+        lambda: guard.admit_work(work),
+        lambda: guard.announce(recipe, {work: {}}, client="clinic", examples=5),
+        lambda: guard.check(departure(work), recipe, "job", "1"),
+    ):
+        with pytest.raises(PolicyError, match="works: train, not") as caught:
+            ask()
+        assert caught.value.keys == ("works",)
+
+
+def test_only_work_that_the_policy_names(tmp_path: Path) -> None:
+    egress(tmp_path, works=["evaluate"]).admit_work("evaluate")
+    with pytest.raises(PolicyError, match="works: evaluate, not train"):
+        egress(tmp_path, works=["evaluate"]).admit_work("train")
+    with pytest.raises(PolicyError, match="works: none, not train"):
+        egress(tmp_path, works=[]).admit_work("train")
+
+
+def with_demands(recipe: Recipe, protocol: str, *stages: str, **declared: Any) -> Recipe:
+    """A recipe with keys that are still to come."""
+    found = recipe.model_copy(update={"updates": [SimpleNamespace(kind=kind) for kind in stages]})
+    found.__dict__["protocol"] = SimpleNamespace(kind=protocol, **declared)
+    return found
+
+
+def test_protocols_and_stages(recipe: Recipe, tmp_path: Path) -> None:
+    asked = with_demands(recipe, "gossip", "clip", "top-k", "clip")
+    egress(tmp_path).admit(asked)
+    egress(tmp_path, protocols=["star", "gossip"], stages=["clip", "top-k"]).admit(asked)
+    egress(tmp_path, protocols=["star"], stages=[]).admit(recipe)
+    with pytest.raises(PolicyError) as caught:
+        egress(tmp_path, protocols=["star"], stages=["clip"]).admit(asked)
+    assert caught.value.keys == ("protocols", "stages")
+    assert "protocols: star, not gossip; stages: clip, not top-k" in str(caught.value)
+
+
+def test_a_protocol_that_asks_for_other_work_is_refused_before_it_begins(recipe: Recipe, tmp_path: Path) -> None:
+    asked = with_demands(recipe, "distillation", works=("train", "predict"))
+    with pytest.raises(PolicyError, match="works: train, not predict"):
+        egress(tmp_path).admit(asked)
+    egress(tmp_path, works=["train", "predict"]).admit(asked)
+
+
 def test_a_round_that_is_asked_for_again_and_again_ends(recipe: Recipe, tmp_path: Path) -> None:
+    """What has left may leave again, as a server that was killed asks for it. Other updates leave twice a round."""
     guard = egress(tmp_path)
-    for _ in range(8):
-        guard.pass_update(update(1), recipe, "job")
-    with pytest.raises(UnannouncedError, match="8 updates left for 4 rounds"):
-        guard.pass_update(update(1), recipe, "job")
+    for fill in (1.0, 1.0, 1.0, 2.0, 2.0, 1.0):
+        guard.pass_update(update(1, fill=fill), recipe, "job")
+    with pytest.raises(UnannouncedError, match="2 different updates left for group `tunable` in round 1"):
+        guard.pass_update(update(1, fill=3.0), recipe, "job")
+    guard.pass_update(update(2, fill=3.0), recipe, "job")
+
+
+def test_a_protocol_of_several_exchanges_has_as_many_updates_in_a_round(recipe: Recipe, tmp_path: Path) -> None:
+    guard, asked = egress(tmp_path), with_demands(recipe, "star", exchanges=2)
+    for fill in (1.0, 2.0, 3.0, 4.0):
+        guard.pass_update(update(1, fill=fill), asked, "job")
+    with pytest.raises(UnannouncedError, match="4 different updates left"):
+        guard.pass_update(update(1, fill=5.0), asked, "job")
 
 
 def test_a_refusal_is_told_and_written_down_at_the_site(recipe: Recipe, tmp_path: Path) -> None:
@@ -152,10 +248,10 @@ def test_a_refusal_is_told_and_written_down_at_the_site(recipe: Recipe, tmp_path
     with pytest.raises(PolicyError) as caught:
         guard.admit(recipe)
     told = str(guard.refuse(caught.value, "small"))
-    assert told == "outside this site's policy (max_rounds); the site's own log says more"
+    assert told == "outside this site's policy (max_rounds); the site's own log has the details"
     assert SAID[-1] == "run small: refused: outside this site's policy (max_rounds: 3, not 4)"
     failed = guard.pass_answer(Failure("clinic", "ValueError: Jane Doe", "Traceback: Jane Doe"), recipe, "job")
-    assert failed == Failure("clinic", "the client could not be trained; the site's own log says more")
+    assert failed == Failure("clinic", "the client could not be trained; the site's own log has the details")
     assert "Jane Doe" in SAID[-1]
     noted = [json.loads(line) for line in guard.journal.events.read_text().splitlines()]
     assert [(event["kind"], event["run"], event["reason"]) for event in noted] == [

@@ -16,7 +16,7 @@ from fedfm.runtimes.envelopes import Envelope, Ready, Refusal, Work
 from fedfm.sites.causes import Cause
 from fedfm.sites.guard import Guard
 from fedfm.sites.journal import Journal
-from fedfm.sites.site_agent import Follower
+from fedfm.sites.site_agent import LogFollower
 
 WORKER = """
 import os, signal, socket, sys, time
@@ -102,7 +102,7 @@ def test_one_that_ends_idle_is_replaced_before_it_is_needed(path: Path, said: li
         assert time.monotonic() < end
         time.sleep(0.01)
     process(asked(path, "one"))
-    assert said == ["failed: the worker ended with code 3 while it had nothing to do"]
+    assert said == ["failed: the worker ended with code 3 while it was idle"]
 
 
 def test_one_that_cannot_start_ends_the_guard(tmp_path: Path) -> None:
@@ -115,7 +115,7 @@ def test_one_that_cannot_start_ends_the_guard(tmp_path: Path) -> None:
 def test_new_lines_of_a_log_are_told(tmp_path: Path, said: list[str]) -> None:
     log = tmp_path / "worker.log"
     log.write_text("before\n")
-    follower = Follower(log, said.append)
+    follower = LogFollower(log, said.append)
     with log.open("a") as file:
         file.write("one\nt\x1b[2Jwo\nthr")
     follower.follow()

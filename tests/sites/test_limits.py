@@ -24,8 +24,8 @@ from fedfm.sites.disclosure import PolicyError
 from fedfm.sites.egress import Egress
 from fedfm.sites.limits import check_files
 from fedfm.sites.policy import Policy
-from fedfm.sites.site import Own, Site
-from fedfm.sites.site_config import OwnData
+from fedfm.sites.site import Site
+from fedfm.sites.site_config import SiteData
 from fedfm.tasks import TASKS
 from tests.small import small_recipe
 
@@ -65,8 +65,8 @@ def job(experiment: Experiment) -> dict[str, Any]:
 def site(tmp_path: Path) -> Callable[..., Site]:
     def make(policy: Policy | None = None, **own: Any) -> Site:
         (tmp_path / "rows.csv").write_text(f"text,label\n{'a' * 40}b,1\nbad,0\n")
-        data = OwnData(train=str(tmp_path / "rows.csv"), **own)
-        return Site(Own(data, Egress(policy or Policy(), tmp_path / "state", print)), tmp_path / "proxies")
+        data = SiteData(train=str(tmp_path / "rows.csv"), **own)
+        return Site(data, Egress(policy or Policy(), tmp_path / "state", print), tmp_path / "state")
 
     return make
 
@@ -205,5 +205,5 @@ def test_a_tokenizer_that_panics(job: dict[str, Any], site: Callable[..., Site],
     file.write_text(json.dumps(content))
     here = site(model=str(tmp_path / "panics"))
     assert asked(here, job) == Envelope(Refusal(reason=Cause.DATA.sentence()))
-    here._own = site()._own
+    here.site_data = site().site_data
     assert isinstance(asked(here, job).head, Ready), "the site goes on"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from fedfm.sites.site_agent import Member
+from fedfm.sites.site_agent import SiteAgent
 
 
 def test_what_is_left_out_of_its_data_is_said_at_the_site(tmp_path: Path) -> None:
@@ -16,7 +16,7 @@ def test_what_is_left_out_of_its_data_is_said_at_the_site(tmp_path: Path) -> Non
     (tmp_path / "images" / "dog" / "photo.heic").write_text("x")
     (tmp_path / "data.yaml").write_text("train: images\n")
     said: list[str] = []
-    member = Member(
+    agent = SiteAgent(
         server="fl.example.org:443",
         authority=tmp_path / "ca.crt",
         key=tmp_path / "key",
@@ -25,7 +25,7 @@ def test_what_is_left_out_of_its_data_is_said_at_the_site(tmp_path: Path) -> Non
         folder=tmp_path / "site",
         say=said.append,
     )
-    assert member.check() == (2, ["image", "label"])
+    assert agent.check() == (2, ["image", "label"])
     assert said == [
         f"warning: {tmp_path}/images: left out 1 file: 1 .heic (dog/photo.heic; convert to JPEG or PNG)",
     ]

@@ -11,7 +11,7 @@ from fedfm.hosts.training_data import processor_of
 from fedfm.recipe import Recipe, load_recipe
 from fedfm.server.runs.serving import for_sites
 from fedfm.sites.policy import Policy
-from fedfm.sites.site_config import OwnData, at_site, read_own_data, read_settings, read_site
+from fedfm.sites.site_config import SiteData, at_site, read_settings, read_site, read_site_data
 from tests.small import small_recipe
 
 
@@ -28,10 +28,10 @@ def data_yaml(folder: Path, text: str) -> Path:
 
 
 def test_paths_start_where_the_file_is(tmp_path: Path) -> None:
-    own = read_own_data(data_yaml(tmp_path, "train: rows.csv\nmodel: models/minilm\n"))
+    own = read_site_data(data_yaml(tmp_path, "train: rows.csv\nmodel: models/minilm\n"))
     assert own.train == str(tmp_path / "rows.csv")
     assert own.model == str(tmp_path / "models" / "minilm")
-    assert read_own_data(data_yaml(tmp_path, "train: builtin:digits")).train == "builtin:digits"
+    assert read_site_data(data_yaml(tmp_path, "train: builtin:digits")).train == "builtin:digits"
 
 
 def test_a_site_has_several_files_written_in_its_own_way(recipe: Recipe, tmp_path: Path) -> None:
@@ -41,7 +41,7 @@ def test_a_site_has_several_files_written_in_its_own_way(recipe: Recipe, tmp_pat
         "csv: {delimiter: ';', encoding: cp1252}\ntext: letter\nlabel: finding\nlabels: {'001': good, '1': bad}\n"
     )
     for train in ("'*.csv'", "[june.csv, may.csv]"):
-        own = read_own_data(data_yaml(tmp_path, f"train: {train}\n{settings}"))
+        own = read_site_data(data_yaml(tmp_path, f"train: {train}\n{settings}"))
         data = read_site(at_site(recipe, own, allow_network=False), own, "clinic", processor_of(recipe))
         assert data.train.labels is not None
         assert data.train.labels.tolist() == [1, 0, 1, 0]
@@ -59,7 +59,7 @@ def test_a_site_has_several_files_written_in_its_own_way(recipe: Recipe, tmp_pat
 )
 def test_a_faulty_file_is_explained(tmp_path: Path, text: str, where: str, reason: str) -> None:
     with pytest.raises(RecipeError) as caught:
-        read_own_data(data_yaml(tmp_path, text))
+        read_site_data(data_yaml(tmp_path, text))
     assert str(tmp_path / "data.yaml") in str(caught.value)
     assert any(problem.where == where for problem in caught.value.problems)
     assert reason in str(caught.value)
@@ -74,17 +74,17 @@ def test_what_is_no_settings_file_is_named(tmp_path: Path, text: str, reason: st
 
 
 def test_a_recipe_takes_the_names_that_the_site_has(recipe: Recipe) -> None:
-    own = OwnData(train="rows.csv", text=["review"], label="stars", model="here", device="cpu")
+    own = SiteData(train="rows.csv", text=["review"], label="stars", model="here", device="cpu")
     there = at_site(recipe, own, allow_network=False)
     assert (there.data.train, there.data.text, there.data.label) == ("rows.csv", ["review"], "stars")
     assert (there.model.path, there.runtime.device, there.runtime.stack) == ("here", "cpu", 1)
     assert not there.allow_network
-    assert at_site(recipe, OwnData(train="rows.csv"), allow_network=True).allow_network
-    assert at_site(recipe, OwnData(train="rows.csv"), allow_network=True).data.text == recipe.data.text
+    assert at_site(recipe, SiteData(train="rows.csv"), allow_network=True).allow_network
+    assert at_site(recipe, SiteData(train="rows.csv"), allow_network=True).data.text == recipe.data.text
 
 
 def test_columns_and_classes_that_do_not_fit_are_all_named(recipe: Recipe) -> None:
-    own = OwnData(train="rows.csv", text=["question", "answer"], labels={"1": "fine"})
+    own = SiteData(train="rows.csv", text=["question", "answer"], labels={"1": "fine"})
     with pytest.raises(RecipeError) as caught:
         at_site(recipe, own, allow_network=False)
     assert [problem.where for problem in caught.value.problems] == ["data.text", "data.label"]
@@ -93,39 +93,39 @@ def test_columns_and_classes_that_do_not_fit_are_all_named(recipe: Recipe) -> No
 
 def test_its_classes_are_the_servers(recipe: Recipe, tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_text("text,label\nwell,1\nill,0\nso so,good\n")
-    own = OwnData(train=str(tmp_path / "rows.csv"), labels={"1": "good", "0": "bad"})
+    own = SiteData(train=str(tmp_path / "rows.csv"), labels={"1": "good", "0": "bad"})
     data = read_site(at_site(recipe, own, allow_network=False), own, "clinic", processor_of(recipe))
     assert data.train.labels is not None
     assert data.train.labels.tolist() == [1, 0, 1]
     assert data.federation.sizes == {"clinic": 3}
-    other = OwnData(train=own.train)
-    with pytest.raises(DataError, match=r"'1' in row 1, which is none of the classes: bad, good"):
+    other = SiteData(train=own.train)
+    with pytest.raises(DataError, match=r"'1' in row 1, which is not one of the classes: bad, good"):
         read_site(at_site(recipe, other, allow_network=False), other, "clinic", processor_of(recipe))
 
 
 @pytest.mark.parametrize("path", ["/etc", "~/models/minilm", "models", "../there", "owner/../../etc"])
 def test_a_server_does_not_choose_among_the_sites_files(recipe: Recipe, path: str) -> None:
     there = recipe.model_copy(update={"model": recipe.model.model_copy(update={"path": path})})
-    with pytest.raises(RecipeError, match="name the folder here"):
-        at_site(there, OwnData(train="rows.csv"), allow_network=False)
-    assert at_site(there, OwnData(train="rows.csv", model="/m"), allow_network=False).model.path == "/m"
+    with pytest.raises(RecipeError, match="set `model` to its folder at this site"):
+        at_site(there, SiteData(train="rows.csv"), allow_network=False)
+    assert at_site(there, SiteData(train="rows.csv", model="/m"), allow_network=False).model.path == "/m"
 
 
 @pytest.mark.parametrize("path", ["builtin:minilm", "sentence-transformers/all-MiniLM-L6-v2"])
 def test_what_means_the_same_everywhere_is_taken(recipe: Recipe, path: str) -> None:
     there = recipe.model_copy(update={"model": recipe.model.model_copy(update={"path": path})})
-    assert at_site(there, OwnData(train="rows.csv"), allow_network=False).model.path == path
+    assert at_site(there, SiteData(train="rows.csv"), allow_network=False).model.path == path
 
 
 def test_a_folder_of_the_site_that_a_hub_id_names_is_not_taken(
     recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     there = recipe.model_copy(update={"model": recipe.model.model_copy(update={"path": "secret/model"})})
-    assert at_site(there, OwnData(train="rows.csv"), allow_network=False).model.path == "secret/model"
+    assert at_site(there, SiteData(train="rows.csv"), allow_network=False).model.path == "secret/model"
     (tmp_path / "secret" / "model").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(RecipeError, match="also a folder of the site's"):
-        at_site(there, OwnData(train="rows.csv"), allow_network=False)
+    with pytest.raises(RecipeError, match="also a folder at this site"):
+        at_site(there, SiteData(train="rows.csv"), allow_network=False)
 
 
 @pytest.mark.parametrize(
@@ -136,6 +136,6 @@ def test_a_small_machine_does_less_than_the_recipe_asks_never_more(
     recipe: Recipe, tmp_path: Path, own: dict[str, int], steps: int
 ) -> None:
     (tmp_path / "rows.csv").write_text("text,label\n" + "well,good\nill,bad\n" * 6)
-    here = OwnData.model_validate({"train": str(tmp_path / "rows.csv"), **own})
+    here = SiteData.model_validate({"train": str(tmp_path / "rows.csv"), **own})
     data = read_site(at_site(recipe, here, allow_network=False), here, "clinic", processor_of(recipe))
     assert data.recipe.local.steps(len(data.train)) == steps

@@ -29,7 +29,6 @@ from flwr.supercore.superexec.executor import ExecutionSpec, LaunchResultStatus
 
 from fedfm import run
 from fedfm.recipe import load_recipe
-from fedfm.records.listeners import Listener
 from fedfm.runtimes.flower import programs
 from fedfm.runtimes.flower.control import PROJECT, Control
 from fedfm.runtimes.flower.control_auth import SECRET_OPTION, ServerSide, token
@@ -38,6 +37,7 @@ from fedfm.runtimes.flower.superexec import InstalledExecutor
 from fedfm.runtimes.flower.superlink import environment, wait_for, within
 from fedfm.runtimes.flower.supernode import free_ports, start_supernode
 from fedfm.runtimes.flower.supervisor import Supervisor
+from fedfm.trackers.listeners import Listener
 from tests.machines import adapter, wait
 from tests.small import small_recipe
 
@@ -261,7 +261,7 @@ def test_a_superexec_starts_one_kind_of_task(kind: TaskType) -> None:
     )
     result = InstalledExecutor(TaskType.SERVER_APP, "relay.sock").launch(task)
     assert result.status == LaunchResultStatus.FAILED
-    assert result.message == f"{kind} is not run here: flwr-serverapp is, and nothing else"
+    assert result.message == f"{kind} is not run here, only flwr-serverapp"
 
 
 def test_the_control_interface_takes_its_token_alone(tmp_path: Path) -> None:

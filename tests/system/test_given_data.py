@@ -28,9 +28,9 @@ def test_a_run_on_data_frames(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
     assert resume(frames.path, ["federation.rounds=2"]).summary["rounds"] == 2
     shutil.rmtree(cache)
-    with pytest.raises(RecipeError, match=r"data\.train: the data was given from Python.*resume\(…, data=…\)"):
+    with pytest.raises(RecipeError, match=r"data\.train: the data was passed from Python.*resume\(…, data=…\)"):
         resume(frames.path, ["federation.rounds=3"])
     other = data | {"train": data["train"][:-1]}
-    with pytest.raises(RecipeError, match=r"data\.train: memory:\w+ → memory:\w+ would make it another run"):
+    with pytest.raises(RecipeError, match=r"data\.train: memory:\w+ → memory:\w+ would make it a different run"):
         resume(frames.path, ["federation.rounds=3"], data=other)
     assert resume(frames.path, ["federation.rounds=3"], data=data).summary["rounds"] == 3

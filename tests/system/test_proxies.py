@@ -14,9 +14,10 @@ from fedfm import export, load_recipe, resume, run
 from fedfm.models.builtin import write_random_model
 from fedfm.params import digest, load
 from fedfm.proxies.folder import load_proxy
+from fedfm.proxies.inspection import inspect_proxy
 from fedfm.recipe import Recipe
 from fedfm.records import jsonl
-from fedfm.server.runs.proxy_tools import build_proxy, inspect_proxy
+from fedfm.server.runs.proxy_tools import build_proxy
 from tests.small import small_recipe
 from tests.system.test_outcome import plain_accuracy
 from tests.system.test_resume import kill_at, outcome, write_recipe
@@ -34,7 +35,6 @@ FEDPFT: dict[str, Any] = {
     "align": {**STAGE},
     "probe": 4,
 }
-OFFSITE: dict[str, Any] = {"kind": "offsite", "layers": 3, "adapters": 1, "distill": {**STAGE}, "probe": 4}
 
 
 def recipe_of(folder: Path, name: str = "small", **changes: Any) -> Recipe:
@@ -136,43 +136,9 @@ def test_a_proxy_built_ahead_gives_the_run_that_builds_its_own(tmp_path: Path) -
     ready = run(recipe_of(tmp_path, "ready", proxy={**FEDPFT, "path": str(tmp_path / "built")}))
     first, second = (load(finished.folder.adapter / "adapter_model.safetensors") for finished in (own, ready))
     assert digest(first) == digest(second)
-    wrong = {**OFFSITE, "path": str(tmp_path / "built")}
-    with pytest.raises(Exception, match="a proxy of kind fedpft, not offsite"):
-        run(recipe_of(tmp_path, "wrong", proxy=wrong))
     other = deep_model(tmp_path / "deep", "tiny-bert", 2)
     with pytest.raises(Exception, match="made of other weights"):
         run(recipe_of(tmp_path, "elsewhere", model={"path": other}, proxy={**FEDPFT, "path": str(tmp_path / "built")}))
-
-
-@pytest.mark.parametrize("tune", ["lora", "full"])
-def test_an_offsite_proxy_built_ahead_stays_what_it_is(tmp_path: Path, tune: str) -> None:
-    base = {"path": deep_model(tmp_path / "deep", "tiny-bert", 7)}
-    made = {**OFFSITE, "layers": 5}
-    changes: dict[str, Any] = {"model": base, "tune": {"kind": tune}}
-    build_proxy(recipe_of(tmp_path, "builder", proxy=made, **changes), tmp_path / "built")
-    finished = run(
-        recipe_of(tmp_path, proxy={"kind": "offsite", "path": str(tmp_path / "built"), "probe": 0}, **changes)
-    )
-    said = json.loads((finished.folder.proxy / "proxy.json").read_text())["settings"]
-    assert (said["layers"], said["adapters"], said["path"]) == (5, 1, None)
-    first = digest(load(tmp_path / "built" / "model.safetensors"))
-    assert digest(load(finished.folder.proxy / "model.safetensors")) == first
-    outcome_folder = finished.folder.adapter if tune == "lora" else finished.folder.model
-    before = {path.name: path.read_bytes() for path in outcome_folder.glob("*.safetensors")}
-    export(finished.path)
-    assert {path.name: path.read_bytes() for path in outcome_folder.glob("*.safetensors")} == before
-
-
-@pytest.mark.parametrize("name", ["tiny-bert", "tiny-llama"])
-def test_offsite_tuning_moves_only_the_adapters_of_the_real_backbone(tmp_path: Path, name: str) -> None:
-    base = deep_model(tmp_path / "deep", name, 5)
-    finished = run(recipe_of(tmp_path, model={"path": base}, proxy=OFFSITE))
-    adapter = load(finished.folder.adapter / "adapter_model.safetensors")
-    layers = {part for key in adapter for part in key.split(".") if part.isdigit()}
-    assert layers == {"0", "4"}
-    test = tmp_path / "test.jsonl"
-    if name == "tiny-bert":
-        assert plain_accuracy(finished.folder.adapter, test, base) == finished.summary["final"]["accuracy"]
 
 
 def test_images_and_causal_language_models_have_proxies_too(tmp_path: Path) -> None:
@@ -221,5 +187,4 @@ def test_a_proxy_can_be_sized_up_before_a_run() -> None:
     assert found["proxy"]["flops"] < found["backbone"]["flops"]
     assert found["proxy"]["training_memory"] < found["backbone"]["training_memory"]
     assert -1 <= found["proxy"]["probe"]["gradient_cosine"] <= 1
-    assert found["offsite"] is None  # two layers leave no emulator between two adapters
     assert json.loads(json.dumps(found["settings"])) == {"ffn_keep": 0.5, "keep_layers": [0], "score": "concat-l2"}

@@ -1,4 +1,4 @@
-"""Causal language modelling is refused where the model reads the tokens that it is to predict, whatever its name."""
+"""Causal language modelling is refused where the model reads the tokens that it must predict, whatever its name."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_decoders_pass_with_every_kind_of_tunable(tune: TuneSettings) -> None:
 
 @pytest.mark.parametrize("name", ["tiny-bert", "tiny-roberta"])
 def test_encoders_with_a_causal_head_are_refused(name: str) -> None:
-    with pytest.raises(RecipeError, match=r"task\.kind: builtin:tiny-\w+ reads the tokens that it is to predict"):
+    with pytest.raises(RecipeError, match=r"task\.kind: builtin:tiny-\w+ reads the tokens that it must predict"):
         probe(load(name, "causal"))
 
 
@@ -72,7 +72,7 @@ def test_a_prefix_that_is_read_in_both_directions_is_refused() -> None:
         return (hidden, *args[1:])
 
     backbone.model.transformer.h[0].register_forward_pre_hook(share_prefix)
-    with pytest.raises(RecipeError, match="reads the tokens that it is to predict"):
+    with pytest.raises(RecipeError, match="reads the tokens that it must predict"):
         probe(backbone)
 
 
@@ -86,7 +86,7 @@ def test_padding_that_leads_into_the_future_is_refused() -> None:
 
     for block in backbone.model.transformer.h:
         block.attn.register_forward_pre_hook(look_ahead, with_kwargs=True)
-    with pytest.raises(RecipeError, match="reads the tokens that it is to predict"):
+    with pytest.raises(RecipeError, match="reads the tokens that it must predict"):
         probe(backbone)
 
 
@@ -113,5 +113,5 @@ def test_a_recipe_with_a_decoder_that_looks_ahead_is_refused(tmp_path: Path) -> 
         Gemma3ForCausalLM(config).save_pretrained(tmp_path / "model")
     byte_tokenizer("start-only", 64).save_pretrained(tmp_path / "model")
     path = str(tmp_path / "model")
-    with pytest.raises(RecipeError, match=r"task\.kind: .* reads the tokens that it is to predict"):
+    with pytest.raises(RecipeError, match=r"task\.kind: .* reads the tokens that it must predict"):
         plan(load_recipe(causal_recipe(tmp_path, path)))

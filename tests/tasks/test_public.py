@@ -69,7 +69,7 @@ def test_pieces_become_pairs_where_the_task_has_pairs(tmp_path: Path) -> None:
 
 def test_texts_too_short_for_pairs_are_refused(tmp_path: Path) -> None:
     settings = PublicSettings(data=write(tmp_path / "texts.jsonl", ["ab"]))
-    with pytest.raises(RecipeError, match="no text of 4 tokens or more"):
+    with pytest.raises(RecipeError, match="no text of at least 4 tokens"):
         read_public(settings, TOKENIZER, max_length=11, seed=0, pairs=True)
 
 

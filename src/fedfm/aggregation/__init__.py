@@ -4,11 +4,20 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fedfm.aggregation.mean import Mean, MeanFold
+from fedfm.aggregation.base import Contribution, Fold, Rule
+from fedfm.aggregation.lora import HetLora
+from fedfm.aggregation.mean import Mean
+from fedfm.aggregation.median import Median
+from fedfm.aggregation.trimmed_mean import TrimmedMean
 from fedfm.registry import Choice
 
-RULES: dict[str, type[Mean]] = {"mean": Mean}
+RULES: dict[str, type[Rule]] = {
+    "mean": Mean,
+    "median": Median,
+    "trimmed-mean": TrimmedMean,
+    "hetlora": HetLora,
+}
 
-Aggregation = Annotated[Mean, Choice(RULES, "rule", "fedfm.rules")]
+Aggregation = Annotated[Rule, Choice(RULES, "rule", "fedfm.rules")]
 
-__all__ = ["RULES", "Aggregation", "Mean", "MeanFold"]
+__all__ = ["RULES", "Aggregation", "Contribution", "Fold", "HetLora", "Mean", "Median", "Rule", "TrimmedMean"]

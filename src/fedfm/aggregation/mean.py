@@ -1,4 +1,4 @@
-"""The weighted mean of updates: Δ = Σ w_c·Δ_c / Σ w_c.
+"""The weighted mean of updates: Δ = Σ w_c·Δ_c / Σ w_c, at each coordinate over the clients that hold it.
 
 McMahan et al., Communication-Efficient Learning of Deep Networks from Decentralized Data, arXiv:1602.05629,
 Algorithm 1. Weights by examples n_c, or all equal. Under `sampling: weighted` clients are drawn in proportion to n_c
@@ -7,20 +7,22 @@ already (Li et al., arXiv:1907.02189, scheme I), so each draw weighs the same an
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Literal
+from collections.abc import Callable, Iterator, Mapping
+from typing import Literal, Self
 
 import torch
 from torch import Tensor
 
+from fedfm.aggregation.base import Contribution, Rule
 from fedfm.params import Params
-from fedfm.settings import Settings
+from fedfm.spec import Spec
+from fedfm.views.base import Index, Slices, holds, narrow, widen
 
 AT_ONCE = 2**15
 """Values that are in float64 beside the sum, at most; torch leaves so few to one thread, and wakes no other."""
 
 
-class Mean(Settings):
+class Mean(Rule):
     """Weighted mean, folded update by update: memory does not grow with the cohort."""
 
     rule: Literal["mean"] = "mean"
@@ -28,39 +30,64 @@ class Mean(Settings):
     weights: Literal["auto", "examples", "uniform"] = "auto"
     """`examples` counts a client by its examples, `uniform` counts clients alike; `auto` fits the sampling."""
 
-    def weight(self, examples: int, *, copies: int, sampling: str) -> float:
-        """Weight of one update.
+    def under(self, sampling: str) -> Self:
+        """The rule with what ``federation.sampling`` decides filled in."""
+        weights = "uniform" if sampling == "weighted" else "examples"
+        return self.model_copy(update={"weights": weights}) if self.weights == "auto" else self
 
-        Args:
-            examples: the client's training examples, n_c.
-            copies: how often the client was drawn into this cohort (above 1 only under weighted sampling).
-            sampling: the recipe's ``federation.sampling``.
-        """
-        by_examples = self.weights == "examples" or (self.weights == "auto" and sampling != "weighted")
-        return float(copies * (examples if by_examples else 1))
+    def weight(self, contribution: Contribution) -> float:
+        """Weight of one update."""
+        return float(contribution.copies * (1 if self.weights == "uniform" else contribution.examples))
 
-    def start(self) -> MeanFold:
+    def start(self, spec: Spec, params: Mapping[str, Tensor]) -> MeanFold:
         """An empty fold."""
-        return MeanFold()
+        return MeanFold(spec, lambda update, contribution, _: dict.fromkeys(update, self.weight(contribution)))
+
+
+Weigh = Callable[[Mapping[str, Tensor], Contribution, Slices], Mapping[str, float]]
+"""The arguments of `fedfm.aggregation.base.Fold.add` → the weight of each tensor of that update."""
 
 
 class MeanFold:
     """A running weighted mean in float64; feed it in a fixed order and the result is fixed to the bit."""
 
-    def __init__(self) -> None:
-        self._sum: Params = {}
-        self._dtypes: dict[str, torch.dtype] = {}
-        self._weight = 0.0
+    def __init__(self, spec: Spec, weigh: Weigh) -> None:
+        """An empty fold.
 
-    def add(self, update: Mapping[str, Tensor], weight: float) -> None:
-        """Folds in one update."""
-        self._weight += weight
-        for name, tensor in update.items():
-            if name not in self._sum:
-                self._sum[name] = torch.zeros(tensor.shape, dtype=torch.float64)
-                self._dtypes[name] = tensor.dtype
-            for total, values in zip(_pieces(self._sum[name]), _pieces(tensor), strict=True):
-                total.add_(values.to(torch.float64, copy=True).mul_(weight))
+        Args:
+            spec: of the whole tensors.
+            weigh: the weight of each tensor of an update.
+        """
+        self._spec, self._weigh = spec, weigh
+        self._sum: Params = {}
+        self._weights = dict.fromkeys(spec, 0.0)
+        """Sum of the weights of each tensor's updates."""
+        self._held: dict[str, Tensor] = {}
+        """Sum of weights at each coordinate, of tensors that some update holds a part of."""
+        self._updates = 0
+
+    def add(self, update: Mapping[str, Tensor], contribution: Contribution, slices: Slices) -> None:
+        """Folds in one update, as `fedfm.aggregation.base.Fold.add`."""
+        self._updates += 1
+        weights = self._weigh(update, contribution, slices)
+        for name, index in slices.items():
+            self._fold(name, update[name], weights[name], index)
+
+    def _fold(self, name: str, update: Tensor, weight: float, index: tuple[Index, ...]) -> None:
+        shape = self._spec[name].shape
+        if index and name not in self._held:
+            self._held[name] = torch.full(shape, self._weights[name], dtype=torch.float64)
+        if name in self._held:
+            self._held[name] += weight * holds({name: index}, name, shape)
+        self._weights[name] += weight
+        if name not in self._sum:
+            self._sum[name] = torch.zeros(shape, dtype=torch.float64)
+        if not index:
+            _add(self._sum[name], update, weight)
+            return
+        part = {name: index}
+        total = narrow(self._sum, part)[name] + weight * update.double()
+        self._sum[name] = widen({name: total}, part, {name: self._sum[name]})[name]
 
     def result(self) -> Params:
         """The mean, in the dtype of the updates; it ends the fold, whose memory it gives back as it goes.
@@ -68,9 +95,23 @@ class MeanFold:
         Raises:
             ValueError: nothing was folded in.
         """
-        if not self._weight:
+        if not self._updates:
             raise ValueError("the mean of no updates is undefined")
-        return {name: self._sum.pop(name).div_(self._weight).to(self._dtypes[name]) for name in list(self._sum)}
+        return {name: self._mean(name).to(spec.dtype) for name, spec in self._spec.items()}
+
+    def _mean(self, name: str) -> Tensor:
+        if not self._weights[name]:
+            return torch.zeros(self._spec[name].shape, dtype=torch.float64)
+        if name not in self._held:
+            return self._sum.pop(name).div_(self._weights[name])
+        weights = self._held.pop(name)
+        return self._sum.pop(name).div_(weights.where(weights > 0, 1))
+
+
+def _add(total: Tensor, update: Tensor, weight: float) -> None:
+    """Total += weight·update, a few values at a time where they are many."""
+    for into, values in zip(_pieces(total), _pieces(update), strict=True):
+        into.add_(values.to(torch.float64, copy=True).mul_(weight))
 
 
 def _pieces(tensor: Tensor) -> Iterator[Tensor]:

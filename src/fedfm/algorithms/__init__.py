@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fedfm.algorithms.base import Algorithm, ServerState
+from fedfm.algorithms.base import Aggregate, Algorithm, At, ClientRound, Finished, ServerState
 from fedfm.algorithms.fedavg import FedAvg
 from fedfm.algorithms.fedavgm import FedAvgM
+from fedfm.algorithms.feddyn import FedDyn
 from fedfm.algorithms.fedopt import FedAdam, FedYogi
 from fedfm.algorithms.fedprox import FedProx
+from fedfm.algorithms.scaffold import Scaffold
 from fedfm.registry import Choice
 
 ALGORITHMS: dict[str, type[Algorithm]] = {
@@ -17,18 +19,26 @@ ALGORITHMS: dict[str, type[Algorithm]] = {
     "fedavgm": FedAvgM,
     "fedadam": FedAdam,
     "fedyogi": FedYogi,
+    "scaffold": Scaffold,
+    "feddyn": FedDyn,
 }
 
 AnyAlgorithm = Annotated[Algorithm, Choice(ALGORITHMS, "name", "fedfm.algorithms")]
 
 __all__ = [
     "ALGORITHMS",
+    "Aggregate",
     "Algorithm",
     "AnyAlgorithm",
+    "At",
+    "ClientRound",
     "FedAdam",
     "FedAvg",
     "FedAvgM",
+    "FedDyn",
     "FedProx",
     "FedYogi",
+    "Finished",
+    "Scaffold",
     "ServerState",
 ]

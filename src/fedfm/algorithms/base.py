@@ -1,33 +1,63 @@
-"""What an algorithm is: plain functions over `Params`, with the settings they use."""
+"""What an algorithm is: plain functions over `Params`, one for each phase of a round, with the settings they use."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+from typing import ClassVar
+
 from torch import Tensor
 
+from fedfm.capabilities import SERVER_STEP, STATEFUL_CLIENTS
+from fedfm.clients.rules import At, ClientRound, Finished, Groups, LocalResult, Teacher
 from fedfm.params import Params, add
-from fedfm.settings import Settings
+from fedfm.settings import Capabilities, Settings
+from fedfm.tasks.base import Batch
 
 ServerState = dict[str, Params]
 """What the server remembers between rounds (momentum, second moments, …), by name; saved in every checkpoint."""
 
 
+@dataclass(frozen=True)
+class Aggregate:
+    """What a round's sound updates come to.
+
+    Attributes:
+        update: the aggregate Δ of the clients' w_c − w_t by the recipe's rule, in their dtype.
+        extras: the plain mean over clients of what else they sent, by group.
+        share: |S| / N: clients that were folded in, as a share of all.
+        steps: mean local steps of these clients.
+        round: 1-based round.
+    """
+
+    update: Params
+    extras: Groups = field(default_factory=dict)
+    share: float = 1.0
+    steps: float = 1.0
+    round: int = 1
+
+
 class Algorithm(Settings):
-    """FedAvg's skeleton; an algorithm overrides the step in which it differs.
+    """FedAvg's skeleton; an algorithm overrides the phases in which it differs.
+
+    A round calls, in this order: `sends` at the server; `client_start` (before a client's first round), `gradient` and
+    `loss` in every local step, and `client_finish` at the client; `server_step` at the server. `gradient` sees no names
+    and is elementwise, so that the same lines serve one client ``[...]`` and K stacked clients ``[K, ...]``.
 
     A whole federation in a few lines, on a model of one number that client c wants to be c:
 
         >>> import torch
-        >>> from fedfm.aggregation import Mean
-        >>> from fedfm.algorithms import FedAvg
+        >>> from fedfm.aggregation import Contribution, Mean
+        >>> from fedfm.algorithms import Aggregate, At, FedAvg
+        >>> from fedfm.spec import spec_of
         >>> algorithm, rule = FedAvg(), Mean()
         >>> params = {"w": torch.zeros(1)}
         >>> state = algorithm.start(params)
         >>> for _ in range(20):
-        ...     fold = rule.start()
+        ...     fold = rule.start(spec_of(params), params)
         ...     for client in (1.0, 2.0, 6.0):
-        ...         gradient = algorithm.gradient(params["w"] - client, params["w"], params["w"])
-        ...         fold.add({"w": -0.5 * gradient}, weight=1)
-        ...     params, state = algorithm.server_step(params, fold.result(), state)
+        ...         gradient = algorithm.gradient(params["w"] - client, params["w"], At(received=params["w"]))
+        ...         fold.add({"w": -0.5 * gradient}, Contribution(str(client), examples=1, steps=1), {"w": ()})
+        ...     params, state = algorithm.server_step(params, Aggregate(fold.result()), state)
         >>> round(params["w"].item(), 3)
         3.0
     """
@@ -35,28 +65,84 @@ class Algorithm(Settings):
     name: str = ""
     """How the federation learns."""
 
+    sent: ClassVar[tuple[str, ...]] = ()
+    """Groups that `sends` returns."""
+    returned: ClassVar[tuple[str, ...]] = ()
+    """Groups that `client_finish` sends beside the update."""
+    teacher: ClassVar[Teacher] = "none"
+    """Whose outputs `loss` gets: those of the tunable as received, of the client's own group ``tunable``, or none."""
+
+    @property
+    def extra_loss(self) -> bool:
+        """Whether `loss` adds anything; a client whose loss has an extra term trains alone."""
+        return type(self).loss is not Algorithm.loss
+
+    def capabilities(self) -> Capabilities:
+        """Also what the phases that it overrides rely on."""
+        needs = dict(self.needs)
+        if type(self).server_step is not Algorithm.server_step:
+            needs |= {SERVER_STEP: "the server takes a step of its own"}
+        if type(self).client_start is not Algorithm.client_start:
+            needs |= {STATEFUL_CLIENTS: "clients keep tensors between rounds"}
+        return Capabilities(needs, self.gives, self.takes)
+
     def start(self, params: Params) -> ServerState:
         """The server's state before round 1, shaped after the tunable."""
         return {}
 
-    def gradient(self, gradient: Tensor, parameter: Tensor, received: Tensor) -> Tensor:
-        """What local training does to the gradient of one tensor before clipping and the optimiser's step.
+    def sends(self, state: ServerState) -> Groups:
+        """What the server sends beside the tunable in every message, by group; names and shapes are the tunable's."""
+        return {}
 
-        Elementwise, so that it serves one client ``[...]`` and K stacked clients ``[K, ...]`` alike.
+    def client_start(self, params: Params) -> Groups:
+        """What a client keeps between rounds, before its first; empty for an algorithm without state at clients.
+
+        Names and shapes are the tunable's.
+        """
+        return {}
+
+    def gradient(self, gradient: Tensor, parameter: Tensor, at: At) -> Tensor:
+        """What local training does to the gradient of one tensor before clipping and the optimiser's step.
 
         Args:
             gradient: ∇F_c at ``parameter``.
             parameter: the client's current value w.
-            received: the value w_t that the server sent this round.
+            at: what was received and kept, at the same coordinates.
         """
         return gradient
 
-    def server_step(self, params: Params, update: Params, state: ServerState) -> tuple[Params, ServerState]:
+    def loss(self, outputs: Tensor, batch: Batch, teacher: Tensor | None) -> Tensor:
+        """An extra term of the loss.
+
+        Args:
+            outputs: the model's logits, ``[batch, …]``.
+            batch: the inputs with their labels.
+            teacher: the logits of `teacher` on the same batch, without gradient; None where it is ``none``.
+
+        Returns:
+            The term of each example, ``[batch]``; it is added to that example's loss.
+        """
+        raise NotImplementedError
+
+    def client_finish(self, update: Params, at: ClientRound, result: LocalResult) -> Finished:
+        """What a client sends and keeps after its local steps.
+
+        Args:
+            update: w_c − w_t.
+            at: what the round started from.
+            result: what local training did.
+        """
+        return Finished(update)
+
+    def server_step(self, params: Params, aggregate: Aggregate, state: ServerState) -> tuple[Params, ServerState]:
         """New tunable and server state from the aggregated update Δ; none of the arguments is changed.
 
         Args:
             params: the tunable w_t that this round's clients received, float32.
-            update: the aggregate Δ of the clients' w_c − w_t, in their dtype, summed in float64.
+            aggregate: what the round's updates came to.
             state: what `start` or the last step returned.
         """
-        return add(params, update), state
+        return add(params, aggregate.update), state
+
+
+__all__ = ["Aggregate", "Algorithm", "At", "ClientRound", "Finished", "Groups", "LocalResult", "ServerState"]

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from fedfm.algorithms.base import Algorithm, ServerState
+from fedfm.algorithms.base import Aggregate, Algorithm, ServerState
 from fedfm.params import Params, map_params, zeros_like
 
 
@@ -28,8 +28,10 @@ class FedAvgM(Algorithm):
         """v_0 = 0."""
         return {"velocity": zeros_like(params)}
 
-    def server_step(self, params: Params, update: Params, state: ServerState) -> tuple[Params, ServerState]:
+    def server_step(self, params: Params, aggregate: Aggregate, state: ServerState) -> tuple[Params, ServerState]:
         """V ← β·v + Δ; w ← w + η·v."""
-        velocity = map_params(lambda v, delta: self.momentum * v + delta.to(v.dtype), state["velocity"], update)
+        velocity = map_params(
+            lambda v, delta: self.momentum * v + delta.to(v.dtype), state["velocity"], aggregate.update
+        )
         params = map_params(lambda w, v: w + self.server_lr * v, params, velocity)
         return params, {"velocity": velocity}

@@ -19,7 +19,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from fedfm.algorithms.base import Algorithm, ServerState
+from fedfm.algorithms.base import Aggregate, Algorithm, ServerState
 from fedfm.params import Params, full_like, map_params, zeros_like
 
 
@@ -43,10 +43,10 @@ class AdaptiveServer(Algorithm):
         """m_{−1} = 0, v_{−1} = τ²."""
         return {"m": zeros_like(params), "v": full_like(params, self.tau**2)}
 
-    def server_step(self, params: Params, update: Params, state: ServerState) -> tuple[Params, ServerState]:
+    def server_step(self, params: Params, aggregate: Aggregate, state: ServerState) -> tuple[Params, ServerState]:
         """One step of Algorithm 2."""
-        m = map_params(lambda m, d: self.beta1 * m + (1 - self.beta1) * d.to(m.dtype), state["m"], update)
-        v = map_params(lambda v, d: self.second_moment(v, d.to(v.dtype) ** 2), state["v"], update)
+        m = map_params(lambda m, d: self.beta1 * m + (1 - self.beta1) * d.to(m.dtype), state["m"], aggregate.update)
+        v = map_params(lambda v, d: self.second_moment(v, d.to(v.dtype) ** 2), state["v"], aggregate.update)
         params = map_params(lambda w, m, v: w + self.server_lr * m / (v.sqrt() + self.tau), params, m, v)
         return params, {"m": m, "v": v}
 

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 from torch import Tensor
 
-from fedfm.algorithms.base import Algorithm
+from fedfm.algorithms.base import Algorithm, At
 
 
 class FedProx(Algorithm):
@@ -22,6 +22,6 @@ class FedProx(Algorithm):
     mu: Annotated[float, Field(ge=0)] = 0.01
     """µ: strength of the pull; the paper tries 0.001 to 1."""
 
-    def gradient(self, gradient: Tensor, parameter: Tensor, received: Tensor) -> Tensor:
+    def gradient(self, gradient: Tensor, parameter: Tensor, at: At) -> Tensor:
         """∇F_c(w) + µ·(w − w_t)."""
-        return gradient + self.mu * (parameter - received)
+        return gradient + self.mu * (parameter - at.received)

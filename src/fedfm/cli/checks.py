@@ -1,4 +1,4 @@
-"""``fedfm check``, ``data``: what a recipe would do, before anything trains."""
+"""``fedfm check``, ``data``: what a recipe would do, without training."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from fedfm.cli.output import console, print_json, waiting
 @click.argument("recipe")
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 def check(recipe: str, overrides: tuple[str, ...], as_json: bool) -> None:
-    """Say what RECIPE would do, in numbers; trains nothing.
+    """Show what a run of RECIPE would do, in numbers.
 
-    Reads the data and loads the model, so that whatever does not fit comes to light now.
+    Reads the data and loads the model to find what does not fit. Trains nothing.
     """
     from fedfm.cli.display import describe_plan
     from fedfm.recipe import load_recipe
@@ -34,7 +34,7 @@ def check(recipe: str, overrides: tuple[str, ...], as_json: bool) -> None:
         console().print(describe_plan(planned))
         for text in planned["warnings"]:
             click.echo(f"warning: {text}", err=True)
-        click.echo(f"\n{recipe} is sound. Next:  fedfm run {shlex.join((recipe, *overrides))}")
+        click.echo(f"\n{recipe} is valid. Next:  fedfm run {shlex.join((recipe, *overrides))}")
 
 
 @click.command(cls=Command)
@@ -47,7 +47,8 @@ def data(recipe: str, overrides: tuple[str, ...], plot: Path | None, as_json: bo
 
     load_keys(recipe, overrides)
     with waiting("loading libraries and data"):
-        from fedfm.records.split import plot_split, render_split
+        from fedfm.cli.split_display import render_split
+        from fedfm.report.split import plot_split
         from fedfm.server import client_table
 
         clients = client_table(load_recipe(recipe, overrides))
@@ -58,4 +59,4 @@ def data(recipe: str, overrides: tuple[str, ...], plot: Path | None, as_json: bo
         return
     console().print(render_split(clients))
     if plot is not None:
-        click.echo(f"\nDrawn to {plot}")
+        click.echo(f"\nWrote {plot}")

@@ -1,4 +1,4 @@
-"""What a run looks like while it happens: a live bar and a line a round; without a terminal the same lines, plainly."""
+"""The display of a run: a live bar and one line a round on a terminal; plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ import fedfm
 from fedfm.cli.output import Output
 from fedfm.errors import InterruptedRunError
 from fedfm.records import contributions, units
-from fedfm.records.listeners import Listener
 from fedfm.records.names import BASELINES
+from fedfm.trackers.listeners import Listener
 
 Record = dict[str, Any]
 
 
 class Display(Listener):
-    """A listener that prints; a context, so that the terminal is left as it was whatever happens."""
+    """A listener that prints; a context manager that restores the terminal, also after an error."""
 
     def __init__(self, terminal: Console) -> None:
         self.terminal = terminal
@@ -35,42 +35,42 @@ class Display(Listener):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Leaves the terminal as it was."""
+        """Restores the terminal."""
 
     def on_start(self, plan: Record) -> None:
-        """The run's facts."""
+        """Prints the facts of the run."""
         self.terminal.print(describe_plan(plan))
         self.terminal.print()
         self._check_reader("before round 1")
 
     def on_round(self, record: Record) -> None:
-        """A line that stays."""
+        """Prints a line for the round."""
         self._line(describe_round(record))
         self._check_reader(f"after round {record['round']}")
 
     def on_warning(self, text: str) -> None:
-        """A warning that stays."""
+        """Prints a warning."""
         self._line(Text(f"warning: {text}", style="yellow"))
 
     def _line(self, line: str | Text) -> None:
-        """A line that a terminal wraps between words, and a log keeps whole."""
+        """Prints a line; a terminal wraps it between words, a log does not wrap it."""
         self.terminal.print(line, soft_wrap=not self.terminal.is_terminal)
 
     def _check_reader(self, where: str) -> None:
-        """Ends the run when nothing reads what it says.
+        """Ends the run when its output is closed.
 
         Raises:
-            InterruptedRunError: its output was a pipe or a terminal that is closed.
+            InterruptedRunError: the output is a closed pipe or a closed terminal.
         """
         if isinstance(self.terminal.file, Output) and self.terminal.file.lost:
             raise InterruptedRunError(f"stopped {where} (its output was closed)")
 
 
 class PlainDisplay(Display):
-    """Lines of text and nothing else: for logs and pipes. No minute passes without one."""
+    """Plain lines of text, for logs and pipes; at least one a minute."""
 
     def __init__(self, terminal: Console, *, silence: float = 60.0) -> None:
-        """Prints to ``terminal``, and after ``silence`` seconds without a line what is going on."""
+        """Prints to ``terminal``; after ``silence`` seconds without a line, prints the current work."""
         super().__init__(terminal)
         self.silence = silence
         self.doing = "loading libraries"
@@ -85,25 +85,25 @@ class PlainDisplay(Display):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Falls silent."""
+        """Stops the thread that prints the current work."""
         self._over.set()
         self._watch.join()
 
     def on_start(self, plan: Record) -> None:
-        """The run's facts."""
+        """Prints the facts of the run."""
         super().on_start(plan)
         self._now("evaluating before round 1")
 
     def on_progress(self, stage: str, done: int, total: int | None) -> None:
-        """Remembers what is going on."""
+        """Notes the current work."""
         self._now(_describe_progress(stage, done, total), said=False)
 
     def on_client(self, round: int, done: int, total: int, client: str, seconds: float) -> None:  # noqa: A002
-        """Remembers how far the round is."""
+        """Notes the progress of the round."""
         self._now(f"round {round}: client {done}/{total}", said=False)
 
     def on_round(self, record: Record) -> None:
-        """A line for the round."""
+        """Prints a line for the round."""
         super().on_round(record)
         over = record["round"] >= record["rounds"]
         self._now("finishing: adapter, report" if over else f"round {record['round'] + 1}")
@@ -114,7 +114,7 @@ class PlainDisplay(Display):
             self._said = time.monotonic()
 
     def _keep_talking(self) -> None:
-        """Prints what is going on whenever nothing was printed for a while."""
+        """Prints the current work whenever nothing was printed for ``silence`` seconds."""
         while not self._over.wait(max(0.01, self._said + self.silence - time.monotonic())):
             now = time.monotonic()
             if now - self._said >= self.silence:
@@ -123,7 +123,7 @@ class PlainDisplay(Display):
 
 
 class RichDisplay(Display):
-    """One live bar below the lines: rounds done, and how far the cohort of this one is."""
+    """One live bar below the lines: completed rounds, and the progress of the current cohort."""
 
     def __init__(self, terminal: Console) -> None:
         super().__init__(terminal)
@@ -145,21 +145,21 @@ class RichDisplay(Display):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Takes the bar away."""
+        """Removes the bar."""
         self.bar.stop()
 
     def on_start(self, plan: Record) -> None:
-        """The run's facts, then an empty bar."""
+        """Prints the facts of the run and an empty bar."""
         super().on_start(plan)
         self.rounds = plan["federation"]["rounds"]
         self.bar.update(self.job, description="evaluating before round 1", total=self.rounds, completed=0)
 
     def on_progress(self, stage: str, done: int, total: int | None) -> None:
-        """What is going on beside the rounds, in the bar's words."""
+        """Shows work between the rounds beside the bar."""
         self.bar.update(self.job, description=_describe_progress(stage, done, total))
 
     def on_client(self, round: int, done: int, total: int, client: str, seconds: float) -> None:  # noqa: A002
-        """Moves the bar by one client."""
+        """Advances the bar by one client."""
         self.bar.update(
             self.job,
             description=f"round {round}/{self.rounds}  client {done}/{total}",
@@ -167,7 +167,7 @@ class RichDisplay(Display):
         )
 
     def on_round(self, record: Record) -> None:
-        """A line that stays, and the time left."""
+        """Prints a line for the round and updates the remaining time."""
         super().on_round(record)
         over = record["round"] >= record["rounds"]
         coming = "finishing: adapter, report" if over else f"round {record['round'] + 1}/{self.rounds}"
@@ -180,7 +180,7 @@ class RichDisplay(Display):
 
 
 def _describe_progress(stage: str, done: int, total: int | None) -> str:
-    """A stage, and how far it is: steps of hundreds and more in percent."""
+    """A stage and its progress: as a count, from 100 steps on in percent."""
     if not total:
         return stage
     return f"{stage}  {100 * done // total} %" if total >= 100 else f"{stage}  {done}/{total}"
@@ -193,7 +193,7 @@ def describe_plan(plan: Record) -> RenderableType:
     left_out = f", {units.number(federation['left_out'])} too small left out" if federation["left_out"] else ""
     rows = {
         "model": f"{model['name']}, {units.number(whole)} parameters ({model['family']})",
-        "tunable": f"{tunable}, {units.number(trainable)} parameters ({units.share(trainable, whole)}) travel",
+        "tunable": f"{tunable}, {units.number(trainable)} parameters ({units.share(trainable, whole)}) are sent",
         "data": _describe_data(data),
         "clients": (
             f"{units.number(federation['clients'])} by {federation['partition']}{left_out}"
@@ -202,7 +202,7 @@ def describe_plan(plan: Record) -> RenderableType:
         "rounds": f"{federation['rounds']} of {federation['per_round']} clients each, {plan['algorithm']}",
         "bytes": (
             f"{units.size(size['per_client_down'])} down, {units.size(size['per_client_up'])} up a client and round; "
-            f"{units.size(size['total'])} in all; what is tuned on, once: {units.size(size['first_download'])}"
+            f"{units.size(size['total'])} in all; first download, once: {units.size(size['first_download'])}"
             + (f"; after an alignment {units.size(size['alignment'])} down" if size["alignment"] else "")
         ),
         "privacy": "ε = ∞ (no differential privacy)",
@@ -218,37 +218,37 @@ def describe_plan(plan: Record) -> RenderableType:
 
 
 def _describe_held(proxy: Record) -> str:
-    """What clients hold in place of the model."""
+    """The model that clients hold in place of the backbone."""
     sizes = proxy["parameters"]
     share = units.share(sizes["blocks"], sizes["backbone_blocks"])
     return (
         f"{proxy['kind']}: clients hold {units.number(sizes['total'])} parameters, of the layers {share}; "
-        f"{units.share(proxy['disclosed'], 1)} of them are the model's own"
+        f"{units.share(proxy['disclosed'], 1)} of them equal the model's"
     )
 
 
 def _describe_data(data: Record) -> str:
-    """How many examples there are for what."""
+    """The number of examples of each split."""
     splits = [f"{units.number(data[split])} {split}" for split in ("train", "validation", "test") if data[split]]
     labels = f", {len(data['labels'])} labels" if data["labels"] else ""
     return " + ".join(splits) + " examples" + labels
 
 
 def _describe_sizes(examples: Record) -> str:
-    """How many examples a client has."""
+    """The number of examples of a client."""
     smallest, median, largest = (units.number(examples[figure]) for figure in ("min", "median", "max"))
     return f"{smallest} examples each" if smallest == largest else f"{smallest} to {largest} examples, median {median}"
 
 
 def describe_round(record: Record) -> str:
-    """A round in one line; what is measured on the validation set where there is one, else on the test set."""
+    """A round in one line. Its metric is from the validation set, else the test set, else the mean over clients."""
     rounds, clients, size = record["rounds"], record["clients"], record["bytes"]
     width = len(str(rounds))
     asked = sum(clients.values())
     parts = [f"round {record['round']:>{width}}/{rounds}"]
     if record["loss"] is not None:
         parts.append(f"loss {record['loss']:.3f}")
-    for split in ("validation", "test"):
+    for split in ("validation", "test", "clients"):
         if scores := record["metrics"].get(split):
             parts += _headline(scores)
             break
@@ -268,38 +268,41 @@ def _headline(scores: dict[str, float]) -> list[str]:
 
 
 def describe_outcome(folder: Path, summary: Record) -> RenderableType:
-    """What came of a run: the headline metric beside its baselines, where things are, how to go on."""
+    """The outcome of a run: the headline metric and its baselines, the files, and the next step."""
     metric = summary["metric"]
     initial, final = (units.metric(metric, summary[when].get(metric)) for when in ("initial", "final"))
+    where = "as the mean over clients" if summary.get("final_by") == "clients" else "on the test set"
+    protocol = summary.get("protocol")
     compared = ", ".join(_baseline(metric, name, value) for name, value in summary["baselines"].items())
     made = [f"{name}/" for name in ("adapter", "model") if (folder / name).is_dir()]
     files = [name for name in ("report.html", "summary.json", "metrics.jsonl") if (folder / name).is_file()]
     lines = [
         Text(),
         Text.assemble(
-            f"{units.metric_name(metric)} on the test set: ",
+            f"{units.metric_name(metric)} {where}: ",
             (f"{initial} → {final}", "bold"),
             f"   ({compared})" if compared else "",
         ),
+        *([Text(f"protocol {protocol['kind']}: {units.listed(protocol)}")] if protocol else []),
         *map(Text, contributions.lines(summary)),
         Text(f"in {folder}/: {'  '.join([*made, *files])}"),
         Text(_describe_reload(made[0] if made else "", summary["reloaded"])),
     ]
-    lines += [Text(f"how to load it: {folder}/{name}README.md") for name in made]
+    lines += [Text(f"code to load it: {folder}/{name}README.md") for name in made]
     return Group(*lines)
 
 
 def _describe_reload(made: str, again: Record) -> str:
-    """Whether what lies in the folder is what was measured."""
+    """Says whether the written model is the measured model."""
     if again["agrees"] is None:
-        return f"{made} was not loaded again: {again['reason']}"
+        return f"{made} was not verified: {again['reason']}"
     if again["difference"] is None:
-        return f"{made} loaded again with plain {again['with']}: NOT THE MODEL THAT WAS MEASURED, {again['reason']}"
-    result = "the logits that were measured" if again["agrees"] else "OTHER LOGITS THAN WERE MEASURED"
+        return f"{made} loaded again with plain {again['with']}: NOT THE MEASURED MODEL, {again['reason']}"
+    result = "same logits as measured" if again["agrees"] else "DIFFERENT LOGITS THAN MEASURED"
     return f"{made} loaded again with plain {again['with']}: {result} (difference {again['difference']:.0e})"
 
 
 def _baseline(metric: str, name: str, value: float | dict[str, float] | None) -> str:
-    """A baseline in words; clients on their own are told by their mean."""
+    """A baseline with its name; for clients that train alone, their mean."""
     figure = value["mean"] if isinstance(value, dict) else value
     return f"{BASELINES.get(name, name)} {units.metric(metric, figure)}"

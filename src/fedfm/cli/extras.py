@@ -1,4 +1,4 @@
-"""What commands need beside fedfm itself."""
+"""Optional dependencies of commands."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from fedfm.extras import how_to_install
 
 @contextmanager
 def needs_flower() -> Iterator[None]:
-    """Around imports of what the extra `flower` brings.
+    """Wraps imports that need the extra `flower`.
 
     Raises:
-        RecipeError: it is not installed.
+        RecipeError: the extra is not installed.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""What all commands share: ``--json``, ``--debug``, and errors that are sentences (or JSON) with an exit code."""
+"""Shared by all commands: ``--json``, ``--debug``, and errors as sentences (or JSON) with an exit code."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fedfm.errors import FedfmError, InterruptedRunError, Problem, RecipeError
 from fedfm.printable import in_json
 
 UNFORESEEN = 1
-"""Exit code of an error that is no `FedfmError`."""
+"""Exit code of an error that is not a `FedfmError`."""
 
 INTERRUPTED = InterruptedRunError.exit_code
 
@@ -31,7 +31,7 @@ class Command(click.Command):
         ]
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """As click, but says how a key of the recipe is set to whom writes it as an option."""
+        """Parses as click does; a key of the recipe that is written as an option gives an error with the right form."""
         given = list(args)
         try:
             return super().parse_args(ctx, args)
@@ -43,20 +43,20 @@ class Command(click.Command):
             raise
 
 
-class Group(click.Group):
-    """Runs a command and turns what goes wrong into a message and an exit code."""
+class CommandGroup(click.Group):
+    """Runs a command and turns errors into a message and an exit code."""
 
     command_class = Command
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """In the order in which they are used."""
+        """The commands in the order of use."""
         return list(self.commands)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Notes how errors are to be told, before anything can go wrong."""
+        """Reads ``--json`` and ``--debug`` first, so that they also apply to errors of parsing."""
         ctx.meta["json"], ctx.meta["debug"] = "--json" in args, "--debug" in args
         if any("\0" in argument for argument in args):
-            raise click.UsageError("An argument holds a NUL character, which no name may have.", ctx)
+            raise click.UsageError("An argument contains a NUL character, which no name may contain.", ctx)
         return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -72,23 +72,23 @@ class Group(click.Group):
                 raise
             _tell(ctx, error.format_message(), error.exit_code)
         except KeyboardInterrupt:
-            _tell(ctx, "stopped at once; a run that had begun is resumable", INTERRUPTED)
+            _tell(ctx, "stopped immediately; a run that had begun can be resumed", INTERRUPTED)
         except (click.exceptions.Exit, click.Abort, BrokenPipeError):
             raise
         except Exception as error:
             if ctx.meta["debug"]:
                 raise
             what = f"{type(error).__name__}: {error}"
-            _tell(ctx, f"{what}\nfedfm did not foresee this; --debug shows where it arose", UNFORESEEN)
+            _tell(ctx, f"{what}\nThis error is unexpected; --debug shows its traceback", UNFORESEEN)
 
 
 def _as_override(option: str, arguments: Sequence[str], *, certain: bool) -> str | None:
-    """How the key is set that somebody wrote as an option: ``--rounds 3`` is ``federation.rounds=3``.
+    """An error for a key of the recipe that was written as an option: ``--rounds 3`` is ``federation.rounds=3``.
 
     Args:
-        option: as it was written.
-        arguments: of the command.
-        certain: say nothing unless there is a key of just that name, because an option is much alike.
+        option: the option as written.
+        arguments: arguments of the command.
+        certain: return None unless a key has exactly that name, because an option has a similar name.
     """
     from fedfm.recipe.index import recipe_keys
     from fedfm.recipe.suggestions import dotted_key

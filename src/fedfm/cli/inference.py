@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 PREFIX = "probabilities."
-"""What the columns of single classes begin with."""
+"""Prefix of the columns of single classes."""
 
 
 @click.command(cls=Command)
@@ -26,8 +26,8 @@ PREFIX = "probabilities."
 def evaluate(folder: Path, data: str, overrides: tuple[str, ...], as_json: bool) -> None:
     """Measure the model of the run in the folder RUN on DATA.
 
-    DATA is what `data.test` of a recipe may be: a file, a folder, hf:NAME, builtin:NAME. Its columns are named as those
-    of the run's own data, unless KEY=VALUE says otherwise: data.label=class.
+    DATA is a file, a folder, hf:NAME or builtin:NAME, as `data.test` in a recipe. Its columns must have the names of
+    the run's data; KEY=VALUE gives other names, such as data.label=class.
     """
     from fedfm.server import evaluate
 
@@ -59,7 +59,7 @@ def predict(folder: Path, data: str, overrides: tuple[str, ...], output: Path | 
 
     Prints JSON lines.
 
-    DATA and KEY=VALUE are as for `fedfm evaluate`; labels are not needed.
+    DATA and KEY=VALUE are as in `fedfm evaluate`. Labels are not needed.
     """
     if output is not None and output.suffix not in (".jsonl", ".csv"):
         raise click.UsageError(f"--output {output}: its name must end in .jsonl or .csv")
@@ -77,11 +77,11 @@ def predict(folder: Path, data: str, overrides: tuple[str, ...], output: Path | 
     if as_json:
         print_json({"path": str(output), "rows": len(rows)})
     else:
-        click.echo(f"{output} is written: {len(rows)} rows.")
+        click.echo(f"Wrote {len(rows)} rows to {output}.")
 
 
 def _nested(rows: pd.DataFrame) -> list[dict[str, Any]]:
-    """A record a row, the probabilities of all classes together."""
+    """One record a row, with the probabilities of all classes in one field."""
     classes = [name for name in map(str, rows.columns) if name.startswith(PREFIX)]
     return [
         {name: row[name] for name in map(str, rows.columns) if name not in classes}
@@ -95,15 +95,15 @@ def _lines(rows: pd.DataFrame) -> str:
 
 
 def _classes(found: dict[str, Any]) -> Table:
-    """Precision, recall and F1 of each class, and what it is most often taken for."""
+    """Precision, recall and F1 of each class, and its most frequent wrong prediction."""
     from rich.table import Table
 
     from fedfm.records import units
-    from fedfm.records.sections.classes import mistaken
+    from fedfm.report.sections.classes import mistaken
 
     table = Table(box=None, pad_edge=False)
-    for name in ("class", "examples", "precision", "recall", "F1", "most often taken for"):
-        table.add_column(name, justify="left" if name in ("class", "most often taken for") else "right")
+    for name in ("class", "examples", "precision", "recall", "F1", "most often predicted instead"):
+        table.add_column(name, justify="left" if name in ("class", "most often predicted instead") else "right")
     for index, row in enumerate(found["classes"]):
         figures = (units.metric("accuracy", row[name]) for name in ("precision", "recall", "f1"))
         table.add_row(row["label"], units.number(row["examples"]), *figures, mistaken(found, index))

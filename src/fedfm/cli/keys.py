@@ -1,4 +1,4 @@
-"""``fedfm keys`` and ``fedfm certs``: what nodes and their server prove to each other who they are with."""
+"""``fedfm keys`` and ``fedfm certs``: keys and certificates by which sites and their server identify each other."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from pathlib import Path
 import click
 
 from fedfm.cli.extras import needs_flower
-from fedfm.cli.group import Command, Group
+from fedfm.cli.group import Command, CommandGroup
 from fedfm.cli.output import print_json
 
 
-@click.group(cls=Group)
+@click.group(cls=CommandGroup)
 def keys() -> None:
-    """Make a node's key, or show its fingerprint."""
+    """Make the key of a site, or show its fingerprint."""
 
 
 @keys.command(cls=Command)
 @click.argument("path", type=click.Path(path_type=Path))
 def new(path: Path, as_json: bool) -> None:
-    """Make a node's private key PATH and its public key PATH.pub.
+    """Make a site's private key PATH and its public key PATH.pub.
 
-    The private key stays on the node. The public key goes to the server's operator, who lets the node join with it.
+    The private key stays at the site. The operator of the server admits the site by its public key.
     """
     with needs_flower():
         from fedfm.runtimes.flower.keys import key_fingerprint, new_key
@@ -34,7 +34,7 @@ def new(path: Path, as_json: bool) -> None:
     click.echo(
         f"Send {public} to the server's operator, and verify its fingerprint out of band:\n"
         f"  {fingerprint}\n"
-        f"Keep {path} here, and to yourself: whoever has it is this node."
+        f"Keep {path} secret and on this machine: it identifies this site."
     )
 
 
@@ -43,7 +43,7 @@ def new(path: Path, as_json: bool) -> None:
 def fingerprint(paths: tuple[Path, ...], as_json: bool) -> None:
     """Print the fingerprint of each key, as `ssh-keygen -lf` does.
 
-    Each PATH is a public key, or a private key of which the public half is looked at.
+    Each PATH is a public key, or a private key; of a private key, the public half is used.
     """
     with needs_flower():
         from fedfm.runtimes.flower.keys import key_fingerprint
@@ -51,19 +51,19 @@ def fingerprint(paths: tuple[Path, ...], as_json: bool) -> None:
     _print([(path, key_fingerprint(path)) for path in paths], as_json)
 
 
-@click.group(cls=Group)
+@click.group(cls=CommandGroup)
 def certs() -> None:
-    """Make certificates for a first try, or compare some."""
+    """Make certificates for a trial, or show their fingerprints."""
 
 
 @certs.command(cls=Command, name="new")
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
 def new_certs(folder: Path, names: tuple[str, ...], as_json: bool) -> None:
-    """Make an authority and a certificate of a server in DIR, for a first try.
+    """Make an authority and a server certificate in DIR, for a trial.
 
-    Each NAME is a host name or an address by which nodes reach the server; name localhost too if a reverse proxy
-    stands before it. The authority's own key is forgotten: nobody can sign with it again.
+    Each NAME is a host name or an address by which sites reach the server. Add localhost if a reverse proxy is in front
+    of the server. The key of the authority is not kept, so nothing can be signed with it again.
     """
     with needs_flower():
         from fedfm.runtimes.flower.keys import (
@@ -83,10 +83,10 @@ def new_certs(folder: Path, names: tuple[str, ...], as_json: bool) -> None:
         print_json({**paths, "fingerprint": fingerprint, "days": DAYS})
         return
     click.echo(
-        f"Send {authority} to every node, and verify its fingerprint out of band:\n"
+        f"Send {authority} to every site, and verify its fingerprint out of band:\n"
         f"  {fingerprint}\n"
-        f"The server shows {certificate}. Keep {key} there, and to yourself: whoever has it is the server.\n"
-        f"All are good for {DAYS} days. A federation in earnest takes certificates of an authority of its own."
+        f"The server presents {certificate}. Keep {key} secret and on the server: it identifies the server.\n"
+        f"All are valid for {DAYS} days. For production, use certificates of your own authority."
     )
 
 
@@ -95,7 +95,7 @@ def new_certs(folder: Path, names: tuple[str, ...], as_json: bool) -> None:
 def fingerprint_of_certs(path: Path, as_json: bool) -> None:
     """Print the fingerprint of certificates, as openssl does.
 
-    DIR is a folder that `fedfm certs new` made; of a FILE the first certificate counts. The same is printed by
+    DIR is a folder made by `fedfm certs new`; of a FILE, the first certificate is used. The same is printed by
     `openssl x509 -in FILE -noout -fingerprint -sha256`.
     """
     with needs_flower():
@@ -103,7 +103,7 @@ def fingerprint_of_certs(path: Path, as_json: bool) -> None:
 
     files = [path]
     if path.is_dir():
-        server = path / CERTIFICATE  # nodes get the authority's alone
+        server = path / CERTIFICATE  # sites get only that of the authority
         files = [path / AUTHORITY, *([server] if server.exists() else [])]
     _print([(file, certificate_fingerprint(file)) for file in files], as_json)
 

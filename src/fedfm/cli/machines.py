@@ -14,9 +14,9 @@ from fedfm.cli.extras import needs_flower
 from fedfm.cli.group import Command
 from fedfm.cli.output import console, print_json
 from fedfm.cli.runs import follow
-from fedfm.records.prometheus import Prometheus
 from fedfm.records.units import duration
 from fedfm.runtimes.relay import Wait
+from fedfm.trackers.prometheus import Prometheus
 
 FILE = click.Path(path_type=Path)
 
@@ -24,20 +24,24 @@ FILE = click.Path(path_type=Path)
 @click.command(cls=Command)
 @click.argument("recipe")
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
-@click.option("--tls", type=FILE, required=True, help="Folder of certificates, as `fedfm certs new` makes it.")
+@click.option("--tls", type=FILE, required=True, help="Folder of certificates, as made by `fedfm certs new`.")
 @click.option(
     "--allow",
     type=FILE,
     multiple=True,
     required=True,
-    help="A site's public key, or a folder of them; NAME.pub is the key of the site NAME.",
+    help="Public key of a site, or a folder of public keys; NAME.pub is the key of the site NAME.",
 )
-@click.option("--port", default=8443, show_default=True, help="Listen at this port of 127.0.0.1.")
+@click.option("--port", default=8443, show_default=True, help="Port of 127.0.0.1 on which to listen.")
 @click.option(
-    "--state", type=FILE, default="fedfm-server", show_default=True, help="Keep here what sites need to come back."
+    "--state",
+    type=FILE,
+    default="fedfm-server",
+    show_default=True,
+    help="Folder for the data that sites need to reconnect.",
 )
-@click.option("--wait", default=600.0, show_default=True, help="Wait so many seconds for all sites to come.")
-@click.option("--metrics", type=int, metavar="PORT", help="Serve /metrics for Prometheus at this port of 127.0.0.1.")
+@click.option("--wait", default=600.0, show_default=True, help="Seconds to wait for all sites to connect.")
+@click.option("--metrics", type=int, metavar="PORT", help="Serve /metrics for Prometheus on this port of 127.0.0.1.")
 def server(
     recipe: str,
     overrides: tuple[str, ...],
@@ -51,8 +55,8 @@ def server(
 ) -> None:
     """Run RECIPE with clients that hold their own data.
 
-    RECIPE may be that of a simulation: its training data then plays no part, each site has its own. Give the folder of
-    a run in its place to continue that. Only this machine can reach the port; deploy/nginx.conf opens it to sites.
+    RECIPE may be the recipe of a simulation: its training data is ignored, because each site has its own. To continue a
+    run, give its folder in place of RECIPE. Only this machine can reach the port; deploy/nginx.conf opens it to sites.
     """
     with needs_flower():
         from fedfm.runtimes.flower.admission import check_tls, keys_by_name
@@ -61,12 +65,12 @@ def server(
     keys, certificate = keys_by_name(allow), check_tls(tls)
     terminal = console(stderr=as_json)
     terminal.print(f"https://127.0.0.1:{port}, certificate {certificate}")
-    terminal.print(f"Sites that may come: {', '.join(sorted(keys))}")
+    terminal.print(f"Admitted sites: {', '.join(sorted(keys))}")
     known = set[str]()
 
     def heard(names: Sequence[str]) -> None:
         for name in sorted(set(names) ^ known):
-            word = "has gone" if name in known else "has come"
+            word = "disconnected" if name in known else "connected"
             known.symmetric_difference_update([name])
             terminal.print(f"{name} {word} ({len(known)} of {len(keys)})")
         for exported in exports:
@@ -85,7 +89,7 @@ def server(
 
 
 def describe_wait(wait: Wait, now: datetime) -> str:
-    """Who is waited for, and until when, in a line."""
+    """The sites for which the server waits, and the deadline, in one line."""
     until = "without a deadline (runtime.deadline)"
     if math.isfinite(wait.seconds):
         until = f"until {(now + timedelta(seconds=wait.seconds)):%H:%M:%S}, {duration(wait.seconds)} more"
@@ -93,28 +97,34 @@ def describe_wait(wait: Wait, now: datetime) -> str:
 
 
 @click.command(cls=Command)
-@click.option("--server", "address", required=True, metavar="HOST:PORT", help="Where the server is.")
-@click.option("--ca", type=FILE, required=True, help="Certificate of the authority that signed the server's.")
-@click.option("--key", type=FILE, required=True, help="This site's private key, as `fedfm keys new` makes it.")
-@click.option("--data", type=FILE, required=True, help="data.yaml: where this site's data is.")
-@click.option("--policy", type=FILE, help="policy.yaml: what a server may ask of this site.")
+@click.option("--server", "address", required=True, metavar="HOST:PORT", help="Address of the server.")
 @click.option(
-    "--state", type=FILE, default="fedfm-client", show_default=True, help="Keep here what left, and the logs."
+    "--ca", type=FILE, required=True, help="Certificate of the authority that signed the server's certificate."
+)
+@click.option("--key", type=FILE, required=True, help="Private key of this site, as made by `fedfm keys new`.")
+@click.option("--data", type=FILE, required=True, help="data.yaml: the data of this site.")
+@click.option("--policy", type=FILE, help="policy.yaml: what this site allows a server to ask.")
+@click.option(
+    "--state",
+    type=FILE,
+    default="fedfm-client",
+    show_default=True,
+    help="Folder for the ledger of this site and its logs.",
 )
 def client(address: str, ca: Path, key: Path, data: Path, policy: Path | None, state: Path, as_json: bool) -> None:
-    """Take part, with this site's data, in what a server runs.
+    """Take part in the runs of a server, with the data of this site.
 
-    Says what will leave this machine before anything does; what left is in STATE/wire.jsonl.
+    Announces what will leave this machine before it leaves. STATE/wire.jsonl lists what has left.
     """
     with needs_flower():
         from fedfm.runtimes.flower.admission import check_private_key
         from fedfm.runtimes.flower.keys import certificate_fingerprint
-        from fedfm.sites.site_agent import Member
+        from fedfm.sites.site_agent import SiteAgent
 
     fingerprint = check_private_key(key)
     certificate_fingerprint(ca)
     terminal = console(stderr=as_json)
-    member = Member(
+    agent = SiteAgent(
         address,
         ca.absolute(),
         key.absolute(),
@@ -123,9 +133,9 @@ def client(address: str, ca: Path, key: Path, data: Path, policy: Path | None, s
         state.absolute(),
         terminal.print,
     )
-    examples, columns = member.check()
+    examples, columns = agent.check()
     if as_json:
         print_json({"examples": examples, "columns": columns, "key": fingerprint, "server": address})
-    terminal.print(f"{examples:,} examples with the columns {', '.join(columns)}; the key is {fingerprint}")
-    terminal.print(f"Connecting to {address}; Ctrl-C leaves")
-    member.stay()
+    terminal.print(f"{examples:,} examples with the columns {', '.join(columns)}; key {fingerprint}")
+    terminal.print(f"Connecting to {address}; press Ctrl-C to leave")
+    agent.run()

@@ -1,4 +1,4 @@
-"""``fedfm``: the command line. Parses, calls and prints; modules that are slow to import wait until a command runs."""
+"""``fedfm``: the command line. It parses, calls and prints; slow modules are imported when a command runs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import click
 
 import fedfm
 from fedfm.cli.checks import check, data
-from fedfm.cli.group import Group
+from fedfm.cli.group import CommandGroup
 from fedfm.cli.inference import evaluate, predict
 from fedfm.cli.keys import certs, keys
 from fedfm.cli.machines import client, server
@@ -16,7 +16,7 @@ from fedfm.cli.runs import export, report, resume, run, status
 
 
 @click.group(
-    cls=Group,
+    cls=CommandGroup,
     invoke_without_command=True,
     context_settings={"max_content_width": 110, "help_option_names": ["-h", "--help"]},
 )
@@ -27,12 +27,12 @@ def main(ctx: click.Context) -> None:
 
     \b
       fedfm run demo                          a first run, offline
-      fedfm cp sst2-lora my.yaml              a recipe to make one's own
-      fedfm check my.yaml                     what it would do, in numbers
-      fedfm run my.yaml federation.rounds=5   any key can be set from here
+      fedfm cp sst2-lora my.yaml              copy a recipe to change it
+      fedfm check my.yaml                     what a run would do, in numbers
+      fedfm run my.yaml federation.rounds=5   set any key of the recipe
 
     A RECIPE is a file, or a name from `fedfm ls`. Exit codes: 0 done, 2 recipe or usage, 3 data, 4 too few clients,
-    5 storage, 130 interrupted (resumable).
+    5 storage, 130 interrupted (the run can be resumed).
     """  # noqa: D301 - the character \b, which tells click to keep the lines
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())

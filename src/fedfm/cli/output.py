@@ -1,4 +1,4 @@
-"""How commands print: JSON for programs, tables and colours for people, plain text where there is no terminal."""
+"""Output of commands: JSON for programs, tables and colours on a terminal, plain text elsewhere."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ PLAIN_WIDTH = 160
 
 
 def print_json(value: Any) -> None:
-    """One JSON value on standard output."""
+    """Prints one JSON value on standard output."""
     click.echo(in_json(json.dumps(value, indent=2, ensure_ascii=False)))
 
 
 class _Escape(RenderHook):
-    """Escapes what would control the terminal in every text that is printed."""
+    """Escapes control characters in every text that is printed."""
 
     def process_renderables(self, renderables: list[ConsoleRenderable]) -> list[ConsoleRenderable]:
         return [_Escaped(renderable) for renderable in renderables]
@@ -42,12 +42,12 @@ class _Escaped:
 
 
 class Output:
-    """A standard stream whose reader may go away: the end of a pipe, or a terminal that is closed.
+    """A standard stream whose reader may close: the end of a pipe, or a terminal.
 
-    What is written from then on goes nowhere, also what Python itself writes as it ends.
+    Later output is discarded, also that of Python at exit.
 
     Attributes:
-        lost: whether the reader has gone.
+        lost: whether the reader has closed.
     """
 
     def __init__(self, stream: IO[str]) -> None:
@@ -55,13 +55,13 @@ class Output:
         self.lost = False
 
     def write(self, text: str) -> int:
-        """Writes text, if it can be read."""
+        """Writes text, unless the reader has closed."""
         with self._reader():
             return self._stream.write(text)
         return len(text)
 
     def flush(self) -> None:
-        """Hands over what was written, if it can be read."""
+        """Flushes the stream, unless the reader has closed."""
         with self._reader():
             self._stream.flush()
 
@@ -80,7 +80,7 @@ class Output:
 
 
 def discard(stream: IO[str]) -> None:
-    """Lets a stream whose reader has gone end in nothing."""
+    """Redirects a stream whose reader has closed to the null device."""
     with suppress(OSError, ValueError):  # one in memory has no descriptor
         nothing = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nothing, stream.fileno())
@@ -88,7 +88,7 @@ def discard(stream: IO[str]) -> None:
 
 
 def console(*, stderr: bool = False) -> Console:
-    """The terminal; words of data are never taken for markup nor control it, and numbers are not coloured."""
+    """The terminal. Texts of data are never interpreted as markup or control characters; numbers are not coloured."""
     output = Output(sys.stderr if stderr else sys.stdout)
     terminal = Console(file=cast("IO[str]", output), markup=False, highlight=False, emoji=False)
     terminal.push_render_hook(_Escape())
@@ -99,7 +99,7 @@ def console(*, stderr: bool = False) -> Console:
 
 @contextmanager
 def waiting(what: str) -> Iterator[None]:
-    """Says on standard error, at once, what the block waits for: a spinner on a terminal, else one line."""
+    """Shows on standard error what the block waits for: a spinner on a terminal, else one line."""
     terminal = console(stderr=True)
     if terminal.is_terminal:
         with terminal.status(what):

@@ -4,31 +4,27 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
-from fedfm.cli.group import Command, Group
+from fedfm.cli.group import Command, CommandGroup
 from fedfm.cli.output import console, print_json
 
-if TYPE_CHECKING:
-    from fedfm.proxies.settings import Score
-
-SCORES: tuple[Score, ...] = ("concat-l2", "product", "activation", "gradient")
-"""The recipe's ``proxy.score``, spelt out here because reading the settings would hold up every command."""
+SCORES = ("concat-l2", "product", "activation", "gradient")
+"""The recipe's ``proxy.score``, repeated here, because importing the settings would slow down every command."""
 
 
 def _layers(ctx: click.Context, option: click.Parameter, text: str) -> list[int]:
-    """Numbers between commas."""
+    """Numbers separated by commas."""
     try:
         return [int(number) for number in text.split(",") if number.strip()]
     except ValueError as error:
-        raise click.BadParameter(f"{text!r} is no list of layers such as 0,-1", ctx, option) from error
+        raise click.BadParameter(f"{text!r} is not a list of layers such as 0,-1", ctx, option) from error
 
 
-@click.group(cls=Group)
+@click.group(cls=CommandGroup)
 def proxy() -> None:
-    """Size up a proxy of a model, or build one."""
+    """Inspect a proxy of a model, or build one."""
 
 
 @proxy.command(cls=Command)
@@ -36,7 +32,7 @@ def proxy() -> None:
 @click.option("--ffn-keep", default=0.25, type=click.FloatRange(0, 1, min_open=True), help="Share of neurons kept.")
 @click.option("--keep-layers", default="0,-1", callback=_layers, help="Layers that stay whole.")
 @click.option("--score", default=SCORES[0], type=click.Choice(SCORES), help="Which neurons stay.")
-@click.option("--adapters", default=2, type=click.IntRange(1), help="Layers that FedOT tunes at each end.")
+@click.option("--adapters", default=2, type=click.IntRange(1), help="Layers that an offsite proxy tunes at each end.")
 @click.option("--tokens", default=128, type=click.IntRange(1), help="Length of an example.")
 @click.option("--batch-size", default=16, type=click.IntRange(1), help="Examples a training step.")
 @click.option("--public", help="Public data to probe with: a file, a folder, or builtin:pydoc.")
@@ -45,7 +41,7 @@ def inspect(
     model: str,
     ffn_keep: float,
     keep_layers: list[int],
-    score: Score,
+    score: str,
     adapters: int,
     tokens: int,
     batch_size: int,
@@ -53,14 +49,13 @@ def inspect(
     allow_network: bool,
     as_json: bool,
 ) -> None:
-    """Say what a proxy of MODEL would cost and disclose; trains nothing.
+    """Show what a proxy of MODEL would cost and disclose; trains nothing.
 
-    MODEL is a folder, a hub id, or builtin:NAME. The proxy stands beside the backbone and beside FedOT, offsite tuning
-    with as many whole layers as come closest to the proxy's size. With --public, the gradients of both are compared
-    with the backbone's.
+    MODEL is a folder, a hub id, or builtin:NAME. The table shows the backbone, its FedPFT proxy, and proxies of other
+    kinds of about the same size. With --public, the proxy's gradients are compared with the backbone's.
     """
     from fedfm.cli.proxy_display import describe_proxy
-    from fedfm.server.runs.proxy_tools import inspect_proxy
+    from fedfm.proxies.inspection import inspect_proxy
 
     found = inspect_proxy(
         model,
@@ -86,8 +81,8 @@ def inspect(
 def build(recipe: str, folder: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     """Build the proxy of RECIPE into a new FOLDER.
 
-    It is cut out of the backbone and fitted on the recipe's public data. A run takes it with proxy.path=FOLDER, and
-    clients need nothing else.
+    The proxy is cut out of the backbone and fitted on the recipe's public data. A run uses it with proxy.path=FOLDER.
+    Clients need only this folder.
     """
     from fedfm.cli.proxy_display import describe_built
     from fedfm.recipe import load_recipe

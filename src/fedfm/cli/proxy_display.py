@@ -1,4 +1,4 @@
-"""How a proxy looks on the terminal: what it would cost beside what it stands for, and what was built."""
+"""How proxies are shown on the terminal: what one would cost beside the backbone, and what was built."""
 
 from __future__ import annotations
 
@@ -12,25 +12,22 @@ from fedfm.records import units
 
 Record = dict[str, Any]
 
-HOLDERS = {"backbone": "backbone", "proxy": "FedPFT", "offsite": "FedOT"}
-"""What a client may hold, as `describe_proxy` heads its columns."""
-
 PROBED = {
     "gradient cosine": "gradient_cosine",
     "relative gradient error": "gradient_error",
     "relative error of outputs": "hidden_error",
 }
-"""Rows of the probes, and the figures that stand in them."""
+"""Rows of the probes, and the keys of their figures."""
 
 
 def describe_proxy(found: Record) -> RenderableType:
-    """What clients would hold, side by side: the backbone, its proxy, and an offsite proxy of the same size."""
-    holders: Record = {name: found[name] for name in HOLDERS if found[name] is not None}
+    """What clients may hold, side by side: the backbone, its proxy, and proxies of other kinds of the same size."""
+    holders: Record = {name: found[name] for name in found["holders"] if found[name] is not None}
     backbone = found["backbone"]
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 3, 0, 0))
     table.add_column("")
-    for name in holders:
-        table.add_column(HOLDERS[name], justify="right")
+    for holder in holders.values():
+        table.add_column(holder["title"], justify="right")
     example = f"{found['tokens']} tokens"
     rows = {
         "layers": [_layers(holder) for holder in holders.values()],
@@ -68,7 +65,7 @@ def _layers(holder: Record) -> str:
 
 
 def _part(holder: Record, backbone: Record, key: str) -> str:
-    """A count, and how much of the backbone's it is."""
+    """A count, and its share of the backbone's count."""
     count = units.number(holder[key])
     return count if holder is backbone else f"{units.share(holder[key], backbone[key])}  {count}"
 
@@ -82,7 +79,7 @@ def _describe_probes(holders: Record) -> dict[str, list[str]]:
 
 
 def describe_built(built: Record) -> RenderableType:
-    """What was built: its size, and how like the backbone it became."""
+    """What was built: its size, and how its gradient compares with the backbone's after each stage."""
     sizes = built["parameters"]
     part = units.share(sizes["blocks"], sizes["backbone_blocks"])
     rows = {

@@ -1,4 +1,4 @@
-"""``fedfm ls``, ``cp``, ``show``: the recipes that come along."""
+"""``fedfm ls``, ``cp``, ``show``: the recipes that are included in fedfm."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fedfm.cli.output import console, print_json
 
 @click.command(cls=Command)
 def ls(as_json: bool) -> None:
-    """List the recipes that come along."""
+    """List the included recipes."""
     from fedfm.recipe.presets import PRESETS, preset_title
 
     if as_json:
@@ -21,21 +21,21 @@ def ls(as_json: bool) -> None:
     width = max(map(len, PRESETS))
     for name in PRESETS:
         click.echo(f"{name:<{width}}  {preset_title(name)}")
-    click.echo("\nRun one:  fedfm run NAME      make it your own:  fedfm cp NAME FILE")
+    click.echo("\nRun one:  fedfm run NAME      copy one to change it:  fedfm cp NAME FILE")
 
 
 @click.command(cls=Command)
 @click.argument("name")
 @click.argument("file", type=click.Path(path_type=Path))
 def cp(name: str, file: Path, as_json: bool) -> None:
-    """Copy the recipe NAME to a new FILE, to change it."""
+    """Copy the included recipe NAME to a new FILE."""
     from fedfm.recipe.presets import copy_preset
 
     copy_preset(name, file)
     if as_json:
         print_json({"file": str(file)})
     else:
-        click.echo(f"{file} is written. Next:  fedfm check {file}")
+        click.echo(f"Wrote {file}. Next:  fedfm check {file}")
 
 
 @click.command(cls=Command)
@@ -44,7 +44,7 @@ def cp(name: str, file: Path, as_json: bool) -> None:
 def show(recipe: str, overrides: tuple[str, ...], as_json: bool) -> None:
     """Show RECIPE with every key filled in and explained.
 
-    Checks the single keys; `fedfm check` also says whether they go together, and with the data.
+    Checks each key alone. `fedfm check` also checks the combination of keys, and the data.
     """
     from fedfm.recipe import commented, load_keys
 

@@ -1,4 +1,4 @@
-"""``fedfm run``, ``resume``, ``status``, ``report``, ``export``: runs and what they leave."""
+"""``fedfm run``, ``resume``, ``status``, ``report``, ``export``: runs and their results."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from fedfm.cli.group import Command
 from fedfm.cli.output import console, print_json
 
 if TYPE_CHECKING:
-    from fedfm.records.listeners import Listener
     from fedfm.server import Run
+    from fedfm.trackers.listeners import Listener
 
 
 @click.command(cls=Command)
 @click.argument("recipe")
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
-@click.option("--profile", is_flag=True, help="Write down where the time went: profile.json, and in the report.")
+@click.option("--profile", is_flag=True, help="Record the time by phase, in profile.json and in the report.")
 def run(recipe: str, overrides: tuple[str, ...], profile: bool, as_json: bool) -> None:
     """Run RECIPE from its first round to its report.
 
     KEY=VALUE sets any key of the recipe, such as federation.rounds=5, local.learning_rate=1e-3 or tune.kind=ia3.
-    A value is YAML: null, [a, b], {kind: dirichlet, alpha: 0.1}. Setting what chooses a group's kind (tune.kind,
-    algorithm.name, …) starts that group afresh, with its defaults and the keys set beside it.
+    A value is YAML: null, [a, b], {kind: dirichlet, alpha: 0.1}. Setting the key that chooses the kind of a group
+    (tune.kind, algorithm.name, …) resets the other keys of that group to their defaults, unless they are set as well.
     """
     from fedfm.server import run
     from fedfm.server.runs.refusals import refuse_unrunnable
@@ -40,7 +40,7 @@ def run(recipe: str, overrides: tuple[str, ...], profile: bool, as_json: bool) -
 def resume(folder: str, overrides: tuple[str, ...], as_json: bool) -> None:
     """Continue the run in the folder RUN where it stopped.
 
-    Only federation.rounds and report_to may change: anything else would make it another run.
+    Only federation.rounds and report_to may be changed. Any other change would make it a different run.
     """
     from fedfm.records.folder import RunFolder
     from fedfm.server import resume
@@ -53,8 +53,9 @@ def resume(folder: str, overrides: tuple[str, ...], as_json: bool) -> None:
 @click.command(cls=Command)
 @click.argument("folder", metavar="RUN", type=click.Path(path_type=Path))
 def status(folder: Path, as_json: bool) -> None:
-    """Tell how the run in the folder RUN fares, now or afterwards."""
-    from fedfm.records.status import render_status, run_status
+    """Show the status of the run in the folder RUN."""
+    from fedfm.cli.status_display import render_status
+    from fedfm.records.status import run_status
 
     found = run_status(folder)
     if as_json:
@@ -68,18 +69,20 @@ def status(folder: Path, as_json: bool) -> None:
 def report(folder: Path, as_json: bool) -> None:
     """Write the report of the run in the folder RUN again."""
     from fedfm.records.folder import RunFolder
-    from fedfm.records.report import write_report
+    from fedfm.report.page import write_report
 
     page = write_report(RunFolder.open(folder).path)
     if as_json:
         print_json({"report": str(page)})
     else:
-        click.echo(f"{page} is written.")
+        click.echo(f"Wrote {page}.")
 
 
 @click.command(cls=Command)
 @click.argument("folder", metavar="RUN", type=click.Path(path_type=Path))
-@click.option("--merge", is_flag=True, help="The whole model with what was tuned merged in, in place of the adapter.")
+@click.option(
+    "--merge", is_flag=True, help="Write the whole model with the tuned parameters merged, in place of the adapter."
+)
 def export(folder: Path, merge: bool, as_json: bool) -> None:
     """Write the adapter or merged model of the run in the folder RUN."""
     from fedfm.records.folder import RunFolder
@@ -91,11 +94,11 @@ def export(folder: Path, merge: bool, as_json: bool) -> None:
     if as_json:
         print_json({"path": str(target)})
     else:
-        click.echo(f"{target} is written; its README.md says how to load it.")
+        click.echo(f"Wrote {target}. Its README.md has the code to load it.")
 
 
 def follow(start: Callable[[Listener], Run], as_json: bool) -> None:
-    """Starts a run, shows how it goes, and says what came out of it."""
+    """Starts a run and shows its progress and its outcome."""
     from fedfm.cli.display import PlainDisplay, RichDisplay, describe_outcome
 
     terminal = console(stderr=as_json)

@@ -18,8 +18,9 @@ from torch.nn.functional import pad
 from torch.optim import Optimizer
 
 from fedfm.clients.profile import phase
+from fedfm.clients.rules import At, ClientRound, LocalResult, LocalRule
 from fedfm.clients.settings import LocalSettings
-from fedfm.clients.training import GradientRule, LocalResult, Losses, make_optimizer
+from fedfm.clients.training import Losses, make_optimizer
 from fedfm.models.stacked import (
     FrozenPrefix,
     Layout,
@@ -59,16 +60,18 @@ class StackMember:
     """One client of a stack.
 
     Attributes:
-        received: the tunable that it starts from.
+        at: what its round starts from.
         plan: numbers of the examples of each batch, at least one batch.
         batches: them, on the CPU.
         table: what the frozen prefix makes of its examples, by their numbers; needed where there is a prefix.
+        trains: name → bool tensor, the coordinates that change; None: all of them.
     """
 
-    received: Params
+    at: ClientRound
     plan: Sequence[np.ndarray]
     batches: Iterator[Batch]
     table: Mapping[int, Tensor] = field(default_factory=dict)
+    trains: Mapping[str, Tensor] | None = None
 
     @property
     def steps(self) -> int:
@@ -82,9 +85,8 @@ def train_stacked(
     task: Task,
     members: Sequence[StackMember],
     local: LocalSettings,
+    rule: LocalRule,
     *,
-    learning_rate: float,
-    gradient_rule: GradientRule,
     device: torch.device,
 ) -> list[tuple[LocalResult, Params]]:
     """Trains clients side by side, each as `train_locally` would; the tunable's own values are not read or changed.
@@ -93,10 +95,9 @@ def train_stacked(
         tunable: which parameters of the model are trained.
         stacking: how they share a pass.
         task: the loss.
-        members: the clients.
+        members: the clients; their learning rates are equal.
         local: how they train.
-        learning_rate: constant during this call.
-        gradient_rule: the algorithm's, elementwise.
+        rule: the algorithm's, elementwise.
         device: where the model is.
 
     Returns:
@@ -107,14 +108,15 @@ def train_stacked(
         FloatingPointError: a client's training diverges: alone, it harms no other.
     """
     order = sorted(range(len(members)), key=lambda index: -members[index].steps)  # those with steps left come first
-    stack = StackedTunable(tunable, [members[index].received for index in order])
-    optimizer = make_optimizer([stack.values], local, learning_rate)
-    received = stack.values.detach().clone()
-    losses = [Losses() for _ in order]
+    ordered = [members[index] for index in order]
+    stack = StackedTunable(tunable, [member.at.received for member in ordered])
+    rows = _Rows.of(stack, ordered)
+    losses = [Losses() for _ in members]
     trained: dict[int, Params] = {}
+    optimizer = make_optimizer([stack.values], local, rows.lr)
     tunable.train(dropout=local.dropout)
     with stack.installed(), stacking.blocks.installed():
-        for number in range(members[order[0]].steps):
+        for number in range(ordered[0].steps):
             active = [index for index in order if members[index].steps > number]
             with phase("data"):
                 step = _next_step(tunable, stacking, [members[index] for index in active], number, device)
@@ -126,7 +128,7 @@ def train_stacked(
             if not (is_finite(loss) and is_finite(gradient)):  # shared products would pass it on
                 raise FloatingPointError(f"step {number + 1} of a client is not finite")
             with phase("optimizer"):
-                _optimize(optimizer, stack.values, gradient, received, local, gradient_rule)
+                _optimize(optimizer, stack.values, gradient, rows, local, rule, rows.at(len(gradient), number))
             for row, taken in enumerate(zip(loss.tolist(), predictions.tolist(), step.counts, strict=True)):
                 losses[row].add(*taken)
                 if members[order[row]].steps == number + 1:
@@ -134,6 +136,61 @@ def train_stacked(
     tunable.eval()
     results = {index: steps.result() for index, steps in zip(order, losses, strict=True)}
     return [(results[index], trained[index]) for index in range(len(members))]
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """What clients received, were sent and keep, as rows ``[K, P]``.
+
+    Attributes:
+        received: the tunable.
+        sent: group → what the algorithm sent.
+        own: group → what the clients keep.
+        trains: bool, the coordinates that change; None: all of them.
+        personal: bool, the coordinates on which the algorithm does not act; None: it acts on all.
+        lr: learning rate.
+    """
+
+    received: Tensor
+    sent: Mapping[str, Tensor]
+    own: Mapping[str, Tensor]
+    trains: Tensor | None
+    personal: Tensor | None
+    lr: float
+
+    @classmethod
+    def of(cls, stack: StackedTunable, members: Sequence[StackMember]) -> _Rows:
+        first = members[0].at
+        shapes = {name: tensor.shape for name, tensor in first.received.items()}
+        trains = personal = None
+        if any(member.trains for member in members):
+            ones = {name: torch.ones(shape, dtype=torch.bool) for name, shape in shapes.items()}
+            trains = stack.rows([{**ones, **(member.trains or {})} for member in members]).bool()
+        if any(member.at.personal for member in members):
+            personal = stack.rows(
+                [
+                    {name: torch.full(shape, name in member.at.personal) for name, shape in shapes.items()}
+                    for member in members
+                ]
+            ).bool()
+        return cls(
+            received=stack.values.detach().clone(),
+            sent={group: stack.rows([member.at.sent[group] for member in members]) for group in first.sent},
+            own={group: stack.rows([member.at.own[group] for member in members]) for group in first.own},
+            trains=trains,
+            personal=personal,
+            lr=first.lr,
+        )
+
+    def at(self, clients: int, step: int) -> At:
+        """Where the first clients take a step."""
+        return At(
+            received=self.received[:clients],
+            sent={group: rows[:clients] for group, rows in self.sent.items()},
+            own={group: rows[:clients] for group, rows in self.own.items()},
+            step=step,
+            lr=self.lr,
+        )
 
 
 @dataclass(frozen=True)
@@ -196,18 +253,24 @@ def _optimize(
     optimizer: Optimizer,
     values: nn.Parameter,
     gradient: Tensor,
-    received: Tensor,
+    rows: _Rows,
     local: LocalSettings,
-    rule: GradientRule,
+    rule: LocalRule,
+    at: At,
 ) -> None:
     """The algorithm's rule, clipping and the optimiser's step, of the first rows; what the others do is not read."""
     active = len(gradient)
-    gradient = rule(gradient, values[:active], received[:active])
+    ruled = rule.gradient(gradient, values[:active], at)
+    gradient = ruled if rows.personal is None else gradient.where(rows.personal[:active], ruled)
+    if rows.trains is not None:
+        gradient = gradient * rows.trains[:active]
     if local.max_grad_norm is not None:
         norms = gradient.norm(dim=1, keepdim=True)
         gradient = gradient * (local.max_grad_norm / (norms + 1e-6)).clamp(max=1)
     values.grad = gradient if active == len(values) else pad(gradient, (0, 0, 0, len(values) - active))
     optimizer.step()
+    if rows.trains is not None:  # weight decay has moved what is not trained as well
+        values.copy_(values.where(rows.trains, rows.received))
 
 
 def filled(batch: Batch, rows: int) -> Batch:

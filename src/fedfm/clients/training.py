@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -12,29 +11,11 @@ from torch.optim import SGD, AdamW, Optimizer
 
 from fedfm.clients.profile import phase
 from fedfm.clients.recompute import recomputing
+from fedfm.clients.rules import At, ClientRound, Groups, LocalResult, LocalRule
 from fedfm.clients.settings import LocalSettings
 from fedfm.models.tunable import Tunable
+from fedfm.params import Params
 from fedfm.tasks.base import Batch, Task
-
-GradientRule = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""(gradient, parameter, received) → the gradient to step along; see ``fedfm.algorithms.Algorithm.gradient``."""
-
-
-@dataclass(frozen=True)
-class LocalResult:
-    """What local training did.
-
-    Attributes:
-        steps: optimiser steps.
-        samples: examples that they processed.
-        predictions: what was predicted in them: examples of a classification, tokens of language modelling.
-        loss: mean training loss a prediction; not finite when training diverged, or when nothing was predicted.
-    """
-
-    steps: int
-    samples: int
-    predictions: int
-    loss: float
 
 
 class Losses:
@@ -62,40 +43,101 @@ def train_locally(
     task: Task,
     batches: Iterable[Batch],
     local: LocalSettings,
+    rule: LocalRule,
+    at: ClientRound,
     *,
-    learning_rate: float,
-    gradient_rule: GradientRule,
+    trains: Mapping[str, Tensor] | None = None,
 ) -> LocalResult:
     """Takes one step a batch from the tunable's present value, in place, with a fresh optimiser.
 
     The gradient of the batch's mean loss a prediction goes through the algorithm's rule, then clipping, then the
     optimiser. Where nothing is predicted, it is zero.
+
+    Args:
+        tunable: holds ``at.received``.
+        task: the loss.
+        batches: on the tunable's device.
+        local: how to train.
+        rule: the algorithm's side at the client.
+        at: what the round starts from.
+        trains: name → bool tensor, the coordinates that change; None: all of them.
     """
     parameters = tunable.parameters
     received = {name: parameter.detach().clone() for name, parameter in parameters.items()}
-    optimizer = make_optimizer(list(parameters.values()), local, learning_rate)
+    device = next(iter(parameters.values())).device
+    sent, own = _moved(at.sent, device), _moved(at.own, device)
+    masks = {name: mask.to(device) for name, mask in (trains or {}).items()}
+    optimizer = make_optimizer(list(parameters.values()), local, at.lr)
+    teacher = _teacher(rule, received, own)
     losses = Losses()
     tunable.train(dropout=local.dropout)
     with recomputing(tunable, local.recompute):
-        for batch in read_ahead(batches):
+        for step, batch in enumerate(read_ahead(batches)):
             inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
             with phase("forward"):
-                totals, counts = task.losses(tunable.model(**inputs).logits, batch)
+                outputs = tunable.model(**inputs).logits
+                totals, counts = task.losses(outputs, batch)
                 loss, predictions = totals.sum(), counts.sum()
+                objective = loss
+                if rule.extra_loss:
+                    taught = None if teacher is None else _outputs(tunable, teacher, inputs, dropout=local.dropout)
+                    objective = loss + rule.loss(outputs, batch, taught).sum()
             with phase("backward"):
                 optimizer.zero_grad()
-                (loss / predictions.clamp(min=1)).backward()  # type: ignore[no-untyped-call]
+                (objective / predictions.clamp(min=1)).backward()  # type: ignore[no-untyped-call]
             with phase("optimizer"):
                 with torch.no_grad():
                     for name, parameter in parameters.items():
-                        if parameter.grad is not None:
-                            parameter.grad = gradient_rule(parameter.grad, parameter, received[name])
+                        if parameter.grad is None:
+                            continue
+                        here = At(
+                            received=received[name],
+                            sent={group: params[name] for group, params in sent.items()},
+                            own={group: params[name] for group, params in own.items()},
+                            step=step,
+                            lr=at.lr,
+                        )
+                        gradient = parameter.grad
+                        if name not in at.personal:
+                            gradient = rule.gradient(gradient, parameter, here)
+                        parameter.grad = gradient * masks[name] if name in masks else gradient
                 if local.max_grad_norm is not None:
                     nn.utils.clip_grad_norm_(parameters.values(), local.max_grad_norm)
                 optimizer.step()
+                with torch.no_grad():
+                    for name, mask in masks.items():  # weight decay has moved what is not trained as well
+                        parameters[name].copy_(parameters[name].where(mask, received[name]))
             losses.add(loss.item(), predictions.item(), len(counts))
     tunable.eval()
     return losses.result()
+
+
+def _moved(groups: Groups, device: torch.device) -> dict[str, Params]:
+    return {group: {name: tensor.to(device) for name, tensor in params.items()} for group, params in groups.items()}
+
+
+def _teacher(rule: LocalRule, received: Params, own: Groups) -> Params | None:
+    """The tunable whose outputs the rule's loss compares with; None where it compares with none."""
+    if rule.teacher == "none":
+        return None
+    return received if rule.teacher == "received" else dict(own["tunable"])
+
+
+@torch.no_grad()
+def _outputs(tunable: Tunable, values: Params, inputs: Batch, *, dropout: bool) -> Tensor:
+    """The model's logits with other values of the tunable, without dropout; the present values come back."""
+    parameters = tunable.parameters
+    present = {name: parameter.data for name, parameter in parameters.items()}
+    tunable.eval()
+    try:
+        for name, parameter in parameters.items():
+            parameter.data = values[name]
+        outputs: Tensor = tunable.model(**inputs).logits
+    finally:
+        for name, parameter in parameters.items():
+            parameter.data = present[name]
+        tunable.train(dropout=dropout)
+    return outputs
 
 
 def read_ahead(batches: Iterable[Batch]) -> Iterator[Batch]:

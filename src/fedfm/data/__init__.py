@@ -1,1 +1,1 @@
-"""From a file to model-ready examples, split among clients."""
+"""Reads data, encodes it for a model, and splits it among clients."""

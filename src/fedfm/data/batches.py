@@ -1,4 +1,4 @@
-"""In which order examples are visited, and which of them make a batch."""
+"""Order and batches of examples."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ def epoch_order(count: int, generator: np.random.Generator) -> np.ndarray:
 def batch_plan(
     count: int, batch_size: int, *, epochs: int, max_steps: int | None, generator: np.random.Generator
 ) -> list[np.ndarray]:
-    """The batches of local training, one array of indices below ``count`` for each optimiser step.
+    """The batches of local training: one array of indices below ``count`` for each optimiser step.
 
-    Every pass over the examples is shuffled anew; its last batch may be smaller.
+    The examples are shuffled before each pass. The last batch of a pass may be smaller.
 
     Args:
-        count: examples, at least 1.
-        batch_size: examples a step.
-        epochs: passes; ignored with ``max_steps``.
-        max_steps: exactly that many steps, over as many passes as it takes; None for whole passes.
+        count: number of examples, at least 1.
+        batch_size: examples per step.
+        epochs: passes over the examples; ignored with ``max_steps``.
+        max_steps: the exact number of steps, over as many passes as they need; None for whole passes.
         generator: keyed to the client and the round.
     """
     per_pass = -(-count // batch_size)
@@ -34,13 +34,14 @@ def batch_plan(
 
 
 def evaluation_batches(lengths: np.ndarray, batch_size: int) -> list[np.ndarray]:
-    """Batches of examples of like length, the longest first: little is padded, and memory runs out at once or never.
+    """Batches of examples of similar length, the longest first.
 
-    Each example is in one batch; ``np.concatenate`` of the batches says where each result belongs.
+    This order needs little padding, and if the memory is too small, the first batch shows it. Each example is in one
+    batch; ``np.concatenate`` of the batches gives the example of each result.
 
     Args:
         lengths: tokens of each example, [N].
-        batch_size: examples a batch.
+        batch_size: examples per batch.
     """
     order = np.argsort(-lengths.astype(np.int64), kind="stable")
     return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]

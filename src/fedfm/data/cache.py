@@ -1,4 +1,4 @@
-"""What was read and encoded once is kept on disk, under a key that says what it was made from."""
+"""Keeps tables on disk after they were read or encoded, under a key that derives from everything they depend on."""
 
 from __future__ import annotations
 
@@ -30,23 +30,23 @@ def cache_folder() -> Path:
 
 
 def cache_key(**parts: object) -> str:
-    """sha256 (hex) of JSON-able parts; includes the version of `datasets`, whose types are stored in the entries."""
+    """sha256 (hex) of JSON-serialisable parts and the version of `datasets`, whose types are stored in the entries."""
     parts["datasets"] = datasets.__version__
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def cached(key: str, build: Callable[[Path], Dataset]) -> Dataset:
-    """The table kept under ``key``, memory-mapped; built first when it is missing or damaged.
+    """The table stored under ``key``, memory-mapped. It is built first if it is missing or damaged.
 
-    An entry is one Arrow stream followed by its sha256, so a truncated or altered file is seen and rebuilt. Entries
-    are written beside and renamed: processes that build the same one at once do not meet.
+    An entry is one Arrow stream followed by its sha256, so a truncated or altered file is detected and rebuilt. An
+    entry is written to a temporary folder and then renamed, so that several processes can build the same entry at once.
 
     Args:
         key: from `cache_key`.
-        build: makes the table; gets a scratch folder that lives until the table is stored.
+        build: builds the table; its argument is a scratch folder that exists until the table is stored.
 
     Raises:
-        StorageError: when the cache folder cannot be written, or is open to others and not for the cache only.
+        StorageError: the cache folder cannot be written, or other users can read it and it contains other files.
     """
     path = cache_folder() / f"{key}.arrow"
     with _storage_errors(path.parent):
@@ -72,7 +72,7 @@ def table_digest(table: Dataset) -> str:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keeps `datasets` from drawing progress bars and logging errors that we report ourselves."""
+    """Switches off the progress bars of `datasets`, and its logging of errors that fedfm reports itself."""
     verbosity, bars = datasets.utils.logging.get_verbosity(), datasets.are_progress_bars_disabled()
     datasets.utils.logging.set_verbosity(datasets.utils.logging.CRITICAL)
     datasets.disable_progress_bars()
@@ -108,10 +108,10 @@ def _is_intact(path: Path) -> bool:
 
 
 def _keep_to_owner(folder: Path) -> None:
-    """Makes the cache folder; takes it and its entries from others where an earlier version left them open.
+    """Creates the cache folder; removes the permissions of other users that an earlier version has left.
 
     Raises:
-        StorageError: it is open to others, and holds files that are not the cache's.
+        StorageError: other users can read the folder, and it contains files that do not belong to the cache.
     """
     if not folder.exists():
         private_folder(folder)
@@ -121,8 +121,8 @@ def _keep_to_owner(folder: Path) -> None:
     foreign = [entry.name for entry in entries if entry.suffix != ".arrow" and not entry.name.startswith("scratch-")]
     if foreign:
         raise StorageError(
-            f"the cache in {folder} can be read by others, and the folder holds other files ({min(foreign)}); "
-            f"set FEDFM_CACHE to a folder for the cache only, or `chmod 700 {folder}`"
+            f"other users can read the cache in {folder}, and the folder contains other files ({min(foreign)}); "
+            f"set FEDFM_CACHE to a folder that is used only for the cache, or run `chmod 700 {folder}`"
         )
     private_folder(folder)
     for entry in entries:
@@ -137,5 +137,5 @@ def _storage_errors(folder: Path) -> Iterator[None]:
     except OSError as error:
         reason = error.strerror or str(error)
         raise StorageError(
-            f"cannot write the cache in {folder}: {reason}; set FEDFM_CACHE to a folder that can be written"
+            f"cannot write the cache in {folder}: {reason}; set FEDFM_CACHE to a writable folder"
         ) from error

@@ -1,4 +1,4 @@
-"""Rows to model inputs, on disk: encoded a batch at a time, once."""
+"""Encodes rows as model inputs, in batches, and stores them on disk."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from fedfm.data.cache import cached
 from fedfm.errors import DataError
 
 Encode = Callable[[list[int]], dict[str, Any]]
-"""Row numbers → columns of model inputs; a row may give none or several."""
+"""Row numbers → columns of model inputs; the number of inputs may differ from the number of rows."""
 
 
 def encoded(key: str, rows: int, prepare: Callable[[], Encode], features: Features, *, batch_size: int) -> Dataset:
-    """The table kept under ``key``, or a new one, written as it is encoded.
+    """The table stored under ``key``; it is encoded first if it is missing.
 
     Args:
         key: from `fedfm.data.cache.cache_key`.
-        rows: how many there are.
-        prepare: checks and reads what encoding needs; called only when there is something to encode.
-        features: the new columns.
-        batch_size: rows encoded at once.
+        rows: number of rows.
+        prepare: reads and checks what the encoding needs; called only if the table is missing.
+        features: the columns of the table.
+        batch_size: rows that are encoded at once.
 
     Raises:
         StorageError: the cache folder cannot be written.
-        DataError: a tokenizer's native code panicked over a row.
+        DataError: the native code of a tokenizer has panicked.
     """
 
     def build(scratch: Path) -> Dataset:
-        with _panics_told():
+        with _panics_as_errors():
             return Dataset.from_dict({"row": np.arange(rows)}).map(
                 prepare(),
                 input_columns="row",
@@ -49,15 +49,15 @@ def encoded(key: str, rows: int, prepare: Callable[[], Encode], features: Featur
 
 
 @contextmanager
-def _panics_told() -> Iterator[None]:
-    """Ordering a panic of a tokenizer, which is written in Rust, into an error; it is no Exception.
+def _panics_as_errors() -> Iterator[None]:
+    """Turns a panic of a tokenizer's Rust code, which is not an `Exception`, into an error.
 
     Raises:
-        DataError: the block panicked.
+        DataError: the block has panicked.
     """
     try:
         yield
     except BaseException as error:
         if type(error).__module__ != "pyo3_runtime":
             raise
-        raise DataError(f"the model's tokenizer cannot read a text, its own code failed: {error}") from error
+        raise DataError(f"the model's tokenizer failed on a text, with an error in its own code: {error}") from error

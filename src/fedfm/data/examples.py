@@ -1,4 +1,4 @@
-"""Examples as models take them."""
+"""Encoded examples, the input of models."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from datasets import Dataset
 
 @dataclass(frozen=True, eq=False)
 class Examples:
-    """N encoded examples; their features are memory-mapped, so they take no room in memory.
+    """N encoded examples. Their features are memory-mapped and use no memory of the process.
 
     Attributes:
-        table: the model's inputs by its own names (``input_ids``, …; or ``pixel_values``, uint8 [C, H, W]).
+        table: the model's inputs by name (``input_ids``, …; or ``pixel_values``, uint8 [C, H, W]).
         lengths: int32 [N], tokens of each example; ones for images.
         labels: int64 [N] classes, or None.
-        clients: str objects [N], the client that each example belongs to, or None.
+        clients: str objects [N], the client of each example, or None.
     """
 
     table: Dataset
@@ -30,7 +30,7 @@ class Examples:
         return len(self.lengths)
 
     def take(self, indices: Sequence[int] | np.ndarray) -> list[dict[str, Any]]:
-        """The examples at ``indices``, in that order, as the collators of transformers take them."""
+        """The examples at ``indices``, in that order, as the collators of transformers expect them."""
         chosen = np.asarray(indices, dtype=np.int64)
         columns = self.table[chosen]
         rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]

@@ -1,4 +1,4 @@
-"""Images of a column: files by path, file contents as bytes, both as `datasets` keeps them, or base64 text."""
+"""Reads the images of a column: paths of files, file contents as bytes, `datasets` images, or base64 text."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from fedfm.errors import DataError, RecipeError
 ROWS_PER_BATCH = 100
 
 _LISTED = 10
-"""Images that an error names."""
+"""Maximum number of images that an error names."""
 _SIGNATURES = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"RIFF", b"BM", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP")
 _OTHERS = {
     b"%PDF": "a PDF document; convert its pages to PNG",
@@ -36,9 +36,9 @@ _OTHERS = {
     b"<?xml": "an XML file, such as an SVG drawing; convert it to PNG",
     b"<html": "an HTML page, not an image",
     b"<!doctype": "an HTML page, not an image",
-    LFS_POINTER: "a Git LFS pointer, not the image itself; run `git lfs pull` where it was cloned",
+    LFS_POINTER: "a Git LFS pointer, not the image itself; run `git lfs pull` in the cloned repository",
 }
-"""How files begin that are often taken for images."""
+"""First bytes of files that are often mistaken for images → description."""
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,9 @@ class ImageFile:
     """One image before it is decoded.
 
     Attributes:
-        content: the file, or what is in it; None where there is none.
-        name: for messages: a path, or a row of a table.
-        fault: why there is none.
+        content: the path or the content of the file; None if the image is missing.
+        name: a path, or a row of a table, for messages.
+        fault: why the image is missing.
     """
 
     content: Path | bytes | None
@@ -59,7 +59,7 @@ class ImageFile:
         """The bytes of the file.
 
         Raises:
-            DataError: it is not there, or may not be read.
+            DataError: the file is missing or cannot be read.
         """
         if self.content is None:
             raise DataError(f"{self.name}: {self.fault}")
@@ -71,15 +71,16 @@ class ImageFile:
             raise DataError(f"{self.name}: cannot be read: {error.strerror}") from error
 
     def decode(self) -> Image.Image:
-        """The image, upright as its EXIF orientation says; of an animation the first frame.
+        """The image, rotated by its EXIF orientation; the first frame of an animation.
 
         Raises:
-            DataError: it is damaged, no image, too large to be decoded safely, or has more than 8 bits a channel.
+            DataError: the file is damaged, not an image, too large to be decoded safely, or has more than 8 bits per
+                channel.
         """
         content = self.read()
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # half of the size that is refused
+                warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # half of the size limit
                 opened = Image.open(io.BytesIO(content), formats=FORMATS)
                 opened.load()
                 image = ImageOps.exif_transpose(opened)
@@ -87,28 +88,28 @@ class ImageFile:
             raise DataError(f"{self.name}: the image is too large: {str(error).partition(',')[0]}") from error
         except UnidentifiedImageError as error:
             raise DataError(f"{self.name}: {_what_it_is(content)}") from error
-        except Exception as error:  # decoders raise whatever a broken file makes them stumble on
+        except Exception as error:  # decoders raise many types for damaged files
             raise DataError(f"{self.name}: the image is damaged: {error}") from error
         if image.mode in ("I", "F") or image.mode.startswith("I;"):
             raise DataError(
-                f"{self.name}: the image has more than 8 bits a channel; convert it to 8, with the range of values "
-                "that matters"
+                f"{self.name}: the image has more than 8 bits per channel; convert it to 8 bits, scaling the values to "
+                "0 to 255"
             )
         return image
 
 
 def with_images(source: Source, column: str, where: str = "data.image") -> Source:
-    """The source with a digest that covers the images of ``column``, wherever they lie.
+    """The source with a digest that covers the content of the images of ``column``.
 
     Args:
         source: the rows.
-        column: of images: `datasets` images, paths (relative to the file that names them, or else to the working
-            folder), bytes, ``{bytes, path}``, or base64 text.
+        column: with `datasets` images, paths (relative to the file that names them, otherwise to the working folder),
+            bytes, ``{bytes, path}``, or base64 text.
         where: the recipe key that names the column, for messages.
 
     Raises:
-        RecipeError: the column is missing, has gaps, or holds something else.
-        DataError: an image is not there; names it.
+        RecipeError: the column is missing or has another type.
+        DataError: a value or an image is missing; the message names it.
     """
     if source.images is not None:
         return source
@@ -116,7 +117,7 @@ def with_images(source: Source, column: str, where: str = "data.image") -> Sourc
     feature = source.table.features[column]
     if not _holds_images(feature):
         raise RecipeError(
-            f"column `{column}` of {source.name} holds {described(feature)}, not images, paths or bytes", where=where
+            f"column `{column}` of {source.name} contains {described(feature)}, not images, paths or bytes", where=where
         )
     faults: list[str] = []
     digests = [_digest(file, faults) for file in images_of(source, column, range(len(source)))]
@@ -128,7 +129,7 @@ def with_images(source: Source, column: str, where: str = "data.image") -> Sourc
 
 
 def images_of(source: Source, column: str, rows: Sequence[int]) -> Iterator[ImageFile]:
-    """The images in some rows of a column that `with_images` has checked."""
+    """The images in some rows of a column, which `with_images` has checked."""
     stored = source.table.select_columns(column).with_format("arrow")
     folders = cache(_folders)
     for start in range(0, len(rows), ROWS_PER_BATCH):
@@ -139,7 +140,7 @@ def images_of(source: Source, column: str, rows: Sequence[int]) -> Iterator[Imag
 
 
 def faults_of(source: Source, column: str, rows: Sequence[int], use: Callable[[ImageFile], object]) -> DataError:
-    """What is wrong with the images in some rows, as ``use`` finds it: the first few of them, by name."""
+    """An error that names the first images in some rows for which ``use`` fails."""
     faults: list[str] = []
     for file in images_of(source, column, rows):
         try:
@@ -161,7 +162,7 @@ def _listed(source: Source, faults: list[str]) -> DataError:
 
 
 def _holds_images(feature: Any) -> bool:
-    """Whether a column's type can hold images."""
+    """Whether a column of this type can contain images."""
     if isinstance(feature, Value):
         return is_text(feature) or feature.dtype in ("binary", "large_binary")
     return isinstance(feature, ImageFeature) or (
@@ -179,14 +180,14 @@ def _digest(file: ImageFile, faults: list[str]) -> bytes:
 
 
 def _folders(file: str) -> tuple[Path, ...]:
-    """Where relative paths of a file start: where it lies, else in the working folder."""
+    """The folders that a file's relative paths may start from: its own folder, then the working folder."""
     place = Path(file)
     beside = (place,) if place.is_dir() else (place.parent,) if place.is_file() else ()
     return (*beside, Path.cwd())
 
 
 def _image_file(value: Any, row: str, folders: tuple[Path, ...]) -> ImageFile:
-    """The image that a value of a column is or names."""
+    """The image that a value of a column contains or names."""
     if isinstance(value, bytes):
         return ImageFile(value, row)
     if isinstance(value, str):
@@ -209,13 +210,13 @@ def _named_image(text: str, row: str, folders: tuple[Path, ...]) -> ImageFile:
         return ImageFile(content, row)
     short = text if len(text) <= 200 else f"{text[:60]}…"
     if "://" in text[:12]:
-        return ImageFile(None, row, f"the image is an address, {short}; download it and name the file")
+        return ImageFile(None, row, f"the image is an address, {short}; download it and give the path of the file")
     looked = "" if os.path.isabs(text) else f" in {' or '.join(map(str, dict.fromkeys(folders)))}"  # noqa: PTH117
-    return ImageFile(None, row, f"there is no image file {short}{looked}")
+    return ImageFile(None, row, f"no image file {short}{looked}")
 
 
 def _from_base64(text: str) -> bytes | None:
-    """What base64 text holds, where that begins as an image does."""
+    """The content of base64 text, if it begins like an image."""
     encoded = text.partition(",")[2] if text.startswith("data:image/") else text
     try:
         content = base64.b64decode(encoded, validate=True)
@@ -225,11 +226,11 @@ def _from_base64(text: str) -> bytes | None:
 
 
 def _what_it_is(content: bytes) -> str:
-    """Why Pillow does not know a file."""
+    """Says why Pillow cannot identify a file."""
     if not content:
         return "is an empty file, not an image"
     if content[4:8] == b"ftyp" and content[8:12] in (b"heic", b"heix", b"hevc", b"heif", b"mif1", b"msf1"):
-        return "is a HEIC image, which cannot be read; convert it to JPEG or PNG"
+        return "is a HEIC image, which is not supported; convert it to JPEG or PNG"
     start = content[:512].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     for beginning, what in _OTHERS.items():
         if start.startswith(beginning.lower()):

@@ -1,4 +1,4 @@
-"""Images to pixels at the model's size, once; scaled to floats a batch at a time."""
+"""Encodes images as pixels at the model's size; batches are scaled to floats when they are used."""
 
 from __future__ import annotations
 
@@ -22,12 +22,20 @@ from fedfm.data.sources import Source
 from fedfm.errors import DataError, RecipeError
 
 MOST_PIXELS = 2**26
-"""Of an image at the model's scale, before anything is cut off."""
+"""Maximum number of pixels of an image at the model's scale, before it is cropped."""
 
 
 @dataclass(frozen=True)
 class Framing:
-    """How an image becomes ``height`` × ``width``: stretched, or scaled by its shorter edge and the middle cut out."""
+    """How an image is fitted to ``height`` × ``width``: resized, or scaled by its shorter edge and cropped at the
+    centre.
+
+    Attributes:
+        height: of the result, in pixels.
+        width: of the result, in pixels.
+        edge: length of the shorter edge before cropping; None: the image is resized to height and width.
+        resample: Pillow's resampling filter.
+    """
 
     height: int
     width: int
@@ -39,7 +47,7 @@ class Framing:
         """The framing that an image processor describes.
 
         Raises:
-            RecipeError: when it keeps images at their own sizes, which do not stack into batches.
+            RecipeError: the processor keeps images at their own sizes, which cannot form batches.
         """
         settings = processor.to_dict()
         size, resample = settings.get("size") or {}, int(settings.get("resample", Image.Resampling.BILINEAR))
@@ -52,14 +60,14 @@ class Framing:
         return cls(crop.get("height", edge), crop.get("width", edge), edge, resample)
 
     def scaled(self, size: tuple[int, int]) -> tuple[int, int]:
-        """Width and height of an image of ``size`` before anything is cut off."""
+        """Width and height of an image of ``size`` before it is cropped."""
         if self.edge is None:
             return self.width, self.height
         width, height = size
         return width * self.edge // min(size), height * self.edge // min(size)
 
     def apply(self, image: Image.Image) -> Image.Image:
-        """The framed image."""
+        """The image at the model's size."""
         resample = Image.Resampling(self.resample)
         if self.edge is None:
             return image.resize((self.width, self.height), resample)
@@ -70,7 +78,7 @@ class Framing:
 
 @dataclass(frozen=True, eq=False)
 class PixelStatistics:
-    """What turns stored pixels into a model's input: (x · scale − mean) / std, per channel.
+    """Turns stored pixels into a model's input: (x · scale − mean) / std, per channel.
 
     Attributes:
         scale: usually 1/255.
@@ -87,7 +95,7 @@ class PixelStatistics:
         """The statistics of an image processor.
 
         Raises:
-            RecipeError: when it has them for another number of channels.
+            RecipeError: the processor has statistics for another number of channels.
         """
         settings = processor.to_dict()
         scale = settings["rescale_factor"] if settings.get("do_rescale") else 1.0
@@ -102,7 +110,7 @@ class PixelStatistics:
         return cls(scale, torch.tensor(means).view(-1, 1, 1), torch.tensor(stds).view(-1, 1, 1))
 
     def pixels(self, rows: Tensor) -> Tensor:
-        """Model input, float32 [B, C, H, W], from stored pixels, uint8 [B, C, H, W], on their device."""
+        """Model input, float32 [B, C, H, W], from stored pixels, uint8 [B, C, H, W], on the same device."""
         return (rows.float() * self.scale - self.mean.to(rows.device)) / self.std.to(rows.device)
 
 
@@ -117,21 +125,21 @@ def encode_images(
     client: str | None = None,
     where: str = "data.image",
 ) -> Examples:
-    """One example a row: ``pixel_values``, uint8 [C, H, W], framed as the processor says; see `PixelStatistics`.
+    """One example per row: ``pixel_values``, uint8 [C, H, W], with the processor's `Framing`; see `PixelStatistics`.
 
     Args:
         source: the rows.
         column: the image column; see `fedfm.data.image_files.with_images`.
         processor: gives size, crop and resampling.
-        channels: 3 for colour (grey images are repeated), 1 for grey.
+        channels: 3 for colour (the channel of a grey image is repeated), 1 for grey.
         label: column of the class, encoded by ``label_map``; None for unlabelled examples.
-        label_map: the classes; needed with ``label``.
-        client: column that names the client, or None; examples that are not trained on may lack it.
+        label_map: the classes; required with ``label``.
+        client: column that names the client, or None; validation and test data may lack it.
         where: the recipe key that names the column, for messages.
 
     Raises:
-        RecipeError: when a column is missing or not what it should be.
-        DataError: when an image is damaged, too large to be decoded safely, or has more than 8 bits a channel.
+        RecipeError: a column is missing or has the wrong type.
+        DataError: an image is damaged, too large to be decoded safely, or has more than 8 bits per channel.
     """
     framing = Framing.of(processor)
     mode = {1: "L", 3: "RGB"}[channels]
@@ -152,7 +160,7 @@ def encode_images(
     def encode(rows: list[int]) -> dict[str, list[np.ndarray]]:
         try:
             return {"pixel_values": [pixels(file) for file in images_of(source, column, rows)]}
-        except DataError as error:  # the images before these rows are sound
+        except DataError as error:  # the images before these rows were valid
             raise faults_of(source, column, range(rows[0], len(source)), pixels) from error
 
     def prepare() -> Encode:
@@ -171,8 +179,8 @@ def _pixels(file: ImageFile, mode: str, framing: Framing) -> np.ndarray:
     width, height = framing.scaled(image.size)
     if width * height > MOST_PIXELS:
         raise DataError(
-            f"{file.name}: the image, {image.width} × {image.height} pixels, is too narrow: with its shorter edge at "
-            f"{framing.edge} it would be {width} × {height}; cut it"
+            f"{file.name}: the image, {image.width} × {image.height} pixels, is too narrow: scaled to a shorter edge "
+            f"of {framing.edge} it would be {width} × {height}; crop it"
         )
     pixels = np.asarray(framing.apply(image.convert(mode)))
     return pixels[np.newaxis] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)

@@ -1,4 +1,4 @@
-"""Classes: from what a column holds to numbers 0 to K − 1 and back."""
+"""Classes: maps the values of a column to the numbers 0 to K − 1 and back."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _TRUTH = ("true", "false")
 
 @dataclass(frozen=True)
 class LabelMap:
-    """The classes of a task; class k is called ``names[k]``.
+    """The classes of a task; the name of class k is ``names[k]``.
 
     Attributes:
         names: of the classes.
-        aliases: other names of classes, as some data has them → the name here.
+        aliases: other name of a class in some data → its name in ``names``.
     """
 
     names: tuple[str, ...]
@@ -36,14 +36,14 @@ class LabelMap:
 
     @classmethod
     def from_source(cls, source: Source, column: str, *, where: str = "data.label") -> LabelMap:
-        """The classes of a training column: its own names where it has them, else its values in order.
+        """The classes of a training column: the class names of its type if it has them, otherwise its sorted values.
 
-        Values are text as it stands in the file, with two exceptions: where all are whole numbers, 1.0 is 1; where all
-        are true or false, capitals do not matter. Whole numbers are ordered by size, text by code point.
+        Values are text as written in the file, with two exceptions: if all are whole numbers, 1.0 equals 1; if all are
+        true or false, capitals are ignored. Whole numbers are sorted by value, text by code point.
 
         Raises:
-            RecipeError: when the column is missing, holds something else, or only one class.
-            DataError: when it has gaps, or numbers that are not whole.
+            RecipeError: the column is missing, has another type, or contains only one class.
+            DataError: values are missing, or are numbers that are not whole.
         """
         values = _values(source, column, where)
         feature = source.table.features[column]
@@ -55,7 +55,7 @@ class LabelMap:
             found = len(names)
         if found < 2:
             raise RecipeError(
-                f"column `{column}` of {source.name} has one class only, {values[0]}: there is nothing to learn",
+                f"column `{column}` of {source.name} has only one class, {values[0]}: classification needs two",
                 where=where,
             )
         return cls(names)
@@ -64,8 +64,8 @@ class LabelMap:
         """The class of each example, int64 [N].
 
         Raises:
-            RecipeError: as `from_source`.
-            DataError: as `from_source`, and when a value is none of the known classes.
+            RecipeError: as for `from_source`.
+            DataError: as for `from_source`; a value is not a known class.
         """
         number = {name: index for index, name in enumerate(self.names)}
         number |= {alias: number[name] for alias, name in self.aliases.items()}
@@ -76,7 +76,7 @@ class LabelMap:
         if len(unknown):
             row = int(unknown[0])
             raise DataError(
-                f"{source.name} has the label {values[row]!r} in {source.place(row)}, which is none of the "
+                f"{source.name} has the label {values[row]!r} in {source.place(row)}, which is not one of the "
                 f"classes: {_listed(self.names)}",
                 where=where,
             )
@@ -87,7 +87,7 @@ def labels_of(source: Source, column: str | None, label_map: LabelMap | None) ->
     """The class of each example, int64 [N]; None without a column.
 
     Raises:
-        RecipeError, DataError: as `LabelMap.encode`.
+        RecipeError, DataError: as for `LabelMap.encode`.
     """
     return label_map.encode(source, column) if column is not None and label_map is not None else None
 
@@ -100,14 +100,14 @@ def _values(source: Source, column: str, where: str) -> list[str]:
         codes = values.to_numpy()
         if (codes < 0).any():
             place = source.place(int(np.flatnonzero(codes < 0)[0]))
-            raise DataError(f"{source.name} keeps its labels secret: {place} has none", where=where)
+            raise DataError(f"{source.name} does not publish its labels: {place} has no label", where=where)
         return [feature.names[code] for code in codes]
     kinds = ("int", "uint", "bool", "string", "large_string", "float", "decimal")
     if not (isinstance(feature, Value) and feature.dtype.startswith(kinds)):
-        more = "; several labels an example are not available in this version" if isinstance(feature, List) else ""
+        more = "; several labels per example are not available in this version" if isinstance(feature, List) else ""
         raise RecipeError(
-            f"column `{column}` of {source.name} holds {described(feature)}; a label is text, a whole number, "
-            f"or true or false{more}",
+            f"column `{column}` of {source.name} contains {described(feature)}; a label must be text, a whole number, "
+            f"true or false{more}",
             where=where,
         )
     return [_text(value) for value in values.to_pylist()]
@@ -118,7 +118,7 @@ def _text(value: Any) -> str:
 
 
 def _in_order(values: set[str]) -> tuple[str, ...]:
-    """The names of classes that are called so."""
+    """The names of the classes, from all values of a column."""
     if all(map(_WHOLE.fullmatch, values)):
         return tuple(sorted({_plain(value) for value in values}, key=int))
     if all(value.lower() in _TRUTH for value in values):
@@ -127,14 +127,14 @@ def _in_order(values: set[str]) -> tuple[str, ...]:
 
 
 def _plain(value: str) -> str:
-    """A whole number without zeros behind its point, true and false in small letters; other text as it is."""
+    """A whole number without decimals, true and false in lower case; other text unchanged."""
     if whole := _WHOLE.fullmatch(value):
         return whole[1]
     return value.lower() if value.lower() in _TRUTH else value
 
 
 def _refuse_measurements(values: Iterable[str], source: Source, column: str, where: str) -> None:
-    """Numbers that are not whole measure something; as classes they would be learnt without their order."""
+    """Refuses numbers that are not whole: they are measurements, and as classes they would lose their order."""
     first: tuple[int, str] | None = None
     for index, value in enumerate(values):
         try:
@@ -145,9 +145,9 @@ def _refuse_measurements(values: Iterable[str], source: Source, column: str, whe
             first = index, value
     if first is not None:
         raise DataError(
-            f"column `{column}` of {source.name} holds numbers that are not whole, such as {first[1]} in "
-            f"{source.place(first[0])}; learning a number (regression) is not available in this version; where they "
-            "are names of classes, list them in data.labels",
+            f"column `{column}` of {source.name} contains numbers that are not whole, such as {first[1]} in "
+            f"{source.place(first[0])}; regression is not available in this version; if they are names of classes, "
+            "list them in data.labels",
             where=where,
         )
 

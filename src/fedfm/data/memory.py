@@ -1,6 +1,7 @@
-"""Data given from Python: kept in the cache under the digest of its content, and named ``memory:DIGEST`` in a recipe.
+"""Data passed from Python: stored in the cache under the digest of its content; a recipe names it ``memory:DIGEST``.
 
-So a run with such data is like any other: its recipe is text, it can be resumed, and processes of this machine read it.
+So a run with such data is like any other: its recipe is text, it can be resumed, and other processes on this machine
+can read the data.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ def keep(data: Any, split: str) -> str:
         The reference that stands for them in a recipe.
 
     Raises:
-        ValueError: it is something else, lacks the split, or has a column that is no column of a table.
+        ValueError: the data has another type, lacks the split, or has a column that cannot be stored in a table.
         StorageError: the cache cannot be written.
     """
     table = _table(data, split)
@@ -52,15 +53,15 @@ def read_kept(digest: str, *, where: str) -> Dataset:
     """The examples that `keep` has stored.
 
     Raises:
-        RecipeError: they are not in the cache.
+        RecipeError: the examples are not in the cache.
     """
     if not re.fullmatch(r"[0-9a-f]{64}", digest):
-        raise RecipeError(f"`{SCHEME}:{digest}` is no digest of data that was given from Python", where=where)
+        raise RecipeError(f"`{SCHEME}:{digest}` is not a digest of data that was passed from Python", where=where)
 
     def missing(scratch: Path) -> Dataset:
         raise RecipeError(
-            f"the data was given from Python, and is not in the cache of this machine ({cache_folder()}); give it "
-            f'again: fedfm.run(…, data={{"{_split(where)}": …}}), or fedfm.resume(…, data=…) for a run that was begun',
+            f"the data was passed from Python, but is not in the cache of this machine ({cache_folder()}); pass it "
+            f'again: fedfm.run(…, data={{"{_split(where)}": …}}), or fedfm.resume(…, data=…) for a started run',
             where=where,
         )
 
@@ -68,7 +69,7 @@ def read_kept(digest: str, *, where: str) -> Dataset:
 
 
 def _split(where: str) -> str:
-    """The name that `run` has for the data of a recipe key."""
+    """The name in `fedfm.run`'s ``data`` for the data of a recipe key."""
     return "public" if where == "public.data" else where.rpartition(".")[2]
 
 
@@ -86,8 +87,10 @@ def _table(data: Any, split: str) -> Dataset:
         return data.with_format(None)
     if isinstance(data, pd.DataFrame):
         return _from_pandas(data)
-    remedy = "; `Dataset.from_generator` makes a Dataset of it" if isinstance(data, IterableDataset) else ""
-    raise ValueError(f"a {type(data).__name__} is no examples: give a pandas DataFrame or a datasets.Dataset{remedy}")
+    remedy = "; `Dataset.from_generator` converts it" if isinstance(data, IterableDataset) else ""
+    raise ValueError(
+        f"a {type(data).__name__} cannot be used as data: pass a pandas DataFrame or a datasets.Dataset{remedy}"
+    )
 
 
 def _from_pandas(frame: pd.DataFrame) -> Dataset:
@@ -109,18 +112,18 @@ def _from_pandas(frame: pd.DataFrame) -> Dataset:
 
 
 class _Digest(io.RawIOBase):
-    """Takes bytes, and keeps their sha256 alone."""
+    """A writable file that keeps only the sha256 of its content."""
 
     def __init__(self) -> None:
         super().__init__()
         self.sum = hashlib.sha256()
 
     def writable(self) -> bool:
-        """It is there to be written."""
+        """True."""
         return True
 
     def write(self, content: Any) -> int:
-        """Adds bytes."""
+        """Adds bytes to the digest."""
         view = memoryview(content)
         self.sum.update(view)
         return view.nbytes

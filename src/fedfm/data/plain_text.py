@@ -1,7 +1,7 @@
-"""A text is text: what looks like a control token in it is read letter by letter.
+"""Reads control tokens that occur in a text as ordinary text.
 
-Texts that quote HTML or other models' output hold `</s>`, `[SEP]` or `<|endoftext|>`. As a control token it would end
-the text for the model, mask a word, or pad.
+Texts that quote HTML or the output of models contain `</s>`, `[SEP]` or `<|endoftext|>`. Read as control tokens, these
+would end the text for the model, mask a word, or count as padding.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 
 def plain_tokenizer(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerFast:
-    """A tokenizer that gives texts the same ids, but never those of control tokens; it frames them as before.
+    """A copy of a tokenizer that never gives a text the ids of control tokens; it still adds them around the text.
 
-    ``split_special_tokens`` alone is not enough: a Unigram model (T5, XLM-RoBERTa), or one whose words are split at
-    spaces, finds the control tokens in its vocabulary. They are renamed there to what no text contains.
+    ``split_special_tokens`` alone is not enough: a Unigram model (T5, XLM-RoBERTa), or a model that splits words at
+    spaces, finds the control tokens in its vocabulary. Here they are renamed to strings that no text contains.
 
     Args:
         tokenizer: a fast tokenizer; not changed.
@@ -28,7 +28,7 @@ def plain_tokenizer(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerFa
     names = {}
     for token in content["added_tokens"]:
         if token["special"] or token["id"] in named:
-            names[token["content"]] = f"\uffff{token['id']}"  # U+FFFF is no character
+            names[token["content"]] = f"\uffff{token['id']}"  # U+FFFF is not a character
             token.update(content=names[token["content"]], special=True)
     content["model"] = _renamed(content["model"], names)
     return PreTrainedTokenizerFast(
@@ -40,7 +40,7 @@ def plain_tokenizer(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerFa
 
 
 def _renamed(model: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
-    """A tokenizer's model with other names for some tokens; merges that would make one are left out."""
+    """A tokenizer's model with other names for some tokens, without the merges that would create them."""
     renamed = dict(model)
     if isinstance(model["vocab"], dict):
         renamed["vocab"] = {names.get(token, token): number for token, number in model["vocab"].items()}

@@ -1,4 +1,4 @@
-"""Examples that occur more than once: within a split, or in two of them, where scores no longer speak of new data."""
+"""Finds examples that occur more than once: within a split, or in two splits, which makes scores too optimistic."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from fedfm.data.image_files import images_of
 from fedfm.data.sources import Source
 
 _TESTED_FIRST = ("test", "validation", "train")
-"""Of two splits that share examples, the first is the one whose scores suffer."""
+"""Of two splits that share examples, the scores of the first are unreliable."""
 
 
 @dataclass(frozen=True)
 class Repeats:
-    """Examples of a split whose input stands elsewhere, too.
+    """Examples of a split whose input also occurs elsewhere.
 
     Attributes:
         split: ``train``, ``validation`` or ``test``.
-        other: the split that has them as well; the same one for repeats within a split.
-        examples: of ``split`` that are repeats.
-        total: examples of ``split``.
-        first: the first of them, and what it repeats: file or row, for messages.
+        other: the split in which they also occur; equal to ``split`` for repeats within a split.
+        examples: number of repeated examples of ``split``.
+        total: number of examples of ``split``.
+        first: the first repeated example and the example that it repeats: file or row, for messages.
     """
 
     split: str
@@ -36,27 +36,27 @@ class Repeats:
     first: tuple[str, str]
 
     def describe(self) -> str:
-        """One sentence."""
+        """A warning in one sentence."""
         names = {"train": "training"}
         count = f"{self.examples:,} of {self.total:,} {names.get(self.split, self.split)} examples"
         example = f"(first: {self.first[0]} is the same as {self.first[1]})"
         if self.split == self.other:
-            return f"{count} repeat another one {example}"
+            return f"{count} repeat another example {example}"
         other = names.get(self.other, self.other)
-        return f"{count} also stand in the {other} data {example}; scores on them say nothing about new examples"
+        return f"{count} also occur in the {other} data {example}; scores on them say nothing about new examples"
 
 
 def find_repeats(sources: Mapping[str, Source], columns: Sequence[str]) -> Iterator[Repeats]:
-    """What splits share, then what is repeated within each.
+    """Yields the repeats between splits, then the repeats within each split.
 
-    Two examples are the same where all ``columns`` are: texts but for white space around them, images file for file.
+    Two examples are equal if all ``columns`` are: texts without white space at their ends, and the files of images.
 
     Args:
         sources: split → its examples.
-        columns: what a model reads: text columns, or one of images.
+        columns: the columns that the model reads: text columns, or one image column.
 
     Raises:
-        RecipeError: a column is missing, or holds something else.
+        RecipeError: a column is missing or has another type.
     """
     prints = {split: _fingerprints(sources[split], columns) for split in _TESTED_FIRST if split in sources}
     for split, other in combinations(prints, 2):
@@ -75,8 +75,9 @@ def find_repeats(sources: Mapping[str, Source], columns: Sequence[str]) -> Itera
 
 
 def _fingerprints(source: Source, columns: Sequence[str]) -> np.ndarray:
-    """64 bits of a digest of each example's input, uint64 [N]; among 10⁷ different examples, two agree by chance in
-    3 cases of 10⁶.
+    """64 bits of a digest of each example's input, uint64 [N].
+
+    Among 10⁷ different examples, the probability that two have the same 64 bits is 3·10⁻⁶.
     """
     if source.images is not None:
         return np.frombuffer(source.images.tobytes(), dtype=np.uint64).reshape(len(source), -1)[:, 0]
@@ -89,7 +90,7 @@ def _digest(parts: Sequence[str]) -> bytes:
 
 
 def _place(source: Source, columns: Sequence[str], index: int) -> str:
-    """Where an example stands."""
+    """The row or file of an example."""
     if source.images is not None:
         return next(images_of(source, columns[0], [int(index)])).name
     return f"row {source.row_number(int(index))} of {source.file_of(int(index))}"

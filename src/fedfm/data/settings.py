@@ -1,4 +1,4 @@
-"""Where examples come from and which columns hold what."""
+"""Settings of the data: sources of examples, and the meaning of their columns."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, mo
 from fedfm.settings import Settings
 
 SITES = "sites"
-"""The word for training data that clients hold on machines of their own."""
+"""Value of `data.train` for training data that clients hold on their own machines."""
 
 FILE = "file"
-"""The word for a federation in which each file of `data.train` is a client."""
+"""Value of `data.client` for a federation in which each file of `data.train` is a client."""
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 
 
 def reference_to(given: Any, split: str) -> Any:
-    """What a recipe says for examples: what was given, where a recipe can hold it, else where they are kept.
+    """The value in a recipe for some examples: a recipe's value itself, or a reference to stored data from Python.
 
     Args:
         given: a recipe's value, or examples from Python: a pandas DataFrame or a `datasets.Dataset`.
         split: ``train``, ``validation`` or ``test``.
 
     Raises:
-        ValueError: as `fedfm.data.memory.keep`.
+        ValueError: as for `fedfm.data.memory.keep`.
     """
     if given is None or type(given) in (str, bool, int, float, list, tuple, dict):
         return given
-    from fedfm.data.memory import keep  # pandas and datasets, without which most recipes are read
+    from fedfm.data.memory import keep  # imports pandas and datasets, which most recipes do not need
 
     return keep(given, split)
 
@@ -44,33 +44,35 @@ a `datasets.Dataset`."""
 
 
 def shown(reference: Reference) -> str:
-    """A reference on one line; the first three of a list."""
+    """A reference on one line; of a list, the first three entries."""
     if isinstance(reference, str):
         return reference
     return ", ".join(reference[:3]) + (f", … ({len(reference)} in all)" if len(reference) > 3 else "")
 
 
 def _one_or_more(value: Any) -> Any:
-    """One name is as good as a list of one."""
+    """Turns a single name into a list."""
     return [value] if isinstance(value, str) else value
 
 
 TextColumns = Annotated[list[str], BeforeValidator(_one_or_more), Field(min_length=1, max_length=2)]
-"""One text column, or two for pairs."""
+"""One text column, or two for pairs of texts."""
 
 
 class CsvSettings(Settings):
-    """How fields are written in CSV and TSV files."""
+    """The format of CSV and TSV files."""
 
     delimiter: str | None = None
-    """Character between fields; null: a comma in `.csv`, a tab in `.tsv`, or what a first line `sep=;` says."""
+    """Character between fields; null: a comma in `.csv`, a tab in `.tsv`, or the character that a first line such as
+    `sep=;` sets."""
     quotechar: str | None = '"'
-    """Character around fields that contain delimiters or line breaks, written twice inside them; null: quotation marks
-    are text like any other."""
+    """Character around fields that contain delimiters or line breaks, doubled inside them; null: quotation marks are
+    ordinary text."""
     escapechar: str | None = None
-    """Character that takes the meaning from the next one, such as a backslash in `\\"`; null: no such character."""
+    """Character that makes the next character ordinary text, such as a backslash in `\\"`; null: no such character."""
     encoding: str | None = None
-    """Encoding as Python names it, such as cp1252; null: UTF-8, or UTF-16 or UTF-32 where a byte order mark says so."""
+    """Python's name of the encoding, such as cp1252; null: UTF-8, or UTF-16 or UTF-32 if the file has a byte order
+    mark."""
 
     @field_validator("delimiter", mode="before")
     @classmethod
@@ -92,7 +94,7 @@ class CsvSettings(Settings):
         except (LookupError, UnicodeError, ValueError):
             known = False
         if not known:
-            raise ValueError("is no text encoding that Python knows; examples: utf-8, utf-16, cp1252, latin-1, gb18030")
+            raise ValueError("is not a text encoding of Python; examples: utf-8, utf-16, cp1252, latin-1, gb18030")
         return value
 
     @model_validator(mode="after")
@@ -108,47 +110,47 @@ class DataSettings(Settings):
 
     train: Reference
     """File (jsonl[.gz], csv, tsv, parquet, npz), folder (tables, images, a saved data set), pattern (`data/*.csv`) or
-    list of these, hub id (`hf:NAME/CONFIG`), or `builtin:NAME`; `sites`: clients hold their own, on machines of theirs
+    list of these, hub id (`hf:NAME/CONFIG`), or `builtin:NAME`; `sites`: clients have their data on their own machines
     (`fedfm server`). In Python also a pandas DataFrame or a `datasets.Dataset`."""
     validation: Reference | Fraction | None = None
-    """As `train`, or a fraction of the training examples to hold back; measured, and with `evaluate.patience` what
-    stops early and chooses the round that is delivered."""
+    """As `train`, or a fraction of the training examples to hold out; evaluated during the run. With
+    `evaluate.patience`, it decides when to stop early and which round is the result."""
     test: Reference | Fraction | None = None
-    """As `train`, or a fraction of the training examples to hold back; the reported figures come from it."""
+    """As `train`, or a fraction of the training examples to hold out; the final figures are measured on it."""
     csv: CsvSettings = CsvSettings()
-    """How CSV and TSV files are written."""
+    """Format of CSV and TSV files."""
     text: TextColumns = ["text"]
-    """Text column, or two for pairs."""
+    """Text column, or two columns for pairs of texts."""
     label: str = "label"
     """Column of the class."""
     labels: Annotated[list[str], Field(min_length=2)] | None = None
-    """Names of the classes, in their order; null: as the training data has them, or the test data where clients hold
-    the former."""
+    """Names of the classes, in their order; null: the classes of the training data, or of the test data if clients hold
+    the training data."""
     image: str = "image"
     """Column of the image."""
     client: str | None = None
-    """Column that names the client: a natural federation; sources of `validation` and `test` may lack it. `file`: each
-    file of `train` is a client, named as the file."""
+    """Column that names the client, for a natural federation; the data of `validation` and `test` may lack it. `file`:
+    each file of `train` is a client with the name of the file."""
     max_length: Annotated[int, Field(ge=2, le=1_000_000)] = 128
     """Tokens per example; classification truncates, language modelling cuts a document into pieces."""
     end_token: bool = True
-    """End each document of `causal-lm` with the tokenizer's end token, so that a model learns where to stop."""
+    """End each document of `causal-lm` with the tokenizer's end token, so that the model learns where to stop."""
     limit: Annotated[int, Field(ge=1)] | None = None
-    """Use only this many training examples, the first after a seeded shuffle."""
+    """Number of training examples to use, the first after a seeded shuffle; null: all."""
 
 
 class PublicSettings(Settings):
-    """The recipe's ``public``: unlabelled data that the server may use."""
+    """The recipe's ``public``: unlabelled data that the server can read."""
 
     data: Reference
-    """Where it comes from: as `data.train`."""
+    """Source of the data, as `data.train`."""
     csv: CsvSettings = CsvSettings()
-    """How CSV and TSV files are written."""
+    """Format of CSV and TSV files."""
     limit: Annotated[int, Field(ge=1)] | None = 2048
-    """First N pieces of text, or images, after a seeded shuffle; null: all."""
+    """Number of pieces of text, or images, to use, the first after a seeded shuffle; null: all."""
     text: str = "text"
     """Text column."""
     image: str = "image"
     """Column of the image."""
     max_length: Annotated[int, Field(ge=2, le=1_000_000)] | None = None
-    """Tokens a piece; documents are cut into pieces. null: `data.max_length`."""
+    """Tokens per piece; documents are cut into pieces. null: `data.max_length`."""

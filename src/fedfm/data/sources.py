@@ -1,4 +1,4 @@
-"""A source: a table of examples as its file has them, with a digest of its content and a name for messages."""
+"""Sources of examples: a table as in its file, with a digest of its content and a name for messages."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from fedfm.data.readers.hub import read_hub
 from fedfm.data.readers.image_folders import names_digest, read_class_folder, read_listed_images
 from fedfm.data.readers.references import check_endings, file_clients, is_pattern, named_files
 from fedfm.data.readers.repository import files_of_split, table_files
-from fedfm.data.readers.request import Column, Request
+from fedfm.data.readers.request import Request, RequestedColumn
 from fedfm.data.readers.saved import is_saved, read_saved
 from fedfm.data.settings import CsvSettings, Reference, shown
 from fedfm.errors import DataError, RecipeError
@@ -36,8 +36,8 @@ class Part:
 
     Attributes:
         name: its path.
-        client: what it is called as a client.
-        rows: how many it has.
+        client: its name as a client.
+        rows: number of its rows.
     """
 
     name: str
@@ -53,12 +53,12 @@ class Source:
         table: columns as in the file.
         digest: sha256 (hex) of the content; equal digests mean equal tables.
         name: the file's path or the reference, for messages.
-        rows: where each example stands in the file, or in all files one after the other, 0-based; None when the table
-            is the whole.
-        split: what it was read as; a part held back from the training examples stays ``train``.
-        parts: the files, in the order of their rows; empty where it comes from something else.
-        notes: what was left out when it was read, in sentences.
-        images: sha256 of the content of each image, bytes [N], once `fedfm.data.image_files.with_images` has read them.
+        rows: 0-based row of each example in the file, or in all files one after the other; None if the table has all
+            rows.
+        split: the split that was read; a part held out from the training examples is also ``train``.
+        parts: the files, in the order of their rows; empty if the source is not made of files.
+        notes: sentences about files that were left out.
+        images: sha256 of the content of each image, bytes [N], set by `fedfm.data.image_files.with_images`.
     """
 
     table: Dataset
@@ -74,7 +74,7 @@ class Source:
         return len(self.table)
 
     def select(self, indices: Sequence[int] | np.ndarray) -> Source:
-        """The examples at ``indices``, in that order; messages go on naming the rows of the file."""
+        """The examples at ``indices``, in that order; messages still name the rows of the file."""
         chosen = np.asarray(indices, dtype=np.int64)
         digest = hashlib.sha256(self.digest.encode() + chosen.tobytes()).hexdigest()
         rows = chosen if self.rows is None else self.rows[chosen]
@@ -82,25 +82,25 @@ class Source:
         return replace(self, table=self.table.select(chosen), digest=digest, rows=rows, images=images)
 
     def row_number(self, index: int) -> int:
-        """The 1-based row of its file that holds example ``index``; a header line is not counted."""
+        """The 1-based row of example ``index`` in its file; a header line is not counted."""
         row = int(index if self.rows is None else self.rows[index])
         return 1 + row - (self._starts[self.part_of(index)] if self.parts else 0)
 
     def place(self, index: int) -> str:
-        """Where example ``index`` stands, in words: its row, and its file where there are several."""
+        """The row of example ``index`` for messages, with its file if there are several."""
         row = f"row {self.row_number(index)}"
         return f"{row} of {self.file_of(index)}" if len(self.parts) > 1 else row
 
     def file_of(self, index: int) -> str:
-        """The file that holds example ``index``; the source's name where it comes from something else."""
+        """The file of example ``index``; the source's name if the source is not made of files."""
         return self.parts[self.part_of(index)].name if self.parts else self.name
 
     def part_of(self, index: int) -> int:
-        """The number of the file that holds example ``index``."""
+        """The number of the file of example ``index``."""
         return int(self.parts_of(np.array([index]))[0])
 
     def parts_of(self, indices: np.ndarray) -> np.ndarray:
-        """As `part_of`, for examples int64 [N]; int64 [N]."""
+        """As `part_of`, for several examples, int64 [N]; returns int64 [N]."""
         rows = indices if self.rows is None else self.rows[indices]
         return np.searchsorted(self._starts, rows, side="right") - 1
 
@@ -114,26 +114,26 @@ def read_source(
     split: Split,
     *,
     where: str,
-    columns: Sequence[Column] | None = None,
+    columns: Sequence[RequestedColumn] | None = None,
     csv: CsvSettings | None = None,
     allow_network: bool = False,
 ) -> Source:
-    """Reads what a recipe's ``data.train`` and its like name.
+    """Reads the data that a recipe's ``data.train`` or a similar key names.
 
     Args:
         reference: a file (jsonl, json, csv, tsv, each also .gz; parquet; npz), a folder (tables, images by class, a
             saved data set), a pattern, or a list of files, folders and patterns; ``hf:owner/name`` or
-            ``hf:owner/name/config``; ``builtin:NAME``; ``memory:DIGEST`` for examples given from Python.
-        split: which part a hub set, a built-in or a folder with splits gives; files are what they are.
-        where: the recipe key that holds ``reference``, for messages.
-        columns: those needed, and what for; None for all that there are. Only the training data must name clients.
-        csv: how CSV and TSV files are written.
-        allow_network: whether a hub set may be downloaded.
+            ``hf:owner/name/config``; ``builtin:NAME``; ``memory:DIGEST`` for examples passed from Python.
+        split: the part of a hub data set, a built-in or a folder with splits; files are read whole.
+        where: the recipe key of ``reference``, for messages.
+        columns: the columns to read and their use; None reads all. Only the training data must name clients.
+        csv: format of CSV and TSV files.
+        allow_network: whether a hub data set may be downloaded.
 
     Raises:
-        RecipeError: when there is no such thing, its ending is unknown, or it has no examples or lacks a column.
-        DataError: when its content is not what its ending says.
-        StorageError: when the cache cannot be written.
+        RecipeError: the source does not exist, has an unknown ending, has no examples, or lacks a column.
+        DataError: the content is not what the ending says.
+        StorageError: the cache cannot be written.
     """
     scheme, _, name = reference.partition(":") if isinstance(reference, str) else ("", "", "")
     if scheme == "builtin":
@@ -166,10 +166,10 @@ def _read_builtin(name: str, split: Split, where: str) -> Source:
         near = nearest(name, BUILTINS, cutoff=0.4)
         guess = f"did you mean `builtin:{near}`? " if near else ""
         known = ", ".join(f"builtin:{known}" for known in BUILTINS)
-        raise RecipeError(f"no built-in data set `builtin:{name}`; {guess}There are: {known}", where=where)
+        raise RecipeError(f"no built-in data set `builtin:{name}`; {guess}Available: {known}", where=where)
     if split == "validation":
         raise RecipeError(
-            f"builtin:{name} has the splits train and test only; hold back a fraction instead, such as 0.1", where=where
+            f"builtin:{name} has only the splits train and test; give a fraction to hold out, such as 0.1", where=where
         )
     whole = BUILTINS[name]()
     is_test = np.asarray(whole["is_test"])
@@ -179,7 +179,7 @@ def _read_builtin(name: str, split: Split, where: str) -> Source:
 
 
 def _read_files(paths: Sequence[Path], name: str | None, request: Request, where: str) -> Source:
-    """The tables in files, one after the other; of one file alone, with its own name, where ``name`` is None."""
+    """The tables in files, one after the other; without a ``name``, the table of a single file with its own name."""
     tables, digests = zip(*(read_file(path, request, where=where) for path in paths), strict=True)
     clients = file_clients(paths)
     parts = tuple(
@@ -190,7 +190,7 @@ def _read_files(paths: Sequence[Path], name: str | None, request: Request, where
     for path, table in zip(paths, tables, strict=True):
         if table.features != tables[0].features:
             raise DataError(
-                f"{path}: has other columns than {paths[0]}: {_described(table)}, not {_described(tables[0])}"
+                f"{path}: has different columns from {paths[0]}: {_described(table)}, not {_described(tables[0])}"
             )
     whole = hashlib.sha256("".join(f"{name}/{digest}/" for name, digest in zip(clients, digests, strict=True)).encode())
     return Source(concatenate_datasets(list(tables)), whole.hexdigest(), f"{name} ({len(paths)} files)", parts=parts)
@@ -203,12 +203,12 @@ def _described(table: Dataset) -> str:
 def _read_folder(folder: Path, split: Split, request: Request, where: str) -> Source:
     """A saved data set, tables (as in a clone of a repository), or images."""
     try:
-        return _read_what_is_there(folder, split, request, where)
+        return _read_contents(folder, split, request, where)
     except PermissionError as error:
         raise DataError(f"{error.filename or folder}: cannot be read: {error.strerror}") from error
 
 
-def _read_what_is_there(folder: Path, split: Split, request: Request, where: str) -> Source:
+def _read_contents(folder: Path, split: Split, request: Request, where: str) -> Source:
     if is_saved(folder):
         table = read_saved(folder, split, where=where)
         digest = hashlib.sha256(f"{table_digest(table)}/{table.features}".encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""All clients and how data is split among them."""
+"""How the training data is split among clients."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 
 from fedfm.data.examples import Examples
 from fedfm.data.labels import LabelMap
+from fedfm.data.partitions import Pool
 from fedfm.data.settings import FILE
 from fedfm.errors import RecipeError
 from fedfm.randomness import numpy_generator
@@ -17,13 +18,13 @@ from fedfm.recipe.federation import DEFAULT_CLIENTS
 
 
 @dataclass(frozen=True)
-class Federation:
-    """Who holds what.
+class ClientSplit:
+    """Which client holds which training examples.
 
     Attributes:
         train: client id → indices of the training examples it learns from.
         holdout: client id → indices it keeps for its own evaluation; empty without ``federation.holdout``.
-        left_out: natural clients with fewer than ``federation.min_examples`` examples.
+        left_out: natural clients that take no part: they have fewer than ``federation.min_examples`` examples.
     """
 
     train: dict[str, np.ndarray]
@@ -36,7 +37,7 @@ class Federation:
         return {client: len(indices) for client, indices in self.train.items()}
 
     def table(self, examples: Examples, labels: LabelMap | None) -> list[dict[str, object]]:
-        """One row a client for people and ``clients.json``: id, examples, examples by label, examples held out."""
+        """One row for each client, for ``clients.json``: id, examples, examples by label, examples held out."""
         rows: list[dict[str, object]] = []
         for client, indices in self.train.items():
             counts = None
@@ -48,24 +49,20 @@ class Federation:
         return rows
 
 
-def make_federation(recipe: Recipe, examples: Examples) -> Federation:
-    """Splits the training examples as the recipe says; all choices are keyed by the recipe's seed.
+def split_clients(recipe: Recipe, examples: Examples) -> ClientSplit:
+    """Splits the training examples among clients as the recipe says; every random choice is keyed by the recipe's seed.
 
     Args:
         recipe: the run's recipe.
         examples: the training examples.
 
     Raises:
-        RecipeError: the partition does not fit the data, or there are fewer natural clients than asked for.
+        RecipeError: the partition does not fit the data, or there are fewer natural clients than the recipe asks for.
     """
     settings = recipe.federation
-    train = recipe.partition.split(
-        len(examples),
-        settings.clients or DEFAULT_CLIENTS,
-        numpy_generator(recipe.seed, "partition"),
-        labels=examples.labels,
-        column=examples.clients,
-    )
+    pool = Pool(len(examples), examples.labels, examples.clients)
+    generator = numpy_generator(recipe.seed, "partition")
+    train = recipe.partition.split(pool, settings.clients or DEFAULT_CLIENTS, generator)
     left_out: tuple[str, ...] = ()
     if recipe.partition.kind == "column":
         train, left_out = _choose_natural(recipe, train)
@@ -76,7 +73,7 @@ def make_federation(recipe: Recipe, examples: Examples) -> Federation:
             held = min(round(settings.holdout * len(indices)), len(indices) - 1)
             holdout[client], train[client] = np.sort(shuffled[:held]), np.sort(shuffled[held:])
         holdout = {client: indices for client, indices in holdout.items() if len(indices)}
-    return Federation(train, holdout, left_out)
+    return ClientSplit(train, holdout, left_out)
 
 
 def _choose_natural(recipe: Recipe, clients: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:

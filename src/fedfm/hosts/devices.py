@@ -1,4 +1,4 @@
-"""Which device a run computes on."""
+"""The device that a run computes on."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from fedfm.records.environment import cpu_count
 def choose_device(wanted: str) -> torch.device:
     """The device that ``runtime.device`` means on this machine.
 
-    From then on torch takes no more threads than this process has processors: by itself it takes one a core of the
-    machine, however few of them a container may use.
+    It also limits torch to as many threads as this process has processors. Torch's default is one thread for each core
+    of the machine, also in a container that may use fewer.
 
     Raises:
-        RecipeError: a device that is not there was asked for by name.
+        RecipeError: the recipe names a device that this machine does not have.
     """
     torch.set_num_threads(min(torch.get_num_threads(), cpu_count()))
     if wanted == "auto":
@@ -26,14 +26,14 @@ def choose_device(wanted: str) -> torch.device:
         or (device.type == "mps" and not torch.backends.mps.is_available())
     )  # fmt: skip
     if missing:
-        raise RecipeError(f"there is no `{wanted}` on this machine; `auto` takes what is there", where="runtime.device")
+        raise RecipeError(f"this machine has no `{wanted}`; set it to `auto`", where="runtime.device")
     return device
 
 
 def gains_by_bfloat16(device: torch.device) -> bool:
-    """Whether products in bfloat16 are known to be faster there than in float32: on CPUs with instructions for them.
+    """Whether products in bfloat16 are known to be faster than in float32: on CPUs that have instructions for them.
 
-    Other CPUs emulate them, at a loss; GPUs were not measured.
+    Other CPUs emulate them, which is slower; GPUs were not measured.
     """
     found = torch.cpu.get_capabilities()
     return device.type == "cpu" and bool(found.get("avx512_bf16") or found.get("amx_bf16"))

@@ -18,20 +18,19 @@ from fedfm.models.processors import Processor
 from fedfm.models.stacked import FrozenPrefix, PackedBlocks, StackedTunable, UnstackableError
 from fedfm.models.tunable import Tunable
 from fedfm.models.tunables import Dora, Lora
-from fedfm.proxies import NoProxy
 from fedfm.recipe import Recipe
 from fedfm.records.environment import cpu_count
 from fedfm.runtimes.processes import can_fork
-from fedfm.runtimes.settings import Local, Runtime
+from fedfm.runtimes.settings import Runtime
 from fedfm.tasks import Task
 from fedfm.tasks.language_modeling import IGNORED
 
 LONG, SHARED = 1e13, 1e12
-"""Operations of a run, roughly, from which `auto` takes bfloat16 (a minute or two of one core), and from which it takes
-several processes, each of one thread (some ten seconds)."""
+"""Approximate number of operations of a run. Above `LONG` (a minute or two of one core) `auto` takes bfloat16; above
+`SHARED` (some ten seconds) it takes several processes, each with one thread."""
 
 TOKENS = {"cpu": 8192, "cuda": 131_072}
-"""Tokens of a step, at most, that `auto` puts together: on a CPU all from 2,048 up are as fast, a GPU's are a guess."""
+"""Most tokens of one step with `auto`. On a CPU every number from 2,048 is equally fast; the GPU's is an estimate."""
 
 
 @dataclass(frozen=True)
@@ -39,9 +38,9 @@ class Sharing:
     """How the clients of a run share this machine.
 
     Attributes:
-        runtime: the recipe's, with what was chosen in place of ``auto``: a resumed run rounds alike.
-        processes: of this machine that train clients.
-        stacking: how they share passes; None: each trains by itself, in a plain loop.
+        runtime: the recipe's, with the chosen values in place of ``auto``, so that a resumed run rounds the same way.
+        processes: number of processes of this machine that train clients.
+        stacking: how clients share passes; None: each client trains alone, in a plain loop.
         words: what was chosen, and why.
     """
 
@@ -61,21 +60,21 @@ def choose_sharing(
     device: torch.device,
     examples: int,
 ) -> Sharing:
-    """How the clients of a run share this machine, as ``runtime`` says, and as suits them where it says ``auto``.
+    """Chooses how the clients of a run share this machine, where ``runtime`` says ``auto``.
 
     Args:
         recipe: resolved.
-        backbone: the one that clients train on.
-        tunable: attached to it.
+        backbone: what clients train on.
+        tunable: attached to the backbone.
         task: of the run.
-        processor: its padding fills batches of unequal length.
-        device: that they train on.
-        examples: training examples of all clients.
+        processor: its padding token fills batches of unequal length.
+        device: what clients train on.
+        examples: number of training examples of all clients.
 
     Raises:
-        RecipeError: at ``runtime.processes`` when several are asked for where there can be but one; at
-            ``runtime.precision`` when clients cannot share passes: only shared ones compute in bfloat16; at
-            ``local.recompute`` when the model's blocks are not described.
+        RecipeError: at ``runtime.processes``, if it is above 1 where only one process is possible; at
+            ``runtime.precision``, if it is ``bfloat16`` and clients cannot share passes (only shared passes compute in
+            bfloat16); at ``local.recompute``, if the model's blocks are not described.
     """
     operations = _operations(recipe, backbone.model.num_parameters(), examples)
     parts = min(cpu_count(), _cohort(recipe)) if operations > SHARED and _can_share(device) else 1
@@ -87,7 +86,7 @@ def choose_sharing(
         "stack": stacking.clients if stacking else "off",
         "precision": "float32" if stacking is None or stacking.blocks.dtype is None else "bfloat16",
     }
-    if isinstance(recipe.runtime, Local):
+    if "processes" in type(recipe.runtime).model_fields:
         chosen["processes"] = processes
     runtime = recipe.runtime.model_copy(update=chosen)
     words += recipe.runtime.place if processes == 1 else f", in each of {processes} processes"
@@ -109,7 +108,9 @@ def _stacking(
     problem = "`runtime.stack: off`" if wanted == "off" else _problem(recipe, backbone, tunable)
     if problem is not None or wanted == "off":
         if recipe.runtime.precision == "bfloat16":
-            raise RecipeError(f"one by one, clients are trained in float32 ({problem})", where="runtime.precision")
+            raise RecipeError(
+                f"clients that train one by one compute in float32 ({problem})", where="runtime.precision"
+            )
         return None, f"one client at a time ({problem})"
     clients = _fitting(recipe, tunable, device, parts) if wanted == "auto" else wanted
     pad = cast(int, processor.pad_token_id) if isinstance(processor, PreTrainedTokenizerBase) else 0
@@ -118,32 +119,32 @@ def _stacking(
     if _computes_in_bfloat16(recipe, blocks, device, is_long=is_long):
         blocks = replace(blocks, dtype=torch.bfloat16)
     words = f"{clients} clients at a time" if clients > 1 else "one client at a time"
-    fixed = isinstance(recipe.proxy, NoProxy) and not task.draws_inputs  # a proxy's blocks change as it is realigned
+    fixed = not recipe.proxy.is_sent and not task.draws_inputs  # the blocks of what is sent may change
     prefix = FrozenPrefix.of(blocks, tunable) if fixed else None
     words += "" if blocks.dtype is None else ", blocks in bfloat16"
     words += f", the first {prefix.start} blocks once an example" if prefix else ""
-    words += ", one by one in rounds that count neurons' use" if recipe.proxy.counts_at_clients else ""
+    words += ", one by one in rounds that count how much neurons are used" if recipe.proxy.counts_at_clients else ""
     return Stacking(clients, blocks, padding, prefix, uniform=device.type != "cpu"), words
 
 
 def _problem(recipe: Recipe, backbone: Backbone, tunable: Tunable) -> str | None:
-    """Why clients cannot share passes."""
+    """Why clients cannot share passes; None if they can."""
     if not recipe.tune.stackable:
-        return f"with `tune.kind: {recipe.tune.kind}` each would have a model of its own"
+        return f"with `tune.kind: {recipe.tune.kind}` each client would need a model of its own"
     family = backbone.family
     if recipe.local.recompute != "none" and not family.is_described:
         raise RecipeError(
-            f"where `{family.name}` models have their blocks is not described; set it to `none`",
+            f"the blocks of `{family.name}` models are not described; set it to `none`",
             where="local.recompute",
         )
     if recipe.local.recompute != "none":
-        return "with `local.recompute` memory is short"
+        return "`local.recompute` is for machines with little memory"
     if recipe.local.dropout or (isinstance(recipe.tune, Lora | Dora) and recipe.tune.lora_dropout):
-        return "what dropout drops is drawn for each client by itself"
+        return "dropout draws separately for each client"
     if not family.is_described:
         return f"the parts of `{family.name}` models are not described"
     if family.reads_positions and recipe.tune.kind in ("lora", "dora", "ia3", "bitfit"):
-        return f"attention of {family.name} also reads relative positions, which are no client's"
+        return f"attention of {family.name} also reads relative positions, which clients share"
     try:
         StackedTunable(tunable, [tunable.read()])
     except UnstackableError as error:
@@ -155,7 +156,7 @@ def _computes_in_bfloat16(recipe: Recipe, blocks: PackedBlocks, device: torch.de
     """Whether clients that share passes compute blocks in bfloat16.
 
     Raises:
-        RecipeError: at ``runtime.precision`` when they are asked to and cannot.
+        RecipeError: at ``runtime.precision``, if it is ``bfloat16`` and they cannot.
     """
     wanted = recipe.runtime.precision
     if wanted == "float32" or (wanted == "auto" and not (is_long and gains_by_bfloat16(device))):
@@ -167,20 +168,20 @@ def _computes_in_bfloat16(recipe: Recipe, blocks: PackedBlocks, device: torch.de
 
 
 def _problem_in_bfloat16(recipe: Recipe, blocks: PackedBlocks) -> str | None:
-    """Why clients that share passes cannot compute blocks in bfloat16."""
+    """Why clients that share passes cannot compute blocks in bfloat16; None if they can."""
     if recipe.tune.kind == "prefix":
         return "a prefix's keys and values stay in float32"
     if not blocks.can_be_packed:
-        return f"blocks of {blocks.family.name} also read what is computed outside them, in float32"
+        return f"blocks of {blocks.family.name} also read float32 values that are computed outside of them"
     if recipe.proxy.counts_at_clients:
-        return "neurons' use is counted at the clients, in a plain loop, in float32"
+        return "clients count how much neurons are used, in a plain loop, in float32"
     return None
 
 
 def _fitting(recipe: Recipe, tunable: Tunable, device: torch.device, parts: int) -> int:
-    """Clients whose batches fit together, at most a part of the cohort.
+    """Number of clients whose batches fit into memory together; at most one part of the cohort.
 
-    It decides bits, so ``parts`` is how many processes a local run would have, whatever the runtime is.
+    The number decides bits, so for every runtime ``parts`` is the number of processes of a local run.
     """
     room = _free_memory(device) / parts / 2 / _bytes_a_token(tunable)
     tokens = min(TOKENS.get(device.type, TOKENS["cpu"]), room)
@@ -189,14 +190,14 @@ def _fitting(recipe: Recipe, tunable: Tunable, device: torch.device, parts: int)
 
 
 def _free_memory(device: torch.device) -> float:
-    """Bytes that nobody uses."""
+    """Bytes of memory that are free."""
     if device.type == "cuda":
         return float(torch.cuda.mem_get_info(device)[0])
     return float(psutil.virtual_memory().available)
 
 
 def _bytes_a_token(tunable: Tunable) -> float:
-    """What a token takes, roughly: ten hidden states and three of the FFN's in each block, and its logits."""
+    """Approximate bytes of a token: in each block ten hidden states and three of the FFN, and its logits."""
     config = tunable.base_model.config.get_text_config()
     hidden = getattr(config, "hidden_size", 768)
     inner = getattr(config, "intermediate_size", None) or 4 * hidden
@@ -209,24 +210,22 @@ def _cohort(recipe: Recipe) -> int:
 
 
 def _processes(recipe: Recipe, device: torch.device, parts: int) -> int:
-    """How many processes train clients; by itself, one for each of so many parts of the cohort."""
-    if not isinstance(recipe.runtime, Local):
-        return 1
+    """How many processes train clients; with `auto`, one for each part of the cohort."""
     wanted = recipe.runtime.processes
     if wanted == "auto":
         return parts if recipe.runtime.resolved_threads == 1 else 1
     if wanted > 1 and not _can_share(device):
-        raise RecipeError("several processes need Linux and a CPU; leave it at `auto`", where="runtime.processes")
+        raise RecipeError("more than one process needs Linux and a CPU; set it to `auto`", where="runtime.processes")
     return wanted
 
 
 def _can_share(device: torch.device) -> bool:
-    """Whether several processes can train on it."""
+    """Whether several processes can train on a device."""
     return can_fork() and device.type == "cpu"
 
 
 def _operations(recipe: Recipe, parameters: int, examples: int) -> float:
-    """Of a run's local training, roughly."""
+    """Approximate number of operations of a run's local training."""
     local, cohorts = recipe.local, recipe.federation.rounds * _cohort(recipe)
     if local.max_steps is None:
         passed = examples * cohorts / (recipe.federation.clients or 1) * local.epochs

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fedfm.errors import DataError, RecipeError
-from fedfm.models.backbones import Backbone
-from fedfm.models.checkpoints import Checkpoint
+from fedfm.models.checkpoints import PretrainedCheckpoint
 from fedfm.models.configs import read_config
 from fedfm.models.processors import Modality, Processor, read_processor
 from fedfm.printable import quoted
-from fedfm.proxies.construct import kept_blocks, own_parameters
+from fedfm.proxies.base import ClientCopy
 from fedfm.proxies.folder import load_proxy
-from fedfm.proxies.versions import HeldProxy
 
 REACHING = ("auto_map", "attn_implementation", "kernel", "quantization")
 """Parts of the names of settings that would make transformers load code, or a library to run the model by."""
@@ -25,20 +22,7 @@ VOCABULARY = "tokenizer.json"
 """Full of words that look like anything; it is read as a table, and names no files."""
 
 
-@dataclass(frozen=True)
-class ReceivedProxy:
-    """A proxy that has arrived.
-
-    Attributes:
-        model: the proxy, its processor included.
-        held: what alignment changes of it.
-    """
-
-    model: Backbone
-    held: HeldProxy
-
-
-def load_received(folder: Path, auto_class: Any) -> ReceivedProxy:
+def load_received(folder: Path, auto_class: Any) -> ClientCopy:
     """Loads a proxy that a server has sent.
 
     Args:
@@ -51,9 +35,7 @@ def load_received(folder: Path, auto_class: Any) -> ReceivedProxy:
     """
     _refuse_active(folder)
     proxy, manifest = load_proxy(folder, auto_class)
-    kept = manifest.kept_neurons
-    held = HeldProxy(own_parameters(proxy, kept), kept_blocks(proxy, kept), manifest.version)
-    return ReceivedProxy(proxy, held)
+    return manifest.settings.client_copy(proxy, manifest.kept_neurons, manifest.version)
 
 
 def load_processor(folder: Path, modality: Modality) -> Processor:
@@ -67,7 +49,7 @@ def load_processor(folder: Path, modality: Modality) -> Processor:
         DataError: a file is more than data, or they do not belong together.
     """
     _refuse_active(folder)
-    checkpoint = Checkpoint(folder, "the server's model")
+    checkpoint = PretrainedCheckpoint(folder, "the server's model")
     try:
         return read_processor(checkpoint, read_config(checkpoint), modality)
     except RecipeError as error:

@@ -1,4 +1,4 @@
-"""The training data of a recipe, and who holds which of it."""
+"""The training data of a recipe, and how it is split among clients."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fedfm.data.labels import LabelMap
 from fedfm.data.settings import Reference
 from fedfm.data.sources import Source, Split, read_source
 from fedfm.errors import RecipeError
-from fedfm.hosts.client_split import Federation, make_federation
+from fedfm.hosts.client_split import ClientSplit, split_clients
 from fedfm.models.backbones import load_processor
 from fedfm.models.processors import Processor
 from fedfm.randomness import numpy_generator
@@ -22,15 +22,15 @@ from fedfm.tasks import TASKS, CausalLM, Task
 
 @dataclass(frozen=True)
 class TrainingData:
-    """What clients learn from.
+    """The training data of all clients.
 
     Attributes:
-        recipe: the recipe with what the data decides filled in (clients, cohort size, partition).
-        task: what is learnt.
+        recipe: the recipe, with the values that depend on the data filled in (clients, cohort size, partition).
+        task: of the run.
         processor: tokenizer or image processor.
-        labels: the classes, None for tasks without.
-        train: all training examples; ``federation`` says who holds which.
-        federation: the clients.
+        labels: the classes; None for tasks without classes.
+        train: all training examples; ``federation`` says which client holds which.
+        federation: the clients and their examples.
         source: of ``train``.
         held_back: the sources of splits that are a fraction of the training data, by the split's name.
         digest: of the training examples' source.
@@ -41,7 +41,7 @@ class TrainingData:
     processor: Processor
     labels: LabelMap | None
     train: Examples
-    federation: Federation
+    federation: ClientSplit
     source: Source
     held_back: dict[str, Source]
     digest: str
@@ -51,7 +51,7 @@ def read_training(recipe: Recipe) -> TrainingData:
     """Reads, encodes and splits the training data; the model's weights are not loaded.
 
     Raises:
-        RecipeError: the recipe and its data do not fit; the message says what to change.
+        RecipeError: recipe and data do not fit; the message says what to change.
         DataError: a file cannot be read.
     """
     task = TASKS[recipe.task.kind]
@@ -60,7 +60,7 @@ def read_training(recipe: Recipe) -> TrainingData:
     labels = class_names(recipe, source)
     kept, held_back = _hold_back(recipe, source)
     train = task.encode(kept, recipe.data, processor, labels)
-    federation = make_federation(recipe, train)
+    federation = split_clients(recipe, train)
     return TrainingData(
         recipe=_resolved(recipe, len(federation.train)),
         task=task,
@@ -75,9 +75,9 @@ def read_training(recipe: Recipe) -> TrainingData:
 
 
 def recipe_source(recipe: Recipe, reference: Reference, split: Split) -> Source:
-    """What a recipe's `data.train`, `data.validation` or `data.test` names, with the columns that its task needs.
+    """The source of `data.train`, `data.validation` or `data.test`, with the columns that the task needs.
 
-    Its digest covers the images that it names.
+    Its digest covers the images that it refers to.
 
     Raises:
         RecipeError, DataError: as `read_source` and `with_images`.
@@ -110,7 +110,7 @@ def processor_of(recipe: Recipe) -> Processor:
 
 
 def class_names(recipe: Recipe, source: Source) -> LabelMap | None:
-    """The classes, as the recipe names them or else as they are in a source; None for tasks without.
+    """The classes, as the recipe or else the source names them; None for tasks without classes.
 
     Raises:
         RecipeError: as `LabelMap.from_source`.
@@ -123,7 +123,10 @@ def class_names(recipe: Recipe, source: Source) -> LabelMap | None:
 
 
 def _hold_back(recipe: Recipe, source: Source) -> tuple[Source, dict[str, Source]]:
-    """What is left to train on, and the splits cut off it: before encoding, so that no document is in two of them."""
+    """The rows to train on, and the splits that are held back from them.
+
+    Rows are split before they are encoded, so that no document is in two splits.
+    """
     parts: dict[str, Source] = {}
     order = numpy_generator(recipe.seed, "limit").permutation(len(source))[: recipe.data.limit]
     total = len(order)
@@ -138,7 +141,7 @@ def _hold_back(recipe: Recipe, source: Source) -> tuple[Source, dict[str, Source
 
 
 def _resolved(recipe: Recipe, clients: int) -> Recipe:
-    """The recipe with what the data decides filled in, so that ``recipe.yaml`` says what was run."""
+    """The recipe with the values that depend on the data, so that ``recipe.yaml`` says what was run."""
     settings = recipe.federation
     per_round = settings.check_cohort(clients)
     known = {"clients": clients, "per_round": settings.per_round or per_round, "partition": recipe.partition}

@@ -12,7 +12,7 @@ from torch import nn
 from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from fedfm.errors import RecipeError
-from fedfm.models.checkpoints import Checkpoint, open_checkpoint
+from fedfm.models.checkpoints import PretrainedCheckpoint, open_checkpoint
 from fedfm.models.configs import read_config, set_labels
 from fedfm.models.families import Family, blocks, family_of
 from fedfm.models.identity import ModelIdentity, identify
@@ -172,7 +172,7 @@ def load_backbone(
 
 
 def _read_model(
-    checkpoint: Checkpoint, auto_class: Any, config: PretrainedConfig, seed: int
+    checkpoint: PretrainedCheckpoint, auto_class: Any, config: PretrainedConfig, seed: int
 ) -> tuple[PreTrainedModel, list[str], list[str]]:
     """The model, the parameters that its checkpoint lacks or has in another shape, and those that only that has."""
     folder, name = checkpoint.folder, checkpoint.name
@@ -231,7 +231,9 @@ def _pooler(model: PreTrainedModel, family: Family) -> tuple[str, ...]:
     return (f"{model.base_model_prefix}.{family.pooler}",) if family.pooler else ()
 
 
-def _refuse_missing(model: PreTrainedModel, family: Family, missing: Sequence[str], checkpoint: Checkpoint) -> None:
+def _refuse_missing(
+    model: PreTrainedModel, family: Family, missing: Sequence[str], checkpoint: PretrainedCheckpoint
+) -> None:
     """Refuses parameters that the checkpoint lacks unless they are the head's: they would be random and stay so."""
     base, prefix = (model, "") if model.base_model is model else (model.base_model, f"{model.base_model_prefix}.")
     inside = {f"{prefix}{name}" for name in base.state_dict()}

@@ -37,7 +37,7 @@ from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPi
 
 from fedfm.errors import RecipeError
 from fedfm.extras import how_to_install
-from fedfm.models.byte_tokenizer import END_ID, PAD_ID, START_ID, VOCABULARY_SIZE, Layout, byte_tokenizer
+from fedfm.models.byte_tokenizer import END_ID, PAD_ID, START_ID, VOCABULARY_SIZE, Template, byte_tokenizer
 from fedfm.models.quiet import quiet
 from fedfm.randomness import torch_seed
 from fedfm.spelling import nearest
@@ -57,12 +57,12 @@ class RandomModel:
 
     Attributes:
         config: makes the architecture.
-        layout: of the tokenizer, for models that read text.
+        template: of the tokenizer, for models that read text.
         image_size: height and width in pixels, for models that see.
     """
 
     config: Callable[[], PretrainedConfig]
-    layout: Layout | None = None
+    template: Template | None = None
     image_size: int | None = None
 
 
@@ -101,27 +101,27 @@ _PAD_STARTS: dict[str, Any] = {"decoder_start_token_id": PAD_ID}
 
 RANDOM_MODELS: dict[str, RandomModel] = {
     "tiny-bert": RandomModel(
-        lambda: BertConfig(**_TINY, **_TOKENS, max_position_embeddings=_POSITIONS), layout="pair-types"
+        lambda: BertConfig(**_TINY, **_TOKENS, max_position_embeddings=_POSITIONS), template="pair-types"
     ),
     "tiny-roberta": RandomModel(  # counts positions from the padding id's successor
         lambda: RobertaConfig(**_TINY, **_TOKENS, max_position_embeddings=_POSITIONS + PAD_ID + 1, type_vocab_size=1),
-        layout="pair",
+        template="pair",
     ),
     "tiny-distilbert": RandomModel(
         lambda: DistilBertConfig(
             dim=16, n_layers=2, n_heads=2, hidden_dim=32, max_position_embeddings=_POSITIONS, **_WIDE_START, **_TOKENS
         ),
-        layout="pair",
+        template="pair",
     ),
     "tiny-deberta": RandomModel(
         lambda: DebertaV2Config(**_TINY, **_TOKENS, **_DEBERTA_V3, max_position_embeddings=_POSITIONS),
-        layout="pair-types",
+        template="pair-types",
     ),
     "tiny-gpt2": RandomModel(
         lambda: GPT2Config(
             n_embd=16, n_layer=2, n_head=2, n_inner=32, n_positions=_POSITIONS, **_WIDE_START, **_TOKENS
         ),
-        layout="start-only",
+        template="start-only",
     ),
     "tiny-opt": RandomModel(
         lambda: OPTConfig(
@@ -134,19 +134,19 @@ RANDOM_MODELS: dict[str, RandomModel] = {
             init_std=0.1,
             **_TOKENS,
         ),
-        layout="start-only",
+        template="start-only",
     ),
     "tiny-gpt-neox": RandomModel(
-        lambda: GPTNeoXConfig(**_TINY, **_TOKENS, max_position_embeddings=_POSITIONS), layout="start-only"
+        lambda: GPTNeoXConfig(**_TINY, **_TOKENS, max_position_embeddings=_POSITIONS), template="start-only"
     ),
-    "tiny-llama": RandomModel(lambda: LlamaConfig(**_GROUPED), layout="start-only"),
-    "tiny-mistral": RandomModel(lambda: MistralConfig(**_GROUPED, sliding_window=None), layout="start-only"),
-    "tiny-qwen3": RandomModel(lambda: Qwen3Config(**_GROUPED, head_dim=8), layout="start-only"),
-    "tiny-gemma": RandomModel(lambda: GemmaConfig(**_GROUPED, head_dim=8), layout="start-only"),
-    "tiny-phi3": RandomModel(lambda: Phi3Config(**_GROUPED), layout="start-only"),
+    "tiny-llama": RandomModel(lambda: LlamaConfig(**_GROUPED), template="start-only"),
+    "tiny-mistral": RandomModel(lambda: MistralConfig(**_GROUPED, sliding_window=None), template="start-only"),
+    "tiny-qwen3": RandomModel(lambda: Qwen3Config(**_GROUPED, head_dim=8), template="start-only"),
+    "tiny-gemma": RandomModel(lambda: GemmaConfig(**_GROUPED, head_dim=8), template="start-only"),
+    "tiny-phi3": RandomModel(lambda: Phi3Config(**_GROUPED), template="start-only"),
     "tiny-t5": RandomModel(
         lambda: T5Config(d_model=16, d_kv=8, d_ff=32, num_layers=2, num_heads=2, **_TOKENS, **_PAD_STARTS),
-        layout="pair",
+        template="pair",
     ),
     "tiny-vit": RandomModel(lambda: ViTConfig(**_TINY, image_size=8, patch_size=4), image_size=8),
     "tiny-clip": RandomModel(
@@ -155,7 +155,7 @@ RANDOM_MODELS: dict[str, RandomModel] = {
             vision_config={**_TINY, "image_size": 8, "patch_size": 4},
             projection_dim=16,
         ),
-        layout="pair",
+        template="pair",
         image_size=8,
     ),
     "small-vit": RandomModel(
@@ -182,7 +182,7 @@ RANDOM_MODELS: dict[str, RandomModel] = {
             **_TOKENS,
             **_WIDE_START,
         ),
-        layout="start-only",
+        template="start-only",
     ),
 }
 
@@ -229,9 +229,9 @@ def write_random_model(name: str, folder: Path) -> None:
         model = AutoModel.from_config(chosen.config(), trust_remote_code=False)
     with quiet():
         model.save_pretrained(folder)
-    if chosen.layout:
+    if chosen.template:
         positions = getattr(model.config.get_text_config(), "max_position_embeddings", _POSITIONS)  # T5 has no limit
-        byte_tokenizer(chosen.layout, positions).save_pretrained(folder)
+        byte_tokenizer(chosen.template, positions).save_pretrained(folder)
     if chosen.image_size:
         side = {"height": chosen.image_size, "width": chosen.image_size}
         ViTImageProcessorPil(size=side, image_mean=[0.5] * 3, image_std=[0.5] * 3, do_convert_rgb=True).save_pretrained(

@@ -11,27 +11,27 @@ PAD, UNKNOWN, START, END, MASK = SPECIALS = ("<pad>", "<unk>", "<s>", "</s>", "<
 PAD_ID, UNKNOWN_ID, START_ID, END_ID, MASK_ID = range(len(SPECIALS))
 VOCABULARY_SIZE = len(SPECIALS) + 256
 
-Layout = Literal["pair-types", "pair", "start-only"]
+Template = Literal["pair-types", "pair", "start-only"]
 """How special tokens frame a text.
 
 ``pair-types``: ``<s> A </s> B </s>`` with token types 0 and 1 (BERT); ``pair``: ``<s> A </s></s> B </s>`` without
 (RoBERTa, DistilBERT, CLIP); ``start-only``: ``<s> A B`` (decoders).
 """
 
-_TEMPLATES: dict[Layout, tuple[str, str]] = {
+_TEMPLATES: dict[Template, tuple[str, str]] = {
     "pair-types": (f"{START} $A {END}", f"{START} $A {END} $B:1 {END}:1"),
     "pair": (f"{START} $A {END}", f"{START} $A {END} {END} $B {END}"),
     "start-only": (f"{START} $A", f"{START} $A $B"),
 }
 
 
-def byte_tokenizer(layout: Layout, max_length: int) -> PreTrainedTokenizerFast:
+def byte_tokenizer(template: Template, max_length: int) -> PreTrainedTokenizerFast:
     """A byte-level tokenizer of 261 tokens: five specials (ids 0 to 4: pad, unknown, start, end, mask), then the bytes.
 
     Start doubles as ``cls`` and ``bos``, end as ``sep`` and ``eos``. Pads on the right.
 
     Args:
-        layout: how special tokens frame a text.
+        template: how special tokens frame a text.
         max_length: tokens that the model takes, specials included.
     """
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -39,13 +39,11 @@ def byte_tokenizer(layout: Layout, max_length: int) -> PreTrainedTokenizerFast:
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token=UNKNOWN))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
-    single, pair = _TEMPLATES[layout]
+    single, pair = _TEMPLATES[template]
     tokenizer.post_processor = processors.TemplateProcessing(
         single=single, pair=pair, special_tokens=[(START, START_ID), (END, END_ID)]
     )
-    inputs = (
-        ["input_ids", "token_type_ids", "attention_mask"] if layout == "pair-types" else ["input_ids", "attention_mask"]
-    )
+    types = ["token_type_ids"] if template == "pair-types" else []
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token=PAD,
@@ -57,5 +55,5 @@ def byte_tokenizer(layout: Layout, max_length: int) -> PreTrainedTokenizerFast:
         mask_token=MASK,
         padding_side="right",
         model_max_length=max_length,
-        model_input_names=inputs,
+        model_input_names=["input_ids", *types, "attention_mask"],
     )

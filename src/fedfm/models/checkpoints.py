@@ -22,7 +22,7 @@ _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
 @dataclass(frozen=True)
-class Checkpoint:
+class PretrainedCheckpoint:
     """A backbone's files.
 
     Attributes:
@@ -37,7 +37,7 @@ class Checkpoint:
 
 
 @contextmanager
-def open_checkpoint(settings: ModelSettings, *, allow_network: bool = False) -> Iterator[Checkpoint]:
+def open_checkpoint(settings: ModelSettings, *, allow_network: bool = False) -> Iterator[PretrainedCheckpoint]:
     """Finds a backbone's files, for as long as the block runs.
 
     Raises:
@@ -49,21 +49,21 @@ def open_checkpoint(settings: ModelSettings, *, allow_network: bool = False) -> 
     if settings.revision is not None and (path.startswith(builtin.PREFIX) or here.exists()):
         raise RecipeError(f"{path} has no revisions; only hub ids have", where="model.revision")
     if path == builtin.PREFIX + "minilm":
-        yield Checkpoint(builtin.minilm_folder(), builtin.MINILM_NAME, builtin.MINILM_REVISION)
+        yield PretrainedCheckpoint(builtin.minilm_folder(), builtin.MINILM_NAME, builtin.MINILM_REVISION)
     elif path.startswith(builtin.PREFIX):
         with TemporaryDirectory(prefix="fedfm-") as temporary:
             builtin.write_random_model(path.removeprefix(builtin.PREFIX), Path(temporary))
-            yield Checkpoint(Path(temporary), path)
+            yield PretrainedCheckpoint(Path(temporary), path)
     elif here.exists():
-        yield _checked(Checkpoint(here, path))
+        yield _checked(PretrainedCheckpoint(here, path))
     elif _HUB_ID.fullmatch(path) and not path.startswith("."):
         folder = snapshot(path, settings.revision, allow_network=allow_network)
-        yield _checked(Checkpoint(folder, path, revision=folder.name))
+        yield _checked(PretrainedCheckpoint(folder, path, revision=folder.name))
     else:
         raise RecipeError(f"no such folder: {here.absolute()}", where="model.path")
 
 
-def _checked(checkpoint: Checkpoint) -> Checkpoint:
+def _checked(checkpoint: PretrainedCheckpoint) -> PretrainedCheckpoint:
     """Refuses a folder that is not one whole model, and nothing but that."""
     folder = checkpoint.folder
     if not folder.is_dir():

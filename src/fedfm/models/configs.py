@@ -10,7 +10,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, PretrainedConfig
 
 from fedfm.errors import DataError, RecipeError
-from fedfm.models.checkpoints import Checkpoint
+from fedfm.models.checkpoints import PretrainedCheckpoint
 from fedfm.models.families import check_type, family_of
 from fedfm.models.families.parts import after_padding
 from fedfm.models.quiet import quiet
@@ -21,7 +21,7 @@ _REFERENCES = ("configuration_files", "transformers_weights", "fusion_config")
 """Settings by which transformers takes the config or the weights from other files, or replaces a model's code."""
 
 
-def read_config(checkpoint: Checkpoint) -> PretrainedConfig:
+def read_config(checkpoint: PretrainedCheckpoint) -> PretrainedConfig:
     """The config of a model of a known family, in float weights.
 
     Raises:

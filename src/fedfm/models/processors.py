@@ -13,7 +13,7 @@ from transformers import (
 )
 
 from fedfm.errors import RecipeError
-from fedfm.models.checkpoints import Checkpoint
+from fedfm.models.checkpoints import PretrainedCheckpoint
 from fedfm.models.configs import max_tokens
 from fedfm.models.padding import choose_padding
 from fedfm.models.quiet import quiet
@@ -27,7 +27,7 @@ Processor = PreTrainedTokenizerBase | BaseImageProcessor
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.*", "*.model")  # without any, AutoTokenizer makes up an empty one
 
 
-def read_processor(checkpoint: Checkpoint, config: PretrainedConfig, modality: Modality) -> Processor:
+def read_processor(checkpoint: PretrainedCheckpoint, config: PretrainedConfig, modality: Modality) -> Processor:
     """A checkpoint's tokenizer or image processor.
 
     A tokenizer pads on the right, with the model's padding token, and its ``model_max_length`` is at most what the
@@ -39,7 +39,7 @@ def read_processor(checkpoint: Checkpoint, config: PretrainedConfig, modality: M
     return _read_tokenizer(checkpoint, config) if modality == "text" else _read_image_processor(checkpoint)
 
 
-def _read_tokenizer(checkpoint: Checkpoint, config: PretrainedConfig) -> PreTrainedTokenizerBase:
+def _read_tokenizer(checkpoint: PretrainedCheckpoint, config: PretrainedConfig) -> PreTrainedTokenizerBase:
     if not any(file for files in _TOKENIZER_FILES for file in checkpoint.folder.glob(files)):
         raise RecipeError(f"{checkpoint.name} has no tokenizer's files", where="model.path")
     tokenizer: PreTrainedTokenizerBase = _read(AutoTokenizer, "tokenizer", checkpoint)
@@ -49,12 +49,12 @@ def _read_tokenizer(checkpoint: Checkpoint, config: PretrainedConfig) -> PreTrai
     return tokenizer
 
 
-def _read_image_processor(checkpoint: Checkpoint) -> BaseImageProcessor:
+def _read_image_processor(checkpoint: PretrainedCheckpoint) -> BaseImageProcessor:
     processor: BaseImageProcessor = _read(AutoImageProcessor, "image processor", checkpoint, backend="pil")
     return processor
 
 
-def _read(auto_class: Any, kind: str, checkpoint: Checkpoint, **options: str) -> Any:
+def _read(auto_class: Any, kind: str, checkpoint: PretrainedCheckpoint, **options: str) -> Any:
     try:
         with quiet():
             return auto_class.from_pretrained(

@@ -14,6 +14,9 @@ from transformers.pytorch_utils import Conv1D
 
 from fedfm.models.families import Block
 
+Kept = dict[str, Tensor]
+"""Indices of the neurons that stay, int64 [m'] ascending, by the path of each block with fewer neurons."""
+
 
 @dataclass(frozen=True)
 class NeuronTensor:

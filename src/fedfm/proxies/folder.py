@@ -22,7 +22,7 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from fedfm.errors import DataError, RecipeError
 from fedfm.models.backbones import Backbone, agree_on_tokens
-from fedfm.models.checkpoints import Checkpoint
+from fedfm.models.checkpoints import PretrainedCheckpoint
 from fedfm.models.configs import read_config
 from fedfm.models.families import blocks, family_of
 from fedfm.models.identity import ModelIdentity
@@ -30,9 +30,8 @@ from fedfm.models.processors import Modality, read_processor
 from fedfm.models.quiet import quiet
 from fedfm.params import Params, digest, load, save
 from fedfm.plain_files import refuse_links
-from fedfm.proxies.construct import Kept
-from fedfm.proxies.ffn import keep_neurons, neurons
-from fedfm.proxies.settings import FedPFT, Offsite
+from fedfm.proxies import AnyProxy, ProxySettings
+from fedfm.proxies.ffn import Kept, keep_neurons, neurons
 from fedfm.settings import Settings
 
 FORMAT: Final = 2
@@ -48,12 +47,18 @@ def _ascending(indices: tuple[int, ...]) -> tuple[int, ...]:
     return indices
 
 
+def _of_a_proxy(settings: ProxySettings) -> ProxySettings:
+    if not settings.is_sent:
+        raise ValueError(f"settings of kind `{settings.kind}` make no proxy")
+    return settings
+
+
 class Manifest(Settings):
     """What a proxy's folder says of itself; with it the model is the backbone's `Backbone`, though smaller."""
 
     format: Literal[2] = FORMAT
     """Layout of the folder."""
-    settings: Annotated[FedPFT | Offsite, Field(discriminator="kind")]
+    settings: Annotated[AnyProxy, AfterValidator(_of_a_proxy)]
     """What it was made by."""
     kept: dict[str, Annotated[tuple[int, ...], AfterValidator(_ascending)]]
     """Indices of the kept neurons by the path of each compressed block."""
@@ -88,7 +93,7 @@ def save_proxy(
     folder: Path,
     proxy: Backbone,
     kept: Mapping[str, Tensor],
-    settings: FedPFT | Offsite,
+    settings: ProxySettings,
     *,
     version: int = 0,
     tensors: Params | None = None,
@@ -171,7 +176,7 @@ def load_proxy(folder: Path, auto_class: Any) -> tuple[Backbone, Manifest]:
         DataError: when files are missing, damaged, or do not belong together.
     """
     manifest = read_manifest(folder)
-    checkpoint = Checkpoint(folder, manifest.name, manifest.revision)
+    checkpoint = PretrainedCheckpoint(folder, manifest.name, manifest.revision)
     config = read_config(checkpoint)
     model = _shell(auto_class, config, manifest, folder)
     _fill(model, read_weights(folder, manifest), folder)

@@ -16,10 +16,8 @@ from fedfm.errors import RecipeError
 from fedfm.models.backbones import Backbone
 from fedfm.models.families import FFN, Block, blocks
 from fedfm.models.tunable import Tunable
-from fedfm.models.tunables import IA3, BitFit, Dora, Full, Prefix, Prompt, Tune
 from fedfm.params import Params
 from fedfm.proxies.ffn import NeuronTensor
-from fedfm.proxies.settings import FedPFT, NoProxy, Offsite
 
 PEFT_PREFIX = "base_model.model."
 """What peft puts before the model's own names."""
@@ -88,22 +86,6 @@ class PlugIn:
             name: place.slices.gather(params[place.name]) if place.slices else params[place.name]
             for name, place in self.places.items()
         }
-
-
-def refuses(tune: Tune, proxy: NoProxy | FedPFT | Offsite) -> str | None:
-    """Why what is tuned cannot be plugged into the backbone, as far as the recipe alone tells."""
-    if isinstance(proxy, FedPFT):
-        whole = isinstance(tune, Full | BitFit) or (isinstance(tune, IA3) and tune.target_modules is None)
-        if whole or (isinstance(tune, Dora) and tune.target_modules in ("ffn", "all")):
-            return f"`{tune.kind}` {_CUT}"
-        if isinstance(tune, Prompt | Prefix) and proxy.interval is not None:
-            return (
-                f"`{tune.kind}` is not seen by alignment, which runs both models without virtual tokens; set "
-                "proxy.interval=null, or use lora"
-            )
-    if isinstance(proxy, Offsite) and isinstance(tune, Prefix):
-        return f"`{tune.kind}` puts keys and values into every layer, but the proxy has only some; use lora or prompt"
-    return None
 
 
 def plug_in_map(

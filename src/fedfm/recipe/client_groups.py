@@ -74,22 +74,6 @@ def refuse_bad_shares(shares: Sequence[float], *, whole: bool) -> None:
         raise ValueError(f"the shares add up to {total:g}; they must add up to 1")
 
 
-def ranks_of(ranks: Sequence[int] | Mapping[str, int] | None, clients: Sequence[str], seed: int) -> dict[str, int]:
-    """Client → its rank, without the clients that hold all ranks.
-
-    Args:
-        ranks: the recipe's ``federation.ranks``.
-        clients: all client ids.
-        seed: the recipe's ``seed``; a list of ranks is dealt in a keyed order.
-    """
-    if ranks is None:
-        return {}
-    if isinstance(ranks, Mapping):
-        found = {client: _first_match(ranks, client) for client in clients}
-        return {client: rank for client, rank in found.items() if rank is not None}
-    return {client: ranks[place % len(ranks)] for place, client in enumerate(_keyed_order(clients, seed, "ranks"))}
-
-
 def devices_of(devices: Sequence[Device], clients: Sequence[str], seed: int) -> dict[str, Device]:
     """Client → its device, in the shares that the devices have; empty where the recipe names no devices."""
     if not devices:

@@ -6,8 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from fedfm.errors import Problem
-from fedfm.proxies import NoProxy
-from fedfm.proxies.plugin import refuses
 from fedfm.recipe.capabilities import incompatible
 from fedfm.recipe.federation import DEFAULT_CLIENTS
 from fedfm.recipe.keys import RecipeKeys
@@ -95,7 +93,10 @@ def _natural_partition(recipe: RecipeKeys) -> str | None:
 
 def _weights(recipe: RecipeKeys) -> str | None:
     if getattr(recipe.aggregate, "weights", None) == "examples" and recipe.federation.sampling == "weighted":
-        return "`federation.sampling: weighted` counts a client by its examples already; use auto or uniform"
+        return (
+            "`federation.sampling: weighted` counts a client by its examples already, which would count twice; use "
+            "auto or uniform"
+        )
     return None
 
 
@@ -116,32 +117,37 @@ def _patience(recipe: RecipeKeys) -> str | None:
 
 
 def _public_data(recipe: RecipeKeys) -> str | None:
-    key = None if isinstance(recipe.proxy, NoProxy) else recipe.proxy.public_use
+    key = recipe.proxy.public_use
     if key is None or recipe.public is not None:
         return None
     off = {"closed_form": "false", "score": "concat-l2"}.get(key, "null")
     return (
-        f"`proxy.{key}` compares proxy and backbone on unlabelled public data: set public.data (builtin:pydoc is "
+        f"`proxy.{key}` compares proxy and backbone on unlabelled public data: set public.data (builtin:pydoc is a "
         f"text that comes with Python), or proxy.{key}={off}"
     )
 
 
 def _spares(recipe: RecipeKeys) -> str | None:
     if recipe.runtime.spares and recipe.federation.sampling != "uniform":
-        draw = recipe.federation.sampling
-        return f"with runtime.spares the first to answer count, which is not a {draw} draw: use uniform, or spares=0"
+        return (
+            f"with runtime.spares, the clients that answer first count, which is not a {recipe.federation.sampling} "
+            "draw: use uniform, or runtime.spares=0"
+        )
     return None
 
 
 def _threads(recipe: RecipeKeys) -> str | None:
     runtime = recipe.runtime
     if runtime.resolved_threads > 1 and isinstance(runtime, Local) and runtime.processes not in ("auto", 1):
-        return f"each of {runtime.processes} processes has one thread: use runtime.processes=1, or runtime.threads=1"
+        return (
+            f"each of {runtime.processes} processes computes with one thread: use runtime.processes=1, or "
+            "runtime.threads=1"
+        )
     return None
 
 
 def _plug_in(recipe: RecipeKeys) -> str | None:
-    reason = refuses(recipe.tune, recipe.proxy)
+    reason = recipe.proxy.refuses(recipe.tune)
     return f"{reason} (proxy.kind: {recipe.proxy.kind})" if reason else None
 
 

@@ -1,4 +1,4 @@
-"""From a file, a preset's name or a mapping to a recipe."""
+"""Loads a recipe from a file, from a preset's name or from a mapping."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 S = TypeVar("S", bound=Settings)
 
 GIVEN = ("train", "validation", "test", "public")
-"""Data that can be given from Python."""
+"""Keys of the data that can be passed from Python."""
 
 
 def load_recipe(
@@ -31,21 +31,22 @@ def load_recipe(
     data: Mapping[str, Any] | None = None,
     **methods: Any,
 ) -> Recipe:
-    """A recipe from a YAML file, from a preset's name (`fedfm ls`) or from a mapping.
+    """Loads a recipe from a YAML file, from a preset's name (`fedfm ls`) or from a mapping.
 
-    The keys of a file are checked before the classes behind them are imported, so that a typing error is told at once;
-    then which choices exclude each other.
+    The keys of a file are checked before the classes behind them are imported, so that typing errors are reported at
+    once. Afterwards, combinations of keys are checked.
 
     Args:
-        source: a name with a separator or an ending is a file; a bare name is a preset first, then a file.
+        source: a name with a path separator or an ending is a file; other names are a preset or, failing that, a file.
         overrides: dotted assignments such as ``federation.rounds=5``, applied in order; see `recipe.overrides`.
-        data: in place of the recipe's ``train``, ``validation``, ``test`` or ``public`` data: a pandas DataFrame or a
-            `datasets.Dataset`, which are kept in the cache for the run and its resumption, or what a recipe can name.
+        data: replaces the recipe's ``train``, ``validation``, ``test`` or ``public`` data. Values are a pandas
+            DataFrame or a `datasets.Dataset`, which are stored in the cache for the run and for resuming it, or a
+            recipe's values.
         methods: objects in place of the recipe's ``algorithm``, ``tune``, ``updates`` (a list), ``aggregate``, …; their
             classes may be the caller's own, and are known to this process from then on.
 
     Raises:
-        RecipeError: it cannot be read or is not sound; lists every problem.
+        RecipeError: the recipe cannot be read or is not valid; lists every problem.
     """
     if isinstance(source, Mapping):
         name, values = "recipe", apply_overrides(source, overrides)
@@ -55,20 +56,20 @@ def load_recipe(
         values = _with_data(values, data, name)
     values = {key: value for key, value in values.items() if key not in methods}
     if not isinstance(source, Mapping):
-        _told_of(name, checked_keys, values)
+        _checked_by(name, checked_keys, values)
     from fedfm.recipe.schema import Recipe
 
-    return _told_of(name, Recipe.model_validate, {**values, **methods})
+    return _checked_by(name, Recipe.model_validate, {**values, **methods})
 
 
 def read_recipe(source: str | Path, overrides: Sequence[str] = ()) -> tuple[str, dict[str, Any], list[Problem]]:
-    """What a file or preset says, whatever is wrong with its keys.
+    """Reads a file or preset even if some of its keys are invalid.
 
     Returns:
-        Its name for messages, its values with the overrides, and what is wrong with single keys.
+        Its name for messages, its values with the overrides, and the problems of single keys.
 
     Raises:
-        RecipeError: it cannot be read.
+        RecipeError: the recipe cannot be read.
     """
     name, values = _read(source, overrides)
     try:
@@ -79,17 +80,17 @@ def read_recipe(source: str | Path, overrides: Sequence[str] = ()) -> tuple[str,
 
 
 def load_keys(source: str | Path, overrides: Sequence[str] = ()) -> Settings:
-    """As `load_recipe`, but only the single keys are checked: quick, since nothing behind them is imported.
+    """As `load_recipe`, but checks only single keys; fast, since the classes behind the keys are not imported.
 
     Raises:
-        RecipeError: it cannot be read, or keys are unknown or have wrong values; lists every problem.
+        RecipeError: the recipe cannot be read, or keys are unknown or have invalid values; lists every problem.
     """
     name, values = _read(source, overrides)
-    return _told_of(name, checked_keys, values)
+    return _checked_by(name, checked_keys, values)
 
 
-def _told_of(name: str, check: Callable[[dict[str, Any]], S], values: dict[str, Any]) -> S:
-    """What a check makes of a recipe's values; its problems are told of the file."""
+def _checked_by(name: str, check: Callable[[dict[str, Any]], S], values: dict[str, Any]) -> S:
+    """Applies a check to a recipe's values; its error names the file."""
     try:
         return check(values)
     except RecipeError as error:
@@ -97,13 +98,13 @@ def _told_of(name: str, check: Callable[[dict[str, Any]], S], values: dict[str, 
 
 
 def _with_data(values: Mapping[str, Any], data: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """A recipe's values with data given from Python; kept here, since values are copied while they are checked."""
-    from fedfm.data.settings import reference_to  # and with it the rooms of data and models
+    """A recipe's values with references to data from Python. It is stored first, since checks copy all values."""
+    from fedfm.data.settings import reference_to  # imports the data and models packages
 
     changed = dict(values)
     for split, given in data.items():
         if split not in GIVEN:
-            raise RecipeError(f"no such data; there are {', '.join(GIVEN)}", where=f"data.{split}", source=name)
+            raise RecipeError(f"no such data; available: {', '.join(GIVEN)}", where=f"data.{split}", source=name)
         group, key = ("public", "data") if split == "public" else ("data", split)
         known = changed.get(group) or {}
         if not isinstance(known, Mapping):
@@ -116,7 +117,7 @@ def _with_data(values: Mapping[str, Any], data: Mapping[str, Any], name: str) ->
 
 
 def _read(source: str | Path, overrides: Sequence[str]) -> tuple[str, dict[str, Any]]:
-    """Name for messages, and the values of a file or preset with overrides."""
+    """The name of a file or preset for messages, and its values with overrides."""
     name = str(source)
     text = preset_text(name) if isinstance(source, str) and name in PRESETS else _file_text(Path(source))
     try:
@@ -124,8 +125,8 @@ def _read(source: str | Path, overrides: Sequence[str]) -> tuple[str, dict[str, 
     except YamlError as error:
         raise RecipeError(str(error), source=f"{name}:{error.line}" if error.line else name) from error
     if not isinstance(values, dict):
-        what = "is empty" if values is None else "holds no keys"
-        raise RecipeError(f"{what}: a recipe has `key: value` lines (`fedfm cp NAME FILE` makes one)", source=name)
+        what = "is empty" if values is None else "has no keys"
+        raise RecipeError(f"{what}: a recipe has `key: value` lines (`fedfm cp NAME FILE` writes one)", source=name)
     return name, apply_overrides(values, overrides)
 
 
@@ -140,7 +141,7 @@ def _file_text(path: Path) -> str:
         presets = ", ".join(PRESETS)
         raise RecipeError(f"no such file: {path.absolute()}; presets: {presets}{hint}", source=str(path)) from error
     except IsADirectoryError as error:
-        what = "is a folder; name the recipe file in it"
+        what = "is a folder; give the path of the recipe file in it"
         if (path / "recipe.yaml").is_file():
             what = (
                 f"is the folder of a run: `fedfm resume {path}` continues it, "
@@ -151,5 +152,5 @@ def _file_text(path: Path) -> str:
         raise RecipeError(f"is not UTF-8 text (byte {error.start})", source=str(path)) from error
     except OSError as error:
         raise RecipeError(f"cannot be read: {error.strerror}", source=str(path)) from error
-    except ValueError as error:  # a name with NUL in it
+    except ValueError as error:  # the path contains NUL
         raise RecipeError(f"cannot be read: {error}", source=repr(str(path))) from error

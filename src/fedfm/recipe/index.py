@@ -1,9 +1,9 @@
-"""The recipe's keys without the classes behind them: what can be said of a recipe before torch is imported.
+"""The recipe's keys without the classes behind them, to check a recipe before torch is imported.
 
-``schema.json`` is generated from the classes (``make schema``; a test holds the two equal). It is a JSON Schema, so
-editors can complete and check a recipe by it. Here it becomes settings classes again, with the same keys, types,
-limits, defaults and help texts, but without methods. What the classes themselves convert or check beyond that is left
-to them: the index accepts whatever they accept.
+``schema.json`` is generated from the classes (``make schema``; a test compares the two). It is a JSON Schema, so
+editors can use it to complete and check a recipe. This module turns it back into settings classes with the same keys,
+types, limits, defaults and help texts, but without methods. Conversions and checks of the original classes are not
+repeated: the index accepts everything that they accept.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ LIMITS = {
     "minLength": "min_length",
     "maxLength": "max_length",
 }
-"""JSON Schema's words for limits → pydantic's."""
+"""JSON Schema's names of limits → pydantic's names."""
 
 
 def checked_keys(values: Mapping[str, Any]) -> Settings:
-    """A recipe with every key filled in, of which only the single keys are checked.
+    """A recipe with all default values, of which only single keys have been checked.
 
     Raises:
-        RecipeError: with every key that is unknown or has a wrong value.
+        RecipeError: keys are unknown or have invalid values; lists all of them.
     """
     model = recipe_keys()
     return keys_checked(model, values, model.model_validate)
@@ -59,7 +59,7 @@ def recipe_keys() -> type[Settings]:
 
 
 def schema_text() -> str:
-    """What ``schema.json`` must hold."""
+    """The text that ``schema.json`` must have."""
     from fedfm.recipe.schema import Recipe
 
     schema = Recipe.model_json_schema(schema_generator=_Loose)
@@ -67,10 +67,10 @@ def schema_text() -> str:
 
 
 class _Loose(GenerateJsonSchema):
-    """What a validator of ours converts first, or what JSON does not know, may be anything."""
+    """Allows any value where one of our validators converts it first, or where JSON has no such type."""
 
     def function_before_schema(self, schema: core_schema.BeforeValidatorFunctionSchema) -> JsonSchemaValue:
-        """Any value, where the validator does not say what it takes (``json_schema_input_type``)."""
+        """Any value, unless the validator declares its input type (``json_schema_input_type``)."""
         return super().function_before_schema(schema) if "json_schema_input_schema" in schema else {}
 
     def handle_invalid_for_json_schema(self, schema: core_schema.CoreSchema, error_info: str) -> JsonSchemaValue:
@@ -79,14 +79,14 @@ class _Loose(GenerateJsonSchema):
 
 
 def _untitled(node: Any) -> Any:
-    """Without titles, which repeat the names of keys."""
+    """The schema without titles, which repeat the names of keys."""
     if isinstance(node, dict):
         return {key: _untitled(value) for key, value in node.items() if key != "title" or not isinstance(value, str)}
     return [_untitled(value) for value in node] if isinstance(node, list) else node
 
 
 class _Classes:
-    """Settings classes of the definitions of a JSON Schema, each made once."""
+    """Creates settings classes from the definitions of a JSON Schema, each class once."""
 
     def __init__(self, definitions: Mapping[str, Node]) -> None:
         self.definitions = definitions
@@ -104,7 +104,7 @@ class _Classes:
         return self.made[name]
 
     def _type(self, node: Node) -> Any:
-        """The annotation that a part of the schema stands for."""
+        """The type annotation for a part of the schema."""
         if "$ref" in node:
             return self._referred(node["$ref"])
         if ENTRY_POINTS in node:
@@ -135,7 +135,7 @@ class _Classes:
         return self.of(name, self.definitions[name])
 
     def _default(self, node: Node) -> Any:
-        """The default of a key: of a group, an object of its class."""
+        """The default of a key; for a group, an object of its class."""
         value = node.get("default")
         if not isinstance(value, dict):
             return value

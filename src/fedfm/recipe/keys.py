@@ -16,7 +16,8 @@ from fedfm.data.settings import DataSettings, PublicSettings
 from fedfm.models.settings import ModelSettings
 from fedfm.models.tunables import Lora, Tune
 from fedfm.privacy import NoPrivacy
-from fedfm.proxies import NoProxy, Proxy
+from fedfm.protocols import AnyProtocol, Star
+from fedfm.proxies import AnyProxy, NoProxy
 from fedfm.recipe.evaluation import CheckpointSettings, EvaluateSettings
 from fedfm.recipe.federation import FederationSettings
 from fedfm.records.disk import normal
@@ -53,8 +54,10 @@ class RecipeKeys(Settings):
     """What is trained and travels."""
     algorithm: AnyAlgorithm = FedAvg()
     """How the federation learns."""
-    proxy: Proxy = NoProxy()
+    proxy: AnyProxy = NoProxy()
     """What clients hold in place of the backbone."""
+    protocol: AnyProtocol = Star()
+    """Who asks whom for what in a round."""
     updates: list[AnyStage] = []
     """Stages that an update passes on its way to the server, in order."""
     aggregate: Aggregation = Mean()

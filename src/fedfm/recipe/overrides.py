@@ -1,9 +1,9 @@
 """Dotted overrides: ``local.learning_rate=1e-3``, ``tune={kind: ia3}``, ``data.client=null``.
 
-The value is YAML, as in a file. Setting what chooses a group's kind (``tune.kind``, ``algorithm.name``,
-``aggregate.rule``, …) starts that group afresh: of the file's keys none stay, of the overrides' keys all count,
-whatever their order. Only ``runtime`` keeps what all its kinds have, so that the same recipe gives the same bits
-wherever it runs. Everything else is set key by key.
+The value is YAML, as in a file. An override of the key that selects a group's kind (``tune.kind``, ``algorithm.name``,
+``aggregate.rule``, …) resets the group: the file's other keys in it are dropped, while all overrides apply, in any
+order. Only ``runtime`` keeps the keys that all its kinds share, so that the same recipe gives the same bits on every
+runtime. All other overrides set a single key.
 """
 
 from __future__ import annotations
@@ -17,26 +17,26 @@ from fedfm.recipe.fields import SELECTORS
 from fedfm.yaml_text import YamlError, parse
 
 KEPT = {"runtime": ("stack", "device", "precision", "threads")}
-"""Group → its keys that stay when its kind is set."""
+"""Group → the keys that are kept when its kind is overridden."""
 
 
 def apply_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     """A copy of a recipe's values with overrides applied in order.
 
     Raises:
-        RecipeError: an override is not KEY=VALUE, or its key leads into a plain value.
+        RecipeError: an override is not KEY=VALUE, or a part of its key is a plain value.
     """
     changed = copy.deepcopy(dict(values))
     assignments = [_parsed(override) for override in overrides]
     for keys, _ in assignments:
         if len(keys) > 1 and keys[-1] in SELECTORS:
-            _start_afresh(changed, keys[:-1])
+            _reset(changed, keys[:-1])
     for keys, value in assignments:
         _set(changed, keys, value)
     return changed
 
 
-def _start_afresh(values: dict[str, Any], group: Sequence[str]) -> None:
+def _reset(values: dict[str, Any], group: Sequence[str]) -> None:
     before = values.get(group[0])
     kept = before if isinstance(before, dict) else {}
     _set(values, group, {key: kept[key] for key in KEPT.get(".".join(group), ()) if key in kept})
@@ -50,7 +50,7 @@ def _parsed(override: str) -> tuple[list[str], Any]:
         raise _error(f"an override is written KEY=VALUE, such as federation.rounds=5 (got `{override}`)", "")
     if not text.strip():
         raise _error("has no value; write null for none, '' for empty text", path.strip())
-    if len(text) == 1 and not text.isalnum() and text != "~":  # a delimiter; YAML would expect more
+    if len(text) == 1 and not text.isalnum() and text != "~":  # a delimiter, which is not valid YAML by itself
         return keys, text
     try:
         return keys, parse(text)
@@ -59,7 +59,7 @@ def _parsed(override: str) -> tuple[list[str], Any]:
 
 
 def _set(values: dict[str, Any], keys: Sequence[str], value: Any) -> None:
-    """Sets one dotted key, making groups that are missing."""
+    """Sets one dotted key, and creates missing groups."""
     for depth, key in enumerate(keys[:-1], start=1):
         if values.get(key) is None:
             values[key] = {}

@@ -36,7 +36,7 @@ PLANNED: dict[str, tuple[str, ...]] = {
 }
 """Dotted key → values of it, or of an element of its list, that this version does not have."""
 
-PLANNED_KEYS = ("tune.share", "federation.ranks", "federation.models", "federation.devices")
+PLANNED_KEYS = ("federation.models",)
 """Keys that this version has no use for."""
 
 
@@ -62,7 +62,7 @@ def planned(values: Mapping[str, Any], model: type[Settings]) -> list[Problem]:
 
 
 def _found(values: Any, key: str, *, elements: bool = True) -> Iterator[tuple[str, Any]]:
-    """Where a dotted key is in a recipe's values, and what it holds; lists whole, or each of their ``elements``."""
+    """Where a dotted key is in a recipe's values, and its value; lists whole, or each of their ``elements``."""
     places = [("", values)]
     for part in key.split("."):
         inner = [

@@ -1,4 +1,4 @@
-"""Recipes that come along, in ``presets/``. The first line of each is a comment that says what it shows."""
+"""Recipes that are part of the package, in ``presets/``. The first line of each is a comment with its title."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ PRESETS = ("demo", "quick", "sst2-lora", "sst2-fedpft", "digits-vit", "pydoc-llm
 
 
 def preset_text(name: str) -> str:
-    """A preset's text.
+    """The text of a preset.
 
     Raises:
-        RecipeError: there is none of that name.
+        RecipeError: no preset has this name.
     """
     if name not in PRESETS:
         close = nearest(name, PRESETS)
         hint = f" — did you mean `{close}`?" if close else ""
-        raise RecipeError(f"there is no recipe `{name}`; there are {', '.join(PRESETS)}{hint}", source="recipes")
+        raise RecipeError(f"no preset is called `{name}`; presets: {', '.join(PRESETS)}{hint}", source="recipes")
     return (FOLDER / f"{name}.yaml").read_text(encoding="utf-8")
 
 
 def preset_title(name: str) -> str:
-    """What a preset shows, in one line."""
+    """The title of a preset, in one line."""
     return preset_text(name).splitlines()[0].removeprefix("#").strip()
 
 
@@ -35,16 +35,16 @@ def copy_preset(name: str, target: Path) -> None:
     """Writes a preset to a new file.
 
     Raises:
-        RecipeError: there is no such preset, or the file exists.
+        RecipeError: no preset has this name, or the file exists.
         StorageError: the file cannot be written.
     """
     text = preset_text(name)
     if target.is_dir():
-        raise RecipeError("is a folder; name the new file in it", source=str(target))
+        raise RecipeError("is a folder; give the path of a new file in it", source=str(target))
     try:
         with target.open("x", encoding="utf-8") as file:
             file.write(text)
     except FileExistsError as error:
-        raise RecipeError("exists already and is left as it is; choose another name", source=str(target)) from error
+        raise RecipeError("already exists and was not changed; choose another name", source=str(target)) from error
     except OSError as error:
         raise StorageError(f"{target}: cannot be written: {error.strerror}") from error

@@ -1,4 +1,4 @@
-"""What is wrong with single keys, in plain words: pydantic's errors become problems that say what to do."""
+"""Problems of single keys: pydantic's errors, turned into messages that say what to do."""
 
 from __future__ import annotations
 
@@ -36,21 +36,21 @@ MESSAGES = {
     "too_short": "must have at least {min_length} entries",
     "value_error": "{error}",
 }
-"""pydantic's types of error in our words; what is in braces comes from the error's context."""
+"""pydantic's error type → message; values in braces come from the error's context."""
 
 GOT_LIMIT = 60
-"""Characters of a wrong value that are shown."""
+"""Maximum number of characters shown of an invalid value."""
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where an error lies.
+class Location:
+    """The location of an error in a recipe.
 
     Attributes:
-        group: dotted group, empty at the top.
-        key: the key in it.
-        siblings: classes of the group, one where its kind is known.
-        classes: classes of what the key may hold, none for a plain value.
+        group: dotted group; empty at the top level.
+        key: the key in the group.
+        siblings: classes of the group; only one if its kind is known.
+        classes: classes that the key's value may have; empty for a plain value.
         choice: the choice that the key is, where other packages may add to it.
     """
 
@@ -67,18 +67,18 @@ class Place:
 
     @property
     def help(self) -> str:
-        """What the key means."""
+        """The help text of the key."""
         fields = (group.model_fields.get(self.key) for group in self.siblings)
         return next((field.description for field in fields if field and field.description), "")
 
 
 def explain(error: ValidationError, model: type[Settings], values: Mapping[str, Any]) -> list[Problem]:
-    """One problem for each faulty key of ``values``, in the order of the schema."""
+    """One problem for each invalid key of ``values``, in the order of the schema."""
     messages: dict[str, list[str]] = {}
     got: dict[str, str | None] = {}
     for details in error.errors(include_url=False):
         where, message, value = _in_words(details, _place(details["loc"], model, values), model)
-        if message not in messages.setdefault(where, []):  # a union reports each of its members
+        if message not in messages.setdefault(where, []):  # a union reports an error for each member
             messages[where].append(message)
         got[where] = value
     return [Problem(where, ", or ".join(found), got[where]) for where, found in messages.items()]
@@ -89,22 +89,22 @@ def overlap(one: str, other: str) -> bool:
     return one == other or one.startswith((f"{other}.", f"{other}[")) or other.startswith((f"{one}.", f"{one}["))
 
 
-def _place(location: tuple[int | str, ...], model: type[Settings], values: Any) -> Place:
-    """Follows pydantic's location, in which names of kinds and of types stand among the keys."""
-    place = Place("", "", (), (model,))
+def _place(location: tuple[int | str, ...], model: type[Settings], values: Any) -> Location:
+    """Resolves pydantic's location, which contains names of kinds and types beside the keys."""
+    place = Location("", "", (), (model,))
     for part in location:
         if isinstance(part, int):
             is_element = isinstance(values, list) and part < len(values)
             values = values[part] if is_element else None
             classes = _of_kind(place.classes, place.choice, values)
-            place = Place(place.group, f"{place.key}[{part}]", place.siblings, classes, place.choice)
+            place = Location(place.group, f"{place.key}[{part}]", place.siblings, classes, place.choice)
             continue
         known = any(part in group.model_fields for group in place.classes)
         if known or (place.classes and isinstance(values, Mapping) and part in values):
             values = values.get(part) if isinstance(values, Mapping) else None
             choice = group_choice(place.classes, part)
             classes = _of_kind(group_classes(place.classes, part), choice, values)
-            place = Place(place.where, part, place.classes, classes, choice)
+            place = Location(place.where, part, place.classes, classes, choice)
     return place
 
 
@@ -119,8 +119,8 @@ def _of_kind(classes: tuple[type[Settings], ...], choice: Choice | None, values:
     return tuple(group for group in classes if name_of(group, chooser) == values.get(chooser)) or classes
 
 
-def _in_words(details: ErrorDetails, place: Place, model: type[Settings]) -> tuple[str, str, str | None]:
-    """Dotted key, message, and the value as written."""
+def _in_words(details: ErrorDetails, place: Location, model: type[Settings]) -> tuple[str, str, str | None]:
+    """The dotted key, the message, and the value as written."""
     fault, context, value = details["type"], details.get("ctx", {}), details["input"]
     got = _shown(value)
     if fault == "missing":
@@ -146,8 +146,8 @@ def _in_words(details: ErrorDetails, place: Place, model: type[Settings]) -> tup
     return place.where, message, got
 
 
-def _kinds(place: Place) -> str:
-    """The kinds that a group may be of."""
+def _kinds(place: Location) -> str:
+    """The kinds that a group may have."""
     chooser = selector(place.classes) or ""
     return ", ".join(str(name_of(group, chooser)) for group in place.classes)
 
@@ -158,14 +158,14 @@ def _chooser(context: Mapping[str, Any]) -> str:
 
 
 def _choose(value: Any, choices: list[str]) -> str:
-    """What may be chosen, and what was probably meant."""
+    """Lists the allowed values, and suggests the one that was probably meant."""
     close = nearest(value, choices) if isinstance(value, str) else None
     hint = f" — did you mean `{close}`?" if close else ""
     return ("must be " if len(choices) == 1 else "must be one of ") + ", ".join(choices) + hint
 
 
-def _as_group(place: Place) -> str:
-    """How a group is written, for a key that was given a plain value."""
+def _as_group(place: Location) -> str:
+    """Shows how to write a group, for a key that has a plain value."""
     first = place.classes[0]
     chooser = selector(place.classes)
     key, value = (chooser, name_of(first, chooser)) if chooser else (next(iter(first.model_fields)), "…")

@@ -1,4 +1,4 @@
-"""A resolved recipe as YAML: bare, for a run's folder, or with every key below what it means, for people."""
+"""Writes a resolved recipe as YAML: plain for a run's folder, or with the help text of every key for users."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from fedfm.settings import Settings
 from fedfm.yaml_text import render
 
 WIDTH = 110
-"""Characters of a line of help, its indent not counted."""
+"""Maximum number of characters of a line of help, without its indentation."""
 
 
 def dump(recipe: Settings) -> str:
-    """Every key with its value, as YAML that loads back to an equal recipe."""
+    """Every key with its value, as YAML that loads as an equal recipe."""
     return render(recipe.model_dump(mode="json"))
 
 
 def commented(recipe: Settings) -> str:
-    """`dump`, with the help of each key as a comment above it."""
+    """As `dump`, with the help text of each key as a comment above it."""
     blocks = ["\n".join(_block(recipe, key, "")) for key in type(recipe).model_fields]
     return "\n\n".join(blocks) + "\n"
 
@@ -41,7 +41,7 @@ def _block(group: Settings, key: str, indent: str) -> Iterator[str]:
 
 
 def _choices(field: FieldInfo) -> Iterator[str]:
-    """One line with the words that are allowed, or with the kinds of a group, where there is a choice."""
+    """One line with the allowed values or the kinds of a group, if there are several."""
     if get_origin(field.annotation) is Literal:
         names, chooser = tuple(map(str, get_args(field.annotation))), None
     else:

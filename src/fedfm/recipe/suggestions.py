@@ -1,4 +1,4 @@
-"""What an unknown key of a recipe was probably meant to be."""
+"""Suggests known keys for an unknown key of a recipe."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ SYNONYMS = {
     "output_dir": "output",
     "per_device_train_batch_size": "local.batch_size",
 }
-"""What neighbouring tools call a key of ours."""
+"""Name of a key in similar tools → our dotted key."""
 
 
 def unknown_key(name: str, group: str, siblings: Sequence[type[Settings]], model: type[Settings]) -> str:
-    """What to write in place of an unknown key.
+    """Says what to write instead of an unknown key.
 
     Args:
         name: the key.
         group: the dotted group that it was found in.
-        siblings: that group's class.
+        siblings: the classes of that group.
         model: the class of the whole recipe.
     """
     keys = list(all_keys(model))
@@ -49,7 +49,7 @@ def unknown_key(name: str, group: str, siblings: Sequence[type[Settings]], model
 
 
 def dotted_key(name: str, model: type[Settings], *, exactly: bool = False) -> str | None:
-    """The dotted key that is called so, here or in neighbouring tools; else, unless ``exactly``, one much like it."""
+    """The dotted key with this name, here or in similar tools; otherwise, unless ``exactly``, the most similar key."""
     keys = {key.where: key.name for key in all_keys(model) if ELEMENT not in key.group}
     called = name if name in keys else next((dotted for dotted, last in keys.items() if last == name), None)
     known = SYNONYMS.get(name) or called
@@ -57,7 +57,7 @@ def dotted_key(name: str, model: type[Settings], *, exactly: bool = False) -> st
 
 
 def _elsewhere(name: str, model: type[Settings]) -> str | None:
-    """The dotted key of another group that is much like ``name``; of several alike, the first of the schema."""
+    """The dotted key of another group that is very similar to ``name``; of several, the first in the schema."""
     dotted = {key.name: key.where for key in reversed(list(all_keys(model))) if ELEMENT not in key.group}
     close = nearest(name, dotted, cutoff=0.8)
     return dotted[close] if close else None

@@ -1,1 +1,1 @@
-"""What a run leaves on disk, and the pages made from it."""
+"""A run's folder: its files, how they are written and how they are read back."""

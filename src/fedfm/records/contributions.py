@@ -1,4 +1,4 @@
-"""Who contributed to a run, in sentences for the terminal, the report and the card."""
+"""The contributions of clients, as sentences for the terminal, the report and the card."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from fedfm.records.jsonl import Record
 from fedfm.records.reading import dig
 
 SHOWN = 24
-"""Clients that are told of one by one, those that contributed least first."""
+"""Clients that are listed one by one, those with the fewest rounds first."""
 
 
 def warning(summary: Record | None) -> str | None:
-    """What a reader must know first: clients that were asked and never contributed; None where all did."""
+    """A warning about clients that were asked and never contributed; None where all contributed."""
     never = dig(summary, "clients.never_contributed") or []
     if not never:
         return None
     shown = ", ".join(never[:SHOWN]) + (f" and {len(never) - SHOWN} more" if len(never) > SHOWN else "")
     contributed, total = dig(summary, "clients.contributed"), dig(summary, "clients.total")
-    return f"{shown} never contributed: the result is that of {contributed} of {total} clients"
+    return f"{shown} never contributed: the result comes from {contributed} of {total} clients"
 
 
 def lines(summary: Record | None) -> list[str]:
@@ -29,7 +29,7 @@ def lines(summary: Record | None) -> list[str]:
 
 
 def troubles(summary: Record | None) -> str:
-    """Failures and refusals of all clients and rounds, as a text; empty where the counts are not known."""
+    """The numbers of failures and refusals, as a text; empty where they are not known."""
     failed, refused = dig(summary, "clients.failed"), dig(summary, "clients.refused")
     if failed is None or refused is None:
         return ""

@@ -1,4 +1,4 @@
-"""Writing that survives a crash, and the disk's refusals in words."""
+"""Writing that survives a crash, and errors of the disk as messages."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from fedfm.private import private
 
 
 def normal(path: Path | str) -> Path:
-    """A path without `~`, `..` and `.`, as messages and records name it; relative ones stay relative."""
+    """A path without `~`, `..` and `.`, for messages and records; a relative path stays relative."""
     return Path(os.path.normpath(Path(path).expanduser()))
 
 
 @contextmanager
 def storage(path: Path, deed: str) -> Iterator[None]:
-    """Ordering the operating system's refusal inside the block into one line: what could not be done where, and why.
+    """Turns an error of the operating system inside the block into one line: what failed, where, and why.
 
-    What is written inside is for its owner only.
+    Files that are written inside the block are readable by their owner only.
 
     Raises:
         StorageError: the block raised OSError, or the SafetensorError in which safetensors wraps it.
@@ -39,15 +39,15 @@ def storage(path: Path, deed: str) -> Iterator[None]:
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Writes a UTF-8 file in one step: after a crash it is the old one or the new one, whole.
+    """Writes a UTF-8 file in one step: after a crash the file is complete, in its old or its new version.
 
     Raises:
-        StorageError: it cannot be written; the old one is intact.
+        StorageError: it cannot be written; the old file is unchanged.
     """
     beside = path.with_name(f".{path.name}.partial")
     with storage(path, "write"):
         try:
-            beside.unlink(missing_ok=True)  # of a process that was killed
+            beside.unlink(missing_ok=True)  # left by a process that was killed
             with beside.open("x", encoding="utf-8", newline="\n") as file:
                 file.write(text)
                 file.flush()
@@ -60,10 +60,10 @@ def replace_text(path: Path, text: str) -> None:
 
 @contextmanager
 def replacing_folder(path: Path) -> Iterator[Path]:
-    """Yields an empty folder beside ``path``; when the block ends well it takes the place of ``path``, synced to disk.
+    """Yields an empty folder beside ``path``; after the block it replaces ``path``, synced to disk.
 
     Raises:
-        StorageError: the block or the exchange was refused by the disk; what was at ``path`` is intact.
+        StorageError: the block or the replacement failed on the disk; ``path`` is unchanged.
     """
     beside, before = path.with_name(f".{path.name}.partial"), path.with_name(f".{path.name}.before")
     with storage(path, "write"):
@@ -85,14 +85,14 @@ def replacing_folder(path: Path) -> Iterator[Path]:
 
 
 def _settle(path: Path, before: Path) -> None:
-    """Ends an exchange, done or broken off: the old folder goes, or takes its place again where there is no new one."""
+    """Ends a replacement: removes the old folder, or restores it where the new folder is missing."""
     if before.exists() and not path.exists():
         before.rename(path)
     shutil.rmtree(before, ignore_errors=True)
 
 
 def synced_size(path: Path) -> int:
-    """Bytes of a file, all of them forced to disk; 0 when there is none.
+    """The size of a file in bytes, after all of them were forced to disk; 0 for a missing file.
 
     Raises:
         StorageError: they cannot be forced to disk.
@@ -106,7 +106,7 @@ def synced_size(path: Path) -> int:
 
 
 def sync(path: Path) -> None:
-    """Forces a file, or the names in a folder, to disk."""
+    """Forces a file, or the entries of a folder, to disk."""
     descriptor = open_plain(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,4 +1,4 @@
-"""What a run ran on: versions and hardware. Nothing that names a person, a host or a path."""
+"""Versions and hardware of a run. Nothing in it names a person, a host or a path."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PACKAGES = ("torch", "transformers", "peft", "datasets", "tokenizers", "safetens
 
 
 def versions() -> dict[str, str]:
-    """Versions of fedfm, Python and what the result depends on; a package that is absent is left out."""
+    """Versions of fedfm, Python and the packages on which the result depends; absent packages are left out."""
     found = {"fedfm": __version__, "python": platform.python_version()}
     for package in PACKAGES:
         try:
@@ -26,7 +26,7 @@ def versions() -> dict[str, str]:
 
 def environment() -> Record:
     """The content of env.json: versions, platform, cpu, memory_bytes (null where unknown), gpus, threads."""
-    import torch  # not needed to read what others wrote
+    import torch  # records are read without torch
 
     return {
         "versions": versions(),
@@ -39,7 +39,7 @@ def environment() -> Record:
 
 
 def _cpu_model() -> str:
-    """The processor's own name where the system tells it (Linux), else the architecture."""
+    """The name of the processor where the system gives it (Linux), else the architecture."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
@@ -49,8 +49,8 @@ def _cpu_model() -> str:
 
 
 def cpu_count() -> int:
-    """Processors that this process may use: of its affinity, and of its container's quota."""
-    from joblib import cpu_count as processors
+    """The number of processors that this process may use, by its affinity and the quota of its container."""
+    from joblib import cpu_count as processors  # noqa: TID251 - reads nothing
 
     return int(processors())
 

@@ -1,7 +1,7 @@
-"""A run's folder: where its files lie, and the only way they are written.
+"""A run's folder: the places of its files, and the functions that write them.
 
-Whole files are replaced atomically; records are appended line by line and can be cut back to a checkpoint, so that a
-resumed run leaves the same files as one that was never interrupted.
+Whole files are replaced atomically. Records are appended line by line and can be cut back to a checkpoint, so that a
+resumed run leaves the same files as a run that was never interrupted.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ FILES = (
     "recipe.yaml", "env.json", "profile.json", "clients.json", "metrics.jsonl", "events.jsonl", "wire.jsonl",
     "privacy.jsonl", "LATEST", "summary.json", "report.html", LOCK, OWNER,
 )  # fmt: skip
-FOLDERS = ("checkpoints", "adapter", "model", "proxy", "tensorboard")
-"""Names at which there may be a file only, or a folder only."""
+FOLDERS = ("checkpoints", "client_state", "clients", "adapter", "model", "proxy", "tensorboard")
+"""`FILES` must be files and `FOLDERS` must be folders, where they exist."""
 
 
 class RunFolder:
-    """The folder of one run. `create` or `open` make sure of what is there; this constructor only names it."""
+    """The folder of one run. `create` and `open` check the folder; the constructor only takes its path."""
 
     def __init__(self, path: Path | str) -> None:
         self.path = disk.normal(path)
 
     @classmethod
     def create(cls, path: Path | str) -> RunFolder:
-        """A new folder, parents included; an empty one that exists is taken.
+        """Creates a new folder and its parents; an existing empty folder is accepted.
 
         Raises:
-            RecipeError: something is there already, or the last part is no name for a folder.
+            RecipeError: the path exists and is not empty, or its last part cannot name a folder.
             StorageError: it cannot be created or written.
         """
         folder = cls(path)
@@ -55,11 +55,11 @@ class RunFolder:
 
     @staticmethod
     def refuse_existing(path: Path | str) -> None:
-        """Checks that a new run may be written to ``path``, before anything is computed or created.
+        """Checks that a new run may be written to ``path``. Computes and creates nothing.
 
         Raises:
-            RecipeError: something is there already, or the last part is no name for a folder.
-            StorageError: it cannot be looked into.
+            RecipeError: the path exists and is not empty, or its last part cannot name a folder.
+            StorageError: the folder cannot be read.
         """
         path = disk.normal(path)
         if path.name in ("", "..") or not path.name.isprintable():
@@ -80,11 +80,11 @@ class RunFolder:
 
     @classmethod
     def open(cls, path: Path | str) -> RunFolder:
-        """The folder of an existing run, which somebody else may have made.
+        """Opens the folder of an existing run, which may come from another person.
 
         Raises:
-            RecipeError: there is no such folder, or it is not a run's.
-            StorageError: it holds links, or anything else that is neither file nor folder.
+            RecipeError: the folder is missing, or is not that of a run.
+            StorageError: it holds links or other entries that are neither files nor folders.
         """
         folder = cls(path)
         if folder.path.is_dir():
@@ -95,7 +95,7 @@ class RunFolder:
 
     @property
     def again(self) -> str:
-        """The command that continues the run: with simulated clients, or with sites that hold their own data."""
+        """The command that continues the run, with simulated clients or with sites that hold their own data."""
         try:
             recipe = parse(self.recipe.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, YamlError):
@@ -107,7 +107,7 @@ class RunFolder:
 
     @property
     def recipe(self) -> Path:
-        """The resolved recipe; runs again as it is."""
+        """The resolved recipe; it can be run without a change."""
         return self.path / "recipe.yaml"
 
     @property
@@ -117,12 +117,12 @@ class RunFolder:
 
     @property
     def profile(self) -> Path:
-        """Where the time went, of a run that was profiled."""
+        """Time by phase, of a run that was profiled."""
         return self.path / "profile.json"
 
     @property
     def evaluation(self) -> Path:
-        """The delivered model on the test set: metrics, and how each class fared."""
+        """The delivered model on the test set: metrics, and precision, recall and F1 of each class."""
         return self.path / "evaluation.json"
 
     @property
@@ -131,13 +131,18 @@ class RunFolder:
         return self.path / "clients.json"
 
     @property
+    def client_state(self) -> Path:
+        """What simulated clients keep between rounds."""
+        return self.path / "client_state"
+
+    @property
     def metrics(self) -> Path:
         """Loss and metrics by round and split, one line each."""
         return self.path / "metrics.jsonl"
 
     @property
     def events(self) -> Path:
-        """Whatever did not go as planned: refused updates, failures, resumes."""
+        """Irregular events: refused updates, failures, resumes."""
         return self.path / "events.jsonl"
 
     @property
@@ -147,7 +152,7 @@ class RunFolder:
 
     @property
     def privacy(self) -> Path:
-        """The privacy ledger, written before noise is spent; never cut back."""
+        """The privacy ledger, written before noise is added; it is never cut back."""
         return self.path / "privacy.jsonl"
 
     @property
@@ -157,22 +162,22 @@ class RunFolder:
 
     @property
     def latest(self) -> Path:
-        """Names the checkpoint to resume from."""
+        """The file that names the checkpoint to resume from."""
         return self.path / "LATEST"
 
     @property
     def adapter(self) -> Path:
-        """What was tuned, as PEFT loads it."""
+        """The tuned parameters, in the format of PEFT."""
         return self.path / "adapter"
 
     @property
     def model(self) -> Path:
-        """The merged model, as transformers load it; on request."""
+        """The merged model, in the format of transformers; written on request."""
         return self.path / "model"
 
     @property
     def proxy(self) -> Path:
-        """The proxy, where the recipe has one."""
+        """The proxy, of a recipe that has one."""
         return self.path / "proxy"
 
     @property
@@ -187,10 +192,10 @@ class RunFolder:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Holds the folder for this process, and keeps others out; the lock dies with the process: none is ever stale.
+        """Locks the folder for this process. The lock ends with the process, so it is never stale.
 
         Raises:
-            RecipeError: another process holds it; says which.
+            RecipeError: another process holds the lock; the message has its id.
             StorageError: the lock file cannot be written.
         """
         lock = FileLock(self.path / LOCK, timeout=0)
@@ -211,7 +216,7 @@ class RunFolder:
             lock.release()
 
     def process(self) -> int | None:
-        """The process that holds the folder; None when none does, or it was killed."""
+        """The id of the process that holds the lock; None where no such process runs."""
         try:
             number = int((self.path / OWNER).read_text())
         except (OSError, ValueError):
@@ -219,7 +224,7 @@ class RunFolder:
         return number if psutil.pid_exists(number) else None
 
     def append(self, file: Path | str, record: Mapping[str, object]) -> None:
-        """Adds one line to a JSONL file of this folder and hands it to the operating system.
+        """Appends one line to a JSONL file of this folder and passes it to the operating system.
 
         Raises:
             StorageError: it cannot be written.
@@ -231,7 +236,7 @@ class RunFolder:
                 lines.write(jsonl.line(record))
 
     def offsets(self) -> dict[str, int]:
-        """Size in bytes of every file of records, all forced to disk: what a checkpoint keeps for `truncate`.
+        """The size in bytes of each file of records, forced to disk; a checkpoint keeps these for `truncate`.
 
         Raises:
             StorageError: they cannot be forced to disk.
@@ -239,7 +244,7 @@ class RunFolder:
         return {path.name: disk.synced_size(path) for path in self._cuttable()}
 
     def truncate(self, offsets: Mapping[str, int]) -> None:
-        """Cuts the records back to ``offsets``; files that ``offsets`` does not name had not begun and are emptied.
+        """Cuts the records back to ``offsets``; a file that ``offsets`` does not name had not begun and is emptied.
 
         Raises:
             StorageError: a file is shorter than its checkpoint says, or cannot be cut.
@@ -253,7 +258,7 @@ class RunFolder:
                     records.truncate(kept)
 
     def write_text(self, name: Path | str, text: str) -> Path:
-        """Replaces a file of this folder in one step: after a crash it is the old one or the new one, whole.
+        """Replaces a file of this folder in one step: after a crash it is complete, in its old or its new version.
 
         Raises:
             StorageError: it cannot be written.
@@ -263,7 +268,7 @@ class RunFolder:
         return path
 
     def write_json(self, name: Path | str, value: object) -> Path:
-        """As `write_text`, indented JSON; NaN and infinities become null.
+        """Like `write_text`, with a value as indented JSON; NaN and infinities become null.
 
         Raises:
             StorageError: it cannot be written.
@@ -272,16 +277,16 @@ class RunFolder:
 
     @contextmanager
     def replacing(self, folder: Path) -> Iterator[Path]:
-        """Yields an empty folder to write into; when the block ends well it becomes ``folder``, in one step.
+        """Yields an empty folder to write into; after the block it becomes ``folder``, in one step.
 
         Raises:
-            StorageError: it cannot be written; what was there is intact.
+            StorageError: it cannot be written; the old folder is unchanged.
         """
         with disk.replacing_folder(self._inside(folder)) as beside:
             yield beside
 
     def _cuttable(self) -> list[Path]:
-        return [self.metrics, self.wire]  # events happened, whatever becomes of their round
+        return [self.metrics, self.wire]  # events stay when their round is played again
 
     def _inside(self, name: Path | str) -> Path:
         """The path of a file in this folder, given by its name or its path."""
@@ -292,7 +297,7 @@ class RunFolder:
 
 
 def _no_run(folder: RunFolder) -> str:
-    """Why a path is no run's folder, and what was probably meant."""
+    """Says why a path is not the folder of a run, and what was probably meant."""
     path = folder.path
     if not path.exists():
         return f"no such folder: {path.absolute()}"

@@ -19,12 +19,12 @@ Record = dict[str, Any]
 def dumps(value: object, *, indent: int | None = None) -> str:
     """Strict JSON text: NaN and infinities become null, numpy scalars become numbers, keys keep their order.
 
-    Characters that are unsafe to show are escaped, so that a file can be looked at; it is read as the same value.
+    Characters that are unsafe to show are escaped, so that a file can be displayed; the parsed value is the same.
 
     Raises:
         TypeError: something in ``value`` is not JSON.
     """
-    try:  # nearly everything is plain already
+    try:  # nearly all values are plain already
         text = json.dumps(value, ensure_ascii=False, allow_nan=False, indent=indent)
     except (TypeError, ValueError):
         text = json.dumps(_plain(value), ensure_ascii=False, allow_nan=False, indent=indent)
@@ -44,8 +44,8 @@ def read(path: Path, shape: Shape[Any] | None = None) -> Any:
         shape: what it must look like.
 
     Raises:
-        DataError: it is not JSON, or of another shape; names the file.
-        StorageError: it cannot be read, or there is none.
+        DataError: it is not JSON, or has another shape; names the file.
+        StorageError: the file is missing or cannot be read.
     """
     try:
         content = path.read_bytes()
@@ -58,9 +58,9 @@ def read(path: Path, shape: Shape[Any] | None = None) -> Any:
 
 
 def records(path: Path, shape: Shape[Any] | None = None) -> Iterator[Record]:
-    r"""The records of a JSONL file in order; none when there is no such file.
+    r"""The records of a JSONL file in order; no records where the file is missing.
 
-    A last line without its newline is one that a killed process was writing: it is left out.
+    A last line without a newline was being written when the process was killed; it is left out.
 
     Args:
         path: of the file.
@@ -100,7 +100,7 @@ def _parsed(text: bytes, where: str) -> Any:
 
 
 def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no number of JSON")
+    raise ValueError(f"{name} is not a number in JSON")
 
 
 def _plain(value: object) -> object:

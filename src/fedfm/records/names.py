@@ -1,4 +1,4 @@
-"""What recipes and records call by short names, as people write it."""
+"""Short names of recipes and records, as the papers and people write them."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ NAMES = {
 }
 """Algorithms and tunables as their papers write them."""
 
-BASELINES = {"majority": "commonest class", "local": "each client alone", "pooled": "all data in one place"}
-"""Baselines of summary.json."""
+BASELINES = {"majority": "most frequent class", "local": "each client alone", "pooled": "all data in one place"}
+"""Baselines of summary.json → their names in a sentence."""
 
 
 def written(name: str) -> str:
-    """An algorithm or a tunable as its paper writes it; others as they are."""
+    """A name as its paper writes it; a name that is not in `NAMES` is unchanged."""
     return NAMES.get(name, name)

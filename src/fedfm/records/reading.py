@@ -1,13 +1,14 @@
-"""The files of a run read back, for reports: whatever is there; what is missing is None or empty.
+"""The files of a run, read for reports. A missing file gives None or an empty list.
 
-Texts are as people may see them (`fedfm.printable`): names, reasons and classes come from clients and data, and the
-folder may be another's.
+Texts are made safe to show (`fedfm.printable`): names, reasons and classes come from clients and from data, and the
+folder may come from another person.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,24 +19,24 @@ from fedfm.records.folder import RunFolder
 from fedfm.records.jsonl import Record
 from fedfm.yaml_text import YamlError, parse
 
-NOT_METRICS = frozenset({"round", "split", "client", "examples", "seconds"})
+NOT_METRICS = frozenset({"round", "split", "client", "clients", "examples", "seconds"})
 
 
 @dataclass(frozen=True)
 class RunFiles:
-    """A run as its folder tells it.
+    """The content of a run's folder.
 
     Attributes:
-        recipe_text: recipe.yaml as it is.
-        recipe: the same, parsed.
-        summary: summary.json; None while a run has not ended.
-        evaluation: evaluation.json; None while a run has not ended.
+        recipe_text: recipe.yaml, unchanged.
+        recipe: recipe.yaml, parsed.
+        summary: summary.json; None until the run has ended.
+        evaluation: evaluation.json; None until the run has ended.
         environment: env.json.
-        profile: profile.json; None where nobody asked for it.
+        profile: profile.json; None unless the run was profiled.
         clients: clients.json, one record a client.
         metrics: metrics.jsonl in order.
         events: events.jsonl in order.
-        traffic: bytes each way, by round.
+        traffic: bytes in each direction, in all and by round.
         tensors: what crossed, grouped.
     """
 
@@ -48,7 +49,7 @@ class RunFiles:
     clients: list[Record]
     metrics: list[Record]
     events: list[Record]
-    traffic: ledger.Totals
+    traffic: ledger.LedgerTotals
     tensors: list[ledger.TensorGroup]
 
     @property
@@ -60,10 +61,43 @@ class RunFiles:
         """The lines of metrics.jsonl about one split; ``client`` for the evaluation of single clients."""
         return [row for row in self.metrics if row["split"] == split]
 
+    @cached_property
+    def scored(self) -> list[Record]:
+        """The lines by which the run is judged: on the test set; where there are none, the means over clients."""
+        return self.client_means if self.by_clients else self.rows("test")
+
+    @property
+    def by_clients(self) -> bool:
+        """Whether the run is judged by its clients' examples, not by a test set of the server."""
+        by = dig(self.summary, "final_by")
+        return by == "clients" if by else not self.rows("test") and bool(self.rows("client"))
+
+    @cached_property
+    def client_means(self) -> list[Record]:
+        """For each round with an evaluation of clients, the mean over them, weighted by their examples.
+
+        Each has ``round``, ``split`` (``clients``), ``clients`` (how many), ``examples`` (of all), the metrics (None
+        where no client has a finite one), and ``seconds`` where a line of the round has it.
+        """
+        by_round: dict[int, list[Record]] = {}
+        for row in self.rows("client"):
+            by_round.setdefault(row["round"], []).append(row)
+        return [self._mean(number, rows) for number, rows in sorted(by_round.items())]
+
+    def _mean(self, number: int, rows: Sequence[Record]) -> Record:
+        seconds = [row["seconds"] for row in self.metrics if row["round"] == number and "seconds" in row]
+        found: Record = {"round": number, "split": "clients", "clients": len(rows)}
+        found["examples"] = sum(row.get("examples", 1) for row in rows)
+        for key in metric_keys(rows):
+            known = [(row[key], row.get("examples", 1)) for row in rows if row.get(key) is not None]
+            weight = sum(examples for _, examples in known)
+            found[key] = sum(value * examples for value, examples in known) / weight if weight else None
+        return found | ({"seconds": max(seconds)} if seconds else {})
+
     @property
     def headline(self) -> str:
         """The metric by which the run is judged."""
-        return str(dig(self.summary, "metric") or next(iter(metric_keys(self.rows("test"))), "loss"))
+        return str(dig(self.summary, "metric") or next(iter(metric_keys(self.scored)), "loss"))
 
 
 def read_run(folder: RunFolder) -> RunFiles:
@@ -90,7 +124,7 @@ def read_run(folder: RunFolder) -> RunFiles:
 
 
 def summary_of(folder: RunFolder) -> Record | None:
-    """The content of summary.json; None while a run has not ended.
+    """The content of summary.json; None until the run has ended.
 
     Raises:
         DataError: it is damaged.
@@ -101,7 +135,7 @@ def summary_of(folder: RunFolder) -> Record | None:
 
 
 def last_round(folder: RunFolder) -> int:
-    """The last round that metrics.jsonl tells of; 0 when none was played.
+    """The last round in metrics.jsonl; 0 before the first.
 
     Raises:
         DataError: it is damaged.
@@ -111,7 +145,7 @@ def last_round(folder: RunFolder) -> int:
 
 
 def dig(tree: Any, path: str) -> Any:
-    """The value at a dotted path, None where there is none."""
+    """The value at a dotted path; None where a key is missing."""
     for key in path.split("."):
         tree = tree.get(key) if isinstance(tree, dict) else None
     return tree
@@ -139,7 +173,7 @@ def _mapping(path: Path, text: str) -> Record:
     try:
         recipe = parse(text)
     except YamlError as error:
-        raise DataError(f"{path}:{error.line or 1}: not YAML that can be read: {error}") from error
+        raise DataError(f"{path}:{error.line or 1}: cannot be read as YAML: {error}") from error
     if fault := shapes.RECIPE.fault(recipe):
         raise DataError(f"{path}: not a run's recipe: {fault}")
     found: Record = recipe

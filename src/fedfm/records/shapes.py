@@ -1,7 +1,7 @@
-"""What the files of a run's folder must hold for those who read them back. More keys than these are let through.
+"""What the files of a run's folder must hold. Further keys are allowed.
 
-A run's folder may come from another version, another person or a damaged disk. Its files are checked here once, when
-they are read; code behind it indexes without asking.
+The folder may come from another version of fedfm, from another person or from a damaged disk. Its files are checked
+once, when they are read; the code that uses them needs no further checks.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ T = TypeVar("T")
 _OPEN = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
 
 Count = Annotated[int, Field(ge=0, le=10**18)]
-"""More would fit no disk, and no float exactly."""
+"""A larger number fits on no disk, and a float does not hold it exactly."""
 
 Figure = float | None
 """A measured number; null where it was not finite."""
@@ -29,7 +29,7 @@ EXPECTED = {
     "list_type": "a list",
     "string_type": "text",
 }
-"""pydantic's types of error → what should have been there."""
+"""pydantic's types of error → what was expected."""
 
 Name = Annotated[str, Field(max_length=10_000)]
 
@@ -41,7 +41,7 @@ def _figures(but: frozenset[str]) -> Callable[[dict[str, Any]], dict[str, Any]]:
         for key, value in record.items():
             number = isinstance(value, int | float) and not isinstance(value, bool)
             if key not in but and value is not None and not number:
-                raise ValueError(f"`{key}` is no number")
+                raise ValueError(f"`{key}` must be a number")
         return record
 
     return check
@@ -78,10 +78,18 @@ class _Tensor(TypedDict):
 class _Message(TypedDict):
     round: Count
     kind: NotRequired[Name]
-    direction: Literal["down", "up"]
+    direction: Literal["down", "up", "peer"]
     clients: list[Name]
     bytes: Count
+    names: NotRequired[list[Name]]
     tensors: list[_Tensor]
+
+
+def _with_receivers(message: dict[str, Any]) -> dict[str, Any]:
+    """Checks that a message between clients names its sender and at least one receiver."""
+    if message["direction"] == "peer" and len(message["clients"]) < 2:
+        raise ValueError("`clients` of direction `peer` must be the sender and at least one receiver")
+    return message
 
 
 @with_config(_OPEN)
@@ -115,6 +123,7 @@ class _ProxyParameters(TypedDict):
 @with_config(_OPEN)
 class _Proxy(TypedDict, total=False):
     kind: Name
+    title: Name
     parameters: _ProxyParameters
     disclosed: float
     initial: dict[str, Figure]
@@ -139,6 +148,14 @@ class _Clients(TypedDict, total=False):
 
 
 @with_config(_OPEN)
+class _ProtocolFields(TypedDict):
+    kind: Name
+
+
+_Protocol = Annotated[_ProtocolFields, AfterValidator(_figures(frozenset({"kind"})))]
+
+
+@with_config(_OPEN)
 class _Summary(TypedDict):
     status: Name
     rounds: Count
@@ -155,6 +172,10 @@ class _Summary(TypedDict):
     seconds: NotRequired[dict[str, float]]
     clients: NotRequired[_Clients]
     privacy: NotRequired[dict[str, Any] | None]
+    final_by: NotRequired[Literal["server", "clients"]]
+    evaluate_at: NotRequired[Literal["server", "clients", "both"]]
+    personal: NotRequired[list[Name]]
+    protocol: NotRequired[_Protocol | None]
     versions: NotRequired[dict[str, str]]
 
 
@@ -179,7 +200,7 @@ def _square(evaluation: dict[str, Any]) -> dict[str, Any]:
     """Checks that the confusion matrix has a row and a column for each class."""
     classes, confusion = len(evaluation["classes"] or ()), evaluation["confusion"] or []
     if len(confusion) != classes or any(len(row) != classes for row in confusion):
-        raise ValueError(f"`confusion` is no table of {classes} × {classes} counts")
+        raise ValueError(f"`confusion` must be a table of {classes} × {classes} counts")
     return evaluation
 
 
@@ -234,7 +255,7 @@ class Shape(Generic[T]):
         self._adapter: TypeAdapter[T] = TypeAdapter(form)
 
     def fault(self, value: Any) -> str | None:
-        """What is wrong with a value, in words; None when nothing is."""
+        """What is wrong with a value, in words; None for a sound value."""
         try:
             self._adapter.validate_python(value)
         except ValidationError as error:
@@ -243,7 +264,7 @@ class Shape(Generic[T]):
 
 
 def _in_words(error: ValidationError) -> str:
-    """The first fault: where in the value, and what."""
+    """The first fault: its place in the value, and what is wrong."""
     first = error.errors(include_url=False)[0]
     where = ".".join(str(part) for part in first["loc"] if not str(part).endswith("]"))
     if first["type"] == "missing":
@@ -259,7 +280,7 @@ METRICS = Shape[Mapping[str, Any]](
     Annotated[_Metrics, AfterValidator(_figures(frozenset({"split", "client", "stage", "layers"})))]
 )
 EVENT = Shape[Mapping[str, Any]](_Event)
-MESSAGE = Shape[Mapping[str, Any]](_Message)
+MESSAGE = Shape[Mapping[str, Any]](Annotated[_Message, AfterValidator(_with_receivers)])
 CLIENTS = Shape[list[Any]](list[_Client])
 SUMMARY = Shape[Mapping[str, Any]](_Summary)
 EVALUATION = Shape[Mapping[str, Any]](Annotated[_Evaluation, AfterValidator(_square)])

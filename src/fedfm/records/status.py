@@ -1,42 +1,37 @@
-"""How a run fares, as its folder tells it: while it goes on, from any terminal, and after."""
+"""The status of a run, read from its folder while the run goes on or afterwards."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from rich.console import Group, RenderableType
-from rich.table import Table
-from rich.text import Text
-
 from fedfm.data.settings import SITES
 from fedfm.printable import records
-from fedfm.records import jsonl, shapes, units
+from fedfm.records import jsonl, shapes
 from fedfm.records.folder import RunFolder
 from fedfm.records.jsonl import Record
 from fedfm.records.reading import RunFiles, dig, read_run
 
-SHOWN = 24
-"""Clients of the terminal's table, those with the most trouble first."""
-
 
 def run_status(path: Path | str) -> Record:
-    """How a run fares.
+    """Reads the status of a run.
 
     Returns:
         ``name``, ``state`` (``running``, ``completed``, ``interrupted``, ``failed``, or ``stopped``: its process was
-        killed), ``process`` (id, None where none runs), ``round``, ``rounds``, ``metric`` and ``value`` (latest, on
-        the test set), ``bytes`` (``down``, ``up``), ``clients``: id → ``examples``, ``round`` of its last update (0:
-        none), ``failed``, ``refused``, ``reason`` (of the last time); of a simulation only clients with trouble.
+        killed), ``process`` (id; None where no process runs), ``round``, ``rounds``, ``metric`` and its latest
+        ``value``, ``measured_on`` (``test``: the test set, ``clients``: the mean over clients), ``bytes`` (``down``,
+        ``up``), ``clients``: id → ``examples``, ``round`` of its last update (0: no update yet), ``failed``,
+        ``refused``, ``reason`` (of the last failure or refusal). Of a simulation only clients with a failure or a
+        refusal are listed.
 
     Raises:
-        RecipeError: this is no run's folder.
+        RecipeError: the folder is not that of a run.
         DataError: a file in it is damaged.
     """
     folder = RunFolder.open(path)
     files, process = read_run(folder), folder.process()
     state = "running" if process is not None else str(dig(files.summary, "status") or "stopped")
-    tested = files.rows("test")
+    scored = files.scored
     return {
         "name": files.name,
         "state": state,
@@ -44,40 +39,19 @@ def run_status(path: Path | str) -> Record:
         "round": max((row["round"] for row in files.metrics), default=0),
         "rounds": dig(files.recipe, "federation.rounds"),
         "metric": files.headline,
-        "value": tested[-1].get(files.headline) if tested else None,
+        "value": scored[-1].get(files.headline) if scored else None,
+        "measured_on": "clients" if files.by_clients else "test",
         "bytes": {"down": files.traffic["down"], "up": files.traffic["up"]},
         "clients": _clients(folder, files),
     }
-
-
-def render_status(status: Record) -> RenderableType:
-    """A status for the terminal."""
-    state = status["state"] + (f" (process {status['process']})" if status["process"] else "")
-    metric = units.metric_name(status["metric"])
-    lines: list[RenderableType] = [
-        Text(f"{status['name']}: {state}, {status['round']} of {status['rounds']} rounds"),
-        Text(f"{metric} {units.metric(status['metric'], status['value'])} on the test set"),
-        Text(f"{units.size(status['bytes']['down'])} down, {units.size(status['bytes']['up'])} up"),
-    ]
-    if status["clients"]:
-        table = Table("client", "examples", "last update", "failed", "refused", "why", box=None, pad_edge=False)
-        ordered = sorted(status["clients"].items(), key=lambda item: (-item[1]["failed"] - item[1]["refused"], item[0]))
-        for client, found in ordered[:SHOWN]:
-            last = f"round {found['round']}" if found["round"] else "none"
-            numbers = (str(found[key]) for key in ("failed", "refused"))
-            table.add_row(Text(client), units.number(found["examples"]), last, *numbers, Text(found["reason"]))
-        lines += [Text(), table]
-        if len(ordered) > SHOWN:
-            lines.append(Text(f"and {len(ordered) - SHOWN} more"))
-    return Group(*lines)
 
 
 def _clients(folder: RunFolder, files: RunFiles) -> dict[str, dict[str, Any]]:
     fresh = {"round": 0, "failed": 0, "refused": 0, "reason": ""}
     found = {str(row["id"]): {"examples": row["examples"], **fresh} for row in files.clients}
     for message in jsonl.records(folder.wire, shapes.MESSAGE):
-        if message["direction"] == "up":
-            for client in records(message["clients"]):
+        if message["direction"] != "down":
+            for client in records(message["clients"][:1]):
                 found.setdefault(client, {"examples": 0, **fresh})["round"] = message["round"]
     for event in files.events:
         if event["kind"] in ("failed", "refused") and event["client"] is not None:

@@ -1,13 +1,15 @@
-"""Numbers as people read them: bytes, durations, counts, metrics."""
+"""Numbers in the form in which they are shown: bytes, durations, counts, metrics."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 NAMES = {"macro_f1": "macro-F1", "matthews": "Matthews correlation"}
 PERCENTAGES = frozenset({"accuracy", "macro_f1", "token_accuracy"})
 LOWER_IS_BETTER = frozenset({"loss", "perplexity"})
-"""What falls when a model gets better; all other metrics of tasks rise."""
+"""Metrics that fall as a model improves; all other metrics rise."""
 DASH = "–"
 
 
@@ -21,7 +23,7 @@ def size(size_bytes: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds with the two units that matter: ``3 h 05 min``, ``4 min 12 s``, ``8.3 s``."""
+    """Seconds in at most two units: ``3 h 05 min``, ``4 min 12 s``, ``8.3 s``."""
     if seconds < 59.95:
         return f"{seconds:.1f} s" if seconds < 9.95 else f"{seconds:.0f} s"
     whole = round(seconds)
@@ -31,12 +33,12 @@ def duration(seconds: float) -> str:
 
 
 def counted(count: int, one: str, many: str) -> str:
-    """A count and what is counted: ``1 thread``, ``2 threads``."""
+    """A count with the name of what is counted: ``1 thread``, ``2 threads``."""
     return f"{number(count)} {one if count == 1 else many}"
 
 
 def typeset(text: str) -> str:
-    """A number with a minus sign where it has a hyphen."""
+    """A number with a minus sign in place of a hyphen."""
     return text.replace("-", "\N{MINUS SIGN}")
 
 
@@ -54,13 +56,22 @@ def share(part: float, whole: float) -> str:
     return f"{_three(100 * part / whole)} %" if whole else DASH
 
 
+def listed(figures: Mapping[str, Any], *, but: frozenset[str] = frozenset({"kind"})) -> str:
+    """Named figures in a line: ``mean staleness 1.3, refused 2``; those that are null are left out."""
+    return ", ".join(
+        f"{key.replace('_', ' ')} {number(value) if isinstance(value, int) else typeset(_three(value))}"
+        for key, value in figures.items()
+        if key not in but and value is not None
+    )
+
+
 def metric_name(metric: str) -> str:
-    """A metric's name in a sentence."""
+    """The name of a metric, as it is written in a sentence."""
     return NAMES.get(metric, metric.replace("_", " "))
 
 
 def metric(name: str, value: float | None) -> str:
-    """A metric's value: ``87.1 %`` for shares, ``24.3`` for perplexity, else three decimals; a dash for none."""
+    """The value of a metric: ``87.1 %`` for shares, ``24.3`` for perplexity, else three decimals; a dash for None."""
     if value is None or not math.isfinite(value):
         return DASH
     if name in PERCENTAGES:
@@ -69,7 +80,7 @@ def metric(name: str, value: float | None) -> str:
 
 
 def metric_change(name: str, before: float | None, after: float | None) -> str:
-    """How a metric moved: ``+36.9 points`` for shares, ``−95.1 %`` for perplexity, a difference for all else."""
+    """The change of a metric: ``+36.9 points`` for shares, ``−95.1 %`` for perplexity, else a difference."""
     if before is None or after is None or not (math.isfinite(before) and math.isfinite(after)):
         return DASH
     if name in PERCENTAGES:

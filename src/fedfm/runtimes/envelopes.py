@@ -1,6 +1,6 @@
-"""What a server and a node hand each other in one piece: a head, which is JSON, and blobs of bytes.
+"""Envelopes: what a server and a node send each other in one piece, a head of JSON and blobs of bytes.
 
-Heads say what is asked or answered; what travels of models is in the blobs, which nobody on the way looks into.
+Heads say what is asked or answered. Tensors travel in the blobs, which are not read on the way.
 """
 
 from __future__ import annotations
@@ -20,28 +20,32 @@ from fedfm.spill import Spilled
 from fedfm.untrusted import MAX_EXAMPLES, MOST_INTEGER, UntrustedError, read_json
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
-"""Of a client that has data of its own."""
+"""Pattern of the name of a client that has data of its own."""
 
 FILE = r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,199}$"
-"""Of a file of a proxy's folder."""
+"""Pattern of the name of a file in a proxy's folder."""
 
 MOST_HEAD, MOST_BLOBS = 2**26, 2**16
-"""A envelope with a head of more bytes, or with more blobs, is not believed."""
+"""Bytes of a head, and blobs of an envelope, at most; anything larger is refused."""
 
 MOST_FILES = 2**12
-"""Files, and pieces of files, in a envelope."""
+"""Files, and pieces of files, in an envelope, at most."""
 
 Count = Annotated[int, Field(strict=True, ge=0, le=MOST_INTEGER)]
 Identifier = Annotated[str, Field(max_length=2**12)]
-"""Of a client, a job, a node or a message; compared, and shown only as `fedfm.printable` does."""
+"""Identifies a client, a job, a node or a message. It is compared, and shown only through `fedfm.printable`."""
 Sentence = Annotated[str, AfterValidator(line)]
-"""For people, on one line: made safe to show, and cut, on both sides."""
+"""One line for people: made safe to show, and cut, on both sides."""
 Paragraphs = Annotated[str, AfterValidator(lines)]
-"""For people, on several lines."""
+"""Several lines for people."""
+
+
+RunStatus = Literal["completed", "interrupted", "failed"]
+"""How a run ended."""
 
 
 class EnvelopeError(FedfmError):
-    """Bytes that are no sound envelope; the text says what is wrong with them."""
+    """Bytes that are not a valid envelope; the text says what is wrong with them."""
 
 
 class _Head(BaseModel):
@@ -58,37 +62,38 @@ class File(_Head):
 
 
 class Piece(_Head):
-    """A part of a file: what is there of it from a byte on."""
+    """A part of a file, from some byte on."""
 
     file: Annotated[str, Field(pattern=FILE)]
-    """Its name."""
+    """Name of the file."""
     start: Count
+    """First byte."""
 
 
 class Prepare(_Head):
-    """Server to node: what the run is. Blobs: the pieces."""
+    """Server to node: the run that it has to prepare for. Blobs: the pieces."""
 
     kind: Literal["prepare"] = "prepare"
     job: dict[str, Any]
-    """As `fedfm.hosts.job.Job` says it."""
+    """The run, as `fedfm.hosts.job.Job` writes it."""
     client: Annotated[str, Field(pattern=NAME)] | None = None
     """The client that the node is, where it has data of its own."""
     trial: bool = False
-    """Whether it only tries on what it can before there is a proxy: the recipe, and its data with the tokenizer."""
+    """Whether it only tries what it can before the proxy exists: the recipe, and its data with the tokenizer."""
     files: Annotated[tuple[File, ...], Field(max_length=MOST_FILES)] = ()
-    """Of the proxy that it is to train on from now on, or of the tokenizer or image processor of a trial."""
+    """Files of the proxy that it trains on from now on, or of the tokenizer or image processor of a trial."""
     pieces: Annotated[tuple[Piece, ...], Field(max_length=MOST_FILES)] = ()
-    """Of these files, as the node wanted them."""
+    """Pieces of these files that come along, as the node asked for them."""
 
 
 class Wanting(_Head):
-    """Node to server: it lacks files of the proxy, and keeps what it has of them. No blobs."""
+    """Node to server: it lacks files of the proxy; what it has received it keeps. No blobs."""
 
     kind: Literal["wanting"] = "wanting"
     job: Identifier
-    """`job_digest` of what it would be prepared for."""
+    """`job_digest` of the job that it prepares for."""
     pieces: Annotated[tuple[Piece, ...], Field(min_length=1, max_length=MOST_FILES)]
-    """What it lacks: of each of these files all from there on."""
+    """What it lacks: each of these files from that byte on."""
 
 
 class Ready(_Head):
@@ -96,21 +101,23 @@ class Ready(_Head):
 
     kind: Literal["ready"] = "ready"
     job: Identifier
-    """`job_digest` of what it is prepared for."""
+    """`job_digest` of the job that it is prepared for."""
     clients: tuple[Identifier, ...] | None
     """Clients that it can train; null: any."""
     examples: Annotated[Count, Field(le=MAX_EXAMPLES)] | None = None
-    """That it trains on, where it has data of its own."""
+    """Training examples, where it has data of its own."""
 
 
 class Work(_Head):
-    """Server to node: train clients. Blobs: the instructions."""
+    """Server to node: train clients. Blobs: the instructions, then the states of the clients that have one."""
 
     kind: Literal["work"] = "work"
     job: Identifier
     """`job_digest` of the run's job."""
     clients: tuple[tuple[Identifier, Annotated[Count, Field(lt=MOST_BLOBS)]], ...]
     """Client id and the place of its instruction among the instructions."""
+    states: tuple[Identifier, ...] = ()
+    """Clients whose state comes along, in the order of the blobs; never at a site with data of its own."""
 
 
 class Fault(_Head):
@@ -121,28 +128,33 @@ class Fault(_Head):
     stale: bool = False
 
 
-class Answers(_Head):
-    """Node to server: what clients came to. Blobs: the updates of those without a fault, in order."""
+class Replies(_Head):
+    """Node to server: the results of clients.
 
-    kind: Literal["answers"] = "answers"
+    Blobs: the updates of those without a fault, in order, then the states of the clients that have one.
+    """
+
+    kind: Literal["replies"] = "replies"
     clients: tuple[tuple[Identifier, Fault | None], ...]
+    states: tuple[Identifier, ...] = ()
+    """Clients whose new state comes along, in the order of the blobs; never from a site with data of its own."""
 
 
 class Ended(_Head):
-    """Server to node: the run is over, for good or for now. No blobs; the node forgets it, and answers `Unprepared`."""
+    """Server to node: the run has ended or stopped. No blobs; the node forgets it, and answers `Unprepared`."""
 
     kind: Literal["ended"] = "ended"
     job: str
     """`job_digest` of the run's job."""
     run: Annotated[str, Field(pattern=NAME)]
-    """Its name."""
-    status: Literal["completed", "interrupted", "failed"]
+    """Name of the run."""
+    status: RunStatus
     rounds: Annotated[int, Field(ge=0, lt=2**63)]
-    """That were played."""
+    """Rounds that were played."""
 
 
 class Unprepared(_Head):
-    """Node to server: it knows no such job, or not any more. No blobs."""
+    """Node to server: it is not prepared for this job, or not any more. No blobs."""
 
     kind: Literal["unprepared"] = "unprepared"
 
@@ -155,38 +167,38 @@ class Refusal(_Head):
 
 
 class Lost(_Head):
-    """To the server, from what carries its envelopes: no answer will come, or no more of it. No blobs."""
+    """Line to server: no answer will come from a node, or no more of it. No blobs."""
 
     kind: Literal["lost"] = "lost"
     reason: Sentence
     late: bool = False
-    """Whether the time for it is over."""
+    """Whether the deadline has passed."""
 
 
 class Ask(_Head):
-    """To a node, from what carries the server's envelopes: has it had this message? No blobs."""
+    """Line to node: has it received this message? No blobs."""
 
     kind: Literal["ask"] = "ask"
     message: Identifier
-    """By the name that it was sent under."""
+    """The name under which it was sent."""
 
 
 class Seen(_Head):
-    """Node to what carries its envelopes: whether it has had the message. No blobs."""
+    """Node to line: whether it has received the message. No blobs."""
 
     kind: Literal["seen"] = "seen"
     seen: bool
 
 
 class Nodes(_Head):
-    """To the server, from what carries its envelopes: the nodes that are there now. No blobs."""
+    """Line to server: the nodes that are there now. No blobs."""
 
     kind: Literal["nodes"] = "nodes"
     nodes: tuple[Identifier, ...]
 
 
 Head = Annotated[
-    Prepare | Wanting | Ready | Work | Answers | Ended | Unprepared | Refusal | Lost | Ask | Seen | Nodes,
+    Prepare | Wanting | Ready | Work | Replies | Ended | Unprepared | Refusal | Lost | Ask | Seen | Nodes,
     Field(discriminator="kind"),
 ]
 _HEADS: TypeAdapter[Head] = TypeAdapter(Head)
@@ -218,49 +230,58 @@ class Envelope:
         """The envelope with this head.
 
         Raises:
-            EnvelopeError: the head is not one, or has another number of blobs.
+            EnvelopeError: the head is not valid, or does not fit the number of blobs.
         """
         blobs = tuple(blobs)
         if len(text) > MOST_HEAD or len(blobs) > MOST_BLOBS:
-            raise EnvelopeError(f"not a envelope of fedfm (a head of {len(text)} bytes with {len(blobs)} blobs)")
+            raise EnvelopeError(f"not an envelope of fedfm (a head of {len(text)} bytes with {len(blobs)} blobs)")
         try:
             head = _HEADS.validate_python(read_json(text))
         except UntrustedError as error:
-            raise EnvelopeError(f"not a envelope of fedfm ({error})") from error
+            raise EnvelopeError(f"not an envelope of fedfm ({error})") from error
         except ValidationError as error:
             first = error.errors(include_url=False, include_context=False, include_input=False)[0]
             where = quoted(".".join(map(str, first["loc"])))
-            raise EnvelopeError(f"not a envelope of fedfm ({where}: {line(first['msg'], most=120)})") from error
+            raise EnvelopeError(f"not an envelope of fedfm ({where}: {line(first['msg'], most=120)})") from error
         envelope = cls(head, blobs)
         if problem := envelope._problem():
-            raise EnvelopeError(f"not a sound envelope of fedfm ({problem})")
+            raise EnvelopeError(f"not a valid envelope of fedfm ({problem})")
         return envelope
 
     def _problem(self) -> str | None:
         match self.head:
-            case Work(clients=clients):
-                least, most = max((place for _, place in clients), default=-1) + 1, None
+            case Work(clients=clients, states=states):
+                least, most = max((place for _, place in clients), default=-1) + 1 + len(states), None
+            case Replies(clients=clients, states=states):
+                least = most = sum(fault is None for _, fault in clients) + len(states)
             case Prepare(pieces=pieces):
+                clients, states = (), ()
                 least = most = len(pieces)
-            case Answers(clients=clients):
-                least = most = sum(fault is None for _, fault in clients)
             case _:
+                clients, states = (), ()
                 least = most = 0
         if len(self.blobs) < least or (most is not None and len(self.blobs) > most):
             return f"{len(self.blobs)} blobs with a head of kind {self.head.kind}"
+        if len(set(states)) < len(states) or set(states) - {client for client, _ in clients}:
+            return f"states of other clients in a head of kind {self.head.kind}"
         return None
 
 
 def joined(parts: Iterable[Envelope]) -> Envelope:
-    """One envelope of a node's answers in several; what is no answer stands for all."""
+    """One envelope with all replies of a node's parts; a part that is not `Replies` stands for all."""
     clients: list[tuple[str, Fault | None]] = []
-    blobs: list[bytes | Spilled] = []
+    states: list[str] = []
+    updates: list[bytes | Spilled] = []
+    kept: list[bytes | Spilled] = []
     for part in parts:
-        if not isinstance(part.head, Answers):
+        if not isinstance(part.head, Replies):
             return part
+        count = len(part.blobs) - len(part.head.states)
         clients += part.head.clients
-        blobs += part.blobs
-    return Envelope(Answers(clients=tuple(clients)), tuple(blobs))
+        states += part.head.states
+        updates += part.blobs[:count]
+        kept += part.blobs[count:]
+    return Envelope(Replies(clients=tuple(clients), states=tuple(states)), (*updates, *kept))
 
 
 def job_digest(job: dict[str, Any]) -> str:

@@ -2,28 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 
 from fedfm.clients import Worker
-from fedfm.proxies.versions import ProxyVersion
-from fedfm.updates import Failure
+from fedfm.proxies.base import ModelVersion
+from fedfm.runtimes.base import Simulated, refuse_repeats
+from fedfm.updates import Reply, Request
 
 
-@dataclass(frozen=True)
-class LocalRuntime:
-    """Hands messages to a worker in this process; answers come in the order of the clients asked."""
+class LocalRuntime(Simulated):
+    """Trains with a worker in this process, when a reply is asked for.
 
-    worker: Worker
+    Replies come in the order of the requests, but callers must not rely on it.
+    """
 
-    def hand_out(self, clients: Sequence[str], version: ProxyVersion) -> None:
-        """All clients of this process share one proxy, which thus is the latest that any of them holds."""
-        if clients and self.worker.proxy is not None:
-            self.worker.proxy.download(version)
+    def __init__(self, worker: Worker) -> None:
+        self.worker = worker
+        self._waiting = deque[Sequence[Request]]()
+        self._answers: Iterator[Reply] = iter(())
+        self._outstanding = set[str]()
 
-    def exchange(self, messages: Mapping[str, bytes]) -> Generator[tuple[str, bytes | Failure]]:
-        """Trains lazily: a caller that stops iterating stops the training."""
-        return self.worker.train(messages)
+    def submit(self, requests: Sequence[Request]) -> None:
+        """As `Runtime.submit`; nothing is trained yet."""
+        refuse_repeats(self._outstanding, requests)
+        self._outstanding |= {request.client for request in requests}
+        self._waiting.append(requests)
+
+    def next(self, timeout: float | None = None) -> Reply | None:
+        """As `Runtime.next`: trains the next pass of clients, whatever the timeout is."""
+        while True:
+            for reply in self._answers:
+                self._outstanding.discard(reply.client)
+                return reply
+            if not self._waiting:
+                return None
+            self._answers = iter(self.worker.answer(self._waiting.popleft()))
+
+    def drop(self) -> None:
+        """As `Runtime.drop`; what is not trained yet never is."""
+        self._waiting.clear()
+        self._answers = iter(())
+        self._outstanding.clear()
+
+    def share(self, clients: Sequence[str], version: ModelVersion) -> None:
+        """As `Runtime.share`: the clients share one proxy, which thus is at the latest version that any of them has."""
+        if clients:
+            self.worker.copy.download(version)
+
+    def attend(self, check: Callable[[], None]) -> None:
+        """Does nothing: `next` never waits."""
 
     def close(self) -> None:
-        """Nothing is held."""
+        """As `Runtime.close`."""
+        self.drop()

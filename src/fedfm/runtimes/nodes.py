@@ -1,83 +1,93 @@
-"""Clients on nodes: processes or machines that hold their data, reached over some line.
+"""Clients on nodes: processes or machines that hold their data, reached over a line.
 
-What the line is (Flower's grid, Ray's actors) is its own business; here clients are dealt to nodes, nodes that know
-nothing of the run are told, and what they answer becomes the clients' answers.
+Clients are dealt to nodes in whole passes; a node that does not know the run is prepared first. Each node goes its own
+way: while one prepares or trains, others are sent what is submitted next.
 """
 
 from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
-from contextlib import closing, suppress
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any
 
 from fedfm.errors import InterruptedRunError, TooFewClientsError
-from fedfm.proxies.versions import ProxyVersion
-from fedfm.runtimes.base import Answer
-from fedfm.runtimes.envelopes import (
-    Answers,
-    Ended,
-    Envelope,
-    Lost,
-    Piece,
-    Prepare,
-    Ready,
-    Refusal,
-    Unprepared,
-    Wanting,
-    Work,
-    job_digest,
-)
-from fedfm.runtimes.file_transfer import Offer
-from fedfm.spill import Spilled
-from fedfm.updates import Failure
+from fedfm.proxies.base import ModelVersion
+from fedfm.runtimes.base import refuse_repeats
+from fedfm.runtimes.envelopes import Ended, Envelope, Lost, Replies, RunStatus, Unprepared
+from fedfm.runtimes.exchanges import read_replies, work_envelope
+from fedfm.runtimes.line import Line, Part
+from fedfm.runtimes.preparation import Preparation, why_not
+from fedfm.updates import Failure, Reply, Request
 
 TRIES, PAUSE = 3, 3.0
-"""How often nodes that are lost are told of a run, and seconds between two times."""
+"""How often a node is prepared that is lost each time, and seconds between two times."""
 
 PARTING = 15.0
-"""Seconds that nodes have to take note of the end of a run."""
+"""Seconds that nodes have to acknowledge the end of a run."""
 
 ROOM = 2**24
 """Bytes of an update beside its tensors, at most, and tensors may be stored twice as large as they were sent."""
 
 
-class Line(Protocol):
-    """The way to nodes and back."""
+@dataclass(frozen=True, eq=False)
+class _Batch:
+    """What was submitted together.
 
-    def nodes(self) -> Sequence[str]:
-        """The nodes that are there now, sorted; waits until there are as many as it was told to wait for."""
-        ...
+    Attributes:
+        messages: that differ. A node that trains any client gets all of them, so that its proxy follows every change.
+        version: of the proxy that they lead to.
+        leads_from: versions of the proxy that they lead on from.
+    """
 
-    def send(
-        self, envelopes: Mapping[str, Envelope], *, most: int, within: float | None = None
-    ) -> Generator[tuple[str, Envelope]]:
-        """Sends nodes their envelopes and yields (node, answer) as answers come in; a node may answer in parts.
+    messages: tuple[bytes, ...]
+    version: int
+    leads_from: frozenset[int]
 
-        `Lost` in place of an answer says why there is none, or no more of it. A node that others run does not decide
-        how much memory its answer takes: where its blobs have more than ``most`` bytes there is a `Refusal`. A caller
-        that has enough closes it. ``within`` is the time for answers in seconds, in place of the line's own.
-        """
-        ...
 
-    def attend(self, check: Callable[[], None]) -> None:
-        """Calls ``check`` now and then while it waits; what that raises ends the waiting."""
-        ...
+@dataclass(eq=False)
+class _Owed:
+    """A request without a reply.
 
-    def close(self) -> None:
-        """Lets go of the nodes."""
-        ...
+    Attributes:
+        request: what the client is asked.
+        batch: that it was submitted with.
+        lost: why its node was lost with it, if it was; it is sent once more, not twice.
+    """
+
+    request: Request
+    batch: _Batch
+    lost: str | None = None
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What a node works on.
+
+    Attributes:
+        batch: that it is from.
+        owed: client → its request, while the node has not answered it.
+    """
+
+    batch: _Batch
+    owed: dict[str, _Owed]
 
 
 class NodesRuntime:
-    """Trains clients on nodes, in whole passes; which node trains a pass changes nothing of what comes out.
+    """Trains clients on nodes; which node trains a pass does not change the result.
+
+    A node is idle, or works on one envelope: its preparation or its work. What it gets meanwhile waits in its queue. A
+    node that was lost, or has forgotten the run, is prepared again, and sent once more what it owes.
 
     Attributes:
-        examples: node → training examples that it said it has; 0: it did not say.
-        refused: node → why it does not take part.
+        preparation: of the nodes for this run.
     """
+
+    remote = True
 
     def __init__(
         self,
@@ -85,7 +95,7 @@ class NodesRuntime:
         job: dict[str, Any],
         *,
         stack: int,
-        save_proxy: Callable[[Path, ProxyVersion], object] | None = None,
+        save_proxy: Callable[[Path, ModelVersion], object] | None = None,
         save_processor: Callable[[Path], object] | None = None,
         own_data: bool = False,
         pause: float = PAUSE,
@@ -96,240 +106,307 @@ class NodesRuntime:
             line: to the nodes.
             job: what they need to know of the run.
             stack: clients of one pass.
-            save_proxy: writes the proxy, which is at a version, into an empty folder; None where there is none.
+            save_proxy: writes a version of the proxy into an empty folder; None where the run has no proxy.
             save_processor: writes what nodes with data of their own read it with, where they get that with the proxy.
             own_data: whether each node is a client, by its name on the line, and has data of its own.
-            pause: seconds until a node that was lost is looked for again.
+            pause: seconds until a node that was lost is prepared again.
         """
         self.line = line
         self.job = job
         self.stack = stack
-        self.save_proxy = save_proxy
-        self.save_processor = save_processor
-        self.own_data = own_data
+        self.keeps_state = own_data
         self.pause = pause
-        self.examples: dict[str, int] = {}
-        self.refused: dict[str, str] = {}
-        self._lost: dict[str, str] = {}
-        self._digest = job_digest(job)
-        self._serves: dict[str, frozenset[str] | None] = {}
-        self._latest: ProxyVersion | None = None
-        self._offered: tuple[int, Offer] | None = None
-        self._held: set[str] = set()
+        self.preparation = Preparation(job, own_data=own_data, save_proxy=save_proxy, save_processor=save_processor)
+        self._tries_first = save_processor is not None
+        self._there: Sequence[str] = ()
+        self._queues: dict[str, deque[_Owed]] = {}
+        self._preparing = set[str]()
+        self._working: dict[str, _Work] = {}
+        self._resting: dict[str, float] = {}
+        self._lost: dict[str, int] = {}
+        self._given_up = set[str]()
+        self._arrived = deque[Reply]()
 
-    def hand_out(self, clients: Sequence[str], version: ProxyVersion) -> None:
-        """Nodes of these clients get the proxy before their next work; those that train anybody keep one for all."""
-        self._latest, asked = version, set(clients)
-        self._held -= {node for node, served in self._serves.items() if served is not None and served & asked}
+    def submit(self, requests: Sequence[Request]) -> None:
+        """As `Runtime.submit`; idle nodes get their part at once."""
+        refuse_repeats(self._outstanding(), requests)
+        if self.keeps_state and (with_state := [request.client for request in requests if request.state is not None]):
+            raise ValueError(f"client {with_state[0]} keeps its state itself: none can be sent to it")
+        if not requests:
+            return
+        self._look(wait=not self._is_busy)
+        if not self._there:  # all are lost, which `next` has not seen yet
+            self._look(wait=True)
+        self._given_up.clear()
+        messages = tuple({id(request.message): request.message for request in requests}.values())
+        version, leads_from = self.preparation.versions([request.client for request in requests])
+        batch = _Batch(messages, version, leads_from)
+        self._deal([_Owed(request, batch) for request in requests])
+
+    def next(self, timeout: float | None = None) -> Reply | None:
+        """As `Runtime.next`."""
+        end = float("inf") if timeout is None else time.monotonic() + timeout
+        while not self._arrived:
+            self._wake()
+            if self._arrived or not (self._is_busy or self._resting):
+                break
+            now = time.monotonic()
+            left = min(end, *self._resting.values(), float("inf")) - now
+            part = self.line.pull(None if left == float("inf") else max(0.0, left))
+            if part is not None:
+                self._take(part)
+            elif left == float("inf"):
+                raise RuntimeError("nodes owe answers that the line does not wait for")
+            elif now >= end:
+                break
+            elif not self._is_busy:
+                time.sleep(max(0.0, left))  # by then it is known whether the lost nodes are there
+        return self._arrived.popleft() if self._arrived else None
+
+    def drop(self) -> None:
+        """As `Runtime.drop`; nodes finish what they work on, but their answers are not used."""
+        self.line.drop()
+        for node in self._working:
+            self.preparation.forget_proxy(node)
+        self._queues.clear()
+        self._preparing.clear()
+        self._working.clear()
+        self._resting.clear()
+        self._lost.clear()
+        self._arrived.clear()
+
+    def share(self, clients: Sequence[str], version: ModelVersion) -> None:
+        """As `Runtime.share`; a node gets the files before its next work."""
+        self.preparation.share(clients, version)
+
+    def attend(self, check: Callable[[], None]) -> None:
+        """As `Runtime.attend`."""
+        self.line.attend(check)
+
+    def say_ended(self, run: str, status: RunStatus, rounds: int) -> None:
+        """As `Runtime.say_ended`; a site that does not acknowledge it in time is left."""
+        if not self.keeps_state:
+            return
+        self.drop()
+        envelope = Envelope(Ended(job=self.preparation.digest, run=run, status=status, rounds=rounds))
+        with suppress(InterruptedRunError, TooFewClientsError):  # asked to stop, or no node can be reached any more
+            for node in self.preparation.examples:
+                self.line.push(node, envelope, most=0, within=PARTING)
+            while self.line.pull() is not None:
+                pass
 
     def rehearse(self) -> None:
-        """Prepares the nodes that are there, or lets them try what they can before there is a proxy; trains nothing.
+        """As `Runtime.rehearse`: prepares the nodes that are there, or lets them try what they can without the proxy."""
+        for attempt in range(TRIES):
+            self._look(wait=True)
+            new = [node for node in self._there if not self._is_known(node)]
+            for node in new:
+                self.line.push(node, self.preparation.begin(node, trial=self._tries_first), most=0)
+            while (part := self.line.pull()) is not None:
+                if (more := self.preparation.take(part.node, part.envelope)) is not None:
+                    self.line.push(part.node, more, most=0)
+            if attempt == TRIES - 1 or not self.preparation.lost.keys() & set(new):
+                break
+            time.sleep(self.pause)
+        if not any(map(self.preparation.knows, self._there)):
+            raise self._none_can_train()
+
+    def close(self) -> None:
+        """As `Runtime.close`."""
+        self.line.close()
+
+    @property
+    def examples(self) -> dict[str, int]:
+        """Node → training examples that it reported; 0: it reported none. Grows as nodes join."""
+        return self.preparation.examples
+
+    @property
+    def refused(self) -> dict[str, str]:
+        """Node → why it does not take part."""
+        return self.preparation.refused
+
+    @property
+    def _is_busy(self) -> bool:
+        """Whether a node owes an answer."""
+        return bool(self._preparing or self._working)
+
+    def _is_known(self, node: str) -> bool:
+        return self.preparation.knows(node) or node in self.preparation.refused
+
+    def _outstanding(self) -> set[str]:
+        queued = {owed.request.client for queue in self._queues.values() for owed in queue}
+        working = {client for work in self._working.values() for client in work.owed}
+        return queued | working | {reply.client for reply in self._arrived}
+
+    def _look(self, *, wait: bool) -> None:
+        """Finds out which nodes are there."""
+        self._there = self.line.nodes(wait=wait)
+        self.preparation.meet(self._there)
+
+    def _can_train(self, node: str) -> bool:
+        return node not in self.preparation.refused and node not in self._given_up
+
+    def _deal(self, requests: Iterable[_Owed]) -> None:
+        """Puts requests into the queues of the least loaded nodes, in whole passes; fails those that no node serves.
 
         Raises:
             TooFewClientsError: no node can train, with the reasons.
         """
-        self._prepared(trial=None if self.save_processor is None else Offer(self.save_processor))
-
-    def exchange(self, messages: Mapping[str, bytes]) -> Generator[tuple[str, Answer]]:
-        """Deals the clients to the nodes; all of a node's in one envelope.
-
-        Raises:
-            TooFewClientsError: no node is prepared, with the reasons.
-        """
-        nodes = self._prepared(messages if self.own_data and self.save_proxy else None)
-        shares: dict[str, list[str]] = {node: [] for node in nodes}
-        for client in self._dealt(list(messages), shares):
-            yield (
-                client,
-                Failure(client, (self.refused | self._lost).get(client, "no node that is there holds its data")),
-            )
-        yield from self._work({node: share for node, share in shares.items() if share}, messages, again=True)
-
-    def say_ended(self, run: str, status: Literal["completed", "interrupted", "failed"], rounds: int) -> None:
-        """Tells nodes, which have data of their own, that the run is over; one that does not answer is left.
-
-        Args:
-            run: its name.
-            status: how it ended.
-            rounds: that were played.
-        """
-        envelope = Envelope(Ended(job=self._digest, run=run, status=status, rounds=rounds))
-        with suppress(InterruptedRunError, TooFewClientsError):  # asked to stop, or no node can be reached any more
-            deque(self.line.send(dict.fromkeys(self.examples, envelope), most=0, within=PARTING), maxlen=0)
-
-    def attend(self, check: Callable[[], None]) -> None:
-        """Calls ``check`` now and then while it waits for nodes; what that raises ends the waiting."""
-        self.line.attend(check)
-
-    def close(self) -> None:
-        """Lets go of the nodes."""
-        self.line.close()
-
-    def _prepared(self, wanted: Collection[str] | None = None, *, trial: Offer | None = None) -> list[str]:
-        """Nodes that know the run, hold its proxy and are there; who refused it is told only when it has been away.
-
-        Args:
-            wanted: tells no others; None: all that are there.
-            trial: what they need for a trial, which is enough for now; None: they are to be ready to train.
-        """
-        for attempt in range(TRIES):
-            there = self.line.nodes()
-            self._serves = {node: clients for node, clients in self._serves.items() if node in there}
-            self.refused = {node: reason for node, reason in self.refused.items() if node in there}
-            known = self._ready(trial) | self.refused.keys()
-            new = [node for node in there if node not in known and (wanted is None or node in wanted)]
-            if not self._tell(new, trial=trial) or attempt == TRIES - 1:
-                break
-            time.sleep(self.pause)  # by then it is known whether they are there
-        if not self._ready(trial):
-            reasons = "".join(f"\n  node {node}: {reason}" for node, reason in (self.refused | self._lost).items())
-            raise TooFewClientsError(f"no node can train for this run{reasons or ': none is there'}")
-        return sorted(self._serves)
-
-    def _ready(self, trial: Offer | None) -> set[str]:
-        """Nodes that need not be told: those that have passed the trial, or that know the run and hold its proxy."""
-        if trial is not None:
-            return set(self.examples)
-        return {node for node in self._serves if self.save_proxy is None or node in self._held}
-
-    def _tell(self, nodes: Sequence[str], *, trial: Offer | None = None) -> bool:
-        """Tells nodes of the run, with as much of its proxy as they lack; whether one of them was lost.
-
-        Args:
-            nodes: to tell.
-            trial: what they need for a trial; None: they are to be ready to train.
-        """
-        self._lost = {}
-        offer = trial or self._offer()
-        lacked: dict[str, float] = dict.fromkeys(nodes, float("inf"))
-
-        def envelope(node: str, wanted: Sequence[Piece]) -> Envelope:
-            pieces = offer.read(wanted) if offer else []
-            head = Prepare(
-                job=self.job,
-                client=node if self.own_data else None,
-                trial=trial is not None,
-                files=offer.files if offer else (),
-                pieces=tuple(piece for piece, _ in pieces),
-            )
-            return Envelope(head, tuple(content for _, content in pieces))
-
-        envelopes = {node: envelope(node, ()) for node in nodes}
-        while envelopes:
-            told, envelopes = envelopes, {}
-            for node, answer in self.line.send(told, most=0):
-                match answer:
-                    case Envelope(head=Ready(job=self._digest, clients=clients, examples=examples)):
-                        self.examples[node] = examples or 0
-                        if trial is None:
-                            served = (node,) if self.own_data else clients
-                            self._serves[node] = None if served is None else frozenset(served)
-                            self._held.add(node)
-                    case Envelope(head=Wanting(job=self._digest, pieces=pieces)):
-                        lacks = None if offer is None else offer.lacking(pieces)
-                        sent = sum(map(len, told[node].blobs))  # a node keeps it, or asks without end
-                        if lacks is None or lacks >= lacked[node] or lacks > lacked[node] - sent:
-                            self._refuse(node, "the files of the proxy do not arrive there as they were sent")
-                        else:
-                            lacked[node], envelopes[node] = lacks, envelope(node, pieces)
-                    case Envelope(head=Lost()):
-                        self._serves.pop(node, None)
-                        self._lost[node] = _why_not(answer)
-                    case _:
-                        self._refuse(node, _why_not(answer))
-        return bool(self._lost)
-
-    def _refuse(self, node: str, reason: str) -> None:
-        """Does without a node until it has been away."""
-        self._serves.pop(node, None)
-        self.refused[node] = reason
-
-    def _offer(self) -> Offer | None:
-        """The latest proxy; None where there is none."""
-        save, version = self.save_proxy, self._latest
-        if save is None or version is None:
-            return None
-        if self._offered is None or self._offered[0] != version.number:
-            self._offered = version.number, Offer(lambda folder: save(folder, version))
-        return self._offered[1]
-
-    def _dealt(self, clients: list[str], shares: dict[str, list[str]]) -> list[str]:
-        """Fills each node's share with whole passes; the clients that no node serves are left."""
-        left, groups = [], dict[tuple[str, ...], list[str]]()
-        for client in clients:
-            serving = tuple(node for node, served in self._serves.items() if served is None or client in served)
+        nodes = [node for node in self._there if self._can_train(node)]
+        if not nodes:
+            raise self._none_can_train()
+        load = {node: self._load(node) for node in nodes}
+        groups: dict[tuple[str, ...], list[_Owed]] = {}
+        for owed in requests:
+            client = owed.request.client
+            serving = tuple(node for node in nodes if self.preparation.may_serve(node, client))
             if serving:
-                groups.setdefault(serving, []).append(client)
+                groups.setdefault(serving, []).append(owed)
             else:
-                left.append(client)
+                self._fail(owed, self.preparation.reasons.get(client, "no node that is there holds its data"))
         for serving, group in groups.items():
             for start in range(0, len(group), self.stack):
-                least = min(serving, key=lambda node: (len(shares[node]), node))
-                shares[least] += group[start : start + self.stack]
-        return left
+                together = group[start : start + self.stack]
+                least = min(serving, key=lambda node: (load[node], node))
+                load[least] += len(together)
+                self._queues.setdefault(least, deque()).extend(together)
+        for node in sorted({node for serving in groups for node in serving}):
+            self._advance(node)
 
-    def _work(
-        self, shares: Mapping[str, Sequence[str]], messages: Mapping[str, bytes], *, again: bool
-    ) -> Iterator[tuple[str, Answer]]:
-        """Sends work and yields what comes of it.
+    def _load(self, node: str) -> int:
+        """Requests that a node has not answered."""
+        return len(self._queues.get(node, ())) + (len(self._working[node].owed) if node in self._working else 0)
 
-        Nodes that have forgotten the run, or were lost and are there again, are asked once more for what they owe.
+    def _advance(self, node: str) -> None:
+        """Sends an idle node what it needs next: its preparation, or the requests of one batch from its queue."""
+        queue = self._queues.get(node)
+        if not queue or node in self._preparing or node in self._working or node in self._resting:
+            return
+        batch = queue[0].batch
+        if not self.preparation.is_ready(node, batch.leads_from):
+            self._preparing.add(node)
+            self.line.push(node, self.preparation.begin(node), most=0)
+            return
+        together = list(takewhile(lambda owed: owed.batch is batch, queue))
+        for _ in together:
+            queue.popleft()
+        requests = [owed.request for owed in together]
+        self._working[node] = _Work(batch, {owed.request.client: owed for owed in together})
+        messages = batch.messages
+        if not self.preparation.trains_any(node):
+            messages = tuple({id(request.message): request.message for request in requests}.values())
+        # nodes for simulated clients are this run's own, and the size of a state is not known
+        most = len(requests) * (2 * max(map(len, messages)) + ROOM) if self.keeps_state else None
+        self.line.push(node, work_envelope(self.preparation.digest, requests, messages), most=most)
+
+    def _take(self, part: Part) -> None:
+        """Takes a part of a node's answer."""
+        if part.node in self._preparing:
+            self._take_preparation(part.node, part.envelope)
+        elif part.node in self._working:
+            self._take_work(part)
+
+    def _take_preparation(self, node: str, answer: Envelope) -> None:
+        if (more := self.preparation.take(node, answer)) is not None:
+            self.line.push(node, more, most=0)
+            return
+        self._preparing.discard(node)
+        if node in self.preparation.lost:
+            self._rest(node)
+        elif node in self.preparation.refused:
+            self._give_up(node)
+        else:
+            self._lost.pop(node, None)
+            queue = self._queues.pop(node, deque())
+            kept = [owed for owed in queue if self.preparation.may_serve(node, owed.request.client)]
+            self._queues[node] = deque(kept)
+            if dealt_wrong := [owed for owed in queue if owed not in kept]:
+                self._deal(dealt_wrong)
+            self._advance(node)
+
+    def _take_work(self, part: Part) -> None:
+        owed, head = self._working[part.node].owed, part.envelope.head
+        lost = None
+        if isinstance(head, Replies) and not (self.keeps_state and head.states):
+            for reply in read_replies(head, part.envelope.blobs):
+                if owed.pop(reply.client, None) is not None:  # a node does not answer for another's clients
+                    self._arrived.append(reply)
+        else:
+            lost = "it sent a state, which sites keep" if isinstance(head, Replies) else why_not(part.envelope)
+        if part.last:
+            self._finish(part.node, lost or f"node {part.node} gave no answer", again=_is_worth_asking(part.envelope))
+
+    def _finish(self, node: str, lost: str, *, again: bool) -> None:
+        """Ends the work of a node.
+
+        Args:
+            node: that has answered all, or gives no more answers.
+            lost: why those requests are lost that it has not answered.
+            again: whether it may be asked again.
         """
-        waiting = {node: list(share) for node, share in shares.items()}
-        forgot: set[str] = set()
-        lost: dict[str, str] = {}
-        envelopes = {node: self._parcel(node, share, messages) for node, share in shares.items()}
-        most = max(map(len, shares.values()), default=0) * (2 * max(map(len, messages.values()), default=0) + ROOM)
-        try:
-            with closing(self.line.send(envelopes, most=most)) as answered:
-                for node, answer in answered:
-                    if isinstance(answer.head, Answers):
-                        yield from _answers(answer.head, answer.blobs, waiting[node])
-                    else:
-                        lost[node] = _why_not(answer)
-                        if again and not _is_final(answer):
-                            forgot.add(node)
-        except GeneratorExit:  # nobody waits for the others
-            self._held -= {node for node, unanswered in waiting.items() if unanswered}
-            raise
-        for node in forgot:
-            self._serves.pop(node, None)
-        if owing := {node for node in forgot if waiting[node]}:
-            known = {node: waiting.pop(node) for node in owing & set(self._prepared(owing))}
-            yield from self._work(known, messages, again=False)
-        for node, unanswered in waiting.items():
-            if unanswered:
-                self._held.discard(node)  # who knows what it holds now
-            for client in unanswered:
-                yield client, Failure(client, lost.get(node, f"node {node} gave no answer"))
+        work = self._working.pop(node)
+        if again:
+            self.preparation.forget(node)
+        if work.owed:
+            self.preparation.forget_proxy(node)
+        else:
+            self.preparation.trained(node, work.batch.version)
+        repeated = [owed for owed in work.owed.values() if again and owed.lost is None]
+        for owed in work.owed.values():
+            if owed not in repeated:
+                self._fail(owed, lost)
+        if repeated:
+            for owed in repeated:
+                owed.lost = lost
+            self._queues.setdefault(node, deque()).extendleft(reversed(repeated))
+            self._resting[node] = time.monotonic()  # `_wake` looks whether it is there before it is prepared
+        self._advance(node)
 
-    def _parcel(self, node: str, clients: Sequence[str], messages: Mapping[str, bytes]) -> Envelope:
-        """The work of a node.
+    def _rest(self, node: str) -> None:
+        """Prepares a node later that was lost; gives it up when it was lost often."""
+        self._lost[node] = self._lost.get(node, 0) + 1
+        if self._lost[node] < TRIES:
+            self._resting[node] = time.monotonic() + self.pause
+        else:
+            self._give_up(node)
 
-        Where it trains anybody it gets all messages of the round: so the proxies of such nodes stay at one version.
-        """
-        sent = messages.values() if self._serves[node] is None else [messages[client] for client in clients]
-        distinct = {id(message): message for message in sent}
-        places = {key: place for place, key in enumerate(distinct)}
-        head = Work(job=self._digest, clients=tuple((client, places[id(messages[client])]) for client in clients))
-        return Envelope(head, tuple(distinct.values()))
+    def _wake(self) -> None:
+        """Goes on with nodes whose rest is over, if they are there; while others work, there is time to wait for them."""
+        now = time.monotonic()
+        rested = [node for node, end in self._resting.items() if end <= now]
+        if not rested:
+            return
+        alone = not self._is_busy
+        self._look(wait=alone)
+        for node in rested:
+            del self._resting[node]
+            if node in self._there:
+                self._advance(node)
+            elif alone:
+                self._rest(node)
+            else:
+                self._resting[node] = now + self.pause
+
+    def _give_up(self, node: str) -> None:
+        """Does without a node until the next submission: fails what it was asked before, and deals the rest to others."""
+        self._given_up.add(node)
+        self._lost.pop(node, None)
+        queue = self._queues.pop(node, deque())
+        for owed in queue:
+            if owed.lost is not None:
+                self._fail(owed, owed.lost)
+        if left := [owed for owed in queue if owed.lost is None]:
+            self._deal(left)
+
+    def _fail(self, owed: _Owed, reason: str) -> None:
+        client = owed.request.client
+        self._arrived.append(Reply(client, Failure(client, reason)))
+
+    def _none_can_train(self) -> TooFewClientsError:
+        reasons = "".join(f"\n  node {node}: {reason}" for node, reason in self.preparation.reasons.items())
+        return TooFewClientsError(f"no node can train for this run{reasons or ': none is there'}")
 
 
-def _answers(answers: Answers, blobs: Sequence[bytes | Spilled], waiting: list[str]) -> Iterator[tuple[str, Answer]]:
-    """What a node came to, for those of its clients that are waiting; it does not answer for another's."""
-    updates = iter(blobs)
-    for client, fault in answers.clients:
-        found = next(updates) if fault is None else Failure(client, **fault.model_dump())
-        if client in waiting:
-            waiting.remove(client)
-            yield client, found
-
-
-def _is_final(answer: Envelope) -> bool:
-    """Whether there is no use in asking a node again that has not answered."""
-    return not isinstance(answer.head, Unprepared | Lost) or (isinstance(answer.head, Lost) and answer.head.late)
-
-
-def _why_not(answer: Envelope) -> str:
-    head = answer.head
-    return head.reason if isinstance(head, Refusal | Lost) else f"it answered with `{head.kind}`"
+def _is_worth_asking(answer: Envelope) -> bool:
+    """Whether a node that gave this answer may do the work when it is asked again."""
+    return isinstance(answer.head, Unprepared) or (isinstance(answer.head, Lost) and not answer.head.late)

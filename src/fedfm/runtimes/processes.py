@@ -1,7 +1,8 @@
 """Clients trained in several processes of this machine, which share the memory of backbone and data.
 
-Each process is a fork of this one: what it does not write (the frozen backbone) exists once. It gets whole passes of
-clients, as bytes, and sends bytes back; which process trains a pass, and when, changes nothing of what comes out.
+Each process is a fork of this one: memory that it does not write (the frozen backbone) exists once. A process gets whole
+passes of clients, as bytes, and sends bytes back. Which process trains a pass, and when, does not change the result: what
+a client keeps between rounds travels with its request and its reply, and never stays in a process.
 """
 
 from __future__ import annotations
@@ -11,10 +12,11 @@ import multiprocessing
 import os
 import signal
 import sys
+import time
 from collections import deque
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkProcess
 
@@ -22,30 +24,56 @@ import torch
 
 from fedfm.clients import Profile, Worker
 from fedfm.clients.memory import keep_for_reuse
-from fedfm.proxies.versions import ProxyVersion
-from fedfm.updates import Failure
+from fedfm.proxies.base import ModelVersion
+from fedfm.runtimes.base import Simulated, refuse_repeats
+from fedfm.updates import Failure, Reply, Request
 
 AHEAD = 4
 """Passes, times processes, that may be dealt beyond the first unfinished one: their updates wait to be folded."""
 
+LOOK = 1.0
+"""Seconds between two calls of what attends a wait."""
 
-@dataclass
+
+@dataclass(eq=False)
 class _Child:
-    """A process, the line to it, the clients that it is training, and the number of their pass."""
+    """A process that trains.
+
+    Attributes:
+        process: the fork.
+        pipe: to and from it.
+        version: of the proxy that it was forked with.
+        clients: that it is training and has not answered for.
+        number: of their pass.
+    """
 
     process: ForkProcess
-    line: Connection
-    clients: list[str] = field(default_factory=list)
+    pipe: Connection
+    version: int
+    clients: set[str] = field(default_factory=set)
     number: int = 0
 
 
-class ProcessRuntime:
-    """Deals passes to processes as they get free; answers come as they are ready, in nearly the order asked.
+@dataclass(frozen=True)
+class _Pass:
+    """Clients that are trained together.
+
+    Attributes:
+        requests: of these clients.
+        messages: of everything that was submitted with them: they bring the shared proxy up to date.
+    """
+
+    requests: Sequence[Request]
+    messages: tuple[bytes, ...]
+
+
+class ProcessRuntime(Simulated):
+    """Deals passes to processes as these become idle; replies come in nearly the order of the requests.
 
     That order keeps few updates waiting to be folded, however large the cohort is.
 
-    The processes are forked when there is something to train, with one thread each, and live until `close`; they are
-    forked anew when the proxy that they hold has changed.
+    Processes are forked when there is something to train, with one thread each, and live until `close`. One that holds
+    an older proxy than its next pass needs is replaced.
     """
 
     def __init__(self, worker: Worker, processes: int) -> None:
@@ -55,108 +83,144 @@ class ProcessRuntime:
         self.worker = worker
         self.processes = processes
         self._children: list[_Child] = []
-        self._version = worker.version
+        self._waiting = deque[_Pass]()
+        self._arrived = deque[Reply]()
+        self._dealt = 0
+        self._checks: list[Callable[[], None]] = []
 
-    def hand_out(self, clients: Sequence[str], version: ProxyVersion) -> None:
-        """All clients of this machine share one proxy, which thus is the latest that any of them holds."""
-        if clients and self.worker.proxy is not None:
-            self.worker.proxy.download(version)
+    def submit(self, requests: Sequence[Request]) -> None:
+        """As `Runtime.submit`; idle processes begin at once."""
+        refuse_repeats(self._outstanding(), requests)
+        messages = tuple({id(request.message): request.message for request in requests}.values())
+        self._waiting += [_Pass(together, messages) for together in self.worker.passes(requests)]
+        self._deal()
 
-    def exchange(self, messages: Mapping[str, bytes]) -> Generator[tuple[str, bytes | Failure]]:
-        """Trains in all processes; a caller that stops iterating stops them."""
-        self.worker.prepare(messages)
-        if self._children and self._version != self.worker.version:
-            self.close()
-        waiting = deque(self.worker.passes(messages))
-        while len(self._children) < min(self.processes, len(waiting)):
-            self._children.append(self._fork())
-        try:
-            yield from self._deal(waiting, messages)
-        except BaseException:  # also a caller's that has stopped listening: whoever still trains would answer later
-            self.close()
-            raise
+    def next(self, timeout: float | None = None) -> Reply | None:
+        """As `Runtime.next`."""
+        end = None if timeout is None else time.monotonic() + timeout
+        while not self._arrived:
+            self._deal()
+            busy = {child.pipe: child for child in self._children if child.clients}
+            left = LOOK if end is None else max(0.0, end - time.monotonic())
+            ready = wait(list(busy), min(LOOK, left)) if busy else []
+            for pipe in ready:
+                self._take(busy[pipe])  # type: ignore[index]
+            if not busy or (not ready and end is not None and time.monotonic() >= end):
+                break
+            for check in () if ready else self._checks:
+                check()
+        return self._arrived.popleft() if self._arrived else None
+
+    def drop(self) -> None:
+        """As `Runtime.drop`: ends the processes that are training."""
+        self._waiting.clear()
+        self._arrived.clear()
+        self._end([child for child in self._children if child.clients])
+
+    def share(self, clients: Sequence[str], version: ModelVersion) -> None:
+        """As `Runtime.share`: the clients share one proxy, which thus is at the latest version that any of them has."""
+        if clients:
+            self.worker.copy.download(version)
+
+    def attend(self, check: Callable[[], None]) -> None:
+        """As `Runtime.attend`."""
+        self._checks.append(check)
 
     def close(self) -> None:
-        """Ends the processes."""
-        for child in self._children:
-            child.process.terminate()
-            child.line.close()
-        for child in self._children:
-            child.process.join()
-        self._children = []
+        """Ends all processes."""
+        self.drop()
+        self._end(self._children)
 
-    def _deal(self, waiting: deque[list[str]], messages: Mapping[str, bytes]) -> Iterator[tuple[str, bytes | Failure]]:
-        dealt = 0
-        while True:
-            for child in self._children:
-                if not child.clients and waiting and dealt - self._oldest(dealt) < AHEAD * self.processes:
-                    self._ask(child, waiting.popleft(), messages)
-                    child.number = dealt
-                    dealt += 1
-            busy = {child.line: child for child in self._children if child.clients}
-            if not busy:
+    def _outstanding(self) -> set[str]:
+        waiting = {request.client for each in self._waiting for request in each.requests}
+        training = set[str]().union(*(child.clients for child in self._children))
+        return waiting | training | {reply.client for reply in self._arrived}
+
+    def _deal(self) -> None:
+        """Gives passes to idle processes, and forks as many as there are passes for."""
+        while self._waiting and self._dealt - self._oldest() < AHEAD * self.processes:
+            idle = next((child for child in self._children if not child.clients), None)
+            if idle is None and len(self._children) == self.processes:
                 return
-            for line in wait(list(busy)):
-                child = busy[line]  # type: ignore[index]
-                try:
-                    client, answer = self._read(child.line)
-                except (EOFError, ConnectionError):
-                    yield from self._bury(child)
-                else:
-                    child.clients.remove(client)
-                    yield client, answer
+            self.worker.prepare(self._waiting[0].messages)  # a fork holds the proxy as it is here
+            if idle is None:
+                self._children.append(idle := self._fork())
+            elif idle.version != self.worker.version or not idle.process.is_alive():
+                idle = self._replaced(idle)
+            idle.number = self._dealt
+            self._dealt += 1
+            self._ask(idle, self._waiting.popleft().requests)
 
-    def _oldest(self, dealt: int) -> int:
+    def _oldest(self) -> int:
         """The number of the first pass that is still trained."""
-        return min((child.number for child in self._children if child.clients), default=dealt)
+        return min((child.number for child in self._children if child.clients), default=self._dealt)
 
-    def _ask(self, child: _Child, clients: list[str], messages: Mapping[str, bytes]) -> None:
-        """Sends a pass: who is in it, and each message that differs once."""
-        if not child.process.is_alive():  # it died idle, which is no client's failure
-            self._replace(child)
-        distinct = {id(messages[client]): messages[client] for client in clients}
-        places = {key: place for place, key in enumerate(distinct)}
-        child.clients = list(clients)
-        with suppress(ConnectionError):  # it is gone: whoever reads its answer finds out
-            child.line.send_bytes(json.dumps([[client, places[id(messages[client])]] for client in clients]).encode())
-            for message in distinct.values():
-                child.line.send_bytes(message)
+    def _ask(self, child: _Child, requests: Sequence[Request]) -> None:
+        """Sends a pass: a line of JSON, each message that differs, then the states."""
+        messages = {id(request.message): request.message for request in requests}
+        places = {key: place for place, key in enumerate(messages)}
+        child.clients = {request.client for request in requests}
+        head = [[request.client, places[id(request.message)], request.state is not None] for request in requests]
+        with suppress(ConnectionError):  # the process has ended, which `_take` finds
+            child.pipe.send_bytes(json.dumps(head).encode())
+            for message in messages.values():
+                child.pipe.send_bytes(message)
+            for request in requests:
+                if request.state is not None:
+                    child.pipe.send_bytes(request.state)
 
-    def _read(self, line: Connection) -> tuple[str, bytes | Failure]:
-        """One answer; what was booked for it goes to the worker's profile."""
-        head = json.loads(line.recv_bytes())
+    def _take(self, child: _Child) -> None:
+        """Receives one reply, or failures in place of a process that has ended."""
+        try:
+            reply = self._receive(child.pipe)
+        except (EOFError, ConnectionError):
+            self._bury(child)
+        else:
+            child.clients.remove(reply.client)
+            self._arrived.append(reply)
+
+    def _receive(self, pipe: Connection) -> Reply:
+        """One reply; the times that were booked for it are added to the worker's profile."""
+        head = json.loads(pipe.recv_bytes())
         if self.worker.profile is not None:
             self.worker.profile.add(head["profile"])
-        if head["failure"] is not None:
-            return head["client"], Failure(head["client"], **head["failure"])
-        return head["client"], line.recv_bytes()
+        failure = head["failure"]
+        content = pipe.recv_bytes() if failure is None else Failure(**failure)
+        return Reply(head["client"], content, pipe.recv_bytes() if head["has_state"] else None)
 
-    def _bury(self, child: _Child) -> Iterator[tuple[str, Failure]]:
-        """Answers for a process that is gone, and puts another in its place."""
+    def _bury(self, child: _Child) -> None:
+        """Fails the clients of a process that has ended; the next pass gets another."""
         child.process.join()
         code = child.process.exitcode or 0
         how = f"by signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"with exit code {code}"
-        lost, child.clients = child.clients, []
-        reason = f"its process ended {how}; where memory ran out, lower runtime.processes or runtime.stack"
-        self._replace(child)
-        yield from ((client, Failure(client, reason)) for client in lost)
+        reason = f"its process ended {how}; if memory ran out, lower runtime.processes or runtime.stack"
+        self._arrived += [Reply(client, Failure(client, reason)) for client in sorted(child.clients)]
+        self._end([child])
 
-    def _replace(self, child: _Child) -> None:
-        """Puts another process in the place of one that is gone."""
-        child.line.close()
-        new = self._fork()
-        child.process, child.line = new.process, new.line
+    def _replaced(self, child: _Child) -> _Child:
+        """Another process in the place of one that has ended, or that holds an older proxy."""
+        self._end([child])
+        self._children.append(new := self._fork())
+        return new
+
+    def _end(self, children: Iterable[_Child]) -> None:
+        ended = list(children)
+        for child in ended:
+            child.process.terminate()
+            child.pipe.close()
+        for child in ended:
+            child.process.join()
+        self._children = [child for child in self._children if child not in ended]
 
     def _fork(self) -> _Child:
-        self._version = self.worker.version
         mine, theirs = multiprocessing.Pipe()
-        others = [mine, *(child.line for child in self._children if not child.line.closed)]
+        others = [mine, *(child.pipe for child in self._children)]
         process = multiprocessing.get_context("fork").Process(
             target=_serve, args=(theirs, others, self.worker), daemon=True
         )
         process.start()
         theirs.close()
-        return _Child(process, mine)
+        return _Child(process, mine, self.worker.version)
 
 
 def can_fork() -> bool:
@@ -165,8 +229,8 @@ def can_fork() -> bool:
     return linux and not torch.accelerator.is_available()
 
 
-def _serve(line: Connection, others: Sequence[Connection], worker: Worker) -> None:
-    """What a process does: trains what it is asked to until nobody asks any more."""
+def _serve(pipe: Connection, others: Sequence[Connection], worker: Worker) -> None:
+    """The work of a process: trains the passes that come until the pipe is closed."""
     for number in (signal.SIGINT, signal.SIGHUP):  # these reach the whole group; the parent decides
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -178,18 +242,26 @@ def _serve(line: Connection, others: Sequence[Connection], worker: Worker) -> No
         worker = replace(worker, profile=Profile())
     with suppress(EOFError, ConnectionError):
         while True:
-            asked = json.loads(line.recv_bytes())
-            distinct = [line.recv_bytes() for _ in range(1 + max(place for _, place in asked))]
-            for client, answer in worker.train({client: distinct[place] for client, place in asked}):
-                _send(line, worker, client, answer)
+            head = json.loads(pipe.recv_bytes())
+            messages = [pipe.recv_bytes() for _ in range(1 + max(place for _, place, _ in head))]
+            requests = [
+                Request(client, messages[place], pipe.recv_bytes() if has_state else None)
+                for client, place, has_state in head
+            ]
+            for reply in worker.answer(requests):
+                _send(pipe, worker, reply)
 
 
-def _send(line: Connection, worker: Worker, client: str, answer: bytes | Failure) -> None:
-    """One answer: a line of JSON, then the update's bytes where there is one."""
-    failure = None
-    if isinstance(answer, Failure):
-        failure = {"reason": answer.reason, "details": answer.details, "stale": answer.stale}
-    booked = worker.profile.take() if worker.profile else None
-    line.send_bytes(json.dumps({"client": client, "failure": failure, "profile": booked}).encode())
-    if isinstance(answer, bytes):
-        line.send_bytes(answer)
+def _send(pipe: Connection, worker: Worker, reply: Reply) -> None:
+    """Sends one reply: a line of JSON, then the update's bytes, if any, and the client's state, if any."""
+    head = {
+        "client": reply.client,
+        "failure": asdict(reply.content) if isinstance(reply.content, Failure) else None,
+        "has_state": reply.state is not None,
+        "profile": worker.profile.take() if worker.profile else None,
+    }
+    pipe.send_bytes(json.dumps(head).encode())
+    if not isinstance(reply.content, Failure):
+        pipe.send_bytes(reply.content[:])
+    if reply.state is not None:
+        pipe.send_bytes(reply.state)

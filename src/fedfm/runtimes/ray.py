@@ -2,34 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import ray
 
 from fedfm.errors import RecipeError
-from fedfm.runtimes.envelopes import Envelope, EnvelopeError, Lost
+from fedfm.runtimes.envelopes import Envelope, EnvelopeError, Replies
+from fedfm.runtimes.line import Part
 from fedfm.runtimes.settings import Ray
 
 _NAMESPACE = "fedfm"
 
 LOOK = 1.0
-"""Seconds between two looks whether there is still something to wait for."""
+"""Seconds between two calls of what attends a wait."""
 
 
 class ActorLine:
-    """The way to the actors of a cluster: what they train is streamed back as it is ready."""
+    """A line to the actors of a cluster; what they train is streamed back as it is ready."""
 
     def __init__(self, settings: Ray, worker: type) -> None:
         """Joins or starts a cluster and places actors on it.
 
         Args:
             settings: the recipe's ``runtime``.
-            worker: what an actor is made of; has a method ``handle`` from a envelope to parts of its answer.
+            worker: class of an actor's worker; its method ``handle`` takes an envelope and yields parts of the answer.
 
         Raises:
             RecipeError: at ``runtime.address`` when no cluster is there; at ``runtime.nodes`` when it has no room for
-                so many actors, which Ray would wait for without a word.
+                so many actors, for which Ray would wait silently.
         """
         try:
             ray.init(
@@ -53,48 +55,46 @@ class ActorLine:
             raise RecipeError(f"the cluster has room for {room} actors ({room} {kind}s)", where="runtime.nodes")
         actor = ray.remote(_Actor).options(**share, max_restarts=-1, scheduling_strategy="SPREAD")
         self._actors: dict[str, Any] = {f"{number:04d}": actor.remote(worker) for number in range(1, count + 1)}
+        self._streams: dict[Any, tuple[str, float, float]] = {}  # stream → node, seconds that it has, and when they end
 
-    def nodes(self) -> list[str]:
-        """The actors; Ray starts again those that died."""
+    def nodes(self, *, wait: bool = True) -> list[str]:
+        """The actors; Ray restarts those that die."""
         return list(self._actors)
 
-    def send(
-        self, envelopes: Mapping[str, Envelope], *, most: int, within: float | None = None
-    ) -> Generator[tuple[str, Envelope]]:
-        """Hands actors their envelopes and yields parts of their answers, of any size, as they are ready."""
-        streams: dict[Any, str] = {
-            self._actors[node].handle.options(num_returns="streaming").remote(envelope.text, envelope.contents): node
-            for node, envelope in envelopes.items()
-        }
-        deadline, waited = self.deadline if within is None else within, 0.0
-        try:
-            while streams:
-                pause = LOOK if deadline is None else min(LOOK, deadline - waited)
-                ready, _ = ray.wait(list(streams), num_returns=1, timeout=pause)
-                waited = 0.0 if ready else waited + pause
-                if not ready and (deadline is None or waited < deadline):
-                    for check in self._checks:
-                        check()
-                    continue
-                if not ready:
-                    for node in streams.values():
-                        yield node, Envelope(Lost(reason=f"no answer within {deadline} seconds", late=True))
-                    return
-                first: Any = ready[0]
-                try:
-                    text, blobs = ray.get(next(first))
-                    yield streams[first], Envelope.of(text, blobs)
-                except StopIteration:
-                    del streams[first]
-                except (ray.exceptions.RayError, EnvelopeError) as error:
-                    said = str(error).splitlines() or [type(error).__name__]
-                    yield streams.pop(first), Envelope(Lost(reason=said[0]))
-        finally:
-            for stream in streams:
-                ray.cancel(stream)
+    def push(self, node: str, envelope: Envelope, *, most: int | None, within: float | None = None) -> None:
+        """As `Line.push`; the answers of a run's own actors may have any size."""
+        seconds = self.deadline if within is None else within
+        seconds = float("inf") if seconds is None else seconds
+        handle = self._actors[node].handle.options(num_returns="streaming")
+        stream = handle.remote(envelope.text, envelope.contents)
+        self._streams[stream] = node, seconds, time.monotonic() + seconds
+
+    def pull(self, timeout: float | None = None) -> Part | None:
+        """As `Line.pull`."""
+        until = float("inf") if timeout is None else time.monotonic() + timeout
+        while self._streams:
+            now = time.monotonic()
+            for stream, (node, seconds, end) in self._streams.items():
+                if now >= end:
+                    self._cancel(stream)
+                    return Part.lost(node, f"no answer within {seconds:g} seconds", late=True)
+            left = min(until, *(end for _, _, end in self._streams.values())) - now
+            ready, _ = ray.wait(list(self._streams), num_returns=1, timeout=max(0.0, min(LOOK, left)))
+            if ready:
+                return self._next(ready[0])
+            if now >= until:
+                break
+            for check in self._checks:
+                check()
+        return None
+
+    def drop(self) -> None:
+        """As `Line.drop`; actors stop what they train."""
+        for stream in list(self._streams):
+            self._cancel(stream)
 
     def attend(self, check: Callable[[], None]) -> None:
-        """Calls ``check`` now and then while actors work; what that raises ends the waiting."""
+        """As `Line.attend`."""
         self._checks.append(check)
 
     def close(self) -> None:
@@ -102,6 +102,28 @@ class ActorLine:
         for actor in self._actors.values():
             ray.kill(actor)
         ray.shutdown()
+
+    def _next(self, stream: Any) -> Part:
+        """The next part of a stream, which is there."""
+        node, _, _ = self._streams[stream]
+        try:
+            text, blobs = ray.get(next(stream))
+            envelope = Envelope.of(text, blobs)
+        except StopIteration:
+            del self._streams[stream]
+            return Part.end(node)
+        except (ray.exceptions.RayError, EnvelopeError) as error:
+            del self._streams[stream]
+            said = str(error).splitlines() or [type(error).__name__]
+            return Part.lost(node, said[0])
+        if not isinstance(envelope.head, Replies):  # such an answer has one part
+            del self._streams[stream]
+            return Part(node, envelope)
+        return Part(node, envelope, last=False)
+
+    def _cancel(self, stream: Any) -> None:
+        del self._streams[stream]
+        ray.cancel(stream)
 
 
 class _Actor:

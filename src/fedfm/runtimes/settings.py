@@ -46,6 +46,7 @@ class Local(RuntimeSettings):
     CPUs). `auto` takes one a core for runs that are worth it."""
 
     spares: ClassVar[float] = 0.0  # nobody is slow or away
+    deadline: ClassVar[float | None] = None  # likewise
 
     @property
     def place(self) -> str:
@@ -60,6 +61,7 @@ class Local(RuntimeSettings):
 class OnNodes(RuntimeSettings):
     """What runtimes have whose clients are on nodes, which may be slow or away."""
 
+    processes: ClassVar[int] = 1  # of a node
     deadline: Annotated[float, Field(gt=0)] | None = None
     """Seconds that nodes have for a round; what comes later is not waited for."""
     spares: Annotated[float, Field(ge=0, le=1000)] = 0.0

@@ -1,4 +1,8 @@
-"""Envelopes over a Unix socket between processes of one machine and one user; who may open the socket may send."""
+"""Envelopes over a Unix socket between processes of one machine and one user, who alone can open the socket.
+
+The framing is not that of `multiprocessing.connection`: there a message over the limit ends the connection, a message is
+held in memory twice, and none can go to disk as it comes.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,7 @@ import socket
 import struct
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from fedfm.errors import FedfmError, StorageError
@@ -21,28 +25,28 @@ _SIZE = "Q"
 """How the size of a blob is packed."""
 
 MOST_NAME = 2**10
-"""A name of more bytes is not believed."""
+"""Bytes of a name, at most; a longer one is refused."""
 
 MOST_ADDRESS = 107
-"""Bytes of a Unix socket's path that Linux takes."""
+"""Bytes of a Unix socket's path that Linux accepts."""
 
 IN_MEMORY = 2**24
-"""Bytes of a blob that is not large."""
+"""Bytes of a blob that stays in memory, at most."""
 
 AT_ONCE = 2**30
-"""Bytes that the system is asked for at a time."""
+"""Bytes requested from the system at a time."""
 
 
 class TooLargeError(FedfmError):
-    """A envelope was larger than it may be; it was read past, and the next can be received.
+    """An envelope was larger than the limit; it was skipped, and the next can be received.
 
     Attributes:
-        node: that it is from.
+        name: that was sent with it.
     """
 
-    def __init__(self, node: str, size: int, most: int) -> None:
+    def __init__(self, name: str, size: int, most: int) -> None:
         super().__init__(f"its answer of {size:,} bytes is over the limit of {most:,}")
-        self.node = node
+        self.name = name
 
 
 def listen(path: Path) -> socket.socket:
@@ -67,14 +71,14 @@ def listen(path: Path) -> socket.socket:
 
 
 def connect(path: Path, *, patience: float) -> socket.socket:
-    """A connection to whoever listens at ``path``.
+    """A connection to the process that listens at ``path``.
 
     Args:
         path: of the socket.
-        patience: seconds to try for; it may just be starting.
+        patience: seconds to try for; the process may just be starting.
 
     Raises:
-        OSError: nobody listens there.
+        OSError: no process listens there.
     """
     end = time.monotonic() + patience
     while True:
@@ -91,13 +95,13 @@ def connect(path: Path, *, patience: float) -> socket.socket:
 
 
 def send(line: socket.socket, envelope: Envelope, *, name: str = "") -> None:
-    """Sends a envelope.
+    """Sends an envelope.
 
     Args:
         line: connected.
         envelope: to send.
-        name: of the node that it is for, or from, where the other side deals with several; to a node's worker, of the
-            message that brought it.
+        name: tells envelopes apart: to and from a relay, the node's name and the envelope's number; to a node's worker,
+            the name of the message that brought the envelope.
     """
     named, text = name.encode(), envelope.text.encode()
     sizes = struct.pack(f"<{len(envelope.blobs)}{_SIZE}", *map(len, envelope.blobs))
@@ -106,18 +110,20 @@ def send(line: socket.socket, envelope: Envelope, *, name: str = "") -> None:
         line.sendall(blob)
 
 
-def receive(line: socket.socket, *, most: int | None = None, spill: bool = False) -> tuple[str, Envelope] | None:
-    """The next envelope, after the name that was sent with it; None when the other side has hung up.
+def receive(
+    line: socket.socket, *, most: Callable[[str], int | None] = lambda name: None, spill: bool = False
+) -> tuple[str, Envelope] | None:
+    """The next envelope and the name that was sent with it; None when the other side has hung up.
 
     Args:
         line: connected.
-        most: bytes that all blobs of a envelope may have; no memory is taken for more. None: any.
+        most: name → bytes that all blobs of that envelope may have; no memory is taken for more. None: any number.
         spill: whether large blobs go to disk as they come.
 
     Raises:
         TooLargeError: they have more.
-        EnvelopeError: what came is no envelope; nothing more can be read from the line.
-        ConnectionError: the other side hung up in the middle of one.
+        EnvelopeError: the bytes are not a valid envelope; nothing more can be read from the line.
+        ConnectionError: the other side hung up in the middle of an envelope.
         StorageError: the disk has no room for a large blob.
     """
     first = line.recv(1)
@@ -125,28 +131,29 @@ def receive(line: socket.socket, *, most: int | None = None, spill: bool = False
         return None
     named, length, count = _HEAD.unpack(first + _exactly(line, _HEAD.size - 1))
     if named > MOST_NAME or length > MOST_HEAD or count > MOST_BLOBS:
-        raise EnvelopeError(f"not a envelope of fedfm (a head of {length} bytes with {count} blobs)")
+        raise EnvelopeError(f"not an envelope of fedfm (a head of {length} bytes with {count} blobs)")
     name, text = _exactly(line, named).decode(errors="replace"), _exactly(line, length)
     sizes = struct.unpack(f"<{count}{_SIZE}", _exactly(line, struct.calcsize(f"<{count}{_SIZE}")))
-    if most is not None and sum(sizes) > most:
+    limit = most(name)
+    if limit is not None and sum(sizes) > limit:
         deque(_chunks(line, sum(sizes)), maxlen=0)
-        raise TooLargeError(name, sum(sizes), most)
-    read = [_spooled if spill and size > IN_MEMORY else _exactly for size in sizes]
+        raise TooLargeError(name, sum(sizes), limit)
+    read = [_spilled if spill and size > IN_MEMORY else _exactly for size in sizes]
     return name, Envelope.of(text, [one(line, size) for one, size in zip(read, sizes, strict=True)])
 
 
 def ask(path: Path, envelope: Envelope, *, patience: float, name: str = "") -> Iterator[Envelope]:
-    """Sends a envelope to who listens at ``path``, and yields the parts of the answer.
+    """Sends an envelope to the process that listens at ``path``, and yields the parts of the answer.
 
     Args:
         path: of the socket.
         envelope: to send.
-        patience: seconds to try for; who listens may just be starting.
+        patience: seconds to try for; the process may just be starting.
         name: of the message that brought the envelope.
 
     Raises:
-        OSError: nobody listens there, or who did hung up.
-        EnvelopeError: the answer is no envelope.
+        OSError: no process listens there, or it hung up.
+        EnvelopeError: the answer is not a valid envelope.
     """
     with connect(path, patience=patience) as line:
         send(line, envelope, name=name)
@@ -165,12 +172,12 @@ def _exactly(line: socket.socket, size: int) -> bytes:
     while size:
         parts.append(line.recv(min(size, AT_ONCE), socket.MSG_WAITALL))
         if not parts[-1]:
-            raise ConnectionError("the other side hung up in the middle of a envelope")
+            raise ConnectionError("the other side hung up in the middle of an envelope")
         size -= len(parts[-1])
-    return parts[0] if len(parts) == 1 else b"".join(parts)  # of what came in one piece there is no second copy
+    return parts[0] if len(parts) == 1 else b"".join(parts)  # bytes that came in one piece are not copied
 
 
-def _spooled(line: socket.socket, size: int) -> Spilled:
+def _spilled(line: socket.socket, size: int) -> Spilled:
     """So many bytes, on disk."""
     return Spilled(_chunks(line, size))
 
@@ -183,10 +190,10 @@ def _chunks(line: socket.socket, size: int) -> Iterator[bytes]:
 
 
 def _address(path: Path) -> str:
-    """The path as the system takes it, so from the working directory where that is shorter.
+    """The path as the system accepts it: relative to the working directory where that is shorter.
 
     Raises:
-        StorageError: it is too long even so.
+        StorageError: it is too long even then.
     """
     short = min(str(path), os.path.relpath(path), key=len)
     if len(os.fsencode(short)) > MOST_ADDRESS:

@@ -1,4 +1,4 @@
-"""Why a site does not do what a server asks, in the sentences that the server gets."""
+"""Why a site does not do what a server asks: the sentences that the server gets."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class Cause(StrEnum):
-    """All sentences in which a site explains a refusal or a failure to a server; none quotes anything of the site."""
+    """Every sentence in which a site explains a refusal or failure to a server. None quotes what the site holds."""
 
     POLICY = "outside this site's policy"
     UNANNOUNCED = "more would leave the site than it announced"
@@ -17,11 +17,11 @@ class Cause(StrEnum):
     MEMORY = "the site ran out of memory"
     STORAGE = "the site's disk is full, or cannot be written or read"
     TRAINING = "the client could not be trained"
-    TIME = "the site's limit of time was reached"
+    TIME = "the site's time limit was reached"
     ENDED = "the site's worker ended while it worked on this"
-    UNFORESEEN = "the site met an error that fedfm did not foresee"
+    UNFORESEEN = "the site met an unexpected error"
 
     def sentence(self, *keys: str) -> str:
-        """The whole sentence, with keys of fedfm's own schemas."""
+        """The whole sentence, with keys of fedfm's own schemas in parentheses."""
         place = f" ({', '.join(keys)})" if keys else ""
-        return f"{self.value}{place}; the site's own log says more"
+        return f"{self.value}{place}; the site's own log has the details"

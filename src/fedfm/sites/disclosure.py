@@ -1,7 +1,7 @@
-"""What a server learns of an error at a site: one of fixed sentences, and keys of fedfm's own schemas.
+"""What a server learns about an error at a site: one of a fixed set of sentences, and keys of fedfm's own schemas.
 
-The text of an error may quote what the site holds: rows, labels, columns, paths. So it stays in the site's own log.
-What leaves is chosen by the error's type.
+The text of an error may quote what the site holds: rows, labels, columns, paths. It stays in the site's own log. The
+sentence for the server depends on the type of the error only.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from functools import cache
 import torch
 
 from fedfm.errors import DataError, FedfmError, RecipeError, StorageError
+from fedfm.hosts.job import VersionError
 from fedfm.recipe import Recipe
 from fedfm.recipe.fields import all_keys
 from fedfm.runtimes.envelopes import EnvelopeError
@@ -23,10 +24,10 @@ from fedfm.updates import MessageError
 
 
 class PolicyError(FedfmError):
-    """A server wants what this site's policy does not allow.
+    """A server asks for something that this site's policy does not allow.
 
     Attributes:
-        keys: of the policy.
+        keys: of the policy that do not allow it.
     """
 
     def __init__(self, text: str, keys: Iterable[str]) -> None:
@@ -38,17 +39,13 @@ class UnannouncedError(FedfmError):
     """An update holds more than the site announced."""
 
 
-class VersionError(FedfmError):
-    """Server and site have different versions of fedfm."""
-
-
 @dataclass(frozen=True)
 class PublicReason:
     """Why a site does not do what it was asked, as far as a server may know.
 
     Attributes:
-        cause: the sentence.
-        keys: dotted keys of the recipe, or keys of a policy: fedfm's own words.
+        cause: gives the sentence.
+        keys: dotted keys of the recipe, or keys of a policy.
 
     Raises:
         ValueError: a key is in neither schema.
@@ -80,7 +77,7 @@ _CAUSES: dict[type[BaseException], Cause] = {
 
 
 def public_reason(error: BaseException) -> PublicReason:
-    """What a server learns of an error."""
+    """What a server learns about an error."""
     cause = next((cause for kind, cause in _CAUSES.items() if isinstance(error, kind)), Cause.UNFORESEEN)
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG):
         cause = Cause.STORAGE
@@ -101,12 +98,12 @@ def known_keys() -> frozenset[str]:
 
 
 def _known(places: Iterable[str]) -> tuple[str, ...]:
-    """The keys that some places lie in, each once."""
+    """The keys that contain some places, each once."""
     return tuple(dict.fromkeys(key for key in map(_known_part, places) if key))
 
 
 def _known_part(where: str) -> str:
-    """The longest beginning of a dotted place that is a key; empty where none is."""
+    """The longest beginning of a dotted place that is a key; empty if no beginning is."""
     while where and where not in known_keys():
         where = where.rpartition(".")[0]
     return where

@@ -1,18 +1,20 @@
-"""A site's egress: what may cross it, what will, and what did."""
+"""A site's egress: what may leave the site, what will leave it, and what did."""
 
 from __future__ import annotations
 
+import hashlib
 import traceback
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
 from fedfm.clients.settings import LocalSettings
 from fedfm.data.settings import shown
 from fedfm.errors import FedfmError
-from fedfm.models.tunable import Tunable
+from fedfm.printable import quoted
 from fedfm.recipe import Recipe
 from fedfm.records import jsonl
 from fedfm.records.ledger import LAYER, message_record
@@ -21,61 +23,80 @@ from fedfm.runtimes.envelopes import Ended
 from fedfm.sites.causes import Cause
 from fedfm.sites.disclosure import PolicyError, PublicReason, UnannouncedError, public_reason
 from fedfm.sites.journal import Journal, append, end_with_a_line
-from fedfm.sites.policy import Objection, Policy
+from fedfm.sites.policy import TRAIN, Objection, Policy
+from fedfm.spec import empty, spec_of
 from fedfm.tasks import TASKS
-from fedfm.updates import Failure, decode_update
-from fedfm.wire import stored_bytes
+from fedfm.updates import Failure, Update, decode_update
+from fedfm.updates.path import GroupSpecs
+from fedfm.wire import TUNABLE, stored_bytes
 
 REPEATS = 2
-"""Updates of a run that leave, at most, for each of its rounds: a server that was killed asks again."""
+"""Different updates that may leave for one exchange of a round: a server that was killed asks again."""
+
+FACTS = "facts"
+"""What is not a tensor in an update (examples, steps, loss); it is counted as a group."""
+
+
+class _Slot(NamedTuple):
+    """What an update is counted under."""
+
+    job: str
+    round: int
+    work: str
+    group: str
 
 
 class Egress:
-    """Holds runs to a site's policy, says what will leave before anything does, and writes down what left.
+    """Holds runs to a site's policy, announces what will leave before anything does, and records what left.
 
     Attributes:
-        policy: what may be asked of the site.
-        announced: shapes of the tensors that leave, by name.
-        ledger: ``wire.jsonl`` of the site, lines as in a run's, each with the ``run`` and digest of its ``job``.
-        journal: of what the site refused, what failed and how runs ended, with the full reason.
+        policy: what a server may ask of the site.
+        announced: kind of work → specs of the groups that may leave as its result.
+        ledger: ``wire.jsonl`` of the site. Its lines are those of a run's ledger, each with the name of the ``run``,
+            the digest of its ``job``, the kind of ``work``, the ``groups``, and the sha256 of the whole ``update``.
+        journal: what the site refused, what failed and how runs ended, with the full reason.
     """
 
     def __init__(self, policy: Policy, folder: Path, say: Callable[[str], None]) -> None:
-        """A egress.
+        """An egress that has not announced anything.
 
         Args:
-            policy: what may be asked of the site.
+            policy: what a server may ask of the site.
             folder: of the site's own records.
             say: gets lines for people: what will leave, what left, what was refused.
         """
         self.policy = policy
         self.ledger, self.journal = folder / "wire.jsonl", Journal(folder, say)
         self._say = say
-        self.announced: dict[str, torch.Size] = {}
+        self.announced: dict[str, GroupSpecs] = {}
+        self._updates = Counter[str]()
+        self._left: defaultdict[_Slot, set[str]] = defaultdict(set)
         end_with_a_line(self.ledger)
-        self._left = Counter(line["job"] for line in jsonl.records(self.ledger))
+        for number, line in enumerate(jsonl.records(self.ledger)):  # lines of earlier versions have no `work`
+            slots = _slots(line["job"], line["round"], line.get("work", TRAIN), line.get("groups", []))
+            self._count(slots, line.get("update", str(number)))
 
     def admit(self, recipe: Recipe) -> None:
-        """Takes a run that the policy allows.
+        """Accepts a run that the policy allows.
 
         Raises:
-            PolicyError: it does not, with everything that is outside it.
+            PolicyError: it does not; the error lists every objection.
         """
         _refuse(self.policy.objections(recipe))
 
     def admit_model(self, digest: str | None) -> None:
-        """Takes a model that the policy allows.
+        """Accepts a model that the policy allows.
 
         Args:
             digest: of its weights; None: a proxy, whose origin cannot be verified.
 
         Raises:
-            PolicyError: it does not.
+            PolicyError: the policy does not allow it.
         """
         _refuse(self.policy.objections_to_model(digest))
 
     def admit_download(self, size_bytes: int) -> None:
-        """Takes a proxy whose files are as large as the policy allows.
+        """Accepts the files of a proxy up to the size that the policy allows.
 
         Raises:
             PolicyError: they are larger.
@@ -83,41 +104,50 @@ class Egress:
         _refuse(self.policy.over("max_download_bytes", size_bytes))
 
     def admit_training(self, local: LocalSettings, examples: int) -> None:
-        """Takes local training of as many steps, with batches as large, as the policy allows.
+        """Accepts local training up to the number of steps and the batch size that the policy allows.
 
         Raises:
             PolicyError: it is more.
         """
         _refuse(self.policy.objections_to_training(local, examples))
 
-    def announce(self, recipe: Recipe, tunable: Tunable, client: str, examples: int) -> None:
-        """Says what will leave the site in every round, before the first.
+    def admit_work(self, work: str) -> None:
+        """Accepts a kind of work that the policy names.
+
+        Raises:
+            PolicyError: the policy does not name it.
+        """
+        _refuse(self.policy.objections_to_work([work]))
+
+    def announce(self, recipe: Recipe, specs: Mapping[str, GroupSpecs], *, client: str, examples: int) -> None:
+        """Says what will leave the site in every round, before the first. It replaces an earlier announcement.
+
+        Args:
+            recipe: of the run.
+            specs: kind of work → specs of the groups that leave as its result.
+            client: id of the site's client.
+            examples: training examples that it holds.
 
         Raises:
             PolicyError: it is more than the policy allows.
         """
-        params = tunable.read()
-        self.announced = {name: tensor.shape for name, tensor in params.items()}
-        total = stored_bytes(params)
-        _refuse(self.policy.over("max_bytes", total))
+        _refuse(self.policy.objections_to_work(specs))
+        sizes = {work: _stored_bytes(groups) for work, groups in specs.items()}
+        _refuse([objection for total in sizes.values() for objection in self.policy.over("max_bytes", total)])
+        self.announced = dict(specs)
         lines = [
-            f"run {recipe.name}, as client {client}: {examples:,} examples of {shown(recipe.data.train)} stay here. It "
-            f"learns from {_columns(recipe)}. In each of at most {recipe.federation.rounds} rounds, about "
-            f"{size(total)} leave:"
+            f"run {recipe.name}, as client {client}: {examples:,} examples of {shown(recipe.data.train)} stay here. "
+            f"The run reads {_columns(recipe)}. In each of at most {recipe.federation.rounds} rounds there leave:"
         ]
-        groups: dict[tuple[str, tuple[int, ...], str], int] = {}
-        for name, tensor in params.items():
-            key = (LAYER.sub("*", name), tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))
-            groups[key] = groups.get(key, 0) + 1
-        lines += [f"  {count} × {name} {list(shape)} {dtype}" for (name, shape, dtype), count in groups.items()]
-        counts = ", how often each neuron of the FFN was used" if recipe.proxy.counts_at_clients else ""
-        lines.append(f"  number of examples, steps and predictions, mean training loss{counts}")
-        lines.append(f"  privacy: {recipe.privacy.kind}; what left is written to {self.ledger}")
+        for work, groups in specs.items():
+            lines += [f"  for `{work}`, about {size(sizes[work])}:", *_described(groups)]
+        lines.append("    number of examples, steps and predictions, mean training loss")
+        lines.append(f"  privacy: {recipe.privacy.kind}; what left is recorded in {self.ledger}")
         for line in lines:
             self._say(line)
 
     def refuse(self, error: BaseException, run: str | None) -> PublicReason:
-        """Writes down why the site does not do what it was asked; the part of the reason that a server may have.
+        """Records why the site does not do what a server asks; returns the part of the reason that the server may get.
 
         Args:
             error: why.
@@ -128,18 +158,18 @@ class Egress:
         self.journal.note("refused", run, str(error) if foreseen else f"{type(error).__name__}: {error}", details)
         return public_reason(error)
 
-    def part(self, ended: Ended) -> None:
-        """Says how a run ended, and writes it down."""
-        left = f"{self._left[ended.job]} updates have left this site for it, see {self.ledger}"
+    def note_end(self, ended: Ended) -> None:
+        """Says and records how a run ended."""
+        left = f"{self._updates[ended.job]} updates have left this site for it, see {self.ledger}"
         self.journal.note("ended", ended.run, f"{ended.status} after {ended.rounds} rounds; {left}")
 
     def pass_answer(self, answer: bytes | Failure, recipe: Recipe, job: str) -> bytes | Failure:
-        """What of an answer leaves: an update as it was announced, or that there is none.
+        """What of an answer leaves: an update that was announced, or a failure with a reason that quotes nothing.
 
         Raises:
             PolicyError: the policy does not allow it; nothing leaves.
             UnannouncedError: it is more than was announced; nothing leaves.
-            StorageError: it cannot be written down; nothing leaves.
+            StorageError: it cannot be recorded; nothing leaves.
         """
         if isinstance(answer, bytes):
             self.pass_update(answer, recipe, job)
@@ -148,28 +178,97 @@ class Egress:
         return Failure(answer.client, str(PublicReason(Cause.TRAINING)), stale=answer.stale)
 
     def pass_update(self, update: bytes, recipe: Recipe, job: str) -> None:
-        """Writes down an update that is about to leave; raises as `pass_answer`."""
-        found = decode_update(update)
-        rounds = recipe.federation.rounds
+        """Checks and records an update that is about to leave; raises as `pass_answer`."""
+        found, digest = decode_update(update), hashlib.sha256(update).hexdigest()
         _refuse(self.policy.over("max_bytes", len(update)))
-        shapes = {name: tensor.shape for name, tensor in found.params.items()}
-        more = {
-            "tensors that were not announced": shapes != self.announced,
-            "counts that were not announced": bool(found.activity) and not recipe.proxy.counts_at_clients,
-            f"round {found.round} of {rounds}": not 1 <= found.round <= rounds,
-            f"{self._left[job]} updates left for {rounds} rounds": self._left[job] >= REPEATS * rounds,
-        }
-        if any(more.values()):
-            raise UnannouncedError(
-                f"more than was announced ({'; '.join(what for what, is_so in more.items() if is_so)})"
-            )
-        line = message_record(found.round, "up", [found.client], len(update), found.tensors)
-        append(self.ledger, {"run": recipe.name, "job": job, **line})
-        self._left[job] += 1
+        self.check(found, recipe, job, digest)
+        line = message_record(found.round, "up", [found.facts.client], len(update), found.tensors)
+        own = {"run": recipe.name, "job": job, "work": found.work, "groups": list(found.groups), "update": digest}
+        append(self.ledger, own | line)
+        self._count(_slots(job, found.round, found.work, found.groups), digest)
         self._say(
-            f"run {recipe.name}, round {found.round} of {rounds}: an update of {size(len(update))} leaves, "
-            f"after {found.steps} steps with mean training loss {found.loss:.3f}"
+            f"run {recipe.name}, round {found.round} of {recipe.federation.rounds}: an update of {size(len(update))} "
+            f"leaves, after {found.facts.steps} steps{_loss(found)}"
         )
+
+    def check(self, found: Update, recipe: Recipe, job: str, digest: str) -> None:
+        """Checks that an update is what the policy allows and the site announced, and that it is not one too many.
+
+        Bytes that left before may leave again: a server that continues a run from a checkpoint asks for the same again.
+
+        Args:
+            found: the update.
+            recipe: of the run.
+            job: digest of the run's job.
+            digest: sha256 (hex) of the update's bytes.
+
+        Raises:
+            PolicyError: the policy does not allow this kind of work.
+            UnannouncedError: something else is wrong with it; the error lists everything.
+        """
+        self.admit_work(found.work)
+        rounds = recipe.federation.rounds
+        problems = [] if 1 <= found.round <= rounds else [f"round {found.round} of {rounds}"]
+        problems += _unannounced(found, self.announced.get(found.work))
+        most = REPEATS * recipe.protocol.exchanges
+        for slot in _slots(job, found.round, found.work, found.groups):
+            if len(self._left[slot] - {digest}) >= most:
+                problems.append(f"{most} different updates left for group `{slot.group}` in round {found.round}")
+        if problems:
+            raise UnannouncedError(f"more than was announced ({'; '.join(problems)})")
+
+    def _count(self, slots: Iterable[_Slot], digest: str) -> None:
+        """Counts an update that leaves."""
+        for slot in slots:
+            self._left[slot].add(digest)
+            self._updates[slot.job] += slot.group == FACTS
+
+
+def _slots(job: str, round: int, work: str, groups: Iterable[str]) -> list[_Slot]:  # noqa: A002 - the field's word
+    """What an update with these groups is counted under."""
+    return [_Slot(job, round, work, group) for group in (*groups, FACTS)]
+
+
+def _unannounced(found: Update, announced: GroupSpecs | None) -> list[str]:
+    """What of an update was not announced: a kind of work, or tensors with their shapes and dtypes."""
+    if announced is None:
+        return [f"work {quoted(found.work)}, which was not announced"]
+    problems = []
+    for group, tensors in found.groups.items():
+        spec, known = spec_of(tensors), announced.get(group, {})
+        if unknown := sorted(name for name, tensor in spec.items() if known.get(name) != tensor):
+            shape, dtype = spec[unknown[0]].shape, spec[unknown[0]].dtype
+            problems.append(
+                f"{len(unknown)} tensors of group `{group}` that were not announced, first `{unknown[0]}` "
+                f"{list(shape)} {_plain(dtype)}"
+            )
+    return problems
+
+
+def _described(groups: GroupSpecs) -> list[str]:
+    """Lines that name the tensors of groups; those of different layers share a line."""
+    counts = Counter(
+        (group, LAYER.sub("*", name), tensor.shape, tensor.dtype)
+        for group, tensors in groups.items()
+        for name, tensor in tensors.items()
+    )
+    return [
+        f"    {count} × {name} {list(shape)} {_plain(dtype)}" + ("" if group == TUNABLE else f" (group {group})")
+        for (group, name, shape, dtype), count in counts.items()
+    ]
+
+
+def _plain(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _stored_bytes(groups: GroupSpecs) -> int:
+    """Bytes that tensors of these specs take in a message, about."""
+    return sum(stored_bytes(empty(tensors)) for tensors in groups.values())
+
+
+def _loss(found: Update) -> str:
+    return "" if found.facts.loss is None else f" with mean training loss {found.facts.loss:.3f}"
 
 
 def _columns(recipe: Recipe) -> str:

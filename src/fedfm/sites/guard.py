@@ -1,8 +1,8 @@
-"""A site's worker that no message can stop: ``python -m fedfm.sites.guard SOCKET --data FILE [--policy FILE]``.
+"""Keeps a site's worker answering: ``python -m fedfm.sites.guard SOCKET --data FILE [--policy FILE]``.
 
-The guard accepts callers and hands each to a process of its own, `fedfm.sites.resident`, which reads the message and
-answers it. That process tells the guard how long it may take. Where it takes longer, or ends (a crash of native code,
-no memory), the guard kills it, answers in its place, and starts another.
+The guard accepts callers and hands each of them to a process of its own, `fedfm.sites.resident`, which reads and
+answers the message. That process reports to the guard how long it may take. If it takes longer, or ends (a crash of
+native code, no memory), the guard kills it, answers in its place, and starts another.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ from fedfm.sites.causes import Cause
 from fedfm.sites.journal import Journal
 
 SECONDS = struct.Struct("<d")
-"""What the process tells the guard: seconds that it may take from now on; 0: it has answered, or is ready."""
+"""What the process reports: seconds that it may take from now on; 0: it has answered, or is ready."""
 
 ENDS = 2
-"""Times in a row that the process ends over a message until the caller gets a refusal; before, it may ask again."""
+"""The caller gets a refusal when the process has ended so often in a row over a message; before, it may ask again."""
 
 _log = logging.getLogger("fedfm.sites")
 
 
 class Guard:
-    """Hands callers to a process that works, and answers for it where it cannot."""
+    """Hands callers to a worker process, and answers in its place where it cannot."""
 
     def __init__(self, command: Sequence[str], journal: Journal) -> None:
-        """A guard, whose process starts at once.
+        """Starts the worker process.
 
         Args:
-            command: of the process; the number of a descriptor is added, of a socket that brings callers.
+            command: starts the process; the guard appends the number of a descriptor, of a socket that brings callers.
             journal: of the site.
         """
         self._command = list(command)
@@ -52,17 +52,17 @@ class Guard:
         self._start()
 
     def serve(self, path: Path) -> None:
-        """Answers whoever connects to a socket, until the process is told to end.
+        """Answers callers that connect to a socket, until this process is ended by a signal.
 
         Raises:
-            SystemExit: the process ends before it can work, with its code.
+            SystemExit: the worker process ends before it can work, with its code.
         """
         with closing(sockets.listen(path)) as server:
             self._await_start()
             while True:
                 ready, _, _ = select.select([server, self._line], [], [])
-                if self._line in ready:  # it has nothing to say now but that it has ended
-                    self._journal.note("failed", None, f"the worker {self._how()} while it had nothing to do")
+                if self._line in ready:  # an idle process reports nothing, so its end of the socket was closed
+                    self._journal.note("failed", None, f"the worker {self._how_it_ended()} while it was idle")
                     self._restart()
                     continue
                 caller, _ = server.accept()
@@ -70,7 +70,7 @@ class Guard:
                     self.attend(caller)
 
     def attend(self, caller: socket.socket) -> None:
-        """Has a caller answered."""
+        """Lets the worker process answer a caller, and answers in its place where it does not."""
         begun = False
         try:
             socket.send_fds(self._line, [b"c"], [caller.fileno()])
@@ -80,7 +80,7 @@ class Guard:
                 if not select.select([self._line], [], [], left)[0]:
                     self._answer_for_it(caller, Cause.TIME, "it took longer than the policy allows")
                     return
-                seconds = self._told()
+                seconds = self._reported()
                 if seconds is None:
                     break
                 if seconds == 0:
@@ -91,7 +91,9 @@ class Guard:
             pass
         self._process.wait()
         self._ended += 1
-        how = f"the worker {self._how()} over a message; where memory ran out, lower the policy's limits (`max_…`)"
+        how = (
+            f"the worker {self._how_it_ended()} over a message; if memory ran out, lower the policy's limits (`max_…`)"
+        )
         if begun and self._ended >= ENDS:
             self._answer_for_it(caller, Cause.ENDED, how)
         else:
@@ -99,7 +101,7 @@ class Guard:
             self._restart()
 
     def close(self) -> None:
-        """Ends the process."""
+        """Ends the worker process."""
         self._process.kill()
         self._process.wait()
         self._line.close()
@@ -107,7 +109,7 @@ class Guard:
     def _answer_for_it(self, caller: socket.socket, cause: Cause, reason: str) -> None:
         self._journal.note("refused", None, reason)
         self._ended = 0
-        self._process.kill()  # before the answer: it must not add to it
+        self._process.kill()  # before the answer, so that the process cannot add to it
         self._process.wait()
         try:
             sockets.send(caller, Envelope(Refusal(reason=cause.sentence())))
@@ -119,11 +121,11 @@ class Guard:
         with theirs:
             number = theirs.fileno()
             self._process = subprocess.Popen([*self._command, str(number)], pass_fds=[number])  # noqa: S603 - its own
-        with suppress(OSError):  # where memory runs out, the system ends the process that takes it, not the guard
+        with suppress(OSError):  # if memory runs out, the system is to end the process that takes it, not the guard
             Path(f"/proc/{self._process.pid}/oom_score_adj").write_text("1000")
 
     def _await_start(self) -> None:
-        if self._told() is None:
+        if self._reported() is None:
             sys.exit(self._process.wait() or 1)
 
     def _restart(self) -> None:
@@ -131,15 +133,15 @@ class Guard:
         self._start()
         self._await_start()
 
-    def _told(self) -> float | None:
-        """What the process says next; None: it has ended."""
+    def _reported(self) -> float | None:
+        """What the process reports next; None: it has ended."""
         try:
             word = self._line.recv(SECONDS.size, socket.MSG_WAITALL)
         except ConnectionError:
             return None
         return float(SECONDS.unpack(word)[0]) if len(word) == SECONDS.size else None
 
-    def _how(self) -> str:
+    def _how_it_ended(self) -> str:
         code = self._process.wait()
         return f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
 
@@ -149,17 +151,18 @@ def _end(number: int, frame: FrameType | None) -> None:
 
 
 def main() -> None:
-    """Serves the socket named on the command line."""
+    """Serves the socket that the command line names."""
     parser = argparse.ArgumentParser(description="A site's worker.")
-    parser.add_argument("socket", type=Path, help="where it listens; the site's records lie beside it")
+    parser.add_argument("socket", type=Path, help="where it listens; the site's records are in the same folder")
     parser.add_argument("--data", required=True, help="the site's data.yaml")
     parser.add_argument("--policy", help="the site's policy.yaml")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, _end)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    folder = options.socket.parent
     policy = ["--policy", options.policy] if options.policy else []
-    command = [sys.executable, "-m", "fedfm.sites.resident", str(options.socket), "--data", options.data, *policy]
-    with closing(Guard([*command, "--callers"], Journal(options.socket.parent, _log.info))) as guard:
+    command = [sys.executable, "-m", "fedfm.sites.resident", str(folder), "--data", options.data, *policy, "--callers"]
+    with closing(Guard(command, Journal(folder, _log.info))) as guard:
         guard.serve(options.socket)
 
 

@@ -1,4 +1,4 @@
-"""A site's own records: what left it, what it refused, what failed, how runs ended."""
+"""A site's own records of what it refused, what failed and how runs ended."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from fedfm.records import disk, jsonl
 
 
 class Journal:
-    """Says what happens at a site, and writes it down with the full reason.
+    """Says what happens at a site, and records it with the full reason.
 
     Attributes:
         events: ``events.jsonl`` of the site: lines with ``time``, ``kind``, ``run``, ``reason``, ``details``.
     """
 
     def __init__(self, folder: Path, say: Callable[[str], None]) -> None:
-        """A journal.
+        """A journal that continues the one in a folder.
 
         Args:
             folder: of the site's own records.
@@ -29,13 +29,13 @@ class Journal:
         end_with_a_line(self.events)
 
     def note(self, kind: str, run: str | None, reason: str, details: str = "") -> None:
-        """Says what happened and writes it down; a disk that takes no record does not stop the site.
+        """Says what happened and records it; a full disk does not stop the site.
 
         Args:
             kind: ``refused``, ``failed``, ``ended``.
-            run: name of the run, where it is known.
-            reason: in full.
-            details: a traceback.
+            run: name of the run; None where it is not known.
+            reason: the full reason.
+            details: a traceback, or nothing.
         """
         place = f"run {run}: " if run else ""
         self._say("\n".join(filter(None, [f"{place}{kind}: {reason}", details])))
@@ -47,7 +47,7 @@ class Journal:
 
 
 def append(file: Path, record: Mapping[str, object]) -> None:
-    """Adds a whole line to a file of this user alone, or nothing.
+    """Appends a whole line, or nothing, to a file that only this user can read.
 
     Raises:
         StorageError: it cannot be written.
@@ -63,7 +63,7 @@ def append(file: Path, record: Mapping[str, object]) -> None:
 
 
 def end_with_a_line(path: Path) -> None:
-    """Cuts off the part of a last line that was not written to its end."""
+    """Cuts off a last line that was written only in part."""
     if path.is_file():
         with disk.storage(path, "repair"), path.open("r+b") as lines:
             text = lines.read()

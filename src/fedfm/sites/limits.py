@@ -1,4 +1,4 @@
-"""Whether a model is within a site's policy: its config is read as plain JSON, before anything is built from it."""
+"""Whether a model is within a site's policy. Its config is read as plain JSON, before anything is built from it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _LIMITED = {
     "max_layers": re.compile(r"(layers?|depths?|blocks|experts)$"),
     "max_image_size": re.compile(r"(^height|^width|edge|image_size)$"),
 }
-"""Key of the policy → keys of a model's files whose numbers it limits."""
+"""Key of the policy → keys of a model's files; the policy limits their numbers."""
 
 _FILES = ("config.json", "preprocessor_config.json")
 
@@ -58,24 +58,24 @@ def check_files(folder: Path, policy: Policy) -> None:
 
 
 def check_model(settings: ModelSettings, auto_class: Any, policy: Policy, *, allow_network: bool) -> None:
-    """Checks the size of a backbone by its config alone, before its weights are read.
+    """Checks the size of a backbone from its config, before its weights are read.
 
     Args:
-        settings: where it is.
+        settings: where the backbone is.
         auto_class: the task's class, e.g. ``transformers.AutoModelForSequenceClassification``.
         policy: of the site.
         allow_network: whether it may be fetched from a hub.
 
     Raises:
         PolicyError: it is larger than the policy allows.
-        RecipeError: at ``model.path`` when it is not there.
+        RecipeError: at ``model.path``, when it is not there.
         DataError: when its files are damaged.
     """
     with open_checkpoint(settings, allow_network=allow_network) as checkpoint:
         check_files(checkpoint.folder, policy)
         config = read_config(checkpoint)
     if type(config) not in auto_class._model_mapping:
-        return  # it is refused where it is loaded
+        return  # such a model is refused when it is loaded
     with quiet(), torch.device("meta"):
         model = auto_class.from_config(config, trust_remote_code=False)
     if found := policy.over("max_parameters", model.num_parameters()):
@@ -83,7 +83,7 @@ def check_model(settings: ModelSettings, auto_class: Any, policy: Policy, *, all
 
 
 def _numbers(tree: Any, key: str = "") -> Iterator[tuple[str, int]]:
-    """Every whole number with the name of its key; a list counts with its length, too."""
+    """Every number, as a whole number, with the name of its key; the length of a list counts as a number too."""
     if isinstance(tree, dict):
         for name, value in tree.items():
             yield from _numbers(value, str(name))

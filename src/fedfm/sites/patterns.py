@@ -1,4 +1,4 @@
-"""Regular expressions of a recipe, tried in a process of their own: Python cannot stop one that does not return."""
+"""Regular expressions of a recipe, tried in a separate process: Python cannot stop one that does not return."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fedfm.models.tunables import Tune
 from fedfm.models.tunables.targets import TARGETS
 
 SECONDS = 10.0
-"""Time that a pattern may take over the names of all modules of a model."""
+"""Longest time that a pattern may take over the names of all modules of a model."""
 
 _PROGRAM = """
 import json, re, sys
@@ -20,7 +20,7 @@ pattern, names = json.load(sys.stdin)
 try:
     found = re.compile(pattern)
 except (re.error, OverflowError, RecursionError):
-    sys.exit(0)  # refused where it is used, with the reason
+    sys.exit(0)  # it is refused where it is used, with the reason
 for name in names:
     found.fullmatch(name)
 """
@@ -29,14 +29,14 @@ _KEYS = ("target_modules", "feedforward_modules")
 
 
 def check_patterns(tune: Tune, modules: Iterable[str]) -> None:
-    """Tries the regular expressions of a tunable on names of modules, for at most `SECONDS` each.
+    """Tries the regular expressions of a tunable on names of modules, each for at most `SECONDS`.
 
     Args:
         tune: the recipe's.
         modules: names of the model's modules.
 
     Raises:
-        RecipeError: one takes longer, or its process ended.
+        RecipeError: one takes longer, or its process ends.
     """
     names = list(modules)
     for key in _KEYS:

@@ -1,15 +1,20 @@
-"""What a site lets a server do: its ``policy.yaml``."""
+"""What a site allows a server to ask: its ``policy.yaml``."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from pydantic import Field
 
 from fedfm.clients.settings import LocalSettings
+from fedfm.printable import line
 from fedfm.recipe import Recipe
 from fedfm.settings import Settings
+
+TRAIN = "train"
+"""The kind of work that every run has, and that a policy allows unless it says otherwise."""
 
 Limit = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0)]
@@ -17,11 +22,11 @@ Seconds = Annotated[float, Field(gt=0)]
 
 @dataclass(frozen=True)
 class Objection:
-    """Something that a policy does not allow.
+    """One thing that a policy does not allow.
 
     Attributes:
-        key: of the policy; the only part that a server gets.
-        text: what the policy says, and what is asked instead; for the site's own log.
+        key: of the policy; the server gets this part only.
+        text: what the policy says, and what the server asks for instead; for the site's own log.
     """
 
     key: str
@@ -34,56 +39,64 @@ class Objection:
 class Policy(Settings):
     """A site's ``policy.yaml``.
 
-    What it does not mention is allowed, but for fetching models from a hub, and for sizes and times far above those of
-    common models.
+    A key that it leaves out has its default: no kind of work but training, no models from a hub, and limits of size and
+    time far above common models. Everything else is allowed.
     """
 
+    works: list[str] = [TRAIN]
+    """Kinds of work that the site does. The result of any other kind does not leave the site."""
     algorithms: list[str] | None = None
-    """Names of the algorithms that may be run; null: any."""
+    """Names of the algorithms that may be run, as the recipe's `algorithm.name`; null: any."""
     tunables: list[str] | None = None
-    """Kinds of what may be trained, as the recipe's `tune.kind`; null: any."""
+    """Kinds of tunable that may be trained, as the recipe's `tune.kind`; null: any."""
+    protocols: list[str] | None = None
+    """Kinds of protocol that the site takes part in, as the recipe's `protocol.kind`; null: any."""
+    stages: list[str] | None = None
+    """Kinds of stage that may change an update on its way, as in the recipe's `updates`; null: any."""
     models: list[Annotated[str, Field(pattern=r"^[0-9a-f]{12,64}$")]] | None = None
-    """Digests, or their first 12 letters or more, of the models that may be used, and no proxies; null: any."""
+    """Digests of the models that may be used, or their first 12 letters or more; excludes proxies. null: any."""
     privacy: Literal["none", "central", "local"] = "none"
-    """The least that a run must promise, as the recipe's `privacy.kind`: with `central`, `local` will do too."""
+    """The least privacy that a run must promise, as the recipe's `privacy.kind`; `local` is more than `central`."""
     min_clients: Limit = 1
-    """Clients that the server must declare for every round, at least, this site included."""
+    """The least number of clients that the server must declare for every round, this site included."""
     max_rounds: Limit | None = None
-    """Rounds of a run that the site takes part in, at most; null: any."""
+    """The largest number of rounds of a run that the site takes part in; null: any."""
     max_bytes: Limit | None = None
-    """Bytes of one update, at most; null: any."""
+    """The largest size of one update, in bytes; null: any."""
     max_steps: Limit = 100_000
-    """Optimiser steps of one round, at most, at this site."""
+    """The largest number of optimiser steps in one round at this site."""
     max_batch_size: Limit = 4096
-    """Examples of one step, at most, at this site."""
+    """The largest number of examples in one step at this site."""
     max_length: Limit = 32_768
-    """Tokens of one example, at most."""
+    """The largest number of tokens in one example."""
     max_rank: Limit = 1024
-    """Rank of low-rank factors (`tune.r`), at most."""
+    """The largest rank of low-rank factors (`tune.r`)."""
     max_virtual_tokens: Limit = 1024
-    """Virtual tokens of a prompt or prefix (`tune.num_virtual_tokens`), at most."""
+    """The largest number of virtual tokens of a prompt or prefix (`tune.num_virtual_tokens`)."""
     max_layers: Limit = 1000
-    """Layers, and experts of a layer, that a model's config may name, at most."""
+    """The largest number of layers, and of experts in a layer, that a model's config may name."""
     max_image_size: Limit = 4096
-    """Pixels of an image's side in the config of a model or of an image processor, at most."""
+    """The longest side of an image, in pixels, in the config of a model or an image processor."""
     max_parameters: Limit = 100_000_000_000
-    """Parameters of a model, at most."""
+    """The largest number of parameters of a model."""
     max_download_bytes: Limit = 100_000_000_000
-    """Bytes of a proxy's files, at most."""
+    """The largest size of a proxy's files, in bytes."""
     max_prepare_seconds: Seconds = 3600.0
-    """Seconds that preparing a run may take: reading data, loading the model."""
+    """The longest time to prepare a run (read data, load the model), in seconds."""
     max_round_seconds: Seconds = 86_400.0
-    """Seconds that training of one round may take."""
+    """The longest time to train in one round, in seconds."""
     allow_network: bool = False
     """Whether a recipe's model may be fetched from a hub."""
 
     def objections(self, recipe: Recipe) -> list[Objection]:
-        """What of a recipe is outside this policy."""
-        found = []
-        if self.algorithms is not None and recipe.algorithm.name not in self.algorithms:
-            found.append(Objection("algorithms", f"{', '.join(self.algorithms)}, not {recipe.algorithm.name}"))
-        if self.tunables is not None and recipe.tune.kind not in self.tunables:
-            found.append(Objection("tunables", f"{', '.join(self.tunables)}, not {recipe.tune.kind}"))
+        """What of a recipe this policy does not allow."""
+        found = [
+            *self.objections_to_work(recipe.protocol.works),
+            *self._not_among("algorithms", [recipe.algorithm.name]),
+            *self._not_among("tunables", [recipe.tune.kind]),
+            *self._not_among("protocols", [recipe.protocol.kind]),
+            *self._not_among("stages", list(dict.fromkeys(stage.kind for stage in recipe.updates))),
+        ]
         if _strength(recipe.privacy.kind) < _strength(self.privacy):
             found.append(Objection("privacy", f"{self.privacy} at least, not {recipe.privacy.kind}"))
         if (declared := _clients_of_a_round(recipe)) < self.min_clients:
@@ -96,23 +109,34 @@ class Policy(Settings):
             *self.over("max_virtual_tokens", recipe.tune.virtual_tokens),
         ]
 
+    def objections_to_work(self, kinds: Iterable[str]) -> list[Objection]:
+        """The objection to kinds of work; empty where the policy names all of them."""
+        return self._not_among("works", kinds)
+
     def objections_to_training(self, local: LocalSettings, examples: int) -> list[Objection]:
-        """What is outside this policy of local training with as many examples as the site has."""
+        """What of local training on so many examples this policy does not allow."""
         return [
             *self.over("max_batch_size", min(local.batch_size, examples)),
             *self.over("max_steps", local.steps(examples)),
         ]
 
     def objections_to_model(self, digest: str | None) -> list[Objection]:
-        """Why a model, by its weights' digest, or a proxy (None), may not be used."""
+        """Why a model, by the digest of its weights, or a proxy (None) may not be used."""
         if self.models is None or (digest is not None and any(digest.startswith(known) for known in self.models)):
             return []
         return [Objection("models", "a proxy is none of them" if digest is None else f"none of them is {digest[:12]}…")]
 
     def over(self, key: str, asked: int) -> list[Objection]:
-        """The objection to a number above the limit of this name; none where it is not above."""
+        """The objection to a number above the limit of this name; empty where it is not above."""
         limit = getattr(self, key)
         return [] if limit is None or asked <= limit else [Objection(key, f"{_number(limit)}, not {_number(asked)}")]
+
+    def _not_among(self, key: str, asked: Iterable[str]) -> list[Objection]:
+        """The objection to names that a list does not have; empty where it has all, or allows any."""
+        allowed: list[str] | None = getattr(self, key)
+        if allowed is None or not (others := [name for name in asked if name not in allowed]):
+            return []
+        return [Objection(key, f"{', '.join(allowed) or 'none'}, not {line(', '.join(others))}")]
 
 
 def _clients_of_a_round(recipe: Recipe) -> int:

@@ -1,4 +1,4 @@
-"""A site as a member of a federation: its worker and its SuperNode, kept alive."""
+"""Keeps a site in its federation: starts its worker and its SuperNode, and starts them again when they end."""
 
 from __future__ import annotations
 
@@ -22,35 +22,36 @@ from fedfm.runtimes.flower.supernode import (
     CONNECTED,
     PERMANENT,
     REASONS,
-    SILENT,
+    UNEXPLAINED,
     free_ports,
     start_supernode,
     why_ended,
 )
 from fedfm.runtimes.flower.supervisor import Supervisor
 from fedfm.sites.policy import Policy
-from fedfm.sites.site_config import read_own_data, read_settings
+from fedfm.sites.site_config import read_settings, read_site_data
 
-PAUSES = (1.0, 5.0, 15.0, 30.0, 60.0)
-"""Seconds before a process is started again, for the first time, the second, …; the last also from then on."""
+RESTART_PAUSES = (1.0, 5.0, 15.0, 30.0, 60.0)
+"""Seconds before a process is started again for the first time, the second time, …; the last value is for the rest."""
 
-WELL = 120.0
-"""Seconds after which a process that ends is taken to have been well."""
+STABLE_SECONDS = 120.0
+"""A process that has run for so many seconds counts as stable: its next end is again its first."""
 
-ROOM = 2**16
-"""Bytes that must be free on the disk of a site's folder; with less, its records and logs cannot be written."""
+FREE_BYTES = 2**16
+"""Bytes that must be free on the disk of a site's folder; with fewer, its records and logs cannot be written."""
 
-DOUBT = 20.0
-"""Seconds without a connection after which it is said what may be wrong."""
+CONNECT_SECONDS = 20.0
+"""Seconds without a connection, after which the agent says what may be wrong."""
 
 WORKER, NODE = "worker", "supernode"
+"""Names of the agent's processes."""
 
 
-class Follower:
+class LogFollower:
     """Says the lines that are added to a log."""
 
     def __init__(self, log: Path, say: Callable[[str], None]) -> None:
-        """Begins at the end of the log as it is now; there may be none yet."""
+        """Begins at the present end of the log, which may not exist yet."""
         self._log, self._say = log, say
         self._read = log.stat().st_size if log.exists() else 0
 
@@ -67,17 +68,17 @@ class Follower:
 
 
 @dataclass
-class Member:
-    """Takes part in whatever a server runs, until it is told to stop.
+class SiteAgent:
+    """Takes part in the runs of a server until it is stopped.
 
     Attributes:
         server: host and port.
-        authority: certificate of who has signed the server's.
+        authority: certificate of the authority that signed the server's certificate.
         key: the site's private key.
         data: the site's ``data.yaml``.
-        policy: its ``policy.yaml``; None: a policy that mentions nothing.
-        folder: of its records (``wire.jsonl``) and the words of its processes.
-        say: is told, in lines for people, how it fares.
+        policy: its ``policy.yaml``; None: the default of every key.
+        folder: of the site's records and the logs of its processes.
+        say: gets lines for people about the state of the site.
     """
 
     server: str
@@ -95,20 +96,23 @@ class Member:
     _due: dict[str, float] = field(default_factory=dict)
 
     def check(self) -> tuple[int, list[str]]:
-        """Reads what is to be read, before anything is connected; examples of the site, and their columns.
+        """Reads the site's files before anything is connected.
+
+        Returns:
+            The number of the site's examples, and the names of their columns.
 
         Raises:
-            RecipeError: the site's files do not say what they should.
+            RecipeError: a file of the site is not valid.
             DataError: its data cannot be read.
         """
         if self.policy is not None:
             read_settings(self.policy, Policy)
         host, _, port = self.server.rpartition(":")
         if not host or not port.isdigit():
-            raise RecipeError(f"`{self.server}` is no host and port, such as fl.example.org:443", source="--server")
-        own = read_own_data(self.data)
+            raise RecipeError(f"`{self.server}` is not HOST:PORT, such as fl.example.org:443", source="--server")
+        site = read_site_data(self.data)
         try:
-            source = read_source(own.train, "train", where="train", csv=own.csv)
+            source = read_source(site.train, "train", where="train", csv=site.csv)
         except RecipeError as error:
             raise RecipeError(error.problems, source=str(self.data)) from error
         for note in source.notes:
@@ -116,18 +120,19 @@ class Member:
         return len(source), source.table.column_names
 
     @private()
-    def stay(self) -> None:
+    def run(self) -> None:
         """Stays in the federation until Ctrl-C, SIGTERM or SIGHUP; processes that end are started again.
 
         Raises:
-            RecipeError: the SuperNode ended for a reason that no second start mends, or another process has the folder.
+            RecipeError: the SuperNode ended for a reason that a restart cannot change, or another process uses the
+                folder.
             StorageError: the site's folder cannot be written.
         """
         lock = hold(self.folder)
         policy = Policy() if self.policy is None else read_settings(self.policy, Policy)
         offline = {} if policy.allow_network else {"HF_HUB_OFFLINE": "1"}
         supervisor = Supervisor(self.folder, environment(self.folder) | offline)
-        log = Follower(self.folder / f"{WORKER}.log", self.say)
+        log = LogFollower(self.folder / f"{WORKER}.log", self.say)
         ends = [signal.SIGTERM, *([signal.SIGHUP] if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN else [])]
         before = {number: signal.signal(number, _stop) for number in ends}
         try:
@@ -136,14 +141,9 @@ class Member:
             while True:
                 time.sleep(1.0)
                 log.follow()
-                self._look(supervisor)
-                self._look_at_disk()
-                for name, code in supervisor.ended().items():
-                    if name not in self._due:
-                        self._due[name] = time.monotonic() + self._pause(supervisor, name, code)
-                    elif time.monotonic() >= self._due[name]:
-                        del self._due[name]
-                        self._start(supervisor, name)
+                self._check_connection(supervisor)
+                self._check_disk()
+                self._restart_ended(supervisor)
         except KeyboardInterrupt:
             self.say("this site leaves the federation")
         finally:
@@ -173,43 +173,52 @@ class Member:
                 port=port,
             )
 
-    def _look(self, supervisor: Supervisor) -> None:
-        """Says when the server has taken this site, and when it has not for a while."""
+    def _restart_ended(self, supervisor: Supervisor) -> None:
+        """Starts processes again that have ended, each after its pause."""
+        for name, code in supervisor.ended().items():
+            if name not in self._due:
+                self._due[name] = time.monotonic() + self._pause(supervisor, name, code)
+            elif time.monotonic() >= self._due[name]:
+                del self._due[name]
+                self._start(supervisor, name)
+
+    def _check_connection(self, supervisor: Supervisor) -> None:
+        """Says when the server has accepted this site, and when it has not done so for a while."""
         if not self._connected and CONNECTED in supervisor.words(NODE):
-            self.say("connected; the server calls when there is something to do")
+            self.say("connected; the server calls when it has work")
             self._connected = True
-        elif not self._connected and not self._doubted and time.monotonic() - self._started[NODE] > DOUBT:
+        elif not self._connected and not self._doubted and time.monotonic() - self._started[NODE] > CONNECT_SECONDS:
             self.say(
-                f"no connection yet: does {self.server} answer, and has the authority in {self.authority} signed its "
+                f"no connection yet: does {self.server} answer, and did the authority in {self.authority} sign its "
                 f"certificate? (see {self.folder / NODE}.log)"
             )
             self._doubted = True
 
-    def _look_at_disk(self) -> None:
-        """Says when the disk is full, and when it has room again: the worker's log may not be able to say so."""
-        full = shutil.disk_usage(self.folder).free < ROOM
+    def _check_disk(self) -> None:
+        """Says when the disk is full, and when it has room again: the worker cannot write that to its log."""
+        full = shutil.disk_usage(self.folder).free < FREE_BYTES
         if full and not self._full:
             self.say(
-                f"warning: {self.folder}: {os.strerror(errno.ENOSPC)}; an update that cannot be written down here does "
-                "not leave, so this site has none until there is room"
+                f"warning: {self.folder}: {os.strerror(errno.ENOSPC)}; an update leaves only after it is recorded "
+                "here, so no update leaves until the disk has room"
             )
         elif self._full and not full:
-            self.say(f"there is room in {self.folder} again")
+            self.say(f"the disk of {self.folder} has room again")
         self._full = full
 
     def _pause(self, supervisor: Supervisor, name: str, code: int) -> float:
-        """Seconds until a process that has ended is started again; says so, and why it ended."""
+        """Seconds until a process that has ended is started again; says so, and why the process ended."""
         reason = why_ended(supervisor.words(name)) if name == NODE else None
         why = f": {REASONS[reason]}" if reason in REASONS else supervisor.last_words(name)
         if name == NODE and code == 0:
-            why = f": {SILENT}"
+            why = f": {UNEXPLAINED}"
         if reason in PERMANENT:
             raise RecipeError(f"Flower's SuperNode ended{why}", source="client")
-        if time.monotonic() - self._started[name] > WELL:
+        if time.monotonic() - self._started[name] > STABLE_SECONDS:
             self._failures[name] = 0
         failures = self._failures.get(name, 0)
         self._failures[name] = failures + 1
-        pause = PAUSES[min(failures, len(PAUSES) - 1)]
+        pause = RESTART_PAUSES[min(failures, len(RESTART_PAUSES) - 1)]
         self.say(f"the {name} ended with code {code} and starts again in {pause:g} seconds{why}")
         return pause
 

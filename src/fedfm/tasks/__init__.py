@@ -1,4 +1,4 @@
-"""Loss and metrics of each kind of task."""
+"""Tasks: the loss and the metrics of each kind."""
 
 from fedfm.tasks.base import Batch, Collate, Task
 from fedfm.tasks.classification import ImageClassification, TextClassification

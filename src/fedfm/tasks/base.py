@@ -1,4 +1,4 @@
-"""What a task is: how examples become batches, which loss is minimised, which metrics are reported."""
+"""The interface of a task: its batches, its loss and its metrics."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from torch import Tensor
 
 from fedfm.data.examples import Examples
 from fedfm.data.labels import LabelMap
-from fedfm.data.readers.request import Column
+from fedfm.data.readers.request import RequestedColumn
 from fedfm.data.settings import FILE, DataSettings
 from fedfm.data.sources import Source
 
 Batch = dict[str, Tensor]
-"""Model inputs by argument name, and ``labels``; first dimension = examples."""
+"""Model inputs by argument name, and ``labels``; the first dimension counts examples."""
 
 Collate = Callable[[Sequence[Mapping[str, Any]]], Batch]
-"""Makes a batch of rows."""
+"""Turns rows into a batch."""
 
 Measured = dict[str, np.ndarray]
-"""What metrics are computed from, one entry an example (or a predicted token)."""
+"""The values from which metrics are computed, one entry per example (or per predicted token)."""
 
 
 class ClassScore(TypedDict):
-    """Precision, recall and F1 of a class, each None where it is not defined, and how many examples it has."""
+    """Precision, recall and F1 of a class, each None if it is undefined, and its number of examples."""
 
     label: str
     precision: float | None
@@ -36,22 +36,22 @@ class ClassScore(TypedDict):
 
 
 class PerClass(TypedDict):
-    """How each class fared, in order of their ids; ``confusion[i][j]``: examples of class i taken for class j."""
+    """Scores of the classes, in the order of their ids; ``confusion[i][j]``: examples of i predicted as j."""
 
     classes: list[ClassScore]
     confusion: list[list[int]]
 
 
 class Task(ABC):
-    """One kind of task. Stateless: the processor and the labels are arguments.
+    """One kind of task. It has no state: the processor and the labels are arguments.
 
     Attributes:
-        modality: what the backbone reads.
-        auto_class: the transformers class whose ``from_pretrained`` gives the backbone its head.
-        peft_type: peft's name of the task, None where peft has none.
-        labelled: whether examples carry a class.
-        draws_inputs: whether an example's inputs differ from time to time (masks).
-        metrics: name → whether higher is better; the headline metric, by which a run is judged, first.
+        modality: the type of the backbone's input.
+        auto_class: the transformers class that loads the backbone with the head of the task.
+        peft_type: peft's name of the task; None if peft has no such task.
+        labelled: whether examples have a class.
+        draws_inputs: whether the inputs of an example are drawn at random each time (masks).
+        metrics: name → whether higher is better; the first is the main metric, which decides between rounds.
     """
 
     modality: ClassVar[Literal["text", "image"]]
@@ -62,29 +62,29 @@ class Task(ABC):
     metrics: ClassVar[Mapping[str, bool]]
 
     def inputs(self, data: DataSettings) -> list[str]:
-        """The columns that a model reads."""
+        """The columns that the model reads."""
         return [data.image] if self.modality == "image" else list(data.text)
 
-    def columns(self, data: DataSettings) -> list[Column]:
-        """The columns that are needed of a source."""
-        needed = [Column(name, self.modality, f"data.{self.modality}") for name in self.inputs(data)]
+    def columns(self, data: DataSettings) -> list[RequestedColumn]:
+        """The columns that a source must have."""
+        needed = [RequestedColumn(name, self.modality, f"data.{self.modality}") for name in self.inputs(data)]
         if self.labelled:
-            needed.append(Column(data.label, "label", "data.label"))
-        if data.client is not None:  # a column called `file` is looked for, to be refused
-            needed.append(Column(data.client, "client", "data.client", required=data.client != FILE))
+            needed.append(RequestedColumn(data.label, "label", "data.label"))
+        if data.client is not None:  # a column called `file` is read only to refuse it
+            needed.append(RequestedColumn(data.client, "client", "data.client", required=data.client != FILE))
         return needed
 
     @abstractmethod
     def encode(self, source: Source, data: DataSettings, processor: Any, labels: LabelMap | None) -> Examples:
-        """Model-ready examples of a source, cached by content."""
+        """The encoded examples of a source, cached by content."""
 
     @abstractmethod
     def collate(self, processor: Any, seed: int) -> Collate:
-        """A collator; ``seed`` keys what it draws (masks), and the same calls in the same order draw the same."""
+        """A collator; ``seed`` is the key of its random choices (masks), which depend on the order of its calls."""
 
     @abstractmethod
     def predictions(self, batch: Batch) -> Tensor:
-        """Number of predictions of each example, ``[B]``; zero where a draw of masks has masked nothing."""
+        """Number of predictions of each example, ``[B]``; zero if no token of it was masked."""
 
     @abstractmethod
     def losses(self, logits: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -95,26 +95,26 @@ class Task(ABC):
 
     @abstractmethod
     def measure(self, logits: Tensor, batch: Batch) -> Measured:
-        """What `score` needs of one batch, on the CPU."""
+        """The values of one batch that `score` needs, on the CPU."""
 
     @abstractmethod
     def score(self, measured: Measured, loss: float) -> dict[str, float]:
-        """All metrics over everything measured.
+        """All metrics over all measured batches.
 
         Args:
-            measured: the concatenation of what `measure` returned.
-            loss: mean loss a prediction, natural logarithm.
+            measured: the concatenated results of `measure`.
+            loss: mean loss per prediction, natural logarithm.
         """
 
     def majority(self, train: np.ndarray, test: np.ndarray) -> dict[str, float] | None:
-        """All metrics of always answering the commonest training class; None for tasks without classes."""
+        """All metrics when the most frequent training class is always predicted; None for tasks without classes."""
         return None
 
     def per_class(self, measured: Measured, names: Sequence[str]) -> PerClass | None:
-        """How each class fared, over everything measured; None for tasks without classes.
+        """The scores of each class over all measured batches; None for tasks without classes.
 
         Args:
-            measured: the concatenation of what `measure` returned.
-            names: of the classes, in order of their ids.
+            measured: the concatenated results of `measure`.
+            names: of the classes, in the order of their ids.
         """
         return None

@@ -1,8 +1,8 @@
-"""Whether a model predicts a token without reading it: what causal language modelling presumes.
+"""Checks that a model predicts each token without reading it, which causal language modelling requires.
 
-A model that reads the tokens it is to predict reaches a perplexity near 1 and has learnt nothing. Whether it does is
-measured, not looked up: its type does not say it (encoders with a language head, decoders configured to look ahead,
-prefix language models).
+A model that reads the tokens that it predicts reaches a perplexity near 1 without learning anything. This is measured,
+since the type of a model does not tell it (encoders with a language head, decoders configured to look ahead, prefix
+language models).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from fedfm.tasks.base import Batch
 from fedfm.tasks.language_modeling import CausalLM
 
 TOLERANCE = 1e-5
-"""Share of the largest logit by which a prediction may move when a later token changes: rounding."""
+"""Change of a prediction, as a share of the largest logit, that is attributed to rounding."""
 
 _LENGTH = 8
 
@@ -27,23 +27,23 @@ def refuse_look_ahead(task: CausalLM, tunable: Tunable, tokenizer: Any, name: st
     """Refuses a model whose predictions depend on later tokens.
 
     Each token of two sequences is changed in turn, in a batch without padding and in one with padding on the right.
-    The predictions before it must stay the same. The model is asked as it trains, with its tunable attached.
+    The predictions before the token must not change. The model is checked with its tunable attached, as it trains.
 
     Args:
-        task: says which logits predict which token.
-        tunable: on the model.
+        task: selects the logits that predict each token.
+        tunable: attached to the model.
         tokenizer: of the model.
         name: of the model, for the message.
 
     Raises:
-        RecipeError: at ``task.kind``.
+        RecipeError: at ``task.kind``: a prediction depends on a later token.
     """
     tunable.eval()
     for lengths in ((_LENGTH, _LENGTH), (_LENGTH, _LENGTH // 2)):
         if (moved := _moved(task, tunable, tokenizer, lengths)) > TOLERANCE:
             raise RecipeError(
-                f"{name} reads the tokens that it is to predict: when a later token changes, earlier predictions move "
-                f"by {moved:.2g} of the largest logit, and a perplexity would mean nothing; choose a decoder as "
+                f"{name} reads the tokens that it must predict: a change of a later token changes earlier predictions "
+                f"by {moved:.2g} of the largest logit, so a perplexity would be meaningless; choose a decoder as "
                 "`model.path`, or `task.kind: masked-lm` for an encoder",
                 where="task.kind",
             )
@@ -51,7 +51,7 @@ def refuse_look_ahead(task: CausalLM, tunable: Tunable, tokenizer: Any, name: st
 
 @torch.no_grad()
 def _moved(task: CausalLM, tunable: Tunable, tokenizer: Any, lengths: tuple[int, ...]) -> float:
-    """The largest change of a prediction by a later token, as a share of the largest logit."""
+    """The largest change of a prediction caused by a later token, as a share of the largest logit."""
     generator = numpy_generator(0, "causality")
     words = sorted(set(range(len(tokenizer))) - set(tokenizer.all_special_ids))
     before, after, changed = [], [], []
@@ -62,7 +62,7 @@ def _moved(task: CausalLM, tunable: Tunable, tokenizer: Any, lengths: tuple[int,
             before.append({"input_ids": ids})
             after.append({"input_ids": [*ids[:place], int(other), *ids[place + 1 :]]})
             changed.append(place)
-    collate = task.collate(tokenizer, seed=0)  # both batches have one shape, and so one rounding
+    collate = task.collate(tokenizer, seed=0)  # both batches have the same shape, and so the same rounding
     was, now = (_predictions(task, tunable, collate(rows)) for rows in (before, after))
     earlier = torch.arange(was.shape[1]) < torch.tensor(changed).unsqueeze(1)
     largest = was.abs().max().clamp(min=torch.finfo(was.dtype).tiny)
@@ -70,7 +70,7 @@ def _moved(task: CausalLM, tunable: Tunable, tokenizer: Any, lengths: tuple[int,
 
 
 def _predictions(task: CausalLM, tunable: Tunable, batch: Batch) -> torch.Tensor:
-    """Logits ``[B, T − 1, V]``, of which the last dimension predicts token t + 1."""
+    """Logits ``[B, T − 1, V]``; those at position t predict token t + 1."""
     device = tunable.base_model.device
     batch = {name: tensor.to(device) for name, tensor in batch.items()}
     inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}

@@ -1,4 +1,4 @@
-"""Text and image classification: cross-entropy; accuracy, macro-F1 and Matthews' correlation."""
+"""Text and image classification: cross-entropy; accuracy, macro-F1 and Matthews' correlation coefficient."""
 
 from __future__ import annotations
 
@@ -9,13 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.metrics import (
-    accuracy_score,
-    confusion_matrix,
-    f1_score,
-    matthews_corrcoef,
-    precision_recall_fscore_support,
-)
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForImageClassification, AutoModelForSequenceClassification, DataCollatorWithPadding
@@ -36,7 +29,7 @@ class Classification(Task):
     metrics = MappingProxyType({"accuracy": True, "macro_f1": True, "matthews": True})
 
     def predictions(self, batch: Batch) -> Tensor:
-        """One an example."""
+        """One prediction per example."""
         return torch.ones_like(batch["labels"])
 
     def losses(self, logits: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -48,9 +41,11 @@ class Classification(Task):
         return {"predicted": logits.argmax(-1).cpu().numpy(), "label": batch["labels"].cpu().numpy()}
 
     def score(self, measured: Measured, loss: float) -> dict[str, float]:
-        """Accuracy, macro-F1 over the classes that occur, Matthews' correlation."""
+        """Accuracy, macro-F1 over the classes that occur, and Matthews' correlation coefficient."""
+        from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef  # slow to import
+
         predicted, label = measured["predicted"], measured["label"]
-        one_class = np.unique([predicted, label]).size == 1  # scikit-learn gives 0 as well, with a warning
+        one_class = np.unique([predicted, label]).size == 1  # scikit-learn also returns 0, with a warning
         return {
             "accuracy": float(accuracy_score(label, predicted)),
             "macro_f1": float(f1_score(label, predicted, average="macro", zero_division=0.0)),
@@ -59,6 +54,8 @@ class Classification(Task):
 
     def per_class(self, measured: Measured, names: Sequence[str]) -> PerClass:
         """Precision, recall and F1 of each class, and the confusion matrix."""
+        from sklearn.metrics import confusion_matrix, precision_recall_fscore_support  # slow to import
+
         predicted, label = measured["predicted"], measured["label"]
         ids = np.arange(len(names))
         figures = precision_recall_fscore_support(label, predicted, labels=ids, zero_division=np.nan)
@@ -72,38 +69,38 @@ class Classification(Task):
         )
 
     def majority(self, train: np.ndarray, test: np.ndarray) -> dict[str, float]:
-        """All metrics on ``test`` of always answering the commonest class of ``train``."""
+        """All metrics on ``test`` when the most frequent class of ``train`` is always predicted."""
         return self.score({"predicted": np.full_like(test, np.bincount(train).argmax()), "label": test}, 0.0)
 
 
 class TextClassification(Classification):
-    """One text, or a pair of texts, to one class."""
+    """Predicts one class of a text or a pair of texts."""
 
     modality = "text"
     auto_class = AutoModelForSequenceClassification
     peft_type = "SEQ_CLS"
 
     def encode(self, source: Source, data: DataSettings, processor: Any, labels: LabelMap | None) -> Examples:
-        """Token ids, truncated to ``data.max_length``."""
+        """Token ids, truncated to ``data.max_length`` tokens."""
         return encode_text(
             source, data.text, processor, data.max_length, label=data.label, label_map=labels, client=data.client
         )
 
     def collate(self, processor: Any, seed: int) -> Collate:
-        """Pads to the longest of the batch."""
+        """Pads to the longest example of the batch."""
         pad = DataCollatorWithPadding(processor)
         return lambda rows: pad([dict(row) for row in rows])
 
 
 class ImageClassification(Classification):
-    """One image to one class."""
+    """Predicts one class of an image."""
 
     modality = "image"
     auto_class = AutoModelForImageClassification
     peft_type = None
 
     def encode(self, source: Source, data: DataSettings, processor: Any, labels: LabelMap | None) -> Examples:
-        """Pixels at the model's size, as bytes."""
+        """Pixels at the model's image size, as uint8."""
         return encode_images(
             source,
             data.image,
@@ -115,7 +112,7 @@ class ImageClassification(Classification):
         )
 
     def collate(self, processor: Any, seed: int) -> Collate:
-        """Stacks and normalises with the processor's mean and deviation."""
+        """Stacks images and normalises them with the processor's mean and standard deviation."""
         statistics = PixelStatistics.of(processor, channels(processor))
 
         def collate(rows: Sequence[Mapping[str, Any]]) -> Batch:
@@ -129,7 +126,7 @@ class ImageClassification(Classification):
 
 
 def channels(processor: Any) -> int:
-    """Colour channels that an image processor prepares: as many as it has means."""
+    """The number of colour channels that an image processor prepares: the number of its means."""
     return len(processor.image_mean) if processor.do_normalize else 3
 
 

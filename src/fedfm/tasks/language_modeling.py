@@ -1,4 +1,4 @@
-"""Masked and causal language modelling: cross-entropy a token; perplexity and token accuracy."""
+"""Masked and causal language modelling: cross-entropy per token; perplexity and token accuracy."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, DataCollatorForLanguageModeling
 
+from fedfm.data.documents import encode_documents
 from fedfm.data.examples import Examples
 from fedfm.data.labels import LabelMap
 from fedfm.data.settings import DataSettings
 from fedfm.data.sources import Source
-from fedfm.data.text import encode_documents
 from fedfm.errors import RecipeError
 from fedfm.tasks.base import Batch, Collate, Measured, Task
 
@@ -33,11 +33,11 @@ class LanguageModeling(Task):
     metrics = MappingProxyType({"perplexity": False, "token_accuracy": True})
 
     def encode(self, source: Source, data: DataSettings, processor: Any, labels: LabelMap | None) -> Examples:
-        """Documents cut into pieces of at most ``data.max_length`` tokens; nothing is thrown away."""
+        """Documents, cut into pieces of at most ``data.max_length`` tokens; no text is dropped."""
         return encode_documents(source, data.text[0], processor, data.max_length, client=data.client)
 
     def targets(self, batch: Batch) -> Tensor:
-        """The labels that are to be predicted, ``[B, T']``."""
+        """The labels to predict, ``[B, T']``."""
         raise NotImplementedError
 
     def predicting(self, logits: Tensor, batch: Batch) -> Tensor:
@@ -45,23 +45,23 @@ class LanguageModeling(Task):
         raise NotImplementedError
 
     def predictions(self, batch: Batch) -> Tensor:
-        """Predicted tokens of each example."""
+        """The number of predicted tokens of each example."""
         return (self.targets(batch) != IGNORED).sum(1)
 
     def losses(self, logits: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Summed cross-entropy and predicted tokens of each example."""
+        """The summed cross-entropy and the number of predicted tokens of each example."""
         logits, labels = self.predicting(logits, batch), self.targets(batch)
         tokens = cross_entropy(logits.transpose(1, 2), labels, ignore_index=IGNORED, reduction="none")
         return tokens.sum(1), self.predictions(batch)
 
     def measure(self, logits: Tensor, batch: Batch) -> Measured:
-        """Whether each predicted token was right."""
+        """Whether each predicted token is correct."""
         logits, labels = self.predicting(logits, batch), self.targets(batch)
         asked = labels != IGNORED
         return {"right": (logits.argmax(-1) == labels)[asked].cpu().numpy()}
 
     def score(self, measured: Measured, loss: float) -> dict[str, float]:
-        """Perplexity exp(loss), and the share of tokens predicted right."""
+        """Perplexity exp(loss), and the share of correctly predicted tokens."""
         right = measured["right"]
         return {
             "perplexity": math.exp(loss) if loss < 700 else math.inf,
@@ -70,7 +70,7 @@ class LanguageModeling(Task):
 
 
 class MaskedLM(LanguageModeling):
-    """Predicts the 15 % of tokens that were masked (BERT, arXiv:1810.04805, §3.1)."""
+    """Predicts 15 % of the tokens, which are masked (BERT, arXiv:1810.04805, §3.1)."""
 
     auto_class = AutoModelForMaskedLM
     peft_type = None
@@ -80,19 +80,19 @@ class MaskedLM(LanguageModeling):
         """As for every language model.
 
         Raises:
-            RecipeError: at ``model.path`` when the tokenizer has no token to mask with.
+            RecipeError: at ``model.path``: the tokenizer has no mask token.
         """
         if processor.mask_token is None:
             raise RecipeError(
-                "the tokenizer has no mask token, so nothing can be masked; choose an encoder, or another `task.kind`",
+                "the tokenizer has no mask token, which masked-lm needs; choose an encoder, or another `task.kind`",
                 where="model.path",
             )
         return super().encode(source, data, processor, labels)
 
     def collate(self, processor: Any, seed: int) -> Collate:
-        """Masks 15 % of the tokens: 80 % of them by the mask, 10 % by a random token, 10 % stay.
+        """Selects 15 % of the tokens: 80 % of them become the mask token, 10 % a random token, 10 % stay.
 
-        Examples draw one after the other, so that how many make a batch decides nothing.
+        The masks of examples are drawn one after the other, so that they do not depend on the size of batches.
         """
         masking = DataCollatorForLanguageModeling(processor, mlm=True, seed=seed)
         masking.create_rng()
@@ -110,7 +110,7 @@ class MaskedLM(LanguageModeling):
         return collate
 
     def targets(self, batch: Batch) -> Tensor:
-        """What was masked."""
+        """The masked tokens."""
         return batch["labels"]
 
     def predicting(self, logits: Tensor, batch: Batch) -> Tensor:
@@ -131,20 +131,20 @@ class CausalLM(LanguageModeling):
         )
 
     def collate(self, processor: Any, seed: int) -> Collate:
-        """Pads; the labels are the tokens, except where there is padding."""
+        """Pads; the labels are the tokens, without padding."""
 
         def collate(rows: Sequence[Mapping[str, Any]]) -> Batch:
             batch: Batch = dict(processor.pad(list(rows), return_tensors="pt"))
-            # By mask, not by pad id: where the end-of-text token pads, a real one must still be learnt.
+            # By mask, not by pad id: if the end token is also the padding token, real end tokens must still be learnt.
             batch["labels"] = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, IGNORED)
             return batch
 
         return collate
 
     def targets(self, batch: Batch) -> Tensor:
-        """Every token but the first."""
+        """Every token except the first."""
         return batch["labels"][:, 1:]
 
     def predicting(self, logits: Tensor, batch: Batch) -> Tensor:
-        """Position t predicts token t + 1; soft prompts in front of the text predict nothing."""
+        """Position t predicts token t + 1; virtual tokens before the text predict nothing."""
         return logits[:, -batch["labels"].shape[1] : -1]

@@ -1,4 +1,4 @@
-"""Public data at the server: what a backbone reads, without labels, for distillation, alignment and probes."""
+"""Public data at the server: unlabelled inputs of a backbone, for distillation, alignment and probes."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from transformers import PreTrainedTokenizerBase
 from fedfm.data.batches import batch_plan
 from fedfm.data.examples import Examples
 from fedfm.data.images import PixelStatistics, encode_images
-from fedfm.data.readers.request import Column
+from fedfm.data.readers.request import RequestedColumn
+from fedfm.data.samples import encode_samples
 from fedfm.data.settings import PublicSettings
 from fedfm.data.sources import read_source
-from fedfm.data.text import encode_samples
 from fedfm.models.processors import Processor
 from fedfm.randomness import numpy_generator
 from fedfm.tasks.base import Batch
@@ -29,9 +29,9 @@ class PublicData:
 
     Attributes:
         examples: pieces of text, or images.
-        indices: those that ``public.limit`` leaves, ascending.
+        indices: the examples that ``public.limit`` selects, ascending.
         processor: the backbone's tokenizer or image processor.
-        digest: of the source's content.
+        digest: of the content of the source.
     """
 
     examples: Examples
@@ -51,13 +51,13 @@ class PublicData:
         purpose: str,
         round: int = 0,  # noqa: A002 - the field's word
     ) -> Iterator[Batch]:
-        """``steps`` batches of at most ``size`` examples, over as many shuffled passes as it takes."""
+        """``steps`` batches of at most ``size`` examples, over as many shuffled passes as they need."""
         generator = numpy_generator(seed, f"public {purpose}", round=round)
         for chosen in batch_plan(len(self), size, epochs=1, max_steps=steps, generator=generator):
             yield self._collate(self.examples.take(self.indices[chosen]))
 
     def fixed(self, size: int, count: int, *, seed: int, purpose: str) -> list[Batch]:
-        """The first batches of a keyed shuffle, the same at every call; fewer where there is not more."""
+        """The first ``count`` batches of a keyed shuffle, the same at every call; at most one pass over the data."""
         most = -(-len(self) // size)
         return list(self.batches(size, steps=min(count, most), seed=seed, purpose=purpose))
 
@@ -81,24 +81,27 @@ def read_public(
 
     Args:
         settings: the recipe's ``public``.
-        processor: the backbone's tokenizer or image processor, which says what the data must be.
-        max_length: tokens a piece where the settings name none.
-        seed: the recipe's seed; which examples ``limit`` leaves derives from it.
-        pairs: whether a piece of text is two texts, for a task whose examples are pairs.
-        allow_network: whether a hub set may be downloaded.
+        processor: the backbone's tokenizer or image processor, which decides whether the data is text or images.
+        max_length: tokens per piece, if the settings do not give them.
+        seed: the recipe's seed; the selection of ``limit`` derives from it.
+        pairs: whether a piece of text is two texts, for a task on pairs.
+        allow_network: whether a hub data set may be downloaded.
 
     Raises:
-        RecipeError: when it is not there or lacks the column.
-        DataError: when it cannot be read.
+        RecipeError: the data does not exist or lacks the column.
+        DataError: the data cannot be read.
     """
     is_text = isinstance(processor, PreTrainedTokenizerBase)
+    wanted = (
+        RequestedColumn(settings.text, "text", "public.text")
+        if is_text
+        else RequestedColumn(settings.image, "image", "public.image")
+    )
     source = read_source(
         settings.data,
         "train",
         where="public.data",
-        columns=[
-            Column(settings.text, "text", "public.text") if is_text else Column(settings.image, "image", "public.image")
-        ],
+        columns=[wanted],
         csv=settings.csv,
         allow_network=allow_network,
     )

@@ -1,4 +1,4 @@
-"""What the model is to learn."""
+"""Settings of the task."""
 
 from __future__ import annotations
 
@@ -13,4 +13,4 @@ class TaskSettings(Settings):
     """The recipe's ``task``."""
 
     kind: TaskKind
-    """What is predicted from what."""
+    """Kind of the task: its input and what is predicted."""

@@ -1,23 +1,30 @@
 """The way an update takes: what a client sends back is encoded, carried and decoded."""
 
-from fedfm.updates.messages import (
-    Failure,
+from fedfm.updates.path import Key, UpdatePath
+from fedfm.updates.payload import (
+    Asked,
+    Done,
     Instruction,
     MessageError,
+    Payload,
     Update,
     decode_instruction,
     decode_update,
-    encode_instruction,
-    encode_update,
 )
+from fedfm.updates.requests import Failure, Reply, Request
 
 __all__ = [
+    "Asked",
+    "Done",
     "Failure",
     "Instruction",
+    "Key",
     "MessageError",
+    "Payload",
+    "Reply",
+    "Request",
     "Update",
+    "UpdatePath",
     "decode_instruction",
     "decode_update",
-    "encode_instruction",
-    "encode_update",
 ]

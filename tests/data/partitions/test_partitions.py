@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from fedfm.data.partitions import PARTITIONS, Column, Dirichlet, Iid, Partition, Partitioner, Quantity, Shards
+from fedfm.data.partitions import PARTITIONS, Column, Dirichlet, Iid, Partition, Partitioner, Pool, Quantity, Shards
 from fedfm.errors import RecipeError
 
 KINDS: list[Partitioner] = [
@@ -32,7 +32,7 @@ def name_of(kind: Partitioner) -> str:
 
 def split(kind: Partitioner, labels: np.ndarray, clients: int, seed: int = 0) -> dict[str, np.ndarray]:
     column = np.array([f"client {value}" for value in labels], dtype=object)
-    return kind.split(len(labels), clients, np.random.default_rng(seed), labels=labels, column=column)
+    return kind.split(Pool(len(labels), labels, column), clients, np.random.default_rng(seed))
 
 
 cases = st.integers(1, 12).flatmap(
@@ -90,32 +90,32 @@ def test_too_few_examples_for_the_clients(kind: Partitioner) -> None:
 
 
 def test_too_few_examples_for_the_shards() -> None:
-    with pytest.raises(RecipeError, match=r"199 .* 1 clients would get no example; ask for at most 99"):
+    with pytest.raises(RecipeError, match=r"199 .* 1 clients would get no example; set at most 99"):
         split(Shards(), np.arange(199) % 2, 100)
 
 
 @pytest.mark.parametrize("kind", [Dirichlet(), Shards()], ids=name_of)
 def test_splitting_by_label_needs_labels(kind: Partitioner) -> None:
     with pytest.raises(RecipeError, match="splits by label") as caught:
-        kind.split(100, 10, np.random.default_rng(0))
+        kind.split(Pool(100), 10, np.random.default_rng(0))
     assert caught.value.problems[0].where == "federation.partition.kind"
 
 
 @pytest.mark.parametrize("kind", [Iid(), Quantity()], ids=name_of)
 def test_other_kinds_need_none(kind: Partitioner) -> None:
-    hands = kind.split(100, 10, np.random.default_rng(0))
+    hands = kind.split(Pool(100), 10, np.random.default_rng(0))
     assert sum(map(len, hands.values())) == 100
 
 
 def test_column_needs_a_column() -> None:
     with pytest.raises(RecipeError, match=r"data\.client") as caught:
-        Column().split(100, 10, np.random.default_rng(0))
+        Column().split(Pool(100), 10, np.random.default_rng(0))
     assert caught.value.problems[0].where == "federation.partition.kind"
 
 
 def test_column_gives_the_clients_that_there_are_whatever_was_asked() -> None:
     column = np.array(["b", "a", "ä", "b", "10", "9"], dtype=object)
-    hands = Column().split(6, 99, np.random.default_rng(0), column=column)
+    hands = Column().split(Pool(6, column=column), 99, np.random.default_rng(0))
     assert {client: hand.tolist() for client, hand in hands.items()} == {
         "10": [4],
         "9": [5],

@@ -66,17 +66,17 @@ def test_whole_numbers_of_any_width_and_labels_of_any_shape(tmp_path: Path) -> N
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "float": ({"image": GREY / 255}, r"`image` is float64 \[2, 3, 4\], not uint8.*; scale its values"),
     "wide numbers": ({"image": GREY.astype(np.int32) * 100}, r"`image` has values from 0 to 2300, not from 0 to 255"),
-    "bytes": ({"image": GREY, "label": np.array([b"\xff", b"a"])}, r"`label` holds bytes that are not UTF-8"),
-    "dates": ({"image": GREY, "label": np.array(["2020", "2021"], "datetime64[Y]")}, r"`label` holds datetime64"),
+    "bytes": ({"image": GREY, "label": np.array([b"\xff", b"a"])}, r"`label` contains bytes that are not UTF-8"),
+    "dates": ({"image": GREY, "label": np.array(["2020", "2021"], "datetime64[Y]")}, r"`label` contains datetime64"),
     "channels first": ({"image": np.zeros((2, 3, 8, 8), np.uint8)}, r"`image` is uint8 \[2, 3, 8, 8\].*channels last"),
     "no image": ({"label": np.zeros(2)}, r"has label; needs `image`, or `jpeg` and `offset`"),
     "label too short": ({"image": GREY, "label": np.zeros(3)}, r"`label` has shape \[3\], not \[2\]"),
     "offset too far": (
         {"jpeg": np.zeros(9, np.uint8), "offset": np.array([0, 10])},
-        r"`offset` must rise from 0 to .* 9",
+        r"`offset` must increase from 0 to .* 9",
     ),
-    "offset falls": ({"jpeg": np.zeros(9, np.uint8), "offset": np.array([0, 9, 5, 9])}, r"`offset` must rise"),
-    "objects": ({"image": GREY, "label": np.array([{}, []], dtype=object)}, r"`label` holds pickled Python objects"),
+    "offset falls": ({"jpeg": np.zeros(9, np.uint8), "offset": np.array([0, 9, 5, 9])}, r"`offset` must increase"),
+    "objects": ({"image": GREY, "label": np.array([{}, []], dtype=object)}, r"`label` contains pickled Python objects"),
 }
 
 

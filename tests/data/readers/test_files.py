@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import ClassLabel, Dataset, Features, Value
 
-from fedfm.data.readers.request import Column
+from fedfm.data.readers.request import RequestedColumn
 from fedfm.data.sources import Source, read_source
 from fedfm.errors import DataError, RecipeError, StorageError
 
@@ -64,7 +64,7 @@ def test_parquet_keeps_types_and_names_of_classes(tmp_path: Path) -> None:
     features = Features({"text": Value("string"), "label": ClassLabel(names=["no", "yes"]), "unused": Value("int8")})
     table = {"text": ["a", "b"], "label": [1, 0], "unused": [1, 2]}
     Dataset.from_dict(table, features=features).to_parquet(tmp_path / "x.parquet")
-    columns = [Column("label", "label", "data.label"), Column("text", "text", "data.text")]
+    columns = [RequestedColumn("label", "label", "data.label"), RequestedColumn("text", "text", "data.text")]
     source = read_source(str(tmp_path / "x.parquet"), "train", where="data.train", columns=columns)
     assert source.table.features == Features({"text": Value("string"), "label": features["label"]})
     assert source.table.to_list() == [{"text": "a", "label": 1}, {"text": "b", "label": 0}]
@@ -88,14 +88,14 @@ def test_parquet_columns_of_one_name(tmp_path: Path) -> None:
     table = pa.table([["a"], ["b"], [1]], names=["text", "text", "label"])
     pq.write_table(table, tmp_path / "x.parquet")
     path = str(tmp_path / "x.parquet")
-    with pytest.raises(DataError, match="column `text` stands 2 times"):
-        read_source(path, "train", where="data.train", columns=[Column("text", "text", "data.text")])
-    labels = read_source(path, "train", where="data.train", columns=[Column("label", "label", "data.label")])
+    with pytest.raises(DataError, match="2 columns are called `text`"):
+        read_source(path, "train", where="data.train", columns=[RequestedColumn("text", "text", "data.text")])
+    labels = read_source(path, "train", where="data.train", columns=[RequestedColumn("label", "label", "data.label")])
     assert labels.table.to_list() == [{"label": 1}]
 
 
 MALFORMED = {
-    "gzip.csv": (gzip.compress(CSV), r"gzip\.csv: is a gzip file, which its name does not say"),
+    "gzip.csv": (gzip.compress(CSV), r"gzip\.csv: is a gzip file, but its name has another ending"),
     "parquet.csv": (b"PAR1\0\0", r"parquet\.csv: is a Parquet file"),
     "excel.csv": (b"PK\x03\x04\0", r"excel\.csv: is a zip archive or an Excel workbook"),
     "pickle.jsonl": (b"\x80\x04\x95\0", r"pickle\.jsonl: is a pickle.*never loaded"),
@@ -105,7 +105,7 @@ MALFORMED = {
     "nul.jsonl": (b'{"text": "a"}\n{"text": "\0"}\n', r"nul\.jsonl:2: has a NUL byte"),
     "latin1.csv": (b"text,label\n\xe4,1\n", r"latin1\.csv:2: is not UTF-8 .*data\.csv\.encoding=latin-1"),
     "windows.csv": (b"text,label\n\x93,1\n", r"windows\.csv:2: is not UTF-8 .*data\.csv\.encoding=cp1252"),
-    "utf16.csv": (b"\xff\xfet\0,\0\xd8", r"utf16\.csv:1: is not utf-16 from here on"),
+    "utf16.csv": (b"\xff\xfet\0,\0\xd8", r"utf16\.csv:1: is not utf-16 from this line on"),
     "nul.csv": (b"text,label\na\0b,1\n", r"nul\.csv:2: has a NUL byte.*data\.csv\.encoding"),
     "x.parquet": (b"PAR1 and no more", r"x\.parquet: cannot be read as Parquet"),
 }

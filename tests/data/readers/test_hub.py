@@ -72,5 +72,5 @@ def test_references_of_another_form(hub_cache: Path, reference: str) -> None:
 def test_a_folder_of_that_name_is_not_read_in_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "owner" / "poems").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(RecipeError, match=r"there is a folder .*/owner/poems"):
+    with pytest.raises(RecipeError, match=r"the folder .*/owner/poems exists"):
         read_source("hf:owner/poems", "train", where="data.train", allow_network=True)

@@ -56,7 +56,7 @@ def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
 def test_a_link_to_nothing_is_named(tmp_path: Path) -> None:
     draw(tmp_path / "cat" / "1.png")
     (tmp_path / "cat" / "2.png").symlink_to(tmp_path / "gone.png")
-    with pytest.raises(DataError, match=r"there is no image file .*cat/2\.png"):
+    with pytest.raises(DataError, match=r"no image file .*cat/2\.png"):
         with_images(read(tmp_path), "image")
 
 
@@ -112,7 +112,7 @@ def test_a_table_that_names_the_images(tmp_path: Path) -> None:
         (2, "dog", "x"),
         (1, "cat", "y"),
     ]
-    assert source.notes == (f"{tmp_path}: left out 1 file: 1 .png (c.png), which metadata.csv does not name",)
+    assert source.notes == (f"{tmp_path}: left out 1 file: 1 .png (c.png), which metadata.csv does not list",)
     (tmp_path / "metadata.csv").write_text("name\na.png\n")
     with pytest.raises(DataError, match=r"metadata\.csv: no column `file_name`.*columns: name"):
         read(tmp_path)
@@ -130,10 +130,14 @@ def test_the_digest_follows_content_and_names_but_not_the_place(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("files", "kind", "message"),
     [
-        ([], RecipeError, r"has no subfolders; images must lie in .*/CLASS/$"),
-        (["1.png", "list.csv"], RecipeError, r"has no subfolders; .*, or name the table that lists them \(list\.csv\)"),
-        (["cat/1.heic", "dog/1.png"], DataError, r"/cat: no images, though .* is a class: it holds 1 file: 1 \.heic"),
-        (["train/1.png", "empty/"], DataError, r"/empty: no images, though each subfolder of .* is a class$"),
+        ([], RecipeError, r"has no subfolders; images must be in .*/CLASS/$"),
+        (
+            ["1.png", "list.csv"],
+            RecipeError,
+            r"has no subfolders; .*, or give the path of the table that lists them \(list\.csv\)",
+        ),
+        (["cat/1.heic", "dog/1.png"], DataError, r"/cat: no images, but .* is a class: it contains 1 file: 1 \.heic"),
+        (["train/1.png", "empty/"], DataError, r"/empty: no images, but each subfolder of .* is a class$"),
     ],
 )
 def test_folders_without_classes_or_images(

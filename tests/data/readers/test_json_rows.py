@@ -11,14 +11,14 @@ import pytest
 
 from fedfm.data.columns import clients_of, column_of
 from fedfm.data.labels import LabelMap
-from fedfm.data.readers.request import Column
+from fedfm.data.readers.request import RequestedColumn
 from fedfm.data.sources import Source, read_source
 from fedfm.errors import DataError, RecipeError
 
 COLUMNS = (
-    Column("text", "text", "data.text"),
-    Column("label", "label", "data.label"),
-    Column("who", "client", "data.client", required=False),
+    RequestedColumn("text", "text", "data.text"),
+    RequestedColumn("label", "label", "data.label"),
+    RequestedColumn("who", "client", "data.client", required=False),
 )
 Read = Callable[..., Source]
 
@@ -71,17 +71,20 @@ def test_other_columns_may_hold_anything(read: Read) -> None:
 @pytest.mark.parametrize("missing", [None, float("nan")])
 def test_missing_values(read: Read, missing: float | None) -> None:
     source = read([*rows(text=["a", missing]), {"label": 1}])
-    with pytest.raises(DataError, match=r"column `text` is empty in 2 of 3 rows .*, first in row 2"):
+    with pytest.raises(DataError, match=r"column `text` is empty in 2 of 3 rows .*; the first is row 2"):
         column_of(source, "text", "data.text")
 
 
 WRONG = {
-    "a number for a text": (rows(text=["a", 42]), r"x\.jsonl:2: row 2, column `text`: holds the number 42, not text"),
-    "a list for a text": (rows(text=["a", ["b"]]), r"x\.jsonl:2: row 2, column `text`: holds a list, not text"),
-    "an object for a text": (rows(text=["a", {"en": "b"}]), "row 2, column `text`: holds an object"),
-    "true for a text": (rows(text=["a", True]), "row 2, column `text`: holds true"),
-    "several labels": (rows(label=[0, [0, 1]]), "row 2, column `label`: holds a list.* several labels an example"),
-    "part of a client": (rows(who=["a", 0.5]), r"row 2, column `who`: holds the number 0\.5, and a client's name"),
+    "a number for a text": (
+        rows(text=["a", 42]),
+        r"x\.jsonl:2: row 2, column `text`: contains the number 42, not text",
+    ),
+    "a list for a text": (rows(text=["a", ["b"]]), r"x\.jsonl:2: row 2, column `text`: contains a list, not text"),
+    "an object for a text": (rows(text=["a", {"en": "b"}]), "row 2, column `text`: contains an object"),
+    "true for a text": (rows(text=["a", True]), "row 2, column `text`: contains true"),
+    "several labels": (rows(label=[0, [0, 1]]), "row 2, column `label`: contains a list.* several labels per example"),
+    "part of a client": (rows(who=["a", 0.5]), r"row 2, column `who`: contains the number 0\.5, but a client's name"),
     "a key twice": ('{"text": "a", "label": 0}\n{"text": "b", "text": "c"}\n', "row 2 has the key `text` twice"),
     "half a character": (
         rows(text=["a", "b\ud83d"]),
@@ -91,14 +94,20 @@ WRONG = {
     "no value": ('{"text": "a"}\n\n{"text": }\n', r"x\.jsonl:3: not JSON: .* at column 10"),
     "cut off": ('{"text": "a"}\n{"text": "b"\n', r"x\.jsonl:2: not JSON"),
     "single quotes": ("{'text': 'a'}\n", r"x\.jsonl:1: not JSON: .*double quotes at column 2"),
-    "commas between": ('{"text": "a"},\n{"text": "b"}\n', r"x\.jsonl:1: not JSON: .* without a comma"),
-    "a comma at the end": ('[\n{"text": "a"},\n{"text": "b"},\n]\n', r"x\.jsonl:3: not JSON: a comma stands before"),
+    "commas between": (
+        '{"text": "a"},\n{"text": "b"}\n',
+        r"x\.jsonl:1: not JSON: .* remove the comma at the end of the line",
+    ),
+    "a comma at the end": ('[\n{"text": "a"},\n{"text": "b"},\n]\n', r"x\.jsonl:3: not JSON: unexpected comma before"),
     "an open list": ('[\n{"text": "a"}\n', r"x\.jsonl:3: not JSON: a comma or the closing bracket"),
     "something after a list": ('[\n{"text": "a"}\n]\n{}', r"x\.jsonl:4: not JSON: something follows the list"),
     "numbers": ('{"text": "a"}\n5\n', r"x\.jsonl:2: a JSON number, not an object"),
     "lists": ('["a", 0]\n["b", 1]\n', r"x\.jsonl:1: a JSON list, not an object"),
     "plain text": ("good\nbad\n", r"x\.jsonl:1: not JSON"),
-    "columns": ('{"text": ["a", "b"], "label": [0, 1]}', r"row 1, column `text`: .*; the file holds one object only"),
+    "columns": (
+        '{"text": ["a", "b"], "label": [0, 1]}',
+        r"row 1, column `text`: .*; the file contains only one object",
+    ),
 }
 
 

@@ -8,11 +8,14 @@ from pathlib import Path
 import pytest
 
 from fedfm.data.columns import clients_of, column_of
-from fedfm.data.readers.request import Column
+from fedfm.data.readers.request import RequestedColumn
 from fedfm.data.sources import Source, read_source
 from fedfm.errors import DataError, RecipeError
 
-COLUMNS = (Column("text", "text", "data.text"), Column("file", "client", "data.client", required=False))
+COLUMNS = (
+    RequestedColumn("text", "text", "data.text"),
+    RequestedColumn("file", "client", "data.client", required=False),
+)
 
 
 @pytest.fixture
@@ -52,11 +55,11 @@ def test_messages_name_row_and_file(hospitals: Path) -> None:
     (hospitals / "b.csv").write_text("text,label\nb 0,0\n ,1\n")
     source = read("*.csv")
     with pytest.raises(
-        DataError, match=rf"blank in 1 of 6 rows of \*\.csv \(3 files\), first in row 2 of {hospitals}/b\.csv"
+        DataError, match=rf"blank in 1 of 6 rows of \*\.csv \(3 files\); the first is row 2 of {hospitals}/b\.csv"
     ):
         column_of(source, "text", "data.text")
     chosen = source.select([5, 3])
-    with pytest.raises(DataError, match=r"first in row 2 of .*/b\.csv"):
+    with pytest.raises(DataError, match=r"the first is row 2 of .*/b\.csv"):
         column_of(chosen, "text", "data.text")
     clients = clients_of(chosen, "file")
     assert clients is not None
@@ -85,7 +88,7 @@ def test_files_with_other_types(hospitals: Path) -> None:
     import pandas as pd
 
     pd.DataFrame({"text": ["a"], "label": [1]}).to_parquet("d.parquet")
-    with pytest.raises(DataError, match=r"d\.parquet: has other columns than .*a\.csv: .*int64.*, not .*string"):
+    with pytest.raises(DataError, match=r"d\.parquet: has different columns from .*a\.csv: .*int64.*, not .*string"):
         read_source(["a.csv", "d.parquet"], "train", where="data.train")
 
 
@@ -94,7 +97,7 @@ def test_what_a_folder_holds_besides_is_counted_and_named(hospitals: Path) -> No
     assert read(".").notes == (f"{hospitals}: left out 1 file: 1 .txt (README.txt)",)
     (hospitals / "more.jsonl").write_text('{"text": "a"}\n')
     with pytest.raises(
-        RecipeError, match=r"files of several kinds: 3 × \.csv and 1 × \.jsonl; name those meant: .*/\*\.csv"
+        RecipeError, match=r"files in several formats: 3 × \.csv and 1 × \.jsonl; choose one: .*/\*\.csv"
     ):
         read(".")
 
@@ -103,7 +106,7 @@ WRONG = {
     "no match": (("*.tsv",), "no file matches .*/\\*\\.tsv"),
     "no file": (("a.csv", "d.csv"), "no such file or folder: .*/d.csv"),
     "twice": (("*.csv", "a.csv"), "names a file twice: .*/a.csv"),
-    "a set in a list": (("a.csv", "builtin:pydoc"), "files, folders and patterns only, not builtin:pydoc"),
+    "a set in a list": (("a.csv", "builtin:pydoc"), "can contain only files, folders and patterns, not builtin:pydoc"),
 }
 
 
@@ -128,8 +131,10 @@ def test_files_are_clients_only_where_that_has_a_meaning(hospitals: Path, make_s
     test = clients_of(read("*.csv", split="test"), "file")
     assert test is not None
     assert set(test) == {"a", "b", "c"}
-    with pytest.raises(RecipeError, match=r"data\.client: `file` makes each file a client, and made\.jsonl is no file"):
+    with pytest.raises(
+        RecipeError, match=r"data\.client: `file` makes each file a client, but made\.jsonl is not a file"
+    ):
         clients_of(make_source(text=["a"]), "file")
     (hospitals / "a.csv").write_text("text,file\na,x\n")
-    with pytest.raises(RecipeError, match="has a column of that name too"):
+    with pytest.raises(RecipeError, match="also has a column of that name"):
         clients_of(read("a.csv"), "file")

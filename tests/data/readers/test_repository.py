@@ -37,7 +37,7 @@ def test_folders_named_for_their_split(tmp_path: Path) -> None:
     assert texts(tmp_path) == ["train/test_station.jsonl"]
     assert texts(tmp_path, "validation") == ["dev/b.jsonl"]
     (note,) = read_source(str(tmp_path), "train", where="data.train").notes
-    assert note == f"{tmp_path}: left out 1 file: 1 .jsonl (notes.jsonl), which no split names"
+    assert note == f"{tmp_path}: left out 1 file: 1 .jsonl (notes.jsonl), which belong to no split"
 
 
 def test_the_card_decides(tmp_path: Path) -> None:
@@ -55,7 +55,7 @@ def test_a_card_with_several_data_sets(tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text(
         "---\nconfigs:\n- config_name: en\n  data_files: en/*\n- config_name: fr\n  data_files: fr/*\n---\n"
     )
-    with pytest.raises(RecipeError, match="describes several data sets: en, fr; name the folder of one"):
+    with pytest.raises(RecipeError, match="describes several data sets: en, fr; give the folder of one"):
         texts(tmp_path)
     assert texts(tmp_path / "fr") == ["fr/train.jsonl"]
     (tmp_path / "README.md").write_text("---\nconfigs: [\n---\n")
@@ -73,7 +73,7 @@ def test_without_any_split_all_files_are_one_table(tmp_path: Path) -> None:
 def test_tables_with_other_columns(tmp_path: Path) -> None:
     write(tmp_path, "a.jsonl")
     (tmp_path / "b.jsonl").write_text('{"words": "x"}\n')
-    with pytest.raises(DataError, match=r"b\.jsonl: has other columns than .*a\.jsonl: words .*, not text"):
+    with pytest.raises(DataError, match=r"b\.jsonl: has different columns from .*a\.jsonl: words .*, not text"):
         texts(tmp_path)
 
 

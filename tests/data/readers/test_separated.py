@@ -11,20 +11,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedfm.data.readers.request import Column, Request
+from fedfm.data.readers.request import Request, RequestedColumn
 from fedfm.data.readers.separated import read_separated
 from fedfm.data.settings import CsvSettings
 from fedfm.data.sources import Source, read_source
 from fedfm.errors import DataError, RecipeError
 
-TEXT, LABEL = Column("text", "text", "data.text"), Column("label", "label", "data.label")
-CLIENT = Column("hospital", "client", "data.client")
+TEXT, LABEL = RequestedColumn("text", "text", "data.text"), RequestedColumn("label", "label", "data.label")
+CLIENT = RequestedColumn("hospital", "client", "data.client")
 Read = Callable[..., Source]
 
 
 @pytest.fixture
 def read(tmp_path: Path) -> Read:
-    def write_and_read(content: str, *columns: Column, name: str = "x.csv", **dialect: Any) -> Source:
+    def write_and_read(content: str, *columns: RequestedColumn, name: str = "x.csv", **dialect: Any) -> Source:
         (tmp_path / name).write_text(content, newline="", encoding=dialect.get("encoding") or "utf-8")
         return read_source(
             str(tmp_path / name),
@@ -79,7 +79,7 @@ def test_what_the_csv_module_writes_is_read_back_or_refused(
     try:
         table = read_separated(folder / "x.csv", folder, request)
     except DataError as error:
-        if "swallows the lines after it" not in str(error):  # a text may look like rows
+        if "become part of a field" not in str(error):  # a text may look like rows
             raise
     else:
         assert [(row["text"], row["label"]) for row in table] == rows
@@ -89,9 +89,12 @@ MANY = "".join(f"good {row},{row % 2}\n" for row in range(10))
 LAST = "".join(f"{row % 2},good {row}\n" for row in range(10))
 STRAY = {
     "two that open fields": (f'text,label\n{MANY}"good,0\n{MANY}"good,0\n', r"x\.csv:12: row 11 has text after"),
-    "one that opens, one that closes": (f'text,label\n{MANY}"good,0\n{MANY}good",0\n', "row 11 opens .* swallows"),
-    "neighbours": (f'text,label\n{MANY}"good,0\ngood",0\n', "row 11 opens .* swallows"),
-    "in the last column": (f'label,text\n{LAST}0,"good\n{LAST}1,good"\n', "row 11 opens .* swallows"),
+    "one that opens, one that closes": (
+        f'text,label\n{MANY}"good,0\n{MANY}good",0\n',
+        "row 11 opens .* become part of a field",
+    ),
+    "neighbours": (f'text,label\n{MANY}"good,0\ngood",0\n', "row 11 opens .* become part of a field"),
+    "in the last column": (f'label,text\n{LAST}0,"good\n{LAST}1,good"\n', "row 11 opens .* become part of a field"),
     "never closed": (f'text,label\n{MANY}"good,0\n{MANY}', r"x\.csv:12: row 11 opens .* never closed"),
     "text after it": ('text,label\na,0\n"good" film,1\n', r"x\.csv:3: row 2 has text after .*quotechar: null"),
     "escaped": ('text,label\n"he said \\"good\\" today",0\n', r"row 1 .* set data\.csv\.escapechar: '\\'"),
@@ -108,13 +111,13 @@ def test_no_quotation_mark_swallows_rows(read: Read, name: str) -> None:
 
 def test_rows_swallowed_in_a_column_that_is_not_read(read: Read) -> None:
     rows = "".join(f"n{row},{row % 2},good {row}\n" for row in range(10))
-    with pytest.raises(DataError, match=r"row 11 opens .* swallows"):
+    with pytest.raises(DataError, match=r"row 11 opens .* become part of a field"):
         read(f'note,label,text\n{rows}"n,0,good\n{rows}n",1,good\n')
 
 
 def test_numbers_beside_swallowed_rows_give_them_away(read: Read) -> None:
     rows = "".join(f"{row},text {row}\n" for row in range(2000))
-    with pytest.raises(DataError, match=r"row 2001 opens .* swallows"):
+    with pytest.raises(DataError, match=r"row 2001 opens .* become part of a field"):
         read(f'id,text\n{rows}2000,"good\n2001,bad\n2002,worse\n2003,best"\n', TEXT)
 
 
@@ -123,8 +126,8 @@ def test_rows_swallowed_beside_free_text(read: Read) -> None:
     rows = "".join(
         f"{words[row % 5]} {words[row % 3]},{words[row % 4]} {words[row % 5]},{row % 2}\n" for row in range(30)
     )
-    columns = Column("premise", "text", "data.text"), Column("hypothesis", "text", "data.text")
-    with pytest.raises(DataError, match=r"row 31 opens .* swallows"):
+    columns = RequestedColumn("premise", "text", "data.text"), RequestedColumn("hypothesis", "text", "data.text")
+    with pytest.raises(DataError, match=r"row 31 opens .* become part of a field"):
         read(
             f'premise,hypothesis,label\n{rows}"a day,a night,1\nan hour,a week,0\na month,a year",to wait,1\n', *columns
         )
@@ -132,12 +135,12 @@ def test_rows_swallowed_beside_free_text(read: Read) -> None:
 
 def test_identifiers_beside_swallowed_rows_give_them_away(read: Read) -> None:
     rows = "".join(f"p-{row},text {'ab'[row % 2] * (row % 7)}\n" for row in range(20))
-    with pytest.raises(DataError, match=r"row 21 opens .* swallows"):
+    with pytest.raises(DataError, match=r"row 21 opens .* become part of a field"):
         read(f'id,text\n{rows}p-20,"good\np-21,bad\np-22,worse\np-23,best"\n', TEXT)
 
 
 def test_tsv_swallows_nothing(read: Read) -> None:
-    with pytest.raises(DataError, match=r"row 1 opens .* swallows"):
+    with pytest.raises(DataError, match=r"row 1 opens .* become part of a field"):
         read('text\tlabel\n" oops\t1\nb\t2\nc "\t3\n', name="x.tsv")
 
 
@@ -170,7 +173,7 @@ HEADERS = {
     "bars": ("text|label\na|1\n", r"set data\.csv\.delimiter: '\|'"),
     "capitals": ("Text,Label\na,1\n", "columns: Text, Label; did you mean 'Text'?"),
     "spaces": ("text, label\na,1\n", "columns: text, ' label'; did you mean ' label'?"),
-    "a line before": ("# exported\ntext,label\na,1\n", "the next line has all that are needed: remove"),
+    "a line before": ("# exported\ntext,label\na,1\n", "the next line has all required columns: remove"),
     "no header": ("a,1\nb,0\n", "columns: a, 1; the first line must name the columns"),
 }
 
@@ -189,7 +192,7 @@ def test_quoted_names_between_other_delimiters(read: Read) -> None:
 
 
 def test_two_columns_of_a_needed_name(read: Read) -> None:
-    with pytest.raises(DataError, match="column `text` stands 2 times"):
+    with pytest.raises(DataError, match="2 columns are called `text`"):
         read("text,text,label\na,b,1\n")
     assert read("text,label,note,note,\na,1,x,y,\n").table.to_list() == [{"text": "a", "label": "1"}]
 
@@ -221,7 +224,7 @@ def test_another_dialect_is_another_table(read: Read) -> None:
 
 def test_a_wrong_encoding_is_named(read: Read, tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_bytes("text,label\na,1\ncafé,1\n".encode())
-    with pytest.raises(DataError, match=r"x\.csv:\d: is not ascii from here on; data\.csv\.encoding names another"):
+    with pytest.raises(DataError, match=r"x\.csv:\d: is not ascii from this line on; set data\.csv\.encoding"):
         read_source(str(tmp_path / "x.csv"), "train", where="data.train", csv=CsvSettings(encoding="ascii"))
 
 
@@ -230,5 +233,5 @@ def test_a_wrong_encoding_is_named(read: Read, tmp_path: Path) -> None:
     [{"delimiter": ";;"}, {"delimiter": "\n"}, {"delimiter": '"'}, {"encoding": "latin-9000"}, {"encoding": "hex"}],
 )
 def test_dialects_that_cannot_be(dialect: dict[str, str]) -> None:
-    with pytest.raises(ValueError, match=r"must be|no text encoding"):
+    with pytest.raises(ValueError, match=r"must be|not a text encoding"):
         CsvSettings(**dialect)

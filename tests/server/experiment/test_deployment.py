@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
@@ -16,15 +17,17 @@ from fedfm.params import digest, load
 from fedfm.recipe import Recipe, load_recipe
 from fedfm.records import jsonl
 from fedfm.records.listeners import Listener
-from fedfm.runtimes.envelopes import Envelope, Prepare
+from fedfm.runtimes.envelopes import Envelope, Prepare, Replies
+from fedfm.runtimes.line import Part
 from fedfm.server.experiment.deployment import RealSites
 from fedfm.server.runs.finished import Run
 from fedfm.server.runs.serving import for_sites
 from fedfm.server.runs.start import continue_run, start_run
 from fedfm.sites.egress import Egress
 from fedfm.sites.policy import Policy
-from fedfm.sites.site import Own, Site
-from fedfm.sites.site_config import OwnData
+from fedfm.sites.site import Site
+from fedfm.sites.site_config import SiteData
+from fedfm.trackers.listeners import Listener
 from tests.alike import RECIPES
 from tests.small import small_recipe
 
@@ -37,17 +40,31 @@ class Near:
     def __init__(self, sites: Mapping[str, Site]) -> None:
         self.sites = sites
         self.envelopes: list[Envelope] = []
+        self.parts = deque[Iterator[Part]]()
 
-    def nodes(self) -> list[str]:
+    def nodes(self, *, wait: bool = True) -> list[str]:
         return sorted(self.sites)
 
-    def send(
-        self, envelopes: Mapping[str, Envelope], *, most: int, within: float | None = None
-    ) -> Iterator[tuple[str, Envelope]]:
-        for node, envelope in envelopes.items():
-            self.envelopes.append(envelope)
-            for part in self.sites[node].handle(envelope):
-                yield node, part
+    def push(self, node: str, envelope: Envelope, *, most: int | None, within: float | None = None) -> None:
+        self.envelopes.append(envelope)
+        self.parts.append(self._answer(node, envelope))
+
+    def pull(self, timeout: float | None = None) -> Part | None:
+        while self.parts:
+            if (part := next(self.parts[0], None)) is not None:
+                return part
+            self.parts.popleft()
+        return None
+
+    def drop(self) -> None:
+        self.parts.clear()
+
+    def _answer(self, node: str, envelope: Envelope) -> Iterator[Part]:
+        part = None
+        for part in self.sites[node].handle(envelope):
+            yield Part(node, part, last=not isinstance(part.head, Replies))
+        if part is None or isinstance(part.head, Replies):
+            yield Part.end(node)
 
     def attend(self, check: Callable[[], None]) -> None:
         pass
@@ -56,7 +73,7 @@ class Near:
         pass
 
 
-def split(folder: Path, **changes: str) -> dict[str, OwnData]:
+def split(folder: Path, **changes: str) -> dict[str, SiteData]:
     """Each site's rows of the training file in a file of its own, its columns and classes called otherwise."""
     own = {}
     rows = [json.loads(line) for line in (folder / "train.jsonl").read_text().splitlines()]
@@ -65,16 +82,16 @@ def split(folder: Path, **changes: str) -> dict[str, OwnData]:
         lines = [f"{row['text']},{['no', 'yes'][row['label']]}" for row in rows if row["site"] == name]
         path.write_text("\n".join(["review,liked", *lines]) + "\n")
         values = {"train": str(path), "text": ["review"], "label": "liked", "labels": {"no": "0", "yes": "1"}}
-        own[name] = OwnData.model_validate(values | changes)
+        own[name] = SiteData.model_validate(values | changes)
     return own
 
 
 def at_sites(
-    folder: Path, own: Mapping[str, OwnData], policy: Policy | None = None
+    folder: Path, own: Mapping[str, SiteData], policy: Policy | None = None
 ) -> tuple[RealSites, list[str], Near]:
     said: list[str] = []
-    egress = {name: Egress(policy or Policy(), folder / f"egress-{name}", said.append) for name in own}
-    line = Near({name: Site(Own(data, egress[name]), folder / f"proxies-{name}") for name, data in own.items()})
+    egress = {name: Egress(policy or Policy(), folder / f"site-{name}", said.append) for name in own}
+    line = Near({name: Site(data, egress[name], folder / f"site-{name}") for name, data in own.items()})
     return RealSites(NAMES, lambda experiment: line, said.append), said, line
 
 
@@ -113,7 +130,7 @@ def test_what_left_is_written_down_at_the_site(recipe: Recipe, tmp_path: Path) -
     ]
     there = []
     for name in NAMES:
-        ledger = tmp_path / f"egress-{name}" / "wire.jsonl"
+        ledger = tmp_path / f"site-{name}" / "wire.jsonl"
         there += [json.loads(line) for line in ledger.read_text().splitlines()] if ledger.exists() else []
     assert sorted(json.dumps(line["tensors"]) for line in there) == sorted(json.dumps(line["tensors"]) for line in up)
     announced = [line for line in said if " × " in line]
@@ -123,7 +140,7 @@ def test_what_left_is_written_down_at_the_site(recipe: Recipe, tmp_path: Path) -
 def test_sites_hear_how_a_run_ended(recipe: Recipe, tmp_path: Path) -> None:
     deployment, said, _ = at_sites(tmp_path, split(tmp_path))
     run = start_run(recipe, deployment, [])
-    events = {name: list(jsonl.records(tmp_path / f"egress-{name}" / "events.jsonl")) for name in NAMES}
+    events = {name: list(jsonl.records(tmp_path / f"site-{name}" / "events.jsonl")) for name in NAMES}
     assert [event["kind"] for found in events.values() for event in found] == ["ended"] * len(NAMES)
     assert sum("run small: ended: completed after 2 rounds" in line for line in said) == len(NAMES)
     left = [line for line in said if "an update of" in line]

@@ -1,12 +1,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 import fedfm
+from fedfm.clients import Worker
 from fedfm.errors import RecipeError
-from fedfm.runtimes.settings import Ray
+from fedfm.runtimes.base import Runtime
+from fedfm.runtimes.settings import Runtime as RuntimeSettings
+from fedfm.server.experiment.build import Experiment
+from fedfm.server.experiment.runtime_factory import RUNTIMES
 from tests.small import small_recipe
 
 
@@ -24,12 +29,17 @@ def test_a_runtime_whose_extra_is_missing_is_refused_before_anything_is_written(
 def test_a_cluster_that_is_not_there_is_told_before_anything_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def nobody(settings: Ray) -> None:
+    def nobody(experiment: Experiment, worker: Worker) -> Runtime:
         raise RecipeError("no Ray cluster can be used there", where="runtime.address")
 
     monkeypatch.setattr("fedfm.server.runs.refusals.find_spec", lambda name: name)
-    monkeypatch.setattr("fedfm.server.experiment.runtime_factory._line", nobody)
+    monkeypatch.setitem(RUNTIMES, "ray", nobody)
     recipe = fedfm.load_recipe(small_recipe(tmp_path), ["runtime={kind: ray, address: 'ray://nowhere:1'}"])
     with pytest.raises(RecipeError, match="no Ray cluster"):
         fedfm.run(recipe)
     assert not recipe.folder.exists()
+
+
+def test_every_kind_of_a_recipe_is_made() -> None:
+    (union, _) = get_args(RuntimeSettings)
+    assert set(RUNTIMES) == {settings.model_fields["kind"].default for settings in get_args(union)}

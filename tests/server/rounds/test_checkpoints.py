@@ -12,7 +12,7 @@ import torch
 from fedfm import params as tensors
 from fedfm.errors import StorageError
 from fedfm.params import digest
-from fedfm.proxies.versions import ProxyVersion
+from fedfm.proxies.base import ModelVersion
 from fedfm.records.folder import RunFolder
 from fedfm.server.rounds.checkpoints import load_checkpoint, save_checkpoint
 from fedfm.server.rounds.state import Best, Delivered, RunState
@@ -35,7 +35,7 @@ def state(number: int) -> RunState:
         samples=30,
         steps=(4, 5),
         seconds={"total": 1.25},
-        proxy=ProxyVersion(number, {"layer.0.w": torch.ones(2, 3)}, {"layer.0": torch.tensor([0, number])}),
+        proxy=ModelVersion(number, {"layer.0.w": torch.ones(2, 3)}, {"layer.0": torch.tensor([0, number])}),
         holders={"a": 0, "b": number},
         activity={"layer.0": torch.tensor([number, 1])},
     )

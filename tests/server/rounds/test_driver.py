@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,9 @@ import torch
 
 from fedfm.errors import InterruptedRunError, RecipeError, TooFewClientsError
 from fedfm.params import Params, add, digest, full_like, map_params
-from fedfm.proxies.versions import ProxyVersion
 from fedfm.recipe import load_recipe
 from fedfm.records import jsonl
 from fedfm.records.folder import RunFolder
-from fedfm.records.listeners import Listener
 from fedfm.runtimes.local import LocalRuntime
 from fedfm.server.experiment.build import Experiment, build_experiment
 from fedfm.server.rounds.checkpoints import load_checkpoint
@@ -25,24 +23,23 @@ from fedfm.server.rounds.driver import RoundLoop
 from fedfm.server.rounds.interrupts import StopRequest
 from fedfm.server.rounds.sampling import sample_cohort
 from fedfm.server.rounds.state import RunState
+from fedfm.trackers.listeners import Listener
 from fedfm.updates import Failure, Update, decode_update, encode_update
+from tests.asked import Content, Exchanging, exchanged
 from tests.small import small_recipe
 
 Tamper = Callable[[Update], bytes | Failure]
 
 
 @dataclasses.dataclass
-class TamperingRuntime:
+class TamperingRuntime(Exchanging):
     """Carries everything as it is, but for the answers of some clients."""
 
     honest: LocalRuntime
     tampers: dict[str, Tamper]
 
-    def hand_out(self, clients: Sequence[str], version: ProxyVersion) -> None:
-        self.honest.hand_out(clients, version)
-
-    def exchange(self, messages: Mapping[str, bytes]) -> Generator[tuple[str, bytes | Failure]]:
-        for client, answer in self.honest.exchange(messages):
+    def exchange(self, messages: Mapping[str, bytes]) -> Iterator[tuple[str, Content]]:
+        for client, answer in exchanged(self.honest, messages):
             if client in self.tampers:
                 assert not isinstance(answer, Failure)
                 answer = self.tampers[client](decode_update(answer))
@@ -117,7 +114,7 @@ def test_an_unsound_update_is_refused_recorded_and_as_if_never_sent(tmp_path: Pa
 class Watching(TamperingRuntime):
     """Says where the messages were that went out."""
 
-    def exchange(self, messages: Mapping[str, bytes]) -> Generator[tuple[str, bytes | Failure]]:
+    def exchange(self, messages: Mapping[str, bytes]) -> Iterator[tuple[str, Content]]:
         (message,) = {id(message): message for message in messages.values()}.values()
         start = np.frombuffer(message, dtype=np.uint8).ctypes.data
         self.there = range(start, start + len(message))
@@ -139,7 +136,7 @@ def test_what_was_sent_and_what_it_was_sent_from_are_in_one_place(tmp_path: Path
 class Backwards(TamperingRuntime):
     """The clients that were asked last answer first."""
 
-    def exchange(self, messages: Mapping[str, bytes]) -> Generator[tuple[str, bytes | Failure]]:
+    def exchange(self, messages: Mapping[str, bytes]) -> Iterator[tuple[str, Content]]:
         yield from super().exchange(dict(reversed(messages.items())))
 
 
@@ -258,16 +255,13 @@ def test_weighted_sampling_counts_a_client_drawn_twice_twice(tmp_path: Path) -> 
 
 
 @dataclasses.dataclass
-class OddRuntime:
+class OddRuntime(Exchanging):
     """Carries answers in reverse, one of them twice, one never, and one of somebody who was not asked."""
 
     honest: LocalRuntime
 
-    def hand_out(self, clients: Sequence[str], version: ProxyVersion) -> None:
-        self.honest.hand_out(clients, version)
-
-    def exchange(self, messages: Mapping[str, bytes]) -> Iterator[tuple[str, bytes | Failure]]:
-        answers = list(self.honest.exchange(messages))
+    def exchange(self, messages: Mapping[str, bytes]) -> Iterator[tuple[str, Content]]:
+        answers = list(exchanged(self.honest, messages))
         yield from reversed(answers[1:])
         yield answers[-1]
         yield "stranger", answers[-1][1]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -11,16 +11,16 @@ import pytest
 import torch
 
 from fedfm.printable import line
-from fedfm.proxies.versions import ProxyVersion
 from fedfm.recipe import load_recipe
 from fedfm.records.jsonl import dumps
-from fedfm.runtimes.base import Answer
 from fedfm.server.rounds.exchange import Answers, Exchange
 from fedfm.server.rounds.interrupts import StopRequest
+from fedfm.server.rounds.ordering import Answer
 from fedfm.server.rounds.round_records import Records, Stopwatch
 from fedfm.spill import Spilled
 from fedfm.updates import Failure, Instruction, Update, encode_update
 from fedfm.wire import to_bytes
+from tests.asked import Exchanging
 
 PARAMS = {"a.weight": torch.ones(2, 3), "b.weight": torch.ones(4)}
 ASKED = Instruction(1, "b" * 64, 0.1, PARAMS, count_activity=True)
@@ -29,18 +29,14 @@ SOUND = Update(1, "c", "b" * 64, 5, 1, 5, 0.5, PARAMS, activity={"h.tokens": tor
 HOSTILE = "\x1b[2J\x9b31m\n2026-01-01 INFO all is well\u202e"
 
 
-class Said:
+class Said(Exchanging):
     """A runtime whose clients have answered already."""
 
     def __init__(self, answers: Mapping[str, Answer]) -> None:
         self.answers = answers
 
-    def hand_out(self, clients: Sequence[str], version: ProxyVersion) -> None: ...
-
-    def exchange(self, messages: Mapping[str, bytes]) -> Generator[tuple[str, Answer]]:
+    def exchange(self, messages: Mapping[str, bytes]) -> Iterator[tuple[str, Answer]]:
         yield from self.answers.items()
-
-    def close(self) -> None: ...
 
 
 def exchanged(**answers: Answer) -> tuple[Answers, Records]:

@@ -6,8 +6,7 @@ import itertools
 
 import pytest
 
-from fedfm.runtimes.base import Answer
-from fedfm.server.rounds.ordering import IN_MEMORY, Ordering
+from fedfm.server.rounds.ordering import IN_MEMORY, Answer, Ordering
 from fedfm.spill import Spilled
 from fedfm.updates import Failure
 

@@ -15,12 +15,12 @@ from fedfm.cli.display import describe_outcome
 from fedfm.errors import RecipeError, TooFewClientsError
 from fedfm.recipe import load_recipe
 from fedfm.records import contributions as sentences
-from fedfm.records.listeners import Listener
 from fedfm.server.experiment.deployment import RealSites
 from fedfm.server.rounds.participation import Contribution, after_round, summary_of
 from fedfm.server.runs.serving import for_sites
 from fedfm.server.runs.start import continue_run, start_run
 from fedfm.sites.causes import Cause
+from fedfm.trackers.listeners import Listener
 from tests.server.experiment.test_deployment import NAMES, at_sites, split
 from tests.small import small_recipe
 
@@ -73,7 +73,7 @@ def test_a_site_that_never_contributed_is_what_is_said_first(tmp_path: Path) -> 
         2,
         ["b"],
     )
-    first = "b never contributed: the result is that of 4 of 5 clients"
+    first = "b never contributed: the result comes from 4 of 5 clients"
     assert warned.heard == [first, "the end"]
     reason = Cause.RECIPE.sentence("data.text")
     lines = [f"b: 0 of 2 rounds, 2 failures: {reason}", *(f"{name}: 2 of 2 rounds" for name in "acde")]

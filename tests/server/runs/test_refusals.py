@@ -11,10 +11,10 @@ import yaml
 from fedfm.errors import DataError, FedfmError, RecipeError, StorageError
 from fedfm.recipe import Recipe, load_recipe
 from fedfm.records.folder import RunFolder
-from fedfm.server.runs import refusals
 from fedfm.server.experiment.federated_data import prepare_data
+from fedfm.server.runs import refusals
 from fedfm.server.runs.refusals import obstacles, refuse_unresumable, refuse_unrunnable
-from tests.records.conftest import write_run
+from tests.run_folders import write_run
 from tests.small import small_recipe
 
 
@@ -118,7 +118,7 @@ def test_a_run_that_was_killed_before_round_1_may_begin_again(ended: RunFolder) 
 
 @pytest.mark.parametrize("override", ["seed=1", "tune.r=4", "data.test=0.3", "algorithm.name=fedadam"])
 def test_what_would_make_it_another_run(ended: RunFolder, override: str) -> None:
-    with pytest.raises(FedfmError, match="would make it another run"):
+    with pytest.raises(FedfmError, match="would make it a different run"):
         refuse_unresumable(ended, [override])
 
 

@@ -1,4 +1,4 @@
-"""Data sets that need no download. Each is a function to a table with a column ``is_test`` that splits it 80 to 20."""
+"""Data sets without a download. Each function returns a table with a column ``is_test``, true for 20 % of the rows."""
 
 from __future__ import annotations
 

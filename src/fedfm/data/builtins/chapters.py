@@ -1,4 +1,4 @@
-"""The chapters of the Python Library Reference and the modules in each; some small chapters are taken together."""
+"""The chapters of the Python Library Reference and the modules of each; some small chapters are merged."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ CHAPTERS: dict[str, str] = {
         sysconfig traceback warnings zipimport
     """,
 }
-"""Modules by chapter; submodules belong to the chapter of the longest name that they begin with."""
+"""Modules by chapter; a submodule belongs to the chapter of the longest of these names that it begins with."""
 
 ALIASES: dict[str, str] = {
     "_collections_abc": "collections.abc",
@@ -56,13 +56,13 @@ ALIASES: dict[str, str] = {
     "posix": "os",
     "posixpath": "os.path",
 }
-"""Modules that document another one's contents."""
+"""Module → the module whose contents it documents."""
 
 _CHAPTER_OF = {module: chapter for chapter, modules in CHAPTERS.items() for module in modules.split()}
 
 
 def chapter_of(module: str) -> str | None:
-    """The chapter of a public module such as ``email.message``; None when the table leaves it out."""
+    """The chapter of a public module such as ``email.message``; None if the table does not list it."""
     while module:
         if module in _CHAPTER_OF:
             return _CHAPTER_OF[module]
@@ -71,7 +71,7 @@ def chapter_of(module: str) -> str | None:
 
 
 def public_name(module: str) -> str | None:
-    """Under which public name ``module`` is documented: ``pathlib._local`` is `pathlib`; None for private ones."""
+    """The public name under which a module is documented: `pathlib` for ``pathlib._local``; None for a private one."""
     first, *rest = module.split(".")
     name = ".".join([ALIASES.get(first, first), *(part for part in rest if not part.startswith("_"))])
     return None if name.startswith("_") else name

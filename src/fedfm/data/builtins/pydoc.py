@@ -1,4 +1,4 @@
-"""``builtin:pydoc``: the docstrings of the running Python's standard library; the class is the library's chapter."""
+"""``builtin:pydoc``: docstrings of the running Python's standard library; the class is the chapter of the library."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _WRITTEN_IN_C = ("array", "cmath", "fcntl", "grp", "math", "mmap", "select", "un
 
 
 class Documented(NamedTuple):
-    """One docstring: the public module, the dotted name of what it describes, and its text."""
+    """One docstring: its public module, the dotted name of the object it describes, and its text."""
 
     module: str
     name: str
@@ -39,12 +39,12 @@ def pydoc() -> Dataset:
     """Columns ``text``, ``label`` (chapter), ``client`` (module) and ``name`` (``email.message.Message.walk``).
 
     Public modules, classes, methods and functions with at least 40 characters of prose, each text once. The source is
-    parsed, never imported, except for modules written in C, whose import does nothing. A client is a module; a
-    submodule with fewer than 25 docstrings joins its package. CPython 3.11 gives some 5,000 examples in 11 classes and
-    over 60 clients with 20 or more for training.
+    parsed and never imported, except for modules written in C, whose import has no side effects. A client is a module;
+    a submodule with fewer than 25 docstrings is merged into its package. CPython 3.11 gives about 5,000 examples in 11
+    classes, and more than 60 clients with at least 20 training examples.
 
     Raises:
-        DataError: when this Python comes without the source of its library.
+        DataError: this Python installation has no source of its standard library.
     """
     files = _library_files()
     content = hashlib.sha256()
@@ -74,7 +74,7 @@ def _table(files: dict[str, bytes]) -> Dataset:
 
 
 def _clients(sizes: Counter[str]) -> dict[str, str]:
-    """The client of each module: itself, or the nearest package once it is too small a part; deepest modules first."""
+    """The client of each module: itself, or its nearest package if the module is too small; deepest modules first."""
     sizes = sizes.copy()
     client = {module: module for module in sizes}
     while small := [name for name in sizes if "." in name and sizes[name] < _SMALLEST_SUBMODULE]:
@@ -100,7 +100,7 @@ def _library_files() -> dict[str, bytes]:
 
 
 def _module_of(path: str) -> str | None:
-    """The public module of a source file, if the table of chapters has it."""
+    """The public module of a source file, if the table of chapters lists it."""
     parts = path.removesuffix(".py").split("/")
     module = public_name(".".join(parts[:-1] if parts[-1] == "__init__" else parts))
     return module if module and chapter_of(module) else None
@@ -111,7 +111,7 @@ def _from_source(files: dict[str, bytes]) -> Iterator[Documented]:
         module = _module_of(path)
         try:
             tree = ast.parse(text)
-        except SyntaxError:  # a template such as those of 2to3
+        except SyntaxError:  # a template, such as those of 2to3
             continue
         if module:
             yield from _of_node(tree, module, module)
@@ -136,7 +136,7 @@ def _from_interpreter() -> Iterator[Documented]:
             continue
         try:
             contents = importlib.import_module(written_in_c)
-        except ImportError:  # an extension this platform or build does without
+        except ImportError:  # an extension that this platform or build does not have
             continue
         yield from _documented(module, module, contents.__doc__)
         for name, value in sorted(vars(contents).items()):
@@ -153,7 +153,7 @@ def _from_interpreter() -> Iterator[Documented]:
 
 
 def _documented(module: str, name: str, docstring: object) -> Iterator[Documented]:
-    """One row, if the docstring says enough in words: lines of a doctest do not count."""
+    """One row, if the docstring has enough prose; lines of doctests do not count."""
     if not isinstance(docstring, str):
         return
     text = inspect.cleandoc(docstring).strip()

@@ -13,10 +13,10 @@ from fedfm.errors import DataError
 
 
 def pydoc_topics() -> Dataset:
-    """Columns ``text`` and ``client``, the topic of ``help()`` (``assignment``, ``yield``, …): one document a topic.
+    """Columns ``text`` and ``client``, the topic of ``help()`` (``assignment``, ``yield``, …): one document per topic.
 
     Raises:
-        DataError: when this Python comes without `pydoc_data`.
+        DataError: this Python installation has no `pydoc_data`.
     """
     try:
         from pydoc_data.topics import topics

@@ -1,10 +1,10 @@
-"""How examples are split among clients, one idea a file. Adding one: write its file, add its row here."""
+"""How examples are split among clients, one partition per file. To add one, write its file and add its row here."""
 
 from __future__ import annotations
 
 from typing import Annotated
 
-from fedfm.data.partitions.base import Partitioner
+from fedfm.data.partitions.base import Partitioner, Pool
 from fedfm.data.partitions.column import Column
 from fedfm.data.partitions.dirichlet import Dirichlet
 from fedfm.data.partitions.iid import Iid
@@ -22,4 +22,4 @@ PARTITIONS: dict[str, type[Partitioner]] = {
 
 Partition = Annotated[Partitioner, Choice(PARTITIONS, "kind", "fedfm.partitions")]
 
-__all__ = ["PARTITIONS", "Column", "Dirichlet", "Iid", "Partition", "Partitioner", "Quantity", "Shards"]
+__all__ = ["PARTITIONS", "Column", "Dirichlet", "Iid", "Partition", "Partitioner", "Pool", "Quantity", "Shards"]

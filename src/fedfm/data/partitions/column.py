@@ -1,4 +1,4 @@
-"""Clients as they are in nature: a column says who wrote, drew or owns each example."""
+"""A natural federation: a column names the client of each example."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 
-from fedfm.data.partitions.base import Partitioner
+from fedfm.data.partitions.base import Partitioner, Pool
 from fedfm.errors import RecipeError
 
 
@@ -16,20 +16,12 @@ class Column(Partitioner):
     kind: Literal["column"] = "column"
     """The column `data.client` names the client of each example."""
 
-    def split(
-        self,
-        count: int,
-        clients: int,
-        generator: np.random.Generator,
-        *,
-        labels: np.ndarray | None = None,
-        column: np.ndarray | None = None,
-    ) -> dict[str, np.ndarray]:
-        """All clients that there are, in the order of their names; nothing is drawn, and ``clients`` has no say."""
-        if column is None:
+    def split(self, pool: Pool, clients: int, generator: np.random.Generator) -> dict[str, np.ndarray]:
+        """One client for each name in the column, in the order of the names; ignores ``clients`` and ``generator``."""
+        if pool.column is None:
             raise RecipeError(
                 "`column` needs `data.client`, the column that names clients", where="federation.partition.kind"
             )
-        order = np.argsort(column, kind="stable")
-        names, starts = np.unique(column[order], return_index=True)
+        order = np.argsort(pool.column, kind="stable")
+        names, starts = np.unique(pool.column[order], return_index=True)
         return {str(name): np.sort(hand) for name, hand in zip(names, np.split(order, starts[1:]), strict=True)}

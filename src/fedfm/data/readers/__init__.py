@@ -1,1 +1,1 @@
-"""From files, folders and the hub to tables with the columns they have."""
+"""Reads files, folders and hub data sets as tables."""

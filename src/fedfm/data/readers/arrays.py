@@ -1,4 +1,4 @@
-"""NumPy archives of images: pixels, or JPEG files laid end to end."""
+"""Reads NumPy archives of images: pixels, or concatenated JPEG files."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from fedfm.errors import DataError
 def read_arrays(path: Path, scratch: Path) -> Dataset:
     """Reads an ``.npz`` file of N images.
 
-    It holds either ``image``, whole numbers from 0 to 255, [N, H, W] or [N, H, W, C] with C 1, 3 or 4; or ``jpeg``,
-    uint8 bytes end to end, with ``offset``, int64 [N + 1]. Every further array of N numbers or strings ([N] or [N, 1])
-    becomes a column; bytes are UTF-8 text.
+    It contains either ``image``, whole numbers from 0 to 255, [N, H, W] or [N, H, W, C] with C 1, 3 or 4; or ``jpeg``,
+    concatenated files as uint8, with ``offset``, int64 [N + 1]. Every other array of N numbers or strings ([N] or
+    [N, 1]) becomes a column; bytes are UTF-8 text.
 
     Raises:
-        DataError: when it is no such archive, holds Python objects, or its arrays do not agree.
+        DataError: the file is not such an archive, contains Python objects, or its arrays do not match.
     """
     try:
         with np.load(path, allow_pickle=False) as archive:
@@ -40,32 +40,32 @@ def read_arrays(path: Path, scratch: Path) -> Dataset:
 
 
 def _array(archive: Any, name: str, path: Path) -> np.ndarray:
-    """One array of an archive, that holds no Python objects."""
+    """One array of an archive, without Python objects."""
     try:
         array: np.ndarray = archive[name]
     except ValueError as error:
         if "allow_pickle" not in str(error):
             raise
         raise DataError(
-            f"{path}: `{name}` holds pickled Python objects, which are never read; save it as numbers or as text "
+            f"{path}: `{name}` contains pickled Python objects, which are never read; save it as numbers or as text "
             "(`array.astype(str)`)"
         ) from error
     return array
 
 
 def _column(name: str, array: np.ndarray, images: int, path: Path) -> np.ndarray:
-    """One value an image, [N]; bytes become text."""
+    """One value per image, [N]; bytes become text."""
     if array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]
     if array.ndim != 1 or len(array) != images:
-        raise DataError(f"{path}: `{name}` has shape {list(array.shape)}, not [{images}]: one value an image")
+        raise DataError(f"{path}: `{name}` has shape {list(array.shape)}, not [{images}]: one value per image")
     if array.dtype.kind not in "biufUS":
-        raise DataError(f"{path}: `{name}` holds {array.dtype}, not numbers or text")
+        raise DataError(f"{path}: `{name}` contains {array.dtype}, not numbers or text")
     if array.dtype.kind == "S":
         try:
             return np.char.decode(array, "utf-8")
         except UnicodeDecodeError as error:
-            raise DataError(f"{path}: `{name}` holds bytes that are not UTF-8 text: {error.reason}") from error
+            raise DataError(f"{path}: `{name}` contains bytes that are not UTF-8 text: {error.reason}") from error
     return array
 
 
@@ -98,5 +98,5 @@ def _images(arrays: Mapping[str, np.ndarray], path: Path) -> list[Any]:
     content, offset = arrays["jpeg"], arrays["offset"]
     sound = content.dtype == np.uint8 and offset.dtype.kind in "iu" and content.ndim == offset.ndim == 1 and len(offset)
     if not (sound and offset[0] == 0 and offset[-1] == len(content) and (np.diff(offset) > 0).all()):
-        raise DataError(f"{path}: `offset` must rise from 0 to the length of `jpeg`, {len(content)} bytes of uint8")
+        raise DataError(f"{path}: `offset` must increase from 0 to the length of `jpeg`, {len(content)} bytes of uint8")
     return [{"bytes": content[start:end].tobytes()} for start, end in pairwise(offset)]

@@ -1,4 +1,4 @@
-"""Tables in files, by their endings."""
+"""Reads a table from a file, by the ending of its name."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from fedfm.data.readers.separated import read_separated
 from fedfm.errors import DataError, RecipeError
 
 Reader = Callable[[Path, Path, Request], Dataset]
-"""A function of the file, a scratch folder for the table's own file, and what is wanted."""
+"""A function of the file, a scratch folder for the file of the table, and the request."""
 
 
 def _read_arrays(path: Path, scratch: Path, request: Request) -> Dataset:
@@ -37,14 +37,14 @@ FILE_READERS: dict[str, Reader] = {
     ".parquet": read_parquet,
     ".npz": _read_arrays,
 }
-"""By ending, of lower-case letters."""
+"""Ending in lower case → reader."""
 
 _ADVICE = {
     ".zip": "unpack it",
     ".bz2": "unpack it, or compress it with gzip",
     ".xz": "unpack it, or compress it with gzip",
     ".zst": "unpack it, or compress it with gzip",
-    ".txt": "save it as JSON lines, an object with the text a line, or name it .csv where its first line names columns",
+    ".txt": "save it as JSON lines, one object with the text per line, or name it .csv if its first line names columns",
     ".xlsx": "save the sheet as CSV",
     ".xls": "save the sheet as CSV",
     ".arrow": "save it as Parquet",
@@ -55,25 +55,25 @@ _ADVICE = {
     ".npy": "save it with its labels, `numpy.savez(FILE, image=…, label=…)`",
     ".pt": "save it as Parquet or .npz: pickles can run code, and are never loaded",
 }
-"""Other endings → what to do with such a file."""
+"""Unsupported ending → what to do with such a file."""
 
 
 def ending_of(path: Path) -> str | None:
-    """The known ending of a file's name; None where it has another."""
+    """The ending of a file's name, if it is supported; otherwise None."""
     return next((ending for ending in FILE_READERS if path.name.lower().endswith(ending)), None)
 
 
 def read_file(path: Path, request: Request, *, where: str) -> tuple[Dataset, str]:
-    """The table in a file, and a digest of its content: sha256 (hex); equal digests mean equal tables.
+    """The table in a file, and the sha256 (hex) of its content; equal digests mean equal tables.
 
     Args:
         path: of the file.
-        request: what is read of it.
-        where: the recipe key that names it, for messages.
+        request: what to read.
+        where: the recipe key that names the file, for messages.
 
     Raises:
-        RecipeError: the file is not there, is empty, has an unknown ending, or lacks a needed column.
-        DataError: its content is not what its ending says.
+        RecipeError: the file does not exist, is empty, has an unsupported ending, or lacks a required column.
+        DataError: the content is not what the ending says.
         StorageError: the cache cannot be written.
     """
     ending = ending_of(path)
@@ -82,7 +82,7 @@ def read_file(path: Path, request: Request, *, where: str) -> tuple[Dataset, str
     if ending is None:
         advice = _ADVICE.get(path.suffix.lower())
         raise RecipeError(
-            f"cannot tell what {path} is from its name; it must end in {', '.join(FILE_READERS)}"
+            f"the format of {path} is not clear from its name, which must end in {', '.join(FILE_READERS)}"
             + (f"; {advice}" if advice else ""),
             where=where,
         )
@@ -91,7 +91,7 @@ def read_file(path: Path, request: Request, *, where: str) -> tuple[Dataset, str
     try:
         with path.open("rb") as file:
             if file.read(len(LFS_POINTER)) == LFS_POINTER:
-                raise DataError(f"{path}: is a Git LFS pointer, not the data; run `git lfs pull` where it was cloned")
+                raise DataError(f"{path}: is a Git LFS pointer, not the data; run `git lfs pull` in the repository")
             file.seek(0)
             digest = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:

@@ -1,4 +1,4 @@
-"""What a folder holds: images, a saved data set, or tables."""
+"""Decides what a folder contains: images by class, listed images, or tables."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from fedfm.errors import RecipeError
 
 
 def image_folder_of_split(folder: Path, split: str, *, where: str) -> Path:
-    """Of a folder with the images of each split in a subfolder (``train/CLASS/FILE``) that one, else the folder.
+    """The subfolder with the images of a split (``train/CLASS/FILE``), or the folder itself if it has no splits.
 
-    Subfolders are taken for splits only where all are called so and hold folders of their own: ``test`` among other
-    names, or full of images, is a class.
+    Subfolders are splits only if all of them have names of splits and contain folders themselves. A folder ``test``
+    beside other names, or one that contains images, is a class.
 
     Raises:
-        RecipeError: it has splits, but not this one.
+        RecipeError: the folder has splits, but not this one.
     """
     parts = {entry.name: entry for entry in visible(folder) if entry.is_dir()}
     if split_among(parts, "train") is None or not all(
@@ -31,11 +31,11 @@ def image_folder_of_split(folder: Path, split: str, *, where: str) -> Path:
 
 
 def holds_tables(folder: Path, tables: list[Path]) -> bool:
-    """Whether a folder's tables are what is meant, rather than images in subfolders that are classes.
+    """Whether a folder is a data set of tables, rather than of images in subfolders for each class.
 
     Args:
-        folder: that was named.
-        tables: the tables in it and below.
+        folder: the folder that the recipe names.
+        tables: the tables in it and in its subfolders.
     """
     if not tables:
         return False
@@ -45,10 +45,10 @@ def holds_tables(folder: Path, tables: list[Path]) -> bool:
 
 
 def is_listed(folder: Path) -> bool:
-    """Whether a table in the folder names its images."""
+    """Whether a table in the folder lists its images."""
     return any((folder / name).is_file() for name in METADATA)
 
 
 def _is_whole(folder: Path) -> bool:
-    """Whether a folder has classes, or a table that names its images."""
+    """Whether a folder has classes, or a table that lists its images."""
     return is_listed(folder) or any(entry.is_dir() for entry in visible(folder))

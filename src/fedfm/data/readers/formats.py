@@ -1,4 +1,4 @@
-"""Image formats that are read."""
+"""Supported image formats."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ from pathlib import Path
 from PIL import Image
 
 FORMATS = ("AVIF", "BMP", "DIB", "GIF", "ICO", "JPEG", "JPEG2000", "PCX", "PNG", "PPM", "TGA", "TIFF", "WEBP")
-"""What Pillow decodes itself. Other formats need a program (EPS starts Ghostscript), or are not pictures of pixels."""
+"""Formats that Pillow decodes itself. Others need a program (EPS starts Ghostscript) or are not raster images."""
 
 LFS_POINTER = b"version https://git-lfs"
-"""How a file begins that Git LFS has not fetched."""
+"""First bytes of a file that Git LFS has not fetched."""
 
 
 def is_image(path: Path) -> bool:
-    """Whether a file's ending is that of an image format that can be read."""
-    return Image.registered_extensions().get(path.suffix.lower()) in {*FORMATS, "MPO"}  # a JPEG of several pictures
+    """Whether a file has the ending of a supported image format."""
+    return Image.registered_extensions().get(path.suffix.lower()) in {
+        *FORMATS,
+        "MPO",
+    }  # MPO: a JPEG with several pictures

@@ -1,4 +1,4 @@
-"""Data sets of the Hugging Face hub, from its shared local cache or, where allowed, over the network."""
+"""Reads data sets of the Hugging Face hub, from its local cache or, if allowed, over the network."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from fedfm.errors import RecipeError
 
 
 def read_hub(name: str, split: str, *, where: str, allow_network: bool) -> Dataset:
-    """One split of ``owner/name`` or ``owner/name/config``; no code of the repository is ever run.
+    """One split of ``owner/name`` or ``owner/name/config``; code of the repository is never run.
 
     Raises:
-        RecipeError: when it is not here and may not be fetched, does not exist, or lacks the split or configuration.
+        RecipeError: the data set is not in the cache and may not be downloaded, does not exist, or lacks the split or
+            the configuration.
     """
     parts = name.split("/")
     if len(parts) > 3 or not all(re.fullmatch(r"\w[\w.-]*", part) for part in parts):
@@ -26,8 +27,8 @@ def read_hub(name: str, split: str, *, where: str, allow_network: bool) -> Datas
     repository, config = "/".join(parts[:2]), parts[2] if len(parts) == 3 else None
     if allow_network and Path(repository).exists():
         raise RecipeError(
-            f"hf:{name}: there is a folder {Path(repository).absolute()}, which `datasets` would read in its place; "
-            "start from another folder",
+            f"hf:{name}: the folder {Path(repository).absolute()} exists, and `datasets` would read it instead of the "
+            "hub; start fedfm in another folder",
             where=where,
         )
     try:
@@ -43,7 +44,9 @@ def read_hub(name: str, split: str, *, where: str, allow_network: bool) -> Datas
             )
             return builder.as_dataset(split=split)
     except (DatasetsError, OSError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).splitlines()[:2])  # the second line lists what there is; a third one shows code
+        reason = " ".join(
+            str(error).splitlines()[:2]
+        )  # the second line lists the available names; a third one shows code
         if not allow_network:
             reason += "; set allow_network: true to download it"
         raise RecipeError(f"hf:{name}: {reason}", where=where) from error

@@ -1,4 +1,4 @@
-"""Folders of images: a subfolder a class, or a table that names the files."""
+"""Reads folders of images: a subfolder for each class, or a table that lists the files."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ from fedfm.data.readers.formats import is_image
 from fedfm.errors import DataError, RecipeError
 
 METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
-"""Tables beside images, with their names in ``file_name``, as `datasets` has them."""
+"""Names of tables that list images in a column ``file_name``; the convention of `datasets`."""
 
 _JUNK = {"__macosx", "thumbs.db", "desktop.ini"}
-"""What operating systems leave in folders, beside names that begin with a dot."""
+"""Files that operating systems create in folders, besides names that begin with a dot."""
 
 
 def read_class_folder(folder: Path, *, where: str) -> tuple[Dataset, tuple[str, ...]]:
     """The images ``folder/CLASS/…/FILE`` as columns ``image`` and ``label``, in the order of their names.
 
-    Read here rather than by `datasets`' image folder, which takes class folders or files called train or test for
-    splits and leaves the others out.
+    `datasets`' own reader of image folders is not used: it takes class folders or files called train or test for splits
+    and leaves out the others.
 
     Returns:
         The table, and notes about files that are left out.
 
     Raises:
-        RecipeError: there are no subfolders.
-        DataError: a subfolder holds no image.
+        RecipeError: the folder has no subfolders.
+        DataError: a subfolder contains no image.
     """
     classes = [entry for entry in visible(folder) if entry.is_dir()]
     if not classes:
         tables = [entry.name for entry in visible(folder) if entry.suffix in (".csv", ".tsv", ".jsonl", ".parquet")]
-        hint = f", or name the table that lists them ({', '.join(tables)})" if tables else ""
-        raise RecipeError(f"{folder} has no subfolders; images must lie in {folder}/CLASS/{hint}", where=where)
+        hint = f", or give the path of the table that lists them ({', '.join(tables)})" if tables else ""
+        raise RecipeError(f"{folder} has no subfolders; images must be in {folder}/CLASS/{hint}", where=where)
     paths: list[str] = []
     labels: list[int] = []
     left_out = [entry for entry in visible(folder) if not entry.is_dir()]
@@ -46,8 +46,8 @@ def read_class_folder(folder: Path, *, where: str) -> tuple[Dataset, tuple[str, 
         images = [path for path in files if is_image(path)]
         others = [path for path in files if not is_image(path)]
         if not images:
-            found = f": it holds {by_ending(subfolder, others)}" if others else ""
-            raise DataError(f"{subfolder}: no images, though each subfolder of {folder} is a class{found}")
+            found = f": it contains {by_ending(subfolder, others)}" if others else ""
+            raise DataError(f"{subfolder}: no images, but each subfolder of {folder} is a class{found}")
         paths += map(str, images)
         labels += [label] * len(images)
         left_out += others
@@ -57,47 +57,47 @@ def read_class_folder(folder: Path, *, where: str) -> tuple[Dataset, tuple[str, 
 
 
 def read_listed_images(folder: Path, read: Callable[[Path], Dataset]) -> tuple[Dataset, tuple[str, ...]]:
-    """The images that ``folder/metadata.csv`` (jsonl, parquet) names, as column ``image``, with its other columns.
+    """The images that ``folder/metadata.csv`` (jsonl, parquet) lists, as column ``image``, with its other columns.
 
     Args:
-        folder: of the table; names are relative to it.
+        folder: of the table; names of images are relative to it.
         read: reads the table.
 
     Returns:
-        The table, and notes about images that are not in it.
+        The table, and notes about images that it does not list.
 
     Raises:
-        DataError: it has no column ``file_name``.
+        DataError: the table has no column ``file_name``.
     """
     path = next(folder / name for name in METADATA if (folder / name).is_file())
     table = read(path)
     if "file_name" not in table.column_names:
         raise DataError(
-            f"{path}: no column `file_name`, which names the images; columns: {', '.join(table.column_names)}"
+            f"{path}: no column `file_name`, which must name the images; columns: {', '.join(table.column_names)}"
         )
     names = [str(name) for name in table["file_name"]]
     known = {os.path.normpath(name) for name in names}
     rest = [entry for entry in files_below(folder) if is_image(entry) and str(entry.relative_to(folder)) not in known]
-    notes = (f"{folder}: left out {by_ending(folder, rest)}, which {path.name} does not name",) if rest else ()
+    notes = (f"{folder}: left out {by_ending(folder, rest)}, which {path.name} does not list",) if rest else ()
     others = table.remove_columns([name for name in ("file_name", "image") if name in table.column_names])
     images = [{"bytes": None, "path": str(folder / name)} for name in names]
     return others.add_column("image", images, feature=Image()), notes
 
 
 def names_digest(table: Dataset, folder: Path) -> str:
-    """sha256 (hex) over the names of a folder's images and the other columns, but not over the folder's place."""
+    """sha256 (hex) over the relative paths of a folder's images and the other columns, without the folder's path."""
     columns = table.with_format("arrow")[:]
     names = [os.path.relpath(image["path"], folder) for image in columns["image"].to_pylist()]
     return hashlib.sha256(repr((names, columns.drop_columns("image").to_pylist())).encode()).hexdigest()
 
 
 def visible(folder: Path) -> list[Path]:
-    """The entries of a folder that a user has put there, sorted."""
+    """The entries of a folder, sorted, without hidden files and files of the operating system."""
     return sorted(entry for entry in folder.iterdir() if not _is_hidden(entry))
 
 
 def files_below(folder: Path) -> Iterator[Path]:
-    """All files below a folder, links followed, sorted; a link to a folder above it is not followed."""
+    """All files below a folder, sorted. Links are followed, except links to a folder above."""
 
     def walk(folder: Path, above: frozenset[Path]) -> Iterator[Path]:
         real = folder.resolve()
@@ -113,7 +113,7 @@ def files_below(folder: Path) -> Iterator[Path]:
 
 
 def by_ending(folder: Path, paths: Iterable[Path]) -> str:
-    """Files in words: how many there are of each ending, with an example."""
+    """Describes files: the number with each ending, and an example."""
     paths = list(paths)
     counts = Counter(path.suffix.lower() for path in paths)
     first = {path.suffix.lower(): path for path in reversed(paths)}

@@ -1,4 +1,4 @@
-"""JSON: an object a row, one a line, in a list, or one after the other; values as they stand in the file."""
+"""Reads JSON: one object per row, on lines, in a list, or one after the other; values as written in the file."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from typing import Any
 
 from datasets import Dataset
 
-from fedfm.data.readers.request import Column, Request, missing_column
+from fedfm.data.readers.request import Request, RequestedColumn, missing_column
 from fedfm.data.readers.rows import text_table
 from fedfm.data.readers.text_files import lines
 from fedfm.errors import DataError, RecipeError
 
 
 class _Number(str):
-    """A number as its digits stand in the file: no precision is lost, however large it is."""
+    """A number with its digits as written in the file, so that no precision is lost."""
 
     __slots__ = ()
 
 
 class _Repeating(dict[str, Any]):
-    """An object that names a key twice; ``keys_twice`` are those keys."""
+    """An object with duplicate keys, which are in ``keys_twice``."""
 
     keys_twice: frozenset[str] = frozenset()
 
@@ -43,19 +43,19 @@ _DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_int=_Number, parse_
 
 
 def read_json(path: Path, scratch: Path, request: Request) -> Dataset:
-    """Reads objects of the needed columns: one a line, or one after the other, or in one list.
+    """Reads the requested columns from objects: one per line, one after the other, or in one list.
 
-    A key that is missing, ``null`` and ``NaN`` are missing values. Numbers, true and false in columns of labels and
-    clients become text, as they stand in the file; a text column takes text only.
+    Missing keys, ``null`` and ``NaN`` are missing values. Numbers, true and false in columns of labels and clients
+    become text, as written in the file; a text column must contain text.
 
     Raises:
-        RecipeError: no object has a needed column.
-        DataError: with file and line, and column where there is one, when it is no such JSON.
+        RecipeError: no object has a required column.
+        DataError: the file is not such JSON; with file and line, and the column if the error is about one.
     """
     wanted = request.columns
     if wanted is None:
         names = dict.fromkeys(name for _, value in _values(path) for name in value)
-        wanted = tuple(Column(name, "any", "") for name in names)
+        wanted = tuple(RequestedColumn(name, "any", "") for name in names)
     columns = Request(wanted).present([column.name for column in wanted], path)
     seen: set[str] = set()
     table = text_table([column.name for column in columns], _rows(path, columns, seen), scratch, path)
@@ -69,13 +69,13 @@ def read_json(path: Path, scratch: Path, request: Request) -> Dataset:
     return table
 
 
-def _rows(path: Path, columns: list[Column], seen: set[str]) -> Iterator[list[str | None]]:
-    """The needed values of each object; ``seen`` gets the names of those that there are."""
+def _rows(path: Path, columns: list[RequestedColumn], seen: set[str]) -> Iterator[list[str | None]]:
+    """The requested values of each object; adds the names of columns that occur to ``seen``."""
     for row, (line, value) in enumerate(_values(path), start=1):
         if isinstance(value, _Repeating):
             twice = next((column.name for column in columns if column.name in value.keys_twice), None)
             if twice is not None:
-                raise DataError(f"{path}:{line}: row {row} has the key `{twice}` twice; leave one of them")
+                raise DataError(f"{path}:{line}: row {row} has the key `{twice}` twice; remove one of them")
         values: list[str | None] = []
         for column in columns:
             if column.name not in value:
@@ -83,7 +83,7 @@ def _rows(path: Path, columns: list[Column], seen: set[str]) -> Iterator[list[st
                 continue
             seen.add(column.name)
             text = _text(value[column.name], column)
-            if isinstance(text, _Objection):
+            if isinstance(text, _Unfit):
                 single = row == 1 and len(list(islice(_values(path), 2))) == 1
                 raise DataError(
                     f"{path}:{line}: row {row}, column `{column.name}`: {text}" + (f"; {_ONE_OBJECT}" if single else "")
@@ -93,18 +93,19 @@ def _rows(path: Path, columns: list[Column], seen: set[str]) -> Iterator[list[st
 
 
 _ONE_OBJECT = (
-    'the file holds one object only; rows are objects, one a line or in a list (pandas: `to_json(orient="records")`)'
+    "the file contains only one object; rows must be objects, one per line or in a list "
+    '(pandas: `to_json(orient="records")`)'
 )
 
 
-class _Objection(str):
-    """Why a value cannot be what its column is used for."""
+class _Unfit(str):
+    """The reason why a value cannot be used in its column."""
 
     __slots__ = ()
 
 
-def _text(value: Any, column: Column) -> str | None:
-    """A value as text; None where it is missing, an objection where it cannot be text."""
+def _text(value: Any, column: RequestedColumn) -> str | None:
+    """A value as text; None if it is missing, `_Unfit` if it cannot be used."""
     if value is None or (type(value) is _Number and value == "NaN"):
         return None
     if type(value) is str:
@@ -117,15 +118,15 @@ def _text(value: Any, column: Column) -> str | None:
         if type(value) is _Number and (column.role == "label" or value.lstrip("-").isdigit()):
             return str(value)
     several = column.role == "label" and isinstance(value, list)
-    more = "; several labels an example are not available in this version" if several else ""
-    return _Objection(f"holds {_described(value)}, {_EXPECTED[column.role]}{more}")
+    more = "; several labels per example are not available in this version" if several else ""
+    return _Unfit(f"contains {_described(value)}, {_EXPECTED[column.role]}{more}")
 
 
 _EXPECTED = {
     "text": "not text",
-    "client": "and a client's name is text or a whole number",
-    "label": "and a label is text, a whole number, or true or false",
-    "image": "and not the path of an image",
+    "client": "but a client's name must be text or a whole number",
+    "label": "but a label must be text, a whole number, true or false",
+    "image": "not the path of an image",
 }
 
 
@@ -138,10 +139,10 @@ def _described(value: Any) -> str:
 
 
 def _values(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The objects of a file, each with the line where it begins.
+    """The objects of a file, each with the line on which it begins.
 
     Raises:
-        DataError: with the line of what is no JSON object.
+        DataError: something in the file is not a JSON object; with its line.
     """
     try:
         yield from _by_line(path)
@@ -158,9 +159,9 @@ def _by_line(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             value = _DECODER.decode(line)
         except JSONDecodeError as error:
             if first and (not line[error.pos :].strip() or line.lstrip()[0] == "["):
-                yield from _whole(path)  # an object or a list goes on in the next line
+                yield from _whole(path)  # an object or a list continues on the next line
                 return
-            comma = ": a line ends with its object, without a comma" if line.rstrip().endswith("},") else ""
+            comma = ": remove the comma at the end of the line" if line.rstrip().endswith("},") else ""
             raise DataError(f"{path}:{number}: not JSON: {error.msg} at column {error.colno}{comma}") from error
         if first and isinstance(value, list) and all(isinstance(entry, dict) for entry in value):
             yield from _whole(path)
@@ -170,7 +171,7 @@ def _by_line(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _whole(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Objects that are laid out over several lines, or stand in one list."""
+    """Objects that extend over several lines, or are in one list."""
     text = "".join(lines(path))
     place = _after_space(text, 0)
     listed = text[place] == "["
@@ -186,7 +187,7 @@ def _whole(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             if listed and text[place : place + 1] == ",":
                 comma, place = place, _after_space(text, place + 1)
                 if text[place : place + 1] == "]":
-                    raise JSONDecodeError("a comma stands before the closing bracket; remove it", text, comma)
+                    raise JSONDecodeError("unexpected comma before the closing bracket", text, comma)
             elif listed and text[place : place + 1] != "]":
                 raise JSONDecodeError("a comma or the closing bracket is missing", text, place)
         if listed and text[place + 1 :].strip():
@@ -204,12 +205,12 @@ def _after_space(text: str, place: int) -> int:
 def _checked(value: Any, path: Path, line: int) -> dict[str, Any]:
     if not isinstance(value, dict):
         kind = {list: "list", _Number: "number", str: "text", bool: "true or false"}.get(type(value), "null")
-        raise DataError(f"{path}:{line}: a JSON {kind}, not an object with one value a column")
+        raise DataError(f"{path}:{line}: a JSON {kind}, not an object with one value per column")
     return value
 
 
-def _missing(column: Column, path: Path) -> str:
-    """The message about a column that no object has."""
+def _missing(column: RequestedColumn, path: Path) -> str:
+    """The message for a column that no object has."""
     objects = [value for _, value in _values(path)]
     names = dict.fromkeys(name for value in objects for name in value)
     inner = next((name for name, value in objects[0].items() if isinstance(value, list)), None)

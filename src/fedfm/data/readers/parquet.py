@@ -1,4 +1,4 @@
-"""Parquet: columns with types of their own."""
+"""Reads Parquet files, with the types of their columns."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _ROWS_PER_BATCH = 1000
 
 
 def read_parquet(path: Path, scratch: Path, request: Request) -> Dataset:
-    """Reads the needed columns; what `datasets` has written about its types, such as names of classes, is kept.
+    """Reads the requested columns; feature types that `datasets` has stored, such as class names, are kept.
 
     Raises:
-        RecipeError: a needed column is missing.
-        DataError: it is damaged or something else, or has two columns of a needed name.
+        RecipeError: a required column is missing.
+        DataError: the file is damaged or not Parquet, or two columns have the name of a requested column.
     """
     try:
         with pq.ParquetFile(path) as file:
@@ -38,7 +38,7 @@ def read_parquet(path: Path, scratch: Path, request: Request) -> Dataset:
 
 
 def _plain(kind: pa.DataType) -> pa.DataType:
-    """A type without its encoding: categories are their values."""
+    """A type without its encoding: the value type of categories, and plain types for views."""
     if pa.types.is_dictionary(kind):
         return _plain(kind.value_type)
     if pa.types.is_string_view(kind) or pa.types.is_large_string(kind):

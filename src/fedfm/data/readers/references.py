@@ -1,4 +1,4 @@
-"""From what a recipe names to files: a file, a folder of files, a pattern, or a list of these."""
+"""Finds the files of a recipe's reference: a file, a folder of files, a pattern, or a list of these."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from fedfm.errors import RecipeError
 
 
 def named_files(references: Sequence[str], *, where: str) -> tuple[list[Path], list[str]]:
-    """The files that references name, and what is left out, in sentences.
+    """The files that references name, and notes about files that are left out.
 
-    A pattern's files and a folder's come in the order of their names, references in their own.
+    The files of a pattern or a folder are sorted by name; the order of the references is kept.
 
     Raises:
-        RecipeError: nothing is there, a file is named twice, or a folder's files are not of one kind.
+        RecipeError: no file exists, a file is named twice, or the files of a folder have different formats.
     """
     files: list[Path] = []
     notes: list[str] = []
     for reference in references:
         if reference.partition(":")[0] in ("builtin", "hf"):
-            raise RecipeError(f"a list holds files, folders and patterns only, not {reference}", where=where)
+            raise RecipeError(f"a list can contain only files, folders and patterns, not {reference}", where=where)
         for path in _matches(reference, where):
             if path.is_dir():
                 found, note = tables_in(path, where=where)
@@ -40,40 +40,40 @@ def named_files(references: Sequence[str], *, where: str) -> tuple[list[Path], l
 
 
 def is_pattern(reference: str) -> bool:
-    """Whether a reference is a pattern of file names, such as ``data/*.csv``, and not a file that is called so."""
+    """Whether a reference is a pattern of file names, such as ``data/*.csv``, and not the name of an existing file."""
     return glob.has_magic(reference) and not Path(reference).expanduser().exists()
 
 
 def tables_in(folder: Path, *, where: str) -> tuple[list[Path], list[str]]:
-    """The tables that lie directly in a folder, and what is left out there, in sentences; hidden files do not count.
+    """The tables directly in a folder, and notes about files that are left out; hidden files are ignored.
 
     Raises:
-        RecipeError: there is no table, or they have different endings.
+        RecipeError: the folder has no tables, or tables with different endings.
     """
     entries = visible(folder)
     tables = [entry for entry in entries if entry.is_file() and ending_of(entry)]
     if not tables:
-        raise RecipeError(f"{folder} has no files of tables; name the files, such as {folder}/*/*.csv", where=where)
+        raise RecipeError(f"{folder} has no table files; give a pattern, such as {folder}/*/*.csv", where=where)
     check_endings(folder, tables, where=where)
     others = [entry for entry in entries if entry not in tables]
     return tables, [f"{folder}: left out {by_ending(folder, others)}"] if others else []
 
 
 def check_endings(folder: Path, tables: Sequence[Path], *, where: str) -> None:
-    """Refuses tables of several kinds.
+    """Refuses tables in several formats.
 
     Raises:
-        RecipeError: they have different endings.
+        RecipeError: the files have different endings.
     """
     endings = Counter(ending_of(table) for table in tables)
     if len(endings) > 1:
         counts = " and ".join(f"{count} × {ending}" for ending, count in sorted(endings.items(), key=str))
         pattern = folder / f"*{endings.most_common(1)[0][0]}"
-        raise RecipeError(f"{folder} has files of several kinds: {counts}; name those meant: {pattern}", where=where)
+        raise RecipeError(f"{folder} has files in several formats: {counts}; choose one: {pattern}", where=where)
 
 
 def file_clients(files: Sequence[Path]) -> list[str]:
-    """A name for each file as a client: its name without ending; with the folders that tell it from its namesakes."""
+    """The client name of each file: its name without ending, with parent folders if several files have this name."""
     stems = [_without_ending(path) for path in files]
     if len(set(stems)) == len(stems):
         return stems

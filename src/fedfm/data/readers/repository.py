@@ -1,4 +1,4 @@
-"""Folders of tables, such as a clone of a data set's repository: which files hold a split."""
+"""Finds the files of a split in a folder of tables, such as a clone of a data set's repository."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _CARD = "README.md"
 
 
 def table_files(folder: Path, endings: Collection[str]) -> list[Path]:
-    """The files of a folder, and of its subfolders, whose names end as a table's does, sorted."""
+    """The files in a folder and its subfolders whose names have the ending of a table, sorted."""
     found: list[Path] = []
     for entry in visible(folder):
         if entry.is_dir():
@@ -29,23 +29,23 @@ def table_files(folder: Path, endings: Collection[str]) -> list[Path]:
 
 
 def files_of_split(folder: Path, files: list[Path], split: str, *, where: str) -> tuple[list[Path], tuple[str, ...]]:
-    """Those of a folder's tables that hold a split.
+    """The tables of a folder that belong to a split.
 
-    The repository's card decides where it lists data files, as the Hub writes it; else the names of files and folders
-    (``train.csv``, ``data/test-00000-of-00002.parquet``, ``validation/part.jsonl``); a folder in which nothing
-    is named for a split is one table.
+    If the repository's card lists data files, as on the Hub, it decides. Otherwise the names of files and folders
+    decide (``train.csv``, ``data/test-00000-of-00002.parquet``, ``validation/part.jsonl``). If no name refers to a
+    split, all files are one table.
 
     Args:
         folder: of the tables.
-        files: in it, from `table_files`.
+        files: its tables, from `table_files`.
         split: ``train``, ``validation`` or ``test``.
-        where: the recipe key that holds the folder, for messages.
+        where: the recipe key of the folder, for messages.
 
     Returns:
         The files of the split, and notes about files that are left out.
 
     Raises:
-        RecipeError: there is no such split, or the card describes several configurations.
+        RecipeError: the folder has no such split, or the card describes several configurations.
         DataError: the card is damaged.
     """
     parts = _listed(folder, files, where)
@@ -59,11 +59,11 @@ def files_of_split(folder: Path, files: list[Path], split: str, *, where: str) -
     if split not in parts:
         raise RecipeError(
             f"{folder} has no files for {split} ({', '.join(SPLITS[split])}); it has {', '.join(parts)}; "
-            f"where these are no splits, name the files, such as {folder}/*.csv",
+            f"if these are not splits, give a pattern of files, such as {folder}/*.csv",
             where=where,
         )
     named = {path for paths in parts.values() for path in paths}
-    return parts[split], _left_out(folder, [path for path in files if path not in named], ", which no split names")
+    return parts[split], _left_out(folder, [path for path in files if path not in named], ", which belong to no split")
 
 
 def _left_out(folder: Path, paths: list[Path], why: str = "") -> tuple[str, ...]:
@@ -71,20 +71,22 @@ def _left_out(folder: Path, paths: list[Path], why: str = "") -> tuple[str, ...]
 
 
 def _split_in_name(path: Path) -> str | None:
-    """The split that a path speaks of: in the name of a folder, else in a word of the file's name."""
+    """The split that a path names: the name of a folder, or a word of the file's name."""
     names = [*path.parent.parts, *re.split(r"[^A-Za-z]+", path.name)]
     return next((split for name in names if (split := split_of(name)) is not None), None)
 
 
 def _listed(folder: Path, files: list[Path], where: str) -> dict[str, list[Path]]:
-    """Split → files, as the repository's card lists them; empty where it lists none."""
+    """Split → files, as listed in the repository's card; empty if it lists no files."""
     configurations = _configurations(folder / _CARD)
     if not configurations:
         return {}
     chosen = [entry for entry in configurations if entry.get("default") or entry.get("config_name") == "default"]
     if len(chosen or configurations) > 1:
         names = ", ".join(str(entry.get("config_name")) for entry in configurations)
-        raise RecipeError(f"{folder / _CARD} describes several data sets: {names}; name the folder of one", where=where)
+        raise RecipeError(
+            f"{folder / _CARD} describes several data sets: {names}; give the folder of one of them", where=where
+        )
     listed = (chosen or configurations)[0].get("data_files")
     entries = listed if isinstance(listed, list) else [{"split": "train", "path": listed}]
     parts: dict[str, list[Path]] = {}
@@ -99,7 +101,7 @@ def _listed(folder: Path, files: list[Path], where: str) -> dict[str, list[Path]
 
 
 def _configurations(card: Path) -> list[dict[str, Any]]:
-    """What the front matter of a card says of data files."""
+    """The configurations with data files in the front matter of a card."""
     if not card.is_file():
         return []
     text = card.read_text(encoding="utf-8", errors="replace")
@@ -113,6 +115,6 @@ def _configurations(card: Path) -> list[dict[str, Any]]:
 
 
 def _matches(path: Path, folder: Path, pattern: str) -> bool:
-    """Whether a file of a folder is meant by a pattern of its card, or lies in a folder that is."""
+    """Whether a pattern of a folder's card matches a file, or names a folder that contains it."""
     name = path.relative_to(folder).as_posix()
     return fnmatchcase(name, pattern) or name.startswith(f"{pattern.rstrip('/')}/")

@@ -1,4 +1,4 @@
-"""What is read of a file: which columns, what each is used for, and how the file is written."""
+"""Requests to read a file: the columns, the use of each, and the format of the file."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ Role = Literal["text", "client", "label", "image", "any"]
 
 
 @dataclass(frozen=True)
-class Column:
-    """A column that is needed.
+class RequestedColumn:
+    """A column to read.
 
     Attributes:
         name: in the file.
-        role: what it is used for; ``any`` takes every single value.
-        where: the recipe key that names it, for messages.
-        required: whether the file must have it.
+        role: its use; ``any`` allows every single value.
+        where: the recipe key that names the column, for messages.
+        required: whether the file must have the column.
     """
 
     name: str
@@ -34,20 +34,20 @@ class Column:
 
 @dataclass(frozen=True)
 class Request:
-    """What is read of a file.
+    """What to read from a file.
 
     Attributes:
-        columns: those needed; None for all that there are.
-        csv: how CSV and TSV files are written.
-        group: the recipe key that holds ``csv``, with a dot at its end where it is not empty, for messages.
+        columns: the columns to read; None for all columns.
+        csv: format of CSV and TSV files.
+        group: the recipe group of ``csv``, with a final dot unless it is empty, for messages.
     """
 
-    columns: tuple[Column, ...] | None = None
+    columns: tuple[RequestedColumn, ...] | None = None
     csv: CsvSettings = field(default_factory=CsvSettings)
     group: str = "data."
 
     def renamed(self, role: Role, name: str) -> Request:
-        """The same, with the columns of one role under another name, which is text."""
+        """The same request, in which the columns of one role are text columns with another name."""
         if self.columns is None:
             return self
         changed = [
@@ -55,20 +55,20 @@ class Request:
         ]
         return replace(self, columns=tuple(changed))
 
-    def present(self, names: Sequence[str], path: Path, hint: str = "") -> list[Column]:
-        """The needed columns among those of a file, each once, in the order of its first use.
+    def present(self, names: Sequence[str], path: Path, hint: str = "") -> list[RequestedColumn]:
+        """The requested columns that a file has, each once, in the order of first use.
 
         Args:
             names: of the file's columns.
             path: of the file, for messages.
-            hint: what else is said where a column is missing.
+            hint: advice for the message about a missing column.
 
         Raises:
             RecipeError: a required column is missing.
-            DataError: two columns have the name of a needed one.
+            DataError: two columns have the name of a requested column.
         """
         if self.columns is None:
-            wanted = [Column(name, "any", "") for name in names]
+            wanted = [RequestedColumn(name, "any", "") for name in names]
         else:
             wanted = [column for column in self.columns if column.required or column.name in names]
         counts = Counter(names)
@@ -77,15 +77,15 @@ class Request:
                 raise RecipeError(missing_column(column.name, names, str(path), hint), where=column.where)
             if counts[column.name] > 1:
                 raise DataError(
-                    f"{path}: column `{column.name}` stands {counts[column.name]} times in it; give each its own name"
+                    f"{path}: {counts[column.name]} columns are called `{column.name}`; give each its own name"
                 )
-        roles: tuple[Role, ...] = ("text", "client", "label", "image", "any")  # the strictest use of a column counts
+        roles: tuple[Role, ...] = ("text", "client", "label", "image", "any")  # the strictest use of a column decides
         ordered = sorted(wanted, key=lambda column: roles.index(column.role))
         return list({column.name: column for column in reversed(ordered)}.values())[::-1]
 
 
 def missing_column(name: str, names: Sequence[str], source: str, hint: str = "") -> str:
-    """The message about a column that a source does not have; ends with the nearest name, else with a hint."""
+    """The message about a missing column; ends with the most similar name, otherwise with a hint."""
     listed = [repr(known) if known != known.strip() or not known else known for known in names]
     plain = {known.strip().casefold(): known for known in reversed(names)}
     near = plain.get(name.strip().casefold()) or nearest(name, names)

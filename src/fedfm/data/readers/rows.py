@@ -1,4 +1,4 @@
-"""Rows of text as a table on disk, a batch at a time."""
+"""Writes rows of text to a table on disk, in batches."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ _ROWS_PER_BATCH = 1000
 
 
 def text_table(names: Sequence[str], rows: Iterable[Sequence[str | None]], scratch: Path, path: Path) -> Dataset:
-    """A table of text columns, memory-mapped.
+    """A memory-mapped table of text columns.
 
     Args:
         names: of the columns.
-        rows: the values of each row, None where one is missing.
-        scratch: folder for the table's file.
-        path: that the rows come from, for messages.
+        rows: the values of each row; None for a missing value.
+        scratch: folder for the file of the table.
+        path: the file of the rows, for messages.
 
     Raises:
-        DataError: a value is no Unicode text; with its row and column.
+        DataError: a value is not valid Unicode; with its row and column.
     """
     features = Features({name: Value("string") for name in names})
     schema, iterator, done = features.arrow_schema, iter(rows), 0
@@ -47,6 +47,6 @@ def _surrogate(names: Sequence[str], batch: Sequence[Sequence[str | None]], befo
                 if "\ud800" <= character <= "\udfff":
                     return (
                         f"{path}: row {row}, column `{name}`: has half of a surrogate pair (\\u{ord(character):04x}), "
-                        "which is no character; the text was cut in the middle of one"
+                        "which is not a character; the text was cut in the middle of one"
                     )
-    return f"{path}: a text after row {before} is no Unicode"
+    return f"{path}: a text after row {before} is not valid Unicode"

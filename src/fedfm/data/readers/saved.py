@@ -1,4 +1,4 @@
-"""Data sets that `datasets` has saved: `save_to_disk` of a `Dataset`, or of a `DatasetDict` with its splits."""
+"""Reads data sets that `save_to_disk` has written: a `Dataset`, or a `DatasetDict` with its splits."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ def is_saved(folder: Path) -> bool:
 
 
 def read_saved(folder: Path, split: str, *, where: str) -> Dataset:
-    """A saved `Dataset`, or one split of a saved `DatasetDict`; Arrow and JSON files, no pickle.
+    """A saved `Dataset`, or one split of a saved `DatasetDict`; the format is Arrow and JSON, without pickles.
 
     Raises:
-        RecipeError: it has no such split.
-        DataError: a file of it is missing or damaged.
+        RecipeError: the data set has no such split.
+        DataError: one of its files is missing or damaged.
     """
     if not (folder / _DICT).is_file():
         return _read(folder)

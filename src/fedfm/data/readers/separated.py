@@ -1,4 +1,4 @@
-"""CSV and TSV: every row and every character as they stand in the file, or an error that names the row."""
+"""Reads CSV and TSV files: every row and every character as in the file, or an error that names the row."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ from fedfm.data.readers.text_files import lines
 from fedfm.errors import DataError
 
 _LONGEST_FIELD = 1 << 27
-"""Characters of a field; more is a quotation mark that is never closed."""
+"""Maximum number of characters of a field; a longer field is an unclosed quotation mark."""
 
 _DELIMITERS = {",": "','", ";": "';'", "\t": '"\\t"', "|": "'|'"}
-"""Usual delimiters, and how each is written in a recipe."""
+"""Common delimiter → its form in a recipe."""
 
 
 def read_separated(path: Path, scratch: Path, request: Request) -> Dataset:
     """Reads a CSV or TSV file with a header line; all values are text, and only a blank field is a missing value.
 
     Raises:
-        RecipeError: a needed column is missing; proposes the delimiter with which it is there.
-        DataError: a row has another number of fields than the header, or a quotation mark is ambiguous; with its row.
+        RecipeError: a required column is missing; suggests the delimiter with which it would be found.
+        DataError: the number of fields of a row and the header differ, or a quotation mark is ambiguous; with the row.
     """
     return _SeparatedFile(path, request).read(scratch)
 
 
 class _SeparatedFile:
-    """One file while it is read.
+    """The state of reading one file.
 
     Attributes:
-        taken: the lines of the record that is being read.
-        line: number of lines read, 1-based.
-        row: number of the record that is being read; 0 for the header.
+        taken: the lines of the current record.
+        line: number of lines read so far.
+        row: number of the current record; 0 for the header.
     """
 
     def __init__(self, path: Path, request: Request) -> None:
@@ -72,12 +72,12 @@ class _SeparatedFile:
             yield [record[place] for place in places]
         if (row := swallowed.found()) is not None:
             raise DataError(
-                f"{self.path}: row {row} opens a quotation mark that swallows the lines after it, which read as rows; "
-                f"{self._quoting_advice()}"
+                f"{self.path}: row {row} opens a quotation mark, and the lines after it, which look like rows, become "
+                f"part of a field; {self._quoting_advice()}"
             )
 
     def _records(self) -> Iterator[list[str]]:
-        """Header and rows as they are, blank lines left out; ``taken`` holds the lines of the last one."""
+        """Header and rows, without blank lines; ``taken`` contains the lines of the last record."""
         tape = self._tape()
         first = next(tape, "")
         if sign := re.fullmatch(r'"?sep=(.)"?\s*', first, re.IGNORECASE):
@@ -115,7 +115,7 @@ class _SeparatedFile:
             yield line
 
     def _place(self) -> str:
-        """File, line and row of the record that was read last."""
+        """File, line and row of the last record."""
         first = self.line - len(self.taken) + 1
         return f"{self.path}:{first}: " + (f"row {self.row}" if self.row else "the header")
 
@@ -127,7 +127,7 @@ class _SeparatedFile:
         return fields + f"put a field that contains the delimiter {written}, or a line break, in quotation marks"
 
     def _fault(self, reason: str) -> str:
-        """What the csv module objects to, in words."""
+        """Describes an error of the csv module."""
         if "unexpected end" in reason or "field limit" in reason:
             return f"opens a quotation mark that is never closed; {self._quoting_advice()}"
         advice = "" if self.row else self._other_delimiter()
@@ -137,10 +137,10 @@ class _SeparatedFile:
         key = f"{self.request.group}csv"
         mark = self.dialect.quotechar or ""
         if self.dialect.escapechar is None and any(f"\\{mark}" in line for line in self.taken):
-            return f"where a backslash escapes quotation marks, set {key}.escapechar: '\\'"
+            return f"if a backslash escapes quotation marks, set {key}.escapechar: '\\'"
         return (
-            f"write a mark inside a field twice ({mark}{mark}) and the whole field in quotation marks; where quotation "
-            f"marks have no meaning in this file, set {key}.quotechar: null"
+            f"double a mark inside a field ({mark}{mark}) and put the whole field in quotation marks; if quotation "
+            f"marks are ordinary text in this file, set {key}.quotechar: null"
         )
 
     @property
@@ -148,22 +148,22 @@ class _SeparatedFile:
         return {column.name for column in self.request.columns or () if column.required}
 
     def _other_delimiter(self) -> str:
-        """A proposal, where the needed columns stand in the header between other delimiters; else empty."""
+        """Suggests another delimiter, if the header then has all required columns; otherwise empty."""
         for delimiter, written in _DELIMITERS.items():
             names = {name.strip(' "\r\n') for name in self.taken[0].split(delimiter)}
             if delimiter != self.delimiter and self._needed and self._needed <= names:
                 key = f"{self.request.group}csv.delimiter"
-                return f"the header has all that are needed between other delimiters: set {key}: {written}"
+                return f"the header has all required columns with another delimiter: set {key}: {written}"
         return ""
 
     def _hint(self, header: Sequence[str], records: Iterator[list[str]]) -> str:
-        """What may be the reason that a needed column is missing; empty where nothing suggests itself."""
+        """A possible reason for a missing column; empty if no column is missing."""
         if self._needed <= set(header):
             return ""
         if proposal := self._other_delimiter():
             return proposal
         if self._needed <= set(next(records, [])):
-            return "the next line has all that are needed: remove the lines before the header"
+            return "the next line has all required columns: remove the lines before the header"
         return "the first line must name the columns"
 
 

@@ -1,4 +1,4 @@
-"""Names of splits, as folders and files have them."""
+"""Names of splits in files and folders."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ SPLITS = {
     "validation": ("validation", "valid", "val", "dev"),
     "test": ("test", "testing"),
 }
-"""Split → what it is called, the commonest name first."""
+"""Split → its usual names, the most common first."""
 
 
 def split_of(name: str) -> str | None:
@@ -18,5 +18,5 @@ def split_of(name: str) -> str | None:
 
 
 def split_among(names: Collection[str], split: str) -> str | None:
-    """The name among ``names`` that stands for a split; None where there is none."""
+    """The name among ``names`` that stands for a split, or None."""
     return next((name for known in SPLITS[split] for name in names if name.lower() == known), None)

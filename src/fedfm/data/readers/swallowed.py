@@ -1,4 +1,7 @@
-"""Rows that a stray quotation mark has made part of a field: a CSV file with two of them is well-formed, and wrong."""
+"""Detects rows that an unintended quotation mark has made part of a field.
+
+A CSV file with two such marks is well-formed, but its content is wrong.
+"""
 
 from __future__ import annotations
 
@@ -6,17 +9,17 @@ import re
 from collections.abc import Sequence
 
 _MANY = 1000
-"""Distinct values of a column that are remembered."""
+"""Maximum number of distinct values of a column that are stored."""
 
 _LONG = 64
-"""Characters of a value after which its column is prose."""
+"""A column with a value of more characters is prose."""
 
 _SHAPES = 3
-"""Shapes that the values of an identifier may have, such as 12.5 and 12."""
+"""Maximum number of different shapes of an identifier's values, such as 12.5 and 12."""
 
 
 class _Column:
-    """What the values of a column are like: a few categories, identifiers of a few shapes (p17), or prose."""
+    """The type of a column's values: a few categories, identifiers of a few shapes (p17), or prose."""
 
     def __init__(self) -> None:
         self.values: set[str] = set()
@@ -33,13 +36,13 @@ class _Column:
         self.is_prose = len(value) > _LONG
 
     def judge(self) -> bool:
-        """Whether values can be told from others; called when all rows have been seen."""
+        """Whether the column's type tells which values it may have; called after all rows were read."""
         self._is_category = not self.is_full and 2 * len(self.values) <= self.rows
         self._shapes = set() if self.is_prose or self._is_category else set(map(_shape, self.values))
         return self._is_category or (0 < len(self._shapes) <= _SHAPES and all("0" in shape for shape in self._shapes))
 
     def holds(self, value: str) -> bool:
-        """Whether a value could stand in the column."""
+        """Whether a value could belong to the column."""
         return value in self.values if self._is_category else _shape(value) in self._shapes
 
 
@@ -48,10 +51,10 @@ def _shape(value: str) -> str:
 
 
 class SwallowedRows:
-    """Looks for fields of several lines, each of which reads as a row of the same file.
+    """Searches for fields of several lines in which each line looks like a row of the same file.
 
-    A line reads as a row when it has as many fields as the header, and what then stands in columns of categories
-    (labels, clients) or of identifiers are values that these columns could hold.
+    A line looks like a row if it has as many fields as the header, and its values in columns of categories (labels,
+    clients) or identifiers could belong to these columns.
     """
 
     def __init__(self, delimiter: str, width: int) -> None:
@@ -62,11 +65,11 @@ class SwallowedRows:
         self._candidates: list[tuple[int, list[tuple[int, str]]]] = []
 
     def watch(self, record: Sequence[str], lines: Sequence[str], row: int) -> None:
-        """Takes note of a record.
+        """Registers a record.
 
         Args:
             record: its fields.
-            lines: of the file that it was read from.
+            lines: the lines of the file from which it was read.
             row: its number.
         """
         broken = [place for place, field in enumerate(record) if "\n" in field or "\r" in field] if lines[1:] else []
@@ -79,12 +82,12 @@ class SwallowedRows:
         if not broken:
             return
         if self._delimiter == "\t" and any("\t" in record[place] for place in broken):
-            self._candidates.append((row, []))  # no table writes tabs and line breaks into a field of a TSV file
+            self._candidates.append((row, []))  # programs do not write tabs and line breaks into a TSV field
         elif values := self._beside(lines, broken):
             self._candidates.append((row, values))
 
     def found(self) -> int | None:
-        """The first row that has swallowed others; None where no row has."""
+        """The first row that contains other rows, or None."""
         telling = {place for place, column in enumerate(self._columns) if column.judge()} if self._candidates else set()
         for row, values in self._candidates:
             compared = [self._columns[place].holds(value) for place, value in values if place in telling]
@@ -93,12 +96,12 @@ class SwallowedRows:
         return None
 
     def _beside(self, lines: Sequence[str], broken: Sequence[int]) -> list[tuple[int, str]]:
-        """What stands in the other columns of its lines, were they rows; nothing where one of them cannot be one."""
+        """The values in the other columns if its lines were rows; empty if one of the lines cannot be a row."""
         values: list[tuple[int, str]] = []
         last = len(lines) - 1
         for number, line in enumerate(lines):
             places = range(self._width)
-            if number == 0:  # what comes before the field is the record's own
+            if number == 0:  # the part before the field belongs to the record
                 places = range(broken[0] + 1, self._width)
             elif number == last:
                 places = range(broken[-1])
@@ -108,6 +111,6 @@ class SwallowedRows:
             if len(fields) != self._width:
                 if 0 < number < last:
                     return []
-                continue  # another field of the record may hold delimiters
+                continue  # another field of the record may contain delimiters
             values += [(place, fields[place][: _LONG + 1]) for place in places if place not in broken]
         return values

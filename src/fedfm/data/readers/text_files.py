@@ -1,4 +1,4 @@
-"""Lines of text files: encodings, compression, and files that are something else than their names say."""
+"""Reads lines of text files: encodings, compression, and files whose content is not what their names say."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fedfm.errors import DataError
 
 _BYTE_ORDER_MARKS = {
     codecs.BOM_UTF8: "utf-8-sig",
-    codecs.BOM_UTF32_LE: "utf-32",  # begins as UTF-16's does
+    codecs.BOM_UTF32_LE: "utf-32",  # must come before UTF-16, whose mark is a prefix
     codecs.BOM_UTF32_BE: "utf-32",
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
@@ -33,19 +33,19 @@ _SIGNATURES = {
     b"\x80\x04\x95": ("a pickle", "save it as Parquet: pickles can run code, and are never loaded"),
     b"\x80\x05\x95": ("a pickle", "save it as Parquet: pickles can run code, and are never loaded"),
 }
-"""First bytes → what such a file is, and what to do with it."""
+"""First bytes → the type of the file, and what to do with it."""
 
 
 def lines(path: Path, *, encoding: str | None = None, key: str = "") -> Iterator[str]:
-    r"""The lines of a text file, with their ends as they are: ``\n``, ``\r\n`` or ``\r``.
+    r"""The lines of a text file, with their line ends: ``\n``, ``\r\n`` or ``\r``.
 
     Args:
-        path: of the file; gzip where it ends in ``.gz``.
-        encoding: null for UTF-8, or UTF-16 or UTF-32 where a byte order mark says so.
-        key: the recipe key that gives the encoding, where there is one, for messages.
+        path: of the file; compressed with gzip if it ends in ``.gz``.
+        encoding: None for UTF-8, or UTF-16 or UTF-32 if the file has a byte order mark.
+        key: the recipe key of the encoding, for messages; may be empty.
 
     Raises:
-        DataError: it is not text, not in this encoding, or a damaged gzip file; with the line.
+        DataError: the file is not text, not in this encoding, or damaged; with the line.
     """
     number = 0
     try:
@@ -54,7 +54,7 @@ def lines(path: Path, *, encoding: str | None = None, key: str = "") -> Iterator
             for number, line in enumerate(text, start=1):
                 if "\0" in line:
                     raise DataError(
-                        f"{path}:{number}: has a NUL byte: not a text file, damaged, or in another encoding"
+                        f"{path}:{number}: has a NUL byte: the file is not text, is damaged, or has another encoding"
                         + (f" (set {key}, such as utf-16-le)" if key else "")
                     )
                 yield line
@@ -71,32 +71,34 @@ def _opened(path: Path) -> IO[bytes]:
         start = file.read(16)
     packed = path.suffix.lower() == ".gz"
     if packed and not start.startswith(_GZIP):
-        raise DataError(f"{path}: its name ends in .gz, but it is not a gzip file; take .gz off the name")
+        raise DataError(f"{path}: its name ends in .gz, but it is not a gzip file; remove .gz from the name")
     for signature, (kind, advice) in _SIGNATURES.items():
         if start.startswith(signature) and not (packed and signature == _GZIP):
-            raise DataError(f"{path}: is {kind}, which its name does not say; {advice}")
+            raise DataError(f"{path}: is {kind}, but its name has another ending; {advice}")
     return cast("IO[bytes]", gzip.open(path)) if packed else path.open("rb")
 
 
 def _encoding(file: IO[bytes], path: Path) -> str:
-    """By the byte order mark; the file stands at its start before and after."""
+    """The encoding by the byte order mark; reads at the start of the file and returns there."""
     start = file.read(4)
     file.seek(0)
     return next((name for mark, name in _BYTE_ORDER_MARKS.items() if start.startswith(mark)), "utf-8")
 
 
 def _undecodable(path: Path, encoding: str | None, key: str, last: int) -> str:
-    """What is wrong with a file that cannot be decoded, and what its encoding may be."""
+    """Describes why a file cannot be decoded, and suggests an encoding."""
     if encoding is not None:
-        return f"{path}:{last + 1}: is not {encoding} from here on; {key} names another encoding than the file has"
+        return f"{path}:{last + 1}: is not {encoding} from this line on; set {key} to the encoding of the file"
     with _opened(path) as file:
         if _encoding(file, path) not in ("utf-8", "utf-8-sig"):
-            return f"{path}:{last + 1}: is not {_encoding(file, path)} from here on, though its first bytes say so"
+            return (
+                f"{path}:{last + 1}: is not {_encoding(file, path)} from this line on, but its byte order mark says so"
+            )
         for number, line in enumerate(file, start=1):
             try:
                 line.decode()
             except UnicodeDecodeError as error:
                 guess = "cp1252" if any(0x80 <= byte <= 0x9F for byte in line) else "latin-1"
-                advice = f", or name its encoding: {key}={guess} where it is Western European" if key else ""
+                advice = f", or set its encoding: {key}={guess} if it is Western European" if key else ""
                 return f"{path}:{number}: is not UTF-8 (byte {error.start + 1} of the line); save as UTF-8{advice}"
-    return f"{path}: is not UTF-8; save as UTF-8"  # it changed while it was read
+    return f"{path}: is not UTF-8; save as UTF-8"  # the file has changed while it was read

@@ -30,7 +30,7 @@ _packing: ContextVar[Packing | None] = ContextVar("packing", default=None)
 
 
 @dataclass(frozen=True)
-class Group:
+class LengthGroup:
     """Examples of like length, which attention takes together.
 
     Attributes:
@@ -74,7 +74,7 @@ class Packing:
     batch: int
     length: int
     first: Tensor
-    groups: tuple[Group, ...]
+    groups: tuple[LengthGroup, ...]
     order: Tensor
 
     @classmethod
@@ -96,7 +96,7 @@ class Packing:
                 longest = int(lengths[own].max())
                 tokens = (quarter[rows] == number).nonzero().squeeze(1)
                 position = torch.zeros_like(lengths).index_copy(0, own, torch.arange(len(own), device=mask.device))
-                groups.append(Group(own, longest, tokens, position[rows[tokens]] * longest + columns[tokens]))
+                groups.append(LengthGroup(own, longest, tokens, position[rows[tokens]] * longest + columns[tokens]))
         order = torch.cat([group.tokens for group in groups]).argsort()
         return cls(places, batch, length, first, tuple(groups), order)
 

@@ -30,7 +30,7 @@ DISK = 16 << 30 if hasattr(os, "pread") else 0
 """Bytes kept in a file beyond that (not on Windows); what comes after is computed each time."""
 
 
-class _EnoughError(Exception):
+class _PrefixComputedError(Exception):
     """Ends a pass at the first block that is trained."""
 
 
@@ -146,11 +146,11 @@ class FrozenPrefix:
 
         def note(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             seen.append(args[0] if args else kwargs["hidden_states"])
-            raise _EnoughError
+            raise _PrefixComputedError
 
         def note_output(_: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
             seen.append(output)
-            raise _EnoughError
+            raise _PrefixComputedError
 
         with self._blocks.installed(), reading(packing):
             if self.start < len(self._chain):
@@ -158,7 +158,7 @@ class FrozenPrefix:
             else:
                 hook = self._chain[-1].register_forward_hook(note_output, prepend=True)
             try:
-                with suppress(_EnoughError):
+                with suppress(_PrefixComputedError):
                     self._blocks.model.base_model(**batch)
             finally:
                 hook.remove()

@@ -18,7 +18,7 @@ JOINED_RANKS = 32
 """Ranks that are one product in bfloat16: more would be more zeros to multiply, fewer more products to begin."""
 
 
-class LowRank(torch.autograd.Function):
+class LowRankProduct(torch.autograd.Function):
     """``y_k = x_k Wᵀ + b + s·(x_k A_kᵀ) B_kᵀ`` for clients k whose vectors lie one after the other.
 
     What is of the clients' own is added in place to the shared product, so that a client costs its small products and
@@ -84,9 +84,9 @@ class LowRank(torch.autograd.Function):
 def low_rank(
     x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scale: float, sizes: Sequence[int]
 ) -> Tensor:
-    """`LowRank` for ``x`` of any shape ``[..., in]``."""
+    """`LowRankProduct` for ``x`` of any shape ``[..., in]``."""
     flat = x.reshape(-1, x.shape[-1])
-    y: Tensor = LowRank.apply(flat, weight, bias, a, b, scale, sizes)  # type: ignore[no-untyped-call]
+    y: Tensor = LowRankProduct.apply(flat, weight, bias, a, b, scale, sizes)  # type: ignore[no-untyped-call]
     return y.view(*x.shape[:-1], -1)
 
 
@@ -96,7 +96,7 @@ def _by_client(x: Tensor, sizes: Sequence[int]) -> Tensor:
 
 
 @dataclass(frozen=True)
-class _Group:
+class _ClientGroup:
     """Neighbouring clients whose low-rank products are one, all ranks of all of them against all their vectors.
 
     Attributes:
@@ -114,14 +114,16 @@ class _Group:
         return down if self.mask is None else down.mul_(self.mask)
 
 
-def _grouped(sizes: tuple[int, ...], a: Tensor) -> list[_Group]:
+def _grouped(sizes: tuple[int, ...], a: Tensor) -> list[_ClientGroup]:
     rank = a.shape[1]
     together = max(1, JOINED_RANKS // rank) if a.dtype == torch.bfloat16 else 1
     return _groups(sizes, rank, together, a.dtype, a.device)
 
 
 @lru_cache(maxsize=8)  # the layers of a step have the same
-def _groups(sizes: tuple[int, ...], rank: int, together: int, dtype: torch.dtype, device: torch.device) -> list[_Group]:
+def _groups(
+    sizes: tuple[int, ...], rank: int, together: int, dtype: torch.dtype, device: torch.device
+) -> list[_ClientGroup]:
     ends, groups = [0, *accumulate(sizes)], []
     for start in range(0, len(sizes), together):
         clients = slice(start, min(start + together, len(sizes)))
@@ -129,5 +131,5 @@ def _groups(sizes: tuple[int, ...], rank: int, together: int, dtype: torch.dtype
         if count > 1:
             parts = [torch.ones(size, rank, dtype=dtype) for size in sizes[clients]]
             mask = torch.block_diag(*parts).to(device)  # type: ignore[no-untyped-call]
-        groups.append(_Group(slice(ends[start], ends[clients.stop]), clients, mask))
+        groups.append(_ClientGroup(slice(ends[start], ends[clients.stop]), clients, mask))
     return groups

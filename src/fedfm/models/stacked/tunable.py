@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -34,11 +34,15 @@ class StackedTunable:
 
     def __init__(self, tunable: Tunable, received: Sequence[Params]) -> None:
         self._parameters = tunable.parameters
-        first = next(iter(tunable.parameters.values()))
-        rows = [torch.cat([params[name].flatten() for name in self._parameters]) for params in received]
-        self.values = nn.Parameter(torch.stack(rows).to(first.device, first.dtype))
+        self.values = nn.Parameter(self.rows(received))
         self._stacks = Stacks()
         self._replaced = _replacements(tunable, self._stacks)
+
+    def rows(self, clients: Sequence[Mapping[str, Tensor]]) -> Tensor:
+        """Tensors with the tunable's names and shapes as rows ``[K, P]`` in the layout of `values`."""
+        first = next(iter(self._parameters.values()))
+        rows = [torch.cat([params[name].flatten() for name in self._parameters]) for params in clients]
+        return torch.stack(rows).to(first.device, first.dtype)
 
     @contextmanager
     def installed(self) -> Iterator[None]:

@@ -24,15 +24,22 @@ class TuneSettings(Settings):
 
     Attributes:
         stackable: whether several clients' values can share one pass: false where they would share no product.
+        needs_all_layers: whether it has values for every layer, which a model with fewer layers cannot provide.
     """
 
     stackable: ClassVar[bool] = True
+    needs_all_layers: ClassVar[bool] = False
+
+    @property
+    def needs_all_neurons(self) -> bool:
+        """Whether it has values for every neuron of an FFN that a model with fewer neurons could not map back."""
+        return False
 
     kind: str
     """Which parameters are trained and travel."""
     share: str | list[str] | None = None
-    """What of it travels: `head`, or patterns of tensor names such as `*lora_B*`; each client keeps the rest for itself.
-    null: everything travels."""
+    """What travels: a pattern of tensor names or a list of them, such as `*lora_A*`; `head` stands for the task's head,
+    and `not PATTERN` excludes. Everything else is personal: each client keeps its own. Null: everything travels."""
 
     @property
     def virtual_tokens(self) -> int:

@@ -20,6 +20,11 @@ class BitFit(WithHead):
     kind: Literal["bitfit"] = "bitfit"
     """The biases of all blocks."""
 
+    @property
+    def needs_all_neurons(self) -> bool:
+        """True: each neuron has a bias."""
+        return True
+
     def attach(self, backbone: Backbone, *, task_type: str | None, seed: int) -> Tunable:
         """BitFit.
 

@@ -17,6 +17,11 @@ class Full(TuneSettings):
     kind: Literal["full"] = "full"
     """Every parameter."""
 
+    @property
+    def needs_all_neurons(self) -> bool:
+        """True: the FFNs' matrices are among the parameters."""
+        return True
+
     def attach(self, backbone: Backbone, *, task_type: str | None, seed: int) -> Tunable:
         """All parameters, tied ones once; where only some blocks may be tuned, theirs and the head's."""
         tuned = {id(parameter) for block in tunable_blocks(backbone) for parameter in block.module.parameters()}

@@ -29,6 +29,11 @@ class IA3(WithHead):
     feedforward_modules: str | list[str] | None = None
     """Those of them whose input is rescaled instead of the output; null: the FFN outputs."""
 
+    @property
+    def needs_all_neurons(self) -> bool:
+        """Whether it rescales FFN activations, which it does where no other modules are named."""
+        return self.target_modules is None
+
     def attach(self, backbone: Backbone, *, task_type: str | None, seed: int) -> Tunable:
         """(IA)³.
 

@@ -76,6 +76,11 @@ class Dora(LowRank):
     kind: Literal["dora"] = "dora"
     """Low-rank updates of the directions of weight columns, with trained lengths."""
 
+    @property
+    def needs_all_neurons(self) -> bool:
+        """Whether it trains the lengths of FFN matrices' columns, of which a smaller FFN has fewer."""
+        return self.target_modules in ("ffn", "all")
+
     def attach(self, backbone: Backbone, *, task_type: str | None, seed: int) -> Tunable:
         """DoRA."""
         return self.attach_low_rank(backbone, task_type=task_type, seed=seed, use_dora=True)

@@ -8,7 +8,7 @@ Li and Liang, Prefix-Tuning: Optimizing Continuous Prompts for Generation, arXiv
 from __future__ import annotations
 
 import inspect
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from peft import PrefixTuningConfig, PromptTuningConfig, PromptTuningInit
 from pydantic import Field
@@ -91,6 +91,7 @@ class Prefix(VirtualTokens):
     """Trained keys and values before every block's."""
 
     takes = {RECOMPUTATION: "a prefix lies in the cache of keys and values, which is computed once; use prompt or lora"}
+    needs_all_layers: ClassVar[bool] = True
 
     kind: Literal["prefix"] = "prefix"
     """Trained keys and values before those of every block."""

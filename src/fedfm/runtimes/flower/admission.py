@@ -1,4 +1,4 @@
-"""Who may join a federation, and what server and site prove who they are with; read before anything starts."""
+"""Which sites may join a federation, and the files that identify server and sites; read before anything starts."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from fedfm.runtimes.flower.keys import AUTHORITY, CERTIFICATE, KEY, PUBLIC, cert
 
 
 def keys_by_name(paths: Sequence[Path]) -> dict[str, Path]:
-    """The public keys of sites by their names, which are those of the files without ``.pub``.
+    """The public keys of sites by the sites' names: the names of the files without ``.pub``.
 
     Args:
-        paths: of keys, and of folders of keys.
+        paths: of keys and of folders of keys.
 
     Raises:
-        RecipeError: a file is no key, two sites have one name or one key, or there is none; lists every problem.
+        RecipeError: a file is not a key, two sites have the same name or key, or no key was found; lists every problem.
         StorageError: a file cannot be read.
     """
     files = [file for path in paths for file in (sorted(path.glob(f"*{PUBLIC}")) if path.is_dir() else [path])]
@@ -31,7 +31,7 @@ def keys_by_name(paths: Sequence[Path]) -> dict[str, Path]:
             problems.append(Problem(str(file), f"name it SITE{PUBLIC}, with letters, digits, `.`, `_` and `-` only"))
             continue
         if name in names:
-            problems.append(Problem(str(file), f"{names[name]} is of a site of the same name"))
+            problems.append(Problem(str(file), f"{names[name]} is the key of a site with the same name"))
             continue
         try:
             key = key_fingerprint(file)
@@ -39,10 +39,10 @@ def keys_by_name(paths: Sequence[Path]) -> dict[str, Path]:
             problems += [Problem(str(file), problem.message) for problem in error.problems]
             continue
         if key in owners:
-            problems.append(Problem(str(file), f"is also the key of {owners[key]}: each site needs one of its own"))
+            problems.append(Problem(str(file), f"is also the key of {owners[key]}: each site needs a key of its own"))
         names[name], owners[key] = file, name
     if not names and not problems:
-        problems.append(Problem("", f"there is no public key in {', '.join(map(str, paths))}"))
+        problems.append(Problem("", f"no public key (NAME{PUBLIC}) in {', '.join(map(str, paths))}"))
     if problems:
         raise RecipeError(problems, source="--allow")
     return names
@@ -52,13 +52,13 @@ def check_tls(folder: Path) -> str:
     """The fingerprint of the server's certificate in a folder as ``fedfm certs new`` makes it.
 
     Raises:
-        RecipeError: a file is missing, or is none.
+        RecipeError: a file is missing, or is not a certificate.
         StorageError: a file cannot be read.
     """
     if missing := [name for name in (AUTHORITY, CERTIFICATE, KEY) if not (folder / name).is_file()]:
         raise RecipeError(
-            f"there is no {' and no '.join(missing)} in {folder}; `fedfm certs new {folder} HOST localhost 127.0.0.1` "
-            "makes a folder for a first try",
+            f"{folder} has no {' and no '.join(missing)}; `fedfm certs new {folder} HOST localhost 127.0.0.1` makes a "
+            "folder for a first try",
             source="--tls",
         )
     certificate_fingerprint(folder / AUTHORITY)
@@ -69,7 +69,7 @@ def check_private_key(path: Path) -> str:
     """The fingerprint of a site's private key.
 
     Raises:
-        RecipeError: it is none.
+        RecipeError: it is not a private key.
         StorageError: it cannot be read.
     """
     found = key_fingerprint(path)

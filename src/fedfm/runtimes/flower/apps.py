@@ -1,12 +1,12 @@
 """The two apps that Flower runs; both only carry envelopes.
 
 A run's server loop stays in its own process. The ServerApp is a relay: it connects to a Unix socket of that process,
-pushes the envelopes that come from there to nodes, and hands back what the nodes answer, each as it is pulled. So
-nothing of a run's state is in Flower's hands. The ClientApp, which Flower starts for every message, hands its envelope
-to a worker that stays. Neither loads torch.
+pushes the envelopes that come from there to nodes, and returns the nodes' answers as it pulls them. So Flower holds no
+state of a run. The ClientApp, which Flower starts for every message, passes its envelope to a worker that stays.
+Neither loads torch.
 
-A message that Flower was handing over when a connection broke is lost, and Flower takes it as delivered: so the relay
-asks nodes that do not answer whether they had theirs.
+A message that Flower was delivering when a connection broke is lost, and Flower regards it as delivered. So the relay
+asks nodes that do not answer whether they have received theirs.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ POLL = 0.2
 """Seconds between two looks for replies."""
 
 PATIENCE = 60.0
-"""Seconds that an app waits for the process behind its socket, which may be starting anew."""
+"""Seconds that an app waits for the process behind its socket, which may be restarting."""
 
 _log = logging.getLogger(__name__)
 
 Handler = Callable[[Envelope], Iterable[Envelope]]
-"""Answers a envelope, in parts."""
+"""Answers an envelope, in parts."""
 
 
 def relay(grid: Grid, path: Path, *, poll: float = POLL, ask: float = ASK) -> None:
@@ -47,33 +47,43 @@ def relay(grid: Grid, path: Path, *, poll: float = POLL, ask: float = ASK) -> No
         grid: Flower's.
         path: of the server's socket.
         poll: seconds between two looks for replies.
-        ask: seconds without an answer after which a node is asked whether it had its message.
+        ask: seconds without an answer after which a node is asked whether it has received its message.
 
     Raises:
         OSError: no server listens there.
     """
     line, known, looked = GridLine(grid, ask=ask), list[str](), -float("inf")
+    names: dict[str, str] = {}
     with sockets.connect(path, patience=PATIENCE) as server:
         while True:
             if time.monotonic() - looked > max(1.0, poll):
                 known, looked = _told(server, line.nodes(), known), time.monotonic()
             if select.select([server], [], [], poll)[0]:
-                if not _passed_on(server, line):
+                if not _passed_on(server, line, names):
                     return
                 continue  # all that is asked goes out before anything is pulled
             for node, answer in line.pull():
-                sockets.send(server, answer, name=node)
-                del answer  # as large as an update: the next is pulled without it
+                sockets.send(server, answer, name=names[node])
+                del answer  # as large as an update: it does not stay in memory while the next is pulled
             line.ask(known)
 
 
-def _passed_on(server: socket.socket, line: GridLine) -> bool:
-    """Pushes what the server asks next; whether it has not hung up."""
+def _passed_on(server: socket.socket, line: GridLine, names: dict[str, str]) -> bool:
+    """Pushes the server's next envelope; False when the server has hung up.
+
+    Args:
+        server: connected.
+        line: to the nodes.
+        names: node → name of the last envelope for it, under which its answer goes back.
+    """
     asked = sockets.receive(server)
     if asked is None:
         return False
-    if not line.push(*asked):
-        sockets.send(server, Envelope(Lost(reason="Flower did not take its envelope")), name=asked[0])
+    name, envelope = asked
+    node = name.partition(" ")[0]  # a number follows
+    names[node] = name
+    if not line.push(node, envelope):
+        sockets.send(server, Envelope(Lost(reason="Flower did not take its envelope")), name=name)
     return True
 
 
@@ -84,10 +94,10 @@ def _told(server: socket.socket, nodes: list[str], known: list[str]) -> list[str
 
 
 def make_client_app(handler_for: Callable[[Context], Handler]) -> ClientApp:
-    """A ClientApp that hands every envelope to the handler of its node.
+    """A ClientApp that passes every envelope to the handler of its node.
 
-    Whether it has had a message it answers by itself. Where Flower starts it anew for every message it knows of none
-    before; but a node takes one after the other, and is asked only for those that it has not answered.
+    The app itself answers whether it has received a message. Where Flower starts it for every message, it knows of no
+    earlier one; but a node takes one after the other, and is asked only about those that it has not answered.
     """
     message_log = MessageLog()
 
@@ -99,14 +109,14 @@ def make_client_app(handler_for: Callable[[Context], Handler]) -> ClientApp:
 
 
 def _client_app(answer: Callable[[str, Context, Envelope], Iterable[Envelope]]) -> ClientApp:
-    """A ClientApp that answers a message, by its name, on a node, with the envelope that it brings."""
+    """A ClientApp whose ``answer`` gets the name of a message, its node, and the envelope in it."""
     app = ClientApp()
 
     @app.train(ACTION)
     def work(message: Message, context: Context) -> Message:
         try:
             answered = joined(answer(message.metadata.message_id, context, from_record(message.content)))
-        except OSError:  # its worker is starting anew, or ended in the middle
+        except OSError:  # its worker is restarting, or ended in the middle
             _log.exception("the worker of the node does not answer")
             answered = Envelope(Lost(reason="the worker of the node does not answer"))
         except Exception:  # Flower would send the text of any other to the server
@@ -118,7 +128,7 @@ def _client_app(answer: Callable[[str, Context, Envelope], Iterable[Envelope]]) 
 
 
 def client_app(path: Path) -> ClientApp:
-    """A ClientApp that hands every envelope to the worker that stays, behind its socket at ``path``."""
+    """A ClientApp that passes every envelope to the worker that stays, behind its socket at ``path``."""
 
     def by_worker(message: str, context: Context, envelope: Envelope) -> Iterable[Envelope]:
         return sockets.ask(path, envelope, patience=PATIENCE, name=message)

@@ -1,6 +1,6 @@
-"""What a server asks of its SuperLink: to let nodes join by their keys, and to start and end the relay.
+"""What a server asks of its SuperLink: to let nodes with certain keys join, and to start and end the relay.
 
-Flower offers these only on its own command line; what is imported here is private to it, and nowhere else.
+Flower offers these on its own command line only. This module imports private parts of Flower; no other module does.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ publisher = "fedfm"
 serverapp = "fedfm:installed"
 clientapp = "fedfm:installed"
 """
-"""The bundle of a relay's run: what Flower asks of a bundle. Nothing in it is read (`installed`)."""
+"""The bundle of a relay's run, with the fields that Flower requires. Nothing in it is used (`installed`)."""
 
 
 class Control:
@@ -55,7 +55,7 @@ class Control:
 
         Args:
             address: host and port of the SuperLink.
-            certificate: of the authority that has signed the SuperLink's.
+            certificate: of the authority that signed the SuperLink's certificate.
             secret: file of the secret that the SuperLink was started with.
         """
         self._secret = secret
@@ -64,7 +64,7 @@ class Control:
         )
 
     def admit(self, keys: Mapping[str, Path]) -> dict[str, str]:
-        """Lets the nodes with these keys join, unless they have before.
+        """Lets the nodes with these keys join, if they were not admitted before.
 
         Args:
             keys: name of a node → its public key (OpenSSH format, a NIST curve).
@@ -83,20 +83,20 @@ class Control:
         return known
 
     def start(self) -> int:
-        """Starts a relay to the socket that the SuperExec was started with; Flower's number of its run."""
+        """Starts a relay to the socket that the SuperExec was started with; returns Flower's id of its run."""
         content, _ = build_fab_from_files({"pyproject.toml": PROJECT.encode()})
         fab = Fab(hashlib.sha256(content).hexdigest(), content, {})
         with self._connected() as client:
             return int(client.StartRun(StartRunRequest(fab=fab_to_proto(fab))).run_id)
 
     def stop(self, run: int) -> None:
-        """Ends a relay's run, so that no node goes on working for it; one that has ended already stays so."""
+        """Ends a relay's run, so that nodes stop working for it; does nothing if the run has ended."""
         with self._connected() as client, suppress(httpx.HTTPStatusError):
             client.StopRun(StopRunRequest(run_id=run))
 
     @contextmanager
     def _connected(self) -> Iterator[ControlHttpClient]:
-        with redirect_stdout(StringIO()):  # it says where it connects to
+        with redirect_stdout(StringIO()):  # it prints where it connects to
             client = init_http_client_from_connection(self._connection, ClientSide(self._secret))
         with closing(client):  # a SuperLink waits for open connections before it ends
             yield client

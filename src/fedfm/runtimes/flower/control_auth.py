@@ -1,8 +1,8 @@
-"""A SuperLink whose control interface answers only who knows its secret.
+"""A SuperLink whose control interface answers only callers that know its secret.
 
-Flower 1.41 has authentication of that interface by OpenID Connect, in its commercial edition; without it, every account
-of the machine may start and stop runs. The interface for such plugins is open, and this one compares a bearer token
-that both sides derive from the file of the SuperLink's secret, which only this user can read.
+Flower 1.41 authenticates callers of that interface only in its commercial edition, by OpenID Connect. Without
+authentication, every account of the machine may start and stop runs. The plugin interface is open: this plugin compares
+a bearer token that both sides derive from the file of the SuperLink's secret, which only this user can read.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from flwr.superlink.auth_plugin import NoOpControlAuthnPlugin
 
 from fedfm.runtimes.flower.programs import replace
 
-SECRET_OPTION = "--superexec-auth-secret-file"  # noqa: S105 - no secret
+SECRET_OPTION = "--superexec-auth-secret-file"  # noqa: S105 - not a secret
 """Flower's option for the file of the secret that SuperLink and SuperExec share."""
 
 Metadata = Sequence[tuple[str, str | bytes]]
 
 
 def token(secret: Path) -> str:
-    """The bearer token of the control interface: another value than the SuperExec's key, from the same secret.
+    """The bearer token of the control interface. It is derived from the secret, and differs from the SuperExec's key.
 
     Raises:
         OSError: the file cannot be read.
@@ -37,26 +37,26 @@ def token(secret: Path) -> str:
 
 
 class ServerSide(NoOpControlAuthnPlugin):
-    """Takes requests that bring the token, and gives none away."""
+    """Accepts requests that carry the token, and gives out no token."""
 
     def __init__(self, secret: Path) -> None:
         """Reads the token once: a SuperLink keeps the secret that it was started with."""
         self._token = token(secret)
 
     def validate_tokens_in_metadata(self, metadata: Metadata) -> tuple[bool, AccountInfo | None]:
-        """Whether the token is there, and Flower's one account."""
+        """Whether the request carries the token, and Flower's single account."""
         brought = str(dict(metadata).get(ACCESS_TOKEN_KEY, ""))
         if not hmac.compare_digest(brought.encode(), self._token.encode()):
             return False, None
         return super().validate_tokens_in_metadata(metadata)
 
     def refresh_tokens(self, metadata: Metadata) -> tuple[Metadata | None, AccountInfo | None]:
-        """Nothing: there is one token, and it stays."""
+        """Refreshes nothing: the token never changes."""
         return None, None
 
 
 class ClientSide(NoOpCliAuthPlugin):
-    """Brings the token."""
+    """Adds the token to requests."""
 
     def __init__(self, secret: Path) -> None:
         """Reads the token of the SuperLink that was last started with this file."""

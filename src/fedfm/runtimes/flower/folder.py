@@ -1,4 +1,4 @@
-"""The folder of a server's or a site's Flower: one process's at a time, and this user's alone."""
+"""The folder of a server's or a site's Flower: for one process at a time, and for this user alone."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from fedfm.plain_files import refuse_links
 
 
 def hold(folder: Path) -> BaseFileLock:
-    """Makes a folder and holds it for this process; the lock dies with the process.
+    """Makes a folder and locks it for this process; the lock ends with the process.
 
     Raises:
-        RecipeError: another process holds it.
-        StorageError: it cannot be made or written, it is another account's, or there are links in it.
+        RecipeError: another process has locked it.
+        StorageError: it cannot be made or written, belongs to another account, or contains links.
     """
     lock = FileLock(folder / ".lock", timeout=0)
     try:

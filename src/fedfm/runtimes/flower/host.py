@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import ExitStack, closing
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from fedfm.errors import TooFewClientsError
-from fedfm.runtimes.envelopes import Envelope, Lost
+from fedfm.runtimes.envelopes import Lost
 from fedfm.runtimes.flower.control import Control
 from fedfm.runtimes.flower.folder import hold
 from fedfm.runtimes.flower.superlink import (
@@ -21,14 +21,15 @@ from fedfm.runtimes.flower.superlink import (
     within,
 )
 from fedfm.runtimes.flower.supervisor import Supervisor
+from fedfm.runtimes.line import Part
 from fedfm.runtimes.relay import RelayLine, Wait
 
-MENDED, RELAYS = 5, 20
-"""Times that Flower's processes are mended, and relays started, without an answer from a site in between."""
+RESTARTS, RELAYS = 5, 20
+"""Times that Flower's processes are restarted, and relays started, without an answer from a site in between."""
 
 
 class HostLine(RelayLine):
-    """A line to sites, each known by its key; it begins when enough of them are there."""
+    """A line to sites, each identified by its key; it begins when enough of them are there."""
 
     def __init__(
         self,
@@ -46,18 +47,18 @@ class HostLine(RelayLine):
         """Starts what sites connect to.
 
         Args:
-            folder: of what Flower keeps, this user's alone; kept, so that sites find a server again that was killed.
+            folder: of Flower's files, for this user alone; it stays, so that sites find a server again that was killed.
             tls: folder of the server's certificates, as `start_superlink` has it.
-            port: that the SuperLink listens at, on 127.0.0.1.
+            port: at which the SuperLink listens, on 127.0.0.1.
             keys: name of a site → its public key.
             least: sites without which no round is played.
             patience: seconds to wait for all of them before the first round, and for the least before others.
-            deadline: seconds that sites have for a round; None: any.
-            heard: is told of the sites that are there whenever they have changed.
+            deadline: seconds that sites have for a round; None: no limit.
+            heard: gets the sites that are there whenever they have changed.
             waits: gets the sites that are waited for, and for how long.
 
         Raises:
-            TooFewClientsError: what sites connect to ended or did not answer.
+            TooFewClientsError: a process that sites connect to ended or did not answer.
             RecipeError: another server uses the folder or the port.
             StorageError: the folder cannot be written.
         """
@@ -71,21 +72,21 @@ class HostLine(RelayLine):
                 nodes=len(keys),
                 patience=patience,
                 deadline=deadline,
-                check=self._mend,
+                check=self._restart,
                 heard=heard,
             )
             undo.callback(super().close)
             self.folder, self.tls, self.port, self.keys = folder, tls, port, keys
             self._waits = waits
-            self._least, self._mended, self._relays = least, 0, 0
+            self._least, self._restarts, self._relays = least, 0, 0
             self._run: int | None = None
             self._control = self._start()
             self.on_loss()
             self._held = undo.pop_all()
 
-    def nodes(self) -> tuple[str, ...]:
-        """The sites that are there: as `RelayLine.nodes`, first all that may be, later the least that must."""
-        there = super().nodes()
+    def nodes(self, *, wait: bool = True) -> tuple[str, ...]:
+        """The sites that are there; waits for all of them before the first round, later for the least number."""
+        there = super().nodes(wait=wait)
         self.wanted = self._least
         return there
 
@@ -93,32 +94,29 @@ class HostLine(RelayLine):
         """As `RelayLine.on_wait`."""
         self._waits(wait)
 
-    def send(
-        self, envelopes: Mapping[str, Envelope], *, most: int, within: float | None = None
-    ) -> Generator[tuple[str, Envelope]]:
-        """As `RelayLine.send`."""
-        with closing(super().send(envelopes, most=most, within=within)) as answered:
-            for node, answer in answered:
-                if not isinstance(answer.head, Lost):
-                    self._mended = self._relays = 0
-                yield node, answer
+    def pull(self, timeout: float | None = None) -> Part | None:
+        """As `RelayLine.pull`."""
+        part = super().pull(timeout)
+        if part is not None and not isinstance(part.envelope.head, Lost):
+            self._restarts = self._relays = 0
+        return part
 
     def on_loss(self) -> None:
         """Starts a relay.
 
         Raises:
-            TooFewClientsError: one after the other is lost.
+            TooFewClientsError: relays were lost `RELAYS` times in a row.
         """
         if self._relays == RELAYS:
             raise TooFewClientsError(f"the relay to the sites was lost {RELAYS} times; see {self.folder}")
         self._relays += 1
         with within(environment(self.folder)):
             if self._run is not None:
-                self._control.stop(self._run)  # else sites work on for it until Flower notices
+                self._control.stop(self._run)  # otherwise sites work on for it until Flower notices
             self._run = self._control.start()
 
     def close(self) -> None:
-        """Ends what sites connect to; they wait until it is there again."""
+        """Ends the processes that sites connect to; the sites wait until they are there again."""
         self._held.close()
 
     def _start(self) -> Control:
@@ -127,20 +125,20 @@ class HostLine(RelayLine):
             self.names = control.admit(self.keys)
         return control
 
-    def _mend(self) -> None:
-        """Starts again what has ended; what the SuperLink knew of sites is in its database.
+    def _restart(self) -> None:
+        """Restarts processes that have ended; what the SuperLink knew of sites is in its database.
 
         The superexec ends, and the relay with it, when that database is busy for long.
 
         Raises:
-            TooFewClientsError: one or the other ends again and again.
+            TooFewClientsError: they have ended `RESTARTS` times in a row.
         """
         ended = self._supervisor.ended()
         if not ended:
             return
-        if self._mended == MENDED:
+        if self._restarts == RESTARTS:
             self._supervisor.check()
-        self._mended += 1
+        self._restarts += 1
         if SUPERLINK in ended:
             for name in (SUPEREXEC, SUPERLINK):
                 self._supervisor.kill(name)
@@ -150,7 +148,7 @@ class HostLine(RelayLine):
 
 
 def _forget_other_keys(folder: Path, keys: Mapping[str, Path]) -> None:
-    """Lets Flower begin anew where other keys may join than before: it never takes a key again that was removed."""
+    """Removes Flower's database when the admitted keys have changed: Flower never accepts a removed key again."""
     admitted = folder / "admitted"
     now = "".join(sorted(f"{name} {path.read_text().split()[1]}\n" for name, path in keys.items()))
     if not admitted.is_file() or admitted.read_text() != now:

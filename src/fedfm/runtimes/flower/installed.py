@@ -1,8 +1,8 @@
-"""Flower's apps run what is installed here, and nothing that a run brings.
+"""Flower's apps run code that is installed here, and no code that a run carries.
 
 A run carries a bundle of code for server and nodes, which Flower unpacks and imports. Here ``flwr-serverapp`` is
 `fedfm.runtimes.flower.apps.relay` and ``flwr-clientapp`` is `fedfm.runtimes.flower.apps.client_app`, whatever the
-bundle holds; where their sockets are is said on their command lines, and not by the run.
+bundle holds. The paths of their sockets are on their command lines; the run does not choose them.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from fedfm.runtimes.flower.programs import replace
 
 
 def main() -> None:
-    """Runs as ``flwr-serverapp SOCKET …`` or ``flwr-clientapp SOCKET …``, as the command line begins.
+    """Runs as ``flwr-serverapp SOCKET …`` or ``flwr-clientapp SOCKET …``, depending on the command line.
 
-    A client app is started for every message, so nothing is imported but what it needs: with Flower's own program come
-    those of the SuperNode and their databases, which doubles the time.
+    A client app is started for every message, so this imports only what the app needs. Flower's own program also
+    imports the SuperNode and its databases, which doubles the time.
     """
     from flwr.common.args import add_args_flwr_app_common, try_obtain_flwr_app_token
     from flwr.supercore.tls import validate_and_resolve_root_certificates
@@ -44,7 +44,7 @@ def main() -> None:
 
 
 def _client_app(socket: Path) -> Callable[..., None]:
-    """What runs a ClientApp, once what unpacks a bundle and finds an app in it is replaced."""
+    """Flower's function that runs a ClientApp, without its parts that unpack a bundle and load an app from it."""
     from fedfm.runtimes.flower.apps import client_app
 
     program = import_module("flwr.supernode.runtime.run_clientapp")
@@ -58,7 +58,7 @@ def _client_app(socket: Path) -> Callable[..., None]:
 
 
 def _server_app(socket: Path) -> Callable[..., None]:
-    """What runs a ServerApp, likewise."""
+    """Flower's function that runs a ServerApp, without its parts that unpack a bundle and load an app from it."""
     from flwr.app import Context
     from flwr.serverapp import Grid
 
@@ -80,9 +80,9 @@ def _server_app(socket: Path) -> Callable[..., None]:
         start_log_uploader=_nothing,
         run_=run,
     )
-    words: Queue[str | None] = Queue()  # that would be uploaded
+    words: Queue[str | None] = Queue()  # log lines, which Flower would upload
     return lambda **settings: program.run_serverapp(log_queue=words, **settings)
 
 
 def _nothing(*given: object, **named: object) -> None:
-    """In place of what unpacks a bundle."""
+    """Replaces a part of Flower, and does nothing."""

@@ -1,4 +1,4 @@
-"""Keys of nodes, and certificates for a first try: a federation in earnest brings those of its own authority."""
+"""Keys of nodes, and certificates for a first try. A production federation uses certificates of its own authority."""
 
 from __future__ import annotations
 
@@ -24,40 +24,40 @@ AUTHORITY, CERTIFICATE, KEY = "ca.crt", "server.pem", "server.key"
 """Names of the files in a folder of certificates."""
 
 DAYS = 30
-"""That a certificate for a first try is good for."""
+"""Validity of a certificate for a first try."""
 
 
 PUBLIC = ".pub"
-"""Ending of a public key's file, beside that of the private one."""
+"""Ending of the file of a public key; it is added to the name of the private key's file."""
 
 _KINDS = (b"ecdsa-sha2-nistp256 ", b"ecdsa-sha2-nistp384 ", b"ecdsa-sha2-nistp521 ")
-"""How public keys begin that Flower takes, in OpenSSH's format."""
+"""Beginnings of the public keys that Flower accepts, in OpenSSH format."""
 
 _OTHERS = (b"ssh-", b"sk-ssh-", b"sk-ecdsa-")
-"""How those begin that it does not take."""
+"""Beginnings of the public keys that Flower does not accept."""
 
 _LARGEST = 1 << 16
-"""Bytes of a file that are looked at: keys and certificates are shorter."""
+"""Bytes of a file that are read at most: keys and certificates are shorter."""
 
 _LABEL = re.compile(r"(?!-)[A-Za-z0-9-]{1,63}(?<!-)")
-"""A host name's part between dots (RFC 1123)."""
+"""A part of a host name between dots (RFC 1123)."""
 
 
 def new_key(path: Path) -> Path:
     """Writes a node's private key to ``path``, for this user alone, and its public key beside it (``.pub``).
 
     Args:
-        path: of the private key; its folder is there already.
+        path: of the private key, in an existing folder.
 
     Returns:
         The public key's file.
 
     Raises:
-        RecipeError: one of the files is there already, or ``path`` is named like a public key; nothing is written.
-        StorageError: the folder is not there or cannot be written.
+        RecipeError: one of the files exists, or ``path`` is named like a public key; nothing is written.
+        StorageError: the folder does not exist or cannot be written.
     """
     if path.name.endswith(PUBLIC):
-        raise RecipeError(f"is a public key's name; name the private key, without {PUBLIC}", source=str(path))
+        raise RecipeError(f"is the name of a public key; name the private key, without {PUBLIC}", source=str(path))
     key, public = ec.generate_private_key(ec.SECP384R1()), Path(f"{path}{PUBLIC}")
     secret = key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()
@@ -67,10 +67,10 @@ def new_key(path: Path) -> Path:
 
 
 def key_fingerprint(path: Path) -> str:
-    """The fingerprint of a public key, or of a private key's public half, as ``ssh-keygen -lf`` prints it.
+    """The fingerprint of a public key, or of the public half of a private key, as ``ssh-keygen -lf`` prints it.
 
     Raises:
-        RecipeError: there is no such file, or no key on a NIST curve in OpenSSH's format in it.
+        RecipeError: the file does not exist, or is not a key on a NIST curve in OpenSSH format.
         StorageError: it cannot be read.
     """
     blob = base64.b64decode(_line(_public_key(path)).split()[1])
@@ -81,19 +81,19 @@ def certificate_fingerprint(path: Path) -> str:
     """The fingerprint of the first certificate in a PEM file, as ``openssl x509 -fingerprint -sha256`` prints it.
 
     Raises:
-        RecipeError: there is no such file, or no certificate in it.
+        RecipeError: the file does not exist, or is not a certificate.
         StorageError: it cannot be read.
     """
     try:
         certificate = x509.load_pem_x509_certificate(_read(path))
     except ValueError as error:
-        message = f"is no certificate in PEM format, such as `fedfm certs new` writes to {AUTHORITY}"
+        message = f"is not a certificate in PEM format, such as `fedfm certs new` writes to {AUTHORITY}"
         raise RecipeError(message, source=str(path)) from error
     return certificate.fingerprint(hashes.SHA256()).hex(":").upper()
 
 
 def new_secret(path: Path) -> None:
-    """Writes a random secret to ``path``, for this user alone, in place of an earlier one.
+    """Writes a random secret to ``path``, for this user alone. It replaces an earlier secret.
 
     Args:
         path: in a folder that only this user can write.
@@ -103,20 +103,20 @@ def new_secret(path: Path) -> None:
 
 
 def new_certificates(folder: Path, names: Sequence[str], *, days: int = DAYS) -> None:
-    """Writes an authority's certificate, and a server's certificate and key that it signed; its own key is forgotten.
+    """Writes an authority's certificate, and a server's key and certificate that it signed; its own key is not kept.
 
     Args:
-        folder: empty, or not there yet.
-        names: host names and addresses that clients reach the server by; at least one.
-        days: that they are good for.
+        folder: an empty or new one.
+        names: host names and addresses of the server, as clients use them; at least one.
+        days: validity of the certificates.
 
     Raises:
-        RecipeError: one of the files is there already, or a name is no host's and no address; nothing is written.
+        RecipeError: one of the files exists, or a name is neither a host name nor an address; nothing is written.
         StorageError: the folder cannot be made or written.
     """
     alternatives = _general_names(names)
     authority, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
-    issuer = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "fedfm, for trying")])
+    issuer = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "fedfm, for a first try")])
     usage = x509.KeyUsage(
         key_cert_sign=True, crl_sign=True, digital_signature=False, content_commitment=False, key_encipherment=False,
         data_encipherment=False, key_agreement=False, encipher_only=False, decipher_only=False,
@@ -127,7 +127,7 @@ def new_certificates(folder: Path, names: Sequence[str], *, days: int = DAYS) ->
         .add_extension(usage, critical=True)
         .sign(authority, hashes.SHA256())
     )
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "fedfm server, for trying")])
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "fedfm server, for a first try")])
     server = (
         _certificate(subject, issuer, key.public_key(), days)
         .add_extension(x509.SubjectAlternativeName(alternatives), critical=False)
@@ -177,14 +177,14 @@ def _general_names(names: Sequence[str]) -> list[x509.GeneralName]:
 
 
 def _general_name(name: str) -> x509.GeneralName | None:
-    """A name as a certificate holds it; None, if it is none."""
+    """A host name or address as a certificate holds it; None if it is neither."""
     try:
         address = ipaddress.ip_address(name)
     except ValueError:
         labels = name.split(".")
-        # What ends in digits is an address with a slip in it.
-        sound = len(name) <= 253 and all(map(_LABEL.fullmatch, labels)) and not labels[-1].isdigit()
-        return x509.DNSName(name.lower()) if sound else None
+        # A name whose last part is digits is a mistyped address.
+        valid = len(name) <= 253 and all(map(_LABEL.fullmatch, labels)) and not labels[-1].isdigit()
+        return x509.DNSName(name.lower()) if valid else None
     return None if getattr(address, "scope_id", None) else x509.IPAddress(address)
 
 
@@ -201,16 +201,16 @@ def _public_key(path: Path) -> ec.EllipticCurvePublicKey:
             key = serialization.load_ssh_private_key(content, None).public_key()
         elif b"\n" in content or not content.startswith(_KINDS + _OTHERS):
             raise ValueError
-        elif content.startswith(_KINDS):  # not those on security tokens, which are on the curve too
+        elif content.startswith(_KINDS):  # not keys of security tokens, which are on the same curves
             key = serialization.load_ssh_public_key(content)
     except (ValueError, UnsupportedAlgorithm) as error:
-        message = f"is no key in OpenSSH's format; give the file ending in {PUBLIC} that `fedfm keys new` wrote"
+        message = f"is not a key in OpenSSH format; give the file ending in {PUBLIC} that `fedfm keys new` wrote"
         raise RecipeError(message, source=str(path)) from error
     except TypeError as error:
-        message = f"has a passphrase, which Flower's nodes cannot ask for; its public half is in {path}{PUBLIC}"
+        message = f"has a passphrase, and Flower's nodes cannot ask for one; its public half is in {path}{PUBLIC}"
         raise RecipeError(message, source=str(path)) from error
     if not isinstance(key, ec.EllipticCurvePublicKey):
-        message = "is a key that Flower does not take: nodes need one on a NIST curve, as `fedfm keys new` makes"
+        message = "is a key that Flower does not accept: nodes need a key on a NIST curve, as `fedfm keys new` makes"
         raise RecipeError(message, source=str(path))
     return key
 
@@ -228,7 +228,7 @@ def _read(path: Path) -> bytes:
 
 
 def _write(files: Mapping[Path, bytes], *, secret: Path) -> None:
-    """Writes files that are not there yet, all or none of them; ``secret`` is for this user alone."""
+    """Writes new files, all or none; only this user can read ``secret``."""
     written = list[Path]()
     try:
         for path, content in files.items():
@@ -241,10 +241,10 @@ def _write(files: Mapping[Path, bytes], *, secret: Path) -> None:
         for done in written:
             done.unlink()
         if isinstance(error, (FileExistsError, IsADirectoryError)):
-            message = "exists already and is left as it is; nothing was written; choose another name"
+            message = "exists already and was not changed; nothing was written; choose another name"
             raise RecipeError(message, source=str(path)) from error
         if isinstance(error, FileNotFoundError):
-            raise StorageError(f"{path}: there is no folder {path.parent}; make it first") from error
+            raise StorageError(f"{path}: the folder {path.parent} does not exist; make it first") from error
         if isinstance(error, OSError):
             raise StorageError(f"{path}: cannot be written: {error.strerror}; choose another folder") from error
         raise

@@ -1,9 +1,9 @@
 """Flower's programs as fedfm starts them: ``python -m fedfm.runtimes.flower.programs NAME …``.
 
-By itself Flower takes a run from every account that reaches its port, and imports the code that the run brings. These
-programs differ from Flower's own of the same names in three points:
+Without these changes Flower accepts a run from every account that reaches its port, and imports the code that the run
+carries. These programs differ from Flower's programs of the same names in three points:
 
-- the control interface of ``flower-superlink`` asks for a secret (`control_auth`);
+- the control interface of ``flower-superlink`` requires a secret (`control_auth`);
 - ``flower-superexec`` starts one kind of task, and no other account can read the task's token (`superexec`);
 - ``flwr-serverapp`` and ``flwr-clientapp`` run what is installed here, whatever the run's bundle holds (`installed`).
 """
@@ -21,7 +21,7 @@ MODULES = {
     "flwr-serverapp": "installed",
     "flwr-clientapp": "installed",
 }
-"""Name of a program → module of this folder whose ``main`` runs it."""
+"""Name of a program → module of this folder; its function ``main`` runs the program."""
 
 
 def command(name: str, *arguments: str) -> list[str]:
@@ -30,10 +30,10 @@ def command(name: str, *arguments: str) -> list[str]:
 
 
 def replace(module: ModuleType, **instead: object) -> None:
-    """Puts parts of ours in place of Flower's.
+    """Replaces parts of a module of Flower.
 
     Raises:
-        RuntimeError: this version of Flower has no such part, so what it would do instead is not known.
+        RuntimeError: this version of Flower has no such part, so its behaviour is unknown.
     """
     for name, part in instead.items():
         if not hasattr(module, name):

@@ -1,4 +1,4 @@
-"""A SuperLink on this machine's loopback, with the process that starts its relays, as it survives a kill."""
+"""A SuperLink on this machine's loopback, and the process that starts its relays; both survive a kill."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from fedfm.runtimes.flower.programs import command
 from fedfm.runtimes.flower.supervisor import Supervisor
 
 SUPERLINK, SUPEREXEC = "superlink", "superexec"
-"""Names of its processes."""
+"""Names of the SuperLink's processes."""
 
 DATABASE, SECRET, RELAY = "superlink.db", "secret", "relay.sock"
-"""Names of its files."""
+"""Names of the SuperLink's files."""
 
 START = 60.0
-"""Seconds that it has to be there."""
+"""Seconds that the SuperLink may take to start."""
 
 
 def environment(folder: Path) -> dict[str, str]:
-    """Settings of Flower's processes: nothing is reported, fetched or installed, or written but in a folder."""
+    """Settings of Flower's processes: they report, fetch and install nothing, and write only in a folder."""
     return {
         "FLWR_TELEMETRY_ENABLED": "0",
         "FLWR_DISABLE_UPDATE_CHECK": "1",
@@ -42,19 +42,19 @@ def environment(folder: Path) -> dict[str, str]:
 
 
 def start_superlink(supervisor: Supervisor, folder: Path, tls: Path, port: int, *, in_memory: bool = False) -> Control:
-    """Starts a SuperLink for nodes whose keys it knows and for who knows its secret, and waits until it answers.
+    """Starts a SuperLink for admitted nodes and for callers that know its secret, and waits until it answers.
 
     Args:
         supervisor: of its processes.
-        folder: of its database, its secret and the socket that relays connect to (`RELAY`), this user's alone; what it
-            knew is there when it starts again.
-        tls: folder with ``ca.crt``, ``server.pem`` and ``server.key``; the certificate is good for 127.0.0.1.
+        folder: of its database, its secret and the socket that relays connect to (`RELAY`), for this user alone; a
+            SuperLink that starts again reads its database.
+        tls: folder with ``ca.crt``, ``server.pem`` and ``server.key``; the certificate is valid for 127.0.0.1.
         port: to listen at, on 127.0.0.1 only.
-        in_memory: keeps what it knows in memory, which large messages need not be written and deleted for.
+        in_memory: keeps everything in memory, which is faster for large messages than a database.
 
     Raises:
-        RecipeError: somebody else listens at the port.
-        TooFewClientsError: a process of it ended or did not answer.
+        RecipeError: the port is in use.
+        TooFewClientsError: one of its processes ended or did not answer.
     """
     secret, address = folder / SECRET, f"127.0.0.1:{port}"
     _refuse_taken(port)
@@ -82,7 +82,7 @@ def start_superexec(supervisor: Supervisor, folder: Path, tls: Path, port: int) 
 
 @contextmanager
 def within(settings: Mapping[str, str]) -> Iterator[None]:
-    """Flower's own calls in this process read the environment too."""
+    """Adds settings to the environment of this process, for Flower's own calls in it."""
     before = dict(os.environ)
     os.environ.update(settings)
     try:
@@ -98,14 +98,15 @@ def _refuse_taken(port: int) -> None:
         try:
             probe.bind(("127.0.0.1", port))
         except OSError as error:
-            raise RecipeError(f"port {port} cannot be had: {error.strerror}; name another", source="--port") from error
+            reason = f"cannot listen at port {port}: {error.strerror}; give another port"
+            raise RecipeError(reason, source="--port") from error
 
 
 def wait_for(supervisor: Supervisor, address: str, authority: Path) -> None:
     """Waits until the SuperLink among a supervisor's processes answers at an address.
 
     Raises:
-        TooFewClientsError: a process ended, or it did not answer.
+        TooFewClientsError: a process ended, or the SuperLink did not answer.
     """
     end = time.monotonic() + START
     with httpx.Client(verify=ssl.create_default_context(cafile=authority)) as client:

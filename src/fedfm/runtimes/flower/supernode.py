@@ -1,4 +1,4 @@
-"""A SuperNode on this machine: it carries a server's envelopes to the worker behind a socket."""
+"""A SuperNode on this machine, which carries a server's envelopes to the worker at a socket."""
 
 from __future__ import annotations
 
@@ -13,33 +13,33 @@ from fedfm.runtimes.flower.programs import command
 from fedfm.runtimes.flower.supervisor import Supervisor
 
 REASONS = {
-    302: "the private key is no key that Flower takes (`fedfm keys new` makes one)",
-    305: "the server does not take this site's key, or takes the site to be connected still, which passes in a minute",
-    600: "the server's address is none",
+    302: "Flower does not accept the private key (`fedfm keys new` makes a key)",
+    305: "the server does not take this site's key, or still counts the site as connected, which ends within a minute",
+    600: "the server's address is not valid",
     603: "the authority's certificate cannot be read",
 }
-"""Flower's number of why a SuperNode ended → in words."""
+"""Flower's exit code of a SuperNode → why it ended."""
 
-SILENT = (
-    "Flower does not say why; it ends so when this machine's clock is more than 5 seconds ahead of the server's, or 5 "
-    "minutes behind"
+UNEXPLAINED = (
+    "Flower does not say why; a known cause is that this machine's clock is more than 5 seconds ahead of the server's, "
+    "or more than 5 minutes behind"
 )
-"""Of a SuperNode that ends well, though nobody told it to."""
+"""Why a SuperNode ended with code 0 although it was not stopped."""
 
 PERMANENT = frozenset({302, 600, 603})
-"""Those that another start would end with too."""
+"""Exit codes that would come again after a restart."""
 
 CONNECTED = "SuperNode ID"
-"""What a SuperNode says when a server has taken it."""
+"""Part of what a SuperNode logs once a server has accepted it."""
 
 OWN_DAYS = 3650
-"""That the certificate of a SuperNode's own port is good for; it is made at each start."""
+"""Validity of the certificate of a SuperNode's own port; it is made at each start."""
 
 _REASON = re.compile(r"ref-exit-codes/(\d+)")
 
 
 def why_ended(words: str) -> int | None:
-    """Flower's number of why a SuperNode ended, by its own words; None: it did not say."""
+    """Flower's exit code in the log of a SuperNode that has ended; None where the log has none."""
     found = _REASON.search(words)
     return int(found[1]) if found else None
 
@@ -47,16 +47,16 @@ def why_ended(words: str) -> int | None:
 def start_supernode(
     supervisor: Supervisor, name: str, *, server: str, authority: Path, key: Path, worker: Path, port: int
 ) -> None:
-    """Starts a SuperNode, whose own port takes only its own SuperExec and the tasks of that.
+    """Starts a SuperNode. Its own port accepts only its own SuperExec and that SuperExec's tasks.
 
     Args:
         supervisor: of its processes, in a folder for this user alone.
         name: of the process.
-        server: host and port of the SuperLink, or of the proxy before it.
-        authority: certificate of who has signed the server's.
+        server: host and port of the SuperLink, or of the reverse proxy in front of it.
+        authority: certificate of the authority that signed the server's certificate.
         key: the node's private key.
         worker: socket of the worker that answers.
-        port: that the SuperNode's own apps reach it at, on 127.0.0.1.
+        port: of 127.0.0.1, where the SuperNode listens for its own apps.
     """
     own, secret = supervisor.folder / f"{name}.tls", supervisor.folder / f"{name}.secret"
     shutil.rmtree(own, ignore_errors=True)
@@ -71,7 +71,7 @@ def start_supernode(
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports of 127.0.0.1 that nobody uses now."""
+    """Ports of 127.0.0.1 that are free now."""
     with ExitStack() as stack:
         held = [stack.enter_context(socket.socket()) for _ in range(count)]
         for each in held:

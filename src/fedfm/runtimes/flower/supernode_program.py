@@ -1,7 +1,8 @@
-"""A SuperNode with a SuperExec of its own, which alone can take the node's tasks.
+"""A SuperNode with a SuperExec of its own; no other process can take the node's tasks.
 
-A SuperNode that starts its SuperExec itself hands tasks, and so a server's messages, to every account of the machine
-that asks at its port. Here the two share a secret, as Flower has it for a SuperExec that is started apart.
+A SuperNode that starts Flower's own SuperExec gives tasks, and with them a server's messages, to every account of the
+machine that asks at its port. Here the two share a secret, which Flower supports for a SuperExec that is started
+separately.
 """
 
 from __future__ import annotations
@@ -20,14 +21,14 @@ from fedfm.runtimes.flower.control_auth import SECRET_OPTION
 from fedfm.runtimes.flower.programs import command, replace
 
 LEAVE = 5.0
-"""Seconds that a node has to take its leave."""
+"""Seconds that a node has to sign off from the server."""
 
 
 def main() -> None:
     """Runs as ``flower-supernode SOCKET SECRET AUTHORITY …``.
 
-    The first three are paths: of the socket of the node's worker, of the file of the secret, and of the certificate of
-    the authority that has signed this node's own.
+    The first three are paths: the socket of the node's worker, the file of the secret, and the certificate of the
+    authority that signed this node's own certificate.
     """
     socket, secret, authority = sys.argv[1:4]
     sys.argv[1:4] = ["--isolation", "process", SECRET_OPTION, secret, "--ssl-ca-certfile", authority]
@@ -35,7 +36,7 @@ def main() -> None:
     connect: Callable[..., None] = program.start_client_internal
 
     def with_superexec(*, runtime_api_address: str, **settings: object) -> None:
-        """Takes part in a federation once the SuperExec is there; Flower calls it when the port is this node's."""
+        """Starts the SuperExec, then joins the federation. Flower calls it once the node listens at its port."""
         superexec = subprocess.Popen(  # noqa: S603 - our own program
             command(
                 "flower-superexec", TaskType.CLIENT_APP.value, socket, SECRET_OPTION, secret,
@@ -51,9 +52,9 @@ def main() -> None:
 
 
 def _end_with(superexec: subprocess.Popen[bytes]) -> None:
-    """Ends this process some time after the SuperExec, without which the node answers nothing.
+    """Ends this process some time after the SuperExec: without it the node cannot answer.
 
-    A signal that ends both reaches the SuperExec first: the node still has to take its leave from the server.
+    A signal that ends both reaches the SuperExec first, and the node still has to sign off from the server.
     """
     superexec.wait()
     time.sleep(LEAVE)

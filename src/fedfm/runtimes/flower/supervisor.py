@@ -1,4 +1,4 @@
-"""Processes of a federation: started together, watched, ended together."""
+"""Processes of a federation, which are started, watched and ended together."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fedfm.errors import TooFewClientsError
 from fedfm.printable import line
 
 STOP = 10.0
-"""Seconds that processes have to end when they are told to."""
+"""Seconds that processes have to end after SIGTERM."""
 
 COLOUR = re.compile(r"\x1b\[\d*m")
 
@@ -25,14 +25,14 @@ LAST_WORDS = 10
 
 
 class Supervisor:
-    """Starts processes, each with its words in a file, and knows when one has ended."""
+    """Starts processes, each with a log file for its output, and detects which have ended."""
 
     def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
         """A supervisor without processes.
 
         Args:
-            folder: of the files of their words.
-            environment: what they get beside that of this process; nothing of what this one has for Flower.
+            folder: of the log files.
+            environment: added to that of this process; Flower's variables of this process are left out.
         """
         self.folder = folder
         kept = {name: value for name, value in os.environ.items() if not name.startswith("FLWR_")}
@@ -43,10 +43,10 @@ class Supervisor:
     def start(self, name: str, *command: str) -> None:
         """Starts a process that ends with this one, in a group of its own with what it starts itself.
 
-        What an earlier one of the same name has left is killed.
+        An earlier process of the same name is killed first, with all that it has started.
 
         Args:
-            name: of the process, for messages and for the file of its words.
+            name: of the process, in messages and in the name of its log file.
             command: its program and arguments.
         """
         self.kill(name)
@@ -63,7 +63,7 @@ class Supervisor:
             )
 
     def kill(self, name: str) -> None:
-        """Kills a process, if there is one of this name, and all that it has started."""
+        """Kills the process of this name and all that it has started; does nothing where no process has the name."""
         if (process := self._processes.pop(name, None)) is not None:
             _signal(process, signal.SIGKILL)
             process.wait()
@@ -74,26 +74,26 @@ class Supervisor:
         return {name: code for name, code in found if code is not None}
 
     def check(self) -> None:
-        """Nothing, while all processes run.
+        """Checks that all processes run.
 
         Raises:
-            TooFewClientsError: one has ended; shows its last words.
+            TooFewClientsError: one has ended; the message has the end of its output.
         """
         for name, code in self.ended().items():
             raise TooFewClientsError(f"the {name} ended with code {code}{self.last_words(name)}")
 
     def words(self, name: str) -> str:
-        """What a process has said since it was started, without colours."""
+        """The output of a process since it was started, without colours."""
         words = (self.folder / f"{name}.log").read_bytes()[self._began.get(name, 0) :]
         return COLOUR.sub("", words.decode(errors="replace"))
 
     def last_words(self, name: str) -> str:
-        """What a process said last, each line indented on a new one."""
+        """The last lines of a process's output, each indented on a new line."""
         said = [words for words in self.words(name).splitlines() if words.strip()][-LAST_WORDS:]
         return "".join(f"\n  {line(words)}" for words in said)
 
     def close(self) -> None:
-        """Tells all processes to end, the last first, and kills those that do not."""
+        """Sends SIGTERM to all processes, the last one first, and kills those that do not end."""
         for process in reversed(self._processes.values()):
             _signal(process, signal.SIGTERM)
         end = time.monotonic() + STOP

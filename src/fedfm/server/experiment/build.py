@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 
-from fedfm.clients import Evaluator, Worker, use_threads
+from fedfm.clients import Contract, Evaluator, Worker, use_threads
+from fedfm.clients.memory import give_back_at_once, give_back_now, keep_for_reuse
 from fedfm.errors import DataError
 from fedfm.hosts.devices import choose_device
-from fedfm.hosts.worker_factory import make_worker
+from fedfm.hosts.worker_factory import ClientSide, make_contract, make_worker
 from fedfm.models.backbones import Backbone, load_backbone
 from fedfm.models.tunable import Tunable
 from fedfm.params import Params, digest
 from fedfm.progress import stage
-from fedfm.proxies import NoProxy
-from fedfm.proxies.model import make
-from fedfm.proxies.versions import HeldProxy
+from fedfm.proxies.base import ClientModel
 from fedfm.recipe import Recipe
+from fedfm.recipe.client_groups import Device, devices_of
 from fedfm.server.experiment.federated_data import FederatedData, prepare_data
-from fedfm.server.experiment.server_proxy import ServerProxy, make_server_proxy
 from fedfm.spill import Spilled
 from fedfm.tasks import CausalLM
 from fedfm.tasks.causality import refuse_look_ahead
@@ -36,32 +36,33 @@ class Experiment:
     Attributes:
         data: the data and its split.
         backbone: the pretrained model and where it came from.
-        tunable: the parameters that are trained, on the backbone, on ``device``.
-        at_clients: the same on what clients hold, the backbone or their proxy.
-        worker: trains clients; None where they have machines of their own.
-        evaluator: evaluates the tunable.
+        client_model: the server's side of what clients hold: the backbone, or a proxy.
+        contract: what server and clients both know of what crosses.
+        worker: plays clients; None where they have machines of their own.
+        evaluator: evaluates the tunable on the backbone.
         device: where it all happens.
         stored_start: what travels as initialised, as a message without fields; on disk, since few ask for it.
         backbone_parameters: parameters of the backbone with its head, before the tunable added its own.
-        first_download_bytes: size of the backbone, or of the proxy, which a client needs once before its first round.
         training: in words, how many clients are trained at a time.
-        processes: how many train clients.
-        proxy: the server's side of the proxy, where clients get one.
+        processes: how many processes train clients.
     """
 
     data: FederatedData
     backbone: Backbone
-    tunable: Tunable
-    at_clients: Tunable
+    client_model: ClientModel
+    contract: Contract
     worker: Worker | None
     evaluator: Evaluator
     device: torch.device
     stored_start: Spilled
     backbone_parameters: int
-    first_download_bytes: int
     training: str
     processes: int = 1
-    proxy: ServerProxy | None = None
+
+    @property
+    def tunable(self) -> Tunable:
+        """The parameters that are trained, on the backbone."""
+        return self.client_model.tunable
 
     @property
     def start(self) -> Params:
@@ -70,18 +71,43 @@ class Experiment:
 
     def plug_in(self, params: Params) -> None:
         """Writes what travels into the backbone."""
-        self.tunable.write(self.proxy.plug_in.to_backbone(params) if self.proxy else params)
+        self.tunable.write(self.client_model.to_backbone(params))
 
-    def evaluate_proxy(self, params: Params) -> dict[str, float]:
-        """Loss and metrics on the test set of the proxy itself, with what travels.
+    def evaluate(self, params: Params) -> Iterator[tuple[str, int, dict[str, float]]]:
+        """Split, examples, and loss and metrics of the backbone with ``params`` plugged in, split by split."""
+        keep_for_reuse()
+        self.plug_in(params)
+        for split, part in (("validation", self.data.validation), ("test", self.data.test)):
+            if part is not None:
+                yield split, len(part), self.evaluator(part)
 
-        Raises:
-            ValueError: there is no proxy.
-        """
-        if self.proxy is None:
-            raise ValueError("there is no proxy to evaluate")
-        self.proxy.proxy.write(params)
-        return replace(self.evaluator, tunable=self.proxy.proxy)(self.data.test)
+    def evaluate_client_model(self, params: Params) -> dict[str, float] | None:
+        """Loss and metrics on the test set of a proxy itself with ``params``; None where clients hold the backbone."""
+        tunable = self.client_model.server_tunable
+        if tunable is self.tunable:
+            return None
+        tunable.write(params)
+        return replace(self.evaluator, tunable=tunable)(self.data.test)
+
+    def release(self) -> None:
+        """Returns memory that only evaluation needs to the system, before updates of remote clients arrive."""
+        self.tunable.let_go()
+        give_back_at_once()
+        give_back_now()
+
+    @cached_property
+    def devices(self) -> Mapping[str, Device]:
+        """Client id → its device on the virtual clock; empty where the recipe names none."""
+        return devices_of(self.recipe.federation.devices, list(self.data.clients), self.recipe.seed)
+
+    def duration(self, client: str, number: int) -> float:
+        """Virtual seconds of a client's work in a round: receive, train, send; 0 without a device."""
+        device = self.devices.get(client)
+        if device is None:
+            return 0.0
+        local, (down, up) = self.recipe.local, self.contract.message_bytes(client, number)
+        examples = local.steps(self.data.clients[client]) * local.batch_size
+        return device.seconds(examples=examples, down=down, up=up)
 
     @property
     def recipe(self) -> Recipe:
@@ -95,32 +121,11 @@ class Experiment:
 
     @property
     def identity(self) -> dict[str, str]:
-        """What makes this run this run, as digests: a resumed one must agree in all of it."""
+        """Digests that identify the run; those of a resumed run must be equal."""
         lasting = self.recipe.model_dump(exclude={"report_to": True, "federation": {"rounds"}})
         recipe = hashlib.sha256(json.dumps(lasting, sort_keys=True).encode()).hexdigest()
         data = {f"data.{split}": digest for split, digest in self.data.digests.items()}
         return {"recipe": recipe, **data, **self.backbone.identity.named, "tunable": digest(self.start)}
-
-
-@dataclass(frozen=True)
-class _Attached:
-    """What is tuned, on the backbone and on what clients hold.
-
-    Attributes:
-        tunable: on the backbone.
-        at_clients: on the client's model.
-        model: that clients hold, the backbone or a copy of their proxy.
-        start: what travels, as initialised.
-        proxy: the server's side of it.
-        held: the proxy as clients hold it.
-    """
-
-    tunable: Tunable
-    at_clients: Tunable
-    model: Backbone
-    start: Params
-    proxy: ServerProxy | None = None
-    held: HeldProxy | None = None
 
 
 def build_experiment(recipe: Recipe, sites: Sequence[str] = ()) -> Experiment:
@@ -149,34 +154,33 @@ def _build(recipe: Recipe, sites: Sequence[str], device: torch.device, available
         backbone = _load(data)
     data = replace(data, recipe=_with_commit(data.recipe, backbone))
     parameters = sum(weight.numel() for weight in backbone.model.parameters())
-    download = sum(weight.numel() * weight.element_size() for weight in backbone.model.parameters())
-    attached = _attach(data, backbone)
-    for tunable in (attached.tunable, attached.at_clients, *([attached.proxy.proxy] if attached.proxy else [])):
+    model = _client_model(data, backbone)
+    for tunable in (model.tunable, model.server_tunable, model.client_tunable):
         tunable.to(device)
         if isinstance(data.task, CausalLM):
             refuse_look_ahead(data.task, tunable, backbone.processor, backbone.name)
+    start = model.start
+    contract = make_contract(data.recipe, start)
     worker, processes, training = None, 1, f"at {len(data.clients)} sites, each on its own data"
     if data.training is not None:
         here = replace(data.training, recipe=data.recipe)
-        worker, sharing = make_worker(here, attached.model, attached.at_clients, attached.held, device)
+        worker, sharing = make_worker(here, ClientSide(model.client, model.client_tunable, contract), device)
         processes, training = sharing.processes, sharing.words
         data = replace(data, recipe=data.recipe.model_copy(update={"runtime": sharing.runtime}))
-    evaluator = _evaluator(data, backbone, attached.tunable, device, available)
+    evaluator = _evaluator(data, backbone, model.tunable, device, available)
     _refuse_unmeasurable(data, evaluator)
     return Experiment(
         data=data,
         backbone=backbone,
-        tunable=attached.tunable,
-        at_clients=attached.at_clients,
+        client_model=model,
+        contract=contract,
         worker=worker,
         evaluator=evaluator,
         device=device,
-        stored_start=Spilled([to_bytes(attached.start)]),
+        stored_start=Spilled([to_bytes(start)]),
         backbone_parameters=parameters,
-        first_download_bytes=attached.proxy.download_bytes if attached.proxy else download,
         training=training,
         processes=processes,
-        proxy=attached.proxy,
     )
 
 
@@ -198,29 +202,14 @@ def _with_commit(recipe: Recipe, backbone: Backbone) -> Recipe:
     return recipe.model_copy(update={"model": recipe.model.model_copy(update={"revision": backbone.revision})})
 
 
-def _attach(data: FederatedData, backbone: Backbone) -> _Attached:
-    """Attaches what is tuned, and makes the proxy where clients get one."""
+def _client_model(data: FederatedData, backbone: Backbone) -> ClientModel:
+    """What clients hold, with what is tuned attached to it and to the backbone."""
     recipe, task = data.recipe, data.task
 
     def attach(model: Backbone) -> Tunable:
         return recipe.tune.attach(model, task_type=task.peft_type, seed=recipe.seed)
 
-    if isinstance(recipe.proxy, NoProxy):
-        tunable = attach(backbone)
-        return _Attached(tunable, tunable, backbone, tunable.read())
-    with stage("making the proxy"):
-        made = make(recipe.proxy, backbone, data.public, seed=recipe.seed)
-    at_clients = made.copy()
-    tunable = attach(made.backbone)
-    proxy = make_server_proxy(recipe, made, tunable, task, data.public)
-    return _Attached(
-        tunable=tunable,
-        at_clients=attach(at_clients.proxy),
-        model=at_clients.proxy,
-        start=proxy.plug_in.to_proxy(tunable.read()),
-        proxy=proxy,
-        held=HeldProxy(at_clients.own, at_clients.compressed),
-    )
+    return recipe.proxy.at_server(backbone, attach, data.public, seed=recipe.seed)
 
 
 def _refuse_unmeasurable(data: FederatedData, evaluator: Evaluator) -> None:

@@ -1,4 +1,4 @@
-"""Where a run's clients are: their data here, or on machines of their own."""
+"""Where the clients of a run are: simulated on this machine, or real sites with data of their own."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from fedfm.data.settings import SITES
 from fedfm.errors import RecipeError
 from fedfm.recipe import Recipe
 from fedfm.runtimes.base import Runtime
-from fedfm.runtimes.nodes import Line
+from fedfm.runtimes.line import Line
 from fedfm.server.experiment.build import Experiment, build_experiment
 from fedfm.server.experiment.runtime_factory import make_runtime, over_sites, require_extra
 
 
 class Deployment(Protocol):
-    """Makes an experiment with its clients, and reaches them."""
+    """Builds an experiment, and a runtime to its clients."""
 
     def build(self, recipe: Recipe) -> Experiment:
         """The experiment of a recipe.
@@ -29,7 +29,7 @@ class Deployment(Protocol):
         ...
 
     def reach(self, experiment: Experiment) -> Runtime:
-        """A runtime to its clients; whoever asked closes it.
+        """A runtime to the experiment's clients; the caller closes it.
 
         Raises:
             TooFewClientsError: they cannot be reached.
@@ -37,16 +37,16 @@ class Deployment(Protocol):
         ...
 
     def informed(self, experiment: Experiment) -> Experiment:
-        """The experiment, with what its clients said of themselves when they were reached."""
+        """The experiment, with what its clients reported about themselves when they were reached."""
         ...
 
 
 @dataclass(frozen=True)
 class Simulation:
-    """A simulation: the recipe names the data of all clients.
+    """Simulated clients: the recipe names the data of all of them.
 
     Attributes:
-        profile: whether to book where the time goes.
+        profile: whether to measure where the time goes.
     """
 
     profile: bool = False
@@ -58,7 +58,7 @@ class Simulation:
                 "the clients hold their data on machines of their own: `fedfm server` runs it with them",
                 where="data.train",
             )
-        require_extra(recipe.runtime)
+        require_extra(recipe.runtime.kind)
         experiment = build_experiment(recipe)
         if self.profile and experiment.worker is not None:
             experiment = replace(experiment, worker=replace(experiment.worker, profile=Profile()))
@@ -69,18 +69,18 @@ class Simulation:
         return make_runtime(experiment)
 
     def informed(self, experiment: Experiment) -> Experiment:
-        """The experiment as it is."""
+        """As `Deployment.informed`: the experiment, unchanged."""
         return experiment
 
 
 @dataclass
 class RealSites:
-    """Clients that hold their data, each behind a node of its own.
+    """Clients that hold their own data, each on a node of its own.
 
     Attributes:
         names: of the clients.
-        line: opens the way to them; nodes are known on it by these names.
-        warn: is told of those that do not take part, and why.
+        line: opens a line to them, on which nodes have these names.
+        warn: gets a sentence for each site that does not take part, with the reason.
     """
 
     names: Sequence[str]
@@ -93,19 +93,19 @@ class RealSites:
         return build_experiment(recipe, self.names)
 
     def reach(self, experiment: Experiment) -> Runtime:
-        """As `Deployment.reach`; every site that is there has tried on what it can before a round is played."""
+        """As `Deployment.reach`. Every connected site has tried to prepare for the run before the first round."""
         runtime = over_sites(experiment, self.line(experiment))
         try:
             runtime.rehearse()
         except BaseException:
             runtime.close()
             raise
-        self._examples = runtime.examples  # which grows as sites come
+        self._examples = runtime.examples  # the runtime adds sites as they connect
         for name, reason in runtime.refused.items():
             self.warn(f"{name} does not take part: {reason}")
         return runtime
 
     def informed(self, experiment: Experiment) -> Experiment:
-        """As `Deployment.informed`: it knows how many examples they hold."""
+        """As `Deployment.informed`: with the number of examples of each site."""
         data = experiment.data
         return replace(experiment, data=replace(data, clients=data.clients | self._examples))

@@ -1,4 +1,4 @@
-"""What a server knows of a run's data: read, encoded and split. The model's weights are not loaded."""
+"""What a server knows about a run's data. The data is read, encoded and split; the model's weights are not loaded."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from fedfm.data.sources import Source
 from fedfm.errors import Gathering, RecipeError
 from fedfm.hosts.training_data import TrainingData, class_names, processor_of, read_training, recipe_source
 from fedfm.models.processors import Processor
-from fedfm.proxies import NoProxy
 from fedfm.randomness import numpy_generator
 from fedfm.recipe import Recipe
 from fedfm.tasks import TASKS, Task
@@ -29,21 +28,21 @@ SPLITS: tuple[Split, ...] = ("test", "validation")
 
 @dataclass(frozen=True)
 class FederatedData:
-    """Everything that a server knows of a run's data.
+    """Everything that a server knows about a run's data.
 
     Attributes:
-        recipe: the recipe with what the data decides filled in (clients, cohort size, partition).
-        task: what is learnt.
+        recipe: the recipe, with the values that depend on the data filled in (clients, cohort size, partition).
+        task: of the run.
         processor: tokenizer or image processor.
-        labels: the classes, None for tasks without.
-        clients: client id → its training examples; 0 where they are not known.
-        training: the clients' data, in a simulation; None where they hold it.
-        validation: with ``evaluate.patience`` it chooses the round that is handed out; None when the recipe has none.
-        test: what the figures are reported on.
+        labels: the classes; None for tasks without classes.
+        clients: client id → number of its training examples; 0 where the server does not know it.
+        training: the clients' data, in a simulation; None for real sites.
+        validation: with ``evaluate.patience``, chooses the round whose model is exported; None if the recipe has none.
+        test: examples that all reported metrics are computed on.
         digests: split → digest of its source's content.
-        public: unlabelled public data; read only where a proxy is fitted on it.
+        public: unlabelled public data; read only if a proxy is fitted on it.
         repeats: examples that splits share, or that a split has more than once.
-        notes: what was left out of the data when it was read, in sentences.
+        notes: sentences that say what was left out when the data was read.
     """
 
     recipe: Recipe
@@ -61,15 +60,15 @@ class FederatedData:
 
     @property
     def warnings(self) -> list[str]:
-        """What is to be known of the data before its scores are believed, in sentences."""
+        """Sentences about the data that a reader of its metrics must know."""
         return [*self.notes, *(found.describe() for found in self.repeats)]
 
     def client_test_sets(self) -> tuple[Examples, dict[str, np.ndarray]]:
-        """What each client is evaluated on: its held-out examples, else the test examples that name it.
+        """Examples to evaluate each client on: those it holds out, else the test examples whose column names it.
 
         Returns:
-            The examples and client id → indices into them, for at most ``evaluate.clients`` clients (a keyed choice);
-            no client when there is neither.
+            The examples, and client id → indices into them, for at most ``evaluate.clients`` clients (a keyed choice);
+            an empty mapping where no client has such examples.
         """
         if self.training is not None and self.training.federation.holdout:
             examples, sets = self.training.train, dict(self.training.federation.holdout)
@@ -84,7 +83,7 @@ class FederatedData:
         return examples, {client: sets[client] for client in sorted(str(name) for name in chosen)}
 
     def table(self) -> list[dict[str, object]]:
-        """One row a client, as `Federation.table`; of clients that hold their data, only what they say of it."""
+        """One row for each client, as `ClientSplit.table`; for real sites only the number of examples they reported."""
         if self.training is not None:
             return self.training.federation.table(self.training.train, self.labels)
         return [
@@ -97,10 +96,10 @@ def prepare_data(recipe: Recipe, sites: Sequence[str] = ()) -> FederatedData:
 
     Args:
         recipe: of the run.
-        sites: names of the clients, where they hold their own data.
+        sites: names of the sites; empty in a simulation.
 
     Raises:
-        RecipeError: the recipe and its data do not fit; the message says what to change.
+        RecipeError: recipe and data do not fit; the message says what to change.
         DataError: a file cannot be read.
     """
     gathering, training = Gathering(), None
@@ -153,8 +152,8 @@ def prepare_data(recipe: Recipe, sites: Sequence[str] = ()) -> FederatedData:
 
 
 def _public(recipe: Recipe, processor: Processor) -> PublicData | None:
-    """Public data, where the recipe has a use for it."""
-    if recipe.public is None or isinstance(recipe.proxy, NoProxy):
+    """The public data, if the recipe uses it."""
+    if recipe.public is None or not recipe.proxy.is_sent:
         return None
     return read_public(
         recipe.public,
@@ -167,7 +166,7 @@ def _public(recipe: Recipe, processor: Processor) -> PublicData | None:
 
 
 def _named(recipe: Recipe, split: Split) -> Source | None:
-    """The source of a split that is not cut off the training data."""
+    """The source of a split that is not held back from the training data."""
     reference = getattr(recipe.data, split)
     if reference is None or isinstance(reference, float):
         return None
@@ -175,7 +174,7 @@ def _named(recipe: Recipe, split: Split) -> Source | None:
 
 
 def _at_sites(recipe: Recipe, labels: LabelMap | None, clients: int) -> Recipe:
-    """The recipe with what is known of clients that hold their own data, and what they need to know of the data."""
+    """The recipe for real sites: with their number, and the class names that they need."""
     data = recipe.data.model_copy(update={"labels": None if labels is None else list(labels.names)})
     per_round = recipe.federation.check_cohort(clients)
     known = {"clients": clients, "per_round": recipe.federation.per_round or per_round}

@@ -1,103 +1,112 @@
-"""The runtime that a recipe asks for, ready to carry messages."""
+"""Makes the runtime that a recipe names."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+from fedfm.clients import Worker
 from fedfm.data.settings import Reference
 from fedfm.errors import RecipeError
 from fedfm.hosts.job import Job
+from fedfm.hosts.node import Node
 from fedfm.models.backbones import Backbone
 from fedfm.models.quiet import quiet
 from fedfm.recipe import Recipe
 from fedfm.runtimes.base import Runtime
+from fedfm.runtimes.line import Line
 from fedfm.runtimes.local import LocalRuntime
-from fedfm.runtimes.nodes import Line, NodesRuntime
+from fedfm.runtimes.nodes import NodesRuntime
 from fedfm.runtimes.processes import ProcessRuntime
-from fedfm.runtimes.settings import Flower, Local, Ray
+from fedfm.runtimes.settings import Flower, Ray
 from fedfm.server.experiment.build import Experiment
 from fedfm.server.runs.refusals import missing_extra
-from fedfm.sites.site import Site
 
 
-def require_extra(settings: Local | Flower | Ray) -> None:
-    """Refuses a runtime whose extra is not installed.
+def require_extra(kind: str) -> None:
+    """Refuses a kind of runtime whose extra is not installed.
 
     Raises:
         RecipeError: at ``runtime.kind``.
     """
-    if missing := missing_extra(settings.kind):
+    if missing := missing_extra(kind):
         raise RecipeError(missing, where="runtime.kind")
 
 
 def make_runtime(experiment: Experiment) -> Runtime:
-    """The runtime of an experiment whose clients' data is here; whoever made it closes it.
+    """The runtime of an experiment whose clients' data is on this machine; the caller closes it.
 
     Raises:
-        ValueError: it is not.
+        ValueError: the clients' data is not here.
     """
-    settings, worker = experiment.recipe.runtime, experiment.worker
-    if worker is None:
+    if experiment.worker is None:
         raise ValueError("the clients' data is not here")
-    if isinstance(settings, Local):
-        return ProcessRuntime(worker, experiment.processes) if experiment.processes > 1 else LocalRuntime(worker)
-    return over_nodes(experiment, _line(settings))
+    return RUNTIMES[experiment.recipe.runtime.kind](experiment, experiment.worker)
 
 
 def over_nodes(experiment: Experiment, line: Line) -> NodesRuntime:
-    """A runtime over a line to nodes that have the recipe's data themselves, and train any of the clients."""
+    """A runtime over a line to nodes of a simulation: each reads the recipe's data, and trains any of the clients."""
     stacking = experiment.worker.stacking if experiment.worker else None
     return _runtime(experiment, experiment.recipe, line, stack=stacking.clients if stacking else 1, own_data=False)
 
 
 def over_sites(experiment: Experiment, line: Line) -> NodesRuntime:
-    """A runtime over a line to sites, each of which is a client and has data of its own."""
+    """A runtime over a line to sites: each is one client, and has data of its own."""
     recipe = experiment.recipe
     data, public = recipe.data, recipe.public
-    names = {"test": _bare(data.test), "validation": _bare(data.validation)}
+    names = {"test": _last_names(data.test), "validation": _last_names(data.validation)}
     known: dict[str, Any] = {"data": data.model_copy(update=names), "output": "runs", "run_dir": None}
     if public is not None:
-        known["public"] = public.model_copy(update={"data": _bare(public.data)})
+        known["public"] = public.model_copy(update={"data": _last_names(public.data)})
     return _runtime(experiment, recipe.model_copy(update=known), line, stack=1, own_data=True)
 
 
-def _bare(reference: Reference | float | None) -> str | list[str] | None:
-    """The last names in a reference: where a server keeps its data is not for sites to know."""
+def _last_names(reference: Reference | float | None) -> str | list[str] | None:
+    """The last part of each path in a reference: sites do not get to know where a server keeps its data."""
     if isinstance(reference, list):
         return [Path(name).name for name in reference]
     return None if reference is None else Path(str(reference)).name
 
 
 def _runtime(experiment: Experiment, recipe: Recipe, line: Line, *, stack: int, own_data: bool) -> NodesRuntime:
-    proxy = experiment.proxy
-    model = experiment.backbone.identity if proxy is None else None
+    proxied = bool(experiment.client_model.weights)
+    model = None if proxied else experiment.backbone.identity
     training = experiment.data.training
     job = Job.of(recipe, data=training.digest if training else None, model=model)
     return NodesRuntime(
         line,
         job.model_dump(mode="json"),
         stack=stack,
-        save_proxy=None if proxy is None else proxy.save,
-        save_processor=partial(_save_processor, experiment.backbone) if proxy is not None and own_data else None,
+        save_proxy=experiment.client_model.save if proxied else None,
+        save_processor=partial(_save_processor, experiment.backbone) if proxied and own_data else None,
         own_data=own_data,
     )
 
 
 def _save_processor(backbone: Backbone, folder: Path) -> None:
-    """What data is read with, and the model's config, which says how long a text may be."""
+    """Saves the processor, and the model's config, which says how long a text may be."""
     with quiet():
         backbone.model.config.save_pretrained(folder)
         backbone.processor.save_pretrained(folder)
 
 
-def _line(settings: Flower | Ray) -> Line:
-    """The way to nodes; modules that need an extra are loaded here."""
-    if isinstance(settings, Flower):
-        from fedfm.runtimes.flower.loopback import LoopbackLine
+def _local(experiment: Experiment, worker: Worker) -> Runtime:
+    return ProcessRuntime(worker, experiment.processes) if experiment.processes > 1 else LocalRuntime(worker)
 
-        return LoopbackLine(settings)
-    from fedfm.runtimes.ray import ActorLine
 
-    return ActorLine(settings, Site)
+def _flower(experiment: Experiment, worker: Worker) -> Runtime:
+    from fedfm.runtimes.flower.loopback import LoopbackLine  # needs the extra `flower`
+
+    return over_nodes(experiment, LoopbackLine(cast(Flower, experiment.recipe.runtime)))
+
+
+def _ray(experiment: Experiment, worker: Worker) -> Runtime:
+    from fedfm.runtimes.ray import ActorLine  # needs the extra `ray`
+
+    return over_nodes(experiment, ActorLine(cast(Ray, experiment.recipe.runtime), Node))
+
+
+RUNTIMES: dict[str, Callable[[Experiment, Worker], Runtime]] = {"local": _local, "flower": _flower, "ray": _ray}
+"""``runtime.kind`` → makes the runtime of an experiment, with the worker for its clients."""

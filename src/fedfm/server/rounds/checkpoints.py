@@ -1,11 +1,12 @@
 """Checkpoints: a round is a transaction. Written beside, synced, renamed: it is whole or not there.
 
     checkpoints/round-0007/params.safetensors    the tunable
-                           server.safetensors    the algorithm's state, tensors named STATE/NAME
+                           server.safetensors    what the protocol keeps beside it, tensors named GROUP/NAME
                            best.safetensors      the best round's tunable (with early stopping)
                            proxy.safetensors     what alignment changes of a proxy, and when; counts of
                                                  neurons' use (with a proxy)
-                           state.json            counters, metrics so far, sizes of the record files
+                           state.json            counters, metrics so far, sizes of the record files; client →
+                                                 version and sha256 of what it keeps in ``client_state/``
                            MANIFEST.json         sha256 of each of these files
     LATEST                                       "round-0007", for people and other programs
 
@@ -29,12 +30,12 @@ from fedfm import params as tensors
 from fedfm.algorithms import ServerState
 from fedfm.errors import StorageError
 from fedfm.params import Params
-from fedfm.proxies.versions import ProxyVersion
+from fedfm.proxies.base import ModelVersion
 from fedfm.records.disk import replace_text, replacing_folder, storage
 from fedfm.records.folder import RunFolder
 from fedfm.server.rounds.state import RunState
 
-FORMAT = 3
+FORMAT = 4
 """Version of the layout above; a checkpoint of another version is refused, not guessed at."""
 
 MANIFEST = "MANIFEST.json"
@@ -99,7 +100,7 @@ def save_checkpoint(
 def _write(folder: Path, state: RunState, offsets: Mapping[str, int], identity: Mapping[str, str]) -> None:
     try:
         tensors.save(state.params, folder / "params.safetensors")
-        tensors.save(_flatten(state.algorithm), folder / "server.safetensors")
+        tensors.save(_flatten(state.protocol.server), folder / "server.safetensors")
         tensors.save(state.best_params, folder / "best.safetensors")
         if state.proxy is not None:
             parts = {"own": state.proxy.own, "changed": state.proxy.changed, "activity": state.activity}
@@ -132,6 +133,15 @@ def load_checkpoint(run: RunFolder) -> Checkpoint | None:
     return None
 
 
+def oldest_versions(run: RunFolder) -> dict[str, int]:
+    """Client id → the version of its state in the oldest checkpoint; older ones will not be asked for again."""
+    folders = _folders(run)
+    if not folders:
+        return {}
+    versions = json.loads((folders[0] / "state.json").read_text())["state"]["versions"]
+    return {client: version["number"] for client, version in versions.items()}
+
+
 def _read(folder: Path, warnings: tuple[str, ...]) -> Checkpoint:
     """A checkpoint; raises one of `DAMAGED` when it is not sound."""
     _check_manifest(folder)
@@ -157,12 +167,12 @@ def _read(folder: Path, warnings: tuple[str, ...]) -> Checkpoint:
     return Checkpoint(state, offsets, identity, warnings)
 
 
-def _proxy(path: Path, number: int | None) -> tuple[ProxyVersion | None, Params]:
+def _proxy(path: Path, number: int | None) -> tuple[ModelVersion | None, Params]:
     """The proxy's version, and the counts that its next alignment goes by."""
     if number is None:
         return None, {}
     parts = _unflatten(tensors.load(path))
-    return ProxyVersion(number, parts.get("own", {}), parts.get("changed", {})), parts.get("activity", {})
+    return ModelVersion(number, parts.get("own", {}), parts.get("changed", {})), parts.get("activity", {})
 
 
 def _folders(run: RunFolder) -> list[Path]:
@@ -210,6 +220,6 @@ def _flatten(state: ServerState) -> Params:
 def _unflatten(flat: Params) -> ServerState:
     state: ServerState = {}
     for key, tensor in flat.items():
-        part, name = key.split("/", 1)
+        part, name = key.rsplit("/", 1)
         state.setdefault(part, {})[name] = tensor
     return state

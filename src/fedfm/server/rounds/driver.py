@@ -1,37 +1,34 @@
-"""The round loop: sample a cohort, instruct, screen, aggregate, step, evaluate, record, checkpoint."""
+"""The driver: plays a protocol's rounds, evaluates, records, commits and stops. It knows no protocol."""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from fedfm.algorithms import ServerState
-from fedfm.clients.memory import give_back_at_once, give_back_now, keep_for_reuse
+from fedfm.clients.store import ClientStore
 from fedfm.errors import InterruptedRunError, RecipeError, TooFewClientsError
-from fedfm.params import Params, digest, is_finite
-from fedfm.printable import line
-from fedfm.proxies.versions import ProxyVersion
+from fedfm.params import is_finite
+from fedfm.protocols import State
 from fedfm.records.folder import RunFolder
-from fedfm.records.listeners import Listener
 from fedfm.runtimes.base import Runtime
-from fedfm.runtimes.nodes import NodesRuntime
 from fedfm.server.experiment.build import Experiment
-from fedfm.server.rounds.checkpoints import save_checkpoint
-from fedfm.server.rounds.exchange import Answers, Exchange
+from fedfm.server.rounds.checkpoints import oldest_versions, save_checkpoint
+from fedfm.server.rounds.exchange import Exchange, Pending
 from fedfm.server.rounds.interrupts import StopRequest
-from fedfm.server.rounds.outgoing import Outgoing, holders
+from fedfm.server.rounds.messages import Outbox
 from fedfm.server.rounds.participation import after_round
 from fedfm.server.rounds.round_records import Records, Stopwatch
-from fedfm.server.rounds.sampling import sample_cohort
 from fedfm.server.rounds.state import Best, RunState
-from fedfm.updates import Instruction, decode_instruction
+from fedfm.server.rounds.totals import Totals
+from fedfm.trackers.listeners import Listener
 
 Scores = dict[str, dict[str, float]]
 """Split → loss and metrics."""
 
 
-class RoundLoop:
+class Driver:
     """Plays the rounds of one run. A round's state, records and checkpoint appear together or not at all."""
 
     def __init__(
@@ -41,33 +38,40 @@ class RoundLoop:
         folder: RunFolder,
         listeners: Sequence[Listener],
         stop: StopRequest,
+        replay: Sequence[str] = (),
     ) -> None:
+        """A driver.
+
+        Args:
+            experiment: the run.
+            runtime: carries messages.
+            folder: of the run.
+            listeners: follow the run.
+            stop: ends the run.
+            replay: clients whose updates had arrived when the run was interrupted, in that order.
+        """
         self.experiment = experiment
         self.recipe = experiment.recipe
-        widths = experiment.proxy.widths if experiment.proxy else {}
-        self.exchange = Exchange(runtime, experiment.recipe, listeners, stop, widths)
-        self.outgoing = Outgoing(runtime, experiment.proxy)
+        self.runtime = runtime
         self.folder = folder
         self.listeners = listeners
         self.stop = stop
-        self.identity = experiment.identity
-        self._trains_elsewhere = isinstance(runtime, NodesRuntime)
+        self.store = ClientStore(folder.client_state)
+        self.outbox = Outbox(runtime, experiment.client_model, experiment.contract)
+        self._forget = oldest_versions(folder)
+        self._pending = Pending(replay=deque(replay))
 
     def start(self) -> RunState:
         """The state before round 1: the tunable as initialised, evaluated and saved."""
-        params = self.experiment.start
+        params, model = self.experiment.start, self.experiment.client_model
         records, watch = Records(), Stopwatch({})
-        proxy = None
-        if self.experiment.proxy is not None:
-            proxy = self.experiment.proxy.prepare(params, self._proxy_report(0, records, watch))
+        proxy = model.prepare(params, self._report(0, records, watch))
         scores = self._evaluate(params, 0, records, watch)
-        if proxy is not None:
-            scores["proxy"] = self.experiment.evaluate_proxy(params)
+        if (its_own := self.experiment.evaluate_client_model(params)) is not None:
+            scores["proxy"] = its_own
             watch.lap("evaluate")
         state = RunState(
-            round=0,
-            params=params,
-            algorithm=self.recipe.algorithm.start(params),
+            self.recipe.protocol.start(params, self.recipe.algorithm),
             initial=scores,
             latest=scores,
             seconds=watch.seconds,
@@ -80,14 +84,14 @@ class RoundLoop:
         """Plays rounds until the recipe's last, or until the validation metric has stopped improving.
 
         Raises:
-            InterruptedRunError: somebody asked to stop; the state after the last whole round is saved.
+            InterruptedRunError: the run was asked to stop; the state after the last whole round is saved.
             TooFewClientsError: a round had fewer sound updates than the quorum; the state before it is saved.
             StorageError: a checkpoint could not be written; the last one is intact.
         """
         saved = state.round
-        if state.proxy is not None and self.experiment.proxy is not None:
-            self.experiment.proxy.load(state.proxy)
-            self.outgoing.runtime.hand_out(sorted(state.holders), state.proxy)
+        if state.proxy is not None:
+            self.experiment.client_model.load(state.proxy)
+            self.runtime.share(sorted(state.holders), state.proxy)
         try:
             while not self._is_over(state):
                 self.stop.check(f"before round {state.round + 1}")
@@ -111,88 +115,38 @@ class RoundLoop:
         return stale or state.round >= self.recipe.federation.rounds
 
     def _play_round(self, state: RunState) -> tuple[RunState, Records, dict[str, Any]]:
-        """The next state, what to write down about how it came about, and what listeners hear of it."""
-        recipe, number = self.recipe, state.round + 1
+        """The next state, its records, and what listeners get."""
         records, watch = Records(), Stopwatch(state.seconds)
         before = watch.seconds.get("total", 0.0)
-        if state.proxy is not None and self._aligns_after(state.round):
-            state = replace(state, proxy=self._align(state, state.proxy, records, watch))
-        enough, asked = self._sizes()
-        cohort = sample_cohort(
-            self.experiment.data.clients,
-            asked,
-            sampling=recipe.federation.sampling,
-            seed=recipe.seed,
-            round=number,
-        )
-        came_back, bytes_down = self._exchange(state, cohort, enough, records, watch)
-        self._check_quorum(number, came_back, enough or len(cohort), records)
-
-        params, algorithm = state.params, state.algorithm
-        if came_back.accepted:
-            params, algorithm = recipe.algorithm.server_step(params, came_back.fold.result(), algorithm)
-            self._check_finite(number, params, algorithm)
+        state = self._advance(state, records, watch)
+        exchange = Exchange(
+            self.experiment, self.runtime, self.outbox, self.store, self.folder, state, self._forget,
+            records, watch, self.listeners, self.stop, self._pending,
+        )  # fmt: skip
+        protocol, totals = self.recipe.protocol.step(state.protocol, exchange), exchange.totals
+        self._check_finite(protocol)
         watch.lap("aggregate")
-        state = replace(
-            state,
-            round=number,
-            params=params,
-            algorithm=algorithm,
-            failed=state.failed + came_back.failed,
-            refused=state.refused + came_back.refused,
-            bytes_down=state.bytes_down + bytes_down,
-            bytes_up=state.bytes_up + came_back.bytes_up,
-            samples=state.samples + came_back.samples,
-            steps=(*state.steps, came_back.steps),
-            holders=holders(state, cohort, came_back),
-            activity=came_back.activity,
-            contributions=after_round(state.contributions, came_back.trained, records.events),
-        )
-        if came_back.loss is not None:
-            train = {"loss": came_back.loss}
-            records.metrics.append(self._metrics_line(number, "train", train, came_back.examples, watch))
+        state = _counted(state, protocol, totals, records)
+        if totals.loss is not None:
+            train = {"loss": totals.loss}
+            records.metrics.append(self._metrics_line(state.round, "train", train, totals.examples, watch))
         scores: Scores = {}
-        if number % recipe.evaluate.every == 0 or number == recipe.federation.rounds:
-            scores = self._evaluate(params, number, records, watch)
+        if state.round % self.recipe.evaluate.every == 0 or state.round == self.recipe.federation.rounds:
+            scores = self._evaluate(state.params, state.round, records, watch)
             state = self._with_scores(state, scores)
         state = replace(state, seconds=watch.seconds)
-        news = self._news(state, came_back, bytes_down, scores, watch.seconds["total"] - before)
-        return state, records, news
+        return state, records, self._news(state, totals, scores, watch.seconds["total"] - before)
 
-    def _exchange(
-        self, state: RunState, cohort: Mapping[str, int], enough: int | None, records: Records, watch: Stopwatch
-    ) -> tuple[Answers, int]:
-        """What the cohort answers, folded, and the bytes that it was sent."""
-        recipe, number = self.recipe, state.round + 1
-        instruction = Instruction(
-            round=number,
-            base=digest(state.params),
-            learning_rate=recipe.local.learning_rate_at(number, recipe.federation.rounds),
-            params=state.params,
-            proxy_version=state.proxy.number if state.proxy else 0,
-            count_activity=self._aligns_after(number) and recipe.proxy.counts_at_clients,
-        )
-        self._make_room()
-        messages = self.outgoing(state, instruction, list(cohort), records.wire)
-        if messages:  # the parameters lie in a message now: whoever holds them lets go of where they were
-            state.params.update(decode_instruction(next(iter(messages.values()))).params)
-        watch.lap("wire")
-        came_back = self.exchange(cohort, instruction, messages, records, watch, enough=enough)
-        return came_back, sum(map(len, messages.values()))
+    def _advance(self, state: RunState, records: Records, watch: Stopwatch) -> RunState:
+        """The state with the clients' model changed, where a change is due."""
+        model = self.experiment.client_model
+        if state.proxy is None or not model.is_due(state.round):
+            return state
+        report = self._report(state.round, records, watch)
+        return replace(state, proxy=model.advance(state.proxy, state.params, state.round, state.activity, report))
 
-    def _aligns_after(self, number: int) -> bool:
-        """Whether the proxy is realigned between a round and the next; after the last round there is none."""
-        interval = self.recipe.proxy.interval
-        return interval is not None and number > 0 and number % interval == 0
-
-    def _align(self, state: RunState, version: ProxyVersion, records: Records, watch: Stopwatch) -> ProxyVersion:
-        if self.experiment.proxy is None:
-            raise RuntimeError("there is no proxy to align")
-        report = self._proxy_report(state.round, records, watch)
-        return self.experiment.proxy.align(version, state.params, state.round, state.activity, report)
-
-    def _proxy_report(self, number: int, records: Records, watch: Stopwatch) -> Callable[[dict[str, Any]], None]:
-        """Writes down how like the backbone the proxy is, stage by stage."""
+    def _report(self, number: int, records: Records, watch: Stopwatch) -> Callable[[dict[str, Any]], None]:
+        """Adds how closely the clients' model follows the backbone, stage by stage, to the metrics."""
 
         def report(found: dict[str, Any]) -> None:
             watch.lap("proxy")
@@ -201,61 +155,22 @@ class RoundLoop:
 
         return report
 
-    def _sizes(self) -> tuple[int | None, float]:
-        """How many updates are enough for a round, None where all that are asked are wanted; and how many are asked."""
-        federation, clients = self.recipe.federation, len(self.experiment.data.clients)
-        if federation.sampling == "poisson":
-            return None, federation.expected_cohort(clients)
-        wanted = federation.cohort_size(clients)
-        asked = self.recipe.runtime.asked(wanted, clients)
-        return (wanted if self.recipe.runtime.spares else None), asked
-
-    def _check_quorum(self, number: int, came_back: Answers, wanted: int, records: Records) -> None:
-        quorum, least = self.recipe.federation.quorum, self.recipe.federation.min_clients or 0
-        if came_back.accepted >= max(quorum * wanted, least):
-            return
-        asks = f"federation.quorum ({quorum:g}) asks for"
-        if came_back.accepted >= quorum * wanted:
-            asks = f"federation.min_clients ({least}) asks for"
-        for event in records.events:
-            self.folder.append(self.folder.events, event)
-        reasons = "".join(
-            f"\n  client {line(event['client'])} {event['kind']}: {event['reason']}" for event in records.events[:5]
-        )
-        raise TooFewClientsError(
-            f"only {came_back.accepted} of {wanted} clients gave a sound update in round {number}, fewer than "
-            f"{asks}; see {self.folder.events}{reasons}",
-            repeats=not came_back.failed,  # every choice is keyed, so the same updates are met again
-        )
-
-    def _check_finite(self, number: int, params: Params, algorithm: ServerState) -> None:
-        for group in (params, *algorithm.values()):
+    def _check_finite(self, state: State) -> None:
+        for group in (state.params, *state.server.values()):
             if bad := [name for name, tensor in group.items() if not is_finite(tensor)]:
                 raise RecipeError(
-                    f"the server's step of round {number} overflowed in {len(bad)} tensors, first `{bad[0]}`; the "
+                    f"the server's step of round {state.round} overflowed in {len(bad)} tensors, first `{bad[0]}`; the "
                     "round is dropped: start a new run with smaller steps (local.learning_rate, algorithm.server_lr)",
                     where="algorithm",
                 )
 
-    def _evaluate(self, params: Params, number: int, records: Records, watch: Stopwatch) -> Scores:
-        data = self.experiment.data
-        if self._trains_elsewhere:
-            keep_for_reuse()
-        self.experiment.plug_in(params)
+    def _evaluate(self, params: Mapping[str, Any], number: int, records: Records, watch: Stopwatch) -> Scores:
         scores: Scores = {}
-        for split, part in (("validation", data.validation), ("test", data.test)):
-            if part is not None:
-                scores[split] = self.experiment.evaluator(part)
-                watch.lap("evaluate")
-                records.metrics.append(self._metrics_line(number, split, scores[split], len(part), watch))
+        for split, examples, found in self.experiment.evaluate(dict(params)):
+            scores[split] = found
+            watch.lap("evaluate")
+            records.metrics.append(self._metrics_line(number, split, found, examples, watch))
         return scores
-
-    def _make_room(self) -> None:
-        """Where clients train elsewhere: for their updates, at the cost of what only evaluation needs."""
-        if self._trains_elsewhere:
-            self.experiment.tunable.let_go()
-            give_back_at_once()
-            give_back_now()
 
     def _with_scores(self, state: RunState, scores: Scores) -> RunState:
         """The state with this round's scores, and with this round as the best if it is."""
@@ -282,27 +197,45 @@ class RoundLoop:
             "seconds": round(watch.seconds.get("total", 0.0), 3),
         }
 
-    def _news(
-        self, state: RunState, came_back: Answers, bytes_down: int, scores: Scores, seconds: float
-    ) -> dict[str, Any]:
+    def _news(self, state: RunState, totals: Totals, scores: Scores, seconds: float) -> dict[str, Any]:
         rounds = self.recipe.federation.rounds
         return {
             "round": state.round,
             "rounds": rounds,
-            "loss": came_back.loss,
+            "loss": totals.loss,
             "metrics": scores,
-            "clients": {"ok": came_back.accepted, "failed": came_back.failed, "refused": came_back.refused},
-            "bytes": {"down": bytes_down, "up": came_back.bytes_up},
+            "clients": {"ok": totals.accepted, "failed": totals.failed, "refused": totals.refused},
+            "bytes": {"down": totals.bytes_down, "up": totals.bytes_up},
             "seconds": seconds,
             "eta_seconds": state.seconds["total"] / state.round * (rounds - state.round),
         }
 
     def _commit(self, state: RunState, records: Records) -> None:
         records.write(self.folder)
-        save_checkpoint(
-            self.folder,
-            state,
-            self.folder.offsets(),
-            keep=self.recipe.checkpoint.keep,
-            identity=self.identity,
-        )
+        offsets, keep = self.folder.offsets(), self.recipe.checkpoint.keep
+        save_checkpoint(self.folder, state, offsets, keep=keep, identity=self.experiment.identity)
+        if state.versions:
+            before, self._forget = self._forget, oldest_versions(self.folder)
+            for client, number in self._forget.items():
+                if number != before.get(client):
+                    self.store.forget_before(client, number)
+
+
+def _counted(state: RunState, protocol: State, totals: Totals, records: Records) -> RunState:
+    """The state after a round, with its counts added."""
+    held = {**state.holders, **totals.downloaded}
+    held |= {client: version for client, version in totals.trained.items() if client in held}
+    return replace(
+        state,
+        protocol=protocol,
+        failed=state.failed + totals.failed,
+        refused=state.refused + totals.refused,
+        bytes_down=state.bytes_down + totals.bytes_down,
+        bytes_up=state.bytes_up + totals.bytes_up,
+        samples=state.samples + totals.samples,
+        steps=(*state.steps, totals.steps),
+        holders={client: number for client, number in held.items() if client not in totals.stale},
+        activity=totals.activity,
+        contributions=after_round(state.contributions, totals.trained, records.events),
+        versions=state.versions | totals.versions,
+    )

@@ -1,178 +1,400 @@
-"""One exchange: the instruction goes out, and what comes back is screened, written down and folded.
+"""One round's exchange: asks go out, and what comes back is screened, written down and handed to the protocol.
 
-Updates are folded in the order of the clients' ids whenever they arrive, so a carrier cannot change the result; what
-arrives early waits for its turn. Where more clients are asked than are needed, those count that are first.
+Answers reach the protocol in the order in which it named the clients, whenever they arrive, so a runtime cannot change
+the result; what arrives early waits. Where more clients are asked than are needed, the first to answer count.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import closing
+import hashlib
+from collections import deque
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
-from fedfm.aggregation import MeanFold
+from torch import Tensor
+
+from fedfm.aggregation import Contribution, Rule
+from fedfm.algorithms import Algorithm
+from fedfm.clients.state import decode_state, encode_state
+from fedfm.clients.store import ClientStore
+from fedfm.errors import TooFewClientsError
 from fedfm.params import Params
 from fedfm.printable import line, lines
-from fedfm.proxies import FedPFT
-from fedfm.recipe import Recipe
+from fedfm.protocols import Ask, ClientUpdate
+from fedfm.records.folder import RunFolder
 from fedfm.records.ledger import message_record
-from fedfm.records.listeners import Listener
-from fedfm.runtimes.base import Answer, Runtime
+from fedfm.runtimes.base import Runtime
+from fedfm.server.experiment.build import Experiment
 from fedfm.server.rounds.interrupts import StopRequest
+from fedfm.server.rounds.messages import Message, Outbox
 from fedfm.server.rounds.ordering import Ordering
 from fedfm.server.rounds.round_records import Records, Stopwatch
-from fedfm.server.rounds.screening import screen
-from fedfm.updates import Failure, Instruction, MessageError, decode_update
+from fedfm.server.rounds.sampling import sample_cohort
+from fedfm.server.rounds.screening import screen, value_problem
+from fedfm.server.rounds.state import RunState, StateVersion
+from fedfm.server.rounds.totals import Totals
+from fedfm.spec import Spec
+from fedfm.trackers.listeners import Listener
+from fedfm.updates import Failure, MessageError, Reply, Request, Update, UpdatePath, decode_update
+from fedfm.updates.payload import ACTIVITY
+from fedfm.wire import stored_bytes
+
+ARRIVAL = "arrival"
+"""Kind of the event that an update of an asynchronous run has arrived."""
 
 
 @dataclass
-class Answers:
-    """What came back in one round, folded.
+class Pending:
+    """What lasts from one round to the next while a process plays a run.
 
     Attributes:
-        losses: mean loss a prediction, and over how many, of each accepted client that predicted anything.
-        examples: training examples of the accepted clients.
-        trained: clients whose update was accepted → the version of the proxy that it was trained on.
-        stale: clients whose proxy could not be brought up to date.
-        activity: counts of neurons' use, summed over them.
+        outstanding: client id → what it was asked and has not answered.
+        early: replies that arrived before their turn in ``replay``.
+        replay: clients in the order in which their updates arrived before the run was interrupted.
     """
 
-    fold: MeanFold
-    losses: list[tuple[float, int]] = field(default_factory=list)
-    examples: int = 0
-    accepted: int = 0
-    failed: int = 0
-    refused: int = 0
-    steps: int = 0
-    samples: int = 0
-    bytes_up: int = 0
-    trained: dict[str, int] = field(default_factory=dict)
-    stale: set[str] = field(default_factory=set)
-    activity: Params = field(default_factory=dict)
-
-    @property
-    def loss(self) -> float | None:
-        """Mean training loss a prediction, over all accepted clients; None where nothing was predicted."""
-        predictions = sum(count for _, count in self.losses)
-        return sum(loss * count for loss, count in self.losses) / predictions if predictions else None
+    outstanding: dict[str, tuple[Ask, Message]] = field(default_factory=dict)
+    early: dict[str, Reply] = field(default_factory=dict)
+    replay: deque[str] = field(default_factory=deque)
 
 
-@dataclass(frozen=True)
 class Exchange:
-    """Exchanges messages with a cohort.
+    """A protocol's way to clients in one round; see `fedfm.protocols.IO`.
 
     Attributes:
-        runtime: carries them.
-        recipe: says how updates are weighed and combined.
-        listeners: hear of every client.
-        stop: ends the exchange at the next client.
-        widths: neurons of each compressed FFN of the proxy by its block's path.
+        experiment: the run.
+        runtime: carries messages.
+        outbox: encodes them.
+        store: keeps what simulated clients keep.
+        folder: the run's folder.
+        state: of the run before the round.
+        forget: client id → the oldest version of its state that may still be asked for.
+        records: gets the ledger's lines and the events.
+        watch: gets the time.
+        totals: counts.
     """
 
-    runtime: Runtime
-    recipe: Recipe
-    listeners: Sequence[Listener]
-    stop: StopRequest
-    widths: Mapping[str, int]
-
-    def __call__(
+    def __init__(
         self,
-        cohort: Mapping[str, int],
-        instruction: Instruction,
-        messages: Mapping[str, bytes],
+        experiment: Experiment,
+        runtime: Runtime,
+        outbox: Outbox,
+        store: ClientStore,
+        folder: RunFolder,
+        state: RunState,
+        forget: Mapping[str, int],
         records: Records,
         watch: Stopwatch,
-        *,
-        enough: int | None = None,
-    ) -> Answers:
-        """Sends the instruction and folds what is sound.
-
-        Args:
-            cohort: client id → how often it was drawn, in sorted order.
-            instruction: what every message asks for.
-            messages: client id → bytes, in the same order.
-            records: gets the ledger's lines and the events.
-            watch: gets the time.
-            enough: sound updates after which nobody else is waited for; they are folded as they come. None: all.
-
-        Raises:
-            InterruptedRunError: somebody asked to stop.
-        """
-        came_back = Answers(self.recipe.aggregate.start())
-        turns, answered = Ordering(list(cohort), as_they_come=enough is not None), set[str]()
-        wanted, place = enough or len(cohort), f"in round {instruction.round}"
-
-        def note(event: Mapping[str, str]) -> None:
-            records.events.append({"round": instruction.round, **event})
-
-        def fold(client: str, answer: Answer) -> None:
-            event = self._take(client, answer, cohort[client], instruction, came_back, records)
-            if event is not None:
-                note(event)
-
-        with closing(self.runtime.exchange(messages)) as answers:
-            for client, answer in answers:
-                seconds = watch.lap("train")
-                self.stop.check(place)
-                if client not in cohort or client in answered:
-                    reason = "it answered twice" if client in answered else "it was not asked"
-                    note({"kind": "refused", "client": client, "reason": reason})
-                    came_back.refused += 1
-                    continue
-                answered.add(client)
-                for whose, its in turns.after(client, answer):
-                    fold(whose, its)
-                for listener in self.listeners:
-                    listener.on_client(instruction.round, min(len(answered), wanted), wanted, client, seconds)
-                watch.lap("wire")
-                if came_back.accepted == enough:
-                    break
-        self.stop.check(place)
-        for client, early in turns.left():
-            if came_back.accepted == enough:
-                note({"kind": "late", "client": client, "reason": f"{enough} others were faster"})
-            else:
-                fold(client, Failure(client, "it gave no answer") if early is None else early)
-        return came_back
+        listeners: Sequence[Listener],
+        stop: StopRequest,
+        pending: Pending,
+    ) -> None:
+        self.experiment, self.runtime, self.outbox, self.store, self.folder = (
+            experiment, runtime, outbox, store, folder,
+        )  # fmt: skip
+        self.state, self.forget, self.records, self.watch = state, forget, records, watch
+        self.listeners, self.stop = listeners, stop
+        self.totals = Totals()
+        self._recipe = experiment.recipe
+        self._pending = pending
 
     @property
-    def _accepts_stale(self) -> bool:
-        return isinstance(self.recipe.proxy, FedPFT) and self.recipe.proxy.stale == "accept"
+    def algorithm(self) -> Algorithm:
+        """The recipe's algorithm."""
+        return self._recipe.algorithm
 
-    def _take(
+    @cached_property
+    def rule(self) -> Rule:
+        """The recipe's rule, with what the sampling decides filled in."""
+        return self._recipe.aggregate.under(self._recipe.federation.sampling)
+
+    @property
+    def spec(self) -> Spec:
+        """Of the tunable."""
+        return self.experiment.contract.spec
+
+    @property
+    def up(self) -> UpdatePath:
+        """Stages of updates."""
+        return self.experiment.contract.up
+
+    @property
+    def clients(self) -> Mapping[str, int]:
+        """Client id → training examples."""
+        return self.experiment.data.clients
+
+    @property
+    def seed(self) -> int:
+        """The run's seed."""
+        return self._recipe.seed
+
+    @property
+    def simulated(self) -> bool:
+        """Whether clients are simulated."""
+        return not self.runtime.keeps_state
+
+    def cohort(self, round: int) -> Mapping[str, int]:  # noqa: A002 - the field's word
+        """Clients of a round in sorted order → how often each was drawn."""
+        federation = self._recipe.federation
+        asked: float
+        if federation.sampling == "poisson":
+            asked = federation.expected_cohort(len(self.clients))
+        else:
+            asked = self._recipe.runtime.asked(federation.cohort_size(len(self.clients)), len(self.clients))
+        return sample_cohort(self.clients, asked, sampling=federation.sampling, seed=self.seed, round=round)
+
+    def learning_rate(self, round: int) -> float:  # noqa: A002
+        """Local learning rate of a round."""
+        return self._recipe.local.learning_rate_at(round, self._recipe.federation.rounds)
+
+    def ask(
         self,
-        client: str,
-        answer: Answer,
-        copies: int,
-        instruction: Instruction,
-        came_back: Answers,
-        records: Records,
-    ) -> dict[str, str] | None:
-        """Folds one answer in; the event to record when it is not usable."""
-        if isinstance(answer, Failure):
-            came_back.failed += 1
-            came_back.stale |= {client} if answer.stale else set()
-            return {"kind": "failed", "client": client, "reason": line(answer.reason), "details": lines(answer.details)}
-        came_back.bytes_up += len(answer)
-        number, size = instruction.round, len(answer)
+        asks: Mapping[str, Ask],
+        *,
+        copies: Mapping[str, int] | None = None,
+        staleness: Mapping[str, int] | None = None,
+        quorum: bool = True,
+    ) -> Iterator[ClientUpdate]:
+        """Asks clients and yields their sound answers, as `fedfm.protocols.IO.ask`."""
+        enough = self._enough(asks) if quorum else None
+        wanted, ordering = enough or len(asks), Ordering(list(asks), as_they_come=enough is not None)
+        self.submit(asks)
+        answered = set[str]()
+        copied, stale = copies or {}, staleness or {}
+        before = self.totals.accepted
         try:
-            update = decode_update(answer)
-            if reason := screen(update, instruction, client=client, stale=self._accepts_stale, widths=self.widths):
-                raise MessageError(reason)
-        except MessageError as error:
-            came_back.refused += 1
-            records.wire.append(message_record(number, "up", [client], size, {}))  # of its tensors nothing is known
-            return {"kind": "refused", "client": client, "reason": line(error)}
-        records.wire.append(message_record(number, "up", [client], size, update.tensors))
-        weight = self.recipe.aggregate.weight(update.examples, copies=copies, sampling=self.recipe.federation.sampling)
-        came_back.fold.add(update.params, weight)
-        came_back.accepted += 1
-        came_back.steps += update.steps
-        came_back.samples += update.samples
-        came_back.examples += update.examples
-        if update.predictions:
-            came_back.losses.append((update.loss, update.predictions))
-        came_back.trained[client] = update.proxy_version
-        for name, counts in update.activity.items():
-            came_back.activity[name] = came_back.activity.get(name, 0) + counts
+            while len(answered) < len(asks) and (reply := self.runtime.next()) is not None:
+                seconds = self.watch.lap("train")
+                self.stop.check(f"in round {self.state.round + 1}")
+                if reply.client in answered or reply.client not in asks:
+                    self._refuse(reply.client, "it answered twice" if reply.client in answered else "it was not asked")
+                    continue
+                answered.add(reply.client)
+                for whose, early in ordering.after(reply.client, reply):
+                    yield from self._take(whose, early, copied.get(whose, 1), stale.get(whose, 0))
+                for listener in self.listeners:
+                    done = min(len(answered), wanted)
+                    listener.on_client(self.state.round + 1, done, wanted, reply.client, seconds)
+                self.watch.lap("wire")
+                if enough is not None and self.totals.accepted - before == enough:
+                    break
+        finally:
+            self.runtime.drop()
+        self.stop.check(f"in round {self.state.round + 1}")
+        for client, left in ordering.left():
+            if enough is not None and self.totals.accepted - before == enough:
+                self._event("late", client, f"{enough} others were faster")
+                del self._pending.outstanding[client]
+            else:
+                reply = Reply(client, Failure(client, "it gave no answer")) if left is None else left
+                yield from self._take(client, reply, copied.get(client, 1), stale.get(client, 0))
+        if quorum:
+            self.require(self.totals.accepted - before, wanted)
+
+    def submit(self, asks: Mapping[str, Ask]) -> None:
+        """Sends clients what they are asked."""
+        if self.runtime.remote:
+            self.experiment.release()
+        messages = self.outbox.write(asks, self.state, self.records.wire, self.forget)
+        requests = [Request(client, message.content, self._own(client)) for client, message in messages.items()]
+        self.totals.bytes_down += sum(len(messages[client].content) for client in asks if asks[client].counted)
+        self._pending.outstanding |= {client: (asks[client], message) for client, message in messages.items()}
+        if self.state.proxy is not None and self.experiment.client_model.weights:
+            new = dict.fromkeys(asks, self.state.proxy.number)
+            self.totals.downloaded |= {client: new[client] for client in asks if client not in self.state.holders}
+        self.watch.lap("wire")
+        self.runtime.submit(requests)
+
+    @property
+    def outstanding(self) -> Collection[str]:
+        """Clients that have not answered."""
+        return self._pending.outstanding.keys()
+
+    def duration(self, client: str, number: int) -> float:
+        """Virtual seconds of a client's work."""
+        return self.experiment.duration(client, number)
+
+    def next(self, staleness: Mapping[str, int]) -> ClientUpdate | None:
+        """The next sound answer to what was submitted."""
+        while (reply := self._next_reply()) is not None:
+            self.watch.lap("train")
+            self.stop.check(f"in round {self.state.round + 1}")
+            replayed = bool(self._pending.replay) and self._pending.replay[0] == reply.client
+            if replayed:
+                self._pending.replay.popleft()
+            for update in self._take(reply.client, reply, 1, staleness.get(reply.client, 0)):
+                if not replayed:
+                    self.note(ARRIVAL, update.client, "its update has arrived")
+                return update
         return None
+
+    def _next_reply(self) -> Reply | None:
+        """The next reply, in the order of ``replay`` as long as there is one."""
+        pending = self._pending
+        if not pending.replay and pending.early:
+            return pending.early.pop(next(iter(pending.early)))
+        while True:
+            if pending.replay and pending.replay[0] in pending.early:
+                return pending.early.pop(pending.replay[0])
+            reply = self.runtime.next()
+            if reply is None or not pending.replay or reply.client == pending.replay[0]:
+                return reply
+            pending.early[reply.client] = reply
+
+    def note(self, kind: str, client: str | None, reason: str) -> None:
+        """Adds a line to the run's events, at once."""
+        event = {"round": self.state.round + 1, "kind": kind, "client": client, "reason": reason}
+        self.folder.append(self.folder.events, event)
+
+    def keep(self, name: str, client: str, params: Params) -> None:
+        """Stores tensors of a client with this round's state."""
+        number, key = self.state.round + 1, f"{name}/{client}"
+        self.totals.versions[key] = StateVersion(number, self.store.put(key, number, encode_state({name: params})))
+
+    def kept(self, name: str, client: str, *, fresh: bool = False) -> Params | None:
+        """What `keep` stored."""
+        key = f"{name}/{client}"
+        version = (self.totals.versions if fresh else self.state.versions).get(key)
+        if version is None:
+            return None
+        content = self.store.get(key, version.number, sha256=version.sha256)
+        return None if content is None else decode_state(content)[name]
+
+    def peer(self, sender: str, receiver: str, params: Params) -> None:
+        """Records that one client sent another its tunable."""
+        size = stored_bytes(params)
+        self.totals.bytes_up += size
+        self.records.wire.append(message_record(self.state.round + 1, "peer", [sender, receiver], size, params))
+
+    def _own(self, client: str) -> bytes | None:
+        """What a simulated client keeps, to ride beside its message."""
+        version = self.state.versions.get(client)
+        if version is None or self.runtime.keeps_state:
+            return None
+        return self.store.get(client, version.number, sha256=version.sha256)
+
+    def _enough(self, asks: Mapping[str, Ask]) -> int | None:
+        """Sound answers after which no other is waited for; None: all are waited for."""
+        federation = self._recipe.federation
+        if federation.sampling == "poisson" or not self._recipe.runtime.spares:
+            return None
+        return min(federation.cohort_size(len(self.clients)), len(asks))
+
+    def _take(self, client: str, reply: Reply, copies: int, staleness: int) -> Iterator[ClientUpdate]:
+        """The answer, if it is sound; writes down what it is otherwise."""
+        if client not in self._pending.outstanding:
+            self._refuse(client, "it was not asked")
+            return
+        ask, message = self._pending.outstanding.pop(client)
+        if isinstance(reply.content, Failure):
+            failure = reply.content
+            self.totals.failed += 1
+            self.totals.stale |= {client} if failure.stale else set()
+            self._event("failed", client, line(failure.reason), details=lines(failure.details))
+            return
+        size = len(reply.content)
+        self.totals.bytes_up += size if ask.counted else 0
+        try:
+            update = decode_update(reply.content)
+            sound = self._sound(client, update, ask, message, copies, staleness)
+            self._keep_state(client, reply, update)
+        except MessageError as error:
+            # Nothing is known of the tensors in it.
+            self._list_up(ask, client, size, {})
+            self._refuse(client, line(error))
+            return
+        self._list_up(ask, client, size, update.tensors)
+        self._count(client, sound)
+        yield sound
+
+    def _list_up(self, ask: Ask, client: str, size: int, tensors: Mapping[str, Tensor]) -> None:
+        if ask.counted:
+            self.records.wire.append(message_record(ask.round, "up", [client], size, tensors))
+
+    def _sound(
+        self, client: str, update: Update, ask: Ask, message: Message, copies: int, staleness: int
+    ) -> ClientUpdate:
+        """An update that may touch the model.
+
+        Raises:
+            MessageError: it may not, with the reason.
+        """
+        contract, model = self.experiment.contract, self.experiment.client_model
+        before = contract.before_path(client, ask.round) if ask.expects is None else dict(ask.expects)
+        expected = contract.up.spec(before)
+        reason = screen(update, message.instruction, expected, client=client, accepts_stale=model.accepts_stale)
+        activity = update.groups.get(ACTIVITY, {})
+        if reason is None and activity and not message.instruction.facts.count_activity:
+            reason = "it sent counts of neurons' use that it was not asked for"
+        if reason is None and message.instruction.facts.count_activity:
+            reason = model.activity_problem(activity)
+        if reason is not None:
+            raise MessageError(reason)
+        try:
+            groups = contract.up.decode({group: update.groups.get(group, {}) for group in expected}, before)
+        except ValueError as error:
+            raise MessageError(f"its values cannot be decoded: {error}") from error
+        if reason := value_problem(groups, update.facts):
+            raise MessageError(reason)
+        if activity:
+            groups[ACTIVITY] = activity
+        contribution = Contribution(client, update.facts.examples, update.facts.steps, copies, staleness)
+        slices = contract.views.held(contract.spec, client, ask.round)
+        return ClientUpdate(client, groups, update.facts, contribution, slices)
+
+    def _keep_state(self, client: str, reply: Reply, update: Update) -> None:
+        """Stores what a simulated client keeps; it counts once the round is committed.
+
+        Raises:
+            MessageError: it is not what the update says.
+            StorageError: it cannot be written.
+        """
+        claimed = update.facts.state
+        found = "" if reply.state is None else hashlib.sha256(reply.state).hexdigest()
+        if not self.runtime.keeps_state and claimed != found:
+            raise MessageError("the state that came with it is not the one that it names")
+        if reply.state is not None:
+            self.store.put(client, update.round, reply.state)
+        if claimed:
+            self.totals.versions[client] = StateVersion(update.round, claimed)
+
+    def _count(self, client: str, update: ClientUpdate) -> None:
+        facts, totals = update.facts, self.totals
+        totals.accepted += 1
+        totals.steps += facts.steps
+        totals.samples += facts.samples
+        totals.examples += facts.examples
+        if facts.predictions and facts.loss is not None:
+            totals.losses.append((facts.loss, facts.predictions))
+        totals.trained[client] = facts.proxy_version
+        for name, counts in update.groups.get(ACTIVITY, {}).items():
+            totals.activity[name] = totals.activity.get(name, 0) + counts
+
+    def _refuse(self, client: str, reason: str) -> None:
+        self.totals.refused += 1
+        self._event("refused", client, reason)
+
+    def _event(self, kind: str, client: str, reason: str, **more: str) -> None:
+        self.records.events.append(
+            {"round": self.state.round + 1, "kind": kind, "client": client, "reason": reason, **more}
+        )
+
+    def require(self, accepted: int, wanted: int) -> None:
+        """Checks the quorum, as `fedfm.protocols.IO.require`."""
+        federation = self._recipe.federation
+        quorum, least = federation.quorum, federation.min_clients or 0
+        if accepted >= max(quorum * wanted, least):
+            return
+        asks = f"federation.quorum ({quorum:g}) asks for"
+        if accepted >= quorum * wanted:
+            asks = f"federation.min_clients ({least}) asks for"
+        for event in self.records.events:
+            self.folder.append(self.folder.events, event)
+        first = self.records.events[:5]
+        reasons = "".join(f"\n  client {line(event['client'])} {event['kind']}: {event['reason']}" for event in first)
+        raise TooFewClientsError(
+            f"only {accepted} of {wanted} clients gave a sound update in round {self.state.round + 1}, fewer than "
+            f"{asks}; see {self.folder.events}{reasons}",
+            repeats=not self.totals.failed,  # every choice is keyed, so the same updates come again
+        )

@@ -1,44 +1,45 @@
-"""Whose update is folded when; those that wait for their turn wait on disk where they are large."""
+"""The order in which replies are folded; large replies that wait for their turn wait on disk."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
-from fedfm.runtimes.base import Answer
 from fedfm.spill import Spilled
+from fedfm.updates import Reply
 
 IN_MEMORY = 2**20
-"""Bytes of an answer that waits in memory, at most."""
+"""Bytes of a reply that waits in memory, at most."""
 
 
 class Ordering:
-    """Clients' turns: in the order in which they were asked, or, where the first few are enough, as they come."""
+    """Orders replies as their clients were asked, or, where the first few are enough, as they arrive."""
 
     def __init__(self, order: Sequence[str], *, as_they_come: bool) -> None:
         self._order, self._as_they_come = list(order), as_they_come
-        self._early: dict[str, Answer] = {}
+        self._early: dict[str, Reply] = {}
 
-    def after(self, client: str, answer: Answer) -> Iterator[tuple[str, Answer]]:
-        """Those whose turn it is once this one has answered.
+    def after(self, client: str, reply: Reply) -> Iterator[tuple[str, Reply]]:
+        """Replies whose turn has come with this one.
 
         Raises:
-            StorageError: there is no room for an answer that has to wait.
+            StorageError: there is no room for a reply that has to wait.
         """
         if self._as_they_come or client == self._order[0]:
             self._order.remove(client)
-            yield client, answer
+            yield client, reply
         else:
-            if isinstance(answer, bytes) and len(answer) > IN_MEMORY:
-                answer = Spilled([answer])
-            self._early[client] = answer
+            if isinstance(reply.content, bytes) and len(reply.content) > IN_MEMORY:
+                reply = replace(reply, content=Spilled([reply.content]))
+            self._early[client] = reply
         while self._order and self._order[0] in self._early:
             yield self._next()
 
-    def left(self) -> Iterator[tuple[str, Answer | None]]:
-        """Those whose turn has not come; None for who has not answered."""
+    def left(self) -> Iterator[tuple[str, Reply | None]]:
+        """Replies whose turn has not come; None for clients that have not replied."""
         while self._order:
             yield self._next() if self._order[0] in self._early else (self._order.pop(0), None)
 
-    def _next(self) -> tuple[str, Answer]:
+    def _next(self) -> tuple[str, Reply]:
         client = self._order.pop(0)
         return client, self._early.pop(client)

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from fedfm.params import is_finite
 from fedfm.printable import line, quoted
-from fedfm.proxies.activity import activity_problem
+from fedfm.spec import Spec, problem
 from fedfm.untrusted import MAX_EXAMPLES
-from fedfm.updates import Instruction, Update
+from fedfm.updates import Done, Instruction, Update
+from fedfm.updates.payload import ACTIVITY
 
 MAX_SAMPLES = 2**40
 """A client that claims to have processed more examples than this in a round is not believed."""
@@ -26,69 +27,70 @@ MAX_PREDICTIONS = 2**50
 def screen(
     update: Update,
     instruction: Instruction,
+    expected: Mapping[str, Spec],
     *,
     client: str,
-    stale: bool = False,
-    widths: Mapping[str, int] | None = None,
+    accepts_stale: bool = False,
 ) -> str | None:
-    """Why an update is refused, or None when it is sound.
+    """Why an update is refused by its facts and the spec of its groups, or None.
 
     Args:
         update: what came back.
-        instruction: what was sent out this round.
+        instruction: what was sent out.
+        expected: spec of each group on the wire; ``activity`` is checked elsewhere.
         client: who was asked.
-        stale: whether an update may have been trained on an older version of the proxy.
-        widths: neurons of each compressed FFN of the proxy, of which counts may be asked for.
+        accepts_stale: whether an update may have been trained on an older version of the proxy.
     """
-    if update.client != client:
-        return f"it says it is from client {quoted(update.client)}"
+    facts = update.facts
+    if facts.client != client:
+        return f"it says it is from client {quoted(facts.client)}"
     if update.round != instruction.round:
         return f"it answers round {update.round}, not round {instruction.round}"
+    if update.work != instruction.work:
+        return f"it answers work {quoted(update.work)}, not `{instruction.work}`"
     if update.base != instruction.base:
         return f"it was computed on another base ({line(update.base[:12])}…, not {instruction.base[:12]}…)"
-    if not 1 <= update.examples <= MAX_EXAMPLES:
-        return f"it claims {update.examples} training examples"
-    if not 1 <= update.steps <= update.samples <= MAX_SAMPLES:
-        return f"it claims {update.steps} steps on {update.samples} samples"
-    if not 0 <= update.predictions <= MAX_PREDICTIONS:
-        return f"it claims {update.predictions} predictions"
-    held, asked = update.proxy_version, instruction.proxy_version
-    if held != asked and not (stale and 0 <= held < asked):
+    if reason := _claims(facts, trains=instruction.work == "train"):
+        return reason
+    held, asked = facts.proxy_version, instruction.facts.proxy_version
+    if held != asked and not (accepts_stale and 0 <= held < asked):
         return f"it was trained on version {held} of the proxy, not {asked}"
-    if update.activity and not instruction.count_activity:
-        return "it sent counts of neurons' use that nobody asked for"
-    if instruction.count_activity and (problem := activity_problem(update.activity, widths or {})):
-        return problem
-    return _shape_problem(update.params, instruction.params) or _value_problem(update)
-
-
-def _shape_problem(got: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str | None:
-    if missing := sorted(expected.keys() - got.keys()):
-        return f"{len(missing)} tensors are missing, first `{missing[0]}`"
-    if extra := sorted(got.keys() - expected.keys()):
-        return f"{len(extra)} tensors were not asked for, first {quoted(extra[0])}"
-    for name, tensor in expected.items():
-        its = got[name]
-        if its.shape != tensor.shape:
-            return f"tensor `{name}` has shape {list(its.shape)}, not {list(tensor.shape)}"
-        if its.dtype != tensor.dtype:
-            return f"tensor `{name}` is {its.dtype}, not {tensor.dtype}"
+    for group in update.groups:
+        if group not in expected and group != ACTIVITY:
+            return f"it sent group {quoted(group)}, which it was not asked for"
+    for group, spec in expected.items():
+        if reason := problem(update.groups.get(group, {}), spec):
+            return reason
     return None
 
 
-def _value_problem(update: Update) -> str | None:
-    loss = f"loss {update.loss:.4g}" if update.loss == update.loss else "loss was NaN"
-    end = f"of {len(update.params)} tensors ({loss}); try a lower local.learning_rate"
-    vast = 0
-    for tensor in update.params.values():
-        if math.isfinite(torch.linalg.vector_norm(tensor, dtype=torch.float32)):
+def value_problem(groups: Mapping[str, Mapping[str, Tensor]], facts: Done) -> str | None:
+    """Why an update is refused by its values, after decoding, or None."""
+    tensors = [(params, name) for group, params in groups.items() if group != ACTIVITY for name in params]
+    loss = "loss was not a number" if facts.loss is None else f"loss {facts.loss:.4g}"
+    end = f"of {len(tensors)} tensors ({loss}); try a lower local.learning_rate"
+    infinite = vast = 0
+    for params, name in tensors:
+        tensor = params[name]
+        if not tensor.is_floating_point() or math.isfinite(torch.linalg.vector_norm(tensor, dtype=torch.float32)):
             continue
-        if not is_finite(tensor):
-            bad = sum(not is_finite(tensor) for tensor in update.params.values())
-            return f"non-finite values in {bad} {end}"
+        infinite += not is_finite(tensor)
         vast += 1
+    if infinite:
+        return f"non-finite values in {infinite} {end}"
     if vast:
         return f"values whose squares no float32 holds in {vast} {end}"
-    if update.predictions and not abs(update.loss) <= MAX_LOSS:
+    if facts.predictions and not (facts.loss is not None and abs(facts.loss) <= MAX_LOSS):
         return "its loss is not a number, or not one of a float32; try a lower local.learning_rate"
+    return None
+
+
+def _claims(facts: Done, *, trains: bool) -> str | None:
+    """Why counts that a client claims are not believed."""
+    if not 1 <= facts.examples <= MAX_EXAMPLES:
+        return f"it claims {facts.examples} training examples"
+    if trains and not 1 <= facts.steps <= facts.samples <= MAX_SAMPLES:
+        return f"it claims {facts.steps} steps on {facts.samples} samples"
+    if not 0 <= facts.predictions <= MAX_PREDICTIONS:
+        return f"it claims {facts.predictions} predictions"
     return None

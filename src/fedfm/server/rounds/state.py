@@ -7,7 +7,8 @@ from typing import Any
 
 from fedfm.algorithms import ServerState
 from fedfm.params import Params
-from fedfm.proxies.versions import ProxyVersion
+from fedfm.protocols import State
+from fedfm.proxies.base import ModelVersion
 from fedfm.server.rounds.participation import Contribution, Contributions
 
 
@@ -51,13 +52,24 @@ class Delivered:
 
 
 @dataclass(frozen=True)
-class RunState:
-    """The run after ``round`` rounds.
+class StateVersion:
+    """A version of what a client keeps.
 
     Attributes:
-        round: rounds done.
-        params: the tunable w.
-        algorithm: the algorithm's server state.
+        number: the round whose update it belongs to.
+        sha256: hex digest of its bytes.
+    """
+
+    number: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class RunState:
+    """The run after some rounds.
+
+    Attributes:
+        protocol: what the protocol keeps: the rounds done, the tunable w, the algorithm's state.
         initial: split → loss and metrics before round 1.
         latest: split → loss and metrics at the last evaluation.
         evaluated: the round of ``latest``.
@@ -70,15 +82,14 @@ class RunState:
         samples: training examples processed.
         steps: local optimiser steps of all clients in each round, for baselines of the same budget.
         seconds: wall time by phase: ``train``, ``evaluate``, ``aggregate``, ``wire``, ``proxy``, ``total``.
-        proxy: the part of the proxy that may change, where clients hold one.
+        proxy: the part of the clients' model that may change.
         holders: client id → the version of the proxy that it holds; clients that have none are not in it.
         activity: counts of neurons' use from the last round, where clients were asked for them.
         contributions: what each client contributed.
+        versions: client id → the version of what it keeps; clients that keep nothing are not in it.
     """
 
-    round: int
-    params: Params
-    algorithm: ServerState
+    protocol: State
     initial: dict[str, dict[str, float]] = field(default_factory=dict)
     latest: dict[str, dict[str, float]] = field(default_factory=dict)
     evaluated: int = 0
@@ -91,10 +102,21 @@ class RunState:
     samples: int = 0
     steps: tuple[int, ...] = ()
     seconds: dict[str, float] = field(default_factory=dict)
-    proxy: ProxyVersion | None = None
+    proxy: ModelVersion | None = None
     holders: dict[str, int] = field(default_factory=dict)
     activity: Params = field(default_factory=dict)
     contributions: Contributions = field(default_factory=dict)
+    versions: dict[str, StateVersion] = field(default_factory=dict)
+
+    @property
+    def round(self) -> int:
+        """Rounds done."""
+        return self.protocol.round
+
+    @property
+    def params(self) -> Params:
+        """The tunable w."""
+        return self.protocol.params
 
     def delivered(self) -> Delivered:
         """The best round's outcome where the run stops early, else the last round's."""
@@ -120,6 +142,8 @@ class RunState:
             "proxy_version": None if self.proxy is None else self.proxy.number,
             "holders": self.holders,
             "contributions": {client: asdict(of) for client, of in self.contributions.items()},
+            "protocol": dict(self.protocol.facts),
+            "versions": {client: asdict(version) for client, version in self.versions.items()},
         }
 
     @classmethod
@@ -127,24 +151,24 @@ class RunState:
         cls,
         numbers: dict[str, Any],
         params: Params,
-        algorithm: ServerState,
+        server: ServerState,
         best_params: Params,
-        proxy: ProxyVersion | None,
+        proxy: ModelVersion | None,
         activity: Params,
     ) -> RunState:
         """The inverse of `numbers` and the tensors."""
-        rest = {name: value for name, value in numbers.items() if name != "proxy_version"}
+        rest = {name: value for name, value in numbers.items() if name not in ("proxy_version", "round")}
         best = numbers["best"]
         return cls(
             **{
                 **rest,
+                "protocol": State(numbers["round"], params, server, numbers["protocol"]),
                 "best": None if best is None else Best(**best),
                 "steps": tuple(numbers["steps"]),
-                "params": params,
-                "algorithm": algorithm,
                 "best_params": best_params,
                 "proxy": proxy,
                 "activity": activity,
                 "contributions": {client: Contribution(**of) for client, of in numbers["contributions"].items()},
+                "versions": {client: StateVersion(**version) for client, version in numbers["versions"].items()},
             }
         )

@@ -1,4 +1,4 @@
-"""What users call: `run` and `resume`. Quick to import: a call loads what it needs."""
+"""The public functions `run` and `resume`. Slow modules are imported by a call."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from fedfm.recipe import load_recipe
 from fedfm.records.folder import RunFolder
-from fedfm.records.listeners import Listener
 from fedfm.server.runs.finished import Run
 from fedfm.server.runs.refusals import refuse_changes, refuse_unresumable, refuse_unrunnable
+from fedfm.trackers.listeners import Listener
 
 if TYPE_CHECKING:
     from fedfm.recipe import Recipe
@@ -30,19 +30,19 @@ def run(
     Args:
         recipe: a recipe, a mapping of its keys, a recipe file, or the name of a preset.
         overrides: ``dotted.key=value`` settings, as on the command line.
-        data: in place of the data that the recipe names: ``{"train": …, "test": …}``, each a pandas DataFrame or a
+        data: replaces the data that the recipe names: ``{"train": …, "test": …}``, each a pandas DataFrame or a
             `datasets.Dataset`; see `load_recipe`.
-        listeners: hear of every step; see `fedfm.Listener`.
-        profile: write down where the time went (``profile.json``, and in the report).
+        listeners: are called at each step; see `fedfm.Listener`.
+        profile: record the time by phase (``profile.json``, and in the report).
         methods: objects in place of the recipe's ``algorithm``, ``tune``, ``updates`` (a list), ``aggregate``, …; their
             classes may be your own. Runtimes on nodes need such a class to be installed, with an entry point.
 
     Raises:
-        RecipeError: something in the recipe does not fit; nothing was written.
+        RecipeError: the recipe is not valid; nothing was written.
         DataError: a data file cannot be read; nothing was written.
         TooFewClientsError: a round had fewer sound updates than the quorum.
-        StorageError: the disk is full or the folder read-only; the last checkpoint is intact.
-        InterruptedRunError: Ctrl-C; the run can be resumed.
+        StorageError: the disk is full or the folder is read-only; the last checkpoint is intact.
+        InterruptedRunError: Ctrl-C was pressed; the run can be resumed.
     """
     if isinstance(recipe, str | Path):
         if not data:
@@ -53,8 +53,8 @@ def run(
     elif overrides or data or methods:
         recipe = load_recipe(recipe.model_dump(), overrides, data=data, **methods)
     RunFolder.refuse_existing(recipe.folder)
-    from fedfm.server.runs.start import start_run
     from fedfm.server.experiment.deployment import Simulation
+    from fedfm.server.runs.start import start_run
 
     return start_run(recipe, Simulation(profile=profile), listeners)
 
@@ -67,25 +67,25 @@ def resume(
     listeners: Sequence[Listener] = (),
     **methods: Any,
 ) -> Run:
-    """Continues a run from its last checkpoint; on the same machine the outcome is that of a run never interrupted.
+    """Continues a run from its last checkpoint. On the same machine the result is that of an uninterrupted run.
 
     Args:
         folder: the run's folder.
         overrides: only ``federation.rounds`` and ``report_to`` may change.
-        data: the data that `run` was given from Python, where the cache has lost it since; it must be the same.
-        listeners: hear of every step.
+        data: the data that was given to `run` from Python, if the cache has lost it; it must be the same.
+        listeners: are called at each step.
         methods: the objects that `run` was given, where their classes are not installed; they must be the same.
 
     Raises:
-        RecipeError: no run's folder, a run that is finished, or recipe, data or model are not those of the run any
-            more; also as `run`.
+        RecipeError: the folder is not that of a run, the run is finished, or recipe, data or model have changed; also
+            as in `run`.
     """
     opened = RunFolder.open(folder)
     if methods:
         given = load_recipe(opened.recipe, **methods)
         refuse_changes(load_recipe(opened.recipe).model_dump(), given.model_dump())
     refuse_unresumable(opened, overrides)
-    from fedfm.server.runs.start import continue_run
     from fedfm.server.experiment.deployment import Simulation
+    from fedfm.server.runs.start import continue_run
 
     return continue_run(opened, overrides, Simulation(), listeners, data)

@@ -1,4 +1,4 @@
-"""What a run leaves behind: ``adapter/`` as PEFT loads it, ``model/`` as transformers load it, each with its card."""
+"""The artifacts of a run: ``adapter/`` in the format of PEFT, ``model/`` in that of transformers, with their cards."""
 
 from __future__ import annotations
 
@@ -12,32 +12,29 @@ from fedfm.models.backbones import Backbone, load_backbone
 from fedfm.models.identity import PARTS
 from fedfm.models.quiet import quiet
 from fedfm.models.tunable import Tunable
-from fedfm.proxies import NoProxy
-from fedfm.proxies.model import make
 from fedfm.recipe import Recipe, load_recipe
 from fedfm.records import jsonl, shapes
-from fedfm.records.card import Base, Kind, write_card
 from fedfm.records.folder import RunFolder
+from fedfm.report.card import ArtifactKind, Base, write_card
 from fedfm.server.rounds.checkpoints import load_checkpoint
-from fedfm.server.experiment.server_proxy import make_server_proxy
 from fedfm.tasks import TASKS
 
 
 def write_outcome(
     folder: RunFolder, tunable: Tunable, backbone: Backbone, recipe: Recipe, summary: dict[str, Any], *, merge: bool
 ) -> Path:
-    """Writes what was tuned, with its card.
+    """Writes the tuned parameters, with a card.
 
     Args:
         folder: the run's folder.
         tunable: holds the final parameters.
-        backbone: what they were tuned on.
+        backbone: the model on which they were tuned.
         recipe: the resolved recipe.
         summary: the content of ``summary.json``.
         merge: write ``model/`` even though the tunable could be an adapter.
 
     Returns:
-        ``adapter/``, or ``model/`` for merged models and for tunables that are no PEFT method (head, bitfit, full).
+        ``adapter/``, or ``model/`` for merged models and for tunables that are not PEFT methods (head, bitfit, full).
     """
     whole = merge or not tunable.is_adapter
     target = folder.model if whole else folder.adapter
@@ -51,7 +48,7 @@ def write_outcome(
         base = _base(recipe, backbone)
         if not whole and base.kind == "beside":
             builtin.write_random_model(base.name.removeprefix(builtin.PREFIX), beside / "base")
-        kind: Kind = "model" if whole else "adapter"
+        kind: ArtifactKind = "model" if whole else "adapter"
         write_card(beside, base=base, summary=summary, recipe=recipe.model_dump(), kind=kind)
     return target
 
@@ -67,10 +64,10 @@ def _base(recipe: Recipe, backbone: Backbone) -> Base:
 
 
 def export(path: Path | str, *, merge: bool = False) -> Path:
-    """Writes the adapter, or the merged model, of a run once more from its last checkpoint; needs none of its data.
+    """Writes the adapter or the merged model of a run again, from its last checkpoint; the data is not needed.
 
     Raises:
-        RecipeError: not a run's folder, a run without a saved round, or a tunable that cannot be merged.
+        RecipeError: the folder is not that of a run, the run has no saved round, or the tunable cannot be merged.
         StorageError: the disk is full, the folder read-only, or every checkpoint damaged.
     """
     folder = RunFolder.open(path)
@@ -80,14 +77,16 @@ def export(path: Path | str, *, merge: bool = False) -> Path:
 
 
 def load_tuned(folder: RunFolder, recipe: Recipe) -> tuple[Tunable, Backbone]:
-    """The backbone of a run with what was tuned plugged in, on the CPU.
+    """The backbone of a run with the tuned parameters, on the CPU.
 
     Raises:
-        RecipeError: the run has no saved round, or its backbone cannot be loaded, or is not what it was.
+        RecipeError: the run has no saved round, or its backbone cannot be loaded or has changed.
     """
     saved = load_checkpoint(folder)
     if saved is None or not folder.summary.is_file():
-        raise RecipeError(f"{folder.path} has nothing to load yet; continue it with `{folder.again}`", source="run")
+        raise RecipeError(
+            f"{folder.path} has no saved round to load; continue the run with `{folder.again}`", source="run"
+        )
     task = TASKS[recipe.task.kind]
     backbone = load_backbone(
         recipe.model,
@@ -98,24 +97,23 @@ def load_tuned(folder: RunFolder, recipe: Recipe) -> tuple[Tunable, Backbone]:
     )
     _refuse_another_model(saved.identity, backbone)
     params = saved.state.delivered().params
-    if isinstance(recipe.proxy, NoProxy):
-        tunable = recipe.tune.attach(backbone, task_type=task.peft_type, seed=recipe.seed)
-    else:
-        here = recipe.proxy.model_copy(update={"path": str(folder.proxy)})
-        model = make(here, backbone, None, seed=recipe.seed)
-        tunable = recipe.tune.attach(model.backbone, task_type=task.peft_type, seed=recipe.seed)
-        params = make_server_proxy(recipe, model, tunable, task, None).plug_in.to_backbone(params)
-    tunable.write(params)
-    tunable.eval()
-    return tunable, backbone
+    here = recipe.proxy.model_copy(update={"path": str(folder.proxy)}) if recipe.proxy.is_sent else recipe.proxy
+
+    def attach(model: Backbone) -> Tunable:
+        return recipe.tune.attach(model, task_type=task.peft_type, seed=recipe.seed)
+
+    made = here.at_server(backbone, attach, None, seed=recipe.seed)
+    made.tunable.write(made.to_backbone(params))
+    made.tunable.eval()
+    return made.tunable, backbone
 
 
 def _refuse_another_model(before: Mapping[str, str], backbone: Backbone) -> None:
-    """What was tuned belongs to the model that the run began with."""
+    """Refuses a model that is not the one with which the run began."""
     now = backbone.identity.named
     if changed := [words for part, words in PARTS.items() if before.get(f"model.{part}") != now[f"model.{part}"]]:
         raise RecipeError(
-            f"{backbone.name} is not the model that this run tuned: it has other {' and other '.join(changed)}. "
-            "Put the model of the run back",
+            f"{backbone.name} is not the model that this run tuned: it has different "
+            f"{' and different '.join(changed)}. Restore the model of the run",
             where="model.path",
         )

@@ -1,4 +1,4 @@
-"""What a federation is measured against: always the commonest class, each client alone, all data in one place.
+"""Baselines of a federation: the most frequent class, each client alone, all data in one place.
 
 Each is trained with the same code and local settings as the run itself, from the same start: `pooled` with as many
 optimiser steps as all clients together took, `local` with as many as a client took on average.
@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 
 from fedfm.algorithms import Algorithm
-from fedfm.clients import Worker
+from fedfm.clients import ClientRound, Worker
 from fedfm.params import Params
 from fedfm.randomness import numpy_generator
 from fedfm.server.experiment.build import Experiment
 from fedfm.server.rounds.state import RunState
 
 LOCAL_CLIENTS = 10
-"""How many clients, a keyed choice, are trained alone for the baseline `local`."""
+"""The number of clients, chosen by a keyed generator, that are trained alone for the baseline `local`."""
 
 
 Clients = Mapping[str, np.ndarray]
@@ -28,13 +28,13 @@ Clients = Mapping[str, np.ndarray]
 
 
 def baselines(experiment: Experiment, state: RunState) -> dict[str, Any]:
-    """Headline test metric of each baseline: ``majority`` where there are classes, the others where asked.
+    """Headline test metric of each baseline: ``majority`` where there are classes, others where the recipe names them.
 
-    None where clients hold their data.
+    Empty where clients hold their own data.
 
     Args:
         experiment: the run; its tunable is overwritten.
-        state: the finished run; says how many steps each round took.
+        state: the state after the run, with the number of steps of each round.
     """
     results: dict[str, Any] = {}
     data, training, worker = experiment.data, experiment.data.training, experiment.worker
@@ -53,23 +53,23 @@ def baselines(experiment: Experiment, state: RunState) -> dict[str, Any]:
 
 
 def _pooled(experiment: Experiment, state: RunState, clients: Clients, worker: Worker) -> float:
-    """One client that holds everybody's examples takes each round as many steps as the whole cohort did.
+    """One client with all examples takes as many steps in each round as the whole cohort did.
 
-    It trains the backbone, also where clients hold a proxy: nothing would keep it apart from the data.
+    It trains the backbone, also in a run with a proxy: with pooled data a proxy has no purpose.
     """
     indices = np.sort(np.concatenate(list(clients.values())))
     on_backbone = replace(worker, tunable=experiment.tunable)
-    start = experiment.proxy.plug_in.to_backbone(experiment.start) if experiment.proxy else experiment.start
+    start = experiment.client_model.to_backbone(experiment.start)
     return _train_alone(experiment, on_backbone, start, indices, "pooled", [steps for steps in state.steps if steps])
 
 
 def _local(experiment: Experiment, state: RunState, clients: Clients, worker: Worker) -> dict[str, float]:
-    """Some clients train alone what they hold, as often as they took part on average; the test set judges them.
+    """Some clients train alone, in as many rounds as a client took part in on average; they are scored on the test set.
 
-    A proxy is the latest, to whose alignment the federation has contributed: with one, this flatters being alone.
+    They train on the latest proxy, which the federation has helped to align, so the baseline is slightly too good.
     """
-    if state.proxy is not None and worker.proxy is not None:
-        worker.proxy.download(state.proxy)
+    if state.proxy is not None:
+        worker.copy.download(state.proxy)
     local = experiment.recipe.local
     chosen = numpy_generator(experiment.recipe.seed, "local baseline").permutation(sorted(clients))[:LOCAL_CLIENTS]
     scores = []
@@ -84,15 +84,15 @@ def _local(experiment: Experiment, state: RunState, clients: Clients, worker: Wo
 def _train_alone(
     experiment: Experiment, worker: Worker, start: Params, indices: np.ndarray, key: str, steps: list[int]
 ) -> float:
-    """Headline test metric after plain training, without the algorithm's hook, of ``steps`` a round."""
-    plain = replace(worker, gradient_rule=Algorithm().gradient)
+    """Headline test metric after plain training, without the algorithm's hooks, with ``steps`` in each round."""
+    plain = replace(worker, contract=replace(worker.contract, rule=Algorithm()))
     plain.tunable.write(start)
     for number, budget in enumerate(steps, start=1):
         plain.fit(
             indices,
+            ClientRound(start, {}, {}, experiment.recipe.local.learning_rate_at(number, len(steps))),
             client=f"baseline {key}",
             round=number,
-            learning_rate=experiment.recipe.local.learning_rate_at(number, len(steps)),
             max_steps=budget,
         )
     evaluator = replace(experiment.evaluator, tunable=plain.tunable)

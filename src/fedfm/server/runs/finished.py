@@ -1,4 +1,4 @@
-"""A run's folder, to read. Quick to import: what is slow is loaded when it is asked for."""
+"""Read access to a run's folder. Slow modules are imported on first use."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Run:
-    """A run's folder, to read.
+    """Read access to a run's folder.
 
     Examples:
         >>> from fedfm import Recipe, run
@@ -47,28 +47,30 @@ class Run:
         """The content of ``summary.json``.
 
         Raises:
-            RecipeError: the run has not got that far.
+            RecipeError: the run has not written it yet.
         """
         if not self.folder.summary.is_file():
-            raise RecipeError(f"{self.path} has no summary yet; continue it with `{self.folder.again}`", source="run")
+            raise RecipeError(
+                f"{self.path} has no summary yet; continue the run with `{self.folder.again}`", source="run"
+            )
         summary: dict[str, Any] = jsonl.read(self.folder.summary, shapes.SUMMARY)
         return summary
 
     @property
     def metrics(self) -> pd.DataFrame:
-        """Loss and metrics, a row for each round and split."""
+        """Loss and metrics, one row for each round and split."""
         import pandas as pd
 
         return pd.DataFrame(list(jsonl.records(self.folder.metrics, shapes.METRICS)))
 
     @property
     def events(self) -> list[dict[str, Any]]:
-        """What did not go as planned: refused updates, failures, resumes."""
+        """Irregular events: refused updates, failures, resumes."""
         return list(jsonl.records(self.folder.events, shapes.EVENT))
 
     @cached_property
     def model(self) -> nn.Module:
-        """The backbone with what was tuned, on the CPU, ready for inference."""
+        """The backbone with the tuned parameters, on the CPU, ready for inference."""
         from fedfm.server.runs.artifacts import load_tuned
 
         return load_tuned(self.folder, self.recipe)[0].model

@@ -1,13 +1,12 @@
-"""What the model of a run makes of data: metrics where there are labels or documents, classes where there are none."""
+"""The model of a run on other data: metrics for data with labels or documents, predicted classes for other data."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 import torch
 
 from fedfm.clients import Evaluator
@@ -15,32 +14,35 @@ from fedfm.data.examples import Examples
 from fedfm.data.labels import LabelMap
 from fedfm.data.sources import Source, read_source
 from fedfm.errors import RecipeError
+from fedfm.hosts.devices import choose_device
 from fedfm.recipe import Recipe, load_recipe
 from fedfm.records import jsonl
 from fedfm.records.folder import RunFolder
 from fedfm.server.experiment.build import Experiment
 from fedfm.server.runs.artifacts import load_tuned
-from fedfm.hosts.devices import choose_device
 from fedfm.tasks import TASKS
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 CHANGEABLE = ("data.", "evaluate.batch_size", "runtime.device", "allow_network")
-"""Keys, or their beginnings, that other data may need otherwise than the run's own."""
+"""Keys, or prefixes of keys, that may be changed for other data."""
 
 
 def evaluate(run: Path | str, data: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """Loss and metrics of a run's model on data that has what the run's own test data has.
+    """Loss and metrics of a run's model on data with the columns of the run's test data.
 
     Args:
         run: the run's folder.
-        data: as ``data.test`` of a recipe: a file, a folder, ``hf:NAME``, ``builtin:NAME``.
-        overrides: ``dotted.key=value`` settings of this data, such as ``data.label=class``.
+        data: a file, a folder, ``hf:NAME`` or ``builtin:NAME``, as ``data.test`` in a recipe.
+        overrides: ``dotted.key=value`` settings for this data, such as ``data.label=class``.
 
     Returns:
-        ``examples`` (pieces, of documents), ``metrics`` (name → value, ``loss`` among them), and for classes
-        ``classes`` and ``confusion``, see `PerClass`; None for other tasks.
+        ``examples`` (of documents: pieces), ``metrics`` (name → value, including ``loss``), ``classes`` and
+        ``confusion`` (see `PerClass`; None for tasks without classes).
 
     Raises:
-        RecipeError: the folder has no model to load yet, or the data lacks a column.
+        RecipeError: the run has no saved round, or the data lacks a column.
         DataError: the data cannot be read.
     """
     model = _open(run, overrides)
@@ -49,7 +51,7 @@ def evaluate(run: Path | str, data: str, overrides: Sequence[str] = ()) -> dict[
 
 
 def predict(run: Path | str, data: str, overrides: Sequence[str] = ()) -> pd.DataFrame:
-    """The classes that a run's model gives to data; labels are not needed.
+    """The classes that a run's model predicts for data; labels are not needed.
 
     Args:
         run: the run's folder.
@@ -57,17 +59,19 @@ def predict(run: Path | str, data: str, overrides: Sequence[str] = ()) -> pd.Dat
         overrides: as in `evaluate`.
 
     Returns:
-        A row for each of the data's, in its order: ``row`` (from 1), ``label`` where the data has one, ``predicted``,
+        One row for each row of the data, in its order: ``row`` (from 1), ``label`` if the data has it, ``predicted``,
         ``probability``, and ``probabilities.NAME`` for each class.
 
     Raises:
         RecipeError: as `evaluate`, and for tasks without classes.
         DataError: the data cannot be read.
     """
+    import pandas as pd
+
     model = _open(run, overrides)
     if model.labels is None:
         raise RecipeError(
-            f"a model of {model.recipe.task.kind} gives no classes; `fedfm evaluate` measures it on documents",
+            f"a model of {model.recipe.task.kind} predicts no classes; use `fedfm evaluate` to measure it on documents",
             where="task.kind",
         )
     source = model.read(data)
@@ -90,7 +94,7 @@ def predict(run: Path | str, data: str, overrides: Sequence[str] = ()) -> pd.Dat
 
 
 def evaluation(experiment: Experiment) -> dict[str, Any]:
-    """As `evaluate`, of the model that an experiment holds, on its test set: the content of ``evaluation.json``."""
+    """Like `evaluate`, for the model of an experiment on its test set: the content of ``evaluation.json``."""
     return _evaluate(experiment.evaluator, experiment.data.test, experiment.data.labels)
 
 
@@ -103,7 +107,7 @@ def _evaluate(evaluator: Evaluator, examples: Examples, labels: LabelMap | None)
 
 @dataclass(frozen=True)
 class _Model:
-    """A run's model, ready to be asked."""
+    """A run's model, ready for inference."""
 
     recipe: Recipe
     labels: LabelMap | None
@@ -119,11 +123,11 @@ class _Model:
 
 def _open(run: Path | str, overrides: Sequence[str]) -> _Model:
     folder = RunFolder.open(run)
-    strange = [text for text in overrides if not text.startswith(CHANGEABLE)]
-    if strange:
+    refused = [text for text in overrides if not text.startswith(CHANGEABLE)]
+    if refused:
         raise RecipeError(
-            f"{strange[0]} would be another model; only {', '.join(CHANGEABLE)} can be set for other data",
-            where=strange[0].partition("=")[0],
+            f"{refused[0]} would change the model; only {', '.join(CHANGEABLE)} can be set for other data",
+            where=refused[0].partition("=")[0],
         )
     recipe = load_recipe(folder.recipe, overrides)
     tunable, backbone = load_tuned(folder, recipe)

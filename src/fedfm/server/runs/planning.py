@@ -1,4 +1,4 @@
-"""What a run will do, in numbers, before any compute: for the display at its start and for ``fedfm check``."""
+"""The plan of a run in numbers, before any training: for the display at its start and for ``fedfm check``."""
 
 from __future__ import annotations
 
@@ -7,28 +7,27 @@ from typing import Any
 import numpy as np
 
 from fedfm.data.settings import FILE, SITES
-from fedfm.params import count
 from fedfm.recipe import Recipe
 from fedfm.server.experiment.build import Experiment, build_experiment
 from fedfm.server.experiment.federated_data import FederatedData, prepare_data
-from fedfm.wire import stored_bytes
+from fedfm.spec import count
 
 
 def plan(recipe: Recipe) -> dict[str, Any]:
-    """Reads the data, loads the backbone, attaches the tunable and says what a run would do; trains nothing.
+    """Reads the data, loads the backbone, attaches the tunable and returns the plan of a run; trains nothing.
 
     Raises:
-        RecipeError: something in the recipe does not fit.
+        RecipeError: the recipe does not fit the data or the model.
         DataError: a file cannot be read.
     """
     return describe(build_experiment(recipe))
 
 
 def client_table(recipe: Recipe) -> list[dict[str, Any]]:
-    """The split: one row a client with its id, examples, examples by label and examples held out.
+    """The split: one row a client with its id, its training examples, their labels and its held-out examples.
 
     Raises:
-        RecipeError: something in the recipe does not fit.
+        RecipeError: the recipe does not fit the data or the model.
         DataError: a file cannot be read.
     """
     return prepare_data(recipe).table()
@@ -37,11 +36,11 @@ def client_table(recipe: Recipe) -> list[dict[str, Any]]:
 def describe(experiment: Experiment) -> dict[str, Any]:
     """The plan of an experiment, as JSON."""
     recipe, training = experiment.recipe, experiment.data.training
-    start = experiment.start
-    message = stored_bytes(start)
+    clients = list(experiment.data.clients)
+    down, up = experiment.contract.message_bytes(clients[0], 1)
     cohort = recipe.federation.cohort_size(len(experiment.data.clients))
     asked = recipe.runtime.asked(cohort, len(experiment.data.clients))
-    per_round = message * (asked + cohort)
+    per_round = down * asked + up * cohort
     return {
         "name": recipe.name,
         "model": {
@@ -51,8 +50,8 @@ def describe(experiment: Experiment) -> dict[str, Any]:
             "digest": experiment.backbone.identity.digest,
             "parameters": experiment.backbone_parameters,
         },
-        "proxy": None if experiment.proxy is None else {"kind": recipe.proxy.kind, **experiment.proxy.sizes()},
-        "tunable": {"kind": recipe.tune.kind, "parameters": count(start)},
+        "proxy": {"kind": recipe.proxy.kind, **experiment.client_model.sizes()} if recipe.proxy.is_sent else None,
+        "tunable": {"kind": recipe.tune.kind, "parameters": count(experiment.contract.spec)},
         "data": _describe_data(experiment.data),
         "warnings": experiment.warnings,
         "federation": {
@@ -64,12 +63,12 @@ def describe(experiment: Experiment) -> dict[str, Any]:
         },
         "algorithm": recipe.algorithm.name,
         "bytes": {
-            "per_client_down": message,
-            "per_client_up": message,
+            "per_client_down": down,
+            "per_client_up": up,
             "per_round": per_round,
             "total": per_round * recipe.federation.rounds,
-            "first_download": experiment.first_download_bytes,
-            "alignment": 0 if experiment.proxy is None else experiment.proxy.alignment_bytes,
+            "first_download": experiment.client_model.download_bytes,
+            "alignment": experiment.client_model.alignment_bytes,
         },
         "privacy": None,
         "training": experiment.training,
@@ -78,13 +77,13 @@ def describe(experiment: Experiment) -> dict[str, Any]:
 
 
 def _partition(recipe: Recipe) -> str:
-    """How examples come to clients, in a word."""
+    """The kind of the split."""
     return FILE if recipe.data.client == FILE else recipe.partition.kind
 
 
 def _describe_data(data: FederatedData) -> dict[str, Any]:
     sizes = list(data.clients.values())
-    known = all(sizes)  # how much a site holds is told when it joins, and every site holds something
+    known = all(sizes)  # a site says how many examples it has when it joins; none has 0
     return {
         "train": sum(sizes) if known else None,
         "validation": None if data.validation is None else len(data.validation),

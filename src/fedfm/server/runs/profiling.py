@@ -1,4 +1,4 @@
-"""Where a run's time went, and how much of this machine's arithmetic the training used: ``profile.json``."""
+"""``profile.json``: the time of a run by phase, and the share of this machine's peak speed that training reached."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from fedfm.server.rounds.state import RunState
 def profile_of(experiment: Experiment, state: RunState) -> dict[str, Any]:
     """The profile of a run, as JSON.
 
-    ``seconds`` are the run's wall times by phase, those under ``training`` are added up over processes. ``operations``
-    counts what the blocks' frozen matrices need for the real tokens of the examples: two a weight and token forward,
-    two backward (also where nothing below is trained and none is needed); frozen first blocks that are computed once an
-    example are left out, and of a last block that computes one token of an example only keys, values and queries
-    count; null for a model whose matrices are not all described. ``share`` is what of the machine's best matrix product
-    of the same shape that was, as one process reaches it.
+    ``seconds`` are wall times of the run by phase; those under ``training`` are sums over processes. ``operations``
+    counts the operations of the blocks' frozen matrices on the real tokens of the examples: two a weight and token
+    forward and two backward (also where no gradient is needed below). Frozen first blocks that are computed once an
+    example are not counted; of a last block that computes one token of an example, only keys, values and queries are
+    counted. It is null for a model whose matrices are not all described. ``share`` is the speed relative to the best
+    matrix product of the same shape in one process of this machine.
 
     Raises:
-        ValueError: nobody profiled.
+        ValueError: the run was not profiled.
     """
     worker = experiment.worker
     if worker is None or worker.profile is None:
-        raise ValueError("nothing was booked")
+        raise ValueError("the run was not profiled")
     training = worker.profile.record()["seconds"]
     busy = sum(training.values())
     threads = 1 if experiment.processes > 1 else torch.get_num_threads()
@@ -52,8 +52,8 @@ def profile_of(experiment: Experiment, state: RunState) -> dict[str, Any]:
 
 
 def _tokens_each(experiment: Experiment) -> int:
-    """Tokens of an example, where examples are all alike and not counted: patches of an image and what is added."""
-    config = experiment.at_clients.base_model.config
+    """Tokens of an example: 1 for text, whose tokens are counted; the patches of an image plus one."""
+    config = experiment.client_model.client_tunable.base_model.config
     if experiment.data.task.modality == "text":
         return 1
     vision = getattr(config, "vision_config", config)
@@ -61,8 +61,8 @@ def _tokens_each(experiment: Experiment) -> int:
 
 
 def _weights(experiment: Experiment, stacking: Stacking | None) -> int:
-    """Weights of the matrices that every token of an example passes in the blocks of a client's model."""
-    model, family = experiment.at_clients.base_model, experiment.backbone.family
+    """Number of weights of the matrices that each token of an example passes in the blocks of a client's model."""
+    model, family = experiment.client_model.client_tunable.base_model, experiment.backbone.family
     chain = blocks(model, family)
     total = 0
     prefix = stacking.prefix if stacking else None
@@ -83,7 +83,7 @@ def _matrix(block: Block, path: str) -> Tensor:
 
 
 def _peak(experiment: Experiment, stacking: Stacking | None, threads: int) -> float:
-    """The best matrix product, of a pass's tokens with a whole FFN matrix, in the precision of the blocks."""
+    """The best speed of a matrix product of a pass's tokens with a whole FFN matrix, in the precision of the blocks."""
     block = blocks(experiment.backbone.model, experiment.backbone.family)[0]
     outer, inner = _matrix(block, block.stack.dense_ffn.inputs[0]).shape
     dtype = (stacking.blocks.dtype if stacking else None) or torch.float32

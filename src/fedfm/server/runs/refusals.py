@@ -1,4 +1,4 @@
-"""What can be said against a run, or against resuming one, at once: nothing of what runs is imported for it."""
+"""Fast checks of a run, or of its resumption, before anything slow is imported."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ RESUMABLE = ("federation.rounds", "report_to")
 
 
 def refuse_unrunnable(source: str | Path, overrides: Sequence[str] = ()) -> None:
-    """Refuses what a run would be refused for sooner or later: faulty keys, and what this machine lacks.
+    """Refuses a recipe with faulty keys, or one that needs what this machine does not have.
 
     Raises:
-        RecipeError: with everything that can be found so early.
+        RecipeError: with all problems that can be found without imports.
     """
     name, values, problems = read_recipe(source, overrides)
     for obstacle in obstacles(values):
@@ -39,19 +39,19 @@ def refuse_unrunnable(source: str | Path, overrides: Sequence[str] = ()) -> None
 
 
 def obstacles(values: Mapping[str, Any]) -> list[Problem]:
-    """What a recipe names and this machine does not have; values that are wrong in themselves are passed over."""
+    """What a recipe names and this machine does not have; invalid values are ignored here."""
     return [problem for look in (_folder, _missing_extras, _missing_files) for problem in look(values)]
 
 
 def missing_extra(kind: str) -> str | None:
-    """What to install for a kind of runtime; None where nothing is missing."""
+    """What to install for a kind of runtime; None where everything is installed."""
     if kind not in EXTRAS or find_spec(EXTRAS[kind]) is not None:
         return None
     return f"`{kind}` needs the extra of that name; {how_to_install(kind)}"
 
 
 def _folder(values: Mapping[str, Any]) -> Iterator[Problem]:
-    """The run's folder: it must be new, and there must be a place for it."""
+    """The run's folder must be new, and it must be possible to create it."""
     output, name, folder = values.get("output", "runs"), values.get("name"), values.get("run_dir")
     if not isinstance(name, str) or not isinstance(output, str) or not isinstance(folder, str | None):
         return
@@ -65,7 +65,9 @@ def _folder(values: Mapping[str, Any]) -> Iterator[Problem]:
         return
     parent = next(parent for parent in path.absolute().parents if parent.exists())
     if not os.access(parent, os.W_OK | os.X_OK):
-        yield Problem("run_dir" if folder else "output", f"{path} cannot be made: no permission to write to {parent}")
+        yield Problem(
+            "run_dir" if folder else "output", f"{path} cannot be created: no permission to write to {parent}"
+        )
 
 
 def _missing_extras(values: Mapping[str, Any]) -> Iterator[Problem]:
@@ -77,7 +79,7 @@ def _missing_extras(values: Mapping[str, Any]) -> Iterator[Problem]:
 
 
 def _missing_files(values: Mapping[str, Any]) -> Iterator[Problem]:
-    """Files and folders of data that are not there; patterns are left to those who read them."""
+    """Missing files and folders of data; patterns are not checked here."""
     for where in ("data.train", "data.validation", "data.test", "public.data"):
         named = dig(values, where)
         for reference in named if isinstance(named, list) else [named]:
@@ -89,17 +91,17 @@ def _missing_files(values: Mapping[str, Any]) -> Iterator[Problem]:
 
 
 def _is_path(reference: str) -> bool:
-    """Whether a reference names one file or folder: no built-in or hub set, no word, no pattern."""
+    """Whether a reference names one file or folder, and not a built-in, a hub set, a keyword or a pattern."""
     elsewhere = reference == SITES or reference.partition(":")[0] in ("builtin", "hf", "memory")
     return not elsewhere and not any(sign in reference for sign in "*?[")
 
 
 def refuse_unresumable(folder: RunFolder, overrides: Sequence[str] = ()) -> None:
-    """Refuses what cannot be resumed before anything is imported, computed or written.
+    """Refuses a run that cannot be resumed, before anything is imported, computed or written.
 
     Raises:
-        RecipeError: the overrides would make it another run, or the run is finished.
-        StorageError: rounds were played, and their checkpoints are gone.
+        RecipeError: the overrides would make it a different run, or the run is finished.
+        StorageError: rounds were played, but their checkpoints are missing.
         DataError: a file of the run is damaged.
     """
     before = load_keys(folder.recipe).model_dump()
@@ -110,7 +112,7 @@ def refuse_unresumable(folder: RunFolder, overrides: Sequence[str] = ()) -> None
 
 
 def refuse_changes(before: dict[str, Any], after: dict[str, Any]) -> None:
-    """A resumed run must be the same run."""
+    """Refuses changes of keys that are not in `RESUMABLE`."""
     old, new = _flat(before), _flat(after)
     changed = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key) and key not in RESUMABLE]
     if changed:
@@ -119,13 +121,13 @@ def refuse_changes(before: dict[str, Any], after: dict[str, Any]) -> None:
             + " and ".join(RESUMABLE)
             + "; "
             + ", ".join(f"{key}: {old.get(key)} → {new.get(key)}" for key in changed)
-            + " would make it another run: start a new one",
+            + " would make it a different run: start a new one",
             where=changed[0],
         )
 
 
 def _refuse_finished(folder: RunFolder, planned: int, wanted: int) -> None:
-    """A run that is over, its report included, has nothing left to do."""
+    """Refuses a run that is completed, including its report."""
     summary = summary_of(folder)
     if summary is None or summary.get("status") != "completed" or not folder.report.is_file():
         return
@@ -145,15 +147,15 @@ def _refuse_finished(folder: RunFolder, planned: int, wanted: int) -> None:
 
 
 def _refuse_without_checkpoints(folder: RunFolder) -> None:
-    """To start over would overwrite what the run has made."""
+    """Refuses a run without checkpoints: to start again would overwrite its results."""
     if any(folder.checkpoints.glob("round-*")):
         return
     played = last_round(folder)
     if played or folder.latest.exists() or folder.adapter.exists() or folder.model.exists():
         what = f"{played} rounds were played" if played else "the run had begun"
         raise StorageError(
-            f"{folder.path} cannot be resumed: {what}, and {folder.checkpoints} holds no checkpoint. Put the "
-            "checkpoints back, or start a new run under another name; everything in the folder is left as it is"
+            f"{folder.path} cannot be resumed: {what}, and {folder.checkpoints} holds no checkpoint. Restore "
+            "the checkpoints, or start a new run under another name; nothing in the folder was changed"
         )
 
 

@@ -1,4 +1,4 @@
-"""What a run leaves behind, loaded again as others load it: plain transformers, plain peft."""
+"""Loads the artifacts of a run with plain transformers and plain peft, and compares them with the measured model."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ TOLERANCE = 1e-3
 """Largest difference between logits, over the largest logit, at which two models count as the same."""
 
 TEXTS = ("a probe", "another one, of more tokens than the first")
-"""Texts that are compared: of two lengths, so that one is padded."""
+"""Texts for the comparison, of two lengths, so that one of them is padded."""
 
 
 @dataclass(frozen=True)
 class Reloaded:
-    """How the model that was written differs from the one that was measured.
+    """The comparison of the written model with the measured model.
 
     Attributes:
-        library: that loaded it.
-        difference: largest difference between logits, over the largest logit; None where it was not compared.
-        reason: why it was not compared.
-        loads: whether it can be loaded and asked at all.
+        library: the library that loaded it.
+        difference: largest difference between logits, over the largest logit; None without a comparison.
+        reason: why there was no comparison.
+        loads: whether it can be loaded and gives logits.
     """
 
     library: str
@@ -51,24 +51,24 @@ class Reloaded:
 
     @property
     def agrees(self) -> bool | None:
-        """Whether the two are the same model; None where they were not compared."""
+        """Whether the two are the same model; None without a comparison."""
         if not self.loads:
             return False
         return None if self.difference is None else self.difference <= TOLERANCE
 
     def record(self) -> dict[str, Any]:
-        """As summary.json has it."""
+        """The record in summary.json."""
         return {"with": self.library, "difference": self.difference, "agrees": self.agrees, "reason": self.reason}
 
 
 def reload(target: Path, tunable: Tunable, backbone: Backbone, recipe: Recipe) -> Reloaded:
-    """Loads an adapter or a model again and compares it, on one batch of made-up input, with what was measured.
+    """Loads an adapter or a model and compares its logits on one synthetic batch with those of the measured model.
 
     Args:
         target: ``adapter/`` or ``model/``.
-        tunable: holds what was measured.
-        backbone: that it belongs to.
-        recipe: of the run.
+        tunable: the measured model.
+        backbone: its backbone.
+        recipe: the recipe of the run.
     """
     whole = not (target / "adapter_config.json").is_file()
     library = "transformers" if whole else "peft"
@@ -80,7 +80,7 @@ def reload(target: Path, tunable: Tunable, backbone: Backbone, recipe: Recipe) -
         with quiet():
             again = _whole(target, recipe) if whole else _adapter(target, backbone, recipe)
             logits = _logits(again, _plain_input(target, TASKS[recipe.task.kind].modality))
-    except Exception as error:  # whatever the libraries raise is the finding; the run itself is sound
+    except Exception as error:  # any error of the libraries is the result; the run itself is valid
         return Reloaded(library, None, f"it does not load: {line(error)}", loads=False)
     if logits.shape != measured.shape:
         shapes = f"{tuple(logits.shape)}, not {tuple(measured.shape)}"
@@ -98,7 +98,7 @@ def _whole(target: Path, recipe: Recipe) -> PreTrainedModel:
 
 
 def _adapter(target: Path, backbone: Backbone, recipe: Recipe) -> PeftModel:
-    """The base and the adapter on it, by the calls that are on the adapter's card."""
+    """The base with the adapter, loaded by the calls on the adapter's card."""
     config = backbone.model.config
     labels = {}
     if TASKS[recipe.task.kind].labelled:
@@ -113,7 +113,7 @@ def _adapter(target: Path, backbone: Backbone, recipe: Recipe) -> PeftModel:
 
 
 def _measured_input(processor: Processor) -> Batch:
-    """The probe as fedfm prepares it."""
+    """The batch, prepared by fedfm."""
     if isinstance(processor, PreTrainedTokenizerBase):
         return dict(processor(list(TEXTS), padding=True, return_tensors="pt"))
     framing, colours = Framing.of(processor), channels(processor)
@@ -123,14 +123,14 @@ def _measured_input(processor: Processor) -> Batch:
 
 
 def _plain_input(target: Path, modality: str) -> Batch:
-    """The same as others prepare it, with what lies beside the model."""
+    """The batch, prepared by the tokenizer or image processor that was written with the model."""
     if modality == "text":
         return dict(AutoTokenizer.from_pretrained(target)(list(TEXTS), padding=True, return_tensors="pt"))
     return dict(AutoImageProcessor.from_pretrained(target, backend="pil")(images=[_image()], return_tensors="pt"))
 
 
 def _image() -> Image.Image:
-    """A picture that no model takes as it is: neither square nor of a usual size."""
+    """An image that every processor must resize: neither square nor of a common size."""
     return Image.fromarray(np.linspace(0, 255, 40 * 56 * 3).reshape(40, 56, 3).astype(np.uint8))
 
 

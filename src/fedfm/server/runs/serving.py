@@ -1,4 +1,4 @@
-"""A run with clients on machines of their own."""
+"""A run with real sites."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from fedfm.errors import RecipeError
 from fedfm.recipe import Recipe, load_recipe
 from fedfm.records import jsonl, shapes
 from fedfm.records.folder import RunFolder
-from fedfm.records.listeners import Listener
-from fedfm.runtimes.nodes import Line
+from fedfm.runtimes.line import Line
 from fedfm.runtimes.relay import Wait
 from fedfm.runtimes.settings import Flower
-from fedfm.server.experiment.runtime_factory import require_extra
 from fedfm.server.experiment.build import Experiment
+from fedfm.server.experiment.deployment import RealSites
+from fedfm.server.experiment.runtime_factory import require_extra
 from fedfm.server.runs.finished import Run
 from fedfm.server.runs.start import continue_run, start_run
-from fedfm.server.experiment.deployment import RealSites
+from fedfm.trackers.listeners import Listener
 
 
 @dataclass(frozen=True)
 class Hosting:
-    """What a server needs to be found by its sites, and to know them.
+    """What a server needs so that its sites can connect, and so that it can identify them.
 
     Attributes:
-        keys: name of a site, which is its client id → its public key.
+        keys: name of a site (its client id) → its public key.
         tls: folder with ``ca.crt``, ``server.pem`` and ``server.key``.
-        port: of 127.0.0.1 that sites, or the reverse proxy before them, connect to.
-        folder: of what Flower keeps; kept, so that sites find a server again that was killed.
-        patience: seconds to wait for all sites before the first round, and for a quorum before others.
+        port: of 127.0.0.1 that sites, or the reverse proxy in front of the server, connect to.
+        folder: of Flower's files; it is kept, so that sites can connect again to a server that was killed.
+        patience: seconds to wait for all sites before the first round, and for a quorum before later ones.
     """
 
     keys: Mapping[str, Path]
@@ -53,22 +53,22 @@ def serve(
     heard: Callable[[Sequence[str]], None] = lambda names: None,
     waits: Callable[[Wait], None] = lambda wait: None,
 ) -> Run:
-    """Runs a recipe with clients on machines of their own, or continues such a run.
+    """Runs a recipe with real sites, or continues such a run.
 
     Args:
         source: a recipe as for `fedfm.run`, or the folder of a run.
         overrides: ``dotted.key=value`` settings; of a run, as for `fedfm.resume`.
         hosting: how sites find the server.
-        listeners: hear of every step, and of sites that do not take part.
-        heard: is told of the sites that are there whenever they have changed.
-        waits: gets the sites that are waited for, and for how long.
+        listeners: get every step, and a warning for each site that does not take part.
+        heard: gets the names of the connected sites whenever they change.
+        waits: gets the sites that the server waits for, and how long it will wait.
 
     Raises:
-        RecipeError: something in the recipe does not fit, or the run is not of these sites.
-        TooFewClientsError: no site came, or a round had fewer sound updates than the quorum.
+        RecipeError: something in the recipe does not fit, or the run began with other sites.
+        TooFewClientsError: no site connected, or a round had fewer valid updates than the quorum.
         DataError, StorageError, InterruptedRunError: as `fedfm.run`.
     """
-    require_extra(Flower())
+    require_extra("flower")
 
     def warn(text: str) -> None:
         for listener in listeners:
@@ -83,13 +83,11 @@ def serve(
 
 
 def for_sites(recipe: Recipe, clients: int) -> Recipe:
-    """A recipe, perhaps of a simulation, as it is with clients that hold their own data.
-
-    What decides how data is split goes; the rest stays as it is.
+    """A recipe, which may be a simulation's, for real sites: keys that split the data are reset, the others stay.
 
     Args:
-        recipe: the simulation's.
-        clients: how many there are.
+        recipe: of the run.
+        clients: number of sites.
 
     Raises:
         RecipeError: it needs the clients' data at the server; lists every problem.
@@ -119,19 +117,19 @@ def _line(
         keys=hosting.keys,
         least=max(1, math.ceil(federation.quorum * cohort), federation.min_clients or 0),
         patience=hosting.patience,
-        deadline=runtime.deadline if isinstance(runtime, Flower) else None,
+        deadline=runtime.deadline,
         heard=heard,
         waits=waits,
     )
 
 
 def _refuse_other_sites(folder: RunFolder, names: Mapping[str, Path]) -> None:
-    """A continued run must have the clients that it began with; killed before they were written down, it has none."""
+    """Refuses to continue a run with other sites; a run that was killed before it recorded its sites takes any."""
     rows = jsonl.read(folder.clients, shapes.CLIENTS) if folder.clients.is_file() else None
     before = set(names) if rows is None else {row["id"] for row in rows}
     if before != set(names):
         raise RecipeError(
             f"this run began with the sites {', '.join(sorted(before))}, not {', '.join(sorted(names))}: "
-            "allow the same keys, under the same names",
+            "give `--allow` the same keys, under the same names",
             source="run",
         )

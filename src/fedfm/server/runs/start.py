@@ -17,26 +17,24 @@ from fedfm.recipe import Recipe, dump, load_recipe
 from fedfm.records import contributions, jsonl, shapes
 from fedfm.records.environment import environment
 from fedfm.records.folder import RunFolder
-from fedfm.records.listeners import Listener
-from fedfm.records.report import write_report
-from fedfm.records.tensorboard import TensorBoard
 from fedfm.runtimes.base import Runtime
-from fedfm.runtimes.nodes import NodesRuntime
-from fedfm.server.runs.baselines import baselines
-from fedfm.server.rounds.checkpoints import load_checkpoint
 from fedfm.server.experiment.build import Experiment
+from fedfm.server.experiment.deployment import Deployment, Simulation
+from fedfm.server.rounds.checkpoints import load_checkpoint
+from fedfm.server.rounds.driver import Driver
+from fedfm.server.rounds.interrupts import StopRequest, stop_on_signals
+from fedfm.server.rounds.state import RunState
+from fedfm.server.runs.artifacts import write_outcome
+from fedfm.server.runs.baselines import baselines
 from fedfm.server.runs.finished import Run
 from fedfm.server.runs.inference import evaluation
-from fedfm.server.rounds.interrupts import StopRequest, stop_on_signals
-from fedfm.server.runs.artifacts import write_outcome
 from fedfm.server.runs.planning import describe
 from fedfm.server.runs.profiling import profile_of
 from fedfm.server.runs.refusals import refuse_changes, refuse_unresumable
 from fedfm.server.runs.reload import reload
-from fedfm.server.rounds.driver import RoundLoop
-from fedfm.server.rounds.state import RunState
 from fedfm.server.runs.summary import Status, proxy_figures, summarize
-from fedfm.server.experiment.deployment import Simulation, Deployment
+from fedfm.trackers.listeners import Listener
+from fedfm.trackers.tensorboard import TensorBoard
 
 
 @private()
@@ -143,11 +141,10 @@ def _play(
         try:
             for listener in listeners:
                 listener.on_start(describe(experiment))
-            if isinstance(runtime, NodesRuntime):
-                runtime.attend(lambda: stop.check("while nodes were waited for"))
-            loop = RoundLoop(experiment, runtime, folder, listeners, stop)
+            runtime.attend(lambda: stop.check("while clients were waited for"))
+            loop = Driver(experiment, runtime, folder, listeners, stop)
             state = loop.play(_begun(experiment, folder, loop))
-            folder.write_json(folder.clients, deployment.informed(experiment).data.table())  # those that came later, too
+            folder.write_json(folder.clients, deployment.informed(experiment).data.table())  # later ones too
             _finish(experiment, folder, listeners, state, stop)
         except (InterruptedRunError, KeyboardInterrupt) as error:
             where = str(error) if isinstance(error, InterruptedRunError) else "stopped at once"
@@ -170,7 +167,7 @@ def _play(
             _say_ended(runtime, folder, experiment, "completed")
 
 
-def _begun(experiment: Experiment, folder: RunFolder, loop: RoundLoop) -> RunState:
+def _begun(experiment: Experiment, folder: RunFolder, loop: Driver) -> RunState:
     """The state of the last checkpoint, or before round 1: whoever plays on from it is the only one to hold it."""
     saved = load_checkpoint(folder)
     state = loop.start() if saved is None else saved.state
@@ -182,6 +179,8 @@ def _finish(
     experiment: Experiment, folder: RunFolder, listeners: Sequence[Listener], state: RunState, stop: StopRequest
 ) -> None:
     """Per-client evaluation, baselines, artefacts, summary, report: everything after the last round."""
+    from fedfm.report.page import write_report  # matplotlib, which only the page needs
+
     stop.check("after the last round")
     compared = baselines(experiment, state)
     stop.check("after the baselines")
@@ -221,10 +220,11 @@ def _compare_reloaded(
 
 def _write_proxy(experiment: Experiment, folder: RunFolder, state: RunState) -> None:
     """``proxy/`` as it is at the latest version."""
-    if state.proxy is not None and experiment.proxy is not None:
-        experiment.proxy.load(state.proxy)
+    model = experiment.client_model
+    if state.proxy is not None and model.weights:
+        model.load(state.proxy)
         with folder.replacing(folder.proxy) as beside:
-            experiment.proxy.save(beside, state.proxy)
+            model.save(beside, state.proxy)
 
 
 def _write_unfinished(experiment: Experiment, folder: RunFolder, status: Status) -> int:
@@ -239,9 +239,8 @@ def _write_unfinished(experiment: Experiment, folder: RunFolder, status: Status)
 
 def _say_ended(runtime: Runtime, folder: RunFolder, experiment: Experiment, status: Status) -> None:
     """Tells sites how the run ended."""
-    if isinstance(runtime, NodesRuntime) and runtime.own_data:
-        rounds = jsonl.read(folder.summary)["rounds"] if folder.summary.is_file() else 0
-        runtime.say_ended(experiment.recipe.name, status, rounds)
+    rounds = jsonl.read(folder.summary)["rounds"] if folder.summary.is_file() else 0
+    runtime.say_ended(experiment.recipe.name, status, rounds)
 
 
 def _trackers(recipe: Recipe, folder: Path) -> list[Listener]:

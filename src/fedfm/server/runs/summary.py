@@ -6,8 +6,8 @@ from typing import Any, Literal
 
 from fedfm.params import count
 from fedfm.records.environment import environment
-from fedfm.server.rounds.participation import summary_of
 from fedfm.server.experiment.build import Experiment
+from fedfm.server.rounds.participation import summary_of
 from fedfm.server.rounds.state import RunState
 
 Status = Literal["completed", "interrupted", "failed"]
@@ -25,19 +25,15 @@ def summarize(
 
     Args:
         experiment: the run.
-        state: where it got to.
-        status: how it ended.
+        state: the run's state.
+        status: how the run ended.
         baselines: headline metric by baseline.
         spread: per-client figures, None where clients were not evaluated.
-        proxy: the proxy's own figures, None where there is none or it was not measured.
+        proxy: figures of the proxy; None without a proxy, or where it was not measured.
     """
-    recipe = experiment.recipe
-    trained = state.seconds.get("train", 0.0)
     delivered = state.delivered()
-    held = {id(parameter): parameter.numel() for parameter in experiment.at_clients.model.parameters()}
-    best = state.best and {"round": state.best.round, "split": state.best.split, "metrics": state.best.metrics}
     return {
-        "name": recipe.name,
+        "name": experiment.recipe.name,
         "status": status,
         "rounds": state.round,
         "labels": None if experiment.data.labels is None else list(experiment.data.labels.names),
@@ -46,63 +42,82 @@ def summarize(
         "final": delivered.metrics,
         "final_round": delivered.evaluated,
         "initial": state.initial.get("test", {}),
-        "best": best,
+        "best": state.best and {"round": state.best.round, "split": state.best.split, "metrics": state.best.metrics},
         "baselines": baselines,
         "clients_spread": spread,
         "proxy": proxy,
-        "parameters": {
-            "backbone": experiment.backbone_parameters,
-            "client": sum(held.values()),
-            "trainable": count(experiment.at_clients.parameters),
-        },
+        "parameters": _parameters(experiment),
         "bytes": {
             "down": state.bytes_down,
             "up": state.bytes_up,
-            "first_download": experiment.first_download_bytes,
+            "first_download": experiment.client_model.download_bytes,
         },
-        "seconds": {
-            phase: round(state.seconds.get(phase, 0.0), 3)
-            for phase in ("total", "train", "evaluate", "aggregate", "wire", "proxy")
-        },
-        "samples_per_second": round(state.samples / trained, 2) if trained else None,
+        **_times(state),
         "privacy": None,
-        "clients": {
-            "total": recipe.federation.clients,
-            "failed": state.failed,
-            "refused": state.refused,
-            **summary_of(state.contributions, experiment.data.clients, all_by_name=experiment.data.training is None),
-        },
+        "clients": _clients(experiment, state),
         "warnings": experiment.warnings,
         "repeats": [
             {"split": found.split, "other": found.other, "examples": found.examples, "total": found.total}
             for found in experiment.data.repeats
         ],
-        "seed": recipe.seed,
+        "seed": experiment.recipe.seed,
         "versions": environment()["versions"],
     }
 
 
-def proxy_figures(experiment: Experiment, state: RunState) -> dict[str, Any] | None:
-    """What summary.json says of the proxy: its sizes, and its own metrics with what was tuned; None without one.
+def _parameters(experiment: Experiment) -> dict[str, int]:
+    """Numbers of parameters; a parameter that a client's model uses twice counts once."""
+    held = {id(parameter): parameter.numel() for parameter in experiment.client_model.client_tunable.model.parameters()}
+    return {
+        "backbone": experiment.backbone_parameters,
+        "client": sum(held.values()),
+        "trainable": count(experiment.client_model.client_tunable.parameters),
+    }
 
-    ``plug_in_gap`` is how much better the backbone is than the proxy, in the headline metric, with what was tuned. It
-    and ``final`` are None where a round is delivered whose proxy has been realigned since.
+
+def _times(state: RunState) -> dict[str, Any]:
+    """Wall time by phase, and the speed of training."""
+    phases = ("total", "train", "evaluate", "aggregate", "wire", "proxy")
+    trained = state.seconds.get("train", 0.0)
+    return {
+        "seconds": {phase: round(state.seconds.get(phase, 0.0), 3) for phase in phases},
+        "samples_per_second": round(state.samples / trained, 2) if trained else None,
+    }
+
+
+def _clients(experiment: Experiment, state: RunState) -> dict[str, Any]:
+    """Counts over all clients, and what single clients contributed."""
+    return {
+        "total": experiment.recipe.federation.clients,
+        "failed": state.failed,
+        "refused": state.refused,
+        **summary_of(state.contributions, experiment.data.clients, all_by_name=experiment.data.training is None),
+    }
+
+
+def proxy_figures(experiment: Experiment, state: RunState) -> dict[str, Any] | None:
+    """The proxy in summary.json: its sizes and its metrics with the tuned parameters; None for a run without a proxy.
+
+    ``plug_in_gap`` is the headline metric of the backbone minus that of the proxy, both with the tuned parameters; it
+    is positive where the backbone is better. ``plug_in_gap`` and ``final`` are None where the delivered parameters are
+    those of a round after which the proxy was realigned.
     """
-    proxy, version = experiment.proxy, state.proxy
-    if proxy is None or version is None:
+    version, sizes = state.proxy, experiment.client_model.sizes()
+    if version is None or not sizes:
         return None
     metric = experiment.evaluator.metrics[0]
     sign = 1 if experiment.data.task.metrics[metric] else -1
     delivered, best = state.delivered(), state.best
     realigned = best is not None and delivered.round != state.round and best.proxy_version != version.number
-    own = None if realigned else experiment.evaluate_proxy(delivered.params)
+    own = None if realigned else experiment.evaluate_client_model(delivered.params)
     return {
-        "kind": proxy.settings.kind,
+        "kind": experiment.recipe.proxy.kind,
+        "title": experiment.recipe.proxy.title,
         "version": version.number,
-        **proxy.sizes(),
+        **sizes,
         "initial": state.initial["proxy"],
         "final": own,
         "plug_in_gap": None if own is None else sign * (delivered.metrics[metric] - own[metric]),
-        "first_download": experiment.first_download_bytes,
+        "first_download": experiment.client_model.download_bytes,
         "seconds": round(state.seconds.get("proxy", 0.0), 3),
     }

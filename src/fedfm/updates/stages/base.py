@@ -2,15 +2,84 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import ClassVar, Literal
 
-from fedfm.settings import Settings
+import numpy as np
+from torch import Tensor
+
+from fedfm.capabilities import LINEAR_STAGES, STATEFUL_CLIENTS
+from fedfm.params import Params
+from fedfm.settings import Capabilities, Settings
+from fedfm.spec import Spec
 
 
 class Stage(Settings):
-    """One step of the update path; it encodes at the sender and decodes at the receiver."""
+    """One step of the update path; it encodes at the sender and decodes at the receiver.
 
+    Stages run in the recipe's order at the sender and in reverse at the receiver. Each works on the groups that it
+    names, one after the other; other groups pass unchanged.
+    """
+
+    kind: str
+    """The stage's name."""
+    direction: Literal["up", "down", "both"] = "up"
+    """`up`: updates to the server; `down`: parameters to the clients."""
+
+    groups: ClassVar[tuple[str, ...]] = ("tunable",)
+    """Groups that it acts on."""
     linear: ClassVar[bool] = False
     """Whether the sum of encoded updates decodes to the sum of the updates."""
-    stateful: ClassVar[bool] = False
-    """Whether the client keeps tensors between rounds for it."""
+
+    @property
+    def stateful(self) -> bool:
+        """Whether the client keeps tensors between rounds for it."""
+        return False
+
+    def capabilities(self) -> Capabilities:
+        """Also what follows from `linear` and `stateful`."""
+        needs, takes = dict(self.needs), dict(self.takes)
+        if self.stateful:
+            needs |= {STATEFUL_CLIENTS: "clients keep tensors for it between rounds"}
+        if not self.linear:
+            takes |= {LINEAR_STAGES: "the sum of encoded updates does not decode to their sum"}
+        return Capabilities(needs, self.gives, takes)
+
+    def spec(self, spec: Spec) -> Spec:
+        """What `encode` makes of tensors with ``spec``."""
+        raise NotImplementedError
+
+    def start(self, spec: Spec) -> Params:
+        """What a client keeps before its first round, in full coordinates; nothing for a stage without state.
+
+        Every tensor has the name and the shape of one of ``spec``.
+        """
+        return {}
+
+    def encode(
+        self, params: Mapping[str, Tensor], own: Params, generator: np.random.Generator
+    ) -> tuple[Params, Params]:
+        """The encoded tensors, with the spec that `spec` gives, and what is kept for the next round.
+
+        Args:
+            params: what is sent.
+            own: what `start` or the last round left, restricted to what is sent.
+            generator: keyed by run, round, client, group and the stage's place; the only source of randomness.
+        """
+        raise NotImplementedError
+
+    def decode(self, params: Mapping[str, Tensor], spec: Spec) -> Params:
+        """The inverse of `encode`, exact or approximate.
+
+        Args:
+            params: as `encode` made them; their spec was verified.
+            spec: of what was encoded.
+
+        Raises:
+            ValueError: the values are impossible, e.g. an index outside the tensor; the update is refused.
+        """
+        raise NotImplementedError
+
+    def finish(self, aggregate: Params, cohort: int) -> Params:
+        """What the server does once with the aggregate of a round of ``cohort`` clients."""
+        return aggregate

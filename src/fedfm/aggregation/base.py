@@ -1,0 +1,84 @@
+"""What an aggregation rule is: it folds a round's updates into one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Protocol, Self
+
+from torch import Tensor
+
+from fedfm.capabilities import INDIVIDUAL_UPDATES
+from fedfm.params import Params
+from fedfm.settings import Capabilities, Settings
+from fedfm.spec import Spec
+from fedfm.views.base import Slices
+
+
+@dataclass(frozen=True)
+class Contribution:
+    """What a rule may weigh an update by.
+
+    Attributes:
+        client: client id.
+        examples: its training examples, n_c.
+        steps: local steps that it took.
+        copies: how often it was drawn into the cohort (above 1 only under weighted sampling).
+        staleness: server steps since the parameters that it started from; 0 in a synchronous round.
+    """
+
+    client: str
+    examples: int
+    steps: int
+    copies: int = 1
+    staleness: int = 0
+
+
+class Fold(Protocol):
+    """Takes a round's updates in a fixed order; the order fixes the result to the bit."""
+
+    def add(self, update: Mapping[str, Tensor], contribution: Contribution, slices: Slices) -> None:
+        """Folds in one update.
+
+        Args:
+            update: the part w_c − w_t that the client holds.
+            contribution: who sent it, and what it did.
+            slices: the part of each tensor that ``update`` covers.
+        """
+        ...
+
+    def result(self) -> Params:
+        """The aggregate Δ in the update's dtype, zero where no client holds a coordinate; it ends the fold.
+
+        Raises:
+            ValueError: nothing was folded in.
+        """
+        ...
+
+
+class Rule(Settings):
+    """How a round's updates become one. Every coordinate is combined over those clients that hold it."""
+
+    gathers: ClassVar[bool] = False
+    """Whether it needs all updates at once; they then wait on disk and are read tensor by tensor."""
+
+    def capabilities(self) -> Capabilities:
+        """Also what it relies on where it gathers."""
+        needs = dict(self.needs)
+        if self.gathers:
+            needs |= {INDIVIDUAL_UPDATES: "it compares the updates of a round with each other"}
+        return Capabilities(needs, self.gives, self.takes)
+
+    def under(self, sampling: str) -> Self:
+        """The rule with what ``federation.sampling`` decides filled in."""
+        return self
+
+    def start(self, spec: Spec, params: Mapping[str, Tensor]) -> Fold:
+        """An empty fold of updates to tensors with ``spec``.
+
+        Args:
+            spec: of the whole tensors.
+            params: w_t, the values that the updates start from. Rules that act on what clients hold after training,
+                such as those on LoRA's factors, need them; others ignore them.
+        """
+        raise NotImplementedError

@@ -1,0 +1,47 @@
+"""What a client can be asked to do: a kind of work answers instructions with updates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from fedfm.clients.state import State
+from fedfm.updates import Failure, Instruction, Update
+
+if TYPE_CHECKING:
+    from fedfm.clients.worker import Worker
+
+
+@dataclass(frozen=True)
+class Task:
+    """What one client is asked.
+
+    Attributes:
+        client: client id.
+        instruction: what the server sent; its groups are still as the update path encoded them.
+        own: what the client keeps, as it was after its last accepted update; empty before its first round.
+    """
+
+    client: str
+    instruction: Instruction
+    own: State = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came of it.
+
+    Attributes:
+        client: client id.
+        update: what the client sends, or why there is nothing.
+        own: what it keeps from now on.
+    """
+
+    client: str
+    update: Update | Failure
+    own: State = field(default_factory=dict)
+
+
+Work = Callable[["Worker", Sequence[Task]], Iterator[Answer]]
+"""One kind of work: answers clients that may share a pass, each as soon as it is ready."""

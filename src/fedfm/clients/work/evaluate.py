@@ -1,0 +1,46 @@
+"""Work ``evaluate``: loss and metrics of what a client holds on the examples that it keeps from training.
+
+An answer has means and counts, never rows.
+"""
+
+from __future__ import annotations
+
+import math
+import traceback
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from fedfm.clients.work.base import Answer, Task
+from fedfm.printable import error_line
+from fedfm.updates import Done, Failure, Payload, Update
+
+if TYPE_CHECKING:
+    from fedfm.clients.worker import Worker
+
+
+def evaluate(worker: Worker, tasks: Sequence[Task]) -> Iterator[Answer]:
+    """Evaluates clients one by one."""
+    for task in tasks:
+        update: Update | Failure
+        try:
+            update = _evaluate(worker, task)
+        except Exception as error:
+            update = Failure(task.client, error_line(error), traceback.format_exc())
+        yield Answer(task.client, update, task.own)
+
+
+def _evaluate(worker: Worker, task: Task) -> Update:
+    indices = worker.holdout.get(task.client)
+    if worker.evaluator is None or indices is None or not worker.evaluator.predicts(worker.examples, indices):
+        raise ValueError("the client has no held-out examples in which anything is predicted (federation.holdout)")
+    received = worker.receive(task)
+    worker.tunable.write(received.at.received)
+    scores = worker.evaluator(worker.examples, indices)
+    facts = Done(
+        client=task.client,
+        examples=len(indices),
+        loss=scores["loss"] if math.isfinite(scores["loss"]) else None,
+        proxy_version=worker.version,
+        extra={name: value for name, value in scores.items() if name != "loss" and math.isfinite(value)},
+    )
+    return Payload(task.instruction.round, task.instruction.base, facts, {}, work="evaluate")

@@ -1,0 +1,150 @@
+"""Work ``train``: local steps on a client's examples; several clients in one pass where they can share it."""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fedfm.clients.contract import Reception
+from fedfm.clients.profile import phase, profiling
+from fedfm.clients.rules import LocalResult
+from fedfm.clients.stacked import Stacking, StackMember, train_stacked
+from fedfm.clients.work.base import Answer, Task
+from fedfm.data.batches import evaluation_batches
+from fedfm.models.stacked import FrozenPrefix
+from fedfm.params import Params
+from fedfm.printable import error_line
+from fedfm.proxies.base import StaleProxyError
+from fedfm.tasks.base import Batch
+from fedfm.updates import Done, Failure, Payload
+from fedfm.updates.payload import ACTIVITY
+
+if TYPE_CHECKING:
+    from fedfm.clients.worker import Worker
+
+PREFIX_BATCH = 32
+"""Examples of a client that pass its model's frozen first blocks at once."""
+
+_log = logging.getLogger(__name__)
+
+
+def train(worker: Worker, tasks: Sequence[Task]) -> Iterator[Answer]:
+    """Trains clients in one pass; where that fails, one by one, so that the failure is that of the client at fault."""
+    problem = None
+    if _can_share(worker, tasks):
+        booked = worker.profile.record() if worker.profile else None
+        try:
+            with profiling(worker.profile):
+                answers = _train_stacked(worker, worker.stacking, tasks)  # type: ignore[arg-type] # `_can_share`
+        except Exception as error:
+            problem = error_line(error)
+            if worker.profile is not None and booked is not None:
+                worker.profile.go_back_to(booked)
+        else:
+            yield from answers
+            return
+    failures = 0
+    for task in tasks:
+        answer = _answer(worker, task)
+        failures += isinstance(answer.update, Failure)
+        yield answer
+    if problem is not None and not failures:
+        _log.warning("%d clients could only be trained one by one, not together: %s", len(tasks), problem)
+
+
+def _can_share(worker: Worker, tasks: Sequence[Task]) -> bool:
+    alone = worker.contract.rule.extra_loss or any(task.instruction.facts.count_activity for task in tasks)
+    return worker.stacking is not None and not alone
+
+
+def _answer(worker: Worker, task: Task) -> Answer:
+    try:
+        with profiling(worker.profile):
+            return _train_alone(worker, task)
+    except Exception as error:  # one client's failure, whatever it is, must not end the others' round
+        reason = error_line(error)
+        if isinstance(error, torch.OutOfMemoryError):
+            reason = "out of memory: lower local.batch_size or data.max_length"
+        stale = isinstance(error, StaleProxyError)
+        return Answer(task.client, Failure(task.client, reason, traceback.format_exc(), stale=stale))
+
+
+def _train_stacked(worker: Worker, stacking: Stacking, tasks: Sequence[Task]) -> list[Answer]:
+    receptions = [worker.receive(task) for task in tasks]
+    members = []
+    for task, received in zip(tasks, receptions, strict=True):
+        client, number, indices = task.client, task.instruction.round, worker.clients[task.client]
+        plan = worker.plan(len(indices), client, number)
+        batches = worker.batches(indices, plan, client, number)
+        with phase("forward"):
+            table = _table(worker, stacking.prefix, indices) if stacking.prefix else {}
+        members.append(StackMember(received.at, [indices[step] for step in plan], batches, table, received.trains))
+    trained = train_stacked(
+        worker.tunable, stacking, worker.task, members, worker.local, worker.contract.rule, device=worker.device
+    )
+    return [
+        _finish(worker, task, received, result, params)
+        for task, received, (result, params) in zip(tasks, receptions, trained, strict=True)
+    ]
+
+
+def _train_alone(worker: Worker, task: Task) -> Answer:
+    received = worker.receive(task)
+    worker.tunable.write(received.at.received)
+    with ExitStack() as stack:
+        counts = None
+        if task.instruction.facts.count_activity:
+            counts = stack.enter_context(worker.copy.counting(worker.tunable))
+        result = _fit(worker, task, received)
+    activity = None if counts is None else counts()
+    return _finish(worker, task, received, result, worker.tunable.read(), activity)
+
+
+def _fit(worker: Worker, task: Task, received: Reception) -> LocalResult:
+    indices = worker.clients[task.client]
+    return worker.fit(indices, received.at, client=task.client, round=task.instruction.round, trains=received.trains)
+
+
+def _finish(
+    worker: Worker,
+    task: Task,
+    received: Reception,
+    result: LocalResult,
+    trained: Params,
+    activity: Params | None = None,
+) -> Answer:
+    number = task.instruction.round
+    groups, own = worker.contract.finish(task.client, number, received, trained, result, task.own)
+    facts = Done(
+        client=task.client,
+        examples=len(worker.clients[task.client]),
+        steps=result.steps,
+        samples=result.samples,
+        predictions=result.predictions,
+        loss=result.loss if np.isfinite(result.loss) else None,
+        proxy_version=worker.version,
+    )
+    if activity:
+        groups = {**groups, ACTIVITY: activity}
+    return Answer(task.client, Payload(number, task.instruction.base, facts, groups), own)
+
+
+def _table(worker: Worker, prefix: FrozenPrefix, indices: np.ndarray) -> Mapping[int, Tensor]:
+    """Outputs of the frozen prefix for a client's examples, batched by length."""
+    worker.tunable.eval()
+    chunks = evaluation_batches(worker.examples.lengths[indices], PREFIX_BATCH)
+    collate = worker.task.collate(worker.processor, 0)
+
+    def batches() -> Iterator[Batch]:
+        for chunk in chunks:
+            batch = collate(worker.examples.take(indices[chunk]))
+            yield {name: tensor.to(worker.device) for name, tensor in batch.items() if name != "labels"}
+
+    return prefix.of_client([int(number) for chunk in chunks for number in indices[chunk]], batches)

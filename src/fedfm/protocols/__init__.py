@@ -1,0 +1,21 @@
+"""Protocols: who asks whom for what in a round, one a file. Adding one: write its file, add its row here."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fedfm.protocols.base import IO, Ask, ClientUpdate, Protocol, State
+from fedfm.protocols.buffered import Buffered
+from fedfm.protocols.gossip import Gossip
+from fedfm.protocols.star import Star
+from fedfm.registry import Choice
+
+PROTOCOLS: dict[str, type[Protocol]] = {
+    "star": Star,
+    "buffered": Buffered,
+    "gossip": Gossip,
+}
+
+AnyProtocol = Annotated[Protocol, Choice(PROTOCOLS, "kind", "fedfm.protocols")]
+
+__all__ = ["IO", "PROTOCOLS", "AnyProtocol", "Ask", "Buffered", "ClientUpdate", "Gossip", "Protocol", "Star", "State"]

@@ -1,0 +1,28 @@
+"""Star: a server asks a cohort and waits for it. One round of Algorithm 1 of McMahan et al., arXiv:1602.05629."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from fedfm.protocols.base import IO, Ask, Protocol, State
+from fedfm.protocols.folding import RoundFold
+
+
+class Star(Protocol):
+    """Synchronous rounds between one server and its clients."""
+
+    kind: Literal["star"] = "star"
+    """Synchronous rounds between one server and its clients."""
+
+    def step(self, state: State, io: IO) -> State:
+        """Sample, ask, fold, step."""
+        number = state.round + 1
+        cohort = io.cohort(number)
+        ask = Ask(number, state.params, io.algorithm.sends(state.server), learning_rate=io.learning_rate(number))
+        fold = RoundFold(io, state.params)
+        for update in io.ask(dict.fromkeys(cohort, ask), copies=cohort):
+            fold.add(update)
+        if not len(fold):  # a Poisson cohort may be empty
+            return State(number, state.params, state.server)
+        params, server = io.algorithm.server_step(state.params, fold.result(number), state.server)
+        return State(number, params, server)

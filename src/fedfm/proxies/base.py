@@ -1,0 +1,264 @@
+"""What the rest of the house knows of proxies: a model that clients hold, its versions, and the way to the backbone.
+
+The server holds a `ClientModel`; each client holds a `ClientCopy`. Between them travel changes from one `ModelVersion`
+to the next. Where the recipe has no proxy, clients hold the backbone: `WholeModel` has one version, which never changes
+and is never sent, and its plug-in is the identity.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fedfm.errors import FedfmError
+from fedfm.models.backbones import Backbone
+from fedfm.models.tunable import Tunable
+from fedfm.params import Params
+
+Attach = Callable[[Backbone], Tunable]
+"""Attaches what the recipe tunes to a model, in place."""
+
+Report = Callable[[dict[str, Any]], None]
+"""Receives a record of each stage of making, fitting or changing a client model, as metrics.jsonl has it."""
+
+
+class StaleProxyError(FedfmError):
+    """A client's copy is not at the version that a message starts from."""
+
+
+@dataclass(frozen=True)
+class ModelVersion:
+    """The part of a client model that may change during a run, at one version.
+
+    Attributes:
+        number: 0 before round 1; each change makes the next.
+        own: the tensors that the client model does not share with the backbone, by their names from the base model.
+        changed: for each part that changes slice by slice, int64 [m']: the version in which each slice last changed.
+    """
+
+    number: int = 0
+    own: Params = field(default_factory=dict)
+    changed: dict[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass
+class ClientCopy:
+    """A client's copy of the model, which does not change during a run.
+
+    Attributes:
+        model: what the client trains on.
+        own: its tensors that are not the backbone's, by their names from the base model; written in place.
+        number: the version that they are at.
+    """
+
+    model: Backbone
+    own: Mapping[str, Tensor] = field(default_factory=dict)
+    number: int = 0
+
+    @torch.no_grad()
+    def download(self, version: ModelVersion) -> None:
+        """Takes a whole version, as a client without a copy does."""
+        for name, mine in self.own.items():
+            mine.copy_(version.own[name])
+        self.number = version.number
+
+    def receive(self, changes: Params, *, since: int, number: int) -> None:
+        """Brings the copy to version ``number``; does nothing where it is there already.
+
+        Args:
+            changes: as `ClientModel.changes` makes them.
+            since: the oldest version that they bring up to date.
+            number: the version that they lead to.
+
+        Raises:
+            StaleProxyError: the copy is older than ``since``, newer than ``number``, or of another model than the
+                changes; nothing is written.
+        """
+        if number == self.number:
+            return
+        if not since <= self.number < number:
+            raise StaleProxyError(
+                f"the client holds version {self.number} of the proxy, and the message leads from {since} to {number}; "
+                "it must download the proxy again"
+            )
+        if problem := self._problem(changes):
+            raise StaleProxyError(f"the message changes another proxy than the one that the client holds: {problem}")
+        self._write(changes)
+        self.number = number
+
+    @contextmanager
+    def counting(self, tunable: Tunable) -> Iterator[Callable[[], Params]]:
+        """Counts, while ``tunable`` is trained on this copy, what `ClientModel.advance` needs; gives the counts."""
+        yield dict
+
+    def _problem(self, changes: Params) -> str | None:
+        """Why changes do not fit this copy."""
+        return "the model that it holds does not change"
+
+    def _write(self, changes: Params) -> None:
+        """Writes changes that fit."""
+        raise NotImplementedError
+
+
+class ClientModel(ABC):
+    """The server's side of the model that clients hold.
+
+    Attributes:
+        tunable: what is tuned, on the backbone.
+        server_tunable: the same on the server's copy of the client model; ``tunable`` where that is the backbone.
+        client_tunable: the same on ``client``, the copy for clients that are trained on this machine.
+        client: the copy itself; at the version as made, before `prepare`.
+        accepts_stale: whether an update that was trained on an older version counts.
+    """
+
+    tunable: Tunable
+    server_tunable: Tunable
+    client_tunable: Tunable
+    client: ClientCopy
+    accepts_stale: bool = False
+
+    @property
+    def start(self) -> Params:
+        """What travels as initialised."""
+        return self.from_backbone(self.tunable.read())
+
+    @property
+    @abstractmethod
+    def weights(self) -> Mapping[str, Tensor]:
+        """What the server sends to a client that has no copy, by name; empty where it sends nothing."""
+
+    @property
+    @abstractmethod
+    def download_bytes(self) -> int:
+        """Size of the model that a client needs once, before its first round."""
+
+    @property
+    def alignment_bytes(self) -> int:
+        """What one change sends to a client that holds the version before."""
+        return 0
+
+    @abstractmethod
+    def to_backbone(self, params: Params) -> Params:
+        """The plug-in: the backbone's tunable with what travels in its place."""
+
+    @abstractmethod
+    def from_backbone(self, params: Params) -> Params:
+        """What travels of the backbone's tunable: undoes `to_backbone`."""
+
+    @abstractmethod
+    def prepare(self, start: Params, report: Report) -> ModelVersion:
+        """Fits the client model to the backbone before round 1.
+
+        Args:
+            start: what travels, before round 1.
+            report: receives a record of each stage.
+
+        Raises:
+            RecipeError: the fit diverged.
+        """
+
+    @abstractmethod
+    def load(self, version: ModelVersion) -> None:
+        """Sets the server's copy to a version."""
+
+    def is_due(self, round: int) -> bool:  # noqa: A002 - the field's word
+        """Whether the client model changes between this round and the next."""
+        return False
+
+    def counts_at(self, round: int) -> bool:  # noqa: A002
+        """Whether clients send counts of their neurons' use with their updates of this round."""
+        return False
+
+    def activity_problem(self, activity: Mapping[str, Tensor]) -> str | None:
+        """Why counts that a client sent cannot be counts of this model, or None when they can."""
+        return "it sent counts of neurons' use, but its model has none to count" if activity else None
+
+    def advance(
+        self,
+        version: ModelVersion,
+        params: Params,
+        round: int,  # noqa: A002
+        activity: Params,
+        report: Report,
+    ) -> ModelVersion:
+        """The version after a change that `is_due`.
+
+        Args:
+            version: the present one.
+            params: what travels, as aggregated in this round.
+            round: this round.
+            activity: counts that clients sent, summed; empty where clients were not asked for them.
+            report: receives a record of each stage.
+
+        Raises:
+            RecipeError: the fit diverged.
+        """
+        return version
+
+    def changes(self, version: ModelVersion, since: int) -> Params:
+        """What a client at version ``since`` needs to be at ``version``."""
+        return {}
+
+    @abstractmethod
+    def sizes(self) -> dict[str, Any]:
+        """``parameters`` (``blocks``, ``backbone_blocks``, ``total``), and ``disclosed``: the share of values that are
+        the backbone's, 0 to 1. Empty where clients hold the backbone itself.
+        """
+
+    @abstractmethod
+    def save(self, folder: Path, version: ModelVersion) -> None:
+        """Writes the client model, as clients load it, into an empty folder.
+
+        Raises:
+            ValueError: clients hold the backbone, which the server does not send.
+        """
+
+
+class WholeModel(ClientModel):
+    """No proxy: clients hold the backbone itself."""
+
+    def __init__(self, backbone: Backbone, attach: Attach) -> None:
+        """Attaches what is tuned to ``backbone``."""
+        self._bytes = sum(weight.numel() * weight.element_size() for weight in backbone.model.parameters())
+        self.tunable = self.server_tunable = self.client_tunable = attach(backbone)
+        self.client = ClientCopy(backbone)
+
+    @property
+    def weights(self) -> Mapping[str, Tensor]:
+        """Empty: clients have the backbone, or fetch it where the server did."""
+        return {}
+
+    @property
+    def download_bytes(self) -> int:
+        """Bytes of the backbone's parameters."""
+        return self._bytes
+
+    def to_backbone(self, params: Params) -> Params:
+        """The identity."""
+        return params
+
+    def from_backbone(self, params: Params) -> Params:
+        """The identity."""
+        return params
+
+    def prepare(self, start: Params, report: Report) -> ModelVersion:
+        """The only version; it has no tensors of its own."""
+        return ModelVersion()
+
+    def load(self, version: ModelVersion) -> None:
+        """Nothing changes."""
+
+    def sizes(self) -> dict[str, Any]:
+        """Empty: there is nothing to compare with the backbone."""
+        return {}
+
+    def save(self, folder: Path, version: ModelVersion) -> None:
+        """Refuses: the server does not send the backbone."""
+        raise ValueError("clients hold the backbone; the server has no proxy to save")

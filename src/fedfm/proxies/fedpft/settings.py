@@ -1,0 +1,139 @@
+"""FedPFT's settings: the recipe's ``proxy`` of kind ``fedpft``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self, cast
+
+from pydantic import Field, model_validator
+
+from fedfm.proxies.settings import Distillation, ProxySettings, Share
+from fedfm.settings import Settings
+
+if TYPE_CHECKING:
+    from fedfm.models.backbones import Backbone
+    from fedfm.models.tunables import Tune
+    from fedfm.proxies.base import ClientCopy
+    from fedfm.proxies.fedpft.pair import FedPFTPair
+    from fedfm.proxies.ffn import Kept
+    from fedfm.tasks.public import PublicData
+
+NeuronScore = Literal["concat-l2", "product", "activation", "gradient"]
+"""How neurons are ranked when the proxy is cut; see `fedfm.proxies.fedpft.scores`."""
+
+UsageScore = Literal["auto", "apoz", "soft-apoz", "contribution"]
+"""How little a neuron is used, for alignment; see `fedfm.proxies.fedpft.activity`."""
+
+
+class Alignment(Settings):
+    """How a proxy is realigned while clients tune it (arXiv:2404.11536, neuron-level alignment)."""
+
+    share: Share = 0.5
+    """Share of the neurons of a compressed FFN that are refitted, those used least."""
+    score: UsageScore = "auto"
+    """How use is measured: `apoz`, the share of exact zeros, tells neurons apart only under ReLU;
+    `soft-apoz` counts values near zero; `contribution` is E|a|·‖w₂‖; `auto` is apoz for ReLU, else contribution."""
+    data: Literal["public", "clients"] = "public"
+    """What it is measured on; `clients` sends counts of their activations to the server."""
+    steps: Annotated[int, Field(ge=1, le=10_000_000)] = 50
+    """Optimiser steps of one alignment."""
+    batch_size: Annotated[int, Field(ge=1, le=1_000_000)] = 32
+    """Public examples a step."""
+    learning_rate: Annotated[float, Field(gt=0)] = 6e-4
+    """Peak learning rate of AdamW; it rises over the warm-up, then falls linearly to zero."""
+
+
+class FedPFT(ProxySettings):
+    """A proxy with every layer and, in most of them, only some FFN neurons (FedPFT, arXiv:2404.11536)."""
+
+    title: ClassVar[str] = "FedPFT"
+
+    kind: Literal["fedpft"] = "fedpft"
+    """Every layer stays; most FFN neurons are cut."""
+    path: str | None = None
+    """A proxy's folder, as `fedfm proxy build` writes it: taken as it is, with the settings it was made by."""
+    ffn_keep: Share | list[Share] = 0.25
+    """Share of its neurons that a compressed FFN keeps; a list names one for each compressed layer."""
+    keep_layers: list[int] = [0, -1]
+    """Layers that stay whole, from 0; -1 is the last."""
+    score: NeuronScore = "concat-l2"
+    """Which neurons stay: by the norm of all their weights (the paper), by the product of the norms of their weight
+    vectors, by E|a|·‖w₂‖ on public data, or by |Σ a·∂ℓ/∂a| there."""
+    align_to: Annotated[int, Field(ge=1)] = 1
+    """Round the number of neurons kept to a multiple of this, such as 64, for faster kernels."""
+    closed_form: bool = True
+    """Refit each compressed FFN's output matrix by ridge regression on public data, layer by layer."""
+    ridge: Annotated[float, Field(gt=0)] = 0.01
+    """Pull of that regression towards the backbone's weights, as a share of the mean squared activation."""
+    distill: Distillation | None = Distillation()
+    """Layer-level distillation before round 1; null: none."""
+    interval: Annotated[int, Field(ge=1)] | None = 10
+    """Rounds between alignments; null: none."""
+    align: Alignment = Alignment()
+    """Neuron-level alignment during training."""
+    stale: Literal["refuse", "accept"] = "refuse"
+    """Whether an update that was trained on an older version of the proxy is refused or accepted."""
+    probe: Annotated[int, Field(ge=0)] = 16
+    """Public examples on which proxy and backbone are compared, gradient by gradient, after each stage; 0: never."""
+    reproduce: bool = False
+    """Choose the neurons that alignment refits as the released code does: by `align.score: apoz`, exact zeros, with
+    `align.data: clients`. Where many neurons have the same score, chance chooses among them."""
+
+    @model_validator(mode="after")
+    def _refuse_another_score(self) -> Self:
+        if self.reproduce and self.align.score not in ("auto", "apoz"):
+            raise ValueError(f"reproduce means align.score: apoz, not {self.align.score}; leave one of the two out")
+        return self
+
+    @property
+    def alignment(self) -> Alignment:
+        """``align``, with what ``reproduce`` changes."""
+        return self.align.model_copy(update={"score": "apoz", "data": "clients"}) if self.reproduce else self.align
+
+    @property
+    def counts_at_clients(self) -> bool:
+        """Whether clients count how much neurons are used."""
+        return self.interval is not None and self.alignment.data == "clients" and self.alignment.share < 1
+
+    @property
+    def accepts_stale(self) -> bool:
+        """Whether ``stale`` is ``accept``."""
+        return self.stale == "accept"
+
+    @property
+    def public_use(self) -> str | None:
+        """The first key that needs public data; None where no key does."""
+        needs = {
+            "score": self.path is None and self.score in ("activation", "gradient"),
+            "closed_form": self.path is None and self.closed_form,
+            "distill": self.path is None and self.distill is not None,
+            "interval": self.interval is not None,
+        }
+        return next((key for key, needed in needs.items() if needed), None)
+
+    def refuses(self, tune: Tune) -> str | None:
+        """Refuses what is tuned on every neuron and, with alignment, virtual tokens."""
+        if tune.needs_all_neurons:
+            return f"`{tune.kind}` targets neurons that the proxy cuts; use lora (attention, ffn or all) or head"
+        if tune.virtual_tokens and self.interval is not None:
+            return (
+                f"`{tune.kind}` is not seen by alignment, which runs both models without virtual tokens; set "
+                "proxy.interval=null, or use lora"
+            )
+        return None
+
+    @classmethod
+    def sized(cls, ffn_keep: float, keep_layers: list[int], score: str, adapters: int) -> Self | None:
+        """The settings themselves."""
+        return cls(ffn_keep=ffn_keep, keep_layers=keep_layers, score=cast(NeuronScore, score))
+
+    def cut(self, backbone: Backbone, public: PublicData | None, *, seed: int, kept: Kept | None = None) -> FedPFTPair:
+        """Scores the neurons of compressed FFNs and keeps the best."""
+        from fedfm.proxies.fedpft.pair import FedPFTPair
+
+        return FedPFTPair.cut(self, backbone, public, seed=seed, kept=kept)
+
+    def client_copy(self, proxy: Backbone, kept: Kept, version: int) -> ClientCopy:
+        """A copy whose neurons change with alignments."""
+        from fedfm.proxies.fedpft.versions import NeuronCopy
+
+        return NeuronCopy.of(proxy, kept, version)

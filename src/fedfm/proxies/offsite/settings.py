@@ -1,0 +1,66 @@
+"""Settings of offsite tuning: the recipe's ``proxy`` of kind ``offsite``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
+
+from pydantic import Field
+
+from fedfm.proxies.settings import Distillation, ProxySettings, Share
+
+if TYPE_CHECKING:
+    from fedfm.models.backbones import Backbone
+    from fedfm.models.tunables import Tune
+    from fedfm.proxies.ffn import Kept
+    from fedfm.proxies.offsite.pair import OffsitePair
+    from fedfm.tasks.public import PublicData
+
+
+class Offsite(ProxySettings):
+    """A proxy with only some of the layers (offsite tuning, arXiv:2302.04870, in a federation: FedOT).
+
+    The first and last layers are tuned; an emulator of evenly spaced layers stands for those between.
+    """
+
+    title: ClassVar[str] = "offsite tuning"
+
+    kind: Literal["offsite"] = "offsite"
+    """Few layers stay, whole; those at the ends are tuned."""
+    path: str | None = None
+    """A proxy's folder, as `fedfm proxy build` writes it: taken as it is, with the settings it was made by."""
+    layers: Annotated[int, Field(ge=2)] | None = None
+    """Layers to keep; null: as many as come closest in parameters to FedPFT with `ffn_keep` and `keep_layers`."""
+    adapters: Annotated[int, Field(ge=1)] = 2
+    """Layers at each end that are tuned."""
+    ffn_keep: Share = 0.25
+    """The FedPFT proxy to match in size."""
+    keep_layers: list[int] = [0, -1]
+    """The FedPFT proxy to match in size."""
+    distill: Distillation | None = Distillation()
+    """Fitting the emulator's output to the backbone's before round 1; null: none."""
+    probe: Annotated[int, Field(ge=0)] = 16
+    """Public examples on which proxy and backbone are compared, gradient by gradient, after each stage; 0: never."""
+
+    @property
+    def public_use(self) -> str | None:
+        """``distill``, where the emulator is fitted."""
+        return "distill" if self.path is None and self.distill is not None else None
+
+    def refuses(self, tune: Tune) -> str | None:
+        """Refuses what is tuned in every layer."""
+        if tune.needs_all_layers:
+            return (
+                f"`{tune.kind}` puts keys and values into every layer, but the proxy has only some; use lora or prompt"
+            )
+        return None
+
+    @classmethod
+    def sized(cls, ffn_keep: float, keep_layers: list[int], score: str, adapters: int) -> Self | None:
+        """As many layers as come closest in parameters."""
+        return cls(adapters=adapters, ffn_keep=ffn_keep, keep_layers=keep_layers)
+
+    def cut(self, backbone: Backbone, public: PublicData | None, *, seed: int, kept: Kept | None = None) -> OffsitePair:
+        """Keeps the layers at the ends and evenly spaced ones between."""
+        from fedfm.proxies.offsite.pair import OffsitePair
+
+        return OffsitePair.cut(self, backbone)

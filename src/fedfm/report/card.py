@@ -1,0 +1,210 @@
+"""The card of an adapter or of a merged model: what it is, how to load it, how it was trained, its limits."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from huggingface_hub import ModelCard, ModelCardData
+
+from fedfm import __version__
+from fedfm.printable import escaped
+from fedfm.records import contributions, disk, jsonl, names, units
+from fedfm.records.jsonl import Record
+from fedfm.records.reading import dig, metric_keys
+from fedfm.report import markdown, templates
+
+ArtifactKind = Literal["adapter", "model"]
+
+
+@dataclass(frozen=True)
+class Loading:
+    """The classes of transformers that load a model of one kind of task, and the hub's name for that task."""
+
+    model: str
+    processor: str
+    pipeline: str
+
+
+LOADING = {
+    "text-classification": Loading("AutoModelForSequenceClassification", "AutoTokenizer", "text-classification"),
+    "image-classification": Loading("AutoModelForImageClassification", "AutoImageProcessor", "image-classification"),
+    "masked-lm": Loading("AutoModelForMaskedLM", "AutoTokenizer", "fill-mask"),
+    "causal-lm": Loading("AutoModelForCausalLM", "AutoTokenizer", "text-generation"),
+}
+
+SOURCES = ("train", "validation", "test")
+
+HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
+
+
+@dataclass(frozen=True)
+class Base:
+    """The backbone that an adapter belongs to.
+
+    Attributes:
+        name: a hub id, a local folder, or ``builtin:NAME``.
+        revision: commit of a hub id.
+        package: the Python package that holds a copy of a hub id's files, for machines that are offline.
+        new_head: whether the tuned head replaces a head of the checkpoint.
+        mask: the tokenizer's mask token.
+    """
+
+    name: str
+    revision: str | None = None
+    package: str | None = None
+    new_head: bool = False
+    mask: str | None = None
+
+    @property
+    def kind(self) -> Literal["hub", "package", "beside", "folder"]:
+        """Where code finds it; ``beside``: in the folder ``base`` inside the adapter's folder."""
+        if self.package:
+            return "package"
+        if self.name.startswith("builtin:"):
+            return "beside"
+        return "hub" if _on_the_hub(self.name) else "folder"
+
+
+def write_card(folder: Path, *, base: Base, summary: Record, recipe: Record, kind: ArtifactKind) -> Path:
+    """Writes README.md beside an adapter or a merged model.
+
+    Args:
+        folder: the folder that holds ``adapter_config.json`` or ``config.json``.
+        base: the backbone.
+        summary: the content of summary.json.
+        recipe: the resolved recipe as plain data.
+        kind: what ``folder`` holds.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    loading = LOADING[dig(recipe, "task.kind")]
+    text = _yaml(json.loads(jsonl.dumps(_shareable(recipe))))
+    content = templates.render(
+        "card.md.j2",
+        autoescape=False,
+        header=_header(base.name, loading, recipe, kind).to_yaml(),
+        kind=kind,
+        base_model=_model_name(base.name),
+        code=_code(base, loading, summary, recipe, kind),
+        local=base.kind == "folder",
+        algorithm=names.written(str(dig(recipe, "algorithm.name"))),
+        task=dig(recipe, "task.kind"),
+        tune=dig(recipe, "tune.kind"),
+        summary=summary,
+        labels=summary.get("labels") or [],
+        scores=_scores(summary),
+        facts=_facts(summary, recipe),
+        warning=contributions.warning(summary),
+        contributions=contributions.lines(summary),
+        privacy=summary.get("privacy"),
+        personal=summary.get("personal") or [],
+        by_clients=summary.get("final_by") == "clients",
+        repeats=[found for found in summary.get("repeats") or [] if found["split"] != found["other"]],
+        recipe=text,
+        fence=markdown.fence(text),
+        version=__version__,
+    )
+    path = folder / "README.md"
+    disk.replace_text(path, str(ModelCard(content)))
+    return path
+
+
+def _code(base: Base, loading: Loading, summary: Record, recipe: Record, kind: ArtifactKind) -> str:
+    """Python code that loads the model from the folder and prepares inputs as in the evaluation."""
+    return templates.render(
+        "card_code.py.j2",
+        autoescape=False,
+        adapter=kind == "adapter",
+        task=dig(recipe, "task.kind"),
+        loading=loading,
+        path=_where(recipe, kind),
+        labels=summary.get("labels") or [],
+        base=base,
+        columns=len(dig(recipe, "data.text") or ()),
+        max_length=dig(recipe, "data.max_length"),
+        end_token=dig(recipe, "data.end_token"),
+    )
+
+
+def _where(recipe: Record, kind: ArtifactKind) -> str:
+    """The folder, relative to where the run was started; ``.`` for an absolute path, which is private."""
+    run = Path(recipe.get("run_dir") or Path(recipe.get("output") or "/") / recipe["name"])
+    return "." if run.is_absolute() else str(run / kind)
+
+
+def _yaml(recipe: Record) -> str:
+    """The recipe, runnable; where a character is unsafe to show, all characters but ASCII are escaped."""
+    text = yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True)
+    return text if escaped(text) == text else yaml.safe_dump(recipe, sort_keys=False, allow_unicode=False)
+
+
+def _header(base_model: str, loading: Loading, recipe: Record, kind: ArtifactKind) -> ModelCardData:
+    """The YAML header. It names no licence: that depends on the backbone and the data, which fedfm cannot know."""
+    tags = ["federated-learning", "fedfm", str(dig(recipe, "algorithm.name")), str(dig(recipe, "tune.kind"))]
+    base: dict[str, Any] = {}
+    if _on_the_hub(base_model):
+        base = {"base_model": base_model, "base_model_relation": "adapter" if kind == "adapter" else "finetune"}
+    library = "peft" if kind == "adapter" else "transformers"
+    return ModelCardData(library_name=library, pipeline_tag=loading.pipeline, tags=tags, **base)
+
+
+def _on_the_hub(base_model: str) -> bool:
+    """Whether a name can be a hub id. A local path would be useless to others."""
+    return HUB_ID.fullmatch(base_model) is not None and not Path(base_model).exists()
+
+
+def _model_name(base_model: str) -> str:
+    """The name of a backbone for others: of a folder, only its last part."""
+    return Path(base_model).name if Base(base_model).kind == "folder" else base_model
+
+
+def _shareable(recipe: Record) -> Record:
+    """The recipe for others: local files and folders are reduced to their names, the place of runs is left out."""
+    kept = {key: value for key, value in recipe.items() if key not in ("output", "run_dir")}
+    data = {
+        key: Path(value).name if key in SOURCES and _is_path(value) else value for key, value in recipe["data"].items()
+    }
+    return kept | {"data": data, "model": recipe["model"] | {"path": _model_name(recipe["model"]["path"])}}
+
+
+def _is_path(reference: object) -> bool:
+    """Whether a source is a file or a folder, and not a fraction, a built-in or a data set of the hub."""
+    return isinstance(reference, str) and not reference.startswith(("builtin:", "hf:"))
+
+
+def _scores(summary: Record) -> list[tuple[str, str, str]]:
+    """Metric, its value before round 1, its value after the last round."""
+    initial, final = summary.get("initial") or {}, summary.get("final") or {}
+    return [
+        (units.metric_name(key), units.metric(key, initial.get(key)), units.metric(key, final[key]))
+        for key in metric_keys([final])
+    ]
+
+
+def _protocol(protocol: Record) -> str:
+    """The kind of a protocol, with its figures in brackets."""
+    figures = units.listed(protocol)
+    return f"{protocol['kind']} ({figures})" if figures else str(protocol["kind"])
+
+
+def _facts(summary: Record, recipe: Record) -> list[tuple[str, str]]:
+    """Figures of the federation, as far as they are known."""
+    clients, counts = summary.get("clients") or {}, summary.get("parameters")
+    protocol = summary.get("protocol")
+    facts = [("clients", clients.get("total")), ("clients a round", dig(recipe, "federation.per_round"))]
+    facts += [("protocol", _protocol(protocol))] if protocol else []
+    facts += [("rounds", summary["rounds"]), ("clients that contributed", clients.get("contributed"))]
+    facts += [("failures", clients.get("failed")), ("updates refused", clients.get("refused"))]
+    if counts:
+        part = units.share(counts["trainable"], counts["backbone"])
+        facts.append(("tuned parameters", f"{units.number(counts['trainable'])}, {part} of the backbone’s"))
+    for way, name in (("down", "sent to clients"), ("up", "sent by clients")):
+        if dig(summary, f"bytes.{way}") is not None:
+            facts.append((name, units.size(summary["bytes"][way])))
+    return [(name, str(value)) for name, value in facts if value is not None]

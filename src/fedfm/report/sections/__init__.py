@@ -1,0 +1,23 @@
+"""The sections of a report, one a file: what the template says, computed from the files of a run."""
+
+from fedfm.report.sections.classes import classes
+from fedfm.report.sections.faults import faults
+from fedfm.report.sections.federation import federation
+from fedfm.report.sections.learning import learning
+from fedfm.report.sections.outcome import outcome
+from fedfm.report.sections.proxy import proxy
+from fedfm.report.sections.spread import spread
+from fedfm.report.sections.time import time
+from fedfm.report.sections.wire import wire
+
+__all__ = [
+    "classes",
+    "faults",
+    "federation",
+    "learning",
+    "outcome",
+    "proxy",
+    "spread",
+    "time",
+    "wire",
+]

@@ -1,0 +1,28 @@
+"""Failures, refusals and interruptions."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+from fedfm.records.jsonl import Record
+from fedfm.records.reading import RunFiles
+
+SHOWN = 50
+"""Rows of the table: the latest events."""
+
+
+@dataclass(frozen=True)
+class FaultsSection:
+    """The number of events of each kind, the latest events, and the number of events that are not shown."""
+
+    counts: list[tuple[str, int]]
+    rows: list[Record]
+    left_out: int
+
+
+def faults(run: RunFiles) -> FaultsSection:
+    """Counts by kind, and the latest events."""
+    counts = Counter(str(event["kind"]) for event in run.events)
+    rows = run.events[-SHOWN:]
+    return FaultsSection(counts.most_common(), rows, len(run.events) - len(rows))

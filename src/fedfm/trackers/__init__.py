@@ -1,0 +1,1 @@
+"""What follows a run while it happens: listeners, TensorBoard, Prometheus."""

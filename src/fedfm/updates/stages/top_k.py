@@ -1,0 +1,111 @@
+"""Top-k: only the values of largest magnitude are sent; error feedback adds what was left out to the next update.
+
+Stich, Cordonnier, Jaggi, Sparsified SGD with Memory, arXiv:1809.07599, Algorithm 1; Karimireddy et al., Error Feedback
+Fixes SignSGD and Other Gradient Compression Schemes, arXiv:1901.09847. With residual e_c at client c, 0 at first:
+
+    p = Δ_c + e_c,   sent = top_k(p),   e_c ← p − sent
+
+k is a share of all values of the group, taken over its tensors together. Among equal magnitudes the lower index is
+sent. With `share: 1.0` the update arrives bit for bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from fedfm.params import Params
+from fedfm.spec import Spec, TensorSpec, count, spec_of
+from fedfm.updates.stages.base import Stage
+from fedfm.updates.stages.flat import dtype_of, flatten, prefix, split, unflatten
+
+
+class TopK(Stage):
+    """Send only the values of largest magnitude, with their positions."""
+
+    kind: Literal["top-k"] = "top-k"
+    """Send only the values of largest magnitude, with their positions."""
+    direction: Literal["up"] = "up"
+    """Updates to the server only: parameters are not sparse."""
+    share: Annotated[float, Field(gt=0, le=1)] = 0.01
+    """Share of all values that is sent; at least one value is."""
+    error_feedback: bool = True
+    """Keep what was not sent and add it to the client's next update; the client then has state between rounds."""
+
+    @property
+    def stateful(self) -> bool:
+        """A client keeps the residual of error feedback."""
+        return self.error_feedback
+
+    def spec(self, spec: Spec) -> Spec:
+        """Values ``[k]`` and positions ``[k]`` in place of the floating-point tensors; others are unchanged."""
+        flat, others = split(spec)
+        name, (k, index) = prefix(self.kind, flat), self._size(flat)
+        return {
+            f"{name}.values": TensorSpec((k,), dtype_of(flat)),
+            f"{name}.indices": TensorSpec((k,), index),
+            **others,
+        }
+
+    def start(self, spec: Spec) -> Params:
+        """Residuals of zero."""
+        if not self.error_feedback:
+            return {}
+        return {name: torch.zeros(tensor.shape, dtype=tensor.dtype) for name, tensor in split(spec)[0].items()}
+
+    def encode(
+        self, params: Mapping[str, Tensor], own: Params, generator: np.random.Generator
+    ) -> tuple[Params, Params]:
+        """The largest values of the update plus the residual, and the new residual."""
+        flat, others = split(spec_of(params))
+        whole = {name: params[name] if name not in own else _plus(params[name], own[name]) for name in flat}
+        values, (k, index) = flatten(whole, flat), self._size(flat)
+        chosen = _largest(values, k)
+        name = prefix(self.kind, flat)
+        sent = {f"{name}.values": values[chosen], f"{name}.indices": chosen.to(index)}
+        if own:
+            values[chosen] = 0
+            own = unflatten(values, flat)
+        return {**sent, **{name: params[name] for name in others}}, own
+
+    def decode(self, params: Mapping[str, Tensor], spec: Spec) -> Params:
+        """Zeros, with the values that were sent in their positions.
+
+        Raises:
+            ValueError: positions are outside the tensors or not in ascending order.
+        """
+        flat, others = split(spec)
+        name = prefix(self.kind, flat)
+        values, indices = params[f"{name}.values"], params[f"{name}.indices"].long()
+        if len(indices) and not (indices[0] >= 0 and indices[-1] < count(flat) and (indices.diff() > 0).all()):
+            raise ValueError(f"the positions of top-k are not in ascending order from 0 to {count(flat) - 1:,}")
+        whole = torch.zeros(count(flat), dtype=values.dtype)
+        whole[indices] = values
+        return {**unflatten(whole, flat), **{name: params[name] for name in others}}
+
+    def _size(self, flat: Spec) -> tuple[int, torch.dtype]:
+        """How many values are sent, and the dtype of their positions."""
+        values = count(flat)
+        k = min(values, max(1, round(self.share * values)))
+        return k, torch.int32 if values <= 2**31 else torch.int64
+
+
+def _plus(update: Tensor, residual: Tensor) -> Tensor:
+    """Update + residual; an update with residual 0 keeps its bits, −0.0 too."""
+    return torch.where(residual == 0, update, update + residual)
+
+
+def _largest(values: Tensor, k: int) -> Tensor:
+    """Ascending int64 positions of the k values of largest magnitude; what is not a number counts as largest."""
+    if k == len(values):
+        return torch.arange(k)
+    magnitudes = values.abs().nan_to_num(nan=torch.inf, posinf=torch.inf)
+    threshold = magnitudes.topk(k, sorted=True).values[-1]
+    above = (magnitudes > threshold).nonzero().squeeze(1)
+    level = (magnitudes == threshold).nonzero().squeeze(1)
+    return torch.cat([above, level[: k - len(above)]]).sort().values

@@ -1,0 +1,69 @@
+"""Views: which part of the tunable a client holds. One kind of view, one file; adding one: its file, its row here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from fedfm.spec import Spec
+from fedfm.views.base import Slices, View, holds, intersect, is_whole, narrow, narrow_spec, whole, widen
+from fedfm.views.ranks import Ranks
+from fedfm.views.share import Share
+
+VIEWS: dict[str, type[View]] = {
+    "share": Share,
+    "ranks": Ranks,
+}
+"""Name → kind of view; each makes itself from a recipe, where the recipe asks for it."""
+
+
+@dataclass(frozen=True)
+class Views:
+    """All views of a recipe, which combine by intersection; none of them: every client holds everything."""
+
+    views: tuple[View, ...] = ()
+
+    @classmethod
+    def of(cls, recipe: Any) -> Views:
+        """The views that a recipe asks for."""
+        return cls(tuple(view for kind in VIEWS.values() if (view := kind.of(recipe)) is not None))
+
+    @property
+    def whole(self) -> bool:
+        """Whether every client holds everything."""
+        return not self.views
+
+    def gets(self, spec: Spec, client: str, number: int) -> Slices:
+        """The part of the server's tensors that a client gets in a round."""
+        found = whole(spec)
+        for view in self.views:
+            found = intersect(found, view.gets(spec, client, number), spec)
+        return found
+
+    def held(self, spec: Spec, client: str, number: int) -> Slices:
+        """The part that it trains and returns; some of what it gets."""
+        found = whole(spec)
+        for view in self.views:
+            found = intersect(found, view.held(spec, client, number), spec)
+        return found
+
+    def personal(self, spec: Spec) -> frozenset[str]:
+        """Names of tensors that each client has for itself."""
+        return frozenset[str]().union(*(view.personal(spec) for view in self.views))
+
+
+__all__ = [
+    "VIEWS",
+    "Ranks",
+    "Share",
+    "Slices",
+    "View",
+    "Views",
+    "holds",
+    "intersect",
+    "is_whole",
+    "narrow",
+    "narrow_spec",
+    "whole",
+    "widen",
+]

@@ -1,0 +1,120 @@
+"""Views: which part of each tensor a client gets, trains and returns in a round.
+
+A view is a function of the spec, the client and the round, so that server and client compute it each for themselves.
+What a client does not hold is either its own (a personal part, which it keeps between rounds) or hidden (it is zero at
+the client and does not change).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from fedfm.params import Params
+from fedfm.spec import Spec, TensorSpec
+
+Index = slice | Tensor
+"""Positions along one dimension: a slice, or int64 positions in ascending order."""
+
+Slices = Mapping[str, tuple[Index, ...]]
+"""Tensor name → its part, one index for each of the first dimensions; names that are absent are not held."""
+
+
+class View:
+    """What one kind of view says; a subclass overrides what it restricts."""
+
+    @classmethod
+    def of(cls, recipe: Any) -> Self | None:
+        """The view of this kind that a recipe asks for; None where it asks for none."""
+        raise NotImplementedError
+
+    def gets(self, spec: Spec, client: str, number: int) -> Slices:
+        """The part of the server's tensors that a client gets in a round; by default what it returns."""
+        return self.held(spec, client, number)
+
+    def held(self, spec: Spec, client: str, number: int) -> Slices:
+        """The part that a client trains and returns in a round."""
+        return whole(spec)
+
+    def personal(self, spec: Spec) -> frozenset[str]:
+        """Names of tensors that each client has for itself: neither sent nor returned, trained every round."""
+        return frozenset()
+
+
+def whole(spec: Spec) -> Slices:
+    """All of every tensor."""
+    return dict.fromkeys(spec, ())
+
+
+def is_whole(slices: Slices, spec: Spec) -> bool:
+    """Whether a part is everything."""
+    return slices.keys() == spec.keys() and not any(slices.values())
+
+
+def intersect(a: Slices, b: Slices, spec: Spec) -> Slices:
+    """What both hold."""
+    return {name: _both(a[name], b[name], spec[name].shape) for name in a if name in b}
+
+
+def narrow(params: Mapping[str, Tensor], slices: Slices) -> Params:
+    """The parts of tensors that are held; a tensor that is held whole is the same object."""
+    return {name: _part(params[name], index) for name, index in slices.items()}
+
+
+def narrow_spec(spec: Spec, slices: Slices) -> Spec:
+    """The spec of what `narrow` returns."""
+    return {
+        name: TensorSpec(tuple(_part(torch.empty(spec[name].shape, device="meta"), index).shape), spec[name].dtype)
+        for name, index in slices.items()
+    }
+
+
+def widen(part: Mapping[str, Tensor], slices: Slices, into: Mapping[str, Tensor]) -> Params:
+    """Full tensors: ``part`` where it is held and ``into`` elsewhere; ``into`` is not changed."""
+    return {
+        name: _written(tensor, slices[name], part[name]) if name in slices else tensor for name, tensor in into.items()
+    }
+
+
+def holds(slices: Slices, name: str, shape: tuple[int, ...]) -> Tensor:
+    """Bool tensor of ``shape``: which coordinates of one tensor are held."""
+    mask = torch.zeros(shape, dtype=torch.bool)
+    if name in slices:
+        mask = _written(mask, slices[name], torch.ones_like(_part(mask, slices[name])))
+    return mask
+
+
+def _part(tensor: Tensor, index: tuple[Index, ...]) -> Tensor:
+    for dimension, positions in enumerate(index):
+        if isinstance(positions, slice):
+            start, stop, _ = positions.indices(tensor.shape[dimension])
+            tensor = tensor.narrow(dimension, start, max(stop - start, 0))
+        else:
+            tensor = tensor.index_select(dimension, positions.to(tensor.device))
+    return tensor
+
+
+def _written(full: Tensor, index: tuple[Index, ...], part: Tensor) -> Tensor:
+    if not index:
+        return part
+    result = full.clone()
+    axes = [_positions(positions, full.shape[dimension]) for dimension, positions in enumerate(index)]
+    axes += [torch.arange(size) for size in full.shape[len(index) :]]
+    result[torch.meshgrid(*axes, indexing="ij")] = part.to(result.dtype)
+    return result
+
+
+def _both(a: tuple[Index, ...], b: tuple[Index, ...], shape: tuple[int, ...]) -> tuple[Index, ...]:
+    longer, shorter = (a, b) if len(a) >= len(b) else (b, a)
+    found = list(longer)
+    for dimension, index in enumerate(shorter):
+        mine, theirs = (_positions(each, shape[dimension]) for each in (longer[dimension], index))
+        found[dimension] = mine[torch.isin(mine, theirs)]
+    return tuple(found)
+
+
+def _positions(index: Index, size: int) -> Tensor:
+    return torch.arange(size)[index] if isinstance(index, slice) else index
