@@ -12,7 +12,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: demo install test test-faults lint schema audit docs bench clean help
+.PHONY: demo install test test-faults test-matrix lint schema audit docs bench clean help
 
 demo: $(VENV)/demo.installed ## fine-tune MiniLM over clients, offline, on two cores; replaces runs/demo
 	rm -rf runs/demo
@@ -38,8 +38,13 @@ audit: $(VENV)/test.installed ## hold constraints.txt against PyPI's list of vul
 	$(PYTHON) -m venv $(VENV)/audit && $(VENV)/audit/bin/python -m pip install --quiet pip-audit
 	$(VENV)/audit/bin/python -m pip_audit --strict --no-deps --disable-pip --requirement constraints.txt
 
-schema: $(VENV)/test.installed ## write src/fedfm/recipe/schema.json again, after a change of settings
+schema: $(VENV)/test.installed ## write again what is made from the settings: schema.json, the lists in docs/
 	$(BIN)/python -m fedfm.recipe.index
+	$(BIN)/python -m tools.algorithms
+	$(BIN)/python -m tools.matrix
+
+test-matrix: $(VENV)/test.installed ## 200 combinations of methods under all runtimes; minutes
+	FEDFM_MATRIX=1 $(BIN)/python -m pytest tests/system/test_matrix.py
 
 docs: $(VENV)/docs.installed ## build the site into site/, strictly
 	PYTHONPATH=tools $(BIN)/zensical build --strict --clean

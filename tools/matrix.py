@@ -74,9 +74,9 @@ def axes() -> dict[str, list[Pick]]:
     """Dotted key → the choices at it that this version has; keys with one choice are left out."""
     found = dict(_methods(RecipeKeys))
     for where, values in PLAIN.items():
-        found[where] = [Pick(where, _name(value), _nested(where, value)) for value in values]
-    available = {where: [pick for pick in picks if not _is_planned(pick)] for where, picks in found.items()}
-    return {where: picks for where, picks in available.items() if len(picks) > 1}
+        picks = [Pick(where, _name(value), _nested(where, value)) for value in values]
+        found[where] = [pick for pick in picks if not _is_planned(pick)]
+    return {where: picks for where, picks in found.items() if len(picks) > 1}
 
 
 def _methods(settings: type[Settings], group: str = "") -> Iterator[tuple[str, list[Pick]]]:
@@ -153,9 +153,9 @@ def page() -> str:
     lines = [
         "# What goes with what",
         "",
-        "Methods are independent choices. This page is written from their classes (`make schema`) and lists the pairs that a",
-        "recipe cannot combine; every other pair is accepted when the recipe is read. A method that a model does not support is",
-        "refused when the model is loaded.",
+        "Methods are independent choices. This page is written from their classes (`make schema`) and lists the pairs",
+        "that a recipe cannot combine; every other pair is accepted when the recipe is read. A method that a model",
+        "does not support is refused when the model is loaded.",
         "",
         "## Choices",
         "",

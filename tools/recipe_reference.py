@@ -9,6 +9,7 @@ from typing import Any
 from markdown import Extension, Markdown
 from markdown.preprocessors import Preprocessor
 
+from fedfm.recipe.fields import ELEMENT
 from fedfm.recipe.schema import Recipe
 
 MARKER = "<!-- every key: written by tools/recipe_reference.py from the schema -->"
@@ -46,7 +47,8 @@ def reference(schema: Schema) -> Iterator[str]:
     yield from _table(schema, schema, skip={key for key, found in groups.items() if found})
     for key, found in groups.items():
         if found:
-            yield from _section(key, schema["properties"][key], found, schema)
+            field = schema["properties"][key]
+            yield from _section(f"{key}{_element(field)}", field, found, schema)
 
 
 def _section(where: str, field: Schema, groups: list[Schema], schema: Schema) -> Iterator[str]:
@@ -61,7 +63,7 @@ def _section(where: str, field: Schema, groups: list[Schema], schema: Schema) ->
         yield from _table(group, schema, skip={key for key, found in inner.items() if found})
         nested |= {key: (group["properties"][key], found) for key, found in inner.items() if found}
     for key, (inside, found) in nested.items():
-        yield from _section(f"{where}.{key}", inside, found, schema)
+        yield from _section(f"{where}.{key}{_element(inside)}", inside, found, schema)
 
 
 def _table(group: Schema, schema: Schema, *, skip: set[str]) -> Iterator[str]:
@@ -81,8 +83,14 @@ def _groups(field: Schema, schema: Schema) -> Iterator[Schema]:
         target = schema["$defs"][field["$ref"].removeprefix("#/$defs/")]
         if "properties" in target:
             yield target
-    for part in (*field.get("anyOf", ()), *field.get("oneOf", ())):
+    items = [field["items"]] if isinstance(field.get("items"), dict) else []
+    for part in (*field.get("anyOf", ()), *field.get("oneOf", ()), *items):
         yield from _groups(part, schema)
+
+
+def _element(field: Schema) -> str:
+    """What ends the name of a group that is an element of a list."""
+    return ELEMENT if "items" in field else ""
 
 
 def _constants(group: Schema) -> Iterator[tuple[str, str]]:
@@ -98,8 +106,7 @@ def _type(field: Schema, schema: Schema) -> str:
     if "anyOf" in field:
         return " or ".join(dict.fromkeys(_type(part, schema) for part in field["anyOf"]))
     if field.get("type") == "array":
-        of = _type(field["items"], schema) if field.get("items") else "nothing yet"
-        return f"list of {of}"
+        return f"list of {_type(field['items'], schema) or 'groups'}"
     words = {"string": "text", "null": "`null`", "boolean": "`true`, `false`", "integer": "whole number"}
     return words.get(field.get("type", ""), field.get("type", "")) + _range(field)
 

@@ -61,7 +61,7 @@ REFUSED = {
     "no labels": (
         [LM, "federation.partition.kind=dirichlet"],
         "federation.partition.kind",
-        "`dirichlet` needs labels: it splits by label; use iid, quantity or column. `task.kind: causal-lm` excludes that",
+        "`dirichlet` needs labels: it splits by label; use iid, quantity or column. `task.kind: causal-lm`",
     ),
     "no labels to sort": (
         [LM, "federation.partition.kind=shards"],

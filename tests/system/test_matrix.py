@@ -10,22 +10,27 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
 
 from fedfm import run
 from fedfm.errors import RecipeError
+from fedfm.models.builtin import write_random_model
+from fedfm.randomness import torch_seed
 from fedfm.recipe import Recipe
 from fedfm.recipe.fields import all_keys
 from tests.small import write_rows
+from tools import algorithms
 from tools.matrix import PAGE, Pick, axes, merged, page
 
 AXES = axes()
 LOCAL = {where: [pick for pick in picks if pick.name != "sites"] for where, picks in AXES.items()}
 """Every axis; real sites are tested with machines of their own."""
 
-MODELS = {"image-classification": "builtin:tiny-vit", "causal-lm": "builtin:tiny-llama"}
-"""Kind of task → a model for it; text is read by a small BERT otherwise."""
+MODELS = {"image-classification": "tiny-vit", "causal-lm": "tiny-llama"}
+"""Kind of task → a small model for it; text is read by `tiny-bert` otherwise."""
+LAYERS = 4
+"""Layers of the models, so that a proxy can drop some."""
 
 TINY: dict[str, Any] = {
     "name": "drawn",
@@ -37,22 +42,28 @@ TINY: dict[str, Any] = {
 }
 PROXIES: dict[str, dict[str, Any]] = {
     "fedpft": {
+        "keep_layers": [0],
         "distill": {"steps": 1, "batch_size": 2},
         "interval": 1,
         "align": {"steps": 1, "batch_size": 2},
         "probe": 0,
     },
-    "offsite": {"distill": {"steps": 1, "batch_size": 2}, "adapters": 1, "probe": 0},
+    "offsite": {"layers": 3, "adapters": 1, "distill": {"steps": 1, "batch_size": 2}, "probe": 0},
 }
 """What makes a proxy quick; the choices are those of the axis."""
+
+QUICKLY = settings(suppress_health_check=list(HealthCheck), phases=[Phase.explicit, Phase.generate], print_blob=False)
+"""A failure is not shrunk: each try is a run."""
 
 DOTTED = sorted((key.where for key in all_keys(Recipe) if "." in key.where), key=len, reverse=True)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Short texts with labels and sites, and images of two classes."""
+    """Short texts with labels and sites, images of two classes, and models with a few layers."""
     folder = tmp_path_factory.mktemp("matrix")
+    for name in {"tiny-bert", *MODELS.values()}:
+        write_model(name, folder / name)
     write_rows(folder / "train.jsonl", 24)
     write_rows(folder / "test.jsonl", 6, start=100)
     write_rows(folder / "public.jsonl", 6, start=200)
@@ -64,6 +75,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def write_model(name: str, folder: Path) -> None:
+    """A builtin model with more layers, as a checkpoint."""
+    from transformers import AutoConfig, AutoModel
+
+    write_random_model(name, folder)
+    config = AutoConfig.from_pretrained(folder)
+    config.num_hidden_layers = LAYERS
+    with torch_seed(0, name):
+        AutoModel.from_config(config).save_pretrained(folder)
+
+
 def recipe_of(folder: Path, picks: list[Pick]) -> dict[str, Any]:
     """A recipe of a few seconds that makes these choices."""
     values = merged(TINY, *(pick.values for pick in picks))
@@ -71,7 +93,7 @@ def recipe_of(folder: Path, picks: list[Pick]) -> dict[str, Any]:
     ending = "npz" if task == "image-classification" else "jsonl"
     files = {split: str(folder / f"{split}.{ending}") for split in ("train", "test", "public")}
     data = {"train": files["train"], "test": files["test"], "max_length": 16}
-    values = merged(values, {"model": {"path": MODELS.get(task, "builtin:tiny-bert")}, "data": data})
+    values = merged(values, {"model": {"path": str(folder / MODELS.get(task, "tiny-bert"))}, "data": data})
     if proxy != "none":
         values = merged(values, {"public": {"data": files["public"]}, "proxy": PROXIES.get(proxy, {})})
     return values
@@ -84,7 +106,8 @@ def assert_runs_or_is_refused(values: dict[str, Any], output: Path) -> None:
         for problem in error.problems:
             named = [key for key in DOTTED if re.search(rf"\b{re.escape(key)}\b", problem.message)]
             assert problem.where, f"says no key: {problem}"
-            assert set(named) - {problem.where}, f"names no second key: {problem}"
+            names_model = values["model"]["path"] in problem.message  # which one, in place of `model.path`
+            assert names_model or set(named) - {problem.where}, f"names no second key: {problem}"
         return
     assert finished.summary["rounds"] == 2
     assert np.isfinite(finished.summary["final"]["loss"])
@@ -95,7 +118,7 @@ def choices(of: dict[str, list[Pick]]) -> st.SearchStrategy[list[Pick]]:
 
 
 @pytest.mark.slow
-@settings(max_examples=30, suppress_health_check=list(HealthCheck))
+@settings(QUICKLY, max_examples=30)
 @given(choices({**LOCAL, "runtime.kind": LOCAL["runtime.kind"][:1]}))
 def test_local_combinations_run_or_are_refused(
     folder: Path, tmp_path_factory: pytest.TempPathFactory, picks: list[Pick]
@@ -104,7 +127,7 @@ def test_local_combinations_run_or_are_refused(
 
 
 @pytest.mark.skipif("FEDFM_MATRIX" not in os.environ, reason="minutes; `make test-matrix` runs it")
-@settings(max_examples=200, suppress_health_check=list(HealthCheck))
+@settings(QUICKLY, max_examples=200)
 @given(choices(LOCAL))
 def test_combinations_under_every_runtime_run_or_are_refused(
     folder: Path, tmp_path_factory: pytest.TempPathFactory, picks: list[Pick]
@@ -119,6 +142,11 @@ def test_combinations_under_every_runtime_run_or_are_refused(
 
 def test_the_page_is_that_of_the_classes() -> None:
     assert PAGE.read_text(encoding="utf-8") == page(), "run `make schema`"
+
+
+def test_the_list_of_algorithms_is_that_of_the_classes() -> None:
+    page = algorithms.PAGE.read_text(encoding="utf-8")
+    assert page == algorithms.written(page), "run `make schema`"
 
 
 def test_every_method_can_be_chosen_without_settings() -> None:

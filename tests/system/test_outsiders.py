@@ -12,12 +12,11 @@ from torch import Tensor
 
 import fedfm
 from fedfm import FedfmError, registry
-from fedfm.algorithms import Algorithm, FedAvg
-from fedfm.algorithms.base import ServerState
+from fedfm.algorithms import Aggregate, Algorithm, At, FedAvg, ServerState
 from fedfm.errors import RecipeError
 from fedfm.params import Params, map_params
 from fedfm.recipe import commented, load_keys, load_recipe
-from fedfm.records.report import write_report
+from fedfm.report.page import write_report
 from fedfm.yaml_text import parse
 from tests.small import small_recipe
 
@@ -32,11 +31,11 @@ class HalfStep(Algorithm):
     step: Annotated[float, Field(gt=0)] = 0.5
     """Share of the aggregate that the server takes."""
 
-    def gradient(self, gradient: Tensor, parameter: Tensor, received: Tensor) -> Tensor:
+    def gradient(self, gradient: Tensor, parameter: Tensor, at: At) -> Tensor:
         return gradient * 0.9
 
-    def server_step(self, params: Params, update: Params, state: ServerState) -> tuple[Params, ServerState]:
-        return map_params(lambda w, delta: w + self.step * delta, params, update), state
+    def server_step(self, params: Params, aggregate: Aggregate, state: ServerState) -> tuple[Params, ServerState]:
+        return map_params(lambda w, delta: w + self.step * delta, params, aggregate.update), state
 
 
 @pytest.fixture(autouse=True)
@@ -95,8 +94,8 @@ class Third(Algorithm):
     share: float = 0.33
     """Share of each step that is taken."""
 
-    def server_step(self, params, update, state):
-        return map_params(lambda w, delta: w + self.share * delta, params, update), state
+    def server_step(self, params, aggregate, state):
+        return map_params(lambda w, delta: w + self.share * delta, params, aggregate.update), state
 '''
 
 

@@ -8,8 +8,9 @@ from typing import ClassVar, Protocol, Self
 
 from torch import Tensor
 
+from fedfm.capabilities import INDIVIDUAL_UPDATES
 from fedfm.params import Params
-from fedfm.settings import Settings
+from fedfm.settings import Capabilities, Settings
 from fedfm.spec import Spec
 from fedfm.views.base import Slices
 
@@ -60,6 +61,13 @@ class Rule(Settings):
 
     gathers: ClassVar[bool] = False
     """Whether it needs all updates at once; they then wait on disk and are read tensor by tensor."""
+
+    def capabilities(self) -> Capabilities:
+        """Also what it relies on where it gathers."""
+        needs = dict(self.needs)
+        if self.gathers:
+            needs |= {INDIVIDUAL_UPDATES: "it compares the updates of a round with each other"}
+        return Capabilities(needs, self.gives, self.takes)
 
     def under(self, sampling: str) -> Self:
         """The rule with what ``federation.sampling`` decides filled in."""

@@ -7,9 +7,10 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from fedfm.capabilities import SERVER_STEP, STATEFUL_CLIENTS
 from fedfm.clients.rules import At, ClientRound, Finished, Groups, LocalResult, Teacher
 from fedfm.params import Params, add
-from fedfm.settings import Settings
+from fedfm.settings import Capabilities, Settings
 from fedfm.tasks.base import Batch
 
 ServerState = dict[str, Params]
@@ -75,6 +76,15 @@ class Algorithm(Settings):
     def extra_loss(self) -> bool:
         """Whether `loss` adds anything; a client whose loss has an extra term trains alone."""
         return type(self).loss is not Algorithm.loss
+
+    def capabilities(self) -> Capabilities:
+        """Also what the phases that it overrides rely on."""
+        needs = dict(self.needs)
+        if type(self).server_step is not Algorithm.server_step:
+            needs |= {SERVER_STEP: "the server takes a step of its own"}
+        if type(self).client_start is not Algorithm.client_start:
+            needs |= {STATEFUL_CLIENTS: "clients keep tensors between rounds"}
+        return Capabilities(needs, self.gives, self.takes)
 
     def start(self, params: Params) -> ServerState:
         """The server's state before round 1, shaped after the tunable."""

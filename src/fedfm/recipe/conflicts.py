@@ -94,8 +94,8 @@ def _natural_partition(recipe: RecipeKeys) -> str | None:
 def _weights(recipe: RecipeKeys) -> str | None:
     if getattr(recipe.aggregate, "weights", None) == "examples" and recipe.federation.sampling == "weighted":
         return (
-            "`federation.sampling: weighted` counts a client by its examples already, which would count twice; use auto "
-            "or uniform"
+            "`federation.sampling: weighted` counts a client by its examples already, which would count twice; use "
+            "auto or uniform"
         )
     return None
 

@@ -53,9 +53,9 @@ class FederationSettings(Settings):
     holdout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of each client's examples kept from training, to evaluate the server's model per client."""
     ranks: Ranks | None = None
-    """LoRA ranks of clients, at most `tune.r`: a list such as `[4, 8, 16]`, from which each client's is drawn, or a rank
-    for each pattern of client ids, such as `{hospital-*: 4}`, where the first match counts; null, or no match: `tune.r`.
-    A client gets the leading ranks; the scale α/r stays that of `tune.r`."""
+    """LoRA ranks of clients, at most `tune.r`: a list such as `[4, 8, 16]`, from which each client's is drawn, or a
+    rank for each pattern of client ids, such as `{hospital-*: 4}`, where the first match counts; null, or no match:
+    `tune.r`. A client gets the leading ranks; the scale α/r stays that of `tune.r`."""
     models: list[OtherModel] = []
     """Backbones of clients that do not have `model`; each client gets the first that names it."""
     devices: list[Device] = []

@@ -62,7 +62,7 @@ def planned(values: Mapping[str, Any], model: type[Settings]) -> list[Problem]:
 
 
 def _found(values: Any, key: str, *, elements: bool = True) -> Iterator[tuple[str, Any]]:
-    """Where a dotted key is in a recipe's values, and its value; elements of a list one by one, unless asked for whole."""
+    """Where a dotted key is in a recipe's values, and its value; lists whole, or each of their ``elements``."""
     places = [("", values)]
     for part in key.split("."):
         inner = [

@@ -8,8 +8,9 @@ from typing import ClassVar, Literal
 import numpy as np
 from torch import Tensor
 
+from fedfm.capabilities import LINEAR_STAGES, STATEFUL_CLIENTS
 from fedfm.params import Params
-from fedfm.settings import Settings
+from fedfm.settings import Capabilities, Settings
 from fedfm.spec import Spec
 
 
@@ -34,6 +35,15 @@ class Stage(Settings):
     def stateful(self) -> bool:
         """Whether the client keeps tensors between rounds for it."""
         return False
+
+    def capabilities(self) -> Capabilities:
+        """Also what follows from `linear` and `stateful`."""
+        needs, takes = dict(self.needs), dict(self.takes)
+        if self.stateful:
+            needs |= {STATEFUL_CLIENTS: "clients keep tensors for it between rounds"}
+        if not self.linear:
+            takes |= {LINEAR_STAGES: "the sum of encoded updates does not decode to their sum"}
+        return Capabilities(needs, self.gives, takes)
 
     def spec(self, spec: Spec) -> Spec:
         """What `encode` makes of tensors with ``spec``."""
