@@ -289,8 +289,8 @@ def test_lora_on_attention_of_a_base_model_has_the_papers_size(config: Any, mode
 @pytest.mark.parametrize(
     ("config", "reason"),
     [
-        (hf.BartConfig(), "of encoders with a decoder, this version has T5"),
-        (hf.PegasusConfig(), "of encoders with a decoder, this version has T5"),
+        (hf.BartConfig(), "the only encoder-decoder in this version is T5"),
+        (hf.PegasusConfig(), "the only encoder-decoder in this version is T5"),
         (hf.WhisperConfig(), "they read audio"),
     ],
     ids=identify,

@@ -47,7 +47,7 @@ def test_scores_on_known_examples_are_said_to_be_so(tmp_path: Path) -> None:
     shared = {"split": "test", "other": "train", "examples": 4, "total": 9}
     within = {"split": "train", "other": "train", "examples": 2, "total": 30}
     text = card(tmp_path, repeats=[shared, within]).text
-    assert "4 of 9 test examples also occur in the training data: scores on them say nothing" in text
+    assert "4 of 9 test examples also stand in the training data: scores on them say nothing" in text
     assert "2 of 30" not in text
 
 
