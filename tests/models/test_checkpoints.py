@@ -170,4 +170,4 @@ def test_a_folder_without_weights_is_not_a_model(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", ["builtin:tiny-bert", "builtin:minilm", "."])
 def test_only_hub_ids_have_revisions(path: str) -> None:
-    assert refusal(path, revision="main") == f"model.revision: {path} has no revisions; only hub ids have"
+    assert refusal(path, revision="main") == f"model.revision: {path} has no revisions; only hub ids have revisions"
