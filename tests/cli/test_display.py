@@ -23,7 +23,7 @@ PLAN: dict[str, Any] = {
         "labels": ["a", "b"],
         "client_examples": {"min": 20, "median": 31.0, "max": 312},
     },
-    "warnings": ["4 of 9 test examples also occur in the training data"],
+    "warnings": ["4 of 9 test examples also stand in the training data"],
     "federation": {"clients": 64, "per_round": 3, "rounds": 2, "partition": "column", "left_out": 5},
     "algorithm": "fedavg",
     "bytes": {

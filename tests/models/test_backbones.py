@@ -179,7 +179,7 @@ def test_weights_of_blocks_that_the_config_does_not_have_are_said(bert: Path) ->
     assert load_backbone(settings(bert), AutoModelForSequenceClassification, seed=0).warnings == ()
     edit_config(bert, num_hidden_layers=1)
     (said,) = load_backbone(settings(bert), AutoModelForSequenceClassification, seed=0).warnings
-    assert "weights in its blocks that a model of its config.json does not use" in said
+    assert "weights in its blocks that the model in its config.json does not use" in said
     assert "encoder.layer.1.attention" in said
     assert "and 13 more" in said
 
@@ -191,18 +191,18 @@ def test_weights_of_another_shape_are_not_replaced_by_random_ones(bert: Path) ->
 
 def test_an_unknown_family_is_refused_before_its_code_is_looked_for(bert: Path) -> None:
     edit_config(bert, model_type="evil", auto_map={"AutoConfig": "evil.Config"})
-    assert "knows no models of type `evil`; the code that some repositories bring is not run" in refusal(bert)
+    assert "has no models of type `evil`; fedfm does not run code from repositories of models" in refusal(bert)
 
 
 def test_a_single_class_is_refused() -> None:
     """transformers would take it for a regression, without a word."""
-    with pytest.raises(RecipeError, match=r"data\.label: there is only one class \(a\)"):
+    with pytest.raises(RecipeError, match=r"data\.label: the data has only one class \(a\)"):
         load_backbone(ModelSettings(path="builtin:tiny-bert"), AutoModelForSequenceClassification, seed=0, labels=["a"])
 
 
 def test_a_quantised_checkpoint_is_refused(bert: Path) -> None:
     edit_config(bert, quantization_config={"quant_method": "bitsandbytes"})
-    assert "is quantised; name its float weights" in refusal(bert)
+    assert "is quantised; use the model with float weights" in refusal(bert)
 
 
 @pytest.mark.parametrize(
@@ -293,10 +293,10 @@ def test_images_come_with_an_image_processor() -> None:
 def test_a_processor_that_is_missing_is_refused(bert: Path) -> None:
     for file in bert.glob("token*"):
         file.unlink()
-    assert "has no tokenizer's files" in refusal(bert)
+    assert "has no files of a tokenizer" in refusal(bert)
     (bert / "tokenizer.json").write_text("{")
-    assert "has no tokenizer that can be read" in refusal(bert)
-    with pytest.raises(RecipeError, match="has no image processor that can be read"):
+    assert f"the tokenizer of {bert} cannot be read" in refusal(bert)
+    with pytest.raises(RecipeError, match=r"the image processor of .* cannot be read"):
         load_processor(settings(bert), "image")
 
 
@@ -319,14 +319,14 @@ def test_a_tokenizer_with_nothing_to_pad_with_is_refused(bert: Path) -> None:
     tokenizer.pad_token = tokenizer.eos_token = None
     tokenizer.save_pretrained(bert)
     edit_config(bert, pad_token_id=None)
-    assert "has nothing to pad with" in refusal(bert)
+    assert "has neither a padding token nor an end token" in refusal(bert)
 
 
 def test_a_tokenizer_with_more_tokens_than_embeddings_is_refused(bert: Path) -> None:
     tokenizer = byte_tokenizer("pair", 32)
     tokenizer.add_tokens(["new"])
     tokenizer.save_pretrained(bert)
-    assert "has 262 tokens, its model embeddings for 261" in refusal(bert)
+    assert "has 262 tokens, but its model has only 261 embeddings" in refusal(bert)
 
 
 def test_the_base_class_has_no_head(bert: Path) -> None:

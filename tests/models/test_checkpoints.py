@@ -77,7 +77,7 @@ def test_a_hub_id_that_is_not_here_says_how_to_get_it() -> None:
         (GatedRepoError, "model.path: a/b is gated: accept its terms"),
         (RepositoryNotFoundError, "model.path: no model a/b on the hub, or it is private"),
         (RevisionNotFoundError, "model.revision: a/b has no revision v9"),
-        (HfHubHTTPError, "model.path: the hub did not give a/b at revision v9"),
+        (HfHubHTTPError, "model.path: a/b at revision v9 cannot be downloaded from the hub"),
     ],
 )
 def test_what_the_hub_refuses_is_one_clear_line(
@@ -95,7 +95,7 @@ def test_a_connection_that_breaks_is_one_clear_line(monkeypatch: pytest.MonkeyPa
         raise hub._HTTPError("reset by peer")
 
     monkeypatch.setattr(hub, "snapshot_download", broken)
-    assert refusal("a/b", allow_network=True) == "model.path: the hub did not give a/b: reset by peer"
+    assert refusal("a/b", allow_network=True) == "model.path: a/b cannot be downloaded from the hub: reset by peer"
 
 
 def test_a_full_disk_is_a_storage_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,7 +104,7 @@ def test_a_full_disk_is_a_storage_error(monkeypatch: pytest.MonkeyPatch) -> None
 
     monkeypatch.setattr(hub, "snapshot_download", full)
     with (
-        pytest.raises(StorageError, match=r"a/b cannot be put into the Hugging Face cache: .*No space left"),
+        pytest.raises(StorageError, match=r"a/b cannot be written to the Hugging Face cache: .*No space left"),
         open_checkpoint(ModelSettings(path="a/b"), allow_network=True),
     ):
         pass
@@ -131,7 +131,7 @@ def test_an_adapter_is_never_fetched_from_the_hub(monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_name_the_hub_does_not_allow_is_refused() -> None:
-    assert refusal("a--b/c").startswith("model.path: no folder a--b/c, and no hub id either")
+    assert refusal("a--b/c").startswith("model.path: a--b/c is neither a folder nor a hub id")
 
 
 def test_the_network_is_asked_only_when_allowed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -156,11 +156,11 @@ def test_a_folder_that_is_not_there_is_named_in_full(tmp_path: Path) -> None:
 
 def test_a_file_is_not_a_model(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(b"")
-    assert "is a file; name the folder" in refusal(tmp_path / "model.safetensors")
+    assert "is a file; give the folder" in refusal(tmp_path / "model.safetensors")
 
 
 def test_a_folder_without_config_is_not_a_model(tmp_path: Path) -> None:
-    assert refusal(tmp_path) == f"model.path: no config.json in {tmp_path}: not a model's folder"
+    assert refusal(tmp_path) == f"model.path: no config.json in {tmp_path}: not the folder of a model"
 
 
 def test_a_folder_without_weights_is_not_a_model(tmp_path: Path) -> None:
@@ -170,4 +170,4 @@ def test_a_folder_without_weights_is_not_a_model(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", ["builtin:tiny-bert", "builtin:minilm", "."])
 def test_only_hub_ids_have_revisions(path: str) -> None:
-    assert refusal(path, revision="main") == f"model.revision: {path} has no revisions; only hub ids have"
+    assert refusal(path, revision="main") == f"model.revision: {path} has no revisions; only hub ids have revisions"

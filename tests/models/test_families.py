@@ -289,8 +289,8 @@ def test_lora_on_attention_of_a_base_model_has_the_papers_size(config: Any, mode
 @pytest.mark.parametrize(
     ("config", "reason"),
     [
-        (hf.BartConfig(), "of encoders with a decoder, this version has T5"),
-        (hf.PegasusConfig(), "of encoders with a decoder, this version has T5"),
+        (hf.BartConfig(), "the only encoder-decoder in this version is T5"),
+        (hf.PegasusConfig(), "the only encoder-decoder in this version is T5"),
         (hf.WhisperConfig(), "they read audio"),
     ],
     ids=identify,
@@ -303,10 +303,10 @@ def test_an_architecture_that_cannot_be_tuned_is_refused_with_the_reason(config:
 @pytest.mark.parametrize(
     ("config", "what"),
     [
-        (hf.AlbertConfig(num_hidden_groups=2), "is not described"),
-        (hf.PhiConfig(qk_layernorm=True), "is not described"),
-        (hf.Qwen3MoeConfig(mlp_only_layers=[1]), "is not described"),
-        (hf.BloomConfig(), "is not described"),
+        (hf.AlbertConfig(num_hidden_groups=2), "fedfm has no description"),
+        (hf.PhiConfig(qk_layernorm=True), "fedfm has no description"),
+        (hf.Qwen3MoeConfig(mlp_only_layers=[1]), "fedfm has no description"),
+        (hf.BloomConfig(), "fedfm has no description"),
         (hf.AlbertConfig(), "share their weights"),
         (hf.MixtralConfig(), "are experts"),
         (hf.BertConfig(), None),

@@ -92,7 +92,7 @@ def test_padding_changes_nothing(name: str) -> None:
 @pytest.mark.parametrize("name", UNDESCRIBED)
 def test_a_model_that_is_not_described_is_said_to_be_so(name: str) -> None:
     (said,) = load(name, UNDESCRIBED[name].tasks[0]).warnings
-    assert said.startswith(f"the parts of `{UNDESCRIBED[name].config.model_type}` models are not described")
+    assert said.startswith(f"fedfm has no description of `{UNDESCRIBED[name].config.model_type}` models")
 
 
 def test_a_model_that_is_described_comes_without_a_warning() -> None:
@@ -115,7 +115,7 @@ def test_attention_and_the_rest_are_told_apart_by_name(name: str) -> None:
 
 @pytest.mark.parametrize("kind", [IA3, Prompt, Prefix, BitFit])
 def test_a_tunable_that_must_know_the_parts_is_refused(kind: type[IA3 | Prompt | Prefix | BitFit]) -> None:
-    with pytest.raises(RecipeError, match=r"tune\.kind: the parts of `cohere` models are not described; use lora"):
+    with pytest.raises(RecipeError, match=r"tune\.kind: fedfm has no description of `cohere` models; use lora"):
         kind().attach(load("cohere", "causal"), task_type="CAUSAL_LM", seed=0)
 
 
@@ -123,7 +123,7 @@ def test_a_tunable_that_must_know_the_parts_is_refused(kind: type[IA3 | Prompt |
 @pytest.mark.parametrize(
     ("name", "task", "missing"),
     [
-        ("cohere", "causal", "where `cohere` models have their blocks and FFNs is not described"),
+        ("cohere", "causal", "fedfm has no description of the blocks and FFNs of `cohere` models"),
         ("albert", "text", "the layers of albert share their weights"),
         ("mixtral", "causal", "the FFNs of mixtral are experts"),
     ],

@@ -89,5 +89,5 @@ def test_a_token_that_pads_and_is_read_is_trained(tmp_path: Path) -> None:
 
 def test_positions_that_count_from_an_ordinary_token_are_refused(tmp_path: Path) -> None:
     settings = write(tmp_path / "model", "tiny-roberta", config=LETTER, tokenizer="<pad>")
-    with pytest.raises(RecipeError, match=r"model\.path: .* counts positions from padding id 70, which is no special"):
+    with pytest.raises(RecipeError, match=r"model\.path: .* padding id 70, which is not a special"):
         load_processor(settings, "text")

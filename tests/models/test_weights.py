@@ -126,7 +126,7 @@ def test_a_tensor_in_two_shards_is_refused(bert: Path) -> None:
     weight_map = shard(bert)
     first, second = sorted(set(weight_map.values()))[:2]
     save_file(load_file(bert / first) | load_file(bert / second), bert / second, metadata={"format": "pt"})
-    with pytest.raises(DataError, match=r"two weight files of .* have the tensor"):
+    with pytest.raises(DataError, match=r"two weight files of .* contain the tensor"):
         load(bert)
 
 
@@ -135,7 +135,7 @@ def test_whole_weights_beside_an_index_of_others_are_refused(bert: Path) -> None
     whole = (bert / "model.safetensors").read_bytes()
     shard(bert)
     (bert / "model.safetensors").write_bytes(whole)
-    with pytest.raises(RecipeError, match=r"has model\.safetensors and also .* remove the one that is old"):
+    with pytest.raises(RecipeError, match=r"has both model\.safetensors and .* remove the outdated one"):
         load(bert)
     write_index(bert, dict.fromkeys(load_file(bert / "model.safetensors"), "model.safetensors"))
     assert load(bert).identity.weights
@@ -144,7 +144,7 @@ def test_whole_weights_beside_an_index_of_others_are_refused(bert: Path) -> None
 @pytest.mark.parametrize("file", ["model.safetensors", "tokenizer.json"])
 def test_a_pointer_of_git_lfs_is_named_with_the_remedy(file: str, bert: Path) -> None:
     (bert / file).write_text(POINTER)
-    with pytest.raises(DataError, match=rf"pointers of Git LFS in place of its files \({file}\): run `git lfs install"):
+    with pytest.raises(DataError, match=rf"Git LFS pointers instead of its files \({file}\): run `git lfs install"):
         load_processor(ModelSettings(path=str(bert)), "text")
 
 
@@ -195,7 +195,7 @@ def test_a_quantised_part_is_refused(place: str, bert: Path) -> None:
     setting = {"quant_method": "gptq"} if place == "quantization_config" else {"quantization_config": {"bits": 4}}
     file = bert / "config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {place: setting}))
-    with pytest.raises(RecipeError, match="is quantised; name its float weights"):
+    with pytest.raises(RecipeError, match="is quantised; use the model with float weights"):
         load(bert)
 
 

@@ -99,7 +99,7 @@ def causal_recipe(folder: Path, model: str) -> dict[str, Any]:
 def test_a_recipe_with_an_encoder_is_refused_before_its_weights_are_read(tmp_path: Path) -> None:
     model = Path(changed_model(tmp_path / "model", "tiny-bert"))
     (model / "model.safetensors").write_bytes(b"not read")
-    with pytest.raises(RecipeError, match=r"task\.kind: .*\(bert\) reads every token of a text at once") as refused:
+    with pytest.raises(RecipeError, match=r"task\.kind: .*\(bert\) reads all tokens of a text at once") as refused:
         plan(load_recipe(causal_recipe(tmp_path, str(model))))
     assert refused.value.exit_code == 2
 

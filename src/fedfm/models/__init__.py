@@ -1,1 +1,1 @@
-"""Loading backbones, the families of architectures, and tunables."""
+"""Backbones, families of architectures, and tunables."""

@@ -1,4 +1,4 @@
-"""Loading a backbone: the pretrained model, frozen, with a head for the task, and what prepares its input."""
+"""Loads a backbone: the frozen pretrained model with a head for the task, and its tokenizer or image processor."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ from fedfm.randomness import torch_seed
 
 @dataclass(frozen=True)
 class Backbone:
-    """A pretrained model before anything is tuned.
+    """A pretrained model before a tunable is attached.
 
     Attributes:
-        model: on the CPU, in eval mode, nothing requires a gradient; a tunable is attached to it in place.
+        model: on the CPU, in eval mode, without gradients; a tunable is attached to it in place.
         processor: its tokenizer or image processor.
-        family: where its parts are.
-        name: by which others find the same backbone: a hub id, a folder, or ``builtin:NAME``.
+        family: describes where its parts are.
+        name: the name by which others can load the same backbone: a hub id, a folder, or ``builtin:NAME``.
         revision: commit of a hub id.
-        head: modules that ``head: true`` trains in full: the task's head, and what of it the checkpoint lacked.
-        new_head: parameters that the checkpoint lacked; freshly initialised, all of them part of the head.
-        identity: digests of what decides its function; of a proxy, those of the backbone that it was made of.
-        other_labels: the classes that the checkpoint's head was trained for, where they are not the task's.
-        unused: weights of blocks that the checkpoint has and the model does not: its config may be another one's.
-        tunable_blocks: paths, from the base model, of the only blocks that a tunable may change; None: all.
+        head: modules that ``head: true`` trains in full: the task's head, and new parts of a language head or pooler.
+        new_head: parameters that the checkpoint lacks; they are newly initialised and all belong to the head.
+        identity: digests of everything that decides its outputs; for a proxy, the digests of its backbone.
+        other_labels: the classes that the checkpoint's head was trained for, if they differ from the task's.
+        unused: weights of blocks that the checkpoint has but the model does not use; the config may be wrong.
+        tunable_blocks: paths, from the base model, of the blocks that a tunable may change; None: all blocks.
     """
 
     model: PreTrainedModel
@@ -56,16 +56,16 @@ class Backbone:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What a user should know of this model before a run, each one sentence."""
+        """Warnings about this model that a user should read before a run, one sentence each."""
         found = []
         if not self.family.is_described:
             found.append(
-                f"the parts of `{self.family.name}` models are not described: `target_modules` are found by the names "
-                "of layers, clients train one at a time, and there are no proxies"
+                f"fedfm has no description of `{self.family.name}` models: `target_modules` are found by the names of "
+                "layers, clients train one at a time, and proxies are not available"
             )
         if self.unused:
             found.append(
-                f"the checkpoint of {self.name} has weights in its blocks that a model of its config.json does not "
+                f"the checkpoint of {self.name} has weights in its blocks that the model in its config.json does not "
                 f"use: {_some(self.unused)}"
             )
         return tuple(found)
@@ -83,21 +83,21 @@ def load_processor(
 
     Args:
         settings: the recipe's ``model``.
-        modality: what the task's inputs are.
-        causal: whether the task needs a model that reads no later token.
-        virtual_tokens: how many of the tokens that the model takes are not the text's, but a tunable's.
-        allow_network: whether files may be fetched from the hub.
+        modality: the type of the task's inputs.
+        causal: whether the task needs a model in which a position does not read later tokens.
+        virtual_tokens: how many of the tokens that the model accepts belong to the tunable, not to the text.
+        allow_network: whether files may be downloaded from the hub.
 
     Raises:
-        RecipeError: at ``model.path`` when the backbone is not there or has none; at ``task.kind`` when it is an
-            encoder and the task needs a decoder.
+        RecipeError: at ``model.path``: the backbone does not exist or has no processor; at ``task.kind``: it is an
+            encoder, but the task needs a decoder.
     """
     with open_checkpoint(settings, allow_network=allow_network) as checkpoint:
         config = read_config(checkpoint)
         family = family_of(config)
         if causal and family.is_described and not (family.causal or getattr(config, "is_decoder", False)):
             raise RecipeError(
-                f"{checkpoint.name} ({family.name}) reads every token of a text at once, also those that it is to "
+                f"{checkpoint.name} ({family.name}) reads all tokens of a text at once, including those that it must "
                 "predict; choose a decoder as `model.path`, or `task.kind: masked-lm` for an encoder",
                 where="task.kind",
             )
@@ -106,7 +106,7 @@ def load_processor(
 
 
 def leave_room(processor: Processor, virtual_tokens: int) -> Processor:
-    """The processor itself; of the tokens that it lets a text have, so many are now a tunable's."""
+    """Reduces the maximum length of a tokenizer by a tunable's virtual tokens, and returns the processor."""
     if isinstance(processor, PreTrainedTokenizerBase):
         processor.model_max_length -= virtual_tokens
     return processor
@@ -126,17 +126,19 @@ def load_backbone(
         settings: the recipe's ``model``.
         auto_class: the task's class, e.g. ``transformers.AutoModelForSequenceClassification``.
         seed: the recipe's seed; parameters that the checkpoint lacks are drawn from it.
-        labels: class names in order of their ids; None for tasks without labels. A checkpoint's head for another
-            number of classes is replaced by a new one.
-        allow_network: whether files may be fetched from the hub.
+        labels: class names in the order of their ids; None for tasks without labels. A checkpoint's head for another
+            number of classes is replaced by a new head.
+        allow_network: whether files may be downloaded from the hub.
 
     Raises:
-        RecipeError: when the model is not there, of an unknown family, unfit for the task, or lacks weights other
-            than its head's; or when there are fewer than two labels.
-        DataError: when its files are damaged.
+        RecipeError: the model does not exist, is not supported, does not fit the task, or lacks weights outside its
+            head; or there are fewer than two labels.
+        DataError: files of the model are damaged.
     """
-    if labels is not None and len(labels) < 2:  # transformers would take one label for a regression
-        raise RecipeError(f"there is only one class ({', '.join(labels)}): nothing to tell apart", where="data.label")
+    if labels is not None and len(labels) < 2:  # transformers would treat one label as regression
+        raise RecipeError(
+            f"the data has only one class ({', '.join(labels)}): classification needs two", where="data.label"
+        )
     with open_checkpoint(settings, allow_network=allow_network) as checkpoint:
         config = read_config(checkpoint)
         family = family_of(config)
@@ -174,7 +176,7 @@ def load_backbone(
 def _read_model(
     checkpoint: PretrainedCheckpoint, auto_class: Any, config: PretrainedConfig, seed: int
 ) -> tuple[PreTrainedModel, list[str], list[str]]:
-    """The model, the parameters that its checkpoint lacks or has in another shape, and those that only that has."""
+    """The model, the parameters that its checkpoint lacks or has in another shape, and those that it does not use."""
     folder, name = checkpoint.folder, checkpoint.name
     weights = read_weights(weight_files(folder, name), name)
     with quiet():
@@ -189,7 +191,7 @@ def _read_model(
                 ignore_mismatched_sizes=True,
                 output_loading_info=True,
             )
-        if model.can_generate() and (folder / "generation_config.json").is_file():  # goes with an exported model
+        if model.can_generate() and (folder / "generation_config.json").is_file():  # is exported with the model
             model.generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)
     mismatched = {parameter for parameter, *_ in report["mismatched_keys"]}
     return model, sorted({*report["missing_keys"], *mismatched}), sorted(report["unexpected_keys"])
@@ -201,23 +203,24 @@ def embeddings(model: PreTrainedModel) -> nn.Embedding:
 
 
 def agree_on_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
-    """Gives a model its tokenizer's padding token; see `fedfm.models.padding`.
+    """Sets a model's padding token to that of its tokenizer; see `fedfm.models.padding`.
 
     Raises:
-        RecipeError: at ``model.path`` when the tokenizer has more tokens than the model.
+        RecipeError: at ``model.path``: the tokenizer has more tokens than the model.
     """
     rows = embeddings(model).num_embeddings
     if len(tokenizer) > rows:
         raise RecipeError(
-            f"the tokenizer of {name} has {len(tokenizer)} tokens, its model embeddings for {rows}", where="model.path"
+            f"the tokenizer of {name} has {len(tokenizer)} tokens, but its model has only {rows} embeddings",
+            where="model.path",
         )
     adopt_padding(model, tokenizer)
 
 
 def _with_heads(family: Family, model: PreTrainedModel, *, labelled: bool) -> Family:
-    """A family of which only the type is known, with the heads that a model has beside its base model."""
+    """A family without a description, with the heads that the model has beside its base model."""
     beside = [name for name, child in model.named_children() if child is not model.base_model]
-    if model.base_model is model:  # the head lies among the parts of the base model
+    if model.base_model is model:  # the head is one of the base model's own modules
         beside = [name for name in beside if name in ("classifier", "score", "lm_head")]
     return replace(family, heads=tuple(beside) if labelled else (), language_heads=() if labelled else tuple(beside))
 
@@ -227,14 +230,14 @@ def _is_in(parameter: str, module: str) -> bool:
 
 
 def _pooler(model: PreTrainedModel, family: Family) -> tuple[str, ...]:
-    """The name of the pooler in the model with its head, where the head reads one."""
+    """The path of the pooler from the whole model, if the head reads it."""
     return (f"{model.base_model_prefix}.{family.pooler}",) if family.pooler else ()
 
 
 def _refuse_missing(
     model: PreTrainedModel, family: Family, missing: Sequence[str], checkpoint: PretrainedCheckpoint
 ) -> None:
-    """Refuses parameters that the checkpoint lacks unless they are the head's: they would be random and stay so."""
+    """Refuses a checkpoint that lacks parameters outside the head: they would be random and would not be trained."""
     base, prefix = (model, "") if model.base_model is model else (model.base_model, f"{model.base_model_prefix}.")
     inside = {f"{prefix}{name}" for name in base.state_dict()}
     heads = (*family.heads, *family.language_heads, *_pooler(model, family))
@@ -246,18 +249,18 @@ def _refuse_missing(
 
 
 def _in_blocks(names: Sequence[str], model: PreTrainedModel, family: Family) -> tuple[str, ...]:
-    """Names of parameters that would lie in the stacks that a model has; CLIP's image classifier has no text."""
+    """The parameters whose names belong to a stack of the model (CLIP's image classifier has no text stack)."""
     paths = {block.stack.path for block in blocks(model, family)}
     return tuple(name for name in names if any(f"{path}." in name for path in paths))
 
 
 def _some(names: Sequence[str]) -> str:
-    """The first of many names."""
+    """The first of many names, for messages."""
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def _head(model: PreTrainedModel, family: Family, missing: Sequence[str]) -> tuple[str, ...]:
-    """What `head: true` trains: the classification heads, and those parts of language heads and pooler that are new."""
+    """The modules that `head: true` trains: classification heads, and new parts of language heads and the pooler."""
     modules = dict(model.named_modules())
     renewable = (*family.language_heads, *_pooler(model, family))
     return tuple(

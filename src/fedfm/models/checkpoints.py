@@ -1,4 +1,4 @@
-"""Where a backbone's files are: hub id, local folder and builtin all become one folder of safetensors and JSON."""
+"""Finds the files of a backbone: hub ids, local folders and builtins all become a folder of safetensors and JSON."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 @dataclass(frozen=True)
 class PretrainedCheckpoint:
-    """A backbone's files.
+    """The files of a pretrained model.
 
     Attributes:
-        folder: has ``config.json`` and safetensors weights; temporary for random builtins.
-        name: what an adapter's ``base_model_name_or_path`` says, by which others find the same backbone.
+        folder: contains ``config.json`` and safetensors weights; temporary for random builtins.
+        name: the ``base_model_name_or_path`` of adapters, by which others can load the same backbone.
         revision: commit of a hub id.
     """
 
@@ -38,16 +38,16 @@ class PretrainedCheckpoint:
 
 @contextmanager
 def open_checkpoint(settings: ModelSettings, *, allow_network: bool = False) -> Iterator[PretrainedCheckpoint]:
-    """Finds a backbone's files, for as long as the block runs.
+    """Finds the files of a backbone; they exist until the end of the block.
 
     Raises:
-        RecipeError: at ``model.path`` (or ``model.revision``) when it is not there, or not there without the network,
-            or has no config, no safetensors weights, or an adapter beside them.
-        DataError: when files are only pointers to it, or its index of weights is damaged.
+        RecipeError: at ``model.path`` or ``model.revision``: the model does not exist or would need the network; or it
+            has no config, no safetensors weights, or an adapter beside them.
+        DataError: files are Git LFS pointers, or the index of weights is damaged.
     """
     path, here = settings.path, Path(settings.path).expanduser()
     if settings.revision is not None and (path.startswith(builtin.PREFIX) or here.exists()):
-        raise RecipeError(f"{path} has no revisions; only hub ids have", where="model.revision")
+        raise RecipeError(f"{path} has no revisions; only hub ids have revisions", where="model.revision")
     if path == builtin.PREFIX + "minilm":
         yield PretrainedCheckpoint(builtin.minilm_folder(), builtin.MINILM_NAME, builtin.MINILM_REVISION)
     elif path.startswith(builtin.PREFIX):
@@ -64,28 +64,28 @@ def open_checkpoint(settings: ModelSettings, *, allow_network: bool = False) -> 
 
 
 def _checked(checkpoint: PretrainedCheckpoint) -> PretrainedCheckpoint:
-    """Refuses a folder that is not one whole model, and nothing but that."""
+    """Refuses a folder that is not a complete model, or contains more than one model."""
     folder = checkpoint.folder
     if not folder.is_dir():
-        raise RecipeError(f"{folder} is a file; name the folder of a model", where="model.path")
+        raise RecipeError(f"{folder} is a file; give the folder of a model", where="model.path")
     has_config, has_adapter = (folder / "config.json").is_file(), (folder / _ADAPTER).is_file()
     if has_adapter and not has_config:
         raise RecipeError(
             f"{checkpoint.name} is an adapter ({_ADAPTER}), not a model; merge it into its base model "
-            "(`fedfm export RUN --merge`, or peft's `merge_and_unload`) and name the folder of the result",
+            "(`fedfm export RUN --merge`, or peft's `merge_and_unload`) and give the folder of the result",
             where="model.path",
         )
     if has_adapter:
         raise RecipeError(
             f"{checkpoint.name} has an adapter ({_ADAPTER}) beside the model, and other programs would load the model "
-            "with it; move the adapter's files out, or merge it into the model",
+            "with it; move the adapter's files to another folder, or merge the adapter into the model",
             where="model.path",
         )
     if not has_config:
-        raise RecipeError(f"no config.json in {folder.absolute()}: not a model's folder", where="model.path")
+        raise RecipeError(f"no config.json in {folder.absolute()}: not the folder of a model", where="model.path")
     if pointers := [file.name for file in sorted(folder.iterdir()) if _is_pointer(file)]:
         raise DataError(
-            f"{checkpoint.name} has pointers of Git LFS in place of its files ({', '.join(pointers)}): run "
+            f"{checkpoint.name} has Git LFS pointers instead of its files ({', '.join(pointers)}): run "
             f"`git lfs install && git lfs pull` in {folder.absolute()}, or download the model with `hf download`"
         )
     weight_files(folder, checkpoint.name)
@@ -93,7 +93,7 @@ def _checked(checkpoint: PretrainedCheckpoint) -> PretrainedCheckpoint:
 
 
 def _is_pointer(file: Path) -> bool:
-    """Whether a file is what Git leaves in place of a large one that was not fetched."""
+    """Whether a file is a Git LFS pointer to a file that was not fetched."""
     if file.suffix not in _READ or not file.is_file() or file.stat().st_size > _POINTER_BYTES:
         return False
     with file.open("rb") as content:

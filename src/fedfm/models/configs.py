@@ -1,4 +1,4 @@
-"""A checkpoint's config: read, held against what is supported, and given the task's labels."""
+"""Reads the config of a checkpoint, checks that it is supported, and sets the task's labels."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from fedfm.models.quiet import quiet
 _ORIGINAL_LENGTH = "original_max_position_embeddings"
 
 _REFERENCES = ("configuration_files", "transformers_weights", "fusion_config")
-"""Settings by which transformers takes the config or the weights from other files, or replaces a model's code."""
+"""Settings with which transformers reads the config or the weights from other files, or replaces a model's code."""
 
 
 def read_config(checkpoint: PretrainedCheckpoint) -> PretrainedConfig:
-    """The config of a model of a known family, in float weights.
+    """The config of a model of a supported type with float weights.
 
     Raises:
-        RecipeError: at ``model.path`` when the family is unknown, the weights are quantised, or the config refers to
+        RecipeError: at ``model.path``: the type is not supported, the weights are quantised, or the config refers to
             other files or other code.
-        DataError: when ``config.json`` is damaged.
+        DataError: ``config.json`` is damaged.
     """
     file = checkpoint.folder / "config.json"
     try:
@@ -47,16 +47,16 @@ def read_config(checkpoint: PretrainedCheckpoint) -> PretrainedConfig:
         raise DataError(f"{file} does not describe a model: {error}") from error
     text = config.get_text_config()
     if (pad := getattr(text, "pad_token_id", None)) is not None and not 0 <= pad < getattr(text, "vocab_size", 0):
-        text.pad_token_id = None  # it names no token, as in Llama's first configs (-1)
+        text.pad_token_id = None  # it is not a token, as in Llama's first configs (-1)
     return config
 
 
 def _refuse_indirect(settings: Any, name: str) -> None:
-    """Refuses settings, at any depth, by which the model would be more than this config and the weights beside it."""
+    """Refuses settings, at any depth, with which other files or code than this config and its weights would be used."""
     if not isinstance(settings, dict):
         return
     if settings.get("quantization_config") is not None:
-        raise RecipeError(f"{name} is quantised; name its float weights", where="model.path")
+        raise RecipeError(f"{name} is quantised; use the model with float weights", where="model.path")
     for key, value in settings.items():
         code = key.strip("_").endswith("_implementation") and "/" in str(value)
         if value is not None and (key in _REFERENCES or code):
@@ -69,10 +69,10 @@ def _refuse_indirect(settings: Any, name: str) -> None:
 
 
 def max_tokens(config: PretrainedConfig) -> int | None:
-    """Tokens that a model which reads text takes at once, special ones included; None where it sets no limit (T5).
+    """Maximum number of tokens of a model that reads text, including special tokens; None if it has no limit (T5).
 
-    LongRoPE (Phi-3) rescales the positions of a whole batch where its longest text exceeds the original length. There
-    that length is the limit: a text's logits must not depend on the other texts of its batch.
+    LongRoPE (Phi-3) rescales the positions of a whole batch if its longest text exceeds the original length. For such
+    models the original length is the limit: the logits of a text must not depend on the other texts of its batch.
     """
     text = config.get_text_config()
     if not hasattr(text, "max_position_embeddings"):
@@ -85,19 +85,19 @@ def max_tokens(config: PretrainedConfig) -> int | None:
 
 
 def counts_from_padding(config: PretrainedConfig) -> bool:
-    """Whether a model's first position is its padding id's successor: that id is then a part of what it has learnt."""
+    """Whether a model's first position is its padding id plus one; it was then trained with this padding id."""
     return family_of(config).first_position is after_padding
 
 
 def set_labels(config: PretrainedConfig, labels: Sequence[str]) -> tuple[str, ...]:
-    """Gives a config the task's labels, and takes the marks of an older head's task off it.
+    """Sets the task's labels in a config, and removes the settings of an earlier task.
 
     Returns:
-        The labels it had, where they have names of their own and are others or in another order; else nothing.
+        The earlier labels, if they have real names and differ from the task's labels or their order; otherwise nothing.
     """
     before = tuple(label for _, label in sorted(dict(config.id2label or {}).items()))
     config.id2label = dict(enumerate(labels))
     config.label2id = {label: index for index, label in enumerate(labels)}
-    config.problem_type = "single_label_classification"  # others make sigmoids, or a regression, of the same logits
+    config.problem_type = "single_label_classification"  # other types use the logits for sigmoids or a regression
     unnamed = tuple(f"LABEL_{index}" for index in range(len(before)))
     return () if before in (unnamed, tuple(labels)) else before

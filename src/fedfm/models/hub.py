@@ -1,4 +1,4 @@
-"""A model's files from the Hugging Face hub: from its local cache, and over the network only where that is allowed."""
+"""Finds the files of a model of the Hugging Face hub, in its local cache or, if allowed, over the network."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from fedfm.models.quiet import quiet
 _FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]
 _NOT_FILES = ["*/*", "consolidated*", "adapter_*"]
 
-# What the hub client's HTTP library raises when a connection breaks; which library that is depends on its version.
+# The error of the hub client's HTTP library for a broken connection; the library depends on the client's version.
 _HTTPError: type[Exception] = next(base for base in HfHubHTTPError.__mro__ if base.__name__ == "HTTPError")
 
 
 def snapshot(name: str, revision: str | None, *, allow_network: bool) -> Path:
-    """The folder of one commit of a hub id; its name is the commit's hash.
+    """The folder of one commit of a hub id; the name of the folder is the commit's hash.
 
     Raises:
-        RecipeError: at ``model.path`` (or ``model.revision``) when it is not there, or not there without the network.
-        StorageError: when the cache cannot be written.
+        RecipeError: at ``model.path`` or ``model.revision``: the model does not exist, or would need the network.
+        StorageError: the cache cannot be written.
     """
     asked = f"{name} at revision {revision}" if revision else name
     try:
@@ -42,7 +42,7 @@ def snapshot(name: str, revision: str | None, *, allow_network: bool) -> Path:
                 ignore_patterns=_NOT_FILES,
             )
     except HFValidationError as error:
-        raise _refusal(f"no folder {name}, and no hub id either: {error}") from error
+        raise _refusal(f"{name} is neither a folder nor a hub id: {error}") from error
     except GatedRepoError as error:
         raise _refusal(f"{name} is gated: accept its terms on its page, then `hf auth login`") from error
     except RepositoryNotFoundError as error:
@@ -52,9 +52,9 @@ def snapshot(name: str, revision: str | None, *, allow_network: bool) -> Path:
     except LocalEntryNotFoundError as error:
         raise _refusal(f"{asked} was not found locally, {_advice(name, revision, allow_network)}") from error
     except _HTTPError as error:
-        raise _refusal(f"the hub did not give {asked}: {error}") from error
+        raise _refusal(f"{asked} cannot be downloaded from the hub: {error}") from error
     except OSError as error:
-        raise StorageError(f"{asked} cannot be put into the Hugging Face cache: {error}") from error
+        raise StorageError(f"{asked} cannot be written to the Hugging Face cache: {error}") from error
     return Path(folder)
 
 
@@ -63,7 +63,7 @@ def _refusal(message: str) -> RecipeError:
 
 
 def _advice(name: str, revision: str | None, allow_network: bool) -> str:
-    """Where it was looked for, and what to do."""
+    """Says where the model was searched, and what to do."""
     if allow_network:
         return "and the hub cannot be reached; check the network and `HF_HUB_OFFLINE`"
     fetch = f"hf download {name}" + (f" --revision {revision}" if revision else "")

@@ -1,4 +1,4 @@
-"""What decides the function of a backbone, as digests: two backbones of one identity compute the same."""
+"""Identity of a backbone: digests of everything that decides its outputs. Equal identities compute the same."""
 
 from __future__ import annotations
 
@@ -24,41 +24,41 @@ PARTS = {
     "head": "weights of its head",
     "processor": "tokenizer or image processor",
 }
-"""The parts of an identity, in words."""
+"""Part of an identity → its description."""
 
 _OF_A_TASK = {"architectures", "id2label", "label2id", "num_labels", "problem_type"}
 _OF_A_FILE = {"_name_or_path", "name_or_path", "transformers_version", "dtype", "torch_dtype", "auto_map", "use_cache"}
 
 
 class ModelIdentity(Settings):
-    """The digests, each a sha256 (hex), of what decides the function of a backbone."""
+    """The digests of a backbone, each a sha256 (hex)."""
 
     config: Sha256
-    """Of its architecture: the settings that are not the defaults of its type; not of labels, names or versions."""
+    """Digest of the architecture: settings that differ from its type's defaults, without labels, names, versions."""
     weights: Sha256
-    """Of parameters and stored buffers of the base model, as float32."""
+    """Digest of the parameters and stored buffers of the base model, as float32."""
     head: Sha256
-    """Of what the checkpoint has of the task's head; what it lacks is drawn from the seed."""
+    """Digest of the parameters of the task's head in the checkpoint; missing parameters are drawn from the seed."""
     processor: Sha256
-    """Of what turns texts into ids, or images into pixels."""
+    """Digest of the settings that turn texts into ids, or images into pixels."""
 
     @property
     def digest(self) -> str:
-        """sha256 (hex) of all that does not depend on the task: the name of the model in a site's policy."""
+        """sha256 (hex) of the parts that do not depend on the task; names the model in a site's policy."""
         return _sha256([self.config, self.weights, self.processor])
 
     @property
     def named(self) -> dict[str, str]:
-        """The digests as a run's identity has them: ``model.PART``."""
+        """The digests under the keys of a run's identity: ``model.PART``."""
         return {f"model.{part}": getattr(self, part) for part in PARTS}
 
     def differences(self, other: ModelIdentity) -> list[str]:
-        """The parts that differ, in words."""
+        """Descriptions of the parts that differ."""
         return [words for part, words in PARTS.items() if getattr(self, part) != getattr(other, part)]
 
 
 def identify(model: PreTrainedModel, processor: Processor, family: Family, new_head: Collection[str]) -> ModelIdentity:
-    """The identity of a model as its checkpoint has it.
+    """The identity of a model as loaded from its checkpoint.
 
     Args:
         model: without a tunable.
@@ -90,7 +90,7 @@ def identify(model: PreTrainedModel, processor: Processor, family: Family, new_h
 
 
 def _architecture(config: PretrainedConfig) -> dict[str, Any]:
-    """The settings that differ from those of the config's class, which other versions of transformers may add to."""
+    """The settings that differ from the defaults of the config's class; other versions may have more defaults."""
     return {**_chosen(config.to_dict(), type(config)().to_dict()), "model_type": config.model_type}
 
 
@@ -105,7 +105,7 @@ def _chosen(settings: Mapping[str, Any], default: Mapping[str, Any]) -> dict[str
 
 
 def _content(processor: Processor) -> dict[str, Any]:
-    """What decides the model's input; padding and truncation are set at each call."""
+    """The settings that decide the model's input; padding and truncation are set at each call."""
     if not isinstance(processor, PreTrainedTokenizerBase):
         settings = processor.to_dict()
         return {key: value for key, value in settings.items() if value is not None and "_type" not in key}

@@ -1,4 +1,4 @@
-"""What makes a model's input: a tokenizer for text, an image processor for images."""
+"""Processors, which create a model's input: a tokenizer for text, an image processor for images."""
 
 from __future__ import annotations
 
@@ -19,29 +19,29 @@ from fedfm.models.padding import choose_padding
 from fedfm.models.quiet import quiet
 
 Modality = Literal["text", "image"]
-"""What a task's inputs are."""
+"""Type of a task's inputs."""
 
 Processor = PreTrainedTokenizerBase | BaseImageProcessor
 """A tokenizer or an image processor."""
 
-_TOKENIZER_FILES = ("tokenizer.json", "vocab.*", "*.model")  # without any, AutoTokenizer makes up an empty one
+_TOKENIZER_FILES = ("tokenizer.json", "vocab.*", "*.model")  # without any, AutoTokenizer creates an empty tokenizer
 
 
 def read_processor(checkpoint: PretrainedCheckpoint, config: PretrainedConfig, modality: Modality) -> Processor:
     """A checkpoint's tokenizer or image processor.
 
-    A tokenizer pads on the right, with the model's padding token, and its ``model_max_length`` is at most what the
-    model takes.
+    A tokenizer pads on the right with the model's padding token, and its ``model_max_length`` is at most the limit of
+    the model.
 
     Raises:
-        RecipeError: at ``model.path`` when there is none that can be read, or it has nothing to pad with.
+        RecipeError: at ``model.path``: the checkpoint has no readable processor, or its tokenizer cannot pad.
     """
     return _read_tokenizer(checkpoint, config) if modality == "text" else _read_image_processor(checkpoint)
 
 
 def _read_tokenizer(checkpoint: PretrainedCheckpoint, config: PretrainedConfig) -> PreTrainedTokenizerBase:
     if not any(file for files in _TOKENIZER_FILES for file in checkpoint.folder.glob(files)):
-        raise RecipeError(f"{checkpoint.name} has no tokenizer's files", where="model.path")
+        raise RecipeError(f"{checkpoint.name} has no files of a tokenizer", where="model.path")
     tokenizer: PreTrainedTokenizerBase = _read(AutoTokenizer, "tokenizer", checkpoint)
     choose_padding(tokenizer, config, checkpoint.name)
     if (limit := max_tokens(config)) is not None:
@@ -61,4 +61,4 @@ def _read(auto_class: Any, kind: str, checkpoint: PretrainedCheckpoint, **option
                 checkpoint.folder, local_files_only=True, trust_remote_code=False, **options
             )
     except (OSError, ValueError, ImportError) as error:
-        raise RecipeError(f"{checkpoint.name} has no {kind} that can be read: {error}", where="model.path") from error
+        raise RecipeError(f"the {kind} of {checkpoint.name} cannot be read: {error}", where="model.path") from error

@@ -1,4 +1,4 @@
-"""Loading without chatter: libraries' load reports and progress bars off, ours untouched."""
+"""Switches off the load reports and progress bars of libraries."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from transformers.utils import logging
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silences transformers, huggingface_hub and peft for a block, then restores what was set.
+    """Silences transformers, huggingface_hub and peft for a block, then restores their settings.
 
-    What they report while loading (missing keys, shapes) is read as data and judged by the caller.
+    The caller reads their reports about loading (missing keys, shapes) from return values.
     """
     verbosity, bars, hub_bars = (
         logging.get_verbosity(),

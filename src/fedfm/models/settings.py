@@ -1,4 +1,4 @@
-"""Which backbone a run adapts."""
+"""Settings of the backbone."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The weights of a checkpoint: which files have them, and their tensors.
+"""Finds and reads the weight files of a checkpoint.
 
-They are read here, because transformers takes more from a folder than its config and its weights: an adapter that lies
-beside them, files that the config names, shards of distributed training.
+transformers does not read them, because it would use more than the weights of a folder: an adapter beside them, files
+that the config names, shards of distributed training.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ _OTHERS = ("*.h5", "*.msgpack", "*.gguf", "*.onnx", "*.safetensors")
 
 
 def weight_files(folder: Path, name: str) -> list[Path]:
-    """The files that have a checkpoint's weights: one, or the shards that its index lists.
+    """The weight files of a checkpoint: one file, or the shards that its index lists.
 
     Args:
         folder: of the checkpoint.
         name: of the checkpoint, for messages.
 
     Raises:
-        RecipeError: at ``model.path`` when there are no safetensors weights, or it is unclear which files they are.
-        DataError: when the index is damaged, or lists a file that is not in the folder.
+        RecipeError: at ``model.path``: the checkpoint has no safetensors weights, or it is unclear which files to use.
+        DataError: the index is damaged, or lists a file that is not in the folder.
     """
     whole, index = folder / WHOLE, folder / INDEX
     shards = _shards(index) if index.is_file() else []
     if whole.is_file():
         if shards and shards != [WHOLE]:
-            raise _refusal(f"{name} has {WHOLE} and also {INDEX}, which lists other files; remove the one that is old")
+            raise _refusal(f"{name} has both {WHOLE} and {INDEX}, which lists other files; remove the outdated one")
         return [whole]
     if not shards:
         raise _refusal(f"{name} has {_instead(folder)}")
@@ -48,10 +48,10 @@ def weight_files(folder: Path, name: str) -> list[Path]:
 
 
 def read_weights(files: list[Path], name: str) -> dict[str, Tensor]:
-    """The tensors of weight files; mapped from disk, not copied.
+    """The tensors of weight files; they are memory-mapped, not copied.
 
     Raises:
-        DataError: a file is damaged, or two files have a tensor of the same name.
+        DataError: a file is damaged, or two files contain a tensor of the same name.
     """
     tensors: dict[str, Tensor] = {}
     for file in files:
@@ -60,13 +60,13 @@ def read_weights(files: list[Path], name: str) -> dict[str, Tensor]:
         except (SafetensorError, OSError) as error:
             raise DataError(f"the weights of {name} are damaged ({file.name}: {error}); download them again") from error
         if twice := sorted(found.keys() & tensors.keys()):
-            raise DataError(f"two weight files of {name} have the tensor {twice[0]}; download the model again")
+            raise DataError(f"two weight files of {name} contain the tensor {twice[0]}; download the model again")
         tensors |= found
     return tensors
 
 
 def _shards(index: Path) -> list[str]:
-    """The files that an index lists, sorted; each is in the index's folder."""
+    """The files that an index lists, sorted; all are in the folder of the index."""
     try:
         shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
         outside = [shard for shard in shards if Path(shard).name != shard or "\\" in shard]
@@ -78,11 +78,11 @@ def _shards(index: Path) -> list[str]:
 
 
 def _instead(folder: Path) -> str:
-    """What a folder without safetensors weights has in their place, and what to do."""
+    """Says what a folder without safetensors weights contains instead, and what to do."""
     if pickled := _names(folder, _PICKLED):
         return (
             f"only pickled weights ({', '.join(pickled[:3])}{_more(pickled, 3)}), which can run code and are never "
-            f"opened. Take a revision with {WHOLE}, or, where you trust the source, convert them: {_conversion(folder)}"
+            f"opened. Use a revision with {WHOLE}, or, if you trust the source, convert them: {_conversion(folder)}"
         )
     if others := _names(folder, _OTHERS):
         return (
@@ -92,7 +92,7 @@ def _instead(folder: Path) -> str:
 
 
 def _conversion(folder: Path) -> str:
-    """A command that writes safetensors weights beside pickled ones, with every head that they have."""
+    """A command that converts pickled weights, including all heads, to safetensors in the same folder."""
     try:
         (architecture,) = json.loads((folder / "config.json").read_text(encoding="utf-8"))["architectures"]
     except (OSError, ValueError, LookupError, TypeError, RecursionError):

@@ -103,7 +103,7 @@ def test_the_head_is_no_target() -> None:
 
 def test_a_matrix_tied_to_the_embeddings_is_no_target() -> None:
     """Merged, it would change the embeddings too."""
-    assert "tied to the embeddings, which would change too: lm_head" in refusal(
+    assert "tied to the embeddings, which would also change: lm_head" in refusal(
         Lora(target_modules=["lm_head"]), "tiny-llama", "causal"
     )
 

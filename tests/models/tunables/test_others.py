@@ -210,7 +210,7 @@ def test_virtual_tokens_for_a_classifier_come_with_its_head(kind: type[Prompt | 
     [
         (Prompt(), ("tiny-vit", "image"), "need a model that reads text"),
         (Prefix(), ("tiny-bert", "masked"), "no virtual tokens for this task"),
-        (Prompt(), ("tiny-opt", "text"), "cannot tell from padding"),
+        (Prompt(), ("tiny-opt", "text"), "cannot distinguish from padding"),
         (Prefix(), ("tiny-distilbert", "text"), "distilbert models take no prefix"),
         (Prompt(), ("tiny-t5", "text"), "reach one of them"),
         (Prefix(), ("tiny-t5", "text"), "reach one of them"),

@@ -1,11 +1,10 @@
-"""Families of architectures: where blocks, attention, FFN, norms, embeddings and heads live in each.
+"""Families of architectures: the paths of blocks, attention, FFN, norms, embeddings and heads in each.
 
-Everything that must know the inside of a model asks here: which modules an adapter goes into, which neurons a proxy
-drops, which layers a client trains. Adding a family: write its row; the tests hold it against the model itself.
+All code that depends on the inside of a model uses these descriptions: which modules get an adapter, which neurons a
+proxy drops, which layers a client trains. To add a family, write its row; the tests compare it with the model itself.
 
-Paths are dotted module names. Those of a block's parts start at the block; those of stacks, embeddings and norms
-start at the *base* model (`PreTrainedModel.base_model`: BERT without its task head); those of heads start at the
-model that has the head.
+Paths are dotted module names. Paths of a block's parts start at the block; those of stacks, embeddings and norms start
+at the *base* model (`PreTrainedModel.base_model`: BERT without its task head); those of heads start at the whole model.
 """
 
 from __future__ import annotations
@@ -69,13 +68,13 @@ FAMILIES: dict[str, Family] = {
     )
 }
 
-_ENCODER_DECODER = "of encoders with a decoder, this version has T5"
-_AUDIO = "they read audio, and no task of this version does"
+_ENCODER_DECODER = "the only encoder-decoder in this version is T5"
+_AUDIO = "they read audio, which no task in this version uses"
 _REFUSED = {
     "bart": _ENCODER_DECODER,
     "whisper": _AUDIO,
 }
-"""Model types whose own classes would fit some task, and why they are not backbones."""
+"""Model type whose classes would fit a task → why it cannot be a backbone."""
 
 __all__ = [
     "FAMILIES",
@@ -96,26 +95,26 @@ __all__ = [
 
 
 def check_type(model_type: str) -> None:
-    """Refuses a transformers ``model_type`` that cannot be a backbone, before anything else of the model is read.
+    """Refuses a transformers ``model_type`` that cannot be a backbone, before other parts of the model are read.
 
     Raises:
-        RecipeError: at ``model.path``, with the reason.
+        RecipeError: at ``model.path``: the type is not supported; with the reason.
     """
     if reason := _REFUSED.get(model_type):
         raise RecipeError(f"models of type `{model_type}` are not supported: {reason}", where="model.path")
     if model_type not in CONFIG_MAPPING:
         raise RecipeError(
-            f"transformers {transformers.__version__} knows no models of type `{model_type}`; the code that some "
-            "repositories bring is not run",
+            f"transformers {transformers.__version__} has no models of type `{model_type}`; fedfm does not run code "
+            "from repositories of models",
             where="model.path",
         )
 
 
 def family_of(config: PretrainedConfig) -> Family:
-    """The family of a model, by its config; one without stacks where nobody has described the type.
+    """The family of a model, by its config; a family without stacks if the type has no description.
 
     Raises:
-        RecipeError: at ``model.path`` when the type is not supported.
+        RecipeError: at ``model.path``: the type is not supported.
     """
     check_type(config.model_type)
     for family in FAMILIES.values():
@@ -126,18 +125,18 @@ def family_of(config: PretrainedConfig) -> Family:
             f"models of type `{config.model_type}` are not supported: {_ENCODER_DECODER}", where="model.path"
         )
     return Family(
-        config.model_type, (config.model_type,), stacks=(), embeddings=(), first_position=_perhaps_after_padding
+        config.model_type, (config.model_type,), stacks=(), embeddings=(), first_position=_assumed_first_position
     )
 
 
-def _perhaps_after_padding(config: PretrainedConfig) -> int:
-    """The latest position that a text may start at, in encoders that count from the padding id as RoBERTa does."""
+def _assumed_first_position(config: PretrainedConfig) -> int:
+    """The first position of a text if the model counts from the padding id, as RoBERTa does; a safe assumption."""
     pad = config.get_text_config().pad_token_id
     return pad + 1 if isinstance(pad, int) and pad < 8 else 0
 
 
 def blocks(model: PreTrainedModel, family: Family) -> list[Block]:
-    """The blocks of a model, first to last; a stack that this model leaves out (CLIP's text) is skipped."""
+    """The blocks of a model, first to last; skips stacks that the model does not have (such as CLIP's text stack)."""
     base = dict(model.base_model.named_modules())
     return [
         Block(f"{stack.path}.{name}", module, stack)

@@ -1,4 +1,4 @@
-"""Text encoders with a decoder that attends to what they read."""
+"""Text encoders with a decoder that attends to the encoder's output."""
 
 from __future__ import annotations
 

@@ -103,7 +103,7 @@ MPNET = Family(
     embeddings=("embeddings", "encoder.relative_attention_bias"),
     heads=("classifier",),
     language_heads=("lm_head.dense", "lm_head.layer_norm"),
-    first_position=lambda config: 2,  # whatever its padding id is
+    first_position=lambda config: 2,  # independent of its padding id
 )
 MODERNBERT = Family(
     name="modernbert",

@@ -1,4 +1,4 @@
-"""What a family is made of: paths of stacks, of blocks' matrices and norms, of embeddings and heads."""
+"""The description of a family: paths of stacks, of blocks' matrices and norms, of embeddings and heads."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from transformers import PretrainedConfig
 
 @dataclass(frozen=True)
 class Attention:
-    """The projections of one attention, each d → its heads, then back to d.
+    """The projections of one attention module: from d to the heads, and back to d.
 
-    Where query, key and value are one matrix, all three name it. How its outputs are shared out differs: query, key,
-    value one after the other (GPT-2, Phi-3), or these three head by head (GPT-NeoX).
+    If query, key and value are one matrix, all three paths name it. The order of its outputs differs: query, key, value
+    one after the other (GPT-2, Phi-3), or the three of each head together (GPT-NeoX).
 
     Attributes:
         transposed: weights are stored ``[in, out]`` (GPT-2's Conv1D) instead of ``[out, in]``.
@@ -30,7 +30,7 @@ class Attention:
 
     @property
     def path(self) -> str:
-        """The module that all of it lies in; of BERT's kind, residual and norm lie in it too."""
+        """The module that contains all projections; in models like BERT it also contains the residual and the norm."""
         ours, theirs = self.query.split("."), self.output.split(".")
         return ".".join(
             part for part, other in takewhile(lambda pair: pair[0] == pair[1], zip(ours, theirs, strict=False))
@@ -43,7 +43,7 @@ class Attention:
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """The projections that read the hidden state, each once."""
+        """The distinct projections that read the hidden state."""
         return (self.query,) if self.fused else (self.query, self.key, self.value)
 
 
@@ -51,11 +51,11 @@ class Attention:
 class FFN:
     """A feed-forward network of m neurons: every input matrix maps d → m, the output matrix m → d.
 
-    Neuron j is row j of each input matrix and column j of the output matrix; the other way round where
-    ``transposed`` (GPT-2's Conv1D stores ``[in, out]``).
+    Neuron j is row j of each input matrix and column j of the output matrix; with ``transposed``, it is the reverse
+    (GPT-2's Conv1D stores ``[in, out]``).
 
     Attributes:
-        inputs: one matrix, or two when gated (Llama: gate and up; T5: ``wi_0`` and ``wi_1``).
+        inputs: one matrix, or two for a gated network (Llama: gate and up; T5: ``wi_0`` and ``wi_1``).
         fused: gate and up are one matrix of 2m rows, gate first (Phi-3): neuron j is rows j and m + j.
     """
 
@@ -67,15 +67,15 @@ class FFN:
 
 @dataclass(frozen=True)
 class Stack:
-    """One list of blocks of the same make.
+    """One list of blocks with the same structure.
 
     Attributes:
-        path: the list, from the base model.
-        attention: self-attention, then cross-attention where there is one.
-        ffn: its feed-forward network; None where that is made of experts.
-        norms: every norm of a block.
-        others: the parts of a block that are none of these: a router and its experts, scales of residuals.
-        ffn_norm: the one of them that takes the sum of FFN and residual (BERT); none where norms come before.
+        path: of the list, from the base model.
+        attention: self-attention, then cross-attention if the blocks have it.
+        ffn: the feed-forward network; None if it is made of experts.
+        norms: all norms of a block.
+        ffn_norm: the norm that reads the sum of FFN and residual (BERT); None if norms come before the parts.
+        others: all other parts of a block: a router and its experts, scales of residuals.
     """
 
     path: str
@@ -97,10 +97,10 @@ class Stack:
 
     @property
     def dense_ffn(self) -> FFN:
-        """The feed-forward network of a stack that has one.
+        """The feed-forward network, if it is not made of experts.
 
         Raises:
-            ValueError: it is made of experts; `Family.uncuttable` says so first.
+            ValueError: it is made of experts; callers check `Family.uncuttable` first.
         """
         if self.ffn is None:
             raise ValueError(f"{self.path} has no dense feed-forward network")
@@ -119,7 +119,7 @@ class Block:
     Attributes:
         path: of the block, from the base model, e.g. ``encoder.layer.3``.
         module: the block.
-        stack: where its parts are.
+        stack: describes its parts.
     """
 
     path: str
@@ -128,29 +128,29 @@ class Block:
 
 
 def after_padding(config: PretrainedConfig) -> int:
-    """The position of a text's first token in models that count from the padding id, and so have learnt with it."""
+    """The position of a text's first token in models that count positions from the padding id."""
     return int(config.pad_token_id) + 1
 
 
 @dataclass(frozen=True)
 class Family:
-    """One architecture, shared by all ``model_types`` whose module names agree.
+    """One architecture, shared by all ``model_types`` with the same module names.
 
     Attributes:
-        stacks: the lists of blocks, in the order of the data's way; CLIP has two, text then vision.
-        embeddings: modules before the first block, and what every block reads (DeBERTa's relative positions).
-        final_norms: norms after the last block, where the model has one.
+        stacks: the lists of blocks, in the order of computation; CLIP has two, text then vision.
+        embeddings: modules before the first block, and modules that every block reads (DeBERTa's relative positions).
+        final_norms: norms after the last block, if the model has any.
         heads: modules that turn features into labels; a pretrained checkpoint usually lacks them.
         language_heads: modules between the last block and the vocabulary, without the tied output matrix.
-        pooler: the base model's pooler when the classification head reads it and a checkpoint may lack it.
-        causal: whether position t sees only positions up to t.
-        first_token: in encoders that classify by the first token, the module of a block that joins attention's output
-            and the residual; from there on the last block need compute that token only.
-        reads_positions: whether the projections of attention also read relative positions, which are no example's.
-        repeats_blocks: whether data passes the blocks several times, as layers that share their weights (ALBERT).
-        beside_blocks: modules outside the blocks whose names end as those of a block's matrices do.
-        first_position: of a text's first token; RoBERTa counts from the padding id's successor. None: 0.
-        when: tells its configs from those of another family with the same types; None where there is no other.
+        pooler: the base model's pooler, if the classification head reads it and a checkpoint may lack it.
+        causal: whether position t reads only positions up to t.
+        first_token: in encoders that classify by the first token, the module of a block that adds attention's output
+            and the residual; from this module on, the last block needs to compute only that token.
+        reads_positions: whether the projections of attention also read relative positions, shared by all examples.
+        repeats_blocks: whether data passes the blocks several times, as in layers that share their weights (ALBERT).
+        beside_blocks: modules outside the blocks whose names have the same ending as matrices of a block.
+        first_position: position of a text's first token; RoBERTa starts at the padding id plus one. None: 0.
+        when: tells its configs from those of another family with the same types; None if no other family has them.
     """
 
     name: str
@@ -177,11 +177,11 @@ class Family:
 
     @property
     def uncuttable(self) -> str | None:
-        """What is missing for a proxy of such a model; None: nothing."""
+        """Why such a model cannot have a proxy; None if it can."""
         if not self.is_described:
-            return f"where `{self.name}` models have their blocks and FFNs is not described"
+            return f"fedfm has no description of the blocks and FFNs of `{self.name}` models"
         if self.repeats_blocks:
-            return f"the layers of {self.name} share their weights, so that none can be cut by itself"
+            return f"the layers of {self.name} share their weights, so a single layer cannot be cut"
         if any(stack.ffn is None for stack in self.stacks):
             return f"the FFNs of {self.name} are experts, whose neurons are not described"
         return None

@@ -1,4 +1,4 @@
-"""Parts of every block, the way peft selects modules."""
+"""Selects parts of every block as peft's ``target_modules``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from fedfm.models.families.parts import Family, Stack
 
 Parts = Callable[[Stack], Sequence[str]]
-"""Chooses parts of a stack's blocks by their paths."""
+"""A function of a stack that returns paths of parts of its blocks."""
 
 
 def attention_targets(family: Family) -> list[str] | str:
@@ -27,10 +27,11 @@ def all_targets(family: Family) -> list[str] | str:
 
 
 def targets(family: Family, parts: Parts) -> list[str] | str:
-    """Names parts of a block, in every block, the way peft selects modules.
+    """Parts of every block, as peft's ``target_modules``.
 
-    peft takes a list as endings of module names, which most tools around it read. Where an ending would catch another
-    module too (BERT's FFN ``output.dense`` ends its ``attention.output.dense``), it is a `pattern`.
+    peft reads a list as endings of module names, a form that most other tools also read. If an ending would match
+    another module too (BERT's FFN ``output.dense`` is an ending of ``attention.output.dense``), the result is a
+    `pattern`.
     """
     chosen = list(dict.fromkeys(path for stack in family.stacks for path in parts(stack)))
     for stack in family.stacks:
@@ -41,7 +42,7 @@ def targets(family: Family, parts: Parts) -> list[str] | str:
 
 
 def pattern(family: Family, parts: Parts) -> str:
-    """A regular expression for the whole names of parts of every block, whatever stands before the stack."""
+    """A regular expression for the full names of parts of every block, with any prefix before the stack."""
     lists: dict[tuple[str, ...], list[str]] = {}
     for stack in family.stacks:
         lists.setdefault(tuple(parts(stack)), []).append(stack.path)

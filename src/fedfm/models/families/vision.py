@@ -1,4 +1,4 @@
-"""Models that see, some of which also read."""
+"""Vision models, and models of vision and text."""
 
 from __future__ import annotations
 

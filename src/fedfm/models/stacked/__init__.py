@@ -1,4 +1,4 @@
-"""Many clients' values of one tunable in one pass through the frozen backbone."""
+"""Trains many clients' values of one tunable in one pass through the frozen backbone."""
 
 from fedfm.models.stacked.layout import Layout
 from fedfm.models.stacked.packing import PackedBlocks, Packing, packing_of, reading

@@ -1,4 +1,4 @@
-"""How layers with trained parameters compute when every client has its own values of them."""
+"""Forward functions of layers whose trained parameters have different values for each client."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ from fedfm.models.stacked.products import low_rank
 
 @dataclass
 class Stacks:
-    """What stacked layers ask for, as it stands during one step.
+    """The values that stacked layers read during one step.
 
     Attributes:
-        values: id of a trained parameter → its values of all clients of this step, ``[K, ...]``.
-        layout: where each client's part of the batch is.
+        values: id of a trained parameter → its values for all clients of this step, ``[K, ...]``.
+        layout: the part of the batch that belongs to each client.
     """
 
     values: Mapping[int, Tensor] = field(default_factory=dict)
     layout: Layout = field(default_factory=lambda: Layout(()))
 
     def of(self, parameter: Tensor | None) -> Tensor | None:
-        """The stack of a parameter; None for one that is frozen or absent."""
+        """The stack of a parameter; None if the parameter is frozen or absent."""
         return None if parameter is None else self.values.get(id(parameter))
 
     def required(self, parameter: Tensor) -> Tensor:
-        """The stack of a parameter that is known to be trained."""
+        """The stack of a trained parameter."""
         return self.values[id(parameter)]
 
 
@@ -43,9 +43,9 @@ Forward = Callable[..., Tensor]
 
 
 def stacked_forward(module: nn.Module, trained: AbstractSet[int], stacks: Stacks) -> tuple[Forward, set[int]] | None:
-    """What to compute in place of a module's forward, and the ids of the trained parameters that it takes care of.
+    """A replacement for a module's forward, and the ids of the trained parameters that it uses.
 
-    None where the module has no trained parameters of its own, or they cannot be stacked.
+    None if the module has no trained parameters of its own, or they cannot be stacked.
     """
     if isinstance(module, LoraLayer):
         a, b = (cast(Tensor, layers[_adapter(module)].weight) for layers in (module.lora_A, module.lora_B))
@@ -64,7 +64,7 @@ def stacked_forward(module: nn.Module, trained: AbstractSet[int], stacks: Stacks
 
 
 def stacked_prompt(weight: Tensor, stacks: Stacks) -> Forward:
-    """Every example's virtual tokens ``[B, n, ...]``, those of its client."""
+    """A forward that returns each example's virtual tokens ``[B, n, ...]``, which are those of its client."""
 
     def prompt(*_: Any, **__: Any) -> Tensor:
         stack = stacks.required(weight)
@@ -96,9 +96,9 @@ def _lora(module: LoraLayer, a: Tensor, b: Tensor, stacks: Stacks) -> Forward:
 
 
 def _dora(module: LoraLayer, a: Tensor, b: Tensor, length: Tensor, stacks: Stacks) -> Forward:
-    """DoRA (arXiv:2402.09353, eq. (5) and §4.3): the norm of W + s·BA, row by row, passes no gradient.
+    """DoRA (arXiv:2402.09353, eq. (5) and §4.3): the norm of each row of W + s·BA, through which no gradient flows.
 
-    It comes from ‖w + s·b A‖² = ‖w‖² + 2s·b A wᵀ + s²·b A Aᵀ bᵀ, without a full matrix for each client.
+    It is computed as ‖w + s·b A‖² = ‖w‖² + 2s·b A wᵀ + s²·b A Aᵀ bᵀ, without a full matrix for each client.
     """
     scale = float(module.scaling[_adapter(module)])
 
@@ -150,7 +150,7 @@ def _linear(module: nn.Module, stacks: Stacks) -> Forward:
 
 def _layer_norm(module: nn.Module, stacks: Stacks) -> Forward:
     if not isinstance(module, nn.LayerNorm):
-        raise TypeError(f"{type(module).__name__} is no layer norm")
+        raise TypeError(f"{type(module).__name__} is not a layer norm")
 
     def forward(x: Tensor) -> Tensor:
         weights, biases = stacks.of(module.weight), stacks.of(module.bias)

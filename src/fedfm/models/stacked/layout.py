@@ -1,4 +1,4 @@
-"""Where each client's part lies in what passes through the backbone when several clients train in one pass."""
+"""Layout of a batch of several clients that train in one pass."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Layout:
-    """One batch of K clients, their examples one client after the other.
+    """One batch of K clients, in which the examples of each client are consecutive.
 
     Attributes:
-        rows: examples of each client, [K].
-        tokens: tokens of each client, [K], where the blocks read them packed, without padding; else None.
+        rows: number of examples of each client, [K].
+        tokens: number of tokens of each client, [K], if the blocks read packed tokens without padding; otherwise None.
     """
 
     rows: tuple[int, ...]
@@ -23,39 +23,39 @@ class Layout:
 
     @property
     def clients(self) -> int:
-        """K."""
+        """The number of clients, K."""
         return len(self.rows)
 
     def sizes(self, x: Tensor) -> tuple[int, ...]:
-        """How many vectors of ``x`` belong to each client.
+        """The number of vectors of ``x`` that belong to each client.
 
         Args:
-            x: ``[..., d]``: as many vectors of every example; or, inside packed blocks, one of every token.
+            x: ``[..., d]``: the same number of vectors for each example; or, inside packed blocks, one for each token.
 
         Raises:
-            ValueError: ``x`` is neither: the layer sees something that is not the examples' (DeBERTa's relative
-                positions).
+            ValueError: ``x`` has another number of vectors: the layer reads a tensor that is shared by all examples
+                (DeBERTa's relative positions).
         """
         count, examples = x.shape[:-1].numel(), sum(self.rows)
         if self.tokens is not None and count == sum(self.tokens):
             return self.tokens
         if count % examples == 0:
             return tuple(rows * (count // examples) for rows in self.rows)
-        raise ValueError(f"a stacked layer got {tuple(x.shape)}, which is not made of {examples} examples")
+        raise ValueError(f"a stacked layer got shape {tuple(x.shape)}, which cannot be split among {examples} examples")
 
 
 def alike(sizes: Sequence[int]) -> bool:
-    """Whether all clients have as many vectors, so that one batched product serves them."""
+    """Whether all clients have the same number of vectors, so that one batched product computes all of them."""
     return all(size == sizes[0] for size in sizes)
 
 
 def own_products(x: Tensor, weights: Tensor, sizes: Sequence[int]) -> Tensor:
-    """Each client's vectors times its own matrix: one batched product where clients are alike.
+    """Multiplies each client's vectors with its own matrix; in one batched product if all sizes are equal.
 
     Args:
         x: ``[..., in]``.
         weights: ``[K, in, out]``.
-        sizes: vectors of each client.
+        sizes: number of vectors of each client.
     """
     vectors, weights = x.reshape(-1, x.shape[-1]), weights.to(x.dtype)
     if alike(sizes):
@@ -67,7 +67,7 @@ def own_products(x: Tensor, weights: Tensor, sizes: Sequence[int]) -> Tensor:
 
 
 def spread(stack: Tensor, x: Tensor, sizes: Sequence[int]) -> Tensor:
-    """Each client's vector for every one of its vectors in ``x``: ``[K, d]`` → ``[..., d]`` of the shape of ``x``."""
+    """Repeats each client's vector for all its vectors in ``x``: ``[K, d]`` → ``[..., d]``, as many as ``x`` has."""
     counts = torch.tensor(sizes, device=stack.device)
     rows = stack.to(x.dtype).repeat_interleave(counts, dim=0, output_size=sum(sizes))
     return rows.view(*x.shape[:-1], stack.shape[-1])

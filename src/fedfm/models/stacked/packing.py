@@ -1,9 +1,9 @@
-"""Blocks that read a padded batch without its padding: tokens of all examples in one row, attention apart.
+"""Removes the padding of a batch inside the blocks: the tokens of all examples are in one row, except in attention.
 
-Everything in a block but attention is done token by token, so padding only costs time. The first block is handed
-``[1, N, d]`` with the N real tokens of a batch ``[B, T]``, the last one hands on ``[B, T, d]`` again; attention lays
-queries, keys and values out as ``[B, heads, T, ...]`` for itself. What is at padded positions after the last block is
-zero, and no head reads it.
+All parts of a block except attention work on single tokens, so padding only costs time. The first block receives ``[1,
+N, d]`` with the N real tokens of a batch ``[B, T]``, and the last block returns ``[B, T, d]``. Attention rearranges
+queries, keys and values as ``[B, heads, T, ...]``. After the last block, padded positions are zero, and no head reads
+them.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ _packing: ContextVar[Packing | None] = ContextVar("packing", default=None)
 
 @dataclass(frozen=True)
 class LengthGroup:
-    """Examples of like length, which attention takes together.
+    """Examples of similar length, for which attention is computed together.
 
     Attributes:
-        rows: int64 [b], which examples of the batch.
-        length: tokens of the longest, t.
-        tokens: int64 [n], which of the packed tokens are theirs, ascending.
-        places: int64 [n], where these lie in the group's b·t.
+        rows: int64 [b], the group's examples in the batch.
+        length: t, tokens of the longest example.
+        tokens: int64 [n], the group's tokens among the packed tokens, ascending.
+        places: int64 [n], the positions of these tokens in the group's b·t positions.
     """
 
     rows: Tensor
@@ -46,7 +46,7 @@ class LengthGroup:
     places: Tensor
 
     def unpack(self, x: Tensor) -> Tensor:
-        """Packed heads ``[1, heads, N, e]`` → ``[b, heads, t, e]``, zero where there is padding."""
+        """Packed heads ``[1, heads, N, e]`` → ``[b, heads, t, e]``, with zeros as padding."""
         own = x[0].transpose(0, 1).index_select(0, self.tokens)
         whole = own.new_zeros(len(self.rows) * self.length, *own.shape[1:])
         whole = whole.index_copy(0, self.places, own)
@@ -59,15 +59,15 @@ class LengthGroup:
 
 @dataclass(frozen=True)
 class Packing:
-    """Where the real tokens of a batch are.
+    """The positions of the real tokens of a batch.
 
     Attributes:
-        places: int64 [N], positions of the tokens in the batch's B·T, ascending.
-        batch: B.
-        length: T.
-        first: int64 [B], where among the N each example begins.
-        groups: the examples by their length.
-        order: int64 [N], where each packed token is among those of all groups, one group after the other.
+        places: int64 [N], positions of the tokens in the batch's B·T positions, ascending.
+        batch: B, the number of examples.
+        length: T, the padded length.
+        first: int64 [B], the index of each example's first token among the N tokens.
+        groups: the examples, grouped by length.
+        order: int64 [N], the index of each packed token in the concatenated tokens of all groups.
     """
 
     places: Tensor
@@ -79,9 +79,10 @@ class Packing:
 
     @classmethod
     def of(cls, mask: Tensor) -> Packing:
-        """The packing of an attention mask ``[B, T]``, 1 where there is a token, on the left of the padding.
+        """The packing of an attention mask ``[B, T]``, which is 1 for tokens and 0 for padding on the right.
 
-        Attention costs the square of the length, so that examples are grouped by lengths up to T/4, T/2, 3T/4 and T.
+        The cost of attention grows with the square of the length, so examples are grouped by lengths up to T/4, T/2,
+        3T/4 and T.
         """
         batch, length = mask.shape
         lengths = mask.sum(1)
@@ -105,19 +106,19 @@ class Packing:
         return x.flatten(0, 1).index_select(0, self.places).unsqueeze(0)
 
     def unpack(self, x: Tensor) -> Tensor:
-        """``[1, N, ...]`` → ``[B, T, ...]``, zero where there was padding."""
+        """``[1, N, ...]`` → ``[B, T, ...]``, with zeros as padding."""
         whole = x.new_zeros(self.batch * self.length, *x.shape[2:])
         return whole.index_copy(0, self.places, x[0]).view(self.batch, self.length, *x.shape[2:])
 
 
 def packing_of(tunable: Tunable, mask: Tensor | None) -> Packing | None:
-    """Where the real tokens of a batch are that blocks will see, a prompt's virtual ones among them.
+    """The packing of the tokens that the blocks read, including a prompt's virtual tokens.
 
-    None where all are real, or where a prefix lies in keys and values, of which there are more than queries.
+    None if the batch has no padding, or if a prefix adds keys and values without queries.
 
     Args:
-        tunable: decides what the blocks see besides the text.
-        mask: attention mask ``[B, T]``; None for models that have none.
+        tunable: may add virtual tokens to the text.
+        mask: attention mask ``[B, T]``; None for models without one.
     """
     if mask is None or bool(mask.all()):
         return None
@@ -130,14 +131,14 @@ def packing_of(tunable: Tunable, mask: Tensor | None) -> Packing | None:
 
 @dataclass(frozen=True)
 class PackedBlocks:
-    """A model whose blocks can read packed batches, and compute in lower precision than they are stored in.
+    """A model whose blocks can read packed batches, and compute in lower precision than that of their storage.
 
     Attributes:
         model: the transformers model, inside any adapter.
-        family: where its blocks are.
-        first_only: whether the head reads only the first token, so that the last block need compute no other beyond
-            its keys and values.
-        dtype: of hidden states and frozen parameters inside the blocks; None: as they are stored.
+        family: describes where its blocks are.
+        first_only: whether the head reads only the first token; the last block then computes only keys and values for
+            the other tokens.
+        dtype: of hidden states and frozen parameters inside the blocks; None: the dtype of storage.
     """
 
     model: PreTrainedModel
@@ -148,12 +149,12 @@ class PackedBlocks:
 
     @classmethod
     def of(cls, tunable: Tunable, family: Family, task_type: str | None) -> PackedBlocks:
-        """The blocks of a tunable's model; of PEFT's task types, ``SEQ_CLS`` reads only an encoder's first token."""
+        """The blocks of a tunable's model; with PEFT's task type ``SEQ_CLS``, an encoder's head reads one token."""
         return cls(tunable.base_model, family, first_only=task_type == "SEQ_CLS")
 
     @property
     def can_be_packed(self) -> bool:
-        """Whether the blocks are one chain, and their attention can be replaced."""
+        """Whether the blocks form a single chain, and their attention can be replaced."""
         supported = getattr(self.model, "_supports_attention_backend", False)
         replaceable = self.model.config._attn_implementation in ("sdpa", _NAME)
         chain = len(self.family.stacks) == 1 and not self.family.repeats_blocks
@@ -161,7 +162,7 @@ class PackedBlocks:
 
     @contextmanager
     def installed(self) -> Iterator[None]:
-        """Makes the blocks read what `reading` says, for a block of statements."""
+        """Makes the blocks read batches in the packing that `reading` sets, until the end of the ``with`` block."""
         chain = [block.module for block in blocks(self.model, self.family)]
         with ExitStack() as stack:
             if self.can_be_packed:
@@ -180,7 +181,7 @@ class PackedBlocks:
 
     @contextmanager
     def _lowered(self, chain: Sequence[nn.Module], dtype: torch.dtype) -> Iterator[None]:
-        """Exchanges the frozen parameters of blocks for copies in ``dtype``, which are kept until they change."""
+        """Replaces the frozen parameters of blocks by copies in ``dtype``, cached until the parameters change."""
         own = [
             (module, name, parameter)
             for block in chain
@@ -203,7 +204,7 @@ class PackedBlocks:
     def _enter(
         self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Packs and lowers the hidden states where they are not yet, and the rotary positions that come with them."""
+        """Packs the hidden states and rotary positions, and lowers their precision, unless this is already done."""
         packing = _packing.get()
 
         def prepared(x: Tensor) -> Tensor:
@@ -234,7 +235,7 @@ class PackedBlocks:
 
 @contextmanager
 def reading(packing: Packing | None) -> Iterator[None]:
-    """Lets installed blocks read batches packed so for a block of statements; None: as they come."""
+    """Sets the packing of the batches that installed blocks read, until the end of the ``with`` block; None: padded."""
     token = _packing.set(packing)
     try:
         yield
@@ -252,10 +253,10 @@ def _keep_first(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
 def _attention(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
 ) -> tuple[Tensor, None]:
-    """Attention over the examples of a batch, packed (``[1, heads, N, ...]`` in, ``[1, N, heads, ...]`` out) or not."""
+    """Attention over a batch, padded or packed (input ``[1, heads, N, ...]``, output ``[1, N, heads, ...]``)."""
     attend: Callable[..., tuple[Tensor, Tensor | None]] = sdpa_attention_forward
     if query.device.type == "cpu" and query.dtype == torch.bfloat16 and query.shape[2] == key.shape[2]:
-        attend = plain_attention  # torch's fused kernel takes six times as long
+        attend = plain_attention  # six times as fast as torch's fused kernel
     packing = _packing.get()
     if packing is None:
         return attend(module, query, key, value, attention_mask, **kwargs)[0], None

@@ -1,7 +1,8 @@
-"""Frozen first blocks, computed once an example: where only upper blocks or the head are trained, the rest is a table.
+"""Caches the output of the frozen first blocks, if only later blocks or the head are trained.
 
-What an example's frozen blocks compute never changes. It is computed for all examples of a client together, in an order
-of its own, so that the values depend on nothing else, and kept: in memory up to a limit, then in a file.
+The output of the frozen blocks for an example never changes. It is computed for all examples of a client together, in a
+fixed order, so that the values do not depend on the batches of training. It is stored in memory up to a limit, then in
+a file.
 """
 
 from __future__ import annotations
@@ -24,19 +25,19 @@ from fedfm.models.tunable import Tunable
 from fedfm.params import tensor_bytes
 
 MEMORY = 1 << 30
-"""Bytes kept in memory, a process."""
+"""Maximum number of bytes in memory, per process."""
 
 DISK = 16 << 30 if hasattr(os, "pread") else 0
-"""Bytes kept in a file beyond that (not on Windows); what comes after is computed each time."""
+"""Maximum number of further bytes in a file (not on Windows); values beyond both limits are computed each time."""
 
 
 class _PrefixComputedError(Exception):
-    """Ends a pass at the first block that is trained."""
+    """Ends a forward pass before the first trained block."""
 
 
 @dataclass(frozen=True)
 class _Filed:
-    """Where a tensor lies in a file."""
+    """The location of a tensor in a file."""
 
     file: IO[bytes]
     start: int
@@ -49,9 +50,9 @@ class _Filed:
 
 
 class Shelf:
-    """Tensors by number, in memory up to a limit, then in a file that vanishes with this process.
+    """Stores tensors by number: in memory up to a limit, then in a temporary file of this process.
 
-    A forked process goes on with a file of its own; what was kept before it reads where it was.
+    A forked process writes to its own file, and reads tensors that were stored before the fork from the earlier file.
     """
 
     def __init__(self, memory: int = MEMORY, disk: int = DISK) -> None:
@@ -65,11 +66,13 @@ class Shelf:
         return number in self._kept
 
     def put(self, number: int, tensor: Tensor) -> None:
-        """Keeps a tensor, unless there is no room left."""
+        """Stores a tensor, unless both limits are reached."""
         size = tensor.numel() * tensor.element_size()
         if size <= self._memory:
             self._memory -= size
-            self._kept[number] = tensor.to("cpu", copy=True)  # what it is a slice of may go
+            self._kept[number] = tensor.to(
+                "cpu", copy=True
+            )  # a copy, so that the memory of the whole batch can be freed
         elif size <= self._disk:
             file = self._own_file()
             try:
@@ -84,7 +87,7 @@ class Shelf:
             self._end += size
 
     def get(self, number: int) -> Tensor:
-        """A tensor that was kept."""
+        """A stored tensor."""
         kept = self._kept[number]
         return kept if isinstance(kept, Tensor) else kept.read()
 
@@ -96,10 +99,10 @@ class Shelf:
 
 
 class FrozenPrefix:
-    """A model's blocks before the first one that is trained.
+    """A model's blocks before the first trained block.
 
     Attributes:
-        start: how many there are; all blocks where only the head is trained.
+        start: the number of these blocks; all blocks if only the head is trained.
     """
 
     def __init__(self, blocks_: PackedBlocks, tunable: Tunable, start: int, shelf: Shelf | None = None) -> None:
@@ -110,7 +113,7 @@ class FrozenPrefix:
 
     @classmethod
     def of(cls, blocks_: PackedBlocks, tunable: Tunable) -> FrozenPrefix | None:
-        """The frozen first blocks under a tunable; None where there are none, or the input itself is trained."""
+        """The frozen first blocks under a tunable; None if the first block or the input itself is trained."""
         if not blocks_.can_be_packed:
             return None
         trained = {id(parameter) for parameter in tunable.parameters.values()}
@@ -124,11 +127,11 @@ class FrozenPrefix:
     def of_client(
         self, numbers: Sequence[int], batches: Callable[[], Iterator[dict[str, Tensor]]]
     ) -> dict[int, Tensor]:
-        """What the prefix makes of a client's examples, ``[tokens, d]`` each (``[1, d]`` where only the first is read).
+        """The prefix's output for a client's examples, ``[tokens, d]`` each (``[1, d]`` if only the first is read).
 
         Args:
             numbers: of the examples, in the order of the batches.
-            batches: makes them as inputs of the model, on its device; called where something is not kept.
+            batches: returns the examples as inputs of the model, on its device; called if an output is not stored.
         """
         if all(number in self._shelf for number in numbers):
             return {number: self._shelf.get(number) for number in numbers}
@@ -173,7 +176,7 @@ class FrozenPrefix:
 
     @contextmanager
     def replaced_by(self, parts: Sequence[Tensor], packing: Packing | None) -> Iterator[None]:
-        """Lets installed blocks take what the prefix made of a batch's examples instead of computing it."""
+        """Makes installed blocks use the stored outputs of the prefix for a batch's examples."""
         ragged = [part.to(self._blocks.model.device) for part in parts]
         hidden = pad_sequence(ragged, batch_first=True) if packing is None else torch.cat(ragged).unsqueeze(0)
 

@@ -1,4 +1,4 @@
-"""Low-rank products of many clients beside one product of the frozen matrix they share."""
+"""Low-rank products of many clients, added to one product with the frozen matrix that they share."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from torch.nn.functional import linear
 from fedfm.models.stacked.layout import alike
 
 JOINED_RANKS = 32
-"""Ranks that are one product in bfloat16: more would be more zeros to multiply, fewer more products to begin."""
+"""Ranks per product in bfloat16: more ranks would multiply more zeros, fewer would need more products."""
 
 
 class LowRankProduct(torch.autograd.Function):
-    """``y_k = x_k Wᵀ + b + s·(x_k A_kᵀ) B_kᵀ`` for clients k whose vectors lie one after the other.
+    """``y_k = x_k Wᵀ + b + s·(x_k A_kᵀ) B_kᵀ`` for clients k, whose vectors are consecutive.
 
-    What is of the clients' own is added in place to the shared product, so that a client costs its small products and
-    no copy (LoRA, arXiv:2106.09685, eq. (3), for K adapters at once). Equal clients share batched products; others
-    have their own, or in groups where that is faster.
+    The low-rank products are added in place to the shared product, so that a client needs only its small products and
+    no copy (LoRA, arXiv:2106.09685, eq. (3), for K adapters at once). Clients with the same number of vectors share
+    batched products; others have separate products, or products in groups if that is faster.
 
     Shapes: x ``[N, in]``, W ``[out, in]``, b ``[out]`` or None, A ``[K, r, in]``, B ``[K, out, r]``; ``sizes`` adds up
     to N. W and b get no gradient.
@@ -97,12 +97,12 @@ def _by_client(x: Tensor, sizes: Sequence[int]) -> Tensor:
 
 @dataclass(frozen=True)
 class _ClientGroup:
-    """Neighbouring clients whose low-rank products are one, all ranks of all of them against all their vectors.
+    """Consecutive clients whose low-rank products are computed as one: all their ranks with all their vectors.
 
     Attributes:
-        vectors: which are theirs.
-        clients: which they are.
-        mask: ``[n, G·r]``, 1 where the rank is of the vector's client; None for a single client.
+        vectors: the slice of their vectors.
+        clients: the slice of their numbers.
+        mask: ``[n, G·r]``, 1 if the rank belongs to the client of the vector, else 0; None for a single client.
     """
 
     vectors: slice
@@ -110,7 +110,7 @@ class _ClientGroup:
     mask: Tensor | None
 
     def own(self, down: Tensor) -> Tensor:
-        """``[n, G·r]`` with zeros where a vector meets another client's rank, in place."""
+        """Sets the products ``[n, G·r]`` of vectors with ranks of other clients to zero, in place."""
         return down if self.mask is None else down.mul_(self.mask)
 
 
@@ -120,7 +120,7 @@ def _grouped(sizes: tuple[int, ...], a: Tensor) -> list[_ClientGroup]:
     return _groups(sizes, rank, together, a.dtype, a.device)
 
 
-@lru_cache(maxsize=8)  # the layers of a step have the same
+@lru_cache(maxsize=8)  # all layers of a step use the same groups
 def _groups(
     sizes: tuple[int, ...], rank: int, together: int, dtype: torch.dtype, device: torch.device
 ) -> list[_ClientGroup]:

@@ -1,4 +1,4 @@
-"""Tunables, one method a file. Adding one: write its file, add its row here."""
+"""Tunables, one method per file. To add one, write its file and add its row here."""
 
 from __future__ import annotations
 

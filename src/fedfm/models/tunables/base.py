@@ -1,4 +1,4 @@
-"""What a tunable's settings are, and the way every PEFT method is attached."""
+"""The base classes of tunable settings, and functions that attach a tunable to a backbone."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from fedfm.settings import Settings
 
 
 class TuneSettings(Settings):
-    """Which parameters are trained; a subclass says how they are attached to a backbone.
+    """Settings of the trained parameters; subclasses attach them to a backbone.
 
     Attributes:
-        stackable: whether several clients' values can share one pass: false where they would share no product.
+        stackable: whether several clients can train in one pass; false if they would not share any product.
         needs_all_layers: whether it has values for every layer, which a model with fewer layers cannot provide.
     """
 
@@ -43,34 +43,34 @@ class TuneSettings(Settings):
 
     @property
     def virtual_tokens(self) -> int:
-        """How many of the tokens that the model takes at once are the tunable's own."""
+        """The number of virtual tokens, which reduce the number of text tokens that the model accepts."""
         return 0
 
     def attach(self, backbone: Backbone, *, task_type: str | None, seed: int) -> Tunable:
-        """Makes parameters of a backbone trainable, in place; a backbone takes one tunable.
+        """Makes parameters of a backbone trainable, in place; a backbone can have only one tunable.
 
         Args:
-            backbone: as loaded.
-            task_type: name of PEFT's ``TaskType`` (``SEQ_CLS``, ``CAUSAL_LM``), or None where PEFT has none.
+            backbone: without a tunable.
+            task_type: name of PEFT's ``TaskType`` (``SEQ_CLS``, ``CAUSAL_LM``); None if PEFT has no type for the task.
             seed: the recipe's seed; new parameters are drawn from it.
 
         Raises:
-            RecipeError: when these settings do not fit the backbone or the task.
+            RecipeError: the settings do not fit the backbone or the task.
         """
         raise NotImplementedError
 
 
 class WithHead(TuneSettings):
-    """A tunable that may train the task's head beside what it is named for."""
+    """A tunable that can also train the task's head."""
 
     head: bool = True
-    """Train the task's head in full as well; of a language model's head, only what the checkpoint lacks."""
+    """Also train the task's head in full; of a language model's head, only the parts that the checkpoint lacks."""
 
     def head_modules(self, backbone: Backbone) -> list[str]:
         """Names of the head's modules to train.
 
         Raises:
-            RecipeError: at ``tune.head`` when the head is new and would stay random.
+            RecipeError: at ``tune.head``: the head is new or has other labels, and would not be trained.
         """
         if self.head:
             return list(backbone.head)
@@ -89,20 +89,20 @@ class WithHead(TuneSettings):
         return []
 
     def peft_task_type(self, task_type: str | None) -> str | None:
-        """The task type to tell PEFT, which trains a classifier's head whenever it hears ``SEQ_CLS``."""
+        """The task type to pass to PEFT, which always trains a classifier's head with ``SEQ_CLS``."""
         return None if task_type == "SEQ_CLS" and not self.head else task_type
 
 
 def refuse_undescribed(backbone: Backbone) -> None:
-    """Refuses a tunable that must know the parts of blocks, for a model whose parts are not known.
+    """Refuses a tunable that needs the parts of blocks, if the model has no description.
 
     Raises:
-        RecipeError: at ``tune.kind``.
+        RecipeError: at ``tune.kind``: the model's family is not described.
     """
     family = backbone.family
     if not family.is_described:
         raise RecipeError(
-            f"the parts of `{family.name}` models are not described; use lora, dora, head or full", where="tune.kind"
+            f"fedfm has no description of `{family.name}` models; use lora, dora, head or full", where="tune.kind"
         )
 
 
@@ -113,7 +113,7 @@ def tunable_blocks(backbone: Backbone) -> list[Block]:
 
 
 def attach_parameters(model: PreTrainedModel, names: Collection[str]) -> Tunable:
-    """Trains parameters of the model itself; they become copies, as another model may share those that were there."""
+    """Makes parameters of the model itself trainable, as copies, since another model may share the originals."""
     chosen = set(names)
     alike: dict[int, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
@@ -128,7 +128,7 @@ def attach_parameters(model: PreTrainedModel, names: Collection[str]) -> Tunable
 
 
 def attach_peft(backbone: Backbone, config: PeftConfig, *, seed: int) -> Tunable:
-    """Attaches a PEFT method, its new parameters drawn under a keyed seed."""
+    """Attaches a PEFT method; its new parameters are drawn with a keyed seed."""
     with torch_seed(seed, "tunable"), quiet():
         model = get_peft_model(backbone.model, config)
     attached = model.active_peft_config

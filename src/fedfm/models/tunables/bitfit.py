@@ -1,4 +1,4 @@
-"""BitFit: every bias of the blocks, norms' included.
+"""BitFit: trains all biases of the blocks, including those of norms.
 
 Ben Zaken et al., BitFit: Simple Parameter-efficient Fine-tuning for Transformer-based Masked Language-models,
 arXiv:2106.10199, §3.
@@ -29,7 +29,7 @@ class BitFit(WithHead):
         """BitFit.
 
         Raises:
-            RecipeError: at ``tune.kind`` for models without biases (Llama).
+            RecipeError: at ``tune.kind``: the model has no biases (Llama).
         """
         refuse_undescribed(backbone)
         head = self.head_modules(backbone)

@@ -1,6 +1,6 @@
-"""The matrices of a model that nobody has described, found by their names.
+"""Finds the matrices of a model without a description, by their names.
 
-Linear layers inside numbered lists of blocks; those with attention in their names, and the others.
+These are the linear layers inside numbered lists of blocks: those with "attention" in their names, and the others.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _IN_A_BLOCK = re.compile(r"(?:.*\.)?\d+\.(?P<inside>.+)")
 
 
 def attention_by_name(backbone: Backbone) -> list[str]:
-    """Linear layers of every block whose paths say attention, as peft's ``target_modules``."""
+    """Linear layers of every block with "attention" in their paths, as peft's ``target_modules``."""
     return _endings(backbone, attention=True)
 
 
@@ -33,7 +33,7 @@ def all_by_name(backbone: Backbone) -> list[str]:
 
 
 def _endings(backbone: Backbone, *, attention: bool) -> list[str]:
-    """Names from the block on where they mean these layers alone, else whole names."""
+    """Names relative to the block if they match only these layers, otherwise full names."""
     layers = dict(_linear_layers(backbone))
     chosen = {name: inside for name, inside in layers.items() if bool(_ATTENTION.search(name)) == attention}
     others = layers.keys() - chosen.keys()
@@ -44,7 +44,7 @@ def _endings(backbone: Backbone, *, attention: bool) -> list[str]:
 
 
 def _linear_layers(backbone: Backbone) -> Iterator[tuple[str, str]]:
-    """The name of every linear layer inside a block, and the part of it that starts at the block."""
+    """The full name of each linear layer inside a block, and its name relative to the block."""
     for name, module in backbone.model.named_modules():
         found = _IN_A_BLOCK.fullmatch(name)
         if found and isinstance(module, nn.Linear | Conv1D):

@@ -1,4 +1,4 @@
-"""Every parameter of the model, or of those of its blocks that may be tuned, and the head."""
+"""Full fine-tuning: trains all parameters of the model, or those of its tunable blocks and the head."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Full(TuneSettings):
         return True
 
     def attach(self, backbone: Backbone, *, task_type: str | None, seed: int) -> Tunable:
-        """All parameters, tied ones once; where only some blocks may be tuned, theirs and the head's."""
+        """All parameters, tied ones once; if only some blocks may be tuned, their parameters and the head's."""
         tuned = {id(parameter) for block in tunable_blocks(backbone) for parameter in block.module.parameters()}
         names = [
             name

@@ -1,4 +1,4 @@
-"""The task's head alone: linear probing of a frozen backbone."""
+"""Linear probing: trains only the task's head, on a frozen backbone."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from fedfm.models.tunables.base import TuneSettings, attach_parameters
 
 
 class Head(TuneSettings):
-    """The task's head alone."""
+    """The task's head only."""
 
     kind: Literal["head"] = "head"
-    """The task's head alone."""
+    """The task's head only."""
 
     def attach(self, backbone: Backbone, *, task_type: str | None, seed: int) -> Tunable:
         """The classification head, or the part of a language model's head that is not tied to its embeddings.
 
         Raises:
-            RecipeError: at ``tune.kind`` when the whole head is tied.
+            RecipeError: at ``tune.kind``: the whole head is tied to the embeddings.
         """
         model = backbone.model
         modules = backbone.head or backbone.family.language_heads

@@ -1,7 +1,7 @@
-"""(IA)³: trained vectors rescale keys, values and the FFN's hidden activations; ones at the start.
+"""(IA)³: trained vectors, initialised to ones, rescale keys, values and the FFN's hidden activations.
 
 Liu et al., Few-Shot Parameter-Efficient Fine-Tuning is Better and Cheaper than In-Context Learning, arXiv:2205.05638,
-§3.3. Where query, key and value are one matrix (GPT-2), the query is rescaled too, as peft does.
+§3.3. If query, key and value are one matrix (GPT-2), the query is rescaled too, as in peft.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class IA3(WithHead):
     target_modules: str | list[str] | None = None
     """Matrices to rescale, as a regular expression or a list of name endings; null: keys, values and FFN outputs."""
     feedforward_modules: str | list[str] | None = None
-    """Those of them whose input is rescaled instead of the output; null: the FFN outputs."""
+    """Target modules whose input is rescaled instead of the output; null: the FFN outputs."""
 
     @property
     def needs_all_neurons(self) -> bool:
@@ -38,12 +38,12 @@ class IA3(WithHead):
         """(IA)³.
 
         Raises:
-            RecipeError: when the blocks' FFNs are not described, or nothing matches the modules that are named.
+            RecipeError: the FFNs of the model are not described, or no module matches the settings.
         """
         refuse_undescribed(backbone)
         if any(stack.ffn is None for stack in backbone.family.stacks):
             raise RecipeError(
-                f"the FFNs of {backbone.family.name} are experts, which are no linear layers; use lora",
+                f"the FFNs of {backbone.family.name} are experts, which are not linear layers; use lora",
                 where="tune.kind",
             )
         chosen = self.target_modules if self.target_modules is not None else _targets(backbone.family)
@@ -52,7 +52,9 @@ class IA3(WithHead):
             forward = pattern(backbone.family, lambda stack: [stack.dense_ffn.output])
         else:
             found = matching(forward, backbone, where="tune.feedforward_modules")
-            if backbone.tunable_blocks is not None:  # no list: peft shortens that of targets, then misses these in it
+            if (
+                backbone.tunable_blocks is not None
+            ):  # a pattern: peft shortens the list of targets, and a list would then not match it
                 forward = "|".join(map(re.escape, found))
         config = IA3Config(
             target_modules=within(chosen, modules, backbone),

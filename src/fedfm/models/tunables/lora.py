@@ -1,4 +1,4 @@
-"""LoRA: W x + (α/r)·B A x with A [r, in] random, B [out, r] zero; and DoRA, which also trains lengths.
+"""LoRA: W x + (α/r)·B A x with A [r, in] random and B [out, r] zero; and DoRA, which also trains magnitudes.
 
 Hu et al., LoRA: Low-Rank Adaptation of Large Language Models, arXiv:2106.09685, eq. (3).
 Liu et al., DoRA: Weight-Decomposed Low-Rank Adaptation, arXiv:2402.09353, eq. (5).
@@ -20,7 +20,7 @@ from fedfm.models.tunables.targets import matching, resolve, transposed, within
 
 
 class LowRank(WithHead):
-    """What LoRA and DoRA share."""
+    """Settings that LoRA and DoRA share."""
 
     gives = frozenset({LOW_RANK_FACTORS})
 
@@ -29,7 +29,7 @@ class LowRank(WithHead):
     lora_alpha: Annotated[int, Field(ge=1, le=1_000_000)] = 16
     """α: the update is scaled by α/r."""
     lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Dropout on the adapter's input while training."""
+    """Dropout on the adapter's input during training."""
     target_modules: str | list[str] = "attention"
     """Matrices to adapt: `attention` (query, key, value and output of every block), `ffn`, `all`, a regular expression
     for whole module names, or a list of name endings."""
@@ -38,7 +38,7 @@ class LowRank(WithHead):
         """Attaches LoRA, or DoRA.
 
         Raises:
-            RecipeError: when nothing matches ``target_modules``, or ``r`` exceeds a matrix.
+            RecipeError: no module matches ``target_modules``, or ``r`` exceeds the dimensions of a matrix.
         """
         targets = resolve(self.target_modules, backbone)
         modules = matching(targets, backbone)
@@ -71,10 +71,10 @@ class Lora(LowRank):
 
 
 class Dora(LowRank):
-    """Low-rank updates of directions, with trained lengths."""
+    """Low-rank updates of directions, with trained magnitudes."""
 
     kind: Literal["dora"] = "dora"
-    """Low-rank updates of the directions of weight columns, with trained lengths."""
+    """Low-rank updates of the directions of weight vectors, with trained magnitudes."""
 
     @property
     def needs_all_neurons(self) -> bool:

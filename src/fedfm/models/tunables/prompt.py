@@ -1,7 +1,7 @@
-"""Virtual tokens: before the input's embeddings (prompt tuning), or before the keys and values of every block (prefix).
+"""Virtual tokens before the input's embeddings (prompt tuning) or before the keys and values of every block (prefix).
 
-Lester et al., The Power of Scale for Parameter-Efficient Prompt Tuning, arXiv:2104.08691; prompts start as embeddings
-of random words, its "sampled vocabulary".
+Lester et al., The Power of Scale for Parameter-Efficient Prompt Tuning, arXiv:2104.08691; prompts are initialised as
+embeddings of random tokens ("sampled vocabulary").
 Li and Liang, Prefix-Tuning: Optimizing Continuous Prompts for Generation, arXiv:2101.00190, without reparametrisation.
 """
 
@@ -21,23 +21,23 @@ from fedfm.models.tunables.base import WithHead, attach_peft, refuse_undescribed
 
 
 class VirtualTokens(WithHead):
-    """What prompt and prefix tuning share."""
+    """Settings that prompt and prefix tuning share."""
 
     needs = {VIRTUAL_TOKENS: "it trains tokens that precede a text"}
 
     num_virtual_tokens: Annotated[int, Field(ge=1, le=100_000)] = 10
-    """How many virtual tokens; each takes a position from the text."""
+    """Number of virtual tokens; each uses one position of the text."""
 
     @property
     def virtual_tokens(self) -> int:
-        """How many of the tokens that the model takes at once are the tunable's own."""
+        """The number of virtual tokens, which reduce the number of text tokens that the model accepts."""
         return self.num_virtual_tokens
 
     def check(self, backbone: Backbone, task_type: str | None) -> None:
-        """Refuses models and tasks that virtual tokens do not work for.
+        """Refuses models and tasks for which virtual tokens do not work.
 
         Raises:
-            RecipeError: at ``tune.kind``, with the reason.
+            RecipeError: at ``tune.kind`` or ``tune.head``, with the reason.
         """
         refuse_undescribed(backbone)
         if backbone.model.main_input_name != "input_ids":
@@ -46,7 +46,7 @@ class VirtualTokens(WithHead):
             raise RecipeError("peft has no virtual tokens for this task; use lora", where="tune.kind")
         if backbone.model.config.is_encoder_decoder:
             raise RecipeError(
-                f"encoder and decoder ({backbone.family.name}) both read the text, and peft's virtual tokens reach one "
+                f"encoder and decoder ({backbone.family.name}) both read the text, but peft adds virtual tokens to one "
                 "of them; use lora",
                 where="tune.kind",
             )
@@ -55,23 +55,23 @@ class VirtualTokens(WithHead):
 
 
 class Prompt(VirtualTokens):
-    """Trained embeddings before the input."""
+    """Trained embeddings before the input's embeddings."""
 
     kind: Literal["prompt"] = "prompt"
-    """Trained embeddings before the input's."""
+    """Trained embeddings before the input's embeddings."""
 
     def attach(self, backbone: Backbone, *, task_type: str | None, seed: int) -> Tunable:
         """Prompt tuning.
 
         Raises:
-            RecipeError: at ``tune.kind`` for decoders that classify: with embeddings as input they cannot tell the last
-                token from padding.
+            RecipeError: at ``tune.kind``: the model is a decoder that classifies; with embeddings as input it cannot
+                distinguish the last token from padding.
         """
         self.check(backbone, task_type)
         if backbone.family.causal and task_type == "SEQ_CLS":
             raise RecipeError(
-                f"a decoder ({backbone.family.name}) classifies at the last token, which it cannot tell from padding "
-                "behind a prompt; use lora",
+                f"a decoder ({backbone.family.name}) classifies at the last token, which it cannot distinguish from "
+                "padding after a prompt; use lora",
                 where="tune.kind",
             )
         text = backbone.model.config.get_text_config()
@@ -88,7 +88,7 @@ class Prompt(VirtualTokens):
 
 
 class Prefix(VirtualTokens):
-    """Trained keys and values before every block's."""
+    """Trained keys and values before those of every block."""
 
     takes = {RECOMPUTATION: "a prefix lies in the cache of keys and values, which is computed once; use prompt or lora"}
     needs_all_layers: ClassVar[bool] = True
@@ -100,11 +100,11 @@ class Prefix(VirtualTokens):
         """Prefix tuning.
 
         Raises:
-            RecipeError: at ``tune.kind`` for models that take no earlier keys and values (DistilBERT, DeBERTa).
+            RecipeError: at ``tune.kind``: the model does not accept earlier keys and values (DistilBERT, DeBERTa).
         """
         self.check(backbone, task_type)
         if "past_key_values" not in inspect.signature(backbone.model.base_model.forward).parameters:
-            raise RecipeError(f"{backbone.family.name} models take no prefix; use lora", where="tune.kind")
+            raise RecipeError(f"{backbone.family.name} models do not accept a prefix; use lora", where="tune.kind")
         config = PrefixTuningConfig(
             num_virtual_tokens=self.num_virtual_tokens,
             modules_to_save=self.head_modules(backbone) or None,

@@ -1,4 +1,4 @@
-"""From the recipe's `target_modules` to module names in a model."""
+"""Resolves the recipe's `target_modules` to module names of a model."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ from fedfm.models.tunables.base import tunable_blocks
 from fedfm.models.tunables.by_name import all_by_name, attention_by_name, others_by_name
 
 TARGETS = {"attention": attention_targets, "ffn": ffn_targets, "all": all_targets}
-"""Names for parts of every block."""
+"""Name of a part of every block → its modules, from the family's description."""
 
 BY_NAME = {"attention": attention_by_name, "ffn": others_by_name, "all": all_by_name}
-"""The same where the parts of a block are not described."""
+"""Name of a part of every block → its modules, for models without a description."""
 
 
 def resolve(chosen: str | list[str], backbone: Backbone) -> str | list[str]:
-    """A part's name as peft's ``target_modules``; regular expressions and lists are that already.
+    """Resolves the name of a part to peft's ``target_modules``; regular expressions and lists are returned unchanged.
 
     Raises:
-        RecipeError: at ``tune.target_modules`` when the model has no such part.
+        RecipeError: at ``tune.target_modules``: the model has no such part.
     """
     if not isinstance(chosen, str) or chosen not in TARGETS:
         return chosen
     family = backbone.family
     if chosen != "attention" and any(stack.ffn is None for stack in family.stacks):
         raise RecipeError(
-            f"the FFNs of {family.name} are experts, which are no linear layers; use `attention`",
+            f"the FFNs of {family.name} are experts, which are not linear layers; use `attention`",
             where="tune.target_modules",
         )
     found = TARGETS[chosen](family) if family.is_described else BY_NAME[chosen](backbone)
     if not found:
         raise RecipeError(
-            f"no linear layer of {backbone.name} has a name of {chosen}; {_available(backbone.model)}",
+            f"no linear layer of {backbone.name} matches `{chosen}`; {_available(backbone.model)}",
             where="tune.target_modules",
         )
     return found
@@ -48,10 +48,10 @@ def resolve(chosen: str | list[str], backbone: Backbone) -> str | list[str]:
 def matching(
     chosen: str | list[str], backbone: Backbone, *, where: str = "tune.target_modules"
 ) -> dict[str, nn.Linear | Conv1D]:
-    """The linear modules that peft would adapt: those whose whole name matches, or whose name ends in a listed one.
+    """The linear modules that peft would adapt: their full names match the pattern, or end with a listed name.
 
     Raises:
-        RecipeError: at ``where`` when nothing matches, or something that is not linear, or is tied to the embeddings.
+        RecipeError: at ``where``: no module matches, or a matching module is not linear or is tied to the embeddings.
     """
     modules = {name: module for name, module in _tunable_modules(backbone) if not _in_head(name, backbone)}
     if isinstance(chosen, str):
@@ -75,12 +75,12 @@ def matching(
         raise RecipeError(f"not linear: {', '.join(others[:3])}; {_available(backbone.model)}", where=where)
     tied = _tied_parameters(backbone.model)
     if shared := [name for name, module in linear.items() if id(module.weight) in tied]:
-        raise RecipeError(f"tied to the embeddings, which would change too: {', '.join(shared)}", where=where)
+        raise RecipeError(f"tied to the embeddings, which would also change: {', '.join(shared)}", where=where)
     return linear
 
 
 def within(chosen: str | list[str], found: dict[str, nn.Linear | Conv1D], backbone: Backbone) -> str | list[str]:
-    """What to tell peft: ``chosen``, or, where only some blocks may be tuned, the modules found in them one by one."""
+    """The targets to pass to peft: ``chosen``, or the names of all found modules if only some blocks may be tuned."""
     return chosen if backbone.tunable_blocks is None else list(found)
 
 
@@ -90,7 +90,7 @@ def transposed(modules: dict[str, nn.Linear | Conv1D]) -> bool:
 
 
 def _tunable_modules(backbone: Backbone) -> list[tuple[str, nn.Module]]:
-    """Modules by name, where only some blocks may be tuned those inside them."""
+    """Modules by name; if only some blocks may be tuned, the modules inside them."""
     modules = list(backbone.model.named_modules())
     if backbone.tunable_blocks is None:
         return modules
@@ -99,7 +99,7 @@ def _tunable_modules(backbone: Backbone) -> list[tuple[str, nn.Module]]:
 
 
 def _where(backbone: Backbone) -> str:
-    return f" in {', '.join(backbone.tunable_blocks)}, all that is tuned" if backbone.tunable_blocks else ""
+    return f" in the tunable blocks {', '.join(backbone.tunable_blocks)}" if backbone.tunable_blocks else ""
 
 
 def _in_head(name: str, backbone: Backbone) -> bool:
@@ -107,16 +107,16 @@ def _in_head(name: str, backbone: Backbone) -> bool:
 
 
 def _tied_parameters(model: PreTrainedModel) -> set[int]:
-    """The ids of parameters that a model has under several names, as embeddings that are its output matrix too."""
+    """The ids of parameters with several names in a model, such as embeddings that are also the output matrix."""
     names = Counter(id(parameter) for _, parameter in model.named_parameters(remove_duplicate=False))
     return {parameter for parameter, count in names.items() if count > 1}
 
 
 def _available(model: PreTrainedModel) -> str:
-    """The kinds of linear modules there are, with layer numbers written as N."""
+    """The available targets, with layer numbers written as N."""
     names = {
         re.sub(r"\.\d+\.", ".N.", name): None
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear | Conv1D)
     }
-    return f"there are attention, ffn, all (of every block), or: {', '.join(names)}"
+    return f"available: attention, ffn, all (of every block), or: {', '.join(names)}"
