@@ -19,19 +19,19 @@ from pathlib import Path
 PATIENCE = 240.0
 """Seconds to wait for the end of a process."""
 
+PRELOADED = [
+    "fedfm.cli.main",
+    "fedfm.server.runs.serving",
+    "fedfm.sites.resident",
+    "fedfm.sites.site_agent",
+    "fedfm.runtimes.flower.admission",
+    "peft",
+    "transformers.models.bert.modeling_bert",
+]
+"""What most processes need."""
+
 _forkserver = multiprocessing.get_context("forkserver")
-_forkserver.set_forkserver_preload(
-    [
-        "fedfm.cli.main",
-        "fedfm.server.runs.serving",
-        "fedfm.sites.resident",
-        "fedfm.sites.site_agent",
-        "fedfm.runtimes.flower.admission",
-        "fedfm.records.report",
-        "peft",
-        "transformers.models.bert.modeling_bert",
-    ]
-)
+_forkserver.set_forkserver_preload(PRELOADED)
 
 
 def command(*arguments: str) -> None:

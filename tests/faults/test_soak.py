@@ -37,7 +37,7 @@ NODES, SETTLED = 5, 20
 """Nodes; rounds after which what a round takes is given back."""
 
 KEPT = 20_000
-"""Bytes and Python objects that may stay of each round: its records. An update that is not given back is larger."""
+"""Bytes that may stay allocated of each round. Its records take 11 kB; its five updates, if they stayed, 42 kB."""
 
 
 class Unlucky:
