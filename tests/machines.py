@@ -18,9 +18,10 @@ import yaml
 
 from fedfm.params import digest, load
 from tests.small import small_recipe
-from tests.started import PATIENCE, Started, command, finish
+from tests.started import Started, command, finish
 
 SITES = ("a", "b")
+PATIENCE = 240.0
 
 
 class Process:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-PATIENCE = 240.0
+PATIENCE = 600.0
 """Seconds to wait for the end of a process."""
 
 PRELOADED = [
