@@ -5,6 +5,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 EXTRAS ?= demo
+WORKERS ?= 2
+PYTEST = $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal --durations 25 --costs suite
 
 # Settings of the caller that would reach into the environment or change what tests mean.
 unexport PYTHONPATH PYTHONHOME PYTEST_ADDOPTS
@@ -12,7 +14,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: demo install test test-faults test-matrix lint schema audit docs bench clean help
+.PHONY: demo install test test-faults test-soak test-matrix lint schema audit docs bench clean help
 
 demo: $(VENV)/demo.installed ## fine-tune MiniLM over clients, offline, on two cores; replaces runs/demo
 	rm -rf runs/demo
@@ -22,11 +24,15 @@ install: | $(BIN)/python ## install fedfm into .venv; EXTRAS=demo,flower,ray,tra
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[$(EXTRAS)]'
 	@echo "Done. Next: source $(VENV)/bin/activate"
 
-test: $(VENV)/test.installed ## all tests, slow ones too; at least 90 % of the lines
-	$(BIN)/python -m pytest -m 'not faults' --numprocesses 2 --dist loadfile --cov --cov-report=term --cov-fail-under=90
+test: $(VENV)/test.installed ## all tests but those of faults; at least 90 % of the lines; WORKERS=2
+	$(PYTEST) -m 'not faults' --cov --cov-report=term --cov-fail-under=90
 
+test-faults: WORKERS = 3 # its processes wait for one another
 test-faults: $(VENV)/test.installed ## what a federation survives: its processes are killed one after the other
-	$(BIN)/python -m pytest -m faults
+	$(PYTEST) -m 'faults and not soak'
+
+test-soak: $(VENV)/test.installed ## hundreds of rounds with faults; half an hour, not in CI
+	$(PYTEST) -m soak
 
 lint: $(VENV)/test.installed ## style, types, and the direction of imports
 	$(BIN)/ruff check .

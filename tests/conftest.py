@@ -14,6 +14,8 @@ from typing import Any
 import hypothesis
 import pytest
 
+from tests.costs import Costs
+
 hypothesis.settings.register_profile("fedfm", derandomize=True, deadline=None, database=None)
 hypothesis.settings.load_profile("fedfm")
 
@@ -34,6 +36,15 @@ def _prepare(folder: Path) -> None:
 
 _scratch = tempfile.TemporaryDirectory(prefix="fedfm-tests-")
 _prepare(Path(_scratch.name))  # on import: conftests of subfolders may import the Hub's client before any hook runs
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--costs", choices=("suite", "file"), help="print CPU and wall seconds of each suite or file")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if each := config.getoption("--costs"):
+        config.pluginmanager.register(Costs(each))
 
 
 class ForbiddenError(RuntimeError):

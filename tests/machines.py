@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import socket
 import subprocess
@@ -19,14 +18,14 @@ import yaml
 
 from fedfm.params import digest, load
 from tests.small import small_recipe
+from tests.started import Started, command, finish
 
 SITES = ("a", "b")
 PATIENCE = 240.0
-PROGRAM = ("-m", "fedfm.cli.main")
 
 
 class Process:
-    """A command of fedfm's, with what it says in a file."""
+    """A command of fedfm, with its output in a file."""
 
     def __init__(
         self,
@@ -34,17 +33,27 @@ class Process:
         name: str,
         *arguments: object,
         before: Sequence[str] = (),
-        program: Sequence[object] = PROGRAM,
+        target: Callable[..., None] = command,
     ) -> None:
+        """Starts it.
+
+        Args:
+            folder: in which it runs.
+            name: of its log.
+            arguments: of the target.
+            before: the program, with arguments, that starts it; it is then a fresh interpreter.
+            target: what runs; `fedfm`, if nothing else is named.
+        """
         self.log = folder / f"{name}.log"
+        self.log.touch()
+        words = [str(argument) for argument in arguments]
+        self.process: Started | subprocess.Popen[bytes]
+        if not before:
+            self.process = Started(folder, self.log, self.log, target, words)
+            return
         with self.log.open("wb") as log:
-            self.process = subprocess.Popen(
-                [*before, sys.executable, *map(str, [*program, *arguments])],
-                cwd=folder,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=os.environ | {"OMP_NUM_THREADS": "1"},
-            )
+            program = [*before, sys.executable, "-m", "fedfm.cli.main", *words]
+            self.process = subprocess.Popen(program, cwd=folder, stdout=log, stderr=subprocess.STDOUT)
 
     @property
     def words(self) -> str:
@@ -80,10 +89,9 @@ def wait(done: Callable[[], bool], what: str) -> None:
 
 def fedfm(folder: Path, *arguments: object) -> Any:
     """What a command prints as JSON."""
-    command = [sys.executable, *PROGRAM, *map(str, arguments), "--json"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return json.loads(done.stdout)
+    done = finish(command, *map(str, arguments), "--json", folder=folder)
+    assert done.code == 0, done.output + done.errors
+    return json.loads(done.output)
 
 
 def adapter(run: Path) -> str:
@@ -129,9 +137,9 @@ class Machines:
     def __exit__(self, *reason: object) -> None:
         self._stack.close()
 
-    def server(self, log: str, target: str, *overrides: str, program: Sequence[object] = PROGRAM) -> Process:
+    def server(self, log: str, run: str, *overrides: str, target: Callable[..., None] = command) -> Process:
         told = ("--tls", "tls", "--allow", "keys", "--port", self.port)
-        return self._start(log, "server", target, *overrides, *told, program=program)
+        return self._start(log, "server", run, *overrides, *told, target=target)
 
     def sites(self) -> list[Process]:
         """All of them, each with its own data and key."""
@@ -141,7 +149,7 @@ class Machines:
         told = ("--ca", "tls/ca.crt", "--key", key, "--data", data, "--state", state)
         return self._start(log, "client", "--server", f"127.0.0.1:{self.port}", *told, before=before)
 
-    def _start(self, log: str, *arguments: object, **how: Sequence[Any]) -> Process:
+    def _start(self, log: str, *arguments: object, **how: Any) -> Process:
         process = Process(self.folder, log, *arguments, **how)
         self._stack.callback(process.end)
         return process

@@ -3,29 +3,32 @@
 from __future__ import annotations
 
 import platform
-import subprocess
-import sys
+import resource
 
 import pytest
+import torch
 
-STEPS = """
-import resource, sys, torch
 from fedfm.clients import memory
-getattr(memory, sys.argv[1], lambda: None)()
-def step():
-    return [torch.ones(5_000_000) for _ in range(4)] and None
-for _ in range(3):
-    step()
-before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(10):
-    step()
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-"""
+from tests.started import finish
+
+
+def print_new_pages(choice: str) -> None:
+    """Prints how many pages of memory ten steps touch first, after three that came before."""
+    getattr(memory, choice)()
+
+    def step() -> None:
+        [torch.ones(5_000_000) for _ in range(4)]
+
+    for _ in range(3):
+        step()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(10):
+        step()
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 
 def new_pages(choice: str) -> int:
-    found = subprocess.run([sys.executable, "-c", STEPS, choice], capture_output=True, text=True, check=True)
-    return int(found.stdout)
+    return int(finish(print_new_pages, choice).output)
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's malloc alone can be told")

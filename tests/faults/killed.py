@@ -1,20 +1,19 @@
-"""``python killed.py POINT ROUND ARGUMENTS…``: fedfm with these arguments, killed (SIGKILL) at a point of a round."""
+"""`fedfm`, killed (SIGKILL) at a point of a round."""
 
 from __future__ import annotations
 
 import os
 import signal
-import sys
 from collections.abc import Callable
 from typing import Any
 
-from fedfm.cli.main import main
 from fedfm.runtimes.envelopes import Envelope, Work
 from fedfm.runtimes.relay import RelayLine
 from fedfm.server.rounds import checkpoints
 from fedfm.server.rounds.driver import RoundLoop
 from fedfm.server.rounds.exchange import Exchange
 from fedfm.server.runs import start as runs
+from tests.started import command
 
 
 class Killer:
@@ -80,6 +79,8 @@ checkpoint. written: all of that, and LATEST names the round before. finishing: 
 there of the outcome.
 """
 
-if __name__ == "__main__":
-    POINTS[sys.argv[1]](Killer(int(sys.argv[2])))
-    main(sys.argv[3:], prog_name="fedfm")
+
+def killed(point: str, number: int, *arguments: str) -> None:
+    """`fedfm` with these arguments, killed at a point of a round."""
+    POINTS[point](Killer(number))
+    command(*arguments)

@@ -5,19 +5,18 @@ from __future__ import annotations
 import json
 import signal
 import socket
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.faults.killed import POINTS
+from tests.faults.killed import POINTS, killed
 from tests.machines import SITES, Machines, adapter, fedfm, site_folder, wait
 
 pytest.importorskip("flwr", reason="needs the extra `flower`")
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(1800)]
-
-KILLED = Path(__file__).with_name("killed.py")
 
 SAVED = ("written", "finishing")
 """Points at which the round is saved; after any other it is played again."""
@@ -55,7 +54,7 @@ def test_a_server_is_killed_at_every_point_of_a_round(tmp_path: Path) -> None:
         sites = machines.sites()
         for number, point in points:
             target = ("runs/real",) if number else ("recipe.yaml", "name=real")
-            server = machines.server(point, *target, program=(KILLED, point, number))
+            server = machines.server(point, *target, target=partial(killed, point, number))
             server.ends(-signal.SIGKILL)
             wait(lambda: not answers(machines.port), "the end of what it had started")
         server = machines.server("again", "runs/real")

@@ -1,15 +1,18 @@
-"""Hundreds of rounds in which things go wrong at random: no round is lost, and memory stays what it was."""
+"""Many rounds with faults at random: no round is lost, and no memory."""
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import json
 import random
+import statistics
+import sys
 import threading
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 pytest.importorskip("flwr", reason="needs the extra `flower`")
@@ -29,9 +32,11 @@ from tests.small import small_recipe
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(3600)]
 
-NODES, SETTLED, GROWTH = 5, 50, 1.2
-"""Nodes; rounds after which memory should not grow any more, and by how much it still may: glibc's arenas come
-by 40 MB at a time, in one round or another, and then no more."""
+NODES, SETTLED = 5, 20
+"""Nodes; rounds after which what a round takes is given back."""
+
+KEPT = 20_000
+"""Bytes that may stay allocated of each round. Its records take 11 kB; its five updates, if they stayed, 42 kB."""
 
 
 class Unlucky:
@@ -59,44 +64,75 @@ class Unlucky:
         return spoilt(self.site.handle(envelope), SPOILT[what])
 
 
-class Memory(fedfm.Listener):
-    """Notes the resident memory of a process after every round."""
+class Allocations(ctypes.Structure):
+    """`struct mallinfo2` of glibc's malloc.h."""
 
-    def __init__(self, process: psutil.Process) -> None:
-        self.process = process
+    _fields_ = [
+        *((f"not read {number}", ctypes.c_size_t) for number in range(4)),
+        ("hblkhd", ctypes.c_size_t),
+        *((f"not read {number}", ctypes.c_size_t) for number in range(4, 6)),
+        ("uordblks", ctypes.c_size_t),
+        *((f"not read {number}", ctypes.c_size_t) for number in range(6, 8)),
+    ]
+
+
+def allocated() -> int:
+    """Bytes that are allocated and not freed: those of malloc, and those of Python's objects.
+
+    Resident memory would say less: what is freed stays resident in glibc's arenas, in pieces, as chance has it.
+    """
+    gc.collect()
+    libc = ctypes.CDLL(None)
+    libc.mallinfo2.restype = Allocations
+    found = libc.mallinfo2()
+    return int(found.uordblks + found.hblkhd) + 64 * sys.getallocatedblocks()
+
+
+class Memory(fedfm.Listener):
+    """Notes what is allocated after every round."""
+
+    def __init__(self) -> None:
         self.bytes: list[int] = []
 
     def on_round(self, record: dict[str, Any]) -> None:
-        self.bytes.append(self.process.memory_info().rss)
+        self.bytes.append(allocated())
 
-    def settled(self) -> None:
-        """Asserts that it has not grown since it settled."""
-        after = self.bytes[SETTLED - 1 :]
-        assert max(after) <= GROWTH * after[0], f"{after[0]:,} bytes grew to {max(after):,}"
+    def growth(self) -> float:
+        """Bytes by which it has grown with each round since it settled."""
+        after = self.bytes[SETTLED:]
+        half = len(after) // 2
+        return (statistics.median(after[half:]) - statistics.median(after[:half])) / half
 
 
-def test_500_rounds_over_a_grid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.skipif(
+    not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="needs glibc 2.33, which says what is allocated"
+)
+@pytest.mark.parametrize(
+    ("rounds", "share"), [(60, 0.5), pytest.param(500, 0.2, marks=pytest.mark.soak)], ids=["short", "long"]
+)
+def test_rounds_over_a_grid(rounds: int, share: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # One never fails: with five that may, some round of 500 would have no sound update at all.
-    sites = {number: Unlucky(number, 0.2 if number > 1 else 0.0) for number in range(1, NODES + 1)}
+    sites = {number: Unlucky(number, share if number > 1 else 0.0) for number in range(1, NODES + 1)}
     grid = InProcessGrid(make_client_app(lambda context: sites[context.node_id].handle), [{}] * NODES)
 
     def line(settings: object) -> RelayLine:
         line = RelayLine(tmp_path / "socket" / "relay", nodes=NODES, patience=10, deadline=60)
-        threading.Thread(target=relay, args=(grid, line.path), kwargs={"poll": 0.0}, daemon=True).start()
+        threading.Thread(target=relay, args=(grid, line.path), kwargs={"poll": 0.01}, daemon=True).start()
         return line
 
     monkeypatch.setattr("fedfm.server.experiment.runtime_factory._line", line)
-    federation = {"clients": 6, "per_round": NODES, "rounds": 500, "quorum": 0.2}
+    federation = {"clients": 6, "per_round": NODES, "rounds": rounds, "quorum": 0.2}
     changes: dict[str, Any] = {"runtime": {"kind": "flower", "stack": 1}, "evaluate": {"every": 100}}
-    memory = Memory(psutil.Process())
+    memory = Memory()
     run = fedfm.run(load_recipe(small_recipe(tmp_path, federation=federation, **changes)), listeners=[memory])
     trained = [record for record in jsonl.records(run.path / "metrics.jsonl") if record["split"] == "train"]
-    assert [record["round"] for record in trained] == list(range(1, 501))
+    assert [record["round"] for record in trained] == list(range(1, rounds + 1))
     assert {what for site in sites.values() for what in site.done} >= {"raises", "is gone", "refuses", *SPOILT}
-    assert run.summary["clients"]["refused"] > 50
-    memory.settled()
+    assert run.summary["clients"]["refused"] > rounds / 10
+    assert memory.growth() < KEPT
 
 
+@pytest.mark.soak
 def test_60_rounds_with_real_nodes(tmp_path: Path) -> None:
     """Whatever is killed in passing, every round is played, and the adapter is that of a simulation."""
     site_folder(tmp_path, rounds=60)
@@ -105,10 +141,8 @@ def test_60_rounds_with_real_nodes(tmp_path: Path) -> None:
     with Machines(tmp_path) as machines:
         server = machines.server("server", "recipe.yaml", "name=real")
         sites = dict(zip(SITES, machines.sites(), strict=True))
-        memory = Memory(psutil.Process(server.process.pid))
         for number in range(1, 60):
             server.says(f"round {number:>2}/60")
-            memory.on_round({})
             if number % 10:
                 continue
             name = chance.choice(SITES)
@@ -130,4 +164,3 @@ def test_60_rounds_with_real_nodes(tmp_path: Path) -> None:
     trained = [record for record in map(json.loads, lines) if record["split"] == "train"]
     assert [record["round"] for record in trained] == list(range(1, 61))
     assert adapter(tmp_path / "runs" / "real") == adapter(tmp_path / simulated["folder"])
-    memory.settled()

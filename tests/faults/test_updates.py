@@ -133,7 +133,7 @@ class Near:
         line.names = {str(number): name for number, name in enumerate(SITES, start=1)}
         app = make_client_app(lambda context: self.handlers[SITES[context.node_id - 1]])
         grid = InProcessGrid(app, [{}] * len(SITES))
-        threading.Thread(target=relay, args=(grid, line.path), kwargs={"poll": 0.0}, daemon=True).start()
+        threading.Thread(target=relay, args=(grid, line.path), kwargs={"poll": 0.01}, daemon=True).start()
         return line
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import product
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from fedfm.models.backbones import Backbone, load_backbone
 from fedfm.models.builtin import RANDOM_MODELS
 from fedfm.models.families import family_of
 from fedfm.models.settings import ModelSettings
+from fedfm.models.tunables import TUNABLES
 from tests.models.kinds import KINDS, folder_of
 
 
@@ -43,6 +45,17 @@ ALIKE: list[Case] = [  # the same parts as in some case above
     *[(f"tiny-{name}", "causal") for name in ("mistral", "qwen3", "gemma")],
     ("tiny-deberta", "masked"),
 ]
+REFUSED = {
+    *product(["prompt", "prefix"], [case for case in CASES if case[1] in ("image", "masked")]),
+    *[("prompt", (f"tiny-{name}", "text")) for name in ("gpt2", "opt", "llama", "t5")],
+    *[("prefix", (f"tiny-{name}", "text")) for name in ("distilbert", "deberta", "t5")],
+    *[("bitfit", (f"tiny-{name}", task)) for name, task in (("llama", "text"), ("llama", "causal"), ("t5", "text"))],
+    ("bitfit", ("tiny-phi3", "causal")),
+    *[("head", (f"tiny-{name}", "causal")) for name in ("gpt2", "opt", "llama", "phi3")],
+}
+"""Kind of tunable and case that `attach` refuses."""
+GRID = [(kind, case) for kind, case in product(TUNABLES, CASES) if (kind, case) not in REFUSED]
+"""Kind of tunable and case that it takes."""
 CUT_KINDS: list[Case] = [
     (name, kind.tasks[0]) for name, kind in KINDS.items() if family_of(kind.make()).uncuttable is None
 ]

@@ -20,10 +20,8 @@ from fedfm.data.batches import evaluation_batches
 from fedfm.data.examples import Examples
 from fedfm.data.labels import LabelMap
 from fedfm.data.sources import read_source
-from fedfm.errors import RecipeError
 from fedfm.models.backbones import Backbone, leave_room, load_backbone
 from fedfm.models.quiet import quiet
-from fedfm.models.tunables import TUNABLES
 from fedfm.randomness import derive_seed
 from fedfm.recipe import Recipe
 from fedfm.records.folder import RunFolder
@@ -31,11 +29,11 @@ from fedfm.server.runs.artifacts import write_outcome
 from fedfm.server.runs.reload import reload
 from fedfm.tasks import TASKS
 from tests.card import by_the_card
-from tests.models.cases import ALIKE, CASES, LABELS, Case, load
+from tests.models.cases import ALIKE, GRID, LABELS, Case, load
 
 KINDS = {"text": "text-classification", "image": "image-classification", "causal": "causal-lm", "masked": "masked-lm"}
 WORDS = ("sun", "a river </s> [SEP] <pad>", "stones and trees", "x", "quite another, longer text than these others are")
-MATRIX = [(*case, kind) for case in CASES for kind in TUNABLES] + [(*case, "lora") for case in ALIKE]
+MATRIX = [(*case, kind) for kind, case in GRID] + [(*case, "lora") for case in ALIKE]
 
 
 @pytest.fixture(scope="module")
@@ -156,10 +154,7 @@ def holds(measured: Measured, target: Path, data: Path, monkeypatch: pytest.Monk
 def test_the_code_on_the_card_gives_the_measured_figures(
     name: str, task: str, kind: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    try:
-        measured = Measured(recipe_of(data, name, task, kind), name, task)
-    except RecipeError as error:
-        pytest.skip(str(error))  # a pair that is refused when a recipe is read
+    measured = Measured(recipe_of(data, name, task, kind), name, task)
     holds(measured, measured.write(tmp_path / "run"), data, monkeypatch)
 
 

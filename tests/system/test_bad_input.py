@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from click.testing import CliRunner, Result
 from fedfm.cli.main import main
 from fedfm.clients import worker
 from fedfm.params import digest, load, save
+from tests.machines import Process, wait
 from tests.small import small_recipe
 
 Change = Callable[[dict[str, Any], Path], None]
@@ -159,30 +158,24 @@ def test_resume_of_something_else_is_refused(tmp_path: Path) -> None:
     assert "not a run's folder" in result.output
 
 
-def start(folder: Path, recipe: dict[str, Any]) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "fedfm.cli.main", "run", str(write(folder, recipe))]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+def start(folder: Path, recipe: dict[str, Any]) -> Process:
+    return Process(folder, "run", "run", write(folder, recipe))
 
 
-def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
-    for _ in range(1200):
-        if path.exists() or process.poll() is not None:
-            break
-        time.sleep(0.05)
-    assert path.exists(), process.communicate()[0]
+def wait_for(path: Path, process: Process) -> None:
+    wait(lambda: path.exists() or process.process.poll() is not None, str(path))
+    assert path.exists(), process.words
 
 
 @pytest.mark.slow
 def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path: Path) -> None:
     many = {"clients": 6, "per_round": 3, "rounds": 2000}
-    with start(tmp_path, small_recipe(tmp_path, federation=many)) as process:
-        run = tmp_path / "runs" / "small"
-        wait_for(run / "checkpoints" / "round-0002", process)
-        process.send_signal(signal.SIGINT)
-        said = process.communicate(timeout=60)[0]
-    assert process.returncode == 130, said
-    assert f"fedfm resume {run}" in said
-    assert "Traceback" not in said
+    process, run = start(tmp_path, small_recipe(tmp_path, federation=many)), tmp_path / "runs" / "small"
+    wait_for(run / "checkpoints" / "round-0002", process)
+    process.process.send_signal(signal.SIGINT)
+    process.ends(130)
+    assert f"fedfm resume {run}" in process.words
+    assert "Traceback" not in process.words
     summary = json.loads((run / "summary.json").read_text())
     assert summary["status"] == "interrupted"
     assert summary["rounds"] >= 2
@@ -195,13 +188,12 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_two_processes_do_not_share_a_run(tmp_path: Path) -> None:
     many = {"clients": 6, "per_round": 3, "rounds": 2000}
-    with start(tmp_path, small_recipe(tmp_path, federation=many)) as process:
-        run = tmp_path / "runs" / "small"
-        wait_for(run / "checkpoints" / "round-0001", process)
-        result = invoke("resume", run)
-        process.kill()
+    process, run = start(tmp_path, small_recipe(tmp_path, federation=many)), tmp_path / "runs" / "small"
+    wait_for(run / "checkpoints" / "round-0001", process)
+    result = invoke("resume", run)
+    process.process.kill()
     assert result.exit_code == 2
-    assert f"in use by process {process.pid}" in result.output
+    assert f"in use by process {process.process.pid}" in result.output
 
 
 @pytest.mark.slow

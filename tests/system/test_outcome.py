@@ -13,36 +13,23 @@ from fedfm import export, load_recipe, run
 from fedfm.models.backbones import load_backbone
 from fedfm.params import tensor_digest
 from fedfm.server.experiment.build import build_experiment
+from tests import plain
 from tests.card import by_the_card
 from tests.small import small_recipe
-
-PLAIN = """
-import json, sys
-import torch
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
-
-adapter, test, base = sys.argv[1:4]
-rows = [json.loads(line) for line in open(test)]
-if base == "-":
-    model = AutoModelForSequenceClassification.from_pretrained(adapter)
-else:
-    from peft import PeftModel
-    model = PeftModel.from_pretrained(AutoModelForSequenceClassification.from_pretrained(base, num_labels=2), adapter)
-model.eval()
-tokenizer = AutoTokenizer.from_pretrained(adapter)
-right = 0
-with torch.inference_mode():
-    for row in rows:
-        inputs = tokenizer(row["text"], truncation=True, max_length=32, return_tensors="pt")
-        right += model(**inputs).logits.argmax(-1).item() == int(row["label"])
-print(json.dumps(right / len(rows)))
-"""
+from tests.started import finish
 
 
-def plain_accuracy(folder: Path, test: Path, base: str) -> float:
-    done = subprocess.run([sys.executable, "-c", PLAIN, str(folder), str(test), base], capture_output=True, check=False)
-    assert done.returncode == 0, done.stderr.decode()
-    return float(json.loads(done.stdout))
+def plain_accuracy(folder: Path, test: Path, base: str | None) -> float:
+    """The accuracy of a model, or of an adapter on a base, in transformers and peft."""
+    done = finish(plain.print_accuracy, folder, test, base)
+    assert done.code == 0, done.errors
+    return float(json.loads(done.output))
+
+
+def accuracy_without_fedfm(adapter: Path, test: Path, base: str) -> float:
+    """The same in an interpreter that has not imported fedfm."""
+    command = [sys.executable, plain.__file__, adapter, test, base]
+    return float(json.loads(subprocess.run(command, capture_output=True, check=True).stdout))
 
 
 @pytest.mark.slow
@@ -61,14 +48,14 @@ def test_adapter_gives_the_summarys_accuracy_in_plain_peft(tmp_path: Path, monke
     finished = run(load_recipe(recipe))
     accuracy = finished.summary["final"]["accuracy"]
     assert accuracy > finished.summary["baselines"]["majority"]
-    assert plain_accuracy(finished.folder.adapter, tmp_path / "test.jsonl", str(base)) == accuracy
+    assert accuracy_without_fedfm(finished.folder.adapter, tmp_path / "test.jsonl", str(base)) == accuracy
     rows = [json.loads(line) for line in (tmp_path / "test.jsonl").read_text().splitlines()]
     answers = by_the_card(finished.folder.adapter, monkeypatch)["predict"]([row["text"] for row in rows])
     assert sum(label == str(row["label"]) for (label, _), row in zip(answers, rows, strict=True)) == accuracy * len(
         rows
     )
     merged = export(finished.path, merge=True)
-    assert plain_accuracy(merged, tmp_path / "test.jsonl", "-") == accuracy
+    assert plain_accuracy(merged, tmp_path / "test.jsonl", None) == accuracy
 
 
 @pytest.mark.slow
@@ -76,7 +63,7 @@ def test_adapter_gives_the_summarys_accuracy_in_plain_peft(tmp_path: Path, monke
 def test_tunables_that_are_no_adapters_leave_a_whole_model(tmp_path: Path, kind: str) -> None:
     finished = run(load_recipe(small_recipe(tmp_path, tune={"kind": kind})))
     assert not finished.folder.adapter.exists()
-    assert plain_accuracy(finished.folder.model, tmp_path / "test.jsonl", "-") == finished.summary["final"]["accuracy"]
+    assert plain_accuracy(finished.folder.model, tmp_path / "test.jsonl", None) == finished.summary["final"]["accuracy"]
 
 
 @pytest.mark.slow

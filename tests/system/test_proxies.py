@@ -108,7 +108,7 @@ def test_the_adapter_is_one_of_the_real_backbone(tmp_path: Path, targets: str) -
     export(finished.path)  # made once more, from the checkpoint and the proxy's folder alone
     assert digest(load(finished.folder.adapter / "adapter_model.safetensors")) == adapter
     model = export(finished.path, merge=True)
-    assert plain_accuracy(model, test, "-") == finished.summary["final"]["accuracy"]
+    assert plain_accuracy(model, test, None) == finished.summary["final"]["accuracy"]
 
 
 def test_what_a_run_says_of_its_proxy(tmp_path: Path) -> None:

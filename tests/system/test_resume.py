@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,41 +15,46 @@ import yaml
 
 from fedfm import FedfmError, Listener, Run, export, resume, run
 from fedfm.params import digest, load
+from fedfm.server.rounds import checkpoints
 from tests.small import small_recipe
+from tests.started import finish
 
-KILLED = """
-import os, signal, sys
-from fedfm import Listener, run
-import fedfm.params, fedfm.server.rounds.checkpoints as checkpoints
-
-point, number = sys.argv[2], int(sys.argv[3])
-
-def kill(*args):
-    os.kill(os.getpid(), signal.SIGKILL)
 
 class Killer(Listener):
-    def on_client(self, round, done, total, client, seconds):
-        if point == "training" and round == number and done == 2:
-            kill()
-    def on_round(self, record):
-        if point == "saved" and record["round"] == number:
+    """Kills its process in one round: in training, or once the round is saved."""
+
+    def __init__(self, point: str, number: int) -> None:
+        self.point, self.number = point, number
+
+    def on_client(self, round: int, done: int, total: int, client: str, seconds: float) -> None:  # noqa: A002
+        if (self.point, self.number, done) == ("training", round, 2):
             kill()
 
-def killing(function, when):
-    def wrapped(*args, **kwargs):
-        if when(*args):
+    def on_round(self, record: dict[str, Any]) -> None:
+        if (self.point, self.number) == ("saved", record["round"]):
             kill()
-        return function(*args, **kwargs)
-    return wrapped
 
-if point == "writing":
-    checkpoints.tensors.save = killing(
-        fedfm.params.save, lambda params, path: path.name == "server.safetensors" and f"{number:04d}" in str(path)
-    )
-if point == "renamed":
-    checkpoints.replace_text = killing(checkpoints.replace_text, lambda path, text: f"{number:04d}" in text)
-run(sys.argv[1], listeners=[Killer()])
-"""
+
+def kill(*_: object) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def killing(function: Callable[..., Any], when: Callable[[Path, Any], bool]) -> Callable[..., Any]:
+    """A function that kills its process in place of some calls."""
+    return lambda *arguments: kill() if when(*arguments) else function(*arguments)
+
+
+def run_and_be_killed(recipe: Path, point: str, number: int) -> None:
+    """Runs a recipe in a process that kills itself at a point of a round."""
+    name = f"{number:04d}"
+    if point == "writing":
+        checkpoints.tensors.save = killing(
+            checkpoints.tensors.save,
+            lambda params, path: path.name == "server.safetensors" and name in str(path),
+        )
+    if point == "renamed":
+        checkpoints.replace_text = killing(checkpoints.replace_text, lambda path, text: name in text)
+    run(recipe, listeners=[Killer(point, number)])
 
 
 KEPT = ("final", "model_round", "initial", "best", "bytes", "clients", "baselines", "clients_spread", "rounds")
@@ -63,10 +68,8 @@ def write_recipe(folder: Path, name: str, algorithm: dict[str, Any], **more: Any
 
 
 def kill_at(recipe: Path, point: str, number: int) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", KILLED, str(recipe), point, str(number)], capture_output=True, check=False
-    )
-    assert done.returncode == -signal.SIGKILL, done.stderr.decode()
+    done = finish(run_and_be_killed, recipe, point, number)
+    assert done.code == -signal.SIGKILL, done.errors
 
 
 def outcome(finished: Run) -> dict[str, Any]:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,6 +14,7 @@ import yaml
 from fedfm.params import digest, load
 from tests.alike import RECIPES
 from tests.small import small_recipe
+from tests.started import Finished, command, finish
 
 pytestmark = pytest.mark.slow
 
@@ -34,13 +32,19 @@ def local(recipe: Path) -> Path:
     return run(recipe, "runtime.stack=2", "name=local")
 
 
+def fedfm(*arguments: str) -> Finished:
+    """A command in a process of its own, which may unpickle what its engine sends; the recipe says how many threads."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("OMP_NUM_THREADS")
+        patch.setenv("RAY_worker_niceness", "0")
+        return finish(command, *arguments)
+
+
 def run(recipe: Path, *overrides: str) -> Path:
-    """The folder of a finished run, in a process of its own: what the engines load and unpickle is their business."""
-    command = [sys.executable, "-m", "fedfm.cli.main", "run", str(recipe), *overrides, "--json"]
-    user = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}  # the recipe says how many
-    done = subprocess.run(command, capture_output=True, text=True, env=user | {"RAY_worker_niceness": "0"})
-    assert done.returncode == 0, done.stderr
-    return Path(json.loads(done.stdout)["folder"])
+    """The folder of a finished run."""
+    done = fedfm("run", str(recipe), *overrides, "--json")
+    assert done.code == 0, done.errors
+    return Path(json.loads(done.output)["folder"])
 
 
 def adapter(folder: Path) -> str:
@@ -85,7 +89,5 @@ def test_a_ray_cluster_of_two_machines(cluster: str, recipe: Path, local: Path) 
 def test_more_actors_than_a_cluster_has_room_for_are_refused(cluster: str, tmp_path: Path) -> None:
     file = tmp_path / "recipe.yaml"
     file.write_text(yaml.safe_dump(small_recipe(tmp_path)))
-    override = f"runtime={{kind: ray, nodes: 9, address: '{cluster}'}}"
-    command = [sys.executable, "-m", "fedfm.cli.main", "run", str(file), override]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert (done.returncode, "runtime.nodes" in done.stderr, "room for 2 actors" in done.stderr) == (2, True, True)
+    done = fedfm("run", str(file), f"runtime={{kind: ray, nodes: 9, address: '{cluster}'}}")
+    assert (done.code, "runtime.nodes" in done.errors, "room for 2 actors" in done.errors) == (2, True, True)
