@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from fedfm.printable import line
-from fedfm.proxies.base import ModelVersion
+from fedfm.proxies.base import ModelVersion, WholeModel
+from fedfm.proxies.fedpft.activity import activity_problem
 from fedfm.recipe import load_recipe
 from fedfm.records.jsonl import dumps
 from fedfm.runtimes.base import Answer
@@ -43,9 +44,18 @@ class Said:
     def close(self) -> None: ...
 
 
+class TwoNeurons(WholeModel):
+    """A client model of which the use of two neurons is counted, without the model."""
+
+    def __init__(self) -> None: ...
+
+    def activity_problem(self, activity: Mapping[str, torch.Tensor]) -> str | None:
+        return activity_problem(activity, {"h": 2})
+
+
 def exchanged(**answers: Answer) -> tuple[Answers, Records]:
     records = Records()
-    exchange = Exchange(Said(answers), load_recipe("demo"), (), StopRequest(), {"h": 2})
+    exchange = Exchange(Said(answers), load_recipe("demo"), (), StopRequest(), TwoNeurons())
     cohort = dict.fromkeys(sorted(answers), 1)
     came_back = exchange(cohort, ASKED, dict.fromkeys(cohort, b""), records, Stopwatch({}))
     return came_back, records
