@@ -76,7 +76,6 @@ CASES = [
     for name in (*TINY, *KINDS)
     for task in (tasks_of(name) if name in WHOLE else tasks_of(name)[-1:])
     for kind in (TUNABLES if name in WHOLE else NEAR)
-    for rule in (AT_CLIENTS if (name, task) == ("tiny-bert", "text-classification") else ["fedavg"])
     if kind != "full" and (name, kind) not in RELATIVE and (kind, (name, _SHORT[task])) not in REFUSED
 ]
 """A rule works on gradients, whatever model they come from: on one model each tunable meets every rule."""

@@ -63,9 +63,9 @@ def test_another_file_than_was_announced_is_not_kept(tmp_path: Path) -> None:
     assert lacking == (Piece(file="config.json", start=0),)
     (folder / "model.safetensors").write_bytes(b"damaged on disk")
     assert put(downloads)[1] == (Piece(file="config.json", start=0), Piece(file="model.safetensors", start=0))
-    with pytest.raises(DataError, match="was sent than it has"):
+    with pytest.raises(DataError, match="were sent than its size"):
         put(downloads, ("config.json", 0, b"{}}"))
-    with pytest.raises(DataError, match="no file of the proxy"):
+    with pytest.raises(DataError, match="not a file of the proxy"):
         put(downloads, ("other.json", 0, b"{}"))
 
 
@@ -83,7 +83,7 @@ def test_a_name_twice(tmp_path: Path) -> None:
 
 def test_a_proxy_for_which_there_is_no_room_is_not_begun(tmp_path: Path) -> None:
     huge = File(name="model.safetensors", size=2**60, sha256="0" * 64)
-    with pytest.raises(StorageError, match="no room for a proxy"):
+    with pytest.raises(StorageError, match="too little space for a proxy"):
         Downloads(tmp_path).receive([huge], (), ())
 
 

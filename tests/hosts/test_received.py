@@ -34,7 +34,7 @@ def folder(built: Path, tmp_path: Path) -> Path:
 def test_a_proxy_arrives_with_its_tokenizer(folder: Path) -> None:
     received = load_received(folder, AUTO)
     assert received.model.processor("good thing")["input_ids"]
-    assert received.held.number == 0
+    assert received.number == 0
 
 
 @pytest.mark.parametrize(

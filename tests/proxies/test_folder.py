@@ -165,7 +165,7 @@ def test_a_proxy_for_another_task_is_refused(tmp_path: Path, auto_class: Any) ->
 
 
 def test_a_folder_without_a_manifest_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match=r"proxy\.path: .* is no proxy's folder: .*fedfm proxy build"):
+    with pytest.raises(RecipeError, match=r"proxy\.path: .* is not a proxy's folder: .*fedfm proxy build"):
         read_manifest(tmp_path)
 
 
@@ -200,7 +200,7 @@ def remove(*names: str) -> Callable[[Path], None]:
 
 FIRST = "encoder.layer.0"
 DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
-    "a changed weight": (set_first_value, r"model\.safetensors is not what proxy\.json says"),
+    "a changed weight": (set_first_value, r"model\.safetensors does not have the digest in proxy\.json"),
     "cut weights": (cut_short("model.safetensors"), r"model\.safetensors cannot be read"),
     "no weights": (remove("model.safetensors"), r"model\.safetensors cannot be read"),
     "a cut manifest": (cut_short("proxy.json"), r"proxy\.json cannot be read"),

@@ -249,7 +249,7 @@ def test_what_cannot_be_compared_is_refused(change: Callable[[Tunable], None], m
 
 
 def test_no_batch_is_refused() -> None:
-    with pytest.raises(ValueError, match="nothing to probe with"):
+    with pytest.raises(ValueError, match="at least one batch"):
         probe(*pair(), [], seed=SEED)
 
 

@@ -13,12 +13,12 @@ import torch
 from fedfm import run
 from fedfm.algorithms.fedavg import FedAvg
 from fedfm.clients import evaluation
+from fedfm.proxies import pair
 from fedfm.proxies.fedpft.model import FedPFTModel
 from fedfm.hosts.node import Node
 from fedfm.recipe import Recipe, load_recipe
 from fedfm.runtimes.base import Runtime
 from fedfm.server import resume
-from fedfm.server.experiment import build as experiment
 from fedfm.server.experiment.build import Experiment
 from fedfm.server.experiment.deployment import Simulation
 from fedfm.server.experiment.runtime_factory import over_nodes
@@ -48,7 +48,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
         ("training", torch.Tensor, "backward"),
         ("server step", FedAvg, "server_step"),
         ("evaluation", evaluation, "reading"),
-        ("proxy made", experiment, "make"),
+        ("proxy made", pair, "make_pair"),
         ("proxy aligned", FedPFTModel, "advance"),
     ):
         monkeypatch.setattr(owner, attribute, watched(getattr(owner, attribute), found.setdefault(name, set())))

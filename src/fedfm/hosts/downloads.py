@@ -1,7 +1,7 @@
-"""Proxies that a server has sent, kept on disk: what broke off goes on where it was, what is there is not sent again.
+"""Proxies that a server has sent, kept on disk: an interrupted download resumes, a complete one is not repeated.
 
-Each has a folder, named by the digest of its files' names and digests. A file is NAME.part until it is whole and what
-its digest says.
+Each proxy has a folder, named by the digest of its files' names and digests. A file is NAME.part until it is complete
+and its digest is verified.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from fedfm.records.disk import storage
 from fedfm.runtimes.envelopes import File, Piece
 
 ENDINGS = (".json", ".safetensors", ".txt", ".model", ".jinja")
-"""Of files that a proxy's folder may have; none of them is code."""
+"""Endings of files that a proxy's folder may have; files with other endings could be code."""
 
 KEPT = 6
-"""Folders that stay, those used last: of three proxies, and of the tokenizers that came before them."""
+"""Number of folders to keep, the latest used: three proxies, and the tokenizers that were sent before them."""
 
 
 class Downloads:
     """The folders of proxies."""
 
     def __init__(self, root: Path) -> None:
-        """Folders in ``root``, which is made when the first comes, for this user alone."""
+        """Keeps folders in ``root``, which is created at the first download with access for this user only."""
         self.root = root
 
     def receive(
@@ -36,16 +36,16 @@ class Downloads:
         """Takes pieces of a proxy's files.
 
         Args:
-            files: all that its folder has.
-            pieces: of them; one that does not go on where the file ends is left.
+            files: all files of its folder.
+            pieces: of these files; a piece that does not start at the end of what is held is ignored.
             contents: of the pieces.
 
         Returns:
-            The folder, and what is still lacking: nothing, when it is whole.
+            The folder, and the pieces that are still missing; empty when it is complete.
 
         Raises:
             DataError: a file is not allowed there, or a piece is longer than its file.
-            StorageError: there is no room.
+            StorageError: the disk has too little space.
         """
         known = _by_name(files)
         folder = self.root / _digest(files)
@@ -54,7 +54,7 @@ class Downloads:
             folder.touch()
             for piece, content in zip(pieces, contents, strict=True):
                 if piece.file not in known:
-                    raise DataError(f"{piece.file} is no file of the proxy")
+                    raise DataError(f"{piece.file} is not a file of the proxy")
                 _append(folder / f"{piece.file}.part", piece.start, content, known[piece.file])
             lacking = tuple(filter(None, (_lacking(folder, file) for file in files)))
             _check_room(folder, sum(known[piece.file].size - piece.start for piece in lacking))
@@ -75,22 +75,22 @@ def _by_name(files: Sequence[File]) -> dict[str, File]:
 
 
 def _digest(files: Sequence[File]) -> str:
-    """Of a folder, by its files' names and digests."""
+    """The digest of a folder: of its files' names and digests."""
     return hashlib.sha256(json.dumps(sorted((file.name, file.sha256) for file in files)).encode()).hexdigest()
 
 
 def _append(part: Path, start: int, content: bytes, file: File) -> None:
-    """Adds a piece to an unfinished file, where it goes on there."""
+    """Appends a piece to an incomplete file, if it starts at the file's end."""
     held = part.stat().st_size if part.exists() else 0
     if start + len(content) > file.size:
-        raise DataError(f"more of {file.name} was sent than it has")
+        raise DataError(f"more bytes of {file.name} were sent than its size")
     if start == held and not part.with_suffix("").exists():
         with part.open("ab") as unfinished:
             unfinished.write(content)
 
 
 def _lacking(folder: Path, file: File) -> Piece | None:
-    """What there is not of a file; what turns out not to be that file is removed."""
+    """The missing piece of a file, from its first missing byte; a file with another digest is removed."""
     whole, part = folder / file.name, folder / f"{file.name}.part"
     if not whole.exists():
         part.touch(mode=0o600)
@@ -107,4 +107,6 @@ def _lacking(folder: Path, file: File) -> Piece | None:
 def _check_room(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if needed > free:
-        raise StorageError(f"{folder} has no room for a proxy: {needed:,} bytes more, and {free:,} are free")
+        raise StorageError(
+            f"{folder} has too little space for a proxy: it needs {needed:,} more bytes, {free:,} are free"
+        )

@@ -1,4 +1,4 @@
-"""A proxy as a server sends it: files that a site loads, and that must be nothing but data."""
+"""Loading a proxy from files that a server has sent; files that are more than data are refused."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from fedfm.proxies.base import ClientCopy
 from fedfm.proxies.folder import load_proxy
 
 REACHING = ("auto_map", "attn_implementation", "kernel", "quantization")
-"""Parts of the names of settings that would make transformers load code, or a library to run the model by."""
+"""Parts of names of settings that make transformers load code or kernels."""
 
 VOCABULARY = "tokenizer.json"
-"""Full of words that look like anything; it is read as a table, and names no files."""
+"""Not searched: its words may look like paths, but it is read as a table and names no files."""
 
 
 def load_received(folder: Path, auto_class: Any) -> ClientCopy:
     """Loads a proxy that a server has sent.
 
     Args:
-        folder: of its files, and nothing else.
+        folder: with its files only.
         auto_class: the task's class, as for `load_proxy`.
 
     Raises:
@@ -42,7 +42,7 @@ def load_processor(folder: Path, modality: Modality) -> Processor:
     """Loads a tokenizer or image processor that a server has sent.
 
     Args:
-        folder: of its files and its model's config, and nothing else.
+        folder: with its files and the model's config only.
         modality: what the task's inputs are.
 
     Raises:
@@ -57,14 +57,14 @@ def load_processor(folder: Path, modality: Modality) -> Processor:
 
 
 def _refuse_active(folder: Path) -> None:
-    """Refuses settings that would load code, or reach out of the folder."""
+    """Refuses settings that would load code, or name anything outside the folder."""
     for path in sorted(folder.glob("*.json")):
         if path.name == VOCABULARY:
             continue
         try:
             settings = json.loads(path.read_bytes())
         except (ValueError, RecursionError) as error:
-            raise DataError(f"{path.name} of the proxy is no JSON") from error
+            raise DataError(f"{path.name} of the proxy is not JSON") from error
         for key, value in _leaves(settings):
             if value is not None and any(part in key for part in REACHING):
                 raise DataError(f"{path.name} of the proxy sets {quoted(key)}, which could load code")
@@ -73,7 +73,7 @@ def _refuse_active(folder: Path) -> None:
 
 
 def _leaves(tree: Any) -> Iterator[tuple[str, Any]]:
-    """Every value that holds no other, with the keys on the way to it; however deep, without recursion."""
+    """Every value that is not a container, with its dotted key; without recursion, so that depth does not matter."""
     waiting: list[tuple[str, Any]] = [("", tree)]
     while waiting:
         key, value = waiting.pop()

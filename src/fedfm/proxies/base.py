@@ -26,7 +26,7 @@ Attach = Callable[[Backbone], Tunable]
 """Attaches what the recipe tunes to a model, in place."""
 
 Report = Callable[[dict[str, Any]], None]
-"""Receives a record of each stage of making, fitting or changing a client model, as metrics.jsonl has it."""
+"""Receives a record of each stage of making, fitting or changing a client model, in the form of metrics.jsonl."""
 
 
 class StaleProxyError(FedfmError):

@@ -4,9 +4,9 @@ Over the compressed blocks C, with T and H the hidden states of backbone and pro
 
     L = 1/|C| Σ ( A + α·B ),    A = ‖T − H‖² / ‖T‖²,    B = ‖W₂W₁ − Ŵ₂Ŵ₁‖² / ‖W₂W₁‖².
 
-The proxy runs on its own inputs, so that a block also learns to make up for the errors of those before it.
-Peng et al., FedPFT: Federated Proxy Fine-Tuning of Foundation Models, arXiv:2404.11536. Its code cuts B out of the
-gradient; here B has one.
+The proxy runs on its own inputs, so that a block also learns to correct the errors of the blocks before it.
+Peng et al., FedPFT: Federated Proxy Fine-Tuning of Foundation Models, arXiv:2404.11536. In the
+released code B has no gradient; here it has one.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ def distill(
     masks: Mapping[nn.Parameter, Tensor] | None = None,
     where: str = "proxy.distill",
 ) -> list[float]:
-    """Trains some parameters of the student, in place, by AdamW; neither model drops anything out.
+    """Trains some parameters of the student, in place, by AdamW; dropout is off in both models.
 
-    Weight decay is of matrices only, as of transformers' Trainer, which the released code uses.
+    Only matrices decay, as in transformers' Trainer, which the released code uses.
 
     Args:
         teacher: the backbone.
@@ -54,8 +54,8 @@ def distill(
         trainable: parameters of the student that the teacher does not share.
         batches: public ones; one step each, ``settings.steps`` at most.
         settings: steps, optimiser and α.
-        masks: what of a parameter may change, shaped to multiply it; the rest stays bit for bit what it is.
-        where: the settings' place in the recipe.
+        masks: which values of a parameter may change, shaped to multiply it; all others keep their bits.
+        where: the recipe key of the settings, for errors.
 
     Returns:
         The loss of each step.
@@ -67,36 +67,51 @@ def distill(
     shared = {id(parameter) for parameter in teacher.parameters()}
     if any(id(parameter) in shared for parameter in trainable):
         raise ValueError("the teacher shares a parameter that is to be trained")
-    fixed = _Fixed(masks or {})
-    products = _products([block for block, _ in pairs]) if settings.product else []
-    optimizer = AdamW(_groups(trainable, settings.weight_decay), lr=settings.learning_rate)
-    schedule = get_linear_schedule_with_warmup(optimizer, int(settings.warmup_ratio * settings.steps), settings.steps)
+    targets = _products([block for block, _ in pairs]) if settings.product else []
+    optimizer = _Optimizer(trainable, settings, masks or {})
     losses: list[float] = []
     teacher.eval()
     student.eval()
     with _only(student, trainable):
         for batch in steps(islice(batches, settings.steps), "distilling the proxy", settings.steps):
             loss = _hidden_loss(teacher, student, pairs, batch)
-            if products:
-                loss = loss + settings.product * _product_loss(products, [block for _, block in pairs])
+            if targets:
+                loss = loss + settings.product * _product_loss(targets, [block for _, block in pairs])
             if not math.isfinite(loss.item()):
                 raise RecipeError(
                     f"distillation diverged at step {len(losses) + 1}; lower the learning rate", where=where
                 )
             losses.append(loss.item())
-            loss.backward()  # type: ignore[no-untyped-call]
-            fixed.clear_gradients()
-            if settings.max_grad_norm is not None:
-                nn.utils.clip_grad_norm_(trainable, settings.max_grad_norm)
-            optimizer.step()
-            fixed.restore()
-            optimizer.zero_grad()
-            schedule.step()
+            optimizer.step(loss)
     return losses
 
 
+class _Optimizer:
+    """AdamW with clipping and a linear schedule; what masks exclude stays bit for bit what it is."""
+
+    def __init__(
+        self, trainable: Sequence[nn.Parameter], settings: Distillation, masks: Mapping[nn.Parameter, Tensor]
+    ) -> None:
+        self._trainable = trainable
+        self._max_norm = settings.max_grad_norm
+        self._fixed = _Fixed(masks)
+        self._adamw = AdamW(_groups(trainable, settings.weight_decay), lr=settings.learning_rate)
+        warmup = int(settings.warmup_ratio * settings.steps)
+        self._schedule = get_linear_schedule_with_warmup(self._adamw, warmup, settings.steps)
+
+    def step(self, loss: Tensor) -> None:
+        loss.backward()  # type: ignore[no-untyped-call]
+        self._fixed.clear_gradients()
+        if self._max_norm is not None:
+            nn.utils.clip_grad_norm_(self._trainable, self._max_norm)
+        self._adamw.step()
+        self._fixed.restore()
+        self._adamw.zero_grad()
+        self._schedule.step()
+
+
 def _groups(trainable: Sequence[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
-    """What decays, the matrices, and what does not, biases and norms: as the released code's Trainer has it."""
+    """Matrices decay; biases and norms do not, as in the Trainer that the released code uses."""
     matrices = [parameter for parameter in trainable if parameter.dim() > 1]
     vectors = [parameter for parameter in trainable if parameter.dim() <= 1]
     return [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
@@ -131,7 +146,7 @@ def _product_loss(targets: Sequence[Tensor], blocks: Sequence[Block]) -> Tensor:
 
 
 class _Fixed:
-    """Keeps what of masked parameters may not change, whatever the optimiser does: weight decay knows no gradient."""
+    """Restores what masks exclude after each step: weight decay changes it even where the gradient is zero."""
 
     def __init__(self, masks: Mapping[nn.Parameter, Tensor]) -> None:
         self._masks = {parameter: mask.to(parameter.device) for parameter, mask in masks.items()}

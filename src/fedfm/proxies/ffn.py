@@ -1,7 +1,7 @@
-"""A block's FFN, neuron by neuron, however its family stores it.
+"""Access to the neurons of a block's FFN, for every family's way to store them.
 
 Neuron j of m is a slice of every *neuron tensor*: its input vectors and biases, and its output vector. The output's
-bias belongs to no neuron.
+bias does not belong to any neuron.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ Kept = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class NeuronTensor:
-    """A parameter of a block that is made of neurons' slices.
+    """A parameter of a block in which each neuron has a slice.
 
     Attributes:
         name: from the block, e.g. ``intermediate.dense.weight``.
         axis: the axis that counts neurons.
-        copies: slices a neuron has on it: 2 where gate and up are one matrix, else 1.
+        copies: slices of each neuron on that axis: 2 where gate and up are one matrix, else 1.
     """
 
     name: str
@@ -94,7 +94,7 @@ def vectors(block: Block) -> list[Tensor]:
 
 
 def keep_neurons(block: Block, kept: Tensor) -> None:
-    """Cuts all other neurons out of the FFN, in place; its parameters become new ones, nothing else is touched.
+    """Cuts all other neurons out of the FFN, in place, by replacing its parameters.
 
     Args:
         block: of a model.
@@ -107,11 +107,11 @@ def keep_neurons(block: Block, kept: Tensor) -> None:
         after = nn.Parameter(tensor.take(before.detach(), kept), requires_grad=before.requires_grad)
         matrices[path].register_parameter(name, after)
     for module in matrices.values():
-        _tell_sizes(module)
+        _update_sizes(module)
 
 
-def _tell_sizes(module: nn.Module) -> None:
-    """Makes the sizes that a matrix knows of itself those of its weight."""
+def _update_sizes(module: nn.Module) -> None:
+    """Sets the size attributes of a matrix's module to the shape of its weight."""
     weight = module.get_parameter("weight")
     if isinstance(module, Conv1D):
         module.nx, module.nf = weight.shape

@@ -1,4 +1,4 @@
-"""A proxy as an ordinary folder: all that a client needs of it, and nothing that the proxy hides.
+"""A proxy as a folder in the format of transformers: all that a client needs, and nothing that the proxy hides.
 
 ``config.json``, ``model.safetensors`` (every parameter and buffer, head included; tied ones once), the files of the
 tokenizer or image processor, and ``proxy.json``, the `Manifest`.
@@ -38,7 +38,7 @@ FORMAT: Final = 2
 """Of folders that this version writes, and the only one it reads."""
 
 _MANIFEST, _WEIGHTS = "proxy.json", "model.safetensors"
-_ANEW = "make it anew with `fedfm proxy build`"
+_REBUILD = "build it again with `fedfm proxy build`"
 
 
 def _ascending(indices: tuple[int, ...]) -> tuple[int, ...]:
@@ -54,12 +54,12 @@ def _of_a_proxy(settings: ProxySettings) -> ProxySettings:
 
 
 class Manifest(Settings):
-    """What a proxy's folder says of itself; with it the model is the backbone's `Backbone`, though smaller."""
+    """The content of ``proxy.json``: everything that a `Backbone` needs beside the model's files."""
 
     format: Literal[2] = FORMAT
     """Layout of the folder."""
     settings: Annotated[AnyProxy, AfterValidator(_of_a_proxy)]
-    """What it was made by."""
+    """The settings that it was made by."""
     kept: dict[str, Annotated[tuple[int, ...], AfterValidator(_ascending)]]
     """Indices of the kept neurons by the path of each compressed block."""
     architecture: str
@@ -77,11 +77,11 @@ class Manifest(Settings):
     tunable_blocks: tuple[str, ...] | None
     """The only blocks that a tunable may change; null: all."""
     backbone: ModelIdentity
-    """Of the backbone."""
+    """Digests of the backbone."""
     weights: str
     """Digest of ``model.safetensors``: names, dtypes, shapes and values."""
     version: Annotated[int, Field(ge=0)] = 0
-    """How many alignments it has been through."""
+    """How many alignments it has had."""
 
     @property
     def kept_neurons(self) -> Kept:
@@ -104,9 +104,9 @@ def save_proxy(
         folder: empty.
         proxy: to write.
         kept: its neurons by block path.
-        settings: what it was made by.
-        version: how many alignments it has been through.
-        tensors: what to write of the model; None: all of it as it is now.
+        settings: that it was made by.
+        version: how many alignments it has had.
+        tensors: to write; None: the model's tensors as they are now.
     """
     model = proxy.model
     tensors = dict(plain_tensors(model)) if tensors is None else tensors
@@ -133,46 +133,46 @@ def save_proxy(
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """What a folder says of its proxy.
+    """Reads the manifest of a proxy's folder.
 
     Raises:
-        RecipeError: at ``proxy.path`` when it is no proxy's folder, or one of another version of fedfm.
+        RecipeError: at ``proxy.path`` when it is not a proxy's folder, or one of another version of fedfm.
         DataError: when its manifest is damaged.
-        StorageError: when it holds links, or anything else that is neither file nor folder.
+        StorageError: when it holds links, or anything else that is not a file or a folder.
     """
     file = folder / _MANIFEST
     if folder.is_dir():
         refuse_links(folder)
     if not file.is_file():
         raise RecipeError(
-            f"{folder.absolute()} is no proxy's folder: it has no {_MANIFEST}; {_ANEW}", where="proxy.path"
+            f"{folder.absolute()} is not a proxy's folder: it has no {_MANIFEST}; {_REBUILD}", where="proxy.path"
         )
     try:
         content = file.read_bytes()
         made = json.loads(content)
         if isinstance(made, dict) and isinstance(made.get("format"), int) and made["format"] != FORMAT:
             raise RecipeError(
-                f"{folder} has format {made['format']}, and this fedfm reads format {FORMAT}; {_ANEW}",
+                f"{folder} has format {made['format']}, and this fedfm reads format {FORMAT}; {_REBUILD}",
                 where="proxy.path",
             )
         return Manifest.model_validate_json(content)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
-        raise DataError(f"{file} is damaged ({place}: {first['msg']}); {_ANEW}") from error
+        raise DataError(f"{file} is damaged ({place}: {first['msg']}); {_REBUILD}") from error
     except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{file} cannot be read ({error}); {_ANEW}") from error
+        raise DataError(f"{file} cannot be read ({error}); {_REBUILD}") from error
 
 
 def load_proxy(folder: Path, auto_class: Any) -> tuple[Backbone, Manifest]:
-    """A proxy from its folder alone; no tensor of the backbone's size is ever made.
+    """Loads a proxy from its folder alone, without ever making a tensor of the backbone's size.
 
     Args:
         folder: as `save_proxy` writes it.
         auto_class: the task's class, e.g. ``transformers.AutoModelForSequenceClassification``.
 
     Raises:
-        RecipeError: at ``proxy.path`` when it is no proxy's folder, or the proxy has the head of another task.
+        RecipeError: at ``proxy.path`` when it is not a proxy's folder, or the proxy has the head of another task.
         DataError: when files are missing, damaged, or do not belong together.
     """
     manifest = read_manifest(folder)
@@ -185,7 +185,7 @@ def load_proxy(folder: Path, auto_class: Any) -> tuple[Backbone, Manifest]:
     try:
         processor = read_processor(checkpoint, config, modality)
     except RecipeError as error:
-        raise DataError(f"{folder} is incomplete ({error.problems[0].message}); {_ANEW}") from error
+        raise DataError(f"{folder} is incomplete ({error.problems[0].message}); {_REBUILD}") from error
     if isinstance(processor, PreTrainedTokenizerBase):
         agree_on_tokens(model, processor, manifest.name)
     proxy = Backbone(
@@ -204,7 +204,7 @@ def load_proxy(folder: Path, auto_class: Any) -> tuple[Backbone, Manifest]:
 
 
 def check_backbone(manifest: Manifest, backbone: Backbone) -> None:
-    """Refuses a proxy that was made of another model than the backbone, whatever their names; heads may differ.
+    """Refuses a proxy that was made of another model than the backbone, by their digests; heads may differ.
 
     Raises:
         RecipeError: at ``proxy.path``.
@@ -213,13 +213,13 @@ def check_backbone(manifest: Manifest, backbone: Backbone) -> None:
         others = " and other ".join(manifest.backbone.differences(backbone.identity))
         raise RecipeError(
             f"the proxy was made of other {others} (of {manifest.name}) than those of {backbone.name}; "
-            f"name the model it was made of as `model.path`, or {_ANEW}",
+            f"name the model it was made of as `model.path`, or {_REBUILD}",
             where="proxy.path",
         )
 
 
 def base_parameters(model: PreTrainedModel) -> Params:
-    """The base model's parameters, whatever its head, its pooler and the tunable attached to it; not copied."""
+    """The base model's parameters without head, pooler and attached tunable; not copied."""
     family = family_of(model.config)
     heads = (*family.heads, *family.language_heads, *([family.pooler] if family.pooler else []))
     return {
@@ -230,7 +230,7 @@ def base_parameters(model: PreTrainedModel) -> Params:
 
 
 def plain_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Every parameter and buffer once, with the name it has when no adapter is attached."""
+    """Every parameter and buffer once, by its name without an adapter."""
     tuners = {
         name: module
         for name, module in model.named_modules()
@@ -247,7 +247,7 @@ def plain_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 def _shell(auto_class: Any, config: PretrainedConfig, manifest: Manifest, folder: Path) -> PreTrainedModel:
-    """The proxy's model without values: on the meta device, its FFNs cut."""
+    """The proxy's model on the meta device, without values, its FFNs cut."""
     if type(config) not in auto_class._model_mapping:
         raise _other_task(folder, manifest, auto_class)
     with quiet(), torch.device("meta"):
@@ -257,7 +257,7 @@ def _shell(auto_class: Any, config: PretrainedConfig, manifest: Manifest, folder
     found = {block.path: block for block in blocks(model, family_of(config))}
     for path, indices in manifest.kept_neurons.items():
         if path not in found or indices[-1] >= neurons(found[path]):
-            raise DataError(f"{folder} is damaged: its config has no such neurons in {path}; {_ANEW}")
+            raise DataError(f"{folder} is damaged: its config has no such neurons in {path}; {_REBUILD}")
         keep_neurons(found[path], indices.to("meta"))
     return cast(PreTrainedModel, model.eval().requires_grad_(False))
 
@@ -265,31 +265,31 @@ def _shell(auto_class: Any, config: PretrainedConfig, manifest: Manifest, folder
 def _other_task(folder: Path, manifest: Manifest, auto_class: Any) -> RecipeError:
     return RecipeError(
         f"the proxy in {folder} is a {manifest.architecture}, made for another task than {auto_class.__name__}; "
-        f"{_ANEW} from this recipe",
+        f"{_REBUILD} from this recipe",
         where="proxy.path",
     )
 
 
 def read_weights(folder: Path, manifest: Manifest) -> Params:
-    """The tensors of a proxy's folder, held against their digest.
+    """Reads the tensors of a proxy's folder and verifies their digest.
 
     Raises:
-        DataError: when they are damaged, or not what the manifest says.
+        DataError: when they are damaged, or their digest is not the manifest's.
     """
     file = folder / _WEIGHTS
     try:
         if digest(load(file)) != manifest.weights:
-            raise DataError(f"{file} is not what {_MANIFEST} says: damaged, or of another proxy; {_ANEW}")
-        return load(file)  # mapped anew, so that what the digest has read and nobody needs takes no memory
+            raise DataError(f"{file} does not have the digest in {_MANIFEST}: damaged, or of another proxy; {_REBUILD}")
+        return load(file)  # mapped again: the first mapping keeps every page that the digest has read
     except (OSError, SafetensorError) as error:
-        raise DataError(f"{file} cannot be read ({error}); {_ANEW}") from error
+        raise DataError(f"{file} cannot be read ({error}); {_REBUILD}") from error
 
 
 def _fill(model: PreTrainedModel, tensors: Params, folder: Path) -> None:
-    """Puts tensors in the place of a model's empty ones; what is tied stays tied."""
+    """Replaces a model's empty tensors; tied tensors stay tied."""
     empty = [*model.named_parameters(), *model.named_buffers()]
     if {name: tensor.shape for name, tensor in empty} != {name: tensor.shape for name, tensor in tensors.items()}:
-        raise DataError(f"{folder} is damaged: its weights do not fit its config; {_ANEW}")
+        raise DataError(f"{folder} is damaged: its weights do not fit its config; {_REBUILD}")
     parameters = {name for name, _ in model.named_parameters()}
     filled = {
         id(place): nn.Parameter(tensors[name], requires_grad=False) if name in parameters else tensors[name]

@@ -1,4 +1,4 @@
-"""How far a proxy's hidden states are from the backbone's."""
+"""Relative error of a proxy's hidden states."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ def relative_error(teacher: Tensor, student: Tensor, mask: Tensor | None) -> Ten
     Args:
         teacher: hidden state T, ``[B, T, d]``.
         student: hidden state H, of the same shape.
-        mask: ``[B, T]``, 1 = real; None where nothing is padded.
+        mask: ``[B, T]``, 1 = real; None without padding.
 
     Raises:
-        ValueError: the mask is of other positions.
+        ValueError: the mask has other positions than the hidden states.
     """
     error, norm = _squares(teacher, student, mask)
     return error / norm

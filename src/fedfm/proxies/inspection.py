@@ -32,10 +32,10 @@ from fedfm.tasks.public import PublicData, read_public
 from fedfm.wire import stored_bytes
 
 SEED, PROBE_BATCHES, PROBE_BATCH = 0, 2, 8
-"""Of what `inspect_proxy` draws, and of its probes."""
+"""The seed, and the number and size of batches of the probes."""
 
 REFERENCE, KEY = "fedpft", "proxy"
-"""The kind whose size the options of `inspect_proxy` name, and the key of its figures; other kinds have their own."""
+"""The kind that the options of `inspect_proxy` describe, and the key of its figures."""
 
 Record = dict[str, Any]
 
@@ -97,7 +97,7 @@ def inspect_proxy(
 
 
 def _backbone(model: str, allow_network: bool) -> Backbone:
-    """The model without a task's head; of CLIP what is tuned, its image tower, which comes with a head."""
+    """The model without a task's head; of CLIP the image tower, which has a head."""
     settings = ModelSettings(path=model)
     with open_checkpoint(settings, allow_network=allow_network) as checkpoint:
         family = family_of(read_config(checkpoint))
@@ -115,7 +115,7 @@ def _public(name: str | None, backbone: Backbone, tokens: int, allow_network: bo
 def _pair(
     settings: ProxySettings, backbone: Backbone, public: PublicData | None, *, required: bool
 ) -> ProxyPair | None:
-    """The proxy of one kind; None where the model has none of that size and it is not ``required``."""
+    """The proxy of one kind; None where the model cannot have one of that size, unless it is ``required``."""
     try:
         return make_pair(settings, backbone, public, seed=SEED)
     except RecipeError:
@@ -127,7 +127,7 @@ def _pair(
 def _figures(
     backbone: Backbone, made: Mapping[str, ProxyPair | None], batch: Batch, public: PublicData | None
 ) -> Record:
-    """The figures of each holder; those that need an adapter come last, since the models share their modules."""
+    """The figures of each holder. Adapters are attached last, because the models share their modules."""
     held = _holder("backbone", backbone, batch, cut=0, disclosed=1.0)
     sizes = {key: None if pair is None else _sizes(pair, batch) for key, pair in made.items()}
     tunable = Lora().attach(backbone, task_type=None, seed=SEED)

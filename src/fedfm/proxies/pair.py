@@ -67,7 +67,7 @@ class ProxyPair(ABC):
     @property
     @abstractmethod
     def compared(self) -> Pairs:
-        """Blocks whose outputs should be alike: the backbone's and the proxy's."""
+        """Blocks whose outputs are compared: the backbone's and the proxy's."""
 
     @property
     def origins(self) -> dict[str, str]:
@@ -95,7 +95,7 @@ class ProxyPair(ABC):
 
     @abstractmethod
     def copy(self) -> Self:
-        """The backbone and another proxy of the same make, whose own parameters are as they were cut out."""
+        """The backbone and a second proxy, cut in the same way and not fitted."""
 
     def client_copy(self) -> ClientCopy:
         """This proxy as a client's copy; it shares its tensors with the pair."""

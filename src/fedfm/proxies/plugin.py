@@ -1,8 +1,9 @@
-"""Plug-in: what was tuned on the proxy, put where it belongs in the backbone.
+"""Plug-in: maps what was tuned on the proxy to the backbone.
 
-What is tuned on attention, head or input has the same shape in both and replaces what is there. LoRA on a compressed
-FFN is scattered to the kept neurons S, and nothing changes for the others: ΔW₁[S, :] = s·B A and ΔW₂[:, S] = s·B A
-(Zhang et al., LoRAM, arXiv:2502.13533). Layers of an offsite proxy go back to the numbers they have in the backbone.
+What is tuned on attention, head or input has the same shape in both and is copied. LoRA on a compressed FFN is
+scattered to the kept neurons S and is zero for the others: ΔW₁[S, :] = s·B A and ΔW₂[:, S] = s·B A
+(Zhang et al., LoRAM, arXiv:2502.13533). Where the proxy has fewer layers, each maps to the layer of the backbone
+that it was copied from.
 """
 
 from __future__ import annotations
@@ -52,11 +53,11 @@ class Slices:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a tensor of the proxy's tunable is in the backbone's.
+    """The place in the backbone's tunable of a tensor of the proxy's tunable.
 
     Attributes:
         name: there.
-        slices: which part of it; None: all.
+        slices: the part of the tensor there; None: all.
     """
 
     name: str
@@ -65,7 +66,7 @@ class Place:
 
 @dataclass(frozen=True)
 class PlugIn:
-    """The way between the proxy's tunable and the backbone's.
+    """Maps between the proxy's tunable and the backbone's.
 
     Attributes:
         places: by the name in the proxy's tunable.
@@ -74,14 +75,14 @@ class PlugIn:
     places: Mapping[str, Place]
 
     def to_backbone(self, params: Mapping[str, Tensor]) -> Params:
-        """What to write to the backbone's tunable, in place of all that is there."""
+        """The complete values of the backbone's tunable."""
         return {
             place.name: place.slices.scatter(params[name]) if place.slices else params[name]
             for name, place in self.places.items()
         }
 
     def to_proxy(self, params: Mapping[str, Tensor]) -> Params:
-        """What the proxy has of the backbone's tunable: undoes `to_backbone`."""
+        """The proxy's part of the backbone's tunable: undoes `to_backbone`."""
         return {
             name: place.slices.gather(params[place.name]) if place.slices else params[place.name]
             for name, place in self.places.items()
@@ -125,7 +126,7 @@ def plug_in_map(
 
 @dataclass(frozen=True)
 class _Pair:
-    """A block of the proxy, and the names of it and of its original in their models."""
+    """A block of the proxy, its name in the proxy, and the name of its original in the backbone."""
 
     block: Block
     name: str
@@ -155,7 +156,7 @@ def _locate(name: str, pairs: Sequence[_Pair]) -> tuple[Block | None, str, str]:
 
 
 def _neuron_tensor(name: str, part: str, ffn: FFN) -> NeuronTensor | None:
-    """How a tensor of a tunable, ``part`` of a compressed block, counts neurons; None: it does not.
+    """How a tensor of a tunable, ``part`` of a compressed block, counts neurons; None where it does not.
 
     peft's lora_A is [r, in] and lora_B [out, r], also where the matrix itself is stored ``[in, out]``.
     """
@@ -172,7 +173,7 @@ def _neuron_tensor(name: str, part: str, ffn: FFN) -> NeuronTensor | None:
 
 
 def _refuse_differences(places: Mapping[str, Place], proxy: Tunable, backbone: Tunable) -> None:
-    """Refuses tunables that do not pair off: patterns may name layers, which the proxy numbers from 0 to its last."""
+    """Refuses tunables with tensors that have no counterpart: patterns may name layers, whose numbers differ."""
     targets = {place.name for place in places.values()}
     lone = [name for name, place in places.items() if place.name not in backbone.parameters]
     lone += [name for name in backbone.parameters if name not in targets]

@@ -1,4 +1,4 @@
-"""Sums that float32 is too coarse for."""
+"""Conversion to float64 for sums that need it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,6 @@ from torch import Tensor
 
 
 def wide(tensor: Tensor) -> Tensor:
-    """The values in float64, detached: where they are, or on the CPU if they are on mps, which has no float64."""
+    """The values in float64, detached, on their device; on the CPU for mps, which has no float64."""
     values = tensor.detach()
     return (values.cpu() if values.device.type == "mps" else values).double()

@@ -1,4 +1,4 @@
-"""Probes: how like its backbone a proxy is in what clients compute on it, the gradient of the shared tunable.
+"""Probes: they compare what clients compute on a proxy, the gradient of the tunable, with the same on the backbone.
 
 With g the backbone's gradient and ĝ the proxy's, steps along ĝ descend while their cosine is positive, and while
 ‖ĝ − g‖ ≤ ρ‖g‖ with ρ < 1 they converge to where steps along g would (SGD with a biased gradient). Public data has no
@@ -31,7 +31,7 @@ _PRODUCTS = 7
 
 @dataclass(frozen=True)
 class Likeness:
-    """A proxy's gradient ĝ beside the backbone's g; NaN where a norm that divides is zero.
+    """The proxy's gradient ĝ compared with the backbone's g; NaN where the divisor is zero.
 
     Attributes:
         error: ‖ĝ − g‖ / ‖g‖, 0 where they agree.
@@ -46,15 +46,16 @@ class Likeness:
 
 @dataclass(frozen=True)
 class Probe:
-    """What one probing found.
+    """The result of one probe.
 
     Attributes:
         gradient: over all shared parameters.
         layers: over those of each block that has any, by the block's path in the backbone.
         agreement: share of predictions in which both models have the same first choice, 0 to 1; NaN without a head.
-        divergence: mean Kullback–Leibler divergence of the proxy's predictions from the backbone's, nats; likewise.
-        update_cosine: as the gradient's, of the first step that Adam takes along each, whose every coordinate is
-            the sign of the gradient's.
+        divergence: mean Kullback–Leibler divergence of the proxy's predictions from the backbone's, nats; NaN without
+            a head.
+        update_cosine: the cosine of the first steps that Adam takes along each gradient; each coordinate of such a
+            step is the sign of the gradient's coordinate.
         hidden_errors: relative squared error of blocks' outputs, by path; empty where it was not measured.
     """
 
@@ -103,7 +104,7 @@ def probe(
         proxy: the tunable on the proxy.
         batches: public examples; labels are ignored.
         seed: the recipe's seed; u depends on nothing else, so that probes of a run can be compared.
-        names: where a parameter is called differently in the backbone, its name there, by its name in the proxy.
+        names: name in the backbone by name in the proxy, of parameters whose names differ.
         hidden_errors: relative squared error of blocks' outputs by path, to go into the record.
 
     Raises:
@@ -121,7 +122,7 @@ def probe(
             probed += 1
     count, agreed, divergence = outputs.tolist()
     if not probed:
-        raise ValueError("there is nothing to probe with: no batch")
+        raise ValueError("a probe needs at least one batch")
     paths = dict.fromkeys(path for path in layer_of.values() if path)
     return Probe(
         gradient=_likeness(products.values()),

@@ -1,4 +1,4 @@
-"""The server's side of a proxy: beside the backbone, with tunables on both, fitted and compared with the backbone."""
+"""The server's side of a proxy: holds it with the backbone, fits it, and compares the two."""
 
 from __future__ import annotations
 

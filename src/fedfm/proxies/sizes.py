@@ -1,4 +1,4 @@
-"""What a proxy costs and what it gives away, before anyone trains on it."""
+"""What a proxy costs a client, and how much of the backbone it discloses."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def _block_flops(block: Block, tokens: int) -> int:
 class TrainingMemory:
     """Bytes that training a tunable holds at once.
 
-    An estimate from below: kernels' scratch space, the gradients of activations and the runtime itself come on top.
+    A lower bound: scratch space of kernels, gradients of activations and the runtime itself are not counted.
 
     Attributes:
         weights: all parameters and buffers, the tunable's included.
@@ -66,12 +66,12 @@ class TrainingMemory:
 
     @property
     def total(self) -> int:
-        """All of it."""
+        """The sum."""
         return self.weights + self.activations + self.optimiser
 
 
 def training_memory(tunable: Tunable, batch: Batch) -> TrainingMemory:
-    """What a training step needs, found by one forward pass that records what autograd keeps.
+    """The memory of a training step, measured by one forward pass that records what autograd keeps.
 
     Args:
         tunable: on any device but meta; left as it was, in evaluation mode.
@@ -114,13 +114,13 @@ def bit_equal_share(
     kept: Mapping[str, Tensor],
     origins: Mapping[str, str] | None = None,
 ) -> float:
-    """Share of the values in the proxy's base model that are the backbone's own, which a client thus knows; 0 to 1.
+    """Share of the values in the proxy's base model that equal the backbone's, so that a client knows them; 0 to 1.
 
     Args:
-        backbone: what the proxy stands for.
+        backbone: that the proxy was made of.
         proxy: of the backbone.
         kept: its neurons by block path.
-        origins: path in the backbone of each of the proxy's blocks that has another number there.
+        origins: path in the backbone by path in the proxy, of blocks whose paths differ.
     """
     theirs = base_parameters(backbone.model)
     same = dict(theirs)

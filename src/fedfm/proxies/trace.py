@@ -1,7 +1,7 @@
 """What flows through a model: hidden states after blocks, activations of neurons, the arguments of a block.
 
-Every pass is through the base model, without a head, and reads an adapter as the part of the model that it is. Virtual
-tokens are no part of it: of prompts and prefixes nothing is seen.
+Every pass runs the base model without a head, with the adapter that is attached to its modules. Virtual tokens are
+outside the base model, so a pass does not include prompts and prefixes.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Model = PeftModel | PreTrainedModel
 
 
 class _EnoughError(Exception):
-    """Ends a pass whose purpose is fulfilled."""
+    """Ends a pass early, once everything needed has been collected."""
 
 
 def base_of(model: Model) -> PreTrainedModel:
@@ -36,7 +36,7 @@ def base_of(model: Model) -> PreTrainedModel:
 def run(model: Model, batch: Batch) -> None:
     """One forward pass, for the hooks on the way; the batch moves to the model's device.
 
-    A decoder that reads an encoder's output gets the encoder's text, shifted right, as T5's classifier gives it.
+    A decoder that reads an encoder's output gets the encoder's text, shifted right, as in T5's classifier.
     """
     base = base_of(model)
     inputs = {name: tensor.to(base.device) for name, tensor in batch.items()}
@@ -100,13 +100,11 @@ def real_positions(values: Tensor, mask: Tensor | None) -> Tensor:
         mask: ``[B, T]``, 1 = real. None: all positions are, as those of an image.
 
     Raises:
-        ValueError: the mask is of other positions.
+        ValueError: the mask has other positions than the values.
     """
     rows = values.reshape(-1, values.shape[-1])
     if mask is None:
         return rows
     if values.shape[:-1] not in (mask.shape, (mask.numel(),)):
-        raise ValueError(
-            f"a mask of shape {list(mask.shape)} does not say which positions of {list(values.shape)} are real"
-        )
+        raise ValueError(f"a mask of shape {list(mask.shape)} does not fit the positions of {list(values.shape)}")
     return rows[mask.to(rows.device).reshape(-1).bool()]

@@ -171,7 +171,7 @@ def test_auto_counts_zeros_only_under_relu() -> None:
 
 def test_no_position_gives_no_score() -> None:
     block = small_proxy().pairs[0][1]
-    with pytest.raises(ValueError, match=r"encoder\.layer\.0 were counted at no position"):
+    with pytest.raises(ValueError, match=r"encoder\.layer\.0 were not counted at any position"):
         usage_scores("apoz", Activity.none(KEPT), block)
 
 

@@ -38,7 +38,7 @@ BERT = ("tiny-bert", "text")
         ({"proxy": {"kind": "offsite"}}, "public", r"proxy\.distill=null"),
         ({"proxy": {**OFFSITE, "distill": None}}, "proxy.layers", "has only 2 layers"),
         ({"proxy": {"kind": "offsite", "path": "p"}, "tune": {"kind": "prefix"}}, "tune.kind", "only some"),
-        ({"proxy": {"kind": "offsite", "path": "nowhere"}}, "proxy.path", "no proxy's folder"),
+        ({"proxy": {"kind": "offsite", "path": "nowhere"}}, "proxy.path", "not a proxy's folder"),
     ],
 )
 def test_what_cannot_be_is_refused_with_what_to_change(

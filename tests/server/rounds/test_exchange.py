@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,16 +11,17 @@ import pytest
 import torch
 
 from fedfm.printable import line
+from fedfm.proxies.base import ModelVersion, WholeModel
+from fedfm.proxies.fedpft.activity import activity_problem
 from fedfm.recipe import load_recipe
 from fedfm.records.jsonl import dumps
+from fedfm.runtimes.base import Answer
 from fedfm.server.rounds.exchange import Answers, Exchange
 from fedfm.server.rounds.interrupts import StopRequest
-from fedfm.server.rounds.ordering import Answer
 from fedfm.server.rounds.round_records import Records, Stopwatch
 from fedfm.spill import Spilled
 from fedfm.updates import Failure, Instruction, Update, encode_update
 from fedfm.wire import to_bytes
-from tests.asked import Exchanging
 
 PARAMS = {"a.weight": torch.ones(2, 3), "b.weight": torch.ones(4)}
 ASKED = Instruction(1, "b" * 64, 0.1, PARAMS, count_activity=True)
@@ -29,19 +30,32 @@ SOUND = Update(1, "c", "b" * 64, 5, 1, 5, 0.5, PARAMS, activity={"h.tokens": tor
 HOSTILE = "\x1b[2J\x9b31m\n2026-01-01 INFO all is well\u202e"
 
 
-class Said(Exchanging):
+class Said:
     """A runtime whose clients have answered already."""
 
     def __init__(self, answers: Mapping[str, Answer]) -> None:
         self.answers = answers
 
-    def exchange(self, messages: Mapping[str, bytes]) -> Iterator[tuple[str, Answer]]:
+    def hand_out(self, clients: Sequence[str], version: ModelVersion) -> None: ...
+
+    def exchange(self, messages: Mapping[str, bytes]) -> Generator[tuple[str, Answer]]:
         yield from self.answers.items()
+
+    def close(self) -> None: ...
+
+
+class TwoNeurons(WholeModel):
+    """A client model of which the use of two neurons is counted, without the model."""
+
+    def __init__(self) -> None: ...
+
+    def activity_problem(self, activity: Mapping[str, torch.Tensor]) -> str | None:
+        return activity_problem(activity, {"h": 2})
 
 
 def exchanged(**answers: Answer) -> tuple[Answers, Records]:
     records = Records()
-    exchange = Exchange(Said(answers), load_recipe("demo"), (), StopRequest(), {"h": 2})
+    exchange = Exchange(Said(answers), load_recipe("demo"), (), StopRequest(), TwoNeurons())
     cohort = dict.fromkeys(sorted(answers), 1)
     came_back = exchange(cohort, ASKED, dict.fromkeys(cohort, b""), records, Stopwatch({}))
     return came_back, records

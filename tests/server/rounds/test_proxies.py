@@ -321,7 +321,7 @@ def test_a_client_whose_proxy_is_too_old_fails_by_name(tmp_path: Path, monkeypat
         ({"proxy": {**FEDPFT, "ffn_keep": 0}}, "proxy.ffn_keep", "must be > 0"),
         ({"proxy": {**FEDPFT, "keep_layers": [0, 1]}}, "proxy.keep_layers", "every layer stays whole"),
         ({"proxy": {**FEDPFT, "keep_layers": [5]}}, "proxy.keep_layers", "no layer 5"),
-        ({"proxy": {**FEDPFT, "path": "nowhere"}}, "proxy.path", "no proxy's folder"),
+        ({"proxy": {**FEDPFT, "path": "nowhere"}}, "proxy.path", "not a proxy's folder"),
     ],
 )
 def test_what_cannot_be_is_refused_with_what_to_change(

@@ -1,7 +1,7 @@
-"""How much a proxy's neurons are used, counted while a model runs.
+"""Counts of how much a proxy's neurons are used, taken while a model runs.
 
-APoZ, the share of exact zeros among a neuron's activations: Hu et al., Network Trimming, arXiv:1607.03250. It tells
-neurons apart only under ReLU; GELU is exactly zero below about −5.5 alone, SiLU hardly ever.
+APoZ, the share of exact zeros among a neuron's activations: Hu et al., Network Trimming, arXiv:1607.03250. It separates
+neurons only under ReLU: GELU is exactly zero only below about −5.5, SiLU almost never.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ from fedfm.tasks.base import Batch
 NEAR_ZERO = 0.05
 """A value is near zero up to this share of the root mean square of the layer's activations in the batch."""
 UNIT = 2.0**-20
-"""Of `Activity.magnitude`."""
+"""The unit of `Activity.magnitude`."""
 
 MOST_TOKENS, MOST_MAGNITUDE = 2**40, 2**53
-"""Counts beyond these are not believed; up to a thousand clients' add up to less than 64 bits hold."""
+"""Larger counts are refused; the sums of up to a thousand clients' counts fit into 64 bits."""
 
 _COUNTS = ("zeros", "near_zeros", "magnitude")
 
 
 @dataclass(frozen=True)
 class Activity:
-    """What the neurons of one FFN did at some positions, padding left out.
+    """How the neurons of one FFN were used at some positions, without padding.
 
-    All are whole numbers, so adding up clients' gives the same in whichever order. On the CPU.
+    All counts are integers, so that the sum over clients does not depend on their order. On the CPU.
 
     Attributes:
         tokens: positions counted, in this layer.
@@ -57,13 +57,13 @@ class Activity:
 
     @classmethod
     def none(cls, width: int) -> Activity:
-        """Of ``width`` neurons at no position."""
+        """Counts of ``width`` neurons at no position."""
         return cls(0, *(torch.zeros(width, dtype=torch.int64) for _ in range(3)))
 
     @classmethod
     @torch.no_grad()
     def of(cls, values: Tensor) -> Activity:
-        """Of activations ``[n, m]``."""
+        """Counts of activations ``[n, m]``."""
         sizes = values.abs().float()
         near = NEAR_ZERO * sizes.square().mean().sqrt()
         magnitude = (wide(sizes).sum(0) / UNIT).round().to(torch.int64)
@@ -79,9 +79,9 @@ class Activity:
 
 
 def to_params(counted: Mapping[str, Activity]) -> Params:
-    """Activities by block path as named tensors, to travel: ``PATH.zeros``, ``PATH.tokens``, ….
+    """Activities by block path as named tensors for a message: ``PATH.zeros``, ``PATH.tokens``, ….
 
-    Sums of such tensors are the activities of all positions together.
+    The sum of two such sets counts the positions of both.
     """
     parts = {
         path: {"tokens": torch.tensor(activity.tokens), **{name: getattr(activity, name) for name in _COUNTS}}
@@ -99,10 +99,10 @@ def from_params(params: Mapping[str, Tensor]) -> dict[str, Activity]:
 
 
 def activity_problem(params: Mapping[str, Tensor], widths: Mapping[str, int]) -> str | None:
-    """Why what a client sent in place of `to_params` cannot be the activity of a proxy, or None when it can.
+    """Why tensors that a client sent cannot be the activity of a proxy, or None when they can.
 
     Args:
-        params: what it sent.
+        params: that it sent, as `to_params` names them.
         widths: how many neurons each compressed FFN has, m', by its block's path.
     """
     shapes = {f"{path}.{name}": (width,) for path, width in widths.items() for name in _COUNTS}
@@ -134,9 +134,9 @@ def _count_problem(path: str, activity: Activity) -> str | None:
 
 @contextmanager
 def counting(model: Model, blocks: Sequence[Block]) -> Iterator[dict[str, Activity]]:
-    """Counts, by block path, what neurons do in every pass of a model while it is used for something else.
+    """Counts the use of neurons, by block path, in every pass of a model inside the context.
 
-    A pass raises ValueError where the model's attention mask is not of the FFNs' positions, as behind a prefix.
+    A pass raises ValueError when the attention mask has other positions than the FFN, as with a prefix.
     """
     counted = {block.path: Activity.none(neurons(block)) for block in blocks}
     base = base_of(model)
@@ -160,7 +160,7 @@ def counting(model: Model, blocks: Sequence[Block]) -> Iterator[dict[str, Activi
 
 @torch.no_grad()
 def measure_activity(model: Model, blocks: Sequence[Block], batches: Iterable[Batch]) -> dict[str, Activity]:
-    """What the neurons of some blocks do on batches, by block path."""
+    """The use of the neurons of some blocks on batches, by block path."""
     model.eval()
     with counting(model, blocks) as counted:
         for batch in batches:
@@ -181,7 +181,7 @@ def usage_scores(kind: UsageScore, activity: Activity, block: Block) -> Tensor:
         ValueError: when nothing was counted.
     """
     if activity.tokens == 0:
-        raise ValueError(f"the activations of {block.path} were counted at no position")
+        raise ValueError(f"the activations of {block.path} were not counted at any position")
     if kind == "auto":
         kind = "apoz" if has_relu(block) else "contribution"
     if kind == "contribution":
@@ -192,11 +192,11 @@ def usage_scores(kind: UsageScore, activity: Activity, block: Block) -> Tensor:
 
 
 def has_relu(block: Block) -> bool:
-    """Whether the FFN's activation function is zero on a whole half-line: ReLU or its like."""
+    """Whether the FFN's activation function is zero for all negative inputs: ReLU, ReLU6 or squared ReLU."""
     return any(isinstance(module, nn.ReLU | nn.ReLU6 | ReLUSquaredActivation) for module in block.module.modules())
 
 
 def tie_share(scores: Tensor) -> float:
-    """Share of the scores that another equals."""
+    """Share of the scores that occur more than once."""
     counts = Counter(scores.tolist())
     return sum(count for count in counts.values() if count > 1) / len(scores)

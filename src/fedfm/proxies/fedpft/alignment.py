@@ -27,11 +27,11 @@ from fedfm.tasks.base import Batch
 
 @dataclass(frozen=True)
 class Aligned:
-    """What an alignment did, by the path of the proxy's block.
+    """The result of an alignment, by the path of the proxy's block.
 
     Attributes:
         chosen: the neurons refitted, bool [m'].
-        ties: share of the neurons' scores that another's equals; where it is high, chance chose.
+        ties: share of neurons whose score another neuron has too; a high share means that chance chose.
         losses: of each step.
     """
 
@@ -73,10 +73,10 @@ def align(
     """Refits the least used neurons of the proxy, its FFNs' output biases and the norms after them, in place.
 
     Args:
-        teacher: the backbone, with what was aggregated.
-        student: the proxy, with the same.
+        teacher: the backbone with the aggregated tunable.
+        student: the proxy with the same tunable.
         pairs: compressed blocks, the backbone's and the proxy's.
-        own: what may change of the proxy, as `fedfm.proxies.fedpft.construct.own_parameters` names it.
+        own: parameters of the proxy that may change, as `fedfm.proxies.fedpft.construct.own_parameters` names it.
         activity: of the neurons of the proxy's blocks, by path; not needed when all are refitted.
         batches: public ones, one a step.
         settings: share, score and optimiser.
@@ -121,22 +121,22 @@ def align(
 
 
 def overlap(previous: Mapping[str, Tensor], chosen: Mapping[str, Tensor]) -> float:
-    """Share of the neurons that one alignment chose, all blocks together, which the one before had chosen too, 0 to 1.
+    """Share of the neurons chosen by an alignment, over all blocks, that the previous one had chosen too, 0 to 1.
 
-    Where chance chooses it is about ``share``.
+    A random choice gives about ``share``.
 
     Args:
-        previous: bool [m'] by block path, as `Aligned.chosen` has it.
-        chosen: the same of the later one, of the same blocks.
+        previous: bool [m'] by block path, the `Aligned.chosen` of the earlier alignment.
+        chosen: those of the later alignment, for the same blocks.
     """
     both = sum(int((previous[path] & now).sum()) for path, now in chosen.items())
     return both / sum(int(now.sum()) for now in chosen.values())
 
 
 def require_same_tunable(teacher: Tunable, student: Tunable) -> None:
-    """Refuses models that carry different parameters: the proxy would learn to make up for the difference.
+    """Refuses models with different values of the tunable: the proxy would learn to correct the difference.
 
-    Tensors of FFN adapters, whose shapes differ between backbone and proxy, are not compared.
+    Tensors of FFN adapters are not compared, because their shapes differ between backbone and proxy.
 
     Raises:
         ValueError: lists the tensors that differ.
@@ -156,7 +156,7 @@ def require_same_tunable(teacher: Tunable, student: Tunable) -> None:
 
 
 def _masks(compressed: Sequence[Block], chosen: Mapping[str, Tensor]) -> dict[nn.Parameter, Tensor]:
-    """What may change of each neuron tensor."""
+    """Which values of each neuron tensor may change."""
     masks: dict[nn.Parameter, Tensor] = {}
     for block in compressed:
         for tensor in neuron_tensors(block):

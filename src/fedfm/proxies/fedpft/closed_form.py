@@ -25,18 +25,17 @@ from fedfm.tasks.base import Batch
 def refit_outputs(
     student: Model, pairs: Pairs, kept: Mapping[str, Tensor], batches: Sequence[Batch], ridge: float
 ) -> dict[str, Refit]:
-    """Refits output matrices and their biases, in place, block by block from the input on.
+    """Refits output matrices and their biases, in place, block by block, starting at the input.
 
     Args:
-        student: the proxy as it was cut out, before anything else changed it: attention and input matrices are the
-            backbone's.
+        student: the proxy before any other fitting: attention and input matrices are the backbone's.
         pairs: compressed blocks, the backbone's and the proxy's, in the order of a pass.
         kept: int64 [m'] indices of the kept neurons by the path of the student's block.
         batches: public ones; each is passed once for every block.
         ridge: pull towards the backbone's weights, above 0.
 
     Returns:
-        What each regression left, by the path of the student's block.
+        The relative error before and after each regression, by the path of the student's block.
     """
     student.eval()
     report: dict[str, Refit] = {}
@@ -54,7 +53,7 @@ def refit_outputs(
 
 
 def _ffn(block: Block, arguments: tuple[object, ...], named: dict[str, object]) -> tuple[Tensor, Tensor]:
-    """Activations ``[…, m]`` and output ``[…, d]`` of the FFN when a block is called so."""
+    """Activations ``[…, m]`` and output ``[…, d]`` of the FFN when a block is called with these arguments."""
     seen: list[tuple[Tensor, Tensor]] = []
     with output_layer(block).register_forward_hook(lambda _, inputs, output: seen.append((inputs[0], output))):
         block.module(*arguments, **named)

@@ -1,4 +1,4 @@
-"""A FedPFT proxy: every layer of the backbone, but in most of them only the FFN neurons with the highest scores.
+"""Constructing a FedPFT proxy: every layer stays, but most FFNs keep only the neurons with the highest scores.
 
 Peng et al., FedPFT: Federated Proxy Fine-Tuning of Foundation Models, arXiv:2404.11536.
 """
@@ -48,12 +48,12 @@ def choose(scores: Mapping[str, Tensor], settings: FedPFT, compressed: Sequence[
 
     Args:
         scores: [m] by block path.
-        settings: says how many stay: ``ffn_keep`` of m, rounded to a multiple of ``align_to``, at least one, at most m.
+        settings: ``ffn_keep`` of m neurons stay, rounded to a multiple of ``align_to``, at least one, at most m.
         compressed: the blocks.
 
     Raises:
-        RecipeError: at ``proxy.keep_layers`` when no block is left to compress though neurons are to go, at
-            ``proxy.ffn_keep`` when it names a share for another number of layers or leaves no neuron.
+        RecipeError: at ``proxy.keep_layers`` when every layer stays whole; at ``proxy.ffn_keep`` when there is not
+            one share for each compressed layer, or no neuron is left.
     """
     if not compressed and settings.ffn_keep != 1:
         raise RecipeError(
@@ -89,7 +89,7 @@ def _highest(scores: Tensor, count: int) -> Tensor:
 
 
 def make_proxy(backbone: Backbone, kept: Mapping[str, Tensor]) -> Backbone:
-    """The proxy of a backbone, which is left as it is.
+    """The proxy of a backbone; the backbone does not change.
 
     Everything is shared with the backbone, parameter by parameter, except `own_parameters` and the head, which
     tunables may train in place.
@@ -108,8 +108,8 @@ def make_proxy(backbone: Backbone, kept: Mapping[str, Tensor]) -> Backbone:
 def own_parameters(proxy: Backbone, kept: Mapping[str, Tensor]) -> dict[str, nn.Parameter]:
     """What the proxy does not share with the backbone, by names from the base model.
 
-    These are the FFNs of compressed blocks, and the norms that follow them where a family has such: all that
-    distillation and alignment may change. With a tunable attached too.
+    These are the FFNs of compressed blocks, and the norms that follow them where the family has such norms: everything
+    that distillation and alignment may change. A tunable may be attached to the proxy.
     """
     cut = {
         f"{block.path}.{tensor.name}": block.module.get_parameter(tensor.name)
@@ -125,7 +125,7 @@ def kept_blocks(backbone: Backbone, kept: Mapping[str, Tensor]) -> list[Block]:
 
 
 def _uncut(backbone: Backbone, kept: Mapping[str, Tensor]) -> dict[str, nn.Parameter]:
-    """What compressed blocks own besides neurons: the output's bias and the norm after the FFN."""
+    """Parameters of compressed blocks that belong to no neuron: the output's bias and the norm after the FFN."""
     found: dict[str, nn.Parameter] = {}
     for block in kept_blocks(backbone, kept):
         if bias := output_bias(block):
@@ -137,7 +137,7 @@ def _uncut(backbone: Backbone, kept: Mapping[str, Tensor]) -> dict[str, nn.Param
 
 
 def _head(backbone: Backbone) -> list[nn.Parameter]:
-    """What lies in heads and is not tied to the embeddings."""
+    """Parameters of heads that are not tied to the embeddings."""
     heads = (*backbone.head, *backbone.family.heads, *backbone.family.language_heads)
     return [
         parameter

@@ -1,4 +1,4 @@
-"""A FedPFT proxy beside its backbone: cut by scores, fitted in closed form and by distillation."""
+"""A backbone and its FedPFT proxy: cut by scores, fitted in closed form and by distillation."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""Ridge regression towards weights that are there already, from sums, in float64.
+"""Ridge regression towards given weights, computed from sums in float64.
 
 With inputs a and wanted outputs y, weights W and a bias b,
 
     [Ŵ, b̂] = argmin Σ ‖y − Ŵa − b̂‖² + λ‖Ŵ − W‖²,    λ = ridge · n · mean a²,
 
-where the mean is over the n examples and the inputs; b̂ is not penalised, and zero where there is no b.
+where the mean is over the n examples and the inputs; b̂ is not penalised; without b it is zero.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from fedfm.proxies.precision import wide
 
 @dataclass(frozen=True)
 class Refit:
-    """What a regression left of the error, Σ‖y − ŷ‖² / Σ‖y‖².
+    """Relative error of a regression, Σ‖y − ŷ‖² / Σ‖y‖².
 
     Attributes:
-        before: with the weights that were there.
-        after: with those found.
+        before: with the given weights.
+        after: with the fitted weights.
     """
 
     before: float
@@ -31,14 +31,14 @@ class Refit:
 
 
 class Regression:
-    """One regression; its unknown is D = Ŵ − W, and what it explains the residual r = y − Wa."""
+    """One regression; the unknown is D = Ŵ − W, the target is the residual r = y − Wa."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
-        """Of a linear map.
+        """Starts a regression of a linear map.
 
         Args:
             weight: ``[in, out]``, changed in place by `solve`.
-            bias: ``[out]``, likewise; None where the map has none.
+            bias: ``[out]``, likewise; None for a map without bias.
         """
         self.weight = weight
         self.start = wide(weight)
@@ -68,15 +68,15 @@ class Regression:
         self.output_squares += outputs.square().sum()
 
     def solve(self, ridge: float) -> Refit:
-        """Writes the best weights and bias into the map.
+        """Writes the solution into the map's weight and bias.
 
         Args:
-            ridge: pull towards the weights that were there, above 0.
+            ridge: pull towards the given weights, above 0.
         """
         gram, cross, squares = self.gram, self.cross, self.residual_squares
         before = squares
         penalty = ridge * self.gram.trace() / len(self.gram)  # the trace is n times the sum of mean squares
-        if self.bias is not None:  # unpenalised, it takes the means out
+        if self.bias is not None:  # the bias is not penalised, so it removes the means
             bias = wide(self.bias)
             before = squares - 2 * bias @ self.residual + self.count * bias.square().sum()
             gram = gram - torch.outer(self.inputs, self.inputs) / self.count

@@ -1,9 +1,9 @@
-"""Which neurons of an FFN matter: scores by which a proxy keeps the highest.
+"""Scores of FFN neurons; a proxy keeps the neurons with the highest scores.
 
 ``concat-l2`` is the paper's, ‖[w¹ⱼ, w²ⱼ]‖₂ over all weight vectors at neuron j (FedPFT, arXiv:2404.11536). ``product``
-does not change when one vector is scaled up and another down by as much. ``activation`` is E|aⱼ|·‖w²ⱼ‖, which weighs
-weights by what flows through them as in Wanda (arXiv:2306.11695). ``gradient`` is the first-order effect of removing
-the neuron on a loss, |Σ aⱼ·∂ℓ/∂aⱼ| (Molchanov et al., arXiv:1906.10771).
+does not change when one vector is multiplied by a factor and another is divided by it. ``activation`` is
+E|aⱼ|·‖w²ⱼ‖, which weighs weights by their inputs, as Wanda does (arXiv:2306.11695). ``gradient`` is the first-order
+effect on a loss of removing the neuron, |Σ aⱼ·∂ℓ/∂aⱼ| (Molchanov et al., arXiv:1906.10771).
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from fedfm.tasks.base import Batch
 def scores(
     backbone: Backbone, blocks: Sequence[Block], kind: NeuronScore, batches: Sequence[Batch], seed: int
 ) -> dict[str, Tensor]:
-    """Scores of all neurons of some blocks, float64 [m] on the CPU, by block path; the highest matter most.
+    """Scores of all neurons of some blocks, float64 [m] on the CPU, by block path; the highest are kept.
 
     Args:
-        backbone: without a tunable; left as it is.
+        backbone: without a tunable; does not change.
         blocks: of the backbone.
         kind: of score.
         batches: public data; norms need none.
-        seed: the recipe's seed; it decides the loss whose gradient is taken.
+        seed: the recipe's seed; the loss of the score ``gradient`` derives from it.
 
     Raises:
         ValueError: ``activation`` or ``gradient`` without batches.
@@ -71,7 +71,7 @@ def _norms(block: Block) -> list[Tensor]:
 def _gradient(backbone: Backbone, blocks: Sequence[Block], batches: Sequence[Batch], seed: int) -> dict[str, Tensor]:
     """|Σ aⱼ·∂ℓ/∂aⱼ| over all positions and examples, ℓ a random linear read-out of the pooled last hidden state.
 
-    With w²ⱼ the output vector, Σ aⱼ·∂ℓ/∂aⱼ = ⟨w²ⱼ, ∂ℓ/∂w²ⱼ⟩: no activation needs keeping.
+    With w²ⱼ the output vector, Σ aⱼ·∂ℓ/∂aⱼ = ⟨w²ⱼ, ∂ℓ/∂w²ⱼ⟩: no activation has to be kept.
     """
     weights = [output_layer(block).get_parameter("weight") for block in blocks]
     totals: dict[str, Tensor | float] = dict.fromkeys((block.path for block in blocks), 0.0)
@@ -91,7 +91,7 @@ def _gradient(backbone: Backbone, blocks: Sequence[Block], batches: Sequence[Bat
 
 
 def _read_out(backbone: Backbone, batch: Batch, seed: int) -> Tensor:
-    """Σ over examples of ⟨u, mean hidden state after the last block⟩, u random but fixed; over all stacks."""
+    """Σ over examples of ⟨u, mean hidden state after the last block⟩, with a fixed random u, summed over all stacks."""
     found = all_blocks(backbone.model, backbone.family)
     last = [list(members)[-1] for _, members in groupby(found, key=lambda block: block.stack.path)]
     states = hidden_states(backbone.model, last, batch)

@@ -1,8 +1,4 @@
-"""An offsite proxy: the first and last layers, which are tuned, and between them an emulator of fewer layers.
-
-Xiao et al., Offsite-Tuning: Transfer Learning without Full Model, arXiv:2302.04870. In a federation: FedOT, the
-baseline of FedPFT (arXiv:2404.11536), with as many layers as come closest to FedPFT's proxy in parameters.
-"""
+"""Constructing an offsite proxy: which layers stay, and a model that has only these (arXiv:2302.04870)."""
 
 from __future__ import annotations
 
@@ -27,9 +23,9 @@ class Layers:
     """Which layers of the backbone the proxy has, by their numbers from 0.
 
     Attributes:
-        first: those that are tuned at the input's end.
-        emulator: those that stand for all between.
-        last: those that are tuned at the output's end.
+        first: those that are tuned, next to the input.
+        emulator: those that replace all layers between.
+        last: those that are tuned, next to the output.
     """
 
     first: tuple[int, ...]
@@ -51,8 +47,8 @@ def choose_layers(backbone: Backbone, settings: Offsite) -> Layers:
     """Adapters at both ends, and evenly spaced layers from between.
 
     Raises:
-        RecipeError: at ``proxy.kind`` for models of two stacks; at ``proxy.layers`` or ``proxy.adapters`` when there
-            are not that many layers, or none is left for the emulator.
+        RecipeError: at ``proxy.kind`` for models of two stacks; at ``proxy.layers`` or ``proxy.adapters`` when the
+            model has fewer layers, or no layer is left for the emulator.
     """
     total, ends = len(_layers(backbone)), settings.adapters
     count = settings.layers or _matching_count(backbone, settings)
@@ -94,7 +90,7 @@ def _matching_count(backbone: Backbone, settings: Offsite) -> int:
 
 
 def make_offsite(backbone: Backbone, layers: Layers) -> Backbone:
-    """The proxy of a backbone, which is left as it is.
+    """The proxy of a backbone; the backbone does not change.
 
     Everything is shared with the backbone, parameter by parameter, except the emulator, which distillation trains.
 
@@ -113,7 +109,7 @@ def make_offsite(backbone: Backbone, layers: Layers) -> Backbone:
         for module in layer.modules():
             if hasattr(module, "layer_idx"):  # by which attention finds its keys and values in a cache
                 module.layer_idx = number
-    _tell_layers(_config_of(proxy.model, path), layers.kept)
+    _update_layers(_config_of(proxy.model, path), layers.kept)
     tuned = [number for number, layer in enumerate(layers.kept) if layer in layers.adapters]
     return replace(proxy, tunable_blocks=_paths(proxy, tuned))
 
@@ -146,7 +142,7 @@ def _layers(backbone: Backbone) -> list[Block]:
     found = blocks(backbone.model, backbone.family)
     if len({block.stack.path for block in found}) > 1:
         raise RecipeError(
-            f"{backbone.name} has more than one stack of layers, of which offsite tuning knows no ends; use fedpft",
+            f"{backbone.name} has more than one stack of layers; offsite tuning needs a single one: use fedpft",
             where="proxy.kind",
         )
     return found
@@ -166,8 +162,8 @@ def _config_of(model: PreTrainedModel, path: str) -> PretrainedConfig:
     return model.config
 
 
-def _tell_layers(config: PretrainedConfig, kept: Sequence[int]) -> None:
-    """Makes what a config says of its layers that of those kept."""
+def _update_layers(config: PretrainedConfig, kept: Sequence[int]) -> None:
+    """Makes a config describe the kept layers only."""
     if types := getattr(config, "layer_types", None):
         config.layer_types = [types[layer] for layer in kept]
     config.num_hidden_layers = len(kept)

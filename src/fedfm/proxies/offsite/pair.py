@@ -1,4 +1,4 @@
-"""An offsite proxy beside its backbone: whole layers, of which the emulator is fitted by distillation."""
+"""A backbone and its offsite proxy: whole layers; the emulator among them is fitted by distillation."""
 
 from __future__ import annotations
 
