@@ -25,6 +25,7 @@ from fedfm.runtimes.envelopes import Envelope, Refusal
 from fedfm.runtimes.flower.apps import make_client_app, relay
 from fedfm.runtimes.flower.in_process import InProcessGrid
 from fedfm.runtimes.relay import RelayLine
+from fedfm.server.experiment.runtime_factory import RUNTIMES, over_nodes
 from tests.faults.spoilt import SPOILT, spoilt
 from tests.machines import SITES, Machines, adapter, end_with, kill, site_folder, wait
 from tests.machines import fedfm as command
@@ -115,13 +116,15 @@ def test_rounds_over_a_grid(rounds: int, share: float, tmp_path: Path, monkeypat
     sites = {number: Unlucky(number, share if number > 1 else 0.0) for number in range(1, NODES + 1)}
     grid = InProcessGrid(make_client_app(lambda context: sites[context.node_id].handle), [{}] * NODES)
 
-    def line(settings: object) -> RelayLine:
+    def line() -> RelayLine:
         line = RelayLine(tmp_path / "socket" / "relay", nodes=NODES, patience=10, deadline=60)
         threading.Thread(target=relay, args=(grid, line.path), kwargs={"poll": 0.01}, daemon=True).start()
         return line
 
     monkeypatch.setattr("fedfm.server.experiment.runtime_factory._line", line)
     federation = {"clients": 6, "per_round": NODES, "rounds": rounds, "quorum": 0.2}
+    monkeypatch.setitem(RUNTIMES, "flower", lambda experiment, _: over_nodes(experiment, line()))
+    federation = {"clients": 6, "per_round": NODES, "rounds": 500, "quorum": 0.2}
     changes: dict[str, Any] = {"runtime": {"kind": "flower", "stack": 1}, "evaluate": {"every": 100}}
     memory = Memory()
     run = fedfm.run(load_recipe(small_recipe(tmp_path, federation=federation, **changes)), listeners=[memory])

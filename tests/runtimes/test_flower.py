@@ -30,6 +30,7 @@ from fedfm.runtimes.flower.grid import GridLine
 from fedfm.runtimes.flower.in_process import InProcessGrid
 from fedfm.runtimes.line import Line
 from fedfm.runtimes.relay import RelayLine
+from fedfm.server.experiment.runtime_factory import RUNTIMES, over_nodes
 from tests.alike import RECIPES
 from tests.small import small_recipe
 
@@ -56,7 +57,7 @@ def path(tmp_path: Path) -> Path:
 def test_the_adapter_is_that_of_a_local_run(
     name: str, grid: InProcessGrid, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fedfm.server.experiment.runtime_factory._line", lambda settings: carried(grid, path))
+    monkeypatch.setitem(RUNTIMES, "flower", lambda experiment, _: over_nodes(experiment, carried(grid, path)))
     recipe = small_recipe(tmp_path, **RECIPES[name])
     local = fedfm.run(fedfm.load_recipe(recipe | {"name": "local"}), ["runtime.stack=2"])
     flower = fedfm.run(fedfm.load_recipe(recipe | {"name": "flower"}), ["runtime={kind: flower, stack: 2}"])

@@ -23,6 +23,7 @@ from fedfm.runtimes.flower.in_process import InProcessGrid
 from fedfm.runtimes.flower.records import from_record, to_record
 from fedfm.runtimes.line import Line
 from fedfm.runtimes.relay import RelayLine
+from fedfm.server.experiment.runtime_factory import RUNTIMES, over_nodes
 from tests.small import small_recipe
 
 WORK, DONE = Envelope(Work(job="", clients=())), Envelope(Unprepared())
@@ -61,13 +62,13 @@ def test_a_run_that_loses_messages_ends_as_it_must(
 ) -> None:
     grid = LosingGrid([Node(), Node()], lose)
 
-    def carried(settings: object) -> Line:
+    def carried() -> Line:
         line = RelayLine(tmp_path / "socket" / "relay", nodes=2, patience=10, deadline=60)
         arguments = {"poll": 0.0, "ask": 0.0}
         threading.Thread(target=relay, args=(grid, line.path), kwargs=arguments, daemon=True).start()
         return line
 
-    monkeypatch.setattr("fedfm.server.experiment.runtime_factory._line", carried)
+    monkeypatch.setitem(RUNTIMES, "flower", lambda experiment, _: over_nodes(experiment, carried()))
     recipe = small_recipe(tmp_path)
     local = fedfm.run(fedfm.load_recipe(recipe | {"name": "local"}), ["runtime.stack=2"])
     flower = fedfm.run(fedfm.load_recipe(recipe | {"name": "flower"}), ["runtime={kind: flower, stack: 2}"])

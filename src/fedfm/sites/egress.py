@@ -137,7 +137,7 @@ class Egress:
         self.announced = dict(specs)
         lines = [
             f"run {recipe.name}, as client {client}: {examples:,} examples of {shown(recipe.data.train)} stay here. "
-            f"The run reads {_columns(recipe)}. In each of at most {recipe.federation.rounds} rounds there leave:"
+            f"The run reads {_columns(recipe)}. In each of at most {recipe.federation.rounds} rounds, these leave:"
         ]
         for work, groups in specs.items():
             lines += [f"  for `{work}`, about {size(sizes[work])}:", *_described(groups)]
