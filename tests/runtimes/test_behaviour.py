@@ -145,7 +145,7 @@ def test_every_request_gets_its_reply(runtime: Runtime) -> None:
 
 def test_a_client_gets_its_own_state_back(runtime: Runtime) -> None:
     requests = [
-        Request(client, b"m", state and state.encode()) for client, state in zip("abcde", "vwx\0", strict=False)
+        Request(client, b"m", state) for client, state in {"a": b"v", "b": b"w", "c": b"x", "d": b"\0"}.items()
     ]
     runtime.submit([*requests, Request("none", b"m"), Request("empty", b"m", b""), Request("fails", b"m", b"kept")])
     states = {client: reply.state for client, reply in rest(runtime).items()}

@@ -188,7 +188,7 @@ class RelayLine:
             del item  # as large as a model: it does not wait here for the next
 
     def _write(self, relay: socket.socket, name: str, owed: _Owed, envelope: Envelope) -> None:
-        with suppress(OSError):  # the relay has gone, which whoever reads finds out
+        with suppress(OSError):  # the relay has gone, which `_read` finds
             sockets.send(relay, envelope, name=name)
         owed.written = True
 
