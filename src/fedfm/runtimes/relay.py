@@ -15,14 +15,12 @@ from pathlib import Path
 from typing import Literal
 
 from fedfm.runtimes import sockets
+from fedfm.runtimes.base import LOOK
 from fedfm.runtimes.envelopes import Envelope, EnvelopeError, Nodes, Refusal
 from fedfm.runtimes.line import Part
 
 REMIND = 60.0
 """Seconds after which the line says again which nodes it waits for."""
-
-LOOK = 1.0
-"""Seconds between two calls of what attends a wait."""
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,8 @@
 
 A run's server loop stays in its own process. The ServerApp is a relay: it connects to a Unix socket of that process,
 pushes the envelopes that come from there to nodes, and returns the nodes' answers as it pulls them. So Flower holds no
-state of a run. The ClientApp, which Flower starts for every message, passes its envelope to a worker that stays. Neither
-loads torch.
+state of a run. The ClientApp, which Flower starts for every message, passes its envelope to a worker that stays.
+Neither loads torch.
 
 A message that Flower was delivering when a connection broke is lost, and Flower regards it as delivered. So the relay
 asks nodes that do not answer whether they have received theirs.

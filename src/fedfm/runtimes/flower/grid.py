@@ -26,8 +26,8 @@ PATIENCE, PAUSE = 60.0, 0.5
 """Seconds for which calls are repeated that the SuperLink could not answer, and between two of them."""
 
 ASK, MISSED = 120.0, 2
-"""Seconds without an answer after which a node is asked whether it has received its message, and how often it has to say
-no until the message counts as lost."""
+"""Seconds without an answer after which a node is asked whether it has received its message, and how often it has to
+say no until the message counts as lost."""
 
 UNREADABLE = (
     AttributeError,
@@ -95,7 +95,7 @@ class GridNodes:
         number = self._push(node, envelope)
         if number is None:
             return False
-        self._sent = {other: sent for other, sent in self._sent.items() if sent.node != node}  # their answers are not waited for any more
+        self._sent = {other: sent for other, sent in self._sent.items() if sent.node != node}  # too late
         self._sent[number] = _Sent(node, self._clock() + self._ask, self._ask)
         return True
 

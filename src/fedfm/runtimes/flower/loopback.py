@@ -1,7 +1,7 @@
 """A whole Flower federation on this machine's loopback: SuperLink, SuperNodes, and a worker that stays beside each.
 
-It works as on real machines: TLS, nodes that are identified by their keys, apps in processes of their own, no downloads,
-no telemetry. All files are in a folder of its own, which is removed with the federation.
+It works as on real machines: TLS, nodes that are identified by their keys, apps in processes of their own, no
+downloads, no telemetry. All files are in a folder of its own, which is removed with the federation.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from fedfm.runtimes.flower.supernode import free_ports, start_supernode
 from fedfm.runtimes.flower.supervisor import Supervisor
 from fedfm.runtimes.relay import RelayLine
 from fedfm.runtimes.settings import Flower
-
 
 WORKERS, WORKER = "fedfm.workers", "simulated"
 """Group and name of the entry point whose module is a node's worker; it takes the path of a socket as its argument."""
