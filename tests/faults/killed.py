@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable
 from typing import Any
 
-from fedfm.runtimes.envelopes import Envelope, Work
 from fedfm.runtimes.relay import RelayLine
 from fedfm.server.rounds import checkpoints
 from fedfm.server.rounds.driver import RoundLoop
@@ -34,18 +34,6 @@ class Killer:
 
         setattr(owner, name, dying)
 
-    def after(self, owner: object, name: str, when: Callable[..., bool]) -> None:
-        """Kills when a function that was called with such arguments has done its work."""
-        whole = getattr(owner, name)
-
-        def dying(*arguments: Any, **options: Any) -> Any:
-            found = whole(*arguments, **options)
-            if when(*arguments):
-                self._kill()
-            return found
-
-        setattr(owner, name, dying)
-
     def _count(self, exchange: Exchange, cohort: object, instruction: Any, *more: object) -> bool:
         self.playing = instruction.round
         return False
@@ -55,14 +43,19 @@ class Killer:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _work(line: RelayLine, relay: object, name: str, owed: object, envelope: Envelope) -> bool:
-    """Whether this is the work of the last site that is asked."""
-    return isinstance(envelope.head, Work) and line._unwritten.empty()
+def _asked(line: RelayLine, *more: object) -> bool:
+    """Whether all sites that owe an answer have been sent work: an answer to anything else has no blobs."""
+    owed = list(line._owed.values())
+    if not owed or not all(each.most for each in owed):
+        return False
+    while not all(each.written for each in owed):
+        time.sleep(0.01)
+    return True
 
 
 POINTS: dict[str, Callable[[Killer], None]] = {
     "begun": lambda killer: killer.before(runs, "environment"),
-    "asked": lambda killer: killer.after(RelayLine, "_write", _work),
+    "asked": lambda killer: killer.before(RelayLine, "pull", _asked),
     "answered": lambda killer: killer.before(RoundLoop, "_check_quorum"),
     "aggregated": lambda killer: killer.before(RoundLoop, "_check_finite"),
     "writing": lambda killer: killer.before(

@@ -26,7 +26,7 @@ from fedfm.hosts.node import Node
 from fedfm.params import digest, load
 from fedfm.runtimes.envelopes import Envelope, Lost, Nodes, Ready, Refusal, Replies, Unprepared, Work
 from fedfm.runtimes.flower.apps import make_client_app, relay
-from fedfm.runtimes.flower.grid import GridLine
+from fedfm.runtimes.flower.grid import GridNodes
 from fedfm.runtimes.flower.in_process import InProcessGrid
 from fedfm.runtimes.line import Line
 from fedfm.runtimes.relay import RelayLine
@@ -109,7 +109,7 @@ class BusyGrid(InProcessGrid):
 def asked(grid: Grid, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Envelope]]:
     """What comes of asking all nodes for work, in two looks."""
     monkeypatch.setattr("fedfm.runtimes.flower.grid.PAUSE", 0.0)
-    line = GridLine(grid)
+    line = GridNodes(grid)
     for node in line.nodes():
         assert line.push(node, Envelope(Work(job="", clients=())))
     return [*line.pull(), *line.pull()]
@@ -124,7 +124,7 @@ def test_calls_are_made_again_while_the_superlink_is_busy(monkeypatch: pytest.Mo
 
 def test_an_answer_that_a_busy_superlink_takes_as_handed_out_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     ((_, answer),) = asked(BusyGrid({"pull_messages": "confirm-message-received"}), monkeypatch)
-    assert answer.head == Lost(reason="Flower could not hand over its answer")
+    assert answer.head == Lost(reason="Flower could not deliver its answer")
 
 
 @pytest.mark.parametrize("method", ["get_node_ids", "push_messages", "pull_messages"])

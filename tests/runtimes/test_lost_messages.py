@@ -18,7 +18,7 @@ from fedfm.params import digest, load
 from fedfm.runtimes import sockets
 from fedfm.runtimes.envelopes import Ask, Envelope, Lost, Refusal, Seen, Unprepared, Work
 from fedfm.runtimes.flower.apps import client_app, make_client_app, relay
-from fedfm.runtimes.flower.grid import GridLine
+from fedfm.runtimes.flower.grid import GridNodes
 from fedfm.runtimes.flower.in_process import InProcessGrid
 from fedfm.runtimes.flower.records import from_record, to_record
 from fedfm.runtimes.line import Line
@@ -117,7 +117,7 @@ class Waiting:
     def __init__(self) -> None:
         self.now = 0.0
         self.grid = ToldGrid()
-        self.line = GridLine(self.grid, ask=10.0, clock=lambda: self.now)
+        self.line = GridNodes(self.grid, ask=10.0, clock=lambda: self.now)
         self.there = ["1"]
         self.push()
 
@@ -266,7 +266,7 @@ def test_the_worker_of_a_node_hears_what_its_message_is_called(tmp_path: Path) -
 
     with sockets.listen(path) as server:
         threading.Thread(target=worker, daemon=True).start()
-        line = GridLine(grid := InProcessGrid(client_app(path), [{}]))
+        line = GridNodes(grid := InProcessGrid(client_app(path), [{}]))
         assert line.push("1", WORK)
         (number,) = grid._pushed
         assert list(line.pull()) == [("1", DONE)]

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fedfm.proxies.versions import ProxyVersion
 
 from fedfm.errors import InterruptedRunError, TooFewClientsError
 from fedfm.hosts.downloads import Downloads
-from fedfm.proxies.versions import ProxyVersion
 from fedfm.runtimes.envelopes import (
     Ended,
     Envelope,

@@ -13,9 +13,9 @@ import torch
 from fedfm import run
 from fedfm.algorithms.fedavg import FedAvg
 from fedfm.clients import evaluation
+from fedfm.hosts.node import Node
 from fedfm.proxies import pair
 from fedfm.proxies.fedpft.model import FedPFTModel
-from fedfm.hosts.node import Node
 from fedfm.recipe import Recipe, load_recipe
 from fedfm.runtimes.base import Runtime
 from fedfm.server import resume

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 import torch
+from fedfm.sites.departure import Departure, TensorSpec
 
 from fedfm.errors import StorageError
 from fedfm.recipe import Recipe, load_recipe
-from fedfm.sites.departure import Departure, TensorSpec
 from fedfm.sites.disclosure import PolicyError, UnannouncedError
 from fedfm.sites.egress import Egress
 from fedfm.sites.policy import Policy

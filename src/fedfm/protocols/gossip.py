@@ -87,10 +87,7 @@ class Gossip(Protocol):
         fresh = self.order == "train-then-mix"
         total: Params = {}
         for neighbour, weight in self.weights(client, clients).items():
-            if fresh:
-                values = io.kept(TRAINED, neighbour, fresh=True)
-            else:
-                values = io.kept(X, neighbour) or state.params
+            values = io.kept(TRAINED, neighbour, fresh=True) if fresh else io.kept(X, neighbour) or state.params
             if values is None:
                 raise ValueError(f"nothing is kept for client {neighbour}")
             if neighbour != client:

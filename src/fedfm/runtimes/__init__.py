@@ -1,1 +1,1 @@
-"""Who carries instructions to clients and updates back."""
+"""Runtimes: they carry requests to clients and replies back."""

@@ -9,6 +9,9 @@ from fedfm.proxies.base import ModelVersion
 from fedfm.runtimes.envelopes import RunStatus
 from fedfm.updates import Reply, Request
 
+LOOK = 1.0
+"""Seconds between two calls of a check that attends a wait."""
+
 
 class Runtime(Protocol):
     """Carries requests and replies; does not read what is in them.

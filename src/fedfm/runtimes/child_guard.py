@@ -1,7 +1,7 @@
 """A process that does not outlive the one that started it: ``python -m fedfm.runtimes.child_guard COMMAND …``.
 
-Whoever starts it holds its standard input open. When that closes, which it does however its holder ends, the command
-and all that it has started are killed.
+The process that starts it holds its standard input open. The input closes however that process ends; then the command
+and all processes that it has started are killed.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import threading
 
 def main() -> None:
     """Runs the command on the command line, in the process group of this process, and ends as it does."""
-    child = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL)  # noqa: S603 - what this is for
-    signal.signal(signal.SIGTERM, lambda number, frame: None)  # the child gets it too: it ends, and so does this
+    child = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL)  # noqa: S603 - the caller chooses the command
+    signal.signal(signal.SIGTERM, lambda number, frame: None)  # the child gets it too and ends, and so does this
     signal.signal(signal.SIGINT, lambda number, frame: None)
     threading.Thread(target=_watch, daemon=True).start()
     code = child.wait()

@@ -1,4 +1,4 @@
-"""A proxy's folder as nodes are offered it: by the digests of its files, and in pieces to those that lack them."""
+"""Files for nodes: a node is offered the digests of a folder's files, and gets pieces of those that it lacks."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from pathlib import Path
 from fedfm.runtimes.envelopes import File, Piece
 
 AT_ONCE = 2**26
-"""Bytes of files that a envelope takes along, at most."""
+"""Bytes of files in one envelope, at most."""
 
 
 class Offer:
-    """The files of a folder, which is this offer's own.
+    """The files of a folder that belongs to this offer.
 
     Attributes:
         files: by name.
     """
 
     def __init__(self, write: Callable[[Path], object]) -> None:
-        """An offer of what ``write`` puts into an empty folder."""
+        """An offer of the files that ``write`` puts into an empty folder."""
         self._folder = tempfile.TemporaryDirectory(prefix="fedfm-offer-")
         self._root = Path(self._folder.name)
         write(self._root)
         self.files = tuple(_file(path) for path in sorted(self._root.iterdir()))
 
     def lacking(self, pieces: Sequence[Piece]) -> int | None:
-        """Bytes that a node lacks, by what it wants; None where it wants what is not offered."""
+        """Bytes that a node lacks, as it asks for these pieces; None where it asks for files that are not offered."""
         sizes = {file.name: file.size for file in self.files}
         names = [piece.file for piece in pieces]
         if len(set(names)) < len(names) or any(piece.start > sizes.get(piece.file, -1) for piece in pieces):
@@ -36,7 +36,7 @@ class Offer:
         return sum(sizes[piece.file] - piece.start for piece in pieces)
 
     def read(self, pieces: Sequence[Piece]) -> list[tuple[Piece, bytes]]:
-        """As much of what a node wants as one envelope takes along."""
+        """The pieces that a node asks for, cut to what one envelope may hold."""
         found, room = [], AT_ONCE
         for piece in pieces:
             if room <= 0:

@@ -66,7 +66,7 @@ class Line(Protocol):
         ...
 
     def drop(self) -> None:
-        """Gives up the answers that nodes owe; they are never returned, and not taken for answers to later envelopes."""
+        """Gives up the answers that nodes owe; they are never returned, nor taken for answers to later envelopes."""
         ...
 
     def attend(self, check: Callable[[], None]) -> None:

@@ -1,4 +1,4 @@
-"""What a node has had of late, so that it can say so when it is asked."""
+"""The last messages that a node has received, so that it can tell when it is asked."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from collections import deque
 from fedfm.runtimes.envelopes import Ask, Envelope, Seen
 
 KEPT = 64
-"""Messages that a node remembers by name: a question is for the last that it was sent."""
+"""Messages that a node remembers by name: a question is about the last one that it was sent."""
 
 
 class MessageLog:
-    """The names of the messages that a node has had since it started."""
+    """The names of the messages that a node has received since it started."""
 
     def __init__(self) -> None:
         self._had = deque[str](maxlen=KEPT)
 
     def take(self, message: str, envelope: Envelope) -> Envelope | None:
-        """Notes a message; where it is a question for another, the answer, and None where it is for the node to do.
+        """Notes a message. Returns the answer where it asks about another message; None where the node has to work.
 
         Args:
             message: its name.

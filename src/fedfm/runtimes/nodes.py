@@ -41,12 +41,12 @@ class _Batch:
     Attributes:
         messages: that differ. A node that trains any client gets all of them, so that its proxy follows every change.
         version: of the proxy that they lead to.
-        leads_from: versions of the proxy that they lead on from.
+        leads_from: the oldest version of the proxy that they lead on from.
     """
 
     messages: tuple[bytes, ...]
     version: int
-    leads_from: frozenset[int]
+    leads_from: int
 
 
 @dataclass(eq=False)
@@ -196,7 +196,7 @@ class NodesRuntime:
                 pass
 
     def rehearse(self) -> None:
-        """As `Runtime.rehearse`: prepares the nodes that are there, or lets them try what they can without the proxy."""
+        """As `Runtime.rehearse`: prepares the nodes that are there, or lets them try what they can without a proxy."""
         for attempt in range(TRIES):
             self._look(wait=True)
             new = [node for node in self._there if not self._is_known(node)]
@@ -371,7 +371,7 @@ class NodesRuntime:
             self._give_up(node)
 
     def _wake(self) -> None:
-        """Goes on with nodes whose rest is over, if they are there; while others work, there is time to wait for them."""
+        """Goes on with nodes whose rest is over, if they are there; if not, they may return while others work."""
         now = time.monotonic()
         rested = [node for node, end in self._resting.items() if end <= now]
         if not rested:
@@ -388,7 +388,7 @@ class NodesRuntime:
                 self._resting[node] = now + self.pause
 
     def _give_up(self, node: str) -> None:
-        """Does without a node until the next submission: fails what it was asked before, and deals the rest to others."""
+        """Does without a node until the next submission: fails what it was asked before, and deals out the rest."""
         self._given_up.add(node)
         self._lost.pop(node, None)
         queue = self._queues.pop(node, deque())

@@ -78,16 +78,17 @@ class Preparation:
             if served is not None and served & self._downloading:
                 self._held.pop(node, None)
 
-    def versions(self, clients: Collection[str]) -> tuple[int, frozenset[int]]:
-        """The version of the proxy that these clients train on, and those from which their messages lead there.
+    def versions(self, clients: Collection[str]) -> tuple[int, int]:
+        """The version of the proxy that these clients train on, and the oldest from which their messages lead there.
 
         Clients that took part before hold at most the version of the last work, so their messages lead on from it.
         Clients that download the proxy get messages without changes.
         """
         latest = self._latest.number if self._latest else 0
         before, self._before = self._before, latest
-        from_last = before is not None and not self._downloading.issuperset(clients)
-        return latest, frozenset({latest, before} if from_last and before is not None else {latest})
+        if before is None or self._downloading.issuperset(clients):
+            return latest, latest
+        return latest, before
 
     def meet(self, there: Collection[str]) -> None:
         """Forgets nodes that are away: they may have restarted, or changed their mind."""
@@ -105,11 +106,11 @@ class Preparation:
         """Whether a prepared node trains any client, all of them on one proxy."""
         return self._serves[node] is None
 
-    def is_ready(self, node: str, versions: Collection[int]) -> bool:
-        """Whether a node knows the run, and its proxy, if any, is at one of these versions."""
+    def is_ready(self, node: str, oldest: int) -> bool:
+        """Whether a node knows the run and holds its proxy, if any; one for all clients is at this version or later."""
         if node not in self._serves or self._save_proxy is None:
             return node in self._serves
-        return node in self._held and (self._serves[node] is not None or self._held[node] in versions)
+        return node in self._held and (self._serves[node] is not None or self._held[node] >= oldest)
 
     def knows(self, node: str) -> bool:
         """Whether a node need not rehearse: it has passed the trial, if there is one, or it is ready."""

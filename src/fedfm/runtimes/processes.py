@@ -1,8 +1,8 @@
 """Clients trained in several processes of this machine, which share the memory of backbone and data.
 
-Each process is a fork of this one: memory that it does not write (the frozen backbone) exists once. A process gets whole
-passes of clients, as bytes, and sends bytes back. Which process trains a pass, and when, does not change the result: what
-a client keeps between rounds travels with its request and its reply, and never stays in a process.
+Each process is a fork of this one: memory that it does not write (the frozen backbone) exists once. A process gets
+whole passes of clients, as bytes, and sends bytes back. Which process trains a pass, and when, does not change the
+result: what a client keeps between rounds travels with its request and its reply, and never stays in a process.
 """
 
 from __future__ import annotations
@@ -25,14 +25,11 @@ import torch
 from fedfm.clients import Profile, Worker
 from fedfm.clients.memory import keep_for_reuse
 from fedfm.proxies.base import ModelVersion
-from fedfm.runtimes.base import Simulated, refuse_repeats
+from fedfm.runtimes.base import LOOK, Simulated, refuse_repeats
 from fedfm.updates import Failure, Reply, Request
 
 AHEAD = 4
 """Passes, times processes, that may be dealt beyond the first unfinished one: their updates wait to be folded."""
-
-LOOK = 1.0
-"""Seconds between two calls of what attends a wait."""
 
 
 @dataclass(eq=False)

@@ -9,14 +9,12 @@ from typing import Any
 import ray
 
 from fedfm.errors import RecipeError
+from fedfm.runtimes.base import LOOK
 from fedfm.runtimes.envelopes import Envelope, EnvelopeError, Replies
 from fedfm.runtimes.line import Part
 from fedfm.runtimes.settings import Ray
 
 _NAMESPACE = "fedfm"
-
-LOOK = 1.0
-"""Seconds between two calls of what attends a wait."""
 
 
 class ActorLine:

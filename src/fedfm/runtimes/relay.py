@@ -15,14 +15,12 @@ from pathlib import Path
 from typing import Literal
 
 from fedfm.runtimes import sockets
+from fedfm.runtimes.base import LOOK
 from fedfm.runtimes.envelopes import Envelope, EnvelopeError, Nodes, Refusal
 from fedfm.runtimes.line import Part
 
 REMIND = 60.0
 """Seconds after which the line says again which nodes it waits for."""
-
-LOOK = 1.0
-"""Seconds between two calls of what attends a wait."""
 
 
 @dataclass(frozen=True)
@@ -188,7 +186,7 @@ class RelayLine:
             del item  # as large as a model: it does not wait here for the next
 
     def _write(self, relay: socket.socket, name: str, owed: _Owed, envelope: Envelope) -> None:
-        with suppress(OSError):  # the relay has gone, which whoever reads finds out
+        with suppress(OSError):  # the relay has gone, which `_read` finds
             sockets.send(relay, envelope, name=name)
         owed.written = True
 

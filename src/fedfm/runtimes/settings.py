@@ -11,7 +11,7 @@ from fedfm.settings import Settings
 
 
 class RuntimeSettings(Settings):
-    """What all runtimes have."""
+    """Settings of all runtimes."""
 
     stack: Literal["auto", "off"] | Annotated[int, Field(ge=1, le=1_000_000)] = "auto"
     """Clients trained in one pass, which gives each what it gets alone, to rounding. `auto` takes as many as fit and
@@ -45,21 +45,21 @@ class Local(RuntimeSettings):
     """Processes of this machine that train clients, with one thread each and one backbone between them (Linux, on
     CPUs). `auto` takes one a core for runs that are worth it."""
 
-    spares: ClassVar[float] = 0.0  # nobody is slow or away
+    spares: ClassVar[float] = 0.0  # no client is slow or away
     deadline: ClassVar[float | None] = None  # likewise
 
     @property
     def place(self) -> str:
-        """In words, where clients are trained if not in this process."""
+        """Words that say where clients are trained; empty for this process."""
         return ""
 
     def asked(self, per_round: int, clients: int) -> int:
-        """How many clients are asked where so many are wanted: those."""
+        """Clients that are asked where ``per_round`` are wanted: as many."""
         return per_round
 
 
 class OnNodes(RuntimeSettings):
-    """What runtimes have whose clients are on nodes, which may be slow or away."""
+    """Settings of runtimes whose clients are on nodes, which may be slow or away."""
 
     processes: ClassVar[int] = 1  # of a node
     deadline: Annotated[float, Field(gt=0)] | None = None
@@ -69,7 +69,7 @@ class OnNodes(RuntimeSettings):
     sound update, and the others are not waited for. Who counts depends on who is fast, and so does the run."""
 
     def asked(self, per_round: int, clients: int) -> int:
-        """How many clients are asked where so many are wanted of all."""
+        """Clients that are asked where ``per_round`` of ``clients`` are wanted."""
         return min(clients, math.ceil((1 + self.spares) * per_round))
 
 
@@ -83,7 +83,7 @@ class Flower(OnNodes):
 
     @property
     def place(self) -> str:
-        """In words, where clients are trained."""
+        """Words that say where clients are trained."""
         return f", on {self.nodes} nodes behind Flower"
 
 
@@ -99,7 +99,7 @@ class Ray(OnNodes):
 
     @property
     def place(self) -> str:
-        """In words, where clients are trained."""
+        """Words that say where clients are trained."""
         return ", in actors of Ray" if self.nodes is None else f", in {self.nodes} actors of Ray"
 
 

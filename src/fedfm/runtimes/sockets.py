@@ -1,7 +1,7 @@
 """Envelopes over a Unix socket between processes of one machine and one user, who alone can open the socket.
 
-The framing is not that of `multiprocessing.connection`: there a message over the limit ends the connection, a message is
-held in memory twice, and none can go to disk as it comes.
+The framing is not that of `multiprocessing.connection`: there a message over the limit ends the connection, a message
+is held in memory twice, and none can go to disk as it comes.
 """
 
 from __future__ import annotations

@@ -16,7 +16,6 @@ from fedfm.errors import InterruptedRunError, RecipeError, TooFewClientsError
 from fedfm.params import digest, load
 from fedfm.recipe import Recipe, load_recipe
 from fedfm.records import jsonl
-from fedfm.records.listeners import Listener
 from fedfm.runtimes.envelopes import Envelope, Prepare, Replies
 from fedfm.runtimes.line import Part
 from fedfm.server.experiment.deployment import RealSites

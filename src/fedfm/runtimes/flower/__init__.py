@@ -1,1 +1,1 @@
-"""Flower as the way to nodes: the one place that knows flwr."""
+"""Lines to nodes over Flower: the only folder that imports flwr."""

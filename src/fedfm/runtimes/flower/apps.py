@@ -24,7 +24,7 @@ from flwr.serverapp import Grid
 
 from fedfm.runtimes import sockets
 from fedfm.runtimes.envelopes import Envelope, Lost, Nodes, Refusal, joined
-from fedfm.runtimes.flower.grid import ACTION, ASK, GridLine
+from fedfm.runtimes.flower.grid import ACTION, ASK, GridNodes
 from fedfm.runtimes.flower.records import from_record, to_record
 from fedfm.runtimes.message_log import MessageLog
 
@@ -52,7 +52,7 @@ def relay(grid: Grid, path: Path, *, poll: float = POLL, ask: float = ASK) -> No
     Raises:
         OSError: no server listens there.
     """
-    line, known, looked = GridLine(grid, ask=ask), list[str](), -float("inf")
+    line, known, looked = GridNodes(grid, ask=ask), list[str](), -float("inf")
     names: dict[str, str] = {}
     with sockets.connect(path, patience=PATIENCE) as server:
         while True:
@@ -68,7 +68,7 @@ def relay(grid: Grid, path: Path, *, poll: float = POLL, ask: float = ASK) -> No
             line.ask(known)
 
 
-def _passed_on(server: socket.socket, line: GridLine, names: dict[str, str]) -> bool:
+def _passed_on(server: socket.socket, line: GridNodes, names: dict[str, str]) -> bool:
     """Pushes the server's next envelope; False when the server has hung up.
 
     Args:

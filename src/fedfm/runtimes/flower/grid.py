@@ -1,4 +1,4 @@
-"""The way to the nodes of a Flower grid."""
+"""Envelopes over a Flower grid: pushed to nodes, and their answers pulled."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from fedfm.runtimes.envelopes import Ask, Envelope, EnvelopeError, Lost, Refusal
 from fedfm.runtimes.flower.records import from_record, to_record
 
 ACTION = "work"
-"""Of the messages that carry envelopes."""
+"""Action of the messages that carry envelopes, in Flower's terms."""
 
 TTL = 7 * 86_400.0
-"""Seconds that a site may take for its work; Flower by itself gives a message up after 12 hours."""
+"""Seconds that a site may take for its work; Flower's default is 12 hours."""
 
 PATIENCE, PAUSE = 60.0, 0.5
-"""Seconds for which calls that the SuperLink could not answer are made again, and between two of them."""
+"""Seconds for which calls are repeated that the SuperLink could not answer, and between two of them."""
 
 ASK, MISSED = 120.0, 2
-"""Seconds without an answer after which a node is asked whether it had its message, and how often it says no until it
-is believed."""
+"""Seconds without an answer after which a node is asked whether it has received its message, and how often it has to
+say no until the message counts as lost."""
 
 UNREADABLE = (
     AttributeError,
@@ -39,7 +39,7 @@ UNREADABLE = (
     UnexpectedObjectContentError,
     ValueError,
 )
-"""What Flower raises where a node's answer is not made as Flower makes one; such an answer is not handed over again."""
+"""Errors that Flower raises for a node's answer that is not well formed; it does not deliver such an answer again."""
 
 Answer = TypeVar("Answer")
 
@@ -50,10 +50,10 @@ class _Sent:
 
     Attributes:
         node: that it went to.
-        due: when the node is asked, next, whether it had it.
+        due: when the node is asked next whether it has received it.
         pause: seconds from the last question to the next.
-        question: Flower's number of the last; None: it was not taken, or it is answered.
-        missed: how often the node has said that it had no such message.
+        question: Flower's number of the last question; None: Flower did not take it, or it is answered.
+        missed: how often the node has said that it has not received the message.
     """
 
     node: str
@@ -63,23 +63,23 @@ class _Sent:
     missed: int = 0
 
 
-class GridLine:
-    """The way to the nodes of a Flower grid: envelopes are pushed as they come, replies pulled one by one.
+class GridNodes:
+    """The nodes of a Flower grid: envelopes are pushed as they come, answers pulled one by one.
 
-    While a SuperLink removes a large message its database is locked, and it answers 500 to whoever needs that.
+    While a SuperLink removes a large message its database is locked, and it answers 500 to calls that need it.
 
-    A message counts as delivered when the SuperLink has begun to hand it over; when the connection breaks just then, no
-    answer will come. So nodes that do not answer are asked whether they had it, ever more seldom while nothing comes: a
-    SuperNode takes one message after the other, and one that works is not heard of before it is done.
+    A message counts as delivered when the SuperLink has begun to send it; when the connection breaks at that moment, no
+    answer will come. So nodes that do not answer are asked whether they have received it, at growing intervals: a
+    SuperNode takes one message after the other, and answers nothing while it works.
     """
 
     def __init__(self, grid: Grid, *, ask: float = ASK, clock: Callable[[], float] = time.monotonic) -> None:
-        """A way to nodes.
+        """The nodes of a grid.
 
         Args:
             grid: Flower's.
-            ask: seconds without an answer after which a node is asked whether it had its message.
-            clock: tells the seconds.
+            ask: seconds without an answer after which a node is asked whether it has received its message.
+            clock: returns the time in seconds.
         """
         self.grid = grid
         self._ask = ask
@@ -91,27 +91,27 @@ class GridLine:
         return sorted(str(node) for node in _patiently(self.grid.get_node_ids))
 
     def push(self, node: str, envelope: Envelope) -> bool:
-        """Sends a envelope to a node; whether Flower took it."""
+        """Sends an envelope to a node, in place of earlier ones that it has not answered; whether Flower took it."""
         number = self._push(node, envelope)
         if number is None:
             return False
-        self._sent = {other: sent for other, sent in self._sent.items() if sent.node != node}  # too late for those
+        self._sent = {other: sent for other, sent in self._sent.items() if sent.node != node}  # too late
         self._sent[number] = _Sent(node, self._clock() + self._ask, self._ask)
         return True
 
     def ask(self, there: Collection[str]) -> None:
-        """Asks those of the nodes that are there, and have not answered for long, whether they had their message."""
+        """Asks nodes that are there, and have not answered for long, whether they have received their message."""
         for number, sent in self._sent.items():
             if sent.node in there and sent.due <= self._clock():
                 sent.pause *= 2
                 sent.due = self._clock() + sent.pause
-                # a question that was not taken until the next is not handed over any more
+                # a question that was not delivered before the next one is dropped
                 sent.question = self._push(sent.node, Envelope(Ask(message=number)), ttl=sent.pause)
 
     def pull(self) -> Iterator[tuple[str, Envelope]]:
-        """The replies that are there, each pulled when the one before was taken.
+        """The answers that are there, each pulled when the caller has taken the one before.
 
-        A node that had no message, when it was asked twice, is lost.
+        A node that says twice that it has not received its message is lost.
         """
         for number, sent in list(self._sent.items()):
             envelopes = self._pull(number)
@@ -121,7 +121,7 @@ class GridLine:
                 yield self._sent.pop(number).node, envelopes.pop()
 
     def _heard(self, sent: _Sent, answers: list[Envelope]) -> list[Envelope]:
-        """Takes what a node says to a question, if it does; that it is lost, if so."""
+        """Takes a node's answer to a question, if any; returns `Lost` where its message is lost."""
         if answers:
             sent.question = None
         match answers:
@@ -130,11 +130,11 @@ class GridLine:
             case [Envelope(head=Seen())]:
                 sent.missed += 1
                 sent.due, sent.pause = self._clock() + self._ask, self._ask
-        # once may be chance: a question is small, and overtakes what is large
+        # one may be by chance: a question is small, and overtakes a large message
         return [Envelope(Lost(reason="its message was lost on the way to it"))] if sent.missed == MISSED else []
 
     def _push(self, node: str, envelope: Envelope, *, ttl: float = TTL) -> str | None:
-        """Sends a envelope to a node; its number, if Flower took it."""
+        """Sends an envelope to a node; returns Flower's number, or None where Flower did not take it."""
 
         def pushed() -> list[str]:
             message = Message(to_record(envelope), dst_node_id=int(node), message_type=f"train.{ACTION}", ttl=ttl)
@@ -154,11 +154,11 @@ class GridLine:
                 raise
             if error.request.url.path.endswith("/pull-messages"):
                 return []
-            return [Envelope(Lost(reason="Flower could not hand over its answer"))]  # and will not try again
-        return [_parcel(reply) for reply in replies]
+            return [Envelope(Lost(reason="Flower could not deliver its answer"))]  # and will not try again
+        return [_envelope(reply) for reply in replies]
 
 
-def _parcel(reply: object) -> Envelope:
+def _envelope(reply: object) -> Envelope:
     if not isinstance(reply, Message):
         return Envelope(Refusal(reason="its answer is not a message of Flower"))
     if reply.has_error():
@@ -175,7 +175,7 @@ def _reason(error: Error) -> str:
 
 
 def _patiently(call: Callable[[], Answer]) -> Answer:
-    """What a call gives, which is made again while the SuperLink is busy."""
+    """The result of a call, which is repeated while the SuperLink is busy."""
     end = time.monotonic() + PATIENCE
     while True:
         try:

@@ -15,7 +15,7 @@ from flwr.supercore.task_identity import TaskIdentity
 class InProcessGrid(Grid):
     """A grid whose nodes are in this process: a ClientApp is called when its reply is pulled.
 
-    For tests of apps, one's own and those of Flower's strategies, without sockets or processes. One such grid, or one
+    For tests of apps and of Flower's strategies without sockets or processes. A process can have one such grid, or one
     Flower run, at a time: Flower's messages carry the identity of the process.
     """
 
@@ -32,12 +32,12 @@ class InProcessGrid(Grid):
         self._pushed: dict[str, Message] = {}
 
     def set_run(self, run: Run) -> None:
-        """Takes what Flower says of the run."""
+        """Sets what Flower knows of the run."""
         self._run = run
 
     @property
     def run(self) -> Run:
-        """What Flower says of the run."""
+        """What Flower knows of the run."""
         return self._run
 
     def create_message(
@@ -71,5 +71,5 @@ class InProcessGrid(Grid):
     def _reply(self, message: Message) -> Message:
         try:
             return self.app(message, self.contexts[message.metadata.dst_node_id])
-        except Exception as error:  # as Flower does: whatever an app raises is its node's error
+        except Exception as error:  # as Flower does: an exception of an app becomes its node's error
             return Message(Error(code=ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason=str(error)), reply_to=message)

@@ -1,7 +1,7 @@
 """A whole Flower federation on this machine's loopback: SuperLink, SuperNodes, and a worker that stays beside each.
 
-It works as on real machines: TLS, nodes that are identified by their keys, apps in processes of their own, no downloads,
-no telemetry. All files are in a folder of its own, which is removed with the federation.
+It works as on real machines: TLS, nodes that are identified by their keys, apps in processes of their own, no
+downloads, no telemetry. All files are in a folder of its own, which is removed with the federation.
 """
 
 from __future__ import annotations

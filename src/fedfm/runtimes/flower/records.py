@@ -9,7 +9,7 @@ from fedfm.runtimes.envelopes import Envelope, EnvelopeError
 
 
 def to_record(envelope: Envelope) -> RecordDict:
-    """A envelope as Flower carries it: the head as text, each blob as an array of bytes."""
+    """An envelope as Flower carries it: the head as text, each blob as an array of bytes."""
     blobs = ArrayRecord()
     for place, blob in enumerate(envelope.contents):
         blobs[str(place)] = Array(dtype="uint8", shape=(len(blob),), stype="fedfm", data=blob)
@@ -20,12 +20,12 @@ def from_record(record: object) -> Envelope:
     """The envelope in a record.
 
     Raises:
-        EnvelopeError: there is none in it.
+        EnvelopeError: the record holds no valid envelope.
     """
     if not isinstance(record, RecordDict):
-        raise EnvelopeError(f"not a envelope of fedfm (a {type(record).__name__})")
+        raise EnvelopeError(f"not an envelope of fedfm (a {type(record).__name__})")
     try:
         head, blobs = record.config_records["head"], record.array_records["blobs"]
         return Envelope.of(str(head["json"]), [blobs[str(place)].data for place in range(len(blobs))])
     except KeyError as error:
-        raise EnvelopeError(f"not a envelope of fedfm (no {quoted(error.args[0])})") from error
+        raise EnvelopeError(f"not an envelope of fedfm (no {quoted(error.args[0])})") from error
