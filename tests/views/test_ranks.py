@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from fedfm.errors import RecipeError
+from fedfm.recipe import load_recipe
 from fedfm.spec import TensorSpec
 from fedfm.views import Ranks, holds, narrow_spec
 from fedfm.views.ranks import rank_dimension
+from tests.small import small_recipe
 
 SPEC = {
     "q.lora_A.weight": TensorSpec((8, 5)),
@@ -82,6 +85,13 @@ def test_of_a_mapping_the_first_pattern_counts_and_others_have_the_whole_rank() 
 def test_what_does_not_fit_the_tunable_is_refused(ranks: Any, tune: dict[str, Any], reason: str) -> None:
     with pytest.raises(RecipeError, match=reason):
         Ranks.of(recipe(ranks, **tune))
+
+
+@pytest.mark.parametrize("ranks", [[2, 16], {"a*": 2, "b*": 16}])
+def test_too_large_a_rank_is_refused_when_the_recipe_is_read(tmp_path: Path, ranks: Any) -> None:
+    federation = {"clients": 6, "per_round": 3, "rounds": 1, "ranks": ranks}
+    with pytest.raises(RecipeError, match=r"federation\.ranks: rank 16 exceeds `tune\.r: 8`"):
+        load_recipe(small_recipe(tmp_path, federation=federation))
 
 
 def test_only_factors_have_ranks() -> None:

@@ -76,6 +76,14 @@ def _cohort(recipe: RecipeKeys) -> str | None:
     return None
 
 
+def _ranks(recipe: RecipeKeys) -> str | None:
+    ranks, most = recipe.federation.ranks, getattr(recipe.tune, "r", None)
+    if not ranks or most is None:
+        return None
+    largest = max(ranks.values() if isinstance(ranks, dict) else ranks)
+    return f"rank {largest} exceeds `tune.r: {most}`" if largest > most else None
+
+
 def _natural_column(recipe: RecipeKeys) -> str | None:
     if recipe.partition.kind == "column" and recipe.data.client is None:
         return "`column` needs the column that names the clients: set data.client"
@@ -156,6 +164,7 @@ CHECKS = (
     Check(("data.validation", "data.test"), _held_back),
     Check(("data.text", "task.kind"), _pairs),
     Check(("federation.per_round", "federation.clients", "data.client"), _cohort),
+    Check(("federation.ranks", "tune.r"), _ranks),
     Check(("federation.partition", "data.client"), _natural_column),
     Check(("data.client", "federation.partition"), _natural_partition),
     Check(("aggregate.weights", "federation.sampling"), _weights),
