@@ -6,8 +6,8 @@ when `size` updates have arrived, they are folded and the server steps. An updat
 by 1/√(1 + τ) before it is folded. With devices of equal speed and `size` equal to `per_round`, this is FedAvg.
 
 Where clients are simulated, a virtual clock orders the arrivals, so that a run is a function of its recipe: a client's
-duration follows from its device (`federation.devices`), its steps and its bytes. With real sites each arrival is written
-to events.jsonl before it is folded, and a resumed run folds in that order again.
+duration follows from its device (`federation.devices`), its steps and its bytes. With real sites each arrival is
+written to events.jsonl before it is folded, and a resumed run folds in that order again.
 
 A client does not start twice from the same parameters: one that has answered rests until the server has stepped.
 """
