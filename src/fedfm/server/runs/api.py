@@ -50,8 +50,8 @@ def run(
     elif overrides or data:
         recipe = load_recipe(recipe.model_dump(), overrides, data=data)
     RunFolder.refuse_existing(recipe.folder)
-    from fedfm.server.experiment.deployment import Simulation
     from fedfm.server.runs.start import start_run
+    from fedfm.server.experiment.deployment import Simulation
 
     return start_run(recipe, Simulation(profile=profile), listeners)
 
@@ -77,7 +77,7 @@ def resume(
     """
     opened = RunFolder.open(folder)
     refuse_unresumable(opened, overrides)
-    from fedfm.server.experiment.deployment import Simulation
     from fedfm.server.runs.start import continue_run
+    from fedfm.server.experiment.deployment import Simulation
 
     return continue_run(opened, overrides, Simulation(), listeners, data)

@@ -18,8 +18,8 @@ from fedfm.recipe import Recipe, load_recipe
 from fedfm.records import jsonl, shapes
 from fedfm.records.card import Base, Kind, write_card
 from fedfm.records.folder import RunFolder
-from fedfm.server.experiment.server_proxy import make_server_proxy
 from fedfm.server.rounds.checkpoints import load_checkpoint
+from fedfm.server.experiment.server_proxy import make_server_proxy
 from fedfm.tasks import TASKS
 
 

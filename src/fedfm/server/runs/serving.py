@@ -18,11 +18,11 @@ from fedfm.records.listeners import Listener
 from fedfm.runtimes.nodes import Line
 from fedfm.runtimes.relay import Wait
 from fedfm.runtimes.settings import Flower
-from fedfm.server.experiment.build import Experiment
-from fedfm.server.experiment.deployment import RealSites
 from fedfm.server.experiment.runtime_factory import require_extra
+from fedfm.server.experiment.build import Experiment
 from fedfm.server.runs.finished import Run
 from fedfm.server.runs.start import continue_run, start_run
+from fedfm.server.experiment.deployment import RealSites
 
 
 @dataclass(frozen=True)

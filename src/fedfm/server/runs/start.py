@@ -22,21 +22,21 @@ from fedfm.records.report import write_report
 from fedfm.records.tensorboard import TensorBoard
 from fedfm.runtimes.base import Runtime
 from fedfm.runtimes.nodes import NodesRuntime
-from fedfm.server.experiment.build import Experiment
-from fedfm.server.experiment.deployment import Deployment, Simulation
-from fedfm.server.rounds.checkpoints import load_checkpoint
-from fedfm.server.rounds.driver import RoundLoop
-from fedfm.server.rounds.interrupts import StopRequest, stop_on_signals
-from fedfm.server.rounds.state import RunState
-from fedfm.server.runs.artifacts import write_outcome
 from fedfm.server.runs.baselines import baselines
+from fedfm.server.rounds.checkpoints import load_checkpoint
+from fedfm.server.experiment.build import Experiment
 from fedfm.server.runs.finished import Run
 from fedfm.server.runs.inference import evaluation
+from fedfm.server.rounds.interrupts import StopRequest, stop_on_signals
+from fedfm.server.runs.artifacts import write_outcome
 from fedfm.server.runs.planning import describe
 from fedfm.server.runs.profiling import profile_of
 from fedfm.server.runs.refusals import refuse_changes, refuse_unresumable
 from fedfm.server.runs.reload import reload
+from fedfm.server.rounds.driver import RoundLoop
+from fedfm.server.rounds.state import RunState
 from fedfm.server.runs.summary import Status, proxy_figures, summarize
+from fedfm.server.experiment.deployment import Simulation, Deployment
 
 
 @private()
@@ -147,9 +147,7 @@ def _play(
                 runtime.attend(lambda: stop.check("while nodes were waited for"))
             loop = RoundLoop(experiment, runtime, folder, listeners, stop)
             state = loop.play(_begun(experiment, folder, loop))
-            folder.write_json(
-                folder.clients, deployment.informed(experiment).data.table()
-            )  # those that came later, too
+            folder.write_json(folder.clients, deployment.informed(experiment).data.table())  # those that came later, too
             _finish(experiment, folder, listeners, state, stop)
         except (InterruptedRunError, KeyboardInterrupt) as error:
             where = str(error) if isinstance(error, InterruptedRunError) else "stopped at once"

@@ -6,8 +6,8 @@ from typing import Any, Literal
 
 from fedfm.params import count
 from fedfm.records.environment import environment
-from fedfm.server.experiment.build import Experiment
 from fedfm.server.rounds.participation import summary_of
+from fedfm.server.experiment.build import Experiment
 from fedfm.server.rounds.state import RunState
 
 Status = Literal["completed", "interrupted", "failed"]
