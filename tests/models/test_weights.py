@@ -74,7 +74,7 @@ def test_other_files_beside_the_weights_change_nothing(beside: Callable[[Path], 
 def test_an_adapter_beside_a_model_is_refused(bert: Path) -> None:
     """transformers loads the model with it, under the model's own name."""
     adapter_beside(bert)
-    said = r"model\.path: .* has an adapter \(adapter_config\.json\) beside the model.* move the adapter's files out"
+    said = r"model\.path: .* has an adapter \(adapter_config\.json\).* move the adapter's files to another folder"
     for loading in (lambda: load(bert), lambda: load_processor(ModelSettings(path=str(bert)), "text")):
         with pytest.raises(RecipeError, match=said):
             loading()
