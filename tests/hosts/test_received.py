@@ -59,7 +59,7 @@ def test_settings_that_reach_out_of_the_folder(folder: Path, file: str, key: str
 @pytest.mark.parametrize("text", ["{", "[" * 100_000 + "]" * 100_000])
 def test_no_json(folder: Path, text: str) -> None:
     (folder / "extra.json").write_text(text)
-    with pytest.raises(DataError, match="no JSON"):
+    with pytest.raises(DataError, match="is not JSON"):
         load_received(folder, AUTO)
 
 
