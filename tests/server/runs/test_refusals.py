@@ -11,8 +11,8 @@ import yaml
 from fedfm.errors import DataError, FedfmError, RecipeError, StorageError
 from fedfm.recipe import Recipe, load_recipe
 from fedfm.records.folder import RunFolder
-from fedfm.server.runs import refusals
 from fedfm.server.experiment.federated_data import prepare_data
+from fedfm.server.runs import refusals
 from fedfm.server.runs.refusals import obstacles, refuse_unresumable, refuse_unrunnable
 from tests.run_folders import write_run
 from tests.small import small_recipe

@@ -53,8 +53,8 @@ def run(
     elif overrides or data or methods:
         recipe = load_recipe(recipe.model_dump(), overrides, data=data, **methods)
     RunFolder.refuse_existing(recipe.folder)
-    from fedfm.server.runs.start import start_run
     from fedfm.server.experiment.deployment import Simulation
+    from fedfm.server.runs.start import start_run
 
     return start_run(recipe, Simulation(profile=profile), listeners)
 
@@ -85,7 +85,7 @@ def resume(
         given = load_recipe(opened.recipe, **methods)
         refuse_changes(load_recipe(opened.recipe).model_dump(), given.model_dump())
     refuse_unresumable(opened, overrides)
-    from fedfm.server.runs.start import continue_run
     from fedfm.server.experiment.deployment import Simulation
+    from fedfm.server.runs.start import continue_run
 
     return continue_run(opened, overrides, Simulation(), listeners, data)

@@ -14,12 +14,12 @@ from fedfm.data.examples import Examples
 from fedfm.data.labels import LabelMap
 from fedfm.data.sources import Source, read_source
 from fedfm.errors import RecipeError
+from fedfm.hosts.devices import choose_device
 from fedfm.recipe import Recipe, load_recipe
 from fedfm.records import jsonl
 from fedfm.records.folder import RunFolder
 from fedfm.server.experiment.build import Experiment
 from fedfm.server.runs.artifacts import load_tuned
-from fedfm.hosts.devices import choose_device
 from fedfm.tasks import TASKS
 
 if TYPE_CHECKING:
