@@ -13,7 +13,7 @@ from fedfm.records.jsonl import Record
 from fedfm.records.ledger import message_record
 from fedfm.runtimes.base import Runtime
 from fedfm.server.rounds.state import RunState
-from fedfm.updates import Asked, Instruction, Key, Payload, decode_instruction
+from fedfm.updates import Asked, Instruction, MessageKey, Payload, decode_instruction
 from fedfm.updates.payload import PROXY
 from fedfm.views import Slices, narrow
 from fedfm.views.base import Index
@@ -85,7 +85,7 @@ class Outbox:
         whole = self._contract.views.whole
         full = {TUNABLE: ask.params, **ask.extras}
         groups = full if whole else {group: narrow(params, slices) for group, params in full.items()}
-        sent, _ = self._contract.down.encode(groups, {}, Key(self._contract.seed, ask.round))
+        sent, _ = self._contract.down.encode(groups, {}, MessageKey(self._contract.seed, ask.round))
         changes = self._model.changes(version, facts.proxy_since)
         proxy = {PROXY: changes} if changes else {}
         instruction = Payload(ask.round, digest(ask.params), facts, {**sent, **ask.groups, **proxy}, ask.work)
