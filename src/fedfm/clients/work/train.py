@@ -16,7 +16,7 @@ from fedfm.clients.contract import Reception
 from fedfm.clients.profile import phase, profiling
 from fedfm.clients.rules import LocalResult
 from fedfm.clients.stacked import Stacking, StackMember, train_stacked
-from fedfm.clients.work.base import Answer, Task
+from fedfm.clients.work.base import Answer, ClientTask
 from fedfm.data.batches import evaluation_batches
 from fedfm.models.stacked import FrozenPrefix
 from fedfm.params import Params
@@ -35,7 +35,7 @@ PREFIX_BATCH = 32
 _log = logging.getLogger(__name__)
 
 
-def train(worker: Worker, tasks: Sequence[Task]) -> Iterator[Answer]:
+def train(worker: Worker, tasks: Sequence[ClientTask]) -> Iterator[Answer]:
     """Trains clients in one pass; where that fails, one by one, so that the failure is that of the client at fault."""
     problem = None
     alone = worker.contract.rule.extra_loss or any(task.instruction.facts.count_activity for task in tasks)
@@ -72,7 +72,7 @@ def _failure(client: str, error: Exception) -> Failure:
     return Failure(client, reason, traceback.format_exc(), stale=isinstance(error, StaleProxyError))
 
 
-def _together(worker: Worker, stacking: Stacking, tasks: Sequence[Task]) -> list[Answer]:
+def _together(worker: Worker, stacking: Stacking, tasks: Sequence[ClientTask]) -> list[Answer]:
     """The answers of clients that share a pass."""
     receptions = [worker.receive(task) for task in tasks]
     members = []
@@ -92,7 +92,7 @@ def _together(worker: Worker, stacking: Stacking, tasks: Sequence[Task]) -> list
     ]
 
 
-def _alone(worker: Worker, task: Task) -> Answer:
+def _alone(worker: Worker, task: ClientTask) -> Answer:
     """The answer of one client, trained in a plain loop."""
     received, number = worker.receive(task), task.instruction.round
     worker.tunable.write(received.at.received)
@@ -108,7 +108,7 @@ def _alone(worker: Worker, task: Task) -> Answer:
 
 def _finish(
     worker: Worker,
-    task: Task,
+    task: ClientTask,
     received: Reception,
     result: LocalResult,
     trained: Params,
