@@ -36,7 +36,7 @@ from tests.small import small_recipe
 from tests.started import finish
 
 FEDERATION = {"clients": 6, "per_round": 3, "rounds": 3}
-SHOWN = ("scaffold", "top-k and int8", "gossip", "buffered")
+SHOWN = ("scaffold", "top-k and int8")
 """Methods that are played over Flower and Ray in every run of the tests; `make test-matrix` plays all."""
 
 ALL = pytest.mark.skipif("FEDFM_MATRIX" not in os.environ, reason="minutes; `make test-matrix` runs it")
