@@ -44,7 +44,10 @@ ALL = pytest.mark.skipif("FEDFM_MATRIX" not in os.environ, reason="minutes; `mak
 
 def build(folder: Path, name: str) -> Experiment:
     """The experiment of a method; two clients in one pass."""
-    method = METHODS[name]
+    return experiment_of(folder, METHODS[name])
+
+
+def experiment_of(folder: Path, method: dict[str, Any]) -> Experiment:
     federation = {**FEDERATION, **method.get("federation", {})}
     return build_experiment(
         load_recipe(small_recipe(folder, **{**method, "federation": federation, "runtime": {"stack": 2}}))
@@ -116,6 +119,38 @@ def test_over_flowers_grid(experiment: Experiment, local: dict[str, Any], tmp_pa
     pytest.importorskip("flwr", reason="the extra `flower` is not installed")
     with closing(over_nodes(experiment, grid_line(tmp_path / "relay"))) as runtime:
         assert play(experiment, runtime, tmp_path / "run") == local
+
+
+FEDAVG: dict[str, dict[str, Any]] = {
+    "top-k of all values": {"updates": [{"kind": "top-k", "share": 1.0}]},
+    "top-k of all values, without error feedback": {
+        "updates": [{"kind": "top-k", "share": 1.0, "error_feedback": False}]
+    },
+    "buffered without delay, the cohort in its buffer": {"protocol": {"kind": "buffered", "size": 3}},
+    "equal ranks, weights by examples": {
+        "aggregate": {"rule": "hetlora", "weights": "examples"},
+        "federation": {"ranks": [8]},
+    },
+}
+"""Methods at their limits, where they are FedAvg."""
+
+
+@pytest.fixture(scope="module")
+def fedavg(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    return losses_and_digest(tmp_path_factory.mktemp("fedavg"), {})
+
+
+def losses_and_digest(folder: Path, method: dict[str, Any]) -> list[str]:
+    """The digest of the tunable after the last round, and every loss on the way."""
+    experiment = experiment_of(folder, method)
+    assert experiment.worker is not None
+    tunable = play(experiment, LocalRuntime(experiment.worker), folder / "run")["tensors"]["tunable"]
+    return [tunable, *(repr(line["loss"]) for line in jsonl.records(folder / "run" / "metrics.jsonl"))]
+
+
+@pytest.mark.parametrize("limit", FEDAVG)
+def test_at_its_limit_it_is_fedavg_bit_for_bit(limit: str, fedavg: list[str], tmp_path: Path) -> None:
+    assert losses_and_digest(tmp_path, FEDAVG[limit]) == fedavg
 
 
 class Killed(BaseException):
