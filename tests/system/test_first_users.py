@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from importlib.util import find_spec
 from pathlib import Path
@@ -184,9 +184,10 @@ def test_interrupted_and_resumed(
         "writing": (checkpoints.tensors, "save", of_folder),
     }
     owner, name, when = points[point]
-    with monkeypatch.context() as patch, pytest.raises(Killed):
+    with monkeypatch.context() as patch:
         patch.setattr(owner, name, dies_in_round(2, name, getattr(owner, name), when))
-        play(experiment, LocalRuntime(experiment.worker), tmp_path / "run")
+        with pytest.raises(Killed):
+            play(experiment, LocalRuntime(experiment.worker), tmp_path / "run")
     assert RunFolder(tmp_path / "run").latest.read_text() == "round-0001\n"
     assert play(experiment, LocalRuntime(experiment.worker), tmp_path / "run") == local
 
@@ -230,9 +231,8 @@ def play_over(kind: str, folder: Path, names: Sequence[str]) -> None:
 
 
 @pytest.fixture
-def ray_is_polite(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def ray_is_polite(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_worker_niceness", "0")
-    yield
 
 
 @pytest.mark.slow

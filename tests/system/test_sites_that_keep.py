@@ -115,9 +115,10 @@ def test_state_is_the_sites_and_a_killed_server_replays(
         ["data.client=site"],
     )
     deployment = deployed(tmp_path)
-    with monkeypatch.context() as patch, pytest.raises(Killed):
+    with monkeypatch.context() as patch:
         kill(patch, driver.Driver, "_check_finite", 2)  # the answers of round 2 have come
-        start_run(recipe, deployment, [])
+        with pytest.raises(Killed):
+            start_run(recipe, deployment, [])
     assert sum(kept(tmp_path).values()) >= 3
     assert not recipe.folder.joinpath("client_state").exists(), "nothing of it is at the server"
     run = continue_run(RunFolder(recipe.folder), [], deployed(tmp_path), [])
@@ -131,9 +132,10 @@ def test_state_is_the_sites_and_a_killed_server_replays(
 
 def test_a_version_that_is_gone_is_a_failed_client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = recipe_of(tmp_path, "scaffold", federation={"per_round": 5, "rounds": 2, "quorum": 0.8})
-    with monkeypatch.context() as patch, pytest.raises(Killed):
+    with monkeypatch.context() as patch:
         kill(patch, driver.Driver, "_check_finite", 2)
-        start_run(recipe, deployed(tmp_path), [])
+        with pytest.raises(Killed):
+            start_run(recipe, deployed(tmp_path), [])
     versions = list((tmp_path / "site-a" / "client-state").rglob("*.safetensors"))
     assert len(versions) == 2
     for version in versions:
@@ -177,9 +179,10 @@ def test_arrivals_are_replayed(failing: str, tmp_path: Path, monkeypatch: pytest
     other = start_run(buffered(tmp_path, "other"), first(Backwards), [])
     assert tensors(other)["w"] != tensors(straight)["w"], "the order matters"
     recipe = buffered(tmp_path, "killed", checkpoint={"every": 3})
-    with monkeypatch.context() as patch, pytest.raises(Killed):
+    with monkeypatch.context() as patch:
         kill(patch, driver.Driver, "_check_finite", 3)
-        start_run(recipe, first(), [])
+        with pytest.raises(Killed):
+            start_run(recipe, first(), [])
     run = continue_run(RunFolder(recipe.folder), [], deployed(tmp_path, Backwards), [])
     assert arrivals(run.path) == order
     assert tensors(run)["w"] == tensors(straight)["w"]
@@ -187,14 +190,16 @@ def test_arrivals_are_replayed(failing: str, tmp_path: Path, monkeypatch: pytest
 
 def test_a_run_that_is_killed_twice_continues_one_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = buffered(tmp_path, "killed", checkpoint={"every": 3})
-    with monkeypatch.context() as patch, pytest.raises(Killed):
+    with monkeypatch.context() as patch:
         kill(patch, exchange, "decode_update", 4)
-        start_run(recipe, deployed(tmp_path), [])
+        with pytest.raises(Killed):
+            start_run(recipe, deployed(tmp_path), [])
     before = arrivals(recipe.folder)
     assert len(before) == 3
-    with monkeypatch.context() as patch, pytest.raises(Killed):
+    with monkeypatch.context() as patch:
         kill(patch, exchange, "decode_update", 6)
-        continue_run(RunFolder(recipe.folder), [], deployed(tmp_path, Backwards), [])
+        with pytest.raises(Killed):
+            continue_run(RunFolder(recipe.folder), [], deployed(tmp_path, Backwards), [])
     again = arrivals(recipe.folder)
     assert (again[:3], len(again)) == (before, 5)
     run = continue_run(RunFolder(recipe.folder), [], deployed(tmp_path), [])

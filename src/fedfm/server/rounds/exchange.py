@@ -41,6 +41,7 @@ from fedfm.updates import Failure, MessageError, Reply, Request, Update, UpdateP
 from fedfm.updates.payload import ACTIVITY
 from fedfm.wire import stored_bytes
 
+
 @dataclass
 class Pending:
     """What lasts from one round to the next while a process plays a run.
