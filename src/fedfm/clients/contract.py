@@ -16,6 +16,9 @@ from fedfm.updates import Asked, Instruction, Key, MessageError, Payload, Update
 from fedfm.views import Slices, Views, holds, narrow, narrow_spec, widen
 from fedfm.wire import TUNABLE, stored_bytes
 
+PERSONAL = "view/tunable"
+"""Group of a client's state: its personal tensors."""
+
 
 @dataclass(frozen=True)
 class Reception:
@@ -73,9 +76,8 @@ class Contract:
             received, sent = dict(groups[TUNABLE]), {group: dict(groups[group]) for group in beside}
             trains = None
         else:
-            zeros = {name: torch.zeros(tensor.shape, dtype=tensor.dtype) for name, tensor in self.spec.items()}
-            mine = {**self.personal, **own.get("view/tunable", {})}
-            received = widen(groups[TUNABLE], gets, {**zeros, **mine})
+            zeros = self._zeros()
+            received = widen(groups[TUNABLE], gets, {**zeros, **self._mine(own)})
             sent = {group: widen(groups[group], gets, zeros) for group in beside}
             trains = {
                 name: torch.ones(tensor.shape, dtype=torch.bool)
@@ -87,6 +89,27 @@ class Contract:
         return Reception(
             ClientRound(received, sent, kept, instruction.facts.learning_rate, frozenset(self.personal)), held, trains
         )
+
+    def at_client(self, client: str, number: int, params: Params, own: State) -> Params:
+        """The full tunable of one client: the server's where the client gets it, its own in personal places, else zero.
+
+        Args:
+            client: client id.
+            number: round of the view.
+            params: the server's tunable.
+            own: what the client keeps.
+        """
+        if self.views.whole:
+            return dict(params)
+        gets = self.views.gets(self.spec, client, number)
+        return widen(narrow(params, gets), gets, {**self._zeros(), **self._mine(own)})
+
+    def _zeros(self) -> Params:
+        return {name: torch.zeros(tensor.shape, dtype=tensor.dtype) for name, tensor in self.spec.items()}
+
+    def _mine(self, own: State) -> Params:
+        """A client's personal tensors: as initialised before its first round."""
+        return {**self.personal, **own.get(PERSONAL, {})}
 
     def finish(
         self, client: str, number: int, received: Reception, trained: Params, result: LocalResult, own: State
@@ -100,7 +123,7 @@ class Contract:
         stages = stages or self.up.start({TUNABLE: self.spec})
         sent, left = self.up.encode(groups, stages, Key(self.seed, number, client), None if whole else received.held)
         mine = {name: trained[name] for name in self.personal}
-        return sent, {**named("algorithm", done.own), **left, **({"view/tunable": mine} if mine else {})}
+        return sent, {**named("algorithm", done.own), **left, **({PERSONAL: mine} if mine else {})}
 
     def returns(self, client: str, number: int) -> dict[str, Spec]:
         """Groups of a client's update as they cross the wire."""

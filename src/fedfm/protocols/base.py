@@ -207,6 +207,8 @@ class Protocol(Settings):
 
     works: ClassVar[Sequence[str]] = ("train",)
     """Kinds of work that clients are asked for."""
+    own_tunable: ClassVar[str | None] = None
+    """Name under which `IO.keep` stores a tunable for each client; None: all clients start from the server's."""
     exchanges: ClassVar[int] = 1
     """Answers that a client gives in a round, for each kind of work, at most."""
 

@@ -44,6 +44,7 @@ class Gossip(Protocol):
     order: Literal["train-then-mix", "mix-then-train"] = "train-then-mix"
     """Whether clients mix what they have trained, or train while they mix (D-PSGD)."""
 
+    own_tunable: ClassVar[str | None] = X
     takes: ClassVar[Mapping[str, str]] = {
         capabilities.ONE_MODEL: "each client has its own",
         capabilities.SERVER_STEP: "there is no server",

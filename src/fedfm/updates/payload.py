@@ -25,6 +25,9 @@ from fedfm.wire import TUNABLE, from_bytes, to_bytes
 PROXY, ACTIVITY = "proxy", "activity"
 """Groups of a proxy: what changed of it, and counts of how much its neurons are used."""
 
+EVALUATE = "evaluate"
+"""The kind of work that measures and does not train."""
+
 MOST_TEXT = 2**12
 """Characters of a text."""
 
@@ -37,7 +40,8 @@ METADATA = "fedfm"
 Count = Annotated[int, Field(ge=0, le=MOST_INTEGER)]
 Text = Annotated[str, StringConstraints(max_length=MOST_TEXT)]
 Word = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z-]{0,63}$")]
-Extra = Annotated[dict[Word, float], Field(max_length=MOST_EXTRA)]
+Fact = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,63}$")]
+Extra = Annotated[dict[Fact, float], Field(max_length=MOST_EXTRA)]
 
 
 class MessageError(FedfmError):
