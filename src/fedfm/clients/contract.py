@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -12,9 +12,12 @@ from fedfm.clients.rules import ClientRound, Groups, LocalResult, LocalRule
 from fedfm.clients.state import State, named, part
 from fedfm.params import Params, subtract
 from fedfm.spec import Spec, empty, problem
-from fedfm.updates import Asked, Instruction, Key, MessageError, Payload, UpdatePath
+from fedfm.updates import Asked, Done, Instruction, Key, MessageError, Payload, UpdatePath
 from fedfm.views import Slices, Views, holds, narrow, narrow_spec, widen
-from fedfm.wire import TUNABLE, stored_bytes
+from fedfm.wire import TUNABLE
+
+_BASE = "0" * 64
+"""Stands for a digest."""
 
 PERSONAL = "view/tunable"
 """Group of a client's state: its personal tensors."""
@@ -130,10 +133,16 @@ class Contract:
         return dict(self.up.spec(self.before_path(client, number)))
 
     def message_bytes(self, client: str, number: int) -> tuple[int, int]:
-        """Bytes of the tensors of one message to a client, and of its update, with their headers."""
+        """Bytes of one message to a client that trains, and of its update; numbers in them may have other lengths."""
         gets = narrow_spec(self.spec, self.views.gets(self.spec, client, number))
         down = self.down.spec(dict.fromkeys((TUNABLE, *self.rule.sent), gets))
-        return _bytes(down), _bytes(self.returns(client, number))
+        return _down_bytes(number, down), _up_bytes(client, number, self.returns(client, number))
+
+    def evaluation_bytes(self, client: str, number: int, metrics: Sequence[str]) -> tuple[int, int]:
+        """Bytes of one message to a client that evaluates, and of its answer with these metrics; as `message_bytes`."""
+        gets = narrow_spec(self.spec, self.views.gets(self.spec, client, number))
+        down = self.down.spec({TUNABLE: gets})
+        return _down_bytes(number, down), _up_bytes(client, number, {}, dict.fromkeys(metrics, _FIGURE))
 
     def before_path(self, client: str, number: int) -> dict[str, Spec]:
         """Groups of a client's update before the update path."""
@@ -141,6 +150,15 @@ class Contract:
         return {group: narrow_spec(self.spec, held) for group in (TUNABLE, *self.rule.returned)}
 
 
-def _bytes(groups: Mapping[str, Spec]) -> int:
-    """Bytes of the tensors of some groups in one message, with its header."""
-    return stored_bytes(Payload(0, "", Asked(), {group: empty(spec) for group, spec in groups.items()}).tensors)
+_FIGURE = 0.12345678901234567
+"""A number of common length."""
+
+
+def _down_bytes(number: int, groups: Mapping[str, Spec]) -> int:
+    facts = Asked(learning_rate=_FIGURE)
+    return Payload(number, _BASE, facts, {group: empty(spec) for group, spec in groups.items()}).size_bytes
+
+
+def _up_bytes(client: str, number: int, groups: Mapping[str, Spec], figures: Mapping[str, float] | None = None) -> int:
+    facts = Done(client=client, examples=100, loss=_FIGURE, extra=dict(figures or {}))
+    return Payload(number, _BASE, facts, {group: empty(spec) for group, spec in groups.items()}).size_bytes

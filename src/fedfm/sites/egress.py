@@ -192,10 +192,8 @@ class Egress:
         own = {"run": recipe.name, "job": job, "groups": list(found.groups), "update": digest}
         append(self.ledger, own | line)
         self._count(_slots(job, found.round, found.work, found.groups), digest)
-        self._say(
-            f"run {recipe.name}, round {found.round} of {recipe.federation.rounds}: "
-            f"{size(len(update))} leave, {_what(found)}"
-        )
+        when = f"round {found.round} of {recipe.federation.rounds}"
+        self._say(f"run {recipe.name}, {when}: {_described_update(found, len(update))}")
 
     def check(self, found: Update, recipe: Recipe, job: str, digest: str) -> None:
         """Checks that an update is what the policy allows and the site announced, and that it is not one too many.
@@ -274,12 +272,13 @@ def _stored_bytes(groups: GroupSpecs) -> int:
     return sum(stored_bytes(empty(tensors)) for tensors in groups.values())
 
 
-def _what(found: Update) -> str:
-    """What an update is the result of."""
-    loss = found.facts.loss
+def _described_update(found: Update, size_bytes: int) -> str:
+    """What leaves, and what it is the result of."""
+    loss = "" if found.facts.loss is None else f"loss {found.facts.loss:.3f}"
     if found.work == EVALUATE:
-        return f"the figures of {found.facts.examples} held-out examples{'' if loss is None else f', loss {loss:.3f}'}"
-    return f"after {found.facts.steps} steps{'' if loss is None else f' with mean training loss {loss:.3f}'}"
+        return f"figures of {found.facts.examples} held-out examples ({size(size_bytes)}) leave{loss and f', {loss}'}"
+    mean = loss and f" with mean training {loss}"
+    return f"an update of {size(size_bytes)} leaves, after {found.facts.steps} steps{mean}"
 
 
 def _columns(recipe: Recipe) -> str:

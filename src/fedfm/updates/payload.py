@@ -20,7 +20,7 @@ from fedfm.errors import FedfmError
 from fedfm.printable import quoted
 from fedfm.spill import Spilled
 from fedfm.untrusted import MOST_INTEGER, UntrustedError, read_json
-from fedfm.wire import TUNABLE, from_bytes, to_bytes
+from fedfm.wire import TUNABLE, from_bytes, stored_bytes, to_bytes
 
 PROXY, ACTIVITY = "proxy", "activity"
 """Groups of a proxy: what changed of it, and counts of how much its neurons are used."""
@@ -122,9 +122,17 @@ class Payload(Generic[FactsT]):
 
     def encode(self) -> bytes:
         """The bytes."""
+        return to_bytes(self.tensors, self._metadata())
+
+    @property
+    def size_bytes(self) -> int:
+        """The number of bytes that `encode` makes; the tensors may be on torch's meta device."""
+        return stored_bytes(self.tensors, self._metadata())
+
+    def _metadata(self) -> dict[str, str]:
         facts = {key: None if _is_no_number(value) else value for key, value in self.facts.model_dump().items()}
         head = {"round": self.round, "base": self.base, "work": self.work, "facts": facts}
-        return to_bytes(self.tensors, {METADATA: json.dumps(head, allow_nan=False, separators=(",", ":"))})
+        return {METADATA: json.dumps(head, allow_nan=False, separators=(",", ":"))}
 
 
 class _Named(Mapping[str, Tensor]):

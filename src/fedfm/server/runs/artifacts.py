@@ -67,7 +67,7 @@ def write_outcome(
 
 
 def write_client_adapters(folder: RunFolder, experiment: Experiment, state: RunState) -> None:
-    """Writes ``clients/ID/adapter/`` for at most ``evaluate.clients`` simulated clients, where they hold different ones.
+    """Writes ``clients/ID/adapter/`` for at most ``evaluate.clients`` simulated clients, where their models differ.
 
     Args:
         folder: the run's folder.
