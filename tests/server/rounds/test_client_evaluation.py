@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -28,9 +29,10 @@ from tests.small import small_recipe
 
 FEDERATION = {"clients": 4, "per_round": 2, "rounds": 2, "holdout": 0.4}
 QUANTIZED = [{"kind": "quantize", "direction": "both"}]
+ALL = {"keep": "all"}
 AT_CLIENTS = {"federation": FEDERATION, "evaluate": {"at": "clients"}}
 KINDS: dict[str, dict[str, Any]] = {
-    "personal": {**AT_CLIENTS, "tune": {"kind": "lora", "share": "not head"}, "updates": QUANTIZED},
+    "personal": {**AT_CLIENTS, "tune": {"kind": "lora", "share": "not head"}, "updates": QUANTIZED, "checkpoint": ALL},
     "gossip": {**AT_CLIENTS, "protocol": {"kind": "gossip"}},
     "both": {"federation": FEDERATION, "evaluate": {"at": "both"}},
 }
@@ -183,19 +185,17 @@ def test_the_report_says_it(kind: str, runs: dict[str, Run]) -> None:
     assert "Worst 10 %" in text
 
 
-def test_with_all_checkpoints_a_run_goes_on_from_any_with_the_clients_state_of_then(tmp_path: Path) -> None:
-    values = small_recipe(tmp_path, **KINDS["personal"], checkpoint={"keep": "all"})
-    whole = fedfm.run(values)
-    before = {path.name: path.read_bytes() for path in whole.path.glob("*/adapter_model.safetensors")}
-    (whole.path / "report.html").unlink()
-    for number in (1, 2):
-        for path in (whole.path / "checkpoints" / f"round-{number:04d}").iterdir():
-            path.unlink()
-    for number in (1, 2):
-        (whole.path / "checkpoints" / f"round-{number:04d}").rmdir()
-    again = fedfm.resume(whole.path)
-    assert again.summary["rounds"] == 2
-    assert {path.name: path.read_bytes() for path in again.path.glob("*/adapter_model.safetensors")} == before
+def test_with_all_checkpoints_a_run_goes_on_from_any_with_the_clients_state_of_then(
+    runs: dict[str, Run], tmp_path: Path
+) -> None:
+    copy = Path(shutil.copytree(runs["personal"].path, tmp_path / "copy"))
+    adapters = sorted(copy.glob("**/adapter_model.safetensors"))
+    before = [path.read_bytes() for path in adapters]
+    shutil.rmtree(copy / "checkpoints" / "round-0002")
+    (copy / "report.html").unlink()
+    assert fedfm.resume(copy).summary["rounds"] == 2
+    assert len(adapters) == 5
+    assert [path.read_bytes() for path in adapters] == before
 
 
 def test_a_server_that_measures_personal_parts_says_so(tmp_path: Path) -> None:
@@ -213,7 +213,7 @@ def test_a_server_that_measures_personal_parts_says_so(tmp_path: Path) -> None:
         (["federation.holdout=0"], "evaluate.at", "set federation.holdout"),
         (["evaluate.clients=0"], "evaluate.clients", "evaluate.at=server"),
         (["evaluate.patience=1", "data.validation=0.2"], "evaluate.patience", "evaluate.at=both"),
-        (["proxy.kind=offsite"], "evaluate.at", "`proxy.kind: offsite` excludes that"),
+        (["proxy.kind=offsite", "proxy.distill=null"], "evaluate.at", "`proxy.kind: offsite` excludes that"),
         (
             ["protocol.kind=buffered", "data.train=sites", "runtime.kind=flower"],
             "evaluate.at",
