@@ -79,6 +79,21 @@ class ClientUpdate:
     slices: Slices
 
 
+@dataclass(frozen=True)
+class Messages:
+    """Numbers of messages in a round.
+
+    Attributes:
+        down: from the server to clients.
+        up: from clients to the server.
+        peer: whole tunables from one client to another.
+    """
+
+    down: int = 0
+    up: int = 0
+    peer: int = 0
+
+
 class IO(Interface):
     """What a protocol may use; the driver's side of it knows runtimes, ledgers and client state."""
 
@@ -209,6 +224,8 @@ class Protocol(Settings):
     """Kinds of work that clients are asked for."""
     asks_everyone: ClassVar[bool] = False
     """Whether every client takes part in every round."""
+    own_tunable: ClassVar[str | None] = None
+    """Name under which `IO.keep` stores a tunable for each client; None: all clients start from the server's."""
     exchanges: ClassVar[int] = 1
     """Answers that a client gives in a round, for each kind of work, at most."""
 
@@ -229,6 +246,16 @@ class Protocol(Settings):
             TooFewClientsError: fewer sound answers than the quorum.
         """
         raise NotImplementedError
+
+    def messages(self, clients: Sequence[str], asked: int, answers: int) -> Messages:
+        """How many messages a round has.
+
+        Args:
+            clients: of the run.
+            asked: clients that a round asks.
+            answers: updates that it needs.
+        """
+        return Messages(down=asked, up=answers)
 
     def figures(self, state: State) -> dict[str, float]:
         """What summary and report say of the protocol's state."""

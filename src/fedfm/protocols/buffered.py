@@ -25,7 +25,7 @@ from fedfm import capabilities
 from fedfm.algorithms import ServerState
 from fedfm.errors import RecipeError
 from fedfm.params import Params, map_params
-from fedfm.protocols.base import IO, Ask, ClientUpdate, Protocol, State
+from fedfm.protocols.base import IO, Ask, ClientUpdate, Messages, Protocol, State
 from fedfm.protocols.folding import RoundFold
 from fedfm.randomness import numpy_generator
 from fedfm.wire import TUNABLE
@@ -83,6 +83,11 @@ class Buffered(Protocol):
         number = state.round + 1
         params, server = io.algorithm.server_step(state.params, fold.result(number), air.server)
         return air.landed(number, params, server, sum(staleness) / len(staleness))
+
+    def messages(self, clients: Sequence[str], asked: int, answers: int) -> Messages:
+        """A step folds `size` updates, and as many clients start again."""
+        size = self.size or asked
+        return Messages(down=size, up=size)
 
     def figures(self, state: State) -> dict[str, float]:
         """Virtual seconds, and the mean staleness of the last step's updates."""

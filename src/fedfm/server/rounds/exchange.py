@@ -66,11 +66,13 @@ class Exchange:
         outbox: encodes them.
         store: keeps what simulated clients keep.
         folder: the run's folder.
-        state: of the run before the round.
+        state: of the run before the exchange.
         forget: client id → the oldest version of its state that may still be asked for.
         records: gets the ledger's lines and the events.
         watch: gets the time.
         totals: counts.
+        number: the round that it belongs to; by default the next one.
+        phase: under which the clients' time is booked.
     """
 
     def __init__(
@@ -87,7 +89,11 @@ class Exchange:
         listeners: Sequence[Listener],
         stop: StopRequest,
         pending: Pending,
+        *,
+        number: int | None = None,
+        phase: str = "train",
     ) -> None:
+        self.number, self.phase = state.round + 1 if number is None else number, phase
         self.experiment, self.runtime, self.outbox, self.store, self.folder = (
             experiment, runtime, outbox, store, folder,
         )  # fmt: skip
@@ -163,8 +169,8 @@ class Exchange:
         before = self.totals.accepted
         try:
             while len(answered) < len(asks) and (reply := self.runtime.next()) is not None:
-                seconds = self.watch.lap("train")
-                self.stop.check(f"in round {self.state.round + 1}")
+                seconds = self.watch.lap(self.phase)
+                self.stop.check(f"in round {self.number}")
                 if reply.client in answered or reply.client not in asks:
                     self._refuse(reply.client, "it answered twice" if reply.client in answered else "it was not asked")
                     continue
@@ -173,13 +179,13 @@ class Exchange:
                     yield from self._take(whose, early, copied.get(whose, 1), stale.get(whose, 0))
                 for listener in self.listeners:
                     done = min(len(answered), wanted)
-                    listener.on_client(self.state.round + 1, done, wanted, reply.client, seconds)
+                    listener.on_client(self.number, done, wanted, reply.client, seconds)
                 self.watch.lap("wire")
                 if enough is not None and self.totals.accepted - before == enough:
                     break
         finally:
             self.runtime.drop()
-        self.stop.check(f"in round {self.state.round + 1}")
+        self.stop.check(f"in round {self.number}")
         for client, left in ordering.left():
             if enough is not None and self.totals.accepted - before == enough:
                 self._event("late", client, f"{enough} others were faster")
@@ -216,14 +222,14 @@ class Exchange:
     def next(self, staleness: Mapping[str, int]) -> ClientUpdate | None:
         """The next sound answer to what was submitted."""
         while (reply := self._next_reply()) is not None:
-            self.watch.lap("train")
-            self.stop.check(f"in round {self.state.round + 1}")
+            self.watch.lap(self.phase)
+            self.stop.check(f"in round {self.number}")
             before = self._pending.replay.popleft() if self._pending.replay else None
             if before is not None and not before.sound and not isinstance(reply.content, Failure):
                 reply = Reply(reply.client, Failure(reply.client, "it gave no sound update before the interruption"))
             update = next(self._take(reply.client, reply, 1, staleness.get(reply.client, 0)), None)
             if before is None:
-                log_arrival(self.folder, self.state.round + 1, Arrival(reply.client, update is not None))
+                log_arrival(self.folder, self.number, Arrival(reply.client, update is not None))
             if update is not None:
                 return update
         return None
@@ -252,7 +258,7 @@ class Exchange:
 
     def keep(self, name: str, client: str, params: Params) -> None:
         """Stores tensors of a client with this round's state."""
-        number, key = self.state.round + 1, f"{name}/{client}"
+        number, key = self.number, f"{name}/{client}"
         self.totals.versions[key] = StateVersion(number, self.store.put(key, number, encode_state({name: params})))
 
     def kept(self, name: str, client: str, *, fresh: bool = False) -> Params | None:
@@ -268,7 +274,7 @@ class Exchange:
         """Records that one client sent another its tunable."""
         size = stored_bytes(params)
         self.totals.bytes_up += size
-        self.records.wire.append(message_record(self.state.round + 1, "peer", [sender, receiver], size, params))
+        self.records.wire.append(message_record(self.number, "peer", [sender, receiver], size, params))
 
     def _own(self, client: str) -> bytes | None:
         """What a simulated client keeps, to ride beside its message."""
@@ -307,13 +313,20 @@ class Exchange:
             self._list_up(ask, client, size, {})
             self._refuse(client, line(error))
             return
-        self._list_up(ask, client, size, update.tensors)
+        self._list_up(ask, client, size, update.tensors, self.up.names(self._expected(ask, client)))
         self._count(client, sound)
         yield sound
 
-    def _list_up(self, ask: Ask, client: str, size: int, tensors: Mapping[str, Tensor]) -> None:
+    def _list_up(
+        self, ask: Ask, client: str, size: int, tensors: Mapping[str, Tensor], names: Sequence[str] = ()
+    ) -> None:
         if ask.counted:
-            self.records.wire.append(message_record(ask.round, "up", [client], size, tensors))
+            line = message_record(ask.round, "up", [client], size, tensors, work=ask.work, names=names)
+            self.records.wire.append(line)
+
+    def _expected(self, ask: Ask, client: str) -> Mapping[str, Spec]:
+        """Groups of an answer, before the update path."""
+        return self.experiment.contract.before_path(client, ask.round) if ask.expects is None else ask.expects
 
     def _sound(
         self, client: str, update: Update, ask: Ask, message: Message, copies: int, staleness: int
@@ -324,7 +337,7 @@ class Exchange:
             MessageError: it may not, with the reason.
         """
         contract, model = self.experiment.contract, self.experiment.client_model
-        before = contract.before_path(client, ask.round) if ask.expects is None else dict(ask.expects)
+        before = self._expected(ask, client)
         expected = contract.up.spec(before)
         reason = screen(update, message.instruction, expected, client=client, accepts_stale=model.accepts_stale)
         activity = update.groups.get(ACTIVITY, {})
@@ -381,9 +394,7 @@ class Exchange:
         self._event("refused", client, reason)
 
     def _event(self, kind: str, client: str | None, reason: str, **more: str) -> None:
-        self.records.events.append(
-            {"round": self.state.round + 1, "kind": kind, "client": client, "reason": reason, **more}
-        )
+        self.records.events.append({"round": self.number, "kind": kind, "client": client, "reason": reason, **more})
 
     def require(self, accepted: int, wanted: int) -> None:
         """Checks the quorum, as `fedfm.protocols.IO.require`."""
@@ -399,7 +410,7 @@ class Exchange:
         first = self.records.events[:5]
         reasons = "".join(f"\n  client {line(event['client'])} {event['kind']}: {event['reason']}" for event in first)
         raise TooFewClientsError(
-            f"only {accepted} of {wanted} clients gave a sound update in round {self.state.round + 1}, fewer than "
+            f"only {accepted} of {wanted} clients gave a sound update in round {self.number}, fewer than "
             f"{asks}; see {self.folder.events}{reasons}",
             repeats=not self.totals.failed,  # every choice is keyed, so the same updates come again
         )
