@@ -113,6 +113,11 @@ class IO(Interface):
         ...
 
     @property
+    def rounds(self) -> int:
+        """Rounds of the run."""
+        ...
+
+    @property
     def simulated(self) -> bool:
         """Whether all clients are simulated."""
         ...
@@ -173,7 +178,11 @@ class IO(Interface):
     def next(self, staleness: Mapping[str, int]) -> ClientUpdate | None:
         """The next sound answer to what was submitted; None where nothing is outstanding.
 
-        Its arrival is written to the run's events first; a resumed run gets arrivals in that order again.
+        Each arrival is written to the run's events before it is folded; a resumed run gets them in that order again.
+
+        Args:
+            staleness: client id → server steps since the parameters that it starts from. The answer of a client that
+                is not in it is dropped, and what that client keeps stays as it was before.
         """
         ...
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -14,6 +13,7 @@ from fedfm.protocols import State
 from fedfm.records.folder import RunFolder
 from fedfm.runtimes.base import Runtime
 from fedfm.server.experiment.build import Experiment
+from fedfm.server.rounds.arrivals import arrivals
 from fedfm.server.rounds.checkpoints import oldest_versions, save_checkpoint
 from fedfm.server.rounds.exchange import Exchange, Pending
 from fedfm.server.rounds.interrupts import StopRequest
@@ -38,7 +38,6 @@ class Driver:
         folder: RunFolder,
         listeners: Sequence[Listener],
         stop: StopRequest,
-        replay: Sequence[str] = (),
     ) -> None:
         """A driver.
 
@@ -48,7 +47,6 @@ class Driver:
             folder: of the run.
             listeners: follow the run.
             stop: ends the run.
-            replay: clients whose updates had arrived when the run was interrupted, in that order.
         """
         self.experiment = experiment
         self.recipe = experiment.recipe
@@ -59,7 +57,7 @@ class Driver:
         self.store = ClientStore(folder.client_state)
         self.outbox = Outbox(runtime, experiment.client_model, experiment.contract)
         self._forget = oldest_versions(folder)
-        self._pending = Pending(replay=deque(replay))
+        self._pending = Pending()
 
     def start(self) -> RunState:
         """The state before round 1: the tunable as initialised, evaluated and saved."""
@@ -89,6 +87,7 @@ class Driver:
             StorageError: a checkpoint could not be written; the last one is intact.
         """
         saved = state.round
+        self._pending.replay.extend(event["client"] for event in arrivals(self.folder, saved))
         if state.proxy is not None:
             self.experiment.client_model.load(state.proxy)
             self.runtime.share(sorted(state.holders), state.proxy)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections import deque
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from torch import Tensor
@@ -26,6 +26,7 @@ from fedfm.records.folder import RunFolder
 from fedfm.records.ledger import message_record
 from fedfm.runtimes.base import Runtime
 from fedfm.server.experiment.build import Experiment
+from fedfm.server.rounds.arrivals import ARRIVAL
 from fedfm.server.rounds.interrupts import StopRequest
 from fedfm.server.rounds.messages import Message, Outbox
 from fedfm.server.rounds.ordering import Ordering
@@ -39,9 +40,6 @@ from fedfm.trackers.listeners import Listener
 from fedfm.updates import Failure, MessageError, Reply, Request, Update, UpdatePath, decode_update
 from fedfm.updates.payload import ACTIVITY
 from fedfm.wire import stored_bytes
-
-ARRIVAL = "arrival"
-"""Kind of the event that an update of an asynchronous run has arrived."""
 
 
 @dataclass
@@ -130,6 +128,11 @@ class Exchange:
         return self._recipe.seed
 
     @property
+    def rounds(self) -> int:
+        """Rounds of the run."""
+        return self._recipe.federation.rounds
+
+    @property
     def simulated(self) -> bool:
         """Whether clients are simulated."""
         return not self.runtime.keeps_state
@@ -196,13 +199,14 @@ class Exchange:
         """Sends clients what they are asked."""
         if self.runtime.remote:
             self.experiment.release()
-        messages = self.outbox.write(asks, self.state, self.records.wire, self.forget)
+        now = self._now()
+        messages = self.outbox.write(asks, now, self.records.wire, self.forget)
         requests = [Request(client, message.content, self._own(client)) for client, message in messages.items()]
         self.totals.bytes_down += sum(len(messages[client].content) for client in asks if asks[client].counted)
         self._pending.outstanding |= {client: (asks[client], message) for client, message in messages.items()}
         if self.state.proxy is not None and self.experiment.client_model.weights:
             new = dict.fromkeys(asks, self.state.proxy.number)
-            self.totals.downloaded |= {client: new[client] for client in asks if client not in self.state.holders}
+            self.totals.downloaded |= {client: new[client] for client in asks if client not in now.holders}
         self.watch.lap("wire")
         self.runtime.submit(requests)
 
@@ -220,23 +224,24 @@ class Exchange:
         while (reply := self._next_reply()) is not None:
             self.watch.lap("train")
             self.stop.check(f"in round {self.state.round + 1}")
-            replayed = bool(self._pending.replay) and self._pending.replay[0] == reply.client
-            if replayed:
-                self._pending.replay.popleft()
-            for update in self._take(reply.client, reply, 1, staleness.get(reply.client, 0)):
-                if not replayed:
-                    self.note(ARRIVAL, update.client, "its update has arrived")
+            replay = self._pending.replay
+            if replay and replay[0] == reply.client:
+                replay.popleft()
+            elif reply.client in self.outstanding:
+                self.note(ARRIVAL, reply.client, "its answer has arrived")
+            for update in self._take(reply.client, reply, 1, staleness.get(reply.client)):
                 return update
         return None
 
     def _next_reply(self) -> Reply | None:
         """The next reply, in the order of ``replay`` as long as there is one."""
         pending = self._pending
-        if not pending.replay and pending.early:
-            return pending.early.pop(next(iter(pending.early)))
         while True:
-            if pending.replay and pending.replay[0] in pending.early:
-                return pending.early.pop(pending.replay[0])
+            while pending.replay and pending.replay[0] not in pending.outstanding:
+                pending.replay.popleft()  # it was asked before the run was interrupted, and is not asked now
+            if pending.early and (not pending.replay or pending.replay[0] in pending.early):
+                first = pending.replay[0] if pending.replay else next(iter(pending.early))
+                return pending.early.pop(first)
             reply = self.runtime.next()
             if reply is None or not pending.replay or reply.client == pending.replay[0]:
                 return reply
@@ -267,9 +272,18 @@ class Exchange:
         self.totals.bytes_up += size
         self.records.wire.append(message_record(self.state.round + 1, "peer", [sender, receiver], size, params))
 
+    def _now(self) -> RunState:
+        """The state of the run, with what clients have got and kept in this round."""
+        versions, holders = self.totals.versions, self.totals.downloaded
+        if not versions and not holders:
+            return self.state
+        return replace(
+            self.state, versions={**self.state.versions, **versions}, holders={**self.state.holders, **holders}
+        )
+
     def _own(self, client: str) -> bytes | None:
         """What a simulated client keeps, to ride beside its message."""
-        version = self.state.versions.get(client)
+        version = self.totals.versions.get(client) or self.state.versions.get(client)
         if version is None or self.runtime.keeps_state:
             return None
         return self.store.get(client, version.number, sha256=version.sha256)
@@ -281,8 +295,8 @@ class Exchange:
             return None
         return min(federation.cohort_size(len(self.clients)), len(asks))
 
-    def _take(self, client: str, reply: Reply, copies: int, staleness: int) -> Iterator[ClientUpdate]:
-        """The answer, if it is sound; writes down what it is otherwise."""
+    def _take(self, client: str, reply: Reply, copies: int, staleness: int | None) -> Iterator[ClientUpdate]:
+        """The answer, if it is sound; writes down what it is otherwise. Without a staleness it is dropped."""
         if client not in self._pending.outstanding:
             self._refuse(client, "it was not asked")
             return
@@ -297,6 +311,10 @@ class Exchange:
         self.totals.bytes_up += size if ask.counted else 0
         try:
             update = decode_update(reply.content)
+            if staleness is None:
+                self._list_up(ask, client, size, update.tensors)
+                self._event("late", client, "its update is more server steps old than protocol.max_staleness allows")
+                return
             sound = self._sound(client, update, ask, message, copies, staleness)
             self._keep_state(client, reply, update)
         except MessageError as error:

@@ -21,6 +21,7 @@ from fedfm.records.folder import RunFolder
 from fedfm.runtimes.base import Runtime
 from fedfm.server.experiment.build import Experiment
 from fedfm.server.experiment.deployment import Deployment, Simulation
+from fedfm.server.rounds.arrivals import arrivals, restore_arrivals
 from fedfm.server.rounds.checkpoints import load_checkpoint
 from fedfm.server.rounds.driver import Driver
 from fedfm.server.rounds.interrupts import StopRequest, stop_on_signals
@@ -104,14 +105,16 @@ def _reopen(
         _refuse_another_run(saved.identity, experiment.identity)
     if recipe != before:
         opened.write_text(opened.recipe, dump(recipe))
+    number = saved.state.round if saved else 0
+    arrived = arrivals(opened, number)
     opened.truncate(saved.offsets if saved else {})
+    restore_arrivals(opened, arrived, number)
     opened.summary.unlink(missing_ok=True)
     opened.profile.unlink(missing_ok=True)  # of the run as it was
     warnings = [*(saved.warnings if saved else ()), *_changed_versions(opened)]
     for text in warnings:
         for listener in listeners:
             listener.on_warning(text)
-    number = saved.state.round if saved else 0
     opened.append(opened.events, {"round": number, "kind": "resume", "client": None, "reason": "; ".join(warnings)})
     return experiment
 
