@@ -81,7 +81,7 @@ class Buffered(Protocol):
                 staleness.append(age)
         io.require(len(staleness), size)
         number = state.round + 1
-        params, server = io.algorithm.server_step(state.params, fold.result(number), air.server)
+        params, server = fold.server_step(number, state.params, air.server)
         return air.landed(number, params, server, sum(staleness) / len(staleness))
 
     def figures(self, state: State) -> dict[str, float]:
