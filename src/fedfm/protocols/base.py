@@ -128,6 +128,11 @@ class IO(Interface):
         ...
 
     @property
+    def rounds(self) -> int:
+        """Rounds of the run."""
+        ...
+
+    @property
     def simulated(self) -> bool:
         """Whether all clients are simulated."""
         ...
@@ -189,6 +194,10 @@ class IO(Interface):
         """The next sound answer to what was submitted; None where nothing is outstanding.
 
         Each answer is written to the run's events first; a resumed run gets answers in that order again.
+
+        Args:
+            staleness: client id → server steps since the parameters that it starts from. The answer of a client that
+                is not in it is dropped, and what that client keeps stays as it was before.
         """
         ...
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections import deque
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from torch import Tensor
@@ -134,6 +134,11 @@ class Exchange:
         return self._recipe.seed
 
     @property
+    def rounds(self) -> int:
+        """Rounds of the run."""
+        return self._recipe.federation.rounds
+
+    @property
     def simulated(self) -> bool:
         """Whether clients are simulated."""
         return not self.runtime.keeps_state
@@ -200,13 +205,14 @@ class Exchange:
         """Sends clients what they are asked."""
         if self.runtime.remote:
             self.experiment.release()
-        messages = self.outbox.write(asks, self.state, self.records.wire, self.forget)
+        now = self._now()
+        messages = self.outbox.write(asks, now, self.records.wire, self.forget)
         requests = [Request(client, message.content, self._own(client)) for client, message in messages.items()]
         self.totals.bytes_down += sum(len(messages[client].content) for client in asks if asks[client].counted)
         self._pending.outstanding |= {client: (asks[client], message) for client, message in messages.items()}
         if self.state.proxy is not None and self.experiment.client_model.weights:
             new = dict.fromkeys(asks, self.state.proxy.number)
-            self.totals.downloaded |= {client: new[client] for client in asks if client not in self.state.holders}
+            self.totals.downloaded |= {client: new[client] for client in asks if client not in now.holders}
         self.watch.lap("wire")
         self.runtime.submit(requests)
 
@@ -224,11 +230,13 @@ class Exchange:
         while (reply := self._next_reply()) is not None:
             self.watch.lap(self.phase)
             self.stop.check(f"in round {self.number}")
-            before = self._pending.replay.popleft() if self._pending.replay else None
-            if before is not None and not before.sound and not isinstance(reply.content, Failure):
+            replay = self._pending.replay
+            before = replay.popleft() if replay and replay[0].client == reply.client else None
+            wanted, asked = reply.client in staleness, reply.client in self.outstanding
+            if before is not None and not before.sound and wanted and not isinstance(reply.content, Failure):
                 reply = Reply(reply.client, Failure(reply.client, "it gave no sound update before the interruption"))
-            update = next(self._take(reply.client, reply, 1, staleness.get(reply.client, 0)), None)
-            if before is None:
+            update = next(self._take(reply.client, reply, 1, staleness.get(reply.client)), None)
+            if before is None and asked:
                 log_arrival(self.folder, self.number, Arrival(reply.client, update is not None))
             if update is not None:
                 return update
@@ -238,19 +246,15 @@ class Exchange:
         """The next reply, in the order of ``replay`` as long as there is one."""
         pending = self._pending
         while True:
-            if pending.replay and pending.replay[0].client in pending.early:
-                return pending.early.pop(pending.replay[0].client)
-            if not pending.replay and pending.early:
-                return pending.early.pop(next(iter(pending.early)))
+            while pending.replay and pending.replay[0].client not in pending.outstanding:
+                pending.replay.popleft()  # it was asked before the run was interrupted, and is not asked now
+            if pending.early and (not pending.replay or pending.replay[0].client in pending.early):
+                first = pending.replay[0].client if pending.replay else next(iter(pending.early))
+                return pending.early.pop(first)
             reply = self.runtime.next()
-            if reply is None and pending.early:
-                reason = "it was not asked again: from here on, answers count in the order in which they come"
-                self.note("replay", pending.replay[0].client, reason)
-                pending.replay.clear()
-            elif reply is None or not pending.replay or reply.client == pending.replay[0].client:
+            if reply is None or not pending.replay or reply.client == pending.replay[0].client:
                 return reply
-            else:
-                pending.early[reply.client] = reply
+            pending.early[reply.client] = reply
 
     def note(self, kind: str, client: str | None, reason: str) -> None:
         """Adds a line to the round's events."""
@@ -276,9 +280,18 @@ class Exchange:
         self.totals.bytes_up += size
         self.records.wire.append(message_record(self.number, "peer", [sender, receiver], size, params))
 
+    def _now(self) -> RunState:
+        """The state of the run, with what clients have got and kept in this round."""
+        versions, holders = self.totals.versions, self.totals.downloaded
+        if not versions and not holders:
+            return self.state
+        return replace(
+            self.state, versions={**self.state.versions, **versions}, holders={**self.state.holders, **holders}
+        )
+
     def _own(self, client: str) -> bytes | None:
         """What a simulated client keeps, to ride beside its message."""
-        version = self.state.versions.get(client)
+        version = self.totals.versions.get(client) or self.state.versions.get(client)
         if version is None or self.runtime.keeps_state:
             return None
         return self.store.get(client, version.number, sha256=version.sha256)
@@ -290,8 +303,8 @@ class Exchange:
             return None
         return min(federation.cohort_size(len(self.clients)), len(asks))
 
-    def _take(self, client: str, reply: Reply, copies: int, staleness: int) -> Iterator[ClientUpdate]:
-        """The answer, if it is sound; writes down what it is otherwise."""
+    def _take(self, client: str, reply: Reply, copies: int, staleness: int | None) -> Iterator[ClientUpdate]:
+        """The answer, if it is sound; writes down what it is otherwise. Without a staleness it is dropped."""
         if client not in self._pending.outstanding:
             self._refuse(client, "it was not asked")
             return
@@ -306,6 +319,10 @@ class Exchange:
         self.totals.bytes_up += size if ask.counted else 0
         try:
             update = decode_update(reply.content)
+            if staleness is None:
+                self._list_up(ask, client, size, update.tensors)
+                self._event("late", client, "its update is more server steps old than protocol.max_staleness allows")
+                return
             sound = self._sound(client, update, ask, message, copies, staleness)
             self._keep_state(client, reply, update)
         except MessageError as error:
