@@ -16,7 +16,7 @@ from fedfm.records import jsonl
 from fedfm.records.folder import RunFolder
 from fedfm.runtimes.local import LocalRuntime
 from fedfm.server.experiment.build import Experiment, build_experiment
-from fedfm.server.rounds.arrivals import arrivals, restore_arrivals
+from fedfm.server.rounds.arrivals import arrivals_after
 from fedfm.server.rounds.checkpoints import load_checkpoint
 from fedfm.server.rounds.driver import Driver
 from fedfm.server.rounds.interrupts import StopRequest
@@ -138,19 +138,17 @@ def test_a_resumed_run_folds_in_the_order_of_arrival_however_often_it_is_interru
     initial = driver.start()
     with pytest.raises(RuntimeError, match="killed"):  # in step 3; the only checkpoint is that before round 1
         driver.play(initial)
-    found = [event["client"] for event in arrivals(run, 0)]
+    found = [arrival.client for arrival in arrivals_after(run, 0)]
     assert len(found) == 2
     for dies in (True, False):
         saved = load_checkpoint(run)
         assert saved is not None
-        before = arrivals(run, saved.state.round)
         run.truncate(saved.offsets)
-        restore_arrivals(run, before, saved.state.round)
         driver, _, _ = begin(built, tmp_path, killed_after() if dies else first, resumed=True)
         if dies:
             with pytest.raises(RuntimeError, match="killed"):
                 driver.play(saved.state)
     assert driver.play(saved.state).round == 3
-    assert [event["client"] for event in arrivals(run, 0)][:2] == found
+    assert [arrival.client for arrival in arrivals_after(run, 0)][:2] == found
     folded = [line["clients"][0] for line in jsonl.records(run.wire) if line["direction"] == "up"]
     assert folded[:2] == found
