@@ -175,6 +175,7 @@ class _Summary(TypedDict):
     privacy: NotRequired[dict[str, Any] | None]
     final_by: NotRequired[Literal["server", "clients"]]
     evaluate_at: NotRequired[Literal["server", "clients", "both"]]
+    mean_of_clients: NotRequired[bool]
     personal: NotRequired[list[Name]]
     personal_values: NotRequired[Literal["mean", "initial"]]
     protocol: NotRequired[_Protocol | None]

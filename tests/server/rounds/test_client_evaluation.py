@@ -183,6 +183,9 @@ def test_the_report_says_it(kind: str, runs: dict[str, Run]) -> None:
     assert ("Accuracy, mean over clients" in text) == (kind != "both")
     assert ("gossip" in text) == (kind == "gossip")
     assert "Worst 10 %" in text
+    card = (runs[kind].path / "adapter" / "README.md").read_text()
+    assert ("This one is the mean over all clients." in card) == (kind == "gossip")
+    assert ("Mean over clients, weighted" in card) == (kind != "both"), "of the figures"
 
 
 def test_with_all_checkpoints_a_run_goes_on_from_any_with_the_clients_state_of_then(

@@ -51,6 +51,7 @@ def summarize(
         "clients_spread": spread,
         "proxy": proxy,
         "protocol": _protocol(experiment, state),
+        "mean_of_clients": experiment.recipe.protocol.own_tunable is not None,
         "personal": _personal(experiment),
         "personal_values": "mean" if experiment.data.training is not None else "initial",
         "parameters": _parameters(experiment),
