@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fedfm.protocols.base import IO, Ask, ClientUpdate, Protocol, State
+from fedfm.protocols.base import IO, Ask, ClientUpdate, Messages, Protocol, State
 from fedfm.protocols.buffered import Buffered
 from fedfm.protocols.gossip import Gossip
 from fedfm.protocols.star import Star
@@ -18,4 +18,16 @@ PROTOCOLS: dict[str, type[Protocol]] = {
 
 AnyProtocol = Annotated[Protocol, Choice(PROTOCOLS, "kind", "fedfm.protocols")]
 
-__all__ = ["IO", "PROTOCOLS", "AnyProtocol", "Ask", "Buffered", "ClientUpdate", "Gossip", "Protocol", "Star", "State"]
+__all__ = [
+    "IO",
+    "PROTOCOLS",
+    "AnyProtocol",
+    "Ask",
+    "Buffered",
+    "ClientUpdate",
+    "Gossip",
+    "Messages",
+    "Protocol",
+    "Star",
+    "State",
+]

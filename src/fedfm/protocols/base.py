@@ -79,6 +79,21 @@ class ClientUpdate:
     slices: Slices
 
 
+@dataclass(frozen=True)
+class Messages:
+    """Numbers of messages in a round.
+
+    Attributes:
+        down: from the server to clients.
+        up: from clients to the server.
+        peer: whole tunables from one client to another.
+    """
+
+    down: int = 0
+    up: int = 0
+    peer: int = 0
+
+
 class IO(Interface):
     """What a protocol may use. The server implements it with runtimes, ledgers and client state."""
 
@@ -173,12 +188,12 @@ class IO(Interface):
     def next(self, staleness: Mapping[str, int]) -> ClientUpdate | None:
         """The next sound answer to what was submitted; None where nothing is outstanding.
 
-        Its arrival is written to the run's events first; a resumed run gets arrivals in that order again.
+        Each answer is written to the run's events first; a resumed run gets answers in that order again.
         """
         ...
 
     def note(self, kind: str, client: str | None, reason: str) -> None:
-        """Adds a line to the run's events, at once."""
+        """Adds a line to the round's events."""
         ...
 
     def keep(self, name: str, client: str, params: Params) -> None:
@@ -207,6 +222,10 @@ class Protocol(Settings):
 
     works: ClassVar[Sequence[str]] = ("train",)
     """Kinds of work that clients are asked for."""
+    asks_everyone: ClassVar[bool] = False
+    """Whether every client takes part in every round."""
+    own_tunable: ClassVar[str | None] = None
+    """Name under which `IO.keep` stores a tunable for each client; None: all clients start from the server's."""
     exchanges: ClassVar[int] = 1
     """Answers that a client gives in a round, for each kind of work, at most."""
 
@@ -227,6 +246,16 @@ class Protocol(Settings):
             TooFewClientsError: fewer sound answers than the quorum.
         """
         raise NotImplementedError
+
+    def messages(self, clients: Sequence[str], asked: int, answers: int) -> Messages:
+        """How many messages a round has.
+
+        Args:
+            clients: of the run.
+            asked: clients that a round asks.
+            answers: updates that it needs.
+        """
+        return Messages(down=asked, up=answers)
 
     def figures(self, state: State) -> dict[str, float]:
         """Figures of the protocol's state, for summary and report."""

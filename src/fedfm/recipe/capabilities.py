@@ -12,9 +12,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fedfm.capabilities import (
+    BACKBONE_WEIGHTS,
+    BARRIER,
+    FIXED_COHORT,
     LABELS,
     LOW_RANK_FACTORS,
     ONE_MODEL,
+    PARTIAL_PARTICIPATION,
     RECOMPUTATION,
     SGD,
     SHARED_CODE,
@@ -178,6 +182,26 @@ PLAIN_KEYS = (
         takes={VIRTUAL_TOKENS: "peft has no virtual tokens for it; use lora"},
     ),
     PlainKey(
+        "federation.sampling",
+        lambda recipe: recipe.federation.sampling == "poisson",
+        takes={FIXED_COHORT: "the number of clients of a round is drawn"},
+    ),
+    PlainKey(
+        "federation.sampling",
+        lambda recipe: recipe.federation.sampling == "weighted",
+        takes={FIXED_COHORT: "a client can be drawn several times"},
+    ),
+    PlainKey(
+        "federation.per_round",
+        lambda recipe: recipe.federation.per_round not in (None, recipe.federation.clients),
+        needs={PARTIAL_PARTICIPATION: "it names fewer clients than there are; leave it out"},
+    ),
+    PlainKey(
+        "runtime.spares",
+        lambda recipe: bool(recipe.runtime.spares),
+        needs={BARRIER: "a round ends when enough of its clients have answered"},
+    ),
+    PlainKey(
         "data.train",
         lambda recipe: recipe.data.train == SITES,
         takes={SIMULATED_CLIENTS: "clients hold their own data"},
@@ -214,8 +238,8 @@ PLAIN_KEYS = (
     ),
     PlainKey(
         "federation.holdout",
-        lambda recipe: recipe.federation.holdout > 0,
-        needs={SIMULATED_CLIENTS: "the server evaluates on what is held out; set 0"},
+        lambda recipe: recipe.federation.holdout > 0 and recipe.evaluate.at == "server",
+        needs={SIMULATED_CLIENTS: "the server evaluates on what is held out; set 0, or evaluate.at=clients"},
     ),
     PlainKey(
         "federation.devices",
@@ -243,6 +267,16 @@ PLAIN_KEYS = (
             ONE_MODEL: "each client keeps a part of the tunable for itself",
             WHOLE_VIEWS: "each client keeps a part of the tunable for itself",
         },
+    ),
+    PlainKey(
+        "evaluate.at",
+        lambda recipe: recipe.evaluate.at == "clients",
+        needs={BACKBONE_WEIGHTS: "a run is judged by the backbone, which the clients do not hold; use server or both"},
+    ),
+    PlainKey(
+        "evaluate.patience",
+        lambda recipe: recipe.evaluate.patience is not None,
+        needs={ONE_MODEL: "an earlier round is delivered, and of what is a client's own only the latest is kept"},
     ),
     PlainKey(
         "evaluate.baselines",

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from fedfm.capabilities import BARRIER
+from fedfm.data.settings import SITES
 from fedfm.errors import Problem
 from fedfm.recipe.capabilities import incompatible
 from fedfm.recipe.federation import DEFAULT_CLIENTS
 from fedfm.recipe.keys import RecipeKeys
 from fedfm.recipe.problems import overlap
-from fedfm.runtimes.settings import Local
 from fedfm.spelling import nearest
 from fedfm.tasks import TASKS
 
@@ -124,6 +125,33 @@ def _patience(recipe: RecipeKeys) -> str | None:
     return None
 
 
+def _held_out_examples(recipe: RecipeKeys) -> str | None:
+    if recipe.evaluate.at != "server" and not recipe.federation.holdout:
+        return "clients evaluate on the examples that they hold out: set federation.holdout, such as 0.2"
+    return None
+
+
+def _some_clients(recipe: RecipeKeys) -> str | None:
+    if recipe.evaluate.at != "server" and not recipe.evaluate.clients:
+        return "with 0, no client evaluates: use at least 1, or evaluate.at=server"
+    return None
+
+
+def _own_validation(recipe: RecipeKeys) -> str | None:
+    if recipe.evaluate.patience is not None and recipe.evaluate.at == "clients":
+        return "stopping early needs the server's validation set: use evaluate.at=both, or evaluate.patience=null"
+    return None
+
+
+def _free_sites(recipe: RecipeKeys) -> str | None:
+    if recipe.evaluate.at != "server" and recipe.data.train == SITES and BARRIER in recipe.protocol.takes:
+        return (
+            f"clients evaluate between rounds, but with `protocol.kind: {recipe.protocol.kind}` sites train at any "
+            "time: use evaluate.at=server"
+        )
+    return None
+
+
 def _public_data(recipe: RecipeKeys) -> str | None:
     key = recipe.proxy.public_use
     if key is None or recipe.public is not None:
@@ -146,11 +174,23 @@ def _spares(recipe: RecipeKeys) -> str | None:
 
 def _threads(recipe: RecipeKeys) -> str | None:
     runtime = recipe.runtime
-    if runtime.resolved_threads > 1 and isinstance(runtime, Local) and runtime.processes not in ("auto", 1):
+    if runtime.resolved_threads > 1 and runtime.processes not in ("auto", 1):
         return (
             f"each of {runtime.processes} processes computes with one thread: use runtime.processes=1, or "
             "runtime.threads=1"
         )
+    return None
+
+
+def _stage_order(recipe: RecipeKeys) -> str | None:
+    for place, stage in enumerate(recipe.updates):
+        before = next((number for number, other in enumerate(recipe.updates[:place]) if other.flattens), None)
+        if stage.reads_names and before is not None:
+            earlier = recipe.updates[before]
+            return (
+                f"`updates[{place}].kind: {stage.kind}` reads tensors by their names, which `updates[{before}].kind: "
+                f"{earlier.kind}` does not keep: put {stage.kind} before {earlier.kind}"
+            )
     return None
 
 
@@ -170,9 +210,14 @@ CHECKS = (
     Check(("aggregate.weights", "federation.sampling"), _weights),
     Check(("evaluate.metrics", "task.kind"), _metrics),
     Check(("evaluate.patience", "data.validation"), _patience),
+    Check(("evaluate.patience", "evaluate.at"), _own_validation),
+    Check(("evaluate.at", "federation.holdout"), _held_out_examples),
+    Check(("evaluate.clients", "evaluate.at"), _some_clients),
+    Check(("evaluate.at", "protocol", "data.train"), _free_sites),
     Check(("federation.sampling", "runtime.spares"), _spares),
     Check(("runtime.threads", "runtime.processes"), _threads),
     Check(("public", "proxy"), _public_data),
+    Check(("updates",), _stage_order),
     Check(("tune.kind", "tune.target_modules", "proxy.kind", "proxy.interval"), _plug_in),
 )
 """All rules, in the order of the recipe."""

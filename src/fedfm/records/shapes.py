@@ -81,6 +81,7 @@ class _Message(TypedDict):
     direction: Literal["down", "up", "peer"]
     clients: list[Name]
     bytes: Count
+    work: NotRequired[Name]
     names: NotRequired[list[Name]]
     tensors: list[_Tensor]
 
@@ -175,6 +176,7 @@ class _Summary(TypedDict):
     final_by: NotRequired[Literal["server", "clients"]]
     evaluate_at: NotRequired[Literal["server", "clients", "both"]]
     personal: NotRequired[list[Name]]
+    personal_values: NotRequired[Literal["mean", "initial"]]
     protocol: NotRequired[_Protocol | None]
     versions: NotRequired[dict[str, str]]
 

@@ -104,6 +104,7 @@ def write_card(folder: Path, *, base: Base, summary: Record, recipe: Record, kin
         contributions=contributions.lines(summary),
         privacy=summary.get("privacy"),
         personal=summary.get("personal") or [],
+        personal_values=summary.get("personal_values"),
         by_clients=summary.get("final_by") == "clients",
         repeats=[found for found in summary.get("repeats") or [] if found["split"] != found["other"]],
         recipe=text,

@@ -20,10 +20,13 @@ from fedfm.errors import FedfmError
 from fedfm.printable import quoted
 from fedfm.spill import Spilled
 from fedfm.untrusted import MOST_INTEGER, UntrustedError, read_json
-from fedfm.wire import TUNABLE, from_bytes, to_bytes
+from fedfm.wire import TUNABLE, from_bytes, stored_bytes, to_bytes
 
 PROXY, ACTIVITY = "proxy", "activity"
 """Groups of a proxy: its changes, and counts of how much its neurons are used."""
+
+EVALUATE = "evaluate"
+"""The kind of work that measures and does not train."""
 
 MOST_TEXT = 2**12
 """Characters of a text."""
@@ -37,7 +40,8 @@ METADATA = "fedfm"
 Count = Annotated[int, Field(ge=0, le=MOST_INTEGER)]
 Text = Annotated[str, StringConstraints(max_length=MOST_TEXT)]
 Word = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z-]{0,63}$")]
-Extra = Annotated[dict[Word, float], Field(max_length=MOST_EXTRA)]
+Fact = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,63}$")]
+Extra = Annotated[dict[Fact, float], Field(max_length=MOST_EXTRA)]
 
 
 class MessageError(FedfmError):
@@ -118,9 +122,17 @@ class Payload(Generic[FactsT]):
 
     def encode(self) -> bytes:
         """The bytes."""
+        return to_bytes(self.tensors, self._metadata())
+
+    @property
+    def size_bytes(self) -> int:
+        """The number of bytes that `encode` makes; the tensors may be on torch's meta device."""
+        return stored_bytes(self.tensors, self._metadata())
+
+    def _metadata(self) -> dict[str, str]:
         facts = {key: None if _is_no_number(value) else value for key, value in self.facts.model_dump().items()}
         head = {"round": self.round, "base": self.base, "work": self.work, "facts": facts}
-        return to_bytes(self.tensors, {METADATA: json.dumps(head, allow_nan=False, separators=(",", ":"))})
+        return {METADATA: json.dumps(head, allow_nan=False, separators=(",", ":"))}
 
 
 class _Named(Mapping[str, Tensor]):
