@@ -1,4 +1,4 @@
-"""Between the wire and training at a client: what it received, in full coordinates, and what it sends of its result."""
+"""Between the wire and training at a client: decodes what it received, and encodes what it sends."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a protocol is: who asks whom for what in a round. The driver around it records, commits and resumes."""
+"""What a protocol is: who asks whom for what in a round. The driver records, commits and resumes."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class ClientUpdate:
     Attributes:
         client: client id.
         groups: decoded tensors by group; of ``tunable``, the part that the client holds.
-        facts: what the client says of its work.
+        facts: what the client reports of its work.
         contribution: what a rule may weigh it by.
         slices: the part of the tunable that the client holds.
     """
@@ -95,7 +95,7 @@ class Messages:
 
 
 class IO(Interface):
-    """What a protocol may use; the driver's side of it knows runtimes, ledgers and client state."""
+    """What a protocol may use. The server implements it with runtimes, ledgers and client state."""
 
     @property
     def algorithm(self) -> Algorithm:
@@ -170,7 +170,7 @@ class IO(Interface):
         ...
 
     def require(self, accepted: int, wanted: int) -> None:
-        """Checks the quorum of a round whose answers were asked for in parts.
+        """Checks the quorum of a round that asked its clients in several parts.
 
         Raises:
             TooFewClientsError: there are fewer sound answers.
@@ -267,5 +267,5 @@ class Protocol(Settings):
         return Messages(down=asked, up=answers)
 
     def figures(self, state: State) -> dict[str, float]:
-        """What summary and report say of the protocol's state."""
+        """Figures of the protocol's state, for summary and report."""
         return {}

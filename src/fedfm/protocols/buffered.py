@@ -1,4 +1,4 @@
-"""Buffered asynchronous training: the server steps whenever a few updates have arrived, and waits for no one.
+"""Buffered asynchronous training: the server steps whenever a few updates have arrived, without waiting for a cohort.
 
 Nguyen et al., Federated Learning with Buffered Asynchronous Aggregation (FedBuff), arXiv:2106.06639, Algorithm 1.
 `federation.per_round` clients work at any time. Each starts from the server's parameters as they are when it starts;

@@ -107,7 +107,7 @@ class UpdatePath:
         """The inverse of `encode`.
 
         Args:
-            groups: as they came; they have the spec that `spec` says.
+            groups: as received, with the spec that `spec` returns.
             specs: of what was encoded.
 
         Raises:

@@ -180,8 +180,8 @@ class Exchange:
                     self._refuse(reply.client, "it answered twice" if reply.client in answered else "it was not asked")
                     continue
                 answered.add(reply.client)
-                for whose, early in ordering.after(reply.client, reply):
-                    yield from self._take(whose, early, copied.get(whose, 1), stale.get(whose, 0))
+                for client, early in ordering.after(reply.client, reply):
+                    yield from self._take(client, early, copied.get(client, 1), stale.get(client, 0))
                 for listener in self.listeners:
                     done = min(len(answered), wanted)
                     listener.on_client(self.number, done, wanted, reply.client, seconds)
@@ -326,7 +326,7 @@ class Exchange:
             sound = self._sound(client, update, ask, message, copies, staleness)
             self._keep_state(client, reply, update)
         except MessageError as error:
-            # Nothing is known of the tensors in it.
+            # Its tensors are not known.
             self._list_up(ask, client, size, {})
             self._refuse(client, line(error))
             return

@@ -26,8 +26,8 @@ class Message:
     """One client's message.
 
     Attributes:
-        instruction: what it says.
-        content: its bytes; clients alike share them.
+        instruction: its content.
+        content: its bytes; clients that are asked alike share them.
     """
 
     instruction: Instruction

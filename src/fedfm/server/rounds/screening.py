@@ -43,7 +43,7 @@ def screen(
     """
     facts = update.facts
     if facts.client != client:
-        return f"it says it is from client {quoted(facts.client)}"
+        return f"it names client {quoted(facts.client)}"
     if update.round != instruction.round:
         return f"it answers round {update.round}, not round {instruction.round}"
     if update.work != instruction.work:

@@ -40,8 +40,8 @@ class Delivered:
 
     Attributes:
         params: the tunable.
-        round: whose outcome it is.
-        metrics: the latest scores known of it.
+        round: the round after which the tunable had these values.
+        metrics: the latest scores of these values.
         evaluated: the round in which they were measured.
     """
 
@@ -56,7 +56,7 @@ class StateVersion:
     """A version of what a client keeps.
 
     Attributes:
-        number: the round whose update it belongs to.
+        number: the round in which the client made it.
         sha256: hex digest of its bytes.
     """
 

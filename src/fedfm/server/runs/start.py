@@ -164,7 +164,7 @@ def _session(
     folder: RunFolder,
     listeners: Sequence[Listener],
 ) -> Iterator[_Session]:
-    """What a run is played in; however that ends, the folder and the clients get to know how."""
+    """What a run is played in; its end is recorded in the folder and reported to the clients."""
     experiment = deployment.informed(experiment)
     folder.write_json(folder.environment, environment())
     folder.write_json(folder.clients, experiment.data.table())
@@ -187,11 +187,12 @@ def _session(
             _say_ended(runtime, folder, experiment, "failed")
             remedy = f"once the clients have recovered: {folder.again}"
             if error.repeats and isinstance(deployment, Simulation):
-                remedy = "resuming would repeat it: mend what the reasons say and start a new run"
+                remedy = "resuming would repeat it: correct the causes named above and start a new run"
             raise TooFewClientsError(f"{error}\n{remedy}", repeats=error.repeats) from error
         except StorageError as error:
             raise StorageError(
-                f"{error}\nthe last checkpoint is intact; make room or mend the permissions, then: {folder.again}"
+                f"{error}\nthe last checkpoint is intact; free disk space or correct the permissions, "
+                f"then: {folder.again}"
             ) from error
         else:
             _say_ended(runtime, folder, experiment, "completed")
@@ -230,7 +231,7 @@ def _finish(
 def _compare_reloaded(
     target: Path, experiment: Experiment, folder: RunFolder, listeners: Sequence[Listener], summary: dict[str, Any]
 ) -> None:
-    """Loads what was written as others would; that it is another model than the measured one must be seen."""
+    """Loads the artifacts as a user would, and warns if they are not the measured model."""
     again = reload(target, experiment.tunable, experiment.backbone, experiment.recipe)
     summary["reloaded"] = again.record()
     if again.agrees is False:
@@ -320,7 +321,7 @@ def _refuse_another_run(before: Mapping[str, str], now: Mapping[str, str]) -> No
 
 
 def _changed_versions(folder: RunFolder) -> list[str]:
-    """What other versions the run goes on with: its outcome may then differ in the last bits."""
+    """Packages that have other versions than before: the outcome may then differ in the last bits."""
     if not folder.environment.is_file():
         return []
     before, now = jsonl.read(folder.environment, shapes.ENVIRONMENT)["versions"], environment()["versions"]
