@@ -63,7 +63,7 @@ class Contract:
         gets = self.views.gets(self.spec, client, instruction.round)
         held = self.views.held(self.spec, client, instruction.round)
         beside = self.rule.sent if instruction.work == "train" else ()
-        specs = {group: narrow_spec(self.spec, gets) for group in (TUNABLE, *beside)}
+        specs = {group: narrow_spec(self.spec, gets) for group in (TUNABLE, *beside)} if gets else {}
         crossing = self.down.spec(specs)
         for group, expected in crossing.items():
             if reason := problem(instruction.groups.get(group, {}), expected):
@@ -75,8 +75,8 @@ class Contract:
         else:
             zeros = {name: torch.zeros(tensor.shape, dtype=tensor.dtype) for name, tensor in self.spec.items()}
             mine = {**self.personal, **own.get("view/tunable", {})}
-            received = widen(groups[TUNABLE], gets, {**zeros, **mine})
-            sent = {group: widen(groups[group], gets, zeros) for group in beside}
+            received = widen(groups.get(TUNABLE, {}), gets, {**zeros, **mine})
+            sent = {group: widen(groups.get(group, {}), gets, zeros) for group in beside}
             trains = {
                 name: torch.ones(tensor.shape, dtype=torch.bool)
                 if name in self.personal

@@ -60,6 +60,7 @@ class Buffered(Protocol):
     max_staleness: Annotated[int, Field(ge=0)] | None = None
     """Updates that are more server steps old are dropped; null: none is."""
 
+    needs: ClassVar[Mapping[str, str]] = {capabilities.ONE_BACKBONE: "the server adds up updates of one tunable"}
     takes: ClassVar[Mapping[str, str]] = {capabilities.BARRIER: "the server waits for no cohort"}
 
     def step(self, state: State, io: IO) -> State:

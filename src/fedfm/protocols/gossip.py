@@ -50,6 +50,7 @@ class Gossip(Protocol):
         capabilities.INDIVIDUAL_UPDATES: "there is no server",
     }
     needs: ClassVar[Mapping[str, str]] = {
+        capabilities.ONE_BACKBONE: "neighbours average their tunables",
         capabilities.SIMULATED_CLIENTS: "clients on machines of their own have no line to each other",
     }
 

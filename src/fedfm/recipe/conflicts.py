@@ -135,6 +135,15 @@ def _public_data(recipe: RecipeKeys) -> str | None:
     )
 
 
+def _public_examples(recipe: RecipeKeys) -> str | None:
+    if recipe.protocol.public_examples and recipe.public is None:
+        return (
+            f"`protocol.kind: {recipe.protocol.kind}` sends public examples to the clients: set public.data "
+            "(builtin:pydoc is a text that comes with Python)"
+        )
+    return None
+
+
 def _spares(recipe: RecipeKeys) -> str | None:
     if recipe.runtime.spares and recipe.federation.sampling != "uniform":
         return (
@@ -173,6 +182,7 @@ CHECKS = (
     Check(("federation.sampling", "runtime.spares"), _spares),
     Check(("runtime.threads", "runtime.processes"), _threads),
     Check(("public", "proxy"), _public_data),
+    Check(("public", "protocol"), _public_examples),
     Check(("tune.kind", "tune.target_modules", "proxy.kind", "proxy.interval"), _plug_in),
 )
 """All rules, in the order of the recipe."""

@@ -81,6 +81,11 @@ class RecipeKeys(Settings):
         return self.federation.partition or (Column() if self.data.client else Iid())
 
     @property
+    def public_length(self) -> int:
+        """Tokens of a public example."""
+        return (self.public.max_length if self.public else None) or self.data.max_length
+
+    @property
     def folder(self) -> Path:
         """The run's folder."""
         return normal(self.run_dir or Path(self.output) / self.name)

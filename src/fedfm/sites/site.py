@@ -21,7 +21,6 @@ from fedfm.sites.client_state import ClientStateFolders
 from fedfm.sites.egress import Egress
 from fedfm.sites.limits import check_files, check_model
 from fedfm.sites.patterns import check_patterns
-from fedfm.sites.policy import TRAIN
 from fedfm.sites.site_config import SiteData, at_site, read_site
 from fedfm.spec import spec_of
 from fedfm.tasks import TASKS
@@ -107,7 +106,11 @@ class Site(Node):
         if data.recipe.proxy.counts_at_clients:
             with side.copy.counting(side.tunable) as counts:
                 groups[ACTIVITY] = spec_of(counts())
-        specs: dict[str, GroupSpecs] = {work: groups if work == TRAIN else {} for work in data.recipe.protocol.works}
+        protocol, classes = data.recipe.protocol, 0 if data.labels is None else len(data.labels.names)
+        specs: dict[str, GroupSpecs] = {}
+        for work in protocol.works:
+            own = protocol.returns(work, classes)
+            specs[work] = groups if own is None else own
         self.egress.announce(data.recipe, specs, client=client, examples=examples)
 
     def ready(self, job: str, data: TrainingData) -> Ready:

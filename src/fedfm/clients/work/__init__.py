@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from fedfm.clients.work.base import Answer, Task, Work
 from fedfm.clients.work.evaluate import evaluate
+from fedfm.clients.work.predict import predict
 from fedfm.clients.work.train import train
 
 WORKS: dict[str, Work] = {
     "train": train,
     "evaluate": evaluate,
+    "predict": predict,
 }
 
 __all__ = ["WORKS", "Answer", "Task", "Work"]

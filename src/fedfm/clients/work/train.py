@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import logging
-import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from fedfm.clients.contract import Reception
 from fedfm.clients.profile import phase, profiling
 from fedfm.clients.rules import LocalResult
 from fedfm.clients.stacked import Stacking, StackMember, train_stacked
-from fedfm.clients.work.base import Answer, Task
+from fedfm.clients.work.base import Answer, Task, failed
 from fedfm.data.batches import evaluation_batches
 from fedfm.models.stacked import FrozenPrefix
 from fedfm.params import Params
 from fedfm.printable import error_line
-from fedfm.proxies.base import StaleProxyError
 from fedfm.tasks.base import Batch
 from fedfm.updates import Done, Failure, Payload
 from fedfm.updates.payload import ACTIVITY
@@ -69,11 +66,7 @@ def _answer(worker: Worker, task: Task) -> Answer:
         with profiling(worker.profile):
             return _train_alone(worker, task)
     except Exception as error:  # one client's failure, whatever it is, must not end the others' round
-        reason = error_line(error)
-        if isinstance(error, torch.OutOfMemoryError):
-            reason = "out of memory: lower local.batch_size or data.max_length"
-        stale = isinstance(error, StaleProxyError)
-        return Answer(task.client, Failure(task.client, reason, traceback.format_exc(), stale=stale))
+        return Answer(task.client, failed(task.client, error))
 
 
 def _train_stacked(worker: Worker, stacking: Stacking, tasks: Sequence[Task]) -> list[Answer]:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from fedfm.aggregation import Contribution, Rule
 from fedfm.algorithms import Algorithm
+from fedfm.clients.distilling import Learner
 from fedfm.clients.state import decode_state, encode_state
 from fedfm.clients.store import ClientStore
 from fedfm.errors import TooFewClientsError
@@ -35,6 +36,7 @@ from fedfm.server.rounds.screening import screen, value_problem
 from fedfm.server.rounds.state import RunState, StateVersion
 from fedfm.server.rounds.totals import Totals
 from fedfm.spec import Spec
+from fedfm.tasks.public import PublicTexts
 from fedfm.trackers.listeners import Listener
 from fedfm.updates import Failure, MessageError, Reply, Request, Update, UpdatePath, decode_update
 from fedfm.updates.payload import ACTIVITY
@@ -128,6 +130,21 @@ class Exchange:
     def seed(self) -> int:
         """The run's seed."""
         return self._recipe.seed
+
+    @property
+    def backbones(self) -> Mapping[str, int]:
+        """Client id → place of its backbone in `federation.models`."""
+        return self.experiment.backbones
+
+    @property
+    def public(self) -> PublicTexts:
+        """The recipe's public data."""
+        return self.experiment.public_texts
+
+    @property
+    def student(self) -> Learner:
+        """The server's model."""
+        return self.experiment.student
 
     @property
     def simulated(self) -> bool:

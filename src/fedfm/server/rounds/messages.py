@@ -83,7 +83,7 @@ class Outbox:
 
     def _message(self, ask: Ask, facts: Asked, slices: Slices, version: ModelVersion) -> Message:
         whole = self._contract.views.whole
-        full = {TUNABLE: ask.params, **ask.extras}
+        full = {TUNABLE: ask.params, **ask.extras} if ask.params else dict(ask.extras)
         groups = full if whole else {group: narrow(params, slices) for group, params in full.items()}
         sent, _ = self._contract.down.encode(groups, {}, Key(self._contract.seed, ask.round))
         changes = self._model.changes(version, facts.proxy_since)

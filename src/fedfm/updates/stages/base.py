@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 import numpy as np
 from torch import Tensor
 
-from fedfm.capabilities import LINEAR_STAGES, STATEFUL_CLIENTS
+from fedfm.capabilities import LINEAR_STAGES, STATEFUL_CLIENTS, TUNABLE_UPDATES
 from fedfm.params import Params
 from fedfm.settings import Capabilities, Settings
 from fedfm.spec import Spec
@@ -39,6 +39,8 @@ class Stage(Settings):
     def capabilities(self) -> Capabilities:
         """Also what follows from `linear` and `stateful`."""
         needs, takes = dict(self.needs), dict(self.takes)
+        if self.direction != "down":
+            needs |= {TUNABLE_UPDATES: "it encodes them"}
         if self.stateful:
             needs |= {STATEFUL_CLIENTS: "clients keep tensors for it between rounds"}
         if not self.linear:
