@@ -35,9 +35,7 @@ def profile_of(experiment: Experiment, state: RunState) -> dict[str, Any]:
     threads = 1 if experiment.processes > 1 else torch.get_num_threads()
     operations, peak = None, None
     if experiment.backbone.family.uncuttable is None:
-        operations = 4.0 * (
-            worker.profile.tokens * _tokens_each(experiment) * _weights(experiment, worker.own.stacking)
-        )
+        operations = 4.0 * (worker.profile.tokens * _tokens_each(experiment) * _weights(experiment, stacking))
         peak = _peak(experiment, stacking, threads)
     speed = operations / busy if operations and busy else None
     return {
