@@ -1,4 +1,4 @@
-"""What a node says when it is asked whether it has had a message."""
+"""What a node answers when it is asked whether it has received a message."""
 
 from __future__ import annotations
 

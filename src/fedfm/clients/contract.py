@@ -54,6 +54,11 @@ class Contract:
     seed: int = 0
     personal: Params = field(default_factory=dict)
 
+    @property
+    def stateful(self) -> bool:
+        """Whether a client that trains keeps tensors for its next round."""
+        return self.up.stateful or bool(self.personal) or bool(self.rule.client_start({}))
+
     def receive(self, client: str, instruction: Instruction, own: State) -> Reception:
         """Decodes a message and completes it with what the client has for itself.
 

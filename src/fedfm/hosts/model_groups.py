@@ -31,9 +31,10 @@ def backbone_places(recipe: Recipe, clients: Sequence[str]) -> dict[str, int]:
     except ValueError as error:
         raise RecipeError(str(error), where="federation.models") from error
     places = {client: next(i for i, each in enumerate(models) if each is model) for client, model in found.items()}
-    if unused := next((place for place in range(len(models)) if place not in places.values()), None):
-        where = f"federation.models[{unused}].clients"
-        raise RecipeError(f"{models[unused].clients} is none of the {len(clients)} clients", where=where)
+    for place, model in enumerate(models):
+        if place not in places.values():
+            where = f"federation.models[{place}].clients"
+            raise RecipeError(f"`{model.clients}` is none of the {len(clients)} clients", where=where)
     return places
 
 

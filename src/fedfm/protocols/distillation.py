@@ -62,6 +62,7 @@ class Distillation(Protocol):
     }
     takes: ClassVar[Mapping[str, str]] = {
         capabilities.TUNABLE_UPDATES: "clients send predictions",
+        capabilities.UPDATE_PATH: "clients send predictions",
         capabilities.INDIVIDUAL_UPDATES: "clients send predictions",
         capabilities.SERVER_STEP: "the server's step is distillation",
     }

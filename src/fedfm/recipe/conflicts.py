@@ -163,6 +163,18 @@ def _threads(recipe: RecipeKeys) -> str | None:
     return None
 
 
+def _stage_order(recipe: RecipeKeys) -> str | None:
+    for place, stage in enumerate(recipe.updates):
+        before = next((number for number, other in enumerate(recipe.updates[:place]) if other.flattens), None)
+        if stage.reads_names and before is not None:
+            earlier = recipe.updates[before]
+            return (
+                f"`updates[{place}].kind: {stage.kind}` reads tensors by their names, which `updates[{before}].kind: "
+                f"{earlier.kind}` does not keep: put {stage.kind} before {earlier.kind}"
+            )
+    return None
+
+
 def _plug_in(recipe: RecipeKeys) -> str | None:
     reason = recipe.proxy.refuses(recipe.tune)
     return f"{reason} (proxy.kind: {recipe.proxy.kind})" if reason else None
@@ -183,6 +195,7 @@ CHECKS = (
     Check(("runtime.threads", "runtime.processes"), _threads),
     Check(("public", "proxy"), _public_data),
     Check(("public", "protocol"), _public_examples),
+    Check(("updates",), _stage_order),
     Check(("tune.kind", "tune.target_modules", "proxy.kind", "proxy.interval"), _plug_in),
 )
 """All rules, in the order of the recipe."""

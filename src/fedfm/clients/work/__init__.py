@@ -13,4 +13,7 @@ WORKS: dict[str, Work] = {
     "predict": predict,
 }
 
-__all__ = ["WORKS", "Answer", "Task", "Work"]
+TRAINING = ("train", "predict")
+"""Kinds of work in which a client trains: only these change what it keeps."""
+
+__all__ = ["TRAINING", "WORKS", "Answer", "Task", "Work"]

@@ -40,7 +40,7 @@ class Answer:
     Attributes:
         client: client id.
         update: what the client sends, or why there is nothing.
-        own: what it keeps from now on.
+        own: what it keeps from now on; empty: what it has, or nothing.
     """
 
     client: str

@@ -26,7 +26,7 @@ def evaluate(worker: Worker, tasks: Sequence[Task]) -> Iterator[Answer]:
             update = _evaluate(worker, task)
         except Exception as error:
             update = Failure(task.client, error_line(error), traceback.format_exc())
-        yield Answer(task.client, update, task.own)
+        yield Answer(task.client, update)  # it keeps what it has
 
 
 def _evaluate(worker: Worker, task: Task) -> Update:

@@ -20,7 +20,7 @@ from fedfm.models.stacked import FrozenPrefix
 from fedfm.params import Params
 from fedfm.printable import error_line
 from fedfm.tasks.base import Batch
-from fedfm.updates import Done, Failure, Payload
+from fedfm.updates import Done, Payload
 from fedfm.updates.payload import ACTIVITY
 
 if TYPE_CHECKING:
@@ -35,11 +35,12 @@ _log = logging.getLogger(__name__)
 def train(worker: Worker, tasks: Sequence[Task]) -> Iterator[Answer]:
     """Trains clients in one pass; where that fails, one by one, so that the failure is that of the client at fault."""
     problem = None
-    if _can_share(worker, tasks):
+    alone = worker.contract.rule.extra_loss or any(task.instruction.facts.count_activity for task in tasks)
+    if worker.stacking is not None and not alone:
         booked = worker.profile.record() if worker.profile else None
         try:
             with profiling(worker.profile):
-                answers = _train_stacked(worker, worker.stacking, tasks)  # type: ignore[arg-type] # `_can_share`
+                answers = _together(worker, worker.stacking, tasks)
         except Exception as error:
             problem = error_line(error)
             if worker.profile is not None and booked is not None:
@@ -49,27 +50,19 @@ def train(worker: Worker, tasks: Sequence[Task]) -> Iterator[Answer]:
             return
     failures = 0
     for task in tasks:
-        answer = _answer(worker, task)
-        failures += isinstance(answer.update, Failure)
+        try:
+            with profiling(worker.profile):
+                answer = _alone(worker, task)
+        except Exception as error:  # one client's failure, whatever it is, must not end the others' round
+            answer = Answer(task.client, failed(task.client, error))
+            failures += 1
         yield answer
     if problem is not None and not failures:
         _log.warning("%d clients could only be trained one by one, not together: %s", len(tasks), problem)
 
 
-def _can_share(worker: Worker, tasks: Sequence[Task]) -> bool:
-    alone = worker.contract.rule.extra_loss or any(task.instruction.facts.count_activity for task in tasks)
-    return worker.stacking is not None and not alone
-
-
-def _answer(worker: Worker, task: Task) -> Answer:
-    try:
-        with profiling(worker.profile):
-            return _train_alone(worker, task)
-    except Exception as error:  # one client's failure, whatever it is, must not end the others' round
-        return Answer(task.client, failed(task.client, error))
-
-
-def _train_stacked(worker: Worker, stacking: Stacking, tasks: Sequence[Task]) -> list[Answer]:
+def _together(worker: Worker, stacking: Stacking, tasks: Sequence[Task]) -> list[Answer]:
+    """The answers of clients that share a pass."""
     receptions = [worker.receive(task) for task in tasks]
     members = []
     for task, received in zip(tasks, receptions, strict=True):
@@ -88,21 +81,18 @@ def _train_stacked(worker: Worker, stacking: Stacking, tasks: Sequence[Task]) ->
     ]
 
 
-def _train_alone(worker: Worker, task: Task) -> Answer:
-    received = worker.receive(task)
+def _alone(worker: Worker, task: Task) -> Answer:
+    """The answer of one client, trained in a plain loop."""
+    received, number = worker.receive(task), task.instruction.round
     worker.tunable.write(received.at.received)
     with ExitStack() as stack:
         counts = None
         if task.instruction.facts.count_activity:
             counts = stack.enter_context(worker.copy.counting(worker.tunable))
-        result = _fit(worker, task, received)
+        indices = worker.clients[task.client]
+        result = worker.fit(indices, received.at, client=task.client, round=number, trains=received.trains)
     activity = None if counts is None else counts()
     return _finish(worker, task, received, result, worker.tunable.read(), activity)
-
-
-def _fit(worker: Worker, task: Task, received: Reception) -> LocalResult:
-    indices = worker.clients[task.client]
-    return worker.fit(indices, received.at, client=task.client, round=task.instruction.round, trains=received.trains)
 
 
 def _finish(

@@ -99,6 +99,10 @@ class Experiment:
         """Client id → place of its backbone in `federation.models`; clients with the recipe's are not in it."""
         return backbone_places(self.recipe, list(self.data.clients))
 
+    def keeps_state(self, client: str) -> bool:
+        """Whether a client that trains keeps tensors for its next round."""
+        return client in self.backbones or self.contract.stateful
+
     @property
     def public_texts(self) -> PublicTexts:
         """Public data as texts.

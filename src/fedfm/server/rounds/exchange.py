@@ -19,6 +19,7 @@ from fedfm.algorithms import Algorithm
 from fedfm.clients.distilling import Learner
 from fedfm.clients.state import decode_state, encode_state
 from fedfm.clients.store import ClientStore
+from fedfm.clients.work import TRAINING
 from fedfm.errors import TooFewClientsError
 from fedfm.params import Params
 from fedfm.printable import line, lines
@@ -368,6 +369,8 @@ class Exchange:
             StorageError: it cannot be written.
         """
         claimed = update.facts.state
+        if bool(claimed) != (update.work in TRAINING and self.experiment.keeps_state(client)):
+            raise MessageError("it names a state that it should not keep" if claimed else "it names no state to keep")
         found = "" if reply.state is None else hashlib.sha256(reply.state).hexdigest()
         if not self.runtime.keeps_state and claimed != found:
             raise MessageError("the state that came with it is not the one that it names")
