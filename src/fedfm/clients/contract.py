@@ -12,7 +12,7 @@ from fedfm.clients.rules import ClientRound, Groups, LocalResult, LocalRule
 from fedfm.clients.state import State, named, part
 from fedfm.params import Params, subtract
 from fedfm.spec import Spec, empty, problem
-from fedfm.updates import Asked, Instruction, Key, MessageError, Payload, UpdatePath
+from fedfm.updates import Asked, Instruction, MessageError, MessageKey, Payload, UpdatePath
 from fedfm.views import Slices, Views, holds, narrow, narrow_spec, widen
 from fedfm.wire import TUNABLE, stored_bytes
 
@@ -103,7 +103,8 @@ class Contract:
         groups = {group: params if whole else narrow(params, received.held) for group, params in full.items()}
         stages = {key: params for key, params in own.items() if key.startswith("stage-")}
         stages = stages or self.up.start({TUNABLE: self.spec})
-        sent, left = self.up.encode(groups, stages, Key(self.seed, number, client), None if whole else received.held)
+        key, slices = MessageKey(self.seed, number, client), None if whole else received.held
+        sent, left = self.up.encode(groups, stages, key, slices)
         mine = {name: trained[name] for name in self.personal}
         return sent, {**named("algorithm", done.own), **left, **({"view/tunable": mine} if mine else {})}
 

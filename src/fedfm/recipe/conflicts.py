@@ -10,7 +10,6 @@ from fedfm.recipe.capabilities import incompatible
 from fedfm.recipe.federation import DEFAULT_CLIENTS
 from fedfm.recipe.keys import RecipeKeys
 from fedfm.recipe.problems import overlap
-from fedfm.runtimes.settings import Local
 from fedfm.spelling import nearest
 from fedfm.tasks import TASKS
 
@@ -155,7 +154,7 @@ def _spares(recipe: RecipeKeys) -> str | None:
 
 def _threads(recipe: RecipeKeys) -> str | None:
     runtime = recipe.runtime
-    if runtime.resolved_threads > 1 and isinstance(runtime, Local) and runtime.processes not in ("auto", 1):
+    if runtime.resolved_threads > 1 and runtime.processes not in ("auto", 1):
         return (
             f"each of {runtime.processes} processes computes with one thread: use runtime.processes=1, or "
             "runtime.threads=1"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fedfm.clients.work.base import Answer, Task, Work
+from fedfm.clients.work.base import Answer, ClientTask, Work
 from fedfm.clients.work.evaluate import evaluate
 from fedfm.clients.work.predict import predict
 from fedfm.clients.work.train import train
@@ -16,4 +16,4 @@ WORKS: dict[str, Work] = {
 TRAINING = ("train", "predict")
 """Kinds of work in which a client trains: only these change what it keeps."""
 
-__all__ = ["TRAINING", "WORKS", "Answer", "Task", "Work"]
+__all__ = ["TRAINING", "WORKS", "Answer", "ClientTask", "Work"]

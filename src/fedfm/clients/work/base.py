@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Task:
+class ClientTask:
     """What one client is asked.
 
     Attributes:
@@ -48,7 +48,7 @@ class Answer:
     own: State = field(default_factory=dict)
 
 
-Work = Callable[["Worker", Sequence[Task]], Iterator[Answer]]
+Work = Callable[["Worker", Sequence[ClientTask]], Iterator[Answer]]
 """One kind of work: answers clients that may share a pass, each as soon as it is ready."""
 
 

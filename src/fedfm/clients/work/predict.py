@@ -13,7 +13,7 @@ import numpy as np
 
 from fedfm.clients.distilling import LOGITS, PREDICTIONS, PUBLIC, TEACHER
 from fedfm.clients.profile import profiling
-from fedfm.clients.work.base import Answer, Task, failed
+from fedfm.clients.work.base import Answer, ClientTask, failed
 from fedfm.data.packed_texts import unpack
 from fedfm.updates import Done, MessageError, Payload
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from fedfm.clients.worker import Worker
 
 
-def predict(worker: Worker, tasks: Sequence[Task]) -> Iterator[Answer]:
+def predict(worker: Worker, tasks: Sequence[ClientTask]) -> Iterator[Answer]:
     """Trains clients one by one and predicts with each."""
     for task in tasks:
         try:
@@ -31,7 +31,7 @@ def predict(worker: Worker, tasks: Sequence[Task]) -> Iterator[Answer]:
             yield Answer(task.client, failed(task.client, error))
 
 
-def _predict(worker: Worker, task: Task) -> Answer:
+def _predict(worker: Worker, task: ClientTask) -> Answer:
     number, client, groups = task.instruction.round, task.client, task.instruction.groups
     learner, digest = worker.learner, worker.digest
     if learner is None or digest is None:

@@ -14,7 +14,7 @@ from fedfm.clients.contract import Reception
 from fedfm.clients.profile import phase, profiling
 from fedfm.clients.rules import LocalResult
 from fedfm.clients.stacked import Stacking, StackMember, train_stacked
-from fedfm.clients.work.base import Answer, Task, failed
+from fedfm.clients.work.base import Answer, ClientTask, failed
 from fedfm.data.batches import evaluation_batches
 from fedfm.models.stacked import FrozenPrefix
 from fedfm.params import Params
@@ -32,7 +32,7 @@ PREFIX_BATCH = 32
 _log = logging.getLogger(__name__)
 
 
-def train(worker: Worker, tasks: Sequence[Task]) -> Iterator[Answer]:
+def train(worker: Worker, tasks: Sequence[ClientTask]) -> Iterator[Answer]:
     """Trains clients in one pass; where that fails, one by one, so that the failure is that of the client at fault."""
     problem = None
     alone = worker.contract.rule.extra_loss or any(task.instruction.facts.count_activity for task in tasks)
@@ -61,7 +61,7 @@ def train(worker: Worker, tasks: Sequence[Task]) -> Iterator[Answer]:
         _log.warning("%d clients could only be trained one by one, not together: %s", len(tasks), problem)
 
 
-def _together(worker: Worker, stacking: Stacking, tasks: Sequence[Task]) -> list[Answer]:
+def _together(worker: Worker, stacking: Stacking, tasks: Sequence[ClientTask]) -> list[Answer]:
     """The answers of clients that share a pass."""
     receptions = [worker.receive(task) for task in tasks]
     members = []
@@ -81,7 +81,7 @@ def _together(worker: Worker, stacking: Stacking, tasks: Sequence[Task]) -> list
     ]
 
 
-def _alone(worker: Worker, task: Task) -> Answer:
+def _alone(worker: Worker, task: ClientTask) -> Answer:
     """The answer of one client, trained in a plain loop."""
     received, number = worker.receive(task), task.instruction.round
     worker.tunable.write(received.at.received)
@@ -97,7 +97,7 @@ def _alone(worker: Worker, task: Task) -> Answer:
 
 def _finish(
     worker: Worker,
-    task: Task,
+    task: ClientTask,
     received: Reception,
     result: LocalResult,
     trained: Params,
