@@ -190,12 +190,12 @@ class IO(Interface):
     def next(self, staleness: Mapping[str, int]) -> ClientUpdate | None:
         """The next sound answer to what was submitted; None where nothing is outstanding.
 
-        Its arrival is written to the run's events first; a resumed run gets arrivals in that order again.
+        Each answer is written to the run's events first; a resumed run gets answers in that order again.
         """
         ...
 
     def note(self, kind: str, client: str | None, reason: str) -> None:
-        """Adds a line to the run's events, at once."""
+        """Adds a line to the round's events."""
         ...
 
     def keep(self, name: str, client: str, params: Params) -> None:

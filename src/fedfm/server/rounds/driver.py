@@ -14,6 +14,7 @@ from fedfm.protocols import State
 from fedfm.records.folder import RunFolder
 from fedfm.runtimes.base import Runtime
 from fedfm.server.experiment.build import Experiment
+from fedfm.server.rounds.arrivals import arrivals_after
 from fedfm.server.rounds.checkpoints import oldest_versions, save_checkpoint
 from fedfm.server.rounds.exchange import Exchange, Pending
 from fedfm.server.rounds.interrupts import StopRequest
@@ -38,7 +39,6 @@ class Driver:
         folder: RunFolder,
         listeners: Sequence[Listener],
         stop: StopRequest,
-        replay: Sequence[str] = (),
     ) -> None:
         """A driver.
 
@@ -48,7 +48,6 @@ class Driver:
             folder: of the run.
             listeners: follow the run.
             stop: ends the run.
-            replay: clients whose updates had arrived when the run was interrupted, in that order.
         """
         self.experiment = experiment
         self.recipe = experiment.recipe
@@ -59,7 +58,7 @@ class Driver:
         self.store = ClientStore(folder.client_state)
         self.outbox = Outbox(runtime, experiment.client_model, experiment.contract)
         self._forget = oldest_versions(folder)
-        self._pending = Pending(replay=deque(replay))
+        self._pending = Pending()
 
     def start(self) -> RunState:
         """The state before round 1: the tunable as initialised, evaluated and saved."""
@@ -83,12 +82,15 @@ class Driver:
     def play(self, state: RunState) -> RunState:
         """Plays rounds until the recipe's last, or until the validation metric has stopped improving.
 
+        Answers that an asynchronous run had got after ``state``, before it was interrupted, count in their old order.
+
         Raises:
             InterruptedRunError: the run was asked to stop; the state after the last whole round is saved.
             TooFewClientsError: a round had fewer sound updates than the quorum; the state before it is saved.
             StorageError: a checkpoint could not be written; the last one is intact.
         """
         saved = state.round
+        self._pending = Pending(replay=deque(arrivals_after(self.folder, state.round)))
         if state.proxy is not None:
             self.experiment.client_model.load(state.proxy)
             self.runtime.share(sorted(state.holders), state.proxy)

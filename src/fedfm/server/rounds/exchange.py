@@ -28,6 +28,7 @@ from fedfm.records.folder import RunFolder
 from fedfm.records.ledger import message_record
 from fedfm.runtimes.base import Runtime
 from fedfm.server.experiment.build import Experiment
+from fedfm.server.rounds.arrivals import Arrival, log_arrival
 from fedfm.server.rounds.interrupts import StopRequest
 from fedfm.server.rounds.messages import Message, Outbox
 from fedfm.server.rounds.ordering import Ordering
@@ -43,9 +44,6 @@ from fedfm.updates import Failure, MessageError, Reply, Request, Update, UpdateP
 from fedfm.updates.payload import ACTIVITY
 from fedfm.wire import stored_bytes
 
-ARRIVAL = "arrival"
-"""Kind of the event that an update of an asynchronous run has arrived."""
-
 
 @dataclass
 class Pending:
@@ -54,12 +52,12 @@ class Pending:
     Attributes:
         outstanding: client id → what it was asked and has not answered.
         early: replies that arrived before their turn in ``replay``.
-        replay: clients in the order in which their updates arrived before the run was interrupted.
+        replay: what arrived before the run was interrupted, in order.
     """
 
     outstanding: dict[str, tuple[Ask, Message]] = field(default_factory=dict)
     early: dict[str, Reply] = field(default_factory=dict)
-    replay: deque[str] = field(default_factory=deque)
+    replay: deque[Arrival] = field(default_factory=deque)
 
 
 class Exchange:
@@ -238,32 +236,37 @@ class Exchange:
         while (reply := self._next_reply()) is not None:
             self.watch.lap("train")
             self.stop.check(f"in round {self.state.round + 1}")
-            replayed = bool(self._pending.replay) and self._pending.replay[0] == reply.client
-            if replayed:
-                self._pending.replay.popleft()
-            for update in self._take(reply.client, reply, 1, staleness.get(reply.client, 0)):
-                if not replayed:
-                    self.note(ARRIVAL, update.client, "its update has arrived")
+            before = self._pending.replay.popleft() if self._pending.replay else None
+            if before is not None and not before.sound and not isinstance(reply.content, Failure):
+                reply = Reply(reply.client, Failure(reply.client, "it gave no sound update before the interruption"))
+            update = next(self._take(reply.client, reply, 1, staleness.get(reply.client, 0)), None)
+            if before is None:
+                log_arrival(self.folder, self.state.round + 1, Arrival(reply.client, update is not None))
+            if update is not None:
                 return update
         return None
 
     def _next_reply(self) -> Reply | None:
         """The next reply, in the order of ``replay`` as long as there is one."""
         pending = self._pending
-        if not pending.replay and pending.early:
-            return pending.early.pop(next(iter(pending.early)))
         while True:
-            if pending.replay and pending.replay[0] in pending.early:
-                return pending.early.pop(pending.replay[0])
+            if pending.replay and pending.replay[0].client in pending.early:
+                return pending.early.pop(pending.replay[0].client)
+            if not pending.replay and pending.early:
+                return pending.early.pop(next(iter(pending.early)))
             reply = self.runtime.next()
-            if reply is None or not pending.replay or reply.client == pending.replay[0]:
+            if reply is None and pending.early:
+                reason = "it was not asked again: from here on, answers count in the order in which they come"
+                self.note("replay", pending.replay[0].client, reason)
+                pending.replay.clear()
+            elif reply is None or not pending.replay or reply.client == pending.replay[0].client:
                 return reply
-            pending.early[reply.client] = reply
+            else:
+                pending.early[reply.client] = reply
 
     def note(self, kind: str, client: str | None, reason: str) -> None:
-        """Adds a line to the run's events, at once."""
-        event = {"round": self.state.round + 1, "kind": kind, "client": client, "reason": reason}
-        self.folder.append(self.folder.events, event)
+        """Adds a line to the round's events."""
+        self._event(kind, client, reason)
 
     def keep(self, name: str, client: str, params: Params) -> None:
         """Stores tensors of a client with this round's state."""
@@ -395,7 +398,7 @@ class Exchange:
         self.totals.refused += 1
         self._event("refused", client, reason)
 
-    def _event(self, kind: str, client: str, reason: str, **more: str) -> None:
+    def _event(self, kind: str, client: str | None, reason: str, **more: str) -> None:
         self.records.events.append(
             {"round": self.state.round + 1, "kind": kind, "client": client, "reason": reason, **more}
         )

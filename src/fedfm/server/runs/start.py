@@ -20,7 +20,7 @@ from fedfm.records.environment import environment
 from fedfm.records.folder import RunFolder
 from fedfm.runtimes.base import Runtime
 from fedfm.server.experiment.build import Experiment
-from fedfm.server.experiment.deployment import Deployment, Simulation
+from fedfm.server.experiment.deployment import Deployment, RealSites, Simulation
 from fedfm.server.rounds.checkpoints import load_checkpoint
 from fedfm.server.rounds.driver import Driver
 from fedfm.server.rounds.interrupts import StopRequest, stop_on_signals
@@ -31,7 +31,7 @@ from fedfm.server.runs.finished import Run
 from fedfm.server.runs.inference import evaluation
 from fedfm.server.runs.planning import describe
 from fedfm.server.runs.profiling import profile_of
-from fedfm.server.runs.refusals import refuse_changes, refuse_unresumable
+from fedfm.server.runs.refusals import is_finished, refuse_changes, refuse_unresumable
 from fedfm.server.runs.reload import reload
 from fedfm.server.runs.summary import Status, proxy_figures, summarize
 from fedfm.trackers.listeners import Listener
@@ -98,6 +98,12 @@ def _reopen(
         raise RecipeError(
             f"{saved.state.round} rounds are played already, so {recipe.federation.rounds} cannot be all",
             where="federation.rounds",
+        )
+    if isinstance(deployment, RealSites) and saved is not None and saved.state.versions and is_finished(opened):
+        raise RecipeError(
+            f"{opened.path} is finished, and its sites have removed what their clients kept between rounds: more "
+            "rounds cannot be played; start a new run with a larger federation.rounds",
+            source="run",
         )
     experiment = deployment.build(recipe)
     if saved is not None:
