@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping
-from contextlib import suppress
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +10,16 @@ import numpy as np
 import pytest
 import torch
 
-from fedfm import Listener, Run, resume, run
+from fedfm import run
 from fedfm.aggregation import Contribution
 from fedfm.clients.distilling import LOGITS, PREDICTIONS, PUBLIC, TEACHER, Distilling, Learner, distillation_loss
 from fedfm.data.packed_texts import pack, unpack
-from fedfm.errors import InterruptedRunError, RecipeError
-from fedfm.hosts.node import Node
-from fedfm.params import digest, load
+from fedfm.errors import RecipeError
+from fedfm.params import digest
 from fedfm.protocols import Ask, ClientUpdate, Distillation, State
 from fedfm.recipe import load_recipe
 from fedfm.records import jsonl
-from fedfm.runtimes.relay import RelayLine
 from fedfm.server.experiment.build import Experiment, build_experiment
-from fedfm.server.experiment.runtime_factory import RUNTIMES, over_nodes
 from fedfm.updates import Asked, Done, Payload, Request, decode_update
 from tests.small import small_recipe
 
@@ -174,16 +168,8 @@ def test_texts_travel_unchanged() -> None:
     assert unpack(pack(pairs)) == pairs
 
 
-def outcome(finished: Run) -> tuple[str, str]:
-    return digest(load(finished.folder.adapter / "adapter_model.safetensors")), finished.folder.wire.read_text()
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    return run(recipe(tmp_path_factory.mktemp("whole")))
-
-
-def test_two_backbones_in_one_run(whole: Run) -> None:
+def test_two_backbones_in_one_run(tmp_path: Path) -> None:
+    whole = run(recipe(tmp_path))
     lines = list(jsonl.records(whole.folder.wire))
     names = [
         {tensor["name"].split("/")[0] for tensor in line["tensors"]} for line in lines if line["direction"] == "up"
@@ -194,43 +180,6 @@ def test_two_backbones_in_one_run(whole: Run) -> None:
     assert {"public", "teacher"} in down
     assert whole.summary["protocol"]["distillation_loss"] > 0
     assert whole.folder.events.read_text() == ""
-
-
-def test_two_processes_give_the_same_bits(whole: Run, tmp_path: Path) -> None:
-    assert outcome(run(recipe(tmp_path, runtime={"kind": "local", "processes": 2, "threads": 1}))) == outcome(whole)
-
-
-class Stopped(Listener):
-    """Stops the run at once, when two clients of round 2 have answered."""
-
-    def on_client(self, round: int, done: int, total: int, client: str, seconds: float) -> None:  # noqa: A002
-        if (round, done) == (2, 2):
-            raise KeyboardInterrupt
-
-
-def test_stopped_in_a_round_and_resumed_gives_the_same_bits(whole: Run, tmp_path: Path) -> None:
-    with pytest.raises(InterruptedRunError):
-        run(recipe(tmp_path), listeners=[Stopped()])
-    assert outcome(resume(tmp_path / "runs" / "small")) == outcome(whole)
-
-
-def test_nodes_over_a_grid_give_the_same_bits(whole: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    if find_spec("flwr") is None:
-        pytest.skip("the extra `flower` is not installed")
-    from fedfm.runtimes.flower.apps import make_client_app, relay
-    from fedfm.runtimes.flower.in_process import InProcessGrid
-
-    nodes = {1: Node(), 2: Node()}
-    grid = InProcessGrid(make_client_app(lambda context: nodes[context.node_id].handle), [{}, {}])
-    line = RelayLine(tmp_path / "relay", nodes=2, patience=60, deadline=600)
-
-    def carry() -> None:
-        with suppress(OSError):  # the run ends before the grid does
-            relay(grid, line.path, poll=0.01)
-
-    threading.Thread(target=carry, daemon=True).start()
-    monkeypatch.setitem(RUNTIMES, "flower", lambda experiment, _: over_nodes(experiment, line))
-    assert outcome(run(recipe(tmp_path, runtime={"kind": "flower", "threads": 1}))) == outcome(whole)
 
 
 @pytest.mark.parametrize(

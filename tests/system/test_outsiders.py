@@ -13,7 +13,7 @@ from torch import Tensor
 
 import fedfm
 from fedfm import FedfmError, registry
-from fedfm.algorithms import ALGORITHMS, Aggregate, Algorithm, At, FedAvg, ServerState
+from fedfm.algorithms import Aggregate, Algorithm, At, FedAvg, ServerState
 from fedfm.errors import RecipeError
 from fedfm.params import Params, map_params
 from fedfm.recipe import commented, load_keys, load_recipe

@@ -116,7 +116,7 @@ class Contract:
         """Bytes of the tensors of one message to a client, and of its update, with their headers."""
         gets = narrow_spec(self.spec, self.views.gets(self.spec, client, number))
         down = self.down.spec(dict.fromkeys((TUNABLE, *self.rule.sent), gets))
-        return _bytes(down), _bytes(self.returns(client, number))
+        return stored_group_bytes(down), stored_group_bytes(self.returns(client, number))
 
     def before_path(self, client: str, number: int) -> dict[str, Spec]:
         """Groups of a client's update before the update path."""
@@ -124,6 +124,6 @@ class Contract:
         return {group: narrow_spec(self.spec, held) for group in (TUNABLE, *self.rule.returned)}
 
 
-def _bytes(groups: Mapping[str, Spec]) -> int:
+def stored_group_bytes(groups: Mapping[str, Spec]) -> int:
     """Bytes of the tensors of some groups in one message, with its header."""
     return stored_bytes(Payload(0, "", Asked(), {group: empty(spec) for group, spec in groups.items()}).tensors)

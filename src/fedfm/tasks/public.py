@@ -118,6 +118,12 @@ class PublicTexts:
     def __len__(self) -> int:
         return len(self.indices)
 
+    def size_bytes(self, examples: int) -> int:
+        """Bytes of that many examples, on average: their UTF-8 texts and 8 bytes for the end of each."""
+        rows = self.table[self.indices]
+        total = sum(len(text.encode()) + 8 for name in self.table.column_names for text in rows[name])
+        return round(total / len(self) * examples)
+
     def take(self, positions: np.ndarray) -> list[list[str]]:
         """Examples at positions among those selected: one list of texts, or two lists for pairs."""
         rows = self.table[self.indices[positions]]

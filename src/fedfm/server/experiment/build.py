@@ -11,6 +11,7 @@ from functools import cached_property
 import torch
 
 from fedfm.clients import Contract, Evaluator, Workers, use_threads
+from fedfm.clients.contract import stored_group_bytes
 from fedfm.clients.distilling import Learner, learner_of
 from fedfm.clients.memory import give_back_at_once, give_back_now, keep_for_reuse
 from fedfm.errors import DataError
@@ -99,6 +100,16 @@ class Experiment:
         """Client id → place of its backbone in `federation.models`; clients with the recipe's are not in it."""
         return backbone_places(self.recipe, list(self.data.clients))
 
+    def message_bytes(self, client: str, number: int) -> tuple[int, int]:
+        """Bytes of the tensors of one message to a client, and of its answer, with their headers; of texts, about."""
+        protocol, labels = self.recipe.protocol, self.data.labels
+        down, up = self.contract.message_bytes(client, number)
+        if protocol.public_examples:
+            down += self.public_texts.size_bytes(protocol.public_examples)
+        answers = [protocol.returns(work, 0 if labels is None else len(labels.names)) for work in protocol.works]
+        sizes = [up if groups is None else stored_group_bytes(groups) for groups in answers]
+        return down, sum(sizes)
+
     def keeps_state(self, client: str) -> bool:
         """Whether a client that trains keeps tensors for its next round."""
         return client in self.backbones or self.contract.stateful
@@ -136,7 +147,7 @@ class Experiment:
         device = self.devices.get(client)
         if device is None:
             return 0.0
-        local, (down, up) = self.recipe.local, self.contract.message_bytes(client, number)
+        local, (down, up) = self.recipe.local, self.message_bytes(client, number)
         examples = local.steps(self.data.clients[client]) * local.batch_size
         return device.seconds(examples=examples, down=down, up=up)
 
