@@ -20,7 +20,9 @@ from fedfm.protocols import Ask, ClientUpdate, Distillation, State
 from fedfm.recipe import load_recipe
 from fedfm.records import jsonl
 from fedfm.server.experiment.build import Experiment, build_experiment
+from fedfm.server.runs.planning import describe
 from fedfm.updates import Asked, Done, Payload, Request, decode_update
+from fedfm.wire import stored_bytes
 from tests.small import small_recipe
 
 PROTOCOL = {"kind": "distillation", "examples": 8, "steps": 3, "batch_size": 4, "digest_steps": 2}
@@ -202,6 +204,13 @@ def test_a_backbone_that_does_not_fit_is_refused_before_round_1(
         build_experiment(load_recipe(recipe(tmp_path, federation={**TWO_BACKBONES, "models": models})))
     (problem,) = caught.value.problems
     assert (problem.where, reason in problem.message) == (where, True)
+
+
+def test_the_plan_counts_texts_and_logits(experiment: Experiment) -> None:
+    planned, tunable = describe(experiment)["bytes"], stored_bytes(experiment.start)
+    assert planned["per_client_up"] < 8 * 2 * 4 + 600  # logits and their header
+    texts = sum(len(text.encode()) for text in experiment.public_texts.take(np.arange(32))[0]) / 32
+    assert 8 * texts < planned["per_client_down"] - tunable < 8 * (texts + 8) + 700
 
 
 def test_too_few_public_examples(tmp_path: Path) -> None:

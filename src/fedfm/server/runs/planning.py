@@ -37,9 +37,8 @@ def describe(experiment: Experiment) -> dict[str, Any]:
     """The plan of an experiment, as JSON."""
     recipe, training = experiment.recipe, experiment.data.training
     clients = list(experiment.data.clients)
-    down, up = experiment.message_bytes(
-        next((name for name in clients if name not in experiment.backbones), clients[0]), 1
-    )
+    with_model = next((client for client in clients if client not in experiment.backbones), clients[0])
+    down, up = experiment.message_bytes(with_model, 1)
     cohort = recipe.federation.cohort_size(len(experiment.data.clients))
     asked = recipe.runtime.asked(cohort, len(experiment.data.clients))
     per_round = down * asked + up * cohort
