@@ -26,6 +26,11 @@ METHODS: dict[str, dict[str, Any]] = {
     "median": {"aggregate": {"rule": "median"}},
     "gossip": {"protocol": {"kind": "gossip"}},
     "buffered": {"protocol": {"kind": "buffered", "size": 2}, "federation": {"devices": DEVICES}},
+    "distillation": {
+        "protocol": {"kind": "distillation", "examples": 8, "steps": 3, "batch_size": 4, "digest_steps": 2},
+        "public": {"data": "builtin:pydoc", "limit": 32},
+        "federation": {"models": [{"path": "builtin:tiny-gpt2", "clients": 3}]},
+    },
 }
 """The first method of each kind: what a client keeps, what a message goes through, parts of a model, rules, protocols.
 What is new in a method belongs to `small_recipe`; its federation is added to that of the test."""

@@ -16,7 +16,7 @@ from typing import Any, get_args
 from fedfm.errors import Problem, RecipeError
 from fedfm.recipe.fields import choice_of, is_list, selector, settings_classes
 from fedfm.recipe.keys import RecipeKeys
-from fedfm.recipe.planned import PLANNED, PLANNED_KEYS
+from fedfm.recipe.planned import PLANNED
 from fedfm.recipe.schema import Recipe
 from fedfm.registry import name_of
 from fedfm.settings import Settings
@@ -115,7 +115,7 @@ def _nested(where: str, value: Any) -> Values:
 
 
 def _is_planned(pick: Pick) -> bool:
-    return (pick.where in PLANNED_KEYS and pick.name != "none") or (pick.name in PLANNED.get(pick.where, ()))
+    return pick.name in PLANNED.get(pick.where, ())
 
 
 def merged(*parts: Mapping[str, Any]) -> Values:

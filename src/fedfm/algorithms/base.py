@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from fedfm.capabilities import SERVER_STEP, STATEFUL_CLIENTS
+from fedfm.capabilities import SERVER_STEP, STATEFUL_CLIENTS, TUNABLE_UPDATES
 from fedfm.clients.rules import At, ClientRound, Finished, Groups, LocalResult, Teacher
 from fedfm.params import Params, add
 from fedfm.settings import Capabilities, Settings
@@ -84,6 +84,8 @@ class Algorithm(Settings):
             needs |= {SERVER_STEP: "the server takes a step of its own"}
         if type(self).client_start is not Algorithm.client_start:
             needs |= {STATEFUL_CLIENTS: "clients keep tensors between rounds"}
+        if self.sent or self.returned:
+            needs |= {TUNABLE_UPDATES: "other tensors travel beside the tunable"}
         return Capabilities(needs, self.gives, self.takes)
 
     def start(self, params: Params) -> ServerState:

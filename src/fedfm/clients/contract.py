@@ -74,7 +74,7 @@ class Contract:
         gets = self.views.gets(self.spec, client, instruction.round)
         held = self.views.held(self.spec, client, instruction.round)
         beside = self.rule.sent if instruction.work == "train" else ()
-        specs = {group: narrow_spec(self.spec, gets) for group in (TUNABLE, *beside)}
+        specs = {group: narrow_spec(self.spec, gets) for group in (TUNABLE, *beside)} if gets else {}
         crossing = self.down.spec(specs)
         for group, expected in crossing.items():
             if reason := problem(instruction.groups.get(group, {}), expected):
@@ -85,8 +85,8 @@ class Contract:
             trains = None
         else:
             zeros = self._zeros()
-            received = widen(groups[TUNABLE], gets, {**zeros, **self._mine(own)})
-            sent = {group: widen(groups[group], gets, zeros) for group in beside}
+            received = widen(groups.get(TUNABLE, {}), gets, {**zeros, **self._mine(own)})
+            sent = {group: widen(groups.get(group, {}), gets, zeros) for group in beside}
             trains = {
                 name: torch.ones(tensor.shape, dtype=torch.bool)
                 if name in self.personal
@@ -142,13 +142,13 @@ class Contract:
         """Bytes of one message to a client that trains, and of its update; numbers in them may have other lengths."""
         gets = narrow_spec(self.spec, self.views.gets(self.spec, client, number))
         down = self.down.spec(dict.fromkeys((TUNABLE, *self.rule.sent), gets))
-        return _down_bytes(number, down), _up_bytes(client, number, self.returns(client, number))
+        return _down_bytes(number, down), answer_bytes(client, number, self.returns(client, number))
 
     def evaluation_bytes(self, client: str, number: int, metrics: Sequence[str]) -> tuple[int, int]:
         """Bytes of one message to a client that evaluates, and of its answer with these metrics; as `message_bytes`."""
         gets = narrow_spec(self.spec, self.views.gets(self.spec, client, number))
         down = self.down.spec({TUNABLE: gets})
-        return _down_bytes(number, down), _up_bytes(client, number, {}, dict.fromkeys(metrics, _FIGURE))
+        return _down_bytes(number, down), answer_bytes(client, number, {}, dict.fromkeys(metrics, _FIGURE))
 
     def before_path(self, client: str, number: int) -> dict[str, Spec]:
         """Groups of a client's update before the update path."""
@@ -165,6 +165,9 @@ def _down_bytes(number: int, groups: Mapping[str, Spec]) -> int:
     return Payload(number, _BASE, facts, {group: empty(spec) for group, spec in groups.items()}).size_bytes
 
 
-def _up_bytes(client: str, number: int, groups: Mapping[str, Spec], figures: Mapping[str, float] | None = None) -> int:
+def answer_bytes(
+    client: str, number: int, groups: Mapping[str, Spec], figures: Mapping[str, float] | None = None
+) -> int:
+    """Bytes of a client's answer with some groups and figures."""
     facts = Done(client=client, examples=100, loss=_FIGURE, extra=dict(figures or {}))
     return Payload(number, _BASE, facts, {group: empty(spec) for group, spec in groups.items()}).size_bytes

@@ -6,6 +6,7 @@ from typing import Annotated
 
 from fedfm.protocols.base import IO, Ask, ClientUpdate, Messages, Protocol, State
 from fedfm.protocols.buffered import Buffered
+from fedfm.protocols.distillation import Distillation
 from fedfm.protocols.gossip import Gossip
 from fedfm.protocols.star import Star
 from fedfm.registry import Choice
@@ -14,6 +15,7 @@ PROTOCOLS: dict[str, type[Protocol]] = {
     "star": Star,
     "buffered": Buffered,
     "gossip": Gossip,
+    "distillation": Distillation,
 }
 
 AnyProtocol = Annotated[Protocol, Choice(PROTOCOLS, "kind", "fedfm.protocols")]
@@ -25,6 +27,7 @@ __all__ = [
     "Ask",
     "Buffered",
     "ClientUpdate",
+    "Distillation",
     "Gossip",
     "Messages",
     "Protocol",

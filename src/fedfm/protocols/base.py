@@ -11,9 +11,11 @@ from torch import Tensor
 
 from fedfm.aggregation import Contribution, Rule
 from fedfm.algorithms import Algorithm, ServerState
+from fedfm.clients.distilling import Distilling, Learner
 from fedfm.params import Params
 from fedfm.settings import Settings
 from fedfm.spec import Spec
+from fedfm.tasks.public import PublicTexts
 from fedfm.updates import Done, UpdatePath
 from fedfm.views import Slices
 
@@ -41,7 +43,7 @@ class Ask:
 
     Attributes:
         round: 1-based round; key of the client's random choices.
-        params: the tunable to start from, in full coordinates.
+        params: the tunable to start from, in full coordinates; empty for a client that starts from its own.
         extras: what the algorithm sends beside it, in full coordinates, by group.
         groups: groups that are sent as they are.
         work: the kind of work.
@@ -135,6 +137,21 @@ class IO(Interface):
     @property
     def simulated(self) -> bool:
         """Whether all clients are simulated."""
+        ...
+
+    @property
+    def backbones(self) -> Mapping[str, int]:
+        """Client id → place of its backbone in `federation.models`; clients that have the server's are not in it."""
+        ...
+
+    @property
+    def public(self) -> PublicTexts:
+        """The recipe's public data; only for a protocol with `public_examples`."""
+        ...
+
+    @property
+    def student(self) -> Learner:
+        """The server's model; its tunable has the value that was last written to it."""
         ...
 
     def cohort(self, round: int) -> Mapping[str, int]:  # noqa: A002 - the field's word
@@ -237,6 +254,25 @@ class Protocol(Settings):
     """Name under which `IO.keep` stores a tunable for each client; None: all clients start from the server's."""
     exchanges: ClassVar[int] = 1
     """Answers that a client gives in a round, for each kind of work, at most."""
+
+    @property
+    def public_examples(self) -> int:
+        """Public examples that a round needs; 0: none."""
+        return 0
+
+    @property
+    def digest(self) -> Distilling | None:
+        """How a client with a backbone of its own learns from the server's logits; None: it does not."""
+        return None
+
+    def returns(self, work: str, classes: int) -> Mapping[str, Spec] | None:
+        """Groups of an answer to a kind of work; None: those of a training update.
+
+        Args:
+            work: one of `works`.
+            classes: of the task; 0 where it has none.
+        """
+        return None if work == "train" else {}
 
     def start(self, params: Params, algorithm: Algorithm) -> State:
         """The state before round 1.

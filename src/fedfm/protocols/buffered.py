@@ -63,7 +63,10 @@ class Buffered(Protocol):
     """Updates that are more server steps old are dropped; null: none is."""
 
     takes: ClassVar[Mapping[str, str]] = {capabilities.BARRIER: "the server waits for no cohort"}
-    needs: ClassVar[Mapping[str, str]] = {capabilities.FIXED_COHORT: "as many clients work at any time"}
+    needs: ClassVar[Mapping[str, str]] = {
+        capabilities.FIXED_COHORT: "as many clients work at any time",
+        capabilities.ONE_BACKBONE: "the server adds up updates of one tunable",
+    }
 
     def step(self, state: State, io: IO) -> State:
         """Waits until the buffer is full, folds it, steps, and starts clients again."""

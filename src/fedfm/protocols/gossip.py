@@ -55,6 +55,7 @@ class Gossip(Protocol):
         capabilities.PARTIAL_PARTICIPATION: "every client takes part in every round",
     }
     needs: ClassVar[Mapping[str, str]] = {
+        capabilities.ONE_BACKBONE: "neighbours average their tunables",
         capabilities.WHOLE_VIEWS: "neighbours mix every coordinate",
         capabilities.BACKBONE_WEIGHTS: "without a server, no one keeps a proxy and its backbone alike",
         capabilities.FIXED_COHORT: "every client takes part in every round",

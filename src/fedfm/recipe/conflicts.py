@@ -163,6 +163,15 @@ def _public_data(recipe: RecipeKeys) -> str | None:
     )
 
 
+def _public_examples(recipe: RecipeKeys) -> str | None:
+    if recipe.protocol.public_examples and recipe.public is None:
+        return (
+            f"`protocol.kind: {recipe.protocol.kind}` sends public examples to the clients: set public.data "
+            "(builtin:pydoc is a text that comes with Python)"
+        )
+    return None
+
+
 def _spares(recipe: RecipeKeys) -> str | None:
     if recipe.runtime.spares and recipe.federation.sampling != "uniform":
         return (
@@ -217,6 +226,7 @@ CHECKS = (
     Check(("federation.sampling", "runtime.spares"), _spares),
     Check(("runtime.threads", "runtime.processes"), _threads),
     Check(("public", "proxy"), _public_data),
+    Check(("public", "protocol"), _public_examples),
     Check(("updates",), _stage_order),
     Check(("tune.kind", "tune.target_modules", "proxy.kind", "proxy.interval"), _plug_in),
 )

@@ -87,6 +87,11 @@ class RecipeKeys(Settings):
         return (*self.protocol.works, *(() if self.evaluate.at == "server" else (EVALUATE,)))
 
     @property
+    def public_length(self) -> int:
+        """Tokens of a public example."""
+        return (self.public.max_length if self.public else None) or self.data.max_length
+
+    @property
     def folder(self) -> Path:
         """The run's folder."""
         return normal(self.run_dir or Path(self.output) / self.name)

@@ -104,7 +104,7 @@ class Policy(Settings):
         return [
             *found,
             *self.over("max_rounds", recipe.federation.rounds),
-            *self.over("max_length", recipe.data.max_length),
+            *self.over("max_length", max(recipe.data.max_length, recipe.public_length)),
             *self.over("max_rank", getattr(recipe.tune, "r", 0)),
             *self.over("max_virtual_tokens", recipe.tune.virtual_tokens),
         ]

@@ -107,7 +107,10 @@ class Site(Node):
         if data.recipe.proxy.counts_at_clients:
             with side.copy.counting(side.tunable) as counts:
                 groups[ACTIVITY] = spec_of(counts())
-        specs: dict[str, GroupSpecs] = {work: groups if work == TRAIN else {} for work in data.recipe.works}
+        protocol, classes = data.recipe.protocol, 0 if data.labels is None else len(data.labels.names)
+        specs: dict[str, GroupSpecs] = {}
+        for work in data.recipe.works:
+            specs[work] = groups if work == TRAIN else protocol.returns(work, classes) or {}
         self.egress.announce(data.recipe, specs, client=client, examples=examples)
 
     def ready(self, job: str, data: TrainingData) -> Ready:

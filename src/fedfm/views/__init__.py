@@ -7,6 +7,7 @@ from typing import Any
 
 from fedfm.spec import Spec
 from fedfm.views.base import Slices, View, holds, intersect, is_whole, narrow, narrow_spec, whole, widen
+from fedfm.views.personal import Personal
 from fedfm.views.ranks import Ranks
 from fedfm.views.share import Share
 
@@ -54,6 +55,7 @@ class Views:
 
 __all__ = [
     "VIEWS",
+    "Personal",
     "Ranks",
     "Share",
     "Slices",

@@ -274,3 +274,25 @@ def test_it_can_be_continued_only_with_them(recipe: Recipe, tmp_path: Path) -> N
         fedfm.run(recipe, ["name=other"])
     longer = continue_run(run.folder, ["federation.rounds=3"], deployment, [])
     assert longer.summary["rounds"] == 3
+
+
+def test_sites_that_allow_it_send_predictions_as_a_simulation_does(tmp_path: Path) -> None:
+    protocol = {"kind": "distillation", "examples": 8, "steps": 2, "batch_size": 4}
+    values = small_recipe(tmp_path, federation={"per_round": 3, "rounds": 2}, protocol=protocol)
+    values |= {"public": {"data": str(tmp_path / "train.jsonl"), "limit": 16}}
+    simulated = fedfm.run(load_recipe(values, ["data.client=site", "name=simulated"]))
+    deployment, said, _ = at_sites(tmp_path, split(tmp_path), Policy(works=["predict"]))
+    real = start_run(for_sites(load_recipe(values), len(NAMES)), deployment, [])
+    assert adapter(real) == adapter(simulated)
+    assert (real.path / "wire.jsonl").read_text() == (simulated.path / "wire.jsonl").read_text()
+    assert [line for line in said if " × " in line] == ["    1 × logits [8, 2] float32 (group predictions)"] * 5
+
+
+def test_a_policy_that_does_not_name_it_refuses_to_predict(tmp_path: Path) -> None:
+    protocol = {"kind": "distillation", "examples": 8}
+    values = small_recipe(tmp_path, federation={"per_round": 3, "rounds": 2}, protocol=protocol)
+    values |= {"public": {"data": str(tmp_path / "train.jsonl")}}
+    deployment, said, _ = at_sites(tmp_path, split(tmp_path))
+    with pytest.raises(TooFewClientsError, match="works"):
+        start_run(for_sites(load_recipe(values), len(NAMES)), deployment, [])
+    assert any("works: train, not predict" in line for line in said)

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from fedfm.clients.work.base import Answer, ClientTask, Work
 from fedfm.clients.work.evaluate import evaluate
+from fedfm.clients.work.predict import predict
 from fedfm.clients.work.train import train
 
 WORKS: dict[str, Work] = {
     "train": train,
     "evaluate": evaluate,
+    "predict": predict,
 }
 
-__all__ = ["WORKS", "Answer", "ClientTask", "Work"]
+TRAINING = ("train", "predict")
+"""Kinds of work in which a client trains: only these change what it keeps."""
+
+__all__ = ["TRAINING", "WORKS", "Answer", "ClientTask", "Work"]

@@ -63,7 +63,7 @@ class Simulation:
         require_extra(recipe.runtime.kind)
         experiment = build_experiment(recipe)
         if self.profile and experiment.worker is not None:
-            experiment = replace(experiment, worker=replace(experiment.worker, profile=Profile()))
+            experiment = replace(experiment, worker=experiment.worker.with_profile(Profile()))
         return experiment
 
     def reach(self, experiment: Experiment) -> Runtime:

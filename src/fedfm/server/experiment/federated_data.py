@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
+from transformers import PreTrainedTokenizerBase
 
 from fedfm.data.examples import Examples
 from fedfm.data.labels import LabelMap
@@ -19,7 +20,7 @@ from fedfm.models.processors import Processor
 from fedfm.randomness import numpy_generator
 from fedfm.recipe import Recipe
 from fedfm.tasks import TASKS, Task
-from fedfm.tasks.public import PublicData, read_public
+from fedfm.tasks.public import PublicData, PublicTexts, read_public, read_public_texts
 
 Split = Literal["test", "validation"]
 
@@ -41,6 +42,7 @@ class FederatedData:
         test: examples that all reported metrics are computed on.
         digests: split → digest of its source's content.
         public: unlabelled public data; read only if a proxy is fitted on it.
+        public_texts: the same as texts; read only if a protocol sends them.
         repeats: examples that splits share, or that a split has more than once.
         notes: sentences that say what was left out when the data was read.
     """
@@ -55,6 +57,7 @@ class FederatedData:
     test: Examples
     digests: dict[str, str]
     public: PublicData | None = None
+    public_texts: PublicTexts | None = None
     repeats: tuple[Repeats, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -134,16 +137,19 @@ def prepare_data(recipe: Recipe, sites: Sequence[str] = ()) -> FederatedData:
     else:
         labels, processor = training.labels, training.processor
         recipe, clients = training.recipe, training.federation.sizes
-    task, encoded, public = TASKS[recipe.task.kind], {}, None
+    task, encoded, public, public_texts = TASKS[recipe.task.kind], {}, None, None
     for split, source in sources.items():
         if source is not None:
             with gathering.attempt():
                 encoded[split] = task.encode(source, recipe.data, processor, labels)
     with gathering.attempt():
         public = _public(recipe, processor)
+    with gathering.attempt():
+        public_texts = _public_texts(recipe, processor)
     gathering.tell()
-    if public is not None:
-        digests["public"] = public.digest
+    for found in (public, public_texts):
+        if found is not None:
+            digests["public"] = found.digest
     known = {name: source for name, source in sources.items() if source is not None}
     if training is not None:
         known["train"] = training.source
@@ -158,6 +164,7 @@ def prepare_data(recipe: Recipe, sites: Sequence[str] = ()) -> FederatedData:
         test=encoded["test"],
         digests=digests,
         public=public,
+        public_texts=public_texts,
         repeats=tuple(find_repeats(known, task.inputs(recipe.data))),
         notes=tuple(dict.fromkeys(note for source in known.values() for note in source.notes)),
     )
@@ -175,6 +182,31 @@ def _public(recipe: Recipe, processor: Processor) -> PublicData | None:
         pairs=len(recipe.data.text) == 2,
         allow_network=recipe.allow_network,
     )
+
+
+def _public_texts(recipe: Recipe, processor: Processor) -> PublicTexts | None:
+    """The public data as texts, if the recipe's protocol sends them.
+
+    Raises:
+        RecipeError: at ``protocol.examples``: a round needs more than there are.
+    """
+    needed = recipe.protocol.public_examples
+    if recipe.public is None or not needed:
+        return None
+    found = read_public_texts(
+        recipe.public,
+        cast(PreTrainedTokenizerBase, processor),
+        max_length=recipe.data.max_length,
+        seed=recipe.seed,
+        pairs=len(recipe.data.text) == 2,
+        allow_network=recipe.allow_network,
+    )
+    if len(found) < needed:
+        raise RecipeError(
+            f"a round needs {needed} public examples, but `public` has only {len(found)}; lower it, or give more data",
+            where="protocol.examples",
+        )
+    return found
 
 
 def _named(recipe: Recipe, split: Split) -> Source | None:

@@ -16,8 +16,10 @@ from torch import Tensor
 
 from fedfm.aggregation import Contribution, Rule
 from fedfm.algorithms import Algorithm
+from fedfm.clients.distilling import Learner
 from fedfm.clients.state import decode_state, encode_state
 from fedfm.clients.store import ClientStore
+from fedfm.clients.work import TRAINING
 from fedfm.errors import TooFewClientsError
 from fedfm.params import Params
 from fedfm.printable import line, lines
@@ -36,6 +38,7 @@ from fedfm.server.rounds.screening import screen, value_problem
 from fedfm.server.rounds.state import RunState, StateVersion
 from fedfm.server.rounds.totals import Totals
 from fedfm.spec import Spec
+from fedfm.tasks.public import PublicTexts
 from fedfm.trackers.listeners import Listener
 from fedfm.updates import Failure, MessageError, Reply, Request, Update, UpdatePath, decode_update
 from fedfm.updates.payload import ACTIVITY
@@ -137,6 +140,21 @@ class Exchange:
     def rounds(self) -> int:
         """Rounds of the run."""
         return self._recipe.federation.rounds
+
+    @property
+    def backbones(self) -> Mapping[str, int]:
+        """Client id → place of its backbone in `federation.models`."""
+        return self.experiment.backbones
+
+    @property
+    def public(self) -> PublicTexts:
+        """The recipe's public data."""
+        return self.experiment.public_texts
+
+    @property
+    def student(self) -> Learner:
+        """The server's model."""
+        return self.experiment.student
 
     @property
     def simulated(self) -> bool:
@@ -384,7 +402,7 @@ class Exchange:
             StorageError: it cannot be written.
         """
         claimed = update.facts.state
-        if bool(claimed) != (update.work == "train" and self.experiment.contract.stateful):
+        if bool(claimed) != (update.work in TRAINING and self.experiment.keeps_state(client)):
             raise MessageError("it names a state that it should not keep" if claimed else "it names no state to keep")
         found = "" if reply.state is None else hashlib.sha256(reply.state).hexdigest()
         if not self.runtime.keeps_state and claimed != found:

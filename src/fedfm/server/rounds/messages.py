@@ -91,7 +91,7 @@ class Outbox:
 
     def _instruction(self, ask: Ask, facts: Asked, slices: Slices, version: ModelVersion) -> Instruction:
         """What is sent to clients that hold the same part of the tunable and the same version of the proxy."""
-        full = {TUNABLE: ask.params, **ask.extras}
+        full = {TUNABLE: ask.params, **ask.extras} if ask.params else dict(ask.extras)
         whole = self._contract.views.whole
         groups = full if whole else {group: narrow(params, slices) for group, params in full.items()}
         sent, _ = self._contract.down.encode(groups, {}, MessageKey(self._contract.seed, ask.round))
