@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from fedfm.capabilities import SERVER_STEP, STATEFUL_CLIENTS
+from fedfm.capabilities import BARRIER, SERVER_STEP, STATEFUL_CLIENTS
 from fedfm.clients.rules import At, ClientRound, Finished, Groups, LocalResult, Teacher
 from fedfm.params import Params, add
 from fedfm.settings import Capabilities, Settings
@@ -84,6 +84,8 @@ class Algorithm(Settings):
             needs |= {SERVER_STEP: "the server takes a step of its own"}
         if type(self).client_start is not Algorithm.client_start:
             needs |= {STATEFUL_CLIENTS: "clients keep tensors between rounds"}
+        if self.sent:
+            needs.setdefault(BARRIER, "what the server sends beside the tunable is that of one server state")
         return Capabilities(needs, self.gives, self.takes)
 
     def start(self, params: Params) -> ServerState:
