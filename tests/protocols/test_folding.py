@@ -9,7 +9,9 @@ import pytest
 import torch
 
 from fedfm.aggregation import Contribution, Mean
-from fedfm.algorithms import ALGORITHMS
+from fedfm.algorithms import ALGORITHMS, Algorithm
+from fedfm.capabilities import BARRIER
+from fedfm.protocols import Buffered
 from fedfm.protocols.base import ClientUpdate
 from fedfm.protocols.folding import RoundFold
 from fedfm.spec import spec_of
@@ -50,3 +52,12 @@ def test_nothing_moves_where_no_client_of_the_round_holds_a_coordinate(name: str
         assert torch.equal(later[group]["w"][2:], state[group]["w"][2:])
     together, _ = folded(io, [LEADING, LAST]).server_step(2, params, state)
     assert (together["w"] != params["w"]).all()
+
+
+def test_what_is_sent_beside_the_tunable_needs_a_barrier() -> None:
+    class Sends(Algorithm):
+        name: str = "sends"
+        sent = ("extra",)
+
+    assert BARRIER in Sends().capabilities().needs
+    assert BARRIER in Buffered().capabilities().takes

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from fedfm.capabilities import SERVER_STEP, STATEFUL_CLIENTS, TUNABLE_UPDATES
+from fedfm.capabilities import BARRIER, SERVER_STEP, STATEFUL_CLIENTS, TUNABLE_UPDATES
 from fedfm.clients.rules import At, ClientRound, Finished, Groups, LocalResult, Teacher
 from fedfm.params import Params, add
 from fedfm.settings import Capabilities, Settings
@@ -86,6 +86,8 @@ class Algorithm(Settings):
             needs |= {STATEFUL_CLIENTS: "clients keep tensors between rounds"}
         if self.sent or self.returned:
             needs |= {TUNABLE_UPDATES: "other tensors travel beside the tunable"}
+        if self.sent:
+            needs.setdefault(BARRIER, "what the server sends beside the tunable is that of one server state")
         return Capabilities(needs, self.gives, self.takes)
 
     def start(self, params: Params) -> ServerState:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fedfm.clients.rules import ClientRound, Groups, LocalResult, LocalRule
 from fedfm.clients.state import State, named, part
-from fedfm.params import Params, subtract
+from fedfm.params import Params, is_finite, subtract
 from fedfm.spec import Spec, empty, problem
 from fedfm.updates import Asked, Done, Instruction, MessageError, MessageKey, Payload, UpdatePath
 from fedfm.views import Slices, Views, holds, narrow, narrow_spec, widen
@@ -30,7 +30,7 @@ class Reception:
     Attributes:
         at: full tensors: the server's where the client gets them, its own in personal places, zero elsewhere.
         held: the part of them that it returns.
-        trains: name → bool tensor, the coordinates that it trains; None: all of them.
+        trains: name → bool tensor, the coordinates that it trains; of tensors that are absent, and for None, all.
     """
 
     at: ClientRound
@@ -88,10 +88,9 @@ class Contract:
             received = widen(groups.get(TUNABLE, {}), gets, {**zeros, **self._mine(own)})
             sent = {group: widen(groups.get(group, {}), gets, zeros) for group in beside}
             trains = {
-                name: torch.ones(tensor.shape, dtype=torch.bool)
-                if name in self.personal
-                else holds(held, name, tensor.shape)
+                name: holds(held, name, tensor.shape)
                 for name, tensor in self.spec.items()
+                if name not in self.personal and held.get(name) != ()
             }
         kept = part(own, "algorithm") or self.rule.client_start(received)
         return Reception(
@@ -113,7 +112,8 @@ class Contract:
         return widen(narrow(params, gets), gets, {**self._zeros(), **self._mine(own)})
 
     def _zeros(self) -> Params:
-        return {name: torch.zeros(tensor.shape, dtype=tensor.dtype) for name, tensor in self.spec.items()}
+        """Zeros with the tunable's shapes; one value in memory for each tensor, since most are replaced as a whole."""
+        return {name: torch.zeros((), dtype=tensor.dtype).expand(tensor.shape) for name, tensor in self.spec.items()}
 
     def _mine(self, own: State) -> Params:
         """A client's personal tensors: as initialised before its first round."""
@@ -122,7 +122,11 @@ class Contract:
     def finish(
         self, client: str, number: int, received: Reception, trained: Params, result: LocalResult, own: State
     ) -> tuple[dict[str, Mapping[str, Tensor]], State]:
-        """What the client sends, and what it keeps from now on."""
+        """What the client sends, and what it keeps from now on.
+
+        Raises:
+            FloatingPointError: what it would keep is not finite, with which no later round could succeed.
+        """
         done = self.rule.client_finish(subtract(trained, received.at.received), received.at, result)
         full: Groups = {TUNABLE: done.update, **done.extras}
         whole = self.views.whole
@@ -132,7 +136,13 @@ class Contract:
         key, slices = MessageKey(self.seed, number, client), None if whole else received.held
         sent, left = self.up.encode(groups, stages, key, slices)
         mine = {name: trained[name] for name in self.personal}
-        return sent, {**named("algorithm", done.own), **left, **({PERSONAL: mine} if mine else {})}
+        kept = {**named("algorithm", done.own), **left, **({PERSONAL: mine} if mine else {})}
+        for group, params in kept.items():
+            if bad := next((name for name, tensor in params.items() if not is_finite(tensor)), None):
+                raise FloatingPointError(
+                    f"tensor `{bad}` of what it keeps (`{group}`) is not finite; try a lower local.learning_rate"
+                )
+        return sent, kept
 
     def returns(self, client: str, number: int) -> dict[str, Spec]:
         """Groups of a client's update as they cross the wire."""

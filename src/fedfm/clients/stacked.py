@@ -64,7 +64,7 @@ class StackMember:
         plan: numbers of the examples of each batch, at least one batch.
         batches: them, on the CPU.
         table: what the frozen prefix makes of its examples, by their numbers; needed where there is a prefix.
-        trains: name → bool tensor, the coordinates that change; None: all of them.
+        trains: name → bool tensor, the coordinates that change; of tensors that are absent, and for None, all.
     """
 
     at: ClientRound

@@ -60,7 +60,7 @@ def train_locally(
         local: how to train.
         rule: the algorithm's side at the client.
         at: what the round starts from.
-        trains: name → bool tensor, the coordinates that change; None: all of them.
+        trains: name → bool tensor, the coordinates that change; of tensors that are absent, and for None, all.
     """
     parameters = tunable.parameters
     received = {name: parameter.detach().clone() for name, parameter in parameters.items()}
