@@ -28,6 +28,7 @@ from fedfm.server.rounds.driver import Driver
 from fedfm.server.rounds.interrupts import StopRequest
 from fedfm.server.rounds.state import RunState
 from fedfm.updates import Reply, Request, decode_instruction
+from fedfm.updates.payload import PROXY
 from fedfm.wire import from_bytes
 from tests.small import small_recipe
 
@@ -66,7 +67,6 @@ def ledger(driver: Driver) -> list[dict[str, Any]]:
 
 def test_before_round_1_backbone_and_proxy_start_alike(tmp_path: Path) -> None:
     experiment = build(tmp_path, tune={"kind": "lora", "target_modules": "all"})
-    assert experiment.client_model is not None
     experiment.plug_in(experiment.start)
     experiment.client_model.server_tunable.write(experiment.start)
     on_backbone, on_proxy = experiment.tunable.read(), experiment.client_model.server_tunable.read()
@@ -103,8 +103,8 @@ def test_clients_train_on_the_proxy_that_the_server_has(tmp_path: Path) -> None:
     experiment = build(tmp_path)
     _, state = play(experiment, tmp_path)
     assert state.proxy is not None
-    assert experiment.worker.proxy is not None
-    held = {name: tensor.detach() for name, tensor in experiment.worker.proxy.own.items()}
+    assert experiment.worker is not None
+    held = {name: tensor.detach() for name, tensor in experiment.worker.copy.own.items()}
     assert digest(held) == digest(state.proxy.own) == digest(pair_of(experiment).read())
     assert held.keys()
     assert all(held[name].data_ptr() != parameter.data_ptr() for name, parameter in pair_of(experiment).own.items())
@@ -120,7 +120,7 @@ def test_the_backbone_is_left_as_it_was(tmp_path: Path) -> None:
 @pytest.mark.parametrize("proxy", [FEDPFT, {**FEDPFT, "align": {**FEDPFT["align"], "data": "clients"}}])
 def test_nothing_that_the_proxy_hides_crosses_the_wire(tmp_path: Path, proxy: dict[str, Any]) -> None:
     experiment = build(tmp_path, proxy)
-    kept = pair_of(experiment).kept
+    kept = pair_of(experiment).neurons
     hidden: set[str] = set()
     for block, _ in pair_of(experiment).compared:
         cut = torch.tensor(sorted(set(range(32)) - set(kept[block.path].tolist())))
@@ -143,7 +143,7 @@ class Wire(LocalRuntime):
 
     def __init__(self, experiment: Experiment) -> None:
         super().__init__(experiment.worker)
-        self.weights = experiment.client_model.weights if experiment.client_model else {}
+        self.weights = experiment.client_model.weights
         self.downloads: list[Params] = []
         self.down: list[Params] = []
         self.up: list[Params] = []
@@ -198,7 +198,7 @@ def test_no_cut_neurons_vector_is_in_anything_that_passes(tmp_path: Path, model:
 
     inputs, output = INPUTS_AND_OUTPUT[model]
     before = [vectors(*place) for place in (*inputs, output)]
-    ((_, indices),) = pair_of(experiment).kept.items()
+    ((_, indices),) = pair_of(experiment).neurons.items()
     kept = set(indices.tolist())
 
     wire = Wire(experiment)
@@ -216,7 +216,7 @@ def test_no_cut_neurons_vector_is_in_anything_that_passes(tmp_path: Path, model:
     passed = [*wire.downloads, *wire.down, *wire.up]
     *at_inputs, at_output = before
     for known in at_inputs:
-        assert found(passed, known) == kept  # those of the others are there as they are, so looking finds
+        assert found(passed, known) == kept  # the vectors of the others are sent as they are, so the search finds them
         assert found(wire.downloads[:1], known) == kept
     assert found(passed, at_output) == set()  # refitted in closed form
     assert [vectors(*place) for place in (*inputs, output)] == before
@@ -266,10 +266,10 @@ def test_a_resumed_worker_is_brought_to_the_version_that_its_clients_hold(tmp_pa
     fresh = build(tmp_path)
     again = Driver(fresh, LocalRuntime(fresh.worker), driver.folder, [], StopRequest())
     again.play(state)  # nothing is left to play, but the proxy is put in its place
-    assert fresh.worker.proxy is not None
+    assert fresh.worker is not None
     assert state.proxy is not None
-    assert fresh.worker.proxy.number == state.proxy.number
-    assert digest(dict(fresh.worker.proxy.own)) == digest(state.proxy.own)
+    assert fresh.worker.copy.number == state.proxy.number
+    assert digest(dict(fresh.worker.copy.own)) == digest(state.proxy.own)
 
 
 class Recording(LocalRuntime):
@@ -291,9 +291,10 @@ def test_clients_at_one_version_share_a_message(tmp_path: Path) -> None:
     for messages in runtime.messages:
         assert len({id(message) for message in messages.values()}) == 1
     first, second = (decode_instruction(next(iter(messages.values()))) for messages in runtime.messages)
-    assert (first.proxy_version, first.proxy) == (0, {})
-    assert (second.proxy_version, second.proxy_since) == (1, 0)
-    assert second.proxy
+    assert first.facts.proxy_version == 0
+    assert PROXY not in first.groups
+    assert (second.facts.proxy_version, second.facts.proxy_since) == (1, 0)
+    assert second.groups[PROXY]
 
 
 def test_a_client_whose_proxy_is_too_old_fails_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -301,7 +302,7 @@ def test_a_client_whose_proxy_is_too_old_fails_by_name(tmp_path: Path, monkeypat
     driver = Driver(experiment, LocalRuntime(experiment.worker), RunFolder.create(tmp_path / "run"), [], StopRequest())
     state = driver.start()
     assert state.proxy is not None
-    assert experiment.worker.proxy is not None
+    assert experiment.worker is not None
     chosen = {path: torch.ones_like(changed, dtype=torch.bool) for path, changed in state.proxy.changed.items()}
     newer = next_version(next_version(state.proxy, state.proxy.own, chosen), state.proxy.own, chosen)
     believed = dataclasses.replace(state, proxy=newer, holders=dict.fromkeys("0123", 1))
