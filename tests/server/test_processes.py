@@ -161,5 +161,5 @@ def test_auto_keeps_small_runs_in_one_process(experiment: Experiment) -> None:
 
 def test_several_are_refused_where_there_can_be_but_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fedfm.hosts.parallelism.can_fork", lambda: False)
-    with pytest.raises(RecipeError, match="several processes need Linux and a CPU"):
+    with pytest.raises(RecipeError, match="more than one process needs Linux and a CPU"):
         build_experiment(load_recipe(small_recipe(tmp_path, runtime={"processes": 2})))

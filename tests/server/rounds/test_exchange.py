@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Iterator, Mapping
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,6 +23,7 @@ from fedfm.protocols import Ask, ClientUpdate, State
 from fedfm.proxies.base import ModelVersion, WholeModel
 from fedfm.proxies.fedpft.activity import activity_problem
 from fedfm.recipe import load_recipe
+from fedfm.records import jsonl
 from fedfm.records.folder import RunFolder
 from fedfm.records.jsonl import dumps
 from fedfm.server.experiment.build import Experiment
@@ -54,10 +57,10 @@ HOSTILE = "\x1b[2J\x9b31m\n2026-01-01 INFO all is well\u202e"
 class Answered(Exchanging):
     """A runtime whose clients have answered already."""
 
-    answers: Mapping[str, Content]
+    answers: Sequence[tuple[str, Content]]
 
     def exchange(self, messages: Mapping[str, bytes]) -> Iterator[tuple[str, Content]]:
-        yield from self.answers.items()
+        yield from self.answers
 
 
 class TwoNeurons(WholeModel):
@@ -75,20 +78,36 @@ class TwoNeurons(WholeModel):
         return activity_problem(activity, {"h": 2})
 
 
+def exchange_of(
+    folder: Path,
+    answers: Sequence[tuple[str, Content]],
+    clients: Iterable[str],
+    *,
+    counts: bool = True,
+    overrides: Sequence[str] = (),
+    pending: Pending | None = None,
+) -> Exchange:
+    """An exchange with clients whose answers arrive in the order given."""
+    runtime, model = Answered(answers), TwoNeurons(counts)
+    contract = Contract(spec_of(PARAMS), FedAvg())
+    experiment = SimpleNamespace(recipe=load_recipe("demo", overrides), contract=contract, client_model=model)
+    experiment.data = SimpleNamespace(clients=dict.fromkeys(clients, 5))
+    state = RunState(State(0, PARAMS), proxy=ModelVersion())
+    return Exchange(
+        cast(Experiment, experiment), runtime, Outbox(runtime, model, contract), ClientStore(folder / "state"),
+        RunFolder(folder), state, {}, Records(), Stopwatch({}), (), StopRequest(), pending or Pending(),
+    )  # fmt: skip
+
+
+def asks(clients: Iterable[str]) -> dict[str, Ask]:
+    return dict.fromkeys(clients, Ask(1, dict(PARAMS), learning_rate=0.1))
+
+
 def exchanged(
     folder: Path, answers: Mapping[str, Content], *, counts: bool = True
 ) -> tuple[list[ClientUpdate], Totals, Records]:
-    records, runtime, model = Records(), Answered(answers), TwoNeurons(counts)
-    contract = Contract(spec_of(PARAMS), FedAvg())
-    experiment = SimpleNamespace(recipe=load_recipe("demo"), contract=contract, client_model=model)
-    experiment.data = SimpleNamespace(clients=dict.fromkeys(answers, 5))
-    state = RunState(State(0, PARAMS), proxy=ModelVersion())
-    exchange = Exchange(
-        cast(Experiment, experiment), runtime, Outbox(runtime, model, contract), ClientStore(folder / "state"),
-        RunFolder(folder), state, {}, records, Stopwatch({}), (), StopRequest(), Pending(),
-    )  # fmt: skip
-    ask = Ask(1, dict(PARAMS), learning_rate=0.1)
-    return list(exchange.ask(dict.fromkeys(sorted(answers), ask))), exchange.totals, records
+    exchange = exchange_of(folder, list(answers.items()), answers, counts=counts)
+    return list(exchange.ask(asks(sorted(answers)))), exchange.totals, exchange.records
 
 
 def strides(name: str) -> bytes:
@@ -190,3 +209,86 @@ def test_reasons_of_failures_are_made_safe_and_cut(tmp_path: Path) -> None:
     assert event["details"].startswith("Traceback\n\\x1b[2J")
     assert event["details"].endswith("ValueError: the end")
     assert len(dumps(event)) < 12_000
+
+
+def sound(client: str) -> tuple[str, bytes]:
+    return client, replace(SOUND, facts=DONE.model_copy(update={"client": client}), groups={TUNABLE: PARAMS}).encode()
+
+
+def told(exchange: Exchange) -> list[tuple[str, str, str]]:
+    return [(event["client"], event["kind"], event["reason"]) for event in exchange.records.events]
+
+
+@pytest.mark.parametrize("arrival", list(itertools.permutations("abc")))
+def test_updates_come_in_the_order_of_the_asks(tmp_path: Path, arrival: tuple[str, ...]) -> None:
+    exchange = exchange_of(tmp_path, [sound(client) for client in arrival], "abc", counts=False)
+    assert [update.client for update in exchange.ask(asks("cab"))] == list("cab")
+    assert [record["clients"] for record in exchange.records.wire] == [["c", "a", "b"], ["c"], ["a"], ["b"]]
+    assert exchange.outstanding == set()
+
+
+SPARES = ["runtime={kind: ray, spares: 1.0}", "federation.per_round=2"]
+
+
+def test_where_there_are_spares_the_first_sound_updates_count_in_the_order_of_arrival(tmp_path: Path) -> None:
+    answers = [sound("d"), ("b", b"garbage"), sound("a"), sound("c")]
+    exchange = exchange_of(tmp_path, answers, "abcd", counts=False, overrides=SPARES)
+    assert [update.client for update in exchange.ask(asks("abcd"))] == ["d", "a"]
+    assert [(client, kind) for client, kind, _ in told(exchange)] == [("b", "refused"), ("c", "late")]
+    assert exchange.outstanding == set()
+    assert exchange.runtime.next() is None, "replies that are not waited for are dropped"
+    assert (exchange.totals.accepted, exchange.totals.refused, exchange.totals.failed) == (2, 1, 0)
+
+
+def test_where_spares_are_not_enough_those_without_an_answer_have_failed(tmp_path: Path) -> None:
+    exchange = exchange_of(tmp_path, [("c", b"garbage"), sound("b")], "abcd", counts=False, overrides=SPARES)
+    assert [update.client for update in exchange.ask(asks("abcd"))] == ["b"]  # half of two, the quorum
+    assert [(client, kind) for client, kind, _ in told(exchange)] == [
+        ("c", "refused"), ("a", "failed"), ("d", "failed"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("overrides", [[], SPARES])
+def test_a_client_counts_once(tmp_path: Path, overrides: list[str]) -> None:
+    answers = [sound("a"), sound("a"), sound("x"), ("b", b"garbage"), sound("b"), sound("c")]
+    exchange = exchange_of(tmp_path, answers, "abc", counts=False, overrides=overrides)
+    assert [update.client for update in exchange.ask(asks("abc"))] == ["a", "c"]
+    assert [(client, reason) for client, _, reason in told(exchange) if client != "b"] == [
+        ("a", "it answered twice"), ("x", "it was not asked"),
+    ]  # fmt: skip
+    assert [(client, kind) for client, kind, _ in told(exchange) if client == "b"] == [("b", "refused")] * 2
+    assert exchange.totals.accepted == 2
+
+
+def arrivals(exchange: Exchange) -> list[str]:
+    found = []
+    while (update := exchange.next({})) is not None:
+        found.append(update.client)
+    return found
+
+
+def test_what_was_submitted_counts_once_and_its_arrival_is_written_down(tmp_path: Path) -> None:
+    answers = [sound("b"), sound("b"), ("c", b"garbage"), sound("x"), sound("a")]
+    exchange = exchange_of(tmp_path, answers, "abc", counts=False)
+    exchange.submit(asks("abc"))
+    assert arrivals(exchange) == ["b", "a"]
+    assert [(client, kind) for client, kind, _ in told(exchange)] == [
+        ("b", "refused"), ("c", "refused"), ("x", "refused"),
+    ]  # fmt: skip
+    assert [event["client"] for event in jsonl.records(exchange.folder.events)] == ["b", "a"]
+
+
+def test_a_resumed_run_takes_updates_in_the_order_of_their_first_arrival(tmp_path: Path) -> None:
+    pending = Pending(replay=deque("ca"))
+    exchange = exchange_of(tmp_path, [sound(client) for client in "bacd"], "abcd", counts=False, pending=pending)
+    exchange.submit(asks("abcd"))
+    assert arrivals(exchange) == list("cabd")
+    assert [event["client"] for event in jsonl.records(exchange.folder.events)] == ["b", "d"], "the others are there"
+
+
+def test_a_client_that_is_not_asked_again_is_not_waited_for(tmp_path: Path) -> None:
+    pending = Pending(replay=deque("xb"))
+    exchange = exchange_of(tmp_path, [sound(client) for client in "ab"], "ab", counts=False, pending=pending)
+    exchange.submit(asks("ab"))
+    assert arrivals(exchange) == list("ba")
+    assert not pending.replay

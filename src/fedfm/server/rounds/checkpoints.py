@@ -149,6 +149,8 @@ def _read(folder: Path, warnings: tuple[str, ...]) -> Checkpoint:
     """A checkpoint; raises one of `DAMAGED` when it is not sound."""
     _check_manifest(folder)
     saved = json.loads((folder / "state.json").read_text())
+    if type(saved["format"]) is not int:
+        raise ValueError("its format is no number")
     if saved["format"] != FORMAT:
         raise StorageError(
             f"{folder} was written by fedfm{_writer(folder.parent.parent)} in checkpoint format {saved['format']}, and "

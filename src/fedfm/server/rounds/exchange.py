@@ -230,17 +230,18 @@ class Exchange:
         return None
 
     def _next_reply(self) -> Reply | None:
-        """The next reply, in the order of ``replay`` as long as there is one."""
+        """The next reply, in the order of ``replay`` as far as its clients have been asked."""
         pending = self._pending
-        if not pending.replay and pending.early:
-            return pending.early.pop(next(iter(pending.early)))
-        while True:
-            if pending.replay and pending.replay[0] in pending.early:
-                return pending.early.pop(pending.replay[0])
+        while pending.replay and pending.replay[0] not in pending.outstanding:
+            # It was asked in place of a client that failed then and does not fail now.
+            pending.replay.popleft()
+        awaited = pending.replay[0] if pending.replay else next(iter(pending.early), None)
+        while awaited not in pending.early:
             reply = self.runtime.next()
-            if reply is None or not pending.replay or reply.client == pending.replay[0]:
+            if reply is None or not pending.replay or reply.client == awaited:
                 return reply
             pending.early[reply.client] = reply
+        return pending.early.pop(awaited)
 
     def note(self, kind: str, client: str | None, reason: str) -> None:
         """Adds a line to the run's events, at once."""
