@@ -204,7 +204,7 @@ def prepared(line: Faked) -> list[tuple[str, list[str]]]:
     return [(node, [piece.file for piece in head.pieces]) for node, head in heads if isinstance(head, Prepare)]
 
 
-def test_who_is_not_waited_for_is_told_of_its_proxy_anew() -> None:
+def test_a_node_that_is_not_waited_for_gets_its_proxy_again() -> None:
     line = Faked(one=holding("a"), two=holding("b"))
     told = proxied(line)
     told.submit(requests(asked(*"ab")))
@@ -237,7 +237,7 @@ def test_a_proxy_goes_in_pieces_to_those_that_lack_it(tmp_path: Path, monkeypatc
     line.sent.clear()
     told.share(["a"], ModelVersion(0, {}, {}))
     assert exchanged(told, asked(*"ab")) == asked(*"ab")
-    assert prepared(line) == []  # nodes that train anybody keep one for all
+    assert prepared(line) == []  # nodes that train any client keep one for all
 
 
 @pytest.mark.parametrize(
@@ -249,7 +249,7 @@ def test_a_proxy_goes_in_pieces_to_those_that_lack_it(tmp_path: Path, monkeypatc
         (Piece(file="config.json", start=0), Piece(file="config.json", start=0)),
     ],
 )
-def test_who_never_has_enough_is_left_out(pieces: tuple[Piece, ...]) -> None:
+def test_a_node_that_asks_without_end_is_left_out(pieces: tuple[Piece, ...]) -> None:
     def insatiable(envelope: Envelope) -> Envelope:
         return Envelope(Wanting(job=job_digest(JOB), pieces=pieces))
 
@@ -259,7 +259,7 @@ def test_who_never_has_enough_is_left_out(pieces: tuple[Piece, ...]) -> None:
     assert told.refused == {"one": "the files of the proxy do not arrive there as they were sent"}
 
 
-def test_who_keeps_little_of_what_it_gets_is_left_out() -> None:
+def test_a_node_that_keeps_little_of_what_it_gets_is_left_out() -> None:
     wants = iter(range(1_000))
 
     def slow(envelope: Envelope) -> Envelope:
@@ -271,7 +271,7 @@ def test_who_keeps_little_of_what_it_gets_is_left_out() -> None:
     assert next(wants) == 2
 
 
-def test_who_is_lost_with_a_proxy_on_its_way_is_not_asked_to_train(tmp_path: Path) -> None:
+def test_a_node_that_is_lost_with_a_proxy_on_its_way_is_not_asked_to_train(tmp_path: Path) -> None:
     answers = {"one": [READY, GONE, GONE, GONE]}
     line = Faked(
         a=lambda envelope: answers["one"].pop(0) if isinstance(envelope.head, Prepare) else trained(envelope), b=good
@@ -282,7 +282,7 @@ def test_who_is_lost_with_a_proxy_on_its_way_is_not_asked_to_train(tmp_path: Pat
     assert exchanged(told, asked(*"ab")) == {"a": Failure("a", "Flower reports error 3"), **asked("b")}
 
 
-def test_a_trial_comes_before_the_proxy_and_prepares_nobody() -> None:
+def test_a_trial_comes_before_the_proxy_and_prepares_no_node() -> None:
     def trying(envelope: Envelope) -> Envelope:
         if not isinstance(envelope.head, Prepare):
             return trained(envelope)
@@ -318,7 +318,7 @@ def test_a_node_that_is_lost_in_a_trial_is_tried_again() -> None:
     assert (list(told.examples), answers) == (["a"], [])
 
 
-def test_a_trial_that_nobody_passes_ends_the_run() -> None:
+def test_a_trial_that_no_node_passes_ends_the_run() -> None:
     line = Faked(a=lambda envelope: Envelope(Refusal(reason="outside this site's policy")))
     told = proxied(line, own_data=True, save_processor=lambda folder: None)
     with pytest.raises(TooFewClientsError, match="node a: outside this site's policy"):

@@ -31,7 +31,7 @@ from fedfm.server.rounds.exchange import Exchange, Pending
 from fedfm.server.rounds.interrupts import StopRequest
 from fedfm.server.rounds.messages import Outbox
 from fedfm.server.rounds.round_records import Records, Stopwatch
-from fedfm.server.rounds.state import RunState
+from fedfm.server.rounds.state import RunState, StateVersion
 from fedfm.server.rounds.totals import Totals
 from fedfm.spec import spec_of
 from fedfm.spill import Spilled
@@ -292,3 +292,17 @@ def test_a_client_that_is_not_asked_again_is_not_waited_for(tmp_path: Path) -> N
     exchange.submit(asks("ab"))
     assert arrivals(exchange) == list("ba")
     assert not pending.replay
+
+
+@pytest.mark.parametrize("keeps_state", [True, False])
+def test_a_message_names_the_state_that_a_site_continues_from(keeps_state: bool) -> None:
+    runtime, model = Answered([]), TwoNeurons(False)
+    runtime.keeps_state = keeps_state
+    state = RunState(State(4, PARAMS), proxy=ModelVersion(), versions={"a": StateVersion(3, "0" * 64)})
+    outbox = Outbox(runtime, model, Contract(spec_of(PARAMS), FedAvg()))
+    messages = outbox.write(asks("abc"), state, [], {"a": 2})
+    facts = {client: message.instruction.facts for client, message in messages.items()}
+    named = {client: (said.continue_from, said.forget_before) for client, said in facts.items()}
+    assert named == {"a": (3, 2) if keeps_state else (0, 0), "b": (0, 0), "c": (0, 0)}
+    assert messages["b"].content is messages["c"].content
+    assert (messages["a"].content is messages["b"].content) == (not keeps_state), "a state that travels is not named"

@@ -157,18 +157,18 @@ def _play(
             _say_ended(runtime, folder, experiment, "failed")
             remedy = f"once the clients have recovered: {folder.again}"
             if error.repeats and isinstance(deployment, Simulation):
-                remedy = "resuming would repeat it: mend what the reasons say and start a new run"
+                remedy = "resuming would repeat it: fix the causes above and start a new run"
             raise TooFewClientsError(f"{error}\n{remedy}", repeats=error.repeats) from error
         except StorageError as error:
             raise StorageError(
-                f"{error}\nthe last checkpoint is intact; make room or mend the permissions, then: {folder.again}"
+                f"{error}\nthe last checkpoint is intact; free disk space or fix the permissions, then: {folder.again}"
             ) from error
         else:
             _say_ended(runtime, folder, experiment, "completed")
 
 
 def _begun(experiment: Experiment, folder: RunFolder, loop: Driver) -> RunState:
-    """The state of the last checkpoint, or before round 1: whoever plays on from it is the only one to hold it."""
+    """The state of the last checkpoint, or before round 1; only the caller holds it."""
     saved = load_checkpoint(folder)
     state = loop.start() if saved is None else saved.state
     _write_proxy(experiment, folder, state)
