@@ -73,7 +73,7 @@ class Near:
 
 
 def split(folder: Path, **changes: str) -> dict[str, SiteData]:
-    """Each site's rows of the training file in a file of its own, its columns and classes called otherwise."""
+    """Each site's rows of the training file in a file of its own, with other names of columns and classes."""
     own = {}
     rows = [json.loads(line) for line in (folder / "train.jsonl").read_text().splitlines()]
     for name in NAMES:
@@ -116,7 +116,7 @@ def test_it_is_the_run_that_a_simulation_was(name: str, tmp_path: Path) -> None:
         assert mine == theirs if file == "wire.jsonl" else [row["examples"] for row in json.loads(mine)] == [12] * 5
     assert "12 examples of" in said[0]
     texts = [envelope.text + str(envelope.blobs) for envelope in line.envelopes]
-    assert not any(str(tmp_path) in text for text in texts), "the server's folders are its own business"
+    assert not any(str(tmp_path) in text for text in texts), "the server's folders are not sent"
 
 
 def test_sites_evaluate_as_simulated_clients_do_and_only_if_their_policy_names_it(tmp_path: Path) -> None:
@@ -236,7 +236,7 @@ def test_sites_that_do_not_fit_are_named_before_a_proxy_is_made(tmp_path: Path) 
     assert not any("model.safetensors" in envelope.text for envelope in line.envelopes)
 
 
-def test_a_site_that_starts_anew_has_its_proxy_still(tmp_path: Path) -> None:
+def test_a_site_that_starts_again_still_has_its_proxy(tmp_path: Path) -> None:
     values = small_recipe(tmp_path, federation={"per_round": 3, "rounds": 1}, runtime={}, **RECIPES["fedpft"])
     sent = []
     for name in ("first", "again"):

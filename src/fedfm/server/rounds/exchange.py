@@ -261,7 +261,7 @@ class Exchange:
         return None
 
     def _next_reply(self) -> Reply | None:
-        """The next reply, in the order of ``replay`` as long as there is one."""
+        """The next reply, in the order of ``replay`` as far as its clients have been asked."""
         pending = self._pending
         while True:
             while pending.replay and pending.replay[0].client not in pending.outstanding:
@@ -273,6 +273,7 @@ class Exchange:
             if reply is None or not pending.replay or reply.client == pending.replay[0].client:
                 return reply
             pending.early[reply.client] = reply
+        return pending.early.pop(awaited)
 
     def note(self, kind: str, client: str | None, reason: str) -> None:
         """Adds a line to the round's events."""

@@ -187,12 +187,11 @@ def _session(
             _say_ended(runtime, folder, experiment, "failed")
             remedy = f"once the clients have recovered: {folder.again}"
             if error.repeats and isinstance(deployment, Simulation):
-                remedy = "resuming would repeat it: correct the causes named above and start a new run"
+                remedy = "resuming would repeat it: fix the causes above and start a new run"
             raise TooFewClientsError(f"{error}\n{remedy}", repeats=error.repeats) from error
         except StorageError as error:
             raise StorageError(
-                f"{error}\nthe last checkpoint is intact; free disk space or correct the permissions, "
-                f"then: {folder.again}"
+                f"{error}\nthe last checkpoint is intact; free disk space or fix the permissions, then: {folder.again}"
             ) from error
         else:
             _say_ended(runtime, folder, experiment, "completed")
