@@ -98,7 +98,7 @@ class Site(Node):
 
     def check_model(self, recipe: Recipe, model: Backbone) -> None:
         """As `Node.check_model`: the recipe's patterns must return on the names of the model's modules."""
-        check_patterns(recipe.tune, (name for name, _ in model.model.named_modules()))
+        check_patterns(recipe, (name for name, _ in model.model.named_modules()))
 
     def announce(self, data: TrainingData, side: ClientSide) -> None:
         """As `Node.announce`; raises PolicyError where it is more than the policy allows."""
