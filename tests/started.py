@@ -14,7 +14,10 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from multiprocessing import forkserver
 from pathlib import Path
+
+import pytest
 
 PATIENCE = 600.0
 """Seconds to wait for the end of a process."""
@@ -79,6 +82,9 @@ class Started:
             target: a function that its module's name and its own lead to; it is imported there.
             arguments: for it.
         """
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("OMP_NUM_THREADS", "1")  # torch read it when it was imported, so a later one changes nothing
+            forkserver.ensure_running()
         given = (dict(os.environ), folder, output, errors, target, tuple(arguments))
         self._process = _forkserver.Process(target=_run, args=given)
         self._process.start()

@@ -46,7 +46,7 @@ PLAIN: dict[str, list[Any]] = {
     "federation.sampling": ["uniform", "poisson", "weighted"],
     "federation.ranks": [None, [2, 4]],
     "federation.models": [[], [{"path": "builtin:tiny-distilbert", "clients": 0.5}]],
-    "tune.share": [None, "*lora_*"],
+    "tune.share": [None, "head"],
     "local.optimizer": ["sgd", "adamw"],
     "local.max_grad_norm": [None, 1.0],
     "local.recompute": ["none", "blocks"],

@@ -28,6 +28,12 @@ BARRIER = "barrier"
 """A round waits for its cohort; an asynchronous protocol takes it."""
 SERVER_STEP = "server step"
 """The server updates one set of parameters by the algorithm; gossip and distillation take it."""
+UPDATE_PATH = "update path"
+"""Updates pass the stages on their way to a server; gossip takes it, because its clients send whole tunables."""
+FIXED_COHORT = "fixed cohort"
+"""A round has a fixed number of different clients; Poisson and weighted sampling take it."""
+PARTIAL_PARTICIPATION = "partial participation"
+"""A round may have fewer clients than there are; gossip takes it."""
 LOW_RANK_FACTORS = "low-rank factors"
 """The tunable is pairs of factors A and B; LoRA and DoRA give it."""
 VIRTUAL_TOKENS = "virtual tokens"
@@ -50,6 +56,9 @@ UNLESS_TAKEN = frozenset(
         WHOLE_VIEWS,
         BARRIER,
         SERVER_STEP,
+        UPDATE_PATH,
+        FIXED_COHORT,
+        PARTIAL_PARTICIPATION,
         VIRTUAL_TOKENS,
         RECOMPUTATION,
         SHARED_CODE,

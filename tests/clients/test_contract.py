@@ -11,7 +11,7 @@ from fedfm.clients import Contract, LocalResult
 from fedfm.clients.state import State
 from fedfm.params import Params, add, zeros_like
 from fedfm.spec import problem, spec_of
-from fedfm.updates import Asked, Instruction, Key, MessageError, Payload, UpdatePath
+from fedfm.updates import Asked, Instruction, MessageError, MessageKey, Payload, UpdatePath
 from fedfm.updates.stages import Quantize, TopK
 from fedfm.views import Ranks, Share, Views, narrow
 from fedfm.wire import TUNABLE
@@ -81,7 +81,7 @@ def test_two_rounds_of_scaffold_with_top_k() -> None:
 def test_what_arrives_is_decoded_on_the_way_down_too() -> None:
     agreed = contract(FedAvg(), down=UpdatePath((Quantize(block=8),)))
     plain = sent_to(agreed, "a", 1, tunable=START)
-    groups, _ = agreed.down.encode(plain.groups, {}, Key(0, 1))
+    groups, _ = agreed.down.encode(plain.groups, {}, MessageKey(0, 1))
     received = agreed.receive("a", Payload(1, "x", plain.facts, groups), {})
     assert (received.at.received[A][:2] - START[A][:2]).abs().max() <= 6.1 / 127
     assert received.at.received[HEAD].tolist() == [5.0, 6.0]

@@ -13,7 +13,7 @@ import pytest
 from fedfm.hosts.node import Node
 from fedfm.hosts.resident import accepted, serve
 from fedfm.runtimes import sockets
-from fedfm.runtimes.envelopes import Ask, Envelope, Ready, Refusal, Replies, Seen, Work
+from fedfm.runtimes.envelopes import Envelope, Inquiry, Ready, Refusal, Replies, Seen, Work
 
 WORK, READY = Envelope(Work(job="j", clients=())), Envelope(Ready(job="j", clients=None))
 END = Envelope(Refusal(reason="end"))
@@ -78,7 +78,7 @@ def asked(path: Path, envelope: Envelope, name: str = "") -> list[Envelope]:
 
 
 def seen(path: Path, message: str) -> list[Envelope]:
-    return asked(path, Envelope(Ask(message=message)), "question")
+    return asked(path, Envelope(Inquiry(message=message)), "question")
 
 
 def test_it_says_what_has_come(site: Faked, path: Path) -> None:

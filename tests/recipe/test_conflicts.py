@@ -37,6 +37,16 @@ REFUSED = {
         "federation.partition.kind",
         "`data.train: sites`",
     ),
+    "ranks without factors": (
+        ["tune.kind=head", "federation.ranks=[2]"],
+        "federation.ranks",
+        "`tune.kind` gives that with lora or dora",
+    ),
+    "devices that are real": (
+        [*AT_SITES, "federation.devices=[{name: x, speed: 1.0}]"],
+        "federation.devices",
+        "`data.train: sites`",
+    ),
     "nothing to hold out": ([*AT_SITES, "federation.holdout=0.1"], "federation.holdout", "`data.train: sites`"),
     "unknown sizes": (
         [*AT_SITES, "federation.sampling=weighted"],

@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 
 from fedfm.printable import line
 from fedfm.runtimes.envelopes import (
-    Ask,
     Ended,
     Envelope,
     EnvelopeError,
     Fault,
     File,
     Head,
+    Inquiry,
     Lost,
     Nodes,
     Piece,
@@ -141,7 +141,7 @@ SAMPLES: tuple[Envelope, ...] = (
     Envelope(Unprepared()),
     Envelope(Refusal(reason="no")),
     Envelope(Lost(reason="gone", late=True)),
-    Envelope(Ask(message="7")),
+    Envelope(Inquiry(message="7")),
     Envelope(Seen(seen=True)),
     Envelope(Nodes(nodes=("1", "2"))),
     Envelope(Ended(job="j", run="r", status="failed", rounds=3)),

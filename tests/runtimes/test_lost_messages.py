@@ -16,7 +16,7 @@ import fedfm
 from fedfm.hosts.node import Node
 from fedfm.params import digest, load
 from fedfm.runtimes import sockets
-from fedfm.runtimes.envelopes import Ask, Envelope, Lost, Refusal, Seen, Unprepared, Work
+from fedfm.runtimes.envelopes import Envelope, Inquiry, Lost, Refusal, Seen, Unprepared, Work
 from fedfm.runtimes.flower.apps import client_app, make_client_app, relay
 from fedfm.runtimes.flower.grid import GridNodes
 from fedfm.runtimes.flower.in_process import InProcessGrid
@@ -139,7 +139,7 @@ class Waiting:
     def questions(self) -> list[str]:
         """The messages that the node was asked for."""
         heads = [from_record(message.content).head for message in self.grid.pushed.values()]
-        return [head.message for head in heads if isinstance(head, Ask)]
+        return [head.message for head in heads if isinstance(head, Inquiry)]
 
 
 @pytest.fixture

@@ -1,15 +1,15 @@
-"""What a node says when it is asked whether it has had a message."""
+"""What a node answers when it is asked whether it has received a message."""
 
 from __future__ import annotations
 
-from fedfm.runtimes.envelopes import Ask, Envelope, Seen, Unprepared
+from fedfm.runtimes.envelopes import Envelope, Inquiry, Seen, Unprepared
 from fedfm.runtimes.message_log import KEPT, MessageLog
 
 WORK = Envelope(Unprepared())
 
 
 def ask(message: str) -> Envelope:
-    return Envelope(Ask(message=message))
+    return Envelope(Inquiry(message=message))
 
 
 def test_what_has_come_is_known_and_a_question_is_none_of_that() -> None:

@@ -497,3 +497,15 @@ def test_a_state_travels_to_a_simulated_client_and_back() -> None:
     told = runtime(Faked(one=keeping), stack=2)
     told.submit([Request("a", message := b"m"), Request("b", message, b"state of b")])
     assert [told.next(), told.next()] == [Reply("a", b"x"), Reply("b", b"y", b"new state of b")]
+
+
+def test_a_node_whose_proxy_is_newer_than_its_next_work_needs_is_prepared_once() -> None:
+    line = Faked(one=good)
+    told = proxied(line)
+    told.submit(requests(asked("a")))
+    told.submit(requests(asked("b")))
+    told.share(["c"], ProxyVersion(1, {}, {}))
+    told.submit(requests(asked("c")))
+    replies = [told.next() for _ in range(3)]
+    assert [reply.client for reply in replies if reply] == ["a", "b", "c"]
+    assert proxies(line) == ["one", "one"]

@@ -215,3 +215,16 @@ def test_only_keys_of_the_schemas_can_be_named() -> None:
         PublicReason(Cause.RECIPE, (f"labels.{CANARY}",))
     assert public_reason(RecipeError("no", where="tune.target_modules.0")).keys == ("tune.target_modules",)
     assert public_reason(RecipeError("no", where=CANARY)).keys == ()
+
+
+def test_the_state_of_a_client_is_neither_taken_nor_sent(job: dict[str, Any], tmp_path: Path) -> None:
+    rows(tmp_path, *GOOD)
+    watched = Watched(tmp_path, {})
+    ready = watched.prepare(job).head
+    assert isinstance(ready, Ready)
+    assert ready.clients is not None
+    (client,) = ready.clients
+    work = Work(job=job_digest(job), clients=((client, 0),), states=(client,))
+    (answer,) = watched.site.handle(Envelope(work, (b"message", b"state")))
+    assert isinstance(answer.head, Refusal)
+    assert "which this site keeps itself" in watched.said[-1]

@@ -31,7 +31,7 @@ from fedfm import run
 from fedfm.recipe import load_recipe
 from fedfm.runtimes.flower import programs
 from fedfm.runtimes.flower.control import PROJECT, Control
-from fedfm.runtimes.flower.control_auth import SECRET_OPTION, ServerSide, token
+from fedfm.runtimes.flower.control_auth import SECRET_OPTION, TokenCheck, token
 from fedfm.runtimes.flower.keys import AUTHORITY, CERTIFICATE, KEY, new_certificates, new_key, new_secret
 from fedfm.runtimes.flower.superexec import InstalledExecutor
 from fedfm.runtimes.flower.superlink import environment, wait_for, within
@@ -267,7 +267,7 @@ def test_a_superexec_starts_one_kind_of_task(kind: TaskType) -> None:
 def test_the_control_interface_takes_its_token_alone(tmp_path: Path) -> None:
     for name in ("one", "other"):
         new_secret(tmp_path / name)
-    side = ServerSide(tmp_path / "one")
+    side = TokenCheck(tmp_path / "one")
     right, wrong = token(tmp_path / "one"), token(tmp_path / "other")
     assert right not in (tmp_path / "one").read_text(), "Flower's own key is another"
     assert side.validate_tokens_in_metadata([(ACCESS_TOKEN_KEY, right)])[0]

@@ -51,6 +51,8 @@ PROXIES: dict[str, dict[str, Any]] = {
     "offsite": {"layers": 3, "adapters": 1, "distill": {"steps": 1, "batch_size": 2}, "probe": 0},
 }
 """What makes a proxy quick; the choices are those of the axis."""
+PROTOCOLS: dict[str, dict[str, Any]] = {"buffered": {"size": 2}}
+"""What fits three clients."""
 
 QUICKLY = settings(suppress_health_check=list(HealthCheck), phases=[Phase.explicit, Phase.generate], print_blob=False)
 """A failure is not shrunk: each try is a run."""
@@ -94,6 +96,8 @@ def recipe_of(folder: Path, picks: list[Pick]) -> dict[str, Any]:
     files = {split: str(folder / f"{split}.{ending}") for split in ("train", "test", "public")}
     data = {"train": files["train"], "test": files["test"], "max_length": 16}
     values = merged(values, {"model": {"path": str(folder / MODELS.get(task, "tiny-bert"))}, "data": data})
+    protocol = values.get("protocol", {}).get("kind", "star")
+    values = merged(values, {"protocol": {"kind": protocol, **PROTOCOLS.get(protocol, {})}})
     if proxy != "none":
         values = merged(values, {"public": {"data": files["public"]}, "proxy": PROXIES.get(proxy, {})})
     return values

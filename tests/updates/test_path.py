@@ -12,13 +12,13 @@ from torch import Tensor
 
 from fedfm.params import Params, digest
 from fedfm.spec import Spec, spec_of
-from fedfm.updates import Key, UpdatePath
+from fedfm.updates import MessageKey, UpdatePath
 from fedfm.updates.stages import Clip, Quantize, Stage, TopK
 from fedfm.views import narrow, narrow_spec
 
 PARAMS = {"a": torch.tensor([[1.0, -2.0], [3.0, 4.0]]), "b": torch.tensor([0.5, -6.0, 7.0])}
 SPECS = {"tunable": spec_of(PARAMS)}
-KEY = Key(0, 1, "c")
+KEY = MessageKey(0, 1, "c")
 
 
 class Scale(Stage):
@@ -92,13 +92,13 @@ def test_a_path_is_stateful_where_a_stage_is(error_feedback: bool) -> None:
 def test_random_choices_are_keyed_by_client_round_and_place() -> None:
     params = {"tunable": {"w": torch.randn(1000)}}
 
-    def sent(key: Key, path: UpdatePath) -> str:
+    def sent(key: MessageKey, path: UpdatePath) -> str:
         return digest({name: t for name, t in path.encode(params, {}, key)[0]["tunable"].items() if "values" in name})
 
     path = UpdatePath((Quantize(),))
     once = sent(KEY, path)
     assert sent(KEY, path) == once
-    others = [Key(1, 1, "c"), Key(0, 2, "c"), Key(0, 1, "d")]
+    others = [MessageKey(1, 1, "c"), MessageKey(0, 2, "c"), MessageKey(0, 1, "d")]
     assert len({once, *(sent(key, path) for key in others), sent(KEY, UpdatePath((Clip(norm=1e9), Quantize())))}) == 5
 
 

@@ -35,7 +35,8 @@ class FedDyn(Algorithm):
     """α: strength of the regularisation; the paper tries 0.001 to 0.1."""
 
     needs: ClassVar[Mapping[str, str]] = {
-        "sgd": "h_i is the gradient at w_i only where steps follow the regularised gradient, unscaled and unclipped"
+        "sgd": "h_i is the gradient at w_i only where steps follow the regularised gradient, unscaled and unclipped",
+        "barrier": "the gradient memories assume one server state for all clients of a round",
     }
 
     def start(self, params: Params) -> ServerState:

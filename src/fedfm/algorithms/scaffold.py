@@ -34,7 +34,8 @@ class Scaffold(Algorithm):
     """η_g: the server's step size."""
 
     needs: ClassVar[Mapping[str, str]] = {
-        "sgd": "option II divides what a client moved by K·η, which is its mean gradient only for plain SGD steps"
+        "sgd": "option II divides what a client moved by K·η, which is its mean gradient only for plain SGD steps",
+        "barrier": "the control variates of a round are those of one server state",
     }
     sent: ClassVar[tuple[str, ...]] = ("control",)
     returned: ClassVar[tuple[str, ...]] = ("control",)

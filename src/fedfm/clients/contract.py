@@ -12,7 +12,7 @@ from fedfm.clients.rules import ClientRound, Groups, LocalResult, LocalRule
 from fedfm.clients.state import State, named, part
 from fedfm.params import Params, subtract
 from fedfm.spec import Spec, empty, problem
-from fedfm.updates import Asked, Instruction, Key, MessageError, Payload, UpdatePath
+from fedfm.updates import Asked, Instruction, MessageError, MessageKey, Payload, UpdatePath
 from fedfm.views import Slices, Views, holds, narrow, narrow_spec, widen
 from fedfm.wire import TUNABLE, stored_bytes
 
@@ -53,6 +53,11 @@ class Contract:
     up: UpdatePath = field(default_factory=UpdatePath)
     seed: int = 0
     personal: Params = field(default_factory=dict)
+
+    @property
+    def stateful(self) -> bool:
+        """Whether a client that trains keeps tensors for its next round."""
+        return self.up.stateful or bool(self.personal) or bool(self.rule.client_start({}))
 
     def receive(self, client: str, instruction: Instruction, own: State) -> Reception:
         """Decodes a message and completes it with what the client has for itself.
@@ -98,7 +103,8 @@ class Contract:
         groups = {group: params if whole else narrow(params, received.held) for group, params in full.items()}
         stages = {key: params for key, params in own.items() if key.startswith("stage-")}
         stages = stages or self.up.start({TUNABLE: self.spec})
-        sent, left = self.up.encode(groups, stages, Key(self.seed, number, client), None if whole else received.held)
+        key, slices = MessageKey(self.seed, number, client), None if whole else received.held
+        sent, left = self.up.encode(groups, stages, key, slices)
         mine = {name: trained[name] for name in self.personal}
         return sent, {**named("algorithm", done.own), **left, **({"view/tunable": mine} if mine else {})}
 

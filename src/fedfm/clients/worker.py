@@ -21,15 +21,14 @@ from fedfm.clients.settings import LocalSettings
 from fedfm.clients.stacked import Stacking
 from fedfm.clients.state import LostStateError, State, decode_state, encode_state
 from fedfm.clients.training import train_locally
-from fedfm.clients.work import WORKS, Answer, Task
+from fedfm.clients.work import WORKS, Answer, ClientTask
 from fedfm.data.batches import batch_plan
 from fedfm.data.examples import Examples
 from fedfm.models.tunable import Tunable
 from fedfm.printable import quoted
 from fedfm.proxies.base import ClientCopy, StaleProxyError
 from fedfm.randomness import derive_seed, numpy_generator, torch_seed
-from fedfm.tasks.base import Batch
-from fedfm.tasks.base import Task as Learning
+from fedfm.tasks.base import Batch, Task
 from fedfm.updates import Failure, Instruction, Reply, Request, decode_instruction
 from fedfm.updates.payload import PROXY
 
@@ -57,7 +56,7 @@ class Worker:
     """
 
     tunable: Tunable
-    task: Learning
+    task: Task
     processor: object
     examples: Examples
     clients: Mapping[str, np.ndarray]
@@ -82,7 +81,7 @@ class Worker:
             keep_for_reuse()
         read: tuple[bytes, Instruction] | None = None
         for together in self.passes(requests):
-            tasks: list[Task] = []
+            tasks: list[ClientTask] = []
             for request in together:
                 if read is None or read[0] is not request.message:
                     read = request.message, decode_instruction(request.message)
@@ -117,7 +116,7 @@ class Worker:
             with suppress(StaleProxyError):
                 self._bring_up_to_date(decode_instruction(message))
 
-    def receive(self, task: Task) -> Reception:
+    def receive(self, task: ClientTask) -> Reception:
         """What a client's round starts from.
 
         Raises:
@@ -184,18 +183,18 @@ class Worker:
                 raise
 
 
-def _shares_a_pass(task: Task) -> tuple[str, float]:
+def _shares_a_pass(task: ClientTask) -> tuple[str, float]:
     """What clients of one pass have in common."""
     return task.instruction.work, task.instruction.facts.learning_rate
 
 
-def _task(request: Request, instruction: Instruction) -> Task:
+def _task(request: Request, instruction: Instruction) -> ClientTask:
     own: State = {} if request.state is None else decode_state(request.state)
     if instruction.facts.continue_from and not own:
         raise LostStateError(
             f"the client's state of round {instruction.facts.continue_from} is no longer there; start a new run"
         )
-    return Task(request.client, instruction, own)
+    return ClientTask(request.client, instruction, own)
 
 
 def _reply(answer: Answer) -> Reply:

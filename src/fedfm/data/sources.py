@@ -21,7 +21,7 @@ from fedfm.data.readers.hub import read_hub
 from fedfm.data.readers.image_folders import names_digest, read_class_folder, read_listed_images
 from fedfm.data.readers.references import check_endings, file_clients, is_pattern, named_files
 from fedfm.data.readers.repository import files_of_split, table_files
-from fedfm.data.readers.request import Request, RequestedColumn
+from fedfm.data.readers.request import ReadRequest, RequestedColumn
 from fedfm.data.readers.saved import is_saved, read_saved
 from fedfm.data.settings import CsvSettings, Reference, shown
 from fedfm.errors import DataError, RecipeError
@@ -31,7 +31,7 @@ Split = Literal["train", "validation", "test"]
 
 
 @dataclass(frozen=True)
-class Part:
+class SourceFile:
     """A file of a source.
 
     Attributes:
@@ -66,7 +66,7 @@ class Source:
     name: str
     rows: np.ndarray | None = None
     split: Split = "train"
-    parts: tuple[Part, ...] = ()
+    parts: tuple[SourceFile, ...] = ()
     notes: tuple[str, ...] = ()
     images: np.ndarray | None = None
 
@@ -146,7 +146,7 @@ def read_source(
     else:
         if columns is not None and split != "train":
             columns = [replace(column, required=False) if column.role == "client" else column for column in columns]
-        request = Request(
+        request = ReadRequest(
             None if columns is None else tuple(columns), csv or CsvSettings(), where[: where.rfind(".") + 1]
         )
         if isinstance(reference, str) and Path(reference).expanduser().is_dir():
@@ -178,12 +178,12 @@ def _read_builtin(name: str, split: Split, where: str) -> Source:
     return Source(table, digest, f"builtin:{name} ({split})")
 
 
-def _read_files(paths: Sequence[Path], name: str | None, request: Request, where: str) -> Source:
+def _read_files(paths: Sequence[Path], name: str | None, request: ReadRequest, where: str) -> Source:
     """The tables in files, one after the other; without a ``name``, the table of a single file with its own name."""
     tables, digests = zip(*(read_file(path, request, where=where) for path in paths), strict=True)
     clients = file_clients(paths)
     parts = tuple(
-        Part(str(path), client, len(table)) for path, client, table in zip(paths, clients, tables, strict=True)
+        SourceFile(str(path), client, len(table)) for path, client, table in zip(paths, clients, tables, strict=True)
     )
     if name is None:
         return Source(tables[0], digests[0], str(paths[0]), parts=parts)
@@ -200,7 +200,7 @@ def _described(table: Dataset) -> str:
     return ", ".join(f"{name} ({getattr(kind, 'dtype', kind)})" for name, kind in table.features.items())
 
 
-def _read_folder(folder: Path, split: Split, request: Request, where: str) -> Source:
+def _read_folder(folder: Path, split: Split, request: ReadRequest, where: str) -> Source:
     """A saved data set, tables (as in a clone of a repository), or images."""
     try:
         return _read_contents(folder, split, request, where)
@@ -208,7 +208,7 @@ def _read_folder(folder: Path, split: Split, request: Request, where: str) -> So
         raise DataError(f"{error.filename or folder}: cannot be read: {error.strerror}") from error
 
 
-def _read_contents(folder: Path, split: Split, request: Request, where: str) -> Source:
+def _read_contents(folder: Path, split: Split, request: ReadRequest, where: str) -> Source:
     if is_saved(folder):
         table = read_saved(folder, split, where=where)
         digest = hashlib.sha256(f"{table_digest(table)}/{table.features}".encode()).hexdigest()

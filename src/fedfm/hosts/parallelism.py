@@ -17,7 +17,6 @@ from fedfm.models.backbones import Backbone
 from fedfm.models.processors import Processor
 from fedfm.models.stacked import FrozenPrefix, PackedBlocks, StackedTunable, UnstackableError
 from fedfm.models.tunable import Tunable
-from fedfm.models.tunables import Dora, Lora
 from fedfm.recipe import Recipe
 from fedfm.records.environment import cpu_count
 from fedfm.runtimes.processes import can_fork
@@ -139,7 +138,7 @@ def _problem(recipe: Recipe, backbone: Backbone, tunable: Tunable) -> str | None
         )
     if recipe.local.recompute != "none":
         return "`local.recompute` is for machines with little memory"
-    if recipe.local.dropout or (isinstance(recipe.tune, Lora | Dora) and recipe.tune.lora_dropout):
+    if recipe.local.dropout or recipe.tune.dropout:
         return "dropout draws separately for each client"
     if not family.is_described:
         return f"the parts of `{family.name}` models are not described"

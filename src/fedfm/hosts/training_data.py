@@ -144,5 +144,7 @@ def _resolved(recipe: Recipe, clients: int) -> Recipe:
     """The recipe with the values that depend on the data, so that ``recipe.yaml`` says what was run."""
     settings = recipe.federation
     per_round = settings.check_cohort(clients)
+    if recipe.protocol.asks_everyone:
+        per_round = clients
     known = {"clients": clients, "per_round": settings.per_round or per_round, "partition": recipe.partition}
     return recipe.model_copy(update={"federation": recipe.federation.model_copy(update=known)})

@@ -207,6 +207,8 @@ class Protocol(Settings):
 
     works: ClassVar[Sequence[str]] = ("train",)
     """Kinds of work that clients are asked for."""
+    asks_everyone: ClassVar[bool] = False
+    """Whether every client takes part in every round."""
     exchanges: ClassVar[int] = 1
     """Answers that a client gives in a round, for each kind of work, at most."""
 

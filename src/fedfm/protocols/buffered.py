@@ -23,6 +23,7 @@ from pydantic import Field
 
 from fedfm import capabilities
 from fedfm.algorithms import ServerState
+from fedfm.errors import RecipeError
 from fedfm.params import Params, map_params
 from fedfm.protocols.base import IO, Ask, ClientUpdate, Protocol, State
 from fedfm.protocols.folding import RoundFold
@@ -55,23 +56,30 @@ class Buffered(Protocol):
 
     kind: Literal["buffered"] = "buffered"
     """The server steps whenever a few updates have arrived (FedBuff, arXiv:2106.06639)."""
-    size: Annotated[int, Field(ge=1)] = 10
-    """Updates for one server step, K; a round of the run is one step."""
+    size: Annotated[int, Field(ge=1)] | None = None
+    """Updates for one server step, K, at most as many as there are clients; null: `federation.per_round`. A round of
+    the run is one step."""
     max_staleness: Annotated[int, Field(ge=0)] | None = None
     """Updates that are more server steps old are dropped; null: none is."""
 
     takes: ClassVar[Mapping[str, str]] = {capabilities.BARRIER: "the server waits for no cohort"}
+    needs: ClassVar[Mapping[str, str]] = {capabilities.FIXED_COHORT: "as many clients work at any time"}
 
     def step(self, state: State, io: IO) -> State:
         """Waits until the buffer is full, folds it, steps, and starts clients again."""
+        size = self.size or len(io.cohort(state.round + 1))
+        if size > len(io.clients):
+            raise RecipeError(
+                f"{size} updates for a step are more than the {len(io.clients)} clients", where="protocol.size"
+            )
         air = _Air(state, io, self.max_staleness)
         fold, staleness = RoundFold(io, state.params), list[int]()
-        while len(staleness) < self.size and air.flights:
-            for update in air.arrivals(self.size - len(staleness)):
+        while len(staleness) < size and air.flights:
+            for update in air.arrivals(size - len(staleness)):
                 age = update.contribution.staleness
                 fold.add(_scaled(update, 1 / math.sqrt(1 + age)))
                 staleness.append(age)
-        io.require(len(staleness), self.size)
+        io.require(len(staleness), size)
         number = state.round + 1
         params, server = io.algorithm.server_step(state.params, fold.result(number), air.server)
         return air.landed(number, params, server, sum(staleness) / len(staleness))
@@ -92,6 +100,7 @@ class _Air:
         self._bases[state.round] = state.params
         self._clock, self._started = float(state.facts.get("clock", 0.0)), int(state.facts.get("started", 0))
         self._rested: set[str] = set()
+        self._asks: dict[int, Ask] = {}
         if not self.flights:
             self._start(list(io.cohort(state.round + 1)))
         elif not io.simulated:
@@ -175,9 +184,10 @@ class _Air:
             self._io.submit({flight.client: self._message(flight) for flight in flights})
 
     def _message(self, flight: Flight) -> Ask:
-        number = flight.version + 1
-        extras = self._io.algorithm.sends(self.server)
-        return Ask(number, dict(self._bases[flight.version]), extras, learning_rate=self._io.learning_rate(number))
+        if flight.version not in self._asks:  # clients that share an ask share its bytes
+            number, rate = flight.version + 1, self._io.learning_rate(flight.version + 1)
+            self._asks[flight.version] = Ask(number, dict(self._bases[flight.version]), learning_rate=rate)
+        return self._asks[flight.version]
 
 
 def _scaled(update: ClientUpdate, factor: float) -> ClientUpdate:

@@ -44,12 +44,19 @@ class Gossip(Protocol):
     order: Literal["train-then-mix", "mix-then-train"] = "train-then-mix"
     """Whether clients mix what they have trained, or train while they mix (D-PSGD)."""
 
+    asks_everyone: ClassVar[bool] = True
     takes: ClassVar[Mapping[str, str]] = {
         capabilities.ONE_MODEL: "each client has its own",
         capabilities.SERVER_STEP: "there is no server",
         capabilities.INDIVIDUAL_UPDATES: "there is no server",
+        capabilities.UPDATE_PATH: "neighbours send each other whole tunables",
+        capabilities.BARRIER: "every client takes part and is waited for",
+        capabilities.PARTIAL_PARTICIPATION: "every client takes part in every round",
     }
     needs: ClassVar[Mapping[str, str]] = {
+        capabilities.WHOLE_VIEWS: "neighbours mix every coordinate",
+        capabilities.BACKBONE_WEIGHTS: "without a server, no one keeps a proxy and its backbone alike",
+        capabilities.FIXED_COHORT: "every client takes part in every round",
         capabilities.SIMULATED_CLIENTS: "clients on machines of their own have no line to each other",
     }
 

@@ -12,9 +12,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fedfm.capabilities import (
+    BARRIER,
+    FIXED_COHORT,
     LABELS,
     LOW_RANK_FACTORS,
     ONE_MODEL,
+    PARTIAL_PARTICIPATION,
     RECOMPUTATION,
     SGD,
     SHARED_CODE,
@@ -176,6 +179,26 @@ PLAIN_KEYS = (
         "task.kind",
         lambda recipe: TASKS[recipe.task.kind].modality != "image" and TASKS[recipe.task.kind].peft_type is None,
         takes={VIRTUAL_TOKENS: "peft has no virtual tokens for it; use lora"},
+    ),
+    PlainKey(
+        "federation.sampling",
+        lambda recipe: recipe.federation.sampling == "poisson",
+        takes={FIXED_COHORT: "the number of clients of a round is drawn"},
+    ),
+    PlainKey(
+        "federation.sampling",
+        lambda recipe: recipe.federation.sampling == "weighted",
+        takes={FIXED_COHORT: "a client can be drawn several times"},
+    ),
+    PlainKey(
+        "federation.per_round",
+        lambda recipe: recipe.federation.per_round not in (None, recipe.federation.clients),
+        needs={PARTIAL_PARTICIPATION: "it names fewer clients than there are; leave it out"},
+    ),
+    PlainKey(
+        "runtime.spares",
+        lambda recipe: bool(recipe.runtime.spares),
+        needs={BARRIER: "a round ends when enough of its clients have answered"},
     ),
     PlainKey(
         "data.train",

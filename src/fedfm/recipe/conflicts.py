@@ -10,7 +10,6 @@ from fedfm.recipe.capabilities import incompatible
 from fedfm.recipe.federation import DEFAULT_CLIENTS
 from fedfm.recipe.keys import RecipeKeys
 from fedfm.recipe.problems import overlap
-from fedfm.runtimes.settings import Local
 from fedfm.spelling import nearest
 from fedfm.tasks import TASKS
 
@@ -146,11 +145,23 @@ def _spares(recipe: RecipeKeys) -> str | None:
 
 def _threads(recipe: RecipeKeys) -> str | None:
     runtime = recipe.runtime
-    if runtime.resolved_threads > 1 and isinstance(runtime, Local) and runtime.processes not in ("auto", 1):
+    if runtime.resolved_threads > 1 and runtime.processes not in ("auto", 1):
         return (
             f"each of {runtime.processes} processes computes with one thread: use runtime.processes=1, or "
             "runtime.threads=1"
         )
+    return None
+
+
+def _stage_order(recipe: RecipeKeys) -> str | None:
+    for place, stage in enumerate(recipe.updates):
+        before = next((number for number, other in enumerate(recipe.updates[:place]) if other.flattens), None)
+        if stage.reads_names and before is not None:
+            earlier = recipe.updates[before]
+            return (
+                f"`updates[{place}].kind: {stage.kind}` reads tensors by their names, which `updates[{before}].kind: "
+                f"{earlier.kind}` does not keep: put {stage.kind} before {earlier.kind}"
+            )
     return None
 
 
@@ -173,6 +184,7 @@ CHECKS = (
     Check(("federation.sampling", "runtime.spares"), _spares),
     Check(("runtime.threads", "runtime.processes"), _threads),
     Check(("public", "proxy"), _public_data),
+    Check(("updates",), _stage_order),
     Check(("tune.kind", "tune.target_modules", "proxy.kind", "proxy.interval"), _plug_in),
 )
 """All rules, in the order of the recipe."""

@@ -175,7 +175,7 @@ class Lost(_Head):
     """Whether the deadline has passed."""
 
 
-class Ask(_Head):
+class Inquiry(_Head):
     """Line to node: has it received this message? No blobs."""
 
     kind: Literal["ask"] = "ask"
@@ -198,7 +198,7 @@ class Nodes(_Head):
 
 
 Head = Annotated[
-    Prepare | Wanting | Ready | Work | Replies | Ended | Unprepared | Refusal | Lost | Ask | Seen | Nodes,
+    Prepare | Wanting | Ready | Work | Replies | Ended | Unprepared | Refusal | Lost | Inquiry | Seen | Nodes,
     Field(discriminator="kind"),
 ]
 _HEADS: TypeAdapter[Head] = TypeAdapter(Head)

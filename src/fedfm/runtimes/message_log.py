@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 
-from fedfm.runtimes.envelopes import Ask, Envelope, Seen
+from fedfm.runtimes.envelopes import Envelope, Inquiry, Seen
 
 KEPT = 64
 """Messages that a node remembers by name: a question is about the last one that it was sent."""
@@ -23,7 +23,7 @@ class MessageLog:
             message: its name.
             envelope: that it brought.
         """
-        if isinstance(envelope.head, Ask):
+        if isinstance(envelope.head, Inquiry):
             return Envelope(Seen(seen=envelope.head.message in self._had))
         self._had.append(message)
         return None

@@ -39,7 +39,7 @@ class Wait:
 
 
 @dataclass
-class _Owed:
+class _Unanswered:
     """An answer that is waited for.
 
     Attributes:
@@ -97,11 +97,11 @@ class RelayLine:
         self._server = sockets.listen(path)
         self._relay: socket.socket | None = None
         self._nodes: tuple[str, ...] = ()
-        self._owed: dict[str, _Owed] = {}  # by the name that the envelope had
+        self._owed: dict[str, _Unanswered] = {}  # by the name that the envelope had
         self._parts = deque[Part]()
         self._pushed = 0
         self._told = 0.0
-        self._unwritten = queue.SimpleQueue[tuple[socket.socket, str, _Owed, Envelope] | None]()
+        self._unwritten = queue.SimpleQueue[tuple[socket.socket, str, _Unanswered, Envelope] | None]()
         threading.Thread(target=self._write_all, daemon=True).start()
 
     def nodes(self, *, wait: bool = True) -> tuple[str, ...]:
@@ -127,7 +127,7 @@ class RelayLine:
         if not self._owed:
             self._told = now
         name = f"{self._call(node)} {self._pushed}"
-        self._owed[name] = owed = _Owed(node, most, seconds, now + seconds)
+        self._owed[name] = owed = _Unanswered(node, most, seconds, now + seconds)
         if self._relay is None:
             self._lose_all()
         else:
@@ -185,7 +185,7 @@ class RelayLine:
             self._write(*item)
             del item  # as large as a model: it does not wait here for the next
 
-    def _write(self, relay: socket.socket, name: str, owed: _Owed, envelope: Envelope) -> None:
+    def _write(self, relay: socket.socket, name: str, owed: _Unanswered, envelope: Envelope) -> None:
         with suppress(OSError):  # the relay has gone, which `_read` finds
             sockets.send(relay, envelope, name=name)
         owed.written = True

@@ -1,6 +1,6 @@
 """The way an update takes: what a client sends back is encoded, carried and decoded."""
 
-from fedfm.updates.path import Key, UpdatePath
+from fedfm.updates.path import MessageKey, UpdatePath
 from fedfm.updates.payload import (
     Asked,
     Done,
@@ -18,8 +18,8 @@ __all__ = [
     "Done",
     "Failure",
     "Instruction",
-    "Key",
     "MessageError",
+    "MessageKey",
     "Payload",
     "Reply",
     "Request",

@@ -19,7 +19,7 @@ GroupSpecs = Mapping[str, Spec]
 
 
 @dataclass(frozen=True)
-class Key:
+class MessageKey:
     """Names the random choices of one message."""
 
     seed: int
@@ -64,7 +64,7 @@ class UpdatePath:
         self,
         groups: Mapping[str, Mapping[str, Tensor]],
         own: Mapping[str, Params],
-        key: Key,
+        key: MessageKey,
         slices: Slices | None = None,
     ) -> tuple[dict[str, Mapping[str, Tensor]], dict[str, Params]]:
         """What is sent, and what is kept for the next round.

@@ -145,7 +145,7 @@ Instruction = Payload[Asked]
 Update = Payload[Done]
 
 
-class _Head(_Facts, Generic[FactsT]):
+class _Header(_Facts, Generic[FactsT]):
     round: Count
     base: Text
     work: Word
@@ -158,7 +158,7 @@ def decode_instruction(message: bytes) -> Instruction:
     Raises:
         MessageError: it is none, or a field is missing, unknown or of another type.
     """
-    return _decode(message, _Head[Asked])
+    return _decode(message, _Header[Asked])
 
 
 def decode_update(message: bytes | Spilled) -> Update:
@@ -167,10 +167,10 @@ def decode_update(message: bytes | Spilled) -> Update:
     Raises:
         MessageError: it is none, or a field is missing, unknown or of another type.
     """
-    return _decode(message, _Head[Done])
+    return _decode(message, _Header[Done])
 
 
-def _decode(message: bytes | Spilled, head_type: type[_Head[FactsT]]) -> Payload[FactsT]:
+def _decode(message: bytes | Spilled, head_type: type[_Header[FactsT]]) -> Payload[FactsT]:
     try:
         tensors, metadata = from_bytes(message)
         if metadata.keys() != {METADATA}:

@@ -82,7 +82,7 @@ def _shared(patterns: tuple[str, ...], names: tuple[str, ...]) -> frozenset[str]
     for pattern, matching in found.items():
         if not matching:
             raise RecipeError(
-                f"`{pattern}` matches no tensor of the tunable; the first of {len(names)} is `{min(names)}`",
+                f"`{pattern}` matches no tensor that `tune.kind` trains; the first of {len(names)} is `{min(names)}`",
                 where="tune.share",
             )
     included = [matching for pattern, matching in found.items() if not pattern.startswith(NOT)]

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedfm.data.readers.request import Request, RequestedColumn
+from fedfm.data.readers.request import ReadRequest, RequestedColumn
 from fedfm.data.readers.separated import read_separated
 from fedfm.data.settings import CsvSettings
 from fedfm.data.sources import Source, read_source
@@ -75,7 +75,7 @@ def test_what_the_csv_module_writes_is_read_back_or_refused(
         csv.writer(file, delimiter=delimiter, lineterminator="\n", quoting=csv.QUOTE_ALL).writerows(
             [("text", "label"), *rows]
         )
-    request = Request((TEXT, LABEL), CsvSettings(delimiter=delimiter))
+    request = ReadRequest((TEXT, LABEL), CsvSettings(delimiter=delimiter))
     try:
         table = read_separated(folder / "x.csv", folder, request)
     except DataError as error:

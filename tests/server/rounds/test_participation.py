@@ -16,7 +16,7 @@ from fedfm.errors import RecipeError, TooFewClientsError
 from fedfm.recipe import load_recipe
 from fedfm.records import contributions as sentences
 from fedfm.server.experiment.deployment import RealSites
-from fedfm.server.rounds.participation import Contribution, after_round, summary_of
+from fedfm.server.rounds.participation import Participation, after_round, summary_of
 from fedfm.server.runs.serving import for_sites
 from fedfm.server.runs.start import continue_run, start_run
 from fedfm.sites.causes import Cause
@@ -53,7 +53,7 @@ def test_failures_and_clients_are_counted_apart() -> None:
     found = after_round({}, ["ward"], [failed("clinic"), {"kind": "resume", "client": None, "reason": ""}])
     found = after_round(found, ["ward", "lab"], [failed("clinic", "a\nlate" + "r" * 1000)])
     found = after_round(found, ["ward"], [failed("lab"), {"kind": "late", "client": "desk", "reason": "faster"}])
-    assert found["ward"] == Contribution(rounds=3)
+    assert found["ward"] == Participation(rounds=3)
     assert (found["clinic"].failed, found["clinic"].reason[:6], len(found["clinic"].reason)) == (2, "a late", 300)
     summary = summary_of(found, ["ward", "clinic", "lab", "desk", "new"], all_by_name=False)
     assert (summary["contributed"], summary["never_contributed"]) == (2, ["clinic", "desk"])

@@ -9,7 +9,7 @@ import torch
 from fedfm.params import Params
 from fedfm.randomness import numpy_generator
 from fedfm.spec import TensorSpec, count, empty, spec_of
-from fedfm.updates import Asked, Key, Payload, UpdatePath
+from fedfm.updates import Asked, MessageKey, Payload, UpdatePath
 from fedfm.updates.stages import Quantize, TopK
 from fedfm.wire import stored_bytes
 
@@ -33,7 +33,7 @@ def test_bytes_on_the_wire_are_within_three_percent_of_the_values() -> None:
     sent = UpdatePath((Quantize(),)).spec({"tunable": LORA})["tunable"]
     assert values < stored_bytes(empty(sent)) < 1.03 * values
     params = {name: torch.randn(tensor.shape) for name, tensor in LORA.items()}
-    groups, _ = UpdatePath((Quantize(),)).encode({"tunable": params}, {}, Key(0, 1))
+    groups, _ = UpdatePath((Quantize(),)).encode({"tunable": params}, {}, MessageKey(0, 1))
     message = Payload(1, "b" * 64, Asked(learning_rate=5e-4), groups).encode()
     assert values < len(message) < 1.03 * values
 
@@ -92,7 +92,7 @@ def test_after_top_k_values_are_quantised_and_positions_are_exact() -> None:
     params = {"w": torch.randn(50, 40)}
     path = UpdatePath((TopK(share=0.1), Quantize()))
     specs = {"tunable": spec_of(params)}
-    groups, kept = path.encode({"tunable": params}, path.start(specs), Key(0, 1, "a"))
+    groups, kept = path.encode({"tunable": params}, path.start(specs), MessageKey(0, 1, "a"))
     assert {tensor.dtype for tensor in groups["tunable"].values()} == {torch.int8, torch.bfloat16, torch.int32}
     found = path.decode(groups, specs)["tunable"]["w"]
     chosen = params["w"].abs() >= params["w"].abs().flatten().topk(200).values[-1]

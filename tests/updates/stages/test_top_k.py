@@ -11,7 +11,7 @@ from fedfm.aggregation import Contribution, Mean
 from fedfm.params import Params, digest
 from fedfm.randomness import numpy_generator
 from fedfm.spec import Spec, TensorSpec, spec_of
-from fedfm.updates import Key, UpdatePath
+from fedfm.updates import MessageKey, UpdatePath
 from fedfm.updates.stages import TopK
 
 ANY = numpy_generator(0, "test")
@@ -114,7 +114,7 @@ def error(path: UpdatePath, seed: int, rounds: int) -> tuple[float, Params]:
         fold = Mean().start(spec, w)
         for client, centre in enumerate((common + conflict, common - conflict)):
             update = {"tunable": {"w": 0.01 * (centre - w["w"])}}
-            groups, kept[client] = path.encode(update, kept[client], Key(0, number, str(client)))
+            groups, kept[client] = path.encode(update, kept[client], MessageKey(0, number, str(client)))
             fold.add(path.decode(groups, {"tunable": spec})["tunable"], Contribution(str(client), 1, 1), {"w": ()})
         w = {"w": w["w"] + fold.result()["w"]}
     return float((w["w"] - common).norm() / common.norm()), w

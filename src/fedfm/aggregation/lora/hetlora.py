@@ -14,13 +14,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from typing import Literal
+from typing import ClassVar, Literal
 
 from torch import Tensor
 
 from fedfm.aggregation.base import Contribution, Rule
 from fedfm.aggregation.lora.pairs import pairs, product_norm
 from fedfm.aggregation.mean import MeanFold
+from fedfm.capabilities import BARRIER, INDIVIDUAL_UPDATES
 from fedfm.spec import Spec
 from fedfm.views.base import Slices, narrow
 
@@ -30,6 +31,11 @@ class HetLora(Rule):
 
     rule: Literal["hetlora"] = "hetlora"
     """Mean of LoRA factors of unlike ranks (`federation.ranks`)."""
+    needs: ClassVar[Mapping[str, str]] = {
+        BARRIER: "a client's factors after training are the server's at its start plus its update",
+        INDIVIDUAL_UPDATES: "a client's weight follows from its factors",
+    }
+
     weights: Literal["norm", "examples"] = "norm"
     """`norm` weighs a client's factors of a matrix by ‖B·A‖ after training, `examples` by its examples."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fedfm.clients.work.base import Answer, Task, Work
+from fedfm.clients.work.base import Answer, ClientTask, Work
 from fedfm.clients.work.evaluate import evaluate
 from fedfm.clients.work.train import train
 
@@ -11,4 +11,4 @@ WORKS: dict[str, Work] = {
     "evaluate": evaluate,
 }
 
-__all__ = ["WORKS", "Answer", "Task", "Work"]
+__all__ = ["WORKS", "Answer", "ClientTask", "Work"]

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Task:
+class ClientTask:
     """What one client is asked.
 
     Attributes:
@@ -35,7 +35,7 @@ class Answer:
     Attributes:
         client: client id.
         update: what the client sends, or why there is nothing.
-        own: what it keeps from now on.
+        own: what it keeps from now on; empty: what it has, or nothing.
     """
 
     client: str
@@ -43,5 +43,5 @@ class Answer:
     own: State = field(default_factory=dict)
 
 
-Work = Callable[["Worker", Sequence[Task]], Iterator[Answer]]
+Work = Callable[["Worker", Sequence[ClientTask]], Iterator[Answer]]
 """One kind of work: answers clients that may share a pass, each as soon as it is ready."""

@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from fedfm.clients.work.base import Answer, Task
+from fedfm.clients.work.base import Answer, ClientTask
 from fedfm.printable import error_line
 from fedfm.updates import Done, Failure, Payload, Update
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from fedfm.clients.worker import Worker
 
 
-def evaluate(worker: Worker, tasks: Sequence[Task]) -> Iterator[Answer]:
+def evaluate(worker: Worker, tasks: Sequence[ClientTask]) -> Iterator[Answer]:
     """Evaluates clients one by one."""
     for task in tasks:
         update: Update | Failure
@@ -26,10 +26,10 @@ def evaluate(worker: Worker, tasks: Sequence[Task]) -> Iterator[Answer]:
             update = _evaluate(worker, task)
         except Exception as error:
             update = Failure(task.client, error_line(error), traceback.format_exc())
-        yield Answer(task.client, update, task.own)
+        yield Answer(task.client, update)  # it keeps what it has
 
 
-def _evaluate(worker: Worker, task: Task) -> Update:
+def _evaluate(worker: Worker, task: ClientTask) -> Update:
     indices = worker.holdout.get(task.client)
     if worker.evaluator is None or indices is None or not worker.evaluator.predicts(worker.examples, indices):
         raise ValueError("the client has no held-out examples in which anything is predicted (federation.holdout)")

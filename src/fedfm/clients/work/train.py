@@ -16,7 +16,7 @@ from fedfm.clients.contract import Reception
 from fedfm.clients.profile import phase, profiling
 from fedfm.clients.rules import LocalResult
 from fedfm.clients.stacked import Stacking, StackMember, train_stacked
-from fedfm.clients.work.base import Answer, Task
+from fedfm.clients.work.base import Answer, ClientTask
 from fedfm.data.batches import evaluation_batches
 from fedfm.models.stacked import FrozenPrefix
 from fedfm.params import Params
@@ -35,14 +35,15 @@ PREFIX_BATCH = 32
 _log = logging.getLogger(__name__)
 
 
-def train(worker: Worker, tasks: Sequence[Task]) -> Iterator[Answer]:
+def train(worker: Worker, tasks: Sequence[ClientTask]) -> Iterator[Answer]:
     """Trains clients in one pass; where that fails, one by one, so that the failure is that of the client at fault."""
     problem = None
-    if _can_share(worker, tasks):
+    alone = worker.contract.rule.extra_loss or any(task.instruction.facts.count_activity for task in tasks)
+    if worker.stacking is not None and not alone:
         booked = worker.profile.record() if worker.profile else None
         try:
             with profiling(worker.profile):
-                answers = _train_stacked(worker, worker.stacking, tasks)  # type: ignore[arg-type] # `_can_share`
+                answers = _together(worker, worker.stacking, tasks)
         except Exception as error:
             problem = error_line(error)
             if worker.profile is not None and booked is not None:
@@ -52,31 +53,27 @@ def train(worker: Worker, tasks: Sequence[Task]) -> Iterator[Answer]:
             return
     failures = 0
     for task in tasks:
-        answer = _answer(worker, task)
-        failures += isinstance(answer.update, Failure)
+        try:
+            with profiling(worker.profile):
+                answer = _alone(worker, task)
+        except Exception as error:  # one client's failure, whatever it is, must not end the others' round
+            answer = Answer(task.client, _failure(task.client, error))
+            failures += 1
         yield answer
     if problem is not None and not failures:
         _log.warning("%d clients could only be trained one by one, not together: %s", len(tasks), problem)
 
 
-def _can_share(worker: Worker, tasks: Sequence[Task]) -> bool:
-    alone = worker.contract.rule.extra_loss or any(task.instruction.facts.count_activity for task in tasks)
-    return worker.stacking is not None and not alone
+def _failure(client: str, error: Exception) -> Failure:
+    """Why a client has no update."""
+    reason = error_line(error)
+    if isinstance(error, torch.OutOfMemoryError):
+        reason = "out of memory: lower local.batch_size or data.max_length"
+    return Failure(client, reason, traceback.format_exc(), stale=isinstance(error, StaleProxyError))
 
 
-def _answer(worker: Worker, task: Task) -> Answer:
-    try:
-        with profiling(worker.profile):
-            return _train_alone(worker, task)
-    except Exception as error:  # one client's failure, whatever it is, must not end the others' round
-        reason = error_line(error)
-        if isinstance(error, torch.OutOfMemoryError):
-            reason = "out of memory: lower local.batch_size or data.max_length"
-        stale = isinstance(error, StaleProxyError)
-        return Answer(task.client, Failure(task.client, reason, traceback.format_exc(), stale=stale))
-
-
-def _train_stacked(worker: Worker, stacking: Stacking, tasks: Sequence[Task]) -> list[Answer]:
+def _together(worker: Worker, stacking: Stacking, tasks: Sequence[ClientTask]) -> list[Answer]:
+    """The answers of clients that share a pass."""
     receptions = [worker.receive(task) for task in tasks]
     members = []
     for task, received in zip(tasks, receptions, strict=True):
@@ -95,26 +92,23 @@ def _train_stacked(worker: Worker, stacking: Stacking, tasks: Sequence[Task]) ->
     ]
 
 
-def _train_alone(worker: Worker, task: Task) -> Answer:
-    received = worker.receive(task)
+def _alone(worker: Worker, task: ClientTask) -> Answer:
+    """The answer of one client, trained in a plain loop."""
+    received, number = worker.receive(task), task.instruction.round
     worker.tunable.write(received.at.received)
     with ExitStack() as stack:
         counts = None
         if task.instruction.facts.count_activity:
             counts = stack.enter_context(worker.copy.counting(worker.tunable))
-        result = _fit(worker, task, received)
+        indices = worker.clients[task.client]
+        result = worker.fit(indices, received.at, client=task.client, round=number, trains=received.trains)
     activity = None if counts is None else counts()
     return _finish(worker, task, received, result, worker.tunable.read(), activity)
 
 
-def _fit(worker: Worker, task: Task, received: Reception) -> LocalResult:
-    indices = worker.clients[task.client]
-    return worker.fit(indices, received.at, client=task.client, round=task.instruction.round, trains=received.trains)
-
-
 def _finish(
     worker: Worker,
-    task: Task,
+    task: ClientTask,
     received: Reception,
     result: LocalResult,
     trained: Params,

@@ -13,15 +13,15 @@ from fedfm.data.readers.arrays import read_arrays
 from fedfm.data.readers.formats import LFS_POINTER
 from fedfm.data.readers.json_rows import read_json
 from fedfm.data.readers.parquet import read_parquet
-from fedfm.data.readers.request import Request
+from fedfm.data.readers.request import ReadRequest
 from fedfm.data.readers.separated import read_separated
 from fedfm.errors import DataError, RecipeError
 
-Reader = Callable[[Path, Path, Request], Dataset]
+Reader = Callable[[Path, Path, ReadRequest], Dataset]
 """A function of the file, a scratch folder for the file of the table, and the request."""
 
 
-def _read_arrays(path: Path, scratch: Path, request: Request) -> Dataset:
+def _read_arrays(path: Path, scratch: Path, request: ReadRequest) -> Dataset:
     return read_arrays(path, scratch)
 
 
@@ -63,7 +63,7 @@ def ending_of(path: Path) -> str | None:
     return next((ending for ending in FILE_READERS if path.name.lower().endswith(ending)), None)
 
 
-def read_file(path: Path, request: Request, *, where: str) -> tuple[Dataset, str]:
+def read_file(path: Path, request: ReadRequest, *, where: str) -> tuple[Dataset, str]:
     """The table in a file, and the sha256 (hex) of its content; equal digests mean equal tables.
 
     Args:

@@ -11,7 +11,7 @@ from typing import Any
 
 from datasets import Dataset
 
-from fedfm.data.readers.request import Request, RequestedColumn, missing_column
+from fedfm.data.readers.request import ReadRequest, RequestedColumn, missing_column
 from fedfm.data.readers.rows import text_table
 from fedfm.data.readers.text_files import lines
 from fedfm.errors import DataError, RecipeError
@@ -42,7 +42,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 _DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_int=_Number, parse_float=_Number, parse_constant=_Number)
 
 
-def read_json(path: Path, scratch: Path, request: Request) -> Dataset:
+def read_json(path: Path, scratch: Path, request: ReadRequest) -> Dataset:
     """Reads the requested columns from objects: one per line, one after the other, or in one list.
 
     Missing keys, ``null`` and ``NaN`` are missing values. Numbers, true and false in columns of labels and clients
@@ -56,7 +56,7 @@ def read_json(path: Path, scratch: Path, request: Request) -> Dataset:
     if wanted is None:
         names = dict.fromkeys(name for _, value in _values(path) for name in value)
         wanted = tuple(RequestedColumn(name, "any", "") for name in names)
-    columns = Request(wanted).present([column.name for column in wanted], path)
+    columns = ReadRequest(wanted).present([column.name for column in wanted], path)
     seen: set[str] = set()
     table = text_table([column.name for column in columns], _rows(path, columns, seen), scratch, path)
     if not len(table):

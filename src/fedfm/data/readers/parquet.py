@@ -8,13 +8,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Dataset, Features
 
-from fedfm.data.readers.request import Request
+from fedfm.data.readers.request import ReadRequest
 from fedfm.errors import DataError
 
 _ROWS_PER_BATCH = 1000
 
 
-def read_parquet(path: Path, scratch: Path, request: Request) -> Dataset:
+def read_parquet(path: Path, scratch: Path, request: ReadRequest) -> Dataset:
     """Reads the requested columns; feature types that `datasets` has stored, such as class names, are kept.
 
     Raises:

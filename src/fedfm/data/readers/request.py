@@ -33,7 +33,7 @@ class RequestedColumn:
 
 
 @dataclass(frozen=True)
-class Request:
+class ReadRequest:
     """What to read from a file.
 
     Attributes:
@@ -46,7 +46,7 @@ class Request:
     csv: CsvSettings = field(default_factory=CsvSettings)
     group: str = "data."
 
-    def renamed(self, role: Role, name: str) -> Request:
+    def renamed(self, role: Role, name: str) -> ReadRequest:
         """The same request, in which the columns of one role are text columns with another name."""
         if self.columns is None:
             return self

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from datasets import Dataset
 
-from fedfm.data.readers.request import Request
+from fedfm.data.readers.request import ReadRequest
 from fedfm.data.readers.rows import text_table
 from fedfm.data.readers.swallowed import SwallowedRows
 from fedfm.data.readers.text_files import lines
@@ -22,7 +22,7 @@ _DELIMITERS = {",": "','", ";": "';'", "\t": '"\\t"', "|": "'|'"}
 """Common delimiter → its form in a recipe."""
 
 
-def read_separated(path: Path, scratch: Path, request: Request) -> Dataset:
+def read_separated(path: Path, scratch: Path, request: ReadRequest) -> Dataset:
     """Reads a CSV or TSV file with a header line; all values are text, and only a blank field is a missing value.
 
     Raises:
@@ -41,7 +41,7 @@ class _SeparatedFile:
         row: number of the current record; 0 for the header.
     """
 
-    def __init__(self, path: Path, request: Request) -> None:
+    def __init__(self, path: Path, request: ReadRequest) -> None:
         self.path, self.request, self.dialect = path, request, request.csv
         tab = path.name.lower().removesuffix(".gz").endswith(".tsv")
         self.delimiter = self.dialect.delimiter or ("\t" if tab else ",")

@@ -42,6 +42,11 @@ class TuneSettings(Settings):
     and `not PATTERN` excludes. Everything else is personal: each client keeps its own. Null: everything travels."""
 
     @property
+    def dropout(self) -> float:
+        """Probability with which the tunable's own layers drop a value of their input in training."""
+        return 0.0
+
+    @property
     def virtual_tokens(self) -> int:
         """The number of virtual tokens, which reduce the number of text tokens that the model accepts."""
         return 0

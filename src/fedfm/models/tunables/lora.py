@@ -65,6 +65,11 @@ class Lora(LowRank):
     kind: Literal["lora"] = "lora"
     """Low-rank updates of weight matrices."""
 
+    @property
+    def dropout(self) -> float:
+        """`lora_dropout`."""
+        return self.lora_dropout
+
     def attach(self, backbone: Backbone, *, task_type: str | None, seed: int) -> Tunable:
         """LoRA."""
         return self.attach_low_rank(backbone, task_type=task_type, seed=seed, use_dora=False)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self, cast
 
 from pydantic import Field, model_validator
 
+from fedfm.capabilities import BACKBONE_WEIGHTS
 from fedfm.proxies.settings import Distillation, ProxySettings, Share
 from fedfm.settings import Settings
 
@@ -46,6 +48,7 @@ class FedPFT(ProxySettings):
     """A proxy with every layer and, in most of them, only some FFN neurons (FedPFT, arXiv:2404.11536)."""
 
     title: ClassVar[str] = "FedPFT"
+    takes: ClassVar[Mapping[str, str]] = {BACKBONE_WEIGHTS: "clients hold a proxy"}
 
     kind: Literal["fedpft"] = "fedpft"
     """Every layer stays; most FFN neurons are cut."""

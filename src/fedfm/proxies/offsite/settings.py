@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
 from pydantic import Field
 
+from fedfm.capabilities import BACKBONE_WEIGHTS
 from fedfm.proxies.settings import Distillation, ProxySettings, Share
 
 if TYPE_CHECKING:
@@ -23,6 +25,7 @@ class Offsite(ProxySettings):
     """
 
     title: ClassVar[str] = "offsite tuning"
+    takes: ClassVar[Mapping[str, str]] = {BACKBONE_WEIGHTS: "clients hold a proxy"}
 
     kind: Literal["offsite"] = "offsite"
     """Few layers stay, whole; those at the ends are tuned."""

@@ -28,7 +28,7 @@ from flwr.supercore.fab import Fab
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 
 from fedfm import __version__
-from fedfm.runtimes.flower.control_auth import ClientSide
+from fedfm.runtimes.flower.control_auth import TokenSender
 
 PROJECT = f"""\
 [project]
@@ -97,6 +97,6 @@ class Control:
     @contextmanager
     def _connected(self) -> Iterator[ControlHttpClient]:
         with redirect_stdout(StringIO()):  # it prints where it connects to
-            client = init_http_client_from_connection(self._connection, ClientSide(self._secret))
+            client = init_http_client_from_connection(self._connection, TokenSender(self._secret))
         with closing(client):  # a SuperLink waits for open connections before it ends
             yield client

@@ -36,7 +36,7 @@ def token(secret: Path) -> str:
     return hmac.new(secret.read_bytes(), b"fedfm: control interface", hashlib.sha256).hexdigest()
 
 
-class ServerSide(NoOpControlAuthnPlugin):
+class TokenCheck(NoOpControlAuthnPlugin):
     """Accepts requests that carry the token, and gives out no token."""
 
     def __init__(self, secret: Path) -> None:
@@ -55,7 +55,7 @@ class ServerSide(NoOpControlAuthnPlugin):
         return None, None
 
 
-class ClientSide(NoOpCliAuthPlugin):
+class TokenSender(NoOpCliAuthPlugin):
     """Adds the token to requests."""
 
     def __init__(self, secret: Path) -> None:
@@ -73,5 +73,5 @@ def main() -> None:
     parser = argparse.ArgumentParser(allow_abbrev=False)
     parser.add_argument(SECRET_OPTION, type=Path, required=True, dest="secret")
     secret = parser.parse_known_args()[0].secret
-    replace(program, load_control_authn_plugin=lambda: ServerSide(secret))
+    replace(program, load_control_authn_plugin=lambda: TokenCheck(secret))
     program.flower_superlink()

@@ -13,7 +13,7 @@ from flwr.serverapp import Grid
 from flwr.supercore.inflatable.inflatable_object import UnexpectedObjectContentError
 from google.protobuf.message import DecodeError
 
-from fedfm.runtimes.envelopes import Ask, Envelope, EnvelopeError, Lost, Refusal, Seen
+from fedfm.runtimes.envelopes import Envelope, EnvelopeError, Inquiry, Lost, Refusal, Seen
 from fedfm.runtimes.flower.records import from_record, to_record
 
 ACTION = "work"
@@ -106,7 +106,7 @@ class GridNodes:
                 sent.pause *= 2
                 sent.due = self._clock() + sent.pause
                 # a question that was not delivered before the next one is dropped
-                sent.question = self._push(sent.node, Envelope(Ask(message=number)), ttl=sent.pause)
+                sent.question = self._push(sent.node, Envelope(Inquiry(message=number)), ttl=sent.pause)
 
     def pull(self) -> Iterator[tuple[str, Envelope]]:
         """The answers that are there, each pulled when the caller has taken the one before.

@@ -95,12 +95,14 @@ class Driver:
         try:
             while not self._is_over(state):
                 self.stop.check(f"before round {state.round + 1}")
-                state, records, news = self._play_round(state)
+                exchange = self._begin(state)
+                protocol = self.recipe.protocol.step(exchange.state.protocol, exchange)
+                state, news = self._end(exchange, protocol)
                 if self._is_over(state) or state.round % self.recipe.checkpoint.every == 0:
-                    self._commit(state, records)
+                    self._commit(state, exchange.records)
                     saved = state.round
                 else:
-                    records.write(self.folder)
+                    exchange.records.write(self.folder)
                 for listener in self.listeners:
                     listener.on_round(news)
         except (InterruptedRunError, TooFewClientsError):
@@ -114,19 +116,21 @@ class Driver:
         stale = patience is not None and state.best is not None and state.evaluated - state.best.round >= patience
         return stale or state.round >= self.recipe.federation.rounds
 
-    def _play_round(self, state: RunState) -> tuple[RunState, Records, dict[str, Any]]:
-        """The next state, its records, and what listeners get."""
+    def _begin(self, state: RunState) -> Exchange:
+        """The next round's exchange; before it, the clients' model is changed where a change is due."""
         records, watch = Records(), Stopwatch(state.seconds)
-        before = watch.seconds.get("total", 0.0)
         state = self._advance(state, records, watch)
-        exchange = Exchange(
+        return Exchange(
             self.experiment, self.runtime, self.outbox, self.store, self.folder, state, self._forget,
             records, watch, self.listeners, self.stop, self._pending,
         )  # fmt: skip
-        protocol, totals = self.recipe.protocol.step(state.protocol, exchange), exchange.totals
+
+    def _end(self, exchange: Exchange, protocol: State) -> tuple[RunState, dict[str, Any]]:
+        """The state after a round, evaluated where that is due, and what listeners get; adds to the round's records."""
+        records, watch, totals = exchange.records, exchange.watch, exchange.totals
         self._check_finite(protocol)
         watch.lap("aggregate")
-        state = _counted(state, protocol, totals, records)
+        state = _counted(exchange.state, protocol, totals, records)
         if totals.loss is not None:
             train = {"loss": totals.loss}
             records.metrics.append(self._metrics_line(state.round, "train", train, totals.examples, watch))
@@ -134,8 +138,9 @@ class Driver:
         if state.round % self.recipe.evaluate.every == 0 or state.round == self.recipe.federation.rounds:
             scores = self._evaluate(state.params, state.round, records, watch)
             state = self._with_scores(state, scores)
+        seconds = watch.seconds["total"] - exchange.state.seconds.get("total", 0.0)
         state = replace(state, seconds=watch.seconds)
-        return state, records, self._news(state, totals, scores, watch.seconds["total"] - before)
+        return state, self._news(state, totals, scores, seconds)
 
     def _advance(self, state: RunState, records: Records, watch: Stopwatch) -> RunState:
         """The state with the clients' model changed, where a change is due."""

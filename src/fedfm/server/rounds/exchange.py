@@ -351,6 +351,8 @@ class Exchange:
             StorageError: it cannot be written.
         """
         claimed = update.facts.state
+        if bool(claimed) != (update.work == "train" and self.experiment.contract.stateful):
+            raise MessageError("it names a state that it should not keep" if claimed else "it names no state to keep")
         found = "" if reply.state is None else hashlib.sha256(reply.state).hexdigest()
         if not self.runtime.keeps_state and claimed != found:
             raise MessageError("the state that came with it is not the one that it names")

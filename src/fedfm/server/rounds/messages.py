@@ -13,7 +13,7 @@ from fedfm.records.jsonl import Record
 from fedfm.records.ledger import message_record
 from fedfm.runtimes.base import Runtime
 from fedfm.server.rounds.state import RunState
-from fedfm.updates import Asked, Instruction, Key, Payload, decode_instruction
+from fedfm.updates import Asked, Instruction, MessageKey, Payload, decode_instruction
 from fedfm.updates.payload import PROXY
 from fedfm.views import Slices, narrow
 from fedfm.views.base import Index
@@ -74,26 +74,27 @@ class Outbox:
                 continue_from=continue_from,
                 forget_before=forget_before,
             )
-            message = self._message(ask, facts, slices, state.proxy)
+            instruction = self._instruction(ask, facts, slices, state.proxy)
+            content = instruction.encode()
+            groups = decode_instruction(content).groups
+            if not self._contract.down.stages and self._contract.views.whole:
+                # The values are now in the message, so the memory that they were in before can be released.
+                ask.params.update(groups.get(TUNABLE, {}))
+            message = Message(replace(instruction, groups=groups), content)
             if ask.counted:
-                size, tensors = len(message.content), message.instruction.tensors
-                ledger.append(message_record(ask.round, "down", clients, size, tensors))
+                ledger.append(message_record(ask.round, "down", clients, len(content), message.instruction.tensors))
             messages |= dict.fromkeys(clients, message)
         return messages
 
-    def _message(self, ask: Ask, facts: Asked, slices: Slices, version: ModelVersion) -> Message:
-        whole = self._contract.views.whole
+    def _instruction(self, ask: Ask, facts: Asked, slices: Slices, version: ModelVersion) -> Instruction:
+        """What is sent to clients that hold the same part of the tunable and the same version of the proxy."""
         full = {TUNABLE: ask.params, **ask.extras}
+        whole = self._contract.views.whole
         groups = full if whole else {group: narrow(params, slices) for group, params in full.items()}
-        sent, _ = self._contract.down.encode(groups, {}, Key(self._contract.seed, ask.round))
+        sent, _ = self._contract.down.encode(groups, {}, MessageKey(self._contract.seed, ask.round))
         changes = self._model.changes(version, facts.proxy_since)
         proxy = {PROXY: changes} if changes else {}
-        instruction = Payload(ask.round, digest(ask.params), facts, {**sent, **ask.groups, **proxy}, ask.work)
-        content = instruction.encode()
-        if whole and not self._contract.down.stages:
-            # The values lie in the message now; a holder of the dictionary releases where they were.
-            ask.params.update(decode_instruction(content).groups.get(TUNABLE, {}))
-        return Message(replace(instruction, groups=decode_instruction(content).groups), content)
+        return Payload(ask.round, digest(ask.params), facts, {**sent, **ask.groups, **proxy}, ask.work)
 
     def _share(
         self, clients: Sequence[str], number: int, state: RunState, version: ModelVersion, ledger: list[Record]

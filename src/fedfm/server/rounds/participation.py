@@ -11,7 +11,7 @@ MOST_REASON = 300
 
 
 @dataclass(frozen=True)
-class Contribution:
+class Participation:
     """What one client contributed.
 
     Attributes:
@@ -29,11 +29,11 @@ class Contribution:
     reason: str = ""
 
 
-Contributions = Mapping[str, Contribution]
+Participations = Mapping[str, Participation]
 """Client id → what it contributed; clients that were never asked are not in it."""
 
 
-def after_round(before: Contributions, accepted: Iterable[str], events: Iterable[Mapping[str, Any]]) -> Contributions:
+def after_round(before: Participations, accepted: Iterable[str], events: Iterable[Mapping[str, Any]]) -> Participations:
     """The contributions after another round.
 
     Args:
@@ -43,11 +43,11 @@ def after_round(before: Contributions, accepted: Iterable[str], events: Iterable
     """
     found = dict(before)
     for client in accepted:
-        of = found.get(client, Contribution())
+        of = found.get(client, Participation())
         found[client] = replace(of, rounds=of.rounds + 1)
     for event in events:
         if (kind := event["kind"]) in ("failed", "refused", "late"):
-            of = found.get(event["client"], Contribution())
+            of = found.get(event["client"], Participation())
             times: dict[str, Any] = {
                 kind: getattr(of, kind) + 1,
                 "reason": " ".join(str(event["reason"]).split())[:MOST_REASON],
@@ -56,7 +56,7 @@ def after_round(before: Contributions, accepted: Iterable[str], events: Iterable
     return found
 
 
-def summary_of(found: Contributions, clients: Collection[str], *, all_by_name: bool) -> dict[str, Any]:
+def summary_of(found: Participations, clients: Collection[str], *, all_by_name: bool) -> dict[str, Any]:
     """The contributions as ``summary.json`` has them.
 
     Args:
@@ -68,7 +68,7 @@ def summary_of(found: Contributions, clients: Collection[str], *, all_by_name: b
         ``contributed``: clients with an accepted update. ``never_contributed``: ids of clients that were asked, and
         have none. ``by_client``: client id → ``rounds``, ``failed``, ``refused``, ``late``, ``reason``.
     """
-    known = {client: found.get(client, Contribution()) for client in sorted(clients)}
+    known = {client: found.get(client, Participation()) for client in sorted(clients)}
     troubled = {client for client, of in known.items() if of.failed or of.refused}
     never = [client for client, of in known.items() if not of.rounds and (client in troubled or of.late)]
     return {

@@ -9,7 +9,7 @@ from fedfm.algorithms import ServerState
 from fedfm.params import Params
 from fedfm.protocols import State
 from fedfm.proxies.base import ModelVersion
-from fedfm.server.rounds.participation import Contribution, Contributions
+from fedfm.server.rounds.participation import Participation, Participations
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ class RunState:
     proxy: ModelVersion | None = None
     holders: dict[str, int] = field(default_factory=dict)
     activity: Params = field(default_factory=dict)
-    contributions: Contributions = field(default_factory=dict)
+    contributions: Participations = field(default_factory=dict)
     versions: dict[str, StateVersion] = field(default_factory=dict)
 
     @property
@@ -168,7 +168,7 @@ class RunState:
                 "best_params": best_params,
                 "proxy": proxy,
                 "activity": activity,
-                "contributions": {client: Contribution(**of) for client, of in numbers["contributions"].items()},
+                "contributions": {client: Participation(**of) for client, of in numbers["contributions"].items()},
                 "versions": {client: StateVersion(**version) for client, version in numbers["versions"].items()},
             }
         )

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
-from contextlib import closing
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -41,18 +42,15 @@ from fedfm.trackers.tensorboard import TensorBoard
 def start_run(recipe: Recipe, deployment: Deployment, listeners: Sequence[Listener]) -> Run:
     """Runs a recipe with the clients of a deployment; raises as `run`."""
     with heard_by(_all_hear(listeners)):
-        return _start(recipe, deployment, listeners)
-
-
-def _start(recipe: Recipe, deployment: Deployment, listeners: Sequence[Listener]) -> Run:
-    RunFolder.refuse_existing(recipe.folder)
-    experiment = deployment.build(recipe)
-    listeners = [*listeners, *_trackers(recipe, recipe.folder)]
-    with closing(deployment.reach(experiment)) as runtime:
-        folder = RunFolder.create(recipe.folder)
-        with folder.lock():
-            folder.write_text(folder.recipe, dump(experiment.recipe))
-            _play(experiment, deployment, runtime, folder, listeners)
+        RunFolder.refuse_existing(recipe.folder)
+        experiment = deployment.build(recipe)
+        listeners = [*listeners, *_trackers(recipe, recipe.folder)]
+        with closing(deployment.reach(experiment)) as runtime:
+            folder = RunFolder.create(recipe.folder)
+            with folder.lock():
+                folder.write_text(folder.recipe, dump(experiment.recipe))
+                with _session(experiment, deployment, runtime, folder, listeners) as session:
+                    session.finish(session.driver.play(session.begin()))
     return Run(folder.path)
 
 
@@ -66,25 +64,18 @@ def continue_run(
 ) -> Run:
     """Continues a run with the clients of a deployment; raises as `resume`."""
     with heard_by(_all_hear(listeners)):
-        return _continue(opened, overrides, deployment, listeners, data)
-
-
-def _continue(
-    opened: RunFolder,
-    overrides: Sequence[str],
-    deployment: Deployment,
-    listeners: Sequence[Listener],
-    data: Mapping[str, Any] | None,
-) -> Run:
-    refuse_unresumable(opened, overrides)
-    before = load_recipe(opened.recipe)
-    recipe = load_recipe(opened.recipe, overrides, data=data)
-    refuse_changes(before.model_dump(), recipe.model_dump())
-    listeners = [*listeners, *_trackers(recipe, opened.path)]
-    with opened.lock():
-        experiment = _reopen(opened, before, recipe, deployment, listeners)
-        with closing(deployment.reach(experiment)) as runtime:
-            _play(experiment, deployment, runtime, opened, listeners)
+        refuse_unresumable(opened, overrides)
+        before = load_recipe(opened.recipe)
+        recipe = load_recipe(opened.recipe, overrides, data=data)
+        refuse_changes(before.model_dump(), recipe.model_dump())
+        listeners = [*listeners, *_trackers(recipe, opened.path)]
+        with opened.lock():
+            experiment = _reopen(opened, before, recipe, deployment, listeners)
+            with (
+                closing(deployment.reach(experiment)) as runtime,
+                _session(experiment, deployment, runtime, opened, listeners) as session,
+            ):
+                session.finish(session.driver.play(session.begin()))
     return Run(opened.path)
 
 
@@ -125,14 +116,49 @@ def _reopen(
     return experiment
 
 
-def _play(
+@dataclass(frozen=True)
+class _Session:
+    """One process's part of a run, from the run's last checkpoint on.
+
+    Attributes:
+        experiment: the run.
+        deployment: of its clients.
+        folder: of the run.
+        listeners: follow it.
+        stop: ends it.
+        driver: plays its rounds.
+    """
+
+    experiment: Experiment
+    deployment: Deployment
+    folder: RunFolder
+    listeners: Sequence[Listener]
+    stop: StopRequest
+    driver: Driver
+
+    def begin(self) -> RunState:
+        """The state of the last checkpoint, or before round 1; the caller is the only one to hold it."""
+        saved = load_checkpoint(self.folder)
+        state = self.driver.start() if saved is None else saved.state
+        _write_proxy(self.experiment, self.folder, state)
+        return state
+
+    def finish(self, state: RunState) -> None:
+        """Everything after the last round."""
+        clients = self.deployment.informed(self.experiment).data.table()  # with those that came later
+        self.folder.write_json(self.folder.clients, clients)
+        _finish(self.experiment, self.folder, self.listeners, state, self.stop)
+
+
+@contextmanager
+def _session(
     experiment: Experiment,
     deployment: Deployment,
     runtime: Runtime,
     folder: RunFolder,
     listeners: Sequence[Listener],
-) -> None:
-    """Everything after the folder is there, from its last checkpoint on; however it ends, the folder says how."""
+) -> Iterator[_Session]:
+    """What a run is played in; however that ends, the folder and the clients get to know how."""
     experiment = deployment.informed(experiment)
     folder.write_json(folder.environment, environment())
     folder.write_json(folder.clients, experiment.data.table())
@@ -142,10 +168,8 @@ def _play(
             for listener in listeners:
                 listener.on_start(describe(experiment))
             runtime.attend(lambda: stop.check("while clients were waited for"))
-            loop = Driver(experiment, runtime, folder, listeners, stop)
-            state = loop.play(_begun(experiment, folder, loop))
-            folder.write_json(folder.clients, deployment.informed(experiment).data.table())  # later ones too
-            _finish(experiment, folder, listeners, state, stop)
+            driver = Driver(experiment, runtime, folder, listeners, stop)
+            yield _Session(experiment, deployment, folder, listeners, stop, driver)
         except (InterruptedRunError, KeyboardInterrupt) as error:
             where = str(error) if isinstance(error, InterruptedRunError) else "stopped at once"
             number = _write_unfinished(experiment, folder, "interrupted")
@@ -165,14 +189,6 @@ def _play(
             ) from error
         else:
             _say_ended(runtime, folder, experiment, "completed")
-
-
-def _begun(experiment: Experiment, folder: RunFolder, loop: Driver) -> RunState:
-    """The state of the last checkpoint, or before round 1: whoever plays on from it is the only one to hold it."""
-    saved = load_checkpoint(folder)
-    state = loop.start() if saved is None else saved.state
-    _write_proxy(experiment, folder, state)
-    return state
 
 
 def _finish(

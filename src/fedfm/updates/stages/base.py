@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 import numpy as np
 from torch import Tensor
 
-from fedfm.capabilities import LINEAR_STAGES, STATEFUL_CLIENTS
+from fedfm.capabilities import LINEAR_STAGES, STATEFUL_CLIENTS, UPDATE_PATH
 from fedfm.params import Params
 from fedfm.settings import Capabilities, Settings
 from fedfm.spec import Spec
@@ -28,6 +28,10 @@ class Stage(Settings):
 
     groups: ClassVar[tuple[str, ...]] = ("tunable",)
     """Groups that it acts on."""
+    flattens: ClassVar[bool] = False
+    """Whether what it encodes no longer has the names of the tensors."""
+    reads_names: ClassVar[bool] = False
+    """Whether it needs the tensors under their names, and so cannot follow a stage that flattens."""
     linear: ClassVar[bool] = False
     """Whether the sum of encoded updates decodes to the sum of the updates."""
 
@@ -38,7 +42,8 @@ class Stage(Settings):
 
     def capabilities(self) -> Capabilities:
         """Also what follows from `linear` and `stateful`."""
-        needs, takes = dict(self.needs), dict(self.takes)
+        needs = {**self.needs, UPDATE_PATH: "it encodes what a server decodes"}
+        takes = dict(self.takes)
         if self.stateful:
             needs |= {STATEFUL_CLIENTS: "clients keep tensors for it between rounds"}
         if not self.linear:

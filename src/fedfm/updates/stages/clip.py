@@ -23,6 +23,8 @@ from fedfm.updates.stages.base import Stage
 class Clip(Stage):
     """Bound the L2 norm of each client's update."""
 
+    reads_names: ClassVar[bool] = True
+
     kind: Literal["clip"] = "clip"
     """Bound the L2 norm of each client's update."""
     direction: Literal["up"] = "up"

@@ -12,7 +12,7 @@ Scales are bfloat16, rounded up: they have the range of float32, and one byte in
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -31,6 +31,8 @@ LEVELS = 127
 
 class Quantize(Stage):
     """Send values as 8-bit integers, with a scale for each block."""
+
+    flattens: ClassVar[bool] = True
 
     kind: Literal["quantize"] = "quantize"
     """Send values as 8-bit integers, with a scale for each block."""

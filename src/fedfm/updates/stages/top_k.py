@@ -12,7 +12,7 @@ sent. With `share: 1.0` the update arrives bit for bit.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -27,6 +27,9 @@ from fedfm.updates.stages.flat import dtype_of, flatten, prefix, split, unflatte
 
 class TopK(Stage):
     """Send only the values of largest magnitude, with their positions."""
+
+    flattens: ClassVar[bool] = True
+    reads_names: ClassVar[bool] = True
 
     kind: Literal["top-k"] = "top-k"
     """Send only the values of largest magnitude, with their positions."""
