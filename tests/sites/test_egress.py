@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import pytest
 import torch
 
+from fedfm.clients.work import extra_facts
 from fedfm.errors import StorageError
 from fedfm.protocols import Protocol
 from fedfm.protocols.gossip import Gossip
@@ -181,6 +182,19 @@ def test_every_group_is_held_to_its_own_announcement(recipe: Recipe, tmp_path: P
         egress(tmp_path, works=["evaluate"]).check(departure("evaluate"), recipe, "job", "4")
 
 
+def test_only_figures_that_were_announced_leave(recipe: Recipe, tmp_path: Path) -> None:
+    guard = egress(tmp_path, works=["train", "evaluate"])
+    works = ("train", "evaluate")
+    facts = {work: extra_facts(work, ["macro_f1", "accuracy"]) for work in works}
+    guard.announce(recipe, {work: {} for work in works}, facts, client="clinic", examples=5)
+    assert SAID[-1] == "  figures of `evaluate`: accuracy, macro_f1"
+    guard.pass_update(sent(1, {}, work="evaluate", extra={"macro_f1": 0.5}).encode(), recipe, "job")
+    for work, name in (("evaluate", "mean_age"), ("train", "macro_f1")):
+        found = sent(1, {}, work=work, extra={name: 0.5})
+        with pytest.raises(UnannouncedError, match=f"1 figures that were not announced, first `{name}`"):
+            guard.pass_update(found.encode(), recipe, "job")
+
+
 OTHER_WORKS = ("evaluate", "predict", "features", "vote", "probe", "retrieve", "Train", "train ", "")
 
 
@@ -195,7 +209,7 @@ def test_a_policy_of_the_version_before_allows_no_work_but_training(work: str, r
     guard.check(departure("train"), recipe, "job", "0")
     for ask in (
         lambda: guard.admit_work(work),
-        lambda: guard.announce(recipe, {work: {}}, client="clinic", examples=5),
+        lambda: guard.announce(recipe, {work: {}}, {}, client="clinic", examples=5),
         lambda: guard.check(departure(work), recipe, "job", "1"),
     ):
         with pytest.raises(PolicyError, match="works: train, not") as caught:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from fedfm.clients.store import ClientStore
+from fedfm.clients.work import extra_facts
 from fedfm.errors import DataError, RecipeError
 from fedfm.hosts.job import Job
 from fedfm.hosts.node import Node, PreparedRun
@@ -108,7 +109,8 @@ class Site(Node):
             with side.copy.counting(side.tunable) as counts:
                 groups[ACTIVITY] = spec_of(counts())
         specs: dict[str, GroupSpecs] = {work: groups if work == TRAIN else {} for work in data.recipe.protocol.works}
-        self.egress.announce(data.recipe, specs, client=client, examples=examples)
+        facts = {work: extra_facts(work, data.metrics) for work in specs}
+        self.egress.announce(data.recipe, specs, facts, client=client, examples=examples)
 
     def ready(self, job: str, data: TrainingData) -> Ready:
         """As `Node.ready`: names the site's client, and says how many examples it has."""

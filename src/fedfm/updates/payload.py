@@ -37,7 +37,8 @@ METADATA = "fedfm"
 Count = Annotated[int, Field(ge=0, le=MOST_INTEGER)]
 Text = Annotated[str, StringConstraints(max_length=MOST_TEXT)]
 Word = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z-]{0,63}$")]
-Extra = Annotated[dict[Word, float], Field(max_length=MOST_EXTRA)]
+Fact = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,63}$")]
+Extra = Annotated[dict[Fact, float], Field(max_length=MOST_EXTRA)]
 
 
 class MessageError(FedfmError):

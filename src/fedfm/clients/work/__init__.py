@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from fedfm.clients.work.base import Answer, ClientTask, Work
 from fedfm.clients.work.evaluate import evaluate
 from fedfm.clients.work.train import train
@@ -11,4 +13,15 @@ WORKS: dict[str, Work] = {
     "evaluate": evaluate,
 }
 
-__all__ = ["WORKS", "Answer", "ClientTask", "Work"]
+
+def extra_facts(work: str, metrics: Sequence[str]) -> frozenset[str]:
+    """Names that `Done.extra` may have in the result of a kind of work: evaluation has metrics, other kinds nothing.
+
+    Args:
+        work: a key of `WORKS`.
+        metrics: those that the recipe asks for.
+    """
+    return frozenset(metrics if work == "evaluate" else ())
+
+
+__all__ = ["WORKS", "Answer", "ClientTask", "Work", "extra_facts"]

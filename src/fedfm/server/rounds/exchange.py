@@ -18,6 +18,7 @@ from fedfm.aggregation import Contribution, Rule
 from fedfm.algorithms import Algorithm
 from fedfm.clients.state import decode_state, encode_state
 from fedfm.clients.store import ClientStore
+from fedfm.clients.work import extra_facts
 from fedfm.errors import TooFewClientsError
 from fedfm.params import Params
 from fedfm.printable import line, lines
@@ -323,7 +324,14 @@ class Exchange:
         contract, model = self.experiment.contract, self.experiment.client_model
         before = contract.before_path(client, ask.round) if ask.expects is None else dict(ask.expects)
         expected = contract.up.spec(before)
-        reason = screen(update, message.instruction, expected, client=client, accepts_stale=model.accepts_stale)
+        reason = screen(
+            update,
+            message.instruction,
+            expected,
+            client=client,
+            accepts_stale=model.accepts_stale,
+            figures=extra_facts(ask.work, self.experiment.evaluator.metrics),
+        )
         activity = update.groups.get(ACTIVITY, {})
         if reason is None and activity and not message.instruction.facts.count_activity:
             reason = "it sent counts of neurons' use that it was not asked for"
