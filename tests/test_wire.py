@@ -18,7 +18,7 @@ from torch import Tensor
 from fedfm import params as p
 from fedfm.spill import Spilled
 from fedfm.untrusted import UntrustedError
-from fedfm.wire import MOST_HEADER, MOST_NAME, from_bytes, stored_bytes, to_bytes
+from fedfm.wire import MOST_HEADER, MOST_NAME, TUNABLE, from_bytes, stored_bytes, to_bytes
 
 WIDE = (torch.uint64, torch.int64, torch.float64, torch.complex64, torch.float32, torch.uint32, torch.int32)
 HALF = (torch.bfloat16, torch.float16, torch.uint16, torch.int16)
@@ -80,11 +80,12 @@ def test_on_disk_it_is_read_as_it_is_asked_for() -> None:
     assert p.digest(held) == p.digest(there)
 
 
-def test_names_with_a_prefix_are_parted() -> None:
+def test_names_with_a_prefix_are_those_of_a_group() -> None:
     held = from_bytes(to_bytes({"a": torch.ones(1), "part/b": torch.ones(2), "part/a": torch.ones(3)}))[0]
-    others, parted = held.parted("part/")
-    assert (list(others), {name: len(tensor) for name, tensor in parted.items()}) == (["a"], {"a": 3, "b": 2})
-    assert len(parted) == 2
+    groups = {
+        group: {name: len(tensor) for name, tensor in params.items()} for group, params in held.by_group().items()
+    }
+    assert groups == {TUNABLE: {"a": 1}, "part": {"a": 3, "b": 2}}
 
 
 def forged(header: object, values: bytes = b"\0" * 8) -> bytes:

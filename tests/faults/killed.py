@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from fedfm.protocols import Ask
 from fedfm.runtimes.relay import RelayLine
 from fedfm.server.rounds import checkpoints
-from fedfm.server.rounds.driver import RoundLoop
+from fedfm.server.rounds.driver import Driver
 from fedfm.server.rounds.exchange import Exchange
 from fedfm.server.runs import start as runs
 from tests.started import command
@@ -21,7 +22,7 @@ class Killer:
 
     def __init__(self, number: int) -> None:
         self.number, self.playing = number, 0
-        self.before(Exchange, "__call__", self._count)
+        self.before(Exchange, "submit", self._count)
 
     def before(self, owner: object, name: str, when: Callable[..., bool] = lambda *arguments: True) -> None:
         """Kills when a function is called with such arguments."""
@@ -34,8 +35,8 @@ class Killer:
 
         setattr(owner, name, dying)
 
-    def _count(self, exchange: Exchange, cohort: object, instruction: Any, *more: object) -> bool:
-        self.playing = instruction.round
+    def _count(self, exchange: Exchange, asks: Mapping[str, Ask]) -> bool:
+        self.playing = max(ask.round for ask in asks.values())
         return False
 
     def _kill(self) -> None:
@@ -56,8 +57,8 @@ def _asked(line: RelayLine, *more: object) -> bool:
 POINTS: dict[str, Callable[[Killer], None]] = {
     "begun": lambda killer: killer.before(runs, "environment"),
     "asked": lambda killer: killer.before(RelayLine, "pull", _asked),
-    "answered": lambda killer: killer.before(RoundLoop, "_check_quorum"),
-    "aggregated": lambda killer: killer.before(RoundLoop, "_check_finite"),
+    "answered": lambda killer: killer.before(Exchange, "require"),
+    "aggregated": lambda killer: killer.before(Driver, "_check_finite"),
     "writing": lambda killer: killer.before(
         checkpoints.tensors, "save", lambda params, path: path.name == "server.safetensors"
     ),

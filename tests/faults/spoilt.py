@@ -8,7 +8,8 @@ from dataclasses import replace
 
 from fedfm.params import Params
 from fedfm.runtimes.envelopes import Envelope, Replies
-from fedfm.updates import decode_update, encode_update
+from fedfm.updates import decode_update
+from fedfm.wire import TUNABLE
 
 Change = Callable[[bytes], bytes]
 
@@ -16,7 +17,8 @@ Change = Callable[[bytes], bytes]
 def _unsound(change: Callable[[Params], Params]) -> Change:
     def changed(blob: bytes) -> bytes:
         update = decode_update(blob)
-        return encode_update(replace(update, params=change(dict(update.params))))
+        groups = {**update.groups, TUNABLE: change(dict(update.groups[TUNABLE]))}
+        return replace(update, groups=groups).encode()
 
     return changed
 
@@ -36,8 +38,8 @@ SPOILT: dict[str, Change] = {
     "not a number": _unsound(lambda params: {name: tensor * float("nan") for name, tensor in params.items()}),
     "a tensor less": _unsound(lambda params: dict(list(params.items())[1:])),
     "of another shape": _unsound(lambda params: {name: tensor.flatten()[:1] for name, tensor in params.items()}),
-    "of another round": lambda blob: encode_update(replace(decode_update(blob), round=0)),
-    "of another base": lambda blob: encode_update(replace(decode_update(blob), base="0" * 64)),
+    "of another round": lambda blob: replace(decode_update(blob), round=0).encode(),
+    "of another base": lambda blob: replace(decode_update(blob), base="0" * 64).encode(),
     "too large": lambda blob: bytes(40_000_000),
 }
 """What is wrong with an update → how it gets that way."""

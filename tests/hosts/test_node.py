@@ -9,13 +9,12 @@ import pytest
 
 from fedfm.hosts import node as node_module
 from fedfm.hosts.node import Node
-from fedfm.params import digest
 from fedfm.recipe import load_recipe
 from fedfm.runtimes.envelopes import Envelope, File, Prepare, Ready, Refusal, Replies, Unprepared, Work, job_digest
 from fedfm.server.experiment.build import Experiment, build_experiment
 from fedfm.server.experiment.runtime_factory import over_nodes
-from fedfm.updates import Instruction, decode_update, encode_instruction
-from tests.asked import trained
+from fedfm.updates import decode_update
+from tests.asked import instruction, trained
 from tests.small import small_recipe
 
 
@@ -37,12 +36,12 @@ def asked(node: Node, envelope: Envelope) -> list[Envelope]:
 def test_it_trains_as_the_servers_worker_would(experiment: Experiment, job: dict[str, Any]) -> None:
     node = Node()
     assert asked(node, Envelope(Prepare(job=job))) == [Envelope(Ready(job=job_digest(job), clients=None))]
-    message = encode_instruction(Instruction(1, digest(experiment.start), 0.01, experiment.start))
+    message = instruction(experiment.start)
     clients = list(experiment.worker.clients)[:3]
     parts = asked(node, Envelope(Work(job=job_digest(job), clients=tuple((name, 0) for name in clients)), (message,)))
     there = {part.head.clients[0][0]: part.blobs[0] for part in parts if isinstance(part.head, Replies)}
     assert there == trained(experiment.worker, dict.fromkeys(clients, message))
-    assert decode_update(there[clients[0]]).client == clients[0]
+    assert decode_update(there[clients[0]]).facts.client == clients[0]
 
 
 def test_work_of_a_run_that_it_does_not_know_is_not_done() -> None:

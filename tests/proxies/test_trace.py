@@ -118,5 +118,5 @@ def test_real_positions_leave_padding_out() -> None:
 @pytest.mark.parametrize("shape", [(2, 5, 2), (3, 2, 2), (1, 6, 2), (5, 2)])
 def test_a_mask_of_other_positions_is_refused(shape: tuple[int, ...]) -> None:
     """Six positions of an image, say, are not those of a text: none of them is padding."""
-    with pytest.raises(ValueError, match=r"a mask of shape \[2, 3\] does not say"):
+    with pytest.raises(ValueError, match=r"a mask of shape \[2, 3\] does not fit the positions of"):
         real_positions(torch.zeros(shape), torch.ones(2, 3))

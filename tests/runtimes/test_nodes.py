@@ -504,7 +504,7 @@ def test_a_node_whose_proxy_is_newer_than_its_next_work_needs_is_prepared_once()
     told = proxied(line)
     told.submit(requests(asked("a")))
     told.submit(requests(asked("b")))
-    told.share(["c"], ProxyVersion(1, {}, {}))
+    told.share(["c"], ModelVersion(1, {}, {}))
     told.submit(requests(asked("c")))
     replies = [told.next() for _ in range(3)]
     assert [reply.client for reply in replies if reply] == ["a", "b", "c"]

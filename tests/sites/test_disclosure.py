@@ -16,7 +16,6 @@ from PIL import Image
 from fedfm.clients import Worker
 from fedfm.errors import DataError, RecipeError, StorageError
 from fedfm.hosts import node as node_module
-from fedfm.params import digest
 from fedfm.recipe import load_recipe
 from fedfm.runtimes.envelopes import Envelope, Prepare, Ready, Refusal, Replies, Work, job_digest
 from fedfm.server.experiment.build import Experiment, build_experiment
@@ -29,7 +28,7 @@ from fedfm.sites.egress import Egress
 from fedfm.sites.policy import Policy
 from fedfm.sites.site import Site
 from fedfm.sites.site_config import SiteData
-from fedfm.updates import Instruction, encode_instruction
+from tests.asked import instruction
 from tests.small import small_recipe
 
 CANARY = "Kanarienvogel"
@@ -62,7 +61,7 @@ class Watched:
         return answer
 
     def train(self, job: dict[str, Any], experiment: Experiment) -> Envelope:
-        message = encode_instruction(Instruction(1, digest(experiment.start), 0.01, experiment.start))
+        message = instruction(experiment.start)
         (answer,) = self.answers(Envelope(Work(job=job_digest(job), clients=(("clinic", 0),)), (message,)))
         return answer
 
@@ -179,7 +178,7 @@ def test_whatever_is_raised_wherever(
 
     target: tuple[Any, str] = {
         "decode": (Worker, "prepare"),
-        "plan": (Worker, "_plan"),
+        "plan": (Worker, "plan"),
         "append": (watched.egress, "pass_update"),
     }.get(place, (site_module if hasattr(site_module, place) else node_module, place))
     trains = place in ("decode", "plan", "append")

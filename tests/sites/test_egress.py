@@ -4,21 +4,30 @@ from __future__ import annotations
 
 import json
 import resource
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
-from fedfm.sites.departure import Departure, TensorSpec
 
+from fedfm.clients.work import extra_facts
 from fedfm.errors import StorageError
+from fedfm.protocols import Protocol
+from fedfm.protocols.gossip import Gossip
+from fedfm.protocols.star import Star
 from fedfm.recipe import Recipe, load_recipe
 from fedfm.sites.disclosure import PolicyError, UnannouncedError
 from fedfm.sites.egress import Egress
 from fedfm.sites.policy import Policy
 from fedfm.sites.site_config import read_settings
-from fedfm.updates import Failure, Update, encode_update
+from fedfm.spec import TensorSpec
+from fedfm.updates import Done, Failure, Payload, Update
+from fedfm.updates.payload import ACTIVITY
+from fedfm.updates.stages import Stage
+from fedfm.updates.stages.clip import Clip
+from fedfm.updates.stages.top_k import TopK
+from fedfm.wire import TUNABLE
 from tests.small import small_recipe
 
 SAID: list[str] = []
@@ -41,13 +50,17 @@ def recipe(tmp_path: Path) -> Recipe:
 
 def egress(folder: Path, **policy: Any) -> Egress:
     guard = Egress(Policy(**policy), folder / "site", SAID.append)
-    guard.announced = {"train": {"tunable": {"w": ((3,), torch.float32)}}}
+    guard.announced = {"train": {"tunable": {"w": TensorSpec((3,))}}}
     return guard
 
 
 def update(number: int, *, fill: float = 1.0) -> bytes:
-    params = {"w": torch.full((3,), fill)}
-    return encode_update(Update(number, "clinic", "base", examples=5, steps=1, samples=5, loss=0.5, params=params))
+    return sent(number, {TUNABLE: {"w": torch.full((3,), fill)}}).encode()
+
+
+def sent(number: int, groups: Mapping[str, Mapping[str, torch.Tensor]], *, work: str = "train", **facts: Any) -> Update:
+    done = Done(client="clinic", examples=5, steps=1, samples=5, predictions=5, loss=0.5, **facts)
+    return Payload(number, "base", done, groups, work)
 
 
 @pytest.mark.parametrize("case", REFUSED)
@@ -122,12 +135,12 @@ def test_what_cannot_be_written_down_does_not_leave(recipe: Recipe, tmp_path: Pa
 
 UNANNOUNCED = {
     "another tensor": (
-        {"params": {"w": torch.ones(3), "rows": torch.ones(9)}},
+        {TUNABLE: {"w": torch.ones(3), "rows": torch.ones(9)}},
         r"1 tensors of group `tunable` that were not announced, first `rows` \[9\] float32",
     ),
-    "a larger tensor": ({"params": {"w": torch.ones(300)}}, r"of group `tunable` .*, first `w` \[300\]"),
-    "a wider type": ({"params": {"w": torch.ones(3, dtype=torch.float64)}}, r"first `w` \[3\] float64"),
-    "another group": ({"activity": {"w": torch.ones(3)}}, "of group `activity` that were not announced, first `w`"),
+    "a larger tensor": ({TUNABLE: {"w": torch.ones(300)}}, r"of group `tunable` .*, first `w` \[300\]"),
+    "a wider type": ({TUNABLE: {"w": torch.ones(3, dtype=torch.float64)}}, r"first `w` \[3\] float64"),
+    "another group": ({ACTIVITY: {"w": torch.ones(3)}}, "of group `activity` that were not announced, first `w`"),
     "no round": ({"round": 0}, "round 0 of 4"),
     "a later round": ({"round": 5}, "round 5 of 4"),
 }
@@ -136,23 +149,22 @@ UNANNOUNCED = {
 @pytest.mark.parametrize("case", UNANNOUNCED)
 def test_more_than_was_announced_does_not_leave(case: str, recipe: Recipe, tmp_path: Path) -> None:
     changes, reason = UNANNOUNCED[case]
-    usual: dict[str, Any] = {"round": 1, "params": {"w": torch.ones(3)}}
-    update = Update(client="clinic", base="base", examples=5, steps=1, samples=5, loss=0.5, **(usual | changes))
+    usual: dict[str, Any] = {"round": 1, TUNABLE: {"w": torch.ones(3)}} | changes
+    update = sent(usual.pop("round"), usual)
     guard = egress(tmp_path)
     with pytest.raises(UnannouncedError, match=reason):
-        guard.pass_answer(encode_update(update), recipe, "job")
+        guard.pass_answer(update.encode(), recipe, "job")
     assert not guard.ledger.exists()
 
 
-def departure(work: str = "train", **groups: dict[str, torch.Tensor]) -> Departure:
-    tensors = {name: tensor for group in groups.values() for name, tensor in group.items()}
-    return Departure(round=1, client="clinic", work=work, groups=groups, tensors=tensors, steps=1, loss=0.5)
+def departure(work: str = "train", **groups: dict[str, torch.Tensor]) -> Update:
+    return sent(1, groups, work=work)
 
 
 def test_every_group_is_held_to_its_own_announcement(recipe: Recipe, tmp_path: Path) -> None:
     """A name that was announced in one group, or for one kind of work, is not announced in another."""
     guard = egress(tmp_path, works=["train", "predict"])
-    spec: TensorSpec = ((2,), torch.float32)
+    spec = TensorSpec((2,))
     guard.announced = {"train": {"tunable": {"a": spec, "b": spec}, "control": {"c": spec}}, "predict": {}}
     two = torch.ones(2)
     guard.check(departure(tunable={"a": two, "b": two}, control={"c": two}), recipe, "job", "0")
@@ -170,6 +182,19 @@ def test_every_group_is_held_to_its_own_announcement(recipe: Recipe, tmp_path: P
         egress(tmp_path, works=["evaluate"]).check(departure("evaluate"), recipe, "job", "4")
 
 
+def test_only_figures_that_were_announced_leave(recipe: Recipe, tmp_path: Path) -> None:
+    guard = egress(tmp_path, works=["train", "evaluate"])
+    works = ("train", "evaluate")
+    facts = {work: extra_facts(work, ["macro_f1", "accuracy"]) for work in works}
+    guard.announce(recipe, {work: {} for work in works}, facts, client="clinic", examples=5)
+    assert SAID[-1] == "  figures of `evaluate`: accuracy, macro_f1"
+    guard.pass_update(sent(1, {}, work="evaluate", extra={"macro_f1": 0.5}).encode(), recipe, "job")
+    for work, name in (("evaluate", "mean_age"), ("train", "macro_f1")):
+        found = sent(1, {}, work=work, extra={name: 0.5})
+        with pytest.raises(UnannouncedError, match=f"1 figures that were not announced, first `{name}`"):
+            guard.pass_update(found.encode(), recipe, "job")
+
+
 OTHER_WORKS = ("evaluate", "predict", "features", "vote", "probe", "retrieve", "Train", "train ", "")
 
 
@@ -184,7 +209,7 @@ def test_a_policy_of_the_version_before_allows_no_work_but_training(work: str, r
     guard.check(departure("train"), recipe, "job", "0")
     for ask in (
         lambda: guard.admit_work(work),
-        lambda: guard.announce(recipe, {work: {}}, client="clinic", examples=5),
+        lambda: guard.announce(recipe, {work: {}}, {}, client="clinic", examples=5),
         lambda: guard.check(departure(work), recipe, "job", "1"),
     ):
         with pytest.raises(PolicyError, match="works: train, not") as caught:
@@ -200,15 +225,24 @@ def test_only_work_that_the_policy_names(tmp_path: Path) -> None:
         egress(tmp_path, works=[]).admit_work("train")
 
 
-def with_demands(recipe: Recipe, protocol: str, *stages: str, **declared: Any) -> Recipe:
-    """A recipe with keys that are still to come."""
-    found = recipe.model_copy(update={"updates": [SimpleNamespace(kind=kind) for kind in stages]})
-    found.__dict__["protocol"] = SimpleNamespace(kind=protocol, **declared)
-    return found
+class Predicting(Star):
+    """A protocol that asks for more work than training."""
+
+    works: ClassVar[Sequence[str]] = ("train", "predict")
+
+
+class Twice(Star):
+    """A protocol in which a client answers twice in a round."""
+
+    exchanges: ClassVar[int] = 2
+
+
+def with_demands(recipe: Recipe, protocol: Protocol, *stages: Stage) -> Recipe:
+    return recipe.model_copy(update={"updates": list(stages), "protocol": protocol})
 
 
 def test_protocols_and_stages(recipe: Recipe, tmp_path: Path) -> None:
-    asked = with_demands(recipe, "gossip", "clip", "top-k", "clip")
+    asked = with_demands(recipe, Gossip(), Clip(norm=1.0), TopK(share=0.1), Clip(norm=1.0))
     egress(tmp_path).admit(asked)
     egress(tmp_path, protocols=["star", "gossip"], stages=["clip", "top-k"]).admit(asked)
     egress(tmp_path, protocols=["star"], stages=[]).admit(recipe)
@@ -219,7 +253,7 @@ def test_protocols_and_stages(recipe: Recipe, tmp_path: Path) -> None:
 
 
 def test_a_protocol_that_asks_for_other_work_is_refused_before_it_begins(recipe: Recipe, tmp_path: Path) -> None:
-    asked = with_demands(recipe, "distillation", works=("train", "predict"))
+    asked = with_demands(recipe, Predicting())
     with pytest.raises(PolicyError, match="works: train, not predict"):
         egress(tmp_path).admit(asked)
     egress(tmp_path, works=["train", "predict"]).admit(asked)
@@ -236,7 +270,7 @@ def test_a_round_that_is_asked_for_again_and_again_ends(recipe: Recipe, tmp_path
 
 
 def test_a_protocol_of_several_exchanges_has_as_many_updates_in_a_round(recipe: Recipe, tmp_path: Path) -> None:
-    guard, asked = egress(tmp_path), with_demands(recipe, "star", exchanges=2)
+    guard, asked = egress(tmp_path), with_demands(recipe, Twice())
     for fill in (1.0, 2.0, 3.0, 4.0):
         guard.pass_update(update(1, fill=fill), asked, "job")
     with pytest.raises(UnannouncedError, match="4 different updates left"):

@@ -12,7 +12,6 @@ from tokenizers import Regex, normalizers
 
 from fedfm.models.backbones import load_backbone
 from fedfm.models.settings import ModelSettings
-from fedfm.models.tunables import Lora
 from fedfm.recipe import load_recipe
 from fedfm.runtimes.envelopes import Envelope, File, Prepare, Ready, Refusal
 from fedfm.server.experiment.build import Experiment, build_experiment
@@ -31,6 +30,9 @@ from tests.small import small_recipe
 
 NEVER = "(.*a)*(.*b)*(.*c)*(.*d)*(.*e)*x"
 """A regular expression that does not return on names of modules."""
+
+LONG = "*?" * 300_000
+"""A pattern of names that takes seconds to read."""
 
 HUGE = 10**12
 
@@ -113,21 +115,30 @@ def test_a_batch_has_no_more_examples_than_the_site(job: dict[str, Any], site: C
     assert isinstance(asked(site(Policy(max_batch_size=1), batch_size=1), large).head, Ready), "data.yaml lowers it"
 
 
-@pytest.mark.parametrize("key", ["target_modules", "feedforward_modules"])
+ENDLESS: dict[str, tuple[str, dict[str, Any]]] = {
+    "tune.target_modules": ("tune", {"kind": "ia3", "target_modules": NEVER}),
+    "tune.feedforward_modules": ("tune", {"kind": "ia3", "target_modules": ".*query", "feedforward_modules": NEVER}),
+    "tune.share": ("tune", {"kind": "lora", "share": ["*lora_A*", LONG]}),
+    "federation.ranks": ("federation", {"ranks": {LONG: 2}}),
+}
+
+
+@pytest.mark.parametrize("key", ENDLESS)
 def test_a_pattern_that_does_not_return(
     key: str, job: dict[str, Any], site: Callable[..., Site], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(patterns, "SECONDS", 0.5)
     here = site()
-    endless = changed(job, "tune", {"kind": "ia3", "target_modules": ".*query", key: NEVER})
-    assert asked(here, endless) == Envelope(Refusal(reason=Cause.RECIPE.sentence(f"tune.{key}")))
+    assert asked(here, changed(job, *ENDLESS[key])) == Envelope(Refusal(reason=Cause.RECIPE.sentence(key)))
     assert isinstance(asked(here, job).head, Ready)
 
 
-def test_patterns_that_return_pass() -> None:
+def test_patterns_that_return_pass(job: dict[str, Any]) -> None:
     names = ["bert.encoder.layer.0.attention.self.query"]
     for chosen in ("attention", r".*\.query", ["query"]):
-        patterns.check_patterns(Lora(target_modules=chosen), names)
+        tune = {"kind": "lora", "target_modules": chosen, "share": ["*lora_A*", "not head"]}
+        asks = changed(changed(job, "tune", tune), "federation", {"ranks": {"hospital-*": 2}})
+        patterns.check_patterns(load_recipe(asks["recipe"]), names)
 
 
 @pytest.mark.parametrize("chosen", ["(", "a{99999999999999999999}", "(" * 10**5 + ")" * 10**5])

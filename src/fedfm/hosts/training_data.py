@@ -46,6 +46,12 @@ class TrainingData:
     held_back: dict[str, Source]
     digest: str
 
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Names of the metrics that the recipe asks for."""
+        asked = self.recipe.evaluate.metrics
+        return tuple(self.task.metrics if asked == "auto" else asked)
+
 
 def read_training(recipe: Recipe) -> TrainingData:
     """Reads, encodes and splits the training data; the model's weights are not loaded.

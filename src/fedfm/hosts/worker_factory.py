@@ -113,7 +113,7 @@ def make_worker(data: TrainingData, side: ClientSide, device: torch.device) -> t
         family=model.family,
         task=data.task,
         processor=data.processor,
-        metrics=tuple(data.task.metrics) if recipe.evaluate.metrics == "auto" else tuple(recipe.evaluate.metrics),
+        metrics=data.metrics,
         batch_size=recipe.evaluate.batch_size,
         seed=recipe.seed,
         device=device,

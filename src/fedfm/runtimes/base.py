@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from fedfm.proxies.base import ModelVersion
 from fedfm.runtimes.envelopes import RunStatus
-from fedfm.updates import Reply, Request
+
+if TYPE_CHECKING:  # they load torch, and commands read `LOOK` before they need it
+    from fedfm.proxies.base import ModelVersion
+    from fedfm.updates import Reply, Request
 
 LOOK = 1.0
 """Seconds between two calls of a check that attends a wait."""

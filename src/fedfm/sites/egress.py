@@ -58,6 +58,7 @@ class Egress:
     Attributes:
         policy: what a server may ask of the site.
         announced: kind of work → specs of the groups that may leave as its result.
+        announced_facts: kind of work → names of the figures that may leave beside counts and loss.
         ledger: ``wire.jsonl`` of the site. Its lines are those of a run's ledger, each with the name of the ``run``,
             the digest of its ``job``, the kind of ``work``, the ``groups``, and the sha256 of the whole ``update``.
         journal: what the site refused, what failed and how runs ended, with the full reason.
@@ -75,6 +76,7 @@ class Egress:
         self.ledger, self.journal = folder / "wire.jsonl", Journal(folder, say)
         self._say = say
         self.announced: dict[str, GroupSpecs] = {}
+        self.announced_facts: dict[str, frozenset[str]] = {}
         self._updates = Counter[str]()
         self._left: defaultdict[_Slot, set[str]] = defaultdict(set)
         end_with_a_line(self.ledger)
@@ -125,12 +127,21 @@ class Egress:
         """
         _refuse(self.policy.objections_to_work([work]))
 
-    def announce(self, recipe: Recipe, specs: Mapping[str, GroupSpecs], *, client: str, examples: int) -> None:
+    def announce(
+        self,
+        recipe: Recipe,
+        specs: Mapping[str, GroupSpecs],
+        facts: Mapping[str, frozenset[str]],
+        *,
+        client: str,
+        examples: int,
+    ) -> None:
         """Says what will leave the site in every round, before the first. It replaces an earlier announcement.
 
         Args:
             recipe: of the run.
             specs: kind of work → specs of the groups that leave as its result.
+            facts: kind of work → names of the figures that leave beside counts and loss.
             client: id of the site's client.
             examples: training examples that it holds.
 
@@ -140,7 +151,7 @@ class Egress:
         _refuse(self.policy.objections_to_work(specs))
         sizes = {work: _stored_bytes(groups) for work, groups in specs.items()}
         _refuse([objection for total in sizes.values() for objection in self.policy.over("max_bytes", total)])
-        self.announced = dict(specs)
+        self.announced, self.announced_facts = dict(specs), dict(facts)
         lines = [
             f"run {recipe.name}, as client {client}: {examples:,} examples of {shown(recipe.data.train)} stay here. "
             f"The run reads {_columns(recipe)}. In each of at most {recipe.federation.rounds} rounds, these leave:"
@@ -149,7 +160,8 @@ class Egress:
             lines += [f"  for `{work}`, about {size(sizes[work])}:", *_described(groups)]
             lines.append(f"    number of {_FIGURES if work == EVALUATE else _COUNTS}")
         lines.append(f"  privacy: {recipe.privacy.kind}; what left is recorded in {self.ledger}")
-        for line in lines:
+        figures = [f"  figures of `{work}`: {', '.join(sorted(names))}" for work, names in facts.items() if names]
+        for line in [*lines, *figures]:
             self._say(line)
 
     def refuse(self, error: BaseException, run: str | None) -> PublicReason:
@@ -215,6 +227,8 @@ class Egress:
         first = 0 if found.work == EVALUATE else 1  # clients may also evaluate before round 1
         problems = [] if first <= found.round <= rounds else [f"round {found.round} of {rounds}"]
         problems += _unannounced(found, self.announced.get(found.work))
+        if unknown := sorted(found.facts.extra.keys() - self.announced_facts.get(found.work, frozenset())):
+            problems.append(f"{len(unknown)} figures that were not announced, first {quoted(unknown[0])}")
         most = REPEATS * recipe.protocol.exchanges
         for slot in _slots(job, found.round, found.work, found.groups):
             if len(self._left[slot] - {digest}) >= most:

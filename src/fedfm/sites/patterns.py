@@ -1,58 +1,66 @@
-"""Regular expressions of a recipe, tried in a separate process: Python cannot stop one that does not return."""
+"""Patterns of a recipe, tried in a separate process: Python cannot stop one that does not return."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
 from fedfm.errors import RecipeError
-from fedfm.models.tunables import Tune
 from fedfm.models.tunables.targets import TARGETS
+from fedfm.recipe import Recipe
 
 SECONDS = 10.0
-"""Longest time that a pattern may take over the names of all modules of a model."""
+"""Longest time that the patterns of a key may take over the names of all modules of a model."""
 
 _PROGRAM = """
-import json, re, sys
-pattern, names = json.load(sys.stdin)
-try:
-    found = re.compile(pattern)
-except (re.error, OverflowError, RecursionError):
-    sys.exit(0)  # it is refused where it is used, with the reason
-for name in names:
-    found.fullmatch(name)
+import fnmatch, json, re, sys
+patterns, are_globs, names = json.load(sys.stdin)
+for pattern in patterns:
+    try:
+        found = re.compile(fnmatch.translate(pattern) if are_globs else pattern)
+    except (re.error, OverflowError, RecursionError):
+        continue  # it is refused where it is used, with the reason
+    for name in names:
+        found.fullmatch(name)
 """
 
-_KEYS = ("target_modules", "feedforward_modules")
+_EXPRESSIONS = ("target_modules", "feedforward_modules")
 
 
-def check_patterns(tune: Tune, modules: Iterable[str]) -> None:
-    """Tries the regular expressions of a tunable on names of modules, each for at most `SECONDS`.
+def check_patterns(recipe: Recipe, modules: Iterable[str]) -> None:
+    """Tries the patterns of a recipe on names of modules, those of one key for at most `SECONDS`.
+
+    The patterns are regular expressions of what is tuned, and patterns of tensors and clients such as ``*lora_A*``.
 
     Args:
-        tune: the recipe's.
+        recipe: of the run.
         modules: names of the model's modules.
 
     Raises:
-        RecipeError: one takes longer, or its process ends.
+        RecipeError: some take longer, or their process ends.
     """
     names = list(modules)
-    for key in _KEYS:
-        pattern = getattr(tune, key, None)
+    for key in _EXPRESSIONS:
+        pattern = getattr(recipe.tune, key, None)
         if isinstance(pattern, str) and pattern not in TARGETS:
-            _try(pattern, names, where=f"tune.{key}")
+            _try([pattern], names, are_globs=False, where=f"tune.{key}")
+    share, ranks = recipe.tune.share, recipe.federation.ranks
+    if share is not None:
+        _try([share] if isinstance(share, str) else share, names, are_globs=True, where="tune.share")
+    if isinstance(ranks, Mapping):
+        _try(list(ranks), names, are_globs=True, where="federation.ranks")
 
 
-def _try(pattern: str, names: list[str], *, where: str) -> None:
+def _try(patterns: Sequence[str], names: list[str], *, are_globs: bool, where: str) -> None:
     command = [sys.executable, "-I", "-S", "-c", _PROGRAM]
+    given = json.dumps([patterns, are_globs, names]).encode()
+    what = "patterns" if are_globs else "regular expression"
     try:
-        done = subprocess.run(  # noqa: S603 - a fixed program
-            command, input=json.dumps([pattern, names]).encode(), timeout=SECONDS, capture_output=True, check=False
-        )
+        done = subprocess.run(command, input=given, timeout=SECONDS, capture_output=True, check=False)  # noqa: S603 - a fixed program
     except subprocess.TimeoutExpired as error:
-        reason = f"the regular expression takes longer than {SECONDS:g} seconds over the names of the model's modules"
+        reason = f"matching the {what} with the names of the model's modules takes longer than {SECONDS:g} seconds"
         raise RecipeError(reason, where=where) from error
     if done.returncode != 0:
-        raise RecipeError("the regular expression cannot be matched: it takes too much memory", where=where)
+        raise RecipeError(f"the {what} cannot be matched: that takes too much memory", where=where)

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from fedfm.clients.store import ClientStore
+from fedfm.clients.work import extra_facts
 from fedfm.errors import DataError, RecipeError
 from fedfm.hosts.job import Job
 from fedfm.hosts.node import Node, PreparedRun
@@ -98,7 +99,7 @@ class Site(Node):
 
     def check_model(self, recipe: Recipe, model: Backbone) -> None:
         """As `Node.check_model`: the recipe's patterns must return on the names of the model's modules."""
-        check_patterns(recipe.tune, (name for name, _ in model.model.named_modules()))
+        check_patterns(recipe, (name for name, _ in model.model.named_modules()))
 
     def announce(self, data: TrainingData, side: ClientSide) -> None:
         """As `Node.announce`; raises PolicyError where it is more than the policy allows."""
@@ -111,7 +112,8 @@ class Site(Node):
         specs: dict[str, GroupSpecs] = {}
         for work in data.recipe.works:
             specs[work] = groups if work == TRAIN else protocol.returns(work, classes) or {}
-        self.egress.announce(data.recipe, specs, client=client, examples=examples)
+        facts = {work: extra_facts(work, data.metrics) for work in specs}
+        self.egress.announce(data.recipe, specs, facts, client=client, examples=examples)
 
     def ready(self, job: str, data: TrainingData) -> Ready:
         """As `Node.ready`: names the site's client, and says how many examples it has."""

@@ -19,7 +19,7 @@ from fedfm.algorithms import Algorithm
 from fedfm.clients.distilling import Learner
 from fedfm.clients.state import decode_state, encode_state
 from fedfm.clients.store import ClientStore
-from fedfm.clients.work import TRAINING
+from fedfm.clients.work import TRAINING, extra_facts
 from fedfm.errors import TooFewClientsError
 from fedfm.params import Params
 from fedfm.printable import line, lines
@@ -273,7 +273,6 @@ class Exchange:
             if reply is None or not pending.replay or reply.client == pending.replay[0].client:
                 return reply
             pending.early[reply.client] = reply
-        return pending.early.pop(awaited)
 
     def note(self, kind: str, client: str | None, reason: str) -> None:
         """Adds a line to the round's events."""
@@ -375,7 +374,14 @@ class Exchange:
         contract, model = self.experiment.contract, self.experiment.client_model
         before = self._expected(ask, client)
         expected = contract.up.spec(before)
-        reason = screen(update, message.instruction, expected, client=client, accepts_stale=model.accepts_stale)
+        reason = screen(
+            update,
+            message.instruction,
+            expected,
+            client=client,
+            accepts_stale=model.accepts_stale,
+            figures=extra_facts(ask.work, self.experiment.evaluator.metrics),
+        )
         activity = update.groups.get(ACTIVITY, {})
         if reason is None and activity and not message.instruction.facts.count_activity:
             reason = "it sent counts of neurons' use that it was not asked for"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import torch
 from torch import Tensor
@@ -31,6 +31,7 @@ def screen(
     *,
     client: str,
     accepts_stale: bool = False,
+    figures: Collection[str] = (),
 ) -> str | None:
     """Why an update is refused by its facts and the spec of its groups, or None.
 
@@ -40,6 +41,7 @@ def screen(
         expected: spec of each group on the wire; ``activity`` is checked elsewhere.
         client: who was asked.
         accepts_stale: whether an update may have been trained on an older version of the proxy.
+        figures: names that its extra facts may have.
     """
     facts = update.facts
     if facts.client != client:
@@ -55,6 +57,9 @@ def screen(
     held, asked = facts.proxy_version, instruction.facts.proxy_version
     if held != asked and not (accepts_stale and 0 <= held < asked):
         return f"it was trained on version {held} of the proxy, not {asked}"
+    for name in facts.extra:
+        if name not in figures:
+            return f"it sent figure {quoted(name)}, which it was not asked for"
     for group in update.groups:
         if group not in expected and group != ACTIVITY:
             return f"it sent group {quoted(group)}, which it was not asked for"
