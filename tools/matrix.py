@@ -37,6 +37,7 @@ BASE: Values = {
 
 COMPANIONS: dict[tuple[str, str], Values] = {
     ("federation.partition.kind", "column"): {"data": {"client": "site"}},
+    ("evaluate.at", "clients"): {"federation": {"holdout": 0.5}},
 }
 """Choices that no recipe can make without another key."""
 
@@ -74,7 +75,10 @@ def axes() -> dict[str, list[Pick]]:
     """Dotted key → the choices at it that this version has; keys with one choice are left out."""
     found = dict(_methods(RecipeKeys))
     for where, values in PLAIN.items():
-        picks = [Pick(where, _name(value), _nested(where, value)) for value in values]
+        picks = [
+            Pick(where, _name(value), merged(_nested(where, value), COMPANIONS.get((where, _name(value)), {})))
+            for value in values
+        ]
         found[where] = [pick for pick in picks if not _is_planned(pick)]
     return {where: picks for where, picks in found.items() if len(picks) > 1}
 

@@ -7,12 +7,14 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import closing
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
+from fedfm.clients import Worker
 from fedfm.hosts.node import Node
 from fedfm.params import digest
 from fedfm.recipe import load_recipe
@@ -31,6 +33,7 @@ from fedfm.server.rounds.checkpoints import load_checkpoint
 from fedfm.server.rounds.driver import Driver
 from fedfm.server.rounds.interrupts import StopRequest
 from fedfm.server.rounds.state import RunState
+from fedfm.updates import Failure, Reply
 from tests.alike import METHODS
 from tests.small import small_recipe
 from tests.started import finish
@@ -190,6 +193,50 @@ def test_interrupted_and_resumed(
             play(experiment, LocalRuntime(experiment.worker), tmp_path / "run")
     assert RunFolder(tmp_path / "run").latest.read_text() == "round-0001\n"
     assert play(experiment, LocalRuntime(experiment.worker), tmp_path / "run") == local
+
+
+class Tampering(LocalRuntime):
+    """Changes the first reply of a client, in round 1."""
+
+    def __init__(self, worker: Worker, client: str, change: Callable[[Reply], Reply]) -> None:
+        super().__init__(worker)
+        self._client, self._change = client, change
+
+    def next(self, timeout: float | None = None) -> Reply | None:
+        reply = super().next(timeout)
+        if reply is None or reply.client != self._client:
+            return reply
+        change, self._change = self._change, lambda unchanged: unchanged
+        return change(reply)
+
+
+def garbled(reply: Reply) -> Reply:
+    return replace(reply, content=b"garbage")
+
+
+def with_another_state(reply: Reply) -> Reply:
+    return replace(reply, state=reply.state + b" " if reply.state else None)
+
+
+@pytest.mark.parametrize("change", [garbled, with_another_state], ids=lambda change: change.__name__)
+def test_a_refused_update_advances_no_state(change: Callable[[Reply], Reply], tmp_path: Path) -> None:
+    """All clients take part in two rounds; the run is that in which the client failed in the first."""
+    method = {**METHODS["scaffold"], "federation": {"clients": 3, "rounds": 2}}
+    experiment = experiment_of(tmp_path, method)
+    assert experiment.worker is not None
+    found = []
+    for name, how in (("refused", change), ("failed", lambda reply: Reply(reply.client, Failure(reply.client, "ill")))):
+        runtime = Tampering(experiment.worker, "1", how)
+        outcome = play(experiment, runtime, tmp_path / name)
+        (event,) = outcome["events"]
+        assert (event["kind"], event["client"], event["round"]) == (name, "1", 1)
+        assert (
+            sorted(path.name for path in (tmp_path / name / "client_state").rglob("*2.safetensors"))
+            == ["000000002.safetensors"] * 3
+        )
+        assert len(list((tmp_path / name / "client_state").rglob("*1.safetensors"))) == 2
+        found.append({part: outcome[part] for part in ("tensors", "clients")})
+    assert found[0] == found[1]
 
 
 class Shared:

@@ -19,7 +19,7 @@ ServerState = dict[str, Params]
 
 @dataclass(frozen=True)
 class Aggregate:
-    """What a round's sound updates come to.
+    """The aggregate of a round's sound updates.
 
     Attributes:
         update: the aggregate Δ of the clients' w_c − w_t by the recipe's rule, in their dtype.
@@ -137,7 +137,7 @@ class Algorithm(Settings):
         return Finished(update)
 
     def server_step(self, params: Params, aggregate: Aggregate, state: ServerState) -> tuple[Params, ServerState]:
-        """New tunable and server state from the aggregated update Δ; none of the arguments is changed.
+        """New tunable and server state from the aggregated update Δ; the arguments are not changed.
 
         Args:
             params: the tunable w_t that this round's clients received, float32.

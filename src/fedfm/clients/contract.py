@@ -1,8 +1,8 @@
-"""Between the wire and training at a client: what it received, in full coordinates, and what it sends of its result."""
+"""Between the wire and training at a client: decodes what it received, and encodes what it sends."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -12,9 +12,15 @@ from fedfm.clients.rules import ClientRound, Groups, LocalResult, LocalRule
 from fedfm.clients.state import State, named, part
 from fedfm.params import Params, subtract
 from fedfm.spec import Spec, empty, problem
-from fedfm.updates import Asked, Instruction, MessageError, MessageKey, Payload, UpdatePath
+from fedfm.updates import Asked, Done, Instruction, MessageError, MessageKey, Payload, UpdatePath
 from fedfm.views import Slices, Views, holds, narrow, narrow_spec, widen
-from fedfm.wire import TUNABLE, stored_bytes
+from fedfm.wire import TUNABLE
+
+_BASE = "0" * 64
+"""Stands for a digest."""
+
+PERSONAL = "view/tunable"
+"""Group of a client's state: its personal tensors."""
 
 
 @dataclass(frozen=True)
@@ -78,9 +84,8 @@ class Contract:
             received, sent = dict(groups[TUNABLE]), {group: dict(groups[group]) for group in beside}
             trains = None
         else:
-            zeros = {name: torch.zeros(tensor.shape, dtype=tensor.dtype) for name, tensor in self.spec.items()}
-            mine = {**self.personal, **own.get("view/tunable", {})}
-            received = widen(groups.get(TUNABLE, {}), gets, {**zeros, **mine})
+            zeros = self._zeros()
+            received = widen(groups.get(TUNABLE, {}), gets, {**zeros, **self._mine(own)})
             sent = {group: widen(groups.get(group, {}), gets, zeros) for group in beside}
             trains = {
                 name: torch.ones(tensor.shape, dtype=torch.bool)
@@ -92,6 +97,27 @@ class Contract:
         return Reception(
             ClientRound(received, sent, kept, instruction.facts.learning_rate, frozenset(self.personal)), held, trains
         )
+
+    def at_client(self, client: str, number: int, params: Params, own: State) -> Params:
+        """The full tunable of one client: the server's where the client gets it, its own in personal places, else zero.
+
+        Args:
+            client: client id.
+            number: round of the view.
+            params: the server's tunable.
+            own: what the client keeps.
+        """
+        if self.views.whole:
+            return dict(params)
+        gets = self.views.gets(self.spec, client, number)
+        return widen(narrow(params, gets), gets, {**self._zeros(), **self._mine(own)})
+
+    def _zeros(self) -> Params:
+        return {name: torch.zeros(tensor.shape, dtype=tensor.dtype) for name, tensor in self.spec.items()}
+
+    def _mine(self, own: State) -> Params:
+        """A client's personal tensors: as initialised before its first round."""
+        return {**self.personal, **own.get(PERSONAL, {})}
 
     def finish(
         self, client: str, number: int, received: Reception, trained: Params, result: LocalResult, own: State
@@ -106,17 +132,27 @@ class Contract:
         key, slices = MessageKey(self.seed, number, client), None if whole else received.held
         sent, left = self.up.encode(groups, stages, key, slices)
         mine = {name: trained[name] for name in self.personal}
-        return sent, {**named("algorithm", done.own), **left, **({"view/tunable": mine} if mine else {})}
+        return sent, {**named("algorithm", done.own), **left, **({PERSONAL: mine} if mine else {})}
 
     def returns(self, client: str, number: int) -> dict[str, Spec]:
         """Groups of a client's update as they cross the wire."""
         return dict(self.up.spec(self.before_path(client, number)))
 
     def message_bytes(self, client: str, number: int) -> tuple[int, int]:
-        """Bytes of the tensors of one message to a client, and of its update, with their headers."""
+        """Bytes of one message to a client that trains, and of its update; numbers in them may have other lengths."""
         gets = narrow_spec(self.spec, self.views.gets(self.spec, client, number))
         down = self.down.spec(dict.fromkeys((TUNABLE, *self.rule.sent), gets))
-        return stored_group_bytes(down), stored_group_bytes(self.returns(client, number))
+        return _down_bytes(number, down), _up_bytes(client, number, self.returns(client, number))
+
+    def answer_bytes(self, client: str, number: int, groups: Mapping[str, Spec]) -> int:
+        """Bytes of an answer with these groups; as `message_bytes`."""
+        return _up_bytes(client, number, groups)
+
+    def evaluation_bytes(self, client: str, number: int, metrics: Sequence[str]) -> tuple[int, int]:
+        """Bytes of one message to a client that evaluates, and of its answer with these metrics; as `message_bytes`."""
+        gets = narrow_spec(self.spec, self.views.gets(self.spec, client, number))
+        down = self.down.spec({TUNABLE: gets})
+        return _down_bytes(number, down), _up_bytes(client, number, {}, dict.fromkeys(metrics, _FIGURE))
 
     def before_path(self, client: str, number: int) -> dict[str, Spec]:
         """Groups of a client's update before the update path."""
@@ -124,6 +160,15 @@ class Contract:
         return {group: narrow_spec(self.spec, held) for group in (TUNABLE, *self.rule.returned)}
 
 
-def stored_group_bytes(groups: Mapping[str, Spec]) -> int:
-    """Bytes of the tensors of some groups in one message, with its header."""
-    return stored_bytes(Payload(0, "", Asked(), {group: empty(spec) for group, spec in groups.items()}).tensors)
+_FIGURE = 0.12345678901234567
+"""A number of common length."""
+
+
+def _down_bytes(number: int, groups: Mapping[str, Spec]) -> int:
+    facts = Asked(learning_rate=_FIGURE)
+    return Payload(number, _BASE, facts, {group: empty(spec) for group, spec in groups.items()}).size_bytes
+
+
+def _up_bytes(client: str, number: int, groups: Mapping[str, Spec], figures: Mapping[str, float] | None = None) -> int:
+    facts = Done(client=client, examples=100, loss=_FIGURE, extra=dict(figures or {}))
+    return Payload(number, _BASE, facts, {group: empty(spec) for group, spec in groups.items()}).size_bytes

@@ -117,7 +117,7 @@ def _moved(groups: Groups, device: torch.device) -> dict[str, Params]:
 
 
 def _teacher(rule: LocalRule, received: Params, own: Groups) -> Params | None:
-    """The tunable whose outputs the rule's loss compares with; None where it compares with none."""
+    """The tunable that gives the outputs for the rule's loss to compare with; None if the rule uses no teacher."""
     if rule.teacher == "none":
         return None
     return received if rule.teacher == "received" else dict(own["tunable"])
@@ -141,7 +141,7 @@ def _outputs(tunable: Tunable, values: Params, inputs: Batch, *, dropout: bool) 
 
 
 def read_ahead(batches: Iterable[Batch]) -> Iterator[Batch]:
-    """Batches as they come, their making booked as ``data``."""
+    """Passes batches on, and records the time that making them takes as phase ``data``."""
     waiting = iter(batches)
     while True:
         with phase("data"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fedfm.protocols.base import IO, Ask, ClientUpdate, Protocol, State
+from fedfm.protocols.base import IO, Ask, ClientUpdate, Messages, Protocol, State
 from fedfm.protocols.buffered import Buffered
 from fedfm.protocols.distillation import Distillation
 from fedfm.protocols.gossip import Gossip
@@ -29,6 +29,7 @@ __all__ = [
     "ClientUpdate",
     "Distillation",
     "Gossip",
+    "Messages",
     "Protocol",
     "Star",
     "State",

@@ -1,4 +1,4 @@
-"""What a protocol is: who asks whom for what in a round. The driver around it records, commits and resumes."""
+"""What a protocol is: who asks whom for what in a round. The driver records, commits and resumes."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class ClientUpdate:
     Attributes:
         client: client id.
         groups: decoded tensors by group; of ``tunable``, the part that the client holds.
-        facts: what the client says of its work.
+        facts: what the client reports of its work.
         contribution: what a rule may weigh it by.
         slices: the part of the tunable that the client holds.
     """
@@ -81,8 +81,23 @@ class ClientUpdate:
     slices: Slices
 
 
+@dataclass(frozen=True)
+class Messages:
+    """Numbers of messages in a round.
+
+    Attributes:
+        down: from the server to clients.
+        up: from clients to the server.
+        peer: whole tunables from one client to another.
+    """
+
+    down: int = 0
+    up: int = 0
+    peer: int = 0
+
+
 class IO(Interface):
-    """What a protocol may use; the driver's side of it knows runtimes, ledgers and client state."""
+    """What a protocol may use. The server implements it with runtimes, ledgers and client state."""
 
     @property
     def algorithm(self) -> Algorithm:
@@ -112,6 +127,11 @@ class IO(Interface):
     @property
     def seed(self) -> int:
         """The run's seed."""
+        ...
+
+    @property
+    def rounds(self) -> int:
+        """Rounds of the run."""
         ...
 
     @property
@@ -167,7 +187,7 @@ class IO(Interface):
         ...
 
     def require(self, accepted: int, wanted: int) -> None:
-        """Checks the quorum of a round whose answers were asked for in parts.
+        """Checks the quorum of a round that asked its clients in several parts.
 
         Raises:
             TooFewClientsError: there are fewer sound answers.
@@ -191,6 +211,10 @@ class IO(Interface):
         """The next sound answer to what was submitted; None where nothing is outstanding.
 
         Each answer is written to the run's events first; a resumed run gets answers in that order again.
+
+        Args:
+            staleness: client id → server steps since the parameters that it starts from. The answer of a client that
+                is not in it is dropped, and what that client keeps stays as it was before.
         """
         ...
 
@@ -226,6 +250,8 @@ class Protocol(Settings):
     """Kinds of work that clients are asked for."""
     asks_everyone: ClassVar[bool] = False
     """Whether every client takes part in every round."""
+    own_tunable: ClassVar[str | None] = None
+    """Name under which `IO.keep` stores a tunable for each client; None: all clients start from the server's."""
     exchanges: ClassVar[int] = 1
     """Answers that a client gives in a round, for each kind of work, at most."""
 
@@ -266,6 +292,16 @@ class Protocol(Settings):
         """
         raise NotImplementedError
 
+    def messages(self, clients: Sequence[str], asked: int, answers: int) -> Messages:
+        """How many messages a round has.
+
+        Args:
+            clients: of the run.
+            asked: clients that a round asks.
+            answers: updates that it needs.
+        """
+        return Messages(down=asked, up=answers)
+
     def figures(self, state: State) -> dict[str, float]:
-        """What summary and report say of the protocol's state."""
+        """Figures of the protocol's state, for summary and report."""
         return {}

@@ -28,5 +28,5 @@ class Star(Protocol):
             fold.add(update)
         if not len(fold):  # a Poisson cohort may be empty
             return State(number, state.params, state.server)
-        params, server = io.algorithm.server_step(state.params, fold.result(number), state.server)
+        params, server = fold.server_step(number, state.params, state.server)
         return State(number, params, server)

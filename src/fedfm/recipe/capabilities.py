@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fedfm.capabilities import (
+    BACKBONE_WEIGHTS,
     BARRIER,
     FIXED_COHORT,
     LABELS,
@@ -243,8 +244,8 @@ PLAIN_KEYS = (
     ),
     PlainKey(
         "federation.holdout",
-        lambda recipe: recipe.federation.holdout > 0,
-        needs={SIMULATED_CLIENTS: "the server evaluates on what is held out; set 0"},
+        lambda recipe: recipe.federation.holdout > 0 and recipe.evaluate.at == "server",
+        needs={SIMULATED_CLIENTS: "the server evaluates on what is held out; set 0, or evaluate.at=clients"},
     ),
     PlainKey(
         "federation.devices",
@@ -277,6 +278,21 @@ PLAIN_KEYS = (
             ONE_MODEL: "each client keeps a part of the tunable for itself",
             WHOLE_VIEWS: "each client keeps a part of the tunable for itself",
         },
+    ),
+    PlainKey(
+        "evaluate.at",
+        lambda recipe: recipe.evaluate.at == "clients",
+        needs={BACKBONE_WEIGHTS: "a run is judged by the backbone, which the clients do not hold; use server or both"},
+    ),
+    PlainKey(
+        "evaluate.at",
+        lambda recipe: recipe.evaluate.at != "server",
+        needs={ONE_BACKBONE: "clients evaluate the tunable of the server; use server"},
+    ),
+    PlainKey(
+        "evaluate.patience",
+        lambda recipe: recipe.evaluate.patience is not None,
+        needs={ONE_MODEL: "an earlier round is delivered, and of what is a client's own only the latest is kept"},
     ),
     PlainKey(
         "evaluate.baselines",

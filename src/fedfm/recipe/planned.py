@@ -29,7 +29,6 @@ PLANNED: dict[str, tuple[str, ...]] = {
         "fltrust",
         "foolsgold",
     ),
-    "evaluate.at": ("clients", "both"),
     "privacy.kind": ("central", "local"),
     "runtime.precision": ("float16",),
     "report_to": ("wandb", "mlflow", "trackio"),

@@ -91,7 +91,7 @@ class Policy(Settings):
     def objections(self, recipe: Recipe) -> list[Objection]:
         """What of a recipe this policy does not allow."""
         found = [
-            *self.objections_to_work(recipe.protocol.works),
+            *self.objections_to_work(recipe.works),
             *self._not_among("algorithms", [recipe.algorithm.name]),
             *self._not_among("tunables", [recipe.tune.kind]),
             *self._not_among("protocols", [recipe.protocol.kind]),

@@ -92,7 +92,7 @@ class Site(Node):
             check_files(folder, policy)
             processor = leave_room(load_processor(folder, task.modality), recipe.tune.virtual_tokens)
         data = read_site(here, self.site_data, _known(client), processor)
-        self.egress.admit_training(data.recipe.local, len(data.train))
+        self.egress.admit_training(data.recipe.local, sum(data.federation.sizes.values()))
         return data
 
     def check_model(self, recipe: Recipe, model: Backbone) -> None:
@@ -108,7 +108,7 @@ class Site(Node):
                 groups[ACTIVITY] = spec_of(counts())
         protocol, classes = data.recipe.protocol, 0 if data.labels is None else len(data.labels.names)
         specs: dict[str, GroupSpecs] = {}
-        for work in protocol.works:
+        for work in data.recipe.works:
             own = protocol.returns(work, classes)
             specs[work] = groups if own is None else own
         self.egress.announce(data.recipe, specs, client=client, examples=examples)

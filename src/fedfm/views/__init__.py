@@ -20,7 +20,7 @@ VIEWS: dict[str, type[View]] = {
 
 @dataclass(frozen=True)
 class Views:
-    """All views of a recipe, which combine by intersection; none of them: every client holds everything."""
+    """All views of a recipe, which combine by intersection. Without views every client holds everything."""
 
     views: tuple[View, ...] = ()
 

@@ -119,6 +119,37 @@ def test_it_is_the_run_that_a_simulation_was(name: str, tmp_path: Path) -> None:
     assert not any(str(tmp_path) in text for text in texts), "the server's folders are its own business"
 
 
+def test_sites_evaluate_as_simulated_clients_do_and_only_if_their_policy_names_it(tmp_path: Path) -> None:
+    changes = {"federation": {"per_round": 3, "rounds": 2, "holdout": 0.25}, "evaluate": {"at": "clients"}}
+    values = small_recipe(tmp_path, runtime={"stack": 1}, tune={"kind": "lora", "share": "not head"}, **changes)
+    simulated = fedfm.run(load_recipe(values, ["data.client=site", "name=simulated"]))
+    with pytest.raises(TooFewClientsError, match="works"):
+        start_run(for_sites(load_recipe(values), len(NAMES)), at_sites(tmp_path, split(tmp_path))[0], [])
+    deployment, said, _ = at_sites(tmp_path, split(tmp_path), Policy(works=["train", "evaluate"]))
+    real = start_run(for_sites(load_recipe(values), len(NAMES)), deployment, [])
+    assert {name: real.summary[name] for name in ("final", "final_by", "clients_spread")} == {
+        name: simulated.summary[name] for name in ("final", "final_by", "clients_spread")
+    }
+    mine, theirs = (
+        [without_time(row) for row in jsonl.records(run.path / "metrics.jsonl")] for run in (real, simulated)
+    )
+    assert mine == theirs
+    # Messages down differ: they say from which version of its own state a site continues.
+    mine, theirs = (
+        [line for line in jsonl.records(run.path / "wire.jsonl") if line["direction"] == "up"]
+        for run in (real, simulated)
+    )
+    assert mine == theirs
+    assert not (real.path / "clients").exists(), "a site keeps its personal part"
+    assert "with the initial values in the personal places" in (real.path / "adapter" / "README.md").read_text()
+    assert [line for line in said if "for `evaluate`" in line]
+    assert [line for line in said if "figures of 3 held-out examples" in line]
+
+
+def without_time(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in row.items() if key != "seconds"}
+
+
 def test_what_left_is_written_down_at_the_site(recipe: Recipe, tmp_path: Path) -> None:
     deployment, said, _ = at_sites(tmp_path, split(tmp_path))
     run = start_run(recipe, deployment, [])
@@ -144,7 +175,7 @@ def test_sites_hear_how_a_run_ended(recipe: Recipe, tmp_path: Path) -> None:
     assert sum("run small: ended: completed after 2 rounds" in line for line in said) == len(NAMES)
     left = [line for line in said if "an update of" in line]
     assert len(left) == 2 * 3
-    assert "run small, round 1 of 2: an update of 10.9 kB leaves, after" in left[0]
+    assert "run small, round 1 of 2: an update of 11.0 kB leaves, after" in left[0]
 
     class Stops(Listener):
         def on_round(self, record: dict[str, Any]) -> None:

@@ -7,11 +7,11 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Literal
 
 import torch
 
 from fedfm.clients import Contract, Evaluator, Workers, use_threads
-from fedfm.clients.contract import stored_group_bytes
 from fedfm.clients.distilling import Learner, learner_of
 from fedfm.clients.memory import give_back_at_once, give_back_now, keep_for_reuse
 from fedfm.errors import DataError
@@ -80,7 +80,12 @@ class Experiment:
         self.tunable.write(self.client_model.to_backbone(params))
 
     def evaluate(self, params: Params) -> Iterator[tuple[str, int, dict[str, float]]]:
-        """Split, examples, and loss and metrics of the backbone with ``params`` plugged in, split by split."""
+        """Split, examples, and loss and metrics of the backbone with ``params`` plugged in, split by split.
+
+        Nothing where only clients evaluate.
+        """
+        if self.recipe.evaluate.at == "clients":
+            return
         keep_for_reuse()
         self.plug_in(params)
         for split, part in (("validation", self.data.validation), ("test", self.data.test)):
@@ -106,8 +111,9 @@ class Experiment:
         down, up = self.contract.message_bytes(client, number)
         if protocol.public_examples:
             down += self.public_texts.size_bytes(protocol.public_examples)
-        answers = [protocol.returns(work, 0 if labels is None else len(labels.names)) for work in protocol.works]
-        sizes = [up if groups is None else stored_group_bytes(groups) for groups in answers]
+        classes = 0 if labels is None else len(labels.names)
+        answers = [protocol.returns(work, classes) for work in protocol.works]
+        sizes = [up if groups is None else self.contract.answer_bytes(client, number, groups) for groups in answers]
         return down, sum(sizes)
 
     def keeps_state(self, client: str) -> bool:
@@ -157,9 +163,36 @@ class Experiment:
         return self.data.recipe
 
     @property
+    def judged_by(self) -> Literal["server", "clients"]:
+        """Who measures the figures by which the run is judged.
+
+        Clients do where only they measure; and where both do, if there is no single model.
+        """
+        recipe = self.recipe
+        several = bool(self.contract.personal) or recipe.protocol.own_tunable is not None
+        by_clients = recipe.evaluate.at == "clients" or (
+            recipe.evaluate.at == "both" and several and not recipe.proxy.is_sent
+        )
+        return "clients" if by_clients else "server"
+
+    @property
+    def judged_split(self) -> Literal["test", "clients"]:
+        """The split of these figures."""
+        return "clients" if self.judged_by == "clients" else "test"
+
+    @property
     def warnings(self) -> list[str]:
         """What a user should know of the data and the model before round 1, each one sentence."""
-        return [*self.data.warnings, *self.backbone.warnings]
+        return [*self.data.warnings, *self.backbone.warnings, *self._personal_warnings()]
+
+    def _personal_warnings(self) -> list[str]:
+        if not self.contract.personal or self.judged_by == "clients":
+            return []
+        values = "the mean of the clients' personal parts" if self.data.training else "the initial personal parts"
+        return [
+            f"the server measures the shared part with {values} (tune.share); evaluate.at=clients with "
+            "federation.holdout measures each client with its own"
+        ]
 
     @property
     def identity(self) -> dict[str, str]:

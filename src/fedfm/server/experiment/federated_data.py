@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, cast
 
@@ -81,9 +81,21 @@ class FederatedData:
             sets = {client: indices for client, indices in sets.items() if len(indices)}
         else:
             return self.test, {}
+        return examples, {client: sets[client] for client in self._chosen(sets)}
+
+    def evaluating_clients(self) -> list[str]:
+        """Clients that are asked to evaluate: of a simulation those that hold examples out, of real sites all."""
+        return self._chosen(self.clients if self.training is None else self.training.federation.holdout)
+
+    def clients_with_adapters(self) -> list[str]:
+        """Clients whose own adapter is written; they are those that evaluate, where all clients can."""
+        return self._chosen(self.clients)
+
+    def _chosen(self, clients: Iterable[str]) -> list[str]:
+        """At most ``evaluate.clients`` of some clients, a keyed choice."""
         most = self.recipe.evaluate.clients
-        chosen = numpy_generator(self.recipe.seed, "evaluated clients").permutation(sorted(sets))[:most]
-        return examples, {client: sets[client] for client in sorted(str(name) for name in chosen)}
+        drawn = numpy_generator(self.recipe.seed, "evaluated clients").permutation(sorted(clients))[:most]
+        return sorted(str(name) for name in drawn)
 
     def table(self) -> list[dict[str, object]]:
         """One row for each client, as `ClientSplit.table`; for real sites only the number of examples they reported."""

@@ -92,8 +92,10 @@ def save_checkpoint(
     with replacing_folder(folder) as beside:
         _write(beside, state, offsets, identity)
     replace_text(run.latest, folder.name + "\n")
-    for old in [] if keep == "all" else _folders(run)[:-keep]:
-        shutil.rmtree(old, ignore_errors=True)
+    folders = _folders(run)
+    newest = folders.index(folder) + 1  # later ones were damaged, and passed over when the run was resumed
+    for other in [*folders[newest:], *([] if keep == "all" else folders[:newest][:-keep])]:
+        shutil.rmtree(other, ignore_errors=True)
     return folder
 
 
@@ -135,11 +137,13 @@ def load_checkpoint(run: RunFolder) -> Checkpoint | None:
 
 def oldest_versions(run: RunFolder) -> dict[str, int]:
     """Client id → the version of its state in the oldest checkpoint; older ones will not be asked for again."""
-    folders = _folders(run)
-    if not folders:
-        return {}
-    versions = json.loads((folders[0] / "state.json").read_text())["state"]["versions"]
-    return {client: version["number"] for client, version in versions.items()}
+    for folder in _folders(run):
+        try:
+            versions = json.loads((folder / "state.json").read_text())["state"]["versions"]
+            return {client: version["number"] for client, version in versions.items()}
+        except DAMAGED:  # no run goes on from it
+            continue
+    return {}
 
 
 def _read(folder: Path, warnings: tuple[str, ...]) -> Checkpoint:
