@@ -72,6 +72,11 @@ REFUSED = {
         "protocol.kind",
         "needs one backbone: neighbours average their tunables. `federation.models` excludes",
     ),
+    "other backbones, evaluated by clients": (
+        [*DISTILLED, OTHERS, "evaluate.at=both", "federation.holdout=0.2"],
+        "evaluate.at",
+        "`federation.models` excludes that",
+    ),
     "other backbones at sites": ([*AT_SITES, *DISTILLED, OTHERS], "federation.models", "`data.train: sites` excludes"),
     "a prefix computed twice": (
         ["tune.kind=prefix", "local.recompute=blocks"],

@@ -152,13 +152,17 @@ class Contract:
         """Bytes of one message to a client that trains, and of its update; numbers in them may have other lengths."""
         gets = narrow_spec(self.spec, self.views.gets(self.spec, client, number))
         down = self.down.spec(dict.fromkeys((TUNABLE, *self.rule.sent), gets))
-        return _down_bytes(number, down), answer_bytes(client, number, self.returns(client, number))
+        return _down_bytes(number, down), _up_bytes(client, number, self.returns(client, number))
+
+    def answer_bytes(self, client: str, number: int, groups: Mapping[str, Spec]) -> int:
+        """Bytes of an answer with these groups; as `message_bytes`."""
+        return _up_bytes(client, number, groups)
 
     def evaluation_bytes(self, client: str, number: int, metrics: Sequence[str]) -> tuple[int, int]:
         """Bytes of one message to a client that evaluates, and of its answer with these metrics; as `message_bytes`."""
         gets = narrow_spec(self.spec, self.views.gets(self.spec, client, number))
         down = self.down.spec({TUNABLE: gets})
-        return _down_bytes(number, down), answer_bytes(client, number, {}, dict.fromkeys(metrics, _FIGURE))
+        return _down_bytes(number, down), _up_bytes(client, number, {}, dict.fromkeys(metrics, _FIGURE))
 
     def before_path(self, client: str, number: int) -> dict[str, Spec]:
         """Groups of a client's update before the update path."""
@@ -175,9 +179,7 @@ def _down_bytes(number: int, groups: Mapping[str, Spec]) -> int:
     return Payload(number, _BASE, facts, {group: empty(spec) for group, spec in groups.items()}).size_bytes
 
 
-def answer_bytes(
-    client: str, number: int, groups: Mapping[str, Spec], figures: Mapping[str, float] | None = None
-) -> int:
+def _up_bytes(client: str, number: int, groups: Mapping[str, Spec], figures: Mapping[str, float] | None = None) -> int:
     """Bytes of a client's answer with some groups and figures."""
     facts = Done(client=client, examples=100, loss=_FIGURE, extra=dict(figures or {}))
     return Payload(number, _BASE, facts, {group: empty(spec) for group, spec in groups.items()}).size_bytes

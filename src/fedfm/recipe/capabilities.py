@@ -285,6 +285,11 @@ PLAIN_KEYS = (
         needs={BACKBONE_WEIGHTS: "a run is judged by the backbone, which the clients do not hold; use server or both"},
     ),
     PlainKey(
+        "evaluate.at",
+        lambda recipe: recipe.evaluate.at != "server",
+        needs={ONE_BACKBONE: "clients evaluate the tunable of the server; use server"},
+    ),
+    PlainKey(
         "evaluate.patience",
         lambda recipe: recipe.evaluate.patience is not None,
         needs={ONE_MODEL: "an earlier round is delivered, and of what is a client's own only the latest is kept"},

@@ -82,14 +82,14 @@ class RecipeKeys(Settings):
         return self.federation.partition or (Column() if self.data.client else Iid())
 
     @property
-    def works(self) -> tuple[str, ...]:
-        """Kinds of work that clients are asked for."""
-        return (*self.protocol.works, *(() if self.evaluate.at == "server" else (EVALUATE,)))
-
-    @property
     def public_length(self) -> int:
         """Tokens of a public example."""
         return (self.public.max_length if self.public else None) or self.data.max_length
+
+    @property
+    def works(self) -> tuple[str, ...]:
+        """Kinds of work that clients are asked for."""
+        return (*self.protocol.works, *(() if self.evaluate.at == "server" else (EVALUATE,)))
 
     @property
     def folder(self) -> Path:

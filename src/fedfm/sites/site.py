@@ -22,7 +22,6 @@ from fedfm.sites.client_state import ClientStateFolders
 from fedfm.sites.egress import Egress
 from fedfm.sites.limits import check_files, check_model
 from fedfm.sites.patterns import check_patterns
-from fedfm.sites.policy import TRAIN
 from fedfm.sites.site_config import SiteData, at_site, read_site
 from fedfm.spec import spec_of
 from fedfm.tasks import TASKS
@@ -111,7 +110,8 @@ class Site(Node):
         protocol, classes = data.recipe.protocol, 0 if data.labels is None else len(data.labels.names)
         specs: dict[str, GroupSpecs] = {}
         for work in data.recipe.works:
-            specs[work] = groups if work == TRAIN else protocol.returns(work, classes) or {}
+            own = protocol.returns(work, classes)
+            specs[work] = groups if own is None else own
         facts = {work: extra_facts(work, data.metrics) for work in specs}
         self.egress.announce(data.recipe, specs, facts, client=client, examples=examples)
 

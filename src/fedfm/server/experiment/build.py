@@ -12,7 +12,6 @@ from typing import Literal
 import torch
 
 from fedfm.clients import Contract, Evaluator, Workers, use_threads
-from fedfm.clients.contract import answer_bytes
 from fedfm.clients.distilling import Learner, learner_of
 from fedfm.clients.memory import give_back_at_once, give_back_now, keep_for_reuse
 from fedfm.errors import DataError
@@ -112,8 +111,9 @@ class Experiment:
         down, up = self.contract.message_bytes(client, number)
         if protocol.public_examples:
             down += self.public_texts.size_bytes(protocol.public_examples)
-        answers = [protocol.returns(work, 0 if labels is None else len(labels.names)) for work in protocol.works]
-        sizes = [up if groups is None else answer_bytes(client, number, groups) for groups in answers]
+        classes = 0 if labels is None else len(labels.names)
+        answers = [protocol.returns(work, classes) for work in protocol.works]
+        sizes = [up if groups is None else self.contract.answer_bytes(client, number, groups) for groups in answers]
         return down, sum(sizes)
 
     def keeps_state(self, client: str) -> bool:

@@ -71,7 +71,8 @@ def _bytes(experiment: Experiment, cohort: int) -> dict[str, int]:
     recipe, contract, clients = experiment.recipe, experiment.contract, list(experiment.data.clients)
     asked = recipe.runtime.asked(cohort, len(clients))
     messages = recipe.protocol.messages(clients, asked, cohort)
-    down, up = contract.message_bytes(clients[0], 1)
+    with_model = next((client for client in clients if client not in experiment.backbones), clients[0])
+    down, up = experiment.message_bytes(with_model, 1)
     whole = stored_bytes(empty(contract.spec))
     per_round = down * messages.down + up * messages.up + whole * messages.peer
     if messages.peer:  # a client gets as many tunables as it sends
