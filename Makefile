@@ -50,7 +50,7 @@ schema: $(VENV)/test.installed ## write again what is made from the settings: sc
 	$(BIN)/python -m tools.matrix
 
 test-matrix: $(VENV)/test.installed ## 200 combinations of methods under all runtimes; minutes
-	FEDFM_MATRIX=1 $(BIN)/python -m pytest tests/system/test_matrix.py
+	FEDFM_MATRIX=1 $(BIN)/python -m pytest tests/system/test_matrix.py tests/system/test_first_users.py
 
 docs: $(VENV)/docs.installed ## build the site into site/, strictly
 	PYTHONPATH=tools $(BIN)/zensical build --strict --clean

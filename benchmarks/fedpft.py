@@ -30,11 +30,7 @@ from typing import Any
 import numpy as np
 from filelock import FileLock
 
-from fedfm import Run, load_recipe, run
-from fedfm.records.folder import RunFolder
-from fedfm.server.experiment.build import build_experiment
-from fedfm.server.rounds.checkpoints import load_checkpoint
-from fedfm.server.runs.proxy_tools import build_proxy
+from fedfm import Run, build_experiment, build_proxy, load_recipe, run
 from fedpft_jobs import PER_RUN, PUBLIC_SETS, Job, chosen, located, plan
 from fedpft_tables import Measurements, everything
 from ledger import RESULTS, claimed, kept, measured, measured_on
@@ -105,16 +101,16 @@ def outcome(finished: Run) -> dict[str, Any]:
 
 def refitted(finished: Run, *, ridge: float = RIDGE) -> dict[str, float]:
     """Accuracy if the backbone's read-out were refitted to the proxy's answers as it takes over what was tuned."""
-    experiment = build_experiment(load_recipe(RunFolder(finished.path).recipe))
-    checkpoint = load_checkpoint(RunFolder(finished.path))
-    proxy = experiment.proxy
-    if checkpoint is None or checkpoint.state.proxy is None or proxy is None or proxy.public is None:
+    experiment, state = build_experiment(finished.recipe), finished.state
+    model = experiment.client_model
+    public = getattr(model, "public", None)
+    if state.proxy is None or public is None:
         raise RuntimeError(f"{finished} has no proxy that was fitted on public data")
-    proxy.load(checkpoint.state.proxy)
-    proxy.proxy.write(checkpoint.state.params)
-    experiment.plug_in(checkpoint.state.params)
-    batches = proxy.public.fixed(*REFITTED_ON, seed=proxy.seed, purpose="read-out")
-    refit_readout(proxy.backbone, proxy.proxy, batches, ridge)
+    model.load(state.proxy)
+    model.server_tunable.write(state.params)
+    experiment.plug_in(state.params)
+    batches = public.fixed(*REFITTED_ON, seed=experiment.recipe.seed, purpose="read-out")
+    refit_readout(model.tunable, model.server_tunable, batches, ridge)
     return {"refitted": experiment.evaluator(experiment.data.test)["accuracy"]}
 
 

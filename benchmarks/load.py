@@ -23,7 +23,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -34,18 +33,14 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricR
 from flwr.clientapp import ClientApp
 from flwr.serverapp.strategy import FedAvg
 
-from fedfm import Listener, load_recipe
+from fedfm import Experiment, Listener, Simulation, build_experiment, load_recipe, run
 from fedfm.params import Params
-from fedfm.runtimes.base import Runtime
 from fedfm.runtimes.envelopes import Envelope, Prepare, Ready, Refusal, Replies, Work, job_digest
 from fedfm.runtimes.flower.apps import make_client_app, relay
 from fedfm.runtimes.flower.in_process import InProcessGrid
 from fedfm.runtimes.relay import RelayLine
-from fedfm.server.experiment.build import Experiment, build_experiment
-from fedfm.server.experiment.deployment import Simulation
-from fedfm.server.experiment.runtime_factory import over_nodes
-from fedfm.server.runs.start import start_run
-from fedfm.updates import Update, decode_instruction, encode_update
+from fedfm.updates import Done, Payload, decode_instruction
+from fedfm.wire import TUNABLE
 from ledger import machine
 
 MIB = 2**20
@@ -78,28 +73,19 @@ def answer(envelope: Envelope) -> Iterable[Envelope]:
             blobs = []
             for client, place in clients:
                 asked = decode_instruction(envelope.blobs[place])
-                update = Update(
-                    asked.round, client, asked.base, examples=1, steps=1, samples=1, loss=1.0, params=asked.params
-                )
-                blobs.append(encode_update(update))
+                facts = Done(client=client, examples=1, steps=1, samples=1, predictions=1, loss=1.0)
+                blobs.append(Payload(asked.round, asked.base, facts, {TUNABLE: asked.groups[TUNABLE]}).encode())
             yield Envelope(Replies(clients=tuple((client, None) for client, _ in clients)), tuple(blobs))
         case _:
             yield Envelope(Refusal(reason="?"))
 
 
-@dataclass(frozen=True)
-class OverGrid(Simulation):
-    """A simulation over an in-process Grid with a node a client."""
-
-    socket: Path = Path()
-    nodes: int = 1
-
-    def reach(self, experiment: Experiment) -> Runtime:
-        """As `Deployment.reach`."""
-        line = RelayLine(self.socket, nodes=self.nodes, patience=60, deadline=None)
-        command = [sys.executable, __file__, "--clients", str(self.nodes), "--relay", str(self.socket)]
-        subprocess.Popen(command)  # it ends when the line does
-        return over_nodes(experiment, line)
+def over_grid(socket: Path, nodes: int, experiment: Experiment) -> RelayLine:
+    """A line to an in-process Grid with a node for each client."""
+    line = RelayLine(socket, nodes=nodes, patience=60, deadline=None)
+    command = [sys.executable, __file__, "--clients", str(nodes), "--relay", str(socket)]
+    subprocess.Popen(command)  # it ends when the line does
+    return line
 
 
 def carry(path: Path, clients: int) -> None:
@@ -142,8 +128,8 @@ def ours(clients: int, rounds: int) -> dict[str, Any]:
     """Seconds of rounds and growth of memory of a run of fedfm."""
     with tempfile.TemporaryDirectory() as name:
         heard = Rounds()
-        deployment = OverGrid(socket=Path(name) / "socket" / "relay", nodes=clients)
-        finished = start_run(load_recipe(recipe(Path(name), clients, rounds)), deployment, [heard])
+        deployment = Simulation(line=partial(over_grid, Path(name) / "socket" / "relay", clients))
+        finished = run(recipe(Path(name), clients, rounds), deployment=deployment, listeners=[heard])
         if finished.summary["clients"]["failed"] or finished.summary["clients"]["refused"]:
             raise RuntimeError("updates were lost")
         return _figures(heard.clock, heard.peak - heard.before)

@@ -20,7 +20,7 @@ import sysconfig
 import tempfile
 import time
 from contextlib import closing
-from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -29,10 +29,9 @@ from flwr.common.serde import fab_to_proto, user_config_to_proto
 from flwr.proto.control_pb2 import StartRunRequest
 from flwr.supercore.fab import Fab
 
-from fedfm import load_recipe
+from fedfm import Experiment, Simulation, build_experiment, load_recipe, run
 from fedfm.params import save
 from fedfm.runtimes import sockets
-from fedfm.runtimes.base import Runtime
 from fedfm.runtimes.flower.control import Control
 from fedfm.runtimes.flower.keys import AUTHORITY, CERTIFICATE, KEY, new_certificates, new_key, new_secret
 from fedfm.runtimes.flower.loopback import LoopbackLine
@@ -40,12 +39,10 @@ from fedfm.runtimes.flower.superlink import environment, wait_for, within
 from fedfm.runtimes.flower.supernode import free_ports
 from fedfm.runtimes.flower.supervisor import Supervisor
 from fedfm.runtimes.settings import Flower
-from fedfm.server.experiment.build import Experiment, build_experiment
-from fedfm.server.experiment.deployment import Simulation
-from fedfm.server.experiment.runtime_factory import over_nodes
-from fedfm.server.runs.start import start_run
 from ledger import machine
-from load import BARE, OURS, Rounds, answer, recipe
+from load import Rounds, answer, recipe
+
+BARE, OURS = "FedAvg of Flower", "fedfm"
 
 SCRIPTS = sysconfig.get_path("scripts")
 APP = Path(__file__).with_name("bare_flower_app.py")
@@ -75,15 +72,9 @@ IDLE = (str(Path(__file__)), "--serve")
 """Python's arguments for the worker of a node that trains nothing."""
 
 
-@dataclass(frozen=True)
-class OverNodes(Simulation):
-    """A simulation over it."""
-
-    nodes: int = 1
-
-    def reach(self, experiment: Experiment) -> Runtime:
-        """As `Deployment.reach`."""
-        return over_nodes(experiment, LoopbackLine(Flower(nodes=self.nodes), IDLE))
+def over_nodes(nodes: int, experiment: Experiment) -> LoopbackLine:
+    """A line to nodes that train nothing."""
+    return LoopbackLine(Flower(nodes=nodes), IDLE)
 
 
 def serve(path: Path) -> None:
@@ -102,10 +93,11 @@ def ours(nodes: int, rounds: int) -> list[float]:
     """When the rounds of a run of fedfm were over."""
     with tempfile.TemporaryDirectory() as name:
         heard = Rounds()
-        finished = start_run(load_recipe(recipe(Path(name), nodes, rounds)), OverNodes(nodes=nodes), [heard])
+        deployment = Simulation(line=partial(over_nodes, nodes))
+        finished = run(recipe(Path(name), nodes, rounds), deployment=deployment, listeners=[heard])
         if finished.summary["clients"]["failed"] or finished.summary["clients"]["refused"]:
             raise RuntimeError("updates were lost")
-        return heard.ends[1:]  # it began before the first
+        return [end for end, _ in heard.clock.ends]
 
 
 def bare(nodes: int, rounds: int) -> list[float]:

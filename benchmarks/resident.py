@@ -17,20 +17,15 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from fedfm import Listener, load_recipe
+from fedfm import Experiment, Listener, Simulation, run
 from fedfm.runtimes import sockets
-from fedfm.runtimes.base import Runtime
 from fedfm.runtimes.envelopes import Envelope, Prepare
 from fedfm.runtimes.flower.loopback import LoopbackLine
 from fedfm.runtimes.settings import Flower
-from fedfm.server.experiment.build import Experiment
-from fedfm.server.experiment.deployment import Simulation
-from fedfm.server.experiment.runtime_factory import over_nodes
-from fedfm.server.runs.start import start_run
 from ledger import machine, measured
 
 ROUNDS, CLIENTS, NODES, EXAMPLES = 5, 4, 2, 64
@@ -40,15 +35,9 @@ FRESH = (str(Path(__file__)), "--serve")
 """Python's arguments for workers that start a new process for every envelope."""
 
 
-@dataclass(frozen=True)
-class Over(Simulation):
-    """A simulation over a line of one's own."""
-
-    worker: Sequence[str] | None = None
-
-    def reach(self, experiment: Experiment) -> Runtime:
-        """As `Deployment.reach`."""
-        return over_nodes(experiment, LoopbackLine(Flower(nodes=NODES), self.worker))
+def over_loopback(worker: Sequence[str] | None, experiment: Experiment) -> LoopbackLine:
+    """A line to nodes on loopback, whose workers are started with these arguments of Python."""
+    return LoopbackLine(Flower(nodes=NODES), worker)
 
 
 class Seconds(Listener):
@@ -80,7 +69,7 @@ def rounds(worker: Sequence[str] | None) -> list[float]:
             "evaluate": {"every": ROUNDS},
         }
         seconds = Seconds()
-        start_run(load_recipe(recipe), Over(worker=worker), [seconds])
+        run(recipe, deployment=Simulation(line=partial(over_loopback, worker)), listeners=[seconds])
         return seconds.rounds
 
 

@@ -11,3 +11,26 @@ RECIPES: dict[str, dict[str, Any]] = {
     "fedadam": {"algorithm": {"name": "fedadam"}},
     "fedpft": {"proxy": PROXY | ALIGN, "public": {"data": "builtin:pydoc", "limit": 32}},
 }
+
+SGD = {"batch_size": 5, "learning_rate": 0.05, "optimizer": "sgd", "max_grad_norm": None}
+TOP_K, INT8 = {"kind": "top-k", "share": 0.05}, {"kind": "quantize", "direction": "both"}
+DEVICES = [{"name": "phone", "speed": 5.0, "up": 2e4, "share": 0.5}, {"name": "server", "speed": 40.0, "share": 0.5}]
+METHODS: dict[str, dict[str, Any]] = {
+    "scaffold": {"algorithm": {"name": "scaffold"}, "local": SGD},
+    "feddyn": {"algorithm": {"name": "feddyn"}, "local": SGD},
+    "top-k": {"updates": [TOP_K]},
+    "int8": {"updates": [INT8]},
+    "top-k and int8": {"updates": [TOP_K, INT8]},
+    "ranks": {"aggregate": {"rule": "hetlora"}, "federation": {"ranks": [2, 4, 8]}},
+    "personal head": {"tune": {"kind": "lora", "share": "not head"}},
+    "median": {"aggregate": {"rule": "median"}},
+    "gossip": {"protocol": {"kind": "gossip"}},
+    "buffered": {"protocol": {"kind": "buffered", "size": 2}, "federation": {"devices": DEVICES}},
+    "distillation": {
+        "protocol": {"kind": "distillation", "examples": 8, "steps": 3, "batch_size": 4, "digest_steps": 2},
+        "public": {"data": "builtin:pydoc", "limit": 32},
+        "federation": {"models": [{"path": "builtin:tiny-gpt2", "clients": 3}]},
+    },
+}
+"""The first method of each kind: what a client keeps, what a message goes through, parts of a model, rules, protocols.
+What is new in a method belongs to `small_recipe`; its federation is added to that of the test."""

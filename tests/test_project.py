@@ -77,6 +77,28 @@ def test_a_class_name_has_one_meaning() -> None:
     assert {name: files for name, files in homes.items() if len(files) > 1} == {}
 
 
+ROOMS = sorted(path.parent.name for path in PACKAGE.glob("*/__init__.py"))
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "docs/architecture.md"])
+def test_every_room_is_in_the_lists_of_rooms(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    assert [room for room in ROOMS if not re.search(rf"(?<![\w/]){room}/", text)] == []
+
+
+def test_the_documented_order_of_imports_is_the_checked_one() -> None:
+    linter = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]
+    (layers,) = [contract["layers"] for contract in linter["contracts"] if contract["type"] == "layers"]
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    assert "\n".join(f"    {layer}" for layer in layers) in page
+
+
+def test_there_are_twelve_concepts_each_defined_once() -> None:
+    table = (ROOT / "docs" / "concepts.md").read_text(encoding="utf-8").split("## What happens")[0]
+    words = re.findall(r"^\| \*\*([a-z]+)\*\* \|", table, re.MULTILINE)
+    assert len(words) == len(set(words)) == 12
+
+
 def test_the_version_is_the_same_everywhere() -> None:
     citation = re.search(r"^version: (\S+)$", (ROOT / "CITATION.cff").read_text(encoding="utf-8"), re.MULTILINE)
     changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")

@@ -16,7 +16,7 @@ from typing import Any, get_args
 from fedfm.errors import Problem, RecipeError
 from fedfm.recipe.fields import choice_of, is_list, selector, settings_classes
 from fedfm.recipe.keys import RecipeKeys
-from fedfm.recipe.planned import PLANNED, PLANNED_KEYS
+from fedfm.recipe.planned import PLANNED
 from fedfm.recipe.schema import Recipe
 from fedfm.registry import name_of
 from fedfm.settings import Settings
@@ -37,6 +37,7 @@ BASE: Values = {
 
 COMPANIONS: dict[tuple[str, str], Values] = {
     ("federation.partition.kind", "column"): {"data": {"client": "site"}},
+    ("evaluate.at", "clients"): {"federation": {"holdout": 0.5}},
 }
 """Choices that no recipe can make without another key."""
 
@@ -74,7 +75,10 @@ def axes() -> dict[str, list[Pick]]:
     """Dotted key → the choices at it that this version has; keys with one choice are left out."""
     found = dict(_methods(RecipeKeys))
     for where, values in PLAIN.items():
-        picks = [Pick(where, _name(value), _nested(where, value)) for value in values]
+        picks = [
+            Pick(where, _name(value), merged(_nested(where, value), COMPANIONS.get((where, _name(value)), {})))
+            for value in values
+        ]
         found[where] = [pick for pick in picks if not _is_planned(pick)]
     return {where: picks for where, picks in found.items() if len(picks) > 1}
 
@@ -111,7 +115,7 @@ def _nested(where: str, value: Any) -> Values:
 
 
 def _is_planned(pick: Pick) -> bool:
-    return (pick.where in PLANNED_KEYS and pick.name != "none") or (pick.name in PLANNED.get(pick.where, ()))
+    return pick.name in PLANNED.get(pick.where, ())
 
 
 def merged(*parts: Mapping[str, Any]) -> Values:

@@ -15,13 +15,12 @@ from typing import Any
 import torch
 from transformers import AutoModel, AutoTokenizer, BertConfig
 
-from fedfm import load_recipe
+from fedfm import Experiment, build_experiment, load_recipe
 from fedfm.data.batches import batch_plan
 from fedfm.models.backbones import Backbone, load_backbone
 from fedfm.models.builtin import minilm_folder
 from fedfm.proxies.pair import make_pair
 from fedfm.randomness import numpy_generator
-from fedfm.server.experiment.build import Experiment, build_experiment
 from job import Data
 from sizes import Size
 

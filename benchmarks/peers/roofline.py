@@ -14,8 +14,10 @@ import transformers
 from torch import Tensor, nn
 
 from clock import Clock
-from fedfm.hosts.parallelism import TOKENS
 from job import Job, data_of
+
+TOKENS = 8192
+"""Tokens that fedfm puts through the backbone at once on a CPU."""
 
 
 def matrices(job: Job) -> list[Tensor]:
@@ -44,8 +46,8 @@ def main() -> None:
     for number in range(data.rounds):
         for step in range(data.plan.shape[2]):
             tokens = int(data.lengths[data.plan[number, :, step]].sum())
-            whole, rest = divmod(tokens, TOKENS["cpu"])
-            for size in [TOKENS["cpu"]] * whole + [rest] * (rest > 0):
+            whole, rest = divmod(tokens, TOKENS)
+            for size in [TOKENS] * whole + [rest] * (rest > 0):
                 multiply(weights, size)
         clock.lap()
     clock.report(None)

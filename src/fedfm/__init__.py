@@ -18,16 +18,32 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fedfm.errors import FedfmError
     from fedfm.recipe import Recipe, load_recipe
-    from fedfm.server import Run, evaluate, export, plan, predict, resume, run
+    from fedfm.server import (
+        Experiment,
+        Run,
+        Simulation,
+        build_experiment,
+        build_proxy,
+        evaluate,
+        export,
+        plan,
+        predict,
+        resume,
+        run,
+    )
     from fedfm.trackers.listeners import Listener
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Experiment": "fedfm.server",
     "FedfmError": "fedfm.errors",
     "Listener": "fedfm.trackers.listeners",
     "Recipe": "fedfm.recipe",
     "Run": "fedfm.server",
+    "Simulation": "fedfm.server",
+    "build_experiment": "fedfm.server",
+    "build_proxy": "fedfm.server",
     "evaluate": "fedfm.server",
     "export": "fedfm.server",
     "load_recipe": "fedfm.recipe",
@@ -38,11 +54,15 @@ _HOMES = {
 }
 
 __all__ = [
+    "Experiment",
     "FedfmError",
     "Listener",
     "Recipe",
     "Run",
+    "Simulation",
     "__version__",
+    "build_experiment",
+    "build_proxy",
     "evaluate",
     "export",
     "load_recipe",

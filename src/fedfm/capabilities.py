@@ -22,6 +22,12 @@ ONE_MODEL = "one model"
 """All clients share one tunable; personal parts, different backbones and gossip take it."""
 SIMULATED_CLIENTS = "simulated clients"
 """The server reads the clients' data; `data.train: sites` takes it."""
+ONE_BACKBONE = "one backbone"
+"""All clients have the recipe's `model`, or its proxy; `federation.models` takes it."""
+TUNABLE_UPDATES = "updates of the tunable"
+"""Clients send what they changed of the tunable; a protocol in which they send something else takes it."""
+TEXT_INPUTS = "text inputs"
+"""The model reads text; tasks on images take it."""
 WHOLE_VIEWS = "whole views"
 """Each client holds every coordinate of the tunable; ranks, personal parts and chosen layers take it."""
 BARRIER = "barrier"
@@ -52,6 +58,9 @@ UNLESS_TAKEN = frozenset(
         BACKBONE_WEIGHTS,
         LABELS,
         ONE_MODEL,
+        ONE_BACKBONE,
+        TUNABLE_UPDATES,
+        TEXT_INPUTS,
         SIMULATED_CLIENTS,
         WHOLE_VIEWS,
         BARRIER,

@@ -65,7 +65,7 @@ MOST_DIMENSIONS = 8
 MOST_BYTES = 2**62
 """Bytes of a tensor when its empty dimensions count as 1, so that torch can compute its strides."""
 
-with warnings.catch_warnings():  # torch says once a process that nobody may write into such a tensor, and nobody does
+with warnings.catch_warnings():  # torch warns once a process against writing into such a tensor; fedfm does not
     warnings.simplefilter("ignore")
     torch.frombuffer(b"\0", dtype=torch.uint8)
 
@@ -94,7 +94,7 @@ def stored_bytes(params: Mapping[str, Tensor], metadata: Mapping[str, str] | Non
 class Tensors(Mapping[str, Tensor]):
     """The tensors of a message, by name in sorted order, each read when it is asked for.
 
-    Those of bytes lie in their memory, and nobody may write into them; those of a message on disk are read every time.
+    Tensors of bytes share their memory and must not be written to; those of a message on disk are read at each access.
     """
 
     def __init__(self, message: bytes | Spilled, places: Mapping[str, _Place]) -> None:

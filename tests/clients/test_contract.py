@@ -48,7 +48,7 @@ def test_a_client_starts_from_what_it_gets_its_own_and_zeros() -> None:
     assert received.at.personal == {HEAD}
     assert received.trains is not None
     assert received.trains[A].tolist() == [[True] * 3, [True] * 3, [False] * 3, [False] * 3]
-    assert received.trains[HEAD].all()
+    assert received.trains.keys() == {A, B}, "a mask only where a part of a tensor is held"
 
 
 def test_two_rounds_of_scaffold_with_top_k() -> None:
@@ -58,7 +58,8 @@ def test_two_rounds_of_scaffold_with_top_k() -> None:
         message = sent_to(agreed, "a", number, tunable=START, control=zeros_like(START))
         received = agreed.receive("a", message, state)
         change = {name: torch.full(tensor.shape, -1.0) for name, tensor in START.items()}
-        trained = add(received.at.received, {name: change[name] * received.trains[name] for name in START})  # type: ignore[index]
+        masks = received.trains or {}
+        trained = add(received.at.received, {name: change[name] * masks.get(name, 1) for name in START})
         groups, state = agreed.finish("a", number, received, trained, RESULT, state)
         expected = agreed.returns("a", number)
         assert groups.keys() == expected.keys() == {TUNABLE, "control"}
@@ -97,3 +98,14 @@ def test_a_message_without_what_the_recipe_says_is_refused(groups: dict[str, Par
 def test_more_than_the_client_holds_is_refused() -> None:
     with pytest.raises(MessageError, match=r"not asked for, first `classifier\.bias`"):
         contract(FedAvg()).receive("a", Payload(1, "x", Asked(learning_rate=0.5), {TUNABLE: START}), {})
+
+
+@pytest.mark.parametrize("what", ["personal", "control"])
+def test_a_state_that_is_not_finite_is_not_kept(what: str) -> None:
+    agreed = contract(FedAvg() if what == "personal" else Scaffold())
+    message = sent_to(agreed, "a", 1, tunable=START, **({} if what == "personal" else {"control": zeros_like(START)}))
+    received = agreed.receive("a", message, {})
+    trained = {name: tensor.clone() for name, tensor in received.at.received.items()}
+    trained[HEAD][0] = torch.inf  # only what the client keeps: its update is finite
+    with pytest.raises(FloatingPointError, match=r"`classifier\.bias` of what it keeps"):
+        agreed.finish("a", 1, received, trained, RESULT, {})

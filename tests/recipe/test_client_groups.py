@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from fedfm.errors import RecipeError
-from fedfm.recipe import load_recipe, planned
+from fedfm.recipe import load_recipe
 from fedfm.recipe.client_groups import Device, OtherModel, devices_of, models_of
 
 CLIENTS = [f"{number:02d}" for number in range(10)]
@@ -71,9 +71,8 @@ def test_models_go_to_patterns_first_then_to_counts_and_shares() -> None:
     ],
 )
 def test_faulty_groups_name_their_place_in_the_list(
-    values: dict[str, Any], monkeypatch: pytest.MonkeyPatch, federation: dict[str, Any], where: str, message: str
+    values: dict[str, Any], federation: dict[str, Any], where: str, message: str
 ) -> None:
-    monkeypatch.setattr(planned, "PLANNED_KEYS", ())
     with pytest.raises(RecipeError) as caught:
         load_recipe(values | {"federation": federation})
     (problem,) = caught.value.problems

@@ -43,6 +43,14 @@ class Echo:
     stacking: None = None
     profile: None = None
 
+    @property
+    def own(self) -> Echo:
+        return self
+
+    @property
+    def copy(self) -> Echo:
+        return self
+
     def passes(self, requests: Iterable[Request]) -> list[list[Request]]:
         everyone = list(requests)
         return [everyone[start : start + 2] for start in range(0, len(everyone), 2)]

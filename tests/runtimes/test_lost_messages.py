@@ -33,7 +33,7 @@ EVER = 1e9
 
 
 class LosingGrid(InProcessGrid):
-    """Gives messages their numbers, and hands some of them to nobody."""
+    """Gives messages their numbers, and loses some of them."""
 
     def __init__(self, sites: Sequence[Node], lose: Iterable[str]) -> None:
         """A grid of sites.
@@ -203,7 +203,7 @@ def test_who_has_not_had_its_message_twice_is_lost(waiting: Waiting) -> None:
     waiting.say(HAD_NOT)
     assert waiting.look(41.0) == [LOST]
     waiting.grid.answers["1"] = DONE
-    assert waiting.look(EVER) == []  # nobody waits for it any more
+    assert waiting.look(EVER) == []  # it is not waited for any more
     assert len(waiting.questions) == 3
 
 
@@ -224,7 +224,7 @@ def test_what_is_sent_next_drops_the_questions_before_it(waiting: Waiting) -> No
     waiting.say(HAD_NOT)
     waiting.push()
     assert waiting.look(20.0) == []
-    assert list(waiting.grid.answers.values()) == [HAD_NOT], "nobody wants to know any more"
+    assert list(waiting.grid.answers.values()) == [HAD_NOT], "it is not waited for any more"
     assert waiting.look(30.0) == []
     assert waiting.questions == ["1", "1", "4"]
     waiting.say(HAD_NOT)  # the first that counts

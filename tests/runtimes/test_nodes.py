@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fedfm.proxies.versions import ProxyVersion
 
 from fedfm.errors import InterruptedRunError, TooFewClientsError
 from fedfm.hosts.downloads import Downloads
+from fedfm.proxies.base import ModelVersion
 from fedfm.runtimes.envelopes import (
     Ended,
     Envelope,
@@ -187,14 +187,14 @@ def test_a_node_whose_time_is_over_is_not_asked_again() -> None:
     assert len(line.sent) == 2
 
 
-def saved(folder: Path, version: ProxyVersion) -> None:
+def saved(folder: Path, version: ModelVersion) -> None:
     (folder / "config.json").write_bytes(b"{}")
     (folder / "model.safetensors").write_bytes(f"proxy {version.number}".encode())
 
 
 def proxied(line: Line, **more: Any) -> NodesRuntime:
     told = NodesRuntime(line, JOB, stack=1, save_proxy=saved, pause=0.0, **more)
-    told.share(["a", "b"], ProxyVersion(0, {}, {}))
+    told.share(["a", "b"], ModelVersion(0, {}, {}))
     return told
 
 
@@ -204,14 +204,14 @@ def prepared(line: Faked) -> list[tuple[str, list[str]]]:
     return [(node, [piece.file for piece in head.pieces]) for node, head in heads if isinstance(head, Prepare)]
 
 
-def test_who_is_not_waited_for_is_told_of_its_proxy_anew() -> None:
+def test_a_node_that_is_not_waited_for_gets_its_proxy_again() -> None:
     line = Faked(one=holding("a"), two=holding("b"))
     told = proxied(line)
     told.submit(requests(asked(*"ab")))
     assert told.next() == Reply("a", b"message to a")
     told.drop()
     line.sent.clear()
-    told.share([], ProxyVersion(0, {}, {}))
+    told.share([], ModelVersion(0, {}, {}))
     assert exchanged(told, asked(*"ab")) == asked(*"ab")
     assert [node for node, _ in prepared(line)] == ["two"]
 
@@ -235,9 +235,9 @@ def test_a_proxy_goes_in_pieces_to_those_that_lack_it(tmp_path: Path, monkeypatc
     (folder,) = tmp_path.iterdir()
     assert (folder / "model.safetensors").read_bytes() == b"proxy 0"
     line.sent.clear()
-    told.share(["a"], ProxyVersion(0, {}, {}))
+    told.share(["a"], ModelVersion(0, {}, {}))
     assert exchanged(told, asked(*"ab")) == asked(*"ab")
-    assert prepared(line) == []  # nodes that train anybody keep one for all
+    assert prepared(line) == []  # nodes that train any client keep one for all
 
 
 @pytest.mark.parametrize(
@@ -249,7 +249,7 @@ def test_a_proxy_goes_in_pieces_to_those_that_lack_it(tmp_path: Path, monkeypatc
         (Piece(file="config.json", start=0), Piece(file="config.json", start=0)),
     ],
 )
-def test_who_never_has_enough_is_left_out(pieces: tuple[Piece, ...]) -> None:
+def test_a_node_that_asks_without_end_is_left_out(pieces: tuple[Piece, ...]) -> None:
     def insatiable(envelope: Envelope) -> Envelope:
         return Envelope(Wanting(job=job_digest(JOB), pieces=pieces))
 
@@ -259,7 +259,7 @@ def test_who_never_has_enough_is_left_out(pieces: tuple[Piece, ...]) -> None:
     assert told.refused == {"one": "the files of the proxy do not arrive there as they were sent"}
 
 
-def test_who_keeps_little_of_what_it_gets_is_left_out() -> None:
+def test_a_node_that_keeps_little_of_what_it_gets_is_left_out() -> None:
     wants = iter(range(1_000))
 
     def slow(envelope: Envelope) -> Envelope:
@@ -271,18 +271,18 @@ def test_who_keeps_little_of_what_it_gets_is_left_out() -> None:
     assert next(wants) == 2
 
 
-def test_who_is_lost_with_a_proxy_on_its_way_is_not_asked_to_train(tmp_path: Path) -> None:
+def test_a_node_that_is_lost_with_a_proxy_on_its_way_is_not_asked_to_train(tmp_path: Path) -> None:
     answers = {"one": [READY, GONE, GONE, GONE]}
     line = Faked(
         a=lambda envelope: answers["one"].pop(0) if isinstance(envelope.head, Prepare) else trained(envelope), b=good
     )
     told = proxied(line, own_data=True)
     assert exchanged(told, asked(*"ab")) == asked(*"ab")
-    told.share(["a"], ProxyVersion(1, {}, {}))
+    told.share(["a"], ModelVersion(1, {}, {}))
     assert exchanged(told, asked(*"ab")) == {"a": Failure("a", "Flower reports error 3"), **asked("b")}
 
 
-def test_a_trial_comes_before_the_proxy_and_prepares_nobody() -> None:
+def test_a_trial_comes_before_the_proxy_and_prepares_no_node() -> None:
     def trying(envelope: Envelope) -> Envelope:
         if not isinstance(envelope.head, Prepare):
             return trained(envelope)
@@ -303,7 +303,7 @@ def test_a_trial_comes_before_the_proxy_and_prepares_nobody() -> None:
     tried = [envelope.head for _, envelope in line.sent if isinstance(envelope.head, Prepare)]
     assert [(head.trial, [file.name for file in head.files]) for head in tried] == [(True, ["tokenizer.json"])] * 2
     line.sent.clear()
-    told.share(["a", "b"], ProxyVersion(0, {}, {}))
+    told.share(["a", "b"], ModelVersion(0, {}, {}))
     assert exchanged(told, asked(*"ab")) == {"b": Failure("b", "no column `text`"), **asked("a")}
     assert [(node, envelope.head.trial) for node, envelope in line.sent if isinstance(envelope.head, Prepare)] == [
         ("a", False)
@@ -318,7 +318,7 @@ def test_a_node_that_is_lost_in_a_trial_is_tried_again() -> None:
     assert (list(told.examples), answers) == (["a"], [])
 
 
-def test_a_trial_that_nobody_passes_ends_the_run() -> None:
+def test_a_trial_that_no_node_passes_ends_the_run() -> None:
     line = Faked(a=lambda envelope: Envelope(Refusal(reason="outside this site's policy")))
     told = proxied(line, own_data=True, save_processor=lambda folder: None)
     with pytest.raises(TooFewClientsError, match="node a: outside this site's policy"):
@@ -462,14 +462,14 @@ def test_a_node_whose_proxy_no_message_brings_up_to_date_downloads_it() -> None:
     told = proxied(line)
     exchanged(told, asked(*"ab"))
     line.sent.clear()
-    told.share([], ProxyVersion(1, {}, {}))
+    told.share([], ModelVersion(1, {}, {}))
     exchanged(told, asked("a"))
     assert proxies(line) == [], "the message to a leads from version 0 to 1"
-    told.share([], ProxyVersion(1, {}, {}))
+    told.share([], ModelVersion(1, {}, {}))
     exchanged(told, asked(*"ab"))
     assert proxies(line) == ["two"], "it is still at 0, and all messages may lead from 1"
     line.sent.clear()
-    told.share(["c", "d"], ProxyVersion(2, {}, {}))
+    told.share(["c", "d"], ModelVersion(2, {}, {}))
     exchanged(told, asked(*"cd"))
     assert proxies(line) == ["one", "two"], "the messages to new clients lead from 2"
 
@@ -504,7 +504,7 @@ def test_a_node_whose_proxy_is_newer_than_its_next_work_needs_is_prepared_once()
     told = proxied(line)
     told.submit(requests(asked("a")))
     told.submit(requests(asked("b")))
-    told.share(["c"], ProxyVersion(1, {}, {}))
+    told.share(["c"], ModelVersion(1, {}, {}))
     told.submit(requests(asked("c")))
     replies = [told.next() for _ in range(3)]
     assert [reply.client for reply in replies if reply] == ["a", "b", "c"]

@@ -118,7 +118,7 @@ def test_who_does_not_answer_in_time_is_named(tmp_path: Path) -> None:
     line.close()
 
 
-def test_an_answer_that_nobody_waits_for_any_more_is_not_taken_for_another(line: RelayLine) -> None:
+def test_an_answer_that_is_not_waited_for_any_more_is_not_taken_for_another(line: RelayLine) -> None:
     def late(server: socket.socket) -> None:
         first = take(server)
         take(server)
@@ -186,7 +186,7 @@ def test_it_takes_what_comes_late_while_it_still_sends(line: RelayLine) -> None:
     large = Envelope(Replies(clients=(("c", None),)), (bytes(20_000_000),))
 
     def late(server: socket.socket) -> None:
-        sockets.send(server, large, name="1 0")  # of an earlier round: nobody waits for it
+        sockets.send(server, large, name="1 0")  # of an earlier round: it is not waited for
         echo(server)
 
     relay(line, late)

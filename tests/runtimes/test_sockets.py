@@ -100,9 +100,9 @@ def test_one_who_hangs_up_without_an_answer_has_given_none(tmp_path: Path) -> No
             list(sockets.ask(path, Envelope(Refusal(reason="?")), patience=5))
 
 
-def test_nobody_there_is_told_after_the_patience(tmp_path: Path) -> None:
+def test_an_absent_server_is_reported_after_the_patience(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
-        sockets.connect(tmp_path / "nobody", patience=0)
+        sockets.connect(tmp_path / "absent", patience=0)
 
 
 def test_no_memory_is_taken_for_a_parcel_that_is_too_large(ends: tuple[socket.socket, socket.socket]) -> None:

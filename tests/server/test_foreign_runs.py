@@ -172,9 +172,9 @@ def test_a_file_that_no_manifest_names_is_refused(foreign: Path) -> None:
 @pytest.mark.parametrize(
     "state",
     [
-        "{}", "[]", "5", "[" * 5000, '{"format": 3}',
-        '{"format": 3, "offsets": {"metrics.jsonl": -1}, "identity": {}, "state": {}}',
-        '{"format": 3, "offsets": [], "identity": {}, "state": {"proxy_version": null, "best": null, "steps": []}}',
+        "{}", "[]", "5", "[" * 5000, '{"format": 4}',
+        '{"format": 4, "offsets": {"metrics.jsonl": -1}, "identity": {}, "state": {}}',
+        '{"format": 4, "offsets": [], "identity": {}, "state": {"proxy_version": null, "best": null, "steps": []}}',
     ],
 )  # fmt: skip
 def test_a_state_that_is_none_is_refused_whatever_its_manifest_says(state: str, foreign: Path) -> None:

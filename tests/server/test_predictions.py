@@ -11,13 +11,12 @@ from click.testing import CliRunner
 from transformers import AutoTokenizer
 
 from fedfm import run
-from fedfm.aggregation import Mean
 from fedfm.cli.main import main
 from fedfm.errors import RecipeError
 from fedfm.models.builtin import write_random_model
 from fedfm.recipe import load_recipe
 from fedfm.server import plan
-from fedfm.server.rounds.exchange import Answers
+from fedfm.server.rounds.totals import Totals
 from tests.small import small_recipe
 
 
@@ -35,10 +34,10 @@ def masked_recipe(folder: Path, *, test: list[str], **changes: Any) -> dict[str,
 
 
 def test_the_mean_of_a_round_is_over_predictions() -> None:
-    answers = Answers(Mean().start())
-    assert answers.loss is None
-    answers.losses += [(2.0, 1), (5.0, 3)]
-    assert answers.loss == (2.0 + 3 * 5.0) / 4
+    totals = Totals()
+    assert totals.loss is None
+    totals.losses += [(2.0, 1), (5.0, 3)]
+    assert totals.loss == (2.0 + 3 * 5.0) / 4
 
 
 def test_training_and_test_loss_are_alike_before_anything_is_learnt(tmp_path: Path) -> None:

@@ -1,11 +1,11 @@
-"""Several processes train what one would have trained, bit for bit, and their deaths are told."""
+"""Several processes train what one would have trained, bit for bit, and report a process that ends."""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,12 @@ import pytest
 
 import fedfm
 from fedfm.errors import RecipeError
-from fedfm.params import digest
 from fedfm.recipe import load_recipe
 from fedfm.runtimes.local import LocalRuntime
 from fedfm.runtimes.processes import ProcessRuntime, can_fork
 from fedfm.server.experiment.build import Experiment, build_experiment
-from fedfm.updates import Failure, Instruction, decode_update, encode_instruction
-from tests.asked import exchanged
+from fedfm.updates import Failure, Reply, Request, decode_update
+from tests.asked import exchanged, instruction
 from tests.small import small_recipe
 
 pytestmark = pytest.mark.skipif(not can_fork(), reason="this system cannot fork processes that compute")
@@ -42,7 +41,7 @@ def runtime(experiment: Experiment) -> Iterator[ProcessRuntime]:
 
 
 def asked(experiment: Experiment, number: int = 1) -> dict[str, bytes]:
-    message = encode_instruction(Instruction(number, digest(experiment.start), 0.01, experiment.start))
+    message = instruction(experiment.start, number=number)
     return dict.fromkeys(experiment.worker.clients, message)
 
 
@@ -81,12 +80,13 @@ def test_a_caller_that_stops_listening_stops_them(experiment: Experiment, runtim
 def test_a_process_that_dies_fails_its_clients_only(
     experiment: Experiment, runtime: ProcessRuntime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def die(self: Any, instructions: dict[str, Instruction]) -> Iterator[Any]:
-        if "3" in instructions:
+    def die(self: Any, requests: Iterable[Request]) -> Iterator[Reply]:
+        clients = [request.client for request in requests]
+        if "3" in clients:
             os.kill(os.getpid(), signal.SIGKILL)
-        return iter([(client, b"answer") for client in instructions])
+        return iter([Reply(client, b"answer") for client in clients])
 
-    monkeypatch.setattr("fedfm.clients.Worker._answers", die)
+    monkeypatch.setattr("fedfm.clients.Worker.answer", die)
     answers = dict(exchanged(runtime, asked(experiment)))
     assert answers.keys() == experiment.worker.clients.keys()
     failed = {client for client, answer in answers.items() if isinstance(answer, Failure)}
@@ -111,13 +111,14 @@ def test_a_slow_pass_keeps_the_others_from_running_far_ahead(
 ) -> None:
     waiting = multiprocessing.get_context("fork").Event()
 
-    def answer(self: Any, instructions: dict[str, Instruction]) -> Iterator[Any]:
-        if "000" in instructions:
+    def answer(self: Any, requests: Iterable[Request]) -> Iterator[Reply]:
+        clients = [request.client for request in requests]
+        if "000" in clients:
             waiting.wait(30)
-        return iter([(client, b"answer") for client in instructions])
+        return iter([Reply(client, b"answer") for client in clients])
 
-    monkeypatch.setattr("fedfm.clients.Worker._answers", answer)
-    monkeypatch.setattr("fedfm.clients.worker.decode_instruction", lambda message: message)
+    monkeypatch.setattr("fedfm.clients.Worker.answer", answer)
+    monkeypatch.setattr("fedfm.clients.Worker.prepare", lambda self, messages: None)
     clients = [f"{number:03}" for number in range(100)]  # 50 passes, of which 8 may be dealt with the first
     came = []
     for client, _ in exchanged(runtime, dict.fromkeys(clients, b"message")):
@@ -128,8 +129,8 @@ def test_a_slow_pass_keeps_the_others_from_running_far_ahead(
     assert came[:14] == clients[2:16]
 
 
-def test_a_clients_failure_is_told_across(experiment: Experiment, runtime: ProcessRuntime) -> None:
-    message = encode_instruction(Instruction(1, "nothing", 0.01, {}))
+def test_a_failure_of_a_client_comes_across(experiment: Experiment, runtime: ProcessRuntime) -> None:
+    message = instruction({})
     answers = list(exchanged(runtime, {"0": message, "1": message}))
     assert [type(answer) for _, answer in answers] == [Failure, Failure]
     assert "Traceback" in answers[0][1].details  # type: ignore[union-attr]
@@ -151,7 +152,7 @@ def test_a_run_is_the_same_with_any_number_of_processes(tmp_path: Path, changes:
 def test_updates_are_sound(experiment: Experiment, runtime: ProcessRuntime) -> None:
     for client, answer in exchanged(runtime, asked(experiment)):
         assert isinstance(answer, bytes)
-        assert decode_update(answer).client == client
+        assert decode_update(answer).facts.client == client
 
 
 def test_auto_keeps_small_runs_in_one_process(experiment: Experiment) -> None:
@@ -160,5 +161,5 @@ def test_auto_keeps_small_runs_in_one_process(experiment: Experiment) -> None:
 
 def test_several_are_refused_where_there_can_be_but_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fedfm.hosts.parallelism.can_fork", lambda: False)
-    with pytest.raises(RecipeError, match="several processes need Linux and a CPU"):
+    with pytest.raises(RecipeError, match="more than one process needs Linux and a CPU"):
         build_experiment(load_recipe(small_recipe(tmp_path, runtime={"processes": 2})))

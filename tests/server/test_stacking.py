@@ -104,7 +104,7 @@ def test_auto_is_bfloat16_where_it_pays_and_the_run_remembers(
                 "proxy": {"kind": "fedpft", "keep_layers": [], "interval": 1, "align": {"data": "clients"}},
                 "public": {"data": "builtin:pydoc", "limit": 20},
             },
-            "counted at the clients",
+            "clients count how much neurons are used",
         ),
     ],
 )

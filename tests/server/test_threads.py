@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +16,8 @@ from fedfm.hosts.node import Node
 from fedfm.proxies import pair
 from fedfm.proxies.fedpft.model import FedPFTModel
 from fedfm.recipe import Recipe, load_recipe
-from fedfm.runtimes.base import Runtime
 from fedfm.server import resume
-from fedfm.server.experiment.build import Experiment
 from fedfm.server.experiment.deployment import Simulation
-from fedfm.server.experiment.runtime_factory import over_nodes
-from fedfm.server.runs.start import start_run
 from tests.machines import adapter
 from tests.server.experiment.test_deployment import Near
 from tests.small import small_recipe
@@ -97,16 +92,8 @@ def test_more_are_used_also_on_resume(tmp_path: Path, seen: Seen) -> None:
 
 def test_a_node_uses_as_many(tmp_path: Path, seen: Seen) -> None:
     chosen = recipe(tmp_path, "runtime={kind: flower, nodes: 1, stack: 'off'}", "federation.rounds=1")
-    start_run(chosen, InThisProcess(), [])
+    run(chosen, deployment=Simulation(line=lambda _: Near({"node": Node()})))
     assert seen["training"] == {1}
-
-
-@dataclass(frozen=True)
-class InThisProcess(Simulation):
-    """Clients behind a node that is no process of its own."""
-
-    def reach(self, experiment: Experiment) -> Runtime:
-        return over_nodes(experiment, Near({"node": Node()}))
 
 
 def test_the_bits_are_those_of_a_process_with_one(tmp_path: Path) -> None:

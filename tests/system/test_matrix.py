@@ -98,6 +98,9 @@ def recipe_of(folder: Path, picks: list[Pick]) -> dict[str, Any]:
     values = merged(values, {"model": {"path": str(folder / MODELS.get(task, "tiny-bert"))}, "data": data})
     protocol = values.get("protocol", {}).get("kind", "star")
     values = merged(values, {"protocol": {"kind": protocol, **PROTOCOLS.get(protocol, {})}})
+    if values.get("protocol", {}).get("kind") == "distillation":
+        quick = {"examples": 4, "steps": 1, "digest_steps": 1}
+        values = merged(values, {"public": {"data": files["public"]}, "protocol": quick})
     if proxy != "none":
         values = merged(values, {"public": {"data": files["public"]}, "proxy": PROXIES.get(proxy, {})})
     return values

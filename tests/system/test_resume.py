@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -16,6 +17,7 @@ import yaml
 from fedfm import FedfmError, Listener, Run, export, resume, run
 from fedfm.params import digest, load
 from fedfm.server.rounds import checkpoints
+from tests.alike import METHODS
 from tests.small import small_recipe
 from tests.started import finish
 
@@ -97,6 +99,24 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path: Path, algorithm: dict
         recipe = write_recipe(tmp_path, f"killed-{point}", algorithm)
         kill_at(recipe, point, number)
         assert outcome(resume(tmp_path / "runs" / f"killed-{point}")) == straight, (point, number)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("method", "point"), [("scaffold", "writing"), ("gossip", "training")])
+def test_what_clients_keep_is_resumed(method: str, point: str, tmp_path: Path) -> None:
+    """The state that clients had written in the round that was lost is written again, bit for bit."""
+    more = {"algorithm": {"name": "fedavg"}, **METHODS[method]}
+    straight = run(write_recipe(tmp_path, "straight", **more))
+    kill_at(write_recipe(tmp_path, "killed", **more), point, 3)
+    resumed = resume(tmp_path / "runs" / "killed")
+    assert outcome(resumed) == outcome(straight)
+    assert kept(resumed) == kept(straight) != {}
+
+
+def kept(finished: Run) -> dict[str, str]:
+    """Digests of the files of clients' state."""
+    files = sorted(finished.folder.client_state.rglob("*.safetensors"))
+    return {str(path.relative_to(finished.path)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 @pytest.mark.slow

@@ -19,7 +19,7 @@ from fedfm.spec import Spec
 from fedfm.views.base import Index, Slices, holds, narrow, widen
 
 AT_ONCE = 2**15
-"""Values that are in float64 beside the sum, at most; torch leaves so few to one thread, and wakes no other."""
+"""Values that are in float64 beside the sum, at most; torch computes so few values in one thread."""
 
 
 class Mean(Rule):
@@ -90,7 +90,7 @@ class MeanFold:
         self._sum[name] = widen({name: total}, part, {name: self._sum[name]})[name]
 
     def result(self) -> Params:
-        """The mean, in the dtype of the updates; it ends the fold, whose memory it gives back as it goes.
+        """The mean, in the dtype of the updates; it ends the fold and frees its memory tensor by tensor.
 
         Raises:
             ValueError: nothing was folded in.

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from fedfm.capabilities import SERVER_STEP, STATEFUL_CLIENTS
+from fedfm.capabilities import BARRIER, SERVER_STEP, STATEFUL_CLIENTS, TUNABLE_UPDATES
 from fedfm.clients.rules import At, ClientRound, Finished, Groups, LocalResult, Teacher
 from fedfm.params import Params, add
 from fedfm.settings import Capabilities, Settings
@@ -19,7 +19,7 @@ ServerState = dict[str, Params]
 
 @dataclass(frozen=True)
 class Aggregate:
-    """What a round's sound updates come to.
+    """The aggregate of a round's sound updates.
 
     Attributes:
         update: the aggregate Δ of the clients' w_c − w_t by the recipe's rule, in their dtype.
@@ -84,6 +84,10 @@ class Algorithm(Settings):
             needs |= {SERVER_STEP: "the server takes a step of its own"}
         if type(self).client_start is not Algorithm.client_start:
             needs |= {STATEFUL_CLIENTS: "clients keep tensors between rounds"}
+        if self.sent or self.returned:
+            needs |= {TUNABLE_UPDATES: "other tensors travel beside the tunable"}
+        if self.sent:
+            needs.setdefault(BARRIER, "what the server sends beside the tunable is that of one server state")
         return Capabilities(needs, self.gives, self.takes)
 
     def start(self, params: Params) -> ServerState:
@@ -135,7 +139,7 @@ class Algorithm(Settings):
         return Finished(update)
 
     def server_step(self, params: Params, aggregate: Aggregate, state: ServerState) -> tuple[Params, ServerState]:
-        """New tunable and server state from the aggregated update Δ; none of the arguments is changed.
+        """New tunable and server state from the aggregated update Δ; the arguments are not changed.
 
         Args:
             params: the tunable w_t that this round's clients received, float32.

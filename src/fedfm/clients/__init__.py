@@ -8,7 +8,7 @@ from fedfm.clients.settings import LocalSettings
 from fedfm.clients.stacked import Stacking, StackMember, train_stacked
 from fedfm.clients.threads import use_threads
 from fedfm.clients.training import train_locally
-from fedfm.clients.worker import Worker
+from fedfm.clients.worker import Worker, Workers
 
 __all__ = [
     "ClientRound",
@@ -21,6 +21,7 @@ __all__ = [
     "StackMember",
     "Stacking",
     "Worker",
+    "Workers",
     "gemm_peak",
     "spread",
     "train_locally",

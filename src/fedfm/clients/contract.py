@@ -1,8 +1,8 @@
-"""Between the wire and training at a client: what it received, in full coordinates, and what it sends of its result."""
+"""Between the wire and training at a client: decodes what it received, and encodes what it sends."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -10,11 +10,17 @@ from torch import Tensor
 
 from fedfm.clients.rules import ClientRound, Groups, LocalResult, LocalRule
 from fedfm.clients.state import State, named, part
-from fedfm.params import Params, subtract
+from fedfm.params import Params, is_finite, subtract
 from fedfm.spec import Spec, empty, problem
-from fedfm.updates import Asked, Instruction, MessageError, MessageKey, Payload, UpdatePath
+from fedfm.updates import Asked, Done, Instruction, MessageError, MessageKey, Payload, UpdatePath
 from fedfm.views import Slices, Views, holds, narrow, narrow_spec, widen
-from fedfm.wire import TUNABLE, stored_bytes
+from fedfm.wire import TUNABLE
+
+_BASE = "0" * 64
+"""Stands for a digest."""
+
+PERSONAL = "view/tunable"
+"""Group of a client's state: its personal tensors."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +30,7 @@ class Reception:
     Attributes:
         at: full tensors: the server's where the client gets them, its own in personal places, zero elsewhere.
         held: the part of them that it returns.
-        trains: name → bool tensor, the coordinates that it trains; None: all of them.
+        trains: name → bool tensor, the coordinates that it trains; of tensors that are absent, and for None, all.
     """
 
     at: ClientRound
@@ -68,7 +74,7 @@ class Contract:
         gets = self.views.gets(self.spec, client, instruction.round)
         held = self.views.held(self.spec, client, instruction.round)
         beside = self.rule.sent if instruction.work == "train" else ()
-        specs = {group: narrow_spec(self.spec, gets) for group in (TUNABLE, *beside)}
+        specs = {group: narrow_spec(self.spec, gets) for group in (TUNABLE, *beside)} if gets else {}
         crossing = self.down.spec(specs)
         for group, expected in crossing.items():
             if reason := problem(instruction.groups.get(group, {}), expected):
@@ -78,25 +84,49 @@ class Contract:
             received, sent = dict(groups[TUNABLE]), {group: dict(groups[group]) for group in beside}
             trains = None
         else:
-            zeros = {name: torch.zeros(tensor.shape, dtype=tensor.dtype) for name, tensor in self.spec.items()}
-            mine = {**self.personal, **own.get("view/tunable", {})}
-            received = widen(groups[TUNABLE], gets, {**zeros, **mine})
-            sent = {group: widen(groups[group], gets, zeros) for group in beside}
+            zeros = self._zeros()
+            received = widen(groups.get(TUNABLE, {}), gets, {**zeros, **self._mine(own)})
+            sent = {group: widen(groups.get(group, {}), gets, zeros) for group in beside}
             trains = {
-                name: torch.ones(tensor.shape, dtype=torch.bool)
-                if name in self.personal
-                else holds(held, name, tensor.shape)
+                name: holds(held, name, tensor.shape)
                 for name, tensor in self.spec.items()
+                if name not in self.personal and held.get(name) != ()
             }
         kept = part(own, "algorithm") or self.rule.client_start(received)
         return Reception(
             ClientRound(received, sent, kept, instruction.facts.learning_rate, frozenset(self.personal)), held, trains
         )
 
+    def at_client(self, client: str, number: int, params: Params, own: State) -> Params:
+        """The full tunable of one client: the server's where the client gets it, its own in personal places, else zero.
+
+        Args:
+            client: client id.
+            number: round of the view.
+            params: the server's tunable.
+            own: what the client keeps.
+        """
+        if self.views.whole:
+            return dict(params)
+        gets = self.views.gets(self.spec, client, number)
+        return widen(narrow(params, gets), gets, {**self._zeros(), **self._mine(own)})
+
+    def _zeros(self) -> Params:
+        """Zeros with the tunable's shapes; one value in memory for each tensor, since most are replaced as a whole."""
+        return {name: torch.zeros((), dtype=tensor.dtype).expand(tensor.shape) for name, tensor in self.spec.items()}
+
+    def _mine(self, own: State) -> Params:
+        """A client's personal tensors: as initialised before its first round."""
+        return {**self.personal, **own.get(PERSONAL, {})}
+
     def finish(
         self, client: str, number: int, received: Reception, trained: Params, result: LocalResult, own: State
     ) -> tuple[dict[str, Mapping[str, Tensor]], State]:
-        """What the client sends, and what it keeps from now on."""
+        """What the client sends, and what it keeps from now on.
+
+        Raises:
+            FloatingPointError: what it would keep is not finite, with which no later round could succeed.
+        """
         done = self.rule.client_finish(subtract(trained, received.at.received), received.at, result)
         full: Groups = {TUNABLE: done.update, **done.extras}
         whole = self.views.whole
@@ -106,17 +136,29 @@ class Contract:
         key, slices = MessageKey(self.seed, number, client), None if whole else received.held
         sent, left = self.up.encode(groups, stages, key, slices)
         mine = {name: trained[name] for name in self.personal}
-        return sent, {**named("algorithm", done.own), **left, **({"view/tunable": mine} if mine else {})}
+        kept = {**named("algorithm", done.own), **left, **({PERSONAL: mine} if mine else {})}
+        for group, params in kept.items():
+            if bad := next((name for name, tensor in params.items() if not is_finite(tensor)), None):
+                raise FloatingPointError(
+                    f"tensor `{bad}` of what it keeps (`{group}`) is not finite; try a lower local.learning_rate"
+                )
+        return sent, kept
 
     def returns(self, client: str, number: int) -> dict[str, Spec]:
         """Groups of a client's update as they cross the wire."""
         return dict(self.up.spec(self.before_path(client, number)))
 
     def message_bytes(self, client: str, number: int) -> tuple[int, int]:
-        """Bytes of the tensors of one message to a client, and of its update, with their headers."""
+        """Bytes of one message to a client that trains, and of its update; numbers in them may have other lengths."""
         gets = narrow_spec(self.spec, self.views.gets(self.spec, client, number))
         down = self.down.spec(dict.fromkeys((TUNABLE, *self.rule.sent), gets))
-        return _bytes(down), _bytes(self.returns(client, number))
+        return _down_bytes(number, down), answer_bytes(client, number, self.returns(client, number))
+
+    def evaluation_bytes(self, client: str, number: int, metrics: Sequence[str]) -> tuple[int, int]:
+        """Bytes of one message to a client that evaluates, and of its answer with these metrics; as `message_bytes`."""
+        gets = narrow_spec(self.spec, self.views.gets(self.spec, client, number))
+        down = self.down.spec({TUNABLE: gets})
+        return _down_bytes(number, down), answer_bytes(client, number, {}, dict.fromkeys(metrics, _FIGURE))
 
     def before_path(self, client: str, number: int) -> dict[str, Spec]:
         """Groups of a client's update before the update path."""
@@ -124,6 +166,18 @@ class Contract:
         return {group: narrow_spec(self.spec, held) for group in (TUNABLE, *self.rule.returned)}
 
 
-def _bytes(groups: Mapping[str, Spec]) -> int:
-    """Bytes of the tensors of some groups in one message, with its header."""
-    return stored_bytes(Payload(0, "", Asked(), {group: empty(spec) for group, spec in groups.items()}).tensors)
+_FIGURE = 0.12345678901234567
+"""A number of common length."""
+
+
+def _down_bytes(number: int, groups: Mapping[str, Spec]) -> int:
+    facts = Asked(learning_rate=_FIGURE)
+    return Payload(number, _BASE, facts, {group: empty(spec) for group, spec in groups.items()}).size_bytes
+
+
+def answer_bytes(
+    client: str, number: int, groups: Mapping[str, Spec], figures: Mapping[str, float] | None = None
+) -> int:
+    """Bytes of a client's answer with some groups and figures."""
+    facts = Done(client=client, examples=100, loss=_FIGURE, extra=dict(figures or {}))
+    return Payload(number, _BASE, facts, {group: empty(spec) for group, spec in groups.items()}).size_bytes

@@ -1,4 +1,4 @@
-"""What glibc's malloc does with memory that is free: a process chooses once. Elsewhere nothing changes."""
+"""Settings of glibc's malloc for free memory, for the whole process. On other systems the functions do nothing."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ _LARGE, _HUGE, _NEVER = 2**20, 2**30, 2**31 - 1
 
 
 def give_back_at_once() -> None:
-    """Maps every large tensor of its own: what is free is the system's again."""
+    """Maps each large tensor separately, so that its memory returns to the system when it is freed."""
     _set(_MMAP_THRESHOLD, _LARGE)
     _set(_TRIM_THRESHOLD, _LARGE)
 
 
 def keep_for_reuse() -> None:
-    """Keeps what was once taken: a step's tensors then lie where the last step's were.
+    """Keeps freed memory in the process, so that each training step reuses the memory of the step before.
 
-    By itself glibc gives them back and takes them anew, and the system clears every page before it hands it out.
+    By default glibc returns it to the system and requests it again, and the system clears every page each time.
     """
     _set(_MMAP_THRESHOLD, _HUGE)
     _set(_TRIM_THRESHOLD, _NEVER)
 
 
 def give_back_now() -> None:
-    """Gives back what is free at this moment, wherever it lies."""
+    """Returns all memory that is free at this moment to the system."""
     if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):
         trim(0)
 

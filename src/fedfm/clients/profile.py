@@ -1,4 +1,4 @@
-"""Where the time of local training goes: booked by those who spend it, while somebody profiles."""
+"""The time of local training by phase, recorded only while a profile is active."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Profile:
     tokens: int = 0
 
     def add(self, other: Mapping[str, Any]) -> None:
-        """Adds what another process booked, as `record` gives it."""
+        """Adds the record of another process."""
         for phase, seconds in other["seconds"].items():
             self.seconds[phase] = self.seconds.get(phase, 0.0) + seconds
         self.tokens += other["tokens"]
@@ -39,7 +39,7 @@ class Profile:
         return {"seconds": dict(self.seconds), "tokens": self.tokens}
 
     def go_back_to(self, record: Mapping[str, Any]) -> None:
-        """Forgets what was booked since `record` gave this."""
+        """Removes everything that was added since `record` returned this."""
         self.seconds, self.tokens = dict(record["seconds"]), record["tokens"]
 
     def take(self) -> dict[str, Any]:
@@ -54,7 +54,7 @@ _current: ContextVar[Profile | None] = ContextVar("profile", default=None)
 
 @contextmanager
 def profiling(profile: Profile | None) -> Iterator[None]:
-    """Books what happens in a block of statements to a profile; None: books nothing."""
+    """Records the phases of a block of statements in a profile; None: records nothing."""
     token = _current.set(profile)
     try:
         yield
@@ -64,7 +64,7 @@ def profiling(profile: Profile | None) -> Iterator[None]:
 
 @contextmanager
 def phase(name: str) -> Iterator[None]:
-    """Books the time of a block of statements, if somebody profiles."""
+    """Records the time of a block of statements, if a profile is active."""
     profile = _current.get()
     if profile is None:
         yield

@@ -1,4 +1,4 @@
-"""Activations that are computed again in the backward pass instead of kept for it: memory for time."""
+"""Activations that are computed again in the backward pass instead of stored: less memory, more time."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from fedfm.models.tunable import Tunable
 
 @contextmanager
 def recomputing(tunable: Tunable, what: Recompute) -> Iterator[None]:
-    """Keeps of these parts of the model only what goes into them, for a block of statements; gradients stay the same.
+    """Keeps only the inputs of these parts of the model while the block runs; gradients stay the same.
 
-    From then on the process also gives back memory as soon as it is free, which glibc would keep for later.
+    After that the process also returns memory to the system as soon as it is free.
 
     Attention keeps most of what a frozen backbone's backward pass needs and is a third of its operations
     (Korthikanti et al., arXiv:2205.05198, §5); of whole blocks least is kept.
@@ -52,6 +52,6 @@ def _modules(tunable: Tunable, what: Recompute) -> list[nn.Module]:
 
 
 def _caching_configs(tunable: Tunable) -> list[PretrainedConfig]:
-    """Those of the model's parts that tell them to cache keys and values."""
+    """Configurations of the model's parts that turn on the cache of keys and values."""
     configs = {id(config): config for part in tunable.base_model.modules() if (config := getattr(part, "config", None))}
     return [config for config in configs.values() if getattr(config, "use_cache", False)]

@@ -15,7 +15,7 @@ Groups = Mapping[str, Params]
 """Named groups of tensors; those of an algorithm have the names and shapes of the tunable's."""
 
 Teacher = Literal["none", "received", "own"]
-"""Whose outputs a loss compares with: nobody's, those of the received tunable, or those of the client's own group."""
+"""The outputs that a loss compares with: none, those of the received tunable, or those of the client's own group."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class ClientRound:
 
 @dataclass(frozen=True)
 class Finished:
-    """What a client's round comes to.
+    """The result of a client's round.
 
     Attributes:
         update: w_c − w_t, as it is sent.

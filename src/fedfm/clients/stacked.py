@@ -1,7 +1,7 @@
 """Local training of several clients in one pass: their batches together through the backbone, their tunables apart.
 
-A step takes one batch of each client that still has one. What a client computes is what it would compute alone, to
-rounding: losses, clipping and the optimiser are its own, and it reads no other's examples.
+A step takes one batch of each client that still has one. A client computes what it would compute alone, up to
+rounding: it has its own losses, clipping and optimiser, and reads no examples of other clients.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Stacking:
         clients: how many at most, K.
         blocks: the model that they train on, which can read batches without their padding.
         padding: input name → value that pads it.
-        prefix: first blocks that are frozen, whose outputs are kept; None where there are none.
+        prefix: first blocks that are frozen, whose outputs are kept; None if there are no such blocks.
         uniform: whether clients are filled up to equal batches, so that few batched products serve all of them, as a
             GPU likes it; otherwise nothing is computed that is not needed.
     """
@@ -64,7 +64,7 @@ class StackMember:
         plan: numbers of the examples of each batch, at least one batch.
         batches: them, on the CPU.
         table: what the frozen prefix makes of its examples, by their numbers; needed where there is a prefix.
-        trains: name → bool tensor, the coordinates that change; None: all of them.
+        trains: name → bool tensor, the coordinates that change; of tensors that are absent, and for None, all.
     """
 
     at: ClientRound

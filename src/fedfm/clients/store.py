@@ -1,9 +1,9 @@
 """The store of client state: versions of each client's state on disk.
 
-A version is the round whose update it belongs to; 0 is a client before its first round, which has nothing stored. A
-client that takes part in round 7 reads the version of its last accepted update and writes version 7. The new version
-counts only once the server has folded the update in and says `continue_from: 7`; a refused or lost update therefore
-advances nothing, and a server that was killed asks again from the old version and gets the same bits.
+A version has the number of the round in which the client made it; 0 is a client before its first round, which has
+nothing stored. A client that takes part in round 7 reads the version of its last accepted update and writes version 7.
+The new version counts once the server has folded the update in and sends `continue_from: 7`. A refused or lost update
+therefore advances nothing, and a server that was killed asks again from the old version and gets the same bits.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Threads of torch: a sum that is shared between threads is rounded otherwise, so their number decides bits."""
+"""Threads of torch. A sum over several threads is rounded differently, so their number decides the last bits."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 @contextmanager
 def use_threads(number: int) -> Iterator[None]:
-    """Lets torch compute with so many threads in this process while the block runs."""
+    """Sets the number of torch's threads in this process while the block runs."""
     before = torch.get_num_threads()
     torch.set_num_threads(number)
     try:

@@ -60,7 +60,7 @@ def train_locally(
         local: how to train.
         rule: the algorithm's side at the client.
         at: what the round starts from.
-        trains: name → bool tensor, the coordinates that change; None: all of them.
+        trains: name → bool tensor, the coordinates that change; of tensors that are absent, and for None, all.
     """
     parameters = tunable.parameters
     received = {name: parameter.detach().clone() for name, parameter in parameters.items()}
@@ -117,7 +117,7 @@ def _moved(groups: Groups, device: torch.device) -> dict[str, Params]:
 
 
 def _teacher(rule: LocalRule, received: Params, own: Groups) -> Params | None:
-    """The tunable whose outputs the rule's loss compares with; None where it compares with none."""
+    """The tunable that gives the outputs for the rule's loss to compare with; None if the rule uses no teacher."""
     if rule.teacher == "none":
         return None
     return received if rule.teacher == "received" else dict(own["tunable"])
@@ -141,7 +141,7 @@ def _outputs(tunable: Tunable, values: Params, inputs: Batch, *, dropout: bool) 
 
 
 def read_ahead(batches: Iterable[Batch]) -> Iterator[Batch]:
-    """Batches as they come, their making booked as ``data``."""
+    """Passes batches on, and records the time that making them takes as phase ``data``."""
     waiting = iter(batches)
     while True:
         with phase("data"):

@@ -7,12 +7,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import groupby
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from fedfm.clients.contract import Contract, Reception
+from fedfm.clients.distilling import Distilling, Learner
 from fedfm.clients.evaluation import Evaluator
 from fedfm.clients.memory import keep_for_reuse
 from fedfm.clients.profile import Profile
@@ -31,6 +33,36 @@ from fedfm.randomness import derive_seed, numpy_generator, torch_seed
 from fedfm.tasks.base import Batch, Task
 from fedfm.updates import Failure, Instruction, Reply, Request, decode_instruction
 from fedfm.updates.payload import PROXY
+
+
+class Workers(Protocol):
+    """What plays clients for a runtime: one worker, or one for each of several backbones, which take turns."""
+
+    @property
+    def own(self) -> Worker:
+        """The worker on the recipe's `model`."""
+        ...
+
+    @property
+    def profile(self) -> Profile | None:
+        """Gets the time that training takes; None: it is not measured."""
+        ...
+
+    def with_profile(self, profile: Profile) -> Workers:
+        """The same, whose time is measured."""
+        ...
+
+    def passes(self, requests: Iterable[Request]) -> list[list[Request]]:
+        """Requests in the order in which they are best answered, those together that share a pass."""
+        ...
+
+    def prepare(self, messages: Iterable[bytes]) -> None:
+        """As `Worker.prepare`."""
+        ...
+
+    def answer(self, requests: Iterable[Request]) -> Iterator[Reply]:
+        """As `Worker.answer`."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -53,6 +85,8 @@ class Worker:
         trains_stale: whether a client whose proxy cannot be brought up to date trains on what it holds.
         stacking: how several clients are trained in one pass; None: one by one, in a plain loop.
         profile: gets the time that training takes; None: it is not measured.
+        learner: reads public texts with the tunable; None where clients are not asked for predictions.
+        digest: how a client with a backbone of its own learns from the server's logits.
     """
 
     tunable: Tunable
@@ -70,6 +104,8 @@ class Worker:
     trains_stale: bool = False
     stacking: Stacking | None = None
     profile: Profile | None = None
+    learner: Learner | None = None
+    digest: Distilling | None = None
 
     def answer(self, requests: Iterable[Request]) -> Iterator[Reply]:
         """Answers requests in turn, each client's as soon as it is ready.
@@ -101,6 +137,15 @@ class Worker:
         """Requests in the order given, those together that share a pass."""
         everyone, size = list(requests), self.stacking.clients if self.stacking else 1
         return [everyone[start : start + size] for start in range(0, len(everyone), size)]
+
+    @property
+    def own(self) -> Worker:
+        """Itself, as `Workers.own`."""
+        return self
+
+    def with_profile(self, profile: Profile) -> Worker:
+        """The same worker, whose time is measured."""
+        return replace(self, profile=profile)
 
     @property
     def version(self) -> int:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
+from datasets import Dataset, Features, Value
 from transformers import PreTrainedTokenizerBase
 
 from fedfm.data.columns import text_column
@@ -59,6 +60,34 @@ def encode_samples(
         least = f"{SHORT} tokens" if pairs else "one token"
         raise RecipeError(f"column `{column}` of {source.name} has no text of at least {least}", where=where)
     return Examples(table, token_counts(table))
+
+
+def sample_texts(
+    source: Source, column: str, tokenizer: PreTrainedTokenizerBase, max_length: int, *, pairs: bool, where: str
+) -> Dataset:
+    """The texts of the samples that `encode_samples` encodes; arguments and errors are the same.
+
+    Returns:
+        One row a sample, with the column ``first``, and for pairs also ``second``.
+    """
+    names = ("first", "second") if pairs else ("first",)
+    key = token_key("texts of samples", source, [column] * len(names), tokenizer, max_length)
+    piece_length = max_length - tokenizer.num_special_tokens_to_add(pair=pairs) + tokenizer.num_special_tokens_to_add()
+
+    def prepare() -> Encode:
+        texts, reader = text_column(source, column, where), plain_tokenizer(tokenizer)
+
+        def cut(rows: list[int]) -> dict[str, list[Any]]:
+            sides = _sampled_texts(reader, [texts[row] for row in rows], piece_length, pairs=pairs)
+            return dict(zip(names, sides, strict=True))
+
+        return cut
+
+    features = Features({name: Value("string") for name in names})
+    table = encoded(key, len(source), prepare, features, batch_size=TEXTS_PER_BATCH)
+    if not len(table):
+        raise RecipeError(f"column `{column}` of {source.name} has no text that is long enough", where=where)
+    return table
 
 
 def _sampled_texts(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from fedfm.data.columns import clients_of, text_column
@@ -54,3 +55,23 @@ def encode_text(
     if len(empty := np.flatnonzero(lengths == 0)):
         raise DataError(f"{source.name}: the model has no token for the text in row {source.row_number(empty[0])}")
     return Examples(table, lengths, labels, clients)
+
+
+def encode_texts(sides: Sequence[list[str]], tokenizer: PreTrainedTokenizerBase, max_length: int) -> Examples:
+    """Texts in memory as unlabelled examples, which are not cached.
+
+    Args:
+        sides: one list of N texts, or two lists for pairs.
+        tokenizer: a fast tokenizer.
+        max_length: tokens, including special tokens; fewer where the model accepts fewer.
+
+    Raises:
+        DataError: the model has no token for a text.
+    """
+    features = token_features(tokenizer)
+    columns = tokenized(plain_tokenizer(tokenizer), sides, min(max_length, tokenizer.model_max_length))
+    table = Dataset.from_dict({name: columns[name] for name in features}, features=features)
+    lengths = token_counts(table)
+    if len(empty := np.flatnonzero(lengths == 0)):
+        raise DataError(f"the model has no token for text {empty[0] + 1} of {len(lengths)}")
+    return Examples(table, lengths)

@@ -69,11 +69,16 @@ def split_clients(recipe: Recipe, examples: Examples) -> ClientSplit:
     holdout: dict[str, np.ndarray] = {}
     if settings.holdout:
         for client, indices in train.items():
-            shuffled = numpy_generator(recipe.seed, "holdout", client=client).permutation(indices)
-            held = min(round(settings.holdout * len(indices)), len(indices) - 1)
-            holdout[client], train[client] = np.sort(shuffled[:held]), np.sort(shuffled[held:])
+            train[client], holdout[client] = hold_out(indices, recipe, client)
         holdout = {client: indices for client, indices in holdout.items() if len(indices)}
     return ClientSplit(train, holdout, left_out)
+
+
+def hold_out(indices: np.ndarray, recipe: Recipe, client: str) -> tuple[np.ndarray, np.ndarray]:
+    """A client's examples, split into those that it learns from, at least one, and those that it holds out."""
+    shuffled = numpy_generator(recipe.seed, "holdout", client=client).permutation(indices)
+    held = min(round(recipe.federation.holdout * len(indices)), len(indices) - 1)
+    return np.sort(shuffled[held:]), np.sort(shuffled[:held])
 
 
 def _choose_natural(recipe: Recipe, clients: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:

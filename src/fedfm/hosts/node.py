@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from fedfm.clients import Worker
+from fedfm.clients import Workers
 from fedfm.data.settings import shown
 from fedfm.errors import DataError, FedfmError, RecipeError
 from fedfm.hosts.devices import choose_device
@@ -20,7 +20,7 @@ from fedfm.hosts.downloads import Downloads
 from fedfm.hosts.job import Job
 from fedfm.hosts.received import load_received
 from fedfm.hosts.training_data import TrainingData, read_training
-from fedfm.hosts.worker_factory import ClientSide, make_contract, make_worker
+from fedfm.hosts.worker_factory import ClientSide, make_contract, make_workers
 from fedfm.models.backbones import Backbone, load_backbone
 from fedfm.models.identity import ModelIdentity
 from fedfm.proxies.base import ClientCopy
@@ -55,7 +55,7 @@ class PreparedRun:
 
     job: str
     data: TrainingData
-    worker: Worker
+    worker: Workers
     state: Path | None
 
 
@@ -210,13 +210,13 @@ class Node:
             self._run = PreparedRun(digest, data, self._worker_for(data, job, folder), self.state_folder(job, digest))
         return Envelope(self.ready(digest, data))
 
-    def _worker_for(self, data: TrainingData, job: Job, folder: Path | None) -> Worker:
+    def _worker_for(self, data: TrainingData, job: Job, folder: Path | None) -> Workers:
         """A worker on the proxy in a folder, or on the backbone."""
         if folder is None:
             return self._worker(data, ClientCopy(_backbone(data, job.model)))
         return self._worker(data, load_received(folder, data.task.auto_class))
 
-    def _worker(self, data: TrainingData, copy: ClientCopy) -> Worker:
+    def _worker(self, data: TrainingData, copy: ClientCopy) -> Workers:
         """A worker on a model."""
         recipe, device = data.recipe, choose_device(data.recipe.runtime.device)
         self.check_model(recipe, copy.model)
@@ -224,11 +224,11 @@ class Node:
         tunable.to(device)
         side = ClientSide(copy, tunable, make_contract(recipe, tunable.read()))
         self.announce(data, side)
-        worker, _ = make_worker(data, side, device)
-        return worker
+        workers, _ = make_workers(data, side, device)
+        return workers
 
     def _train(self, run: PreparedRun, work: Work, messages: tuple[bytes, ...]) -> Iterator[Envelope]:
-        if unknown := [client for client, _ in work.clients if client not in run.worker.clients]:
+        if unknown := [client for client, _ in work.clients if client not in run.worker.own.clients]:
             raise DataError(f"this node has no data of client {unknown[0]}")
         requests, sent = read_work(work, messages)
         self.admit_work(run, work, sent)

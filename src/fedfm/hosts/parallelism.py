@@ -24,6 +24,9 @@ from fedfm.runtimes.settings import Runtime
 from fedfm.tasks import Task
 from fedfm.tasks.language_modeling import IGNORED
 
+TRAIN = "train"
+"""The work in which clients share passes."""
+
 LONG, SHARED = 1e13, 1e12
 """Approximate number of operations of a run. Above `LONG` (a minute or two of one core) `auto` takes bfloat16; above
 `SHARED` (some ten seconds) it takes several processes, each with one thread."""
@@ -128,6 +131,8 @@ def _stacking(
 
 def _problem(recipe: Recipe, backbone: Backbone, tunable: Tunable) -> str | None:
     """Why clients cannot share passes; None if they can."""
+    if TRAIN not in recipe.protocol.works:
+        return f"with `protocol.kind: {recipe.protocol.kind}` clients do more than train"
     if not recipe.tune.stackable:
         return f"with `tune.kind: {recipe.tune.kind}` each client would need a model of its own"
     family = backbone.family

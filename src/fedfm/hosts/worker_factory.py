@@ -1,21 +1,25 @@
-"""A worker for the clients whose data is on this machine, and what both ends of the wire know of what crosses."""
+"""Workers for the clients whose data is on this machine, and what both ends of the wire know of what crosses."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 
-from fedfm.clients import Contract, Evaluator, Worker
+from fedfm.clients import Contract, Evaluator, Worker, Workers
+from fedfm.clients.distilling import learner_of
+from fedfm.hosts.model_groups import Loaded, ModelWorkers, backbone_places
 from fedfm.hosts.parallelism import Sharing, choose_sharing
-from fedfm.hosts.training_data import TrainingData
+from fedfm.hosts.training_data import TrainingData, processor_of
+from fedfm.models.backbones import load_backbone
 from fedfm.models.tunable import Tunable
 from fedfm.params import Params
 from fedfm.proxies.base import ClientCopy
 from fedfm.recipe import Recipe
 from fedfm.spec import TensorSpec
 from fedfm.updates import UpdatePath
-from fedfm.views import Views
+from fedfm.views import Personal, Views
 
 
 @dataclass(frozen=True)
@@ -33,18 +37,19 @@ class ClientSide:
     contract: Contract
 
 
-def make_contract(recipe: Recipe, start: Params) -> Contract:
+def make_contract(recipe: Recipe, start: Params, views: Views | None = None) -> Contract:
     """What crosses between the server and the clients of a recipe.
 
     Args:
         recipe: of the run.
         start: what travels as initialised, with the parts that stay personal.
+        views: of the tunable; None: those that the recipe asks for.
 
     Raises:
         RecipeError: a view does not fit what is tuned.
     """
     spec = {name: TensorSpec(tuple(tensor.shape), tensor.dtype) for name, tensor in start.items()}
-    views = Views.of(recipe)
+    views = Views.of(recipe) if views is None else views
     return Contract(
         spec=spec,
         rule=recipe.algorithm,
@@ -56,8 +61,42 @@ def make_contract(recipe: Recipe, start: Params) -> Contract:
     )
 
 
+def make_workers(data: TrainingData, side: ClientSide, device: torch.device) -> tuple[Workers, Sharing]:
+    """Workers for all clients of ``data``, and how they share this machine.
+
+    Arguments and errors are those of `make_worker`; also raises RecipeError as `backbone_places`.
+    """
+    worker, sharing = make_worker(data, side, device)
+    if not data.recipe.federation.models:
+        return worker, sharing
+    places = backbone_places(data.recipe, list(data.federation.train))
+    return ModelWorkers(worker, places, partial(_load, data, device)), sharing
+
+
+def _load(data: TrainingData, device: torch.device, place: int) -> Loaded:
+    """A worker on one of `federation.models`; all of its tunable is personal to each client."""
+    other, task = data.recipe.federation.models[place], data.task
+    model = data.recipe.model.model_copy(update={"path": other.path, "revision": other.revision})
+    recipe = data.recipe.model_copy(update={"model": model, "tune": other.tune or data.recipe.tune})
+    processor = processor_of(recipe)
+    backbone = load_backbone(
+        model,
+        task.auto_class,
+        seed=recipe.seed,
+        labels=None if data.labels is None else data.labels.names,
+        allow_network=recipe.allow_network,
+    )
+    tunable = recipe.tune.attach(backbone, task_type=task.peft_type, seed=recipe.seed)
+    tunable.to(device)
+    contract = make_contract(recipe, tunable.read(), Views((Personal(),)))
+    train = task.encode(data.source, recipe.data, processor, data.labels)
+    here = replace(data, recipe=recipe, processor=processor, train=train)
+    worker, _ = make_worker(here, ClientSide(ClientCopy(backbone), tunable, contract), device)
+    return Loaded(worker, backbone.identity)
+
+
 def make_worker(data: TrainingData, side: ClientSide, device: torch.device) -> tuple[Worker, Sharing]:
-    """A worker for all clients of ``data``, and how they share this machine.
+    """A worker on one backbone for all clients of ``data``, and how they share this machine.
 
     Args:
         data: theirs.
@@ -95,5 +134,9 @@ def make_worker(data: TrainingData, side: ClientSide, device: torch.device) -> t
         copy=side.copy,
         trains_stale=recipe.proxy.accepts_stale,
         stacking=sharing.stacking,
+        learner=learner_of(evaluator, text_length=recipe.public_length, threads=recipe.runtime.resolved_threads)
+        if recipe.protocol.public_examples
+        else None,
+        digest=recipe.protocol.digest,
     )
     return worker, sharing

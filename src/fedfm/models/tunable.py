@@ -121,14 +121,20 @@ class Tunable:
         """Moves the whole model; `parameters` stay the same objects."""
         nn.Module.to(self.model, device)
 
-    def save(self, folder: Path, processor: Processor) -> None:
-        """Writes what others load: an adapter for PEFT, or a whole model for transformers; the processor beside it."""
+    def save(self, folder: Path, processor: Processor | None) -> None:
+        """Writes what others load: an adapter for PEFT, or a whole model for transformers; the processor beside it.
+
+        Args:
+            folder: to write into.
+            processor: of the backbone; None: only the parameters are written.
+        """
         with quiet():
             if self.is_adapter:
                 self.model.save_pretrained(str(folder), save_embedding_layers=False)
             else:
                 self.model.save_pretrained(str(folder))
-            processor.save_pretrained(folder)
+            if processor is not None:
+                processor.save_pretrained(folder)
 
     def merged(self) -> PreTrainedModel:
         """A copy of the model with the adapter folded into its weights; this tunable is left as it is.

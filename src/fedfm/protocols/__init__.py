@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fedfm.protocols.base import IO, Ask, ClientUpdate, Protocol, State
+from fedfm.protocols.base import IO, Ask, ClientUpdate, Messages, Protocol, State
 from fedfm.protocols.buffered import Buffered
+from fedfm.protocols.distillation import Distillation
 from fedfm.protocols.gossip import Gossip
 from fedfm.protocols.star import Star
 from fedfm.registry import Choice
@@ -14,8 +15,22 @@ PROTOCOLS: dict[str, type[Protocol]] = {
     "star": Star,
     "buffered": Buffered,
     "gossip": Gossip,
+    "distillation": Distillation,
 }
 
 AnyProtocol = Annotated[Protocol, Choice(PROTOCOLS, "kind", "fedfm.protocols")]
 
-__all__ = ["IO", "PROTOCOLS", "AnyProtocol", "Ask", "Buffered", "ClientUpdate", "Gossip", "Protocol", "Star", "State"]
+__all__ = [
+    "IO",
+    "PROTOCOLS",
+    "AnyProtocol",
+    "Ask",
+    "Buffered",
+    "ClientUpdate",
+    "Distillation",
+    "Gossip",
+    "Messages",
+    "Protocol",
+    "Star",
+    "State",
+]

@@ -1,4 +1,4 @@
-"""What a protocol is: who asks whom for what in a round. The driver around it records, commits and resumes."""
+"""What a protocol is: who asks whom for what in a round. The driver records, commits and resumes."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from torch import Tensor
 
 from fedfm.aggregation import Contribution, Rule
 from fedfm.algorithms import Algorithm, ServerState
+from fedfm.clients.distilling import Distilling, Learner
 from fedfm.params import Params
 from fedfm.settings import Settings
 from fedfm.spec import Spec
+from fedfm.tasks.public import PublicTexts
 from fedfm.updates import Done, UpdatePath
 from fedfm.views import Slices
 
@@ -41,7 +43,7 @@ class Ask:
 
     Attributes:
         round: 1-based round; key of the client's random choices.
-        params: the tunable to start from, in full coordinates.
+        params: the tunable to start from, in full coordinates; empty for a client that starts from its own.
         extras: what the algorithm sends beside it, in full coordinates, by group.
         groups: groups that are sent as they are.
         work: the kind of work.
@@ -67,7 +69,7 @@ class ClientUpdate:
     Attributes:
         client: client id.
         groups: decoded tensors by group; of ``tunable``, the part that the client holds.
-        facts: what the client says of its work.
+        facts: what the client reports of its work.
         contribution: what a rule may weigh it by.
         slices: the part of the tunable that the client holds.
     """
@@ -79,8 +81,23 @@ class ClientUpdate:
     slices: Slices
 
 
+@dataclass(frozen=True)
+class Messages:
+    """Numbers of messages in a round.
+
+    Attributes:
+        down: from the server to clients.
+        up: from clients to the server.
+        peer: whole tunables from one client to another.
+    """
+
+    down: int = 0
+    up: int = 0
+    peer: int = 0
+
+
 class IO(Interface):
-    """What a protocol may use; the driver's side of it knows runtimes, ledgers and client state."""
+    """What a protocol may use. The server implements it with runtimes, ledgers and client state."""
 
     @property
     def algorithm(self) -> Algorithm:
@@ -113,8 +130,28 @@ class IO(Interface):
         ...
 
     @property
+    def rounds(self) -> int:
+        """Rounds of the run."""
+        ...
+
+    @property
     def simulated(self) -> bool:
         """Whether all clients are simulated."""
+        ...
+
+    @property
+    def backbones(self) -> Mapping[str, int]:
+        """Client id → place of its backbone in `federation.models`; clients that have the server's are not in it."""
+        ...
+
+    @property
+    def public(self) -> PublicTexts:
+        """The recipe's public data; only for a protocol with `public_examples`."""
+        ...
+
+    @property
+    def student(self) -> Learner:
+        """The server's model; its tunable has the value that was last written to it."""
         ...
 
     def cohort(self, round: int) -> Mapping[str, int]:  # noqa: A002 - the field's word
@@ -150,7 +187,7 @@ class IO(Interface):
         ...
 
     def require(self, accepted: int, wanted: int) -> None:
-        """Checks the quorum of a round whose answers were asked for in parts.
+        """Checks the quorum of a round that asked its clients in several parts.
 
         Raises:
             TooFewClientsError: there are fewer sound answers.
@@ -173,12 +210,16 @@ class IO(Interface):
     def next(self, staleness: Mapping[str, int]) -> ClientUpdate | None:
         """The next sound answer to what was submitted; None where nothing is outstanding.
 
-        Its arrival is written to the run's events first; a resumed run gets arrivals in that order again.
+        Each answer is written to the run's events first; a resumed run gets answers in that order again.
+
+        Args:
+            staleness: client id → server steps since the parameters that it starts from. The answer of a client that
+                is not in it is dropped, and what that client keeps stays as it was before.
         """
         ...
 
     def note(self, kind: str, client: str | None, reason: str) -> None:
-        """Adds a line to the run's events, at once."""
+        """Adds a line to the round's events."""
         ...
 
     def keep(self, name: str, client: str, params: Params) -> None:
@@ -209,8 +250,29 @@ class Protocol(Settings):
     """Kinds of work that clients are asked for."""
     asks_everyone: ClassVar[bool] = False
     """Whether every client takes part in every round."""
+    own_tunable: ClassVar[str | None] = None
+    """Name under which `IO.keep` stores a tunable for each client; None: all clients start from the server's."""
     exchanges: ClassVar[int] = 1
     """Answers that a client gives in a round, for each kind of work, at most."""
+
+    @property
+    def public_examples(self) -> int:
+        """Public examples that a round needs; 0: none."""
+        return 0
+
+    @property
+    def digest(self) -> Distilling | None:
+        """How a client with a backbone of its own learns from the server's logits; None: it does not."""
+        return None
+
+    def returns(self, work: str, classes: int) -> Mapping[str, Spec] | None:
+        """Groups of an answer to a kind of work; None: those of a training update.
+
+        Args:
+            work: one of `works`.
+            classes: of the task; 0 where it has none.
+        """
+        return None if work == "train" else {}
 
     def start(self, params: Params, algorithm: Algorithm) -> State:
         """The state before round 1.
@@ -230,6 +292,16 @@ class Protocol(Settings):
         """
         raise NotImplementedError
 
+    def messages(self, clients: Sequence[str], asked: int, answers: int) -> Messages:
+        """How many messages a round has.
+
+        Args:
+            clients: of the run.
+            asked: clients that a round asks.
+            answers: updates that it needs.
+        """
+        return Messages(down=asked, up=answers)
+
     def figures(self, state: State) -> dict[str, float]:
-        """What summary and report say of the protocol's state."""
+        """Figures of the protocol's state, for summary and report."""
         return {}

@@ -1,4 +1,4 @@
-"""Buffered asynchronous training: the server steps whenever a few updates have arrived, and waits for no one.
+"""Buffered asynchronous training: the server steps whenever a few updates have arrived, without waiting for a cohort.
 
 Nguyen et al., Federated Learning with Buffered Asynchronous Aggregation (FedBuff), arXiv:2106.06639, Algorithm 1.
 `federation.per_round` clients work at any time. Each starts from the server's parameters as they are when it starts;
@@ -25,12 +25,12 @@ from fedfm import capabilities
 from fedfm.algorithms import ServerState
 from fedfm.errors import RecipeError
 from fedfm.params import Params, map_params
-from fedfm.protocols.base import IO, Ask, ClientUpdate, Protocol, State
+from fedfm.protocols.base import IO, Ask, ClientUpdate, Messages, Protocol, State
 from fedfm.protocols.folding import RoundFold
 from fedfm.randomness import numpy_generator
 from fedfm.wire import TUNABLE
 
-BASE = "base"
+BASE = "base/"
 """Prefix of the groups of parameters from which clients that still work have started."""
 
 
@@ -63,7 +63,10 @@ class Buffered(Protocol):
     """Updates that are more server steps old are dropped; null: none is."""
 
     takes: ClassVar[Mapping[str, str]] = {capabilities.BARRIER: "the server waits for no cohort"}
-    needs: ClassVar[Mapping[str, str]] = {capabilities.FIXED_COHORT: "as many clients work at any time"}
+    needs: ClassVar[Mapping[str, str]] = {
+        capabilities.FIXED_COHORT: "as many clients work at any time",
+        capabilities.ONE_BACKBONE: "the server adds up updates of one tunable",
+    }
 
     def step(self, state: State, io: IO) -> State:
         """Waits until the buffer is full, folds it, steps, and starts clients again."""
@@ -81,8 +84,13 @@ class Buffered(Protocol):
                 staleness.append(age)
         io.require(len(staleness), size)
         number = state.round + 1
-        params, server = io.algorithm.server_step(state.params, fold.result(number), air.server)
+        params, server = fold.server_step(number, state.params, air.server)
         return air.landed(number, params, server, sum(staleness) / len(staleness))
+
+    def messages(self, clients: Sequence[str], asked: int, answers: int) -> Messages:
+        """A step folds `size` updates, and as many clients start again."""
+        size = self.size or asked
+        return Messages(down=size, up=size)
 
     def figures(self, state: State) -> dict[str, float]:
         """Virtual seconds, and the mean staleness of the last step's updates."""
@@ -93,7 +101,8 @@ class _Air:
     """Clients at work, and the parameters from which they started."""
 
     def __init__(self, state: State, io: IO, max_staleness: int | None) -> None:
-        self._io, self._version, self._max_staleness = io, state.round, max_staleness
+        self._io, self._version = io, state.round
+        self._most = math.inf if max_staleness is None else max_staleness
         self.flights = [Flight(**flight) for flight in state.facts.get("in_flight", [])]
         self.server = {name: group for name, group in state.server.items() if not name.startswith(BASE)}
         self._bases = {int(name.removeprefix(BASE)): state.server[name] for name in state.server.keys() - self.server}
@@ -120,7 +129,7 @@ class _Air:
         cohort = list(self._io.cohort(number + 1))
         # A pipeline that is empty is filled with the round's cohort, as in a synchronous round.
         idle = self._idle("buffered") if self.flights else cohort
-        self._start(idle[: len(cohort) - len(self.flights)])
+        self._start(idle[: max(0, len(cohort) - len(self.flights))])
         used = {flight.version for flight in self.flights} - {number}
         bases = {f"{BASE}{version}": self._bases[version] for version in sorted(used)}
         facts: dict[str, Any] = {
@@ -139,21 +148,20 @@ class _Air:
         self.flights = [flight for flight in self.flights if flight not in due]
         self._rested |= {flight.client for flight in due}
         fresh = [flight for flight in due if self._is_fresh(flight)]
-        ages = {flight.client: self._version - flight.version for flight in fresh}
+        ages = {flight.client: self._age(flight) for flight in fresh}
         yield from self._io.ask(
             {flight.client: self._message(flight) for flight in fresh}, staleness=ages, quorum=False
         )
 
     def _real(self) -> Iterator[ClientUpdate]:
         """Waits for the next site."""
-        update = self._io.next({flight.client: self._version - flight.version for flight in self.flights})
+        fresh = [flight for flight in self.flights if self._age(flight) <= self._most]
+        update = self._io.next({flight.client: self._age(flight) for flight in fresh})
         waiting = self._io.outstanding
-        gone = [flight for flight in self.flights if flight.client not in waiting]
+        self._rested |= {flight.client for flight in self.flights if flight.client not in waiting}
         self.flights = [flight for flight in self.flights if flight.client in waiting]
-        self._rested |= {flight.client for flight in gone}
-        for flight in gone:
-            if update is not None and flight.client == update.client and self._is_fresh(flight):
-                yield update
+        if update is not None:
+            yield update
 
     def _start(self, clients: Sequence[str]) -> None:
         """Lets clients start from the present parameters."""
@@ -163,7 +171,7 @@ class _Air:
             flights.append(Flight(client, self._version, self._clock + seconds, self._started))
             self._started += 1
         self.flights += flights
-        if not self._io.simulated:
+        if not self._io.simulated and self._version < self._io.rounds:  # after the last step, only a resumed run asks
             self._submit(flights)
 
     def _idle(self, purpose: str) -> list[str]:
@@ -173,11 +181,14 @@ class _Air:
         return [str(client) for client in order if str(client) not in busy]
 
     def _is_fresh(self, flight: Flight) -> bool:
-        age = self._version - flight.version
-        if self._max_staleness is None or age <= self._max_staleness:
+        if (age := self._age(flight)) <= self._most:
             return True
         self._io.note("late", flight.client, f"its update is {age} server steps old (protocol.max_staleness)")
         return False
+
+    def _age(self, flight: Flight) -> int:
+        """Server steps since a client has started."""
+        return self._version - flight.version
 
     def _submit(self, flights: Sequence[Flight]) -> None:
         if flights:

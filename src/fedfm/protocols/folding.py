@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+from torch import Tensor
+
 from fedfm.aggregation import Fold, Mean
-from fedfm.algorithms import Aggregate
+from fedfm.algorithms import Aggregate, ServerState
 from fedfm.params import Params
 from fedfm.protocols.base import IO, ClientUpdate
+from fedfm.views import holds
 from fedfm.wire import TUNABLE
 
 
@@ -19,6 +24,8 @@ class RoundFold:
         self._extras: dict[str, Fold] = {group: uniform.start(io.spec, params) for group in io.algorithm.returned}
         self._clients: set[str] = set()
         self._steps = 0
+        self._unheld: dict[str, Tensor | None] = dict.fromkeys(io.spec)
+        """Tensor → the coordinates that no update covers; None: all of them. Tensors that are covered are absent."""
 
     def __len__(self) -> int:
         return len(self._clients)
@@ -28,10 +35,43 @@ class RoundFold:
         self._update.add(update.groups[TUNABLE], update.contribution, update.slices)
         for group, fold in self._extras.items():
             fold.add(update.groups[group], update.contribution, update.slices)
+        for name in self._unheld.keys() & update.slices.keys():
+            self._cover(name, update)
         self._clients.add(update.client)
         self._steps += update.facts.steps
 
-    def result(self, round: int) -> Aggregate:  # noqa: A002 - the field's word
+    def server_step(self, round: int, params: Params, state: ServerState) -> tuple[Params, ServerState]:  # noqa: A002
+        """New tunable and server state; both stay as they are at coordinates that no update covers.
+
+        Raises:
+            ValueError: nothing was folded in.
+        """
+        stepped, server = self._io.algorithm.server_step(params, self._result(round), state)
+        return self._kept(stepped, params), {
+            group: self._kept(tensors, state[group]) if group in state else tensors for group, tensors in server.items()
+        }
+
+    def _cover(self, name: str, update: ClientUpdate) -> None:
+        """Takes the coordinates that an update covers from those that none covers."""
+        if not update.slices[name]:
+            del self._unheld[name]
+            return
+        unheld, covered = self._unheld[name], holds(update.slices, name, self._io.spec[name].shape)
+        unheld = ~covered if unheld is None else unheld & ~covered
+        if unheld.any():
+            self._unheld[name] = unheld
+        else:
+            del self._unheld[name]
+
+    def _kept(self, stepped: Params, before: Mapping[str, Tensor]) -> Params:
+        """What was stepped to, and what was before where no update covers a coordinate."""
+        kept = dict(stepped)
+        for name in self._unheld.keys() & before.keys() & stepped.keys():
+            unheld = self._unheld[name]
+            kept[name] = before[name] if unheld is None else before[name].where(unheld, stepped[name])
+        return kept
+
+    def _result(self, round: int) -> Aggregate:  # noqa: A002 - the field's word
         """The aggregate; it ends the fold.
 
         Raises:

@@ -15,14 +15,14 @@ mean of all x_i; `consensus_distance` is √(mean_i ‖x_i − x̄‖²).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import ClassVar, Literal
 
 import torch
 
 from fedfm import capabilities
 from fedfm.params import Params, add, map_params
-from fedfm.protocols.base import IO, Ask, Protocol, State
+from fedfm.protocols.base import IO, Ask, Messages, Protocol, State
 from fedfm.wire import TUNABLE
 
 AT_ONCE = 64
@@ -45,6 +45,7 @@ class Gossip(Protocol):
     """Whether clients mix what they have trained, or train while they mix (D-PSGD)."""
 
     asks_everyone: ClassVar[bool] = True
+    own_tunable: ClassVar[str | None] = X
     takes: ClassVar[Mapping[str, str]] = {
         capabilities.ONE_MODEL: "each client has its own",
         capabilities.SERVER_STEP: "there is no server",
@@ -54,6 +55,7 @@ class Gossip(Protocol):
         capabilities.PARTIAL_PARTICIPATION: "every client takes part in every round",
     }
     needs: ClassVar[Mapping[str, str]] = {
+        capabilities.ONE_BACKBONE: "neighbours average their tunables",
         capabilities.WHOLE_VIEWS: "neighbours mix every coordinate",
         capabilities.BACKBONE_WEIGHTS: "without a server, no one keeps a proxy and its backbone alike",
         capabilities.FIXED_COHORT: "every client takes part in every round",
@@ -84,6 +86,11 @@ class Gossip(Protocol):
             io.keep(X, client, mixed)
             mean.add(mixed)
         return State(number, mean.params(state.params), {}, {"consensus_distance": mean.distance()})
+
+    def messages(self, clients: Sequence[str], asked: int, answers: int) -> Messages:
+        """Every client sends its tunable to each of its neighbours."""
+        ordered = sorted(clients)
+        return Messages(peer=sum(len(set(self.neighbours(client, ordered))) for client in ordered))
 
     def figures(self, state: State) -> dict[str, float]:
         """The clients' distance from their mean."""

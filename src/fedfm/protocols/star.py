@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import ClassVar, Literal
 
+from fedfm import capabilities
 from fedfm.protocols.base import IO, Ask, Protocol, State
 from fedfm.protocols.folding import RoundFold
 
@@ -13,6 +15,8 @@ class Star(Protocol):
 
     kind: Literal["star"] = "star"
     """Synchronous rounds between one server and its clients."""
+
+    needs: ClassVar[Mapping[str, str]] = {capabilities.ONE_BACKBONE: "the server adds up updates of one tunable"}
 
     def step(self, state: State, io: IO) -> State:
         """Sample, ask, fold, step."""
@@ -24,5 +28,5 @@ class Star(Protocol):
             fold.add(update)
         if not len(fold):  # a Poisson cohort may be empty
             return State(number, state.params, state.server)
-        params, server = io.algorithm.server_step(state.params, fold.result(number), state.server)
+        params, server = fold.server_step(number, state.params, state.server)
         return State(number, params, server)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
 from pydantic import Field
 
+from fedfm.capabilities import BACKBONE_WEIGHTS
 from fedfm.progress import stage
 from fedfm.settings import Settings
 
@@ -30,6 +32,7 @@ class ProxySettings(Settings):
 
     title: ClassVar[str]
     is_sent: ClassVar[bool] = True
+    takes: ClassVar[Mapping[str, str]] = {BACKBONE_WEIGHTS: "clients hold a smaller model"}
 
     kind: str
 
@@ -118,6 +121,7 @@ class NoProxy(ProxySettings):
 
     title: ClassVar[str] = "no proxy"
     is_sent: ClassVar[bool] = False
+    takes: ClassVar[Mapping[str, str]] = {}
 
     kind: Literal["none"] = "none"
     """No proxy: clients get the backbone."""

@@ -12,16 +12,20 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fedfm.capabilities import (
+    BACKBONE_WEIGHTS,
     BARRIER,
     FIXED_COHORT,
     LABELS,
     LOW_RANK_FACTORS,
+    ONE_BACKBONE,
     ONE_MODEL,
     PARTIAL_PARTICIPATION,
     RECOMPUTATION,
     SGD,
     SHARED_CODE,
     SIMULATED_CLIENTS,
+    TEXT_INPUTS,
+    TUNABLE_UPDATES,
     UNLESS_TAKEN,
     VIRTUAL_TOKENS,
     WHOLE_VIEWS,
@@ -173,7 +177,10 @@ PLAIN_KEYS = (
     PlainKey(
         "task.kind",
         lambda recipe: TASKS[recipe.task.kind].modality == "image",
-        takes={VIRTUAL_TOKENS: "an image has no text that they could precede; use lora"},
+        takes={
+            VIRTUAL_TOKENS: "an image has no text that they could precede; use lora",
+            TEXT_INPUTS: "its examples are images",
+        },
     ),
     PlainKey(
         "task.kind",
@@ -237,8 +244,8 @@ PLAIN_KEYS = (
     ),
     PlainKey(
         "federation.holdout",
-        lambda recipe: recipe.federation.holdout > 0,
-        needs={SIMULATED_CLIENTS: "the server evaluates on what is held out; set 0"},
+        lambda recipe: recipe.federation.holdout > 0 and recipe.evaluate.at == "server",
+        needs={SIMULATED_CLIENTS: "the server evaluates on what is held out; set 0, or evaluate.at=clients"},
     ),
     PlainKey(
         "federation.devices",
@@ -248,24 +255,39 @@ PLAIN_KEYS = (
     PlainKey(
         "federation.ranks",
         lambda recipe: recipe.federation.ranks is not None,
-        needs={LOW_RANK_FACTORS: "a client gets the leading rows and columns of a pair of factors"},
+        needs={
+            LOW_RANK_FACTORS: "a client gets the leading rows and columns of a pair of factors",
+            TUNABLE_UPDATES: "the server folds what a client returns into its part of the factors",
+        },
         takes={WHOLE_VIEWS: "a client holds the leading ranks only"},
     ),
     PlainKey(
         "federation.models",
         lambda recipe: bool(recipe.federation.models),
+        needs={SIMULATED_CLIENTS: "a site trains the model that the run names"},
         takes={
+            ONE_BACKBONE: "clients have different backbones",
             ONE_MODEL: "clients have different backbones",
-            WHOLE_VIEWS: "clients have different backbones",
         },
     ),
     PlainKey(
         "tune.share",
         lambda recipe: recipe.tune.share is not None,
+        needs={TUNABLE_UPDATES: "only a part of the tunable travels"},
         takes={
             ONE_MODEL: "each client keeps a part of the tunable for itself",
             WHOLE_VIEWS: "each client keeps a part of the tunable for itself",
         },
+    ),
+    PlainKey(
+        "evaluate.at",
+        lambda recipe: recipe.evaluate.at == "clients",
+        needs={BACKBONE_WEIGHTS: "a run is judged by the backbone, which the clients do not hold; use server or both"},
+    ),
+    PlainKey(
+        "evaluate.patience",
+        lambda recipe: recipe.evaluate.patience is not None,
+        needs={ONE_MODEL: "an earlier round is delivered, and of what is a client's own only the latest is kept"},
     ),
     PlainKey(
         "evaluate.baselines",

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, field_validator
 
 from fedfm.models.tunables import Tune
 from fedfm.randomness import numpy_generator
@@ -38,6 +38,13 @@ class OtherModel(Settings):
     """What is trained in it; null: as the recipe's `tune`."""
     clients: Annotated[int | float | str, BeforeValidator(_clients)]
     """Which clients have it: a count, a fraction below 1, or a pattern of client ids such as `hospital-*`."""
+
+    @field_validator("tune")
+    @classmethod
+    def _is_whole(cls, tune: Tune | None) -> Tune | None:
+        if tune is not None and tune.share is not None:
+            raise ValueError("`share` has no meaning here: a client with another backbone sends nothing of its tunable")
+        return tune
 
 
 class Device(Settings):

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from fedfm.capabilities import BARRIER
+from fedfm.data.settings import SITES
 from fedfm.errors import Problem
 from fedfm.recipe.capabilities import incompatible
 from fedfm.recipe.federation import DEFAULT_CLIENTS
@@ -123,6 +125,33 @@ def _patience(recipe: RecipeKeys) -> str | None:
     return None
 
 
+def _held_out_examples(recipe: RecipeKeys) -> str | None:
+    if recipe.evaluate.at != "server" and not recipe.federation.holdout:
+        return "clients evaluate on the examples that they hold out: set federation.holdout, such as 0.2"
+    return None
+
+
+def _some_clients(recipe: RecipeKeys) -> str | None:
+    if recipe.evaluate.at != "server" and not recipe.evaluate.clients:
+        return "with 0, no client evaluates: use at least 1, or evaluate.at=server"
+    return None
+
+
+def _own_validation(recipe: RecipeKeys) -> str | None:
+    if recipe.evaluate.patience is not None and recipe.evaluate.at == "clients":
+        return "stopping early needs the server's validation set: use evaluate.at=both, or evaluate.patience=null"
+    return None
+
+
+def _free_sites(recipe: RecipeKeys) -> str | None:
+    if recipe.evaluate.at != "server" and recipe.data.train == SITES and BARRIER in recipe.protocol.takes:
+        return (
+            f"clients evaluate between rounds, but with `protocol.kind: {recipe.protocol.kind}` sites train at any "
+            "time: use evaluate.at=server"
+        )
+    return None
+
+
 def _public_data(recipe: RecipeKeys) -> str | None:
     key = recipe.proxy.public_use
     if key is None or recipe.public is not None:
@@ -132,6 +161,15 @@ def _public_data(recipe: RecipeKeys) -> str | None:
         f"`proxy.{key}` compares proxy and backbone on unlabelled public data: set public.data (builtin:pydoc is a "
         f"text that comes with Python), or proxy.{key}={off}"
     )
+
+
+def _public_examples(recipe: RecipeKeys) -> str | None:
+    if recipe.protocol.public_examples and recipe.public is None:
+        return (
+            f"`protocol.kind: {recipe.protocol.kind}` sends public examples to the clients: set public.data "
+            "(builtin:pydoc is a text that comes with Python)"
+        )
+    return None
 
 
 def _spares(recipe: RecipeKeys) -> str | None:
@@ -181,9 +219,14 @@ CHECKS = (
     Check(("aggregate.weights", "federation.sampling"), _weights),
     Check(("evaluate.metrics", "task.kind"), _metrics),
     Check(("evaluate.patience", "data.validation"), _patience),
+    Check(("evaluate.patience", "evaluate.at"), _own_validation),
+    Check(("evaluate.at", "federation.holdout"), _held_out_examples),
+    Check(("evaluate.clients", "evaluate.at"), _some_clients),
+    Check(("evaluate.at", "protocol", "data.train"), _free_sites),
     Check(("federation.sampling", "runtime.spares"), _spares),
     Check(("runtime.threads", "runtime.processes"), _threads),
     Check(("public", "proxy"), _public_data),
+    Check(("public", "protocol"), _public_examples),
     Check(("updates",), _stage_order),
     Check(("tune.kind", "tune.target_modules", "proxy.kind", "proxy.interval"), _plug_in),
 )

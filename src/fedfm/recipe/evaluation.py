@@ -17,13 +17,13 @@ class EvaluateSettings(Settings):
     batch_size: Annotated[int, Field(ge=1, le=1_000_000)] = 64
     """Examples a forward pass."""
     at: Literal["server", "clients", "both"] = "server"
-    """Who measures: the `server` its own model, the `clients` what each of them holds, or `both`. Clients send sums and
-    counts, never rows."""
+    """Who measures: the `server` its own model on `data.test`; the `clients` what each of them holds, on the examples
+    that it holds out (`federation.holdout`); or `both`. Clients send means and counts, never rows."""
     metrics: Literal["auto"] | Annotated[list[str], Field(min_length=1)] = "auto"
     """Metrics to report, the headline first; `auto`: all that the task has."""
     clients: Annotated[int, Field(ge=0)] = 100
     """At most so many clients in the per-client evaluation (on what `federation.holdout` keeps, else on the test
-    examples that name the client); 0 turns it off."""
+    examples that name the client), and with an adapter of their own in `clients/`; 0 turns it off."""
     patience: Annotated[int, Field(ge=1)] | None = None
     """Stop after so many rounds without a better result on the validation set, and deliver the best of them; null:
     never, and the last round is delivered."""

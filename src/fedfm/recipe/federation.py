@@ -51,7 +51,7 @@ class FederationSettings(Settings):
     min_examples: Annotated[int, Field(ge=1, le=1_000_000_000)] = 1
     """Clients of a natural federation that have fewer examples are left out."""
     holdout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Share of each client's examples kept from training, to evaluate the server's model per client."""
+    """Share of each client's examples kept from training, to evaluate each client on them."""
     ranks: Ranks | None = None
     """LoRA ranks of clients, at most `tune.r`: a list such as `[4, 8, 16]`, from which each client's is drawn, or a
     rank for each pattern of client ids, such as `{hospital-*: 4}`, where the first match counts; null, or no match:

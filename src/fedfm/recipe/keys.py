@@ -24,6 +24,7 @@ from fedfm.records.disk import normal
 from fedfm.runtimes.settings import Local, Runtime
 from fedfm.settings import Settings
 from fedfm.tasks.settings import TaskSettings
+from fedfm.updates.payload import EVALUATE
 from fedfm.updates.stages import AnyStage
 
 
@@ -79,6 +80,16 @@ class RecipeKeys(Settings):
     def partition(self) -> Partition:
         """How examples are split: as the recipe says, else by `data.client`, else alike."""
         return self.federation.partition or (Column() if self.data.client else Iid())
+
+    @property
+    def works(self) -> tuple[str, ...]:
+        """Kinds of work that clients are asked for."""
+        return (*self.protocol.works, *(() if self.evaluate.at == "server" else (EVALUATE,)))
+
+    @property
+    def public_length(self) -> int:
+        """Tokens of a public example."""
+        return (self.public.max_length if self.public else None) or self.data.max_length
 
     @property
     def folder(self) -> Path:

@@ -29,15 +29,11 @@ PLANNED: dict[str, tuple[str, ...]] = {
         "fltrust",
         "foolsgold",
     ),
-    "evaluate.at": ("clients", "both"),
     "privacy.kind": ("central", "local"),
     "runtime.precision": ("float16",),
     "report_to": ("wandb", "mlflow", "trackio"),
 }
 """Dotted key → values of it, or of an element of its list, that this version does not have."""
-
-PLANNED_KEYS = ("federation.models",)
-"""Keys that this version has no use for."""
 
 
 def planned(values: Mapping[str, Any], model: type[Settings]) -> list[Problem]:
@@ -47,13 +43,7 @@ def planned(values: Mapping[str, Any], model: type[Settings]) -> list[Problem]:
         values: the recipe's.
         model: the class of a whole recipe; a name that it knows is not planned any more.
     """
-    unused = [
-        Problem(where, "this is not available in this version")
-        for key in PLANNED_KEYS
-        for where, value in _found(values, key, elements=False)
-        if value not in (None, [])
-    ]
-    return unused + [
+    return [
         Problem(where, f"`{value}` is not available in this version")
         for key, names in PLANNED.items()
         for where, value in _found(values, key)
@@ -61,14 +51,14 @@ def planned(values: Mapping[str, Any], model: type[Settings]) -> list[Problem]:
     ]
 
 
-def _found(values: Any, key: str, *, elements: bool = True) -> Iterator[tuple[str, Any]]:
-    """Where a dotted key is in a recipe's values, and its value; lists whole, or each of their ``elements``."""
+def _found(values: Any, key: str) -> Iterator[tuple[str, Any]]:
+    """Where a dotted key is in a recipe's values, and its value; of a list, each of its elements."""
     places = [("", values)]
     for part in key.split("."):
         inner = [
             (f"{where}.{part}".lstrip("."), v[part]) for where, v in places if isinstance(v, Mapping) and part in v
         ]
-        places = [place for where, value in inner for place in _elements(where, value)] if elements else inner
+        places = [place for where, value in inner for place in _elements(where, value)]
     yield from places
 
 

@@ -131,6 +131,11 @@ class RunFolder:
         return self.path / "clients.json"
 
     @property
+    def client_models(self) -> Path:
+        """Adapters of single clients, where clients hold different ones: ``ID/adapter/``."""
+        return self.path / "clients"
+
+    @property
     def client_state(self) -> Path:
         """What simulated clients keep between rounds."""
         return self.path / "client_state"

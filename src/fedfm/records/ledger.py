@@ -74,6 +74,7 @@ def message_record(
     params: Mapping[str, Tensor],
     *,
     kind: MessageKind = "message",
+    work: str = "",
     names: Sequence[str] = (),
 ) -> jsonl.Record:
     """One line of the ledger.
@@ -85,12 +86,14 @@ def message_record(
         size_bytes: one message as encoded, header and metadata included.
         params: the tensors in it.
         kind: what it is.
+        work: the kind of work that it asks for or answers; empty for a line without one.
         names: the tensors that encoded tensors of ``params`` stand for, with the prefix ``GROUP/`` of their group.
     """
     named = {"names": list(names)} if names else {}
     return {
         "round": round,
         "kind": kind,
+        **({"work": work} if work else {}),
         "direction": direction,
         "clients": list(clients),
         "bytes": size_bytes,

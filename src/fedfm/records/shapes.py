@@ -81,6 +81,7 @@ class _Message(TypedDict):
     direction: Literal["down", "up", "peer"]
     clients: list[Name]
     bytes: Count
+    work: NotRequired[Name]
     names: NotRequired[list[Name]]
     tensors: list[_Tensor]
 
@@ -174,7 +175,9 @@ class _Summary(TypedDict):
     privacy: NotRequired[dict[str, Any] | None]
     final_by: NotRequired[Literal["server", "clients"]]
     evaluate_at: NotRequired[Literal["server", "clients", "both"]]
+    mean_of_clients: NotRequired[bool]
     personal: NotRequired[list[Name]]
+    personal_values: NotRequired[Literal["mean", "initial"]]
     protocol: NotRequired[_Protocol | None]
     versions: NotRequired[dict[str, str]]
 

@@ -104,6 +104,8 @@ def write_card(folder: Path, *, base: Base, summary: Record, recipe: Record, kin
         contributions=contributions.lines(summary),
         privacy=summary.get("privacy"),
         personal=summary.get("personal") or [],
+        mean_of_clients=summary.get("mean_of_clients"),
+        personal_values=summary.get("personal_values"),
         by_clients=summary.get("final_by") == "clients",
         repeats=[found for found in summary.get("repeats") or [] if found["split"] != found["other"]],
         recipe=text,

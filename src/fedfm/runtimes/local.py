@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 
-from fedfm.clients import Worker
+from fedfm.clients import Workers
 from fedfm.proxies.base import ModelVersion
 from fedfm.runtimes.base import Simulated, refuse_repeats
 from fedfm.updates import Reply, Request
@@ -17,7 +17,7 @@ class LocalRuntime(Simulated):
     Replies come in the order of the requests, but callers must not rely on it.
     """
 
-    def __init__(self, worker: Worker) -> None:
+    def __init__(self, worker: Workers) -> None:
         self.worker = worker
         self._waiting = deque[Sequence[Request]]()
         self._answers: Iterator[Reply] = iter(())
@@ -48,7 +48,7 @@ class LocalRuntime(Simulated):
     def share(self, clients: Sequence[str], version: ModelVersion) -> None:
         """As `Runtime.share`: the clients share one proxy, which thus is at the latest version that any of them has."""
         if clients:
-            self.worker.copy.download(version)
+            self.worker.own.copy.download(version)
 
     def attend(self, check: Callable[[], None]) -> None:
         """Does nothing: `next` never waits."""

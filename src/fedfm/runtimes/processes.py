@@ -16,13 +16,13 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkProcess
 
 import torch
 
-from fedfm.clients import Profile, Worker
+from fedfm.clients import Profile, Workers
 from fedfm.clients.memory import keep_for_reuse
 from fedfm.proxies.base import ModelVersion
 from fedfm.runtimes.base import LOOK, Simulated, refuse_repeats
@@ -73,9 +73,9 @@ class ProcessRuntime(Simulated):
     an older proxy than its next pass needs is replaced.
     """
 
-    def __init__(self, worker: Worker, processes: int) -> None:
+    def __init__(self, worker: Workers, processes: int) -> None:
         """A runtime of ``processes`` processes, on a machine that can fork."""
-        if worker.stacking is not None:  # as a worker does itself: this process evaluates as large steps as they train
+        if worker.own.stacking is not None:  # as a worker does: this process evaluates as large steps as they train
             keep_for_reuse()
         self.worker = worker
         self.processes = processes
@@ -117,7 +117,7 @@ class ProcessRuntime(Simulated):
     def share(self, clients: Sequence[str], version: ModelVersion) -> None:
         """As `Runtime.share`: the clients share one proxy, which thus is at the latest version that any of them has."""
         if clients:
-            self.worker.copy.download(version)
+            self.worker.own.copy.download(version)
 
     def attend(self, check: Callable[[], None]) -> None:
         """As `Runtime.attend`."""
@@ -142,7 +142,7 @@ class ProcessRuntime(Simulated):
             self.worker.prepare(self._waiting[0].messages)  # a fork holds the proxy as it is here
             if idle is None:
                 self._children.append(idle := self._fork())
-            elif idle.version != self.worker.version or not idle.process.is_alive():
+            elif idle.version != self.worker.own.version or not idle.process.is_alive():
                 idle = self._replaced(idle)
             idle.number = self._dealt
             self._dealt += 1
@@ -217,7 +217,7 @@ class ProcessRuntime(Simulated):
         )
         process.start()
         theirs.close()
-        return _Child(process, mine, self.worker.version)
+        return _Child(process, mine, self.worker.own.version)
 
 
 def can_fork() -> bool:
@@ -226,7 +226,7 @@ def can_fork() -> bool:
     return linux and not torch.accelerator.is_available()
 
 
-def _serve(pipe: Connection, others: Sequence[Connection], worker: Worker) -> None:
+def _serve(pipe: Connection, others: Sequence[Connection], worker: Workers) -> None:
     """The work of a process: trains the passes that come until the pipe is closed."""
     for number in (signal.SIGINT, signal.SIGHUP):  # these reach the whole group; the parent decides
         signal.signal(number, signal.SIG_IGN)
@@ -236,7 +236,7 @@ def _serve(pipe: Connection, others: Sequence[Connection], worker: Worker) -> No
         other.close()
     torch.set_num_threads(1)
     if worker.profile is not None:
-        worker = replace(worker, profile=Profile())
+        worker = worker.with_profile(Profile())
     with suppress(EOFError, ConnectionError):
         while True:
             head = json.loads(pipe.recv_bytes())
@@ -249,7 +249,7 @@ def _serve(pipe: Connection, others: Sequence[Connection], worker: Worker) -> No
                 _send(pipe, worker, reply)
 
 
-def _send(pipe: Connection, worker: Worker, reply: Reply) -> None:
+def _send(pipe: Connection, worker: Workers, reply: Reply) -> None:
     """Sends one reply: a line of JSON, then the update's bytes, if any, and the client's state, if any."""
     head = {
         "client": reply.client,

@@ -6,14 +6,21 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from fedfm.server.experiment.build import Experiment, build_experiment
+    from fedfm.server.experiment.deployment import Simulation
     from fedfm.server.runs.api import resume, run
     from fedfm.server.runs.artifacts import export
     from fedfm.server.runs.finished import Run
     from fedfm.server.runs.inference import evaluate, predict
     from fedfm.server.runs.planning import client_table, plan
+    from fedfm.server.runs.proxy_tools import build_proxy
 
 _HOMES = {
+    "Experiment": "experiment.build",
     "Run": "runs.finished",
+    "Simulation": "experiment.deployment",
+    "build_experiment": "experiment.build",
+    "build_proxy": "runs.proxy_tools",
     "client_table": "runs.planning",
     "evaluate": "runs.inference",
     "export": "runs.artifacts",
@@ -23,11 +30,24 @@ _HOMES = {
     "run": "runs.api",
 }
 
-__all__ = ["Run", "client_table", "evaluate", "export", "plan", "predict", "resume", "run"]
+__all__ = [
+    "Experiment",
+    "Run",
+    "Simulation",
+    "build_experiment",
+    "build_proxy",
+    "client_table",
+    "evaluate",
+    "export",
+    "plan",
+    "predict",
+    "resume",
+    "run",
+]
 
 
 def __getattr__(name: str) -> Any:
-    """Loads a public name on first use, so that what is wrong with a call is told before torch is imported."""
+    """Loads a public name on first use, so that errors in a call are reported before torch is imported."""
     if name in _HOMES:
         return getattr(importlib.import_module(f"fedfm.server.{_HOMES[name]}"), name)
     raise AttributeError(f"module 'fedfm.server' has no attribute {name!r}")

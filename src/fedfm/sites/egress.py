@@ -28,6 +28,7 @@ from fedfm.spec import empty, spec_of
 from fedfm.tasks import TASKS
 from fedfm.updates import Failure, Update, decode_update
 from fedfm.updates.path import GroupSpecs
+from fedfm.updates.payload import EVALUATE
 from fedfm.wire import TUNABLE, stored_bytes
 
 REPEATS = 2
@@ -35,6 +36,11 @@ REPEATS = 2
 
 FACTS = "facts"
 """What is not a tensor in an update (examples, steps, loss); it is counted as a group."""
+
+
+_COUNTS = "examples, steps and predictions, mean training loss"
+_FIGURES = "held-out examples, mean loss and metrics over them"
+"""Facts in the result of training, and of evaluation."""
 
 
 class _Slot(NamedTuple):
@@ -152,7 +158,7 @@ class Egress:
         ]
         for work, groups in specs.items():
             lines += [f"  for `{work}`, about {size(sizes[work])}:", *_described(groups)]
-        lines.append("    number of examples, steps and predictions, mean training loss")
+            lines.append(f"    number of {_FIGURES if work == EVALUATE else _COUNTS}")
         lines.append(f"  privacy: {recipe.privacy.kind}; what left is recorded in {self.ledger}")
         figures = [f"  figures of `{work}`: {', '.join(sorted(names))}" for work, names in facts.items() if names]
         for line in [*lines, *figures]:
@@ -194,14 +200,12 @@ class Egress:
         found, digest = decode_update(update), hashlib.sha256(update).hexdigest()
         _refuse(self.policy.over("max_bytes", len(update)))
         self.check(found, recipe, job, digest)
-        line = message_record(found.round, "up", [found.facts.client], len(update), found.tensors)
-        own = {"run": recipe.name, "job": job, "work": found.work, "groups": list(found.groups), "update": digest}
+        line = message_record(found.round, "up", [found.facts.client], len(update), found.tensors, work=found.work)
+        own = {"run": recipe.name, "job": job, "groups": list(found.groups), "update": digest}
         append(self.ledger, own | line)
         self._count(_slots(job, found.round, found.work, found.groups), digest)
-        self._say(
-            f"run {recipe.name}, round {found.round} of {recipe.federation.rounds}: an update of {size(len(update))} "
-            f"leaves, after {found.facts.steps} steps{_loss(found)}"
-        )
+        when = f"round {found.round} of {recipe.federation.rounds}"
+        self._say(f"run {recipe.name}, {when}: {_described_update(found, len(update))}")
 
     def check(self, found: Update, recipe: Recipe, job: str, digest: str) -> None:
         """Checks that an update is what the policy allows and the site announced, and that it is not one too many.
@@ -220,7 +224,8 @@ class Egress:
         """
         self.admit_work(found.work)
         rounds = recipe.federation.rounds
-        problems = [] if 1 <= found.round <= rounds else [f"round {found.round} of {rounds}"]
+        first = 0 if found.work == EVALUATE else 1  # clients may also evaluate before round 1
+        problems = [] if first <= found.round <= rounds else [f"round {found.round} of {rounds}"]
         problems += _unannounced(found, self.announced.get(found.work))
         if unknown := sorted(found.facts.extra.keys() - self.announced_facts.get(found.work, frozenset())):
             problems.append(f"{len(unknown)} figures that were not announced, first {quoted(unknown[0])}")
@@ -281,8 +286,13 @@ def _stored_bytes(groups: GroupSpecs) -> int:
     return sum(stored_bytes(empty(tensors)) for tensors in groups.values())
 
 
-def _loss(found: Update) -> str:
-    return "" if found.facts.loss is None else f" with mean training loss {found.facts.loss:.3f}"
+def _described_update(found: Update, size_bytes: int) -> str:
+    """What leaves, and what it is the result of."""
+    loss = "" if found.facts.loss is None else f"loss {found.facts.loss:.3f}"
+    if found.work == EVALUATE:
+        return f"figures of {found.facts.examples} held-out examples ({size(size_bytes)}) leave{loss and f', {loss}'}"
+    mean = loss and f" with mean training {loss}"
+    return f"an update of {size(size_bytes)} leaves, after {found.facts.steps} steps{mean}"
 
 
 def _columns(recipe: Recipe) -> str:

@@ -91,7 +91,7 @@ class Policy(Settings):
     def objections(self, recipe: Recipe) -> list[Objection]:
         """What of a recipe this policy does not allow."""
         found = [
-            *self.objections_to_work(recipe.protocol.works),
+            *self.objections_to_work(recipe.works),
             *self._not_among("algorithms", [recipe.algorithm.name]),
             *self._not_among("tunables", [recipe.tune.kind]),
             *self._not_among("protocols", [recipe.protocol.kind]),
@@ -104,7 +104,7 @@ class Policy(Settings):
         return [
             *found,
             *self.over("max_rounds", recipe.federation.rounds),
-            *self.over("max_length", recipe.data.max_length),
+            *self.over("max_length", max(recipe.data.max_length, recipe.public_length)),
             *self.over("max_rank", getattr(recipe.tune, "r", 0)),
             *self.over("max_virtual_tokens", recipe.tune.virtual_tokens),
         ]

@@ -94,7 +94,7 @@ class Site(Node):
             check_files(folder, policy)
             processor = leave_room(load_processor(folder, task.modality), recipe.tune.virtual_tokens)
         data = read_site(here, self.site_data, _known(client), processor)
-        self.egress.admit_training(data.recipe.local, len(data.train))
+        self.egress.admit_training(data.recipe.local, sum(data.federation.sizes.values()))
         return data
 
     def check_model(self, recipe: Recipe, model: Backbone) -> None:
@@ -108,7 +108,10 @@ class Site(Node):
         if data.recipe.proxy.counts_at_clients:
             with side.copy.counting(side.tunable) as counts:
                 groups[ACTIVITY] = spec_of(counts())
-        specs: dict[str, GroupSpecs] = {work: groups if work == TRAIN else {} for work in data.recipe.protocol.works}
+        protocol, classes = data.recipe.protocol, 0 if data.labels is None else len(data.labels.names)
+        specs: dict[str, GroupSpecs] = {}
+        for work in data.recipe.works:
+            specs[work] = groups if work == TRAIN else protocol.returns(work, classes) or {}
         facts = {work: extra_facts(work, data.metrics) for work in specs}
         self.egress.announce(data.recipe, specs, facts, client=client, examples=examples)
 

@@ -13,7 +13,7 @@ from fedfm.clients.settings import LocalSettings
 from fedfm.data.labels import LabelMap
 from fedfm.data.settings import CsvSettings, Reference, TextColumns
 from fedfm.errors import Problem, RecipeError
-from fedfm.hosts.client_split import ClientSplit
+from fedfm.hosts.client_split import ClientSplit, hold_out
 from fedfm.hosts.training_data import TrainingData, recipe_source
 from fedfm.models.processors import Processor
 from fedfm.recipe import Recipe
@@ -146,13 +146,14 @@ def read_site(recipe: Recipe, site: SiteData, client: str, processor: Processor)
     source = recipe_source(recipe, recipe.data.train, "train")
     labels = LabelMap(tuple(recipe.data.labels), site.labels) if task.labelled and recipe.data.labels else None
     train = task.encode(source, recipe.data, processor, labels)
+    kept, held = hold_out(np.arange(len(train)), recipe, client)
     return TrainingData(
-        recipe=recipe.model_copy(update={"local": _affordable(recipe.local, site, len(train))}),
+        recipe=recipe.model_copy(update={"local": _affordable(recipe.local, site, len(kept))}),
         task=task,
         processor=processor,
         labels=labels,
         train=train,
-        federation=ClientSplit({client: np.arange(len(train))}, {}, ()),
+        federation=ClientSplit({client: kept}, {client: held} if len(held) else {}, ()),
         source=source,
         held_back={},
         digest=source.digest,

@@ -1,4 +1,4 @@
-"""Public data at the server: unlabelled inputs of a backbone, for distillation, alignment and probes."""
+"""Public data at the server: unlabelled inputs of a backbone for distillation, alignment and probes, or plain texts."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ from typing import Any
 
 import numpy as np
 import torch
+from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from fedfm.data.batches import batch_plan
 from fedfm.data.examples import Examples
 from fedfm.data.images import PixelStatistics, encode_images
 from fedfm.data.readers.request import RequestedColumn
-from fedfm.data.samples import encode_samples
+from fedfm.data.samples import encode_samples, sample_texts
 from fedfm.data.settings import PublicSettings
-from fedfm.data.sources import read_source
+from fedfm.data.sources import Source, read_source
 from fedfm.models.processors import Processor
 from fedfm.randomness import numpy_generator
 from fedfm.tasks.base import Batch
@@ -91,13 +92,77 @@ def read_public(
         RecipeError: the data does not exist or lacks the column.
         DataError: the data cannot be read.
     """
+    source = _source(settings, processor, allow_network=allow_network)
+    if isinstance(processor, PreTrainedTokenizerBase):
+        length = min(settings.max_length or max_length, processor.model_max_length)
+        examples = encode_samples(source, settings.text, processor, length, pairs=pairs, where="public.text")
+    else:
+        examples = encode_images(source, settings.image, processor, channels=channels(processor))
+    return PublicData(examples, _chosen(settings, len(examples), seed), processor, source.digest)
+
+
+@dataclass(frozen=True)
+class PublicTexts:
+    """Public examples as plain texts, for models with different tokenizers.
+
+    Attributes:
+        table: one row a text, or a pair of texts.
+        indices: the rows that ``public.limit`` selects, ascending.
+        digest: of the content of the source.
+    """
+
+    table: Dataset
+    indices: np.ndarray
+    digest: str
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def size_bytes(self, examples: int) -> int:
+        """Bytes of that many examples, on average: their UTF-8 texts and 8 bytes for the end of each."""
+        rows = self.table[self.indices]
+        total = sum(len(text.encode()) + 8 for name in self.table.column_names for text in rows[name])
+        return round(total / len(self) * examples)
+
+    def take(self, positions: np.ndarray) -> list[list[str]]:
+        """Examples at positions among those selected: one list of texts, or two lists for pairs."""
+        rows = self.table[self.indices[positions]]
+        return [list(rows[name]) for name in self.table.column_names]
+
+
+def read_public_texts(
+    settings: PublicSettings,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    max_length: int,
+    seed: int,
+    pairs: bool = False,
+    allow_network: bool = False,
+) -> PublicTexts:
+    """Reads public texts, cut as `read_public` cuts them; arguments and errors are the same.
+
+    Args:
+        settings: the recipe's ``public``.
+        tokenizer: the server's, in whose tokens the length of a text is measured.
+        max_length: as in `read_public`.
+        seed: as in `read_public`.
+        pairs: as in `read_public`.
+        allow_network: as in `read_public`.
+    """
+    source = _source(settings, tokenizer, allow_network=allow_network)
+    length = min(settings.max_length or max_length, tokenizer.model_max_length)
+    table = sample_texts(source, settings.text, tokenizer, length, pairs=pairs, where="public.text")
+    return PublicTexts(table, _chosen(settings, len(table), seed), source.digest)
+
+
+def _source(settings: PublicSettings, processor: Processor, *, allow_network: bool) -> Source:
     is_text = isinstance(processor, PreTrainedTokenizerBase)
     wanted = (
         RequestedColumn(settings.text, "text", "public.text")
         if is_text
         else RequestedColumn(settings.image, "image", "public.image")
     )
-    source = read_source(
+    return read_source(
         settings.data,
         "train",
         where="public.data",
@@ -105,10 +170,8 @@ def read_public(
         csv=settings.csv,
         allow_network=allow_network,
     )
-    if isinstance(processor, PreTrainedTokenizerBase):
-        length = min(settings.max_length or max_length, processor.model_max_length)
-        examples = encode_samples(source, settings.text, processor, length, pairs=pairs, where="public.text")
-    else:
-        examples = encode_images(source, settings.image, processor, channels=channels(processor))
-    order = numpy_generator(seed, "public limit").permutation(len(examples))[: settings.limit]
-    return PublicData(examples, np.sort(order), processor, source.digest)
+
+
+def _chosen(settings: PublicSettings, count: int, seed: int) -> np.ndarray:
+    """Places of the examples that ``public.limit`` selects."""
+    return np.sort(numpy_generator(seed, "public limit").permutation(count)[: settings.limit])

@@ -1,4 +1,4 @@
-"""The way an update takes: what a client sends back is encoded, carried and decoded."""
+"""Messages between server and clients: payloads, requests, and the stages that encode them."""
 
 from fedfm.updates.path import MessageKey, UpdatePath
 from fedfm.updates.payload import (

@@ -13,6 +13,7 @@ from fedfm.randomness import numpy_generator
 from fedfm.spec import Spec
 from fedfm.updates.stages.base import Stage
 from fedfm.views.base import Slices, narrow, widen
+from fedfm.wire import TUNABLE
 
 GroupSpecs = Mapping[str, Spec]
 """Group → what its tensors are."""
@@ -45,6 +46,19 @@ class UpdatePath:
     def spec(self, specs: GroupSpecs) -> GroupSpecs:
         """What crosses the wire where ``specs`` is sent."""
         return {group: self._specs(group, spec)[-1] for group, spec in specs.items()}
+
+    def names(self, specs: GroupSpecs) -> list[str]:
+        """Tensors that travel under other names, by their names on the wire without stages.
+
+        Args:
+            specs: of what is encoded.
+        """
+        return [
+            name if group == TUNABLE else f"{group}/{name}"
+            for group, spec in specs.items()
+            if self._specs(group, spec)[-1].keys() != spec.keys()
+            for name in sorted(spec)
+        ]
 
     @property
     def stateful(self) -> bool:
@@ -93,7 +107,7 @@ class UpdatePath:
         """The inverse of `encode`.
 
         Args:
-            groups: as they came; they have the spec that `spec` says.
+            groups: as received, with the spec that `spec` returns.
             specs: of what was encoded.
 
         Raises:

@@ -1,4 +1,4 @@
-"""Payloads: what the server tells clients and what they send back, one type for both ways, and their bytes.
+"""Payloads: instructions to clients and their updates, one type for both directions, and their bytes.
 
 A payload is one safetensors blob: groups of named tensors, and everything else as JSON in its header. Tensors of the
 group ``tunable`` travel under their own names, those of another group as ``GROUP/NAME``. Clients that are asked alike
@@ -20,10 +20,13 @@ from fedfm.errors import FedfmError
 from fedfm.printable import quoted
 from fedfm.spill import Spilled
 from fedfm.untrusted import MOST_INTEGER, UntrustedError, read_json
-from fedfm.wire import TUNABLE, from_bytes, to_bytes
+from fedfm.wire import TUNABLE, from_bytes, stored_bytes, to_bytes
 
 PROXY, ACTIVITY = "proxy", "activity"
-"""Groups of a proxy: what changed of it, and counts of how much its neurons are used."""
+"""Groups of a proxy: its changes, and counts of how much its neurons are used."""
+
+EVALUATE = "evaluate"
+"""The kind of work that measures and does not train."""
 
 MOST_TEXT = 2**12
 """Characters of a text."""
@@ -50,12 +53,12 @@ class _Facts(BaseModel):
 
 
 class Asked(_Facts):
-    """What the server tells beside tensors."""
+    """Facts of an instruction, beside its tensors."""
 
     learning_rate: Annotated[float, Field(ge=0)] = 0.0
     """Local learning rate of this round."""
     proxy_version: Count = 0
-    """Version of the proxy to train on; 0 as first downloaded, and where there is none."""
+    """Version of the proxy to train on; 0: as first downloaded, and in runs without a proxy."""
     proxy_since: Count = 0
     """The version that group ``proxy`` brings up to date."""
     count_activity: bool = False
@@ -69,7 +72,7 @@ class Asked(_Facts):
 
 
 class Done(_Facts):
-    """What a client tells beside tensors."""
+    """Facts of an update, beside its tensors."""
 
     client: Text
     """Client id."""
@@ -101,8 +104,8 @@ class Payload(Generic[FactsT]):
     Attributes:
         round: 1-based round.
         base: digest of the server's tunable that the work starts from; an answer repeats it.
-        facts: what it says beside tensors.
-        groups: group → tensors by name; those of a payload on disk are read every time that they are asked for.
+        facts: everything beside tensors that depends on the direction.
+        groups: group → tensors by name; tensors of a payload on disk are read at each access.
         work: the kind of work, a key of ``fedfm.clients.work.WORKS``.
     """
 
@@ -119,9 +122,17 @@ class Payload(Generic[FactsT]):
 
     def encode(self) -> bytes:
         """The bytes."""
+        return to_bytes(self.tensors, self._metadata())
+
+    @property
+    def size_bytes(self) -> int:
+        """The number of bytes that `encode` makes; the tensors may be on torch's meta device."""
+        return stored_bytes(self.tensors, self._metadata())
+
+    def _metadata(self) -> dict[str, str]:
         facts = {key: None if _is_no_number(value) else value for key, value in self.facts.model_dump().items()}
         head = {"round": self.round, "base": self.base, "work": self.work, "facts": facts}
-        return to_bytes(self.tensors, {METADATA: json.dumps(head, allow_nan=False, separators=(",", ":"))})
+        return {METADATA: json.dumps(head, allow_nan=False, separators=(",", ":"))}
 
 
 class _Named(Mapping[str, Tensor]):
@@ -157,16 +168,16 @@ def decode_instruction(message: bytes) -> Instruction:
     """The instruction in these bytes.
 
     Raises:
-        MessageError: it is none, or a field is missing, unknown or of another type.
+        MessageError: the bytes are not a payload, or a field is missing, unknown or of another type.
     """
     return _decode(message, _Header[Asked])
 
 
 def decode_update(message: bytes | Spilled) -> Update:
-    """The update in these bytes; what it says is still to be screened.
+    """The update in these bytes; its content is not yet screened.
 
     Raises:
-        MessageError: it is none, or a field is missing, unknown or of another type.
+        MessageError: the bytes are not a payload, or a field is missing, unknown or of another type.
     """
     return _decode(message, _Header[Done])
 

@@ -26,7 +26,7 @@ class Failure:
 
 @dataclass(frozen=True)
 class Request:
-    """What one client is asked.
+    """A request to one client.
 
     Attributes:
         client: client id.
@@ -42,11 +42,11 @@ class Request:
 
 @dataclass(frozen=True)
 class Reply:
-    """What came of one request.
+    """The reply to one request.
 
     Attributes:
         client: client id.
-        content: the encoded payload, in memory or on disk, or why there is none.
+        content: the encoded payload, in memory or on disk, or the reason why there is no payload.
         state: what the client keeps from now on, where `Request.state` came with the request.
     """
 

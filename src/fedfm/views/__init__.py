@@ -7,6 +7,7 @@ from typing import Any
 
 from fedfm.spec import Spec
 from fedfm.views.base import Slices, View, holds, intersect, is_whole, narrow, narrow_spec, whole, widen
+from fedfm.views.personal import Personal
 from fedfm.views.ranks import Ranks
 from fedfm.views.share import Share
 
@@ -19,7 +20,7 @@ VIEWS: dict[str, type[View]] = {
 
 @dataclass(frozen=True)
 class Views:
-    """All views of a recipe, which combine by intersection; none of them: every client holds everything."""
+    """All views of a recipe, which combine by intersection. Without views every client holds everything."""
 
     views: tuple[View, ...] = ()
 
@@ -54,6 +55,7 @@ class Views:
 
 __all__ = [
     "VIEWS",
+    "Personal",
     "Ranks",
     "Share",
     "Slices",

@@ -1,6 +1,6 @@
 """Views: which part of each tensor a client gets, trains and returns in a round.
 
-A view is a function of the spec, the client and the round, so that server and client compute it each for themselves.
+A view is a function of the spec, the client and the round, so that server and client compute it separately.
 What a client does not hold is either its own (a personal part, which it keeps between rounds) or hidden (it is zero at
 the client and does not change).
 """
@@ -28,7 +28,7 @@ class View:
 
     @classmethod
     def of(cls, recipe: Any) -> Self | None:
-        """The view of this kind that a recipe asks for; None where it asks for none."""
+        """The view of this kind that a recipe asks for; None if it does not ask for one."""
         raise NotImplementedError
 
     def gets(self, spec: Spec, client: str, number: int) -> Slices:

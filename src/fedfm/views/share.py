@@ -22,7 +22,7 @@ HEAD = "head"
 """The word for the parameters of the task's head."""
 
 NOT = "not "
-"""What a pattern begins with whose tensors do not travel."""
+"""First word of a pattern that excludes tensors from travelling."""
 
 HEADS = frozenset(
     {
@@ -73,7 +73,7 @@ class Share(View):
 
 @lru_cache(maxsize=16)
 def _shared(patterns: tuple[str, ...], names: tuple[str, ...]) -> frozenset[str]:
-    """Names that match; where every pattern excludes, all that none of them excludes.
+    """Names that match; if all patterns exclude, every name that no pattern excludes.
 
     Raises:
         RecipeError: a pattern matches no tensor, or nothing is shared.

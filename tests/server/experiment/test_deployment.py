@@ -73,7 +73,7 @@ class Near:
 
 
 def split(folder: Path, **changes: str) -> dict[str, SiteData]:
-    """Each site's rows of the training file in a file of its own, its columns and classes called otherwise."""
+    """Each site's rows of the training file in a file of its own, with other names of columns and classes."""
     own = {}
     rows = [json.loads(line) for line in (folder / "train.jsonl").read_text().splitlines()]
     for name in NAMES:
@@ -116,7 +116,38 @@ def test_it_is_the_run_that_a_simulation_was(name: str, tmp_path: Path) -> None:
         assert mine == theirs if file == "wire.jsonl" else [row["examples"] for row in json.loads(mine)] == [12] * 5
     assert "12 examples of" in said[0]
     texts = [envelope.text + str(envelope.blobs) for envelope in line.envelopes]
-    assert not any(str(tmp_path) in text for text in texts), "the server's folders are its own business"
+    assert not any(str(tmp_path) in text for text in texts), "the server's folders are not sent"
+
+
+def test_sites_evaluate_as_simulated_clients_do_and_only_if_their_policy_names_it(tmp_path: Path) -> None:
+    changes = {"federation": {"per_round": 3, "rounds": 2, "holdout": 0.25}, "evaluate": {"at": "clients"}}
+    values = small_recipe(tmp_path, runtime={"stack": 1}, tune={"kind": "lora", "share": "not head"}, **changes)
+    simulated = fedfm.run(load_recipe(values, ["data.client=site", "name=simulated"]))
+    with pytest.raises(TooFewClientsError, match="works"):
+        start_run(for_sites(load_recipe(values), len(NAMES)), at_sites(tmp_path, split(tmp_path))[0], [])
+    deployment, said, _ = at_sites(tmp_path, split(tmp_path), Policy(works=["train", "evaluate"]))
+    real = start_run(for_sites(load_recipe(values), len(NAMES)), deployment, [])
+    assert {name: real.summary[name] for name in ("final", "final_by", "clients_spread")} == {
+        name: simulated.summary[name] for name in ("final", "final_by", "clients_spread")
+    }
+    mine, theirs = (
+        [without_time(row) for row in jsonl.records(run.path / "metrics.jsonl")] for run in (real, simulated)
+    )
+    assert mine == theirs
+    # Messages down differ: they say from which version of its own state a site continues.
+    mine, theirs = (
+        [line for line in jsonl.records(run.path / "wire.jsonl") if line["direction"] == "up"]
+        for run in (real, simulated)
+    )
+    assert mine == theirs
+    assert not (real.path / "clients").exists(), "a site keeps its personal part"
+    assert "with the initial values in the personal places" in (real.path / "adapter" / "README.md").read_text()
+    assert [line for line in said if "for `evaluate`" in line]
+    assert [line for line in said if "figures of 3 held-out examples" in line]
+
+
+def without_time(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in row.items() if key != "seconds"}
 
 
 def test_what_left_is_written_down_at_the_site(recipe: Recipe, tmp_path: Path) -> None:
@@ -144,7 +175,7 @@ def test_sites_hear_how_a_run_ended(recipe: Recipe, tmp_path: Path) -> None:
     assert sum("run small: ended: completed after 2 rounds" in line for line in said) == len(NAMES)
     left = [line for line in said if "an update of" in line]
     assert len(left) == 2 * 3
-    assert "run small, round 1 of 2: an update of 10.9 kB leaves, after" in left[0]
+    assert "run small, round 1 of 2: an update of 11.0 kB leaves, after" in left[0]
 
     class Stops(Listener):
         def on_round(self, record: dict[str, Any]) -> None:
@@ -205,7 +236,7 @@ def test_sites_that_do_not_fit_are_named_before_a_proxy_is_made(tmp_path: Path) 
     assert not any("model.safetensors" in envelope.text for envelope in line.envelopes)
 
 
-def test_a_site_that_starts_anew_has_its_proxy_still(tmp_path: Path) -> None:
+def test_a_site_that_starts_again_still_has_its_proxy(tmp_path: Path) -> None:
     values = small_recipe(tmp_path, federation={"per_round": 3, "rounds": 1}, runtime={}, **RECIPES["fedpft"])
     sent = []
     for name in ("first", "again"):
@@ -243,3 +274,25 @@ def test_it_can_be_continued_only_with_them(recipe: Recipe, tmp_path: Path) -> N
         fedfm.run(recipe, ["name=other"])
     longer = continue_run(run.folder, ["federation.rounds=3"], deployment, [])
     assert longer.summary["rounds"] == 3
+
+
+def test_sites_that_allow_it_send_predictions_as_a_simulation_does(tmp_path: Path) -> None:
+    protocol = {"kind": "distillation", "examples": 8, "steps": 2, "batch_size": 4}
+    values = small_recipe(tmp_path, federation={"per_round": 3, "rounds": 2}, protocol=protocol)
+    values |= {"public": {"data": str(tmp_path / "train.jsonl"), "limit": 16}}
+    simulated = fedfm.run(load_recipe(values, ["data.client=site", "name=simulated"]))
+    deployment, said, _ = at_sites(tmp_path, split(tmp_path), Policy(works=["predict"]))
+    real = start_run(for_sites(load_recipe(values), len(NAMES)), deployment, [])
+    assert adapter(real) == adapter(simulated)
+    assert (real.path / "wire.jsonl").read_text() == (simulated.path / "wire.jsonl").read_text()
+    assert [line for line in said if " × " in line] == ["    1 × logits [8, 2] float32 (group predictions)"] * 5
+
+
+def test_a_policy_that_does_not_name_it_refuses_to_predict(tmp_path: Path) -> None:
+    protocol = {"kind": "distillation", "examples": 8}
+    values = small_recipe(tmp_path, federation={"per_round": 3, "rounds": 2}, protocol=protocol)
+    values |= {"public": {"data": str(tmp_path / "train.jsonl")}}
+    deployment, said, _ = at_sites(tmp_path, split(tmp_path))
+    with pytest.raises(TooFewClientsError, match="works"):
+        start_run(for_sites(load_recipe(values), len(NAMES)), deployment, [])
+    assert any("works: train, not predict" in line for line in said)

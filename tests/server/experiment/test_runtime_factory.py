@@ -26,14 +26,14 @@ def test_a_runtime_whose_extra_is_missing_is_refused_before_anything_is_written(
     assert not recipe.folder.exists()
 
 
-def test_a_cluster_that_is_not_there_is_told_before_anything_is_written(
+def test_a_cluster_that_is_not_there_is_reported_before_anything_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def nobody(experiment: Experiment, worker: Worker) -> Runtime:
+    def unreachable(experiment: Experiment, worker: Worker) -> Runtime:
         raise RecipeError("no Ray cluster can be used there", where="runtime.address")
 
     monkeypatch.setattr("fedfm.server.runs.refusals.find_spec", lambda name: name)
-    monkeypatch.setitem(RUNTIMES, "ray", nobody)
+    monkeypatch.setitem(RUNTIMES, "ray", unreachable)
     recipe = fedfm.load_recipe(small_recipe(tmp_path), ["runtime={kind: ray, address: 'ray://nowhere:1'}"])
     with pytest.raises(RecipeError, match="no Ray cluster"):
         fedfm.run(recipe)

@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from pathlib import Path
 
 import pytest
 import torch
 
+from fedfm import __version__
 from fedfm import params as tensors
 from fedfm.errors import StorageError
 from fedfm.params import digest
+from fedfm.protocols import State
 from fedfm.proxies.base import ModelVersion
 from fedfm.records.folder import RunFolder
-from fedfm.server.rounds.checkpoints import load_checkpoint, save_checkpoint
-from fedfm.server.rounds.state import Best, Delivered, RunState
+from fedfm.server.rounds.checkpoints import load_checkpoint, oldest_versions, save_checkpoint
+from fedfm.server.rounds.participation import Contribution
+from fedfm.server.rounds.state import Best, Delivered, RunState, StateVersion
 
 
 def state(number: int) -> RunState:
     return RunState(
-        round=number,
-        params={"base.w": torch.full((3,), float(number))},
-        algorithm={"m": {"base.w": torch.full((3,), number + 0.5)}, "v": {"base.w": torch.ones(3)}},
+        protocol=State(
+            number,
+            {"base.w": torch.full((3,), float(number))},
+            {"m": {"base.w": torch.full((3,), number + 0.5)}, "v": {"base.w": torch.ones(3)}},
+            {"clock": 1.5, "in_flight": [{"client": "a", "version": 1}]},
+        ),
         initial={"test": {"loss": 1.1, "accuracy": 0.1 + 0.2}},
         latest={"test": {"loss": 0.9, "accuracy": 0.5}},
         evaluated=number,
@@ -38,6 +45,8 @@ def state(number: int) -> RunState:
         proxy=ModelVersion(number, {"layer.0.w": torch.ones(2, 3)}, {"layer.0": torch.tensor([0, number])}),
         holders={"a": 0, "b": number},
         activity={"layer.0": torch.tensor([number, 1])},
+        contributions={"a": Contribution(3, 1, 0, 2, "out of memory")},
+        versions={"a": StateVersion(number, "0" * 64), "params/b": StateVersion(1, "f" * 64)},
     )
 
 
@@ -52,9 +61,12 @@ def test_round_trip(tmp_path: Path) -> None:
     got = loaded.state
     assert got.numbers() == state(7).numbers()
     assert got.best == state(7).best
+    assert got.protocol.facts == state(7).protocol.facts
+    assert got.contributions == state(7).contributions
+    assert got.versions == state(7).versions
     assert digest(got.params) == digest(state(7).params)
-    assert {part: digest(group) for part, group in got.algorithm.items()} == {
-        part: digest(group) for part, group in state(7).algorithm.items()
+    assert {part: digest(group) for part, group in got.protocol.server.items()} == {
+        part: digest(group) for part, group in state(7).protocol.server.items()
     }
     assert digest(got.best_params) == digest(state(7).best_params)
     assert got.proxy is not None
@@ -114,12 +126,58 @@ def test_no_sound_checkpoint_left_is_said(tmp_path: Path) -> None:
         load_checkpoint(RunFolder(tmp_path))
 
 
-def test_another_format_is_refused_not_guessed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fedfm.server.rounds.checkpoints.FORMAT", 99)
-    save(tmp_path, state(1), {}, keep=2)
+def test_the_format_of_the_version_before_is_refused_in_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fedfm.server.rounds.checkpoints.FORMAT", 3)
+    folder = save(tmp_path, state(1), {}, keep=2)
     monkeypatch.undo()
-    with pytest.raises(StorageError, match="format 99"):
+    (tmp_path / "env.json").write_text(json.dumps({"versions": {"fedfm": "0.0.9"}}))
+    with pytest.raises(StorageError) as refused:
         load_checkpoint(RunFolder(tmp_path))
+    assert str(refused.value) == (
+        f"{folder} was written by fedfm 0.0.9 in checkpoint format 3, and fedfm {__version__} reads format 4: "
+        "continue the run with the version that wrote it, or start a new one"
+    )
+
+
+@pytest.mark.parametrize("missing", ["best.safetensors", "state"])
+def test_another_format_is_refused_whatever_its_files_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: str
+) -> None:
+    monkeypatch.setattr("fedfm.server.rounds.checkpoints.FORMAT", 99)
+    folder = save(tmp_path, state(1), {}, keep=2)
+    monkeypatch.undo()
+    manifest = json.loads((folder / "MANIFEST.json").read_text())
+    if missing == "state":  # another layout of state.json
+        (folder / "state.json").write_text('{"format": 99}')
+        manifest["state.json"] = hashlib.sha256((folder / "state.json").read_bytes()).hexdigest()
+    else:
+        (folder / missing).unlink()
+        del manifest[missing]
+    (folder / "MANIFEST.json").write_text(json.dumps(manifest))
+    with pytest.raises(StorageError, match="in checkpoint format 99"):
+        load_checkpoint(RunFolder(tmp_path))
+
+
+def test_a_damaged_format_is_damage(tmp_path: Path) -> None:
+    save(tmp_path, state(1), {}, keep=2)
+    file = save(tmp_path, state(2), {}, keep=2) / "state.json"
+    file.write_text(file.read_text().replace('"format": 4', '"format": 5'))
+    loaded = load_checkpoint(RunFolder(tmp_path))
+    assert loaded is not None
+    assert loaded.state.round == 1
+
+
+def test_the_oldest_versions_are_those_of_the_oldest_checkpoint_that_can_be_read(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    assert oldest_versions(run) == {}
+    first = save(tmp_path, state(3), {}, keep=3)
+    for number in (4, 5):
+        save(tmp_path, state(number), {}, keep=3)
+    assert oldest_versions(run) == {"a": 3, "params/b": 1}
+    (first / "state.json").write_text('{"format": 4, "sta')
+    assert oldest_versions(run) == {"a": 4, "params/b": 1}
 
 
 def test_a_full_disk_leaves_the_last_checkpoint_and_no_rubbish(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""The round loop with real clients and a carrier that can tamper: what is refused, what is recorded, what goes on."""
+"""The driver with real clients and a runtime that can tamper: what is refused, what is recorded, what goes on."""
 
 from __future__ import annotations
 
@@ -16,34 +16,37 @@ from fedfm.params import Params, add, digest, full_like, map_params
 from fedfm.recipe import load_recipe
 from fedfm.records import jsonl
 from fedfm.records.folder import RunFolder
+from fedfm.runtimes.base import Runtime
 from fedfm.runtimes.local import LocalRuntime
 from fedfm.server.experiment.build import Experiment, build_experiment
 from fedfm.server.rounds.checkpoints import load_checkpoint
-from fedfm.server.rounds.driver import RoundLoop
+from fedfm.server.rounds.driver import Driver
 from fedfm.server.rounds.interrupts import StopRequest
 from fedfm.server.rounds.sampling import sample_cohort
 from fedfm.server.rounds.state import RunState
 from fedfm.trackers.listeners import Listener
-from fedfm.updates import Failure, Update, decode_update, encode_update
+from fedfm.updates import Failure, Reply, Request, Update, decode_update
+from fedfm.wire import TUNABLE
 from tests.asked import Content, Exchanging, exchanged
 from tests.small import small_recipe
 
 Tamper = Callable[[Update], bytes | Failure]
 
 
-@dataclasses.dataclass
-class TamperingRuntime(Exchanging):
-    """Carries everything as it is, but for the answers of some clients."""
+class TamperingRuntime(LocalRuntime):
+    """Carries everything as it is, except for the updates of some clients."""
 
-    honest: LocalRuntime
-    tampers: dict[str, Tamper]
+    def __init__(self, experiment: Experiment, tampers: Mapping[str, Tamper]) -> None:
+        assert experiment.worker is not None
+        super().__init__(experiment.worker)
+        self.tampers = tampers
 
-    def exchange(self, messages: Mapping[str, bytes]) -> Iterator[tuple[str, Content]]:
-        for client, answer in exchanged(self.honest, messages):
-            if client in self.tampers:
-                assert not isinstance(answer, Failure)
-                answer = self.tampers[client](decode_update(answer))
-            yield client, answer
+    def next(self, timeout: float | None = None) -> Reply | None:
+        reply = super().next(timeout)
+        if reply is None or reply.client not in self.tampers:
+            return reply
+        assert not isinstance(reply.content, Failure)
+        return dataclasses.replace(reply, content=self.tampers[reply.client](decode_update(reply.content)))
 
 
 def build(folder: Path, **changes: Any) -> Experiment:
@@ -51,44 +54,63 @@ def build(folder: Path, **changes: Any) -> Experiment:
     return build_experiment(load_recipe(small_recipe(folder, **{"federation": federation, **changes})))
 
 
-def loop_of(
+def driver_of(
     experiment: Experiment, folder: Path, tampers: dict[str, Tamper] | None = None, listeners: Sequence[Listener] = ()
-) -> RoundLoop:
-    runtime = TamperingRuntime(LocalRuntime(experiment.worker), tampers or {})
-    return RoundLoop(experiment, runtime, RunFolder.create(folder / "run"), listeners, StopRequest())
+) -> Driver:
+    return driven(experiment, TamperingRuntime(experiment, tampers or {}), folder, listeners)
 
 
-def play(loop: RoundLoop) -> RunState:
-    return loop.play(loop.start())
+def driven(experiment: Experiment, runtime: Runtime, folder: Path, listeners: Sequence[Listener] = ()) -> Driver:
+    return Driver(experiment, runtime, RunFolder.create(folder / "run"), listeners, StopRequest())
 
 
-def events(loop: RoundLoop) -> list[dict[str, Any]]:
-    return list(jsonl.records(loop.folder.events))
+def play(driver: Driver) -> RunState:
+    return driver.play(driver.start())
+
+
+def events(driver: Driver) -> list[dict[str, Any]]:
+    return list(jsonl.records(driver.folder.events))
+
+
+def stating(update: Update, **facts: Any) -> bytes:
+    """The update with other facts."""
+    return dataclasses.replace(update, facts=update.facts.model_copy(update=facts)).encode()
+
+
+def sending(update: Update, params: Params, **facts: Any) -> bytes:
+    """The update with other values."""
+    return stating(dataclasses.replace(update, groups={**update.groups, TUNABLE: params}), **facts)
 
 
 def with_nan(update: Update) -> bytes:
-    params = map_params(torch.clone, update.params)
+    params = map_params(torch.clone, dict(update.groups[TUNABLE]))
     next(iter(params.values())).view(-1)[0] = float("nan")
-    return encode_update(dataclasses.replace(update, params=params, loss=float("nan")))
+    return sending(update, params, loss=None)
+
+
+def absent(update: Update) -> Failure:
+    return Failure(update.facts.client, "absent")
+
+
+def out_of_memory(update: Update) -> Failure:
+    return Failure(update.facts.client, "out of memory")
 
 
 TAMPERS: dict[str, tuple[Tamper, str, str]] = {
     "nan": (with_nan, "refused", "non-finite values in 1 of"),
-    "failure": (lambda update: Failure(update.client, "out of memory"), "failed", "out of memory"),
+    "failure": (out_of_memory, "failed", "out of memory"),
     "garbage": (lambda update: b"garbage", "refused", "not a fedfm message"),
-    "other client": (
-        lambda update: encode_update(dataclasses.replace(update, client="somebody")),
+    "other client": (lambda update: stating(update, client="somebody"), "refused", "from client `somebody`"),
+    "late": (lambda update: dataclasses.replace(update, round=update.round - 1).encode(), "refused", "not round"),
+    "other work": (
+        lambda update: dataclasses.replace(update, work="evaluate").encode(),
         "refused",
-        "from client `somebody`",
+        "it answers work `evaluate`, not `train`",
     ),
-    "late": (lambda update: encode_update(dataclasses.replace(update, round=update.round - 1)), "refused", "not round"),
-    "no loss": (
-        lambda update: encode_update(dataclasses.replace(update, loss=float("nan"))),
-        "refused",
-        "its loss is not a number",
-    ),
-    "no work": (lambda update: encode_update(dataclasses.replace(update, steps=0)), "refused", "0 steps"),
-    "greedy": (lambda update: encode_update(dataclasses.replace(update, examples=10**12)), "refused", "claims"),
+    "no loss": (lambda update: stating(update, loss=None), "refused", "its loss is not a number"),
+    "no work": (lambda update: stating(update, steps=0), "refused", "0 steps"),
+    "greedy": (lambda update: stating(update, examples=10**12), "refused", "claims"),
+    "state": (lambda update: stating(update, state="0" * 64), "refused", "the state that came with it is not"),
 }
 
 
@@ -96,39 +118,38 @@ TAMPERS: dict[str, tuple[Tamper, str, str]] = {
 def test_an_unsound_update_is_refused_recorded_and_as_if_never_sent(tmp_path: Path, tamper: str) -> None:
     change, kind, reason = TAMPERS[tamper]
     experiment = build(tmp_path)
-    loop = loop_of(experiment, tmp_path, {"1": change})
-    state = play(loop)
-    assert [(event["round"], event["client"], event["kind"]) for event in events(loop)] == [
+    driver = driver_of(experiment, tmp_path, {"1": change})
+    state = play(driver)
+    assert [(event["round"], event["client"], event["kind"]) for event in events(driver)] == [
         (1, "1", kind),
         (2, "1", kind),
     ]
-    assert all(reason in event["reason"] for event in events(loop))
+    assert all(reason in event["reason"] for event in events(driver))
     assert (state.failed, state.refused) == ((2, 0) if kind == "failed" else (0, 2))
 
     # The same federation in which client 1 is never asked: its examples weigh nothing.
     (tmp_path / "without").mkdir()
-    other = loop_of(experiment, tmp_path / "without", {"1": lambda update: Failure("1", "absent")})
+    other = driver_of(experiment, tmp_path / "without", {"1": absent})
     assert digest(play(other).params) == digest(state.params)
 
 
 class Watching(TamperingRuntime):
-    """Says where the messages were that went out."""
+    """Knows where the messages were that went out."""
 
-    def exchange(self, messages: Mapping[str, bytes]) -> Iterator[tuple[str, Content]]:
-        (message,) = {id(message): message for message in messages.values()}.values()
+    def submit(self, requests: Sequence[Request]) -> None:
+        (message,) = {id(request.message): request.message for request in requests}.values()
         start = np.frombuffer(message, dtype=np.uint8).ctypes.data
         self.there = range(start, start + len(message))
-        yield from super().exchange(messages)
+        super().submit(requests)
 
 
 def test_what_was_sent_and_what_it_was_sent_from_are_in_one_place(tmp_path: Path) -> None:
     experiment = build(tmp_path, federation={"clients": 4, "per_round": 4, "rounds": 1})
-    loop = loop_of(experiment, tmp_path)
-    runtime = Watching(LocalRuntime(experiment.worker), {})
-    loop.exchange = dataclasses.replace(loop.exchange, runtime=runtime)
-    start = loop.start()
+    runtime = Watching(experiment, {})
+    driver = driven(experiment, runtime, tmp_path)
+    start = driver.start()
     before = digest(start.params)
-    loop.play(start)
+    driver.play(start)
     assert all(tensor.data_ptr() in runtime.there for tensor in start.params.values())
     assert digest(start.params) == before
 
@@ -136,36 +157,35 @@ def test_what_was_sent_and_what_it_was_sent_from_are_in_one_place(tmp_path: Path
 class Backwards(TamperingRuntime):
     """The clients that were asked last answer first."""
 
-    def exchange(self, messages: Mapping[str, bytes]) -> Iterator[tuple[str, Content]]:
-        yield from super().exchange(dict(reversed(messages.items())))
+    def submit(self, requests: Sequence[Request]) -> None:
+        super().submit(requests[::-1])
 
 
 def test_where_spares_are_asked_the_first_count_and_the_others_are_not_waited_for(tmp_path: Path) -> None:
     federation = {"clients": 4, "per_round": 2, "rounds": 1, "quorum": 1.0}
     experiment = build(tmp_path, federation=federation, runtime={"kind": "ray", "spares": 1.0, "stack": 1})
-    lost = {"2": lambda update: Failure("2", "out of memory")}
-    loop = loop_of(experiment, tmp_path, lost)
-    loop.exchange = dataclasses.replace(loop.exchange, runtime=Backwards(LocalRuntime(experiment.worker), lost))
-    state = play(loop)
-    kinds = {event["client"]: (event["kind"], event["reason"]) for event in events(loop)}
+    lost = {"2": out_of_memory}
+    driver = driven(experiment, Backwards(experiment, lost), tmp_path)
+    state = play(driver)
+    kinds = {event["client"]: (event["kind"], event["reason"]) for event in events(driver)}
     assert kinds == {"2": ("failed", "out of memory"), "0": ("late", "2 others were faster")}
     assert (state.failed, state.refused) == (1, 0)
-    lines = [line for line in jsonl.records(loop.folder.wire) if line["direction"] == "up"]
+    lines = [line for line in jsonl.records(driver.folder.wire) if line["direction"] == "up"]
     assert [line["clients"] for line in lines] == [["3"], ["1"]]
 
     (tmp_path / "two").mkdir()
-    absent = {client: lambda update: Failure(update.client, "absent") for client in "02"}
+    missing = dict.fromkeys("02", absent)
     everybody = {**federation, "per_round": 4, "quorum": 0.5}
     all_four = build(tmp_path / "two", federation=everybody, runtime={"stack": 1})
-    assert digest(play(loop_of(all_four, tmp_path / "two", absent)).params) == digest(state.params)
+    assert digest(play(driver_of(all_four, tmp_path / "two", missing)).params) == digest(state.params)
 
 
 def test_too_few_of_those_that_were_asked_are_too_few(tmp_path: Path) -> None:
     federation = {"clients": 4, "per_round": 2, "rounds": 1, "quorum": 1.0}
     experiment = build(tmp_path, federation=federation, runtime={"kind": "ray", "spares": 1.0})
-    lost = {client: lambda update: Failure(update.client, "out of memory") for client in "123"}
+    lost = dict.fromkeys("123", out_of_memory)
     with pytest.raises(TooFewClientsError, match="only 1 of 2 clients"):
-        play(loop_of(experiment, tmp_path, lost))
+        play(driver_of(experiment, tmp_path, lost))
 
 
 def test_one_round_is_the_weighted_mean_of_the_updates(tmp_path: Path) -> None:
@@ -174,50 +194,50 @@ def test_one_round_is_the_weighted_mean_of_the_updates(tmp_path: Path) -> None:
     seen: dict[str, Update] = {}
 
     def keep(update: Update) -> bytes:
-        seen[update.client] = update
-        return encode_update(update)
+        seen[update.facts.client] = update
+        return update.encode()
 
-    loop = loop_of(experiment, tmp_path, dict.fromkeys("0123", keep))
-    start = loop.start()
-    state = loop.play(start)
+    driver = driver_of(experiment, tmp_path, dict.fromkeys("0123", keep))
+    start = driver.start()
+    state = driver.play(start)
     sizes = experiment.data.clients
     assert len(set(sizes.values())) > 1
     total = sum(sizes.values())
     expected: Params = {
-        name: sum(sizes[client] / total * update.params[name].double() for client, update in seen.items())  # type: ignore[misc]
+        name: sum(sizes[client] / total * update.groups[TUNABLE][name].double() for client, update in seen.items())  # type: ignore[misc]
         for name in start.params
     }
     for name, value in add(start.params, expected).items():
         torch.testing.assert_close(state.params[name], value)
     assert state.samples == total
-    assert [line["split"] for line in jsonl.records(loop.folder.metrics)] == ["test", "train", "test"]
+    assert [line["split"] for line in jsonl.records(driver.folder.metrics)] == ["test", "train", "test"]
 
 
 def test_too_few_sound_updates_end_the_run_and_keep_what_there_is(tmp_path: Path) -> None:
     experiment = build(tmp_path)
-    loop = loop_of(experiment, tmp_path, dict.fromkeys("012", with_nan))
+    driver = driver_of(experiment, tmp_path, dict.fromkeys("012", with_nan))
     with pytest.raises(TooFewClientsError, match=r"(?s)only 1 of 4 clients .* client 0 refused: non-finite") as raised:
-        play(loop)
+        play(driver)
     assert (raised.value.exit_code, raised.value.repeats) == (4, True)
-    assert len(events(loop)) == 3
-    saved = load_checkpoint(loop.folder)
+    assert len(events(driver)) == 3
+    saved = load_checkpoint(driver.folder)
     assert saved is not None
     assert saved.state.round == 0
 
 
 def test_exactly_the_quorum_is_enough(tmp_path: Path) -> None:
-    loop = loop_of(build(tmp_path), tmp_path, dict.fromkeys("01", with_nan))
-    assert play(loop).round == 2
+    driver = driver_of(build(tmp_path), tmp_path, dict.fromkeys("01", with_nan))
+    assert play(driver).round == 2
 
 
 def test_an_empty_poisson_cohort_leaves_the_model_and_is_a_round(tmp_path: Path) -> None:
     federation = {"clients": 6, "per_round": 0.1, "rounds": 6, "sampling": "poisson"}
-    loop = loop_of(build(tmp_path, federation=federation), tmp_path)
-    state = loop.start()
+    driver = driver_of(build(tmp_path, federation=federation), tmp_path)
+    state = driver.start()
     steps = []
     for rounds in range(1, 7):
         before = digest(state.params)
-        state = dataclasses.replace(loop._play_round(state)[0])
+        state = dataclasses.replace(driver._play_round(state)[0])
         steps.append(state.steps[-1])
         assert (digest(state.params) == before) == (steps[-1] == 0)
         assert state.round == rounds
@@ -233,8 +253,8 @@ def test_weighted_sampling_counts_a_client_drawn_twice_twice(tmp_path: Path) -> 
     seen: dict[str, Update] = {}
 
     def keep(update: Update) -> bytes:
-        seen[update.client] = update
-        return encode_update(update)
+        seen[update.facts.client] = update
+        return update.encode()
 
     for seed in range(20):
         experiment = build(tmp_path, federation=federation, seed=seed)
@@ -242,12 +262,12 @@ def test_weighted_sampling_counts_a_client_drawn_twice_twice(tmp_path: Path) -> 
         drawn = sample_cohort(sizes, 4, sampling="weighted", seed=seed, round=1)
         if len(set(drawn.values())) > 1:
             break
-    loop = loop_of(experiment, tmp_path, dict.fromkeys("0123", keep))
-    start = loop.start()
-    state = loop.play(start)
+    driver = driver_of(experiment, tmp_path, dict.fromkeys("0123", keep))
+    start = driver.start()
+    state = driver.play(start)
     assert set(seen) == set(drawn)
     expected: Params = {
-        name: sum(drawn[client] / 4 * update.params[name].double() for client, update in seen.items())  # type: ignore[misc]
+        name: sum(drawn[client] / 4 * update.groups[TUNABLE][name].double() for client, update in seen.items())  # type: ignore[misc]
         for name in start.params
     }
     for name, value in add(start.params, expected).items():
@@ -256,7 +276,7 @@ def test_weighted_sampling_counts_a_client_drawn_twice_twice(tmp_path: Path) -> 
 
 @dataclasses.dataclass
 class OddRuntime(Exchanging):
-    """Carries answers in reverse, one of them twice, one never, and one of somebody who was not asked."""
+    """Carries answers in reverse, one of them twice, one never, and one of a client that was not asked."""
 
     honest: LocalRuntime
 
@@ -269,9 +289,9 @@ class OddRuntime(Exchanging):
 
 def test_whatever_a_runtime_does_every_client_counts_once_in_the_order_of_ids(tmp_path: Path) -> None:
     experiment = build(tmp_path)
-    odd = RoundLoop(
-        experiment, OddRuntime(LocalRuntime(experiment.worker)), RunFolder.create(tmp_path / "odd"), [], StopRequest()
-    )
+    (tmp_path / "odd").mkdir()
+    assert experiment.worker is not None
+    odd = driven(experiment, OddRuntime(LocalRuntime(experiment.worker)), tmp_path / "odd")
     state = play(odd)
     found = [(event["client"], event["kind"], event["reason"]) for event in events(odd) if event["round"] == 1]
     assert found == [
@@ -279,20 +299,20 @@ def test_whatever_a_runtime_does_every_client_counts_once_in_the_order_of_ids(tm
         ("stranger", "refused", "it was not asked"),
         ("0", "failed", "it gave no answer"),
     ]
-    plain = loop_of(experiment, tmp_path, {"0": lambda update: Failure("0", "absent")})
+    plain = driver_of(experiment, tmp_path, {"0": absent})
     assert digest(play(plain).params) == digest(state.params)
 
 
-def test_a_server_step_that_overflows_is_dropped_and_said(tmp_path: Path) -> None:
+def test_a_server_step_that_overflows_is_dropped_and_reported(tmp_path: Path) -> None:
     experiment = build(tmp_path, algorithm={"name": "fedavgm", "server_lr": 1e38})
 
     def large(update: Update) -> bytes:
-        return encode_update(dataclasses.replace(update, params=full_like(update.params, 10.0)))
+        return sending(update, full_like(dict(update.groups[TUNABLE]), 10.0))
 
-    loop = loop_of(experiment, tmp_path, dict.fromkeys("0123", large))
+    driver = driver_of(experiment, tmp_path, dict.fromkeys("0123", large))
     with pytest.raises(RecipeError, match="round 1 overflowed"):
-        play(loop)
-    saved = load_checkpoint(loop.folder)
+        play(driver)
+    saved = load_checkpoint(driver.folder)
     assert saved is not None
     assert saved.state.round == 0
 
@@ -301,32 +321,32 @@ def test_a_failed_round_leaves_its_events_and_nothing_else(tmp_path: Path) -> No
     experiment = build(tmp_path, federation={"clients": 4, "per_round": 4, "rounds": 5}, checkpoint={"every": 10})
 
     def ill_in_round_3(update: Update) -> bytes | Failure:
-        return Failure(update.client, "disk full") if update.round == 3 else encode_update(update)
+        return Failure(update.facts.client, "disk full") if update.round == 3 else update.encode()
 
-    loop = loop_of(experiment, tmp_path, dict.fromkeys("012", ill_in_round_3))
+    driver = driver_of(experiment, tmp_path, dict.fromkeys("012", ill_in_round_3))
     with pytest.raises(TooFewClientsError, match="only 1 of 4 clients gave a sound update in round 3") as raised:
-        play(loop)
-    assert not raised.value.repeats, "what failed may be well again"
-    assert {message["round"] for message in jsonl.records(loop.folder.wire)} == {1, 2}
-    saved = load_checkpoint(loop.folder)
+        play(driver)
+    assert not raised.value.repeats, "what failed may succeed the next time"
+    assert {message["round"] for message in jsonl.records(driver.folder.wire)} == {1, 2}
+    saved = load_checkpoint(driver.folder)
     assert saved is not None
     assert saved.state.round == 2
-    assert saved.offsets["wire.jsonl"] == loop.folder.wire.stat().st_size
-    loop.folder.truncate(saved.offsets)
-    assert [event["round"] for event in events(loop)] == [3, 3, 3]
+    assert saved.offsets["wire.jsonl"] == driver.folder.wire.stat().st_size
+    driver.folder.truncate(saved.offsets)
+    assert [event["round"] for event in events(driver)] == [3, 3, 3]
 
 
 class StopAt(Listener):
-    """Asks to stop when a client of a round is through."""
+    """Asks to stop when the first client of a round has answered."""
 
     def __init__(self, number: int) -> None:
         self.number = number
-        self.loop: RoundLoop | None = None
+        self.driver: Driver | None = None
         self.rounds: list[int] = []
 
     def on_client(self, round: int, done: int, total: int, client: str, seconds: float) -> None:  # noqa: A002
-        if round == self.number and done == 1 and self.loop is not None:
-            self.loop.stop.requested = True
+        if round == self.number and done == 1 and self.driver is not None:
+            self.driver.stop.requested = True
 
     def on_round(self, record: dict[str, Any]) -> None:
         self.rounds.append(record["round"])
@@ -335,22 +355,22 @@ class StopAt(Listener):
 def test_a_stop_ends_at_the_next_client_and_saves_the_last_whole_round(tmp_path: Path) -> None:
     listener = StopAt(3)
     federation = {"clients": 4, "per_round": 4, "rounds": 5}
-    loop = loop_of(build(tmp_path, federation=federation, checkpoint={"every": 10}), tmp_path, listeners=[listener])
-    listener.loop = loop
+    driver = driver_of(build(tmp_path, federation=federation, checkpoint={"every": 10}), tmp_path, listeners=[listener])
+    listener.driver = driver
     with pytest.raises(InterruptedRunError, match="stopped in round 3"):
-        play(loop)
+        play(driver)
     assert listener.rounds == [1, 2]
-    saved = load_checkpoint(loop.folder)
+    saved = load_checkpoint(driver.folder)
     assert saved is not None
     assert saved.state.round == 2
-    assert {line["round"] for line in jsonl.records(loop.folder.metrics)} == {0, 1, 2}
+    assert {line["round"] for line in jsonl.records(driver.folder.metrics)} == {0, 1, 2}
 
 
 def test_evaluation_only_every_so_often_and_at_the_end(tmp_path: Path) -> None:
     federation = {"clients": 4, "per_round": 1, "rounds": 5}
-    loop = loop_of(build(tmp_path, federation=federation, evaluate={"every": 3}), tmp_path)
-    play(loop)
-    assert [line["round"] for line in jsonl.records(loop.folder.metrics) if line["split"] == "test"] == [0, 3, 5]
+    driver = driver_of(build(tmp_path, federation=federation, evaluate={"every": 3}), tmp_path)
+    play(driver)
+    assert [line["round"] for line in jsonl.records(driver.folder.metrics) if line["split"] == "test"] == [0, 3, 5]
 
 
 def test_early_stopping_follows_the_validation_set(tmp_path: Path) -> None:
@@ -363,8 +383,8 @@ def test_early_stopping_follows_the_validation_set(tmp_path: Path) -> None:
         evaluate={"patience": 2},
         federation={"clients": 4, "per_round": 4, "rounds": 50},
     )
-    loop = loop_of(experiment, tmp_path)
-    state = play(loop)
+    driver = driver_of(experiment, tmp_path)
+    state = play(driver)
     assert state.best is not None
     assert (state.best.split, state.best.round, state.round) == ("validation", 1, 3)
     assert state.best_params

@@ -24,10 +24,11 @@ from fedfm.records import jsonl
 from fedfm.records.folder import RunFolder
 from fedfm.runtimes.local import LocalRuntime
 from fedfm.server.experiment.build import Experiment, build_experiment
-from fedfm.server.rounds.driver import RoundLoop
+from fedfm.server.rounds.driver import Driver
 from fedfm.server.rounds.interrupts import StopRequest
 from fedfm.server.rounds.state import RunState
 from fedfm.updates import Reply, Request, decode_instruction
+from fedfm.updates.payload import PROXY
 from fedfm.wire import from_bytes
 from tests.small import small_recipe
 
@@ -50,26 +51,25 @@ def build(folder: Path, proxy: dict[str, Any] = FEDPFT, **changes: Any) -> Exper
 
 
 def pair_of(experiment: Experiment) -> FedPFTPair:
-    assert isinstance(experiment.proxy, FedPFTModel)
-    return experiment.proxy.pair
+    assert isinstance(experiment.client_model, FedPFTModel)
+    return experiment.client_model.pair
 
 
-def play(experiment: Experiment, folder: Path) -> tuple[RoundLoop, RunState]:
+def play(experiment: Experiment, folder: Path) -> tuple[Driver, RunState]:
     run = RunFolder.create(folder / "run")
-    loop = RoundLoop(experiment, LocalRuntime(experiment.worker), run, [], StopRequest())
-    return loop, loop.play(loop.start())
+    driver = Driver(experiment, LocalRuntime(experiment.worker), run, [], StopRequest())
+    return driver, driver.play(driver.start())
 
 
-def ledger(loop: RoundLoop) -> list[dict[str, Any]]:
-    return list(jsonl.records(loop.folder.wire))
+def ledger(driver: Driver) -> list[dict[str, Any]]:
+    return list(jsonl.records(driver.folder.wire))
 
 
 def test_before_round_1_backbone_and_proxy_start_alike(tmp_path: Path) -> None:
     experiment = build(tmp_path, tune={"kind": "lora", "target_modules": "all"})
-    assert experiment.proxy is not None
     experiment.plug_in(experiment.start)
-    experiment.proxy.server_tunable.write(experiment.start)
-    on_backbone, on_proxy = experiment.tunable.read(), experiment.proxy.server_tunable.read()
+    experiment.client_model.server_tunable.write(experiment.start)
+    on_backbone, on_proxy = experiment.tunable.read(), experiment.client_model.server_tunable.read()
     assert on_backbone.keys() == on_proxy.keys()
     same = [name for name in on_proxy if on_proxy[name].shape == on_backbone[name].shape]
     assert all(torch.equal(on_proxy[name], on_backbone[name]) for name in same)
@@ -78,9 +78,9 @@ def test_before_round_1_backbone_and_proxy_start_alike(tmp_path: Path) -> None:
 
 
 def test_a_client_downloads_the_proxy_once_and_then_gets_what_changed(tmp_path: Path) -> None:
-    loop, state = play(build(tmp_path), tmp_path)
+    driver, state = play(build(tmp_path), tmp_path)
     versions: dict[str, int] = {}
-    for line in ledger(loop):
+    for line in ledger(driver):
         number, changed = line["round"] - 1, any(tensor["name"].startswith("proxy/") for tensor in line["tensors"])
         if line["kind"] == "download":
             assert not versions.keys() & set(line["clients"])
@@ -94,7 +94,7 @@ def test_a_client_downloads_the_proxy_once_and_then_gets_what_changed(tmp_path: 
     assert state.failed == state.refused == 0
     assert state.bytes_down == sum(
         line["bytes"] * len(line["clients"])
-        for line in ledger(loop)
+        for line in ledger(driver)
         if (line["kind"], line["direction"]) == ("message", "down")
     )
 
@@ -103,8 +103,8 @@ def test_clients_train_on_the_proxy_that_the_server_has(tmp_path: Path) -> None:
     experiment = build(tmp_path)
     _, state = play(experiment, tmp_path)
     assert state.proxy is not None
-    assert experiment.worker.proxy is not None
-    held = {name: tensor.detach() for name, tensor in experiment.worker.proxy.own.items()}
+    assert experiment.worker is not None
+    held = {name: tensor.detach() for name, tensor in experiment.worker.copy.own.items()}
     assert digest(held) == digest(state.proxy.own) == digest(pair_of(experiment).read())
     assert held.keys()
     assert all(held[name].data_ptr() != parameter.data_ptr() for name, parameter in pair_of(experiment).own.items())
@@ -120,7 +120,7 @@ def test_the_backbone_is_left_as_it_was(tmp_path: Path) -> None:
 @pytest.mark.parametrize("proxy", [FEDPFT, {**FEDPFT, "align": {**FEDPFT["align"], "data": "clients"}}])
 def test_nothing_that_the_proxy_hides_crosses_the_wire(tmp_path: Path, proxy: dict[str, Any]) -> None:
     experiment = build(tmp_path, proxy)
-    kept = pair_of(experiment).kept
+    kept = pair_of(experiment).neurons
     hidden: set[str] = set()
     for block, _ in pair_of(experiment).compared:
         cut = torch.tensor(sorted(set(range(32)) - set(kept[block.path].tolist())))
@@ -131,11 +131,11 @@ def test_nothing_that_the_proxy_hides_crosses_the_wire(tmp_path: Path, proxy: di
             hidden.add(tensor_digest(weight))
             hidden |= {tensor_digest(tensor.take(weight, cut[place : place + 1])) for place in range(len(cut))}
             hidden.add(tensor_digest(tensor.take(weight, cut)))
-    loop, _ = play(experiment, tmp_path)
-    sent = {tensor["digest"]: tensor["name"] for line in ledger(loop) for tensor in line["tensors"]}
+    driver, _ = play(experiment, tmp_path)
+    sent = {tensor["digest"]: tensor["name"] for line in ledger(driver) for tensor in line["tensors"]}
     assert sent
     assert [name for digest, name in sent.items() if digest in hidden] == []
-    assert any(line["kind"] == "download" for line in ledger(loop))
+    assert any(line["kind"] == "download" for line in ledger(driver))
 
 
 class Wire(LocalRuntime):
@@ -143,7 +143,7 @@ class Wire(LocalRuntime):
 
     def __init__(self, experiment: Experiment) -> None:
         super().__init__(experiment.worker)
-        self.weights = experiment.proxy.weights if experiment.proxy else {}
+        self.weights = experiment.client_model.weights
         self.downloads: list[Params] = []
         self.down: list[Params] = []
         self.up: list[Params] = []
@@ -198,12 +198,12 @@ def test_no_cut_neurons_vector_is_in_anything_that_passes(tmp_path: Path, model:
 
     inputs, output = INPUTS_AND_OUTPUT[model]
     before = [vectors(*place) for place in (*inputs, output)]
-    ((_, indices),) = pair_of(experiment).kept.items()
+    ((_, indices),) = pair_of(experiment).neurons.items()
     kept = set(indices.tolist())
 
     wire = Wire(experiment)
-    loop = RoundLoop(experiment, wire, RunFolder.create(tmp_path / "run"), [], StopRequest())
-    state = loop.play(loop.start())
+    driver = Driver(experiment, wire, RunFolder.create(tmp_path / "run"), [], StopRequest())
+    state = driver.play(driver.start())
     assert state.proxy is not None
     assert state.proxy.number == 2
     assert any(name.startswith("proxy/") for params in wire.down for name in params)
@@ -216,7 +216,7 @@ def test_no_cut_neurons_vector_is_in_anything_that_passes(tmp_path: Path, model:
     passed = [*wire.downloads, *wire.down, *wire.up]
     *at_inputs, at_output = before
     for known in at_inputs:
-        assert found(passed, known) == kept  # those of the others are there as they are, so looking finds
+        assert found(passed, known) == kept  # the vectors of the others are sent as they are, so the search finds them
         assert found(wire.downloads[:1], known) == kept
     assert found(passed, at_output) == set()  # refitted in closed form
     assert [vectors(*place) for place in (*inputs, output)] == before
@@ -225,8 +225,8 @@ def test_no_cut_neurons_vector_is_in_anything_that_passes(tmp_path: Path, model:
 def test_counts_from_clients_choose_the_same_neurons_in_any_order(tmp_path: Path) -> None:
     proxy = {**FEDPFT, "align": {**FEDPFT["align"], "data": "clients"}}
     experiment = build(tmp_path, proxy, federation={"clients": 4, "per_round": 4, "rounds": 2})
-    loop, state = play(experiment, tmp_path)
-    up = [line for line in ledger(loop) if line["direction"] == "up"]
+    driver, state = play(experiment, tmp_path)
+    up = [line for line in ledger(driver) if line["direction"] == "up"]
     counted = {line["round"]: any("activity/" in tensor["name"] for tensor in line["tensors"]) for line in up}
     assert counted == {1: True, 2: True}  # after the last round too: the run may be extended
     assert state.proxy is not None
@@ -234,7 +234,7 @@ def test_counts_from_clients_choose_the_same_neurons_in_any_order(tmp_path: Path
 
     turned = build(tmp_path, proxy, federation={"clients": 4, "per_round": 4, "rounds": 2})
     runtime = Backwards(turned.worker)
-    again = RoundLoop(turned, runtime, RunFolder.create(tmp_path / "backwards"), [], StopRequest())
+    again = Driver(turned, runtime, RunFolder.create(tmp_path / "backwards"), [], StopRequest())
     other = again.play(again.start())
     assert runtime.answered == [["3", "2", "1", "0"]] * 2
     assert other.proxy is not None
@@ -262,14 +262,14 @@ class Backwards(LocalRuntime):
 
 def test_a_resumed_worker_is_brought_to_the_version_that_its_clients_hold(tmp_path: Path) -> None:
     experiment = build(tmp_path)
-    loop, state = play(experiment, tmp_path)
+    driver, state = play(experiment, tmp_path)
     fresh = build(tmp_path)
-    again = RoundLoop(fresh, LocalRuntime(fresh.worker), loop.folder, [], StopRequest())
+    again = Driver(fresh, LocalRuntime(fresh.worker), driver.folder, [], StopRequest())
     again.play(state)  # nothing is left to play, but the proxy is put in its place
-    assert fresh.worker.proxy is not None
+    assert fresh.worker is not None
     assert state.proxy is not None
-    assert fresh.worker.proxy.number == state.proxy.number
-    assert digest(dict(fresh.worker.proxy.own)) == digest(state.proxy.own)
+    assert fresh.worker.copy.number == state.proxy.number
+    assert digest(dict(fresh.worker.copy.own)) == digest(state.proxy.own)
 
 
 class Recording(LocalRuntime):
@@ -286,28 +286,29 @@ def test_clients_at_one_version_share_a_message(tmp_path: Path) -> None:
     experiment = build(tmp_path, federation={"clients": 4, "per_round": 4, "rounds": 2})
     runtime = Recording(experiment.worker)
     runtime.messages.clear()
-    loop = RoundLoop(experiment, runtime, RunFolder.create(tmp_path / "run"), [], StopRequest())
-    loop.play(loop.start())
+    driver = Driver(experiment, runtime, RunFolder.create(tmp_path / "run"), [], StopRequest())
+    driver.play(driver.start())
     for messages in runtime.messages:
         assert len({id(message) for message in messages.values()}) == 1
     first, second = (decode_instruction(next(iter(messages.values()))) for messages in runtime.messages)
-    assert (first.proxy_version, first.proxy) == (0, {})
-    assert (second.proxy_version, second.proxy_since) == (1, 0)
-    assert second.proxy
+    assert first.facts.proxy_version == 0
+    assert PROXY not in first.groups
+    assert (second.facts.proxy_version, second.facts.proxy_since) == (1, 0)
+    assert second.groups[PROXY]
 
 
 def test_a_client_whose_proxy_is_too_old_fails_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     experiment = build(tmp_path)
-    loop = RoundLoop(experiment, LocalRuntime(experiment.worker), RunFolder.create(tmp_path / "run"), [], StopRequest())
-    state = loop.start()
+    driver = Driver(experiment, LocalRuntime(experiment.worker), RunFolder.create(tmp_path / "run"), [], StopRequest())
+    state = driver.start()
     assert state.proxy is not None
-    assert experiment.worker.proxy is not None
+    assert experiment.worker is not None
     chosen = {path: torch.ones_like(changed, dtype=torch.bool) for path, changed in state.proxy.changed.items()}
     newer = next_version(next_version(state.proxy, state.proxy.own, chosen), state.proxy.own, chosen)
     believed = dataclasses.replace(state, proxy=newer, holders=dict.fromkeys("0123", 1))
     monkeypatch.setattr(LocalRuntime, "share", lambda self, clients, version: None)
     with pytest.raises(TooFewClientsError, match="holds version 0 of the proxy, and the message leads from 1 to 2"):
-        loop.play(believed)
+        driver.play(believed)
 
 
 @pytest.mark.parametrize(
@@ -337,18 +338,18 @@ def test_what_cannot_be_is_refused_with_what_to_change(
 
 def test_without_public_data_a_proxy_may_be_used_as_it_is_cut(tmp_path: Path) -> None:
     proxy = {**FEDPFT, "closed_form": False, "distill": None, "interval": None}
-    loop, state = play(build(tmp_path, proxy, public=None), tmp_path)
+    driver, state = play(build(tmp_path, proxy, public=None), tmp_path)
     assert state.proxy is not None
     assert state.proxy.number == 0
-    stages = [line["stage"] for line in jsonl.records(loop.folder.metrics) if line["split"] == "proxy"]
+    stages = [line["stage"] for line in jsonl.records(driver.folder.metrics) if line["split"] == "proxy"]
     assert stages == ["constructed"]
 
 
 def test_a_version_is_a_value(tmp_path: Path) -> None:
     experiment = build(tmp_path)
-    loop = RoundLoop(experiment, LocalRuntime(experiment.worker), RunFolder.create(tmp_path / "run"), [], StopRequest())
-    start = loop.start()
+    driver = Driver(experiment, LocalRuntime(experiment.worker), RunFolder.create(tmp_path / "run"), [], StopRequest())
+    start = driver.start()
     assert isinstance(start.proxy, ModelVersion)
     before = digest(start.proxy.own)
-    loop.play(start)
+    driver.play(start)
     assert digest(start.proxy.own) == before

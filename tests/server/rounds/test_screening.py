@@ -4,73 +4,102 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from typing import Any
 
 import pytest
 import torch
 
-from fedfm.server.rounds.screening import screen
-from fedfm.updates import Instruction, Update
+from fedfm.server.rounds.screening import screen, value_problem
+from fedfm.spec import spec_of
+from fedfm.updates import Asked, Done, Payload, Update
+from fedfm.updates.payload import ACTIVITY
+from fedfm.wire import TUNABLE
 
 PARAMS = {"w": torch.zeros(3), "v": torch.zeros(2, 2)}
-INSTRUCTION = Instruction(round=4, base="b" * 64, learning_rate=0.1, params=PARAMS, proxy_version=2)
-SOUND = Update(
-    round=4,
-    client="3",
-    base="b" * 64,
-    examples=5,
-    steps=1,
-    samples=5,
-    loss=0.3,
-    predictions=5,
-    params={"w": torch.ones(3), "v": torch.ones(2, 2)},
-    proxy_version=2,
-)
+EXPECTED = {TUNABLE: spec_of(PARAMS)}
+INSTRUCTION = Payload(4, "b" * 64, Asked(learning_rate=0.1, proxy_version=2), {TUNABLE: PARAMS})
+SENT = {"w": torch.ones(3), "v": torch.ones(2, 2)}
+DONE = Done(client="3", examples=5, steps=1, samples=5, loss=0.3, predictions=5, proxy_version=2)
+SOUND = Payload(4, "b" * 64, DONE, {TUNABLE: SENT})
+
+
+def stating(**facts: Any) -> Update:
+    """The sound update with other facts, which its constructor has not checked."""
+    return dataclasses.replace(SOUND, facts=DONE.model_copy(update=facts))
+
+
+def sending(**params: torch.Tensor) -> Update:
+    """The sound update with other values."""
+    return dataclasses.replace(SOUND, groups={TUNABLE: SENT | params})
+
+
+def refusal(update: Update, *, accepts_stale: bool = False) -> str | None:
+    reason = screen(update, INSTRUCTION, EXPECTED, client="3", accepts_stale=accepts_stale)
+    return reason or value_problem(update.groups, update.facts)
 
 
 @pytest.mark.parametrize(("version", "refused"), [(0, False), (1, False), (2, False), (3, True), (-1, True)])
 def test_updates_on_an_older_proxy_pass_where_that_is_allowed(version: int, refused: bool) -> None:
-    update = dataclasses.replace(SOUND, proxy_version=version)
-    assert (screen(update, INSTRUCTION, client="3", stale=True) is not None) == refused
+    assert (refusal(stating(proxy_version=version), accepts_stale=True) is not None) == refused
 
 
 def test_a_sound_update_passes() -> None:
-    assert screen(SOUND, INSTRUCTION, client="3") is None
+    assert refusal(SOUND) is None
 
 
 def test_a_client_that_predicted_nothing_has_no_loss() -> None:
-    update = dataclasses.replace(SOUND, predictions=0, loss=float("nan"))
-    assert screen(update, INSTRUCTION, client="3") is None
+    assert refusal(stating(predictions=0, loss=None)) is None
+
+
+def test_work_that_trains_nothing_takes_no_steps() -> None:
+    asked, answer = (dataclasses.replace(payload, work="predict") for payload in (INSTRUCTION, stating(steps=0)))
+    assert screen(answer, asked, EXPECTED, client="3") is None  # type: ignore[arg-type]
+
+
+NAN, NONE = float("nan"), dict[str, torch.Tensor]()
 
 
 @pytest.mark.parametrize(
-    ("changes", "reason"),
+    ("update", "reason"),
     [
-        ({"client": "4"}, "from client `4`"),
-        ({"round": 3}, "round 3, not round 4"),
-        ({"base": "c" * 64}, "another base"),
-        ({"activity": {"b.zeros": torch.zeros(2)}}, "counts of neurons' use that nobody asked for"),
-        ({"proxy_version": 1}, "trained on version 1 of the proxy, not 2"),
-        ({"proxy_version": 3}, "trained on version 3 of the proxy, not 2"),
-        ({"examples": 0}, "claims 0"),
-        ({"examples": -29}, "claims -29"),
-        ({"examples": 10**10}, "claims 10000000000"),
-        ({"predictions": -1}, "claims -1 predictions"),
-        ({"predictions": 2**60}, "claims 1152921504606846976 predictions"),
-        ({"predictions": 3, "loss": float("nan")}, "its loss is not a number"),
-        ({"params": {"w": torch.ones(3)}}, "1 tensors are missing, first `v`"),
-        ({"params": {**SOUND.params, "x": torch.ones(1)}}, "not asked for, first `x`"),
-        ({"params": {**SOUND.params, "w": torch.ones(1)}}, r"`w` has shape \[1\], not \[3\]"),
-        ({"params": {**SOUND.params, "w": torch.ones(3, dtype=torch.float64)}}, "float64"),
-        ({"params": {**SOUND.params, "w": torch.tensor([1.0, float("nan"), 1.0])}}, "non-finite values in 1 of 2"),
-        ({"params": {**SOUND.params, "w": torch.tensor([1.0, float("inf"), 1.0])}}, "non-finite values in 1 of 2"),
-        ({"params": {**SOUND.params, "w": torch.tensor([1.0, 3e38, 1.0])}}, "squares no float32 holds in 1 of 2"),
-        ({"loss": 1e308}, "its loss is not a number"),
-        ({"loss": float("nan")}, "its loss is not a number"),
-        ({"client": "\x1b[31m3\n\u202e" * 99}, r"from client `\\x1b\[31m3\\n\\u202e.*… \(\d+ characters\)`"),
-        ({"params": {n: t * float("nan") for n, t in SOUND.params.items()}, "loss": float("nan")}, "loss was NaN"),
+        (stating(client="4"), "from client `4`"),
+        (dataclasses.replace(SOUND, round=3), "round 3, not round 4"),
+        (dataclasses.replace(SOUND, work="predict"), "answers work `predict`, not `train`"),
+        (dataclasses.replace(SOUND, base="c" * 64), "another base"),
+        (dataclasses.replace(SOUND, groups={TUNABLE: SENT, "x": NONE}), "group `x`, which it was not asked for"),
+        (stating(proxy_version=1), "trained on version 1 of the proxy, not 2"),
+        (stating(proxy_version=3), "trained on version 3 of the proxy, not 2"),
+        (stating(examples=0), "claims 0"),
+        (stating(examples=-29), "claims -29"),
+        (stating(examples=10**10), "claims 10000000000"),
+        (stating(steps=0), "claims 0 steps on 5 samples"),
+        (stating(steps=6), "claims 6 steps on 5 samples"),
+        (stating(samples=2**41), "claims 1 steps on 2199023255552 samples"),
+        (stating(predictions=-1), "claims -1 predictions"),
+        (stating(predictions=2**60), "claims 1152921504606846976 predictions"),
+        (stating(predictions=3, loss=None), "its loss is not a number"),
+        (dataclasses.replace(SOUND, groups={TUNABLE: {"w": torch.ones(3)}}), "1 tensors are missing, first `v`"),
+        (dataclasses.replace(SOUND, groups={}), "2 tensors are missing, first `v`"),
+        (sending(x=torch.ones(1)), "not asked for, first `x`"),
+        (sending(w=torch.ones(1)), r"`w` has shape \[1\], not \[3\]"),
+        (sending(w=torch.ones(3, dtype=torch.float64)), "float64"),
+        (sending(w=torch.tensor([1.0, NAN, 1.0])), "non-finite values in 1 of 2"),
+        (sending(w=torch.tensor([1.0, float("inf"), 1.0])), "non-finite values in 1 of 2"),
+        (sending(w=torch.tensor([1.0, 3e38, 1.0])), "squares no float32 holds in 1 of 2"),
+        (stating(loss=1e308), "its loss is not a number"),
+        (stating(loss=NAN), "its loss is not a number"),
+        (stating(client="\x1b[31m3\n\u202e" * 99), r"from client `\\x1b\[31m3\\n\\u202e.*… \(\d+ characters\)`"),
+        (
+            dataclasses.replace(stating(loss=None), groups={TUNABLE: {n: t * NAN for n, t in SENT.items()}}),
+            "non-finite values in 2 of 2 tensors \\(loss was not a number\\)",
+        ),
     ],
 )
-def test_what_is_refused_and_why(changes: dict, reason: str) -> None:
-    said = screen(dataclasses.replace(SOUND, **changes), INSTRUCTION, client="3")
+def test_what_is_refused_and_why(update: Update, reason: str) -> None:
+    said = refusal(update)
     assert said is not None
     assert re.search(reason, said)
+
+
+def test_counts_of_use_have_values_of_their_own() -> None:
+    assert value_problem({**SOUND.groups, ACTIVITY: {"h.magnitude": torch.tensor([2.0**100])}}, DONE) is None

@@ -5,7 +5,7 @@ Cho et al., Heterogeneous LoRA for Federated Fine-tuning of On-Device Foundation
 
     p_c = ‖B_c·A_c‖_F,   ΔA = Σ p_c·ΔA_c / Σ p_c,   ΔB = Σ p_c·ΔB_c / Σ p_c
 
-for each adapted matrix by itself, at each coordinate over the clients whose rank reaches it. The paper pads with zeros
+for each adapted matrix separately, at each coordinate over the clients whose rank reaches it. The paper pads with zeros
 and divides by the sum over all clients instead, which shrinks the last ranks. Tensors that belong to no pair of
 factors, such as the head's, are weighed by examples. The norm is computed from r × r matrices.
 """

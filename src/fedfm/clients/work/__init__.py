@@ -6,12 +6,17 @@ from collections.abc import Sequence
 
 from fedfm.clients.work.base import Answer, ClientTask, Work
 from fedfm.clients.work.evaluate import evaluate
+from fedfm.clients.work.predict import predict
 from fedfm.clients.work.train import train
 
 WORKS: dict[str, Work] = {
     "train": train,
     "evaluate": evaluate,
+    "predict": predict,
 }
+
+TRAINING = ("train", "predict")
+"""Kinds of work in which a client trains: only these change what it keeps."""
 
 
 def extra_facts(work: str, metrics: Sequence[str]) -> frozenset[str]:
@@ -24,4 +29,4 @@ def extra_facts(work: str, metrics: Sequence[str]) -> frozenset[str]:
     return frozenset(metrics if work == "evaluate" else ())
 
 
-__all__ = ["WORKS", "Answer", "ClientTask", "Work", "extra_facts"]
+__all__ = ["TRAINING", "WORKS", "Answer", "ClientTask", "Work", "extra_facts"]

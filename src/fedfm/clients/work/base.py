@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import torch
+
 from fedfm.clients.state import State
+from fedfm.printable import error_line
+from fedfm.proxies.base import StaleProxyError
 from fedfm.updates import Failure, Instruction, Update
 
 if TYPE_CHECKING:
@@ -45,3 +50,11 @@ class Answer:
 
 Work = Callable[["Worker", Sequence[ClientTask]], Iterator[Answer]]
 """One kind of work: answers clients that may share a pass, each as soon as it is ready."""
+
+
+def failed(client: str, error: Exception) -> Failure:
+    """The failure of a client, from what was raised while it worked."""
+    reason = error_line(error)
+    if isinstance(error, torch.OutOfMemoryError):
+        reason = "out of memory: lower local.batch_size or data.max_length"
+    return Failure(client, reason, traceback.format_exc(), stale=isinstance(error, StaleProxyError))

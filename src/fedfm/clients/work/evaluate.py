@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from fedfm.clients.work.base import Answer, ClientTask
 from fedfm.printable import error_line
 from fedfm.updates import Done, Failure, Payload, Update
+from fedfm.updates.payload import EVALUATE
 
 if TYPE_CHECKING:
     from fedfm.clients.worker import Worker
@@ -26,7 +27,7 @@ def evaluate(worker: Worker, tasks: Sequence[ClientTask]) -> Iterator[Answer]:
             update = _evaluate(worker, task)
         except Exception as error:
             update = Failure(task.client, error_line(error), traceback.format_exc())
-        yield Answer(task.client, update)  # it keeps what it has
+        yield Answer(task.client, update)  # without state: what the client keeps stays as it is
 
 
 def _evaluate(worker: Worker, task: ClientTask) -> Update:
@@ -43,4 +44,4 @@ def _evaluate(worker: Worker, task: ClientTask) -> Update:
         proxy_version=worker.version,
         extra={name: value for name, value in scores.items() if name != "loss" and math.isfinite(value)},
     )
-    return Payload(task.instruction.round, task.instruction.base, facts, {}, work="evaluate")
+    return Payload(task.instruction.round, task.instruction.base, facts, {}, work=EVALUATE)

@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 import logging
-import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from fedfm.clients.contract import Reception
 from fedfm.clients.profile import phase, profiling
 from fedfm.clients.rules import LocalResult
 from fedfm.clients.stacked import Stacking, StackMember, train_stacked
-from fedfm.clients.work.base import Answer, ClientTask
+from fedfm.clients.work.base import Answer, ClientTask, failed
 from fedfm.data.batches import evaluation_batches
 from fedfm.models.stacked import FrozenPrefix
 from fedfm.params import Params
 from fedfm.printable import error_line
-from fedfm.proxies.base import StaleProxyError
 from fedfm.tasks.base import Batch
-from fedfm.updates import Done, Failure, Payload
+from fedfm.updates import Done, Payload
 from fedfm.updates.payload import ACTIVITY
 
 if TYPE_CHECKING:
@@ -57,19 +54,11 @@ def train(worker: Worker, tasks: Sequence[ClientTask]) -> Iterator[Answer]:
             with profiling(worker.profile):
                 answer = _alone(worker, task)
         except Exception as error:  # one client's failure, whatever it is, must not end the others' round
-            answer = Answer(task.client, _failure(task.client, error))
+            answer = Answer(task.client, failed(task.client, error))
             failures += 1
         yield answer
     if problem is not None and not failures:
         _log.warning("%d clients could only be trained one by one, not together: %s", len(tasks), problem)
-
-
-def _failure(client: str, error: Exception) -> Failure:
-    """Why a client has no update."""
-    reason = error_line(error)
-    if isinstance(error, torch.OutOfMemoryError):
-        reason = "out of memory: lower local.batch_size or data.max_length"
-    return Failure(client, reason, traceback.format_exc(), stale=isinstance(error, StaleProxyError))
 
 
 def _together(worker: Worker, stacking: Stacking, tasks: Sequence[ClientTask]) -> list[Answer]:

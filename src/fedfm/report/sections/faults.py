@@ -11,6 +11,9 @@ from fedfm.records.reading import RunFiles
 SHOWN = 50
 """Rows of the table: the latest events."""
 
+REGULAR = frozenset({"arrival"})
+"""Kinds of events that are no faults: the order of answers in an asynchronous run."""
+
 
 @dataclass(frozen=True)
 class FaultsSection:
@@ -23,6 +26,7 @@ class FaultsSection:
 
 def faults(run: RunFiles) -> FaultsSection:
     """Counts by kind, and the latest events."""
-    counts = Counter(str(event["kind"]) for event in run.events)
-    rows = run.events[-SHOWN:]
-    return FaultsSection(counts.most_common(), rows, len(run.events) - len(rows))
+    events = [event for event in run.events if event["kind"] not in REGULAR]
+    counts = Counter(str(event["kind"]) for event in events)
+    rows = events[-SHOWN:]
+    return FaultsSection(counts.most_common(), rows, len(events) - len(rows))

@@ -5,16 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Literal
 
 import torch
 
-from fedfm.clients import Contract, Evaluator, Worker, use_threads
+from fedfm.clients import Contract, Evaluator, Workers, use_threads
+from fedfm.clients.contract import answer_bytes
+from fedfm.clients.distilling import Learner, learner_of
 from fedfm.clients.memory import give_back_at_once, give_back_now, keep_for_reuse
 from fedfm.errors import DataError
 from fedfm.hosts.devices import choose_device
-from fedfm.hosts.worker_factory import ClientSide, make_contract, make_worker
+from fedfm.hosts.model_groups import ModelWorkers, backbone_places
+from fedfm.hosts.worker_factory import ClientSide, make_contract, make_workers
 from fedfm.models.backbones import Backbone, load_backbone
 from fedfm.models.tunable import Tunable
 from fedfm.params import Params, digest
@@ -26,6 +30,7 @@ from fedfm.server.experiment.federated_data import FederatedData, prepare_data
 from fedfm.spill import Spilled
 from fedfm.tasks import CausalLM
 from fedfm.tasks.causality import refuse_look_ahead
+from fedfm.tasks.public import PublicTexts
 from fedfm.wire import from_bytes, to_bytes
 
 
@@ -45,19 +50,21 @@ class Experiment:
         backbone_parameters: parameters of the backbone with its head, before the tunable added its own.
         training: in words, how many clients are trained at a time.
         processes: how many processes train clients.
+        other_models: digests that identify the backbones of `federation.models`.
     """
 
     data: FederatedData
     backbone: Backbone
     client_model: ClientModel
     contract: Contract
-    worker: Worker | None
+    worker: Workers | None
     evaluator: Evaluator
     device: torch.device
     stored_start: Spilled
     backbone_parameters: int
     training: str
     processes: int = 1
+    other_models: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def tunable(self) -> Tunable:
@@ -74,7 +81,12 @@ class Experiment:
         self.tunable.write(self.client_model.to_backbone(params))
 
     def evaluate(self, params: Params) -> Iterator[tuple[str, int, dict[str, float]]]:
-        """Split, examples, and loss and metrics of the backbone with ``params`` plugged in, split by split."""
+        """Split, examples, and loss and metrics of the backbone with ``params`` plugged in, split by split.
+
+        Nothing where only clients evaluate.
+        """
+        if self.recipe.evaluate.at == "clients":
+            return
         keep_for_reuse()
         self.plug_in(params)
         for split, part in (("validation", self.data.validation), ("test", self.data.test)):
@@ -88,6 +100,42 @@ class Experiment:
             return None
         tunable.write(params)
         return replace(self.evaluator, tunable=tunable)(self.data.test)
+
+    @cached_property
+    def backbones(self) -> Mapping[str, int]:
+        """Client id → place of its backbone in `federation.models`; clients with the recipe's are not in it."""
+        return backbone_places(self.recipe, list(self.data.clients))
+
+    def message_bytes(self, client: str, number: int) -> tuple[int, int]:
+        """Bytes of the tensors of one message to a client, and of its answer, with their headers; of texts, about."""
+        protocol, labels = self.recipe.protocol, self.data.labels
+        down, up = self.contract.message_bytes(client, number)
+        if protocol.public_examples:
+            down += self.public_texts.size_bytes(protocol.public_examples)
+        answers = [protocol.returns(work, 0 if labels is None else len(labels.names)) for work in protocol.works]
+        sizes = [up if groups is None else answer_bytes(client, number, groups) for groups in answers]
+        return down, sum(sizes)
+
+    def keeps_state(self, client: str) -> bool:
+        """Whether a client that trains keeps tensors for its next round."""
+        return client in self.backbones or self.contract.stateful
+
+    @property
+    def public_texts(self) -> PublicTexts:
+        """Public data as texts.
+
+        Raises:
+            ValueError: the protocol does not use any.
+        """
+        if self.data.public_texts is None:
+            raise ValueError("the protocol uses no public texts")
+        return self.data.public_texts
+
+    @cached_property
+    def student(self) -> Learner:
+        """The server's model, which learns from predictions."""
+        threads = self.recipe.runtime.resolved_threads
+        return learner_of(self.evaluator, text_length=self.recipe.public_length, threads=threads)
 
     def release(self) -> None:
         """Returns memory that only evaluation needs to the system, before updates of remote clients arrive."""
@@ -105,7 +153,7 @@ class Experiment:
         device = self.devices.get(client)
         if device is None:
             return 0.0
-        local, (down, up) = self.recipe.local, self.contract.message_bytes(client, number)
+        local, (down, up) = self.recipe.local, self.message_bytes(client, number)
         examples = local.steps(self.data.clients[client]) * local.batch_size
         return device.seconds(examples=examples, down=down, up=up)
 
@@ -115,9 +163,36 @@ class Experiment:
         return self.data.recipe
 
     @property
+    def judged_by(self) -> Literal["server", "clients"]:
+        """Who measures the figures by which the run is judged.
+
+        Clients do where only they measure; and where both do, if there is no single model.
+        """
+        recipe = self.recipe
+        several = bool(self.contract.personal) or recipe.protocol.own_tunable is not None
+        by_clients = recipe.evaluate.at == "clients" or (
+            recipe.evaluate.at == "both" and several and not recipe.proxy.is_sent
+        )
+        return "clients" if by_clients else "server"
+
+    @property
+    def judged_split(self) -> Literal["test", "clients"]:
+        """The split of these figures."""
+        return "clients" if self.judged_by == "clients" else "test"
+
+    @property
     def warnings(self) -> list[str]:
         """What a user should know of the data and the model before round 1, each one sentence."""
-        return [*self.data.warnings, *self.backbone.warnings]
+        return [*self.data.warnings, *self.backbone.warnings, *self._personal_warnings()]
+
+    def _personal_warnings(self) -> list[str]:
+        if not self.contract.personal or self.judged_by == "clients":
+            return []
+        values = "the mean of the clients' personal parts" if self.data.training else "the initial personal parts"
+        return [
+            f"the server measures the shared part with {values} (tune.share); evaluate.at=clients with "
+            "federation.holdout measures each client with its own"
+        ]
 
     @property
     def identity(self) -> dict[str, str]:
@@ -125,7 +200,13 @@ class Experiment:
         lasting = self.recipe.model_dump(exclude={"report_to": True, "federation": {"rounds"}})
         recipe = hashlib.sha256(json.dumps(lasting, sort_keys=True).encode()).hexdigest()
         data = {f"data.{split}": digest for split, digest in self.data.digests.items()}
-        return {"recipe": recipe, **data, **self.backbone.identity.named, "tunable": digest(self.start)}
+        return {
+            "recipe": recipe,
+            **data,
+            **self.backbone.identity.named,
+            **self.other_models,
+            "tunable": digest(self.start),
+        }
 
 
 def build_experiment(recipe: Recipe, sites: Sequence[str] = ()) -> Experiment:
@@ -161,11 +242,15 @@ def _build(recipe: Recipe, sites: Sequence[str], device: torch.device, available
             refuse_look_ahead(data.task, tunable, backbone.processor, backbone.name)
     start = model.start
     contract = make_contract(data.recipe, start)
-    worker, processes, training = None, 1, f"at {len(data.clients)} sites, each on its own data"
+    workers, processes, others = None, 1, dict[str, str]()
+    training = f"at {len(data.clients)} sites, each on its own data"
     if data.training is not None:
         here = replace(data.training, recipe=data.recipe)
-        worker, sharing = make_worker(here, ClientSide(model.client, model.client_tunable, contract), device)
+        workers, sharing = make_workers(here, ClientSide(model.client, model.client_tunable, contract), device)
         processes, training = sharing.processes, sharing.words
+        if isinstance(workers, ModelWorkers):
+            with stage("loading the clients' models"):
+                others = workers.identities()
         data = replace(data, recipe=data.recipe.model_copy(update={"runtime": sharing.runtime}))
     evaluator = _evaluator(data, backbone, model.tunable, device, available)
     _refuse_unmeasurable(data, evaluator)
@@ -174,13 +259,14 @@ def _build(recipe: Recipe, sites: Sequence[str], device: torch.device, available
         backbone=backbone,
         client_model=model,
         contract=contract,
-        worker=worker,
+        worker=workers,
         evaluator=evaluator,
         device=device,
         stored_start=Spilled([to_bytes(start)]),
         backbone_parameters=parameters,
         training=training,
         processes=processes,
+        other_models=others,
     )
 
 

@@ -13,7 +13,7 @@ from fedfm.recipe import Recipe
 from fedfm.runtimes.base import Runtime
 from fedfm.runtimes.line import Line
 from fedfm.server.experiment.build import Experiment, build_experiment
-from fedfm.server.experiment.runtime_factory import make_runtime, over_sites, require_extra
+from fedfm.server.experiment.runtime_factory import make_runtime, over_nodes, over_sites, require_extra
 
 
 class Deployment(Protocol):
@@ -47,9 +47,11 @@ class Simulation:
 
     Attributes:
         profile: whether to measure where the time goes.
+        line: opens a line to nodes that play the clients; None: the recipe's `runtime` decides.
     """
 
     profile: bool = False
+    line: Callable[[Experiment], Line] | None = None
 
     def build(self, recipe: Recipe) -> Experiment:
         """As `Deployment.build`."""
@@ -61,12 +63,12 @@ class Simulation:
         require_extra(recipe.runtime.kind)
         experiment = build_experiment(recipe)
         if self.profile and experiment.worker is not None:
-            experiment = replace(experiment, worker=replace(experiment.worker, profile=Profile()))
+            experiment = replace(experiment, worker=experiment.worker.with_profile(Profile()))
         return experiment
 
     def reach(self, experiment: Experiment) -> Runtime:
         """As `Deployment.reach`."""
-        return make_runtime(experiment)
+        return make_runtime(experiment) if self.line is None else over_nodes(experiment, self.line(experiment))
 
     def informed(self, experiment: Experiment) -> Experiment:
         """As `Deployment.informed`: the experiment, unchanged."""

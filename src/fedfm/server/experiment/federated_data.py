@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
+from transformers import PreTrainedTokenizerBase
 
 from fedfm.data.examples import Examples
 from fedfm.data.labels import LabelMap
@@ -19,7 +20,7 @@ from fedfm.models.processors import Processor
 from fedfm.randomness import numpy_generator
 from fedfm.recipe import Recipe
 from fedfm.tasks import TASKS, Task
-from fedfm.tasks.public import PublicData, read_public
+from fedfm.tasks.public import PublicData, PublicTexts, read_public, read_public_texts
 
 Split = Literal["test", "validation"]
 
@@ -41,6 +42,7 @@ class FederatedData:
         test: examples that all reported metrics are computed on.
         digests: split → digest of its source's content.
         public: unlabelled public data; read only if a proxy is fitted on it.
+        public_texts: the same as texts; read only if a protocol sends them.
         repeats: examples that splits share, or that a split has more than once.
         notes: sentences that say what was left out when the data was read.
     """
@@ -55,6 +57,7 @@ class FederatedData:
     test: Examples
     digests: dict[str, str]
     public: PublicData | None = None
+    public_texts: PublicTexts | None = None
     repeats: tuple[Repeats, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -78,9 +81,21 @@ class FederatedData:
             sets = {client: indices for client, indices in sets.items() if len(indices)}
         else:
             return self.test, {}
+        return examples, {client: sets[client] for client in self._chosen(sets)}
+
+    def evaluating_clients(self) -> list[str]:
+        """Clients that are asked to evaluate: of a simulation those that hold examples out, of real sites all."""
+        return self._chosen(self.clients if self.training is None else self.training.federation.holdout)
+
+    def clients_with_adapters(self) -> list[str]:
+        """Clients whose own adapter is written; they are those that evaluate, where all clients can."""
+        return self._chosen(self.clients)
+
+    def _chosen(self, clients: Iterable[str]) -> list[str]:
+        """At most ``evaluate.clients`` of some clients, a keyed choice."""
         most = self.recipe.evaluate.clients
-        chosen = numpy_generator(self.recipe.seed, "evaluated clients").permutation(sorted(sets))[:most]
-        return examples, {client: sets[client] for client in sorted(str(name) for name in chosen)}
+        drawn = numpy_generator(self.recipe.seed, "evaluated clients").permutation(sorted(clients))[:most]
+        return sorted(str(name) for name in drawn)
 
     def table(self) -> list[dict[str, object]]:
         """One row for each client, as `ClientSplit.table`; for real sites only the number of examples they reported."""
@@ -122,16 +137,19 @@ def prepare_data(recipe: Recipe, sites: Sequence[str] = ()) -> FederatedData:
     else:
         labels, processor = training.labels, training.processor
         recipe, clients = training.recipe, training.federation.sizes
-    task, encoded, public = TASKS[recipe.task.kind], {}, None
+    task, encoded, public, public_texts = TASKS[recipe.task.kind], {}, None, None
     for split, source in sources.items():
         if source is not None:
             with gathering.attempt():
                 encoded[split] = task.encode(source, recipe.data, processor, labels)
     with gathering.attempt():
         public = _public(recipe, processor)
+    with gathering.attempt():
+        public_texts = _public_texts(recipe, processor)
     gathering.tell()
-    if public is not None:
-        digests["public"] = public.digest
+    for found in (public, public_texts):
+        if found is not None:
+            digests["public"] = found.digest
     known = {name: source for name, source in sources.items() if source is not None}
     if training is not None:
         known["train"] = training.source
@@ -146,6 +164,7 @@ def prepare_data(recipe: Recipe, sites: Sequence[str] = ()) -> FederatedData:
         test=encoded["test"],
         digests=digests,
         public=public,
+        public_texts=public_texts,
         repeats=tuple(find_repeats(known, task.inputs(recipe.data))),
         notes=tuple(dict.fromkeys(note for source in known.values() for note in source.notes)),
     )
@@ -163,6 +182,31 @@ def _public(recipe: Recipe, processor: Processor) -> PublicData | None:
         pairs=len(recipe.data.text) == 2,
         allow_network=recipe.allow_network,
     )
+
+
+def _public_texts(recipe: Recipe, processor: Processor) -> PublicTexts | None:
+    """The public data as texts, if the recipe's protocol sends them.
+
+    Raises:
+        RecipeError: at ``protocol.examples``: a round needs more than there are.
+    """
+    needed = recipe.protocol.public_examples
+    if recipe.public is None or not needed:
+        return None
+    found = read_public_texts(
+        recipe.public,
+        cast(PreTrainedTokenizerBase, processor),
+        max_length=recipe.data.max_length,
+        seed=recipe.seed,
+        pairs=len(recipe.data.text) == 2,
+        allow_network=recipe.allow_network,
+    )
+    if len(found) < needed:
+        raise RecipeError(
+            f"a round needs {needed} public examples, but `public` has only {len(found)}; lower it, or give more data",
+            where="protocol.examples",
+        )
+    return found
 
 
 def _named(recipe: Recipe, split: Split) -> Source | None:

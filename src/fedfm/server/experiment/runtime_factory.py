@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
-from fedfm.clients import Worker
+from fedfm.clients import Workers
 from fedfm.data.settings import Reference
 from fedfm.errors import RecipeError
 from fedfm.hosts.job import Job
@@ -48,7 +48,7 @@ def make_runtime(experiment: Experiment) -> Runtime:
 
 def over_nodes(experiment: Experiment, line: Line) -> NodesRuntime:
     """A runtime over a line to nodes of a simulation: each reads the recipe's data, and trains any of the clients."""
-    stacking = experiment.worker.stacking if experiment.worker else None
+    stacking = experiment.worker.own.stacking if experiment.worker else None
     return _runtime(experiment, experiment.recipe, line, stack=stacking.clients if stacking else 1, own_data=False)
 
 
@@ -92,21 +92,21 @@ def _save_processor(backbone: Backbone, folder: Path) -> None:
         backbone.processor.save_pretrained(folder)
 
 
-def _local(experiment: Experiment, worker: Worker) -> Runtime:
+def _local(experiment: Experiment, worker: Workers) -> Runtime:
     return ProcessRuntime(worker, experiment.processes) if experiment.processes > 1 else LocalRuntime(worker)
 
 
-def _flower(experiment: Experiment, worker: Worker) -> Runtime:
+def _flower(experiment: Experiment, worker: Workers) -> Runtime:
     from fedfm.runtimes.flower.loopback import LoopbackLine  # needs the extra `flower`
 
     return over_nodes(experiment, LoopbackLine(cast(Flower, experiment.recipe.runtime)))
 
 
-def _ray(experiment: Experiment, worker: Worker) -> Runtime:
+def _ray(experiment: Experiment, worker: Workers) -> Runtime:
     from fedfm.runtimes.ray import ActorLine  # needs the extra `ray`
 
     return over_nodes(experiment, ActorLine(cast(Ray, experiment.recipe.runtime), Node))
 
 
-RUNTIMES: dict[str, Callable[[Experiment, Worker], Runtime]] = {"local": _local, "flower": _flower, "ray": _ray}
+RUNTIMES: dict[str, Callable[[Experiment, Workers], Runtime]] = {"local": _local, "flower": _flower, "ray": _ray}
 """``runtime.kind`` → makes the runtime of an experiment, with the worker for its clients."""

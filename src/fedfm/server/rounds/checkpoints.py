@@ -20,16 +20,19 @@ import json
 import re
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from safetensors import SafetensorError
 
+from fedfm import __version__
 from fedfm import params as tensors
 from fedfm.algorithms import ServerState
 from fedfm.errors import StorageError
 from fedfm.params import Params
+from fedfm.printable import line
 from fedfm.proxies.base import ModelVersion
 from fedfm.records.disk import replace_text, replacing_folder, storage
 from fedfm.records.folder import RunFolder
@@ -92,8 +95,10 @@ def save_checkpoint(
     with replacing_folder(folder) as beside:
         _write(beside, state, offsets, identity)
     replace_text(run.latest, folder.name + "\n")
-    for old in [] if keep == "all" else _folders(run)[:-keep]:
-        shutil.rmtree(old, ignore_errors=True)
+    folders = _folders(run)
+    newest = folders.index(folder) + 1  # later ones were damaged, and passed over when the run was resumed
+    for other in [*folders[newest:], *([] if keep == "all" else folders[:newest][:-keep])]:
+        shutil.rmtree(other, ignore_errors=True)
     return folder
 
 
@@ -134,22 +139,28 @@ def load_checkpoint(run: RunFolder) -> Checkpoint | None:
 
 
 def oldest_versions(run: RunFolder) -> dict[str, int]:
-    """Client id → the version of its state in the oldest checkpoint; older ones will not be asked for again."""
-    folders = _folders(run)
-    if not folders:
-        return {}
-    versions = json.loads((folders[0] / "state.json").read_text())["state"]["versions"]
-    return {client: version["number"] for client, version in versions.items()}
+    """Client id → the version of its state in the oldest readable checkpoint; older ones are not needed again."""
+    for folder in _folders(run):
+        with suppress(*DAMAGED):
+            versions = json.loads((folder / "state.json").read_text())["state"]["versions"]
+            return {client: version["number"] for client, version in versions.items()}
+    return {}
 
 
 def _read(folder: Path, warnings: tuple[str, ...]) -> Checkpoint:
     """A checkpoint; raises one of `DAMAGED` when it is not sound."""
     _check_manifest(folder)
     saved = json.loads((folder / "state.json").read_text())
+    if type(saved["format"]) is not int:
+        raise ValueError("its format is no number")
     if saved["format"] != FORMAT:
         raise StorageError(
-            f"{folder} was written by another version of fedfm (format {saved['format']}, this one reads {FORMAT})"
+            f"{folder} was written by fedfm{_writer(folder.parent.parent)} in checkpoint format {saved['format']}, and "
+            f"fedfm {__version__} reads format {FORMAT}: continue the run with the version that wrote it, or start a "
+            "new one"
         )
+    if missing := sorted(REQUIRED - {path.name for path in folder.iterdir()}):
+        raise ValueError(f"{', '.join(missing)} is missing")
     state = RunState.restore(
         saved["state"],
         tensors.load(folder / "params.safetensors"),
@@ -165,6 +176,13 @@ def _read(folder: Path, warnings: tuple[str, ...]) -> Checkpoint:
     if not all(isinstance(value, str) for value in identity.values()):
         raise ValueError("its identity is no text")
     return Checkpoint(state, offsets, identity, warnings)
+
+
+def _writer(run: Path) -> str:
+    """The version of fedfm that played a run, in words; empty where the run does not say."""
+    with suppress(*DAMAGED):
+        return f" {line(str(json.loads(RunFolder(run).environment.read_text())['versions']['fedfm']))}"
+    return ""
 
 
 def _proxy(path: Path, number: int | None) -> tuple[ModelVersion | None, Params]:
@@ -190,7 +208,7 @@ def _check_latest(run: RunFolder) -> None:
 
 
 def _check_manifest(folder: Path) -> None:
-    """Holds the files of a checkpoint against its manifest, which names each of them and no other.
+    """Compares the files of a checkpoint with its manifest, which names each of them and no other.
 
     Raises:
         OSError, ValueError: they differ, or it cannot be read.
@@ -199,7 +217,7 @@ def _check_manifest(folder: Path) -> None:
     if not isinstance(manifest, dict):
         raise ValueError(f"{MANIFEST} is no table of files")
     there = {path.name for path in folder.iterdir()} - {MANIFEST}
-    if missing := sorted((REQUIRED | manifest.keys()) - there):
+    if missing := sorted(({"state.json"} | manifest.keys()) - there):
         raise ValueError(f"{', '.join(missing)} is missing")
     if extra := sorted(there - manifest.keys()):
         raise ValueError(f"{MANIFEST} does not name {', '.join(extra)}")

@@ -14,7 +14,10 @@ from fedfm.protocols import State
 from fedfm.records.folder import RunFolder
 from fedfm.runtimes.base import Runtime
 from fedfm.server.experiment.build import Experiment
+from fedfm.server.rounds.arrivals import arrivals_after
 from fedfm.server.rounds.checkpoints import oldest_versions, save_checkpoint
+from fedfm.server.rounds.client_evaluation import ClientFigures, mean_over_clients, measure_at_clients
+from fedfm.server.rounds.client_models import ClientModels
 from fedfm.server.rounds.exchange import Exchange, Pending
 from fedfm.server.rounds.interrupts import StopRequest
 from fedfm.server.rounds.messages import Outbox
@@ -38,7 +41,6 @@ class Driver:
         folder: RunFolder,
         listeners: Sequence[Listener],
         stop: StopRequest,
-        replay: Sequence[str] = (),
     ) -> None:
         """A driver.
 
@@ -48,7 +50,6 @@ class Driver:
             folder: of the run.
             listeners: follow the run.
             stop: ends the run.
-            replay: clients whose updates had arrived when the run was interrupted, in that order.
         """
         self.experiment = experiment
         self.recipe = experiment.recipe
@@ -57,31 +58,29 @@ class Driver:
         self.listeners = listeners
         self.stop = stop
         self.store = ClientStore(folder.client_state)
+        self.simulated = experiment.data.training is not None
         self.outbox = Outbox(runtime, experiment.client_model, experiment.contract)
         self._forget = oldest_versions(folder)
-        self._pending = Pending(replay=deque(replay))
+        self._pending = Pending()
 
     def start(self) -> RunState:
         """The state before round 1: the tunable as initialised, evaluated and saved."""
         params, model = self.experiment.start, self.experiment.client_model
         records, watch = Records(), Stopwatch({})
         proxy = model.prepare(params, self._report(0, records, watch))
-        scores = self._evaluate(params, 0, records, watch)
+        state = RunState(self.recipe.protocol.start(params, self.recipe.algorithm), proxy=proxy)
+        state, scores = self._evaluate(state, records, watch)
         if (its_own := self.experiment.evaluate_client_model(params)) is not None:
             scores["proxy"] = its_own
             watch.lap("evaluate")
-        state = RunState(
-            self.recipe.protocol.start(params, self.recipe.algorithm),
-            initial=scores,
-            latest=scores,
-            seconds=watch.seconds,
-            proxy=proxy,
-        )
+        state = replace(state, initial=scores, latest=scores, seconds=watch.seconds)
         self._commit(state, records)
         return state
 
     def play(self, state: RunState) -> RunState:
         """Plays rounds until the recipe's last, or until the validation metric has stopped improving.
+
+        Answers that an asynchronous run had got after ``state``, before it was interrupted, count in their old order.
 
         Raises:
             InterruptedRunError: the run was asked to stop; the state after the last whole round is saved.
@@ -89,6 +88,7 @@ class Driver:
             StorageError: a checkpoint could not be written; the last one is intact.
         """
         saved = state.round
+        self._pending = Pending(replay=deque(arrivals_after(self.folder, state.round)))
         if state.proxy is not None:
             self.experiment.client_model.load(state.proxy)
             self.runtime.share(sorted(state.holders), state.proxy)
@@ -136,11 +136,10 @@ class Driver:
             records.metrics.append(self._metrics_line(state.round, "train", train, totals.examples, watch))
         scores: Scores = {}
         if state.round % self.recipe.evaluate.every == 0 or state.round == self.recipe.federation.rounds:
-            scores = self._evaluate(state.params, state.round, records, watch)
+            state, scores = self._evaluate(state, records, watch)
             state = self._with_scores(state, scores)
-        seconds = watch.seconds["total"] - exchange.state.seconds.get("total", 0.0)
         state = replace(state, seconds=watch.seconds)
-        return state, self._news(state, totals, scores, seconds)
+        return state, self._news(exchange.state, state, totals, scores)
 
     def _advance(self, state: RunState, records: Records, watch: Stopwatch) -> RunState:
         """The state with the clients' model changed, where a change is due."""
@@ -169,19 +168,61 @@ class Driver:
                     where="algorithm",
                 )
 
-    def _evaluate(self, params: Mapping[str, Any], number: int, records: Records, watch: Stopwatch) -> Scores:
+    def _evaluate(self, state: RunState, records: Records, watch: Stopwatch) -> tuple[RunState, Scores]:
+        """The scores after a round, at the server, at clients or at both; and the state with what that cost."""
         scores: Scores = {}
+        params = self._models(state).delivered(state.params, len(self.experiment.data.clients))
         for split, examples, found in self.experiment.evaluate(dict(params)):
             scores[split] = found
             watch.lap("evaluate")
-            records.metrics.append(self._metrics_line(number, split, found, examples, watch))
-        return scores
+            records.metrics.append(self._metrics_line(state.round, split, found, examples, watch))
+        if self.recipe.evaluate.at == "server":
+            return state, scores
+        state, figures = self._measure_at_clients(state, records, watch)
+        for client in figures:
+            line = self._metrics_line(state.round, "client", client.scores, client.examples, watch)
+            records.metrics.append({**line, "client": client.client})
+        return state, scores | ({"clients": mean_over_clients(figures)} if figures else {})
+
+    def _measure_at_clients(
+        self, state: RunState, records: Records, watch: Stopwatch
+    ) -> tuple[RunState, list[ClientFigures]]:
+        """What clients measure after a round; and the state with the bytes of it, and without the clients' state."""
+        own = Records()
+        exchange = Exchange(
+            self.experiment, self.runtime, self.outbox, self.store, self.folder, state, self._forget,
+            own, watch, (), self.stop, Pending(), number=state.round, phase="evaluate",
+        )  # fmt: skip
+        clients = self.experiment.data.evaluating_clients()
+        figures = measure_at_clients(
+            exchange, self._models(state), state.params, clients, self.experiment.evaluator.metrics
+        )
+        records.wire += own.wire
+        # A client without held-out examples has not failed to train.
+        records.events += [{**e, "kind": "not evaluated"} if e["kind"] == "failed" else e for e in own.events]
+        totals = exchange.totals
+        state = replace(
+            state,
+            refused=state.refused + totals.refused,
+            bytes_down=state.bytes_down + totals.bytes_down,
+            bytes_up=state.bytes_up + totals.bytes_up,
+            holders=_holders(state, totals),
+        )
+        return state, figures
+
+    def _models(self, state: RunState) -> ClientModels:
+        store = self.store if self.simulated else None
+        return ClientModels.after(state, self.experiment.contract, self.recipe.protocol, store)
 
     def _with_scores(self, state: RunState, scores: Scores) -> RunState:
         """The state with this round's scores, and with this round as the best if it is."""
+        if not scores:
+            return state
         state = replace(state, latest=scores, evaluated=state.round)
-        split = "validation" if "validation" in scores else "test"
+        split = "validation" if "validation" in scores else self.experiment.judged_split
         metric = self.experiment.evaluator.metrics[0]
+        if metric not in scores.get(split, {}):
+            return state
         new, sign = scores[split][metric], 1 if self.experiment.data.task.metrics[metric] else -1
         if state.best is not None and not sign * new > sign * state.best.metrics[metric]:
             return state
@@ -202,7 +243,7 @@ class Driver:
             "seconds": round(watch.seconds.get("total", 0.0), 3),
         }
 
-    def _news(self, state: RunState, totals: Totals, scores: Scores, seconds: float) -> dict[str, Any]:
+    def _news(self, before: RunState, state: RunState, totals: Totals, scores: Scores) -> dict[str, Any]:
         rounds = self.recipe.federation.rounds
         return {
             "round": state.round,
@@ -210,8 +251,8 @@ class Driver:
             "loss": totals.loss,
             "metrics": scores,
             "clients": {"ok": totals.accepted, "failed": totals.failed, "refused": totals.refused},
-            "bytes": {"down": totals.bytes_down, "up": totals.bytes_up},
-            "seconds": seconds,
+            "bytes": {"down": state.bytes_down - before.bytes_down, "up": state.bytes_up - before.bytes_up},
+            "seconds": state.seconds["total"] - before.seconds.get("total", 0.0),
             "eta_seconds": state.seconds["total"] / state.round * (rounds - state.round),
         }
 
@@ -228,8 +269,6 @@ class Driver:
 
 def _counted(state: RunState, protocol: State, totals: Totals, records: Records) -> RunState:
     """The state after a round, with its counts added."""
-    held = {**state.holders, **totals.downloaded}
-    held |= {client: version for client, version in totals.trained.items() if client in held}
     return replace(
         state,
         protocol=protocol,
@@ -239,8 +278,15 @@ def _counted(state: RunState, protocol: State, totals: Totals, records: Records)
         bytes_up=state.bytes_up + totals.bytes_up,
         samples=state.samples + totals.samples,
         steps=(*state.steps, totals.steps),
-        holders={client: number for client, number in held.items() if client not in totals.stale},
+        holders=_holders(state, totals),
         activity=totals.activity,
         contributions=after_round(state.contributions, totals.trained, records.events),
         versions=state.versions | totals.versions,
     )
+
+
+def _holders(state: RunState, totals: Totals) -> dict[str, int]:
+    """Client id → the version of the proxy that it holds after an exchange."""
+    held = {**state.holders, **totals.downloaded}
+    held |= {client: version for client, version in totals.trained.items() if client in held}
+    return {client: number for client, number in held.items() if client not in totals.stale}

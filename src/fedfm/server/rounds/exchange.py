@@ -9,16 +9,17 @@ from __future__ import annotations
 import hashlib
 from collections import deque
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from torch import Tensor
 
 from fedfm.aggregation import Contribution, Rule
 from fedfm.algorithms import Algorithm
+from fedfm.clients.distilling import Learner
 from fedfm.clients.state import decode_state, encode_state
 from fedfm.clients.store import ClientStore
-from fedfm.clients.work import extra_facts
+from fedfm.clients.work import TRAINING, extra_facts
 from fedfm.errors import TooFewClientsError
 from fedfm.params import Params
 from fedfm.printable import line, lines
@@ -27,6 +28,7 @@ from fedfm.records.folder import RunFolder
 from fedfm.records.ledger import message_record
 from fedfm.runtimes.base import Runtime
 from fedfm.server.experiment.build import Experiment
+from fedfm.server.rounds.arrivals import Arrival, log_arrival
 from fedfm.server.rounds.interrupts import StopRequest
 from fedfm.server.rounds.messages import Message, Outbox
 from fedfm.server.rounds.ordering import Ordering
@@ -36,13 +38,11 @@ from fedfm.server.rounds.screening import screen, value_problem
 from fedfm.server.rounds.state import RunState, StateVersion
 from fedfm.server.rounds.totals import Totals
 from fedfm.spec import Spec
+from fedfm.tasks.public import PublicTexts
 from fedfm.trackers.listeners import Listener
 from fedfm.updates import Failure, MessageError, Reply, Request, Update, UpdatePath, decode_update
 from fedfm.updates.payload import ACTIVITY
 from fedfm.wire import stored_bytes
-
-ARRIVAL = "arrival"
-"""Kind of the event that an update of an asynchronous run has arrived."""
 
 
 @dataclass
@@ -52,12 +52,12 @@ class Pending:
     Attributes:
         outstanding: client id → what it was asked and has not answered.
         early: replies that arrived before their turn in ``replay``.
-        replay: clients in the order in which their updates arrived before the run was interrupted.
+        replay: what arrived before the run was interrupted, in order.
     """
 
     outstanding: dict[str, tuple[Ask, Message]] = field(default_factory=dict)
     early: dict[str, Reply] = field(default_factory=dict)
-    replay: deque[str] = field(default_factory=deque)
+    replay: deque[Arrival] = field(default_factory=deque)
 
 
 class Exchange:
@@ -69,11 +69,13 @@ class Exchange:
         outbox: encodes them.
         store: keeps what simulated clients keep.
         folder: the run's folder.
-        state: of the run before the round.
+        state: of the run before the exchange.
         forget: client id → the oldest version of its state that may still be asked for.
         records: gets the ledger's lines and the events.
         watch: gets the time.
         totals: counts.
+        number: the round that it belongs to; by default the next one.
+        phase: under which the clients' time is booked.
     """
 
     def __init__(
@@ -90,7 +92,11 @@ class Exchange:
         listeners: Sequence[Listener],
         stop: StopRequest,
         pending: Pending,
+        *,
+        number: int | None = None,
+        phase: str = "train",
     ) -> None:
+        self.number, self.phase = state.round + 1 if number is None else number, phase
         self.experiment, self.runtime, self.outbox, self.store, self.folder = (
             experiment, runtime, outbox, store, folder,
         )  # fmt: skip
@@ -131,6 +137,26 @@ class Exchange:
         return self._recipe.seed
 
     @property
+    def rounds(self) -> int:
+        """Rounds of the run."""
+        return self._recipe.federation.rounds
+
+    @property
+    def backbones(self) -> Mapping[str, int]:
+        """Client id → place of its backbone in `federation.models`."""
+        return self.experiment.backbones
+
+    @property
+    def public(self) -> PublicTexts:
+        """The recipe's public data."""
+        return self.experiment.public_texts
+
+    @property
+    def student(self) -> Learner:
+        """The server's model."""
+        return self.experiment.student
+
+    @property
     def simulated(self) -> bool:
         """Whether clients are simulated."""
         return not self.runtime.keeps_state
@@ -166,23 +192,23 @@ class Exchange:
         before = self.totals.accepted
         try:
             while len(answered) < len(asks) and (reply := self.runtime.next()) is not None:
-                seconds = self.watch.lap("train")
-                self.stop.check(f"in round {self.state.round + 1}")
+                seconds = self.watch.lap(self.phase)
+                self.stop.check(f"in round {self.number}")
                 if reply.client in answered or reply.client not in asks:
                     self._refuse(reply.client, "it answered twice" if reply.client in answered else "it was not asked")
                     continue
                 answered.add(reply.client)
-                for whose, early in ordering.after(reply.client, reply):
-                    yield from self._take(whose, early, copied.get(whose, 1), stale.get(whose, 0))
+                for client, early in ordering.after(reply.client, reply):
+                    yield from self._take(client, early, copied.get(client, 1), stale.get(client, 0))
                 for listener in self.listeners:
                     done = min(len(answered), wanted)
-                    listener.on_client(self.state.round + 1, done, wanted, reply.client, seconds)
+                    listener.on_client(self.number, done, wanted, reply.client, seconds)
                 self.watch.lap("wire")
                 if enough is not None and self.totals.accepted - before == enough:
                     break
         finally:
             self.runtime.drop()
-        self.stop.check(f"in round {self.state.round + 1}")
+        self.stop.check(f"in round {self.number}")
         for client, left in ordering.left():
             if enough is not None and self.totals.accepted - before == enough:
                 self._event("late", client, f"{enough} others were faster")
@@ -197,13 +223,14 @@ class Exchange:
         """Sends clients what they are asked."""
         if self.runtime.remote:
             self.experiment.release()
-        messages = self.outbox.write(asks, self.state, self.records.wire, self.forget)
+        now = self._now()
+        messages = self.outbox.write(asks, now, self.records.wire, self.forget)
         requests = [Request(client, message.content, self._own(client)) for client, message in messages.items()]
         self.totals.bytes_down += sum(len(messages[client].content) for client in asks if asks[client].counted)
         self._pending.outstanding |= {client: (asks[client], message) for client, message in messages.items()}
         if self.state.proxy is not None and self.experiment.client_model.weights:
             new = dict.fromkeys(asks, self.state.proxy.number)
-            self.totals.downloaded |= {client: new[client] for client in asks if client not in self.state.holders}
+            self.totals.downloaded |= {client: new[client] for client in asks if client not in now.holders}
         self.watch.lap("wire")
         self.runtime.submit(requests)
 
@@ -219,38 +246,41 @@ class Exchange:
     def next(self, staleness: Mapping[str, int]) -> ClientUpdate | None:
         """The next sound answer to what was submitted."""
         while (reply := self._next_reply()) is not None:
-            self.watch.lap("train")
-            self.stop.check(f"in round {self.state.round + 1}")
-            replayed = bool(self._pending.replay) and self._pending.replay[0] == reply.client
-            if replayed:
-                self._pending.replay.popleft()
-            for update in self._take(reply.client, reply, 1, staleness.get(reply.client, 0)):
-                if not replayed:
-                    self.note(ARRIVAL, update.client, "its update has arrived")
+            self.watch.lap(self.phase)
+            self.stop.check(f"in round {self.number}")
+            replay = self._pending.replay
+            before = replay.popleft() if replay and replay[0].client == reply.client else None
+            wanted, asked = reply.client in staleness, reply.client in self.outstanding
+            if before is not None and not before.sound and wanted and not isinstance(reply.content, Failure):
+                reply = Reply(reply.client, Failure(reply.client, "it gave no sound update before the interruption"))
+            update = next(self._take(reply.client, reply, 1, staleness.get(reply.client)), None)
+            if before is None and asked:
+                log_arrival(self.folder, self.number, Arrival(reply.client, update is not None))
+            if update is not None:
                 return update
         return None
 
     def _next_reply(self) -> Reply | None:
-        """The next reply, in the order of ``replay`` as long as there is one."""
+        """The next reply, in the order of ``replay`` as far as its clients have been asked."""
         pending = self._pending
-        if not pending.replay and pending.early:
-            return pending.early.pop(next(iter(pending.early)))
         while True:
-            if pending.replay and pending.replay[0] in pending.early:
-                return pending.early.pop(pending.replay[0])
+            while pending.replay and pending.replay[0].client not in pending.outstanding:
+                pending.replay.popleft()  # it was asked before the run was interrupted, and is not asked now
+            if pending.early and (not pending.replay or pending.replay[0].client in pending.early):
+                first = pending.replay[0].client if pending.replay else next(iter(pending.early))
+                return pending.early.pop(first)
             reply = self.runtime.next()
-            if reply is None or not pending.replay or reply.client == pending.replay[0]:
+            if reply is None or not pending.replay or reply.client == pending.replay[0].client:
                 return reply
             pending.early[reply.client] = reply
 
     def note(self, kind: str, client: str | None, reason: str) -> None:
-        """Adds a line to the run's events, at once."""
-        event = {"round": self.state.round + 1, "kind": kind, "client": client, "reason": reason}
-        self.folder.append(self.folder.events, event)
+        """Adds a line to the round's events."""
+        self._event(kind, client, reason)
 
     def keep(self, name: str, client: str, params: Params) -> None:
         """Stores tensors of a client with this round's state."""
-        number, key = self.state.round + 1, f"{name}/{client}"
+        number, key = self.number, f"{name}/{client}"
         self.totals.versions[key] = StateVersion(number, self.store.put(key, number, encode_state({name: params})))
 
     def kept(self, name: str, client: str, *, fresh: bool = False) -> Params | None:
@@ -266,11 +296,20 @@ class Exchange:
         """Records that one client sent another its tunable."""
         size = stored_bytes(params)
         self.totals.bytes_up += size
-        self.records.wire.append(message_record(self.state.round + 1, "peer", [sender, receiver], size, params))
+        self.records.wire.append(message_record(self.number, "peer", [sender, receiver], size, params))
+
+    def _now(self) -> RunState:
+        """The state of the run, with what clients have got and kept in this round."""
+        versions, holders = self.totals.versions, self.totals.downloaded
+        if not versions and not holders:
+            return self.state
+        return replace(
+            self.state, versions={**self.state.versions, **versions}, holders={**self.state.holders, **holders}
+        )
 
     def _own(self, client: str) -> bytes | None:
         """What a simulated client keeps, to ride beside its message."""
-        version = self.state.versions.get(client)
+        version = self.totals.versions.get(client) or self.state.versions.get(client)
         if version is None or self.runtime.keeps_state:
             return None
         return self.store.get(client, version.number, sha256=version.sha256)
@@ -282,8 +321,8 @@ class Exchange:
             return None
         return min(federation.cohort_size(len(self.clients)), len(asks))
 
-    def _take(self, client: str, reply: Reply, copies: int, staleness: int) -> Iterator[ClientUpdate]:
-        """The answer, if it is sound; writes down what it is otherwise."""
+    def _take(self, client: str, reply: Reply, copies: int, staleness: int | None) -> Iterator[ClientUpdate]:
+        """The answer, if it is sound; writes down what it is otherwise. Without a staleness it is dropped."""
         if client not in self._pending.outstanding:
             self._refuse(client, "it was not asked")
             return
@@ -298,20 +337,31 @@ class Exchange:
         self.totals.bytes_up += size if ask.counted else 0
         try:
             update = decode_update(reply.content)
+            if staleness is None:
+                self._list_up(ask, client, size, update.tensors)
+                self._event("late", client, "its update is more server steps old than protocol.max_staleness allows")
+                return
             sound = self._sound(client, update, ask, message, copies, staleness)
             self._keep_state(client, reply, update)
         except MessageError as error:
-            # Nothing is known of the tensors in it.
+            # Its tensors are not known.
             self._list_up(ask, client, size, {})
             self._refuse(client, line(error))
             return
-        self._list_up(ask, client, size, update.tensors)
+        self._list_up(ask, client, size, update.tensors, self.up.names(self._expected(ask, client)))
         self._count(client, sound)
         yield sound
 
-    def _list_up(self, ask: Ask, client: str, size: int, tensors: Mapping[str, Tensor]) -> None:
+    def _list_up(
+        self, ask: Ask, client: str, size: int, tensors: Mapping[str, Tensor], names: Sequence[str] = ()
+    ) -> None:
         if ask.counted:
-            self.records.wire.append(message_record(ask.round, "up", [client], size, tensors))
+            line = message_record(ask.round, "up", [client], size, tensors, work=ask.work, names=names)
+            self.records.wire.append(line)
+
+    def _expected(self, ask: Ask, client: str) -> Mapping[str, Spec]:
+        """Groups of an answer, before the update path."""
+        return self.experiment.contract.before_path(client, ask.round) if ask.expects is None else ask.expects
 
     def _sound(
         self, client: str, update: Update, ask: Ask, message: Message, copies: int, staleness: int
@@ -322,7 +372,7 @@ class Exchange:
             MessageError: it may not, with the reason.
         """
         contract, model = self.experiment.contract, self.experiment.client_model
-        before = contract.before_path(client, ask.round) if ask.expects is None else dict(ask.expects)
+        before = self._expected(ask, client)
         expected = contract.up.spec(before)
         reason = screen(
             update,
@@ -359,7 +409,7 @@ class Exchange:
             StorageError: it cannot be written.
         """
         claimed = update.facts.state
-        if bool(claimed) != (update.work == "train" and self.experiment.contract.stateful):
+        if bool(claimed) != (update.work in TRAINING and self.experiment.keeps_state(client)):
             raise MessageError("it names a state that it should not keep" if claimed else "it names no state to keep")
         found = "" if reply.state is None else hashlib.sha256(reply.state).hexdigest()
         if not self.runtime.keeps_state and claimed != found:
@@ -385,10 +435,8 @@ class Exchange:
         self.totals.refused += 1
         self._event("refused", client, reason)
 
-    def _event(self, kind: str, client: str, reason: str, **more: str) -> None:
-        self.records.events.append(
-            {"round": self.state.round + 1, "kind": kind, "client": client, "reason": reason, **more}
-        )
+    def _event(self, kind: str, client: str | None, reason: str, **more: str) -> None:
+        self.records.events.append({"round": self.number, "kind": kind, "client": client, "reason": reason, **more})
 
     def require(self, accepted: int, wanted: int) -> None:
         """Checks the quorum, as `fedfm.protocols.IO.require`."""
@@ -404,7 +452,7 @@ class Exchange:
         first = self.records.events[:5]
         reasons = "".join(f"\n  client {line(event['client'])} {event['kind']}: {event['reason']}" for event in first)
         raise TooFewClientsError(
-            f"only {accepted} of {wanted} clients gave a sound update in round {self.state.round + 1}, fewer than "
+            f"only {accepted} of {wanted} clients gave a sound update in round {self.number}, fewer than "
             f"{asks}; see {self.folder.events}{reasons}",
             repeats=not self.totals.failed,  # every choice is keyed, so the same updates come again
         )

@@ -36,7 +36,7 @@ class StopRequest:
 
 @contextmanager
 def stop_on_signals() -> Iterator[StopRequest]:
-    """Ordering signals into a request while the block runs; outside the main thread nothing is caught.
+    """Turns signals into a request while the block runs; outside the main thread nothing is caught.
 
     A process that ignores SIGHUP goes on doing so: it was started by ``nohup``. A terminal that is closed may send
     SIGHUP more than once, so this never counts as a second request.

@@ -13,9 +13,10 @@ from fedfm.records.jsonl import Record
 from fedfm.records.ledger import message_record
 from fedfm.runtimes.base import Runtime
 from fedfm.server.rounds.state import RunState
+from fedfm.spec import Spec
 from fedfm.updates import Asked, Instruction, MessageKey, Payload, decode_instruction
 from fedfm.updates.payload import PROXY
-from fedfm.views import Slices, narrow
+from fedfm.views import Slices, narrow, narrow_spec
 from fedfm.views.base import Index
 from fedfm.wire import TUNABLE
 
@@ -25,8 +26,8 @@ class Message:
     """One client's message.
 
     Attributes:
-        instruction: what it says.
-        content: its bytes; clients alike share them.
+        instruction: its content.
+        content: its bytes; clients that are asked alike share them.
     """
 
     instruction: Instruction
@@ -82,13 +83,15 @@ class Outbox:
                 ask.params.update(groups.get(TUNABLE, {}))
             message = Message(replace(instruction, groups=groups), content)
             if ask.counted:
-                ledger.append(message_record(ask.round, "down", clients, len(content), message.instruction.tensors))
+                names = self._contract.down.names(_specs(ask, narrow_spec(self._contract.spec, slices)))
+                size, tensors = len(content), message.instruction.tensors
+                ledger.append(message_record(ask.round, "down", clients, size, tensors, work=ask.work, names=names))
             messages |= dict.fromkeys(clients, message)
         return messages
 
     def _instruction(self, ask: Ask, facts: Asked, slices: Slices, version: ModelVersion) -> Instruction:
         """What is sent to clients that hold the same part of the tunable and the same version of the proxy."""
-        full = {TUNABLE: ask.params, **ask.extras}
+        full = {TUNABLE: ask.params, **ask.extras} if ask.params else dict(ask.extras)
         whole = self._contract.views.whole
         groups = full if whole else {group: narrow(params, slices) for group, params in full.items()}
         sent, _ = self._contract.down.encode(groups, {}, MessageKey(self._contract.seed, ask.round))
@@ -113,6 +116,11 @@ class Outbox:
             size, weights = self._model.download_bytes, self._model.weights
             self._listed = version.number, message_record(0, "down", [], size, weights, kind="download")
         return self._listed[1]
+
+
+def _specs(ask: Ask, spec: Spec) -> dict[str, Spec]:
+    """Groups that the update path encodes, before it."""
+    return dict.fromkeys((TUNABLE, *ask.extras), spec)
 
 
 def _signature(slices: Slices) -> tuple[object, ...]:

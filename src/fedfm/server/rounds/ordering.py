@@ -20,7 +20,7 @@ class Ordering:
         self._early: dict[str, Reply] = {}
 
     def after(self, client: str, reply: Reply) -> Iterator[tuple[str, Reply]]:
-        """Replies whose turn has come with this one.
+        """Replies that can be folded now that this one is there.
 
         Raises:
             StorageError: there is no room for a reply that has to wait.
@@ -36,7 +36,7 @@ class Ordering:
             yield self._next()
 
     def left(self) -> Iterator[tuple[str, Reply | None]]:
-        """Replies whose turn has not come; None for clients that have not replied."""
+        """Replies that are not yet folded; None for clients that have not replied."""
         while self._order:
             yield self._next() if self._order[0] in self._early else (self._order.pop(0), None)
 

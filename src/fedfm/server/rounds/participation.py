@@ -15,10 +15,10 @@ class Participation:
     """What one client contributed.
 
     Attributes:
-        rounds: in which an update of its was accepted.
-        failed: how often it had no update.
+        rounds: rounds in which an update was accepted.
+        failed: how often it sent no update.
         refused: how often its update was refused.
-        late: how often it was not waited for.
+        late: how often the round had ended before its update arrived.
         reason: of the last of these times.
     """
 
@@ -61,8 +61,8 @@ def summary_of(found: Participations, clients: Collection[str], *, all_by_name: 
 
     Args:
         found: the contributions.
-        clients: of the run; an update in another's name counts for none of them.
-        all_by_name: whether to list every client; else only those that failed, or whose updates were refused.
+        clients: of the run; updates of other clients do not count.
+        all_by_name: whether to list every client; else only those that failed, or had updates refused.
 
     Returns:
         ``contributed``: clients with an accepted update. ``never_contributed``: ids of clients that were asked, and

@@ -1,4 +1,4 @@
-"""What a round writes down, and where its time goes."""
+"""The records of a round, and its time by phase."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Stopwatch:
         self._last = time.perf_counter()
 
     def lap(self, phase: str) -> float:
-        """Books the time since the last lap on ``phase``; returns it."""
+        """Adds the time since the last lap to ``phase``; returns it."""
         now = time.perf_counter()
         passed, self._last = now - self._last, now
         for name in (phase, "total"):

@@ -1,4 +1,4 @@
-"""Who takes part in a round."""
+"""The cohort: which clients take part in a round."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ def sample_cohort(
     Args:
         sizes: client id → training examples.
         per_round: clients a round, m: a whole number, but for ``poisson``, where it is the expected number.
-        sampling: ``uniform``: m different clients, all alike; ``poisson``: each client by itself with probability
-            m/N, so a cohort may be empty; ``weighted``: m draws with replacement in proportion to the clients' sizes
-            (Li et al., arXiv:1907.02189, scheme I), so a client can be drawn more than once.
+        sampling: ``uniform``: m different clients, each equally likely; ``poisson``: each client independently with
+            probability m/N, so a cohort may be empty; ``weighted``: m draws with replacement in proportion to the
+            clients' sizes (Li et al., arXiv:1907.02189, scheme I), so a client can be drawn more than once.
         seed: the run's seed.
         round: 1-based round.
     """

@@ -45,7 +45,7 @@ def screen(
     """
     facts = update.facts
     if facts.client != client:
-        return f"it says it is from client {quoted(facts.client)}"
+        return f"it names client {quoted(facts.client)}"
     if update.round != instruction.round:
         return f"it answers round {update.round}, not round {instruction.round}"
     if update.work != instruction.work:
@@ -85,6 +85,8 @@ def value_problem(groups: Mapping[str, Mapping[str, Tensor]], facts: Done) -> st
         return f"non-finite values in {infinite} {end}"
     if vast:
         return f"values whose squares no float32 holds in {vast} {end}"
+    if bad := [name for name, value in facts.extra.items() if abs(value) > MAX_LOSS]:
+        return f"its figure {quoted(bad[0])} is larger than a float32 holds"
     if facts.predictions and not (facts.loss is not None and abs(facts.loss) <= MAX_LOSS):
         return "its loss is not a number, or not one of a float32; try a lower local.learning_rate"
     return None

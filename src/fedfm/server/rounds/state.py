@@ -18,7 +18,7 @@ class Best:
 
     Attributes:
         round: its number.
-        split: where it was measured: ``validation`` where there is one, else ``test``.
+        split: where it was measured: ``validation`` where there is one, else ``test``, or ``clients``.
         scores: split → loss and metrics of that round.
         proxy_version: of the proxy that clients trained on in it.
     """
@@ -40,8 +40,8 @@ class Delivered:
 
     Attributes:
         params: the tunable.
-        round: whose outcome it is.
-        metrics: the latest test scores known of it.
+        round: the round after which the tunable had these values.
+        metrics: the latest scores of these values.
         evaluated: the round in which they were measured.
     """
 
@@ -56,7 +56,7 @@ class StateVersion:
     """A version of what a client keeps.
 
     Attributes:
-        number: the round whose update it belongs to.
+        number: the round in which the client made it.
         sha256: hex digest of its bytes.
     """
 
@@ -118,11 +118,11 @@ class RunState:
         """The tunable w."""
         return self.protocol.params
 
-    def delivered(self) -> Delivered:
-        """The best round's outcome where the run stops early, else the last round's."""
+    def delivered(self, split: str = "test") -> Delivered:
+        """The best round's outcome where the run stops early, else the last round's, with its scores on a split."""
         if (best := self.best) is not None and self.best_params:
-            return Delivered(self.best_params, best.round, best.scores.get("test", {}), best.round)
-        return Delivered(self.params, self.round, self.latest.get("test", {}), self.evaluated)
+            return Delivered(self.best_params, best.round, best.scores.get(split, {}), best.round)
+        return Delivered(self.params, self.round, self.latest.get(split, {}), self.evaluated)
 
     def numbers(self) -> dict[str, Any]:
         """All that is not a tensor, as JSON."""

@@ -1,4 +1,4 @@
-"""What a round's answers come to, beside the tensors."""
+"""Counts of a round's answers."""
 
 from __future__ import annotations
 

@@ -14,6 +14,7 @@ from fedfm.trackers.listeners import Listener
 
 if TYPE_CHECKING:
     from fedfm.recipe import Recipe
+    from fedfm.server.experiment.deployment import Deployment
 
 
 def run(
@@ -23,6 +24,7 @@ def run(
     data: Mapping[str, Any] | None = None,
     listeners: Sequence[Listener] = (),
     profile: bool = False,
+    deployment: Deployment | None = None,
     **methods: Any,
 ) -> Run:
     """Runs a recipe from its first round to its report.
@@ -34,6 +36,7 @@ def run(
             `datasets.Dataset`; see `load_recipe`.
         listeners: are called at each step; see `fedfm.Listener`.
         profile: record the time by phase (``profile.json``, and in the report).
+        deployment: where the clients are; None: simulated, in the recipe's runtime. See `fedfm.Simulation`.
         methods: objects in place of the recipe's ``algorithm``, ``tune``, ``updates`` (a list), ``aggregate``, …; their
             classes may be your own. Runtimes on nodes need such a class to be installed, with an entry point.
 
@@ -56,7 +59,7 @@ def run(
     from fedfm.server.experiment.deployment import Simulation
     from fedfm.server.runs.start import start_run
 
-    return start_run(recipe, Simulation(profile=profile), listeners)
+    return start_run(recipe, deployment or Simulation(profile=profile), listeners)
 
 
 def resume(

@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
+from fedfm.clients import Contract
+from fedfm.clients.store import ClientStore
+from fedfm.data.settings import SITES
 from fedfm.errors import RecipeError
+from fedfm.hosts.worker_factory import make_contract
 from fedfm.models import builtin
 from fedfm.models.backbones import Backbone, load_backbone
 from fedfm.models.identity import PARTS
 from fedfm.models.quiet import quiet
 from fedfm.models.tunable import Tunable
+from fedfm.params import Params
 from fedfm.recipe import Recipe, load_recipe
 from fedfm.records import jsonl, shapes
 from fedfm.records.folder import RunFolder
 from fedfm.report.card import ArtifactKind, Base, write_card
+from fedfm.server.experiment.build import Experiment
 from fedfm.server.rounds.checkpoints import load_checkpoint
+from fedfm.server.rounds.client_models import ClientModels
+from fedfm.server.rounds.state import RunState
 from fedfm.tasks import TASKS
+
+MOST_NAME = 200
+"""Characters of a folder's name."""
 
 
 def write_outcome(
@@ -51,6 +64,34 @@ def write_outcome(
         kind: ArtifactKind = "model" if whole else "adapter"
         write_card(beside, base=base, summary=summary, recipe=recipe.model_dump(), kind=kind)
     return target
+
+
+def write_client_adapters(folder: RunFolder, experiment: Experiment, state: RunState) -> None:
+    """Writes ``clients/ID/adapter/`` for at most ``evaluate.clients`` simulated clients, where their models differ.
+
+    Args:
+        folder: the run's folder.
+        experiment: the run; its tunable is overwritten.
+        state: after the run.
+
+    Raises:
+        StorageError: what a client keeps cannot be read, or an adapter cannot be written.
+    """
+    store = ClientStore(folder.client_state) if experiment.data.training is not None else None
+    models = ClientModels.after(state, experiment.contract, experiment.recipe.protocol, store)
+    if not models.differ or not experiment.tunable.is_adapter:
+        return
+    with folder.replacing(folder.client_models) as beside:
+        for client in experiment.data.clients_with_adapters():
+            experiment.plug_in(models.of(client, state.params))
+            experiment.tunable.save(beside / folder_name(client) / "adapter", None)
+
+
+def folder_name(client: str) -> str:
+    """A client id as the name of a folder: percent-encoded; of a long one, hex digits of its sha256."""
+    name = quote(client, safe="")
+    name = name.replace(".", "%2E", 1) if name.startswith(".") else name
+    return name if len(name) <= MOST_NAME else hashlib.sha256(client.encode()).hexdigest()
 
 
 def _base(recipe: Recipe, backbone: Backbone) -> Base:
@@ -96,7 +137,7 @@ def load_tuned(folder: RunFolder, recipe: Recipe) -> tuple[Tunable, Backbone]:
         allow_network=recipe.allow_network,
     )
     _refuse_another_model(saved.identity, backbone)
-    params = saved.state.delivered().params
+    params = _with_personal_mean(folder, recipe, saved.state)
     here = recipe.proxy.model_copy(update={"path": str(folder.proxy)}) if recipe.proxy.is_sent else recipe.proxy
 
     def attach(model: Backbone) -> Tunable:
@@ -106,6 +147,27 @@ def load_tuned(folder: RunFolder, recipe: Recipe) -> tuple[Tunable, Backbone]:
     made.tunable.write(made.to_backbone(params))
     made.tunable.eval()
     return made.tunable, backbone
+
+
+def delivered_params(folder: RunFolder, contract: Contract, recipe: Recipe, state: RunState) -> Params:
+    """What a run delivers: in personal places, the mean over its clients where they are simulated.
+
+    Args:
+        folder: the run's folder.
+        contract: of the run.
+        recipe: as resolved.
+        state: after some rounds.
+    """
+    params, clients = state.delivered().params, recipe.federation.clients
+    store = None if recipe.data.train == SITES else ClientStore(folder.client_state)
+    if clients is None:
+        raise ValueError("the recipe of a run says how many clients there are")
+    return ClientModels.after(state, contract, recipe.protocol, store).delivered(params, clients)
+
+
+def _with_personal_mean(folder: RunFolder, recipe: Recipe, state: RunState) -> Params:
+    """`delivered_params` without an experiment; the server's tunable has the initial values in personal places."""
+    return delivered_params(folder, make_contract(recipe, state.params), recipe, state)
 
 
 def _refuse_another_model(before: Mapping[str, str], backbone: Backbone) -> None:

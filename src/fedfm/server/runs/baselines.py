@@ -48,7 +48,7 @@ def baselines(experiment: Experiment, state: RunState) -> dict[str, Any]:
             results["majority"] = commonest[experiment.evaluator.metrics[0]]
     for name in experiment.recipe.evaluate.baselines:
         baseline = _pooled if name == "pooled" else _local
-        results[name] = baseline(experiment, state, clients, worker)
+        results[name] = baseline(experiment, state, clients, worker.own)
     return results
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from fedfm.recipe import Recipe
+    from fedfm.server.rounds.state import RunState
 
 
 class Run:
@@ -67,6 +68,21 @@ class Run:
     def events(self) -> list[dict[str, Any]]:
         """Irregular events: refused updates, failures, resumes."""
         return list(jsonl.records(self.folder.events, shapes.EVENT))
+
+    @property
+    def state(self) -> RunState:
+        """The state of the run in its last checkpoint: the tunable, the algorithm's tensors, counts.
+
+        Raises:
+            RecipeError: the run has no checkpoint.
+            StorageError: every checkpoint is damaged.
+        """
+        from fedfm.server.rounds.checkpoints import load_checkpoint
+
+        saved = load_checkpoint(self.folder)
+        if saved is None:
+            raise RecipeError(f"{self.path} has no checkpoint; start a new run", source="run")
+        return saved.state
 
     @cached_property
     def model(self) -> nn.Module:

@@ -10,7 +10,8 @@ from fedfm.data.settings import FILE, SITES
 from fedfm.recipe import Recipe
 from fedfm.server.experiment.build import Experiment, build_experiment
 from fedfm.server.experiment.federated_data import FederatedData, prepare_data
-from fedfm.spec import count
+from fedfm.spec import count, empty
+from fedfm.wire import stored_bytes
 
 
 def plan(recipe: Recipe) -> dict[str, Any]:
@@ -36,11 +37,7 @@ def client_table(recipe: Recipe) -> list[dict[str, Any]]:
 def describe(experiment: Experiment) -> dict[str, Any]:
     """The plan of an experiment, as JSON."""
     recipe, training = experiment.recipe, experiment.data.training
-    clients = list(experiment.data.clients)
-    down, up = experiment.contract.message_bytes(clients[0], 1)
     cohort = recipe.federation.cohort_size(len(experiment.data.clients))
-    asked = recipe.runtime.asked(cohort, len(experiment.data.clients))
-    per_round = down * asked + up * cohort
     return {
         "name": recipe.name,
         "model": {
@@ -62,17 +59,34 @@ def describe(experiment: Experiment) -> dict[str, Any]:
             "left_out": len(training.federation.left_out) if training else 0,
         },
         "algorithm": recipe.algorithm.name,
-        "bytes": {
-            "per_client_down": down,
-            "per_client_up": up,
-            "per_round": per_round,
-            "total": per_round * recipe.federation.rounds,
-            "first_download": experiment.client_model.download_bytes,
-            "alignment": experiment.client_model.alignment_bytes,
-        },
+        "bytes": _bytes(experiment, cohort),
         "privacy": None,
         "training": experiment.training,
         "device": str(experiment.device),
+    }
+
+
+def _bytes(experiment: Experiment, cohort: int) -> dict[str, int]:
+    """Bytes of messages as they cross the wire: stages, views and headers included."""
+    recipe, contract, clients = experiment.recipe, experiment.contract, list(experiment.data.clients)
+    asked = recipe.runtime.asked(cohort, len(clients))
+    messages = recipe.protocol.messages(clients, asked, cohort)
+    down, up = contract.message_bytes(clients[0], 1)
+    whole = stored_bytes(empty(contract.spec))
+    per_round = down * messages.down + up * messages.up + whole * messages.peer
+    if messages.peer:  # a client gets as many tunables as it sends
+        down = up = round(whole * messages.peer / len(clients))
+    evaluating = 0 if recipe.evaluate.at == "server" or messages.peer else len(experiment.data.evaluating_clients())
+    evaluation = evaluating * sum(contract.evaluation_bytes(clients[0], 1, experiment.evaluator.metrics))
+    evaluations = 1 + -(-recipe.federation.rounds // recipe.evaluate.every)  # one of them before round 1
+    return {
+        "per_client_down": down,
+        "per_client_up": up,
+        "per_round": per_round,
+        "evaluation": evaluation,
+        "total": per_round * recipe.federation.rounds + evaluation * evaluations,
+        "first_download": experiment.client_model.download_bytes,
+        "alignment": experiment.client_model.alignment_bytes,
     }
 
 

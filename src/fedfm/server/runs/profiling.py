@@ -30,13 +30,13 @@ def profile_of(experiment: Experiment, state: RunState) -> dict[str, Any]:
     worker = experiment.worker
     if worker is None or worker.profile is None:
         raise ValueError("the run was not profiled")
-    training = worker.profile.record()["seconds"]
+    stacking, training = worker.own.stacking, worker.profile.record()["seconds"]
     busy = sum(training.values())
     threads = 1 if experiment.processes > 1 else torch.get_num_threads()
     operations, peak = None, None
     if experiment.backbone.family.uncuttable is None:
-        operations = 4.0 * (worker.profile.tokens * _tokens_each(experiment) * _weights(experiment, worker.stacking))
-        peak = _peak(experiment, worker.stacking, threads)
+        operations = 4.0 * (worker.profile.tokens * _tokens_each(experiment) * _weights(experiment, stacking))
+        peak = _peak(experiment, stacking, threads)
     speed = operations / busy if operations and busy else None
     return {
         "seconds": {name: round(value, 3) for name, value in state.seconds.items()},

@@ -126,10 +126,16 @@ def refuse_changes(before: dict[str, Any], after: dict[str, Any]) -> None:
         )
 
 
-def _refuse_finished(folder: RunFolder, planned: int, wanted: int) -> None:
-    """Refuses a run that is completed, including its report."""
+def is_finished(folder: RunFolder) -> bool:
+    """Whether a run is completed, including its report."""
     summary = summary_of(folder)
-    if summary is None or summary.get("status") != "completed" or not folder.report.is_file():
+    return summary is not None and summary.get("status") == "completed" and folder.report.is_file()
+
+
+def _refuse_finished(folder: RunFolder, planned: int, wanted: int) -> None:
+    """Refuses to resume a run that is finished without more rounds to play."""
+    summary = summary_of(folder)
+    if summary is None or not is_finished(folder):
         return
     played = summary["rounds"]
     if played < planned:

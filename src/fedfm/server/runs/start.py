@@ -20,18 +20,18 @@ from fedfm.records.environment import environment
 from fedfm.records.folder import RunFolder
 from fedfm.runtimes.base import Runtime
 from fedfm.server.experiment.build import Experiment
-from fedfm.server.experiment.deployment import Deployment, Simulation
+from fedfm.server.experiment.deployment import Deployment, RealSites, Simulation
 from fedfm.server.rounds.checkpoints import load_checkpoint
 from fedfm.server.rounds.driver import Driver
 from fedfm.server.rounds.interrupts import StopRequest, stop_on_signals
 from fedfm.server.rounds.state import RunState
-from fedfm.server.runs.artifacts import write_outcome
+from fedfm.server.runs.artifacts import delivered_params, write_client_adapters, write_outcome
 from fedfm.server.runs.baselines import baselines
 from fedfm.server.runs.finished import Run
 from fedfm.server.runs.inference import evaluation
 from fedfm.server.runs.planning import describe
 from fedfm.server.runs.profiling import profile_of
-from fedfm.server.runs.refusals import refuse_changes, refuse_unresumable
+from fedfm.server.runs.refusals import is_finished, refuse_changes, refuse_unresumable
 from fedfm.server.runs.reload import reload
 from fedfm.server.runs.summary import Status, proxy_figures, summarize
 from fedfm.trackers.listeners import Listener
@@ -99,6 +99,12 @@ def _reopen(
             f"{saved.state.round} rounds are played already, so {recipe.federation.rounds} cannot be all",
             where="federation.rounds",
         )
+    if isinstance(deployment, RealSites) and saved is not None and saved.state.versions and is_finished(opened):
+        raise RecipeError(
+            f"{opened.path} is finished, and its sites have removed what their clients kept between rounds: more "
+            "rounds cannot be played; start a new run with a larger federation.rounds",
+            source="run",
+        )
     experiment = deployment.build(recipe)
     if saved is not None:
         _refuse_another_run(saved.identity, experiment.identity)
@@ -158,7 +164,7 @@ def _session(
     folder: RunFolder,
     listeners: Sequence[Listener],
 ) -> Iterator[_Session]:
-    """What a run is played in; however that ends, the folder and the clients get to know how."""
+    """What a run is played in; its end is recorded in the folder and reported to the clients."""
     experiment = deployment.informed(experiment)
     folder.write_json(folder.environment, environment())
     folder.write_json(folder.clients, experiment.data.table())
@@ -181,11 +187,11 @@ def _session(
             _say_ended(runtime, folder, experiment, "failed")
             remedy = f"once the clients have recovered: {folder.again}"
             if error.repeats and isinstance(deployment, Simulation):
-                remedy = "resuming would repeat it: mend what the reasons say and start a new run"
+                remedy = "resuming would repeat it: fix the causes above and start a new run"
             raise TooFewClientsError(f"{error}\n{remedy}", repeats=error.repeats) from error
         except StorageError as error:
             raise StorageError(
-                f"{error}\nthe last checkpoint is intact; make room or mend the permissions, then: {folder.again}"
+                f"{error}\nthe last checkpoint is intact; free disk space or fix the permissions, then: {folder.again}"
             ) from error
         else:
             _say_ended(runtime, folder, experiment, "completed")
@@ -200,8 +206,9 @@ def _finish(
     stop.check("after the last round")
     compared = baselines(experiment, state)
     stop.check("after the baselines")
-    experiment.plug_in(state.delivered().params)
-    per_client = _evaluate_clients(experiment, folder, state, stop)
+    write_client_adapters(folder, experiment, state)
+    experiment.plug_in(delivered_params(folder, experiment.contract, experiment.recipe, state))
+    per_client = _spread_over_clients(experiment, folder, state, stop)
     _write_proxy(experiment, folder, state)
     summary = summarize(experiment, state, "completed", compared, per_client, proxy_figures(experiment, state))
     target = write_outcome(folder, experiment.tunable, experiment.backbone, experiment.recipe, summary, merge=False)
@@ -223,7 +230,7 @@ def _finish(
 def _compare_reloaded(
     target: Path, experiment: Experiment, folder: RunFolder, listeners: Sequence[Listener], summary: dict[str, Any]
 ) -> None:
-    """Loads what was written as others would; that it is another model than the measured one must be seen."""
+    """Loads the artifacts as a user would, and warns if they are not the measured model."""
     again = reload(target, experiment.tunable, experiment.backbone, experiment.recipe)
     summary["reloaded"] = again.record()
     if again.agrees is False:
@@ -263,12 +270,26 @@ def _trackers(recipe: Recipe, folder: Path) -> list[Listener]:
     return [TensorBoard(folder)] if "tensorboard" in recipe.report_to else []
 
 
-def _evaluate_clients(
+def _spread_over_clients(
     experiment: Experiment, folder: RunFolder, state: RunState, stop: StopRequest
 ) -> dict[str, Any] | None:
-    examples, sets = experiment.data.client_test_sets()
-    if not sets:
+    """How evenly clients are served, by their own figures or by those that the server measures; None without any."""
+    metric, number = experiment.evaluator.metrics[0], state.delivered().evaluated
+    if experiment.recipe.evaluate.at == "server":
+        values = _evaluate_clients(experiment, folder, state, stop)
+    else:
+        lines = jsonl.records(folder.metrics, shapes.METRICS)
+        own = [line for line in lines if line["split"] == "client" and line["round"] == number]
+        values = [line[metric] for line in own if metric in line]
+    if not values:
         return None
+    better = experiment.data.task.metrics[metric]
+    return {"metric": metric, "clients": len(values), **spread(values, higher_is_better=better)}
+
+
+def _evaluate_clients(experiment: Experiment, folder: RunFolder, state: RunState, stop: StopRequest) -> list[float]:
+    """The headline metric of the delivered model on each client's examples, at the server; adds the lines of it."""
+    examples, sets = experiment.data.client_test_sets()
     number, scores = state.delivered().round, {}
     for client, indices in sets.items():
         stop.check("while clients were evaluated")
@@ -277,20 +298,11 @@ def _evaluate_clients(
             continue
         reason = f"nothing is predicted in its {len(indices)} test examples"
         folder.append(folder.events, {"round": number, "kind": "not evaluated", "client": client, "reason": reason})
-    if not scores:
-        return None
     for client, values in scores.items():
         line = {"round": number, "split": "client", "client": client, **values, "examples": len(sets[client])}
         folder.append(folder.metrics, line)
     metric = experiment.evaluator.metrics[0]
-    return {
-        "metric": metric,
-        "clients": len(scores),
-        **spread(
-            [values[metric] for values in scores.values()],
-            higher_is_better=experiment.data.task.metrics[metric],
-        ),
-    }
+    return [values[metric] for values in scores.values()]
 
 
 def _refuse_another_run(before: Mapping[str, str], now: Mapping[str, str]) -> None:
@@ -308,7 +320,7 @@ def _refuse_another_run(before: Mapping[str, str], now: Mapping[str, str]) -> No
 
 
 def _changed_versions(folder: RunFolder) -> list[str]:
-    """What other versions the run goes on with: its outcome may then differ in the last bits."""
+    """Packages that have other versions than before: the outcome may then differ in the last bits."""
     if not folder.environment.is_file():
         return []
     before, now = jsonl.read(folder.environment, shapes.ENVIRONMENT)["versions"], environment()["versions"]

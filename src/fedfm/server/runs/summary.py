@@ -32,7 +32,8 @@ def summarize(
         spread: per-client figures, None where clients were not evaluated.
         proxy: figures of the proxy; None without a proxy, or where it was not measured.
     """
-    delivered = state.delivered()
+    split = experiment.judged_split
+    delivered = state.delivered(split)
     return {
         "name": experiment.recipe.name,
         "status": status,
@@ -42,13 +43,17 @@ def summarize(
         "model_round": delivered.round,
         "final": delivered.metrics,
         "final_round": delivered.evaluated,
-        "initial": state.initial.get("test", {}),
+        "final_by": experiment.judged_by,
+        "evaluate_at": experiment.recipe.evaluate.at,
+        "initial": state.initial.get(split, {}),
         "best": state.best and {"round": state.best.round, "split": state.best.split, "metrics": state.best.metrics},
         "baselines": baselines,
         "clients_spread": spread,
         "proxy": proxy,
         "protocol": _protocol(experiment, state),
+        "mean_of_clients": experiment.recipe.protocol.own_tunable is not None,
         "personal": _personal(experiment),
+        "personal_values": "mean" if experiment.data.training is not None else "initial",
         "parameters": _parameters(experiment),
         "bytes": {
             "down": state.bytes_down,

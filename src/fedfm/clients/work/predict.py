@@ -1,0 +1,65 @@
+"""Work ``predict``: local training, then logits on the public texts of the message. The update itself is not sent.
+
+A client with the server's backbone trains from the tunable in the message. A client with another backbone continues
+from its own tunable; where the message has the server's logits (group ``teacher``), it first learns from them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fedfm.clients.distilling import LOGITS, PREDICTIONS, PUBLIC, TEACHER
+from fedfm.clients.profile import profiling
+from fedfm.clients.work.base import Answer, ClientTask, failed
+from fedfm.data.packed_texts import unpack
+from fedfm.updates import Done, MessageError, Payload
+
+if TYPE_CHECKING:
+    from fedfm.clients.worker import Worker
+
+
+def predict(worker: Worker, tasks: Sequence[ClientTask]) -> Iterator[Answer]:
+    """Trains clients one by one and predicts with each."""
+    for task in tasks:
+        try:
+            with profiling(worker.profile):
+                yield _predict(worker, task)
+        except Exception as error:  # one client's failure must not end the others' round
+            yield Answer(task.client, failed(task.client, error))
+
+
+def _predict(worker: Worker, task: ClientTask) -> Answer:
+    number, client, groups = task.instruction.round, task.client, task.instruction.groups
+    learner, digest = worker.learner, worker.digest
+    if learner is None or digest is None:
+        raise MessageError("the recipe's protocol does not ask for predictions")
+    received = worker.receive(task)
+    try:
+        examples = learner.encode(unpack(groups.get(PUBLIC, {})))
+    except ValueError as error:
+        raise MessageError(f"group `{PUBLIC}` of the instruction: {error}") from error
+    worker.tunable.write(received.at.received)
+    if TEACHER in groups:
+        if received.held:
+            raise MessageError(f"group `{TEACHER}` is for clients with a backbone of their own")
+        teacher = groups[TEACHER].get(LOGITS)
+        if teacher is None or teacher.ndim != 2 or len(teacher) != len(examples):
+            raise MessageError(f"group `{TEACHER}` must have logits of each of the {len(examples)} examples")
+        learner.learn(examples, teacher, digest, round=number, client=client)
+    indices = worker.clients[client]
+    result = worker.fit(indices, received.at, client=client, round=number, trains=received.trains)
+    _, own = worker.contract.finish(client, number, received, worker.tunable.read(), result, task.own)
+    facts = Done(
+        client=client,
+        examples=len(indices),
+        steps=result.steps,
+        samples=result.samples,
+        predictions=result.predictions,
+        loss=result.loss if np.isfinite(result.loss) else None,
+        proxy_version=worker.version,
+    )
+    predictions = {PREDICTIONS: {LOGITS: learner.logits(examples)}}
+    return Answer(client, Payload(number, task.instruction.base, facts, predictions, work="predict"), own)
