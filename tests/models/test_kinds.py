@@ -167,7 +167,7 @@ def test_a_run_says_that_its_model_is_not_described_and_leaves_an_adapter(tmp_pa
 
 def test_blocks_that_are_not_described_are_not_recomputed(tmp_path: Path) -> None:
     recipe = small_recipe(tmp_path, model={"path": str(folder_of("roformer"))})
-    with pytest.raises(RecipeError, match=r"local\.recompute: where `roformer` models have their blocks"):
+    with pytest.raises(RecipeError, match=r"local\.recompute: the blocks of `roformer` models are not described"):
         plan(load_recipe(recipe, ["local.recompute=blocks"]))
 
 

@@ -76,7 +76,7 @@ BAD: dict[str, tuple[Change, int, list[str]]] = {
     ),
     "missing column": (put("data.text", ["review"]), 2, ["data.text", "no column `review`", "text, label, site"]),
     "empty column": (empty_column, 3, ["data.text", "`text` is blank", "row 2"]),
-    "labels that train lacks": (unknown_label, 3, ["data.label", "'2'", "row 2", "none of the classes: 0, 1"]),
+    "labels that train lacks": (unknown_label, 3, ["data.label", "'2'", "row 2", "not one of the classes: 0, 1"]),
     "zero clients": (put("federation.clients", 0), 2, ["federation.clients"]),
     "more per round than clients": (put("federation.per_round", 7), 2, ["federation.per_round", "7", "6"]),
     "a client without data": (
