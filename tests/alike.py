@@ -24,7 +24,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "ranks": {"aggregate": {"rule": "hetlora"}, "federation": {"ranks": [2, 4, 8]}},
     "personal head": {"tune": {"kind": "lora", "share": "not head"}},
     "median": {"aggregate": {"rule": "median"}},
-    "gossip": {"protocol": {"kind": "gossip"}},
+    "gossip": {"protocol": {"kind": "gossip"}, "federation": {"per_round": None}},
     "buffered": {"protocol": {"kind": "buffered", "size": 2}, "federation": {"devices": DEVICES}},
     "distillation": {
         "protocol": {"kind": "distillation", "examples": 8, "steps": 3, "batch_size": 4, "digest_steps": 2},

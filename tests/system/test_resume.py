@@ -106,6 +106,7 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path: Path, algorithm: dict
 def test_what_clients_keep_is_resumed(method: str, point: str, tmp_path: Path) -> None:
     """The state that clients had written in the round that was lost is written again, bit for bit."""
     more = {"algorithm": {"name": "fedavg"}, **METHODS[method]}
+    more["federation"] = {"clients": 6, "per_round": 3, "rounds": 4, **more.get("federation", {})}
     straight = run(write_recipe(tmp_path, "straight", **more))
     kill_at(write_recipe(tmp_path, "killed", **more), point, 3)
     resumed = resume(tmp_path / "runs" / "killed")
