@@ -12,15 +12,15 @@ from fedfm.models.tunables import Lora
 from fedfm.proxies.distillation import _product_loss, _products, distill
 from fedfm.proxies.ffn import neuron_tensors
 from fedfm.proxies.hidden import layer_errors, relative_error
-from fedfm.proxies.settings import Distillation
+from fedfm.proxies.settings import DistillSettings
 from fedfm.proxies.trace import hidden_states
 from tests.models.cases import CASES
 from tests.proxies.small_proxy import Small, changed, public_batches, small_proxy, values
 
-QUICK = Distillation(steps=20, learning_rate=0.01, warmup_ratio=0)
+QUICK = DistillSettings(steps=20, learning_rate=0.01, warmup_ratio=0)
 
 
-def fit(small: Small, settings: Distillation = QUICK, **options: object) -> list[float]:
+def fit(small: Small, settings: DistillSettings = QUICK, **options: object) -> list[float]:
     batches = public_batches(small.backbone, settings.steps)
     trainable = list(small.own.values())
     return distill(small.backbone.model, small.proxy.model, small.pairs, trainable, batches, settings, **options)
@@ -48,7 +48,7 @@ def test_the_first_loss_is_the_mean_error_of_compressed_layers() -> None:
     small = small_proxy("tiny-gpt2", "causal")
     batch = public_batches(small.backbone, 1)[0]
     errors = layer_errors(small.backbone.model, small.proxy.model, small.pairs, [batch])
-    loss = fit(small, Distillation(steps=1))[0]
+    loss = fit(small, DistillSettings(steps=1))[0]
     assert loss == pytest.approx(sum(errors.values()) / 2, rel=1e-5)
 
 
@@ -65,7 +65,7 @@ def test_a_block_learns_to_make_up_for_those_before_it() -> None:
 
 def test_one_step_is_that_of_adamw() -> None:
     small, other = small_proxy(), small_proxy()
-    settings = Distillation(steps=1, learning_rate=0.01, warmup_ratio=0.5, weight_decay=0.1, max_grad_norm=0.01)
+    settings = DistillSettings(steps=1, learning_rate=0.01, warmup_ratio=0.5, weight_decay=0.1, max_grad_norm=0.01)
     batch = public_batches(small.backbone, 1)[0]
     fit(small, settings)
 
@@ -97,7 +97,7 @@ def test_the_learning_rate_rises_then_falls_to_zero() -> None:
             yield batch
             lengths.append((bias - before).abs().max().item())
 
-    settings = Distillation(steps=8, learning_rate=1e-3, warmup_ratio=0.25, weight_decay=0)
+    settings = DistillSettings(steps=8, learning_rate=1e-3, warmup_ratio=0.25, weight_decay=0)
     distill(small.backbone.model, small.proxy.model, small.pairs, [bias], batches(), settings)
     expected = [0, 5e-4, 1e-3, 5e-3 / 6, 4e-3 / 6, 3e-3 / 6, 2e-3 / 6]
     assert lengths == pytest.approx(expected, rel=0.2)
@@ -108,7 +108,7 @@ def test_no_more_steps_than_the_settings_say() -> None:
     small = small_proxy()
     batches = iter(public_batches(small.backbone, 5))
     trainable = list(small.own.values())
-    settings = Distillation(steps=3)
+    settings = DistillSettings(steps=3)
     losses = distill(small.backbone.model, small.proxy.model, small.pairs, trainable, batches, settings)
     assert len(losses) == 3
 
@@ -123,7 +123,7 @@ def test_adapters_are_frozen_for_the_while() -> None:
     batches = public_batches(small.backbone, 3)
     tunable.model.train()
     losses = [
-        distill(small.backbone.model, tunable.model, small.pairs, trainable, batches, Distillation(steps=1))
+        distill(small.backbone.model, tunable.model, small.pairs, trainable, batches, DistillSettings(steps=1))
         for _ in range(2)
     ]
     assert {name: parameter.requires_grad for name, parameter in tunable.model.named_parameters()} == required
@@ -131,7 +131,7 @@ def test_adapters_are_frozen_for_the_while() -> None:
     assert all(parameter.grad is None for parameter in tunable.model.parameters())
     again = small_proxy()
     Lora(lora_dropout=0.5).attach(again.proxy, task_type="SEQ_CLS", seed=0)
-    assert losses[0] == fit(again, Distillation(steps=1))  # nothing was dropped out
+    assert losses[0] == fit(again, DistillSettings(steps=1))  # nothing was dropped out
 
 
 def test_shared_parameters_are_refused() -> None:
@@ -143,7 +143,7 @@ def test_shared_parameters_are_refused() -> None:
 
 def test_divergence_is_told() -> None:
     small = small_proxy("tiny-gpt2", "causal")
-    settings = Distillation(steps=20, learning_rate=1e30, max_grad_norm=None)
+    settings = DistillSettings(steps=20, learning_rate=1e30, max_grad_norm=None)
     with pytest.raises(RecipeError, match=r"proxy\.align: distillation diverged at step \d+; lower"):
         fit(small, settings, where="proxy.align")
     assert not any(parameter.requires_grad for parameter in small.proxy.model.parameters())
@@ -161,7 +161,7 @@ def test_masked_entries_stay_bit_for_bit(name: str) -> None:
         for tensor in neuron_tensors(block):
             parameter = block.module.get_parameter(tensor.name)
             masks[parameter] = tensor.mask(parameter, may)
-    fit(small, Distillation(steps=6, learning_rate=0.01, warmup_ratio=0, weight_decay=0.5), masks=masks)
+    fit(small, DistillSettings(steps=6, learning_rate=0.01, warmup_ratio=0, weight_decay=0.5), masks=masks)
     for key, parameter in small.own.items():
         moved = parameter != before[key]
         if parameter in masks:
@@ -176,7 +176,7 @@ def test_masked_gradients_do_not_use_up_the_clipping_norm() -> None:
     """The rest is fitted as if what is masked did not exist."""
     small, alone = small_proxy(), small_proxy()
     name = "encoder.layer.1.output.dense.weight"
-    settings = Distillation(steps=3, learning_rate=0.01, warmup_ratio=0, max_grad_norm=0.001)
+    settings = DistillSettings(steps=3, learning_rate=0.01, warmup_ratio=0, max_grad_norm=0.001)
     masks = {
         parameter: torch.zeros_like(parameter, dtype=torch.bool) for key, parameter in small.own.items() if key != name
     }
@@ -232,15 +232,15 @@ def gram(first, first_output, second, second_output) -> float:  # type: ignore[n
 
 
 def test_the_product_term_counts_with_its_weight() -> None:
-    plain = fit(small_proxy(), Distillation(steps=1))[0]
-    with_product = fit(small_proxy(), Distillation(steps=1, product=0.5))[0]
+    plain = fit(small_proxy(), DistillSettings(steps=1))[0]
+    with_product = fit(small_proxy(), DistillSettings(steps=1, product=0.5))[0]
     small = small_proxy()
     product = _product_loss(_products([block for block, _ in small.pairs]), [block for _, block in small.pairs])
     assert math.isclose(with_product, plain + 0.5 * product.item(), rel_tol=1e-5)
     assert product.item() > 0.1
     heavy, light = small_proxy(), small_proxy()
-    fit(heavy, Distillation(steps=20, learning_rate=0.01, product=10))
-    fit(light, Distillation(steps=20, learning_rate=0.01))
+    fit(heavy, DistillSettings(steps=20, learning_rate=0.01, product=10))
+    fit(light, DistillSettings(steps=20, learning_rate=0.01))
     distances = [
         _product_loss(_products([block for block, _ in some.pairs]), [block for _, block in some.pairs]).item()
         for some in (heavy, light)

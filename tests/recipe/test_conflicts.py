@@ -24,6 +24,21 @@ REFUSED = {
         "runtime.threads",
         "each of 2 processes computes with one thread",
     ),
+    "no clients to evaluate": (
+        ["evaluate.at=clients", "federation.holdout=0.2", "evaluate.clients=0"],
+        "evaluate.clients",
+        "or evaluate.at=server",
+    ),
+    "spares and an asynchronous protocol": (
+        ["runtime={kind: ray, spares: 0.5}", "protocol.kind=buffered"],
+        "runtime.spares",
+        "`protocol.kind: buffered` excludes that",
+    ),
+    "a stage behind one that flattens": (
+        ["updates=[{kind: quantize}, {kind: top-k}]"],
+        "updates",
+        "put top-k before quantize",
+    ),
     "distillation without public data": (["protocol.kind=distillation"], "public", "`protocol.kind: distillation`"),
     "distillation of a generator": ([LM, *DISTILLED], "protocol.kind", "`task.kind: causal-lm` excludes that"),
     "distillation on images": ([IMAGES, *DISTILLED], "protocol.kind", "excludes that: its examples are images"),
@@ -226,7 +241,9 @@ def test_every_check_is_tried_above() -> None:
     assert {check.keys[0] for check in CHECKS} | needing <= {where for _, where, _ in REFUSED.values()}
 
 
-@pytest.mark.parametrize("case", [case for case in REFUSED if case != "no test set"])
+@pytest.mark.parametrize(
+    "case", [case for case in REFUSED if case not in ("no test set", "a stage behind one that flattens")]
+)
 def test_the_reason_names_another_key(values: dict[str, Any], case: str) -> None:
     """A conflict is between two keys: the one where it is reported, and one in the message."""
     overrides, where, _ = REFUSED[case]

@@ -27,7 +27,7 @@ from fedfm.models.families import Block
 from fedfm.progress import steps
 from fedfm.proxies.ffn import vectors
 from fedfm.proxies.hidden import Pairs, relative_error
-from fedfm.proxies.settings import Distillation
+from fedfm.proxies.settings import DistillSettings
 from fedfm.proxies.trace import Model, hidden_states
 from fedfm.tasks.base import Batch
 
@@ -38,7 +38,7 @@ def distill(
     pairs: Pairs,
     trainable: Sequence[nn.Parameter],
     batches: Iterable[Batch],
-    settings: Distillation,
+    settings: DistillSettings,
     *,
     masks: Mapping[nn.Parameter, Tensor] | None = None,
     where: str = "proxy.distill",
@@ -90,7 +90,7 @@ class _Optimizer:
     """AdamW with clipping and a linear schedule; what masks exclude stays bit for bit what it is."""
 
     def __init__(
-        self, trainable: Sequence[nn.Parameter], settings: Distillation, masks: Mapping[nn.Parameter, Tensor]
+        self, trainable: Sequence[nn.Parameter], settings: DistillSettings, masks: Mapping[nn.Parameter, Tensor]
     ) -> None:
         self._trainable = trainable
         self._max_norm = settings.max_grad_norm

@@ -23,7 +23,7 @@ from fedfm.proxies.distillation import distill
 from fedfm.proxies.ffn import Kept
 from fedfm.proxies.folder import check_backbone, read_manifest, read_weights
 from fedfm.proxies.hidden import Pairs
-from fedfm.proxies.settings import Distillation, ProxySettings
+from fedfm.proxies.settings import DistillSettings, ProxySettings
 from fedfm.tasks.public import PublicData
 
 FitReport = Callable[[str, dict[str, float]], None]
@@ -134,7 +134,7 @@ class ProxyPair(ABC):
         teacher: Tunable,
         student: Tunable,
         public: PublicData,
-        settings: Distillation,
+        settings: DistillSettings,
         *,
         seed: int,
         report: FitReport,

@@ -133,7 +133,7 @@ class NoProxy(ProxySettings):
         return WholeModel(backbone, attach)
 
 
-class Distillation(Settings):
+class DistillSettings(Settings):
     """How a proxy is fitted to the backbone on public data, by gradient steps."""
 
     steps: Annotated[int, Field(ge=1, le=10_000_000)] = 500

@@ -20,7 +20,7 @@ from fedfm.proxies.fedpft.activity import Activity, tie_share, usage_scores
 from fedfm.proxies.fedpft.settings import Alignment
 from fedfm.proxies.ffn import neuron_tensors, neurons
 from fedfm.proxies.hidden import Pairs
-from fedfm.proxies.settings import Distillation
+from fedfm.proxies.settings import DistillSettings
 from fedfm.randomness import numpy_generator
 from fedfm.tasks.base import Batch
 
@@ -104,7 +104,7 @@ def align(
         pairs,
         list(own.values()),
         batches,
-        Distillation(
+        DistillSettings(
             steps=settings.steps,
             batch_size=settings.batch_size,
             learning_rate=settings.learning_rate,

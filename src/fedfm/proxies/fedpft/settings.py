@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self, cast
 from pydantic import Field, model_validator
 
 from fedfm.capabilities import BACKBONE_WEIGHTS
-from fedfm.proxies.settings import Distillation, ProxySettings, Share
+from fedfm.proxies.settings import DistillSettings, ProxySettings, Share
 from fedfm.settings import Settings
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class FedPFT(ProxySettings):
     """Refit each compressed FFN's output matrix by ridge regression on public data, layer by layer."""
     ridge: Annotated[float, Field(gt=0)] = 0.01
     """Pull of that regression towards the backbone's weights, as a share of the mean squared activation."""
-    distill: Distillation | None = Distillation()
+    distill: DistillSettings | None = DistillSettings()
     """Layer-level distillation before round 1; null: none."""
     interval: Annotated[int, Field(ge=1)] | None = 10
     """Rounds between alignments; null: none."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 from pydantic import Field
 
 from fedfm.capabilities import BACKBONE_WEIGHTS
-from fedfm.proxies.settings import Distillation, ProxySettings, Share
+from fedfm.proxies.settings import DistillSettings, ProxySettings, Share
 
 if TYPE_CHECKING:
     from fedfm.models.backbones import Backbone
@@ -39,7 +39,7 @@ class Offsite(ProxySettings):
     """The FedPFT proxy to match in size."""
     keep_layers: list[int] = [0, -1]
     """The FedPFT proxy to match in size."""
-    distill: Distillation | None = Distillation()
+    distill: DistillSettings | None = DistillSettings()
     """Fitting the emulator's output to the backbone's before round 1; null: none."""
     probe: Annotated[int, Field(ge=0)] = 16
     """Public examples on which proxy and backbone are compared, gradient by gradient, after each stage; 0: never."""
