@@ -162,7 +162,7 @@ ERRORS: dict[str, Callable[[], BaseException]] = {
     "a panic": lambda: PanicException(CANARY),
 }
 
-PLACES = ("read_site", "load_backbone", "check_patterns", "choose_device", "make_worker", "decode", "plan", "append")
+PLACES = ("read_site", "load_backbone", "check_patterns", "choose_device", "make_workers", "decode", "plan", "append")
 
 
 @pytest.mark.parametrize("place", PLACES)

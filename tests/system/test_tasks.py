@@ -36,7 +36,8 @@ def test_causal_language_modelling_on_documentation_improves(tmp_path: Path) -> 
 @pytest.mark.parametrize("sampling", ["uniform", "poisson", "weighted"])
 def test_every_algorithm_runs_under_every_sampling(tmp_path: Path, name: str, sampling: str) -> None:
     federation = {"clients": 6, "per_round": 3, "rounds": 2, "sampling": sampling}
-    recipe = small_recipe(tmp_path, algorithm={"name": name}, federation=federation)
+    local = {"batch_size": 5, "learning_rate": 0.01, "optimizer": "sgd", "max_grad_norm": None}
+    recipe = small_recipe(tmp_path, algorithm={"name": name}, federation=federation, local=local)
     assert run(load_recipe(recipe)).summary["status"] == "completed"
 
 

@@ -8,6 +8,8 @@ NAMES = {
     "fedprox": "FedProx",
     "fedadam": "FedAdam",
     "fedyogi": "FedYogi",
+    "scaffold": "SCAFFOLD",
+    "feddyn": "FedDyn",
     "lora": "LoRA",
     "dora": "DoRA",
     "ia3": "IA³",

@@ -18,7 +18,7 @@ from fedfm.protocols import State
 from fedfm.proxies.base import ModelVersion
 from fedfm.records.folder import RunFolder
 from fedfm.server.rounds.checkpoints import load_checkpoint, oldest_versions, save_checkpoint
-from fedfm.server.rounds.participation import Contribution
+from fedfm.server.rounds.participation import Participation
 from fedfm.server.rounds.state import Best, Delivered, RunState, StateVersion
 
 
@@ -45,7 +45,7 @@ def state(number: int) -> RunState:
         proxy=ModelVersion(number, {"layer.0.w": torch.ones(2, 3)}, {"layer.0": torch.tensor([0, number])}),
         holders={"a": 0, "b": number},
         activity={"layer.0": torch.tensor([number, 1])},
-        contributions={"a": Contribution(3, 1, 0, 2, "out of memory")},
+        contributions={"a": Participation(3, 1, 0, 2, "out of memory")},
         versions={"a": StateVersion(number, "0" * 64), "params/b": StateVersion(1, "f" * 64)},
     )
 

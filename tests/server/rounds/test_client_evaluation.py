@@ -33,7 +33,7 @@ ALL = {"keep": "all"}
 AT_CLIENTS = {"federation": FEDERATION, "evaluate": {"at": "clients"}}
 KINDS: dict[str, dict[str, Any]] = {
     "personal": {**AT_CLIENTS, "tune": {"kind": "lora", "share": "not head"}, "updates": QUANTIZED, "checkpoint": ALL},
-    "gossip": {**AT_CLIENTS, "protocol": {"kind": "gossip"}},
+    "gossip": {**AT_CLIENTS, "federation": {**FEDERATION, "per_round": None}, "protocol": {"kind": "gossip"}},
     "both": {"federation": FEDERATION, "evaluate": {"at": "both"}},
 }
 HEAD = "base_model.model.classifier.weight"

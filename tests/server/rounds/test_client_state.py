@@ -23,6 +23,7 @@ from fedfm.server.rounds.interrupts import StopRequest
 from fedfm.server.rounds.state import RunState
 from fedfm.updates import Failure, Reply, Request, decode_update
 from fedfm.wire import TUNABLE
+from tests.server.rounds.test_driver import play_round
 from tests.small import small_recipe
 
 Change = Callable[[int, Reply], Reply]
@@ -137,14 +138,14 @@ def test_an_update_that_does_not_count_advances_no_state(
     playing, runtime = driver(experiment, tmp_path / "run", change)
     state = playing.start()
     for _ in range(second):
-        state = playing._play_round(state)[0]
+        state = play_round(playing, state)
     assert state.versions[client].number == first
     assert set(kept(playing, client)) == {first}
     others = runtime.rounds[-1].keys() - {client}
     assert {state.versions[other].number for other in others} == {second}
 
     while state.round < third:
-        state = playing._play_round(state)[0]
+        state = play_round(playing, state)
     continued = runtime.rounds[third - 1][client]
     assert continued is not None
     assert hashlib.sha256(continued).hexdigest() == kept(playing, client)[first]

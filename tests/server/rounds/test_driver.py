@@ -64,6 +64,12 @@ def driven(experiment: Experiment, runtime: Runtime, folder: Path, listeners: Se
     return Driver(experiment, runtime, RunFolder.create(folder / "run"), listeners, StopRequest())
 
 
+def play_round(driver: Driver, state: RunState) -> RunState:
+    """The state after one more round, which is not saved."""
+    exchange = driver._begin(state)
+    return driver._end(exchange, driver.recipe.protocol.step(exchange.state.protocol, exchange))[0]
+
+
 def play(driver: Driver) -> RunState:
     return driver.play(driver.start())
 
@@ -100,7 +106,7 @@ TAMPERS: dict[str, tuple[Tamper, str, str]] = {
     "nan": (with_nan, "refused", "non-finite values in 1 of"),
     "failure": (out_of_memory, "failed", "out of memory"),
     "garbage": (lambda update: b"garbage", "refused", "not a fedfm message"),
-    "other client": (lambda update: stating(update, client="somebody"), "refused", "from client `somebody`"),
+    "other client": (lambda update: stating(update, client="somebody"), "refused", "it names client `somebody`"),
     "late": (lambda update: dataclasses.replace(update, round=update.round - 1).encode(), "refused", "not round"),
     "other work": (
         lambda update: dataclasses.replace(update, work="evaluate").encode(),
@@ -110,7 +116,7 @@ TAMPERS: dict[str, tuple[Tamper, str, str]] = {
     "no loss": (lambda update: stating(update, loss=None), "refused", "its loss is not a number"),
     "no work": (lambda update: stating(update, steps=0), "refused", "0 steps"),
     "greedy": (lambda update: stating(update, examples=10**12), "refused", "claims"),
-    "state": (lambda update: stating(update, state="0" * 64), "refused", "the state that came with it is not"),
+    "state": (lambda update: stating(update, state="0" * 64), "refused", "it names a state that it should not keep"),
 }
 
 
@@ -237,7 +243,7 @@ def test_an_empty_poisson_cohort_leaves_the_model_and_is_a_round(tmp_path: Path)
     steps = []
     for rounds in range(1, 7):
         before = digest(state.params)
-        state = dataclasses.replace(driver._play_round(state)[0])
+        state = play_round(driver, state)
         steps.append(state.steps[-1])
         assert (digest(state.params) == before) == (steps[-1] == 0)
         assert state.round == rounds

@@ -27,6 +27,7 @@ from fedfm.records import jsonl
 from fedfm.records.folder import RunFolder
 from fedfm.records.jsonl import dumps
 from fedfm.server.experiment.build import Experiment
+from fedfm.server.rounds.arrivals import Arrival
 from fedfm.server.rounds.exchange import Exchange, Pending
 from fedfm.server.rounds.interrupts import StopRequest
 from fedfm.server.rounds.messages import Outbox
@@ -91,6 +92,8 @@ def exchange_of(
     runtime, model = Answered(answers), TwoNeurons(counts)
     contract = Contract(spec_of(PARAMS), FedAvg())
     experiment = SimpleNamespace(recipe=load_recipe("demo", overrides), contract=contract, client_model=model)
+    experiment.keeps_state = lambda client: contract.stateful
+    experiment.evaluator = SimpleNamespace(metrics=("accuracy",))
     experiment.data = SimpleNamespace(clients=dict.fromkeys(clients, 5))
     state = RunState(State(0, PARAMS), proxy=ModelVersion())
     return Exchange(
@@ -262,7 +265,7 @@ def test_a_client_counts_once(tmp_path: Path, overrides: list[str]) -> None:
 
 def arrivals(exchange: Exchange) -> list[str]:
     found = []
-    while (update := exchange.next({})) is not None:
+    while (update := exchange.next(dict.fromkeys("abcd", 0))) is not None:
         found.append(update.client)
     return found
 
@@ -275,11 +278,11 @@ def test_what_was_submitted_counts_once_and_its_arrival_is_written_down(tmp_path
     assert [(client, kind) for client, kind, _ in told(exchange)] == [
         ("b", "refused"), ("c", "refused"), ("x", "refused"),
     ]  # fmt: skip
-    assert [event["client"] for event in jsonl.records(exchange.folder.events)] == ["b", "a"]
+    assert [event["client"] for event in jsonl.records(exchange.folder.events)] == ["b", "c", "a"]
 
 
 def test_a_resumed_run_takes_updates_in_the_order_of_their_first_arrival(tmp_path: Path) -> None:
-    pending = Pending(replay=deque("ca"))
+    pending = Pending(replay=deque(Arrival(client, True) for client in "ca"))
     exchange = exchange_of(tmp_path, [sound(client) for client in "bacd"], "abcd", counts=False, pending=pending)
     exchange.submit(asks("abcd"))
     assert arrivals(exchange) == list("cabd")
@@ -287,7 +290,7 @@ def test_a_resumed_run_takes_updates_in_the_order_of_their_first_arrival(tmp_pat
 
 
 def test_a_client_that_is_not_asked_again_is_not_waited_for(tmp_path: Path) -> None:
-    pending = Pending(replay=deque("xb"))
+    pending = Pending(replay=deque(Arrival(client, True) for client in "xb"))
     exchange = exchange_of(tmp_path, [sound(client) for client in "ab"], "ab", counts=False, pending=pending)
     exchange.submit(asks("ab"))
     assert arrivals(exchange) == list("ba")

@@ -62,7 +62,7 @@ NAN, NONE = float("nan"), dict[str, torch.Tensor]()
 @pytest.mark.parametrize(
     ("update", "reason"),
     [
-        (stating(client="4"), "from client `4`"),
+        (stating(client="4"), "names client `4`"),
         (dataclasses.replace(SOUND, round=3), "round 3, not round 4"),
         (dataclasses.replace(SOUND, work="predict"), "answers work `predict`, not `train`"),
         (dataclasses.replace(SOUND, base="c" * 64), "another base"),
@@ -88,7 +88,7 @@ NAN, NONE = float("nan"), dict[str, torch.Tensor]()
         (sending(w=torch.tensor([1.0, 3e38, 1.0])), "squares no float32 holds in 1 of 2"),
         (stating(loss=1e308), "its loss is not a number"),
         (stating(loss=NAN), "its loss is not a number"),
-        (stating(client="\x1b[31m3\n\u202e" * 99), r"from client `\\x1b\[31m3\\n\\u202e.*… \(\d+ characters\)`"),
+        (stating(client="\x1b[31m3\n\u202e" * 99), r"names client `\\x1b\[31m3\\n\\u202e.*… \(\d+ characters\)`"),
         (
             dataclasses.replace(stating(loss=None), groups={TUNABLE: {n: t * NAN for n, t in SENT.items()}}),
             "non-finite values in 2 of 2 tensors \\(loss was not a number\\)",

@@ -34,6 +34,11 @@ class LowRank(WithHead):
     """Matrices to adapt: `attention` (query, key, value and output of every block), `ffn`, `all`, a regular expression
     for whole module names, or a list of name endings."""
 
+    @property
+    def dropout(self) -> float:
+        """`lora_dropout`."""
+        return self.lora_dropout
+
     def attach_low_rank(self, backbone: Backbone, *, task_type: str | None, seed: int, use_dora: bool) -> Tunable:
         """Attaches LoRA, or DoRA.
 
@@ -64,11 +69,6 @@ class Lora(LowRank):
 
     kind: Literal["lora"] = "lora"
     """Low-rank updates of weight matrices."""
-
-    @property
-    def dropout(self) -> float:
-        """`lora_dropout`."""
-        return self.lora_dropout
 
     def attach(self, backbone: Backbone, *, task_type: str | None, seed: int) -> Tunable:
         """LoRA."""
