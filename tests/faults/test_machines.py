@@ -95,7 +95,7 @@ def test_a_site_that_hangs_is_not_waited_for_longer_than_the_deadline(tmp_path: 
     assert found["clients"]["a"]["round"] == 8, "it takes part again"
     assert found["clients"]["b"] == {"round": 8, "failed": 0, "refused": 0} | found["clients"]["b"]
     events = (tmp_path / "runs" / "real" / "events.jsonl").read_text()
-    assert "no answer within 20.0 seconds" in events
+    assert "no answer within 20 seconds" in events
     assert '"refused"' not in events, "what comes late is not taken"
 
 
@@ -170,4 +170,5 @@ def test_what_a_site_cannot_write_down_does_not_leave(tmp_path: Path, small_disk
         a.says("No space left on device")
     found = fedfm(tmp_path, "status", "runs/real")
     assert (found["clients"]["a"]["round"], found["clients"]["b"]["round"]) == (0, 3)
-    assert not (small_disk / "site" / "wire.jsonl").read_bytes()
+    ledger = small_disk / "site" / "wire.jsonl"
+    assert not ledger.exists() or not ledger.read_bytes()

@@ -121,10 +121,8 @@ def test_rounds_over_a_grid(rounds: int, share: float, tmp_path: Path, monkeypat
         threading.Thread(target=relay, args=(grid, line.path), kwargs={"poll": 0.01}, daemon=True).start()
         return line
 
-    monkeypatch.setattr("fedfm.server.experiment.runtime_factory._line", line)
     federation = {"clients": 6, "per_round": NODES, "rounds": rounds, "quorum": 0.2}
     monkeypatch.setitem(RUNTIMES, "flower", lambda experiment, _: over_nodes(experiment, line()))
-    federation = {"clients": 6, "per_round": NODES, "rounds": 500, "quorum": 0.2}
     changes: dict[str, Any] = {"runtime": {"kind": "flower", "stack": 1}, "evaluate": {"every": 100}}
     memory = Memory()
     run = fedfm.run(load_recipe(small_recipe(tmp_path, federation=federation, **changes)), listeners=[memory])
