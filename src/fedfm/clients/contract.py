@@ -65,15 +65,21 @@ class Contract:
         """Whether a client that trains keeps tensors for its next round."""
         return self.up.stateful or bool(self.personal) or bool(self.rule.client_start({}))
 
-    def receive(self, client: str, instruction: Instruction, own: State) -> Reception:
+    def receive(self, client: str, instruction: Instruction, own: State, *, extras: bool = True) -> Reception:
         """Decodes a message and completes it with what the client has for itself.
+
+        Args:
+            client: client id.
+            instruction: what the server sent.
+            own: what the client keeps.
+            extras: whether the algorithm's groups come beside the tunable, as the kind of work declares.
 
         Raises:
             MessageError: a group does not have the spec that the recipe says.
         """
         gets = self.views.gets(self.spec, client, instruction.round)
         held = self.views.held(self.spec, client, instruction.round)
-        beside = self.rule.sent if instruction.work == "train" else ()
+        beside = self.rule.sent if extras else ()
         specs = {group: narrow_spec(self.spec, gets) for group in (TUNABLE, *beside)} if gets else {}
         crossing = self.down.spec(specs)
         for group, expected in crossing.items():

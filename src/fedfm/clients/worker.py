@@ -130,7 +130,7 @@ class Worker:
                     reason = f"it does not know the work {quoted(kind)}"
                     yield from (Reply(task.client, Failure(task.client, reason)) for task in alike)
                     continue
-                for answer in WORKS[kind](self, list(alike)):
+                for answer in WORKS[kind].answer(self, list(alike)):
                     yield _reply(answer)
 
     def passes(self, requests: Iterable[Request]) -> list[list[Request]]:
@@ -169,7 +169,8 @@ class Worker:
             StaleProxyError: the client's proxy cannot be brought up to date.
         """
         self._bring_up_to_date(task.instruction)
-        return self.contract.receive(task.client, task.instruction, task.own)
+        extras = WORKS[task.instruction.work].gets_extras
+        return self.contract.receive(task.client, task.instruction, task.own, extras=extras)
 
     def fit(
         self,

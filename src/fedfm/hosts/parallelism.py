@@ -11,6 +11,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from fedfm.clients import Stacking
+from fedfm.clients.work import WORKS
 from fedfm.errors import RecipeError
 from fedfm.hosts.devices import gains_by_bfloat16
 from fedfm.models.backbones import Backbone
@@ -23,9 +24,6 @@ from fedfm.runtimes.processes import can_fork
 from fedfm.runtimes.settings import Runtime
 from fedfm.tasks import Task
 from fedfm.tasks.language_modeling import IGNORED
-
-TRAIN = "train"
-"""The work in which clients share passes."""
 
 LONG, SHARED = 1e13, 1e12
 """Approximate number of operations of a run. Above `LONG` (a minute or two of one core) `auto` takes bfloat16; above
@@ -131,7 +129,7 @@ def _stacking(
 
 def _problem(recipe: Recipe, backbone: Backbone, tunable: Tunable) -> str | None:
     """Why clients cannot share passes; None if they can."""
-    if TRAIN not in recipe.protocol.works:
+    if not any(WORKS[work].shares_passes for work in recipe.protocol.works):
         return f"with `protocol.kind: {recipe.protocol.kind}` clients do more than train"
     if not recipe.tune.stackable:
         return f"with `tune.kind: {recipe.tune.kind}` each client would need a model of its own"
@@ -147,7 +145,7 @@ def _problem(recipe: Recipe, backbone: Backbone, tunable: Tunable) -> str | None
         return "dropout draws separately for each client"
     if not family.is_described:
         return f"the parts of `{family.name}` models are not described"
-    if family.reads_positions and recipe.tune.kind in ("lora", "dora", "ia3", "bitfit"):
+    if family.reads_positions and recipe.tune.in_blocks:
         return f"attention of {family.name} also reads relative positions, which clients share"
     try:
         StackedTunable(tunable, [tunable.read()])

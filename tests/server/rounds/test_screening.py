@@ -52,7 +52,7 @@ def test_a_client_that_predicted_nothing_has_no_loss() -> None:
 
 
 def test_work_that_trains_nothing_takes_no_steps() -> None:
-    asked, answer = (dataclasses.replace(payload, work="predict") for payload in (INSTRUCTION, stating(steps=0)))
+    asked, answer = (dataclasses.replace(payload, work="evaluate") for payload in (INSTRUCTION, stating(steps=0)))
     assert screen(answer, asked, EXPECTED, client="3") is None  # type: ignore[arg-type]
 
 

@@ -10,23 +10,20 @@ from fedfm.clients.work.predict import predict
 from fedfm.clients.work.train import train
 
 WORKS: dict[str, Work] = {
-    "train": train,
-    "evaluate": evaluate,
-    "predict": predict,
+    "train": Work(train, trains=True, shares_passes=True, gets_extras=True),
+    "evaluate": Work(evaluate, measures=True),
+    "predict": Work(predict, trains=True),
 }
-
-TRAINING = ("train", "predict")
-"""Kinds of work in which a client trains: only these change what it keeps."""
 
 
 def extra_facts(work: str, metrics: Sequence[str]) -> frozenset[str]:
-    """Names that `Done.extra` may have in the result of a kind of work: evaluation has metrics, other kinds nothing.
+    """Names that `Done.extra` may have in the result of a kind of work.
 
     Args:
         work: a key of `WORKS`.
         metrics: those that the recipe asks for.
     """
-    return frozenset(metrics if work == "evaluate" else ())
+    return frozenset(metrics if work in WORKS and WORKS[work].measures else ())
 
 
-__all__ = ["TRAINING", "WORKS", "Answer", "ClientTask", "Work", "extra_facts"]
+__all__ = ["WORKS", "Answer", "ClientTask", "Work", "extra_facts"]

@@ -48,8 +48,23 @@ class Answer:
     own: State = field(default_factory=dict)
 
 
-Work = Callable[["Worker", Sequence[ClientTask]], Iterator[Answer]]
-"""One kind of work: answers clients that may share a pass, each as soon as it is ready."""
+@dataclass(frozen=True)
+class Work:
+    """One kind of work.
+
+    Attributes:
+        answer: answers clients that may share a pass, each as soon as it is ready.
+        trains: whether clients take local steps; only these change what they keep.
+        shares_passes: whether several clients are trained in one pass.
+        gets_extras: whether the server sends the algorithm's groups beside the tunable.
+        measures: whether answers have a figure for each of the recipe's metrics in ``Done.extra``.
+    """
+
+    answer: Callable[[Worker, Sequence[ClientTask]], Iterator[Answer]]
+    trains: bool = False
+    shares_passes: bool = False
+    gets_extras: bool = False
+    measures: bool = False
 
 
 def failed(client: str, error: Exception) -> Failure:

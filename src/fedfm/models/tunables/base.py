@@ -24,10 +24,12 @@ class TuneSettings(Settings):
 
     Attributes:
         stackable: whether several clients can train in one pass; false if they would not share any product.
+        in_blocks: whether it changes what layers inside the blocks compute.
         needs_all_layers: whether it has values for every layer, which a model with fewer layers cannot provide.
     """
 
     stackable: ClassVar[bool] = True
+    in_blocks: ClassVar[bool] = False
     needs_all_layers: ClassVar[bool] = False
 
     @property

@@ -6,7 +6,7 @@ arXiv:2106.10199, §3.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from fedfm.errors import RecipeError
 from fedfm.models.backbones import Backbone
@@ -16,6 +16,8 @@ from fedfm.models.tunables.base import WithHead, attach_parameters, refuse_undes
 
 class BitFit(WithHead):
     """The biases of all blocks."""
+
+    in_blocks: ClassVar[bool] = True
 
     kind: Literal["bitfit"] = "bitfit"
     """The biases of all blocks."""

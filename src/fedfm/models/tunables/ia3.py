@@ -7,7 +7,7 @@ Liu et al., Few-Shot Parameter-Efficient Fine-Tuning is Better and Cheaper than 
 from __future__ import annotations
 
 import re
-from typing import Literal
+from typing import ClassVar, Literal
 
 from peft import IA3Config
 
@@ -21,6 +21,8 @@ from fedfm.models.tunables.targets import matching, transposed, within
 
 class IA3(WithHead):
     """Trained factors on keys, values and FFN activations."""
+
+    in_blocks: ClassVar[bool] = True
 
     kind: Literal["ia3"] = "ia3"
     """Trained factors on keys, values and FFN activations."""

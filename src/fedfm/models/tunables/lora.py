@@ -6,7 +6,7 @@ Liu et al., DoRA: Weight-Decomposed Low-Rank Adaptation, arXiv:2402.09353, eq. (
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from peft import LoraConfig
 from pydantic import Field
@@ -23,6 +23,7 @@ class LowRank(WithHead):
     """Settings that LoRA and DoRA share."""
 
     gives = frozenset({LOW_RANK_FACTORS})
+    in_blocks: ClassVar[bool] = True
 
     r: Annotated[int, Field(ge=1, le=100_000)] = 8
     """Rank of the update of each matrix."""

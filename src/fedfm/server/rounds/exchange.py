@@ -19,7 +19,7 @@ from fedfm.algorithms import Algorithm
 from fedfm.clients.distilling import Learner
 from fedfm.clients.state import decode_state, encode_state
 from fedfm.clients.store import ClientStore
-from fedfm.clients.work import TRAINING, extra_facts
+from fedfm.clients.work import WORKS, extra_facts
 from fedfm.errors import TooFewClientsError
 from fedfm.params import Params
 from fedfm.printable import line, lines
@@ -342,7 +342,7 @@ class Exchange:
                 self._event("late", client, "its update is more server steps old than protocol.max_staleness allows")
                 return
             sound = self._sound(client, update, ask, message, copies, staleness)
-            self._keep_state(client, reply, update)
+            self._keep_state(client, reply, update, ask)
         except MessageError as error:
             # Its tensors are not known.
             self._list_up(ask, client, size, {})
@@ -401,7 +401,7 @@ class Exchange:
         slices = contract.views.held(contract.spec, client, ask.round)
         return ClientUpdate(client, groups, update.facts, contribution, slices)
 
-    def _keep_state(self, client: str, reply: Reply, update: Update) -> None:
+    def _keep_state(self, client: str, reply: Reply, update: Update, ask: Ask) -> None:
         """Stores what a simulated client keeps; it counts once the round is committed.
 
         Raises:
@@ -409,7 +409,7 @@ class Exchange:
             StorageError: it cannot be written.
         """
         claimed = update.facts.state
-        if bool(claimed) != (update.work in TRAINING and self.experiment.keeps_state(client)):
+        if bool(claimed) != (WORKS[ask.work].trains and self.experiment.keeps_state(client)):
             raise MessageError("it names a state that it should not keep" if claimed else "it names no state to keep")
         found = "" if reply.state is None else hashlib.sha256(reply.state).hexdigest()
         if not self.runtime.keeps_state and claimed != found:

@@ -71,7 +71,7 @@ class Outbox:
                 learning_rate=ask.learning_rate,
                 proxy_version=state.proxy.number,
                 proxy_since=since,
-                count_activity=ask.work == "train" and self._model.counts_at(ask.round),
+                count_activity=ask.expects is None and self._model.counts_at(ask.round),
                 continue_from=continue_from,
                 forget_before=forget_before,
             )

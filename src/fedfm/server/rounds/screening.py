@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping
 import torch
 from torch import Tensor
 
+from fedfm.clients.work import WORKS
 from fedfm.params import is_finite
 from fedfm.printable import line, quoted
 from fedfm.spec import Spec, problem
@@ -52,7 +53,7 @@ def screen(
         return f"it answers work {quoted(update.work)}, not `{instruction.work}`"
     if update.base != instruction.base:
         return f"it was computed on another base ({line(update.base[:12])}…, not {instruction.base[:12]}…)"
-    if reason := _claims(facts, trains=instruction.work == "train"):
+    if reason := _claims(facts, trains=WORKS[instruction.work].trains):
         return reason
     held, asked = facts.proxy_version, instruction.facts.proxy_version
     if held != asked and not (accepts_stale and 0 <= held < asked):
