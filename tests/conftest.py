@@ -22,7 +22,9 @@ hypothesis.settings.load_profile("fedfm")
 
 def _prepare(folder: Path) -> None:
     """Sets the environment before anything reads it: torch and the Hub's client do so when they are imported."""
-    for name in [name for name in os.environ if name.startswith(("FEDFM_", "HF_", "TRANSFORMERS_"))]:
+    for name in [
+        name for name in os.environ if name.startswith(("FEDFM_", "HF_", "TRANSFORMERS_")) and name != "FEDFM_MATRIX"
+    ]:
         del os.environ[name]
     for name in ("FORCE_COLOR", "NO_COLOR", "COLUMNS", "LINES"):
         os.environ.pop(name, None)
