@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fedfm.errors import DataError, RecipeError, StorageError
+from fedfm.hosts.received import load_received
 from fedfm.models.backbones import Backbone
 from fedfm.models.families import attention_targets
 from fedfm.params import load as load_params
@@ -40,6 +41,17 @@ def made(case: Case = BERT, step: int = 3) -> tuple[Backbone, Backbone, Kept]:
 def written(folder: Path, case: Case = BERT, **changes: Any) -> Manifest:
     _, proxy, kept = made(case)
     return save_proxy(folder, proxy, kept, FedPFT(), **changes)
+
+
+def test_the_folder_of_the_backbone_is_not_named(tmp_path: Path) -> None:
+    model = tmp_path / "servers" / "own-model"
+    model.mkdir(parents=True)
+    _, proxy, kept = made(BERT)
+    save_proxy(tmp_path / "proxy", replace(proxy, name=str(model)), kept, FedPFT())
+    assert read_manifest(tmp_path / "proxy").name == "own-model"
+    for file in (tmp_path / "proxy").glob("*.json"):
+        assert "servers" not in file.read_text(), file.name
+    load_received(tmp_path / "proxy", TASKS[BERT[1]].auto_class)  # a site refuses a proxy that names paths
 
 
 class Allocations(TorchDispatchMode):

@@ -114,7 +114,7 @@ def save_proxy(
         settings=settings,
         kept={path: tuple(indices.tolist()) for path, indices in kept.items()},
         architecture=type(model).__name__,
-        name=proxy.name,
+        name=_public_name(proxy.name),
         revision=proxy.revision,
         head=proxy.head,
         new_head=proxy.new_head,
@@ -130,6 +130,11 @@ def save_proxy(
     save(tensors, folder / _WEIGHTS)
     (folder / _MANIFEST).write_text(manifest.model_dump_json(indent=1) + "\n", encoding="utf-8", newline="\n")
     return manifest
+
+
+def _public_name(name: str) -> str:
+    """A backbone's name; of a folder, the last part: clients get the proxy, but not the server's paths."""
+    return Path(name).name if Path(name).is_dir() else name
 
 
 def read_manifest(folder: Path) -> Manifest:
