@@ -35,7 +35,7 @@ from flwr.serverapp.strategy import FedAvg
 
 from fedfm import Experiment, Listener, Simulation, build_experiment, load_recipe, run
 from fedfm.params import Params
-from fedfm.runtimes.envelopes import Envelope, Prepare, Ready, Refusal, Replies, Work, job_digest
+from fedfm.runtimes.envelopes import Envelope, Prepare, Ready, Refusal, Replies, Requests, job_digest
 from fedfm.runtimes.flower.apps import make_client_app, relay
 from fedfm.runtimes.flower.in_process import InProcessGrid
 from fedfm.runtimes.relay import RelayLine
@@ -69,7 +69,7 @@ def answer(envelope: Envelope) -> Iterable[Envelope]:
     match envelope.head:
         case Prepare(job=job):
             yield Envelope(Ready(job=job_digest(job), clients=None))
-        case Work(clients=clients):
+        case Requests(clients=clients):
             blobs = []
             for client, place in clients:
                 asked = decode_instruction(envelope.blobs[place])

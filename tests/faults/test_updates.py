@@ -19,7 +19,7 @@ from fedfm.cli.main import main
 from fedfm.models.backbones import load_backbone
 from fedfm.models.settings import ModelSettings
 from fedfm.records.folder import RunFolder
-from fedfm.runtimes.envelopes import Envelope, Refusal, Work
+from fedfm.runtimes.envelopes import Envelope, Refusal, Requests
 from fedfm.runtimes.flower.apps import Handler, make_client_app, relay
 from fedfm.runtimes.flower.in_process import InProcessGrid
 from fedfm.runtimes.relay import RelayLine
@@ -66,7 +66,7 @@ class Dishonest:
 
     def handle(self, envelope: Envelope) -> Iterable[Envelope]:
         parts = self.site.handle(envelope)
-        if not isinstance(envelope.head, Work) or decode_instruction(envelope.blobs[0]).round != SPOILT_IN:
+        if not isinstance(envelope.head, Requests) or decode_instruction(envelope.blobs[0]).round != SPOILT_IN:
             return parts
         return [Envelope(Refusal(reason="not today"))] if self.change is None else spoilt(parts, self.change)
 

@@ -10,7 +10,7 @@ import pytest
 from fedfm.hosts import node as node_module
 from fedfm.hosts.node import Node
 from fedfm.recipe import load_recipe
-from fedfm.runtimes.envelopes import Envelope, File, Prepare, Ready, Refusal, Replies, Unprepared, Work, job_digest
+from fedfm.runtimes.envelopes import Envelope, File, Prepare, Ready, Refusal, Replies, Requests, Unprepared, job_digest
 from fedfm.server.experiment.build import Experiment, build_experiment
 from fedfm.server.experiment.runtime_factory import over_nodes
 from fedfm.updates import decode_update
@@ -38,14 +38,16 @@ def test_it_trains_as_the_servers_worker_would(experiment: Experiment, job: dict
     assert asked(node, Envelope(Prepare(job=job))) == [Envelope(Ready(job=job_digest(job), clients=None))]
     message = instruction(experiment.start)
     clients = list(experiment.worker.clients)[:3]
-    parts = asked(node, Envelope(Work(job=job_digest(job), clients=tuple((name, 0) for name in clients)), (message,)))
+    parts = asked(
+        node, Envelope(Requests(job=job_digest(job), clients=tuple((name, 0) for name in clients)), (message,))
+    )
     there = {part.head.clients[0][0]: part.blobs[0] for part in parts if isinstance(part.head, Replies)}
     assert there == trained(experiment.worker, dict.fromkeys(clients, message))
     assert decode_update(there[clients[0]]).facts.client == clients[0]
 
 
 def test_work_of_a_run_that_it_does_not_know_is_not_done() -> None:
-    assert asked(Node(), Envelope(Work(job="another", clients=()))) == [Envelope(Unprepared())]
+    assert asked(Node(), Envelope(Requests(job="another", clients=()))) == [Envelope(Unprepared())]
 
 
 @pytest.mark.parametrize(

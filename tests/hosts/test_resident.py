@@ -13,9 +13,9 @@ import pytest
 from fedfm.hosts.node import Node
 from fedfm.hosts.resident import accepted, serve
 from fedfm.runtimes import sockets
-from fedfm.runtimes.envelopes import Envelope, Inquiry, Ready, Refusal, Replies, Seen, Work
+from fedfm.runtimes.envelopes import Envelope, Inquiry, Ready, Refusal, Replies, Requests, Seen
 
-WORK, READY = Envelope(Work(job="j", clients=())), Envelope(Ready(job="j", clients=None))
+WORK, READY = Envelope(Requests(job="j", clients=())), Envelope(Ready(job="j", clients=None))
 END = Envelope(Refusal(reason="end"))
 LARGE = Envelope(Replies(clients=(("c", None),)), (bytes(20_000_000),))
 PATIENCE = 60.0

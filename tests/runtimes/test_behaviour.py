@@ -16,8 +16,8 @@ import pytest
 from fedfm.clients import Worker
 from fedfm.errors import InterruptedRunError
 from fedfm.runtimes.base import Runtime
-from fedfm.runtimes.envelopes import Envelope, Prepare, Ready, Work, job_digest
-from fedfm.runtimes.exchanges import read_work, replies_envelope
+from fedfm.runtimes.envelopes import Envelope, Prepare, Ready, Requests, job_digest
+from fedfm.runtimes.exchanges import read_requests, replies_envelope
 from fedfm.runtimes.line import Line
 from fedfm.runtimes.local import LocalRuntime
 from fedfm.runtimes.nodes import NodesRuntime
@@ -72,8 +72,8 @@ class Echo:
         """As a node does."""
         if isinstance(envelope.head, Prepare):
             yield Envelope(Ready(job=job_digest(JOB), clients=None))
-        if isinstance(envelope.head, Work):
-            requests, _ = read_work(envelope.head, envelope.contents)
+        if isinstance(envelope.head, Requests):
+            requests, _ = read_requests(envelope.head, envelope.contents)
             for reply in self.answer(requests):
                 yield replies_envelope([reply])
 

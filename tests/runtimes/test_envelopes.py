@@ -24,10 +24,10 @@ from fedfm.runtimes.envelopes import (
     Ready,
     Refusal,
     Replies,
+    Requests,
     Seen,
     Unprepared,
     Wanting,
-    Work,
     job_digest,
     joined,
 )
@@ -37,7 +37,7 @@ ANSWER = Envelope(Replies(clients=(("a", None), ("b", Fault(reason="no room"))))
 
 
 def test_a_parcel_is_read_back_as_it_was() -> None:
-    work = Envelope(Work(job="j", clients=(("a", 0), ("b", 1))), (b"one", b"two"))
+    work = Envelope(Requests(job="j", clients=(("a", 0), ("b", 1))), (b"one", b"two"))
     for envelope in (work, *SAMPLES):
         assert Envelope.of(envelope.text, envelope.blobs) == envelope
 
@@ -60,10 +60,10 @@ def nested(depth: int) -> dict[str, Any]:
         (ANSWER.text, []),
         (ANSWER.text, [b"", b""]),
         ('{"kind": "refusal", "reason": "no"}', [b"what for"]),
-        (json.dumps({"kind": "work", "job": "j", "clients": [["a", 1]]}), [b"only one"]),
-        (json.dumps({"kind": "work", "job": "j", "clients": [["a", -1]]}), [b"one"]),
-        (json.dumps({"kind": "work", "job": "j", "clients": [["a", 0]], "states": ["a"]}), [b"one"]),
-        (json.dumps({"kind": "work", "job": "j", "clients": [["a", 0]], "states": ["b"]}), [b"one", b"state"]),
+        (json.dumps({"kind": "requests", "job": "j", "clients": [["a", 1]]}), [b"only one"]),
+        (json.dumps({"kind": "requests", "job": "j", "clients": [["a", -1]]}), [b"one"]),
+        (json.dumps({"kind": "requests", "job": "j", "clients": [["a", 0]], "states": ["a"]}), [b"one"]),
+        (json.dumps({"kind": "requests", "job": "j", "clients": [["a", 0]], "states": ["b"]}), [b"one", b"state"]),
         (json.dumps({"kind": "replies", "clients": [["a", None]], "states": ["a", "a"]}), [b"", b"", b""]),
         (json.dumps({"kind": "wanting", "job": "j", "pieces": []}), []),
         (json.dumps({"kind": "prepare", "job": {}, "pieces": [{"file": "f", "start": 0}]}), []),
@@ -136,7 +136,7 @@ SAMPLES: tuple[Envelope, ...] = (
     Envelope(Prepare(job={"version": "1", "recipe": {"seed": 0}}, client="a", files=(FILE,), pieces=(PIECE,)), (b"",)),
     Envelope(Wanting(job="j", pieces=(PIECE,))),
     Envelope(Ready(job="j", clients=("a",), examples=7)),
-    Envelope(Work(job="j", clients=(("a", 0), ("b", 1)), states=("b",)), (b"one", b"two", b"state")),
+    Envelope(Requests(job="j", clients=(("a", 0), ("b", 1)), states=("b",)), (b"one", b"two", b"state")),
     ANSWER,
     Envelope(Unprepared()),
     Envelope(Refusal(reason="no")),

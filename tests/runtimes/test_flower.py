@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 import fedfm
 from fedfm.hosts.node import Node
 from fedfm.params import digest, load
-from fedfm.runtimes.envelopes import Envelope, Lost, Nodes, Ready, Refusal, Replies, Unprepared, Work
+from fedfm.runtimes.envelopes import Envelope, Lost, Nodes, Ready, Refusal, Replies, Requests, Unprepared
 from fedfm.runtimes.flower.apps import make_client_app, relay
 from fedfm.runtimes.flower.grid import GridNodes
 from fedfm.runtimes.flower.in_process import InProcessGrid
@@ -111,7 +111,7 @@ def asked(grid: Grid, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Envelo
     monkeypatch.setattr("fedfm.runtimes.flower.grid.PAUSE", 0.0)
     line = GridNodes(grid)
     for node in line.nodes():
-        assert line.push(node, Envelope(Work(job="", clients=())))
+        assert line.push(node, Envelope(Requests(job="", clients=())))
     return [*line.pull(), *line.pull()]
 
 

@@ -16,7 +16,7 @@ import fedfm
 from fedfm.hosts.node import Node
 from fedfm.params import digest, load
 from fedfm.runtimes import sockets
-from fedfm.runtimes.envelopes import Envelope, Inquiry, Lost, Refusal, Seen, Unprepared, Work
+from fedfm.runtimes.envelopes import Envelope, Inquiry, Lost, Refusal, Requests, Seen, Unprepared
 from fedfm.runtimes.flower.apps import client_app, make_client_app, relay
 from fedfm.runtimes.flower.grid import GridNodes
 from fedfm.runtimes.flower.in_process import InProcessGrid
@@ -26,7 +26,7 @@ from fedfm.runtimes.relay import RelayLine
 from fedfm.server.experiment.runtime_factory import RUNTIMES, over_nodes
 from tests.small import small_recipe
 
-WORK, DONE = Envelope(Work(job="", clients=())), Envelope(Unprepared())
+WORK, DONE = Envelope(Requests(job="", clients=())), Envelope(Unprepared())
 HAD, HAD_NOT = Envelope(Seen(seen=True)), Envelope(Seen(seen=False))
 LOST = Envelope(Lost(reason="its message was lost on the way to it"))
 EVER = 1e9
@@ -56,7 +56,7 @@ class LosingGrid(InProcessGrid):
         return numbers
 
 
-@pytest.mark.parametrize("lose", [["work"], ["work", "work", "ask"]], ids="+".join)
+@pytest.mark.parametrize("lose", [["requests"], ["requests", "requests", "ask"]], ids="+".join)
 def test_a_run_that_loses_messages_ends_as_it_must(
     lose: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -75,8 +75,8 @@ def test_a_run_that_loses_messages_ends_as_it_must(
     assert _adapter(flower) == _adapter(local)
     assert flower.summary["clients"] == {"failed": 0, "refused": 0} | flower.summary["clients"]
     assert grid.lose == []
-    assert grid.kinds.count("ask") == 2 * lose.count("work") + lose.count("ask")
-    assert grid.kinds.count("prepare") == 2 + lose.count("work")
+    assert grid.kinds.count("ask") == 2 * lose.count("requests") + lose.count("ask")
+    assert grid.kinds.count("prepare") == 2 + lose.count("requests")
 
 
 def _adapter(run: fedfm.Run) -> str:

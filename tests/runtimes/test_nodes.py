@@ -22,9 +22,9 @@ from fedfm.runtimes.envelopes import (
     Ready,
     Refusal,
     Replies,
+    Requests,
     Unprepared,
     Wanting,
-    Work,
     job_digest,
 )
 from fedfm.runtimes.line import Line, Part
@@ -38,7 +38,7 @@ GONE = Envelope(Lost(reason="Flower reports error 3"))
 
 def trained(envelope: Envelope) -> Envelope:
     """A node that answers every client with its message."""
-    assert isinstance(envelope.head, Work)
+    assert isinstance(envelope.head, Requests)
     return Envelope(
         Replies(clients=tuple((client, None) for client, _ in envelope.head.clients)),
         tuple(envelope.blobs[place] for _, place in envelope.head.clients),
@@ -125,7 +125,7 @@ def test_clients_are_dealt_in_whole_passes_and_nodes_are_told_of_the_run_once() 
         assert exchanged(told, asked(*"abcde")) == asked(*"abcde")
     heads = [(node, envelope.head) for node, envelope in line.sent]
     assert [node for node, head in heads if isinstance(head, Prepare)] == ["one", "two"]
-    dealt = [(node, [name for name, _ in head.clients]) for node, head in heads if isinstance(head, Work)]
+    dealt = [(node, [name for name, _ in head.clients]) for node, head in heads if isinstance(head, Requests)]
     assert dealt == [("one", ["a", "b", "e"]), ("two", ["c", "d"])] * 2
 
 
@@ -134,7 +134,7 @@ def test_a_node_gets_the_clients_whose_data_it_holds_and_only_their_messages() -
     answers = exchanged(runtime(line), asked(*"abcd"))
     assert answers.pop("d") == Failure("d", "no node that is there holds its data")
     assert answers == asked(*"abc")
-    (work,) = [envelope for node, envelope in line.sent if node == "one" and isinstance(envelope.head, Work)]
+    (work,) = [envelope for node, envelope in line.sent if node == "one" and isinstance(envelope.head, Requests)]
     assert work.blobs == (b"message to a",)
 
 
@@ -142,7 +142,7 @@ def test_a_node_that_has_forgotten_the_run_is_told_again() -> None:
     forgets = iter([True])
 
     def forgetful(envelope: Envelope) -> Envelope:
-        if isinstance(envelope.head, Work) and next(forgets, False):
+        if isinstance(envelope.head, Requests) and next(forgets, False):
             return Envelope(Unprepared())
         return good(envelope)
 
@@ -175,7 +175,7 @@ def test_a_lost_node_that_is_there_again_is_told_again_and_asked_for_what_it_owe
     answers = exchanged(runtime(line), asked(*"ab"))
     assert answers == {"a": Failure("a", "out of memory"), **asked("b")}
     heads = [envelope.head for _, envelope in line.sent]
-    assert [head.kind for head in heads] == ["prepare", "work", "prepare", "work"]
+    assert [head.kind for head in heads] == ["prepare", "requests", "prepare", "requests"]
     assert [name for name, _ in heads[3].clients] == ["b"]  # type: ignore[union-attr]
 
 
@@ -394,7 +394,7 @@ def test_who_refuses_is_asked_again_only_after_it_has_been_away() -> None:
 def work(line: Faked) -> list[tuple[str, list[str]]]:
     """The clients that nodes were asked to train, envelope by envelope."""
     heads = [(node, envelope.head) for node, envelope in line.sent]
-    return [(node, [name for name, _ in head.clients]) for node, head in heads if isinstance(head, Work)]
+    return [(node, [name for name, _ in head.clients]) for node, head in heads if isinstance(head, Requests)]
 
 
 def test_what_is_submitted_next_goes_to_idle_nodes_at_once_and_waits_for_busy_ones() -> None:
@@ -488,7 +488,7 @@ def test_a_state_from_a_site_is_refused_and_its_answer_is_bounded() -> None:
 
 def test_a_state_travels_to_a_simulated_client_and_back() -> None:
     def keeping(envelope: Envelope) -> Envelope:
-        if not isinstance(envelope.head, Work):
+        if not isinstance(envelope.head, Requests):
             return READY
         assert envelope.head.states == ("b",)
         assert envelope.blobs == (b"m", b"state of b")

@@ -11,7 +11,7 @@ import pytest
 
 from fedfm.errors import InterruptedRunError, TooFewClientsError
 from fedfm.runtimes import sockets
-from fedfm.runtimes.envelopes import Envelope, Lost, Nodes, Ready, Refusal, Replies, Work
+from fedfm.runtimes.envelopes import Envelope, Lost, Nodes, Ready, Refusal, Replies, Requests
 from fedfm.runtimes.line import Part
 from fedfm.runtimes.relay import RelayLine, Wait
 
@@ -191,14 +191,14 @@ def test_it_takes_what_comes_late_while_it_still_sends(line: RelayLine) -> None:
 
     relay(line, late)
     line.nodes()
-    work = Envelope(Work(job="j", clients=()), (bytes(20_000_000),))
+    work = Envelope(Requests(job="j", clients=()), (bytes(20_000_000),))
     assert answers(line, {"2": work}) == {"2": READY}
 
 
 def test_who_has_enough_leaves_the_line_in_order(line: RelayLine) -> None:
     relay(line, echo)
     line.nodes()
-    large = Envelope(Work(job="j", clients=()), (bytes(20_000_000),))
+    large = Envelope(Requests(job="j", clients=()), (bytes(20_000_000),))
     for _ in range(2):
         line.push("1", ASKED, most=100)
         line.push("2", large, most=100)

@@ -17,7 +17,7 @@ from fedfm.clients import Worker
 from fedfm.errors import DataError, RecipeError, StorageError
 from fedfm.hosts import node as node_module
 from fedfm.recipe import load_recipe
-from fedfm.runtimes.envelopes import Envelope, Prepare, Ready, Refusal, Replies, Work, job_digest
+from fedfm.runtimes.envelopes import Envelope, Prepare, Ready, Refusal, Replies, Requests, job_digest
 from fedfm.server.experiment.build import Experiment, build_experiment
 from fedfm.server.experiment.runtime_factory import over_sites
 from fedfm.server.runs.serving import for_sites
@@ -62,7 +62,7 @@ class Watched:
 
     def train(self, job: dict[str, Any], experiment: Experiment) -> Envelope:
         message = instruction(experiment.start)
-        (answer,) = self.answers(Envelope(Work(job=job_digest(job), clients=(("clinic", 0),)), (message,)))
+        (answer,) = self.answers(Envelope(Requests(job=job_digest(job), clients=(("clinic", 0),)), (message,)))
         return answer
 
     def check(self) -> None:
@@ -224,7 +224,7 @@ def test_the_state_of_a_client_is_neither_taken_nor_sent(job: dict[str, Any], tm
     assert isinstance(ready, Ready)
     assert ready.clients is not None
     (client,) = ready.clients
-    work = Work(job=job_digest(job), clients=((client, 0),), states=(client,))
+    work = Requests(job=job_digest(job), clients=((client, 0),), states=(client,))
     (answer,) = watched.site.handle(Envelope(work, (b"message", b"state")))
     assert isinstance(answer.head, Refusal)
     assert "which this site keeps itself" in watched.said[-1]

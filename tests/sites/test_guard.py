@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from fedfm.runtimes import sockets
-from fedfm.runtimes.envelopes import Envelope, Ready, Refusal, Work
+from fedfm.runtimes.envelopes import Envelope, Ready, Refusal, Requests
 from fedfm.sites.causes import Cause
 from fedfm.sites.guard import Guard
 from fedfm.sites.journal import Journal
@@ -65,7 +65,7 @@ def path(tmp_path: Path, said: list[str]) -> Iterator[Path]:
 
 
 def asked(path: Path, job: str) -> Envelope:
-    (answer,) = sockets.ask(path, Envelope(Work(job=job, clients=())), patience=60)
+    (answer,) = sockets.ask(path, Envelope(Requests(job=job, clients=())), patience=60)
     return answer
 
 

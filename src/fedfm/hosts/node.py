@@ -31,12 +31,12 @@ from fedfm.runtimes.envelopes import (
     Prepare,
     Ready,
     Refusal,
+    Requests,
     Unprepared,
     Wanting,
-    Work,
     job_digest,
 )
-from fedfm.runtimes.exchanges import read_work, replies_envelope
+from fedfm.runtimes.exchanges import read_requests, replies_envelope
 from fedfm.updates import Failure, Reply, Request
 
 _log = logging.getLogger("fedfm.hosts")
@@ -85,9 +85,9 @@ class Node:
             match envelope.head:
                 case Prepare() as asked:
                     yield self._prepare(asked, envelope.contents)
-                case Work() as work if self._run is not None and self._run.job == work.job:
-                    yield from self._train(self._run, work, envelope.contents)
-                case Work():
+                case Requests() as asked if self._run is not None and self._run.job == asked.job:
+                    yield from self._train(self._run, asked, envelope.contents)
+                case Requests():
                     yield Envelope(Unprepared())
                 case Ended() as ended:
                     self.end(ended)
@@ -132,7 +132,7 @@ class Node:
     def admit_download(self, size_bytes: int) -> None:
         """Accepts the files of a proxy of so many bytes, before they are downloaded."""
 
-    def admit_work(self, run: PreparedRun, work: Work, messages: Sequence[bytes]) -> None:
+    def admit_requests(self, run: PreparedRun, asked: Requests, messages: Sequence[bytes]) -> None:
         """Accepts what messages ask of clients, before it is done."""
 
     def read(self, job: Job, recipe: Recipe, client: str | None, folder: Path | None) -> TrainingData:
@@ -227,11 +227,11 @@ class Node:
         workers, _ = make_workers(data, side, device)
         return workers
 
-    def _train(self, run: PreparedRun, work: Work, messages: tuple[bytes, ...]) -> Iterator[Envelope]:
-        if unknown := [client for client, _ in work.clients if client not in run.worker.own.clients]:
+    def _train(self, run: PreparedRun, asked: Requests, messages: tuple[bytes, ...]) -> Iterator[Envelope]:
+        if unknown := [client for client, _ in asked.clients if client not in run.worker.own.clients]:
             raise DataError(f"this node has no data of client {unknown[0]}")
-        requests, sent = read_work(work, messages)
-        self.admit_work(run, work, sent)
+        requests, sent = read_requests(asked, messages)
+        self.admit_requests(run, asked, sent)
         torch.set_num_threads(run.data.recipe.runtime.resolved_threads)  # they decide bits, as at the server
         run.worker.prepare(sent)
         for reply in run.worker.answer(self.recall(request, run) for request in requests):

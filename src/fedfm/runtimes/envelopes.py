@@ -108,10 +108,10 @@ class Ready(_Head):
     """Training examples, where it has data of its own."""
 
 
-class Work(_Head):
+class Requests(_Head):
     """Server to node: train clients. Blobs: the instructions, then the states of the clients that have one."""
 
-    kind: Literal["work"] = "work"
+    kind: Literal["requests"] = "requests"
     job: Identifier
     """`job_digest` of the run's job."""
     clients: tuple[tuple[Identifier, Annotated[Count, Field(lt=MOST_BLOBS)]], ...]
@@ -198,7 +198,7 @@ class Nodes(_Head):
 
 
 Head = Annotated[
-    Prepare | Wanting | Ready | Work | Replies | Ended | Unprepared | Refusal | Lost | Inquiry | Seen | Nodes,
+    Prepare | Wanting | Ready | Requests | Replies | Ended | Unprepared | Refusal | Lost | Inquiry | Seen | Nodes,
     Field(discriminator="kind"),
 ]
 _HEADS: TypeAdapter[Head] = TypeAdapter(Head)
@@ -250,7 +250,7 @@ class Envelope:
 
     def _problem(self) -> str | None:
         match self.head:
-            case Work(clients=clients, states=states):
+            case Requests(clients=clients, states=states):
                 least, most = max((place for _, place in clients), default=-1) + 1 + len(states), None
             case Replies(clients=clients, states=states):
                 least = most = sum(fault is None for _, fault in clients) + len(states)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fedfm.runtimes.envelopes import Envelope, Fault, Replies, Work
+from fedfm.runtimes.envelopes import Envelope, Fault, Replies, Requests
 from fedfm.spill import Spilled
 from fedfm.updates import Failure, Reply, Request
 
@@ -20,14 +20,14 @@ def work_envelope(job: str, requests: Sequence[Request], messages: Sequence[byte
     places = {id(message): place for place, message in enumerate(messages)}
     states = {request.client: request.state for request in requests if request.state is not None}
     clients = tuple((request.client, places[id(request.message)]) for request in requests)
-    return Envelope(Work(job=job, clients=clients, states=tuple(states)), (*messages, *states.values()))
+    return Envelope(Requests(job=job, clients=clients, states=tuple(states)), (*messages, *states.values()))
 
 
-def read_work(work: Work, blobs: Sequence[bytes]) -> tuple[list[Request], Sequence[bytes]]:
+def read_requests(asked: Requests, blobs: Sequence[bytes]) -> tuple[list[Request], Sequence[bytes]]:
     """The requests in such an envelope, and all different messages that came with them."""
-    count = len(blobs) - len(work.states)
-    states = dict(zip(work.states, blobs[count:], strict=True))
-    return [Request(client, blobs[place], states.get(client)) for client, place in work.clients], blobs[:count]
+    count = len(blobs) - len(asked.states)
+    states = dict(zip(asked.states, blobs[count:], strict=True))
+    return [Request(client, blobs[place], states.get(client)) for client, place in asked.clients], blobs[:count]
 
 
 def replies_envelope(given: Sequence[Reply]) -> Envelope:

@@ -17,7 +17,7 @@ from fedfm.hosts.training_data import TrainingData, processor_of
 from fedfm.hosts.worker_factory import ClientSide
 from fedfm.models.backbones import Backbone, leave_room
 from fedfm.recipe import Recipe
-from fedfm.runtimes.envelopes import NAME, Ended, Envelope, Prepare, Ready, Work
+from fedfm.runtimes.envelopes import NAME, Ended, Envelope, Prepare, Ready, Requests
 from fedfm.sites.client_state import ClientStateFolders
 from fedfm.sites.egress import Egress
 from fedfm.sites.limits import check_files, check_model
@@ -49,7 +49,7 @@ class Site(Node):
     def seconds(self, envelope: Envelope) -> float:
         """Seconds that the answer to an envelope may take, by the policy."""
         policy = self.egress.policy
-        return policy.max_round_seconds if isinstance(envelope.head, Work) else policy.max_prepare_seconds
+        return policy.max_round_seconds if isinstance(envelope.head, Requests) else policy.max_prepare_seconds
 
     def reason(self, error: BaseException, envelope: Envelope) -> str:
         """Why an envelope cannot be answered, for the server: nothing of what the site holds."""
@@ -70,9 +70,9 @@ class Site(Node):
         """As `Node.admit_download`; raises PolicyError."""
         self.egress.admit_download(size_bytes)
 
-    def admit_work(self, run: PreparedRun, work: Work, messages: Sequence[bytes]) -> None:
-        """As `Node.admit_work`; raises PolicyError, and DataError where the server sends what only the site keeps."""
-        if work.states:
+    def admit_requests(self, run: PreparedRun, asked: Requests, messages: Sequence[bytes]) -> None:
+        """As `Node.admit_requests`; raises PolicyError; DataError: the server sends what only the site keeps."""
+        if asked.states:
             raise DataError("the server sends the state of a client, which this site keeps itself")
         for message in messages:
             self.egress.admit_work(decode_instruction(message).work)
