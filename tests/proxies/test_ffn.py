@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from fedfm.models.families import FFN, Block, Stack
-from fedfm.proxies.fedpft.scores import concat_l2, product
+from fedfm.proxies.fedpft.scores.norms import concat_l2, product
 from fedfm.proxies.ffn import (
     NeuronTensor,
     keep_neurons,

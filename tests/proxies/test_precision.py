@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from fedfm.proxies.fedpft import closed_form, regression, scores
+from fedfm.proxies.fedpft import closed_form, regression
+from fedfm.proxies.fedpft.scores import Scoring, gradient, norms, reconstruct, scores
 from fedfm.proxies.fedpft.settings import NeuronScore
 from fedfm.proxies.precision import wide
 from tests.proxies.small_proxy import blocks_of, public_batches, small_proxy
@@ -77,16 +78,20 @@ def test_the_closed_form_needs_no_float64_on_the_device(name: str, monkeypatch: 
     device = NoFloat64()
     monkeypatch.setattr(regression, "wide", device.wide)
     with device:
-        found = closed_form.refit_outputs(small.proxy.model, small.pairs, small.kept, batches, 0.01)
+        found = closed_form.refit_outputs(
+            small.proxy.model, blocks_of(small.proxy), small.pairs, small.kept, batches, 0.01
+        )
     assert all(refit.after < refit.before for refit in found.values())
 
 
-@pytest.mark.parametrize("score", ["concat-l2", "product", "gradient"])
+@pytest.mark.parametrize("score", ["concat-l2", "product", "gradient", "reconstruct"])
 def test_scores_need_no_float64_on_the_device(score: NeuronScore, monkeypatch: pytest.MonkeyPatch) -> None:
     small = small_proxy()
     blocks, batches = blocks_of(small.backbone), public_batches(small.backbone, 2)
     device = NoFloat64()
-    monkeypatch.setattr(scores, "wide", device.wide)
+    for module in (norms, gradient, reconstruct):
+        monkeypatch.setattr(module, "wide", device.wide)
+    counts = {block.path: 5 for block in blocks}
     with device:
-        found = scores.scores(small.backbone, blocks, score, batches, 0)
+        found = scores(score, Scoring(small.backbone, blocks, counts, batches, 0))
     assert {tensor.dtype for tensor in found.values()} == {torch.float64}

@@ -10,7 +10,7 @@ import click
 from fedfm.cli.group import Command, CommandGroup
 from fedfm.cli.output import console, print_json
 
-SCORES = ("concat-l2", "product", "activation", "gradient")
+SCORES = ("concat-l2", "product", "activation", "gradient", "reconstruct", "random")
 """The recipe's ``proxy.score``, repeated here, because importing the settings would slow down every command."""
 
 

@@ -75,14 +75,15 @@ def inspect_proxy(
         RecipeError: the model cannot be loaded, takes fewer tokens, or has no such proxy.
         DataError: a file is damaged.
     """
-    if public is None and score in ("activation", "gradient"):
-        raise RecipeError(f"score {score} is computed on public data: name some, such as builtin:pydoc", where="public")
     backbone = _backbone(model, allow_network)
     batch = _example(backbone, batch_size, tokens)
     data = _public(public, backbone, tokens, allow_network)
     made: dict[str, ProxyPair | None] = {}
     for kind, proxy in PROXIES.items():
         if (settings := proxy.sized(ffn_keep, keep_layers, score, adapters)) is not None:
+            if public is None and settings.public_use == "score":
+                problem = f"score {score} is computed on public data: name some, such as builtin:pydoc"
+                raise RecipeError(problem, where="public")
             made[KEY if kind == REFERENCE else kind] = _pair(settings, backbone, data, required=kind == REFERENCE)
     return {
         "model": model,

@@ -43,8 +43,9 @@ def run(model: Model, batch: Batch) -> None:
     if base.config.is_encoder_decoder:
         start, padding = base.config.decoder_start_token_id, base.config.pad_token_id
         inputs["decoder_input_ids"] = shift_tokens_right(inputs["input_ids"], padding, start)
+    cache = {"use_cache": False} if getattr(base.config, "use_cache", False) else {}  # a block may be called twice
     with suppress(_EnoughError):
-        base(**inputs)
+        base(**inputs, **cache)
 
 
 def hidden_states(model: Model, blocks: Sequence[Block], batch: Batch) -> dict[str, Tensor]:
@@ -52,7 +53,7 @@ def hidden_states(model: Model, blocks: Sequence[Block], batch: Batch) -> dict[s
     states: dict[str, Tensor] = {}
 
     def collect(block: Block, output: Any) -> None:
-        states[block.path] = output[0] if isinstance(output, tuple) else output
+        states[block.path] = hidden_state(output)
         if len(states) == len(blocks):
             raise _EnoughError
 
@@ -62,6 +63,11 @@ def hidden_states(model: Model, blocks: Sequence[Block], batch: Batch) -> dict[s
             hooks.enter_context(hook)
         run(model, batch)
     return states
+
+
+def hidden_state(output: Any) -> Tensor:
+    """The hidden state ``[B, T, d]`` in what a block returns."""
+    return cast(Tensor, output[0] if isinstance(output, tuple) else output)
 
 
 def block_arguments(model: Model, block: Block, batch: Batch) -> tuple[tuple[Any, ...], dict[str, Any]]:

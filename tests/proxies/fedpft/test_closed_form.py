@@ -10,7 +10,7 @@ from fedfm.proxies.ffn import output_bias, vectors
 from fedfm.proxies.hidden import layer_errors
 from fedfm.proxies.trace import activations, hidden_states, run
 from tests.models.cases import CASES
-from tests.proxies.small_proxy import Small, changed, public_batches, small_proxy, values
+from tests.proxies.small_proxy import Small, blocks_of, changed, public_batches, small_proxy, values
 
 RIDGE = 0.05
 
@@ -45,7 +45,9 @@ def test_against_augmented_least_squares(name: str, task: str) -> None:
     rows = np.vstack([design, pull]), np.vstack([target, np.sqrt(penalty) * full[kept]])
     solution = np.linalg.lstsq(*rows, rcond=None)[0]
 
-    report = refit_outputs(small.proxy.model, small.pairs, small.kept, batches, RIDGE)[student.path]
+    report = refit_outputs(small.proxy.model, blocks_of(small.proxy), small.pairs, small.kept, batches, RIDGE)[
+        student.path
+    ]
     np.testing.assert_allclose(vectors(student)[-1].numpy(), solution[: len(kept)], atol=2e-5)
     if bias_name:
         np.testing.assert_allclose(student.module.get_parameter(bias_name).numpy(), solution[-1], atol=2e-5)
@@ -61,7 +63,9 @@ def test_against_augmented_least_squares(name: str, task: str) -> None:
 def test_only_output_matrices_and_biases_change(name: str, task: str) -> None:
     small = small_proxy(name, task, whole=1)
     backbone, proxy = values(small.backbone.model), values(small.proxy.model)
-    refit_outputs(small.proxy.model, small.pairs, small.kept, public_batches(small.backbone, 2), RIDGE)
+    refit_outputs(
+        small.proxy.model, blocks_of(small.proxy), small.pairs, small.kept, public_batches(small.backbone, 2), RIDGE
+    )
     assert changed(small.backbone.model, backbone) == set()
     outputs = [f"{block.path}.{block.stack.ffn.output}." for _, block in small.pairs]
     assert changed(small.proxy.model, proxy) == {
@@ -87,7 +91,7 @@ def test_duplicate_neurons_are_made_up_for_exactly(name: str) -> None:
             assert torch.equal(vectors(teacher)[0][kept], vectors(student)[0])
     batches = public_batches(small.backbone, 30)
     before = layer_errors(small.backbone.model, small.proxy.model, small.pairs, batches)
-    report = refit_outputs(small.proxy.model, small.pairs, small.kept, batches, 1e-9)
+    report = refit_outputs(small.proxy.model, blocks_of(small.proxy), small.pairs, small.kept, batches, 1e-9)
     after = layer_errors(small.backbone.model, small.proxy.model, small.pairs, batches)
     for path, refit in report.items():
         assert refit.before > 0.1
@@ -101,7 +105,7 @@ def test_layers_are_fitted_on_the_proxys_own_input() -> None:
     small = small_proxy("tiny-gpt2", "causal")
     batches = public_batches(small.backbone, 4)
     (_, first), (teacher, student) = small.pairs
-    refit_outputs(small.proxy.model, small.pairs, small.kept, batches, RIDGE)
+    refit_outputs(small.proxy.model, blocks_of(small.proxy), small.pairs, small.kept, batches, RIDGE)
     own, target = [], []
     for batch in batches:
         with torch.no_grad():
@@ -134,7 +138,7 @@ def test_a_tunable_that_does_nothing_yet_does_not_matter() -> None:
     for backbone in (tuned.backbone, tuned.proxy):
         student = Lora(target_modules="all").attach(backbone, task_type="SEQ_CLS", seed=0)
     reports = [
-        refit_outputs(model, small.pairs, small.kept, batches, RIDGE)
+        refit_outputs(model, blocks_of(small.proxy), small.pairs, small.kept, batches, RIDGE)
         for model, small in ((plain.proxy.model, plain), (student.model, tuned))
     ]
     assert reports[0] == reports[1]
@@ -148,7 +152,7 @@ def test_more_ridge_stays_nearer_to_the_backbone() -> None:
         small = small_proxy()
         start = vectors(small.pairs[0][1])[-1].clone()
         batches = public_batches(small.backbone, 3)
-        report = refit_outputs(small.proxy.model, small.pairs, small.kept, batches, ridge)
+        report = refit_outputs(small.proxy.model, blocks_of(small.proxy), small.pairs, small.kept, batches, ridge)
         distances.append((vectors(small.pairs[0][1])[-1] - start).norm().item())
         assert all(refit.after <= refit.before for refit in report.values())
     assert distances[0] > 1.5 * distances[1] > 15 * distances[2]
@@ -162,7 +166,9 @@ def test_neurons_that_never_fire_change_nothing() -> None:
             for block in pair:
                 block.module.fc1.bias.fill_(-1e4)
     start = vectors(small.pairs[0][1])[-1].clone()
-    refit_outputs(small.proxy.model, small.pairs, small.kept, public_batches(small.backbone, 2), RIDGE)
+    refit_outputs(
+        small.proxy.model, blocks_of(small.proxy), small.pairs, small.kept, public_batches(small.backbone, 2), RIDGE
+    )
     assert torch.equal(vectors(small.pairs[0][1])[-1], start)
     assert not any(parameter.isnan().any() for parameter in small.proxy.model.parameters())
 
@@ -176,7 +182,14 @@ def test_the_order_and_cut_of_batches_do_not_matter() -> None:
             dict(zip(whole, parts, strict=True))
             for parts in zip(*(value.split(cut) for value in whole.values()), strict=True)
         ]
-        refit_outputs(small.proxy.model, small.pairs, small.kept, batches[::-1] if cut == 3 else batches, RIDGE)
+        refit_outputs(
+            small.proxy.model,
+            blocks_of(small.proxy),
+            small.pairs,
+            small.kept,
+            batches[::-1] if cut == 3 else batches,
+            RIDGE,
+        )
         found.append(vectors(small.pairs[1][1])[-1].clone())
     torch.testing.assert_close(*found, rtol=1e-4, atol=1e-5)
 
@@ -185,6 +198,8 @@ def test_hidden_states_come_nearer() -> None:
     small = small_proxy("tiny-llama", "causal")
     fresh = public_batches(small.backbone, 3, seed=7)
     before = layer_errors(small.backbone.model, small.proxy.model, small.pairs, fresh)
-    refit_outputs(small.proxy.model, small.pairs, small.kept, public_batches(small.backbone, 20), RIDGE)
+    refit_outputs(
+        small.proxy.model, blocks_of(small.proxy), small.pairs, small.kept, public_batches(small.backbone, 20), RIDGE
+    )
     after = layer_errors(small.backbone.model, small.proxy.model, small.pairs, fresh)
     assert all(after[path] < before[path] for path in before)

@@ -15,7 +15,7 @@ from fedfm.errors import RecipeError
 from fedfm.models.backbones import Backbone
 from fedfm.models.families import attention_targets, blocks
 from fedfm.params import Params
-from fedfm.proxies.fedpft.construct import Kept, choose, compressed_blocks, make_proxy, own_parameters
+from fedfm.proxies.fedpft.construct import Kept, choose, compressed_blocks, counts, make_proxy, own_parameters
 from fedfm.proxies.fedpft.settings import FedPFT
 from fedfm.proxies.ffn import neurons, output_layer
 from fedfm.proxies.pair import make_pair
@@ -55,7 +55,7 @@ def test_a_proxy_with_every_neuron_is_the_backbone_bit_for_bit(case: Case) -> No
     backbone = load(*case)
     compressed = compressed_blocks(backbone, [])
     scores = {block.path: torch.rand(neurons(block)) for block in compressed}
-    proxy = make_proxy(backbone, choose(scores, FedPFT(ffn_keep=1.0), compressed))
+    proxy = make_proxy(backbone, choose(scores, counts(FedPFT(ffn_keep=1.0), compressed)))
     inputs = batch(backbone)
     assert torch.equal(logits(proxy.model, inputs), logits(backbone.model, inputs))
 
@@ -226,7 +226,7 @@ def test_a_layer_that_is_not_there_is_refused(layer: int) -> None:
 )
 def test_count_is_a_share_rounded_to_a_multiple(share: float, align_to: int, count: int) -> None:
     compressed = compressed_blocks(load("tiny-bert", "text"), [0])
-    kept = choose({"encoder.layer.1": torch.rand(32)}, FedPFT(ffn_keep=share, align_to=align_to), compressed)
+    kept = choose({"encoder.layer.1": torch.rand(32)}, counts(FedPFT(ffn_keep=share, align_to=align_to), compressed))
     assert [len(indices) for indices in kept.values()] == [count]
 
 
@@ -234,7 +234,7 @@ def test_the_highest_scores_stay_in_order_and_the_first_of_equal_ones() -> None:
     compressed = compressed_blocks(load("tiny-bert", "text"), [0])
     scores = torch.zeros(32)
     scores[torch.tensor([30, 7, 19])] = torch.tensor([3.0, 2.0, 1.0])
-    kept = choose({"encoder.layer.1": scores}, FedPFT(ffn_keep=0.2), compressed)["encoder.layer.1"]
+    kept = choose({"encoder.layer.1": scores}, counts(FedPFT(ffn_keep=0.2), compressed))["encoder.layer.1"]
     assert kept.tolist() == [0, 1, 2, 7, 19, 30]
     assert kept.dtype == torch.int64
 
@@ -242,7 +242,7 @@ def test_the_highest_scores_stay_in_order_and_the_first_of_equal_ones() -> None:
 def test_every_layer_may_have_its_share() -> None:
     compressed = compressed_blocks(load("tiny-bert", "text"), [])
     scores = {block.path: torch.rand(32) for block in compressed}
-    kept = choose(scores, FedPFT(ffn_keep=[0.25, 0.5], keep_layers=[]), compressed)
+    kept = choose(scores, counts(FedPFT(ffn_keep=[0.25, 0.5], keep_layers=[]), compressed))
     assert [len(indices) for indices in kept.values()] == [8, 16]
 
 
@@ -258,8 +258,8 @@ def test_what_leaves_nothing_is_refused(settings: FedPFT, layers: list[int], mes
     compressed = compressed_blocks(load("tiny-bert", "text"), layers)
     scores = {block.path: torch.rand(32) for block in compressed}
     with pytest.raises(RecipeError, match=message):
-        choose(scores, settings, compressed)
+        choose(scores, counts(settings, compressed))
 
 
 def test_a_proxy_that_keeps_every_layer_and_neuron_is_the_backbone() -> None:
-    assert choose({}, FedPFT(ffn_keep=1.0), []) == {}
+    assert choose({}, counts(FedPFT(ffn_keep=1.0), [])) == {}

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 import pytest
 import torch
 from torch import Tensor
 
 from fedfm.models.backbones import Backbone
-from fedfm.proxies.fedpft.scores import concat_l2, product, scores
-from fedfm.proxies.fedpft.settings import NeuronScore
+from fedfm.proxies.fedpft.scores import SCORES, Scoring, scores
+from fedfm.proxies.fedpft.scores.gradient import READ_OUTS
+from fedfm.proxies.fedpft.scores.norms import concat_l2, product
+from fedfm.proxies.fedpft.settings import WEIGHTS_ALONE, NeuronScore
 from fedfm.proxies.ffn import neuron_tensors, neurons, output_layer
 from fedfm.proxies.trace import hidden_states, run
 from fedfm.randomness import numpy_generator
@@ -19,12 +21,22 @@ from tests.models.cases import CASES, Case, load
 from tests.proxies.small_proxy import blocks_of, changed, public_batches, values
 
 cases = pytest.mark.parametrize("case", CASES, ids="-".join)
-KINDS: tuple[NeuronScore, ...] = ("concat-l2", "product", "activation", "gradient")
+KINDS: tuple[NeuronScore, ...] = get_args(NeuronScore)
+DATA_DRIVEN = [kind for kind in KINDS if kind not in WEIGHTS_ALONE]
 BERT, GPT2, LLAMA = ("tiny-bert", "text"), ("tiny-gpt2", "text"), ("tiny-llama", "text")
 
 
 def scored(backbone: Backbone, kind: NeuronScore, batches: list[Batch], seed: int = 0) -> dict[str, Tensor]:
-    return scores(backbone, blocks_of(backbone), kind, batches, seed)
+    return scores(kind, scoring(backbone, batches, seed))
+
+
+def scoring(backbone: Backbone, batches: list[Batch], seed: int = 0, first: int = 0) -> Scoring:
+    blocks = blocks_of(backbone)[first:]
+    return Scoring(backbone, blocks, {block.path: neurons(block) for block in blocks}, batches, seed)
+
+
+def test_every_kind_of_the_settings_is_registered() -> None:
+    assert tuple(SCORES) == KINDS
 
 
 @cases
@@ -90,22 +102,24 @@ def test_activation_is_the_mean_size_of_what_leaves_a_neuron(case: Case) -> None
         torch.testing.assert_close(found[block.path], sums / count * lengths, rtol=1e-4, atol=1e-6)
 
 
-def read_out(backbone: Backbone, batch: Batch, seed: int) -> float:
-    """Σ over examples of ⟨u, mean over real positions of the last block's output⟩, for each stack."""
+def read_outs(backbone: Backbone, batch: Batch, seed: int) -> Tensor:
+    """For each read-out and example, ⟨u, mean over real positions of the last block's output⟩, summed over stacks."""
     last = {block.stack.path: block for block in blocks_of(backbone)}.values()
     with torch.no_grad():
         states = hidden_states(backbone.model, list(last), batch)
-    total = 0.0
+    found = torch.zeros(READ_OUTS, 4, dtype=torch.float64)
     for path, state in states.items():
-        u = torch.from_numpy(numpy_generator(seed, f"read-out of {path}").standard_normal(state.shape[-1]))
         mask = batch.get("attention_mask", torch.ones(state.shape[:2])).double()
-        total += float(((state * mask[..., None]).sum(1) / mask.sum(1, keepdim=True) @ u).sum())
-    return total
+        pooled = (state * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
+        for number in range(READ_OUTS):
+            u = numpy_generator(seed, f"read-out {number} of {path}").standard_normal(state.shape[-1])
+            found[number] += pooled.double() @ torch.from_numpy(u)
+    return found
 
 
 @cases
-def test_gradient_is_how_the_read_out_changes_with_a_neurons_output(case: Case) -> None:
-    """Finite differences: Σ aⱼ·∂ℓ/∂aⱼ is the derivative of ℓ by a factor on aⱼ, at 1."""
+def test_gradient_sums_squares_of_how_read_outs_change_with_a_neurons_output(case: Case) -> None:
+    """Finite differences: Σ_t aⱼₜ·∂ℓ/∂aⱼₜ is the derivative of an example's ℓ by a factor on aⱼ, at 1."""
     backbone = load(*case)
     backbone.model.double()
     batches = public_batches(backbone, 2)
@@ -117,14 +131,14 @@ def test_gradient_is_how_the_read_out_changes_with_a_neurons_output(case: Case) 
     for block in blocks_of(backbone):
         weight = output_layer(block).get_parameter("weight").data
         vectors = weight if block.stack.ffn.transposed else weight.T  # [m, d], a view
-        for neuron in (0, 13, 31):
+        for neuron in (0, 31):
             before, read = vectors[neuron].clone(), []
             for factor in (1 + step, 1 - step):
                 vectors[neuron] = before * factor
-                read.append(sum(read_out(backbone, batch, seed=7) for batch in batches))
+                read.append(torch.cat([read_outs(backbone, batch, seed=7) for batch in batches], dim=1))
             vectors[neuron] = before
-            expected = abs(read[0] - read[1]) / (2 * step)
-            assert found[block.path][neuron].item() == pytest.approx(expected, rel=1e-2, abs=1e-3)
+            expected = ((read[0] - read[1]) / (2 * step)).square().sum().item()
+            assert found[block.path][neuron].item() == pytest.approx(expected, rel=2e-2, abs=1e-3)
 
 
 @pytest.mark.parametrize("kind", ["product", "activation", "gradient"])
@@ -140,7 +154,7 @@ def test_a_neuron_whose_output_weighs_nothing_scores_zero(case: Case, kind: Neur
 
 
 @pytest.mark.parametrize("case", [BERT, GPT2, LLAMA], ids="-".join)
-@pytest.mark.parametrize("kind", ["activation", "gradient"])
+@pytest.mark.parametrize("kind", DATA_DRIVEN)
 def test_padding_does_not_count(case: Case, kind: NeuronScore) -> None:
     backbone = load(*case)
     (batch,) = public_batches(backbone, 1)
@@ -164,13 +178,13 @@ def test_the_backbone_is_left_as_it_was(case: Case) -> None:
     assert all(not weight.requires_grad and weight.grad is None for weight in backbone.model.parameters())
 
 
-def test_only_the_gradient_depends_on_the_seed() -> None:
+def test_only_chance_and_read_outs_depend_on_the_seed() -> None:
     backbone = load(*BERT)
     batches = public_batches(backbone, 1)
     for kind in KINDS:
         first, again, other = (scored(backbone, kind, batches, seed)["encoder.layer.0"] for seed in (1, 1, 2))
         assert torch.equal(first, again)
-        assert torch.equal(first, other) is (kind != "gradient")
+        assert torch.equal(first, other) is (kind not in ("gradient", "random"))
 
 
 def test_some_blocks_can_be_scored_alone() -> None:
@@ -178,12 +192,12 @@ def test_some_blocks_can_be_scored_alone() -> None:
     batches = public_batches(backbone, 1)
     for kind in KINDS:
         whole = scored(backbone, kind, batches)["encoder.layer.1"]
-        alone = scores(backbone, blocks_of(backbone)[1:], kind, batches, 0)
+        alone = scores(kind, scoring(backbone, batches, first=1))
         assert alone.keys() == {"encoder.layer.1"}
         assert torch.equal(alone["encoder.layer.1"], whole)
 
 
-@pytest.mark.parametrize("kind", ["activation", "gradient"])
+@pytest.mark.parametrize("kind", DATA_DRIVEN)
 def test_data_driven_scores_need_data(kind: NeuronScore) -> None:
     with pytest.raises(ValueError, match=f"the score {kind} needs batches"):
         scored(load(*BERT), kind, [])

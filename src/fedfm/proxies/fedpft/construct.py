@@ -43,11 +43,10 @@ def compressed_blocks(backbone: Backbone, keep_layers: Sequence[int]) -> list[Bl
     return found
 
 
-def choose(scores: Mapping[str, Tensor], settings: FedPFT, compressed: Sequence[Block]) -> Kept:
-    """The neurons with the highest scores in each block; of equal ones, those that come first.
+def counts(settings: FedPFT, compressed: Sequence[Block]) -> dict[str, int]:
+    """How many neurons each block keeps, by its path.
 
     Args:
-        scores: [m] by block path.
         settings: ``ffn_keep`` of m neurons stay, rounded to a multiple of ``align_to``, at least one, at most m.
         compressed: the blocks.
 
@@ -66,9 +65,14 @@ def choose(scores: Mapping[str, Tensor], settings: FedPFT, compressed: Sequence[
             where="proxy.ffn_keep",
         )
     return {
-        block.path: _highest(scores[block.path], _count(share, neurons(block), settings.align_to))
+        block.path: _count(share, neurons(block), settings.align_to)
         for block, share in zip(compressed, shares, strict=True)
     }
+
+
+def choose(scores: Mapping[str, Tensor], counts: Mapping[str, int]) -> Kept:
+    """The ``counts`` neurons with the highest ``scores`` [m], by block path; of equal ones, those that come first."""
+    return {path: _highest(scores[path], count) for path, count in counts.items()}
 
 
 def _count(share: float, total: int, align_to: int) -> int:

@@ -14,10 +14,10 @@ from fedfm.models.families import Block, blocks
 from fedfm.models.tunable import Tunable
 from fedfm.proxies.base import Attach, ClientCopy, ClientModel
 from fedfm.proxies.fedpft.closed_form import refit_outputs
-from fedfm.proxies.fedpft.construct import choose, compressed_blocks, kept_blocks, make_proxy, own_parameters
+from fedfm.proxies.fedpft.construct import choose, compressed_blocks, counts, kept_blocks, make_proxy, own_parameters
 from fedfm.proxies.fedpft.model import FedPFTModel
-from fedfm.proxies.fedpft.scores import scores
-from fedfm.proxies.fedpft.settings import FedPFT
+from fedfm.proxies.fedpft.scores import Scoring, scores
+from fedfm.proxies.fedpft.settings import WEIGHTS_ALONE, FedPFT
 from fedfm.proxies.fedpft.versions import NeuronCopy
 from fedfm.proxies.ffn import Kept
 from fedfm.proxies.hidden import Pairs
@@ -26,8 +26,8 @@ from fedfm.proxies.settings import ProxySettings
 from fedfm.tasks.base import Batch
 from fedfm.tasks.public import PublicData
 
-SCORING_BATCHES, FITTING_BATCHES = 8, 16
-"""Public batches that data-driven scores, and the closed form, are computed on."""
+FITTING_BATCHES = 16
+"""Public batches of 16 that data-driven scores, and the closed form, are computed on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,9 +49,10 @@ class FedPFTPair(ProxyPair):
         """Keeps the neurons with the highest scores, or those named; arguments as of `ProxySettings.cut`."""
         if kept is None:
             compressed = compressed_blocks(backbone, settings.keep_layers)
-            needs_data = settings.score in ("activation", "gradient")
-            batches = public.fixed(16, SCORING_BATCHES, seed=seed, purpose="scores") if public and needs_data else []
-            kept = choose(scores(backbone, compressed, settings.score, batches, seed), settings, compressed)
+            widths = counts(settings, compressed)
+            needs_data = settings.score not in WEIGHTS_ALONE
+            batches = public.fixed(16, FITTING_BATCHES, seed=seed, purpose="scores") if public and needs_data else []
+            kept = choose(scores(settings.score, Scoring(backbone, compressed, widths, batches, seed)), widths)
         return cls(backbone, make_proxy(backbone, kept), settings=settings, neurons=kept)
 
     @property
@@ -101,7 +102,8 @@ class FedPFTPair(ProxyPair):
         settings = self.settings
         if settings.closed_form:
             batches: Sequence[Batch] = public.fixed(16, FITTING_BATCHES, seed=seed, purpose="closed form")
-            refits = refit_outputs(student.model, self.compared, self.neurons, batches, settings.ridge).values()
+            layers = blocks(self.proxy.model, self.proxy.family)
+            refits = refit_outputs(student.model, layers, self.compared, self.neurons, batches, settings.ridge).values()
             before, after = (sum(map(attrgetter(side), refits)) / len(refits) for side in ("before", "after"))
             report("closed-form", {"residual_before": before, "residual_after": after})
         if settings.distill is not None:

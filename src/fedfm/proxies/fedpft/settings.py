@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self, cast
+from typing import TYPE_CHECKING, Annotated, ClassVar, Final, Literal, Self, cast
 
 from pydantic import Field, model_validator
 
@@ -19,8 +19,11 @@ if TYPE_CHECKING:
     from fedfm.proxies.ffn import Kept
     from fedfm.tasks.public import PublicData
 
-NeuronScore = Literal["concat-l2", "product", "activation", "gradient"]
+NeuronScore = Literal["concat-l2", "product", "activation", "gradient", "reconstruct", "random"]
 """How neurons are ranked when the proxy is cut; see `fedfm.proxies.fedpft.scores`."""
+
+WEIGHTS_ALONE: Final[tuple[NeuronScore, ...]] = ("concat-l2", "product", "random")
+"""Scores that need no public data."""
 
 UsageScore = Literal["auto", "apoz", "soft-apoz", "contribution"]
 """How little a neuron is used, for alignment; see `fedfm.proxies.fedpft.activity`."""
@@ -59,8 +62,9 @@ class FedPFT(ProxySettings):
     keep_layers: list[int] = [0, -1]
     """Layers that stay whole, from 0; -1 is the last."""
     score: NeuronScore = "concat-l2"
-    """Which neurons stay: by the norm of all their weights (the paper), by the product of the norms of their weight
-    vectors, by E|a|·‖w₂‖ on public data, or by |Σ a·∂ℓ/∂a| there."""
+    """Which neurons stay: by the norm of all weights at them (`concat-l2`, the paper) or the product of the norms of
+    their vectors (`product`); on public data by E|a|·‖w₂‖ (`activation`), by Σ (a·∂ℓ/∂a)² over several random read-outs
+    (`gradient`), or greedily those from which regression restores the FFN's output best (`reconstruct`); `random`."""
     align_to: Annotated[int, Field(ge=1)] = 1
     """Round the number of neurons kept to a multiple of this, such as 64, for faster kernels."""
     closed_form: bool = True
@@ -106,7 +110,7 @@ class FedPFT(ProxySettings):
     def public_use(self) -> str | None:
         """The first key that needs public data; None where no key does."""
         needs = {
-            "score": self.path is None and self.score in ("activation", "gradient"),
+            "score": self.path is None and self.score not in WEIGHTS_ALONE,
             "closed_form": self.path is None and self.closed_form,
             "distill": self.path is None and self.distill is not None,
             "interval": self.interval is not None,
