@@ -72,3 +72,16 @@ def test_it_does_not_go_back() -> None:
     list(passing.calls(blocks[1].path))
     with pytest.raises(ValueError, match="the pass is behind"):
         list(passing.calls(blocks[0].path))
+
+
+@pytest.mark.parametrize("case", [*CASES, *CUT_KINDS], ids="-".join)
+@torch.no_grad()
+def test_norms_and_scales_on_the_way_from_the_ffn_are_seen(case: Case) -> None:
+    backbone = load(*case)
+    blocks = blocks_of(backbone)
+    for name, parameter in backbone.model.named_parameters():
+        if name.endswith("layer_scale2.lambda1"):  # 1 in a new model
+            parameter.fill_(0.5)
+    (call,) = LayerwisePass(backbone.model, blocks, public_batches(backbone, 1)).calls(blocks[0].path)
+    changes = {"gemma2", "gemma3", "olmo2", "dinov2", "granite"}  # norms after the FFN, or a scale of the residual
+    assert call.adds_output() is not (backbone.model.config.model_type.removesuffix("_text") in changes)

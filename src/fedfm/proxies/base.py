@@ -40,7 +40,8 @@ class ModelVersion:
     Attributes:
         number: 0 before round 1; each change makes the next.
         own: the tensors that the client model does not share with the backbone, by their names from the base model.
-        changed: for each part that changes slice by slice, int64 [m']: the version in which each slice last changed.
+        changed: for each tensor, the version in which it last changed, int64 []; if it changes slice by slice, the
+            one of each slice, [m'].
     """
 
     number: int = 0

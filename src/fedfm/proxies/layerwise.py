@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from fedfm.models.families import Block
@@ -56,6 +57,13 @@ class Call:
     positional: tuple[Any, ...]
     named: dict[str, Any]
     mask: Tensor | None
+
+    def adds_output(self) -> bool:
+        """Whether the block adds the FFN's output to its total as it is: no norm or scale changes it on the way."""
+        before, shift = self.run().total, 1.0
+        with output_layer(self.block).register_forward_hook(lambda _, __, output: output + shift):
+            after = self.run().total
+        return torch.allclose(after, before + shift, rtol=1e-3, atol=1e-2)
 
     def run(self, block: Block | None = None) -> Flow:
         """Runs the block, or another in its place, with these arguments."""

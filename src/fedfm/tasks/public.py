@@ -57,10 +57,10 @@ class PublicData:
         for chosen in batch_plan(len(self), size, epochs=1, max_steps=steps, generator=generator):
             yield self._collate(self.examples.take(self.indices[chosen]))
 
-    def fixed(self, size: int, count: int, *, seed: int, purpose: str) -> list[Batch]:
+    def fixed(self, size: int, count: int, *, seed: int, purpose: str, round: int = 0) -> list[Batch]:  # noqa: A002
         """The first ``count`` batches of a keyed shuffle, the same at every call; at most one pass over the data."""
         most = -(-len(self) // size)
-        return list(self.batches(size, steps=min(count, most), seed=seed, purpose=purpose))
+        return list(self.batches(size, steps=min(count, most), seed=seed, purpose=purpose, round=round))
 
     def _collate(self, rows: Sequence[dict[str, Any]]) -> Batch:
         if isinstance(self.processor, PreTrainedTokenizerBase):

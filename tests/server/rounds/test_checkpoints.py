@@ -17,7 +17,7 @@ from fedfm.params import digest
 from fedfm.protocols import State
 from fedfm.proxies.base import ModelVersion
 from fedfm.records.folder import RunFolder
-from fedfm.server.rounds.checkpoints import load_checkpoint, oldest_versions, save_checkpoint
+from fedfm.server.rounds.checkpoints import FORMAT, load_checkpoint, oldest_versions, save_checkpoint
 from fedfm.server.rounds.participation import Participation
 from fedfm.server.rounds.state import Best, Delivered, RunState, StateVersion
 
@@ -129,14 +129,15 @@ def test_no_sound_checkpoint_left_is_said(tmp_path: Path) -> None:
 def test_the_format_of_the_version_before_is_refused_in_one_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fedfm.server.rounds.checkpoints.FORMAT", 3)
+    monkeypatch.setattr("fedfm.server.rounds.checkpoints.FORMAT", FORMAT - 1)
     folder = save(tmp_path, state(1), {}, keep=2)
     monkeypatch.undo()
     (tmp_path / "env.json").write_text(json.dumps({"versions": {"fedfm": "0.0.9"}}))
     with pytest.raises(StorageError) as refused:
         load_checkpoint(RunFolder(tmp_path))
     assert str(refused.value) == (
-        f"{folder} was written by fedfm 0.0.9 in checkpoint format 3, and fedfm {__version__} reads format 4: "
+        f"{folder} was written by fedfm 0.0.9 in checkpoint format {FORMAT - 1}, and fedfm "
+        f"{__version__} reads format {FORMAT}: "
         "continue the run with the version that wrote it, or start a new one"
     )
 
@@ -163,7 +164,7 @@ def test_another_format_is_refused_whatever_its_files_are(
 def test_a_damaged_format_is_damage(tmp_path: Path) -> None:
     save(tmp_path, state(1), {}, keep=2)
     file = save(tmp_path, state(2), {}, keep=2) / "state.json"
-    file.write_text(file.read_text().replace('"format": 4', '"format": 5'))
+    file.write_text(file.read_text().replace(f'"format": {FORMAT}', f'"format": {FORMAT + 1}'))
     loaded = load_checkpoint(RunFolder(tmp_path))
     assert loaded is not None
     assert loaded.state.round == 1

@@ -1,13 +1,18 @@
-"""A compressed FFN's output matrix in closed form: ridge regression of the whole FFN's output on the kept neurons.
+"""A compressed FFN's output matrix in closed form: ridge regression on the activations of the kept neurons.
 
-With a the activations of the backbone's FFN on the proxy's own input, and S the neurons kept, Ŵ₂ and b̂₂ are those of
-`fedfm.proxies.fedpft.regression` for inputs a_S, wanted outputs W₂a + b₂ and the weights W₂[:, S], over the real
-positions of public data.
+Ŵ₂ and b̂₂ are those of `fedfm.proxies.fedpft.regression`, over the real positions of public data, layer by layer; each
+layer reads what the layers before it, refitted already, hand it.
+
+Before training, with a the activations of the backbone's FFN on the proxy's own input and S the neurons kept, inputs
+are a_S, wanted outputs W₂a + b₂, given weights W₂[:, S]. In an alignment, backbone and proxy both carry the aggregate;
+with x what the FFN's output is added to, wanted is what takes the proxy's sum to the backbone's, FFN(x_T) + x_T − x_S,
+and the given weights are the proxy's present ones.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 
 import torch
 from torch import Tensor
@@ -20,6 +25,9 @@ from fedfm.proxies.hidden import Pairs
 from fedfm.proxies.layerwise import LayerwisePass
 from fedfm.proxies.trace import Model
 from fedfm.tasks.base import Batch
+
+FITTING_BATCHES = 16
+"""Public batches of 16 examples that a regression, or a score of neurons, is computed on."""
 
 
 @torch.no_grad()
@@ -56,7 +64,42 @@ def refit_outputs(
     return report
 
 
+@torch.no_grad()
+def realign_outputs(teacher: LayerwisePass, student: LayerwisePass, pairs: Pairs, ridge: float) -> dict[str, Refit]:
+    """Refits output matrices and their biases to the backbone's hidden states, in place, block by block.
+
+    Where a block changes the FFN's output before it adds it (Gemma 2, OLMo 2), the backbone's output is wanted instead.
+
+    Args:
+        teacher: a pass through the backbone with the aggregated tunable.
+        student: a pass through the proxy with the same, over the same batches.
+        pairs: compressed blocks, the backbone's and the proxy's, in the order of a pass.
+        ridge: pull towards the present weights, above 0.
+
+    Returns:
+        The relative error before and after each regression, by the path of the proxy's block.
+    """
+    report: dict[str, Refit] = {}
+    for shown, block in steps(pairs, "aligning the proxy in closed form"):
+        regression, adds = output_regression(block), None
+        for theirs, ours in zip(teacher.calls(shown.path), student.calls(block.path), strict=True):
+            adds = ours.adds_output() if adds is None else adds
+            _, wanted, target = theirs.run().real()
+            activations, output, total = ours.run().real()
+            regression.add(activations, output + target - total if adds else wanted)
+        report[block.path] = regression.solve(ridge)
+    return report
+
+
 def output_regression(block: Block) -> Regression:
     """The regression of a block's output matrix and its bias, which its solution replaces in place."""
     bias = output_bias(block)
     return Regression(vectors(block)[-1], None if bias is None else block.module.get_parameter(bias))
+
+
+def residuals(refits: Mapping[str, Refit]) -> dict[str, float]:
+    """The relative error before and after regressions, the mean over blocks."""
+    return {
+        "residual_before": fmean(refit.before for refit in refits.values()),
+        "residual_after": fmean(refit.after for refit in refits.values()),
+    }

@@ -9,14 +9,24 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from fedfm.models.families import blocks
 from fedfm.params import Params
 from fedfm.progress import stage
 from fedfm.proxies.base import Attach, ModelVersion, Report
 from fedfm.proxies.fedpft.activity import Activity, activity_problem, from_params, measure_activity
 from fedfm.proxies.fedpft.alignment import align, overlap
+from fedfm.proxies.fedpft.closed_form import FITTING_BATCHES, realign_outputs, residuals
 from fedfm.proxies.fedpft.settings import Alignment, FedPFT
-from fedfm.proxies.fedpft.versions import changes_since, first_version, next_version
+from fedfm.proxies.fedpft.versions import (
+    changes_since,
+    first_version,
+    last_touched,
+    neurons_touched,
+    next_version,
+    outputs_touched,
+)
 from fedfm.proxies.ffn import neurons
+from fedfm.proxies.layerwise import LayerwisePass
 from fedfm.proxies.proxy_model import ProxyModel
 from fedfm.tasks.public import PublicData
 from fedfm.wire import stored_bytes
@@ -56,10 +66,14 @@ class FedPFTModel(ProxyModel):
         """What one alignment sends to a client that holds the version before; 0 without alignment."""
         if self.settings.interval is None:
             return 0
-        share = self.settings.alignment.share
-        chosen = {path: torch.arange(width) < math.ceil(share * width) for path, width in self.widths.items()}
-        first = self.first_version()
-        return stored_bytes(self.changes(next_version(first, first.own, chosen), 0))
+        settings, first, compressed = self.settings.alignment, self.first_version(), self.pair.compressed
+        if settings.closed_form:
+            touched = outputs_touched(compressed)
+        else:
+            share = settings.share
+            chosen = {path: torch.arange(width) < math.ceil(share * width) for path, width in self.widths.items()}
+            touched = neurons_touched(first.own, compressed, chosen)
+        return stored_bytes(self.changes(next_version(first, first.own, touched), 0))
 
     def first_version(self) -> ModelVersion:
         """Version 0, in which no neuron has changed."""
@@ -100,36 +114,59 @@ class FedPFTModel(ProxyModel):
         if (counts and not activity) or not self.pair.compared:
             report({"stage": "alignment-skipped"})
             return version
-        settings = self.settings.alignment
         self.carry(params)
         report(self.compare("before-alignment"))
-        counted = from_params(activity) if counts else self._measure(self.public, settings, round)
-        batches = self.public.batches(
-            settings.batch_size, steps=settings.steps, seed=self.seed, purpose="alignment", round=round
-        )
         with stage("aligning the proxy"):
-            done = align(
-                self.tunable,
-                self.server_tunable,
-                self.pair.compared,
-                self.pair.own,
-                counted,
-                batches,
-                settings,
-                seed=self.seed,
-                round=round,
-            )
+            if self.settings.alignment.closed_form:
+                figures, touched = self._refit(self.public, round)
+            else:
+                counted = from_params(activity) if counts else None
+                figures, touched = self._step(self.public, version, counted, round)
+        report({**self.compare("aligned"), **figures})
+        return next_version(version, self.pair.read(), touched)
+
+    def _refit(self, public: PublicData, round: int) -> tuple[dict[str, float], dict[str, Tensor]]:  # noqa: A002
+        """Alignment in closed form: figures of what it did, and what it may have changed."""
+        backbone, proxy = self.pair.backbone, self.pair.proxy
+        batches = public.fixed(16, FITTING_BATCHES, seed=self.seed, purpose="alignment", round=round)
+        teacher, student = self.tunable.model.eval(), self.server_tunable.model.eval()
+        refits = realign_outputs(
+            LayerwisePass(teacher, blocks(backbone.model, backbone.family), batches),
+            LayerwisePass(student, blocks(proxy.model, proxy.family), batches),
+            self.pair.compared,
+            self.settings.ridge,
+        )
+        return residuals(refits), outputs_touched(self.pair.compressed)
+
+    def _step(
+        self,
+        public: PublicData,
+        version: ModelVersion,
+        counted: dict[str, Activity] | None,
+        round: int,  # noqa: A002
+    ) -> tuple[dict[str, float], dict[str, Tensor]]:
+        """Alignment by optimiser steps: figures of what it did, and what it may have changed."""
+        settings = self.settings.alignment
+        done = align(
+            self.tunable,
+            self.server_tunable,
+            self.pair.compared,
+            self.pair.own,
+            self._measure(public, settings, round) if counted is None else counted,
+            public.batches(settings.batch_size, steps=settings.steps, seed=self.seed, purpose="alignment", round=round),
+            settings,
+            seed=self.seed,
+            round=round,
+        )
         ties = max(done.ties.values(), default=0.0)
         figures = {"loss_first": done.losses[0], "loss_last": done.losses[-1], "ties": ties}
         if version.number:
-            before = {path: changed == version.number for path, changed in version.changed.items()}
-            figures["overlap"] = overlap(before, done.chosen)
-        report({**self.compare("aligned"), **figures})
-        return next_version(version, self.pair.read(), done.chosen)
+            figures["overlap"] = overlap(last_touched(version, self.pair.compressed), done.chosen)
+        return figures, neurons_touched(version.own, self.pair.compressed, done.chosen)
 
     def _measure(self, public: PublicData, settings: Alignment, round: int) -> dict[str, Activity]:  # noqa: A002
         """How much neurons are used on public data; empty where all are refitted."""
-        if settings.share == 1:
+        if not settings.chooses:
             return {}
         batches = public.batches(
             settings.batch_size, steps=ACTIVITY_BATCHES, seed=self.seed, purpose="activity", round=round

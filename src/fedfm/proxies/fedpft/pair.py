@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from operator import attrgetter
 from typing import Self
 
 from torch import nn
@@ -13,7 +12,7 @@ from fedfm.models.backbones import Backbone
 from fedfm.models.families import Block, blocks
 from fedfm.models.tunable import Tunable
 from fedfm.proxies.base import Attach, ClientCopy, ClientModel
-from fedfm.proxies.fedpft.closed_form import refit_outputs
+from fedfm.proxies.fedpft.closed_form import FITTING_BATCHES, refit_outputs, residuals
 from fedfm.proxies.fedpft.construct import choose, compressed_blocks, counts, kept_blocks, make_proxy, own_parameters
 from fedfm.proxies.fedpft.model import FedPFTModel
 from fedfm.proxies.fedpft.scores import Scoring, scores
@@ -25,9 +24,6 @@ from fedfm.proxies.pair import FitReport, ProxyPair
 from fedfm.proxies.settings import ProxySettings
 from fedfm.tasks.base import Batch
 from fedfm.tasks.public import PublicData
-
-FITTING_BATCHES = 16
-"""Public batches of 16 that data-driven scores, and the closed form, are computed on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,8 +99,7 @@ class FedPFTPair(ProxyPair):
         if settings.closed_form:
             batches: Sequence[Batch] = public.fixed(16, FITTING_BATCHES, seed=seed, purpose="closed form")
             layers = blocks(self.proxy.model, self.proxy.family)
-            refits = refit_outputs(student.model, layers, self.compared, self.neurons, batches, settings.ridge).values()
-            before, after = (sum(map(attrgetter(side), refits)) / len(refits) for side in ("before", "after"))
-            report("closed-form", {"residual_before": before, "residual_after": after})
+            refits = refit_outputs(student.model, layers, self.compared, self.neurons, batches, settings.ridge)
+            report("closed-form", residuals(refits))
         if settings.distill is not None:
             self.distill(teacher, student, public, settings.distill, seed=seed, report=report)

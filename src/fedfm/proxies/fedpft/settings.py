@@ -32,6 +32,8 @@ UsageScore = Literal["auto", "apoz", "soft-apoz", "contribution"]
 class Alignment(Settings):
     """How a proxy is realigned while clients tune it (arXiv:2404.11536, neuron-level alignment)."""
 
+    closed_form: bool = False
+    """Refit each compressed FFN's output matrix by ridge regression, in place of steps; only these matrices travel."""
     share: Share = 0.5
     """Share of the neurons of a compressed FFN that are refitted, those used least."""
     score: UsageScore = "auto"
@@ -45,6 +47,17 @@ class Alignment(Settings):
     """Public examples a step."""
     learning_rate: Annotated[float, Field(gt=0)] = 6e-4
     """Peak learning rate of AdamW; it rises over the warm-up, then falls linearly to zero."""
+
+    @model_validator(mode="after")
+    def _refuse_steps_of_a_regression(self) -> Self:
+        if self.closed_form and (others := sorted(self.model_fields_set - {"closed_form"})):
+            raise ValueError(f"closed_form refits all output matrices at once and has no {others[0]}; leave it out")
+        return self
+
+    @property
+    def chooses(self) -> bool:
+        """Whether only some neurons are refitted, by their use."""
+        return not self.closed_form and self.share < 1
 
 
 class FedPFT(ProxySettings):
@@ -87,6 +100,8 @@ class FedPFT(ProxySettings):
 
     @model_validator(mode="after")
     def _refuse_another_score(self) -> Self:
+        if self.reproduce and self.align.closed_form:
+            raise ValueError("reproduce means alignment by steps; leave out reproduce or align.closed_form")
         if self.reproduce and self.align.score not in ("auto", "apoz"):
             raise ValueError(f"reproduce means align.score: apoz, not {self.align.score}; leave one of the two out")
         return self
@@ -99,7 +114,7 @@ class FedPFT(ProxySettings):
     @property
     def counts_at_clients(self) -> bool:
         """Whether clients count how much neurons are used."""
-        return self.interval is not None and self.alignment.data == "clients" and self.alignment.share < 1
+        return self.interval is not None and self.alignment.data == "clients" and self.alignment.chooses
 
     @property
     def accepts_stale(self) -> bool:

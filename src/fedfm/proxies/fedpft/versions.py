@@ -1,8 +1,8 @@
-"""Versions of a FedPFT proxy: alignment changes some neurons, and a client gets those changed since its own version.
+"""Versions of a FedPFT proxy: alignment changes some neurons, and a client gets what changed since its own version.
 
-Most clients miss most alignments, since only a cohort takes part in a round. So every neuron has the number of the
-version in which it last changed; what a client misses follows from the version it holds, however many alignments lie
-between.
+Most clients miss most alignments, since only a cohort takes part in a round. So each neuron's slice of every tensor has
+the number of the version in which it last changed, and so has each tensor that belongs to no neuron; what a client
+misses follows from the version it holds, however many alignments lie between.
 """
 
 from __future__ import annotations
@@ -22,10 +22,15 @@ from fedfm.params import Params
 from fedfm.proxies.base import ClientCopy, ModelVersion
 from fedfm.proxies.fedpft.activity import counting, to_params
 from fedfm.proxies.fedpft.construct import kept_blocks, own_parameters
-from fedfm.proxies.ffn import Kept, neuron_tensors
+from fedfm.proxies.ffn import Kept, NeuronTensor, neuron_tensors, neurons, output_bias
 
 NEURONS = "neurons"
-"""Name, from a block, of the tensor that says which neurons a change holds."""
+"""Ending of the name of the tensor that says which neurons' slices of another tensor a change holds."""
+
+
+def slices(blocks: Sequence[Block]) -> dict[str, NeuronTensor]:
+    """The tensors of some blocks that change neuron by neuron, by name."""
+    return {f"{block.path}.{tensor.name}": tensor for block in blocks for tensor in neuron_tensors(block)}
 
 
 def first_version(own: Params, blocks: Sequence[Block]) -> ModelVersion:
@@ -35,46 +40,73 @@ def first_version(own: Params, blocks: Sequence[Block]) -> ModelVersion:
         own: the proxy's own parameters.
         blocks: the compressed blocks of the proxy.
     """
-    counts = {
-        block.path: tensor.size(own[f"{block.path}.{tensor.name}"])
-        for block in blocks
-        for tensor in neuron_tensors(block)
-    }
-    return ModelVersion(0, own, {path: torch.zeros(count, dtype=torch.int64) for path, count in counts.items()})
+    sliced = slices(blocks)
+    sizes = {name: (sliced[name].size(tensor),) if name in sliced else () for name, tensor in own.items()}
+    return ModelVersion(0, own, {name: torch.zeros(size, dtype=torch.int64) for name, size in sizes.items()})
 
 
-def next_version(version: ModelVersion, own: Params, chosen: Mapping[str, Tensor]) -> ModelVersion:
+def next_version(version: ModelVersion, own: Params, touched: Mapping[str, Tensor]) -> ModelVersion:
     """The version after an alignment.
 
     Args:
         version: the one before.
         own: the proxy's own parameters now.
-        chosen: path of each compressed block → bool [m'], the neurons that may have changed.
+        touched: name of a tensor → bool [m'], the neurons whose slices may have changed, or bool [] for a tensor that
+            belongs to no neuron; tensors that are absent have not changed.
     """
     number = version.number + 1
-    changed = {path: torch.where(chosen[path], number, before) for path, before in version.changed.items()}
+    changed = {
+        name: torch.where(touched[name], number, before) if name in touched else before
+        for name, before in version.changed.items()
+    }
     return ModelVersion(number, own, changed)
 
 
+def neurons_touched(own: Params, blocks: Sequence[Block], chosen: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """For `next_version`: these neurons, bool [m'] by block path, and every tensor that belongs to no neuron."""
+    touched = {name: torch.tensor(True) for name in own}
+    for block in blocks:
+        touched |= dict.fromkeys(slices([block]), chosen[block.path])
+    return touched
+
+
+def outputs_touched(blocks: Sequence[Block]) -> dict[str, Tensor]:
+    """For `next_version`: every FFN's output matrix and its bias."""
+    touched = {}
+    for block in blocks:
+        touched[f"{block.path}.{neuron_tensors(block)[-1].name}"] = torch.ones(neurons(block), dtype=torch.bool)
+        if bias := output_bias(block):
+            touched[f"{block.path}.{bias}"] = torch.tensor(True)
+    return touched
+
+
+def last_touched(version: ModelVersion, blocks: Sequence[Block]) -> dict[str, Tensor]:
+    """The neurons that the latest alignment chose, bool [m'] by block path."""
+    inputs = {block.path: f"{block.path}.{neuron_tensors(block)[0].name}" for block in blocks}
+    return {path: version.changed[name] == version.number for path, name in inputs.items()}
+
+
 def changes_since(version: ModelVersion, since: int, blocks: Sequence[Block]) -> Params:
-    """What a client at version ``since`` misses: slices of the changed neurons, and what belongs to no neuron.
+    """What a client at version ``since`` misses: slices of the neurons that changed, and other tensors that did.
 
     Args:
         version: the present one.
         since: the version that the client holds.
         blocks: the compressed blocks of the proxy.
     """
-    if since >= version.number:
-        return {}
     found: Params = {}
-    rest = dict(version.own)
-    for block in blocks:
-        chosen = torch.nonzero(version.changed[block.path] > since).flatten()
-        for tensor in neuron_tensors(block):
-            name = f"{block.path}.{tensor.name}"
-            found[name] = tensor.take(rest.pop(name), chosen)
-        found[f"{block.path}.{NEURONS}"] = chosen.to(torch.int32)
-    return {**found, **rest}
+    sliced = slices(blocks)
+    for name, value in version.own.items():
+        missed = version.changed[name] > since
+        if not missed.any():
+            continue
+        if name in sliced:
+            chosen = torch.nonzero(missed).flatten()
+            found[name] = sliced[name].take(value, chosen)
+            found[f"{name}.{NEURONS}"] = chosen.to(torch.int32)
+        else:
+            found[name] = value
+    return found
 
 
 @dataclass
@@ -99,35 +131,38 @@ class NeuronCopy(ClientCopy):
             yield lambda: to_params(counted)
 
     def _problem(self, changes: Params) -> str | None:
-        expected = self.own.keys() | {f"{block.path}.{NEURONS}" for block in self.blocks}
-        if differing := sorted(changes.keys() ^ expected):
-            return f"{differing[0]} is in one of them only"
-        shapes = {name: [*mine.shape] for name, mine in self.own.items()}
-        for block in self.blocks:
-            chosen = changes[f"{block.path}.{NEURONS}"]
-            for tensor in neuron_tensors(block):
-                name = f"{block.path}.{tensor.name}"
-                if problem := _index_problem(chosen, tensor.size(self.own[name])):
-                    return f"{block.path}.{NEURONS} {problem}"
-                shapes[name][tensor.axis] = tensor.copies * len(chosen)
-        for name, shape in shapes.items():
+        sliced = slices(self.blocks)
+        known = self.own.keys() | {f"{name}.{NEURONS}" for name in sliced}
+        if unknown := sorted(changes.keys() - known):
+            return f"it has no {unknown[0]}"
+        for name, mine in self.own.items():
+            shape, beside = [*mine.shape], f"{name}.{NEURONS}"
+            if name in sliced and (name in changes) != (beside in changes):
+                return f"only one of {name} and {beside} is there"
+            if name not in changes:
+                continue
+            if name in sliced:
+                chosen, tensor = changes[beside], sliced[name]
+                if problem := _index_problem(chosen, tensor.size(mine)):
+                    return f"{beside} {problem}"
+                shape[tensor.axis] = tensor.copies * len(chosen)
             if [*changes[name].shape] != shape:
                 return f"{name} has shape {[*changes[name].shape]}, not {shape}"
-            if changes[name].dtype != self.own[name].dtype:
-                return f"{name} is {changes[name].dtype}, not {self.own[name].dtype}"
+            if changes[name].dtype != mine.dtype:
+                return f"{name} is {changes[name].dtype}, not {mine.dtype}"
         return None
 
     @torch.no_grad()
     def _write(self, changes: Params) -> None:
-        rest = dict(self.own)
-        for block in self.blocks:
-            chosen = changes[f"{block.path}.{NEURONS}"].long()
-            for tensor in neuron_tensors(block):
-                mine = rest.pop(name := f"{block.path}.{tensor.name}")
-                index = tensor.index(chosen, tensor.size(mine))
-                mine.index_copy_(tensor.axis, index.to(mine.device), changes[name].to(mine.device))
-        for name, mine in rest.items():
-            mine.copy_(changes[name])
+        sliced = slices(self.blocks)
+        for name, mine in self.own.items():
+            if name not in changes:
+                continue
+            if name in sliced:
+                index = sliced[name].index(changes[f"{name}.{NEURONS}"].long(), sliced[name].size(mine))
+                mine.index_copy_(sliced[name].axis, index.to(mine.device), changes[name].to(mine.device))
+            else:
+                mine.copy_(changes[name])
 
 
 def _index_problem(chosen: Tensor, width: int) -> str | None:

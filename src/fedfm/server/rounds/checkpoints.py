@@ -38,7 +38,7 @@ from fedfm.records.disk import replace_text, replacing_folder, storage
 from fedfm.records.folder import RunFolder
 from fedfm.server.rounds.state import RunState
 
-FORMAT = 4
+FORMAT = 5
 """Version of the layout above; a checkpoint of another version is refused, not guessed at."""
 
 MANIFEST = "MANIFEST.json"

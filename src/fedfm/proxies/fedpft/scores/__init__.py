@@ -4,21 +4,18 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from fedfm.proxies.fedpft.scores.activation import activation
+from fedfm.proxies.fedpft.scores import activation, chance, gradient, reconstruct
 from fedfm.proxies.fedpft.scores.base import Score, Scoring
-from fedfm.proxies.fedpft.scores.chance import chance
-from fedfm.proxies.fedpft.scores.gradient import gradient
 from fedfm.proxies.fedpft.scores.norms import concat_l2, of_each, product
-from fedfm.proxies.fedpft.scores.reconstruct import reconstruct
 from fedfm.proxies.fedpft.settings import WEIGHTS_ALONE, NeuronScore
 
 SCORES: dict[NeuronScore, Score] = {
     "concat-l2": of_each(concat_l2),
     "product": of_each(product),
-    "activation": activation,
-    "gradient": gradient,
-    "reconstruct": reconstruct,
-    "random": chance,
+    "activation": activation.score,
+    "gradient": gradient.score,
+    "reconstruct": reconstruct.score,
+    "random": chance.score,
 }
 """Kinds of score by name."""
 

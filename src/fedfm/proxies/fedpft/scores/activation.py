@@ -8,7 +8,7 @@ from fedfm.proxies.fedpft.activity import measure_activity, usage_scores
 from fedfm.proxies.fedpft.scores.base import Scoring
 
 
-def activation(scoring: Scoring) -> dict[str, Tensor]:
+def score(scoring: Scoring) -> dict[str, Tensor]:
     """The mean size of what leaves a neuron."""
     activity = measure_activity(scoring.backbone.model, scoring.blocks, scoring.batches)
     return {block.path: -usage_scores("contribution", activity[block.path], block) for block in scoring.blocks}

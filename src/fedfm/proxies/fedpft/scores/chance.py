@@ -10,7 +10,7 @@ from fedfm.proxies.ffn import neurons
 from fedfm.randomness import numpy_generator
 
 
-def chance(scoring: Scoring) -> dict[str, Tensor]:
+def score(scoring: Scoring) -> dict[str, Tensor]:
     """Uniform in [0, 1), keyed by seed and block."""
     return {
         block.path: torch.from_numpy(numpy_generator(scoring.seed, f"neurons of {block.path}").random(neurons(block)))

@@ -29,7 +29,7 @@ READ_OUTS = 8
 """How many read-outs are summed."""
 
 
-def gradient(scoring: Scoring) -> dict[str, Tensor]:
+def score(scoring: Scoring) -> dict[str, Tensor]:
     """Effects, summed over examples and read-outs."""
     model, family = scoring.backbone.model, scoring.backbone.family
     stacks = groupby(all_blocks(model, family), key=lambda block: block.stack.path)

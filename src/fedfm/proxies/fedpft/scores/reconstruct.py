@@ -24,7 +24,7 @@ RIDGE = 0.01
 
 
 @torch.no_grad()
-def reconstruct(scoring: Scoring) -> dict[str, Tensor]:
+def score(scoring: Scoring) -> dict[str, Tensor]:
     """The neuron taken first has the highest score; those that are not taken have 0."""
     model = scoring.backbone.model.eval()
     passing = LayerwisePass(model, all_blocks(model, scoring.backbone.family), scoring.batches)
