@@ -29,6 +29,10 @@ Report = Callable[[dict[str, Any]], None]
 """Receives a record of each stage of making, fitting or changing a client model, in the form of metrics.jsonl."""
 
 
+Judge = Callable[[Params], tuple[float, ...]]
+"""How good the backbone is with some values of its tunable, on validation data; the highest is best."""
+
+
 class StaleProxyError(FedfmError):
     """A client's copy is not at the version that a message starts from."""
 
@@ -148,6 +152,27 @@ class ClientModel(ABC):
     @abstractmethod
     def to_backbone(self, params: Params) -> Params:
         """The plug-in: the backbone's tunable with what travels in its place."""
+
+    @property
+    def refines(self) -> bool:
+        """Whether `refine` does something."""
+        return False
+
+    def refine(self, params: Params, judge: Judge | None, report: Report) -> Params | None:
+        """The backbone's tunable where more than the plug-in is done once training is over.
+
+        Args:
+            params: what travels, in the end; the client model is at its latest version.
+            judge: tells which of two is better for the task; None where no validation data says so.
+            report: receives a record of the stage.
+
+        Returns:
+            None: the plug-in is final.
+
+        Raises:
+            RecipeError: the fit diverged.
+        """
+        return None
 
     @abstractmethod
     def from_backbone(self, params: Params) -> Params:

@@ -12,19 +12,16 @@ released code B has no gradient; here it has one.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import AdamW
-from transformers import get_linear_schedule_with_warmup
 
 from fedfm.errors import RecipeError
 from fedfm.models.families import Block
 from fedfm.progress import steps
+from fedfm.proxies.descent import Optimizer, only
 from fedfm.proxies.ffn import vectors
 from fedfm.proxies.hidden import Pairs, relative_error
 from fedfm.proxies.settings import DistillSettings
@@ -68,11 +65,11 @@ def distill(
     if any(id(parameter) in shared for parameter in trainable):
         raise ValueError("the teacher shares a parameter that is to be trained")
     targets = _products([block for block, _ in pairs]) if settings.product else []
-    optimizer = _Optimizer(trainable, settings, masks or {})
+    optimizer = Optimizer(trainable, settings, masks)
     losses: list[float] = []
     teacher.eval()
     student.eval()
-    with _only(student, trainable):
+    with only(student, trainable):
         for batch in steps(islice(batches, settings.steps), "distilling the proxy", settings.steps):
             loss = _hidden_loss(teacher, student, pairs, batch)
             if targets:
@@ -84,37 +81,6 @@ def distill(
             losses.append(loss.item())
             optimizer.step(loss)
     return losses
-
-
-class _Optimizer:
-    """AdamW with clipping and a linear schedule; what masks exclude stays bit for bit what it is."""
-
-    def __init__(
-        self, trainable: Sequence[nn.Parameter], settings: DistillSettings, masks: Mapping[nn.Parameter, Tensor]
-    ) -> None:
-        self._trainable = trainable
-        self._max_norm = settings.max_grad_norm
-        self._fixed = _Fixed(masks)
-        self._adamw = AdamW(_groups(trainable, settings.weight_decay), lr=settings.learning_rate)
-        warmup = int(settings.warmup_ratio * settings.steps)
-        self._schedule = get_linear_schedule_with_warmup(self._adamw, warmup, settings.steps)
-
-    def step(self, loss: Tensor) -> None:
-        loss.backward()  # type: ignore[no-untyped-call]
-        self._fixed.clear_gradients()
-        if self._max_norm is not None:
-            nn.utils.clip_grad_norm_(self._trainable, self._max_norm)
-        self._adamw.step()
-        self._fixed.restore()
-        self._adamw.zero_grad()
-        self._schedule.step()
-
-
-def _groups(trainable: Sequence[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
-    """Matrices decay; biases and norms do not, as in the Trainer that the released code uses."""
-    matrices = [parameter for parameter in trainable if parameter.dim() > 1]
-    vectors = [parameter for parameter in trainable if parameter.dim() <= 1]
-    return [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
 
 
 def _hidden_loss(teacher: Model, student: Model, pairs: Pairs, batch: Batch) -> Tensor:
@@ -143,37 +109,3 @@ def _product_loss(targets: Sequence[Tensor], blocks: Sequence[Block]) -> Tensor:
         for target, product in zip(targets, _products(blocks), strict=True)
     ]
     return torch.stack(errors).mean()
-
-
-class _Fixed:
-    """Restores what masks exclude after each step: weight decay changes it even where the gradient is zero."""
-
-    def __init__(self, masks: Mapping[nn.Parameter, Tensor]) -> None:
-        self._masks = {parameter: mask.to(parameter.device) for parameter, mask in masks.items()}
-        self._before = {parameter: parameter.detach().clone() for parameter in masks}
-
-    def clear_gradients(self) -> None:
-        for parameter, mask in self._masks.items():
-            if parameter.grad is not None:
-                parameter.grad.mul_(mask)
-
-    @torch.no_grad()
-    def restore(self) -> None:
-        for parameter, mask in self._masks.items():
-            parameter.copy_(torch.where(mask, parameter, self._before[parameter]))
-
-
-@contextmanager
-def _only(model: Model, trainable: Sequence[nn.Parameter]) -> Iterator[None]:
-    """Lets only some of the model's parameters require gradients, for a while."""
-    parameters = list(model.parameters())
-    before = [parameter.requires_grad for parameter in parameters]
-    for parameter in parameters:
-        parameter.requires_grad_(False)
-    for parameter in trainable:
-        parameter.requires_grad_()
-    try:
-        yield
-    finally:
-        for parameter, required in zip(parameters, before, strict=True):
-            parameter.requires_grad_(required)

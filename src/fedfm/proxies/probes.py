@@ -226,12 +226,25 @@ def _look(tunable: Tunable, batch: Batch) -> _View:
     (hidden,) = seen
     logits: Tensor = outputs.get("logits", hidden.new_zeros(0, 1))  # a model without a head predicts nothing
     mask = inputs.get("attention_mask")
+    predicted = predictions(logits, mask)
     if mask is None:
-        return _View(hidden.mean(dim=1), logits.flatten(0, -2))
+        return _View(hidden.mean(dim=1), predicted)
     length = mask.shape[1]  # a prompt's virtual tokens stand before the text
     weights = mask.to(hidden.dtype)[..., None]
     pooled = (hidden[:, -length:] * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
-    return _View(pooled, logits if logits.dim() == 2 else logits[:, -length:][mask.bool()])
+    return _View(pooled, predicted)
+
+
+def predictions(logits: Tensor, mask: Tensor | None) -> Tensor:
+    """The logits of single predictions ``[N, C]``: one an example, or one at each real position.
+
+    Args:
+        logits: ``[B, C]`` or ``[B, T, C]``; virtual tokens may stand before the text.
+        mask: ``[B, T]``, 1 = real; None: all positions are.
+    """
+    if mask is None or logits.dim() == 2:
+        return logits.flatten(0, -2)
+    return logits[:, -mask.shape[1] :][mask.bool()]
 
 
 def _gradient(pooled: Tensor, parameters: list[nn.Parameter], readout: Tensor) -> tuple[Tensor, ...]:

@@ -9,12 +9,15 @@ from typing import Any
 from torch import Tensor, nn
 
 from fedfm.params import Params
-from fedfm.proxies.base import Attach, ClientModel, ModelVersion, Report
+from fedfm.progress import stage
+from fedfm.proxies.base import Attach, ClientModel, Judge, ModelVersion, Report
 from fedfm.proxies.folder import plain_tensors, save_proxy
 from fedfm.proxies.hidden import layer_errors
 from fedfm.proxies.pair import ProxyPair
+from fedfm.proxies.plug_in_distillation import compare, distill_plug_in
 from fedfm.proxies.plugin import plug_in_map
 from fedfm.proxies.probes import probe
+from fedfm.proxies.settings import PlugInSettings
 from fedfm.proxies.sizes import bit_equal_share, block_parameters
 from fedfm.tasks.base import Batch
 from fedfm.tasks.public import PublicData
@@ -22,6 +25,9 @@ from fedfm.wire import stored_bytes
 
 PROBE_BATCH = 8
 """Public examples in a batch of the probes."""
+
+HELD_BACK = 128
+"""Public examples that plug-in distillation does not learn from, by which its outcome is judged."""
 
 
 class ProxyModel(ClientModel):
@@ -34,7 +40,16 @@ class ProxyModel(ClientModel):
         seed: the run's seed.
     """
 
-    def __init__(self, pair: ProxyPair, attach: Attach, public: PublicData | None, *, probe: int, seed: int) -> None:
+    def __init__(
+        self,
+        pair: ProxyPair,
+        attach: Attach,
+        public: PublicData | None,
+        *,
+        probe: int,
+        plug_in: PlugInSettings,
+        seed: int,
+    ) -> None:
         """Attaches tunables to the backbone, to the proxy, and to a copy of the proxy for clients on this machine.
 
         Args:
@@ -42,6 +57,7 @@ class ProxyModel(ClientModel):
             attach: attaches what the recipe tunes.
             public: public data; None where the recipe names none.
             probe: public examples on which the two are compared.
+            plug_in: what happens once training is over.
             seed: the recipe's seed.
 
         Raises:
@@ -51,6 +67,7 @@ class ProxyModel(ClientModel):
         self.public = public
         self.seed = seed
         self._probe = probe
+        self._final = plug_in.distill
         self._weights = dict(plain_tensors(pair.proxy.model))
         self.client = pair.copy().client_copy()  # before a tunable is attached to what is copied
         self.tunable = attach(pair.backbone)
@@ -75,6 +92,43 @@ class ProxyModel(ClientModel):
     def from_backbone(self, params: Params) -> Params:
         """Undoes the plug-in."""
         return self.plug_in.to_proxy(params)
+
+    @property
+    def refines(self) -> bool:
+        """Whether the recipe asks for plug-in distillation."""
+        return self._final is not None and self.public is not None
+
+    def refine(self, params: Params, judge: Judge | None, report: Report) -> Params | None:
+        """Plug-in distillation, and whether its outcome is kept."""
+        settings = self._final
+        if settings is None or self.public is None:
+            return None
+        self.carry(params)
+        plugged = self.tunable.read()
+        rest, held = self.public.held_back(HELD_BACK, seed=self.seed, purpose="plug-in held back")
+        apart = held.fixed(PROBE_BATCH, HELD_BACK // PROBE_BATCH, seed=self.seed, purpose="plug-in held back")
+        before = compare(self.server_tunable, self.tunable, apart)
+        batches = rest.batches(settings.batch_size, steps=settings.steps, seed=self.seed, purpose="plug-in")
+        with stage("distilling the plug-in"):
+            losses = distill_plug_in(self.server_tunable, self.tunable, self.pair.compared, batches, settings)
+        after, refined = compare(self.server_tunable, self.tunable, apart), self.tunable.read()
+        if settings.keep == "always":
+            kept = True
+        else:
+            kept = after.is_better_than(before) if judge is None else judge(refined) > judge(plugged)
+        report(
+            {
+                "stage": "plug-in distilled",
+                "loss_first": losses[0],
+                "loss_last": losses[-1],
+                "divergence_before": before.divergence,
+                "divergence_after": after.divergence,
+                "confidence_before": before.confidence,
+                "confidence_after": after.confidence,
+                "kept": kept,
+            }
+        )
+        return refined if kept else None
 
     def prepare(self, start: Params, report: Report) -> ModelVersion:
         """Fits the proxy, and compares it with the backbone after each stage."""

@@ -133,8 +133,8 @@ class NoProxy(ProxySettings):
         return WholeModel(backbone, attach)
 
 
-class DistillSettings(Settings):
-    """How a proxy is fitted to the backbone on public data, by gradient steps."""
+class Descent(Settings):
+    """How parameters are fitted by AdamW: steps, batches, learning rate."""
 
     steps: Annotated[int, Field(ge=1, le=10_000_000)] = 500
     """Optimiser steps."""
@@ -148,5 +148,38 @@ class DistillSettings(Settings):
     """Decoupled weight decay of matrices; biases and norms do not decay."""
     max_grad_norm: Annotated[float, Field(gt=0)] | None = 1.0
     """Clip the gradient to this L2 norm."""
+
+
+class DistillSettings(Descent):
+    """How a proxy is fitted to the backbone on public data, by gradient steps."""
+
     product: Annotated[float, Field(ge=0)] = 0.0
     """Weight α of the error of the FFN's weight product W₂W₁ in the loss; in the released code it has no gradient."""
+
+
+class PlugInDistillation(Descent):
+    """How the plugged backbone learns from the tuned proxy on public data; only what was tuned changes."""
+
+    steps: Annotated[int, Field(ge=1, le=10_000_000)] = 100
+    """Optimiser steps."""
+    batch_size: Annotated[int, Field(ge=1, le=1_000_000)] = 8
+    """Public examples a step."""
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    """Peak learning rate of AdamW; it rises over the warm-up, then falls linearly to zero."""
+    warmup_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.06
+    """Share of the steps in which the learning rate rises."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """Decoupled weight decay of matrices; biases and norms do not decay."""
+    temperature: Annotated[float, Field(gt=0)] = 2.0
+    """Both models' logits are divided by it before they are compared."""
+    hidden: Annotated[float, Field(ge=0)] = 1.0
+    """Weight of the hidden states' relative error beside the divergence of predictions."""
+    keep: Literal["if-better", "always"] = "if-better"
+    """Whether the outcome is dropped if it is no better: by the validation set, else by held-back public examples."""
+
+
+class PlugInSettings(Settings):
+    """What happens to the tunable once training is over and it is plugged into the backbone."""
+
+    distill: PlugInDistillation | None = None
+    """The backbone learns from the tuned proxy on public data; null: the plug-in is final."""

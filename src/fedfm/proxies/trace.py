@@ -50,19 +50,31 @@ def run(model: Model, batch: Batch) -> None:
 
 def hidden_states(model: Model, blocks: Sequence[Block], batch: Batch) -> dict[str, Tensor]:
     """The hidden state after each block, ``[B, T, d]`` by the block's path; the pass ends with the last of them."""
+    with collecting(blocks, ends=True) as states:
+        run(model, batch)
+    return states
+
+
+@contextmanager
+def collecting(blocks: Sequence[Block], *, ends: bool = False) -> Iterator[dict[str, Tensor]]:
+    """Collects the hidden state after each block, ``[B, T, d]`` by the block's path, of the latest pass.
+
+    Args:
+        blocks: of the model that passes.
+        ends: whether a pass by `run` ends with the last of them.
+    """
     states: dict[str, Tensor] = {}
 
     def collect(block: Block, output: Any) -> None:
         states[block.path] = hidden_state(output)
-        if len(states) == len(blocks):
+        if ends and len(states) == len(blocks):
             raise _EnoughError
 
     with ExitStack() as hooks:
         for block in blocks:
             hook = block.module.register_forward_hook(lambda _, __, output, block=block: collect(block, output))
             hooks.enter_context(hook)
-        run(model, batch)
-    return states
+        yield states
 
 
 def hidden_state(output: Any) -> Tensor:

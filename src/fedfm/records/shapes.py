@@ -129,6 +129,8 @@ class _Proxy(TypedDict, total=False):
     disclosed: float
     initial: dict[str, Figure]
     final: dict[str, Figure] | None
+    plugged: dict[str, Figure]
+    distilled: dict[str, Figure] | None
     plug_in_gap: Figure
     first_download: Count
     seconds: float

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -61,6 +61,19 @@ class PublicData:
         """The first ``count`` batches of a keyed shuffle, the same at every call; at most one pass over the data."""
         most = -(-len(self) // size)
         return list(self.batches(size, steps=min(count, most), seed=seed, purpose=purpose, round=round))
+
+    def held_back(self, most: int, *, seed: int, purpose: str) -> tuple[PublicData, PublicData]:
+        """A keyed split: at most ``most`` examples and a fifth of all are held back; the rest, and those.
+
+        Raises:
+            ValueError: there are fewer than two examples.
+        """
+        if len(self) < 2:
+            raise ValueError("one public example cannot be split")
+        shuffled = numpy_generator(seed, f"public {purpose}").permutation(len(self))
+        count = max(1, min(most, len(self) // 5))
+        rest, held = (np.sort(self.indices[part]) for part in (shuffled[count:], shuffled[:count]))
+        return replace(self, indices=rest), replace(self, indices=held)
 
     def _collate(self, rows: Sequence[dict[str, Any]]) -> Batch:
         if isinstance(self.processor, PreTrainedTokenizerBase):

@@ -52,7 +52,7 @@ class FedPFTModel(ProxyModel):
         self, pair: FedPFTPair, settings: FedPFT, attach: Attach, public: PublicData | None, *, seed: int
     ) -> None:
         """Arguments as of `ProxyModel`, with the recipe's ``proxy``."""
-        super().__init__(pair, attach, public, probe=settings.probe, seed=seed)
+        super().__init__(pair, attach, public, probe=settings.probe, plug_in=settings.plug_in, seed=seed)
         self.settings = settings
         self.accepts_stale = settings.accepts_stale
 

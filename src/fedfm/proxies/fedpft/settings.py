@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Final, Literal, Self, cas
 from pydantic import Field, model_validator
 
 from fedfm.capabilities import BACKBONE_WEIGHTS
-from fedfm.proxies.settings import DistillSettings, ProxySettings, Share
+from fedfm.proxies.settings import DistillSettings, PlugInSettings, ProxySettings, Share
 from fedfm.settings import Settings
 
 if TYPE_CHECKING:
@@ -92,6 +92,8 @@ class FedPFT(ProxySettings):
     """Neuron-level alignment during training."""
     stale: Literal["refuse", "accept"] = "refuse"
     """Whether an update that was trained on an older version of the proxy is refused or accepted."""
+    plug_in: PlugInSettings = PlugInSettings()
+    """What happens to the tunable once training is over and it is plugged into the backbone."""
     probe: Annotated[int, Field(ge=0)] = 16
     """Public examples on which proxy and backbone are compared, gradient by gradient, after each stage; 0: never."""
     reproduce: bool = False
@@ -129,6 +131,7 @@ class FedPFT(ProxySettings):
             "closed_form": self.path is None and self.closed_form,
             "distill": self.path is None and self.distill is not None,
             "interval": self.interval is not None,
+            "plug_in": self.plug_in.distill is not None,
         }
         return next((key for key, needed in needs.items() if needed), None)
 

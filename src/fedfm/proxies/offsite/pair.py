@@ -75,7 +75,7 @@ class OffsitePair(ProxyPair):
         """The server's side, which does not change the proxy after round 1."""
         if not isinstance(settings, Offsite):
             raise TypeError(f"an offsite proxy cannot be used with settings of kind {settings.kind}")
-        return ProxyModel(self, attach, public, probe=settings.probe, seed=seed)
+        return ProxyModel(self, attach, public, probe=settings.probe, plug_in=settings.plug_in, seed=seed)
 
     def fit(self, teacher: Tunable, student: Tunable, public: PublicData, *, seed: int, report: FitReport) -> None:
         """Distils the emulator."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 from pydantic import Field
 
 from fedfm.capabilities import BACKBONE_WEIGHTS
-from fedfm.proxies.settings import DistillSettings, ProxySettings, Share
+from fedfm.proxies.settings import DistillSettings, PlugInSettings, ProxySettings, Share
 
 if TYPE_CHECKING:
     from fedfm.models.backbones import Backbone
@@ -41,13 +41,17 @@ class Offsite(ProxySettings):
     """The FedPFT proxy to match in size."""
     distill: DistillSettings | None = DistillSettings()
     """Fitting the emulator's output to the backbone's before round 1; null: none."""
+    plug_in: PlugInSettings = PlugInSettings()
+    """What happens to the tunable once training is over and it is plugged into the backbone."""
     probe: Annotated[int, Field(ge=0)] = 16
     """Public examples on which proxy and backbone are compared, gradient by gradient, after each stage; 0: never."""
 
     @property
     def public_use(self) -> str | None:
-        """``distill``, where the emulator is fitted."""
-        return "distill" if self.path is None and self.distill is not None else None
+        """``distill``, where the emulator is fitted; ``plug_in``, where the plugged backbone is."""
+        if self.path is None and self.distill is not None:
+            return "distill"
+        return "plug_in" if self.plug_in.distill is not None else None
 
     def refuses(self, tune: Tune) -> str | None:
         """Refuses what is tuned in every layer."""

@@ -79,6 +79,20 @@ class Experiment:
         """Writes what travels into the backbone."""
         self.tunable.write(self.client_model.to_backbone(params))
 
+    def judge(self, params: Params) -> tuple[float, ...]:
+        """Figures of the backbone with some values of its tunable, on the validation set; the highest is best.
+
+        Raises:
+            ValueError: the recipe has no validation set.
+        """
+        if self.data.validation is None:
+            raise ValueError("there is no validation set")
+        self.tunable.write(params)
+        scores = self.evaluator(self.data.validation)
+        metric = self.evaluator.metrics[0]
+        sign = 1 if self.data.task.metrics[metric] else -1
+        return sign * scores[metric], -scores["loss"]
+
     def evaluate(self, params: Params) -> Iterator[tuple[str, int, dict[str, float]]]:
         """Split, examples, and loss and metrics of the backbone with ``params`` plugged in, split by split.
 
@@ -86,8 +100,14 @@ class Experiment:
         """
         if self.recipe.evaluate.at == "clients":
             return
-        keep_for_reuse()
         self.plug_in(params)
+        yield from self.evaluate_backbone()
+
+    def evaluate_backbone(self) -> Iterator[tuple[str, int, dict[str, float]]]:
+        """As `evaluate`, with the values that the backbone's tunable has now."""
+        if self.recipe.evaluate.at == "clients":
+            return
+        keep_for_reuse()
         for split, part in (("validation", self.data.validation), ("test", self.data.test)):
             if part is not None:
                 yield split, len(part), self.evaluator(part)

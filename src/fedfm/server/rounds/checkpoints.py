@@ -107,6 +107,8 @@ def _write(folder: Path, state: RunState, offsets: Mapping[str, int], identity: 
         tensors.save(state.params, folder / "params.safetensors")
         tensors.save(_flatten(state.protocol.server), folder / "server.safetensors")
         tensors.save(state.best_params, folder / "best.safetensors")
+        if state.refined is not None:
+            tensors.save(state.refined.params, folder / "refined.safetensors")
         if state.proxy is not None:
             parts = {"own": state.proxy.own, "changed": state.proxy.changed, "activity": state.activity}
             tensors.save(_flatten(parts), folder / "proxy.safetensors")
@@ -167,6 +169,7 @@ def _read(folder: Path, warnings: tuple[str, ...]) -> Checkpoint:
         _unflatten(tensors.load(folder / "server.safetensors")),
         tensors.load(folder / "best.safetensors"),
         *_proxy(folder / "proxy.safetensors", saved["state"]["proxy_version"]),
+        {} if saved["state"]["refined"] is None else tensors.load(folder / "refined.safetensors"),
     )
     if state.round != int(folder.name.removeprefix("round-")):
         raise ValueError(f"it is of round {state.round}")

@@ -23,7 +23,7 @@ from fedfm.server.rounds.interrupts import StopRequest
 from fedfm.server.rounds.messages import Outbox
 from fedfm.server.rounds.participation import after_round
 from fedfm.server.rounds.round_records import Records, Stopwatch
-from fedfm.server.rounds.state import Best, RunState
+from fedfm.server.rounds.state import Best, Refined, RunState
 from fedfm.server.rounds.totals import Totals
 from fedfm.trackers.listeners import Listener
 
@@ -109,6 +109,26 @@ class Driver:
             if saved != state.round:
                 self._commit(state, Records())
             raise
+        return self._refined(state)
+
+    def _refined(self, state: RunState) -> RunState:
+        """The state after the last round, with what becomes of the plug-in once training is over."""
+        model = self.experiment.client_model
+        if not model.refines or state.proxy is None or state.refined is not None:
+            return state
+        self.stop.check("after the last round")
+        records, watch = Records(), Stopwatch(state.seconds)
+        params = self._models(state).delivered(state.delivered().params, len(self.experiment.data.clients))
+        judge = None if self.experiment.data.validation is None else self.experiment.judge
+        model.load(state.proxy)
+        refined = model.refine(dict(params), judge, self._report(state.round, records, watch))
+        scores: Scores = {}
+        if refined is not None:
+            self.experiment.tunable.write(refined)
+            scores = {split: found for split, _, found in self.experiment.evaluate_backbone()}
+        watch.lap("evaluate")
+        state = replace(state, refined=Refined(refined or {}, scores), seconds=watch.seconds)
+        self._commit(state, records)
         return state
 
     def _is_over(self, state: RunState) -> bool:
@@ -282,6 +302,7 @@ def _counted(state: RunState, protocol: State, totals: Totals, records: Records)
         activity=totals.activity,
         contributions=after_round(state.contributions, totals.trained, records.events),
         versions=state.versions | totals.versions,
+        refined=None,
     )
 
 

@@ -65,6 +65,19 @@ class StateVersion:
 
 
 @dataclass(frozen=True)
+class Refined:
+    """The backbone's tunable after what is done once training is over.
+
+    Attributes:
+        params: the backbone's tunable; empty where the plug-in stayed as it was.
+        scores: split → loss and metrics with it; empty likewise.
+    """
+
+    params: Params = field(default_factory=dict)
+    scores: dict[str, dict[str, float]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class RunState:
     """The run after some rounds.
 
@@ -87,6 +100,7 @@ class RunState:
         activity: counts of neurons' use from the last round, where clients were asked for them.
         contributions: what each client contributed.
         versions: client id → the version of what it keeps; clients that keep nothing are not in it.
+        refined: what became of the plug-in after the last round; None before that.
     """
 
     protocol: State
@@ -107,6 +121,7 @@ class RunState:
     activity: Params = field(default_factory=dict)
     contributions: Participations = field(default_factory=dict)
     versions: dict[str, StateVersion] = field(default_factory=dict)
+    refined: Refined | None = None
 
     @property
     def round(self) -> int:
@@ -119,7 +134,10 @@ class RunState:
         return self.protocol.params
 
     def delivered(self, split: str = "test") -> Delivered:
-        """The best round's outcome where the run stops early, else the last round's, with its scores on a split."""
+        """The best round's outcome where the run stops early, else the last round's, with its scores on a split.
+
+        The scores are those of the plug-in before anything was done to it; see `refined`.
+        """
         if (best := self.best) is not None and self.best_params:
             return Delivered(self.best_params, best.round, best.scores.get(split, {}), best.round)
         return Delivered(self.params, self.round, self.latest.get(split, {}), self.evaluated)
@@ -144,6 +162,7 @@ class RunState:
             "contributions": {client: asdict(of) for client, of in self.contributions.items()},
             "protocol": dict(self.protocol.facts),
             "versions": {client: asdict(version) for client, version in self.versions.items()},
+            "refined": None if self.refined is None else self.refined.scores,
         }
 
     @classmethod
@@ -155,6 +174,7 @@ class RunState:
         best_params: Params,
         proxy: ModelVersion | None,
         activity: Params,
+        refined: Params,
     ) -> RunState:
         """The inverse of `numbers` and the tensors."""
         rest = {name: value for name, value in numbers.items() if name not in ("proxy_version", "round")}
@@ -170,5 +190,6 @@ class RunState:
                 "activity": activity,
                 "contributions": {client: Participation(**of) for client, of in numbers["contributions"].items()},
                 "versions": {client: StateVersion(**version) for client, version in numbers["versions"].items()},
+                "refined": None if numbers["refined"] is None else Refined(refined, numbers["refined"]),
             }
         )

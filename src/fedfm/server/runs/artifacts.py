@@ -144,7 +144,8 @@ def load_tuned(folder: RunFolder, recipe: Recipe) -> tuple[Tunable, Backbone]:
         return recipe.tune.attach(model, task_type=task.peft_type, seed=recipe.seed)
 
     made = here.at_server(backbone, attach, None, seed=recipe.seed)
-    made.tunable.write(made.to_backbone(params))
+    refined = saved.state.refined.params if saved.state.refined else {}
+    made.tunable.write(refined or made.to_backbone(params))
     made.tunable.eval()
     return made.tunable, backbone
 

@@ -207,7 +207,10 @@ def _finish(
     compared = baselines(experiment, state)
     stop.check("after the baselines")
     write_client_adapters(folder, experiment, state)
-    experiment.plug_in(delivered_params(folder, experiment.contract, experiment.recipe, state))
+    if state.refined is not None and state.refined.params:
+        experiment.tunable.write(state.refined.params)
+    else:
+        experiment.plug_in(delivered_params(folder, experiment.contract, experiment.recipe, state))
     per_client = _spread_over_clients(experiment, folder, state, stop)
     _write_proxy(experiment, folder, state)
     summary = summarize(experiment, state, "completed", compared, per_client, proxy_figures(experiment, state))

@@ -34,6 +34,7 @@ def summarize(
     """
     split = experiment.judged_split
     delivered = state.delivered(split)
+    refined = state.refined.scores.get(split) if state.refined else None
     return {
         "name": experiment.recipe.name,
         "status": status,
@@ -41,7 +42,7 @@ def summarize(
         "labels": None if experiment.data.labels is None else list(experiment.data.labels.names),
         "metric": experiment.evaluator.metrics[0],
         "model_round": delivered.round,
-        "final": delivered.metrics,
+        "final": refined or delivered.metrics,
         "final_round": delivered.evaluated,
         "final_by": experiment.judged_by,
         "evaluate_at": experiment.recipe.evaluate.at,
@@ -117,9 +118,11 @@ def _clients(experiment: Experiment, state: RunState) -> dict[str, Any]:
 def proxy_figures(experiment: Experiment, state: RunState) -> dict[str, Any] | None:
     """The proxy in summary.json: its sizes and its metrics with the tuned parameters; None for a run without a proxy.
 
-    ``plug_in_gap`` is the headline metric of the backbone minus that of the proxy, both with the tuned parameters; it
-    is positive where the backbone is better. ``plug_in_gap`` and ``final`` are None where the delivered parameters are
-    those of a round after which the proxy was realigned.
+    ``plugged`` are the backbone's metrics on the test set with the tuned parameters as they are, ``distilled`` those
+    after plug-in distillation, None where its outcome was not kept. ``plug_in_gap`` is the headline metric of the
+    backbone as delivered minus that of the proxy with the tuned parameters; it is positive where the backbone is
+    better. ``plug_in_gap`` and ``final`` are None where the delivered parameters are those of a round after which the
+    proxy was realigned.
     """
     version, sizes = state.proxy, experiment.client_model.sizes()
     if version is None or not sizes:
@@ -129,6 +132,8 @@ def proxy_figures(experiment: Experiment, state: RunState) -> dict[str, Any] | N
     delivered, best = state.delivered(), state.best
     realigned = best is not None and delivered.round != state.round and best.proxy_version != version.number
     own = None if realigned else experiment.evaluate_client_model(delivered.params)
+    distilled = state.refined.scores.get("test") if state.refined else None
+    backbone = distilled or delivered.metrics
     return {
         "kind": experiment.recipe.proxy.kind,
         "title": experiment.recipe.proxy.title,
@@ -136,7 +141,9 @@ def proxy_figures(experiment: Experiment, state: RunState) -> dict[str, Any] | N
         **sizes,
         "initial": state.initial["proxy"],
         "final": own,
-        "plug_in_gap": None if own is None else sign * (delivered.metrics[metric] - own[metric]),
+        "plugged": delivered.metrics,
+        "distilled": distilled,
+        "plug_in_gap": None if own is None else sign * (backbone[metric] - own[metric]),
         "first_download": experiment.client_model.download_bytes,
         "seconds": round(state.seconds.get("proxy", 0.0), 3),
     }
