@@ -125,7 +125,7 @@ class ProxyModel(ClientModel):
                 "divergence_after": after.divergence,
                 "confidence_before": before.confidence,
                 "confidence_after": after.confidence,
-                "kept": kept,
+                "kept": float(kept),
             }
         )
         return refined if kept else None

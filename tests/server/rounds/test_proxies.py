@@ -353,3 +353,52 @@ def test_a_version_is_a_value(tmp_path: Path) -> None:
     before = digest(start.proxy.own)
     driver.play(start)
     assert digest(start.proxy.own) == before
+
+
+REFINED = {**FEDPFT, "plug_in": {"distill": {"steps": 4, "batch_size": 4, "keep": "always"}}}
+
+
+def test_the_plug_in_is_distilled_after_the_last_round(tmp_path: Path) -> None:
+    plain, refined = build(tmp_path), build(tmp_path, REFINED)
+    _, before = play(plain, tmp_path)
+    driver, after = play(refined, tmp_path / "refined")
+    assert digest(after.params) == digest(before.params)  # what travels is the same
+    assert before.refined is None
+    assert after.refined is not None
+    plugged = refined.client_model.to_backbone(after.params)
+    assert after.refined.params.keys() == plugged.keys()
+    assert digest(after.refined.params) != digest(plugged)
+    refined.tunable.write(after.refined.params)
+    assert after.refined.scores == {split: scores for split, _, scores in refined.evaluate_backbone()}
+    lines = [line for line in jsonl.records(driver.folder.metrics) if line.get("stage") == "plug-in distilled"]
+    assert [(line["round"], line["kept"]) for line in lines] == [(3, True)]
+
+
+def test_a_run_that_ended_before_the_plug_in_was_distilled_does_it_when_resumed(tmp_path: Path) -> None:
+    driver, after = play(build(tmp_path, REFINED), tmp_path)
+    experiment = build(tmp_path, REFINED)
+    again = Driver(experiment, LocalRuntime(experiment.worker), driver.folder, [], StopRequest())
+    resumed = again.play(dataclasses.replace(after, refined=None))
+    assert after.refined is not None
+    assert resumed.refined is not None
+    assert digest(resumed.refined.params) == digest(after.refined.params)
+    assert resumed.refined.scores == after.refined.scores
+
+
+def test_an_outcome_that_is_no_better_on_validation_data_is_dropped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    proxy = {**FEDPFT, "plug_in": {"distill": {"steps": 2, "batch_size": 4}}}
+    data = {"train": str(tmp_path / "train.jsonl"), "test": str(tmp_path / "test.jsonl"), "max_length": 32}
+    experiment = build(tmp_path, proxy, data={**data, "validation": 0.25})
+    judged: list[str] = []
+
+    def judge(self: Experiment, params: Params) -> tuple[float, ...]:
+        judged.append(digest(params))
+        return (0.0,)  # a tie
+
+    monkeypatch.setattr(Experiment, "judge", judge)
+    _, state = play(experiment, tmp_path)
+    assert len(set(judged)) == 2
+    assert state.refined is not None
+    assert (state.refined.params, state.refined.scores) == ({}, {})
