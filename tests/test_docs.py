@@ -48,6 +48,29 @@ def test_commands_exist(block: str) -> None:
         main.commands[command].make_context(command, arguments, resilient_parsing=False).close()
 
 
+def test_files_of_the_source_that_pages_name_exist() -> None:
+    places = [ROOT, ROOT / "src" / "fedfm"]
+    named = {
+        (page.name, name)
+        for page in PAGES
+        for name in re.findall(r"(?<![\w/.])((?:\w+/)+\w+\.py)\b", page.read_text(encoding="utf-8"))
+        if "NAME" not in name and "fedadagrad" not in name
+    }
+    assert len(named) > 30
+    assert sorted(each for each in named if not any((place / each[1]).is_file() for place in places)) == []
+
+
+def test_the_path_of_a_round_names_what_is_there() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    missing = [
+        f"{file} {name}"
+        for file, names in re.findall(r"^    ([a-z_/]+\.py) +([\w., ]+?)  ", page, re.MULTILINE)
+        for name in names.split(", ")
+        if f"def {name.rpartition('.')[2]}(" not in (ROOT / "src" / "fedfm" / file).read_text(encoding="utf-8")
+    ]
+    assert missing == []
+
+
 @pytest.mark.parametrize("unit", sorted((ROOT / "deploy").glob("*.service")), ids=lambda unit: unit.name)
 def test_units_start_commands_that_exist(unit: Path) -> None:
     (line,) = [line for line in unit.read_text(encoding="utf-8").splitlines() if line.startswith("ExecStart=")]

@@ -86,6 +86,13 @@ def test_every_room_is_in_the_lists_of_rooms(page: str) -> None:
     assert [room for room in ROOMS if not re.search(rf"(?<![\w/]){room}/", text)] == []
 
 
+def test_every_suite_is_in_the_table_of_costs() -> None:
+    table = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").split("| Suite |")[1].split("\n\n")[0]
+    listed = set(re.findall(r"`(\w+)`", "".join(row.split("|")[1] for row in table.splitlines() if row.count("|") > 3)))
+    suites = {path.relative_to(ROOT / "tests").parts[0] for path in (ROOT / "tests").glob("*/**/test_*.py")}
+    assert listed == suites
+
+
 def test_the_documented_order_of_imports_is_the_checked_one() -> None:
     linter = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]
     (layers,) = [contract["layers"] for contract in linter["contracts"] if contract["type"] == "layers"]
