@@ -1,4 +1,4 @@
-"""What holds in every test: no network, no unpickling, one thread, folders that vanish, the same examples each time."""
+"""Rules for every test: no network, no unpickling, one thread, temporary folders, the same examples each time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the documentation shows is real: recipes validate, Python runs, commands parse, every key is explained."""
+"""The documentation is true: recipes validate, Python runs, commands parse, files exist, every key is explained."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Promises about the project as a whole: what the source never does, what the package holds, what the tests forbid."""
+"""Promises about the whole project: what the source never does, what the package contains, what tests forbid."""
 
 from __future__ import annotations
 

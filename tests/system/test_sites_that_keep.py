@@ -1,4 +1,4 @@
-"""Real sites whose clients keep state, and real sites that are not waited for: a server that ends is resumed."""
+"""Real sites whose clients keep state, and asynchronous real sites: a server that ends is resumed."""
 
 from __future__ import annotations
 

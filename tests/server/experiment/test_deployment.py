@@ -1,4 +1,4 @@
-"""Clients that hold their own data: a run with them is the run that a simulation of them was."""
+"""A run with clients that hold their own data equals the simulation of these clients."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One exchange: whatever a client sends, its own update is refused, and those of the others count."""
+"""One exchange: a client's faulty answer leads to the refusal of its own update only."""
 
 from __future__ import annotations
 

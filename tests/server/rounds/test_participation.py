@@ -1,4 +1,4 @@
-"""Who contributed to how many rounds is said at the end of a run, first of all where somebody never did."""
+"""Contributions of clients are listed at the end of a run, first those that never contributed."""
 
 from __future__ import annotations
 
