@@ -1,4 +1,4 @@
-"""Tensors as bytes: safetensors reads what fedfm writes and the reverse; what safetensors refuses, fedfm refuses.
+"""Tensors as bytes: safetensors reads what fedfm writes and the reverse; what safetensors refuses, fedfm refuses."""
 
 from __future__ import annotations
 
