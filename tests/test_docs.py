@@ -15,6 +15,9 @@ from fedfm.cli.main import main
 from fedfm.recipe import load_recipe
 from fedfm.recipe.fields import all_keys
 from fedfm.recipe.schema import Recipe
+from fedfm.settings import Settings
+from fedfm.sites.policy import Policy
+from fedfm.sites.site_config import SiteData
 from fedfm.yaml_text import parse
 
 ROOT = Path(__file__).parents[1]
@@ -58,6 +61,27 @@ def test_files_of_the_source_that_pages_name_exist() -> None:
     }
     assert len(named) > 30
     assert sorted(each for each in named if not any((place / each[1]).is_file() for place in places)) == []
+
+
+def test_keys_of_the_recipe_that_pages_name_exist() -> None:
+    known = {key.where.replace("[]", "") for key in all_keys(Recipe)}
+    groups = "|".join(sorted({key.group.split(".")[0].removesuffix("[]") for key in all_keys(Recipe)} - {""}))
+    named = {
+        (page.name, key)
+        for page in PAGES
+        for key in re.findall(rf"`((?:{groups})\.[a-z_.]+)[:=`]", page.read_text(encoding="utf-8"))
+        if key.rpartition(".")[2] not in {"json", "safetensors", "yaml"}
+        and key != "model.digest"  # of `fedfm check --json`
+    }
+    assert len(named) > 100
+    assert sorted(each for each in named if each[1] not in known) == []
+
+
+@pytest.mark.parametrize("settings", [Policy, SiteData])
+def test_every_key_of_a_site_is_in_a_table(settings: type[Settings]) -> None:
+    page = (ROOT / "docs" / "deploy.md").read_text(encoding="utf-8")
+    rows = {key for row in re.findall(r"^\| (`[^|]*) \|", page, re.MULTILINE) for key in re.findall(r"`(\w+)`", row)}
+    assert settings.model_fields.keys() - rows == set()
 
 
 def test_the_path_of_a_round_names_what_is_there() -> None:
