@@ -17,7 +17,7 @@ from fedfm.records import jsonl
 from fedfm.records.folder import RunFolder
 from fedfm.runtimes.line import Part
 from fedfm.server.experiment.deployment import RealSites
-from fedfm.server.rounds import driver, exchange
+from fedfm.server.rounds import driver, intake
 from fedfm.server.rounds.checkpoints import load_checkpoint
 from fedfm.server.runs import start as runs
 from fedfm.server.runs.finished import Run
@@ -191,13 +191,13 @@ def test_arrivals_are_replayed(failing: str, tmp_path: Path, monkeypatch: pytest
 def test_a_run_that_is_killed_twice_continues_one_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = buffered(tmp_path, "killed", checkpoint={"every": 3})
     with monkeypatch.context() as patch:
-        kill(patch, exchange, "decode_update", 4)
+        kill(patch, intake, "decode_update", 4)
         with pytest.raises(Killed):
             start_run(recipe, deployed(tmp_path), [])
     before = arrivals(recipe.folder)
     assert len(before) == 3
     with monkeypatch.context() as patch:
-        kill(patch, exchange, "decode_update", 6)
+        kill(patch, intake, "decode_update", 6)
         with pytest.raises(Killed):
             continue_run(RunFolder(recipe.folder), [], deployed(tmp_path, Backwards), [])
     again = arrivals(recipe.folder)
