@@ -25,6 +25,7 @@ PATIENCE = 600.0
 PRELOADED = [
     "fedfm.cli.main",
     "fedfm.server.runs.serving",
+    "fedfm.server.runs.start",
     "fedfm.sites.resident",
     "fedfm.sites.site_agent",
     "fedfm.runtimes.flower.admission",
