@@ -28,7 +28,7 @@ test: $(VENV)/test.installed ## all tests but those of faults; at least 90 % of 
 	$(PYTEST) -m 'not faults' --cov --cov-report=term --cov-fail-under=90
 
 test-faults: WORKERS = 3 # its processes wait for one another
-test-faults: $(VENV)/test.installed ## what a federation survives: its processes are killed one after the other
+test-faults: $(VENV)/test.installed ## processes of a federation are killed one after the other; minutes
 	$(PYTEST) -m 'faults and not soak'
 
 test-soak: $(VENV)/test.installed ## hundreds of rounds with faults; half an hour, not in CI
@@ -40,11 +40,11 @@ lint: $(VENV)/test.installed ## style, types, and the direction of imports
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-audit: $(VENV)/test.installed ## hold constraints.txt against PyPI's list of vulnerabilities; needs the network
+audit: $(VENV)/test.installed ## compare constraints.txt with the vulnerabilities that PyPI lists; needs the network
 	$(PYTHON) -m venv $(VENV)/audit && $(VENV)/audit/bin/python -m pip install --quiet pip-audit
 	$(VENV)/audit/bin/python -m pip_audit --strict --no-deps --disable-pip --requirement constraints.txt
 
-schema: $(VENV)/test.installed ## write again what is made from the settings: schema.json, the lists in docs/
+schema: $(VENV)/test.installed ## regenerate schema.json and the lists in docs/ from the settings
 	$(BIN)/python -m fedfm.recipe.index
 	$(BIN)/python -m tools.algorithms
 	$(BIN)/python -m tools.matrix
@@ -64,7 +64,7 @@ bench: ## list what reproduces the README's figures; `make bench-NAME [ARGS=…]
 bench-%: $(VENV)/demo.installed
 	$(BIN)/python $(firstword $(wildcard benchmarks/$*.py benchmarks/$*/compare.py) benchmarks/$*.py) $(ARGS)
 
-clean: ## remove what make made here; never runs/
+clean: ## remove everything that make created here, except runs/
 	rm -rf $(VENV) site .cache dist build .coverage .hypothesis .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 
 help: ## this list

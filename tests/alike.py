@@ -1,4 +1,4 @@
-"""Recipes that every runtime must give alike."""
+"""Recipes that must give the same result under every runtime."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runtimes and workers, asked with a message a client."""
+"""Asks runtimes and workers with one message for each client."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a model's card tells its reader to do, done."""
+"""Runs the code on a model's card."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What holds in every test: no network, no unpickling, one thread, folders that vanish, the same examples each time."""
+"""Rules for every test: no network, no unpickling, one thread, temporary folders, the same examples each time."""
 
 from __future__ import annotations
 
@@ -107,12 +107,3 @@ def _no_network_no_pickle() -> Iterator[None]:
     yield
     _guard.active = False
     assert not _guard.seen, f"forbidden, though the code under test hid it: {_guard.seen}"
-
-
-@pytest.fixture(scope="session")
-def shared_data() -> Path:
-    """The folder of small real data sets that may lie beside the checkout."""
-    folder = Path(__file__).parents[2] / "shared" / "data"
-    if not folder.is_dir():
-        pytest.skip(f"the data sets for benchmarks are not here ({folder})")
-    return folder

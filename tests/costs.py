@@ -1,4 +1,4 @@
-"""What each suite costs: CPU and wall seconds of its tests and of the processes that they started."""
+"""Costs of each suite: CPU and wall seconds of its tests and of the processes that they started."""
 
 from __future__ import annotations
 

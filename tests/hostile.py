@@ -1,4 +1,4 @@
-"""A text as no client, class, file or server should send it, and what must not come of it."""
+"""Hostile text for names of clients, classes, files and servers, and the checks that it has no effect."""
 
 from __future__ import annotations
 

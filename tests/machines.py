@@ -1,4 +1,4 @@
-"""A server and its sites, each the process that a user starts, on this machine."""
+"""A server and its sites on this machine, each in a process as a user starts it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What others do with what a run leaves: transformers and peft, and nothing of fedfm."""
+"""Reads the results of a run with transformers and peft, without fedfm."""
 
 from __future__ import annotations
 

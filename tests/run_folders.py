@@ -1,4 +1,4 @@
-"""Folders of runs that never were: synthetic figures in the shapes that a run writes."""
+"""Synthetic folders of runs, with records in the format that a run writes."""
 
 from __future__ import annotations
 

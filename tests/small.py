@@ -1,4 +1,4 @@
-"""A federation of a few clients and a tiny model, that trains in a second."""
+"""A federation of a few clients with a tiny model, which trains in a second."""
 
 from __future__ import annotations
 

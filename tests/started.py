@@ -1,4 +1,4 @@
-"""Functions and commands in processes of their own, forked from one that has imported what most of them need.
+"""Functions and commands in separate processes, forked from a process that has imported what most of them need.
 
 A fresh interpreter spends up to ten seconds of a core on imports. A forked process is otherwise what a user starts: it
 has its own folder, environment, output, signals and children, and no state of the process that runs the tests.
@@ -25,6 +25,7 @@ PATIENCE = 600.0
 PRELOADED = [
     "fedfm.cli.main",
     "fedfm.server.runs.serving",
+    "fedfm.server.runs.start",
     "fedfm.sites.resident",
     "fedfm.sites.site_agent",
     "fedfm.runtimes.flower.admission",

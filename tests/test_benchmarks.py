@@ -1,4 +1,4 @@
-"""Benchmarks start, and rest on what is public of fedfm."""
+"""Benchmarks start, and use only the public API of fedfm."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The worked example of CONTRIBUTING.md is run as it stands."""
+"""The worked example of CONTRIBUTING.md is run as written."""
 
 from __future__ import annotations
 

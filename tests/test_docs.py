@@ -1,4 +1,4 @@
-"""What the documentation shows is real: recipes validate, Python runs, commands parse, every key is explained."""
+"""The documentation is true: recipes validate, Python runs, commands parse, files exist, every key is explained."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ from fedfm.cli.main import main
 from fedfm.recipe import load_recipe
 from fedfm.recipe.fields import all_keys
 from fedfm.recipe.schema import Recipe
+from fedfm.settings import Settings
+from fedfm.sites.policy import Policy
+from fedfm.sites.site_config import SiteData
 from fedfm.yaml_text import parse
 
 ROOT = Path(__file__).parents[1]
@@ -46,6 +49,50 @@ def test_commands_exist(block: str) -> None:
     for command, *arguments in (line[1:] for line in lines if line[:1] == ["fedfm"]):
         assert command in main.commands
         main.commands[command].make_context(command, arguments, resilient_parsing=False).close()
+
+
+def test_files_of_the_source_that_pages_name_exist() -> None:
+    places = [ROOT, ROOT / "src" / "fedfm"]
+    named = {
+        (page.name, name)
+        for page in PAGES
+        for name in re.findall(r"(?<![\w/.])((?:\w+/)+\w+\.py)\b", page.read_text(encoding="utf-8"))
+        if "NAME" not in name and "fedadagrad" not in name
+    }
+    assert len(named) > 30
+    assert sorted(each for each in named if not any((place / each[1]).is_file() for place in places)) == []
+
+
+def test_keys_of_the_recipe_that_pages_name_exist() -> None:
+    known = {key.where.replace("[]", "") for key in all_keys(Recipe)}
+    groups = "|".join(sorted({key.group.split(".")[0].removesuffix("[]") for key in all_keys(Recipe)} - {""}))
+    named = {
+        (page.name, key)
+        for page in PAGES
+        for key in re.findall(rf"`((?:{groups})\.[a-z_.]+)[:=`]", page.read_text(encoding="utf-8"))
+        if key.rpartition(".")[2] not in {"json", "safetensors", "yaml"}
+        and key != "model.digest"  # of `fedfm check --json`
+    }
+    assert len(named) > 100
+    assert sorted(each for each in named if each[1] not in known) == []
+
+
+@pytest.mark.parametrize("settings", [Policy, SiteData])
+def test_every_key_of_a_site_is_in_a_table(settings: type[Settings]) -> None:
+    page = (ROOT / "docs" / "deploy.md").read_text(encoding="utf-8")
+    rows = {key for row in re.findall(r"^\| (`[^|]*) \|", page, re.MULTILINE) for key in re.findall(r"`(\w+)`", row)}
+    assert settings.model_fields.keys() - rows == set()
+
+
+def test_the_path_of_a_round_names_what_is_there() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    missing = [
+        f"{file} {name}"
+        for file, names in re.findall(r"^    ([a-z_/]+\.py) +([\w., ]+?)  ", page, re.MULTILINE)
+        for name in names.split(", ")
+        if f"def {name.rpartition('.')[2]}(" not in (ROOT / "src" / "fedfm" / file).read_text(encoding="utf-8")
+    ]
+    assert missing == []
 
 
 @pytest.mark.parametrize("unit", sorted((ROOT / "deploy").glob("*.service")), ids=lambda unit: unit.name)

@@ -1,4 +1,4 @@
-"""Folders that somebody else made: no link is followed, nothing is waited for."""
+"""Folders from another person: no link is followed, and no file blocks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Text from elsewhere: whatever it holds, it is shown on its line, in its direction, and not without end."""
+"""Text from outside is shown on one line, in one direction, and cut to a length."""
 
 from __future__ import annotations
 

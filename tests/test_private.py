@@ -1,4 +1,4 @@
-"""Whatever the umask, what holds data or states of clients is for its owner only."""
+"""Files with data or client state are for their owner only, whatever the umask."""
 
 from __future__ import annotations
 

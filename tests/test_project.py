@@ -1,4 +1,4 @@
-"""Promises about the project as a whole: what the source never does, what the package holds, what the tests forbid."""
+"""Promises about the whole project: what the source never does, what the package contains, what tests forbid."""
 
 from __future__ import annotations
 
@@ -84,6 +84,13 @@ ROOMS = sorted(path.parent.name for path in PACKAGE.glob("*/__init__.py"))
 def test_every_room_is_in_the_lists_of_rooms(page: str) -> None:
     text = (ROOT / page).read_text(encoding="utf-8")
     assert [room for room in ROOMS if not re.search(rf"(?<![\w/]){room}/", text)] == []
+
+
+def test_every_suite_is_in_the_table_of_costs() -> None:
+    table = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").split("| Suite |")[1].split("\n\n")[0]
+    listed = set(re.findall(r"`(\w+)`", "".join(row.split("|")[1] for row in table.splitlines() if row.count("|") > 3)))
+    suites = {path.relative_to(ROOT / "tests").parts[0] for path in (ROOT / "tests").glob("*/**/test_*.py")}
+    assert listed == suites
 
 
 def test_the_documented_order_of_imports_is_the_checked_one() -> None:

@@ -1,4 +1,4 @@
-"""A forked process has its imports already, and state of its own."""
+"""A forked process has its imports already, and its own state."""
 
 from __future__ import annotations
 

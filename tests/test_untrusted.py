@@ -1,4 +1,4 @@
-"""JSON that others wrote: within its bounds what `json` reads, beyond them one error."""
+"""JSON from outside: within limits it is read as by `json`, beyond them there is one error."""
 
 from __future__ import annotations
 

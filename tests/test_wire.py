@@ -1,4 +1,4 @@
-"""Tensors as bytes: what we write safetensors reads, and the other way round; what it refuses we refuse."""
+"""Tensors as bytes: safetensors reads what fedfm writes and the reverse; what safetensors refuses, fedfm refuses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Median and trimmed mean against numpy and scipy, with what clients hold read from disk a piece at a time."""
+"""Median and trimmed mean against numpy and scipy; updates are read from disk a part at a time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A federation on quadratics, played with an algorithm's own functions."""
+"""A federation on quadratics that is played with an algorithm's own functions."""
 
 from __future__ import annotations
 

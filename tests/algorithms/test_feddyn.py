@@ -1,4 +1,4 @@
-"""FedDyn against numbers worked out by hand, an exact solver of its local problem, and FedAvg."""
+"""FedDyn against hand-computed numbers, an exact solver of its local problem, and FedAvg."""
 
 from __future__ import annotations
 

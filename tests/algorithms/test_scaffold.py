@@ -1,4 +1,4 @@
-"""SCAFFOLD against numbers worked out by hand, gradient descent, and FedAvg."""
+"""SCAFFOLD against hand-computed numbers, gradient descent, and FedAvg."""
 
 from __future__ import annotations
 

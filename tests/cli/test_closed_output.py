@@ -1,4 +1,4 @@
-"""A run whose output nothing reads any more ends as by Ctrl-C: a closed pipe, a closed terminal."""
+"""A run whose output is closed (a pipe, a terminal) ends as after Ctrl-C."""
 
 from __future__ import annotations
 

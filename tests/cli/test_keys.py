@@ -1,4 +1,4 @@
-"""``fedfm keys`` and ``certs``: what they write and print, and that they overwrite nothing and explain refusals."""
+"""``fedfm keys`` and ``fedfm certs``: what they write and print; they overwrite nothing and explain refusals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a server says while it waits."""
+"""What a server prints while it waits."""
 
 from datetime import UTC, datetime
 

@@ -1,4 +1,4 @@
-"""What a terminal gets: words, whatever is in them."""
+"""What is printed on a terminal is text, whatever it contains."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``fedfm proxy``: what is asked for reaches the server, and what it finds is told."""
+"""``fedfm proxy``: options reach the server's functions, and results are printed."""
 
 from __future__ import annotations
 

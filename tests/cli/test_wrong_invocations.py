@@ -1,4 +1,4 @@
-"""Commands as people mistype them: each answer says what to write instead."""
+"""Mistyped commands: each error says what to write instead."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scores depend on the examples alone: not on how many are evaluated at once, nor on how far they are padded."""
+"""Scores depend on the examples alone, not on the batch size of the evaluation or on padding."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Between the wire and training: views, extras, stages and state together, at one client over two rounds."""
+"""The contract between wire and training: views, extras, stages and state together, for one client over two rounds."""
 
 from __future__ import annotations
 

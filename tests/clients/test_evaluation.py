@@ -1,4 +1,4 @@
-"""Evaluation against a plain forward pass an example, and the spread over clients by hand."""
+"""Evaluation against a plain forward pass for each example, and the spread over clients by hand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A client trains on the proxy that it holds, and says which version that was."""
+"""A client trains on the proxy that it holds, and reports the version of that proxy."""
 
 from __future__ import annotations
 

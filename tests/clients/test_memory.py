@@ -1,4 +1,4 @@
-"""What a process does with memory that is free."""
+"""Free memory of a process: kept for the next step, or returned to the system."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Frozen first blocks are computed once an example, and training goes as if they were computed every time."""
+"""Frozen first blocks are computed once for each example, and training is the same as without the cache."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A client of rank r trains the server's factors of rank R as an adapter of rank r would be trained alone."""
+"""A client of rank r trains the server's factors of rank R as it would train an adapter of rank r."""
 
 from __future__ import annotations
 

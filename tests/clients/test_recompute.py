@@ -1,4 +1,4 @@
-"""What is computed again instead of kept: the same training, bit for bit, with less memory."""
+"""Recomputation in the backward pass gives the same training, bit for bit, with less memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Clients trained in one pass get what they get alone: every tunable, every family, in float64."""
+"""Clients trained in one pass give the same results as each alone: every tunable, every family, in float64."""
 
 from __future__ import annotations
 

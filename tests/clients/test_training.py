@@ -1,4 +1,4 @@
-"""Local training against a plain loop of torch and transformers, and what a worker promises."""
+"""Local training against a plain loop of torch and transformers, and the promises of a worker."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A cache of one's own, and sources in memory. Imports wait until the environment is set."""
+"""A cache for each test, and sources in memory. Imports wait until the environment is set."""
 
 from __future__ import annotations
 

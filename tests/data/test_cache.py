@@ -1,4 +1,4 @@
-"""The cache builds once, notices damage, and says where it could not write."""
+"""The cache builds once, notices damage, and reports where it could not write."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Columns that are missing, empty or of another type are refused with their rows."""
+"""Columns that are missing, empty or of another type are refused, with their rows."""
 
 from __future__ import annotations
 

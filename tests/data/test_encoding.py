@@ -1,4 +1,4 @@
-"""Rows are encoded once, batch by batch, and read back from disk after that."""
+"""Rows are encoded once, in batches, and then read from disk."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Images of a column, however they are given; what cannot be used is named by file or row, all of it at once."""
+"""Images of a column in every supported form; all unusable ones are named together, by file or row."""
 
 from __future__ import annotations
 

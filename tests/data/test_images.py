@@ -1,4 +1,4 @@
-"""Images: framed as the model's own processor does, stored as bytes, scaled a batch at a time."""
+"""Images: framed as by the model's own processor, stored as bytes, scaled in batches."""
 
 from __future__ import annotations
 

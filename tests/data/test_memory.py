@@ -1,4 +1,4 @@
-"""Examples given from Python: kept in the cache, named by their content, refused with a remedy."""
+"""Examples given from Python: kept in the cache, named by their content; errors say what to do."""
 
 from __future__ import annotations
 

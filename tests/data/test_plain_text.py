@@ -1,4 +1,4 @@
-"""A text gives the ids that its tokenizer gives it, and never those of control tokens."""
+"""A text gives the ids of its tokenizer, and never those of control tokens."""
 
 from __future__ import annotations
 

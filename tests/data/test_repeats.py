@@ -1,4 +1,4 @@
-"""Examples that splits share, or that a split has twice, are counted and shown."""
+"""Examples that occur in several splits, or twice in one, are counted and shown."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""References, and what is said when they name nothing."""
+"""References to data, and the errors for those that name nothing."""
 
 from __future__ import annotations
 

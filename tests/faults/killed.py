@@ -1,4 +1,4 @@
-"""`fedfm`, killed (SIGKILL) at a point of a round."""
+"""Kills `fedfm` (SIGKILL) at a point of a round."""
 
 from __future__ import annotations
 

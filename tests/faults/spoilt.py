@@ -1,4 +1,4 @@
-"""Updates that nobody should take."""
+"""Updates that a server must refuse."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A server that is killed at every point of a round while its sites stay: the run is the one it would have been."""
+"""A server is killed at every point of a round while its sites stay: the result equals that of an uninterrupted run."""
 
 from __future__ import annotations
 

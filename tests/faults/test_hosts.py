@@ -1,4 +1,4 @@
-"""Three hosts with addresses of their own: what is on the wire between them, and who is turned away.
+"""Three hosts with their own addresses: what crosses the wire between them, and which connections are refused.
 
 Hosts are network namespaces; the wire is read where it comes in, before anything on the server sees it.
 """

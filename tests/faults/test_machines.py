@@ -1,4 +1,4 @@
-"""Whatever is killed between a server and its sites, the run ends with the adapter that it must have."""
+"""Each process of a server and its sites is killed; the run ends with the correct adapter."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Many rounds with faults at random: no round is lost, and no memory."""
+"""Many rounds with random faults: no round is lost, and memory does not grow."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A site that answers what it should not: ``fedfm server`` as a user runs it, over Flower's apps in this process."""
+"""A site that sends wrong answers: ``fedfm server`` as a user runs it, over Flower's apps in this process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which device a run computes on, and with how many threads."""
+"""The device and the number of threads of a run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Proxies on a site's disk: whole or going on, and never another file than was announced."""
+"""Proxies on a site's disk: complete or continued, and never a file that was not announced."""
 
 from __future__ import annotations
 

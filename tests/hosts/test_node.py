@@ -1,4 +1,4 @@
-"""A node takes a run that fits what it has, and says why it does not take another."""
+"""A node accepts a run that fits its data and model, and gives the reason when it refuses one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A proxy's files are data and nothing else."""
+"""The files of a received proxy are read as data only."""
 
 from __future__ import annotations
 

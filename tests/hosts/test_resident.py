@@ -1,4 +1,4 @@
-"""A node and its callers: those that ask what has come, and those that break off."""
+"""A node and its callers: callers that ask what has arrived, and callers that disconnect."""
 
 from __future__ import annotations
 

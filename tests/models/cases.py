@@ -1,4 +1,4 @@
-"""The tiny models and tasks that tests of models and tunables run over, and how a batch for each is made."""
+"""The tiny models and tasks for tests of models and tunables, and how a batch for each is made."""
 
 from __future__ import annotations
 

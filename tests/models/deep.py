@@ -1,4 +1,4 @@
-"""Tiny models of more layers than the builtins have, and their tasks."""
+"""Tiny models with more layers than the built-in ones, and their tasks."""
 
 from __future__ import annotations
 

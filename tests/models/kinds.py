@@ -1,4 +1,4 @@
-"""Kinds of models that no builtin is of, as small as a builtin, whose tokenizer or image processor they take."""
+"""Kinds of models that are not built in, as small as the built-in ones, with their tokenizers or image processors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Loading: what comes back is frozen and whole, and what cannot be is refused before anything is computed."""
+"""Loading: a backbone is frozen and complete; faulty ones are refused before anything is computed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a backbone is looked for, and what is said when it is not there."""
+"""Where a backbone is looked for, and the errors when it is not found."""
 
 from __future__ import annotations
 

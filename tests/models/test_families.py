@@ -1,4 +1,4 @@
-"""Every row of the family registry, held against the models that transformers builds."""
+"""Every row of the registry of families against the models that transformers builds."""
 
 from __future__ import annotations
 

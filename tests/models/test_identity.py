@@ -1,4 +1,4 @@
-"""Two backbones of one identity compute the same; what does not change the function changes no digest."""
+"""Two backbones of one digest compute the same; what does not change the function does not change the digest."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every kind of model that people bring: loaded as transformers loads it, tuned, saved, and loaded by plain peft."""
+"""Every kind of model that people use: loaded as transformers loads it, tuned, saved, and loaded by plain peft."""
 
 from __future__ import annotations
 

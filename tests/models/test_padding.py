@@ -1,4 +1,4 @@
-"""One padding id for tokenizer, model and files, whatever the files that came say."""
+"""One padding id for tokenizer, model and files, whatever the loaded files contain."""
 
 from __future__ import annotations
 

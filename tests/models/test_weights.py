@@ -1,4 +1,4 @@
-"""Which files are the weights of a folder; everything else that lies in it changes nothing, or is refused."""
+"""Which files of a folder are the weights; other files have no effect, or are refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Distillation against numbers worked out by hand, torch's divergence, and whole runs with two backbones."""
+"""Distillation against hand-computed numbers, torch's divergence, and whole runs with two backbones."""
 
 from __future__ import annotations
 

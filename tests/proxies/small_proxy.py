@@ -1,4 +1,4 @@
-"""A small backbone and its proxy, and public data for the two."""
+"""A small backbone, its proxy, and public data for both."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every kind of proxy must do for the server and its clients; the case without a proxy is one of them."""
+"""Behaviour of every kind of proxy for the server and its clients; the case without a proxy is one of them."""
 
 from __future__ import annotations
 

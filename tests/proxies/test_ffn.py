@@ -1,4 +1,4 @@
-"""FFNs seen neuron by neuron: three neurons whose numbers are known, stored in every way that families store them."""
+"""FFNs as sets of neurons: three known neurons, stored in every way that families store them."""
 
 from __future__ import annotations
 

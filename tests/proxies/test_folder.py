@@ -1,4 +1,4 @@
-"""A client makes the proxy from its folder alone, and a folder that is not what it says is refused."""
+"""A client builds the proxy from its folder alone, and a folder with wrong content is refused."""
 
 from __future__ import annotations
 

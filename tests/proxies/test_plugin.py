@@ -1,4 +1,4 @@
-"""What is tuned on a proxy lands where it belongs in the backbone, and nowhere else."""
+"""Parameters tuned on a proxy are written to their places in the backbone, and nowhere else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Probes against gradients worked out another way, and at the ends of their scales."""
+"""Probes against gradients computed in another way, and at the ends of their scales."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the proxy's settings refuse, and what they mean together."""
+"""Refusals of the proxy's settings, and what settings mean together."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Counts are the paper's; memory and disclosure are what a hand count gives."""
+"""Counts equal those of the paper; memory and disclosure equal a hand count."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The smallest sound recipe, for tests to bend."""
+"""The smallest valid recipe, for tests to change."""
 
 from __future__ import annotations
 

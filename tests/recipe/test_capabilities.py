@@ -1,4 +1,4 @@
-"""Needs, gifts and takings of choices, tried with methods from outside of fedfm."""
+"""What choices need, give and take, tested with methods from outside of fedfm."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The index of keys says what the classes say."""
+"""The index of keys agrees with the classes."""
 
 from __future__ import annotations
 

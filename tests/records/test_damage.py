@@ -1,4 +1,4 @@
-"""Whatever lies where a file of a run should, `status` and `report` answer with a sentence that names the file."""
+"""With any damaged file in a run's folder, `status` and `report` give an error that names the file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""env.json says what a run ran on, and nothing about whose machine it was."""
+"""env.json describes versions and hardware, and does not identify the machine."""
 
 from __future__ import annotations
 

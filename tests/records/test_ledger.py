@@ -1,4 +1,4 @@
-"""The wire ledger: what a line says, and what the lines add up to."""
+"""The wire ledger: the content of a line, and the sums over lines."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every algorithm and tunable of a paper has its name as the paper writes it."""
+"""Every algorithm and tunable of a paper has the name that its paper uses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How runs fare that go on, have ended, or were killed."""
+"""The status of runs that are in progress, have ended, or were killed."""
 
 from __future__ import annotations
 

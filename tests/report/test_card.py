@@ -1,4 +1,4 @@
-"""The card: its header is read by the hub, its code runs, its claims are the summary's."""
+"""The card: the Hub reads its header, its code runs, its claims are those of the summary."""
 
 from __future__ import annotations
 

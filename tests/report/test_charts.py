@@ -1,4 +1,4 @@
-"""What a drawing puts on its axes."""
+"""Axes of the charts."""
 
 from __future__ import annotations
 

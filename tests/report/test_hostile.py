@@ -1,4 +1,4 @@
-"""Names, reasons and classes from elsewhere, on every page that is made of a run's folder."""
+"""Hostile names, reasons and classes on every page that is made from a run's folder."""
 
 from __future__ import annotations
 
@@ -91,9 +91,6 @@ def test_the_split_is_safe_on_the_terminal(folder: RunFolder) -> None:
     terminal.file = out = StringIO()
     terminal.print(render_split(jsonl.read(folder.clients)))
     assert_shown(out.getvalue())
-
-
-MARKED = st.one_of(st.just(TEXT), st.text(st.sampled_from("a`_*<>|[](){}#~\"'\\\n -:é\x1b\u202e"), min_size=1))
 
 
 def card(folder: Path, name: str, package: str | None = None, **changes: Any) -> str:

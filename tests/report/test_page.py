@@ -1,4 +1,4 @@
-"""report.html: one file, complete, honest about what is missing, safe whatever names contain."""
+"""report.html: one complete file that names missing data and is safe for any name."""
 
 from __future__ import annotations
 

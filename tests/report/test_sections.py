@@ -1,4 +1,4 @@
-"""What the sections work out, by hand."""
+"""Figures of the sections, by hand."""
 
 from __future__ import annotations
 

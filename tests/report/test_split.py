@@ -1,4 +1,4 @@
-"""How data is split: figures by hand, pictures that open, a table for the terminal."""
+"""How data is split: figures by hand, pictures, a table for the terminal."""
 
 from __future__ import annotations
 

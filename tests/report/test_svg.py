@@ -1,4 +1,4 @@
-"""Figures that belong to their page."""
+"""Figures that are embedded in the page."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who may join: keys by the names of their files, and what is said of files that are none."""
+"""Which sites may join: keys by the names of their files, and errors for files that are not keys."""
 
 from __future__ import annotations
 

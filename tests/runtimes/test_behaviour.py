@@ -1,4 +1,4 @@
-"""What every runtime does: all that run in this process, with a worker that trains nothing."""
+"""Behaviour of every runtime: all that run in this process, with a worker that does not train."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The folder of a server's or a site's Flower: this account's alone, and one process's."""
+"""The folder of Flower at a server or a site: for this account and one process only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Messages that Flower counts as delivered, and that no node has had: nodes are asked, and the run goes on."""
+"""Messages that Flower counts as delivered but no node received: nodes are asked, and the run continues."""
 
 from __future__ import annotations
 

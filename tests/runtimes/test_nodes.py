@@ -1,4 +1,4 @@
-"""Clients dealt to nodes that forget, refuse, die, or hold only some of them."""
+"""Clients on nodes that forget, refuse, end, or hold only some of the clients."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The server's end of a relay that answers late, goes, and comes back."""
+"""The server's end of a relay that answers late, disconnects, and returns."""
 
 from __future__ import annotations
 

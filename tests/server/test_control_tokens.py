@@ -1,4 +1,4 @@
-"""Texts that hold a control token train and are evaluated like any other."""
+"""Texts that contain a control token are trained on and evaluated like any other text."""
 
 from __future__ import annotations
 

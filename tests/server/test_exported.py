@@ -1,4 +1,4 @@
-"""What is exported gives, by the code on its card and without fedfm, the figures that were measured."""
+"""An exported model gives the measured figures, by the code on its card and without fedfm."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run's folder that somebody else made: nothing outside of it is read, written or deleted."""
+"""A run's folder from another person: nothing outside of it is read, written or deleted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Means are over what was predicted: a text of which nothing is masked says nothing about the loss."""
+"""Means are over predictions: a text without a masked token contributes nothing to the loss."""
 
 from __future__ import annotations
 

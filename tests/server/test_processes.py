@@ -1,4 +1,4 @@
-"""Several processes train what one would have trained, bit for bit, and report a process that ends."""
+"""Several processes give the same bits as one, and a process that ends is reported."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How many clients share a pass: what the recipe says, what stands in the way, and that the run remembers it."""
+"""How many clients share a pass: by the recipe, by what prevents it, and as the run records it."""
 
 from __future__ import annotations
 

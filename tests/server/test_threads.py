@@ -1,4 +1,4 @@
-"""The number of threads decides bits, so the recipe says it: of training, of the proxy and of the server's step."""
+"""The recipe sets the number of threads, which decides bits: of training, of the proxy and of the server's step."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a site's client remembers: private, kept over restarts and resumes, removed when its run is completed."""
+"""State of a site's client: private, kept over restarts and resumes, removed when its run is completed."""
 
 from __future__ import annotations
 

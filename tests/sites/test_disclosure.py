@@ -1,4 +1,4 @@
-"""Whatever goes wrong at a site, nothing of what it holds is in the bytes that leave it; its own log has all of it."""
+"""Whatever fails at a site, none of its data is in the bytes that leave it; the site's own log has the full reason."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a site's policy refuses, and what its egress writes down."""
+"""What a site's policy refuses, and what its egress announces and records."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A worker that hangs or ends is answered for, and another takes the next message."""
+"""The guard answers for a worker that hangs or ends, and another worker takes the next message."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A server that asks for too much is refused before anything is built, and the site takes the next run."""
+"""A server that asks for more than a limit is refused before anything is built, and the site takes the next run."""
 
 from __future__ import annotations
 

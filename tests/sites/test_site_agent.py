@@ -1,4 +1,4 @@
-"""What a site is told of its own data before it connects."""
+"""What a site prints about its own data before it connects."""
 
 from __future__ import annotations
 

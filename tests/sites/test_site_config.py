@@ -1,4 +1,4 @@
-"""What a site's data.yaml makes of a server's recipe, and what is said of one that does not fit."""
+"""How a site's data.yaml changes a server's recipe, and the errors for one that does not fit."""
 
 from __future__ import annotations
 

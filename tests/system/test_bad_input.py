@@ -1,4 +1,4 @@
-"""Bad input: each gets one clear message and its exit code, and leaves nothing half-written."""
+"""Bad input: each case gives one clear message and its exit code, and leaves nothing half-written."""
 
 from __future__ import annotations
 

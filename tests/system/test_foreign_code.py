@@ -1,4 +1,4 @@
-"""No code that comes over a line is run: not at a server, not at a site, whoever sends it."""
+"""No code that arrives over a line is run, at a server or at a site."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run with sites on their own data is the one that a simulation was; strangers stay out."""
+"""A run with sites that hold their own data equals the simulation; unknown sites are refused."""
 
 from __future__ import annotations
 

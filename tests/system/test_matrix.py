@@ -1,4 +1,4 @@
-"""Choices of a recipe, drawn from the registries: together they run two rounds, or are refused with both keys named."""
+"""Recipes drawn from the registries: each runs two rounds, or is refused with both keys named."""
 
 from __future__ import annotations
 

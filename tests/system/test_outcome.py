@@ -1,4 +1,4 @@
-"""What a run leaves behind is read by others: plain peft, plain transformers, pandas."""
+"""Other programs read the results of a run: plain peft, plain transformers, pandas."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whole runs whose clients hold a proxy: what they leave, that they can be resumed, and that others can load it."""
+"""Whole runs whose clients hold a proxy: their results, resume, and loading by other programs."""
 
 from __future__ import annotations
 

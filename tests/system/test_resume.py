@@ -1,4 +1,4 @@
-"""A run that is killed and resumed ends like one that was never interrupted, bit for bit (fault T05)."""
+"""A run that is killed and resumed equals one that was never interrupted, bit for bit (fault T05)."""
 
 from __future__ import annotations
 

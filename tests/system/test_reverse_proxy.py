@@ -1,4 +1,4 @@
-"""The shipped configurations of reverse proxies let nodes through to a real SuperLink, and nothing else."""
+"""The configurations of reverse proxies in ``deploy/`` forward nodes to a real SuperLink, and nothing else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One recipe, whole runs: in this process, over Flower with TLS and keys, and over Ray, bit for bit the same."""
+"""Whole runs of one recipe: in this process, over Flower with TLS and keys, and over Ray, bit for bit the same."""
 
 from __future__ import annotations
 

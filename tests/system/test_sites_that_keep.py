@@ -1,4 +1,4 @@
-"""Real sites whose clients keep state, and real sites that are not waited for: a server that ends is resumed."""
+"""Real sites whose clients keep state, and asynchronous real sites: a server that ends is resumed."""
 
 from __future__ import annotations
 
@@ -17,12 +17,11 @@ from fedfm.records import jsonl
 from fedfm.records.folder import RunFolder
 from fedfm.runtimes.line import Part
 from fedfm.server.experiment.deployment import RealSites
-from fedfm.server.rounds import driver, exchange
+from fedfm.server.rounds import driver, intake
 from fedfm.server.rounds.checkpoints import load_checkpoint
 from fedfm.server.runs import start as runs
 from fedfm.server.runs.finished import Run
 from fedfm.server.runs.serving import for_sites
-from fedfm.server.runs.start import continue_run, start_run
 from fedfm.sites.site import Site
 from tests.alike import METHODS
 from tests.server.experiment.test_deployment import NAMES, Near, at_sites, split
@@ -118,15 +117,15 @@ def test_state_is_the_sites_and_a_killed_server_replays(
     with monkeypatch.context() as patch:
         kill(patch, driver.Driver, "_check_finite", 2)  # the answers of round 2 have come
         with pytest.raises(Killed):
-            start_run(recipe, deployment, [])
+            fedfm.run(recipe, deployment=deployment)
     assert sum(kept(tmp_path).values()) >= 3
     assert not recipe.folder.joinpath("client_state").exists(), "nothing of it is at the server"
-    run = continue_run(RunFolder(recipe.folder), [], deployed(tmp_path), [])
+    run = fedfm.resume(recipe.folder, deployment=deployed(tmp_path))
     assert tensors(run) == tensors(simulated)
     assert sent(run) == sent(simulated)
     assert set(kept(tmp_path).values()) == {0}, "a completed run leaves nothing at the sites"
     with pytest.raises(RecipeError, match="its sites have removed what their clients kept"):
-        continue_run(run.folder, ["federation.rounds=4"], deployed(tmp_path), [])
+        fedfm.resume(run.path, ["federation.rounds=4"], deployment=deployed(tmp_path))
     assert run.summary["status"] == "completed"
 
 
@@ -135,12 +134,12 @@ def test_a_version_that_is_gone_is_a_failed_client(tmp_path: Path, monkeypatch: 
     with monkeypatch.context() as patch:
         kill(patch, driver.Driver, "_check_finite", 2)
         with pytest.raises(Killed):
-            start_run(recipe, deployed(tmp_path), [])
+            fedfm.run(recipe, deployment=deployed(tmp_path))
     versions = list((tmp_path / "site-a" / "client-state").rglob("*.safetensors"))
     assert len(versions) == 2
     for version in versions:
         version.unlink()
-    run = continue_run(RunFolder(recipe.folder), [], deployed(tmp_path), [])
+    run = fedfm.resume(recipe.folder, deployment=deployed(tmp_path))
     failed = [event for event in run.events if event["kind"] == "failed"]
     assert [event["client"] for event in failed] == ["a"]
 
@@ -171,19 +170,19 @@ def test_arrivals_are_replayed(failing: str, tmp_path: Path, monkeypatch: pytest
     def first(line: type[Near] = Near) -> RealSites:
         return ill(deployed(tmp_path, line), failing) if failing else deployed(tmp_path, line)
 
-    straight = start_run(buffered(tmp_path, "straight"), first(), [])
+    straight = fedfm.run(buffered(tmp_path, "straight"), deployment=first())
     order = arrivals(straight.path)
     assert sum(sound for _, sound in order) == 2 * 3
     assert all(sound != (client == failing) for client, sound in order)
     assert (failing in dict(order)) == bool(failing)
-    other = start_run(buffered(tmp_path, "other"), first(Backwards), [])
+    other = fedfm.run(buffered(tmp_path, "other"), deployment=first(Backwards))
     assert tensors(other)["w"] != tensors(straight)["w"], "the order matters"
     recipe = buffered(tmp_path, "killed", checkpoint={"every": 3})
     with monkeypatch.context() as patch:
         kill(patch, driver.Driver, "_check_finite", 3)
         with pytest.raises(Killed):
-            start_run(recipe, first(), [])
-    run = continue_run(RunFolder(recipe.folder), [], deployed(tmp_path, Backwards), [])
+            fedfm.run(recipe, deployment=first())
+    run = fedfm.resume(recipe.folder, deployment=deployed(tmp_path, Backwards))
     assert arrivals(run.path) == order
     assert tensors(run)["w"] == tensors(straight)["w"]
 
@@ -191,17 +190,17 @@ def test_arrivals_are_replayed(failing: str, tmp_path: Path, monkeypatch: pytest
 def test_a_run_that_is_killed_twice_continues_one_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = buffered(tmp_path, "killed", checkpoint={"every": 3})
     with monkeypatch.context() as patch:
-        kill(patch, exchange, "decode_update", 4)
+        kill(patch, intake, "decode_update", 4)
         with pytest.raises(Killed):
-            start_run(recipe, deployed(tmp_path), [])
+            fedfm.run(recipe, deployment=deployed(tmp_path))
     before = arrivals(recipe.folder)
     assert len(before) == 3
     with monkeypatch.context() as patch:
-        kill(patch, exchange, "decode_update", 6)
+        kill(patch, intake, "decode_update", 6)
         with pytest.raises(Killed):
-            continue_run(RunFolder(recipe.folder), [], deployed(tmp_path, Backwards), [])
+            fedfm.resume(recipe.folder, deployment=deployed(tmp_path, Backwards))
     again = arrivals(recipe.folder)
     assert (again[:3], len(again)) == (before, 5)
-    run = continue_run(RunFolder(recipe.folder), [], deployed(tmp_path), [])
+    run = fedfm.resume(recipe.folder, deployment=deployed(tmp_path))
     assert (arrivals(run.path)[:5], len(arrivals(run.path))) == (again, 6)
     assert "arrival" not in (run.path / "report.html").read_text()

@@ -1,4 +1,4 @@
-"""Whole runs of every kind of task improve on where they began, and every algorithm, tunable and sampling runs."""
+"""Whole runs of every kind of task improve their metrics, and every algorithm, tunable and sampling runs."""
 
 from __future__ import annotations
 

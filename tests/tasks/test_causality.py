@@ -1,4 +1,4 @@
-"""Causal language modelling is refused where the model reads the tokens that it must predict, whatever its name."""
+"""Causal language modelling is refused for every model that reads the tokens that it must predict."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Public data: every piece is read, batches follow their key, and what is missing is said by its own key."""
+"""Public data: every piece is read, batches follow their key, and errors name its own recipe key."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What Prometheus reads, over HTTP, by its own parser."""
+"""Metrics for Prometheus over HTTP, read by its own parser."""
 
 from __future__ import annotations
 

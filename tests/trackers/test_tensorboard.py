@@ -1,4 +1,4 @@
-"""TensorBoard: what is written is read back with its own reader."""
+"""TensorBoard files, read by TensorBoard's own reader."""
 
 from __future__ import annotations
 

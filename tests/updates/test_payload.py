@@ -1,4 +1,4 @@
-"""Payloads: what goes in comes out, and nothing else gets in."""
+"""Payloads: decoding gives what was encoded, and refuses everything else."""
 
 from __future__ import annotations
 

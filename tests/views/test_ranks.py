@@ -1,4 +1,4 @@
-"""Heterogeneous ranks: who has which, and which part of the factors that is."""
+"""Heterogeneous ranks: the rank of each client, and its part of the factors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Personal parts: which tensors travel, on the names of real tunables."""
+"""Personal parts: which tensors travel, by the names of real tunables."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Parts of tensors: cutting them out and putting them back."""
+"""Parts of tensors: narrowing and widening."""
 
 from __future__ import annotations
 

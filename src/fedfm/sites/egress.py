@@ -38,7 +38,7 @@ FACTS = "facts"
 """What is not a tensor in an update (examples, steps, loss); it is counted as a group."""
 
 
-_COUNTS = "examples, steps and predictions, mean training loss"
+_COUNTS = "examples, steps, processed samples and predictions, mean training loss"
 _FIGURES = "held-out examples, mean loss and metrics over them"
 """Facts in the result of training, and of evaluation."""
 

@@ -1,4 +1,4 @@
-"""What holds for every kind of partition, and what makes each the kind it is."""
+"""Properties that all partitions share, and those of each kind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""NumPy archives: pixels and JPEG files, and what is refused."""
+"""NumPy archives: pixels, JPEG files, and refusals."""
 
 from __future__ import annotations
 

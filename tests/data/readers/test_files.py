@@ -1,4 +1,4 @@
-"""Files of every ending give the same table; what is wrong with one is said with its line."""
+"""Files of every format give the same table; errors name the line."""
 
 from __future__ import annotations
 

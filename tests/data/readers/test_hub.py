@@ -1,4 +1,4 @@
-"""Hub sets: from the local cache without a network, and one clear line when they are not there."""
+"""Data sets of the Hub: read from the local cache without a network; a clear error if they are not in it."""
 
 from __future__ import annotations
 

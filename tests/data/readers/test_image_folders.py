@@ -1,4 +1,4 @@
-"""Folders of images by class, with splits, or with a table of names; what is left out is counted and named."""
+"""Folders of images by class, with splits, or with a table of names; files that are not read are counted and named."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""JSON: values as they stand in the file, or file, line, row and column of what is wrong."""
+"""JSON: values as written in the file, or an error with file, line, row and column."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `data.train` may name: files, folders of files, patterns, lists of these; and files as clients."""
+"""References of `data.train`: files, folders of files, patterns, lists of these; and files as clients."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Folders of tables: which files are a split's, by the repository's card or by their names."""
+"""Folders of tables: the files of each split, by the repository's card or by their names."""
 
 from __future__ import annotations
 

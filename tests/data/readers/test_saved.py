@@ -1,4 +1,4 @@
-"""Data sets that `datasets` has saved to a folder."""
+"""Data sets that `datasets` saved to a folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""CSV and TSV: what is read is what the file says, or the row is named."""
+"""CSV and TSV: rows are read exactly as written, or an error names the row."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every tunable must do on every family; a new kind or family is tested by being in its registry."""
+"""Behaviour of every tunable on every family; a new kind or family is tested because it is in the registry."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""LoRA and DoRA against their papers' formulas, and what their settings refuse."""
+"""LoRA and DoRA against the formulas of their papers, and the refusals of their settings."""
 
 from __future__ import annotations
 

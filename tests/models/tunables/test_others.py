@@ -1,4 +1,4 @@
-"""Kinds other than LoRA: sizes by hand, formulas, and what they refuse."""
+"""Tunables other than LoRA: sizes by hand, formulas, refusals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Proxies are made of the backbone's own values, whatever the family."""
+"""Proxies have the backbone's own values, in every family."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scores are what their formulas say, counted another way; padding and other blocks do not matter."""
+"""Scores equal their formulas, computed in another way; padding and other blocks do not matter."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Offsite tuning: which layers stay, what they share with the backbone, and where what is tuned goes back to."""
+"""Offsite tuning: which layers stay, what they share with the backbone, and where tuned parameters are plugged in."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whole runs with an offsite proxy, and what its recipe, its folder and `fedfm proxy inspect` say."""
+"""Whole runs with an offsite proxy; its recipe, its folder, and `fedfm proxy inspect`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Clients that hold their own data: a run with them is the run that a simulation of them was."""
+"""A run with clients that hold their own data equals the simulation of these clients."""
 
 from __future__ import annotations
 
@@ -21,7 +21,6 @@ from fedfm.runtimes.line import Part
 from fedfm.server.experiment.deployment import RealSites
 from fedfm.server.runs.finished import Run
 from fedfm.server.runs.serving import for_sites
-from fedfm.server.runs.start import continue_run, start_run
 from fedfm.sites.egress import Egress
 from fedfm.sites.policy import Policy
 from fedfm.sites.site import Site
@@ -109,7 +108,7 @@ def test_it_is_the_run_that_a_simulation_was(name: str, tmp_path: Path) -> None:
     values = small_recipe(tmp_path, federation={"per_round": 3, "rounds": 4}, runtime={"stack": 1}, **RECIPES[name])
     simulated = fedfm.run(load_recipe(values, ["data.client=site", "name=simulated"]))
     deployment, said, line = at_sites(tmp_path, split(tmp_path))
-    real = start_run(for_sites(load_recipe(values), len(NAMES)), deployment, [])
+    real = fedfm.run(for_sites(load_recipe(values), len(NAMES)), deployment=deployment)
     assert adapter(real) == adapter(simulated)
     for file in ("wire.jsonl", "clients.json"):
         mine, theirs = ((run.path / file).read_text() for run in (real, simulated))
@@ -124,9 +123,9 @@ def test_sites_evaluate_as_simulated_clients_do_and_only_if_their_policy_names_i
     values = small_recipe(tmp_path, runtime={"stack": 1}, tune={"kind": "lora", "share": "not head"}, **changes)
     simulated = fedfm.run(load_recipe(values, ["data.client=site", "name=simulated"]))
     with pytest.raises(TooFewClientsError, match="works"):
-        start_run(for_sites(load_recipe(values), len(NAMES)), at_sites(tmp_path, split(tmp_path))[0], [])
+        fedfm.run(for_sites(load_recipe(values), len(NAMES)), deployment=at_sites(tmp_path, split(tmp_path))[0])
     deployment, said, _ = at_sites(tmp_path, split(tmp_path), Policy(works=["train", "evaluate"]))
-    real = start_run(for_sites(load_recipe(values), len(NAMES)), deployment, [])
+    real = fedfm.run(for_sites(load_recipe(values), len(NAMES)), deployment=deployment)
     assert {name: real.summary[name] for name in ("final", "final_by", "clients_spread")} == {
         name: simulated.summary[name] for name in ("final", "final_by", "clients_spread")
     }
@@ -152,7 +151,7 @@ def without_time(row: Mapping[str, Any]) -> dict[str, Any]:
 
 def test_what_left_is_written_down_at_the_site(recipe: Recipe, tmp_path: Path) -> None:
     deployment, said, _ = at_sites(tmp_path, split(tmp_path))
-    run = start_run(recipe, deployment, [])
+    run = fedfm.run(recipe, deployment=deployment)
     up = [
         line
         for line in map(json.loads, (run.path / "wire.jsonl").read_text().splitlines())
@@ -169,7 +168,7 @@ def test_what_left_is_written_down_at_the_site(recipe: Recipe, tmp_path: Path) -
 
 def test_sites_hear_how_a_run_ended(recipe: Recipe, tmp_path: Path) -> None:
     deployment, said, _ = at_sites(tmp_path, split(tmp_path))
-    run = start_run(recipe, deployment, [])
+    run = fedfm.run(recipe, deployment=deployment)
     events = {name: list(jsonl.records(tmp_path / f"site-{name}" / "events.jsonl")) for name in NAMES}
     assert [event["kind"] for found in events.values() for event in found] == ["ended"] * len(NAMES)
     assert sum("run small: ended: completed after 2 rounds" in line for line in said) == len(NAMES)
@@ -182,7 +181,7 @@ def test_sites_hear_how_a_run_ended(recipe: Recipe, tmp_path: Path) -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(InterruptedRunError):
-        continue_run(run.folder, ["federation.rounds=4"], deployment, [Stops()])
+        fedfm.resume(run.path, ["federation.rounds=4"], deployment=deployment, listeners=[Stops()])
     assert said[-1].startswith("run small: ended: interrupted after 3 rounds")
 
 
@@ -198,7 +197,7 @@ def test_sites_hear_that_a_run_failed(recipe: Recipe, tmp_path: Path) -> None:
     for site in line.sites.values():
         site._train = fails  # type: ignore[method-assign, assignment]
     with pytest.raises(TooFewClientsError):
-        start_run(recipe, deployment, [])
+        fedfm.run(recipe, deployment=deployment)
     assert asked == 3
     assert sum("run small: ended: failed after 0 rounds; 0 updates have left" in text for text in said) == len(NAMES)
 
@@ -206,7 +205,7 @@ def test_sites_hear_that_a_run_failed(recipe: Recipe, tmp_path: Path) -> None:
 def test_a_run_outside_the_policy_does_not_begin(recipe: Recipe, tmp_path: Path) -> None:
     deployment, _, _ = at_sites(tmp_path, split(tmp_path), Policy(max_bytes=100, max_rounds=1))
     with pytest.raises(TooFewClientsError, match=r"(?s)node a: outside this site's policy \(max_rounds\)"):
-        start_run(recipe, deployment, [])
+        fedfm.run(recipe, deployment=deployment)
     assert not recipe.folder.exists()
 
 
@@ -214,7 +213,7 @@ def test_sites_that_do_not_fit_are_named_and_the_others_go_on(recipe: Recipe, tm
     own = split(tmp_path)
     own["b"] = own["b"].model_copy(update={"text": ["nothing"]})
     deployment, said, _ = at_sites(tmp_path, own)
-    run = start_run(recipe, deployment, [])
+    run = fedfm.run(recipe, deployment=deployment)
     (warning,) = [line for line in said if "does not take part" in line]
     assert warning.startswith("b does not take part: the run does not fit what is at the site (data.text)")
     assert "nothing" not in warning
@@ -241,7 +240,7 @@ def test_a_site_that_starts_again_still_has_its_proxy(tmp_path: Path) -> None:
     sent = []
     for name in ("first", "again"):
         deployment, _, line = at_sites(tmp_path, split(tmp_path))
-        start_run(for_sites(load_recipe(values, [f"name={name}"]), len(NAMES)), deployment, [])
+        fedfm.run(for_sites(load_recipe(values, [f"name={name}"]), len(NAMES)), deployment=deployment)
         heads = [envelope.head for envelope in line.envelopes if isinstance(envelope.head, Prepare)]
         sent.append([piece.file for head in heads for piece in head.pieces])
     assert sent[0].count("model.safetensors") == 3
@@ -253,7 +252,7 @@ def test_spare_sites_are_asked_and_not_waited_for(tmp_path: Path) -> None:
         tmp_path, federation={"per_round": 3, "rounds": 2, "quorum": 1.0}, runtime={"kind": "flower", "spares": 0.5}
     )
     deployment, _, _ = at_sites(tmp_path, split(tmp_path))
-    run = start_run(for_sites(load_recipe(values), len(NAMES)), deployment, [])
+    run = fedfm.run(for_sites(load_recipe(values), len(NAMES)), deployment=deployment)
     assert [(event["round"], event["kind"]) for event in run.events] == [
         (1, "late"),
         (1, "late"),
@@ -267,12 +266,12 @@ def test_spare_sites_are_asked_and_not_waited_for(tmp_path: Path) -> None:
 
 def test_it_can_be_continued_only_with_them(recipe: Recipe, tmp_path: Path) -> None:
     deployment, _, _ = at_sites(tmp_path, split(tmp_path))
-    run = start_run(recipe, deployment, [])
+    run = fedfm.run(recipe, deployment=deployment)
     with pytest.raises(RecipeError, match="`fedfm server` runs it with them"):
         fedfm.resume(run.path, ["federation.rounds=3"])
     with pytest.raises(RecipeError, match="`fedfm server` runs it with them"):
         fedfm.run(recipe, ["name=other"])
-    longer = continue_run(run.folder, ["federation.rounds=3"], deployment, [])
+    longer = fedfm.resume(run.path, ["federation.rounds=3"], deployment=deployment)
     assert longer.summary["rounds"] == 3
 
 
@@ -282,7 +281,7 @@ def test_sites_that_allow_it_send_predictions_as_a_simulation_does(tmp_path: Pat
     values |= {"public": {"data": str(tmp_path / "train.jsonl"), "limit": 16}}
     simulated = fedfm.run(load_recipe(values, ["data.client=site", "name=simulated"]))
     deployment, said, _ = at_sites(tmp_path, split(tmp_path), Policy(works=["predict"]))
-    real = start_run(for_sites(load_recipe(values), len(NAMES)), deployment, [])
+    real = fedfm.run(for_sites(load_recipe(values), len(NAMES)), deployment=deployment)
     assert adapter(real) == adapter(simulated)
     assert (real.path / "wire.jsonl").read_text() == (simulated.path / "wire.jsonl").read_text()
     assert [line for line in said if " × " in line] == ["    1 × logits [8, 2] float32 (group predictions)"] * 5
@@ -294,5 +293,5 @@ def test_a_policy_that_does_not_name_it_refuses_to_predict(tmp_path: Path) -> No
     values |= {"public": {"data": str(tmp_path / "train.jsonl")}}
     deployment, said, _ = at_sites(tmp_path, split(tmp_path))
     with pytest.raises(TooFewClientsError, match="works"):
-        start_run(for_sites(load_recipe(values), len(NAMES)), deployment, [])
+        fedfm.run(for_sites(load_recipe(values), len(NAMES)), deployment=deployment)
     assert any("works: train, not predict" in line for line in said)

@@ -1,4 +1,4 @@
-"""A checkpoint is whole or not there; a damaged one is noticed and passed over."""
+"""A checkpoint is complete or absent; a damaged one is detected and skipped."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What clients keep between rounds: a refused update advances nothing, and what may be needed again stays."""
+"""What clients keep between rounds: a refused update advances nothing, and versions that may be needed again stay."""
 
 from __future__ import annotations
 

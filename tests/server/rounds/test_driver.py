@@ -1,4 +1,4 @@
-"""The driver with real clients and a runtime that can tamper: what is refused, what is recorded, what goes on."""
+"""The driver with real clients and a runtime that tampers: what is refused, what is recorded, what continues."""
 
 from __future__ import annotations
 

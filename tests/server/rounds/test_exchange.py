@@ -1,4 +1,4 @@
-"""One exchange: whatever a client sends, its own update is refused, and those of the others count."""
+"""One exchange: a client's faulty answer leads to the refusal of its own update only."""
 
 from __future__ import annotations
 
@@ -28,9 +28,10 @@ from fedfm.records.folder import RunFolder
 from fedfm.records.jsonl import dumps
 from fedfm.server.experiment.build import Experiment
 from fedfm.server.rounds.arrivals import Arrival
-from fedfm.server.rounds.exchange import Exchange, Pending
+from fedfm.server.rounds.exchange import Exchange
 from fedfm.server.rounds.interrupts import StopRequest
 from fedfm.server.rounds.messages import Outbox
+from fedfm.server.rounds.pending import Pending
 from fedfm.server.rounds.round_records import Records, Stopwatch
 from fedfm.server.rounds.state import RunState, StateVersion
 from fedfm.server.rounds.totals import Totals
@@ -86,19 +87,20 @@ def exchange_of(
     *,
     counts: bool = True,
     overrides: Sequence[str] = (),
-    pending: Pending | None = None,
+    replay: str = "",
 ) -> Exchange:
     """An exchange with clients whose answers arrive in the order given."""
     runtime, model = Answered(answers), TwoNeurons(counts)
     contract = Contract(spec_of(PARAMS), FedAvg())
     experiment = SimpleNamespace(recipe=load_recipe("demo", overrides), contract=contract, client_model=model)
     experiment.keeps_state = lambda client: contract.stateful
-    experiment.evaluator = SimpleNamespace(metrics=("accuracy",))
+    experiment.evaluator = SimpleNamespace(metrics=("accuracy", "macro_f1"))
     experiment.data = SimpleNamespace(clients=dict.fromkeys(clients, 5))
     state = RunState(State(0, PARAMS), proxy=ModelVersion())
+    pending = Pending(runtime, deque(Arrival(client, True) for client in replay))
     return Exchange(
-        cast(Experiment, experiment), runtime, Outbox(runtime, model, contract), ClientStore(folder / "state"),
-        RunFolder(folder), state, {}, Records(), Stopwatch({}), (), StopRequest(), pending or Pending(),
+        cast(Experiment, experiment), Outbox(runtime, model, contract), pending, ClientStore(folder / "state"),
+        state, Records(RunFolder(folder), 1, Stopwatch({})), StopRequest(),
     )  # fmt: skip
 
 
@@ -239,7 +241,7 @@ def test_where_there_are_spares_the_first_sound_updates_count_in_the_order_of_ar
     assert [update.client for update in exchange.ask(asks("abcd"))] == ["d", "a"]
     assert [(client, kind) for client, kind, _ in told(exchange)] == [("b", "refused"), ("c", "late")]
     assert exchange.outstanding == set()
-    assert exchange.runtime.next() is None, "replies that are not waited for are dropped"
+    assert exchange.pending.runtime.next() is None, "replies that are not waited for are dropped"
     assert (exchange.totals.accepted, exchange.totals.refused, exchange.totals.failed) == (2, 1, 0)
 
 
@@ -278,23 +280,23 @@ def test_what_was_submitted_counts_once_and_its_arrival_is_written_down(tmp_path
     assert [(client, kind) for client, kind, _ in told(exchange)] == [
         ("b", "refused"), ("c", "refused"), ("x", "refused"),
     ]  # fmt: skip
-    assert [event["client"] for event in jsonl.records(exchange.folder.events)] == ["b", "c", "a"]
+    assert [event["client"] for event in jsonl.records(exchange.records.folder.events)] == ["b", "c", "a"]
 
 
 def test_a_resumed_run_takes_updates_in_the_order_of_their_first_arrival(tmp_path: Path) -> None:
-    pending = Pending(replay=deque(Arrival(client, True) for client in "ca"))
-    exchange = exchange_of(tmp_path, [sound(client) for client in "bacd"], "abcd", counts=False, pending=pending)
+    exchange = exchange_of(tmp_path, [sound(client) for client in "bacd"], "abcd", counts=False, replay="ca")
     exchange.submit(asks("abcd"))
     assert arrivals(exchange) == list("cabd")
-    assert [event["client"] for event in jsonl.records(exchange.folder.events)] == ["b", "d"], "the others are there"
+    assert [event["client"] for event in jsonl.records(exchange.records.folder.events)] == ["b", "d"], (
+        "the others are there"
+    )
 
 
 def test_a_client_that_is_not_asked_again_is_not_waited_for(tmp_path: Path) -> None:
-    pending = Pending(replay=deque(Arrival(client, True) for client in "xb"))
-    exchange = exchange_of(tmp_path, [sound(client) for client in "ab"], "ab", counts=False, pending=pending)
+    exchange = exchange_of(tmp_path, [sound(client) for client in "ab"], "ab", counts=False, replay="xb")
     exchange.submit(asks("ab"))
     assert arrivals(exchange) == list("ba")
-    assert not pending.replay
+    assert not exchange.pending.replay
 
 
 @pytest.mark.parametrize("keeps_state", [True, False])
@@ -302,8 +304,8 @@ def test_a_message_names_the_state_that_a_site_continues_from(keeps_state: bool)
     runtime, model = Answered([]), TwoNeurons(False)
     runtime.keeps_state = keeps_state
     state = RunState(State(4, PARAMS), proxy=ModelVersion(), versions={"a": StateVersion(3, "0" * 64)})
-    outbox = Outbox(runtime, model, Contract(spec_of(PARAMS), FedAvg()))
-    messages = outbox.write(asks("abc"), state, [], {"a": 2})
+    outbox = Outbox(runtime, model, Contract(spec_of(PARAMS), FedAvg()), {"a": 2})
+    messages = outbox.write(asks("abc"), state, [])
     facts = {client: message.instruction.facts for client, message in messages.items()}
     named = {client: (said.continue_from, said.forget_before) for client, said in facts.items()}
     assert named == {"a": (3, 2) if keeps_state else (0, 0), "b": (0, 0), "c": (0, 0)}

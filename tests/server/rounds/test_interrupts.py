@@ -1,4 +1,4 @@
-"""What asks a run to stop, and what does not."""
+"""Which signals stop a run."""
 
 from __future__ import annotations
 

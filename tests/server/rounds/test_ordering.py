@@ -1,4 +1,4 @@
-"""Updates are folded in a fixed order, whenever they arrive, and wait for their turn on disk where they are large."""
+"""Updates are folded in a fixed order, whenever they arrive; large ones wait on disk."""
 
 from __future__ import annotations
 

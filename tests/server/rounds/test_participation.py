@@ -1,4 +1,4 @@
-"""Who contributed to how many rounds is said at the end of a run, first of all where somebody never did."""
+"""Contributions of clients are listed at the end of a run, first those that never contributed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ from fedfm.records import contributions as sentences
 from fedfm.server.experiment.deployment import RealSites
 from fedfm.server.rounds.participation import Participation, after_round, summary_of
 from fedfm.server.runs.serving import for_sites
-from fedfm.server.runs.start import continue_run, start_run
 from fedfm.sites.causes import Cause
 from fedfm.trackers.listeners import Listener
 from tests.server.experiment.test_deployment import NAMES, at_sites, split
@@ -65,7 +64,7 @@ def test_failures_and_clients_are_counted_apart() -> None:
 def test_a_site_that_never_contributed_is_what_is_said_first(tmp_path: Path) -> None:
     values, deployment = one_does_not_fit(tmp_path)
     warned = Warned()
-    run = start_run(for_sites(load_recipe(values), len(NAMES)), deployment, [warned])
+    run = fedfm.run(for_sites(load_recipe(values), len(NAMES)), deployment=deployment, listeners=[warned])
     clients = run.summary["clients"]
     assert (clients["total"], clients["contributed"], clients["failed"], clients["never_contributed"]) == (
         5,
@@ -89,7 +88,7 @@ def test_a_site_that_never_contributed_is_what_is_said_first(tmp_path: Path) -> 
     assert page.index(first) < page.index('class="hero"')
     events = [json.loads(line) for line in run.folder.events.read_text().splitlines()]
     assert [event["client"] for event in events] == ["b", "b"]
-    longer = continue_run(run.folder, ["federation.rounds=3"], deployment, [])
+    longer = fedfm.resume(run.path, ["federation.rounds=3"], deployment=deployment)
     assert longer.summary["clients"]["by_client"]["a"]["rounds"] == 3
     assert longer.summary["clients"]["by_client"]["b"]["failed"] == 3
 
@@ -107,7 +106,7 @@ def test_where_all_contributed_nothing_is_warned(tmp_path: Path) -> None:
 def test_fewer_than_the_least_clients_end_a_run(tmp_path: Path) -> None:
     values, deployment = one_does_not_fit(tmp_path, min_clients=5)
     with pytest.raises(TooFewClientsError, match=r"only 4 of 5 .* federation\.min_clients \(5\) asks for") as caught:
-        start_run(for_sites(load_recipe(values), len(NAMES)), deployment, [])
+        fedfm.run(for_sites(load_recipe(values), len(NAMES)), deployment=deployment)
     assert caught.value.exit_code == 4
 
 

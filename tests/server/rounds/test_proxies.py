@@ -1,4 +1,4 @@
-"""A federation whose clients hold a proxy: who gets what of it, when, and what never leaves the server."""
+"""A federation whose clients hold a proxy: what each client gets and when, and what never leaves the server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who takes part in a round."""
+"""Sampling of cohorts."""
 
 from __future__ import annotations
 

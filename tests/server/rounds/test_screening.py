@@ -1,4 +1,4 @@
-"""Unsound updates never touch the model (defects of others: NaN, broadcasts, claimed weights, replays)."""
+"""Unsound updates never change the model (defects of others: NaN, broadcasts, claimed weights, replays)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What was tuned belongs to one model: with another in its place a run is neither resumed, nor exported, nor used."""
+"""Tuned parameters belong to one model: with another model a run is neither resumed, nor exported, nor used."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A profiled run says where its time went; its outcome is that of any other run."""
+"""A profiled run reports where its time went; its result is that of any other run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A proxy is built into a new folder; what cannot be written is refused before anything is fitted."""
+"""A proxy is built into a new folder; problems of writing are found before anything is fitted."""
 
 from __future__ import annotations
 

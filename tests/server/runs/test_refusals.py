@@ -1,4 +1,4 @@
-"""What can be said against a run, or against resuming one, before anything is loaded."""
+"""Reasons to refuse a run, or to resume one, that are found before anything is loaded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What summary.json, the report and the card say of a protocol without a server and of personal parts."""
+"""summary.json, the report and the card of a protocol without a server and of personal parts."""
 
 from __future__ import annotations
 

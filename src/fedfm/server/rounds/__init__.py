@@ -1,1 +1,1 @@
-"""Rounds: driver, exchange, state and checkpoints."""
+"""Rounds: driver, exchange, intake, state and checkpoints."""

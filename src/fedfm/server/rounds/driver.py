@@ -18,10 +18,11 @@ from fedfm.server.rounds.arrivals import arrivals_after
 from fedfm.server.rounds.checkpoints import oldest_versions, save_checkpoint
 from fedfm.server.rounds.client_evaluation import ClientFigures, mean_over_clients, measure_at_clients
 from fedfm.server.rounds.client_models import ClientModels
-from fedfm.server.rounds.exchange import Exchange, Pending
+from fedfm.server.rounds.exchange import Exchange
 from fedfm.server.rounds.interrupts import StopRequest
 from fedfm.server.rounds.messages import Outbox
 from fedfm.server.rounds.participation import after_round
+from fedfm.server.rounds.pending import Pending
 from fedfm.server.rounds.round_records import Records, Stopwatch
 from fedfm.server.rounds.state import Best, Refined, RunState
 from fedfm.server.rounds.totals import Totals
@@ -59,22 +60,22 @@ class Driver:
         self.stop = stop
         self.store = ClientStore(folder.client_state)
         self.simulated = experiment.data.training is not None
-        self.outbox = Outbox(runtime, experiment.client_model, experiment.contract)
-        self._forget = oldest_versions(folder)
-        self._pending = Pending()
+        self.outbox = Outbox(runtime, experiment.client_model, experiment.contract, oldest_versions(folder))
+        self._pending = Pending(runtime)
 
     def start(self) -> RunState:
         """The state before round 1: the tunable as initialised, evaluated and saved."""
         params, model = self.experiment.start, self.experiment.client_model
-        records, watch = Records(), Stopwatch({})
-        proxy = model.prepare(params, self._report(0, records, watch))
+        records = Records(self.folder, 0, Stopwatch({}))
+        proxy = model.prepare(params, self._report(0, records))
         state = RunState(self.recipe.protocol.start(params, self.recipe.algorithm), proxy=proxy)
-        state, scores = self._evaluate(state, records, watch)
+        state, scores = self._evaluate(state, records)
         if (its_own := self.experiment.evaluate_client_model(params)) is not None:
             scores["proxy"] = its_own
-            watch.lap("evaluate")
-        state = replace(state, initial=scores, latest=scores, seconds=watch.seconds)
-        self._commit(state, records)
+            records.watch.lap("evaluate")
+        state = replace(state, initial=scores, latest=scores, seconds=records.watch.seconds)
+        records.write()
+        self._commit(state)
         return state
 
     def play(self, state: RunState) -> RunState:
@@ -88,7 +89,7 @@ class Driver:
             StorageError: a checkpoint could not be written; the last one is intact.
         """
         saved = state.round
-        self._pending = Pending(replay=deque(arrivals_after(self.folder, state.round)))
+        self._pending = Pending(self.runtime, deque(arrivals_after(self.folder, state.round)))
         if state.proxy is not None:
             self.experiment.client_model.load(state.proxy)
             self.runtime.share(sorted(state.holders), state.proxy)
@@ -98,16 +99,15 @@ class Driver:
                 exchange = self._begin(state)
                 protocol = self.recipe.protocol.step(exchange.state.protocol, exchange)
                 state, news = self._end(exchange, protocol)
+                exchange.records.write()
                 if self._is_over(state) or state.round % self.recipe.checkpoint.every == 0:
-                    self._commit(state, exchange.records)
+                    self._commit(state)
                     saved = state.round
-                else:
-                    exchange.records.write(self.folder)
                 for listener in self.listeners:
                     listener.on_round(news)
         except (InterruptedRunError, TooFewClientsError):
             if saved != state.round:
-                self._commit(state, Records())
+                self._commit(state)
             raise
         return self._refined(state)
 
@@ -138,16 +138,15 @@ class Driver:
 
     def _begin(self, state: RunState) -> Exchange:
         """The next round's exchange; before it, the clients' model is changed where a change is due."""
-        records, watch = Records(), Stopwatch(state.seconds)
-        state = self._advance(state, records, watch)
+        records = Records(self.folder, state.round + 1, Stopwatch(state.seconds))
+        state = self._advance(state, records)
         return Exchange(
-            self.experiment, self.runtime, self.outbox, self.store, self.folder, state, self._forget,
-            records, watch, self.listeners, self.stop, self._pending,
-        )  # fmt: skip
+            self.experiment, self.outbox, self._pending, self.store, state, records, self.stop, listeners=self.listeners
+        )
 
     def _end(self, exchange: Exchange, protocol: State) -> tuple[RunState, dict[str, Any]]:
         """The state after a round, evaluated where that is due, and what listeners get; adds to the round's records."""
-        records, watch, totals = exchange.records, exchange.watch, exchange.totals
+        records, watch, totals = exchange.records, exchange.records.watch, exchange.totals
         self._check_finite(protocol)
         watch.lap("aggregate")
         state = _counted(exchange.state, protocol, totals, records)
@@ -156,25 +155,25 @@ class Driver:
             records.metrics.append(self._metrics_line(state.round, "train", train, totals.examples, watch))
         scores: Scores = {}
         if state.round % self.recipe.evaluate.every == 0 or state.round == self.recipe.federation.rounds:
-            state, scores = self._evaluate(state, records, watch)
+            state, scores = self._evaluate(state, records)
             state = self._with_scores(state, scores)
         state = replace(state, seconds=watch.seconds)
         return state, self._news(exchange.state, state, totals, scores)
 
-    def _advance(self, state: RunState, records: Records, watch: Stopwatch) -> RunState:
+    def _advance(self, state: RunState, records: Records) -> RunState:
         """The state with the clients' model changed, where a change is due."""
         model = self.experiment.client_model
         if state.proxy is None or not model.is_due(state.round):
             return state
-        report = self._report(state.round, records, watch)
+        report = self._report(state.round, records)
         return replace(state, proxy=model.advance(state.proxy, state.params, state.round, state.activity, report))
 
-    def _report(self, number: int, records: Records, watch: Stopwatch) -> Callable[[dict[str, Any]], None]:
+    def _report(self, number: int, records: Records) -> Callable[[dict[str, Any]], None]:
         """Adds how closely the clients' model follows the backbone, stage by stage, to the metrics."""
 
         def report(found: dict[str, Any]) -> None:
-            watch.lap("proxy")
-            seconds = round(watch.seconds["total"], 3)
+            records.watch.lap("proxy")
+            seconds = round(records.watch.seconds["total"], 3)
             records.metrics.append({"round": number, "split": "proxy", "client": None, **found, "seconds": seconds})
 
         return report
@@ -188,31 +187,28 @@ class Driver:
                     where="algorithm",
                 )
 
-    def _evaluate(self, state: RunState, records: Records, watch: Stopwatch) -> tuple[RunState, Scores]:
+    def _evaluate(self, state: RunState, records: Records) -> tuple[RunState, Scores]:
         """The scores after a round, at the server, at clients or at both; and the state with what that cost."""
         scores: Scores = {}
         params = self._models(state).delivered(state.params, len(self.experiment.data.clients))
         for split, examples, found in self.experiment.evaluate(dict(params)):
             scores[split] = found
-            watch.lap("evaluate")
-            records.metrics.append(self._metrics_line(state.round, split, found, examples, watch))
+            records.watch.lap("evaluate")
+            records.metrics.append(self._metrics_line(state.round, split, found, examples, records.watch))
         if self.recipe.evaluate.at == "server":
             return state, scores
-        state, figures = self._measure_at_clients(state, records, watch)
+        state, figures = self._measure_at_clients(state, records)
         for client in figures:
-            line = self._metrics_line(state.round, "client", client.scores, client.examples, watch)
+            line = self._metrics_line(state.round, "client", client.scores, client.examples, records.watch)
             records.metrics.append({**line, "client": client.client})
         return state, scores | ({"clients": mean_over_clients(figures)} if figures else {})
 
-    def _measure_at_clients(
-        self, state: RunState, records: Records, watch: Stopwatch
-    ) -> tuple[RunState, list[ClientFigures]]:
+    def _measure_at_clients(self, state: RunState, records: Records) -> tuple[RunState, list[ClientFigures]]:
         """What clients measure after a round; and the state with the bytes of it, and without the clients' state."""
-        own = Records()
+        own = Records(self.folder, state.round, records.watch)
         exchange = Exchange(
-            self.experiment, self.runtime, self.outbox, self.store, self.folder, state, self._forget,
-            own, watch, (), self.stop, Pending(), number=state.round, phase="evaluate",
-        )  # fmt: skip
+            self.experiment, self.outbox, Pending(self.runtime), self.store, state, own, self.stop, phase="evaluate"
+        )
         clients = self.experiment.data.evaluating_clients()
         figures = measure_at_clients(
             exchange, self._models(state), state.params, clients, self.experiment.evaluator.metrics
@@ -276,13 +272,12 @@ class Driver:
             "eta_seconds": state.seconds["total"] / state.round * (rounds - state.round),
         }
 
-    def _commit(self, state: RunState, records: Records) -> None:
-        records.write(self.folder)
+    def _commit(self, state: RunState) -> None:
         offsets, keep = self.folder.offsets(), self.recipe.checkpoint.keep
         save_checkpoint(self.folder, state, offsets, keep=keep, identity=self.experiment.identity)
         if state.versions:
-            before, self._forget = self._forget, oldest_versions(self.folder)
-            for client, number in self._forget.items():
+            before, self.outbox.forget = self.outbox.forget, oldest_versions(self.folder)
+            for client, number in self.outbox.forget.items():
                 if number != before.get(client):
                     self.store.forget_before(client, number)
 

@@ -26,31 +26,37 @@ class Message:
     """One client's message.
 
     Attributes:
+        ask: what a protocol asks.
         instruction: its content.
         content: its bytes; clients that are asked alike share them.
     """
 
+    ask: Ask
     instruction: Instruction
     content: bytes
 
 
 class Outbox:
-    """Encodes messages, hands out proxies to clients that have none, and keeps the ledger of both."""
+    """Encodes messages, hands out proxies to clients that have none, and keeps the ledger of both.
 
-    def __init__(self, runtime: Runtime, model: ClientModel, contract: Contract) -> None:
+    Attributes:
+        forget: client id → the oldest version of its state that may still be asked for.
+    """
+
+    def __init__(
+        self, runtime: Runtime, model: ClientModel, contract: Contract, forget: Mapping[str, int] | None = None
+    ) -> None:
+        self.forget = forget or {}
         self._runtime, self._model, self._contract = runtime, model, contract
         self._listed: tuple[int, Record] | None = None
 
-    def write(
-        self, asks: Mapping[str, Ask], state: RunState, ledger: list[Record], forget: Mapping[str, int]
-    ) -> dict[str, Message]:
+    def write(self, asks: Mapping[str, Ask], state: RunState, ledger: list[Record]) -> dict[str, Message]:
         """Each client's message; clients that are asked alike, and hold the same, share one.
 
         Args:
             asks: client id → what a protocol asks.
             state: of the run before the round.
             ledger: gets a line for each message that differs.
-            forget: client id → the oldest version of its state that may still be asked for.
         """
         if state.proxy is None:
             raise ValueError("the run has no client model yet")
@@ -62,7 +68,8 @@ class Outbox:
             gets[client] = self._contract.views.gets(self._contract.spec, client, ask.round)
             since = state.holders.get(client, state.proxy.number)
             version = state.versions.get(client)
-            own = (version.number if version else 0, forget.get(client, 0)) if self._runtime.keeps_state else (0, 0)
+            kept = (version.number if version else 0, self.forget.get(client, 0))
+            own = kept if self._runtime.keeps_state else (0, 0)
             alike.setdefault((id(ask), _signature(gets[client]), since, *own), []).append(client)
         messages: dict[str, Message] = {}
         for (_, _, since, continue_from, forget_before), clients in alike.items():
@@ -81,7 +88,7 @@ class Outbox:
             if not self._contract.down.stages and self._contract.views.whole:
                 # The values are now in the message, so the memory that they were in before can be released.
                 ask.params.update(groups.get(TUNABLE, {}))
-            message = Message(replace(instruction, groups=groups), content)
+            message = Message(ask, replace(instruction, groups=groups), content)
             if ask.counted:
                 names = self._contract.down.names(_specs(ask, narrow_spec(self._contract.spec, slices)))
                 size, tensors = len(content), message.instruction.tensors

@@ -12,14 +12,31 @@ from fedfm.records.folder import RunFolder
 
 @dataclass
 class Records:
-    """The lines that one round adds to the run's files; written only when the round is over."""
+    """The lines that one round adds to the run's files; written only when the round is over.
 
+    Attributes:
+        folder: of the run.
+        number: the round.
+        watch: the run's time.
+        metrics: lines of metrics.jsonl.
+        wire: lines of wire.jsonl.
+        events: lines of events.jsonl.
+    """
+
+    folder: RunFolder
+    number: int
+    watch: Stopwatch
     metrics: list[dict[str, Any]] = field(default_factory=list)
     wire: list[dict[str, Any]] = field(default_factory=list)
     events: list[dict[str, Any]] = field(default_factory=list)
 
-    def write(self, folder: RunFolder) -> None:
+    def event(self, kind: str, client: str | None, reason: str, **more: str) -> None:
+        """Adds an event of the round."""
+        self.events.append({"round": self.number, "kind": kind, "client": client, "reason": reason, **more})
+
+    def write(self) -> None:
         """Appends everything to the run's files."""
+        folder = self.folder
         for file, lines in ((folder.metrics, self.metrics), (folder.wire, self.wire), (folder.events, self.events)):
             for line in lines:
                 folder.append(file, line)

@@ -57,9 +57,11 @@ def run(
         recipe = load_recipe(recipe.model_dump(), overrides, data=data, **methods)
     RunFolder.refuse_existing(recipe.folder)
     from fedfm.server.experiment.deployment import Simulation
-    from fedfm.server.runs.start import start_run
+    from fedfm.server.runs.start import started
 
-    return start_run(recipe, deployment or Simulation(profile=profile), listeners)
+    with started(recipe, deployment or Simulation(profile=profile), listeners) as session:
+        session.finish(session.driver.play(session.begin()))
+    return Run(recipe.folder)
 
 
 def resume(
@@ -68,6 +70,7 @@ def resume(
     *,
     data: Mapping[str, Any] | None = None,
     listeners: Sequence[Listener] = (),
+    deployment: Deployment | None = None,
     **methods: Any,
 ) -> Run:
     """Continues a run from its last checkpoint. On the same machine the result is that of an uninterrupted run.
@@ -77,6 +80,7 @@ def resume(
         overrides: only ``federation.rounds`` and ``report_to`` may change.
         data: the data that was given to `run` from Python, if the cache has lost it; it must be the same.
         listeners: are called at each step.
+        deployment: where the clients are, as for `run`.
         methods: the objects that `run` was given, where their classes are not installed; they must be the same.
 
     Raises:
@@ -89,6 +93,8 @@ def resume(
         refuse_changes(load_recipe(opened.recipe).model_dump(), given.model_dump())
     refuse_unresumable(opened, overrides)
     from fedfm.server.experiment.deployment import Simulation
-    from fedfm.server.runs.start import continue_run
+    from fedfm.server.runs.start import continued
 
-    return continue_run(opened, overrides, Simulation(), listeners, data)
+    with continued(opened, overrides, deployment or Simulation(), listeners, data) as session:
+        session.finish(session.driver.play(session.begin()))
+    return Run(opened.path)

@@ -20,8 +20,8 @@ from fedfm.runtimes.settings import Flower
 from fedfm.server.experiment.build import Experiment
 from fedfm.server.experiment.deployment import RealSites
 from fedfm.server.experiment.runtime_factory import require_extra
+from fedfm.server.runs.api import resume, run
 from fedfm.server.runs.finished import Run
-from fedfm.server.runs.start import continue_run, start_run
 from fedfm.trackers.listeners import Listener
 
 
@@ -76,10 +76,10 @@ def serve(
 
     deployment = RealSites(sorted(hosting.keys), partial(_line, hosting, heard, waits), warn)
     if (Path(source) / "recipe.yaml").is_file():
-        opened = RunFolder.open(source)
-        _refuse_other_sites(opened, hosting.keys)
-        return continue_run(opened, overrides, deployment, listeners)
-    return start_run(for_sites(load_recipe(source, overrides), len(hosting.keys)), deployment, listeners)
+        _refuse_other_sites(RunFolder.open(source), hosting.keys)
+        return resume(source, overrides, listeners=listeners, deployment=deployment)
+    recipe = for_sites(load_recipe(source, overrides), len(hosting.keys))
+    return run(recipe, listeners=listeners, deployment=deployment)
 
 
 def for_sites(recipe: Recipe, clients: int) -> Recipe:

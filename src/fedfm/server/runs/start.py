@@ -1,4 +1,4 @@
-"""A whole run: from a recipe to a folder, and from an interrupted folder on."""
+"""The session of a run: opened for a recipe or for a folder, and what happens before and after its rounds."""
 
 from __future__ import annotations
 
@@ -27,22 +27,20 @@ from fedfm.server.rounds.interrupts import StopRequest, stop_on_signals
 from fedfm.server.rounds.state import RunState
 from fedfm.server.runs.artifacts import delivered_params, write_client_adapters, write_outcome
 from fedfm.server.runs.baselines import baselines
-from fedfm.server.runs.finished import Run
 from fedfm.server.runs.inference import evaluation
 from fedfm.server.runs.planning import describe
 from fedfm.server.runs.profiling import profile_of
-from fedfm.server.runs.refusals import is_finished, refuse_changes, refuse_unresumable
+from fedfm.server.runs.refusals import is_finished, refuse_changes
 from fedfm.server.runs.reload import reload
 from fedfm.server.runs.summary import Status, proxy_figures, summarize
 from fedfm.trackers.listeners import Listener
 from fedfm.trackers.tensorboard import TensorBoard
 
 
-@private()
-def start_run(recipe: Recipe, deployment: Deployment, listeners: Sequence[Listener]) -> Run:
-    """Runs a recipe with the clients of a deployment; raises as `run`."""
-    with heard_by(_all_hear(listeners)):
-        RunFolder.refuse_existing(recipe.folder)
+@contextmanager
+def started(recipe: Recipe, deployment: Deployment, listeners: Sequence[Listener]) -> Iterator[Session]:
+    """A session for a new run, in a folder of its own; raises as `fedfm.run`."""
+    with private(), heard_by(_all_hear(listeners)):
         experiment = deployment.build(recipe)
         listeners = [*listeners, *_trackers(recipe, recipe.folder)]
         with closing(deployment.reach(experiment)) as runtime:
@@ -50,21 +48,19 @@ def start_run(recipe: Recipe, deployment: Deployment, listeners: Sequence[Listen
             with folder.lock():
                 folder.write_text(folder.recipe, dump(experiment.recipe))
                 with _session(experiment, deployment, runtime, folder, listeners) as session:
-                    session.finish(session.driver.play(session.begin()))
-    return Run(folder.path)
+                    yield session
 
 
-@private()
-def continue_run(
+@contextmanager
+def continued(
     opened: RunFolder,
     overrides: Sequence[str],
     deployment: Deployment,
     listeners: Sequence[Listener],
     data: Mapping[str, Any] | None = None,
-) -> Run:
-    """Continues a run with the clients of a deployment; raises as `resume`."""
-    with heard_by(_all_hear(listeners)):
-        refuse_unresumable(opened, overrides)
+) -> Iterator[Session]:
+    """A session for a run that is not finished, in its folder; raises as `fedfm.resume`."""
+    with private(), heard_by(_all_hear(listeners)):
         before = load_recipe(opened.recipe)
         recipe = load_recipe(opened.recipe, overrides, data=data)
         refuse_changes(before.model_dump(), recipe.model_dump())
@@ -75,8 +71,7 @@ def continue_run(
                 closing(deployment.reach(experiment)) as runtime,
                 _session(experiment, deployment, runtime, opened, listeners) as session,
             ):
-                session.finish(session.driver.play(session.begin()))
-    return Run(opened.path)
+                yield session
 
 
 def _all_hear(listeners: Sequence[Listener]) -> Heard:
@@ -123,7 +118,7 @@ def _reopen(
 
 
 @dataclass(frozen=True)
-class _Session:
+class Session:
     """One process's part of a run, from the run's last checkpoint on.
 
     Attributes:
@@ -163,7 +158,7 @@ def _session(
     runtime: Runtime,
     folder: RunFolder,
     listeners: Sequence[Listener],
-) -> Iterator[_Session]:
+) -> Iterator[Session]:
     """What a run is played in; its end is recorded in the folder and reported to the clients."""
     experiment = deployment.informed(experiment)
     folder.write_json(folder.environment, environment())
@@ -175,7 +170,7 @@ def _session(
                 listener.on_start(describe(experiment))
             runtime.attend(lambda: stop.check("while clients were waited for"))
             driver = Driver(experiment, runtime, folder, listeners, stop)
-            yield _Session(experiment, deployment, folder, listeners, stop, driver)
+            yield Session(experiment, deployment, folder, listeners, stop, driver)
         except (InterruptedRunError, KeyboardInterrupt) as error:
             where = str(error) if isinstance(error, InterruptedRunError) else "stopped at once"
             number = _write_unfinished(experiment, folder, "interrupted")

@@ -1,0 +1,90 @@
+"""What a protocol may know of a run: the part of `fedfm.protocols.IO` that asks no client."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+
+from fedfm.aggregation import Rule
+from fedfm.algorithms import Algorithm
+from fedfm.clients.distilling import Learner
+from fedfm.server.experiment.build import Experiment
+from fedfm.server.rounds.sampling import sample_cohort
+from fedfm.spec import Spec
+from fedfm.tasks.public import PublicTexts
+from fedfm.updates import UpdatePath
+
+
+class RunFacts:
+    """Recipe, data and model of a run, by the names of `fedfm.protocols.IO`."""
+
+    def __init__(self, experiment: Experiment) -> None:
+        self._experiment, self._recipe = experiment, experiment.recipe
+
+    @property
+    def algorithm(self) -> Algorithm:
+        """The recipe's algorithm."""
+        return self._recipe.algorithm
+
+    @cached_property
+    def rule(self) -> Rule:
+        """The recipe's rule, with what the sampling decides filled in."""
+        return self._recipe.aggregate.under(self._recipe.federation.sampling)
+
+    @property
+    def spec(self) -> Spec:
+        """Of the tunable."""
+        return self._experiment.contract.spec
+
+    @property
+    def up(self) -> UpdatePath:
+        """Stages of updates."""
+        return self._experiment.contract.up
+
+    @property
+    def clients(self) -> Mapping[str, int]:
+        """Client id → training examples."""
+        return self._experiment.data.clients
+
+    @property
+    def seed(self) -> int:
+        """The run's seed."""
+        return self._recipe.seed
+
+    @property
+    def rounds(self) -> int:
+        """Rounds of the run."""
+        return self._recipe.federation.rounds
+
+    @property
+    def backbones(self) -> Mapping[str, int]:
+        """Client id → place of its backbone in `federation.models`."""
+        return self._experiment.backbones
+
+    @property
+    def public(self) -> PublicTexts:
+        """The recipe's public data."""
+        return self._experiment.public_texts
+
+    @property
+    def student(self) -> Learner:
+        """The server's model."""
+        return self._experiment.student
+
+    def cohort(self, round: int) -> Mapping[str, int]:  # noqa: A002 - the field's word
+        """Clients of a round in sorted order → how often each was drawn."""
+        federation = self._recipe.federation
+        asked: float
+        if federation.sampling == "poisson":
+            asked = federation.expected_cohort(len(self.clients))
+        else:
+            asked = self._recipe.runtime.asked(federation.cohort_size(len(self.clients)), len(self.clients))
+        return sample_cohort(self.clients, asked, sampling=federation.sampling, seed=self.seed, round=round)
+
+    def learning_rate(self, round: int) -> float:  # noqa: A002
+        """Local learning rate of a round."""
+        return self._recipe.local.learning_rate_at(round, self._recipe.federation.rounds)
+
+    def duration(self, client: str, number: int) -> float:
+        """Virtual seconds of a client's work."""
+        return self._experiment.duration(client, number)
