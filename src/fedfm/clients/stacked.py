@@ -232,12 +232,11 @@ def _next_step(
 
 def _losses(tunable: Tunable, stacking: Stacking, task: Task, step: _Step) -> tuple[Tensor, Tensor]:
     """Each client's summed loss and number of predictions, ``[K]``."""
-    inputs = {name: tensor for name, tensor in step.batch.items() if name != "labels"}
     with ExitStack() as forward:
         forward.enter_context(reading(step.packing))
         if stacking.prefix is not None:
             forward.enter_context(stacking.prefix.replaced_by(step.table, step.packing))
-        totals, predictions = task.losses(tunable.model(**inputs).logits, step.batch)
+        totals, predictions = task.losses(task.outputs(tunable.model, step.batch), step.batch)
     parts = [part for rows, n in zip(step.layout.rows, step.counts, strict=True) for part in (n, rows - n)]
     lengths = torch.tensor(parts, device=totals.device)
 
