@@ -79,6 +79,15 @@ class StackMember:
         return len(self.plan)
 
 
+def why_alone(task: Task, rule: LocalRule) -> str | None:
+    """Why clients train one by one because of what they minimise, as a part of a sentence; None: they need not."""
+    if rule.extra_loss:
+        return "the algorithm adds a term to the loss"
+    if task.across_examples:
+        return "the task's loss compares the examples of a batch with each other"
+    return None
+
+
 def train_stacked(
     tunable: Tunable,
     stacking: Stacking,
@@ -94,10 +103,10 @@ def train_stacked(
     Args:
         tunable: which parameters of the model are trained.
         stacking: how they share a pass.
-        task: the loss.
+        task: the loss; not one with `why_alone`.
         members: the clients; their learning rates are equal.
         local: how they train.
-        rule: the algorithm's, elementwise.
+        rule: the algorithm's, elementwise; not one with `why_alone`.
         device: where the model is.
 
     Returns:

@@ -53,6 +53,8 @@ class Task(ABC):
         peft_type: peft's name of the task; None if peft has no such task.
         labelled: whether examples have a class.
         draws_inputs: whether the inputs of an example are drawn at random each time (masks).
+        across_examples: whether the loss of an example depends on the other examples of its batch, as a contrastive
+            loss does; clients then train one by one, since the batches of clients that share a pass are joined.
         metrics: name → whether higher is better; the first is the main metric, which decides between rounds.
     """
 
@@ -61,6 +63,7 @@ class Task(ABC):
     peft_type: ClassVar[str | None]
     labelled: ClassVar[bool]
     draws_inputs: ClassVar[bool] = False
+    across_examples: ClassVar[bool] = False
     metrics: ClassVar[Mapping[str, bool]]
 
     def inputs(self, data: DataSettings) -> list[str]:
