@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 from transformers import AutoModel
 
+from fedfm import registry
 from fedfm.algorithms import FedAvg
 from fedfm.clients import LocalSettings, Worker
 from fedfm.clients.stacked import why_alone
@@ -121,6 +122,9 @@ def test_a_run_says_why_they_share_no_pass(tmp_path: Path, monkeypatch: pytest.M
     assert "compares the examples of a batch" in experiment.training
 
 
-def test_a_run_says_that_a_term_of_the_algorithm_is_why_they_share_no_pass(tmp_path: Path) -> None:
+def test_a_run_says_that_a_term_of_the_algorithm_is_why_they_share_no_pass(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry, "_GIVEN", {})
     experiment = build_experiment(load_recipe(small_recipe(tmp_path), algorithm=Distant()))
     assert experiment.training == "one client at a time (the algorithm adds a term to the loss)"

@@ -59,6 +59,8 @@ class Fold(Protocol):
 class Rule(Settings):
     """How a round's updates become one. Every coordinate is combined over those clients that hold it."""
 
+    rule: str
+
     gathers: ClassVar[bool] = False
     """Whether it needs all updates at once; they then wait on disk and are read tensor by tensor."""
 
@@ -68,6 +70,15 @@ class Rule(Settings):
         if self.gathers:
             needs |= {INDIVIDUAL_UPDATES: "it compares the updates of a round with each other"}
         return Capabilities(needs, self.gives, self.takes)
+
+    @property
+    def least(self) -> int:
+        """The fewest updates that it can combine; one that was drawn twice counts twice.
+
+        A recipe whose rounds cannot have as many is refused. A round with fewer sound updates ends the run as one below
+        the quorum does. So a client whose update is refused can end the run where a cohort has no more than these.
+        """
+        return 1
 
     def under(self, sampling: str) -> Self:
         """The rule with what ``federation.sampling`` decides filled in."""

@@ -194,6 +194,14 @@ class IO(Interface):
         """
         ...
 
+    def require_updates(self, updates: int) -> None:
+        """Checks that the recipe's rule can combine so many updates.
+
+        Raises:
+            TooFewClientsError: it needs more (`Rule.least`).
+        """
+        ...
+
     @property
     def outstanding(self) -> Collection[str]:
         """Clients that were asked and have not answered."""
@@ -273,6 +281,14 @@ class Protocol(Settings):
             classes: of the task; 0 where it has none.
         """
         return None if work == "train" else {}
+
+    def folds(self, cohort: int) -> tuple[int, str] | None:
+        """The most updates that the recipe's rule gets for a step, and the key that says so; None: it is not used.
+
+        Args:
+            cohort: clients of a round.
+        """
+        return cohort, "federation.per_round"
 
     def start(self, params: Params, algorithm: Algorithm) -> State:
         """The state before round 1.
