@@ -1,4 +1,4 @@
-"""A rule that fedfm does not have: Krum. It needs a number of updates.
+"""A rule that fedfm does not have: Krum. It needs a number of updates, and says whose updates it leaves out.
 
 Blanchard et al., Machine Learning with Adversaries: Byzantine Tolerant Gradient Descent, arXiv:1703.02757. Of m
 updates, f of them hostile, the score of an update is the sum of the squared distances to its m − f − 2 nearest; the
@@ -17,12 +17,13 @@ from torch import Tensor
 
 import fedfm
 from fedfm import registry
-from fedfm.aggregation import Contribution, Rule
+from fedfm.aggregation import Contribution, Fold, Rule
 from fedfm.aggregation.gathered import Gathered
 from fedfm.capabilities import WHOLE_VIEWS
 from fedfm.errors import RecipeError, TooFewClientsError
 from fedfm.params import Params
 from fedfm.recipe import load_recipe
+from fedfm.records import jsonl
 from fedfm.spec import Spec, spec_of
 from fedfm.views import Slices, whole
 from tests.small import small_recipe
@@ -49,12 +50,13 @@ class Krum(Rule):
         return KrumFold(spec, self.byzantine)
 
 
-class KrumFold:
+class KrumFold(Fold):
     """Updates on disk; their distances follow from their scalar products."""
 
     def __init__(self, spec: Spec, byzantine: int) -> None:
         self._spec, self._byzantine, self._gathered = spec, byzantine, Gathered(spec)
         self._clients: list[str] = []
+        self._left_out: dict[str, str] = {}
 
     def add(self, update: Mapping[str, Tensor], contribution: Contribution, slices: Slices) -> None:
         self._gathered.add(update, slices, contribution.copies)
@@ -67,10 +69,16 @@ class KrumFold:
         distances = (squares[:, None] + squares - 2 * products).sort(1).values
         scores = distances[:, 1 : len(self._clients) - self._byzantine - 1].sum(1)
         chosen = int(scores.argmin())
+        others = {client: float(score) for client, score in zip(self._clients, scores, strict=True)}
+        del others[self._clients[chosen]]
+        self._left_out = {client: f"its score is {score:.4g}" for client, score in others.items()}
         return {
             name: torch.cat([piece[chosen] for piece in self._gathered.pieces(name)]).view(spec.shape)
             for name, spec in self._spec.items()
         }
+
+    def notes(self) -> Mapping[str, str]:
+        return self._left_out
 
 
 @pytest.fixture(autouse=True)
@@ -92,6 +100,8 @@ def test_the_update_nearest_to_its_neighbours_is_chosen() -> None:
     found = fold.result()
     assert found["w"].tolist() == [2.0, 0.0]
     assert found["v"].tolist() == [2.0]
+    assert fold.notes().keys() == {"a", "c", "d", "far"}
+    assert fold.notes()["c"] == "its score is 2.5"
 
 
 @pytest.mark.parametrize(
@@ -132,6 +142,16 @@ def test_a_natural_federation_that_is_too_small_is_refused_when_its_clients_are_
     with pytest.raises(RecipeError, match=r"aggregate\.rule: `krum` needs 5 .* 4 at most \(federation\.per_round\)"):
         fedfm.run(load_recipe(recipe, aggregate=Krum()))
     assert not (tmp_path / "runs" / "small").exists()
+
+
+def test_a_run_records_whose_updates_were_left_out(tmp_path: Path) -> None:
+    run = fedfm.run(small_recipe(tmp_path, federation=federation()), aggregate=Krum())
+    events = list(jsonl.records(run.folder.events))
+    assert len(events) == 4
+    for event in events:
+        assert event["kind"] == "left out"
+        assert event["reason"].startswith("its score is ")
+    assert len({event["client"] for event in events}) == 4
 
 
 def test_a_round_with_too_few_updates_ends_the_run_as_one_below_the_quorum(tmp_path: Path) -> None:

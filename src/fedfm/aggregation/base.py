@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Protocol, Self
+from typing import ClassVar, Self
 
 from torch import Tensor
 
@@ -34,9 +35,10 @@ class Contribution:
     staleness: int = 0
 
 
-class Fold(Protocol):
+class Fold(ABC):
     """Takes a round's updates in a fixed order; the order fixes the result to the bit."""
 
+    @abstractmethod
     def add(self, update: Mapping[str, Tensor], contribution: Contribution, slices: Slices) -> None:
         """Folds in one update.
 
@@ -45,15 +47,18 @@ class Fold(Protocol):
             contribution: who sent it, and what it did.
             slices: the part of each tensor that ``update`` covers.
         """
-        ...
 
+    @abstractmethod
     def result(self) -> Params:
         """The aggregate Δ in the update's dtype, zero where no client holds a coordinate; it ends the fold.
 
         Raises:
             ValueError: nothing was folded in.
         """
-        ...
+
+    def notes(self) -> Mapping[str, str]:
+        """Client id → why `result` leaves its update out; read after `result`, and written to the run's events."""
+        return {}
 
 
 class Rule(Settings):

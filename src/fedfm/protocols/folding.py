@@ -82,6 +82,8 @@ class RoundFold:
         """
         clients = len(self._clients)
         finished = self._io.up.finish({TUNABLE: self._update.result()}, clients)
+        for client, reason in self._update.notes().items():
+            self._io.note("left out", client, reason)
         return Aggregate(
             update=finished[TUNABLE],
             extras={group: fold.result() for group, fold in self._extras.items()},
