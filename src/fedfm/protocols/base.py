@@ -115,6 +115,11 @@ class IO(Interface):
         ...
 
     @property
+    def start(self) -> Mapping[str, Tensor]:
+        """The tunable as initialised, before round 1; each tensor is read from disk when it is asked for."""
+        ...
+
+    @property
     def up(self) -> UpdatePath:
         """Stages of updates."""
         ...

@@ -122,6 +122,11 @@ class Exchange:
         return self.experiment.contract.spec
 
     @property
+    def start(self) -> Mapping[str, Tensor]:
+        """The tunable as initialised."""
+        return self.experiment.contract.start
+
+    @property
     def up(self) -> UpdatePath:
         """Stages of updates."""
         return self.experiment.contract.up
