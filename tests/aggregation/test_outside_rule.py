@@ -23,6 +23,7 @@ from fedfm.capabilities import WHOLE_VIEWS
 from fedfm.errors import RecipeError, TooFewClientsError
 from fedfm.params import Params
 from fedfm.recipe import load_recipe
+from fedfm.recipe.cohorts import least_clients
 from fedfm.records import jsonl
 from fedfm.spec import Spec, spec_of
 from fedfm.views import Slices, whole
@@ -160,3 +161,9 @@ def test_a_round_with_too_few_updates_ends_the_run_as_one_below_the_quorum(tmp_p
         fedfm.run(small_recipe(tmp_path, federation=drawn), aggregate=Krum())
     assert caught.value.exit_code == 4
     assert caught.value.repeats
+
+
+def test_a_server_with_sites_waits_for_as_many_as_the_rule_needs(tmp_path: Path) -> None:
+    recipe = load_recipe(small_recipe(tmp_path, federation=federation()))
+    assert least_clients(recipe, 6) == 3  # the quorum of five
+    assert least_clients(load_recipe(recipe.model_dump(), aggregate=Krum()), 6) == 5
