@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import tempfile
 from typing import IO
 
@@ -30,6 +31,24 @@ def test_the_file_goes_with_its_last_reader(monkeypatch: pytest.MonkeyPatch) -> 
     assert not files[0].closed
     del there
     assert files[0].closed
+
+
+def test_reading_leaves_the_position_of_the_file_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forked processes share it: with it, one would read at the place of another."""
+    files = []
+
+    def opened() -> IO[bytes]:
+        files.append(make())
+        return files[-1]
+
+    make = tempfile.TemporaryFile
+    monkeypatch.setattr("tempfile.TemporaryFile", opened)
+    there = Spilled([b"abcdef"])
+    before = os.lseek(files[0].fileno(), 0, os.SEEK_CUR)
+    assert there[1:4] == b"bcd"
+    assert os.lseek(files[0].fileno(), 0, os.SEEK_CUR) == before
+    there.append([b"gh"])
+    assert there[4:] == b"efgh"
 
 
 def test_without_room_for_them_the_disk_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

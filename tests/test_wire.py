@@ -18,7 +18,7 @@ from torch import Tensor
 from fedfm import params as p
 from fedfm.spill import Spilled
 from fedfm.untrusted import UntrustedError
-from fedfm.wire import MOST_HEADER, MOST_NAME, TUNABLE, from_bytes, stored_bytes, to_bytes
+from fedfm.wire import MOST_HEADER, MOST_NAME, TUNABLE, from_bytes, on_disk, stored_bytes, to_bytes
 
 WIDE = (torch.uint64, torch.int64, torch.float64, torch.complex64, torch.float32, torch.uint32, torch.int32)
 HALF = (torch.bfloat16, torch.float16, torch.uint16, torch.int16)
@@ -78,6 +78,17 @@ def test_on_disk_it_is_read_as_it_is_asked_for() -> None:
     assert metadata == {"note": "x"}
     assert list(held) == sorted(there)
     assert p.digest(held) == p.digest(there)
+
+
+def test_tensors_put_on_disk_come_back_exactly_and_do_not_stay_in_memory() -> None:
+    there = tensors(7)
+    held = on_disk(there)
+    assert list(held) == sorted(there)
+    assert p.digest(held) == p.digest(there)
+    name = max(there, key=lambda name: there[name].numel())
+    assert held[name].data_ptr() != there[name].data_ptr()
+    first, second = held[name], held[name]
+    assert first.data_ptr() != second.data_ptr()
 
 
 def test_names_with_a_prefix_are_those_of_a_group() -> None:

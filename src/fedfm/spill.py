@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import tempfile
 import weakref
 from collections.abc import Iterable, Iterator
@@ -47,8 +49,19 @@ class Spilled:
         """
         start, stop, _ = piece.indices(self._size)
         with _room():
-            self._file.seek(start)
-            return self._file.read(stop - start)
+            return _read(self._file.fileno(), start, max(start, stop))
+
+
+def _read(descriptor: int, start: int, stop: int) -> bytes:
+    """Bytes of a file. Its position is not used, since forked processes share it."""
+    parts = []
+    while start < stop:
+        part = os.pread(descriptor, stop - start, start)
+        if not part:
+            raise OSError(errno.EIO, "the file is shorter than what was written to it")
+        parts.append(part)
+        start += len(part)
+    return b"".join(parts)
 
 
 @contextmanager

@@ -85,6 +85,18 @@ def to_bytes(params: Mapping[str, Tensor], metadata: Mapping[str, str] | None = 
     return b"".join([_header(order, metadata or {}), *(tensor_bytes(tensor) for _, tensor in order)])
 
 
+def on_disk(params: Mapping[str, Tensor]) -> Tensors:
+    """The same tensors, in an unnamed file: each is read when it is asked for, and nothing stays in memory.
+
+    Raises:
+        StorageError: the disk is full.
+    """
+    order = _ordered(params)
+    message = Spilled([_header(order, {})])
+    message.append(tensor_bytes(tensor) for _, tensor in order)
+    return from_bytes(message)[0]
+
+
 def stored_bytes(params: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> int:
     """Length of `to_bytes` of the same, which is not made; tensors may be on any device, meta too."""
     order = _ordered(params)

@@ -29,7 +29,7 @@ def contract(rule: Algorithm, *, up: UpdatePath | None = None, down: UpdatePath 
         views=Views((Share(("not head",)), Ranks((2,)))),
         up=up or UpdatePath(),
         down=down or UpdatePath(),
-        personal={HEAD: START[HEAD]},
+        start=START,
     )
 
 

@@ -40,7 +40,12 @@ def folded(io: Any, parts: list[Slices]) -> RoundFold:
 def test_nothing_moves_where_no_client_of_the_round_holds_a_coordinate(name: str) -> None:
     algorithm = ALGORITHMS[name]()
     io = SimpleNamespace(
-        algorithm=algorithm, rule=Mean(), spec=spec_of(PARAMS), clients=dict.fromkeys("abcd", 1), up=UpdatePath()
+        algorithm=algorithm,
+        rule=Mean(),
+        spec=spec_of(PARAMS),
+        clients=dict.fromkeys("abcd", 1),
+        up=UpdatePath(),
+        require_updates=lambda updates: None,
     )
     params, state = folded(io, [WHOLE, LEADING]).server_step(1, PARAMS, algorithm.start(PARAMS))
     assert not torch.equal(params["w"], PARAMS["w"])

@@ -6,12 +6,16 @@ import json
 import resource
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from types import SimpleNamespace
+from typing import Any, ClassVar, cast
 
 import pytest
 import torch
 
-from fedfm.clients.work import extra_facts
+from fedfm.clients import Contract
+from fedfm.clients.work import WORKS, Work, extra_facts
+from fedfm.clients.work.evaluate import evaluate
+from fedfm.clients.work.train import train
 from fedfm.errors import StorageError
 from fedfm.protocols import Protocol
 from fedfm.protocols.gossip import Gossip
@@ -20,7 +24,8 @@ from fedfm.recipe import Recipe, load_recipe
 from fedfm.sites.disclosure import PolicyError, UnannouncedError
 from fedfm.sites.egress import Egress
 from fedfm.sites.policy import Policy
-from fedfm.sites.site_config import read_settings
+from fedfm.sites.site import Site
+from fedfm.sites.site_config import SiteData, read_settings
 from fedfm.spec import TensorSpec
 from fedfm.updates import Done, Failure, Payload, Update
 from fedfm.updates.payload import ACTIVITY
@@ -193,6 +198,43 @@ def test_only_figures_that_were_announced_leave(recipe: Recipe, tmp_path: Path) 
         found = sent(1, {}, work=work, extra={name: 0.5})
         with pytest.raises(UnannouncedError, match=f"1 figures that were not announced, first `{name}`"):
             guard.pass_update(found.encode(), recipe, "job")
+
+
+def test_a_kind_of_work_is_what_it_declares_whatever_its_name(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(WORKS, "probe", Work(evaluate, measures=True))
+    monkeypatch.setitem(WORKS, "private-train", Work(train, trains=True, sends_update=True))
+    assert extra_facts("probe", ["accuracy"]) == {"accuracy"}
+    assert [Star().returns(work, 2) for work in ("private-train", "probe")] == [None, {}]
+    guard = egress(tmp_path, works=["private-train", "probe"])
+    guard.announce(recipe, {"private-train": {}, "probe": {}}, {}, client="clinic", examples=5)
+    counts = [line for line in SAID if line.startswith("    number of ")][-2:]
+    assert ["mean training loss" in line for line in counts] == [True, False]
+    assert ["held-out examples" in line for line in counts] == [False, True]
+    guard.pass_update(sent(0, {}, work="probe").encode(), recipe, "job")  # before round 1
+    assert "figures of 5 held-out examples" in SAID[-1]
+    with pytest.raises(UnannouncedError, match="round 0 of 4"):
+        guard.pass_update(sent(0, {}, work="private-train").encode(), recipe, "job")
+
+
+def test_a_measurement_is_announced_without_the_groups_of_the_protocol(tmp_path: Path) -> None:
+    held_out = {"clients": 6, "per_round": 3, "rounds": 1, "holdout": 0.2}
+    changes = {"protocol": {"kind": "distillation"}, "public": {"data": "builtin:pydoc"}, "evaluate": {"at": "clients"}}
+    recipe = load_recipe(small_recipe(tmp_path, federation=held_out, **changes))
+    guard = egress(tmp_path, works=["predict", "evaluate"])
+    data = SimpleNamespace(
+        recipe=recipe,
+        federation=SimpleNamespace(sizes={"clinic": 5}),
+        labels=SimpleNamespace(names=("a", "b")),
+        metrics=("accuracy",),
+    )
+    side = SimpleNamespace(contract=Contract({"w": TensorSpec((3,))}, recipe.algorithm))
+    Site(SiteData(train="rows.csv"), guard, tmp_path).announce(cast(Any, data), cast(Any, side))
+    assert {work: list(groups) for work, groups in guard.announced.items()} == {
+        "predict": ["predictions"],
+        "evaluate": [],
+    }
 
 
 OTHER_WORKS = ("evaluate", "predict", "features", "vote", "probe", "retrieve", "Train", "train ", "")

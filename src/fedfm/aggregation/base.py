@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Protocol, Self
+from typing import ClassVar, Self
 
 from torch import Tensor
 
@@ -34,9 +35,10 @@ class Contribution:
     staleness: int = 0
 
 
-class Fold(Protocol):
+class Fold(ABC):
     """Takes a round's updates in a fixed order; the order fixes the result to the bit."""
 
+    @abstractmethod
     def add(self, update: Mapping[str, Tensor], contribution: Contribution, slices: Slices) -> None:
         """Folds in one update.
 
@@ -45,19 +47,24 @@ class Fold(Protocol):
             contribution: who sent it, and what it did.
             slices: the part of each tensor that ``update`` covers.
         """
-        ...
 
+    @abstractmethod
     def result(self) -> Params:
         """The aggregate Δ in the update's dtype, zero where no client holds a coordinate; it ends the fold.
 
         Raises:
             ValueError: nothing was folded in.
         """
-        ...
+
+    def notes(self) -> Mapping[str, str]:
+        """Client id → why `result` leaves its update out; read after `result`, and written to the run's events."""
+        return {}
 
 
 class Rule(Settings):
     """How a round's updates become one. Every coordinate is combined over those clients that hold it."""
+
+    rule: str
 
     gathers: ClassVar[bool] = False
     """Whether it needs all updates at once; they then wait on disk and are read tensor by tensor."""
@@ -68,6 +75,15 @@ class Rule(Settings):
         if self.gathers:
             needs |= {INDIVIDUAL_UPDATES: "it compares the updates of a round with each other"}
         return Capabilities(needs, self.gives, self.takes)
+
+    @property
+    def least(self) -> int:
+        """The fewest updates that it can combine; one that was drawn twice counts twice.
+
+        A recipe whose rounds cannot have as many is refused. A round with fewer sound updates ends the run as one below
+        the quorum does. So a client whose update is refused can end the run where a cohort has no more than these.
+        """
+        return 1
 
     def under(self, sampling: str) -> Self:
         """The rule with what ``federation.sampling`` decides filled in."""

@@ -8,7 +8,7 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-from fedfm.aggregation.base import Contribution
+from fedfm.aggregation.base import Contribution, Fold
 from fedfm.params import Params, tensor_bytes
 from fedfm.spec import Spec, TensorSpec
 from fedfm.spill import Spilled
@@ -67,7 +67,7 @@ class Gathered:
             yield torch.stack(rows)
 
 
-class OrderFold:
+class OrderFold(Fold):
     """A fold by order statistics: at each coordinate, of the sorted values of those that hold it."""
 
     def __init__(self, spec: Spec, statistic: Statistic) -> None:

@@ -13,7 +13,7 @@ from typing import Literal, Self
 import torch
 from torch import Tensor
 
-from fedfm.aggregation.base import Contribution, Rule
+from fedfm.aggregation.base import Contribution, Fold, Rule
 from fedfm.params import Params
 from fedfm.spec import Spec
 from fedfm.views.base import Index, Slices, holds, narrow, widen
@@ -48,7 +48,7 @@ Weigh = Callable[[Mapping[str, Tensor], Contribution, Slices], Mapping[str, floa
 """The arguments of `fedfm.aggregation.base.Fold.add` → the weight of each tensor of that update."""
 
 
-class MeanFold:
+class MeanFold(Fold):
     """A running weighted mean in float64; feed it in a fixed order and the result is fixed to the bit."""
 
     def __init__(self, spec: Spec, weigh: Weigh) -> None:

@@ -2,7 +2,8 @@
 
 Yin et al., Byzantine-Robust Distributed Learning: Towards Optimal Statistical Rates, arXiv:1803.01498, Option II. Of m
 values the ⌊β·m⌋ smallest and the ⌊β·m⌋ largest are left out; the result is the mean of the others. Clients count alike,
-however many examples they have; one that was drawn twice counts twice. β = 0 is the plain mean.
+however many examples they have; one that was drawn twice counts twice. β = 0 is the plain mean, and so is any β where
+there are fewer than 1/β values.
 """
 
 from __future__ import annotations

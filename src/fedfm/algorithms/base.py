@@ -119,9 +119,9 @@ class Algorithm(Settings):
         """An extra term of the loss.
 
         Args:
-            outputs: the model's logits, ``[batch, …]``.
+            outputs: what the task takes from the model, its logits by default, ``[batch, …]``.
             batch: the inputs with their labels.
-            teacher: the logits of `teacher` on the same batch, without gradient; None where it is ``none``.
+            teacher: the outputs of `teacher` on the same batch, without gradient; None where it is ``none``.
 
         Returns:
             The term of each example, ``[batch]``; it is added to that example's loss.

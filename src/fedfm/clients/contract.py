@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -49,7 +50,9 @@ class Contract:
         down: stages of messages to clients.
         up: stages of updates.
         seed: the run's seed.
-        personal: tensors that each client has for itself, as initialised.
+        start: the whole tunable as initialised, before round 1; equal at server and clients that hold the same version
+            of the model. Both keep it on disk and read a tensor at each access, so that it takes no memory. It must not
+            be written to.
     """
 
     spec: Spec
@@ -58,7 +61,12 @@ class Contract:
     down: UpdatePath = field(default_factory=UpdatePath)
     up: UpdatePath = field(default_factory=UpdatePath)
     seed: int = 0
-    personal: Params = field(default_factory=dict)
+    start: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @cached_property
+    def personal(self) -> Params:
+        """Tensors that each client has for itself, as initialised."""
+        return {name: self.start[name].clone() for name in sorted(self.views.personal(self.spec))}
 
     @property
     def stateful(self) -> bool:

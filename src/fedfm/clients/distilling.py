@@ -112,7 +112,7 @@ class Learner:
         tunable.eval()
         for chosen in plan:
             batch = {name: tensor.to(here.device) for name, tensor in collate(examples.take(chosen)).items()}
-            outputs: Tensor = tunable.model(**batch).logits
+            outputs = here.task.outputs(tunable.model, batch)
             loss = distillation_loss(outputs, teacher[torch.from_numpy(chosen)].to(here.device), settings.temperature)
             if not math.isfinite(loss.item()):
                 raise FloatingPointError(f"the loss of distillation is not finite at step {len(losses) + 1}")

@@ -67,11 +67,11 @@ class Evaluator:
         losses: list[float] = []
         predictions = 0
         measured: list[Measured] = []
-        for _, batch, logits in self._forward(examples, indices):
-            totals, counts = self.task.losses(logits, batch)
+        for _, batch, outputs in self._forward(examples, indices):
+            totals, counts = self.task.losses(outputs, batch)
             losses.append(totals.double().sum().item())
             predictions += int(counts.sum().item())
-            measured.append(self.task.measure(logits, batch))
+            measured.append(self.task.measure(outputs, batch))
         if not predictions:
             raise ValueError("there is nothing to predict in these examples")
         return math.fsum(losses) / predictions, {
@@ -89,7 +89,7 @@ class Evaluator:
     def _forward(
         self, examples: Examples, indices: np.ndarray | None = None
     ) -> Iterator[tuple[np.ndarray, Batch, Tensor]]:
-        """Positions in ``indices``, batch and logits of one forward pass after the other."""
+        """Positions in ``indices``, batch and the task's outputs of one forward pass after the other."""
         self.tunable.eval()
         blocks = PackedBlocks.of(self.tunable, self.family, self.task.peft_type)
         threads = nullcontext() if self.threads is None else use_threads(self.threads)
@@ -97,11 +97,10 @@ class Evaluator:
             passes = -(-(len(examples) if indices is None else len(indices)) // self.batch_size)
             for positions, cpu_batch in steps(self._batches(examples, indices), "evaluating", passes):
                 batch = {name: tensor.to(self.device) for name, tensor in cpu_batch.items()}
-                inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
                 packing = packing_of(self.tunable, batch.get("attention_mask")) if blocks.can_be_packed else None
                 with reading(packing):
-                    logits = self.tunable.model(**inputs).logits
-                yield positions, batch, logits
+                    outputs = self.task.outputs(self.tunable.model, batch)
+                yield positions, batch, outputs
 
     def _batches(self, examples: Examples, indices: np.ndarray | None) -> Iterator[tuple[np.ndarray, Batch]]:
         """Positions in ``indices`` (all by default) and batch, on the CPU; the same at every call."""

@@ -79,6 +79,15 @@ class StackMember:
         return len(self.plan)
 
 
+def why_alone(task: Task, rule: LocalRule) -> str | None:
+    """Why clients train one by one because of what they minimise, as a part of a sentence; None: they need not."""
+    if rule.extra_loss:
+        return "the algorithm adds a term to the loss"
+    if task.across_examples:
+        return "the task's loss compares the examples of a batch with each other"
+    return None
+
+
 def train_stacked(
     tunable: Tunable,
     stacking: Stacking,
@@ -94,10 +103,10 @@ def train_stacked(
     Args:
         tunable: which parameters of the model are trained.
         stacking: how they share a pass.
-        task: the loss.
+        task: the loss; not one with `why_alone`.
         members: the clients; their learning rates are equal.
         local: how they train.
-        rule: the algorithm's, elementwise.
+        rule: the algorithm's, elementwise; not one with `why_alone`.
         device: where the model is.
 
     Returns:
@@ -232,12 +241,11 @@ def _next_step(
 
 def _losses(tunable: Tunable, stacking: Stacking, task: Task, step: _Step) -> tuple[Tensor, Tensor]:
     """Each client's summed loss and number of predictions, ``[K]``."""
-    inputs = {name: tensor for name, tensor in step.batch.items() if name != "labels"}
     with ExitStack() as forward:
         forward.enter_context(reading(step.packing))
         if stacking.prefix is not None:
             forward.enter_context(stacking.prefix.replaced_by(step.table, step.packing))
-        totals, predictions = task.losses(tunable.model(**inputs).logits, step.batch)
+        totals, predictions = task.losses(task.outputs(tunable.model, step.batch), step.batch)
     parts = [part for rows, n in zip(step.layout.rows, step.counts, strict=True) for part in (n, rows - n)]
     lengths = torch.tensor(parts, device=totals.device)
 

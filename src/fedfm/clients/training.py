@@ -73,14 +73,13 @@ def train_locally(
     tunable.train(dropout=local.dropout)
     with recomputing(tunable, local.recompute):
         for step, batch in enumerate(read_ahead(batches)):
-            inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
             with phase("forward"):
-                outputs = tunable.model(**inputs).logits
+                outputs = task.outputs(tunable.model, batch)
                 totals, counts = task.losses(outputs, batch)
                 loss, predictions = totals.sum(), counts.sum()
                 objective = loss
                 if rule.extra_loss:
-                    taught = None if teacher is None else _outputs(tunable, teacher, inputs, dropout=local.dropout)
+                    taught = None if teacher is None else _taught(tunable, task, teacher, batch, dropout=local.dropout)
                     objective = loss + rule.loss(outputs, batch, taught).sum()
             with phase("backward"):
                 optimizer.zero_grad()
@@ -124,20 +123,19 @@ def _teacher(rule: LocalRule, received: Params, own: Groups) -> Params | None:
 
 
 @torch.no_grad()
-def _outputs(tunable: Tunable, values: Params, inputs: Batch, *, dropout: bool) -> Tensor:
-    """The model's logits with other values of the tunable, without dropout; the present values come back."""
+def _taught(tunable: Tunable, task: Task, values: Params, batch: Batch, *, dropout: bool) -> Tensor:
+    """The task's outputs with other values of the tunable, without dropout; the present values come back."""
     parameters = tunable.parameters
     present = {name: parameter.data for name, parameter in parameters.items()}
     tunable.eval()
     try:
         for name, parameter in parameters.items():
             parameter.data = values[name]
-        outputs: Tensor = tunable.model(**inputs).logits
+        return task.outputs(tunable.model, batch)
     finally:
         for name, parameter in parameters.items():
             parameter.data = present[name]
         tunable.train(dropout=dropout)
-    return outputs
 
 
 def read_ahead(batches: Iterable[Batch]) -> Iterator[Batch]:

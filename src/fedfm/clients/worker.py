@@ -159,16 +159,18 @@ class Worker:
         """
         for message in {id(message): message for message in messages}.values():
             with suppress(StaleProxyError):
-                self._bring_up_to_date(decode_instruction(message))
+                self.update_copy(decode_instruction(message))
 
     def receive(self, task: ClientTask) -> Reception:
-        """What a client's round starts from.
+        """What a client's round starts from: its proxy brought up to date, its message decoded.
+
+        For a kind of work whose message has the tunable; another one calls `update_copy`, and reads the groups itself.
 
         Raises:
             MessageError: the instruction does not fit the recipe.
             StaleProxyError: the client's proxy cannot be brought up to date.
         """
-        self._bring_up_to_date(task.instruction)
+        self.update_copy(task.instruction)
         extras = WORKS[task.instruction.work].gets_extras
         return self.contract.receive(task.client, task.instruction, task.own, extras=extras)
 
@@ -220,7 +222,14 @@ class Worker:
         for batch in batches:
             yield {name: tensor.to(self.device) for name, tensor in batch.items()}
 
-    def _bring_up_to_date(self, instruction: Instruction) -> None:
+    def update_copy(self, instruction: Instruction) -> None:
+        """Brings the model that the clients hold to the version that a message names, with the changes in it.
+
+        Without a proxy it does nothing.
+
+        Raises:
+            StaleProxyError: the changes do not fit the version that is here, and clients may not train on a stale one.
+        """
         facts, changes = instruction.facts, dict(instruction.groups.get(PROXY, {}))
         try:
             self.copy.receive(changes, since=facts.proxy_since, number=facts.proxy_version)

@@ -38,6 +38,7 @@ from fedfm.runtimes.envelopes import (
 )
 from fedfm.runtimes.exchanges import read_requests, replies_envelope
 from fedfm.updates import Failure, Reply, Request
+from fedfm.wire import on_disk
 
 _log = logging.getLogger("fedfm.hosts")
 
@@ -222,7 +223,7 @@ class Node:
         self.check_model(recipe, copy.model)
         tunable = recipe.tune.attach(copy.model, task_type=data.task.peft_type, seed=recipe.seed)
         tunable.to(device)
-        side = ClientSide(copy, tunable, make_contract(recipe, tunable.read()))
+        side = ClientSide(copy, tunable, make_contract(recipe, on_disk(tunable.read())))
         self.announce(data, side)
         workers, _ = make_workers(data, side, device)
         return workers

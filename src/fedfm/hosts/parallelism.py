@@ -11,6 +11,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from fedfm.clients import Stacking
+from fedfm.clients.stacked import why_alone
 from fedfm.clients.work import WORKS
 from fedfm.errors import RecipeError
 from fedfm.hosts.devices import gains_by_bfloat16
@@ -105,7 +106,7 @@ def _stacking(
     is_long: bool,
 ) -> tuple[Stacking | None, str]:
     wanted = recipe.runtime.stack
-    problem = "`runtime.stack: off`" if wanted == "off" else _problem(recipe, backbone, tunable)
+    problem = "`runtime.stack: off`" if wanted == "off" else _problem(recipe, backbone, tunable, task)
     if problem is not None or wanted == "off":
         if recipe.runtime.precision == "bfloat16":
             raise RecipeError(
@@ -127,7 +128,7 @@ def _stacking(
     return Stacking(clients, blocks, padding, prefix, uniform=device.type != "cpu"), words
 
 
-def _problem(recipe: Recipe, backbone: Backbone, tunable: Tunable) -> str | None:
+def _problem(recipe: Recipe, backbone: Backbone, tunable: Tunable, task: Task) -> str | None:
     """Why clients cannot share passes; None if they can."""
     if not any(WORKS[work].shares_passes for work in recipe.protocol.works):
         return f"with `protocol.kind: {recipe.protocol.kind}` clients do more than train"
@@ -141,6 +142,8 @@ def _problem(recipe: Recipe, backbone: Backbone, tunable: Tunable) -> str | None
         )
     if recipe.local.recompute != "none":
         return "`local.recompute` is for machines with little memory"
+    if reason := why_alone(task, recipe.algorithm):
+        return reason
     if recipe.local.dropout or recipe.tune.dropout:
         return "dropout draws separately for each client"
     if not family.is_described:

@@ -17,6 +17,7 @@ from fedfm.models.backbones import load_processor
 from fedfm.models.processors import Processor
 from fedfm.randomness import numpy_generator
 from fedfm.recipe import Recipe
+from fedfm.recipe.cohorts import check_cohort
 from fedfm.tasks import TASKS, CausalLM, Task
 
 
@@ -149,7 +150,7 @@ def _hold_back(recipe: Recipe, source: Source) -> tuple[Source, dict[str, Source
 def _resolved(recipe: Recipe, clients: int) -> Recipe:
     """The recipe with the values that depend on the data, so that ``recipe.yaml`` says what was run."""
     settings = recipe.federation
-    per_round = settings.check_cohort(clients)
+    per_round = check_cohort(recipe, clients)
     if recipe.protocol.asks_everyone:
         per_round = clients
     known = {"clients": clients, "per_round": settings.per_round or per_round, "partition": recipe.partition}

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
+from torch import Tensor
 
 from fedfm.clients import Contract, Evaluator, Worker, Workers
 from fedfm.clients.distilling import learner_of
@@ -14,12 +16,12 @@ from fedfm.hosts.parallelism import Sharing, choose_sharing
 from fedfm.hosts.training_data import TrainingData, processor_of
 from fedfm.models.backbones import load_backbone
 from fedfm.models.tunable import Tunable
-from fedfm.params import Params
 from fedfm.proxies.base import ClientCopy
 from fedfm.recipe import Recipe
-from fedfm.spec import TensorSpec
+from fedfm.spec import spec_of
 from fedfm.updates import UpdatePath
 from fedfm.views import Personal, Views
+from fedfm.wire import on_disk
 
 
 @dataclass(frozen=True)
@@ -37,27 +39,27 @@ class ClientSide:
     contract: Contract
 
 
-def make_contract(recipe: Recipe, start: Params, views: Views | None = None) -> Contract:
+def make_contract(recipe: Recipe, start: Mapping[str, Tensor], views: Views | None = None) -> Contract:
     """What crosses between the server and the clients of a recipe.
 
     Args:
         recipe: of the run.
-        start: what travels as initialised, with the parts that stay personal.
+        start: what travels as initialised, with the parts that stay personal; kept as it is, so on disk where it is
+            large and lasts as long as a run (`on_disk`).
         views: of the tunable; None: those that the recipe asks for.
 
     Raises:
         RecipeError: a view does not fit what is tuned.
     """
-    spec = {name: TensorSpec(tuple(tensor.shape), tensor.dtype) for name, tensor in start.items()}
     views = Views.of(recipe) if views is None else views
     return Contract(
-        spec=spec,
+        spec=spec_of(start),
         rule=recipe.algorithm,
         views=views,
         down=UpdatePath.of(recipe.updates, "down"),
         up=UpdatePath.of(recipe.updates, "up"),
         seed=recipe.seed,
-        personal={name: start[name].clone() for name in sorted(views.personal(spec))},
+        start=start,
     )
 
 
@@ -88,7 +90,7 @@ def _load(data: TrainingData, device: torch.device, place: int) -> Loaded:
     )
     tunable = recipe.tune.attach(backbone, task_type=task.peft_type, seed=recipe.seed)
     tunable.to(device)
-    contract = make_contract(recipe, tunable.read(), Views((Personal(),)))
+    contract = make_contract(recipe, on_disk(tunable.read()), Views((Personal(),)))
     train = task.encode(data.source, recipe.data, processor, data.labels)
     here = replace(data, recipe=recipe, processor=processor, train=train)
     worker, _ = make_worker(here, ClientSide(ClientCopy(backbone), tunable, contract), device)

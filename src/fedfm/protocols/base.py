@@ -12,6 +12,7 @@ from torch import Tensor
 from fedfm.aggregation import Contribution, Rule
 from fedfm.algorithms import Algorithm, ServerState
 from fedfm.clients.distilling import Distilling, Learner
+from fedfm.clients.work import WORKS
 from fedfm.params import Params
 from fedfm.settings import Settings
 from fedfm.spec import Spec
@@ -48,7 +49,7 @@ class Ask:
         groups: groups that are sent as they are.
         work: the kind of work.
         learning_rate: of the local optimiser.
-        expects: groups of the answer where they are not those of a training update.
+        expects: groups of the answer; None: those of a client's update.
         counted: whether the message and its answer cross a wire; False where only a simulation sends them.
     """
 
@@ -112,6 +113,11 @@ class IO(Interface):
     @property
     def spec(self) -> Spec:
         """Names, shapes and dtypes of the tunable."""
+        ...
+
+    @property
+    def start(self) -> Mapping[str, Tensor]:
+        """The tunable as initialised, before round 1; each tensor is read from disk when it is asked for."""
         ...
 
     @property
@@ -194,6 +200,14 @@ class IO(Interface):
         """
         ...
 
+    def require_updates(self, updates: int) -> None:
+        """Checks that the recipe's rule can combine so many updates.
+
+        Raises:
+            TooFewClientsError: it needs more (`Rule.least`).
+        """
+        ...
+
     @property
     def outstanding(self) -> Collection[str]:
         """Clients that were asked and have not answered."""
@@ -266,13 +280,21 @@ class Protocol(Settings):
         return None
 
     def returns(self, work: str, classes: int) -> Mapping[str, Spec] | None:
-        """Groups of an answer to a kind of work; None: those of a training update.
+        """Groups of an answer to a kind of work; None: those of a client's update, as the kind of work declares.
 
         Args:
             work: one of `works`.
             classes: of the task; 0 where it has none.
         """
-        return None if work == "train" else {}
+        return None if WORKS[work].sends_update else {}
+
+    def folds(self, cohort: int) -> tuple[int, str] | None:
+        """The most updates that the recipe's rule gets for a step, and the key that says so; None: it is not used.
+
+        Args:
+            cohort: clients of a round.
+        """
+        return cohort, "federation.per_round"
 
     def start(self, params: Params, algorithm: Algorithm) -> State:
         """The state before round 1.

@@ -87,6 +87,10 @@ class Buffered(Protocol):
         params, server = fold.server_step(number, state.params, air.server)
         return air.landed(number, params, server, sum(staleness) / len(staleness))
 
+    def folds(self, cohort: int) -> tuple[int, str] | None:
+        """`size`."""
+        return super().folds(cohort) if self.size is None else (self.size, "protocol.size")
+
     def messages(self, clients: Sequence[str], asked: int, answers: int) -> Messages:
         """A step folds `size` updates, and as many clients start again."""
         size = self.size or asked

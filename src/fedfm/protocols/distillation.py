@@ -81,6 +81,9 @@ class Distillation(Protocol):
         """Logits of each public example."""
         return {PREDICTIONS: {LOGITS: TensorSpec((self.examples, classes))}}
 
+    def folds(self, cohort: int) -> None:
+        """Predictions are averaged."""
+
     def step(self, state: State, io: IO) -> State:
         """Draw public texts, ask, average the logits, distil."""
         number, cohort = state.round + 1, io.cohort(state.round + 1)

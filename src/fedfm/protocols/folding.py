@@ -23,7 +23,7 @@ class RoundFold:
         self._update: Fold = io.rule.start(io.spec, params)
         self._extras: dict[str, Fold] = {group: uniform.start(io.spec, params) for group in io.algorithm.returned}
         self._clients: set[str] = set()
-        self._steps = 0
+        self._steps = self._updates = 0
         self._unheld: dict[str, Tensor | None] = dict.fromkeys(io.spec)
         """Tensor → the coordinates that no update covers; None: all of them. Tensors that are covered are absent."""
 
@@ -39,13 +39,16 @@ class RoundFold:
             self._cover(name, update)
         self._clients.add(update.client)
         self._steps += update.facts.steps
+        self._updates += update.contribution.copies
 
     def server_step(self, round: int, params: Params, state: ServerState) -> tuple[Params, ServerState]:  # noqa: A002
         """New tunable and server state; both stay as they are at coordinates that no update covers.
 
         Raises:
+            TooFewClientsError: the rule needs more updates.
             ValueError: nothing was folded in.
         """
+        self._io.require_updates(self._updates)
         stepped, server = self._io.algorithm.server_step(params, self._result(round), state)
         return self._kept(stepped, params), {
             group: self._kept(tensors, state[group]) if group in state else tensors for group, tensors in server.items()
@@ -79,6 +82,8 @@ class RoundFold:
         """
         clients = len(self._clients)
         finished = self._io.up.finish({TUNABLE: self._update.result()}, clients)
+        for client, reason in self._update.notes().items():
+            self._io.note("left out", client, reason)
         return Aggregate(
             update=finished[TUNABLE],
             extras={group: fold.result() for group, fold in self._extras.items()},

@@ -87,6 +87,9 @@ class Gossip(Protocol):
             mean.add(mixed)
         return State(number, mean.params(state.params), {}, {"consensus_distance": mean.distance()})
 
+    def folds(self, cohort: int) -> None:
+        """Clients mix by their own weights."""
+
     def messages(self, clients: Sequence[str], asked: int, answers: int) -> Messages:
         """Every client sends its tunable to each of its neighbours."""
         ordered = sorted(clients)

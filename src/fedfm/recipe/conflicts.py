@@ -9,6 +9,7 @@ from fedfm.capabilities import BARRIER
 from fedfm.data.settings import SITES
 from fedfm.errors import Problem
 from fedfm.recipe.capabilities import incompatible
+from fedfm.recipe.cohorts import too_few_updates
 from fedfm.recipe.federation import DEFAULT_CLIENTS
 from fedfm.recipe.keys import RecipeKeys
 from fedfm.recipe.problems import overlap
@@ -75,6 +76,11 @@ def _cohort(recipe: RecipeKeys) -> str | None:
             f"{federation.per_round} clients a round are more than the {clients} of the federation (federation.clients)"
         )
     return None
+
+
+def _enough_updates(recipe: RecipeKeys) -> str | None:
+    federation, known = recipe.federation, recipe.data.client is None and recipe.data.train != SITES
+    return too_few_updates(recipe, federation.clients or (DEFAULT_CLIENTS if known else None))
 
 
 def _ranks(recipe: RecipeKeys) -> str | None:
@@ -213,6 +219,7 @@ CHECKS = (
     Check(("data.validation", "data.test"), _held_back),
     Check(("data.text", "task.kind"), _pairs),
     Check(("federation.per_round", "federation.clients", "data.client"), _cohort),
+    Check(("aggregate.rule", "federation", "protocol", "data.client", "data.train"), _enough_updates),
     Check(("federation.ranks", "tune.r"), _ranks),
     Check(("federation.partition", "data.client"), _natural_column),
     Check(("data.client", "federation.partition"), _natural_partition),

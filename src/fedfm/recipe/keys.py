@@ -11,6 +11,7 @@ from fedfm.aggregation import Aggregation
 from fedfm.aggregation.mean import Mean
 from fedfm.algorithms import AnyAlgorithm, FedAvg
 from fedfm.clients.settings import LocalSettings
+from fedfm.clients.work import EVALUATE
 from fedfm.data.partitions import Column, Iid, Partition
 from fedfm.data.settings import DataSettings, PublicSettings
 from fedfm.models.settings import ModelSettings
@@ -24,7 +25,6 @@ from fedfm.records.disk import normal
 from fedfm.runtimes.settings import Local, Runtime
 from fedfm.settings import Settings
 from fedfm.tasks.settings import TaskSettings
-from fedfm.updates.payload import EVALUATE
 from fedfm.updates.stages import AnyStage
 
 

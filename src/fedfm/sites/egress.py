@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 
 from fedfm.clients.settings import LocalSettings
+from fedfm.clients.work import measures
 from fedfm.data.settings import shown
 from fedfm.errors import FedfmError
 from fedfm.printable import quoted
@@ -28,7 +29,6 @@ from fedfm.spec import empty, spec_of
 from fedfm.tasks import TASKS
 from fedfm.updates import Failure, Update, decode_update
 from fedfm.updates.path import GroupSpecs
-from fedfm.updates.payload import EVALUATE
 from fedfm.wire import TUNABLE, stored_bytes
 
 REPEATS = 2
@@ -40,7 +40,7 @@ FACTS = "facts"
 
 _COUNTS = "examples, steps, processed samples and predictions, mean training loss"
 _FIGURES = "held-out examples, mean loss and metrics over them"
-"""Facts in the result of training, and of evaluation."""
+"""Facts in the result of a kind of work, and of one that measures."""
 
 
 class _Slot(NamedTuple):
@@ -158,7 +158,7 @@ class Egress:
         ]
         for work, groups in specs.items():
             lines += [f"  for `{work}`, about {size(sizes[work])}:", *_described(groups)]
-            lines.append(f"    number of {_FIGURES if work == EVALUATE else _COUNTS}")
+            lines.append(f"    number of {_FIGURES if measures(work) else _COUNTS}")
         lines.append(f"  privacy: {recipe.privacy.kind}; what left is recorded in {self.ledger}")
         figures = [f"  figures of `{work}`: {', '.join(sorted(names))}" for work, names in facts.items() if names]
         for line in [*lines, *figures]:
@@ -224,7 +224,7 @@ class Egress:
         """
         self.admit_work(found.work)
         rounds = recipe.federation.rounds
-        first = 0 if found.work == EVALUATE else 1  # clients may also evaluate before round 1
+        first = 0 if measures(found.work) else 1  # clients are also evaluated before round 1
         problems = [] if first <= found.round <= rounds else [f"round {found.round} of {rounds}"]
         problems += _unannounced(found, self.announced.get(found.work))
         if unknown := sorted(found.facts.extra.keys() - self.announced_facts.get(found.work, frozenset())):
@@ -289,7 +289,7 @@ def _stored_bytes(groups: GroupSpecs) -> int:
 def _described_update(found: Update, size_bytes: int) -> str:
     """What leaves, and what it is the result of."""
     loss = "" if found.facts.loss is None else f"loss {found.facts.loss:.3f}"
-    if found.work == EVALUATE:
+    if measures(found.work):
         return f"figures of {found.facts.examples} held-out examples ({size(size_bytes)}) leave{loss and f', {loss}'}"
     mean = loss and f" with mean training {loss}"
     return f"an update of {size(size_bytes)} leaves, after {found.facts.steps} steps{mean}"

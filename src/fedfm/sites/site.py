@@ -110,7 +110,7 @@ class Site(Node):
         protocol, classes = data.recipe.protocol, 0 if data.labels is None else len(data.labels.names)
         specs: dict[str, GroupSpecs] = {}
         for work in data.recipe.works:
-            own = protocol.returns(work, classes)
+            own = protocol.returns(work, classes) if work in protocol.works else {}  # the others are measurements
             specs[work] = groups if own is None else own
         facts = {work: extra_facts(work, data.metrics) for work in specs}
         self.egress.announce(data.recipe, specs, facts, client=client, examples=examples)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Literal, TypedDict
 
 import numpy as np
-from torch import Tensor
+from torch import Tensor, nn
 
 from fedfm.data.examples import Examples
 from fedfm.data.labels import LabelMap
@@ -45,12 +45,16 @@ class PerClass(TypedDict):
 class Task(ABC):
     """One kind of task. It has no state: the processor and the labels are arguments.
 
+    `losses` and `measure` read what `outputs` takes from the model's forward pass, by default its logits.
+
     Attributes:
         modality: the type of the backbone's input.
         auto_class: the transformers class that loads the backbone with the head of the task.
         peft_type: peft's name of the task; None if peft has no such task.
         labelled: whether examples have a class.
         draws_inputs: whether the inputs of an example are drawn at random each time (masks).
+        across_examples: whether the loss of an example depends on the other examples of its batch, as a contrastive
+            loss does; clients then train one by one, since the batches of clients that share a pass are joined.
         metrics: name → whether higher is better; the first is the main metric, which decides between rounds.
     """
 
@@ -59,6 +63,7 @@ class Task(ABC):
     peft_type: ClassVar[str | None]
     labelled: ClassVar[bool]
     draws_inputs: ClassVar[bool] = False
+    across_examples: ClassVar[bool] = False
     metrics: ClassVar[Mapping[str, bool]]
 
     def inputs(self, data: DataSettings) -> list[str]:
@@ -86,15 +91,28 @@ class Task(ABC):
     def predictions(self, batch: Batch) -> Tensor:
         """Number of predictions of each example, ``[B]``; zero if no token of it was masked."""
 
+    def outputs(self, model: nn.Module, batch: Batch) -> Tensor:
+        """What one forward pass of the model gives to `losses` and `measure`, ``[B, ...]``: by default the logits.
+
+        A task calls the model once, with the batch's own tensors: clients that share a pass, and evaluation, compute
+        blocks without the padding that ``attention_mask`` of the batch describes.
+
+        Args:
+            model: of `auto_class`, with a tunable attached or without.
+            batch: on the model's device; the model does not get its ``labels``.
+        """
+        logits: Tensor = model(**{name: tensor for name, tensor in batch.items() if name != "labels"}).logits
+        return logits
+
     @abstractmethod
-    def losses(self, logits: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+    def losses(self, outputs: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """Summed loss ``[B]`` and `predictions` of each example.
 
         Training minimises Σ loss / Σ predictions over the batch.
         """
 
     @abstractmethod
-    def measure(self, logits: Tensor, batch: Batch) -> Measured:
+    def measure(self, outputs: Tensor, batch: Batch) -> Measured:
         """The values of one batch that `score` needs, on the CPU."""
 
     @abstractmethod

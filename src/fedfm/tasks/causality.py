@@ -73,5 +73,4 @@ def _predictions(task: CausalLM, tunable: Tunable, batch: Batch) -> torch.Tensor
     """Logits ``[B, T − 1, V]``; those at position t predict token t + 1."""
     device = tunable.base_model.device
     batch = {name: tensor.to(device) for name, tensor in batch.items()}
-    inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
-    return task.predicting(tunable.model(**inputs).logits, batch)
+    return task.predicting(task.outputs(tunable.model, batch), batch)

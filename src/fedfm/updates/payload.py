@@ -25,9 +25,6 @@ from fedfm.wire import TUNABLE, from_bytes, stored_bytes, to_bytes
 PROXY, ACTIVITY = "proxy", "activity"
 """Groups of a proxy: its changes, and counts of how much its neurons are used."""
 
-EVALUATE = "evaluate"
-"""The kind of work that measures and does not train."""
-
 MOST_TEXT = 2**12
 """Characters of a text."""
 

@@ -5,15 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from fedfm.clients.work.base import Answer, ClientTask, Work
-from fedfm.clients.work.evaluate import evaluate
+from fedfm.clients.work.evaluate import EVALUATE, evaluate
 from fedfm.clients.work.predict import predict
 from fedfm.clients.work.train import train
 
 WORKS: dict[str, Work] = {
-    "train": Work(train, trains=True, shares_passes=True, gets_extras=True),
-    "evaluate": Work(evaluate, measures=True),
+    "train": Work(train, trains=True, shares_passes=True, gets_extras=True, sends_update=True),
+    EVALUATE: Work(evaluate, measures=True),
     "predict": Work(predict, trains=True),
 }
+
+
+def measures(work: str) -> bool:
+    """Whether a kind of work declares that its answers are figures; False for one that is not known here."""
+    return work in WORKS and WORKS[work].measures
 
 
 def extra_facts(work: str, metrics: Sequence[str]) -> frozenset[str]:
@@ -23,7 +28,7 @@ def extra_facts(work: str, metrics: Sequence[str]) -> frozenset[str]:
         work: a key of `WORKS`.
         metrics: those that the recipe asks for.
     """
-    return frozenset(metrics if work in WORKS and WORKS[work].measures else ())
+    return frozenset(metrics if measures(work) else ())
 
 
-__all__ = ["WORKS", "Answer", "ClientTask", "Work", "extra_facts"]
+__all__ = ["EVALUATE", "WORKS", "Answer", "ClientTask", "Work", "extra_facts", "measures"]

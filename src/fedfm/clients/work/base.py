@@ -57,13 +57,17 @@ class Work:
         trains: whether clients take local steps; only these change what they keep.
         shares_passes: whether several clients are trained in one pass.
         gets_extras: whether the server sends the algorithm's groups beside the tunable.
-        measures: whether answers have a figure for each of the recipe's metrics in ``Done.extra``.
+        sends_update: whether an answer is the update of a client: its change of the tunable, and what the algorithm
+            returns beside it. Of other answers, the protocol names the groups.
+        measures: whether answers are figures of what a client holds: counts, loss, and each of the recipe's metrics in
+            ``Done.extra``. A run also asks for them before round 1.
     """
 
     answer: Callable[[Worker, Sequence[ClientTask]], Iterator[Answer]]
     trains: bool = False
     shares_passes: bool = False
     gets_extras: bool = False
+    sends_update: bool = False
     measures: bool = False
 
 

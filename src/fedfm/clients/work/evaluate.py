@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING
 from fedfm.clients.work.base import Answer, ClientTask
 from fedfm.printable import error_line
 from fedfm.updates import Done, Failure, Payload, Update
-from fedfm.updates.payload import EVALUATE
 
 if TYPE_CHECKING:
     from fedfm.clients.worker import Worker
+
+EVALUATE = "evaluate"
+"""The name of this kind of work, for those that ask for it."""
 
 
 def evaluate(worker: Worker, tasks: Sequence[ClientTask]) -> Iterator[Answer]:

@@ -13,7 +13,7 @@ from torch import Tensor
 from fedfm.clients.contract import Reception
 from fedfm.clients.profile import phase, profiling
 from fedfm.clients.rules import LocalResult
-from fedfm.clients.stacked import Stacking, StackMember, train_stacked
+from fedfm.clients.stacked import Stacking, StackMember, train_stacked, why_alone
 from fedfm.clients.work.base import Answer, ClientTask, failed
 from fedfm.data.batches import evaluation_batches
 from fedfm.models.stacked import FrozenPrefix
@@ -35,7 +35,8 @@ _log = logging.getLogger(__name__)
 def train(worker: Worker, tasks: Sequence[ClientTask]) -> Iterator[Answer]:
     """Trains clients in one pass; where that fails, one by one, so that the failure is that of the client at fault."""
     problem = None
-    alone = worker.contract.rule.extra_loss or any(task.instruction.facts.count_activity for task in tasks)
+    counts = any(task.instruction.facts.count_activity for task in tasks)
+    alone = counts or why_alone(worker.task, worker.contract.rule) is not None
     if worker.stacking is not None and not alone:
         booked = worker.profile.record() if worker.profile else None
         try:

@@ -26,11 +26,10 @@ from fedfm.proxies.base import ClientModel
 from fedfm.recipe import Recipe
 from fedfm.recipe.client_groups import Device, devices_of
 from fedfm.server.experiment.federated_data import FederatedData, prepare_data
-from fedfm.spill import Spilled
 from fedfm.tasks import CausalLM
 from fedfm.tasks.causality import refuse_look_ahead
 from fedfm.tasks.public import PublicTexts
-from fedfm.wire import from_bytes, to_bytes
+from fedfm.wire import on_disk
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,6 @@ class Experiment:
         worker: plays clients; None where they have machines of their own.
         evaluator: evaluates the tunable on the backbone.
         device: where it all happens.
-        stored_start: what travels as initialised, as a message without fields; on disk, since few ask for it.
         backbone_parameters: parameters of the backbone with its head, before the tunable added its own.
         training: in words, how many clients are trained at a time.
         processes: how many processes train clients.
@@ -59,7 +57,6 @@ class Experiment:
     worker: Workers | None
     evaluator: Evaluator
     device: torch.device
-    stored_start: Spilled
     backbone_parameters: int
     training: str
     processes: int = 1
@@ -73,7 +70,7 @@ class Experiment:
     @property
     def start(self) -> Params:
         """What travels as initialised, before round 1."""
-        return dict(from_bytes(self.stored_start)[0])
+        return dict(self.contract.start)
 
     def plug_in(self, params: Params) -> None:
         """Writes what travels into the backbone."""
@@ -260,8 +257,7 @@ def _build(recipe: Recipe, sites: Sequence[str], device: torch.device, available
         tunable.to(device)
         if isinstance(data.task, CausalLM):
             refuse_look_ahead(data.task, tunable, backbone.processor, backbone.name)
-    start = model.start
-    contract = make_contract(data.recipe, start)
+    contract = make_contract(data.recipe, on_disk(model.start))
     workers, processes, others = None, 1, dict[str, str]()
     training = f"at {len(data.clients)} sites, each on its own data"
     if data.training is not None:
@@ -282,7 +278,6 @@ def _build(recipe: Recipe, sites: Sequence[str], device: torch.device, available
         worker=workers,
         evaluator=evaluator,
         device=device,
-        stored_start=Spilled([to_bytes(start)]),
         backbone_parameters=parameters,
         training=training,
         processes=processes,

@@ -19,6 +19,7 @@ from fedfm.hosts.training_data import TrainingData, class_names, processor_of, r
 from fedfm.models.processors import Processor
 from fedfm.randomness import numpy_generator
 from fedfm.recipe import Recipe
+from fedfm.recipe.cohorts import check_cohort
 from fedfm.tasks import TASKS, Task
 from fedfm.tasks.public import PublicData, PublicTexts, read_public, read_public_texts
 
@@ -220,6 +221,6 @@ def _named(recipe: Recipe, split: Split) -> Source | None:
 def _at_sites(recipe: Recipe, labels: LabelMap | None, clients: int) -> Recipe:
     """The recipe for real sites: with their number, and the class names that they need."""
     data = recipe.data.model_copy(update={"labels": None if labels is None else list(labels.names)})
-    per_round = recipe.federation.check_cohort(clients)
+    per_round = check_cohort(recipe, clients)
     known = {"clients": clients, "per_round": recipe.federation.per_round or per_round}
     return recipe.model_copy(update={"data": data, "federation": recipe.federation.model_copy(update=known)})

@@ -6,11 +6,11 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from fedfm.clients.work import EVALUATE
 from fedfm.params import Params
 from fedfm.protocols import Ask
 from fedfm.server.rounds.client_models import ClientModels
 from fedfm.server.rounds.exchange import Exchange
-from fedfm.updates.payload import EVALUATE
 
 AT_ONCE = 64
 """Clients whose own tunables are in memory at a time."""

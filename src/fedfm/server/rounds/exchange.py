@@ -230,13 +230,22 @@ class Exchange(RunFacts):
         asks = f"federation.quorum ({quorum:g}) asks for"
         if accepted >= quorum * wanted:
             asks = f"federation.min_clients ({least}) asks for"
+        raise self._too_few(f"only {accepted} of {wanted} clients gave a sound update in round {self.number}", asks)
+
+    def require_updates(self, updates: int) -> None:
+        """Checks that the rule can combine so many updates, as `fedfm.protocols.IO.require_updates`."""
+        if updates < self.rule.least:
+            needs = f"the {self.rule.least} that `aggregate.rule: {self.rule.rule}` needs"
+            raise self._too_few(f"round {self.number} has {updates} sound updates", needs)
+
+    def _too_few(self, found: str, needed: str) -> TooFewClientsError:
+        """The error that ends a round; writes the round's events first, which will not be committed."""
         folder = self.records.folder
         for event in self.records.events:
             folder.append(folder.events, event)
         first = self.records.events[:5]
         reasons = "".join(f"\n  client {line(event['client'])} {event['kind']}: {event['reason']}" for event in first)
-        raise TooFewClientsError(
-            f"only {accepted} of {wanted} clients gave a sound update in round {self.number}, fewer than "
-            f"{asks}; see {folder.events}{reasons}",
+        return TooFewClientsError(
+            f"{found}, fewer than {needed}; see {folder.events}{reasons}",
             repeats=not self.totals.failed,  # every choice is keyed, so the same updates come again
         )

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cached_property
 
+from torch import Tensor
+
 from fedfm.aggregation import Rule
 from fedfm.algorithms import Algorithm
 from fedfm.clients.distilling import Learner
@@ -35,6 +37,11 @@ class RunFacts:
     def spec(self) -> Spec:
         """Of the tunable."""
         return self._experiment.contract.spec
+
+    @property
+    def start(self) -> Mapping[str, Tensor]:
+        """The tunable as initialised."""
+        return self._experiment.contract.start
 
     @property
     def up(self) -> UpdatePath:

@@ -23,7 +23,7 @@ from fedfm.models.tunable import Tunable
 from fedfm.printable import line
 from fedfm.recipe import Recipe
 from fedfm.tasks import TASKS
-from fedfm.tasks.base import Batch
+from fedfm.tasks.base import Batch, Task
 from fedfm.tasks.classification import channels
 
 TOLERANCE = 1e-3
@@ -75,17 +75,18 @@ def reload(target: Path, tunable: Tunable, backbone: Backbone, recipe: Recipe) -
     room, needed = psutil.virtual_memory().available, sum(p.nbytes for p in tunable.model.parameters())
     if needed > room:
         return Reloaded(library, None, f"a second model of {needed:,} bytes does not fit into memory ({room:,} free)")
-    measured = _logits(tunable.model, _measured_input(backbone.processor))
+    task = TASKS[recipe.task.kind]
+    measured = _outputs(task, tunable.model, _measured_input(backbone.processor))
     try:
         with quiet():
             again = _whole(target, recipe) if whole else _adapter(target, backbone, recipe)
-            logits = _logits(again, _plain_input(target, TASKS[recipe.task.kind].modality))
+            found = _outputs(task, again, _plain_input(target, task.modality))
     except Exception as error:  # any error of the libraries is the result; the run itself is valid
         return Reloaded(library, None, f"it does not load: {line(error)}", loads=False)
-    if logits.shape != measured.shape:
-        shapes = f"{tuple(logits.shape)}, not {tuple(measured.shape)}"
+    if found.shape != measured.shape:
+        shapes = f"{tuple(found.shape)}, not {tuple(measured.shape)}"
         return Reloaded(library, None, f"its logits have the shape {shapes}", loads=False)
-    difference = (logits - measured).abs().max() / measured.abs().max()
+    difference = (found - measured).abs().max() / measured.abs().max()
     return Reloaded(library, float(difference))
 
 
@@ -135,7 +136,6 @@ def _image() -> Image.Image:
 
 
 @torch.inference_mode()
-def _logits(model: torch.nn.Module, batch: Batch) -> Tensor:
+def _outputs(task: Task, model: torch.nn.Module, batch: Batch) -> Tensor:
     device = next(model.parameters()).device
-    logits: Tensor = model(**{name: tensor.to(device) for name, tensor in batch.items()}).logits
-    return logits.float().cpu()
+    return task.outputs(model, {name: tensor.to(device) for name, tensor in batch.items()}).float().cpu()

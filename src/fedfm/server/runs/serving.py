@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -12,6 +11,7 @@ from typing import Any
 from fedfm.data.settings import SITES
 from fedfm.errors import RecipeError
 from fedfm.recipe import Recipe, load_recipe
+from fedfm.recipe.cohorts import least_clients
 from fedfm.records import jsonl, shapes
 from fedfm.records.folder import RunFolder
 from fedfm.runtimes.line import Line
@@ -108,16 +108,14 @@ def _line(
 ) -> Line:
     from fedfm.runtimes.flower.host import HostLine
 
-    federation, runtime = experiment.recipe.federation, experiment.recipe.runtime
-    cohort = federation.expected_cohort(len(hosting.keys))
     return HostLine(
         hosting.folder,
         tls=hosting.tls,
         port=hosting.port,
         keys=hosting.keys,
-        least=max(1, math.ceil(federation.quorum * cohort), federation.min_clients or 0),
+        least=least_clients(experiment.recipe, len(hosting.keys)),
         patience=hosting.patience,
-        deadline=runtime.deadline,
+        deadline=experiment.recipe.runtime.deadline,
         heard=heard,
         waits=waits,
     )
