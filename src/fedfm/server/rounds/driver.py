@@ -117,18 +117,19 @@ class Driver:
         if not model.refines or state.proxy is None or state.refined is not None:
             return state
         self.stop.check("after the last round")
-        records, watch = Records(), Stopwatch(state.seconds)
+        records = Records(self.folder, state.round, Stopwatch(state.seconds))
         params = self._models(state).delivered(state.delivered().params, len(self.experiment.data.clients))
         judge = None if self.experiment.data.validation is None else self.experiment.judge
         model.load(state.proxy)
-        refined = model.refine(dict(params), judge, self._report(state.round, records, watch))
+        refined = model.refine(dict(params), judge, self._report(state.round, records))
         scores: Scores = {}
         if refined is not None:
             self.experiment.tunable.write(refined)
             scores = {split: found for split, _, found in self.experiment.evaluate_backbone()}
-        watch.lap("evaluate")
-        state = replace(state, refined=Refined(refined or {}, scores), seconds=watch.seconds)
-        self._commit(state, records)
+        records.watch.lap("evaluate")
+        state = replace(state, refined=Refined(refined or {}, scores), seconds=records.watch.seconds)
+        records.write()
+        self._commit(state)
         return state
 
     def _is_over(self, state: RunState) -> bool:
