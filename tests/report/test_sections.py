@@ -149,6 +149,24 @@ def test_a_proxy_in_figures() -> None:
     ]
 
 
+def test_a_plug_in_that_lost_accuracy_is_a_warning_and_says_what_helps() -> None:
+    summary = {"metric": "accuracy", "final": {"accuracy": 0.65}, "proxy": {**PROXY, "plug_in_gap": -0.03}}
+    proxy = sections.proxy(run_files(summary=summary))
+    assert proxy is not None
+    assert proxy.warning == (
+        "plugged in, what clients tuned gives accuracy 65.0 %, on the proxy itself 68.0 %; proxy.plug_in.distill lets "
+        "the model learn from the proxy on public data"
+    )
+    distilled = {**PROXY, "plug_in_gap": -0.03, "plugged": {"accuracy": 0.6}, "distilled": {"accuracy": 0.65}}
+    proxy = sections.proxy(run_files(summary={**summary, "proxy": distilled}))
+    assert proxy is not None
+    assert proxy.warning is not None
+    assert proxy.warning.endswith("; plug-in distillation did not close the gap")
+    assert ("Distilled plug-in", "65.0 %", "the backbone after plug-in distillation; before it 60.0 %") in [
+        (fact.name, fact.value, fact.note) for fact in proxy.facts
+    ]
+
+
 @pytest.mark.parametrize(
     ("metric", "gap", "told"), [("accuracy", -0.004, "−0.4 points"), ("perplexity", 2.5, "+2.500")]
 )

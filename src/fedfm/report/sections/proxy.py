@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fedfm.records import units
+from fedfm.records import plug_in, units
 from fedfm.records.jsonl import Record
 from fedfm.records.reading import RunFiles, dig
 from fedfm.report import charts, svg
@@ -26,9 +26,10 @@ FIGURES = {
 
 @dataclass(frozen=True)
 class ProxySection:
-    """The proxy; ``probed``: whether it was compared with the backbone."""
+    """The proxy; ``probed``: whether it was compared with the backbone; ``warning``: of a gap at plug-in."""
 
     kind: str
+    warning: str | None
     probed: bool
     facts: list[Fact]
     legend: list[LegendKey]
@@ -47,6 +48,7 @@ def proxy(run: RunFiles) -> ProxySection | None:
     drawn = [chart for chart in (_preparing(gradients), _tuning(gradients), _blocks(probes)) if chart]
     return ProxySection(
         kind=str(figures.get("title") or figures.get("kind") or dig(run.recipe, "proxy.kind")),
+        warning=plug_in.warning(run.summary),
         probed=bool(probes),
         facts=_facts(run, figures, probes),
         legend=_legend(probes) if drawn else [],
@@ -65,7 +67,11 @@ def _facts(run: RunFiles, figures: Record, probes: Sequence[Record]) -> list[Fac
     if (disclosed := figures.get("disclosed")) is not None:
         facts.append(Fact("Disclosed", units.share(disclosed, 1), "of its parameters equal those of the backbone"))
     if (gap := figures.get("plug_in_gap")) is not None:
-        facts.append(Fact("Plug-in gap", _gap(run.headline, gap), _gap_note(run, figures)))
+        facts.append(Fact("Plug-in gap", plug_in.difference(run.headline, gap), _gap_note(run, figures)))
+    if (distilled := dig(figures, f"distilled.{run.headline}")) is not None:
+        plain = units.metric(run.headline, dig(figures, f"plugged.{run.headline}"))
+        note = f"the backbone after plug-in distillation; before it {plain}"
+        facts.append(Fact("Distilled plug-in", units.metric(run.headline, distilled), note))
     if probes:
         first, last = probes[0], probes[-1]
         note = "with the backbone’s gradient" + (f", {_three(first)} at first" if len(probes) > 1 else "")
@@ -80,12 +86,6 @@ def _facts(run: RunFiles, figures: Record, probes: Sequence[Record]) -> list[Fac
 
 def _three(row: Record) -> str:
     return units.metric("cosine", row["gradient_cosine"])
-
-
-def _gap(metric: str, gap: float) -> str:
-    """The metric of the backbone minus that of the proxy, in points where the metric is a share."""
-    text = f"{100 * gap:+.1f} points" if metric in units.PERCENTAGES else f"{gap:+.3f}"
-    return text.replace("-", "\N{MINUS SIGN}")
 
 
 def _gap_note(run: RunFiles, figures: Record) -> str:

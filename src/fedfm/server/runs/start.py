@@ -15,7 +15,7 @@ from fedfm.models.identity import PARTS
 from fedfm.private import private
 from fedfm.progress import Heard, heard_by
 from fedfm.recipe import Recipe, dump, load_recipe
-from fedfm.records import contributions, jsonl, shapes
+from fedfm.records import contributions, jsonl, plug_in, shapes
 from fedfm.records.environment import environment
 from fedfm.records.folder import RunFolder
 from fedfm.runtimes.base import Runtime
@@ -218,10 +218,10 @@ def _finish(
     if experiment.worker is not None and experiment.worker.profile is not None:
         folder.write_json(folder.profile, profile_of(experiment, state))
     write_report(folder.path)
-    warning = contributions.warning(summary)
+    warnings = [text for text in (contributions.warning(summary), plug_in.warning(summary)) if text is not None]
     for listener in listeners:
-        if warning is not None:
-            listener.on_warning(warning)
+        for text in warnings:
+            listener.on_warning(text)
         listener.on_end(summary)
 
 
