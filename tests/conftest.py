@@ -107,3 +107,11 @@ def _no_network_no_pickle() -> Iterator[None]:
     yield
     _guard.active = False
     assert not _guard.seen, f"forbidden, though the code under test hid it: {_guard.seen}"
+
+
+@pytest.fixture(autouse=True)
+def methods_given_to_one_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An object that a test passes to `fedfm.run` makes its class known to that test alone."""
+    from fedfm import registry
+
+    monkeypatch.setattr(registry, "_GIVEN", {group: dict(names) for group, names in registry._GIVEN.items()})

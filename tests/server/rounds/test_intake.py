@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from fedfm.clients.work import WORKS
+from fedfm.clients.work.evaluate import EVALUATE
 from fedfm.params import Params, digest
 from fedfm.protocols import Ask
 from fedfm.spec import spec_of
-from fedfm.updates.payload import EVALUATE
 from fedfm.wire import TUNABLE, to_bytes
 from tests.server.rounds.test_exchange import PARAMS, exchange_of, told
 
