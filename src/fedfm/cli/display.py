@@ -224,7 +224,7 @@ def _describe_held(proxy: Record) -> str:
     share = units.share(sizes["blocks"], sizes["backbone_blocks"])
     return (
         f"{proxy['kind']}: clients hold {units.number(sizes['total'])} parameters, of the layers {share}; "
-        f"{units.share(proxy['disclosed'], 1)} of them equal the model's"
+        f"{units.share(proxy['disclosed'], 1)} of the model's layers are in them nearly unchanged"
     )
 
 

@@ -38,7 +38,7 @@ def describe_proxy(found: Record) -> RenderableType:
             units.size(holder["training_memory"]) for holder in holders.values()
         ],
         "first download": [units.size(holder["first_download"]) for holder in holders.values()],
-        "values that are the backbone's": [units.share(holder["disclosed"], 1) for holder in holders.values()],
+        "of the backbone's layers, given away": [units.share(holder["disclosed"], 1) for holder in holders.values()],
     }
     for name, cells in (rows | _describe_probes(holders)).items():
         table.add_row(Text(name, style="dim"), *cells)
@@ -86,7 +86,7 @@ def describe_built(built: Record) -> RenderableType:
         "parameters of all layers": f"{units.number(sizes['blocks'])}, {part} of the backbone's",
         "parameters in all": units.number(sizes["total"]),
         "first download": units.size(built["first_download"]),
-        "values that are the backbone's": units.share(built["disclosed"], 1),
+        "of the backbone's layers, given away": units.share(built["disclosed"], 1),
         "time": units.duration(built["seconds"]),
     }
     for probe in built["probes"]:

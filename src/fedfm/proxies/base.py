@@ -234,8 +234,9 @@ class ClientModel(ABC):
 
     @abstractmethod
     def sizes(self) -> dict[str, Any]:
-        """``parameters`` (``blocks``, ``backbone_blocks``, ``total``), and ``disclosed``: the share of values that are
-        the backbone's, 0 to 1. Empty where clients hold the backbone itself.
+        """``parameters`` (``blocks``, ``backbone_blocks``, ``total``), and the share of the backbone's blocks that
+        clients hold nearly unchanged, 0 to 1: ``disclosed`` of all, ``disclosed_blocks`` of each. Empty where clients
+        hold the backbone itself.
         """
 
     @abstractmethod

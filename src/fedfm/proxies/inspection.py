@@ -22,10 +22,11 @@ from fedfm.models.tunables import Lora
 from fedfm.proxies import PROXIES, ProxySettings
 from fedfm.proxies.folder import plain_tensors
 from fedfm.proxies.hidden import layer_errors
+from fedfm.proxies.near_copies import disclosed, near_copies
 from fedfm.proxies.pair import ProxyPair, make_pair
 from fedfm.proxies.plugin import plug_in_map
 from fedfm.proxies.probes import probe
-from fedfm.proxies.sizes import bit_equal_share, block_parameters, forward_flops, training_memory
+from fedfm.proxies.sizes import block_parameters, forward_flops, training_memory
 from fedfm.proxies.trace import hidden_states
 from fedfm.tasks.base import Batch
 from fedfm.tasks.public import PublicData, read_public
@@ -129,7 +130,7 @@ def _figures(
     backbone: Backbone, made: Mapping[str, ProxyPair | None], batch: Batch, public: PublicData | None
 ) -> Record:
     """The figures of each holder. Adapters are attached last, because the models share their modules."""
-    held = _holder("backbone", backbone, batch, cut=0, disclosed=1.0)
+    held = _holder("backbone", backbone, batch, cut=0, share=1.0)
     sizes = {key: None if pair is None else _sizes(pair, batch) for key, pair in made.items()}
     tunable = Lora().attach(backbone, task_type=None, seed=SEED)
     held["training_memory"] = training_memory(tunable, batch).total
@@ -140,11 +141,11 @@ def _figures(
 
 
 def _sizes(pair: ProxyPair, batch: Batch) -> Record:
-    disclosed = bit_equal_share(pair.backbone, pair.proxy, pair.kept, pair.origins)
-    return _holder(pair.made_by.title, pair.proxy, batch, cut=len(pair.kept), disclosed=disclosed)
+    share = disclosed(pair.backbone, near_copies(pair.backbone, pair.proxy, pair.kept, pair.origins))
+    return _holder(pair.made_by.title, pair.proxy, batch, cut=len(pair.kept), share=share)
 
 
-def _holder(title: str, held: Backbone, batch: Batch, *, cut: int, disclosed: float) -> Record:
+def _holder(title: str, held: Backbone, batch: Batch, *, cut: int, share: float) -> Record:
     weights = dict(plain_tensors(held.model))
     return {
         "title": title,
@@ -154,7 +155,7 @@ def _holder(title: str, held: Backbone, batch: Batch, *, cut: int, disclosed: fl
         "total": sum(tensor.numel() for tensor in weights.values() if isinstance(tensor, nn.Parameter)),
         "flops": forward_flops(held.model, held.family, _length(held, batch)),
         "first_download": stored_bytes(weights),
-        "disclosed": disclosed,
+        "disclosed": share,
         "probe": None,
     }
 

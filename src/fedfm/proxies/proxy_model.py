@@ -13,12 +13,13 @@ from fedfm.progress import stage
 from fedfm.proxies.base import Attach, ClientModel, Judge, ModelVersion, Report
 from fedfm.proxies.folder import plain_tensors, save_proxy
 from fedfm.proxies.hidden import layer_errors
+from fedfm.proxies.near_copies import disclosed, near_copies
 from fedfm.proxies.pair import ProxyPair
 from fedfm.proxies.plug_in_distillation import compare, distill_plug_in
 from fedfm.proxies.plugin import plug_in_map
 from fedfm.proxies.probes import probe
 from fedfm.proxies.settings import PlugInSettings
-from fedfm.proxies.sizes import bit_equal_share, block_parameters
+from fedfm.proxies.sizes import block_parameters
 from fedfm.tasks.base import Batch
 from fedfm.tasks.public import PublicData
 from fedfm.wire import stored_bytes
@@ -162,15 +163,17 @@ class ProxyModel(ClientModel):
         )
 
     def sizes(self) -> dict[str, Any]:
-        """Parameters of proxy and backbone, and the share of the client's that are bit for bit the backbone's."""
+        """Parameters of proxy and backbone, and how much of the backbone's blocks clients hold nearly unchanged."""
         backbone, proxy = self.pair.backbone, self.pair.proxy
+        shares = near_copies(backbone, proxy, self.pair.kept, self.pair.origins)
         return {
             "parameters": {
                 "blocks": block_parameters(proxy.model, proxy.family),
                 "backbone_blocks": block_parameters(backbone.model, backbone.family),
                 "total": sum(tensor.numel() for tensor in self._weights.values() if isinstance(tensor, nn.Parameter)),
             },
-            "disclosed": bit_equal_share(backbone, proxy, self.pair.kept, self.pair.origins),
+            "disclosed": disclosed(backbone, shares),
+            "disclosed_blocks": shares,
         }
 
     def carry(self, params: Params) -> None:

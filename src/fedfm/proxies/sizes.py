@@ -1,8 +1,7 @@
-"""What a proxy costs a client, and how much of the backbone it discloses."""
+"""What a proxy costs a client."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -10,11 +9,8 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from transformers import PreTrainedModel
 
-from fedfm.models.backbones import Backbone
 from fedfm.models.families import Block, Family, blocks
 from fedfm.models.tunable import Tunable
-from fedfm.proxies.ffn import neuron_tensors
-from fedfm.proxies.folder import base_parameters
 from fedfm.randomness import torch_seed
 from fedfm.tasks.base import Batch
 
@@ -106,32 +102,3 @@ def _storages(tensors: list[Tensor]) -> dict[int, int]:
     """Bytes of the memory behind tensors, by its address: views of one memory count once."""
     storages = [tensor.untyped_storage() for tensor in tensors]
     return {storage.data_ptr(): storage.nbytes() for storage in storages}
-
-
-def bit_equal_share(
-    backbone: Backbone,
-    proxy: Backbone,
-    kept: Mapping[str, Tensor],
-    origins: Mapping[str, str] | None = None,
-) -> float:
-    """Share of the values in the proxy's base model that equal the backbone's, so that a client knows them; 0 to 1.
-
-    Args:
-        backbone: that the proxy was made of.
-        proxy: of the backbone.
-        kept: its neurons by block path.
-        origins: path in the backbone by path in the proxy, of blocks whose paths differ.
-    """
-    theirs = base_parameters(backbone.model)
-    same = dict(theirs)
-    for block in blocks(proxy.model, proxy.family):
-        origin = (origins or {}).get(block.path, block.path)
-        inside = {name: tensor for name, tensor in theirs.items() if name.startswith(f"{origin}.")}
-        same |= {f"{block.path}{name.removeprefix(origin)}": tensor for name, tensor in inside.items()}
-        if block.path in kept:
-            for tensor in neuron_tensors(block):
-                name = f"{block.path}.{tensor.name}"
-                same[name] = tensor.take(same[name], kept[block.path])
-    mine = base_parameters(proxy.model)
-    equal = sum(int((tensor == same[name]).sum()) for name, tensor in mine.items())
-    return equal / sum(tensor.numel() for tensor in mine.values())

@@ -127,6 +127,7 @@ class _Proxy(TypedDict, total=False):
     title: Name
     parameters: _ProxyParameters
     disclosed: float
+    disclosed_blocks: dict[str, float]
     initial: dict[str, Figure]
     final: dict[str, Figure] | None
     plugged: dict[str, Figure]

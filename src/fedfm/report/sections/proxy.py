@@ -65,7 +65,7 @@ def _facts(run: RunFiles, figures: Record, probes: Sequence[Record]) -> list[Fac
         whole = units.number(sizes["backbone_blocks"])
         facts.append(Fact("Its blocks", units.number(sizes["blocks"]), f"parameters, {part} of the backbone’s {whole}"))
     if (disclosed := figures.get("disclosed")) is not None:
-        facts.append(Fact("Disclosed", units.share(disclosed, 1), "of its parameters equal those of the backbone"))
+        facts.append(Fact("Disclosed", units.share(disclosed, 1), _disclosed_note(figures)))
     if (gap := figures.get("plug_in_gap")) is not None:
         facts.append(Fact("Plug-in gap", plug_in.difference(run.headline, gap), _gap_note(run, figures)))
     if (distilled := dig(figures, f"distilled.{run.headline}")) is not None:
@@ -82,6 +82,14 @@ def _facts(run: RunFiles, figures: Record, probes: Sequence[Record]) -> list[Fac
         note = f"for fitting, realigning and probing; now version {figures.get('version')}"
         facts.append(Fact("Server’s time", units.duration(seconds), note))
     return facts
+
+
+def _disclosed_note(figures: Record) -> str:
+    note = "of the backbone’s blocks are with clients nearly unchanged"
+    if not (shares := figures.get("disclosed_blocks")):
+        return note
+    least, most = (units.share(edge(shares.values()), 1) for edge in (min, max))
+    return note if least == most else f"{note}, {least} to {most} of each"
 
 
 def _three(row: Record) -> str:

@@ -21,7 +21,7 @@ def build_proxy(recipe: Recipe, folder: Path | str) -> dict[str, Any]:
 
     Returns:
         ``path``, ``kind``, ``parameters`` (``blocks``, ``backbone_blocks``, ``total``), ``disclosed``,
-        ``first_download``, ``seconds``, and ``probes``: a record of each stage.
+        ``disclosed_blocks``, ``first_download``, ``seconds``, and ``probes``: a record of each stage.
 
     Raises:
         RecipeError: the recipe has no proxy, does not fit, or the folder exists.
