@@ -59,8 +59,9 @@ def problem(got: Mapping[str, Tensor], expected: Spec) -> str | None:
     if extra := sorted(got.keys() - expected.keys()):
         return f"{len(extra)} tensors were not asked for, first {quoted(extra[0])}"
     for name, tensor in expected.items():
-        if tuple(got[name].shape) != tensor.shape:
-            return f"tensor `{name}` has shape {list(got[name].shape)}, not {list(tensor.shape)}"
-        if got[name].dtype != tensor.dtype:
-            return f"tensor `{name}` is {got[name].dtype}, not {tensor.dtype}"
+        its = got[name]  # once: one that is on disk is read at each access
+        if its.shape != tensor.shape:
+            return f"tensor `{name}` has shape {list(its.shape)}, not {list(tensor.shape)}"
+        if its.dtype != tensor.dtype:
+            return f"tensor `{name}` is {its.dtype}, not {tensor.dtype}"
     return None

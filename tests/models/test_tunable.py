@@ -54,7 +54,9 @@ def test_between_let_go_and_write_it_holds_nothing(kind: type[Full | Lora | Head
     tunable.eval()
     held, before, inputs = list(tunable.parameters.values()), tunable.read(), batch(backbone)
     expected = tunable.model(**inputs).logits
+    assert tunable.has_values
     tunable.let_go()
+    assert not tunable.has_values
     assert {parameter.untyped_storage().nbytes() for parameter in held} == {0}
     with pytest.raises(ValueError, match="missing"):
         tunable.write({})

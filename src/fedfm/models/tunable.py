@@ -95,6 +95,11 @@ class Tunable:
                 parameter.data = parameter.data.new_empty(self._shapes[name])
             parameter.copy_(params[name])
 
+    @property
+    def has_values(self) -> bool:
+        """Whether the trained parameters have values: not between `let_go` and `write`."""
+        return all(parameter.shape == self._shapes[name] for name, parameter in self.parameters.items())
+
     def let_go(self) -> None:
         """Gives back the memory of the trained parameters; they have no values until `write`."""
         for parameter in self.parameters.values():

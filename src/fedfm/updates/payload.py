@@ -161,13 +161,16 @@ class _Header(_Facts, Generic[FactsT]):
     facts: FactsT
 
 
+_ASKED, _DONE = _Header[Asked], _Header[Done]  # pydantic makes such a class anew where nothing holds it
+
+
 def decode_instruction(message: bytes) -> Instruction:
     """The instruction in these bytes.
 
     Raises:
         MessageError: the bytes are not a payload, or a field is missing, unknown or of another type.
     """
-    return _decode(message, _Header[Asked])
+    return _decode(message, _ASKED)
 
 
 def decode_update(message: bytes | Spilled) -> Update:
@@ -176,7 +179,7 @@ def decode_update(message: bytes | Spilled) -> Update:
     Raises:
         MessageError: the bytes are not a payload, or a field is missing, unknown or of another type.
     """
-    return _decode(message, _Header[Done])
+    return _decode(message, _DONE)
 
 
 def _decode(message: bytes | Spilled, head_type: type[_Header[FactsT]]) -> Payload[FactsT]:

@@ -66,10 +66,13 @@ def narrow(params: Mapping[str, Tensor], slices: Slices) -> Params:
 
 def narrow_spec(spec: Spec, slices: Slices) -> Spec:
     """The spec of what `narrow` returns."""
-    return {
-        name: TensorSpec(tuple(_part(torch.empty(spec[name].shape, device="meta"), index).shape), spec[name].dtype)
-        for name, index in slices.items()
-    }
+    return {name: _narrowed(spec[name], index) for name, index in slices.items()}
+
+
+def _narrowed(spec: TensorSpec, index: tuple[Index, ...]) -> TensorSpec:
+    if not index:
+        return spec
+    return TensorSpec(tuple(_part(torch.empty(spec.shape, device="meta"), index).shape), spec.dtype)
 
 
 def widen(part: Mapping[str, Tensor], slices: Slices, into: Mapping[str, Tensor]) -> Params:

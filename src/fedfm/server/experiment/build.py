@@ -155,10 +155,14 @@ class Experiment:
         return learner_of(self.evaluator, text_length=self.recipe.public_length, threads=threads)
 
     def release(self) -> None:
-        """Returns memory that only evaluation needs to the system, before updates of remote clients arrive."""
-        self.tunable.let_go()
-        give_back_at_once()
-        give_back_now()
+        """Returns memory that only evaluation needs to the system, before updates of remote clients arrive.
+
+        Once after an evaluation: memory that is taken again in each round would have to be cleared each time.
+        """
+        if self.tunable.has_values:
+            self.tunable.let_go()
+            give_back_at_once()
+            give_back_now()
 
     @cached_property
     def devices(self) -> Mapping[str, Device]:
