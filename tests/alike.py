@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 PROXY = {"kind": "fedpft", "ffn_keep": 0.5, "keep_layers": [], "closed_form": False, "distill": None}
+BITS = {"bits": {"attention": 4, "ffn": 8}}
 ALIGN = {"interval": 2, "align": {"share": 0.5, "steps": 2, "batch_size": 4}}
 RECIPES: dict[str, dict[str, Any]] = {
     "lora": {},
     "fedadam": {"algorithm": {"name": "fedadam"}},
-    "fedpft": {"proxy": PROXY | ALIGN, "public": {"data": "builtin:pydoc", "limit": 32}},
+    "fedpft": {"proxy": PROXY | ALIGN | BITS, "public": {"data": "builtin:pydoc", "limit": 32}},
 }
 
 SGD = {"batch_size": 5, "learning_rate": 0.05, "optimizer": "sgd", "max_grad_norm": None}

@@ -57,7 +57,8 @@ def deep_model(folder: Path, name: str, layers: int) -> str:
 
 
 def test_killed_and_resumed_equals_uninterrupted(tmp_path: Path) -> None:
-    more = {"public": PUBLIC, "proxy": FEDPFT, "federation": {"clients": 6, "per_round": 3, "rounds": 5}}
+    proxy = FEDPFT | {"bits": {"attention": 4, "ffn": 8}}
+    more = {"public": PUBLIC, "proxy": proxy, "federation": {"clients": 6, "per_round": 3, "rounds": 5}}
     algorithm = {"name": "fedadam", "server_lr": 0.01}
     straight = run(write_recipe(tmp_path, "straight", algorithm, **more))
     assert straight.summary["proxy"]["version"] == 2

@@ -93,9 +93,13 @@ class ClientCopy:
                 f"the client holds version {self.number} of the proxy, and the message leads from {since} to {number}; "
                 "it must download the proxy again"
             )
-        if problem := self._problem(changes):
-            raise StaleProxyError(f"the message changes another proxy than the one that the client holds: {problem}")
-        self._write(changes)
+        try:
+            values = self._values(changes)
+        except ValueError as error:
+            raise StaleProxyError(
+                f"the message changes another proxy than the one that the client holds: {error}"
+            ) from error
+        self._write(values)
         self.number = number
 
     @contextmanager
@@ -103,12 +107,16 @@ class ClientCopy:
         """Counts, while ``tunable`` is trained on this copy, what `ClientModel.advance` needs; gives the counts."""
         yield dict
 
-    def _problem(self, changes: Params) -> str | None:
-        """Why changes do not fit this copy."""
-        return "the model that it holds does not change"
+    def _values(self, changes: Params) -> Params:
+        """The values that changes bring.
 
-    def _write(self, changes: Params) -> None:
-        """Writes changes that fit."""
+        Raises:
+            ValueError: they do not fit this copy.
+        """
+        raise ValueError("the model that it holds does not change")
+
+    def _write(self, values: Params) -> None:
+        """Writes what `_values` returned."""
         raise NotImplementedError
 
 
@@ -135,9 +143,16 @@ class ClientModel(ABC):
         return self.from_backbone(self.tunable.read())
 
     @property
+    def is_sent(self) -> bool:
+        """Whether the server sends the model to clients."""
+        return True
+
+    @property
     @abstractmethod
     def weights(self) -> Mapping[str, Tensor]:
-        """What the server sends to a client that has no copy, by name; empty where it sends nothing."""
+        """What the server sends to a client that has no copy, by name; empty where it sends nothing. May be made at
+        each access.
+        """
 
     @property
     @abstractmethod
@@ -256,6 +271,11 @@ class WholeModel(ClientModel):
         self._bytes = sum(weight.numel() * weight.element_size() for weight in backbone.model.parameters())
         self.tunable = self.server_tunable = self.client_tunable = attach(backbone)
         self.client = ClientCopy(backbone)
+
+    @property
+    def is_sent(self) -> bool:
+        """The server does not send the backbone."""
+        return False
 
     @property
     def weights(self) -> Mapping[str, Tensor]:

@@ -1,7 +1,8 @@
 """A proxy as a folder in the format of transformers: all that a client needs, and nothing that the proxy hides.
 
-``config.json``, ``model.safetensors`` (every parameter and buffer, head included; tied ones once), the files of the
-tokenizer or image processor, and ``proxy.json``, the `Manifest`.
+``config.json``, ``model.safetensors`` (every parameter and buffer, head included; tied ones once; matrices as integers
+and scales where ``proxy.bits`` says so), the files of the tokenizer or image processor, and ``proxy.json``, the
+`Manifest`.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from fedfm.params import Params, digest, load, save
 from fedfm.plain_files import refuse_links
 from fedfm.proxies import AnyProxy, ProxySettings
 from fedfm.proxies.ffn import Kept, keep_neurons, neurons
+from fedfm.proxies.packing import Packing, named, pack, packings, unpack
 from fedfm.settings import Settings
 
 FORMAT: Final = 2
@@ -107,9 +109,13 @@ def save_proxy(
         settings: that it was made by.
         version: how many alignments it has had.
         tensors: to write; None: the model's tensors as they are now.
+
+    Raises:
+        RecipeError: at ``proxy.bits``: a value that is to be packed is not finite.
     """
     model = proxy.model
     tensors = dict(plain_tensors(model)) if tensors is None else tensors
+    tensors = pack(tensors, _packed(model, settings))
     manifest = Manifest(
         settings=settings,
         kept={path: tuple(indices.tolist()) for path, indices in kept.items()},
@@ -184,7 +190,7 @@ def load_proxy(folder: Path, auto_class: Any) -> tuple[Backbone, Manifest]:
     checkpoint = PretrainedCheckpoint(folder, manifest.name, manifest.revision)
     config = read_config(checkpoint)
     model = _shell(auto_class, config, manifest, folder)
-    _fill(model, read_weights(folder, manifest), folder)
+    _fill(model, read_weights(folder, manifest, model), folder)
     model.name_or_path = model.config.name_or_path = manifest.name
     modality: Modality = "image" if model.main_input_name == "pixel_values" else "text"
     try:
@@ -275,8 +281,18 @@ def _other_task(folder: Path, manifest: Manifest, auto_class: Any) -> RecipeErro
     )
 
 
-def read_weights(folder: Path, manifest: Manifest) -> Params:
-    """Reads the tensors of a proxy's folder and verifies their digest.
+def _packed(model: PreTrainedModel, settings: ProxySettings) -> dict[str, Packing]:
+    """How the tensors of a proxy with these settings are packed, by name."""
+    return named(plain_tensors(model), packings(model, family_of(model.config), settings.wire_bits))
+
+
+def read_weights(folder: Path, manifest: Manifest, model: PreTrainedModel) -> Params:
+    """Reads the tensors of a proxy's folder, verifies their digest and unpacks them.
+
+    Args:
+        folder: of the proxy.
+        manifest: of the folder.
+        model: of the proxy's shape; its values are not read.
 
     Raises:
         DataError: when they are damaged, or their digest is not the manifest's.
@@ -285,7 +301,10 @@ def read_weights(folder: Path, manifest: Manifest) -> Params:
     try:
         if digest(load(file)) != manifest.weights:
             raise DataError(f"{file} does not have the digest in {_MANIFEST}: damaged, or of another proxy; {_REBUILD}")
-        return load(file)  # mapped again: the first mapping keeps every page that the digest has read
+        stored = load(file)  # mapped again: the first mapping keeps every page that the digest has read
+        return unpack(stored, _packed(model, manifest.settings), {n: t.shape for n, t in plain_tensors(model)})
+    except ValueError as error:
+        raise DataError(f"{file} is damaged ({error}); {_REBUILD}") from error
     except (OSError, SafetensorError) as error:
         raise DataError(f"{file} cannot be read ({error}); {_REBUILD}") from error
 

@@ -21,9 +21,10 @@ from fedfm.params import Params
 from fedfm.proxies.base import Attach, ClientCopy, ClientModel
 from fedfm.proxies.distillation import distill
 from fedfm.proxies.ffn import Kept
-from fedfm.proxies.folder import check_backbone, read_manifest, read_weights
+from fedfm.proxies.folder import check_backbone, plain_tensors, read_manifest, read_weights
 from fedfm.proxies.hidden import Pairs
-from fedfm.proxies.settings import DistillSettings, ProxySettings
+from fedfm.proxies.packing import Packing, named, packings, round_in_place
+from fedfm.proxies.settings import Bits, DistillSettings, ProxySettings
 from fedfm.tasks.public import PublicData
 
 FitReport = Callable[[str, dict[str, float]], None]
@@ -93,9 +94,26 @@ class ProxyPair(ABC):
         for name, parameter in mine.items():
             parameter.copy_(own[name])
 
+    @property
+    def packed(self) -> dict[str, Packing]:
+        """How tensors of the proxy are packed where they are sent, by their names from its model."""
+        return named(plain_tensors(self.proxy.model), self._packings())
+
+    @property
+    def packed_own(self) -> dict[str, Packing]:
+        """The same of `own`, by names from the base model."""
+        return named(self.own.items(), self._packings())
+
+    def _packings(self) -> dict[nn.Parameter, Packing]:
+        return packings(self.proxy.model, self.proxy.family, self.made_by.wire_bits)
+
+    def round_own(self) -> None:
+        """Gives `own` the values that clients get."""
+        round_in_place({self.own[name]: packing for name, packing in self.packed_own.items()})
+
     @abstractmethod
     def copy(self) -> Self:
-        """The backbone and a second proxy, cut in the same way and not fitted."""
+        """The backbone and a second proxy, which shares with this one what it shares with nothing that is fitted."""
 
     def client_copy(self) -> ClientCopy:
         """This proxy as a client's copy; it shares its tensors with the pair."""
@@ -163,21 +181,36 @@ def make_pair(settings: ProxySettings, backbone: Backbone, public: PublicData | 
     path: str | None = getattr(settings, "path", None)
     if path is None:
         return settings.cut(backbone, public, seed=seed)
-    return _from_folder(Path(path).expanduser(), settings.kind, backbone, seed)
+    return _from_folder(Path(path).expanduser(), settings, backbone, seed)
 
 
-def _from_folder(folder: Path, kind: str, backbone: Backbone, seed: int) -> ProxyPair:
+def _from_folder(folder: Path, settings: ProxySettings, backbone: Backbone, seed: int) -> ProxyPair:
     """The proxy of a folder: its own parameters are read, all others are this backbone's."""
     manifest = read_manifest(folder)
     check_backbone(manifest, backbone)
-    if manifest.settings.kind != kind:
-        raise RecipeError(f"{folder} is a proxy of kind {manifest.settings.kind}, not {kind}", where="proxy.path")
+    if manifest.settings.kind != settings.kind:
+        raise RecipeError(
+            f"{folder} is a proxy of kind {manifest.settings.kind}, not {settings.kind}", where="proxy.path"
+        )
     made_by = manifest.settings.model_copy(update={"path": None})
+    _refuse_other_bits(settings, made_by, folder)
     pair = made_by.cut(backbone, None, seed=seed, kept=manifest.kept_neurons)
-    weights = read_weights(folder, manifest)
+    weights = read_weights(folder, manifest, pair.proxy.model)
     prefix = "" if backbone.model.base_model is backbone.model else f"{backbone.model.base_model_prefix}."
     pair.write({name: weights[f"{prefix}{name}"] for name in pair.own})
     return replace(pair, loaded=True)
+
+
+def _refuse_other_bits(settings: ProxySettings, made_by: ProxySettings, folder: Path) -> None:
+    """Refuses bits beside a folder that was made with others, or without."""
+    asked, has = settings.wire_bits, made_by.wire_bits
+    if asked not in (Bits(), has):
+        made = ", ".join(f"{key}={value}" for key, value in has.model_dump(exclude_none=True).items())
+        raise RecipeError(
+            f"the proxy in {folder} (`proxy.path`) was built with {made or 'no bits'}; leave out `proxy.bits`, or "
+            "build the proxy again with these bits",
+            where="proxy.bits",
+        )
 
 
 def sharing_copy(model: PreTrainedModel, own: Iterable[nn.Parameter]) -> PreTrainedModel:

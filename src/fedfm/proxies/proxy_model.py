@@ -14,6 +14,7 @@ from fedfm.proxies.base import Attach, ClientModel, Judge, ModelVersion, Report
 from fedfm.proxies.folder import plain_tensors, save_proxy
 from fedfm.proxies.hidden import layer_errors
 from fedfm.proxies.near_copies import disclosed, near_copies
+from fedfm.proxies.packing import pack, packed_sizes
 from fedfm.proxies.pair import ProxyPair
 from fedfm.proxies.plug_in_distillation import compare, distill_plug_in
 from fedfm.proxies.plugin import plug_in_map
@@ -78,13 +79,13 @@ class ProxyModel(ClientModel):
 
     @property
     def weights(self) -> Mapping[str, Tensor]:
-        """Every parameter and buffer of the proxy, without the tunable, by name."""
-        return self._weights
+        """Every parameter and buffer of the proxy, without the tunable, by name; packed as ``proxy.bits`` says."""
+        return pack(self._weights, self.pair.packed)
 
     @property
     def download_bytes(self) -> int:
         """Size of `weights`."""
-        return stored_bytes(self._weights)
+        return stored_bytes(packed_sizes(self._weights, self.pair.packed))
 
     def to_backbone(self, params: Params) -> Params:
         """The plug-in."""
@@ -141,6 +142,9 @@ class ProxyModel(ClientModel):
         probed("loaded" if self.pair.loaded else "constructed", {})
         if not self.pair.loaded and self.public is not None and self.pair.compared:
             self.pair.fit(self.tunable, self.server_tunable, self.public, seed=self.seed, report=probed)
+        if not self.pair.loaded and self.pair.packed_own:
+            self.pair.round_own()
+            probed("quantised", {})
         return self.first_version()
 
     def first_version(self) -> ModelVersion:

@@ -22,6 +22,20 @@ if TYPE_CHECKING:
 Share = Annotated[float, Field(gt=0, le=1)]
 
 
+class Bits(Settings):
+    """In how many bits the matrices of a proxy are sent; server and clients compute with the values so rounded.
+
+    Symmetric, in blocks of 64 values with a scale of 2 bytes each. Biases, norms and the head stay as they are.
+    """
+
+    attention: Literal[4, 8] | None = None
+    """Bits a value of attention's matrices; null: as they are."""
+    ffn: Literal[4, 8] | None = None
+    """Bits a value of the FFNs' matrices, those of whole layers too; null: as they are."""
+    embeddings: Literal[4, 8] | None = None
+    """Bits a value of embeddings and of the output onto the vocabulary; null: as they are."""
+
+
 class ProxySettings(Settings):
     """One kind of proxy; its methods import the code of the kind when they are called, so that a recipe reads fast.
 
@@ -50,6 +64,11 @@ class ProxySettings(Settings):
     def public_use(self) -> str | None:
         """The key that needs public data; None where no key does."""
         return None
+
+    @property
+    def wire_bits(self) -> Bits:
+        """In how many bits the proxy is sent."""
+        return Bits()
 
     def refuses(self, tune: Tune) -> str | None:
         """Why what is tuned cannot be plugged into the backbone, as far as the recipe alone tells; None: it can."""

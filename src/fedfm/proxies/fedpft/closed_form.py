@@ -6,7 +6,8 @@ layer reads what the layers before it, refitted already, hand it.
 Before training, with a the activations of the backbone's FFN on the proxy's own input and S the neurons kept, inputs
 are a_S, wanted outputs W₂a + b₂, given weights W₂[:, S]. In an alignment, backbone and proxy both carry the aggregate;
 with x what the FFN's output is added to, wanted is what takes the proxy's sum to the backbone's, FFN(x_T) + x_T − x_S,
-and the given weights are the proxy's present ones.
+and the given weights are the proxy's present ones. The same is wanted before training where the proxy's attention is
+rounded (`proxy.bits`), of the backbone's block on the proxy's own input: W₂ then makes up for the rounding too.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from fedfm.progress import steps
 from fedfm.proxies.fedpft.regression import Refit, Regression
 from fedfm.proxies.ffn import output_bias, vectors
 from fedfm.proxies.hidden import Pairs
-from fedfm.proxies.layerwise import LayerwisePass
+from fedfm.proxies.layerwise import Call, LayerwisePass
 from fedfm.proxies.trace import Model
 from fedfm.tasks.base import Batch
 
@@ -38,16 +39,19 @@ def refit_outputs(
     kept: Mapping[str, Tensor],
     batches: Sequence[Batch],
     ridge: float,
+    *,
+    rounded: bool = False,
 ) -> dict[str, Refit]:
     """Refits output matrices and their biases, in place, block by block, starting at the input.
 
     Args:
-        student: the proxy before any other fitting: attention and input matrices are the backbone's.
+        student: the proxy before any other fitting: attention and input matrices are the backbone's, or rounded.
         blocks: all of the proxy's, in the order of a pass.
         pairs: compressed blocks, the backbone's and the proxy's, in the order of a pass.
         kept: int64 [m'] indices of the kept neurons by the path of the student's block.
         batches: public ones.
         ridge: pull towards the backbone's weights, above 0.
+        rounded: whether attention is.
 
     Returns:
         The relative error before and after each regression, by the path of the student's block.
@@ -56,10 +60,14 @@ def refit_outputs(
     report: dict[str, Refit] = {}
     passing = LayerwisePass(student, blocks, batches)
     for teacher_block, block in steps(pairs, "fitting the proxy in closed form"):
-        regression = output_regression(block)
+        regression, adds = output_regression(block), None
         for call in passing.calls(block.path):
-            activations, output, _ = call.run(teacher_block).real()
-            regression.add(activations[:, kept[block.path].to(activations.device)], output)
+            activations, wanted, target = call.run(teacher_block).real()
+            if rounded:
+                adds = call.adds_output() if adds is None else adds
+                regression.add(*_corrected(call, wanted, target, adds=adds))
+            else:
+                regression.add(activations[:, kept[block.path].to(activations.device)], wanted)
         report[block.path] = regression.solve(ridge)
     return report
 
@@ -85,10 +93,22 @@ def realign_outputs(teacher: LayerwisePass, student: LayerwisePass, pairs: Pairs
         for theirs, ours in zip(teacher.calls(shown.path), student.calls(block.path), strict=True):
             adds = ours.adds_output() if adds is None else adds
             _, wanted, target = theirs.run().real()
-            activations, output, total = ours.run().real()
-            regression.add(activations, output + target - total if adds else wanted)
+            regression.add(*_corrected(ours, wanted, target, adds=adds))
         report[block.path] = regression.solve(ridge)
     return report
+
+
+def _corrected(call: Call, wanted: Tensor, target: Tensor, *, adds: bool) -> tuple[Tensor, Tensor]:
+    """Activations of the proxy's FFN, and the outputs that take its sums to ``target``, the backbone's.
+
+    Args:
+        call: of the proxy's block.
+        wanted: outputs of the backbone's FFN, for blocks that change the output before they add it.
+        target: the backbone's sums.
+        adds: whether the block adds the output as it is.
+    """
+    activations, output, total = call.run().real()
+    return activations, output + target - total if adds else wanted
 
 
 def output_regression(block: Block) -> Regression:

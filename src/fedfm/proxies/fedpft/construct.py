@@ -16,7 +16,9 @@ from fedfm.models.backbones import Backbone
 from fedfm.models.families import Block, blocks
 from fedfm.proxies.fedpft.settings import FedPFT
 from fedfm.proxies.ffn import Kept, keep_neurons, neuron_tensors, neurons, output_bias
+from fedfm.proxies.packing import packings, round_in_place
 from fedfm.proxies.pair import sharing_copy
+from fedfm.proxies.settings import Bits
 
 
 def compressed_blocks(backbone: Backbone, keep_layers: Sequence[int]) -> list[Block]:
@@ -92,20 +94,27 @@ def _highest(scores: Tensor, count: int) -> Tensor:
     return scores.cpu().sort(descending=True, stable=True).indices[:count].sort().values
 
 
-def make_proxy(backbone: Backbone, kept: Mapping[str, Tensor]) -> Backbone:
+def make_proxy(backbone: Backbone, kept: Mapping[str, Tensor], bits: Bits | None = None) -> Backbone:
     """The proxy of a backbone; the backbone does not change.
 
-    Everything is shared with the backbone, parameter by parameter, except `own_parameters` and the head, which
-    tunables may train in place.
+    Everything is shared with the backbone, parameter by parameter, except `own_parameters`, the head, which
+    tunables may train in place, and what ``bits`` round.
 
     Args:
         backbone: without a tunable.
         kept: by block path.
+        bits: in which matrices are sent; those outside `own_parameters` are rounded here. None: as they are.
     """
-    own = [*_uncut(backbone, kept).values(), *_head(backbone)]
+    bits = bits or Bits()
+    cut = set(own_parameters(backbone, kept).values())
+    rounded = [matrix for matrix in packings(backbone.model, backbone.family, bits) if matrix not in cut]
+    own = [*_uncut(backbone, kept).values(), *head_parameters(backbone), *rounded]
     proxy = replace(backbone, model=sharing_copy(backbone.model, own))
     for block in kept_blocks(proxy, kept):
         keep_neurons(block, kept[block.path])
+    cut = set(own_parameters(proxy, kept).values())
+    packed = packings(proxy.model, proxy.family, bits)
+    round_in_place({matrix: packing for matrix, packing in packed.items() if matrix not in cut})
     return proxy
 
 
@@ -140,7 +149,7 @@ def _uncut(backbone: Backbone, kept: Mapping[str, Tensor]) -> dict[str, nn.Param
     return found
 
 
-def _head(backbone: Backbone) -> list[nn.Parameter]:
+def head_parameters(backbone: Backbone) -> list[nn.Parameter]:
     """Parameters of heads that are not tied to the embeddings."""
     heads = (*backbone.head, *backbone.family.heads, *backbone.family.language_heads)
     return [

@@ -27,6 +27,7 @@ from fedfm.proxies.fedpft.versions import (
 )
 from fedfm.proxies.ffn import neurons
 from fedfm.proxies.layerwise import LayerwisePass
+from fedfm.proxies.packing import pack
 from fedfm.proxies.proxy_model import ProxyModel
 from fedfm.tasks.public import PublicData
 from fedfm.wire import stored_bytes
@@ -93,8 +94,8 @@ class FedPFTModel(ProxyModel):
         return activity_problem(activity, self.widths)
 
     def changes(self, version: ModelVersion, since: int) -> Params:
-        """Slices of the neurons that changed since, and what belongs to no neuron."""
-        return changes_since(version, since, self.pair.compressed)
+        """Slices of the neurons that changed since, and what belongs to no neuron; packed as ``proxy.bits`` says."""
+        return pack(changes_since(version, since, self.pair.compressed), self.pair.packed_own)
 
     def advance(
         self,
@@ -122,6 +123,7 @@ class FedPFTModel(ProxyModel):
             else:
                 counted = from_params(activity) if counts else None
                 figures, touched = self._step(self.public, version, counted, round)
+        self.pair.round_own()
         report({**self.compare("aligned"), **figures})
         return next_version(version, self.pair.read(), touched)
 

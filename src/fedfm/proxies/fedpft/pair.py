@@ -13,14 +13,22 @@ from fedfm.models.families import Block, blocks
 from fedfm.models.tunable import Tunable
 from fedfm.proxies.base import Attach, ClientCopy, ClientModel
 from fedfm.proxies.fedpft.closed_form import FITTING_BATCHES, refit_outputs, residuals
-from fedfm.proxies.fedpft.construct import choose, compressed_blocks, counts, kept_blocks, make_proxy, own_parameters
+from fedfm.proxies.fedpft.construct import (
+    choose,
+    compressed_blocks,
+    counts,
+    head_parameters,
+    kept_blocks,
+    make_proxy,
+    own_parameters,
+)
 from fedfm.proxies.fedpft.model import FedPFTModel
 from fedfm.proxies.fedpft.scores import Scoring, scores
 from fedfm.proxies.fedpft.settings import WEIGHTS_ALONE, FedPFT
 from fedfm.proxies.fedpft.versions import NeuronCopy
 from fedfm.proxies.ffn import Kept
 from fedfm.proxies.hidden import Pairs
-from fedfm.proxies.pair import FitReport, ProxyPair
+from fedfm.proxies.pair import FitReport, ProxyPair, sharing_copy
 from fedfm.proxies.settings import ProxySettings
 from fedfm.tasks.base import Batch
 from fedfm.tasks.public import PublicData
@@ -49,7 +57,7 @@ class FedPFTPair(ProxyPair):
             needs_data = settings.score not in WEIGHTS_ALONE
             batches = public.fixed(16, FITTING_BATCHES, seed=seed, purpose="scores") if public and needs_data else []
             kept = choose(scores(settings.score, Scoring(backbone, compressed, widths, batches, seed)), widths)
-        return cls(backbone, make_proxy(backbone, kept), settings=settings, neurons=kept)
+        return cls(backbone, make_proxy(backbone, kept, settings.bits), settings=settings, neurons=kept)
 
     @property
     def made_by(self) -> FedPFT:
@@ -78,12 +86,13 @@ class FedPFTPair(ProxyPair):
         return [(whole[block.path], block) for block in self.compressed]
 
     def copy(self) -> Self:
-        """The backbone and another proxy with the same neurons, as they are in the backbone."""
-        return replace(self, proxy=make_proxy(self.backbone, self.neurons))
+        """The backbone and another proxy, with its own `own` and head."""
+        apart = [*self.own.values(), *head_parameters(self.proxy)]
+        return replace(self, proxy=replace(self.proxy, model=sharing_copy(self.proxy.model, apart)))
 
     def client_copy(self) -> ClientCopy:
         """A copy whose neurons change with alignments."""
-        return NeuronCopy(self.proxy, dict(self.own), blocks=self.compressed)
+        return NeuronCopy(self.proxy, dict(self.own), blocks=self.compressed, packed=self.packed_own)
 
     def at_server(
         self, settings: ProxySettings, attach: Attach, public: PublicData | None, *, seed: int
@@ -99,7 +108,10 @@ class FedPFTPair(ProxyPair):
         if settings.closed_form:
             batches: Sequence[Batch] = public.fixed(16, FITTING_BATCHES, seed=seed, purpose="closed form")
             layers = blocks(self.proxy.model, self.proxy.family)
-            refits = refit_outputs(student.model, layers, self.compared, self.neurons, batches, settings.ridge)
+            rounded = settings.wire_bits.attention is not None
+            refits = refit_outputs(
+                student.model, layers, self.compared, self.neurons, batches, settings.ridge, rounded=rounded
+            )
             report("closed-form", residuals(refits))
         if settings.distill is not None:
             self.distill(teacher, student, public, settings.distill, seed=seed, report=report)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Final, Literal, Self, cas
 from pydantic import Field, model_validator
 
 from fedfm.capabilities import BACKBONE_WEIGHTS
-from fedfm.proxies.settings import DistillSettings, PlugInSettings, ProxySettings, Share
+from fedfm.proxies.settings import Bits, DistillSettings, PlugInSettings, ProxySettings, Share
 from fedfm.settings import Settings
 
 if TYPE_CHECKING:
@@ -84,6 +84,9 @@ class FedPFT(ProxySettings):
     """Refit each compressed FFN's output matrix by ridge regression on public data, layer by layer."""
     ridge: Annotated[float, Field(gt=0)] = 0.01
     """Pull of that regression towards the backbone's weights, as a share of the mean squared activation."""
+    bits: Bits | None = None
+    """In how many bits the proxy is sent, and thus its first download and alignments; null: as it is. Attention,
+    embeddings and whole layers are rounded before the proxy is fitted, and what fitting changes, after it."""
     distill: DistillSettings | None = DistillSettings()
     """Layer-level distillation before round 1; null: none."""
     interval: Annotated[int, Field(ge=1)] | None = 10
@@ -135,6 +138,11 @@ class FedPFT(ProxySettings):
         }
         return next((key for key, needed in needs.items() if needed), None)
 
+    @property
+    def wire_bits(self) -> Bits:
+        """``bits``."""
+        return self.bits or Bits()
+
     def refuses(self, tune: Tune) -> str | None:
         """Refuses what is tuned on every neuron and, with alignment, virtual tokens."""
         if tune.needs_all_neurons:
@@ -161,4 +169,4 @@ class FedPFT(ProxySettings):
         """A copy whose neurons change with alignments."""
         from fedfm.proxies.fedpft.versions import NeuronCopy
 
-        return NeuronCopy.of(proxy, kept, version)
+        return NeuronCopy.of(proxy, kept, version, self.wire_bits)

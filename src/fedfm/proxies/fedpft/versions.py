@@ -23,6 +23,8 @@ from fedfm.proxies.base import ClientCopy, ModelVersion
 from fedfm.proxies.fedpft.activity import counting, to_params
 from fedfm.proxies.fedpft.construct import kept_blocks, own_parameters
 from fedfm.proxies.ffn import Kept, NeuronTensor, neuron_tensors, neurons, output_bias
+from fedfm.proxies.packing import Packing, named, packed_names, packings, unpack
+from fedfm.proxies.settings import Bits
 
 NEURONS = "neurons"
 """Ending of the name of the tensor that says which neurons' slices of another tensor a change holds."""
@@ -115,14 +117,18 @@ class NeuronCopy(ClientCopy):
 
     Attributes:
         blocks: its compressed blocks.
+        packed: how tensors of ``own`` are packed in changes.
     """
 
     blocks: Sequence[Block] = field(default_factory=tuple)
+    packed: Mapping[str, Packing] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, proxy: Backbone, kept: Kept, version: int) -> Self:
+    def of(cls, proxy: Backbone, kept: Kept, version: int, bits: Bits) -> Self:
         """The copy that a proxy from a folder is; ``kept`` are its neurons by block path."""
-        return cls(proxy, own_parameters(proxy, kept), version, blocks=kept_blocks(proxy, kept))
+        own = own_parameters(proxy, kept)
+        packed = named(own.items(), packings(proxy.model, proxy.family, bits))
+        return cls(proxy, own, version, blocks=kept_blocks(proxy, kept), packed=packed)
 
     @contextmanager
     def counting(self, tunable: Tunable) -> Iterator[Callable[[], Params]]:
@@ -130,39 +136,47 @@ class NeuronCopy(ClientCopy):
         with counting(tunable.model, self.blocks) as counted:
             yield lambda: to_params(counted)
 
-    def _problem(self, changes: Params) -> str | None:
+    def _values(self, changes: Params) -> Params:
+        """Whole tensors, and slices beside the tensors that say of which neurons they are."""
+        if not changes:
+            raise ValueError("the message changes nothing")
         sliced = slices(self.blocks)
-        known = self.own.keys() | {f"{name}.{NEURONS}" for name in sliced}
-        if unknown := sorted(changes.keys() - known):
-            return f"it has no {unknown[0]}"
-        for name, mine in self.own.items():
-            shape, beside = [*mine.shape], f"{name}.{NEURONS}"
-            if name in sliced and (name in changes) != (beside in changes):
-                return f"only one of {name} and {beside} is there"
-            if name not in changes:
+        parts = {name: packed_names(name) if name in self.packed else (name,) for name in self.own}
+        parts |= {name: (*parts[name], f"{name}.{NEURONS}") for name in sliced}
+        if unknown := sorted(changes.keys() - {part for those in parts.values() for part in those}):
+            raise ValueError(f"it has no {unknown[0]}")
+        there = {name: [part for part in those if part in changes] for name, those in parts.items()}
+        shapes: dict[str, list[int]] = {}
+        for name, present in there.items():
+            if not present:
                 continue
-            if name in sliced:
-                chosen, tensor = changes[beside], sliced[name]
-                if problem := _index_problem(chosen, tensor.size(mine)):
-                    return f"{beside} {problem}"
-                shape[tensor.axis] = tensor.copies * len(chosen)
-            if [*changes[name].shape] != shape:
-                return f"{name} has shape {[*changes[name].shape]}, not {shape}"
-            if changes[name].dtype != mine.dtype:
-                return f"{name} is {changes[name].dtype}, not {mine.dtype}"
-        return None
+            if lacking := [part for part in parts[name] if part not in changes]:
+                raise ValueError(f"{present[0]} is there without {lacking[0]}")
+            shapes[name] = [*self.own[name].shape]
+            if tensor := sliced.get(name):
+                chosen = changes[f"{name}.{NEURONS}"]
+                if problem := _index_problem(chosen, tensor.size(self.own[name])):
+                    raise ValueError(f"{name}.{NEURONS} {problem}")
+                shapes[name][tensor.axis] = tensor.copies * len(chosen)
+        values = unpack(changes, {name: self.packed[name] for name in shapes if name in self.packed}, shapes)
+        for name, shape in shapes.items():
+            if [*values[name].shape] != shape:
+                raise ValueError(f"{name} has shape {[*values[name].shape]}, not {shape}")
+            if values[name].dtype != self.own[name].dtype:
+                raise ValueError(f"{name} is {values[name].dtype}, not {self.own[name].dtype}")
+        return values
 
     @torch.no_grad()
-    def _write(self, changes: Params) -> None:
+    def _write(self, values: Params) -> None:
         sliced = slices(self.blocks)
         for name, mine in self.own.items():
-            if name not in changes:
+            if name not in values:
                 continue
             if name in sliced:
-                index = sliced[name].index(changes[f"{name}.{NEURONS}"].long(), sliced[name].size(mine))
-                mine.index_copy_(sliced[name].axis, index.to(mine.device), changes[name].to(mine.device))
+                index = sliced[name].index(values[f"{name}.{NEURONS}"].long(), sliced[name].size(mine))
+                mine.index_copy_(sliced[name].axis, index.to(mine.device), values[name].to(mine.device))
             else:
-                mine.copy_(changes[name])
+                mine.copy_(values[name])
 
 
 def _index_problem(chosen: Tensor, width: int) -> str | None:

@@ -15,7 +15,9 @@ from fedfm.models.families import Block, blocks
 from fedfm.proxies.fedpft.construct import compressed_blocks
 from fedfm.proxies.ffn import neuron_tensors
 from fedfm.proxies.offsite.settings import Offsite
+from fedfm.proxies.packing import packings, round_in_place
 from fedfm.proxies.pair import sharing_copy
+from fedfm.proxies.settings import Bits
 
 
 @dataclass(frozen=True)
@@ -89,18 +91,22 @@ def _matching_count(backbone: Backbone, settings: Offsite) -> int:
     return round((whole - cut) * len(layers) / whole)
 
 
-def make_offsite(backbone: Backbone, layers: Layers) -> Backbone:
+def make_offsite(backbone: Backbone, layers: Layers, bits: Bits | None = None) -> Backbone:
     """The proxy of a backbone; the backbone does not change.
 
-    Everything is shared with the backbone, parameter by parameter, except the emulator, which distillation trains.
+    Everything is shared with the backbone, parameter by parameter, except the emulator, which distillation trains, and
+    what ``bits`` round.
 
     Args:
         backbone: without a tunable.
         layers: of `choose_layers`.
+        bits: in which matrices are sent; those outside the emulator are rounded here. None: as they are.
     """
-    stack = _layers(backbone)
-    own = [parameter for layer in layers.emulator for parameter in stack[layer].module.parameters()]
-    proxy = replace(backbone, model=sharing_copy(backbone.model, own))
+    bits, stack = bits or Bits(), _layers(backbone)
+    own = [weight for layer in layers.emulator for weight in _weights(stack[layer])]
+    left = {weight for layer, block in enumerate(stack) if layer not in layers.kept for weight in _weights(block)}
+    rounded = [matrix for matrix in packings(backbone.model, backbone.family, bits) if matrix not in left]
+    proxy = replace(backbone, model=sharing_copy(backbone.model, [*own, *rounded]))
     path = stack[0].stack.path
     kept = nn.ModuleList(_layers(proxy)[layer].module for layer in layers.kept)
     proxy.model.base_model.set_submodule(path, kept)
@@ -111,6 +117,9 @@ def make_offsite(backbone: Backbone, layers: Layers) -> Backbone:
                 module.layer_idx = number
     _update_layers(_config_of(proxy.model, path), layers.kept)
     tuned = [number for number, layer in enumerate(layers.kept) if layer in layers.adapters]
+    emulator = set(emulator_parameters(proxy, layers).values())
+    packed = packings(proxy.model, proxy.family, bits)
+    round_in_place({matrix: packing for matrix, packing in packed.items() if matrix not in emulator})
     return replace(proxy, tunable_blocks=_paths(proxy, tuned))
 
 
@@ -131,6 +140,10 @@ def emulator_parameters(proxy: Backbone, layers: Layers) -> dict[str, nn.Paramet
         for block in _emulator(proxy, layers)
         for name, parameter in block.module.named_parameters()
     }
+
+
+def _weights(block: Block) -> list[nn.Parameter]:
+    return list(block.module.parameters())
 
 
 def _emulator(proxy: Backbone, layers: Layers) -> list[Block]:

@@ -21,7 +21,7 @@ from fedfm.proxies.offsite.layers import (
     with_adapters,
 )
 from fedfm.proxies.offsite.settings import Offsite
-from fedfm.proxies.pair import FitReport, ProxyPair
+from fedfm.proxies.pair import FitReport, ProxyPair, sharing_copy
 from fedfm.proxies.proxy_model import ProxyModel
 from fedfm.proxies.settings import ProxySettings
 from fedfm.tasks.public import PublicData
@@ -43,7 +43,12 @@ class OffsitePair(ProxyPair):
     def cut(cls, settings: Offsite, backbone: Backbone) -> Self:
         """Keeps layers as the settings say."""
         layers = choose_layers(backbone, settings)
-        return cls(with_adapters(backbone, layers), make_offsite(backbone, layers), settings=settings, chosen=layers)
+        return cls(
+            with_adapters(backbone, layers),
+            make_offsite(backbone, layers, settings.bits),
+            settings=settings,
+            chosen=layers,
+        )
 
     @property
     def made_by(self) -> Offsite:
@@ -66,8 +71,9 @@ class OffsitePair(ProxyPair):
         return [emulator_pair(self.backbone, self.proxy, self.chosen)]
 
     def copy(self) -> Self:
-        """The backbone and another proxy with the same layers, as they are in the backbone."""
-        return replace(self, proxy=make_offsite(self.backbone, self.chosen))
+        """The backbone and another proxy, with its own emulator."""
+        model = sharing_copy(self.proxy.model, self.own.values())
+        return replace(self, proxy=replace(self.proxy, model=model))
 
     def at_server(
         self, settings: ProxySettings, attach: Attach, public: PublicData | None, *, seed: int

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 from pydantic import Field
 
 from fedfm.capabilities import BACKBONE_WEIGHTS
-from fedfm.proxies.settings import DistillSettings, PlugInSettings, ProxySettings, Share
+from fedfm.proxies.settings import Bits, DistillSettings, PlugInSettings, ProxySettings, Share
 
 if TYPE_CHECKING:
     from fedfm.models.backbones import Backbone
@@ -39,6 +39,9 @@ class Offsite(ProxySettings):
     """The FedPFT proxy to match in size."""
     keep_layers: list[int] = [0, -1]
     """The FedPFT proxy to match in size."""
+    bits: Bits | None = None
+    """In how many bits the proxy is sent; null: as it is. The emulator is rounded after it is fitted, all else
+    before."""
     distill: DistillSettings | None = DistillSettings()
     """Fitting the emulator's output to the backbone's before round 1; null: none."""
     plug_in: PlugInSettings = PlugInSettings()
@@ -52,6 +55,11 @@ class Offsite(ProxySettings):
         if self.path is None and self.distill is not None:
             return "distill"
         return "plug_in" if self.plug_in.distill is not None else None
+
+    @property
+    def wire_bits(self) -> Bits:
+        """``bits``."""
+        return self.bits or Bits()
 
     def refuses(self, tune: Tune) -> str | None:
         """Refuses what is tuned in every layer."""

@@ -71,7 +71,7 @@ def _last_names(reference: Reference | float | None) -> str | list[str] | None:
 
 
 def _runtime(experiment: Experiment, recipe: Recipe, line: Line, *, stack: int, own_data: bool) -> NodesRuntime:
-    proxied = bool(experiment.client_model.weights)
+    proxied = experiment.client_model.is_sent
     model = None if proxied else experiment.backbone.identity
     training = experiment.data.training
     job = Job.of(recipe, data=training.digest if training else None, model=model)

@@ -138,7 +138,7 @@ class Exchange(RunFacts):
         requests = [Request(client, message.content, self._own(client)) for client, message in messages.items()]
         self.totals.bytes_down += sum(len(messages[client].content) for client in asks if asks[client].counted)
         self.pending.outstanding |= messages
-        if self.state.proxy is not None and self._experiment.client_model.weights:
+        if self.state.proxy is not None and self._experiment.client_model.is_sent:
             new = dict.fromkeys(asks, self.state.proxy.number)
             self.totals.downloaded |= {client: new[client] for client in asks if client not in now.holders}
         self.records.watch.lap("wire")

@@ -110,7 +110,7 @@ class Outbox:
         self, clients: Sequence[str], number: int, state: RunState, version: ModelVersion, ledger: list[Record]
     ) -> None:
         """Lets clients without the proxy download it, which the ledger lists beside the messages."""
-        if not self._model.weights:
+        if not self._model.is_sent:
             return
         new = [client for client in clients if client not in state.holders]
         self._runtime.share(new, version)

@@ -242,7 +242,7 @@ def _compare_reloaded(
 def _write_proxy(experiment: Experiment, folder: RunFolder, state: RunState) -> None:
     """``proxy/`` as it is at the latest version."""
     model = experiment.client_model
-    if state.proxy is not None and model.weights:
+    if state.proxy is not None and model.is_sent:
         model.load(state.proxy)
         with folder.replacing(folder.proxy) as beside:
             model.save(beside, state.proxy)
