@@ -211,6 +211,8 @@ def describe_plan(plan: Record) -> RenderableType:
     }
     if plan["proxy"]:
         rows["proxy"] = _describe_held(plan["proxy"])
+        if making := _describe_making(plan["proxy"]):
+            rows["making it"] = making
     table = Table.grid(padding=(0, 2))
     for name, fact in rows.items():
         table.add_row(Text(name, style="dim"), Text(fact))
@@ -226,6 +228,24 @@ def _describe_held(proxy: Record) -> str:
         f"{proxy['kind']}: clients hold {units.number(sizes['total'])} parameters, of the layers {share}; "
         f"{units.share(proxy['disclosed'], 1)} of the model's layers are in them nearly unchanged"
     )
+
+
+def _describe_making(proxy: Record) -> str:
+    """What is left of making a proxy, and where an earlier run has left the rest."""
+    stages: dict[str, str] = proxy["making"]
+    found = [name for name, state in stages.items() if state == "found"]
+    missing = [name for name, state in stages.items() if state == "missing"]
+    parts = []
+    if found:
+        parts.append("found in the cache" if len(found) == len(stages) else f"found in the cache: {', '.join(found)}")
+    if "cpu_seconds" in proxy:
+        seconds = proxy["cpu_seconds"]
+        if missing:
+            each = [f"{name} {units.duration(seconds[name])}" for name in missing]
+            parts.append(f"about {units.duration(sum(map(seconds.get, missing)))} of CPU time ({', '.join(each)})")
+        if "alignment" in seconds:
+            parts.append(f"an alignment about {units.duration(seconds['alignment'])} of CPU time")
+    return "; ".join(parts)
 
 
 def _describe_data(data: Record) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -31,6 +31,9 @@ Report = Callable[[dict[str, Any]], None]
 
 Judge = Callable[[Params], tuple[float, ...]]
 """How good the backbone is with some values of its tunable, on validation data; the highest is best."""
+
+Making = Literal["found", "made", "missing"]
+"""Whether a stage of making a client model was found in the cache, was made in this process, or is not made yet."""
 
 
 class StaleProxyError(FedfmError):
@@ -204,6 +207,15 @@ class ClientModel(ABC):
         Raises:
             RecipeError: the fit diverged.
         """
+
+    @property
+    def making(self) -> dict[str, Making]:
+        """How far each stage is, of those whose outcome is kept in the cache; empty where nothing is made."""
+        return {}
+
+    def cpu_seconds(self) -> dict[str, float]:
+        """About the CPU seconds of each stage that is ``missing``, and of one ``alignment``; measures one pass."""
+        return {}
 
     @abstractmethod
     def load(self, version: ModelVersion) -> None:

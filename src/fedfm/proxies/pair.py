@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Self
 
@@ -19,16 +19,15 @@ from fedfm.models.families import blocks
 from fedfm.models.tunable import Tunable
 from fedfm.params import Params
 from fedfm.proxies.base import Attach, ClientCopy, ClientModel
+from fedfm.proxies.costs import of_descent
 from fedfm.proxies.distillation import distill
 from fedfm.proxies.ffn import Kept
+from fedfm.proxies.fitting import FitStage
 from fedfm.proxies.folder import check_backbone, plain_tensors, read_manifest, read_weights
 from fedfm.proxies.hidden import Pairs
 from fedfm.proxies.packing import Packing, named, packings, round_in_place
 from fedfm.proxies.settings import Bits, DistillSettings, ProxySettings
 from fedfm.tasks.public import PublicData
-
-FitReport = Callable[[str, dict[str, float]], None]
-"""Receives the name of a stage of fitting once it is done, and figures of what it did."""
 
 
 @dataclass(frozen=True)
@@ -39,11 +38,13 @@ class ProxyPair(ABC):
         backbone: the real model, restricted to the layers that the proxy may tune.
         proxy: what clients get.
         loaded: whether the proxy comes from a folder, and thus is fitted already.
+        found: whether each stage of cutting was found in the cache, by its name; of stages that are kept there.
     """
 
     backbone: Backbone
     proxy: Backbone
     loaded: bool = False
+    found: Mapping[str, bool] = field(default_factory=dict)
 
     @property
     @abstractmethod
@@ -133,34 +134,31 @@ class ProxyPair(ABC):
         """
 
     @abstractmethod
-    def fit(self, teacher: Tunable, student: Tunable, public: PublicData, *, seed: int, report: FitReport) -> None:
-        """Fits the proxy to the backbone before round 1, in place.
+    def stages(self, teacher: Tunable, student: Tunable, public: PublicData, *, seed: int) -> list[FitStage]:
+        """How the proxy is fitted to the backbone before round 1, in place, stage by stage.
 
         Args:
             teacher: the backbone with its tunable.
             student: the proxy with the same values in its own.
             public: what it is fitted on.
             seed: the recipe's seed.
-            report: receives each stage.
-
-        Raises:
-            RecipeError: at ``proxy.distill`` when the loss stops being a finite number.
         """
 
-    def distill(
-        self,
-        teacher: Tunable,
-        student: Tunable,
-        public: PublicData,
-        settings: DistillSettings,
-        *,
-        seed: int,
-        report: FitReport,
-    ) -> None:
-        """The stage of `fit` that all kinds share: gradient steps on `compared` hidden states."""
-        batches = public.batches(settings.batch_size, steps=settings.steps, seed=seed, purpose="distillation")
-        losses = distill(teacher.model, student.model, self.compared, list(self.own.values()), batches, settings)
-        report("distilled", {"loss_first": losses[0], "loss_last": losses[-1], "steps": len(losses)})
+    def distillation(
+        self, teacher: Tunable, student: Tunable, public: PublicData, settings: DistillSettings, *, seed: int
+    ) -> FitStage:
+        """The stage that all kinds share: gradient steps on `compared` hidden states.
+
+        Its fit raises a RecipeError at ``proxy.distill`` when the loss stops being a finite number.
+        """
+
+        def fit() -> dict[str, float]:
+            batches = public.batches(settings.batch_size, steps=settings.steps, seed=seed, purpose="distillation")
+            losses = distill(teacher.model, student.model, self.compared, list(self.own.values()), batches, settings)
+            return {"loss_first": losses[0], "loss_last": losses[-1], "steps": len(losses)}
+
+        passes = of_descent(settings.steps, settings.batch_size, len(public))
+        return FitStage("distilled", settings.model_dump(mode="json"), fit, passes)
 
 
 def make_pair(settings: ProxySettings, backbone: Backbone, public: PublicData | None, *, seed: int) -> ProxyPair:

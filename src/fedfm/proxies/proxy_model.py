@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
+from fedfm.data.tensor_cache import CachedTensors, cached_tensors, has_tensors
 from fedfm.params import Params
 from fedfm.progress import stage
-from fedfm.proxies.base import Attach, ClientModel, Judge, ModelVersion, Report
+from fedfm.proxies.base import Attach, ClientModel, Judge, Making, ModelVersion, Report
+from fedfm.proxies.costs import STEP, Passes, pass_seconds
+from fedfm.proxies.fitting import FitStage, making_key
 from fedfm.proxies.folder import plain_tensors, save_proxy
 from fedfm.proxies.hidden import layer_errors
 from fedfm.proxies.near_copies import disclosed, near_copies
@@ -21,12 +25,16 @@ from fedfm.proxies.plugin import plug_in_map
 from fedfm.proxies.probes import probe
 from fedfm.proxies.settings import PlugInSettings
 from fedfm.proxies.sizes import block_parameters
+from fedfm.proxies.trace import without_adapter
 from fedfm.tasks.base import Batch
 from fedfm.tasks.public import PublicData
 from fedfm.wire import stored_bytes
 
 PROBE_BATCH = 8
 """Public examples in a batch of the probes."""
+
+TIMED_SIZE, TIMED_BATCHES = 16, 2
+"""Public examples in a batch, and batches, by which a pass is timed."""
 
 HELD_BACK = 128
 """Public examples that plug-in distillation does not learn from, by which its outcome is judged."""
@@ -140,12 +148,65 @@ class ProxyModel(ClientModel):
             report({**self.compare(stage), **done})
 
         probed("loaded" if self.pair.loaded else "constructed", {})
-        if not self.pair.loaded and self.public is not None and self.pair.compared:
-            self.pair.fit(self.tunable, self.server_tunable, self.public, seed=self.seed, report=probed)
+        for key, step in self._stages().items():
+            made = cached_tensors(key, partial(self._fit, step))
+            self.pair.write(made.tensors)
+            probed(step.name, dict(made.facts))
         if not self.pair.loaded and self.pair.packed_own:
             self.pair.round_own()
             probed("quantised", {})
         return self.first_version()
+
+    @property
+    def making(self) -> dict[str, Making]:
+        """How far each stage of cutting and fitting is, of those that the cache keeps."""
+        making: dict[str, Making] = {name: "found" if found else "made" for name, found in self.pair.found.items()}
+        for key, step in self._stages().items():
+            making[step.name] = "found" if has_tensors(key) else "missing"
+        return making
+
+    def cpu_seconds(self) -> dict[str, float]:
+        """About what each stage that is ``missing`` takes, and one ``alignment`` where there are any."""
+        if self.public is None:
+            return {}
+        missing = {name for name, state in self.making.items() if state == "missing"}
+        work = {step.name: step.passes for step in self._stages().values() if step.name in missing}
+        if (passes := self.alignment_passes) is not None:
+            work["alignment"] = passes
+        if not work:
+            return {}
+        batches = self.public.fixed(TIMED_SIZE, TIMED_BATCHES, seed=self.seed, purpose="speed")
+        with stage("timing one pass"):
+            speed = Passes(*(pass_seconds(half.model, batches) for half in (self.tunable, self.server_tunable)))
+        probing = self._probe_passes()
+        return {name: (passes + probing).seconds(speed) for name, passes in work.items()}
+
+    @property
+    def alignment_passes(self) -> Passes | None:
+        """What one alignment computes; None where the proxy does not change."""
+        return None
+
+    def _stages(self) -> dict[str, FitStage]:
+        """Stages of fitting by their keys in the cache, which depend on all stages before."""
+        if self.pair.loaded or self.public is None or not self.pair.compared:
+            return {}
+        pair, before, found = self.pair, list[object](), dict[str, FitStage]()
+        cut = {
+            "kind": pair.made_by.kind,
+            "kept": {path: index.tolist() for path, index in pair.kept.items()},
+            "layers": list(pair.layers),
+            "bits": pair.made_by.wire_bits.model_dump(),
+        }
+        for step in pair.stages(self.tunable, self.server_tunable, self.public, seed=self.seed):
+            before.append([step.name, dict(step.settings)])
+            found[making_key(pair.backbone, self.public, self.seed, **cut, stages=list(before))] = step
+        return found
+
+    def _fit(self, step: FitStage) -> CachedTensors:
+        """Fits the proxy without what is tuned, on which its outcome does not depend."""
+        with without_adapter(self.tunable.model), without_adapter(self.server_tunable.model):
+            figures = step.fit()
+        return CachedTensors(self.pair.read(), figures)
 
     def first_version(self) -> ModelVersion:
         """Version 0, with the proxy as it is now."""
@@ -194,6 +255,11 @@ class ProxyModel(ClientModel):
         errors = layer_errors(self.tunable.model, self.server_tunable.model, self.pair.compared, batches)
         found = probe(self.tunable, self.server_tunable, batches, seed=self.seed, names=names, hidden_errors=errors)
         return {"stage": stage, **found.record()}
+
+    def _probe_passes(self) -> Passes:
+        """One comparison: hidden states, and a gradient."""
+        examples = 0 if self.public is None else min(self._probe, len(self.public))
+        return Passes(examples * (1 + STEP), examples * (1 + STEP))
 
     def _probe_batches(self) -> list[Batch]:
         if self.public is None or not self._probe:

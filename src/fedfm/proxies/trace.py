@@ -7,7 +7,7 @@ outside the base model, so a pass does not include prompts and prefixes.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from typing import Any, cast
 
 from peft import PeftModel
@@ -21,6 +21,11 @@ from fedfm.tasks.base import Batch
 
 Model = PeftModel | PreTrainedModel
 """A transformers model, or one that PEFT has attached an adapter to."""
+
+
+def without_adapter(model: Model) -> AbstractContextManager[None]:
+    """Passes in the block see the model as it is without its adapter."""
+    return model.disable_adapter() if isinstance(model, PeftModel) else nullcontext()
 
 
 class _EnoughError(Exception):

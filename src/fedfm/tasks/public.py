@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,7 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from fedfm.data.batches import batch_plan
+from fedfm.data.cache import table_digest
 from fedfm.data.examples import Examples
 from fedfm.data.images import PixelStatistics, encode_images
 from fedfm.data.readers.request import RequestedColumn
@@ -42,6 +45,11 @@ class PublicData:
 
     def __len__(self) -> int:
         return len(self.indices)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """sha256 (hex) of the encoded examples, and of which of them are selected."""
+        return hashlib.sha256(table_digest(self.examples.table).encode() + self.indices.tobytes()).hexdigest()
 
     def batches(
         self,

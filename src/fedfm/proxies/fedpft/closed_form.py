@@ -28,7 +28,10 @@ from fedfm.proxies.trace import Model
 from fedfm.tasks.base import Batch
 
 FITTING_BATCHES = 16
-"""Public batches of 16 examples that a regression, or a score of neurons, is computed on."""
+"""Public batches that a regression, or a score of neurons, is computed on; fewer where public data has fewer."""
+
+FITTING_SIZE = 16
+"""Public examples in each of them."""
 
 
 @torch.no_grad()

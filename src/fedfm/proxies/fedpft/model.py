@@ -13,9 +13,10 @@ from fedfm.models.families import blocks
 from fedfm.params import Params
 from fedfm.progress import stage
 from fedfm.proxies.base import Attach, ModelVersion, Report
+from fedfm.proxies.costs import Passes, of_descent
 from fedfm.proxies.fedpft.activity import Activity, activity_problem, from_params, measure_activity
 from fedfm.proxies.fedpft.alignment import align, overlap
-from fedfm.proxies.fedpft.closed_form import FITTING_BATCHES, realign_outputs, residuals
+from fedfm.proxies.fedpft.closed_form import FITTING_BATCHES, FITTING_SIZE, realign_outputs, residuals
 from fedfm.proxies.fedpft.settings import Alignment, FedPFT
 from fedfm.proxies.fedpft.versions import (
     changes_since,
@@ -76,6 +77,21 @@ class FedPFTModel(ProxyModel):
             touched = neurons_touched(first.own, compressed, chosen)
         return stored_bytes(self.changes(next_version(first, first.own, touched), 0))
 
+    @property
+    def alignment_passes(self) -> Passes | None:
+        """An alignment, the comparison before it, and where neurons are chosen, counting their use."""
+        if self.settings.interval is None or self.public is None:
+            return None
+        settings, examples = self.settings.alignment, len(self.public)
+        if settings.closed_form:
+            fitted = min(FITTING_SIZE * FITTING_BATCHES, examples)
+            passes = Passes(2 * fitted, 2 * fitted)  # a block runs for the regression, and once more to go on
+        else:
+            passes = of_descent(settings.steps, settings.batch_size, examples)
+            if settings.chooses and settings.data == "public":
+                passes += Passes(0, ACTIVITY_BATCHES * min(settings.batch_size, examples))
+        return passes + self._probe_passes()
+
     def first_version(self) -> ModelVersion:
         """Version 0, in which no neuron has changed."""
         return first_version(self.pair.read(), self.pair.compressed)
@@ -130,7 +146,7 @@ class FedPFTModel(ProxyModel):
     def _refit(self, public: PublicData, round: int) -> tuple[dict[str, float], dict[str, Tensor]]:  # noqa: A002
         """Alignment in closed form: figures of what it did, and what it may have changed."""
         backbone, proxy = self.pair.backbone, self.pair.proxy
-        batches = public.fixed(16, FITTING_BATCHES, seed=self.seed, purpose="alignment", round=round)
+        batches = public.fixed(FITTING_SIZE, FITTING_BATCHES, seed=self.seed, purpose="alignment", round=round)
         teacher, student = self.tunable.model.eval(), self.server_tunable.model.eval()
         refits = realign_outputs(
             LayerwisePass(teacher, blocks(backbone.model, backbone.family), batches),

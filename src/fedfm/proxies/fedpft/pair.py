@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Self
 
 from torch import nn
 
+from fedfm.data.tensor_cache import CachedTensors, cached_tensors, has_tensors
 from fedfm.models.backbones import Backbone
 from fedfm.models.families import Block, blocks
 from fedfm.models.tunable import Tunable
 from fedfm.proxies.base import Attach, ClientCopy, ClientModel
-from fedfm.proxies.fedpft.closed_form import FITTING_BATCHES, refit_outputs, residuals
+from fedfm.proxies.costs import Passes
+from fedfm.proxies.fedpft.closed_form import FITTING_BATCHES, FITTING_SIZE, refit_outputs, residuals
 from fedfm.proxies.fedpft.construct import (
     choose,
     compressed_blocks,
@@ -27,11 +30,15 @@ from fedfm.proxies.fedpft.scores import Scoring, scores
 from fedfm.proxies.fedpft.settings import WEIGHTS_ALONE, FedPFT
 from fedfm.proxies.fedpft.versions import NeuronCopy
 from fedfm.proxies.ffn import Kept
+from fedfm.proxies.fitting import FitStage, making_key
 from fedfm.proxies.hidden import Pairs
-from fedfm.proxies.pair import FitReport, ProxyPair, sharing_copy
+from fedfm.proxies.pair import ProxyPair, sharing_copy
 from fedfm.proxies.settings import ProxySettings
 from fedfm.tasks.base import Batch
 from fedfm.tasks.public import PublicData
+
+NEURONS = "neurons"
+"""The stage of cutting in which neurons are chosen."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,13 +58,10 @@ class FedPFTPair(ProxyPair):
         cls, settings: FedPFT, backbone: Backbone, public: PublicData | None, *, seed: int, kept: Kept | None = None
     ) -> Self:
         """Keeps the neurons with the highest scores, or those named; arguments as of `ProxySettings.cut`."""
+        found: dict[str, bool] = {}
         if kept is None:
-            compressed = compressed_blocks(backbone, settings.keep_layers)
-            widths = counts(settings, compressed)
-            needs_data = settings.score not in WEIGHTS_ALONE
-            batches = public.fixed(16, FITTING_BATCHES, seed=seed, purpose="scores") if public and needs_data else []
-            kept = choose(scores(settings.score, Scoring(backbone, compressed, widths, batches, seed)), widths)
-        return cls(backbone, make_proxy(backbone, kept, settings.bits), settings=settings, neurons=kept)
+            kept, found = _choose(settings, backbone, compressed_blocks(backbone, settings.keep_layers), public, seed)
+        return cls(backbone, make_proxy(backbone, kept, settings.bits), settings=settings, neurons=kept, found=found)
 
     @property
     def made_by(self) -> FedPFT:
@@ -102,16 +106,41 @@ class FedPFTPair(ProxyPair):
             raise TypeError(f"a FedPFT proxy cannot be used with settings of kind {settings.kind}")
         return FedPFTModel(self, settings, attach, public, seed=seed)
 
-    def fit(self, teacher: Tunable, student: Tunable, public: PublicData, *, seed: int, report: FitReport) -> None:
+    def stages(self, teacher: Tunable, student: Tunable, public: PublicData, *, seed: int) -> list[FitStage]:
         """First in closed form, then by distillation."""
         settings = self.settings
-        if settings.closed_form:
-            batches: Sequence[Batch] = public.fixed(16, FITTING_BATCHES, seed=seed, purpose="closed form")
-            layers = blocks(self.proxy.model, self.proxy.family)
-            rounded = settings.wire_bits.attention is not None
-            refits = refit_outputs(
-                student.model, layers, self.compared, self.neurons, batches, settings.ridge, rounded=rounded
-            )
-            report("closed-form", residuals(refits))
+        found = [self._closed_form(student, public, seed)] if settings.closed_form else []
         if settings.distill is not None:
-            self.distill(teacher, student, public, settings.distill, seed=seed, report=report)
+            found.append(self.distillation(teacher, student, public, settings.distill, seed=seed))
+        return found
+
+    def _closed_form(self, student: Tunable, public: PublicData, seed: int) -> FitStage:
+        def fit() -> dict[str, float]:
+            batches = public.fixed(FITTING_SIZE, FITTING_BATCHES, seed=seed, purpose="closed form")
+            layers = blocks(self.proxy.model, self.proxy.family)
+            ridge = self.settings.ridge
+            return residuals(
+                refit_outputs(student.model, layers, self.compared, self.neurons, batches, ridge, rounded=rounded)
+            )
+
+        rounded = self.settings.wire_bits.attention is not None
+        examples = min(FITTING_SIZE * FITTING_BATCHES, len(public))
+        return FitStage("closed-form", {"ridge": self.settings.ridge}, fit, Passes(examples, examples))
+
+
+def _choose(
+    settings: FedPFT, backbone: Backbone, compressed: list[Block], public: PublicData | None, seed: int
+) -> tuple[Kept, dict[str, bool]]:
+    """The neurons with the highest scores; and whether the cache had them, where scores read public data."""
+    widths = counts(settings, compressed)
+
+    def score(batches: Sequence[Batch]) -> Kept:
+        return choose(scores(settings.score, Scoring(backbone, compressed, widths, batches, seed)), widths)
+
+    if public is None or settings.score in WEIGHTS_ALONE:
+        return score([]), {}
+    batches = partial(public.fixed, FITTING_SIZE, FITTING_BATCHES, seed=seed, purpose="scores")
+    key = making_key(backbone, public, seed, stage=NEURONS, score=settings.score, counts=widths)
+    found = has_tensors(key)
+    chosen = cached_tensors(key, lambda: CachedTensors(score(batches()))).tensors
+    return {path: chosen[path].clone() for path in widths}, {NEURONS: found}

@@ -11,6 +11,7 @@ from torch import nn
 from fedfm.models.backbones import Backbone
 from fedfm.models.tunable import Tunable
 from fedfm.proxies.base import Attach, ClientModel
+from fedfm.proxies.fitting import FitStage
 from fedfm.proxies.hidden import Pairs
 from fedfm.proxies.offsite.layers import (
     Layers,
@@ -21,7 +22,7 @@ from fedfm.proxies.offsite.layers import (
     with_adapters,
 )
 from fedfm.proxies.offsite.settings import Offsite
-from fedfm.proxies.pair import FitReport, ProxyPair, sharing_copy
+from fedfm.proxies.pair import ProxyPair, sharing_copy
 from fedfm.proxies.proxy_model import ProxyModel
 from fedfm.proxies.settings import ProxySettings
 from fedfm.tasks.public import PublicData
@@ -83,7 +84,7 @@ class OffsitePair(ProxyPair):
             raise TypeError(f"an offsite proxy cannot be used with settings of kind {settings.kind}")
         return ProxyModel(self, attach, public, probe=settings.probe, plug_in=settings.plug_in, seed=seed)
 
-    def fit(self, teacher: Tunable, student: Tunable, public: PublicData, *, seed: int, report: FitReport) -> None:
+    def stages(self, teacher: Tunable, student: Tunable, public: PublicData, *, seed: int) -> list[FitStage]:
         """Distils the emulator."""
-        if self.settings.distill is not None:
-            self.distill(teacher, student, public, self.settings.distill, seed=seed, report=report)
+        distill = self.settings.distill
+        return [] if distill is None else [self.distillation(teacher, student, public, distill, seed=seed)]

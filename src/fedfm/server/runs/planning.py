@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from fedfm.clients import use_threads
 from fedfm.data.settings import FILE, SITES
 from fedfm.recipe import Recipe
 from fedfm.server.experiment.build import Experiment, build_experiment
@@ -17,11 +18,19 @@ from fedfm.wire import stored_bytes
 def plan(recipe: Recipe) -> dict[str, Any]:
     """Reads the data, loads the backbone, attaches the tunable and returns the plan of a run; trains nothing.
 
+    ``proxy`` has ``cpu_seconds`` too: about what each stage of making it takes that is not in the cache, and one
+    ``alignment``.
+
     Raises:
         RecipeError: the recipe does not fit the data or the model.
         DataError: a file cannot be read.
     """
-    return describe(build_experiment(recipe))
+    experiment = build_experiment(recipe)
+    with use_threads(experiment.recipe.runtime.resolved_threads):
+        planned = describe(experiment)
+        if planned["proxy"]:
+            planned["proxy"]["cpu_seconds"] = experiment.client_model.cpu_seconds()
+    return planned
 
 
 def client_table(recipe: Recipe) -> list[dict[str, Any]]:
@@ -47,7 +56,7 @@ def describe(experiment: Experiment) -> dict[str, Any]:
             "digest": experiment.backbone.identity.digest,
             "parameters": experiment.backbone_parameters,
         },
-        "proxy": {"kind": recipe.proxy.kind, **experiment.client_model.sizes()} if recipe.proxy.is_sent else None,
+        "proxy": _describe_proxy(experiment) if recipe.proxy.is_sent else None,
         "tunable": {"kind": recipe.tune.kind, "parameters": count(experiment.contract.spec)},
         "data": _describe_data(experiment.data),
         "warnings": experiment.warnings,
@@ -64,6 +73,11 @@ def describe(experiment: Experiment) -> dict[str, Any]:
         "training": experiment.training,
         "device": str(experiment.device),
     }
+
+
+def _describe_proxy(experiment: Experiment) -> dict[str, Any]:
+    model = experiment.client_model
+    return {"kind": experiment.recipe.proxy.kind, **model.sizes(), "making": model.making}
 
 
 def _bytes(experiment: Experiment, cohort: int) -> dict[str, int]:
