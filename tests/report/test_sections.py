@@ -122,6 +122,7 @@ PROXY = {
     "version": 2,
     "parameters": {"blocks": 750, "backbone_blocks": 1000, "total": 900},
     "disclosed": 0.445,
+    "disclosed_blocks": {"layer.0": 1.0, "layer.1": 0.3},
     "final": {"accuracy": 0.68},
     "plug_in_gap": 0.02,
     "first_download": 3600,
@@ -137,7 +138,11 @@ def test_a_proxy_in_figures() -> None:
     assert (proxy.kind, proxy.probed) == ("FedPFT", True)
     assert [(fact.name, fact.value, fact.note) for fact in proxy.facts] == [
         ("Its blocks", "750", "parameters, 75.0 % of the backbone’s 1,000"),
-        ("Disclosed", "44.5 %", "of its parameters equal those of the backbone"),
+        (
+            "Disclosed",
+            "44.5 %",
+            "of the backbone’s blocks: parameters that clients hold unchanged or nearly so; 30.0 % to 100 % of a block",
+        ),
         ("Plug-in gap", "+2.0 points", "backbone 70.0 %, proxy itself 68.0 %, both tuned"),
         ("Gradient cosine", "0.750", "with the backbone’s gradient, 0.250 at first"),
         ("First download", "3.60 kB", "the proxy, once to each client"),

@@ -85,11 +85,11 @@ def _facts(run: RunFiles, figures: Record, probes: Sequence[Record]) -> list[Fac
 
 
 def _disclosed_note(figures: Record) -> str:
-    note = "of the backbone’s blocks are with clients nearly unchanged"
+    note = "of the backbone’s blocks: parameters that clients hold unchanged or nearly so"
     if not (shares := figures.get("disclosed_blocks")):
         return note
     least, most = (units.share(edge(shares.values()), 1) for edge in (min, max))
-    return note if least == most else f"{note}, {least} to {most} of each"
+    return note if least == most else f"{note}; {least} to {most} of a block"
 
 
 def _three(row: Record) -> str:
