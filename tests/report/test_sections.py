@@ -173,6 +173,34 @@ def test_a_plug_in_that_lost_accuracy_is_a_warning_and_says_what_helps() -> None
 
 
 @pytest.mark.parametrize(
+    ("metric", "own", "final", "plugged", "said"),
+    [
+        ("accuracy", 0.68, 0.65, 0.66, "made it worse (66.0 % before)"),
+        ("accuracy", 0.68, 0.65, 0.65, "did not close the gap"),
+        ("perplexity", 20.0, 22.0, 21.0, "made it worse (21.0 before)"),
+        ("perplexity", 20.0, 22.0, 24.0, "did not close the gap"),
+    ],
+)
+def test_a_distillation_that_made_the_backbone_worse_is_named(
+    metric: str, own: float, final: float, plugged: float, said: str
+) -> None:
+    figures = {"plug_in_gap": -abs(final - own), "final": own, "plugged": plugged, "distilled": final}
+    nested = {key: {metric: value} if key != "plug_in_gap" else value for key, value in figures.items()}
+    proxy = sections.proxy(run_files(summary={"metric": metric, "final": {metric: final}, "proxy": nested}))
+    assert proxy is not None
+    assert proxy.warning is not None
+    assert said in proxy.warning
+
+
+def test_a_distillation_whose_outcome_was_dropped_is_shown() -> None:
+    line = {"round": 4, "split": "proxy", "client": None, "stage": "plug-in distilled", "kept": 0.0}
+    summary = {"metric": "accuracy", "proxy": {**PROXY, "distilled": None}}
+    proxy = sections.proxy(run_files(summary=summary, metrics=[line]))
+    assert proxy is not None
+    assert ("Distilled plug-in", "not kept") in [(fact.name, fact.value) for fact in proxy.facts]
+
+
+@pytest.mark.parametrize(
     ("metric", "gap", "told"), [("accuracy", -0.004, "−0.4 points"), ("perplexity", 2.5, "+2.500")]
 )
 def test_the_gap_is_in_points_where_the_metric_is_a_share(metric: str, gap: float, told: str) -> None:

@@ -72,6 +72,8 @@ def _facts(run: RunFiles, figures: Record, probes: Sequence[Record]) -> list[Fac
         plain = units.metric(run.headline, dig(figures, f"plugged.{run.headline}"))
         note = f"the backbone after plug-in distillation; before it {plain}"
         facts.append(Fact("Distilled plug-in", units.metric(run.headline, distilled), note))
+    elif any(row.get("kept") == 0 for row in run.rows("proxy")):
+        facts.append(Fact("Distilled plug-in", "not kept", "it was no better on validation or held-back public data"))
     if probes:
         first, last = probes[0], probes[-1]
         note = "with the backbone’s gradient" + (f", {_three(first)} at first" if len(probes) > 1 else "")
