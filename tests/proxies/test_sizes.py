@@ -56,6 +56,15 @@ def test_seven_whole_layers_have_the_papers_count(model_class: Any, config: Any)
     assert block_parameters(on_meta(model_class, config), family_of(config)) == 49_615_104
 
 
+@pytest.mark.parametrize("name", ["tiny-bert", "tiny-gpt2"])
+def test_an_adapter_is_not_counted(name: str) -> None:
+    backbone = load(name, "text")
+    before = block_parameters(backbone.model, backbone.family)
+    tunable = Lora(target_modules="all").attach(backbone, task_type="SEQ_CLS", seed=0)
+    assert sum(parameter.numel() for parameter in tunable.parameters.values()) > 0
+    assert block_parameters(backbone.model, backbone.family) == before
+
+
 def test_flops_of_bert_base_are_those_of_its_matrices() -> None:
     """12 layers of 4·d² + 2·d·4d weights, two operations each a token, and 4·T²·d for scores."""
     model = on_meta(hf.BertModel, hf.BertConfig())

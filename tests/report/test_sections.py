@@ -122,6 +122,7 @@ PROXY = {
     "version": 2,
     "parameters": {"blocks": 750, "backbone_blocks": 1000, "total": 900},
     "disclosed": 0.445,
+    "disclosed_blocks": {"layer.0": 1.0, "layer.1": 0.3},
     "final": {"accuracy": 0.68},
     "plug_in_gap": 0.02,
     "first_download": 3600,
@@ -137,7 +138,11 @@ def test_a_proxy_in_figures() -> None:
     assert (proxy.kind, proxy.probed) == ("FedPFT", True)
     assert [(fact.name, fact.value, fact.note) for fact in proxy.facts] == [
         ("Its blocks", "750", "parameters, 75.0 % of the backbone’s 1,000"),
-        ("Disclosed", "44.5 %", "of its parameters equal those of the backbone"),
+        (
+            "Disclosed",
+            "44.5 %",
+            "of the backbone’s blocks: parameters that clients hold unchanged or nearly so; 30.0 % to 100 % of a block",
+        ),
         ("Plug-in gap", "+2.0 points", "backbone 70.0 %, proxy itself 68.0 %, both tuned"),
         ("Gradient cosine", "0.750", "with the backbone’s gradient, 0.250 at first"),
         ("First download", "3.60 kB", "the proxy, once to each client"),
@@ -165,6 +170,34 @@ def test_a_plug_in_that_lost_accuracy_is_a_warning_and_says_what_helps() -> None
     assert ("Distilled plug-in", "65.0 %", "the backbone after plug-in distillation; before it 60.0 %") in [
         (fact.name, fact.value, fact.note) for fact in proxy.facts
     ]
+
+
+@pytest.mark.parametrize(
+    ("metric", "own", "final", "plugged", "said"),
+    [
+        ("accuracy", 0.68, 0.65, 0.66, "made it worse (66.0 % before)"),
+        ("accuracy", 0.68, 0.65, 0.65, "did not close the gap"),
+        ("perplexity", 20.0, 22.0, 21.0, "made it worse (21.0 before)"),
+        ("perplexity", 20.0, 22.0, 24.0, "did not close the gap"),
+    ],
+)
+def test_a_distillation_that_made_the_backbone_worse_is_named(
+    metric: str, own: float, final: float, plugged: float, said: str
+) -> None:
+    figures = {"plug_in_gap": -abs(final - own), "final": own, "plugged": plugged, "distilled": final}
+    nested = {key: {metric: value} if key != "plug_in_gap" else value for key, value in figures.items()}
+    proxy = sections.proxy(run_files(summary={"metric": metric, "final": {metric: final}, "proxy": nested}))
+    assert proxy is not None
+    assert proxy.warning is not None
+    assert said in proxy.warning
+
+
+def test_a_distillation_whose_outcome_was_dropped_is_shown() -> None:
+    line = {"round": 4, "split": "proxy", "client": None, "stage": "plug-in distilled", "kept": 0.0}
+    summary = {"metric": "accuracy", "proxy": {**PROXY, "distilled": None}}
+    proxy = sections.proxy(run_files(summary=summary, metrics=[line]))
+    assert proxy is not None
+    assert ("Distilled plug-in", "not kept") in [(fact.name, fact.value) for fact in proxy.facts]
 
 
 @pytest.mark.parametrize(

@@ -225,8 +225,8 @@ def _describe_held(proxy: Record) -> str:
     sizes = proxy["parameters"]
     share = units.share(sizes["blocks"], sizes["backbone_blocks"])
     return (
-        f"{proxy['kind']}: clients hold {units.number(sizes['total'])} parameters, of the layers {share}; "
-        f"{units.share(proxy['disclosed'], 1)} of the model's layers are in them nearly unchanged"
+        f"{proxy['kind']}: clients hold {units.number(sizes['total'])} parameters; its layers have {share} of the "
+        f"backbone's parameters and disclose at most {units.share(proxy['disclosed'], 1)} of them"
     )
 
 

@@ -38,7 +38,7 @@ def describe_proxy(found: Record) -> RenderableType:
             units.size(holder["training_memory"]) for holder in holders.values()
         ],
         "first download": [units.size(holder["first_download"]) for holder in holders.values()],
-        "of the backbone's layers, given away": [units.share(holder["disclosed"], 1) for holder in holders.values()],
+        "backbone's layers disclosed, at most": [units.share(holder["disclosed"], 1) for holder in holders.values()],
     }
     for name, cells in (rows | _describe_probes(holders)).items():
         table.add_row(Text(name, style="dim"), *cells)
@@ -49,6 +49,10 @@ def describe_proxy(found: Record) -> RenderableType:
         table,
         Text(),
         Text("memory: weights, activations, gradients and optimiser of LoRA; estimated from below", style="dim"),
+        Text(
+            "disclosed: parameters that a proxy has unchanged or nearly so; fitting can only lower the share",
+            style="dim",
+        ),
     ]
     if not found["public"]:
         lines.append(Text("--public DATA also compares gradients with the backbone's", style="dim"))
@@ -86,7 +90,7 @@ def describe_built(built: Record) -> RenderableType:
         "parameters of all layers": f"{units.number(sizes['blocks'])}, {part} of the backbone's",
         "parameters in all": units.number(sizes["total"]),
         "first download": units.size(built["first_download"]),
-        "of the backbone's layers, given away": units.share(built["disclosed"], 1),
+        "backbone's layers disclosed": units.share(built["disclosed"], 1),
         "time": units.duration(built["seconds"]),
     }
     for probe in built["probes"]:

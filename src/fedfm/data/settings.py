@@ -110,8 +110,9 @@ class DataSettings(Settings):
 
     train: Reference
     """File (jsonl[.gz], csv, tsv, parquet, npz), folder (tables, images, a saved data set), pattern (`data/*.csv`) or
-    list of these, hub id (`hf:NAME/CONFIG`), or `builtin:NAME`; `sites`: clients have their data on their own machines
-    (`fedfm server`). In Python also a pandas DataFrame or a `datasets.Dataset`."""
+    list of these, hub id (`hf:NAME/CONFIG`, with another split as in `hf:NAME:validation`), or `builtin:NAME`;
+    `sites`: clients have their data on their own machines (`fedfm server`). In Python also a pandas DataFrame or a
+    `datasets.Dataset`."""
     validation: Reference | Fraction | None = None
     """As `train`, or a fraction of the training examples to hold out; evaluated during the run. With
     `evaluate.patience`, it decides when to stop early and which round is the result."""

@@ -123,8 +123,9 @@ def read_source(
     Args:
         reference: a file (jsonl, json, csv, tsv, each also .gz; parquet; npz), a folder (tables, images by class, a
             saved data set), a pattern, or a list of files, folders and patterns; ``hf:owner/name`` or
-            ``hf:owner/name/config``; ``builtin:NAME``; ``memory:DIGEST`` for examples passed from Python.
-        split: the part of a hub data set, a built-in or a folder with splits; files are read whole.
+            ``hf:owner/name/config``, each also with ``:split``; ``builtin:NAME``; ``memory:DIGEST`` for
+            examples passed from Python.
+        split: the part of a hub data set that names no split, a built-in or a folder with splits; files are read whole.
         where: the recipe key of ``reference``, for messages.
         columns: the columns to read and their use; None reads all. Only the training data must name clients.
         csv: format of CSV and TSV files.
@@ -139,8 +140,10 @@ def read_source(
     if scheme == "builtin":
         source = _read_builtin(name, split, where)
     elif scheme == "hf":
-        table = read_hub(name, split, where=where, allow_network=allow_network)
-        source = Source(table, table_digest(table), f"{reference} ({split})")
+        name, colon, named = name.partition(":")
+        part = named if colon else split
+        table = read_hub(name, part, where=where, allow_network=allow_network)
+        source = Source(table, table_digest(table), f"hf:{name} ({part})")
     elif scheme == SCHEME:
         source = Source(read_kept(name, where=where), name, f"the {split} data given from Python")
     else:

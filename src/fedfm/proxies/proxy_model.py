@@ -150,7 +150,7 @@ class ProxyModel(ClientModel):
         probed("loaded" if self.pair.loaded else "constructed", {})
         for key, step in self._stages().items():
             made = cached_tensors(key, partial(self._fit, step))
-            self.pair.write(made.tensors)
+            self.pair.write(dict(made.tensors))
             probed(step.name, dict(made.facts))
         if not self.pair.loaded and self.pair.packed_own:
             self.pair.round_own()

@@ -5,19 +5,25 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from transformers import PreTrainedModel
 
 from fedfm.models.families import Block, Family, blocks
 from fedfm.models.tunable import Tunable
+from fedfm.proxies.folder import plain_tensors
 from fedfm.randomness import torch_seed
 from fedfm.tasks.base import Batch
 
 
 def block_parameters(model: PreTrainedModel, family: Family) -> int:
-    """Parameters of all blocks, without embeddings, final norms and head: the papers' "encoder parameters"."""
-    found = {id(weight): weight for block in blocks(model, family) for weight in block.module.parameters()}
+    """Parameters of all blocks without adapters, the papers' "encoder parameters": no embeddings, final norms, head."""
+    found = {
+        id(weight): weight
+        for block in blocks(model, family)
+        for _, weight in plain_tensors(block.module)
+        if isinstance(weight, nn.Parameter)
+    }
     return sum(weight.numel() for weight in found.values())
 
 

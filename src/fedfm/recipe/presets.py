@@ -9,7 +9,17 @@ from fedfm.spelling import nearest
 
 FOLDER = Path(__file__).parent / "presets"
 
-PRESETS = ("demo", "quick", "sst2-lora", "sst2-fedpft", "digits-vit", "pydoc-llm", "pydoc-mlm")
+PRESETS = (
+    "demo",
+    "quick",
+    "sst2-lora",
+    "sst2-fedpft",
+    "digits-vit",
+    "pydoc-llm",
+    "pydoc-mlm",
+    "paper-table1-bert",
+    "paper-table1-roberta",
+)
 """Names of the recipes, in reading order."""
 
 

@@ -14,10 +14,19 @@ def warning(summary: Record | None) -> str | None:
         return None
     metric = dig(summary, "metric")
     backbone, own = (units.metric(metric, dig(summary, f"{part}.{metric}")) for part in ("final", "proxy.final"))
-    remedy = "plug-in distillation did not close the gap"
-    if dig(summary, "proxy.distilled") is None:
-        remedy = "proxy.plug_in.distill lets the model learn from the proxy on public data"
-    return f"plugged in, what clients tuned gives {metric} {backbone}, on the proxy itself {own}; {remedy}"
+    outcome = f"plugged in, what clients tuned gives {metric} {backbone}, on the proxy itself {own}"
+    return f"{outcome}; {_distilled(summary, metric, gap)}"
+
+
+def _distilled(summary: Record | None, metric: str, gap: float) -> str:
+    """What plug-in distillation did about a gap below 0, or that it may help."""
+    if dig(summary, f"proxy.distilled.{metric}") is None:
+        return "proxy.plug_in.distill lets the model learn from the proxy on public data"
+    final, own, plugged = (dig(summary, f"{part}.{metric}") for part in ("final", "proxy.final", "proxy.plugged"))
+    if (plugged - final) * (own - final) <= 0:  # on the other side of it than the proxy's, which is better
+        return "plug-in distillation did not close the gap"
+    before = units.metric(metric, plugged)
+    return f"plug-in distillation made it worse ({before} before); with data.validation it is kept only if better there"
 
 
 def difference(metric: str, gap: float) -> str:

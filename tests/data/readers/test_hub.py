@@ -41,6 +41,12 @@ def test_what_was_loaded_before_needs_no_network(hub_cache: Path) -> None:
     assert train.name == "hf:owner/poems/short (train)"
 
 
+def test_a_reference_may_name_its_split(hub_cache: Path) -> None:
+    source = read_source("hf:owner/poems/short:train", "test", where="data.test")
+    assert source.table["text"][:] == ["train 0", "train 1", "train 2"]
+    assert (source.name, source.split) == ("hf:owner/poems/short (train)", "test")
+
+
 def test_a_missing_split_names_those_that_there_are(hub_cache: Path) -> None:
     with pytest.raises(RecipeError, match=r"validation.*train.*test"):
         read_source("hf:owner/poems/short", "validation", where="data.validation")
@@ -63,7 +69,9 @@ def test_with_the_network_allowed_but_absent(hub_cache: Path) -> None:
         read_source("hf:owner/other", "train", where="data.train", allow_network=True)
 
 
-@pytest.mark.parametrize("reference", ["hf:", "hf:a/b/c/d", "hf:/b", "hf:a/", "hf:a//c", "hf:../x"])
+@pytest.mark.parametrize(
+    "reference", ["hf:", "hf:a/b/c/d", "hf:/b", "hf:a/", "hf:a//c", "hf:../x", "hf:a/b:", "hf:a/b:a[:9]"]
+)
 def test_references_of_another_form(hub_cache: Path, reference: str) -> None:
     with pytest.raises(RecipeError, match="is not of the form hf:owner/name"):
         read_source(reference, "train", where="data.train")

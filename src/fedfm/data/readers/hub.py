@@ -22,8 +22,9 @@ def read_hub(name: str, split: str, *, where: str, allow_network: bool) -> Datas
             the configuration.
     """
     parts = name.split("/")
-    if len(parts) > 3 or not all(re.fullmatch(r"\w[\w.-]*", part) for part in parts):
-        raise RecipeError(f"`hf:{name}` is not of the form hf:owner/name or hf:owner/name/config", where=where)
+    if len(parts) > 3 or not all(re.fullmatch(r"\w[\w.-]*", part) for part in (*parts, split)):
+        form = "hf:owner/name or hf:owner/name/config, with the name of a split after a colon where it is another one"
+        raise RecipeError(f"`hf:{name}` is not of the form {form}", where=where)
     repository, config = "/".join(parts[:2]), parts[2] if len(parts) == 3 else None
     if allow_network and Path(repository).exists():
         raise RecipeError(

@@ -72,6 +72,8 @@ def _facts(run: RunFiles, figures: Record, probes: Sequence[Record]) -> list[Fac
         plain = units.metric(run.headline, dig(figures, f"plugged.{run.headline}"))
         note = f"the backbone after plug-in distillation; before it {plain}"
         facts.append(Fact("Distilled plug-in", units.metric(run.headline, distilled), note))
+    elif any(row.get("kept") == 0 for row in run.rows("proxy")):
+        facts.append(Fact("Distilled plug-in", "not kept", "it was no better on validation or held-back public data"))
     if probes:
         first, last = probes[0], probes[-1]
         note = "with the backbone’s gradient" + (f", {_three(first)} at first" if len(probes) > 1 else "")
@@ -85,11 +87,11 @@ def _facts(run: RunFiles, figures: Record, probes: Sequence[Record]) -> list[Fac
 
 
 def _disclosed_note(figures: Record) -> str:
-    note = "of the backbone’s blocks are with clients nearly unchanged"
+    note = "of the backbone’s blocks: parameters that clients hold unchanged or nearly so"
     if not (shares := figures.get("disclosed_blocks")):
         return note
     least, most = (units.share(edge(shares.values()), 1) for edge in (min, max))
-    return note if least == most else f"{note}, {least} to {most} of each"
+    return note if least == most else f"{note}; {least} to {most} of a block"
 
 
 def _three(row: Record) -> str:
