@@ -62,7 +62,7 @@ bench: ## list what reproduces the README's figures; `make bench-NAME [ARGS=…]
 	done
 
 bench-%: $(VENV)/demo.installed
-	$(BIN)/python $(firstword $(wildcard benchmarks/$*.py benchmarks/$*/compare.py) benchmarks/$*.py) $(ARGS)
+	$(BIN)/python $(firstword $(wildcard benchmarks/$(subst -,_,$*).py benchmarks/$*.py benchmarks/$*/compare.py) benchmarks/$(subst -,_,$*).py) $(ARGS)
 
 clean: ## remove everything that make created here, except runs/
 	rm -rf $(VENV) site .cache dist build .coverage .hypothesis .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

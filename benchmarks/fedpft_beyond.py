@@ -1,168 +1,140 @@
-"""What could make FedPFT's proxies better, each beside FedPFT itself on strongly compressed proxies.
+"""What could make FedPFT better, each idea on validation data only: neurons, fit, alignment, plug-in distillation.
 
-    python benchmarks/fedpft_beyond.py [--seeds 3] [--budget-minutes N] [--data FOLDER]
+    python benchmarks/fedpft_beyond.py --data FOLDER|hf [--seeds 3] [--sets SET …] [--budget-minutes N]
 
-The setting is that of `fedpft.py`, with ffn_keep 0.1 and no layer whole (4.26 M of MiniLM's 10.65 M encoder parameters,
-of which 3.54 M are attention), on the two sets where that costs most, IID:
+The setting is that of `fedpft.py` on trec6, sst2 and newsgroups20, with strong compression (ffn_keep 0.1, no layer
+whole), IID, 60 % of the rounds, one learning rate for all. The test set is never read. Two tables:
 
-- the paper's own start, distillation without the closed form;
-- neurons chosen by their activation on public data, and by their gradient (the aim of GradOT, ACL 2025);
-- light alignment: two steps after every round (as FedBiOT, KDD 2024) in place of ten after every fifth;
-- attention that discloses less: of rank 96 of 384, or of 4 bits, before the FFNs are fitted;
-- compensation at plug-in, on public data: the read-out, or its bias alone, is refitted so that the backbone answers as
-  the proxy does (`readout.py`). These are other evaluations of the same runs.
+- choice of neurons × fit before training (closed form alone, or distillation too), aligned by the closed form;
+- alignment (5, 25, 50, 100 steps, or the closed form) × interval (1, 2), with the megabytes that clients are sent.
 
+Every run is evaluated before and after plug-in distillation, so it serves as both. ± is the standard deviation over
+seeds of the mean over sets; "less the first" is paired by set and seed, ± its standard error over seeds.
 Several processes may measure at once, best as many as there are cores, with OMP_NUM_THREADS=1.
 """
 
 from __future__ import annotations
 
+import json
 import statistics
-import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
-from typing import Any
-from unittest.mock import patch
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
-import torch
-from torch import Tensor, nn
-
-from fedfm import load_recipe, run
-from fedfm.models.backbones import Backbone
-from fedfm.models.families import blocks
-from fedfm.proxies.fedpft import pair
-from fedpft import TEST_EXAMPLES, argument_parser, outcome, read_arguments, refitted, with_fitted_proxy, write_texts
-from fedpft_jobs import Job, digest, located
-from fedpft_tables import MISSING, grid
-from ledger import claimed, kept, mean_and_deviation, measured, measured_on
+from fedpft_choices import PLUGS, Plug, Results
+from fedpft_jobs import Job
+from fedpft_methods import FIT, METHODS, Scale
+from fedpft_runner import argument_parser, make_runs, read_arguments, scale_of
+from fedpft_statistics import Difference
+from fedpft_tables import MISSING, grid, percent
+from ledger import kept, measured_on
 
 NAME = "fedpft_beyond"
-DATA = ("trec6", "newsgroups20")
-NO_BUT_ITS_BIAS = 1e9
-"""So strong a pull lets no weight of a refitted read-out move."""
+ROUNDS = {"trec6": 9, "sst2": 9, "newsgroups20": 24}
+"""60 % of 15, 15 and 40."""
+RATE, SEEDS = 3e-3, 3
+
+Changes = tuple[tuple[str, str], ...]
 
 
-@dataclass(frozen=True)
-class Variant:
-    """One idea.
-
-    Attributes:
-        changes: to FedPFT's ``proxy``, as `Job.changes`.
-        attention: what happens to each attention matrix of the proxy before it is fitted.
-    """
-
-    changes: tuple[tuple[str, str], ...] = ()
-    attention: Callable[[Tensor], Tensor] | None = None
+def _changes(values: Mapping[str, object]) -> Changes:
+    """What differs from FedPFT itself, so that two tables share the runs that are the same."""
+    proxy = METHODS["fedpft"].proxy
+    return tuple((key, json.dumps(value)) for key, value in values.items() if proxy.get(key) != value)
 
 
-def of_rank(matrix: Tensor, rank: int) -> Tensor:
-    """The nearest matrix of a rank."""
-    u, s, v = torch.linalg.svd(matrix.double(), full_matrices=False)
-    return ((u[:, :rank] * s[:rank]) @ v[:rank]).to(matrix.dtype)
+def _aligned(steps: int | None, interval: int) -> dict[str, object]:
+    align: dict[str, object] = {"closed_form": True}
+    if steps is not None:
+        align = {"share": 0.5, "steps": steps, "batch_size": 16, "learning_rate": 6e-4}
+    return {"align": align, "interval": interval}
 
 
-def of_bits(matrix: Tensor, bits: int) -> Tensor:
-    """Rounded to ``2^bits − 1`` levels a row, symmetric."""
-    most = 2 ** (bits - 1) - 1
-    step = matrix.abs().amax(1, keepdim=True) / most
-    return (matrix / step).round() * step
-
-
-VARIANTS = {
-    "FedPFT": Variant(),
-    "distillation, no closed form": Variant((("closed_form", "false"),)),
-    "neurons by activation": Variant((("score", '"activation"'),)),
-    "neurons by gradient": Variant((("score", '"gradient"'),)),
-    "light alignment every round": Variant((("interval", "1"), ("align.steps", "2"))),
-    "attention of rank 96": Variant(attention=partial(of_rank, rank=96)),
-    "attention of 4 bits": Variant(attention=partial(of_bits, bits=4)),
+NEURONS: dict[str, Changes] = {
+    f"{score}, {fit}": _changes({"score": score, "distill": distill})
+    for fit, distill in {"closed form alone": None, "with distillation": FIT}.items()
+    for score in ("concat-l2", "activation", "gradient", "reconstruct", "random")
 }
-COMPENSATED = {"refitted": ", read-out refitted", "bias": ", its bias alone"}
+ALIGNMENT: dict[str, Changes] = {
+    f"{'closed form' if steps is None else f'{steps} steps'}, interval {interval}": _changes(_aligned(steps, interval))
+    for interval in (2, 1)
+    for steps in (5, 25, 50, 100, None)
+}
+TABLES = {"Neurons × fit": NEURONS, "Alignment × interval": ALIGNMENT}
 
 
-def measure(variant: str, data: str, seed: int, folder: Path, scratch: Path) -> dict[str, Any]:
-    """One run, and what compensation at plug-in makes of it."""
-    changed = VARIANTS[variant]
-    job = Job(data, "fedpft", seed, size="harder", changes=changed.changes)
-    web, test = write_texts(job, folder, scratch)
-    recipe = located(job.recipe(), folder, test, web, scratch / "run")
-    key = digest([job.proxy_key, variant]) if changed.attention else job.proxy_key
-    with _attention(changed.attention):
-        finished = run(load_recipe(with_fitted_proxy(recipe, key)))
-        found = outcome(finished) | refitted(finished)
-        return found | {"bias": refitted(finished, ridge=NO_BUT_ITS_BIAS)["refitted"]}
+def job(changes: Changes, data: str, seed: int, scale: Scale, rounds: int | None) -> Job:
+    """A run on validation data."""
+    number = rounds or ROUNDS[data]
+    return Job(data, "fedpft", seed, RATE, number, "validation", size="harder", changes=changes, scale=scale)
 
 
-@contextmanager
-def _attention(change: Callable[[Tensor], Tensor] | None) -> Iterator[None]:
-    """Lets every proxy that is made have attention of its own; its FFNs are fitted to make up for what that lost."""
-    if change is None:
-        yield
-        return
-    make_proxy = pair.make_proxy
+def table(jobs: Mapping[tuple[str, str, int], Job], results: Results, variants: Sequence[str]) -> Iterator[str]:
+    """A line for each idea and evaluation of its plug-in.
 
-    def changed(*arguments: Any) -> Backbone:
-        proxy = make_proxy(*arguments)
-        for block in blocks(proxy.model, proxy.family):
-            for path in block.stack.attention_matrices:
-                layer = block.module.get_submodule(path)
-                layer.weight = nn.Parameter(change(layer.weight.detach()), requires_grad=False)
-        return proxy
+    Args:
+        jobs: by idea, set and seed.
+        results: by key.
+        variants: ideas of the table; the others are compared with the first.
+    """
+    sets = list(dict.fromkeys(data for _, data, _ in jobs))
 
-    with patch.object(pair, "make_proxy", changed):
-        yield
+    def column(variant: str, field: str) -> dict[tuple[str, int], float]:
+        found = {(data, seed): results.get(job.key) for (name, data, seed), job in jobs.items() if name == variant}
+        return {place: result[field] for place, result in found.items() if result and result[field] is not None}
 
+    def less(variant: str, first: str, plug: Plug) -> str:
+        ours, theirs = column(variant, plug), column(first, plug)
+        pairs = {place: 100 * (ours[place] - theirs[place]) for place in ours.keys() & theirs.keys()}
+        gap = Difference(pairs, {})
+        return f"{gap.mean:+.1f} ± {gap.error_of_seeds:.1f} (n = {len(pairs)})" if pairs else MISSING
 
-def key_of(variant: str, data: str, seed: int) -> str:
-    """What is measured, and a digest of all that decides it."""
-    job = Job(data, "fedpft", seed, size="harder", changes=VARIANTS[variant].changes)
-    return f"{data}, {variant}, seed {seed} [{digest([job.recipe(), TEST_EXAMPLES])}]"
-
-
-def table(seeds: int) -> Iterator[str]:
-    """Accuracy by variant and set, and what is FedPFT's less it, paired."""
-    results = kept(NAME)
-
-    def column(variant: str, data: str, field: str) -> dict[int, float]:
-        found = {seed: results.get(key_of(variant, data, seed)) for seed in range(seeds)}
-        return {seed: result[field] for seed, result in found.items() if result and result.get(field) is not None}
-
-    rows = [["", *DATA, "less FedPFT", "disclosed", "proxy's cosine"]]
-    fields = {"accuracy": "", **COMPENSATED}
-    lines = [(f"{variant}{title}", variant, field) for variant in VARIANTS for field, title in fields.items()]
-    for title, variant, field in lines:
-        columns = {data: column(variant, data, field) for data in DATA}
-        base = {data: column("FedPFT", data, "accuracy") for data in DATA}
-        gaps = [v - base[d][s] for d, own in columns.items() for s, v in own.items() if s in base[d]]
-        cells = [mean_and_deviation(list(own.values()), 100, 1) if own else MISSING for own in columns.values()]
-        gap = f"{100 * statistics.mean(gaps):+.1f} ({len(gaps)})" if gaps else MISSING
-        others = [list(column(variant, DATA[0], name).values()) for name in ("disclosed", "gradient_cosine")]
-        if field == "accuracy" or any(columns.values()):
-            rows.append([title, *cells, gap, *(f"{statistics.mean(o):.3f}" if o else MISSING for o in others)])
+    rows = [["", *sets, "mean", "less the first", "MB down", "seconds"]]
+    for variant in variants:
+        down, seconds = list(column(variant, "bytes_down").values()), list(column(variant, "seconds").values())
+        costs = [f"{statistics.mean(down) / 1e6:.1f}", f"{statistics.mean(seconds):.0f}"] if down else [MISSING] * 2
+        for field in (*PLUGS, "proxy_accuracy"):
+            found = column(variant, field)
+            cells = [percent([value for (name, _), value in found.items() if name == data]) for data in sets]
+            gap = less(variant, variants[0], field) if field in PLUGS else ""
+            rows.append(
+                [f"{variant}, {field.replace('_accuracy', ' itself')}", *cells, _mean(found, sets), gap, *costs]
+            )
     yield from grid(rows)
 
 
+def _mean(found: Mapping[tuple[str, int], float], sets: Sequence[str]) -> str:
+    """Mean over sets ± standard deviation over the seeds that all sets have."""
+    seeds = [seed for seed in dict.fromkeys(seed for _, seed in found) if all((data, seed) in found for data in sets)]
+    return percent([statistics.mean(found[data, seed] for data in sets) for seed in seeds])
+
+
 def main() -> None:
-    """Measures what is not yet kept, for as long as it may, then prints the table."""
-    options = read_arguments(argument_parser(__doc__))
-    end = time.monotonic() + 60 * options.budget_minutes
-    jobs = [(variant, data, seed) for data in DATA for seed in range(options.seeds) for variant in VARIANTS]
-    for variant, data, seed in jobs:
-        if time.monotonic() >= end:
-            break
-        key = key_of(variant, data, seed)
-        with claimed(NAME, key) as mine, tempfile.TemporaryDirectory() as folder:
-            if mine:
-                print(key, flush=True)
-                measured(NAME, key, partial(measure, variant, data, seed, options.data.absolute(), Path(folder)))
-    print("Accuracy in %, mean ± deviation; the difference is paired by set and seed, in points (pairs)")
-    print("\n".join(table(options.seeds)))
+    """Makes the runs that are missing, for as long as it may, then prints the tables."""
+    parser = argument_parser(__doc__)
+    parser.set_defaults(seeds=SEEDS, sets=list(ROUNDS))
+    options = read_arguments(parser)
+    if unknown := [name for name in options.sets if name not in ROUNDS]:
+        parser.error(f"{', '.join(unknown)}: choose among {', '.join(ROUNDS)}")
+    rounds = None if options.rounds is None else max(options.rounds)
+    scale = replace(scale_of(options), rounds=())
+    jobs = {
+        (variant, data, seed): job(changes, data, seed, scale, rounds)
+        for seed in range(options.seeds)
+        for variant, changes in (NEURONS | ALIGNMENT).items()
+        for data in options.sets
+    }
+
+    def missing() -> Iterator[Job]:
+        results = kept(NAME)
+        return iter({job.key: job for job in jobs.values() if job.key not in results}.values())
+
+    make_runs(NAME, missing, options.data, time.monotonic() + 60 * options.budget_minutes)
     results = kept(NAME)
-    print(f"{sum(key_of(*job) in results for job in jobs)} of {len(jobs)} runs measured", end="")
+    print("Accuracy in % on validation data, mean ± standard deviation over seeds; n counts pairs of runs")
+    for title, variants in TABLES.items():
+        print("\n".join((f"\n{title}", *table(jobs, results, list(variants)))))
+    print(f"{sum(job.key in results for job in jobs.values())} of {len(jobs)} runs measured", end="")
     print(f", on {measured_on(NAME)}" if results else "")
 
 

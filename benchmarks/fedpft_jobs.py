@@ -1,119 +1,33 @@
-"""What `fedpft.py` measures: each job is one run of an ordinary recipe."""
+"""One run of the FedPFT benchmarks: an ordinary recipe, what is kept of its outcome, and the proxy that it needs."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-from dataclasses import dataclass, field, replace
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from fedfm import __version__
+import numpy as np
+from filelock import FileLock
 
-WEB = "web"
-"""Public text: web pages and encyclopaedia articles, `c4_wiki_demo` and `wikitext2` joined."""
+from fedfm import Experiment, Recipe, Run, __version__, build_experiment, build_proxy, load_recipe, run
+from fedpft_data import SETS, Files, Sizes, prepare, public_file
+from fedpft_methods import METHODS, PARTITIONS, TEXT, VISION, VIT_FOLDER, Scale, Subject
+from fedpft_statistics import packed
+from ledger import RESULTS, digest
 
-CONTRAST = "builtin:pydoc"
-"""Public text unlike any of the sets."""
+Part = Literal["validation", "test"]
 
-PUBLIC_SETS = ("c4_wiki_demo", "wikitext2")
-
-
-@dataclass(frozen=True)
-class TextSet:
-    """A classification set, and how much of it a run takes.
-
-    Attributes:
-        text: the text column, or two.
-        max_length: tokens.
-        public_length: tokens of a piece of public text; a pair, where examples are pairs.
-        rounds: enough for it to be learnt.
-    """
-
-    text: tuple[str, ...] = ("text",)
-    max_length: int = 64
-    public_length: int = 32
-    rounds: int = 15
-
-
-SETS = {
-    "sst2": TextSet(),
-    "qnli": TextSet(text=("text_a", "text_b"), public_length=48, rounds=25),
-    "trec6": TextSet(max_length=32),
-    "ag_news": TextSet(max_length=32),
-    "newsgroups20": TextSet(max_length=40),
-}
-
-
-@dataclass(frozen=True)
-class Size:
-    """How small a proxy is.
-
-    Attributes:
-        layers: whole layers of the offsite proxy, two of them tuned; the fewest that it can have are three.
-    """
-
-    ffn_keep: float
-    keep_layers: tuple[int, ...]
-    layers: int
-
-
-SIZES = {"matched": Size(0.25, (0, -1), 4), "harder": Size(0.1, (), 3)}
-"""Of MiniLM's 10.65 M encoder parameters, FedPFT and FedOT: 7.10 and 7.10 M; 4.26 and 5.32 M."""
-
-FIT = {"steps": 600, "batch_size": 16, "learning_rate": 6e-4}
-ALIGN = {"share": 0.5, "batch_size": 16, "learning_rate": 6e-4}
-INTERVAL = 2
-PER_RUN = ("interval", "align", "probe")
+LEFT_OPEN = ("kind", "interval", "align", "plug_in", "probe")
 """What of a recipe's ``proxy`` a folder with a proxy leaves open."""
 
-_ALIGNED = {"interval": INTERVAL, "align": ALIGN, "probe": 2}  # each alignment is probed twice
-_NOTHING = {"closed_form": False, "distill": None, "interval": None}
-METHODS: dict[str, dict[str, Any]] = {
-    "full": {"kind": "none"},
-    "fedot": {"kind": "offsite", "adapters": 1, "distill": FIT},
-    "fedpft": {"kind": "fedpft", "closed_form": True, "distill": FIT, **_ALIGNED},
-    "N": {"kind": "fedpft", **_NOTHING},
-    "B": {"kind": "fedpft", "closed_form": True, "distill": FIT, "interval": None},
-    "D": {"kind": "fedpft", **_NOTHING, **_ALIGNED},
-    "closed form": {"kind": "fedpft", **_NOTHING, "closed_form": True},
-    "fedot, not distilled": {"kind": "offsite", "adapters": 1, "distill": None},
-}
-"""The recipe's ``proxy`` by method, but for its size. N, B, D as in the paper's Table 3."""
 
-
-@dataclass(frozen=True)
-class Split:
-    """How examples are dealt to clients, and what training needs to come through it.
-
-    Attributes:
-        alpha: of a Dirichlet distribution around the set's own classes; None: evenly.
-        rounds: times those of the set.
-        align_steps: of each alignment of a proxy.
-    """
-
-    alpha: float | None = None
-    learning_rate: float = 3e-3
-    rounds: float = 1
-    align_steps: int = 5
-
-    @property
-    def partition(self) -> dict[str, Any]:
-        """The recipe's ``federation.partition``."""
-        return {"kind": "iid"} if self.alpha is None else {"kind": "dirichlet", "alpha": self.alpha, "prior": True}
-
-
-PARTITIONS = {
-    "iid": Split(),
-    "dirichlet 1": Split(1, learning_rate=2e-3, rounds=1.6, align_steps=25),
-    "dirichlet 5": Split(5, learning_rate=2e-3),
-    "dirichlet 10": Split(10),
-}
-"""Learning rate and rounds were chosen without a proxy: evenly dealt, and with α = 1, of 1e-3, 1.5e-3 and 2e-3.
-
-Five steps of alignment are enough where labels are equal; the more unequal they are, the more help. A recipe's default
-is 50.
-"""
+def subject_of(data: str) -> Subject:
+    """The backbone that is tuned on a set."""
+    return VISION if data in VISION.sets else TEXT
 
 
 @dataclass(frozen=True)
@@ -121,33 +35,38 @@ class Job:
     """One run.
 
     Attributes:
+        data: name of the set.
+        method: its name.
+        seed: of the proxy, the clients' data, the order of clients, the head and the adapters.
+        learning_rate: of clients.
+        rounds: of the run.
+        judged: the part on which the run is evaluated; a run that is judged on validation data does not get the test
+            data, and the reverse.
         changes: to the method's ``proxy``, as (key, value in JSON); keys may have a dot.
-        overrides: KEY=VALUE changes to the whole recipe.
     """
 
     data: str
     method: str
     seed: int
+    learning_rate: float
+    rounds: int
+    judged: Part
     partition: str = "iid"
     size: str = "matched"
-    public: str = WEB
     changes: tuple[tuple[str, str], ...] = ()
-    overrides: tuple[str, ...] = field(default=(), kw_only=True)
+    scale: Scale = field(default_factory=Scale)
 
     @property
     def proxy(self) -> dict[str, Any]:
         """The recipe's ``proxy``."""
-        proxy: dict[str, Any] = json.loads(json.dumps(METHODS[self.method]))
-        size = SIZES[self.size]
-        if proxy["kind"] == "fedpft":
-            proxy |= {"ffn_keep": size.ffn_keep, "keep_layers": list(size.keep_layers)}
-        elif proxy["kind"] == "offsite":
-            proxy["layers"] = size.layers
-        if "align" in proxy:
-            proxy["align"]["steps"] = PARTITIONS[self.partition].align_steps
+        proxy: dict[str, Any] = json.loads(json.dumps(METHODS[self.method].proxy))
+        proxy |= subject_of(self.data).proxies[self.size].get(proxy["kind"], {})
         for key, value in self.changes:
-            group, _, name = key.rpartition(".")
-            (proxy[group] if group else proxy)[name] = json.loads(value)
+            *groups, name = key.split(".")
+            inner = proxy
+            for group in groups:
+                inner = inner.setdefault(group, {})
+            inner[name] = json.loads(value)
         return proxy
 
     @property
@@ -155,144 +74,161 @@ class Job:
         """Whether making the proxy takes more than cutting it out of the backbone."""
         return bool(self.proxy.get("closed_form") or self.proxy.get("distill"))
 
+    @property
+    def sizes(self) -> Sizes:
+        """Rows of the set's parts."""
+        sizes = subject_of(self.data).sizes
+        return sizes if self.scale.train is None else replace(sizes, train=self.scale.train)
+
     def recipe(self) -> dict[str, Any]:
-        """The recipe, its files named from the folder of data sets."""
-        chosen, split = SETS[self.data], PARTITIONS[self.partition]
-        rounds = round(split.rounds * chosen.rounds)
+        """The recipe; in place of files it has the names of the parts."""
+        examples, subject, alpha = SETS[self.data], subject_of(self.data), PARTITIONS[self.partition]
+        method = METHODS[self.method]
+        data: dict[str, Any] = {"train": "train", "test": self.judged}
+        public: dict[str, Any] = {"data": subject.public, "limit": None}
+        if not examples.is_images:
+            data |= {"text": list(examples.columns), "max_length": examples.max_length}
+            public |= {"max_length": examples.public_length}
+        dirichlet = {"kind": "dirichlet", "alpha": alpha, "prior": True}
         recipe: dict[str, Any] = {
             "name": "fedpft",
             "seed": self.seed,
-            "model": {"path": "builtin:minilm"},
-            "task": {"kind": "text-classification"},
-            "data": {
-                "train": f"{self.data}/train.jsonl.gz",
-                "test": f"{self.data}/test.jsonl.gz",
-                "text": list(chosen.text),
-                "max_length": chosen.max_length,
-                "limit": 4000,
-            },
+            "model": {"path": subject.model},
+            "task": {"kind": subject.task},
+            "data": data,
             "federation": {
-                "clients": 100,
-                "per_round": 10,
-                "rounds": rounds,
-                "partition": split.partition,
+                "clients": subject.clients,
+                "per_round": subject.per_round,
+                "rounds": self.rounds,
+                "partition": {"kind": "iid"} if alpha is None else dirichlet,
             },
             "algorithm": {"name": "fedavgm", "momentum": 0.3},
-            "local": {"batch_size": 4, "learning_rate": split.learning_rate},
-            "tune": {"kind": "lora", "r": 8, "lora_alpha": 16, "target_modules": "attention"},
+            "local": {"batch_size": subject.batch_size, "learning_rate": self.learning_rate},
+            "tune": dict(method.tune),
             "proxy": self.proxy,
-            "runtime": {"precision": "bfloat16", "stack": 10, "processes": 1},
-            "evaluate": {"every": rounds, "clients": 0},
-            "checkpoint": {"every": rounds, "keep": 1},
+            "runtime": {"precision": "auto", "processes": 1},
+            "evaluate": {
+                "every": max(1, self.rounds // 5 if self.judged == "validation" else self.rounds),
+                "clients": 0,
+            },
+            "checkpoint": {"every": self.rounds, "keep": 1},
         }
         if self.proxy["kind"] != "none":
-            recipe["public"] = {"data": self.public, "limit": None, "max_length": chosen.public_length}
+            recipe["public"] = public
         return recipe
 
-    @property
+    @cached_property
     def key(self) -> str:
         """What the job is for people, and a digest of all that decides it."""
-        words = [self.data, self.partition, self.method, self.size, f"{self.public} text"]
-        words += [f"{name} {value}" for name, value in self.changes] + [*self.overrides, f"seed {self.seed}"]
-        return f"{', '.join(words)} [{digest([self.recipe(), self.overrides, __version__])}]"
+        words = [self.data, self.partition, self.method, self.size, f"rate {self.learning_rate:g}"]
+        words += [f"{self.rounds} rounds", f"on {self.judged}", *(f"{name} {value}" for name, value in self.changes)]
+        parts = [self.recipe(), asdict(self.sizes), self.scale.source, self.scale.overrides, __version__]
+        return f"{', '.join([*words, *self.scale.overrides, f'seed {self.seed}'])} [{digest(parts)}]"
 
     @property
     def proxy_key(self) -> str:
-        """Names the fitted proxy: alignment, the set and the run's seed do not change it."""
-        made_by = {key: value for key, value in self.proxy.items() if key not in PER_RUN}
-        public = [self.recipe()["public"], len(SETS[self.data].text)]
-        model = [word for word in self.overrides if word.startswith(("model.", "public.", "proxy."))]
-        return digest([made_by, public, model, __version__])
+        """Names the fitted proxy: made with the run's seed; alignment, the set and its labels do not change it."""
+        made_by = {key: value for key, value in self.proxy.items() if key not in LEFT_OPEN}
+        recipe = self.recipe()
+        overrides = [word for word in self.scale.overrides if word.startswith(("model.", "public.", "proxy."))]
+        texts = len(SETS[self.data].columns)
+        kind = self.proxy["kind"]
+        source = self.scale.source
+        return digest(
+            [kind, made_by, recipe["model"], recipe["public"], texts, self.seed, source, overrides, __version__]
+        )
 
 
-def located(recipe: dict[str, Any], data: Path, test: Path, web: Path, run: Path) -> dict[str, Any]:
-    """A job's recipe with the files in their places, and the run in its own."""
-    placed = {**recipe, "run_dir": str(run)}
-    placed["data"] = recipe["data"] | {"train": str(data / recipe["data"]["train"]), "test": str(test)}
-    if recipe.get("public", {}).get("data") == WEB:
-        placed["public"] = recipe["public"] | {"data": str(web)}
-    return placed
+def measure(job: Job, data: Path, scratch: Path) -> dict[str, Any]:
+    """Runs a job; what the choices and the tables need of its outcome."""
+    recipe = located(job, data, scratch / "run")
+    if job.is_fitted:
+        recipe = with_fitted_proxy(recipe, job.proxy_key, job.scale.overrides)
+    read = load_recipe(recipe, job.scale.overrides)
+    finished = run(read)
+    return outcome(finished) | ({"correct": correct(read, finished)} if job.judged == "test" else {})
 
 
-def digest(parts: Any) -> str:
-    """Twelve letters that stand for values, which JSON must know."""
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
+def located(job: Job, data: Path, run_folder: Path) -> dict[str, Any]:
+    """The job's recipe with files in place of names, and the folder of its run."""
+    recipe, files = job.recipe(), prepare(data, job.data, job.sizes)
+    recipe["data"] |= {"train": str(files.train), "test": str(_part(files, job.judged))}
+    if "public" in recipe:
+        recipe["public"]["data"] = str(public_file(data, recipe["public"]["data"]))
+    if recipe["model"]["path"] == VIT_FOLDER:
+        recipe["model"]["path"] = str(RESULTS / VIT_FOLDER)
+    return recipe | {"run_dir": str(run_folder)}
 
 
-MAIN = ("full", "fedot", "fedpft")
-ABLATION = ("N", "D", "B")
-BEYOND = ("closed form", "fedot, not distilled")
-"""Not in the paper."""
-STUDY_SET = "trec6"
-"""Of Table 4 and of the makes of proxies: here they differ most, and a run is short. The paper takes qnli."""
-
-PARAMETERS: dict[str, tuple[tuple[str, str], ...]] = {
-    **{f"t = {interval}": (("interval", str(interval)),) for interval in (1, 2, 5)},
-    **{f"p = {share}": (("align.share", str(share)),) for share in (0.3, 0.5, 0.8)},
-}
-"""The paper's Table 4: rounds between alignments (of 15), share of the neurons that one updates."""
+def _part(files: Files, name: Part) -> Path:
+    return files.validation if name == "validation" else files.test
 
 
-_DEFAULTS = (("interval", str(INTERVAL)), ("align.share", str(ALIGN["share"])))
+def with_fitted_proxy(recipe: dict[str, Any], key: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """The recipe, its proxy read from the folder that ``key`` names; it is made there where it is not yet."""
+    folder = RESULTS / "proxies" / key
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_suffix(".lock")):  # another process may be making it
+        if not folder.exists():
+            beside = folder.with_suffix(".partial")
+            shutil.rmtree(beside, ignore_errors=True)
+            build_proxy(load_recipe(recipe, overrides), beside)
+            beside.rename(folder)
+    left = {name: value for name, value in recipe["proxy"].items() if name in LEFT_OPEN}
+    return {**recipe, "proxy": left | {"path": str(folder)}}
 
 
-def parameter_job(name: str, seed: int, overrides: tuple[str, ...]) -> Job:
-    """A cell of Table 4; what is the default anyway is the job of Table 1."""
-    changes = tuple(change for change in PARAMETERS[name] if change not in _DEFAULTS)
-    return Job(STUDY_SET, "fedpft", seed, changes=changes, overrides=overrides)
+def outcome(finished: Run) -> dict[str, Any]:
+    """The figures of a run; None where it has no such thing.
+
+    ``plugged`` is the accuracy of the backbone with what clients tuned, ``distilled`` that after plug-in distillation,
+    ``curve`` the accuracy by round.
+    """
+    summary = finished.summary
+    proxy = summary["proxy"] or {}
+    records = finished.metrics.to_dict("records")
+    curve = {int(record["round"]): record["accuracy"] for record in reversed(records) if record["split"] == "test"}
+    plugged = proxy["plugged"] if proxy else summary["final"]
+    return {
+        "plugged": plugged["accuracy"],
+        "distilled": (proxy.get("distilled") or {}).get("accuracy"),
+        "proxy_accuracy": (proxy.get("final") or {}).get("accuracy"),
+        "initial": summary["initial"]["accuracy"],
+        "majority": summary["baselines"]["majority"],
+        "curve": {str(number): curve[number] for number in sorted(curve)},
+        "block_parameters": proxy.get("parameters", {}).get("blocks"),
+        "disclosed": proxy.get("disclosed"),
+        "client_parameters": summary["parameters"]["client"],
+        "bytes_up": summary["bytes"]["up"],
+        "bytes_down": summary["bytes"]["down"],
+        "first_download": summary["bytes"]["first_download"],
+        "seconds": summary["seconds"]["total"],
+    }
 
 
-def makes(seed: int, overrides: tuple[str, ...]) -> list[Job]:
-    """Proxies of different make, none of them realigned: does a gradient like the backbone's go with accuracy?"""
-    jobs = []
-    for method in ("N", "closed form", "B"):
-        jobs += [Job(STUDY_SET, method, seed, size=size, overrides=overrides) for size in SIZES]
-        for keep in ("0.05", "0.5"):
-            changes = (("ffn_keep", keep),)
-            jobs.append(Job(STUDY_SET, method, seed, size="harder", changes=changes, overrides=overrides))
-    return jobs
-
-
-def plan(seeds: int, overrides: tuple[str, ...]) -> list[Job]:
-    """Every job once, breadth first: to stop early leaves whole tables of fewer seeds."""
-    main, ablation, beyond = (
-        [(method, seed) for seed in range(seeds) for method in group] for group in (MAIN, ABLATION, BEYOND)
-    )
-    skewed = [partition for partition in PARTITIONS if partition != "iid"]
-    jobs = [Job(data, method, seed) for method, seed in main + ablation for data in SETS]
-    jobs += [Job(data, method, seed, partition) for method, seed in main for partition in skewed for data in SETS]
-    jobs += [Job(data, method, seed, size="harder") for method, seed in main if method != "full" for data in SETS]
-    jobs = [replace(job, overrides=overrides) for job in jobs]
-    for seed in range(seeds):
-        jobs += makes(seed, overrides)
-        jobs += [parameter_job(name, seed, overrides) for name in PARAMETERS]
-    jobs += [Job(data, method, seed, overrides=overrides) for method, seed in beyond for data in SETS]
-    for seed in range(seeds):
-        jobs += [
-            Job(data, method, seed, public=CONTRAST, overrides=overrides)
-            for method in ("closed form", "fedpft")
-            for data in SETS
-        ]
-    return list(dict.fromkeys(jobs))
-
-
-def chosen(jobs: list[Job], words: list[str]) -> list[Job]:
-    """The jobs that have, of every axis that ``words`` name, one of the values named.
+def correct(recipe: Recipe, finished: Run) -> dict[str, str]:
+    """Which test examples the backbone classifies correctly, in their order: plugged, and distilled where it was.
 
     Raises:
-        ValueError: a word is no value of any axis.
+        RuntimeError: the accuracy is not that of the run.
     """
-    axes = {
-        "data": list(SETS),
-        "method": list(METHODS),
-        "partition": list(PARTITIONS),
-        "size": list(SIZES),
-        "public": [WEB, CONTRAST],
-    }
-    known = [value for values in axes.values() for value in values]
-    if unknown := [word for word in words if word not in known]:
-        raise ValueError(f"{'; '.join(unknown)}: choose among {'; '.join(known)}")
-    for axis, values in axes.items():
-        if wanted := [value for value in values if value in words]:
-            jobs = [job for job in jobs if getattr(job, axis) in wanted]
-    return jobs
+    experiment, state = build_experiment(recipe), finished.state
+    if state.proxy is not None:
+        experiment.client_model.load(state.proxy)
+    experiment.plug_in(state.delivered().params)
+    found = {"plugged": packed(_correct(experiment, state.delivered().metrics["accuracy"]))}
+    if state.refined is not None and state.refined.params:
+        experiment.tunable.write(state.refined.params)
+        found["distilled"] = packed(_correct(experiment, state.refined.scores["test"]["accuracy"]))
+    return found
+
+
+def _correct(experiment: Experiment, accuracy: float) -> np.ndarray:
+    """Of each test example, bool [N]; refused where it is not what the run itself has measured."""
+    examples = experiment.data.test
+    found: np.ndarray = experiment.evaluator.logits(examples).argmax(-1) == examples.labels
+    if abs(found.mean() - accuracy) > 1e-9:
+        raise RuntimeError(
+            f"{found.mean():.4f} of the examples are right, but the run has an accuracy of {accuracy:.4f}"
+        )
+    return found

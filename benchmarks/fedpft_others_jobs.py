@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fedfm import __version__
-from fedpft_jobs import digest
-from ledger import RESULTS
-from pretrain_vit import Training
-
-PRETRAINING = Training(epochs=50, width=128, patch=8)
-"""Of the ViT: some 20 minutes of one CPU core."""
+from fedpft_methods import VIT_FOLDER
+from ledger import RESULTS, digest
 
 _FIT = {"steps": 600, "batch_size": 16, "learning_rate": 6e-4}
 _ALIGN = {"share": 0.5, "steps": 20, "batch_size": 32, "learning_rate": 6e-4}
@@ -44,7 +40,7 @@ class Subject:
 
 
 VIT = Subject(
-    path=f"vit-{digest(asdict(PRETRAINING))}",
+    path=VIT_FOLDER,
     task="image-classification",
     public={"data": "tiny_imagenet/train.npz", "limit": None},
     proxies={"fedpft": {"ffn_keep": 0.25, "keep_layers": [0, -1]}, "offsite": {"layers": 4}},
@@ -133,10 +129,10 @@ class Job:
 
     @property
     def proxy_key(self) -> str:
-        """Names the fitted proxy: alignment, the set and the run's seed do not change it."""
+        """Names the fitted proxy: made with the run's seed; alignment and the set do not change it."""
         made_by = {key: value for key, value in self.proxy.items() if key not in ("interval", "align")}
         recipe = self.recipe()
-        return digest([made_by, recipe["public"], recipe["model"], __version__])
+        return digest([made_by, recipe["public"], recipe["model"], self.seed, __version__])
 
 
 def located(recipe: dict[str, Any], data: Path) -> dict[str, Any]:

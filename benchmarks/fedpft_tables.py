@@ -1,283 +1,292 @@
-"""The tables of `fedpft.py`: what is measured, and a mark where something is missing."""
+"""The tables of `fedpft.py`: accuracy by set, differences and how sure they are, choices, costs, goals."""
 
 from __future__ import annotations
 
-import math
 import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-from scipy.stats import spearmanr
+import numpy as np
 
-from fedpft_jobs import (
-    ABLATION,
-    BEYOND,
-    CONTRAST,
-    MAIN,
-    PARAMETERS,
-    PARTITIONS,
-    SETS,
-    SIZES,
-    STUDY_SET,
-    Job,
-    makes,
-    parameter_job,
-)
-
-Result = Mapping[str, Any]
-
-NAMES = {
-    "full": "FedPETuning (no proxy)",
-    "fedot": "FedOT",
-    "fedpft": "FedPFT",
-    "N": "FedPFT_N, neither",
-    "D": "FedPFT_D, during only",
-    "B": "FedPFT_B, before only",
-    "closed form": "closed form only",
-    "fedot, not distilled": "FedOT, not distilled",
-}
-
-REFITTED = ", read-out refitted"
+from fedpft_choices import TUNING_SEED, Cell, Choice, MissingRuns, Protocol
+from fedpft_jobs import subject_of
+from fedpft_methods import FEDOT, METHODS, TEXT, VISION, Subject
+from fedpft_statistics import Difference, unpacked
 
 MISSING = "–"
+LEGEND = """Accuracy in % on the test set. ± is the standard deviation over seeds; n is written where seeds are missing.
+A seed decides the proxy, the clients' data, their order, the head and the adapters."""
+LEGEND_OF_DIFFERENCES = """Differences in points, paired by set, seed and test example. "seeds": standard error of the
+mean over these sets, from the seeds' means; "sets": standard error of the mean over sets like these, from the sets'
+means; [ ]: 95 % of a paired bootstrap over seeds and test examples."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """What is measured on one partition with one size of proxy.
+
+    Attributes:
+        seeds: how many; they count from 0.
+    """
+
+    title: str
+    subject: Subject
+    partition: str
+    size: str
+    methods: tuple[str, ...]
+    seeds: int
+
+    def cells(self, seed: int) -> Iterator[Cell]:
+        """The runs of one seed."""
+        for method in self.methods:
+            for data in self.subject.sets:
+                yield Cell(data, method, self.partition, self.size, seed)
+
+
+MAIN = ("full", "fedpft", FEDOT, "paper")
+TABLES = (
+    Table("Table 1, IID", TEXT, "iid", "matched", MAIN, 5),
+    Table("Table 2, α = 1", TEXT, "dirichlet 1", "matched", MAIN, 5),
+    Table("Table 1, IID, strong compression (ffn_keep 0.1, none whole)", TEXT, "iid", "harder", MAIN[:3], 5),
+    Table("Table 2, α = 5", TEXT, "dirichlet 5", "matched", MAIN[:3], 3),
+    Table("Table 2, α = 10", TEXT, "dirichlet 10", "matched", MAIN[:3], 3),
+    Table("Table 3, what each part contributes, IID", TEXT, "iid", "matched", ("N", "B", "D"), 3),
+    Table("Images, IID", VISION, "iid", "matched", MAIN[:3], 3),
+    Table("Images, α = 1", VISION, "dirichlet 1", "matched", MAIN[:3], 3),
+)
+
+_DIFFERENCES = (("full", "fedpft"), ("fedpft", FEDOT), ("fedpft", "paper"))
+
+
+def cells_of(tables: Sequence[Table]) -> Iterator[Cell]:
+    """All runs, seed by seed: to stop early leaves whole tables of fewer seeds."""
+    for seed in range(max((table.seeds for table in tables), default=0)):
+        for table in tables:
+            if seed < table.seeds:
+                yield from table.cells(seed)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A result as its method's choice reads it.
+
+    Attributes:
+        accuracy: of the plug-in that was chosen.
+        correct: bool [N], of each test example, likewise.
+        result: all of it.
+    """
+
+    accuracy: float
+    correct: np.ndarray
+    result: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Measurements:
-    """Results by key, and which of them the tables are about."""
+    """What is there, read through the choices."""
 
-    results: Mapping[str, Result]
-    seeds: int
-    overrides: tuple[str, ...] = ()
+    protocols: Mapping[str, Protocol]
 
-    def of(self, make: Callable[[int], Job]) -> list[Result]:
-        """What is there of a job's seeds."""
-        keys = [make(seed).key for seed in range(self.seeds)]
-        return [self.results[key] for key in keys if key in self.results]
+    def of(self, table: Table, method: str, data: str) -> dict[int, Measured]:
+        """Results by seed."""
+        found = {}
+        for seed in range(table.seeds):
+            result = self._result(Cell(data, method, table.partition, table.size, seed))
+            if result is not None and (chosen := self.choice(table, method)) is not None:
+                correct = unpacked(result["correct"][chosen.plug])
+                found[seed] = Measured(result[chosen.plug], correct, result)
+        return found
 
-    def job(self, data: str, method: str, seed: int, **axes: str) -> Job:
-        """A job of the plan; without a proxy its size and its public data make no difference."""
-        if method == "full":
-            axes = {name: value for name, value in axes.items() if name == "partition"}
-        return Job(data, method, seed, overrides=self.overrides, **axes)  # type: ignore[arg-type]
+    def _result(self, cell: Cell) -> Mapping[str, Any] | None:
+        """The result of a run; None where it is not made, or its settings are not chosen."""
+        protocol = self.protocols[subject_of(cell.data).title]
+        try:
+            return protocol.results.get(protocol.job(cell).key)
+        except MissingRuns:
+            return None
 
-    def column(self, data: str, method: str, field: str = "accuracy", **axes: str) -> list[float]:
-        """One figure of every seed that is there."""
-        found = self.of(lambda seed: self.job(data, method, seed, **axes))
-        return [result[field] for result in found if result.get(field) is not None]
+    def missing(self, cells: Iterable[Cell]) -> list[Cell]:
+        """Which runs of tables are not measured."""
+        return [cell for cell in cells if self._result(cell) is None]
 
-    def cell(self, values: Sequence[float]) -> str:
-        """Per cent, mean ± deviation over seeds, and how many seeds where some are missing."""
-        if not values:
-            return MISSING
-        text = f"{100 * statistics.mean(values):.1f}"
-        if len(values) > 1:
-            text += f" ± {100 * statistics.stdev(values):.1f}"
-        return text if len(values) == self.seeds else f"{text} ({len(values)}/{self.seeds})"
+    def choice(self, table: Table, method: str) -> Choice | None:
+        """The method's choice; None where it is not made yet."""
+        try:
+            return self.protocols[table.subject.title].choice(method, table.partition, table.size)
+        except MissingRuns:
+            return None
 
-
-@dataclass(frozen=True)
-class Difference:
-    """Accuracy of one method less another's, paired by set and seed, in points.
-
-    Attributes:
-        pairs: (set, seed) → the difference.
-    """
-
-    pairs: Mapping[tuple[str, int], float]
-
-    @property
-    def by_set(self) -> list[float]:
-        """Means over seeds."""
-        return self._means(0)
-
-    @property
-    def mean(self) -> float:
-        """Mean over sets."""
-        return statistics.mean(self.by_set)
-
-    @property
-    def error_of_seeds(self) -> float:
-        """Standard error of the mean over these sets: from the seeds' means, which share no client, head or adapter."""
-        return _standard_error(self._means(1))
-
-    @property
-    def error_of_sets(self) -> float:
-        """Standard error of the mean over sets like these: from the sets' means."""
-        return _standard_error(self.by_set)
-
-    def _means(self, axis: int) -> list[float]:
-        keys = dict.fromkeys(pair[axis] for pair in self.pairs)
-        return [statistics.mean(value for pair, value in self.pairs.items() if pair[axis] == key) for key in keys]
+    def difference(self, table: Table, method: str, other: str) -> Difference:
+        """How much better ``method`` is than ``other``, over the seeds and sets that both have."""
+        pairs, examples = {}, {}
+        for data in table.subject.sets:
+            ours, theirs = self.of(table, method, data), self.of(table, other, data)
+            for seed in ours.keys() & theirs.keys():
+                pairs[data, seed] = 100 * (ours[seed].accuracy - theirs[seed].accuracy)
+                examples[data, seed] = ours[seed].correct.astype(np.int8) - theirs[seed].correct.astype(np.int8)
+        return Difference(pairs, examples)
 
 
-def _standard_error(values: Sequence[float]) -> float:
-    return statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan
-
-
-def difference(found: Measurements, method: str, other: str, field: str = "accuracy", **axes: str) -> Difference:
-    """How much better ``method``, by a field of its results, is than ``other``."""
-    pairs = {}
-    for data in SETS:
-        for seed in range(found.seeds):
-            ours, theirs = (found.results.get(found.job(data, name, seed, **axes).key, {}) for name in (method, other))
-            if field in ours and theirs:
-                pairs[data, seed] = 100 * (ours[field] - theirs["accuracy"])
-    return Difference(pairs)
-
-
-def everything(found: Measurements) -> Iterator[str]:
+def everything(found: Measurements, tables: Sequence[Table]) -> Iterator[str]:
     """All tables, line by line."""
-    for size, shape in SIZES.items():
-        kept = f"ffn_keep {shape.ffn_keep:g}, {len(shape.keep_layers)} of 6 layers whole; FedOT {shape.layers} layers"
-        yield f"\nTable 1 ({size}: {kept}). Accuracy in %, IID"
-        yield from _by_set(found, MAIN, size=size)
-    yield "\nTable 3 (matched). What distillation before and alignment during training contribute, IID"
-    yield from _by_set(found, ("fedot", *ABLATION, "fedpft", *BEYOND))
-    yield "\nTable 2 (matched). Prior-scaled Dirichlet"
-    for partition in PARTITIONS:
-        if partition != "iid":
-            yield f"  {partition.replace('dirichlet', 'α =')}"
-            yield from _by_set(found, MAIN, partition=partition)
-            yield from _differences(found, partition)
-    yield f"\nTable 4 (matched). Interval t and updated share p of alignment, {STUDY_SET}, IID"
-    yield from grid([[name, found.cell(_parameter(found, name))] for name in PARAMETERS])
-    yield "\nPublic text unlike the task (builtin:pydoc), matched, IID"
-    yield from _by_set(found, ("closed form", "fedpft"), public=CONTRAST)
-    yield "\nCosts a run (matched, IID, mean over sets and seeds that are there)"
-    yield from _costs(found)
-    yield "\nTransfer efficiency: gain over the untuned backbone, of FedPETuning's gain (matched, IID)"
-    yield from _transfer(found)
-    yield "\nHow like the backbone's is the proxy's gradient before round 1 (cosine, matched, IID)"
-    yield from _cosines(found)
-    yield from _correlation(found)
-    yield "\nDifferences in points, IID (mean over sets ± standard error: of seeds; of sets)"
-    yield from acceptance(found)
+    yield LEGEND
+    yield LEGEND_OF_DIFFERENCES
+    for table in tables:
+        yield f"\n{table.title} ({table.subject.title}, {table.seeds} seeds)"
+        yield from _accuracies(found, table)
+        for method, other in _DIFFERENCES:
+            if method in table.methods and other in table.methods:
+                yield f"  {_difference_line(found, table, method, other)}"
+    yield "\nChosen on validation data (see fedpft_choices.py), with the tuning seed " + str(TUNING_SEED)
+    yield from _choices(found, tables)
+    yield "\nCosts a run (mean over sets and seeds that are there)"
+    yield from _costs(found, tables)
+    yield "\nGoals"
+    yield from goals(found, tables)
 
 
-def _differences(found: Measurements, partition: str) -> Iterator[str]:
-    """The same as the last table's, of another partition; and what refitting the read-out adds."""
-    for title, (method, other, field) in {
-        "FedPETuning − FedPFT": ("full", "fedpft", "accuracy"),
-        "FedPFT − FedOT": ("fedpft", "fedot", "accuracy"),
-        f"{NAMES['fedpft']}{REFITTED} − without": ("fedpft", "fedpft", "refitted"),
-        f"{NAMES['fedot']}{REFITTED} − without": ("fedot", "fedot", "refitted"),
-    }.items():
-        gap = difference(found, method, other, field, partition=partition)
-        if gap.pairs:
-            error = f"{gap.mean:+.2f} ± {gap.error_of_seeds:.2f}; {gap.error_of_sets:.2f}"
-            yield f"    {title}: {error}, of {len(gap.pairs)} pairs"
-
-
-def acceptance(found: Measurements) -> Iterator[str]:
-    """What has to hold, ticked where it does; nothing is ticked on half of the runs."""
-    for title, gap, holds in _claims(found):
-        wanted = len(SETS) * found.seeds
-        if not gap.pairs:
-            yield f"  [ ] {title}: not measured"
-            continue
-        figures = f"{gap.mean:+.2f} ± {gap.error_of_seeds:.2f}; {gap.error_of_sets:.2f}"
-        figures += f" ({', '.join(f'{value:+.1f}' for value in gap.by_set)})"
-        if len(gap.pairs) < wanted:
-            yield f"  [ ] {title}: {figures}, on {len(gap.pairs)} of {wanted} pairs of runs so far"
-        else:
-            yield f"  [{'x' if holds(gap) else ' '}] {title}: {figures}"
-
-
-def _claims(found: Measurements) -> Iterator[tuple[str, Difference, Callable[[Difference], bool]]]:
-    """Each claim, the difference that it is about, and when it holds."""
-    yield (
-        "FedPFT − FedOT > 2 standard errors of seeds",
-        difference(found, "fedpft", "fedot"),
-        lambda gap: gap.mean > 2 * gap.error_of_seeds,
-    )
-    yield "FedPETuning − FedPFT ≤ 1.5 points", difference(found, "full", "fedpft"), lambda gap: gap.mean <= 1.5
-    yield "B − N > 0", difference(found, "B", "N"), lambda gap: gap.mean > 0
-    yield "FedPFT − D > 0", difference(found, "fedpft", "D"), lambda gap: gap.mean > 0
-
-
-def _by_set(found: Measurements, methods: Sequence[str], **axes: str) -> Iterator[str]:
-    rows = [["", *SETS, "mean"]]
-    for method, field in [*((method, "accuracy") for method in methods), *((method, "refitted") for method in methods)]:
-        columns = {data: found.column(data, method, field, **axes) for data in SETS}
-        whole = all(len(values) == found.seeds for values in columns.values())
-        means = [statistics.mean(values) for values in columns.values() if values]
-        mean = f"{100 * statistics.mean(means):.1f}" if whole else MISSING
-        if means or field == "accuracy":
-            title = NAMES[method] + (REFITTED if field == "refitted" else "")
-            rows.append([title, *map(found.cell, columns.values()), mean])
-    majority = [found.column(data, "full", "majority") for data in SETS]
+def _accuracies(found: Measurements, table: Table) -> Iterator[str]:
+    rows = [["", *table.subject.sets, "mean"]]
+    for method in table.methods:
+        columns = {data: found.of(table, method, data) for data in table.subject.sets}
+        rows.append(_row(_title(method), table, {name: _values(column) for name, column in columns.items()}))
+        for field, title in (
+            ("plugged", "plugged"),
+            ("distilled", "distilled"),
+            ("proxy_accuracy", "the proxy itself"),
+        ):
+            values = {data: _values(column, field) for data, column in columns.items()}
+            if METHODS.get(method, METHODS["fedpft"]).proxy["kind"] != "none" and any(values.values()):
+                rows.append(_row(f"  {title}", table, values))
+    majority = [_values(found.of(table, table.methods[0], data), "majority") for data in table.subject.sets]
     rows.append(["majority class", *(f"{100 * values[0]:.1f}" if values else MISSING for values in majority), ""])
     yield from grid(rows)
 
 
-def _parameter(found: Measurements, name: str) -> list[float]:
-    return [result["accuracy"] for result in found.of(lambda seed: parameter_job(name, seed, found.overrides))]
+def _values(column: Mapping[int, Measured], field: str | None = None) -> list[float]:
+    if field is None:
+        return [measured.accuracy for measured in column.values()]
+    return [value for measured in column.values() if (value := measured.result[field]) is not None]
 
 
-def _costs(found: Measurements) -> Iterator[str]:
-    fields = {
-        "MB up": ("bytes_up", 1e-6),
-        "MB down": ("bytes_down", 1e-6),
-        "MB first": ("first_download", 1e-6),
-        "client M": ("client_parameters", 1e-6),
-        "blocks M": ("block_parameters", 1e-6),
-        "seconds": ("seconds", 1.0),
-        "proxy's own %": ("proxy_accuracy", 100.0),
-    }
-    rows = [["", *fields]]
-    for method in (*MAIN, "N", "D", "B"):
-        row = [NAMES[method]]
-        for field, unit in fields.values():
-            values = [value for data in SETS for value in found.column(data, method, field)]
-            row.append(f"{statistics.mean(values) * unit:.1f}" if values else MISSING)
-        rows.append(row)
+def _row(title: str, table: Table, columns: Mapping[str, list[float]]) -> list[str]:
+    """Cells of the sets and their mean, which is there where every set has a value."""
+    means = [statistics.mean(values) for values in columns.values() if values]
+    mean = f"{100 * statistics.mean(means):.1f}" if len(means) == len(columns) else MISSING
+    return [title, *(_cell(values, table.seeds) for values in columns.values()), mean]
+
+
+def _cell(values: Sequence[float], seeds: int) -> str:
+    text = percent(values)
+    return text if len(values) in (0, seeds) else f"{text} (n = {len(values)})"
+
+
+def _title(method: str) -> str:
+    return "FedOT, its best form" if method == FEDOT else METHODS[method].title
+
+
+def _difference_line(found: Measurements, table: Table, method: str, other: str) -> str:
+    title, gap = f"{_title(method)} − {_title(other)}", found.difference(table, method, other)
+    return f"{title}: {figures(gap)}" if gap.pairs else f"{title}: not measured"
+
+
+def figures(gap: Difference) -> str:
+    """A difference in a line: mean, errors, interval, the mean without the set that contributes most, and n."""
+    low, high = gap.interval()
+    by_set = ", ".join(f"{name} {value:+.1f}" for name, value in gap.by_set.items())
+    errors = f"seeds ± {gap.error_of_seeds:.2f}, sets ± {gap.error_of_sets:.2f}"
+    return (
+        f"{gap.mean:+.2f} ({errors}) [{low:+.2f}, {high:+.2f}]; "
+        f"without {gap.largest} {gap.without_largest:+.2f}; n = {len(gap.pairs)} pairs ({by_set})"
+    )
+
+
+def _choices(found: Measurements, tables: Sequence[Table]) -> Iterator[str]:
+    rows = [["", "rate", "plug-in", "validation %", "tries"]]
+    for table in tables:
+        for method in table.methods:
+            if (chosen := found.choice(table, method)) is not None:
+                tries = ", ".join(f"{name}: {100 * value:.1f}" for name, value in chosen.tries.items())
+                name = f"{table.title}, {METHODS[chosen.method].title}"
+                rows.append([name, f"{chosen.learning_rate:g}", chosen.plug, f"{100 * chosen.validation:.1f}", tries])
+    yield from grid(rows)
+    for table in tables:
+        yield f"  rounds, {table.title}: {', '.join(_rounds(found, table))}"
+
+
+def _rounds(found: Measurements, table: Table) -> Iterator[str]:
+    for data in table.subject.sets:
+        try:
+            yield f"{data} {found.protocols[table.subject.title].rounds(data, table.partition)}"
+        except MissingRuns:
+            yield f"{data} {MISSING}"
+
+
+_COSTS = {
+    "MB up": ("bytes_up", 1e-6),
+    "MB down": ("bytes_down", 1e-6),
+    "MB first": ("first_download", 1e-6),
+    "client M": ("client_parameters", 1e-6),
+    "blocks M": ("block_parameters", 1e-6),
+    "disclosed %": ("disclosed", 100.0),
+    "seconds": ("seconds", 1.0),
+}
+
+
+def _costs(found: Measurements, tables: Sequence[Table]) -> Iterator[str]:
+    rows = [["", *_COSTS]]
+    for table in tables:
+        for method in table.methods:
+            columns = [found.of(table, method, data) for data in table.subject.sets]
+            row = [f"{table.title}, {_title(method)}"]
+            for field, unit in _COSTS.values():
+                values = [value for column in columns for value in _values(column, field)]
+                row.append(f"{statistics.mean(values) * unit:.1f}" if values else MISSING)
+            rows.append(row)
     yield from grid(rows)
 
 
-def _transfer(found: Measurements) -> Iterator[str]:
-    """(accuracy of the backbone with what was tuned on the proxy − untuned) / (the same, tuned itself), by set."""
-    rows = [["", *SETS]]
-    for method in ("fedot", "N", "D", "B", "fedpft"):
-        row = [NAMES[method]]
-        for data in SETS:
-            gains = [
-                statistics.mean(accuracies) - statistics.mean(untuned)
-                for name in (method, "full")
-                if (accuracies := found.column(data, name)) and (untuned := found.column(data, name, "initial"))
-            ]
-            row.append(f"{gains[0] / gains[1]:.2f}" if len(gains) == 2 else MISSING)
-        rows.append(row)
-    yield from grid(rows)
+def goals(found: Measurements, tables: Sequence[Table]) -> Iterator[str]:
+    """What is to be reached, marked where it is; nothing is marked before all runs of a table are there."""
+    for table in tables:
+        if table.subject.title != TEXT.title or "fedpft" not in table.methods:
+            continue
+        most = 4.0 if table.size == "harder" else 1.5
+        gap = found.difference(table, "full", "fedpft")
+        yield _goal(table, f"gap to the full model ≤ {most:g} points", gap, lambda gap, most=most: gap.mean <= most)
+        lead = found.difference(table, "fedpft", FEDOT)
+        yield _goal(
+            table,
+            "lead over the best FedOT > 2 standard errors, over seeds and over sets",
+            lead,
+            lambda lead: lead.mean > 2 * max(lead.error_of_seeds, lead.error_of_sets),
+        )
 
 
-def _cosines(found: Measurements) -> Iterator[str]:
-    rows = [["", *SETS]]
-    for method in ("N", "closed form", "B", "fedot"):
-        columns = [found.column(data, method, "gradient_cosine") for data in SETS]
-        rows.append([NAMES[method], *(f"{statistics.mean(values):.3f}" if values else MISSING for values in columns)])
-    yield from grid(rows)
+def _goal(table: Table, title: str, gap: Difference, holds: Any) -> str:
+    wanted = len(table.subject.sets) * table.seeds
+    if len(gap.pairs) < wanted:
+        return f"  [ ] {table.title}: {title}: {len(gap.pairs)} of {wanted} pairs of runs so far"
+    return f"  [{'x' if holds(gap) else ' '}] {table.title}: {title}: {gap.mean:+.2f}"
 
 
-def _correlation(found: Measurements) -> Iterator[str]:
-    """Cosine and accuracy of proxies of different make, and their correlation, seeds averaged."""
-    points, rows = [], [["", "cosine", "accuracy"]]
-    for place, job in enumerate(makes(0, found.overrides)):
-        results = found.of(lambda seed, place=place: makes(seed, found.overrides)[place])  # type: ignore[misc]
-        if results and all(result["gradient_cosine"] is not None for result in results):
-            points.append([statistics.mean(r[field] for r in results) for field in ("gradient_cosine", "accuracy")])
-            whole = "ends" if job.proxy["keep_layers"] else "none"
-            name = f"{NAMES[job.method]}, ffn_keep {job.proxy['ffn_keep']}, {whole} whole"
-            rows.append([name, f"{points[-1][0]:.3f}", found.cell([result["accuracy"] for result in results])])
-    yield f"  by make, on {STUDY_SET}:"
-    yield from grid(rows)
-    text = "too few to correlate with accuracy"
-    if len(points) >= 3:
-        cosines, accuracies = zip(*points, strict=True)
-        linear, ranked = statistics.correlation(cosines, accuracies), spearmanr(cosines, accuracies).statistic
-        text = f"its correlation with accuracy is {linear:.2f}, of ranks {ranked:.2f}"
-    yield f"  over {len(points)} proxies of different make on {STUDY_SET}: {text}"
+def limited(tables: Sequence[Table], seeds: int | None, sets: Sequence[str]) -> tuple[Table, ...]:
+    """Tables with at most so many seeds and only some sets; a table of which no set is left is left out.
+
+    Raises:
+        ValueError: there is no such set.
+    """
+    known = [name for subject in (TEXT, VISION) for name in subject.sets]
+    if unknown := [name for name in sets if name not in known]:
+        raise ValueError(f"{', '.join(unknown)}: choose among {', '.join(known)}")
+    found = []
+    for table in tables:
+        left = tuple(name for name in table.subject.sets if not sets or name in sets)
+        most = table.seeds if seeds is None else min(seeds, table.seeds)
+        if left:
+            found.append(replace(table, subject=replace(table.subject, sets=left), seeds=most))
+    return tuple(found)
 
 
 def grid(rows: Sequence[Sequence[str]]) -> Iterator[str]:
@@ -289,3 +298,11 @@ def grid(rows: Sequence[Sequence[str]]) -> Iterator[str]:
             for place, (text, width) in enumerate(zip(row, widths, strict=True))
         ]
         yield "  ".join(["  " + first, *others])
+
+
+def percent(values: Sequence[float]) -> str:
+    """Mean ± standard deviation of shares, in per cent; of one value no deviation."""
+    if not values:
+        return MISSING
+    text = f"{100 * statistics.mean(values):.1f}"
+    return text if len(values) < 2 else f"{text} ± {100 * statistics.stdev(values):.1f}"

@@ -55,6 +55,11 @@ def claimed(benchmark: str, key: str) -> Iterator[bool]:
         lock.release()
 
 
+def digest(parts: Any) -> str:
+    """Twelve letters that stand for values, which JSON must know."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
+
+
 def kept(benchmark: str) -> dict[str, Any]:
     """All results kept so far, by key."""
     results: dict[str, Any] = _kept(RESULTS / f"{benchmark}.json")["results"]
