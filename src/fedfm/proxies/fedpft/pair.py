@@ -108,7 +108,8 @@ class FedPFTPair(ProxyPair):
         if settings.closed_form:
             batches: Sequence[Batch] = public.fixed(16, FITTING_BATCHES, seed=seed, purpose="closed form")
             layers = blocks(self.proxy.model, self.proxy.family)
-            rounded = settings.wire_bits.attention is not None
+            rounded = settings.bits is not None
+            self.round_own()  # of which the input matrices stay so, and the regression makes up for it
             refits = refit_outputs(
                 student.model, layers, self.compared, self.neurons, batches, settings.ridge, rounded=rounded
             )
