@@ -172,13 +172,15 @@ def test_disclosure_is_that_of_the_rounded_values() -> None:
     assert plain == eight > four  # 4 bits move most rows to a cosine below 0.999
 
 
-def test_closed_form_makes_up_for_rounded_attention() -> None:
-    found: list[dict[str, Any]] = []
-    model = at_server("fedpft", ffn_keep=1.0, distill=None, bits={"attention": 4})
-    model.prepare(model.start, found.append)
-    before, after = found[0], found[1]
-    assert (before["stage"], after["stage"]) == ("constructed", "closed-form")
-    assert 0 < after["hidden_error"] < before["hidden_error"]
+@pytest.mark.parametrize("bits", [{"attention": 4}, {"ffn": 4}], ids=str)
+def test_closed_form_makes_up_for_rounding(bits: dict[str, int]) -> None:
+    errors = []
+    for closed_form in (False, True):
+        found: list[dict[str, Any]] = []
+        model = at_server("fedpft", ffn_keep=1.0, distill=None, interval=None, bits=bits, closed_form=closed_form)
+        model.prepare(model.start, found.append)
+        errors.append(found[-1]["hidden_error"])
+    assert 0 < errors[1] < 0.9 * errors[0]
 
 
 def test_a_folder_is_taken_with_its_bits_and_refused_beside_others(fedpft: Made) -> None:

@@ -19,13 +19,16 @@ from fedfm.errors import DataError, RecipeError, StorageError
 from fedfm.hosts.received import load_received
 from fedfm.models.backbones import Backbone
 from fedfm.models.families import attention_targets
+from fedfm.params import digest
 from fedfm.params import load as load_params
 from fedfm.params import save as save_params
-from fedfm.proxies.fedpft.construct import Kept, compressed_blocks, make_proxy
+from fedfm.proxies.fedpft.construct import Kept, compressed_blocks, make_proxy, own_parameters
 from fedfm.proxies.fedpft.settings import FedPFT
 from fedfm.proxies.ffn import neurons
-from fedfm.proxies.folder import Manifest, check_backbone, load_proxy, read_manifest, save_proxy
-from tests.models.cases import CASES, TASKS, Case, batch, load, logits
+from fedfm.proxies.folder import Manifest, check_backbone, load_proxy, plain_tensors, read_manifest, save_proxy
+from fedfm.proxies.packing import packings, round_in_place
+from fedfm.proxies.settings import Bits
+from tests.models.cases import CASES, CUT_KINDS, TASKS, Case, batch, load, logits
 
 cases = pytest.mark.parametrize("case", CASES, ids="-".join)
 BERT = ("tiny-bert", "text")
@@ -90,6 +93,27 @@ def test_a_proxy_comes_back_bit_for_bit(tmp_path: Path, case: Case) -> None:
         assert torch.equal(mine, theirs), name
     assert not any(parameter.requires_grad for parameter in found.model.parameters())
     assert not any(module.training for module in found.model.modules())
+
+
+@pytest.mark.parametrize("case", [*CASES, *CUT_KINDS], ids="-".join)
+def test_a_proxy_in_few_bits_comes_back_as_the_server_rounded_it(tmp_path: Path, case: Case) -> None:
+    backbone, _, kept = made(case, step=4)
+    settings = FedPFT(bits=Bits(attention=4, ffn=4, embeddings=8))
+    proxy = make_proxy(backbone, kept, settings.bits)
+    packed = packings(proxy.model, proxy.family, settings.wire_bits)
+    round_in_place({matrix: packed[matrix] for matrix in own_parameters(proxy, kept).values() if matrix in packed})
+    save_proxy(tmp_path, proxy, kept, settings)
+    found, _ = load_proxy(tmp_path, TASKS[case[1]].auto_class)
+    assert digest(dict(plain_tensors(found.model))) == digest(dict(plain_tensors(proxy.model)))
+    heads = (*proxy.head, *proxy.family.heads, *proxy.family.language_heads, proxy.family.pooler or "no pooler")
+    left = [
+        name
+        for name, weight in proxy.model.named_parameters()
+        if weight.dim() > 1 and weight not in packed and not any(f"{head}." in name for head in heads)
+    ]
+    assert all("relative_attention_bias" in name or "pos_" in name or "vision_model.head" in name for name in left), (
+        left
+    )
 
 
 @cases

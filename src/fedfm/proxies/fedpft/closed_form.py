@@ -6,7 +6,7 @@ layer reads what the layers before it, refitted already, hand it.
 Before training, with a the activations of the backbone's FFN on the proxy's own input and S the neurons kept, inputs
 are a_S, wanted outputs W₂a + b₂, given weights W₂[:, S]. In an alignment, backbone and proxy both carry the aggregate;
 with x what the FFN's output is added to, wanted is what takes the proxy's sum to the backbone's, FFN(x_T) + x_T − x_S,
-and the given weights are the proxy's present ones. The same is wanted before training where the proxy's attention is
+and the given weights are the proxy's present ones. The same is wanted before training where the proxy's matrices are
 rounded (`proxy.bits`), of the backbone's block on the proxy's own input: W₂ then makes up for the rounding too.
 """
 
@@ -54,7 +54,7 @@ def refit_outputs(
         kept: int64 [m'] indices of the kept neurons by the path of the student's block.
         batches: public ones.
         ridge: pull towards the backbone's weights, above 0.
-        rounded: whether attention is.
+        rounded: whether they are.
 
     Returns:
         The relative error before and after each regression, by the path of the student's block.

@@ -119,11 +119,12 @@ class FedPFTPair(ProxyPair):
             batches = public.fixed(FITTING_SIZE, FITTING_BATCHES, seed=seed, purpose="closed form")
             layers = blocks(self.proxy.model, self.proxy.family)
             ridge = self.settings.ridge
+            self.round_own()  # of which the input matrices stay so, and the regression makes up for it
             return residuals(
                 refit_outputs(student.model, layers, self.compared, self.neurons, batches, ridge, rounded=rounded)
             )
 
-        rounded = self.settings.wire_bits.attention is not None
+        rounded = self.settings.bits is not None
         examples = min(FITTING_SIZE * FITTING_BATCHES, len(public))
         return FitStage("closed-form", {"ridge": self.settings.ridge}, fit, Passes(examples, examples))
 
