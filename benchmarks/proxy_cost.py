@@ -3,7 +3,8 @@
     python benchmarks/proxy_cost.py [--model builtin:minilm] [--distill 500]
 
 Public data is `builtin:pydoc`, 2,048 pieces of at most 64 tokens, read and encoded before the clock starts; one thread.
-The proxy has `ffn_keep: 0.25` with whole ends. "Made" and "found" include choosing neurons and the comparisons with the backbone (`probe`).
+The proxy has `ffn_keep: 0.25` with whole ends. "Made" and "found" include choosing neurons and the comparisons with the
+backbone (`probe`), but not loading the model.
 """
 
 from __future__ import annotations

@@ -115,3 +115,11 @@ def methods_given_to_one_test(monkeypatch: pytest.MonkeyPatch) -> None:
     from fedfm import registry
 
     monkeypatch.setattr(registry, "_GIVEN", {group: dict(names) for group, names in registry._GIVEN.items()})
+
+
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache that only this test uses."""
+    folder = tmp_path / "cache"
+    monkeypatch.setenv("FEDFM_CACHE", str(folder))
+    return folder

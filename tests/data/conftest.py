@@ -1,9 +1,8 @@
-"""A cache for each test, and sources in memory. Imports wait until the environment is set."""
+"""Sources in memory. Imports wait until the environment is set."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,14 +11,6 @@ if TYPE_CHECKING:
     from datasets import Features
 
     from fedfm.data.sources import Source
-
-
-@pytest.fixture
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cache that only this test uses."""
-    folder = tmp_path / "cache"
-    monkeypatch.setenv("FEDFM_CACHE", str(folder))
-    return folder
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ is kept in the cache, under a digest of all that decides its bits, and a run wit
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -14,10 +15,12 @@ from pathlib import Path
 
 import torch
 import transformers
+from peft import PeftModel
 
 from fedfm.data.tensor_cache import tensor_key
 from fedfm.models.backbones import Backbone
 from fedfm.proxies.costs import Passes
+from fedfm.proxies.trace import Model
 from fedfm.tasks.public import PublicData
 
 
@@ -61,6 +64,16 @@ def making_key(backbone: Backbone, public: PublicData, seed: int, **settings: ob
         processor=torch.backends.cpu.get_cpu_capability(),
         threads=torch.get_num_threads(),
         matmul=torch.get_float32_matmul_precision(),
+    )
+
+
+def adapter_settings(model: Model) -> str:
+    """What an adapter computes with its values; of a model without an adapter, its class."""
+    if not isinstance(model, PeftModel):
+        return type(model).__name__
+    settings = {**model.active_peft_config.to_dict(), "base_model_name_or_path": None}
+    return json.dumps(
+        settings, sort_keys=True, default=lambda value: sorted(value) if type(value) is set else str(value)
     )
 
 

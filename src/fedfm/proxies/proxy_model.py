@@ -9,12 +9,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from fedfm.data.tensor_cache import CachedTensors, cached_tensors, has_tensors
-from fedfm.params import Params
+from fedfm.data.tensor_cache import CachedTensors, cached_tensors, has_tensors, tensor_key
+from fedfm.params import Params, digest
 from fedfm.progress import stage
 from fedfm.proxies.base import Attach, ClientModel, Judge, Making, ModelVersion, Report
 from fedfm.proxies.costs import STEP, Passes, pass_seconds
-from fedfm.proxies.fitting import FitStage, making_key
+from fedfm.proxies.fitting import FitStage, adapter_settings, making_key
 from fedfm.proxies.folder import plain_tensors, save_proxy
 from fedfm.proxies.hidden import layer_errors
 from fedfm.proxies.near_copies import disclosed, near_copies
@@ -143,15 +143,15 @@ class ProxyModel(ClientModel):
     def prepare(self, start: Params, report: Report) -> ModelVersion:
         """Fits the proxy, and compares it with the backbone after each stage."""
         self.carry(start)
-
-        def probed(stage: str, done: dict[str, float]) -> None:
-            report({**self.compare(stage), **done})
-
-        probed("loaded" if self.pair.loaded else "constructed", {})
+        if self.pair.loaded or self.public is None:
+            report(self.compare("loaded" if self.pair.loaded else "constructed"))
+            return self.first_version()
+        seen = self._seen(start)
+        report(self._compared("constructed", self._key(self.public, []), seen))
         for key, step in self._stages().items():
             made = cached_tensors(key, partial(self._fit, step))
             self.pair.write(dict(made.tensors))
-            probed(step.name, dict(made.facts))
+            report({**self._compared(step.name, key, seen), **made.facts})
         if not self.pair.loaded and self.pair.packed_own:
             self.pair.round_own()
             probed("quantised", {})
@@ -190,17 +190,40 @@ class ProxyModel(ClientModel):
         """Stages of fitting by their keys in the cache, which depend on all stages before."""
         if self.pair.loaded or self.public is None or not self.pair.compared:
             return {}
-        pair, before, found = self.pair, list[object](), dict[str, FitStage]()
-        cut = {
-            "kind": pair.made_by.kind,
-            "kept": {path: index.tolist() for path, index in pair.kept.items()},
-            "layers": list(pair.layers),
-            "bits": pair.made_by.wire_bits.model_dump(),
-        }
-        for step in pair.stages(self.tunable, self.server_tunable, self.public, seed=self.seed):
+        before, found = list[object](), dict[str, FitStage]()
+        for step in self.pair.stages(self.tunable, self.server_tunable, self.public, seed=self.seed):
             before.append([step.name, dict(step.settings)])
-            found[making_key(pair.backbone, self.public, self.seed, **cut, stages=list(before))] = step
+            found[self._key(self.public, before)] = step
         return found
+
+    def _key(self, public: PublicData, stages: list[object]) -> str:
+        """The key of the proxy after some stages."""
+        return making_key(
+            self.pair.backbone,
+            public,
+            self.seed,
+            kind=self.pair.made_by.kind,
+            kept={path: index.tolist() for path, index in self.pair.kept.items()},
+            layers=list(self.pair.layers),
+            bits=self.pair.made_by.wire_bits.model_dump(),
+            stages=stages,
+        )
+
+    def _seen(self, start: Params) -> dict[str, object]:
+        """What a comparison depends on beside the proxy: head, what is tuned, and how many examples."""
+        backbone = self.pair.backbone
+        head = [backbone.identity.head, sorted(backbone.new_head), type(backbone.model).__name__]
+        return {
+            "head": [*head, backbone.model.config.num_labels],
+            "start": digest(start),
+            "adapters": [adapter_settings(half.model) for half in (self.tunable, self.server_tunable)],
+            "probe": self._probe,
+        }
+
+    def _compared(self, stage: str, key: str, seen: dict[str, object]) -> dict[str, Any]:
+        """As `compare`; the record is kept in the cache like the proxy itself."""
+        kept = tensor_key(proxy=key, record=stage, **seen)
+        return dict(cached_tensors(kept, lambda: CachedTensors({}, self.compare(stage))).facts)
 
     def _fit(self, step: FitStage) -> CachedTensors:
         """Fits the proxy without what is tuned, on which its outcome does not depend."""
