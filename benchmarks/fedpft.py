@@ -21,6 +21,7 @@ from __future__ import annotations
 import time
 
 from fedpft_choices import pending
+from fedpft_data import HUB, SETS
 from fedpft_earlier import earlier_tables
 from fedpft_runner import argument_parser, make_runs, measurements, read_arguments, scale_of
 from fedpft_tables import TABLES, cells_of, everything, limited
@@ -42,6 +43,9 @@ def main() -> None:
         tables = limited(TABLES, options.seeds, options.sets)
     except ValueError as error:
         parser.error(str(error))
+    absent = [name for table in tables for name in table.subject.sets if SETS[name].hub is None]
+    if options.data == HUB and absent:
+        parser.error(f"{absent[0]} has no name on the hub that is known here; leave it out (--sets)")
     scale, cells = scale_of(options), list(cells_of(tables))
     make_runs(
         NAME,

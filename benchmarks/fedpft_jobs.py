@@ -172,7 +172,10 @@ def with_fitted_proxy(recipe: dict[str, Any], key: str, overrides: Sequence[str]
         if not folder.exists():
             beside = folder.with_suffix(".partial")
             shutil.rmtree(beside, ignore_errors=True)
-            build_proxy(load_recipe(recipe, overrides), beside)
+            made_by = {
+                name: value for name, value in recipe["proxy"].items() if name == "kind" or name not in LEFT_OPEN
+            }
+            build_proxy(load_recipe({**recipe, "proxy": made_by}, overrides), beside)
             beside.rename(folder)
     left = {name: value for name, value in recipe["proxy"].items() if name in LEFT_OPEN}
     return {**recipe, "proxy": left | {"path": str(folder)}}

@@ -239,6 +239,8 @@ def _costs(found: Measurements, tables: Sequence[Table]) -> Iterator[str]:
     for table in tables:
         for method in table.methods:
             columns = [found.of(table, method, data) for data in table.subject.sets]
+            if not any(columns):
+                continue
             row = [f"{table.title}, {_title(method)}"]
             for field, unit in _COSTS.values():
                 values = [value for column in columns for value in _values(column, field)]

@@ -190,6 +190,43 @@ def test_pending_runs_are_the_tuning_first(modules: dict[str, ModuleType], resul
     assert len({job.key for job in jobs}) == len(jobs)
 
 
+def test_tables_say_n_errors_choices_goals_and_what_is_missing(
+    modules: dict[str, ModuleType], results_folder: Path
+) -> None:
+    tables, choices, statistics = modules["tables"], modules["choices"], modules["statistics"]
+    shown = tables.limited(tables.TABLES[:1], 2, ["sst2", "trec6"])
+    scale = modules["methods"].Scale(rounds=(5,))
+    accuracies = {"full": 0.9, "fedpft": 0.89, "paper": 0.85}
+
+    def answer(job: Any) -> dict[str, Any]:
+        right = round(100 * accuracies.get(job.method, 0.8)) + job.seed % 2
+        bits = statistics.packed(np.arange(100) < right)
+        found = result(right / 100, distilled=right / 100 if job.proxy["kind"] != "none" else None)
+        costs = dict.fromkeys(("bytes_up", "bytes_down", "first_download", "client_parameters", "seconds"), 1e6)
+        costs |= {"block_parameters": None, "disclosed": None, "proxy_accuracy": 0.5, "majority": 0.5}
+        return found | costs | {"correct": {"plugged": bits, "distilled": bits}}
+
+    cells, results = list(tables.cells_of(shown)), {}
+    while True:
+        protocol = choices.Protocol(results, shown[0].subject, scale, "choices")
+        if not (jobs := list(choices.pending({"MiniLM": protocol}, cells))):
+            break
+        results |= {job.key: answer(job) for job in jobs}
+    found = tables.Measurements({"MiniLM": protocol})
+    text = "\n".join(tables.everything(found, shown))
+    assert "no proxy (FedPETuning) − FedPFT: +1.00 (seeds ± 0.00, sets ± 0.00) [" in text
+    assert "n = 4 pairs (sst2 +1.0, trec6 +1.0)" in text
+    assert "90.5 ± 0.7" in text
+    assert "[x] Table 1, IID: gap to the full model ≤ 1.5 points: +1.00" in text
+    assert "[x] Table 1, IID: lead over the best FedOT > 2 standard errors" in text
+    lost = next(key for key in results if "fedpft" in key and "on test" in key)
+    del results[lost]
+    text = "\n".join(tables.everything(found, shown))
+    assert "(n = 1)" in text
+    assert "[ ] Table 1, IID: gap to the full model ≤ 1.5 points: 3 of 4 pairs of runs so far" in text
+    assert len(found.missing(cells)) == 1
+
+
 def test_bits_of_examples_survive_as_text(modules: dict[str, ModuleType]) -> None:
     correct = np.random.default_rng(0).random(399) < 0.9
     text = modules["statistics"].packed(correct)

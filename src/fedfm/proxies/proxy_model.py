@@ -143,18 +143,21 @@ class ProxyModel(ClientModel):
     def prepare(self, start: Params, report: Report) -> ModelVersion:
         """Fits the proxy, and compares it with the backbone after each stage."""
         self.carry(start)
-        if self.pair.loaded or self.public is None:
-            report(self.compare("loaded" if self.pair.loaded else "constructed"))
+        if self.pair.loaded:
+            report(self.compare("loaded"))
             return self.first_version()
-        seen = self._seen(start)
-        report(self._compared("constructed", self._key(self.public, []), seen))
-        for key, step in self._stages().items():
-            made = cached_tensors(key, partial(self._fit, step))
-            self.pair.write(dict(made.tensors))
-            report({**self._compared(step.name, key, seen), **made.facts})
-        if not self.pair.loaded and self.pair.packed_own:
+        if self.public is None:
+            report(self.compare("constructed"))
+        else:
+            seen = self._seen(start)
+            report(self._compared("constructed", self._key(self.public, []), seen))
+            for key, step in self._stages().items():
+                made = cached_tensors(key, partial(self._fit, step))
+                self.pair.write(dict(made.tensors))
+                report({**self._compared(step.name, key, seen), **made.facts})
+        if self.pair.packed_own:
             self.pair.round_own()
-            probed("quantised", {})
+            report(self.compare("quantised"))
         return self.first_version()
 
     @property
