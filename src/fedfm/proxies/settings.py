@@ -198,7 +198,7 @@ class PlugInDistillation(Descent):
 
 
 class PlugInSettings(Settings):
-    """What happens to the tunable once training is over and it is plugged into the backbone."""
+    """The end of a run with a proxy: from the tunable on the proxy to the tunable in the backbone."""
 
     distill: PlugInDistillation | None = None
     """The backbone learns from the tuned proxy on public data; null: the plug-in is final."""
