@@ -136,7 +136,8 @@ def _in_words(details: ErrorDetails, place: Location, model: type[Settings]) -> 
         choices = re.findall(r"'([^']*)'", context["expected_tags"])
         return f"{place.where}.{_chooser(context)}", _choose(tag, choices), _shown(tag)
     if fault == "literal_error":
-        return place.where, _choose(value, re.findall(r"'([^']*)'", context["expected"])), got
+        quoted_or_number = re.findall(r"'([^']*)'|(\d+)", context["expected"])
+        return place.where, _choose(value, [word or number for word, number in quoted_or_number]), got
     if fault == "string_pattern_mismatch":
         return place.where, f"is not allowed here: {place.help}", got
     if fault == "string_type" and isinstance(value, int | float):
