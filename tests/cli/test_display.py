@@ -100,6 +100,35 @@ def test_plain_lines_have_no_control_characters() -> None:
     assert "warning: round 2: [bold]refused[/bold] update of client a" in text, "data is no markup"
 
 
+PROXY: dict[str, Any] = {
+    "kind": "fedpft",
+    "parameters": {"blocks": 1, "backbone_blocks": 2, "total": 3},
+    "disclosed": 0.5,
+    "making": {"neurons": "found", "closed-form": "missing", "distilled": "missing"},
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"making": {}}, None),
+        ({"making": {"distilled": "missing"}}, None),
+        ({}, "found in the cache: neurons"),
+        ({"making": {"neurons": "found", "distilled": "found"}}, "found in the cache"),
+        (
+            {"cpu_seconds": {"closed-form": 8.0, "distilled": 400.0, "alignment": 9.0}},
+            "found in the cache: neurons; about 6 min 48 s of CPU time (closed-form 8.0 s, distilled 6 min 40 s); "
+            "an alignment about 9.0 s of CPU time",
+        ),
+    ],
+)
+def test_a_plan_says_what_making_the_proxy_takes(changes: dict[str, Any], said: str | None) -> None:
+    stream = io.StringIO()
+    Console(file=stream, width=250).print(describe_plan(PLAN | {"proxy": PROXY | changes}))
+    lines = [line.removeprefix("making it").strip() for line in stream.getvalue().splitlines() if "making it" in line]
+    assert lines == ([] if said is None else [said])
+
+
 def test_sizes_that_nobody_knows_yet_are_not_told() -> None:
     stream = io.StringIO()
     unknown = PLAN["data"] | {"train": None, "client_examples": None}

@@ -20,6 +20,7 @@ from transformers.activations import ReLUSquaredActivation
 from fedfm.models.families import Block
 from fedfm.params import Params
 from fedfm.printable import quoted
+from fedfm.progress import steps
 from fedfm.proxies.fedpft.settings import UsageScore
 from fedfm.proxies.ffn import neurons, output_layer, vectors
 from fedfm.proxies.precision import wide
@@ -163,7 +164,7 @@ def measure_activity(model: Model, blocks: Sequence[Block], batches: Iterable[Ba
     """The use of the neurons of some blocks on batches, by block path."""
     model.eval()
     with counting(model, blocks) as counted:
-        for batch in batches:
+        for batch in steps(batches, "measuring the use of neurons"):
             run(model, batch)
     return counted
 
