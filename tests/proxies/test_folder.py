@@ -24,9 +24,9 @@ from fedfm.params import load as load_params
 from fedfm.params import save as save_params
 from fedfm.proxies.fedpft.construct import Kept, compressed_blocks, make_proxy, own_parameters
 from fedfm.proxies.fedpft.settings import FedPFT
-from fedfm.proxies.few_bits import packings, round_in_place
 from fedfm.proxies.ffn import neurons
 from fedfm.proxies.folder import Manifest, check_backbone, load_proxy, plain_tensors, read_manifest, save_proxy
+from fedfm.proxies.matrix_packing import packings, round_in_place
 from fedfm.proxies.settings import Bits
 from tests.models.cases import CASES, CUT_KINDS, TASKS, Case, batch, load, logits
 
@@ -96,7 +96,7 @@ def test_a_proxy_comes_back_bit_for_bit(tmp_path: Path, case: Case) -> None:
 
 
 @pytest.mark.parametrize("case", [*CASES, *CUT_KINDS], ids="-".join)
-def test_a_proxy_in_few_bits_comes_back_as_the_server_rounded_it(tmp_path: Path, case: Case) -> None:
+def test_a_proxy_in_matrix_packing_comes_back_as_the_server_rounded_it(tmp_path: Path, case: Case) -> None:
     backbone, _, kept = made(case, step=4)
     settings = FedPFT(bits=Bits(attention=4, ffn=4, embeddings=8))
     proxy = make_proxy(backbone, kept, settings.bits)

@@ -21,11 +21,11 @@ from fedfm.params import Params
 from fedfm.proxies.base import Attach, ClientCopy, ClientModel
 from fedfm.proxies.costs import of_descent
 from fedfm.proxies.distillation import distill
-from fedfm.proxies.few_bits import BitFormat, named, packings, round_in_place
 from fedfm.proxies.ffn import Kept
 from fedfm.proxies.fitting import FitStage
 from fedfm.proxies.folder import check_backbone, plain_tensors, read_manifest, read_weights
 from fedfm.proxies.hidden import Pairs
+from fedfm.proxies.matrix_packing import MatrixPacking, named, packings, round_in_place
 from fedfm.proxies.settings import Bits, DistillSettings, ProxySettings
 from fedfm.tasks.public import PublicData
 
@@ -96,16 +96,16 @@ class ProxyPair(ABC):
             parameter.copy_(own[name])
 
     @property
-    def packed(self) -> dict[str, BitFormat]:
+    def packed(self) -> dict[str, MatrixPacking]:
         """How tensors of the proxy are packed where they are sent, by their names from its model."""
         return named(plain_tensors(self.proxy.model), self._packings())
 
     @property
-    def packed_own(self) -> dict[str, BitFormat]:
+    def packed_own(self) -> dict[str, MatrixPacking]:
         """The same of `own`, by names from the base model."""
         return named(self.own.items(), self._packings())
 
-    def _packings(self) -> dict[nn.Parameter, BitFormat]:
+    def _packings(self) -> dict[nn.Parameter, MatrixPacking]:
         return packings(self.proxy.model, self.proxy.family, self.made_by.wire_bits)
 
     def round_own(self) -> None:

@@ -14,10 +14,10 @@ from fedfm.params import Params, digest
 from fedfm.progress import stage
 from fedfm.proxies.base import Attach, ClientModel, Judge, Making, ModelVersion, Report
 from fedfm.proxies.costs import STEP, Passes, pass_seconds
-from fedfm.proxies.few_bits import pack, packed_sizes
 from fedfm.proxies.fitting import FitStage, adapter_settings, making_key
 from fedfm.proxies.folder import plain_tensors, save_proxy
 from fedfm.proxies.hidden import layer_errors
+from fedfm.proxies.matrix_packing import pack, packed_sizes
 from fedfm.proxies.near_copies import disclosed, near_copies
 from fedfm.proxies.pair import ProxyPair
 from fedfm.proxies.plug_in_distillation import compare, distill_plug_in

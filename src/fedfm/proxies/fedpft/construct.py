@@ -15,8 +15,8 @@ from fedfm.errors import RecipeError
 from fedfm.models.backbones import Backbone
 from fedfm.models.families import Block, blocks
 from fedfm.proxies.fedpft.settings import FedPFT
-from fedfm.proxies.few_bits import packings, round_in_place
 from fedfm.proxies.ffn import Kept, keep_neurons, neuron_tensors, neurons, output_bias
+from fedfm.proxies.matrix_packing import packings, round_in_place
 from fedfm.proxies.pair import sharing_copy
 from fedfm.proxies.settings import Bits
 

@@ -26,9 +26,9 @@ from fedfm.proxies.fedpft.versions import (
     next_version,
     outputs_touched,
 )
-from fedfm.proxies.few_bits import pack
 from fedfm.proxies.ffn import neurons
 from fedfm.proxies.layerwise import LayerwisePass
+from fedfm.proxies.matrix_packing import pack
 from fedfm.proxies.proxy_model import ProxyModel
 from fedfm.tasks.public import PublicData
 from fedfm.wire import stored_bytes
