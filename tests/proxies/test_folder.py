@@ -26,7 +26,7 @@ from fedfm.proxies.fedpft.construct import Kept, compressed_blocks, make_proxy, 
 from fedfm.proxies.fedpft.settings import FedPFT
 from fedfm.proxies.ffn import neurons
 from fedfm.proxies.folder import Manifest, check_backbone, load_proxy, plain_tensors, read_manifest, save_proxy
-from fedfm.proxies.packing import packings, round_in_place
+from fedfm.proxies.matrix_packing import packings, round_in_place
 from fedfm.proxies.settings import Bits
 from tests.models.cases import CASES, CUT_KINDS, TASKS, Case, batch, load, logits
 

@@ -33,7 +33,7 @@ from fedfm.params import Params, digest, load, save
 from fedfm.plain_files import refuse_links
 from fedfm.proxies import AnyProxy, ProxySettings
 from fedfm.proxies.ffn import Kept, keep_neurons, neurons
-from fedfm.proxies.packing import Packing, named, pack, packings, unpack
+from fedfm.proxies.matrix_packing import MatrixPacking, named, pack, packings, unpack
 from fedfm.settings import Settings
 
 FORMAT: Final = 2
@@ -281,7 +281,7 @@ def _other_task(folder: Path, manifest: Manifest, auto_class: Any) -> RecipeErro
     )
 
 
-def _packed(model: PreTrainedModel, settings: ProxySettings) -> dict[str, Packing]:
+def _packed(model: PreTrainedModel, settings: ProxySettings) -> dict[str, MatrixPacking]:
     """How the tensors of a proxy with these settings are packed, by name."""
     return named(plain_tensors(model), packings(model, family_of(model.config), settings.wire_bits))
 

@@ -23,7 +23,7 @@ from fedfm.proxies.distillation import distill
 from fedfm.proxies.ffn import Kept
 from fedfm.proxies.folder import check_backbone, plain_tensors, read_manifest, read_weights
 from fedfm.proxies.hidden import Pairs
-from fedfm.proxies.packing import Packing, named, packings, round_in_place
+from fedfm.proxies.matrix_packing import MatrixPacking, named, packings, round_in_place
 from fedfm.proxies.settings import Bits, DistillSettings, ProxySettings
 from fedfm.tasks.public import PublicData
 
@@ -95,16 +95,16 @@ class ProxyPair(ABC):
             parameter.copy_(own[name])
 
     @property
-    def packed(self) -> dict[str, Packing]:
+    def packed(self) -> dict[str, MatrixPacking]:
         """How tensors of the proxy are packed where they are sent, by their names from its model."""
         return named(plain_tensors(self.proxy.model), self._packings())
 
     @property
-    def packed_own(self) -> dict[str, Packing]:
+    def packed_own(self) -> dict[str, MatrixPacking]:
         """The same of `own`, by names from the base model."""
         return named(self.own.items(), self._packings())
 
-    def _packings(self) -> dict[nn.Parameter, Packing]:
+    def _packings(self) -> dict[nn.Parameter, MatrixPacking]:
         return packings(self.proxy.model, self.proxy.family, self.made_by.wire_bits)
 
     def round_own(self) -> None:

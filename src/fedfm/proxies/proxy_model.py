@@ -13,8 +13,8 @@ from fedfm.progress import stage
 from fedfm.proxies.base import Attach, ClientModel, Judge, ModelVersion, Report
 from fedfm.proxies.folder import plain_tensors, save_proxy
 from fedfm.proxies.hidden import layer_errors
+from fedfm.proxies.matrix_packing import pack, packed_sizes
 from fedfm.proxies.near_copies import disclosed, near_copies
-from fedfm.proxies.packing import pack, packed_sizes
 from fedfm.proxies.pair import ProxyPair
 from fedfm.proxies.plug_in_distillation import compare, distill_plug_in
 from fedfm.proxies.plugin import plug_in_map

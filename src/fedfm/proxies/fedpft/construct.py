@@ -16,7 +16,7 @@ from fedfm.models.backbones import Backbone
 from fedfm.models.families import Block, blocks
 from fedfm.proxies.fedpft.settings import FedPFT
 from fedfm.proxies.ffn import Kept, keep_neurons, neuron_tensors, neurons, output_bias
-from fedfm.proxies.packing import packings, round_in_place
+from fedfm.proxies.matrix_packing import packings, round_in_place
 from fedfm.proxies.pair import sharing_copy
 from fedfm.proxies.settings import Bits
 

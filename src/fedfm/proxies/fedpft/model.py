@@ -27,7 +27,7 @@ from fedfm.proxies.fedpft.versions import (
 )
 from fedfm.proxies.ffn import neurons
 from fedfm.proxies.layerwise import LayerwisePass
-from fedfm.proxies.packing import pack
+from fedfm.proxies.matrix_packing import pack
 from fedfm.proxies.proxy_model import ProxyModel
 from fedfm.tasks.public import PublicData
 from fedfm.wire import stored_bytes

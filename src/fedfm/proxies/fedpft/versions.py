@@ -23,7 +23,7 @@ from fedfm.proxies.base import ClientCopy, ModelVersion
 from fedfm.proxies.fedpft.activity import counting, to_params
 from fedfm.proxies.fedpft.construct import kept_blocks, own_parameters
 from fedfm.proxies.ffn import Kept, NeuronTensor, neuron_tensors, neurons, output_bias
-from fedfm.proxies.packing import Packing, named, packed_names, packings, unpack
+from fedfm.proxies.matrix_packing import MatrixPacking, named, packed_names, packings, unpack
 from fedfm.proxies.settings import Bits
 
 NEURONS = "neurons"
@@ -121,7 +121,7 @@ class NeuronCopy(ClientCopy):
     """
 
     blocks: Sequence[Block] = field(default_factory=tuple)
-    packed: Mapping[str, Packing] = field(default_factory=dict)
+    packed: Mapping[str, MatrixPacking] = field(default_factory=dict)
 
     @classmethod
     def of(cls, proxy: Backbone, kept: Kept, version: int, bits: Bits) -> Self:

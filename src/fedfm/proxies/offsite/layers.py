@@ -14,8 +14,8 @@ from fedfm.models.backbones import Backbone
 from fedfm.models.families import Block, blocks
 from fedfm.proxies.fedpft.construct import compressed_blocks
 from fedfm.proxies.ffn import neuron_tensors
+from fedfm.proxies.matrix_packing import packings, round_in_place
 from fedfm.proxies.offsite.settings import Offsite
-from fedfm.proxies.packing import packings, round_in_place
 from fedfm.proxies.pair import sharing_copy
 from fedfm.proxies.settings import Bits
 

@@ -7,7 +7,16 @@ import torch
 from torch import Tensor
 
 from fedfm.errors import RecipeError
-from fedfm.proxies.packing import BLOCK, Packing, named, pack, packed_sizes, packings, round_in_place, unpack
+from fedfm.proxies.matrix_packing import (
+    BLOCK,
+    MatrixPacking,
+    named,
+    pack,
+    packed_sizes,
+    packings,
+    round_in_place,
+    unpack,
+)
 from fedfm.proxies.settings import Bits
 from fedfm.wire import stored_bytes
 from tests.models.cases import load
@@ -18,24 +27,24 @@ BITS = pytest.mark.parametrize("bits", [4, 8])
 
 def test_four_bits_by_hand() -> None:
     # s = 3.5 / 7; 0.75 and 1.25 are halfway between two integers, and the even one is taken
-    codes, scales = Packing(4).pack(torch.tensor([[3.5, -3.5, 0.75, 1.25, -0.3]]))
+    codes, scales = MatrixPacking(4).pack(torch.tensor([[3.5, -3.5, 0.75, 1.25, -0.3]]))
     assert scales.tolist() == [[0.5]]
     assert codes.tolist() == [15 | 1 << 4, 10 | 10 << 4, 7]  # 7, −7 | 2, 2 | −1, 8 added to each
-    assert Packing(4).unpack(codes, scales, (1, 5)).tolist() == [[3.5, -3.5, 1.0, 1.0, -0.5]]
+    assert MatrixPacking(4).unpack(codes, scales, (1, 5)).tolist() == [[3.5, -3.5, 1.0, 1.0, -0.5]]
 
 
 def test_eight_bits_by_hand() -> None:
-    codes, scales = Packing(8, axis=1).pack(torch.tensor([[127.0, 0.0], [-63.6, 2.0]]))
+    codes, scales = MatrixPacking(8, axis=1).pack(torch.tensor([[127.0, 0.0], [-63.6, 2.0]]))
     assert scales.tolist() == [[1.0], [0.0157470703125]]  # rows are columns; 2 / 127 in bfloat16
     assert codes.tolist() == [127, -64, 0, 127]
-    rounded = Packing(8, axis=1).unpack(codes, scales, (2, 2))
+    rounded = MatrixPacking(8, axis=1).unpack(codes, scales, (2, 2))
     assert rounded.tolist() == [[127.0, 0.0], [-64.0, 127 * 0.0157470703125]]
 
 
 def test_each_block_of_a_row_has_a_scale_and_none_reaches_into_the_next_row() -> None:
     tensor = torch.ones(2, BLOCK + 1)
     tensor[0, -1], tensor[1, 0] = 100, 7
-    _, scales = Packing(4).pack(tensor)
+    _, scales = MatrixPacking(4).pack(tensor)
     expected = torch.tensor([[1 / 7, 100 / 7], [1, 1 / 7]]).bfloat16()
     assert torch.equal(scales, expected)
 
@@ -45,7 +54,7 @@ def test_each_block_of_a_row_has_a_scale_and_none_reaches_into_the_next_row() ->
 def test_rounded_values_are_packed_to_themselves(bits: int, size: float) -> None:
     torch.manual_seed(0)
     tensor = size * torch.randn(5, 3, 71)
-    for packing in (Packing(bits), Packing(bits, axis=2)):
+    for packing in (MatrixPacking(bits), MatrixPacking(bits, axis=2)):
         codes, scales = packing.pack(tensor)
         rounded = packing.unpack(codes, scales, tensor.shape)
         again = packing.pack(rounded)
@@ -64,7 +73,7 @@ def test_a_neurons_slices_are_packed_alone_as_among_others(bits: int) -> None:
     torch.manual_seed(0)
     tensor, chosen = torch.randn(6, 70), torch.tensor([1, 4])
     for axis in (0, 1):
-        packing = Packing(bits, axis)
+        packing = MatrixPacking(bits, axis)
         alone = packing.round(tensor.index_select(axis, chosen))
         assert torch.equal(alone, packing.round(tensor).index_select(axis, chosen))
 
@@ -72,7 +81,7 @@ def test_a_neurons_slices_are_packed_alone_as_among_others(bits: int) -> None:
 @BITS
 @pytest.mark.parametrize("shape", [(384, 384), (1536, 384), (3, 5), (0, 7), (1, 197, 64)])
 def test_sizes_are_known_without_values_and_are_bits_and_scales(bits: int, shape: tuple[int, ...]) -> None:
-    params, packed = {"w": torch.zeros(shape), "b": torch.zeros(3)}, {"w": Packing(bits)}
+    params, packed = {"w": torch.zeros(shape), "b": torch.zeros(3)}, {"w": MatrixPacking(bits)}
     stored = pack(params, packed)
     assert stored_bytes(stored) == stored_bytes(packed_sizes(params, packed))
     codes, scales = stored["w.codes"], stored["w.scales"]
@@ -85,12 +94,12 @@ def test_sizes_are_known_without_values_and_are_bits_and_scales(bits: int, shape
 def test_what_is_packed_is_every_matrix_but_the_head() -> None:
     model, family = load("tiny-bert", "text").model, load("tiny-bert", "text").family
 
-    def names(**bits: int) -> dict[str, Packing]:
+    def names(**bits: int) -> dict[str, MatrixPacking]:
         return named(model.named_parameters(), packings(model, family, Bits.model_validate(bits)))
 
     attention, ffn, embeddings = names(attention=4), names(ffn=8), names(embeddings=8)
     assert "bert.encoder.layer.1.attention.self.query.weight" in attention
-    assert ffn["bert.encoder.layer.0.output.dense.weight"] == Packing(8, axis=1)
+    assert ffn["bert.encoder.layer.0.output.dense.weight"] == MatrixPacking(8, axis=1)
     assert "bert.embeddings.position_embeddings.weight" in embeddings
     everything = names(attention=4, ffn=8, embeddings=8)
     assert everything == {**attention, **ffn, **embeddings}
@@ -122,7 +131,7 @@ def test_an_output_that_is_the_embedding_stays_it() -> None:
     ],
 )
 def test_what_pack_does_not_write_is_refused(change: dict[str, Tensor | None], said: str) -> None:
-    packed = {"w": Packing(4)}
+    packed = {"w": MatrixPacking(4)}
     stored = {**pack({"w": torch.ones(1, 4)}, packed), **change}
     with pytest.raises(ValueError, match=said):
         unpack({name: part for name, part in stored.items() if part is not None}, packed, {"w": (1, 4)})
@@ -130,5 +139,5 @@ def test_what_pack_does_not_write_is_refused(change: dict[str, Tensor | None], s
 
 def test_values_that_are_not_finite_are_refused_by_name() -> None:
     with pytest.raises(RecipeError, match="w has values that are not finite") as caught:
-        pack({"w": torch.tensor([[torch.inf]])}, {"w": Packing(8)})
+        pack({"w": torch.tensor([[torch.inf]])}, {"w": MatrixPacking(8)})
     assert caught.value.problems[0].where == "proxy.bits"

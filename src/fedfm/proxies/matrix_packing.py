@@ -34,7 +34,7 @@ CODES, SCALES = "codes", "scales"
 
 
 @dataclass(frozen=True)
-class Packing:
+class MatrixPacking:
     """How one matrix is packed.
 
     Attributes:
@@ -118,7 +118,7 @@ def packed_names(name: str) -> tuple[str, str]:
     return f"{name}.{CODES}", f"{name}.{SCALES}"
 
 
-def packings(model: PreTrainedModel, family: Family, bits: Bits) -> dict[nn.Parameter, Packing]:
+def packings(model: PreTrainedModel, family: Family, bits: Bits) -> dict[nn.Parameter, MatrixPacking]:
     """The matrices of a model that are packed: of all blocks, embeddings, and the output onto the vocabulary.
 
     Vectors such as biases and norms, and the head of a classifier, are not packed.
@@ -128,16 +128,16 @@ def packings(model: PreTrainedModel, family: Family, bits: Bits) -> dict[nn.Para
         family: of the model.
         bits: of each kind of matrix.
     """
-    found: dict[nn.Parameter, Packing] = {}
+    found: dict[nn.Parameter, MatrixPacking] = {}
     for block in blocks(model, family):
         if bits.attention:
             for path in block.stack.attention_matrices:
-                found[block.module.get_parameter(f"{path}.weight")] = Packing(bits.attention)
+                found[block.module.get_parameter(f"{path}.weight")] = MatrixPacking(bits.attention)
         if bits.ffn:
             for tensor in neuron_tensors(block):
-                found[block.module.get_parameter(tensor.name)] = Packing(bits.ffn, tensor.axis)
+                found[block.module.get_parameter(tensor.name)] = MatrixPacking(bits.ffn, tensor.axis)
     if bits.embeddings:
-        found |= {parameter: Packing(bits.embeddings) for parameter in _embeddings(model, family)}
+        found |= {parameter: MatrixPacking(bits.embeddings) for parameter in _embeddings(model, family)}
     return {parameter: packing for parameter, packing in found.items() if parameter.dim() > 1}
 
 
@@ -151,19 +151,21 @@ def _embeddings(model: PreTrainedModel, family: Family) -> Iterable[nn.Parameter
         yield output.weight
 
 
-def named(tensors: Iterable[tuple[str, Tensor]], packed: Mapping[nn.Parameter, Packing]) -> dict[str, Packing]:
+def named(
+    tensors: Iterable[tuple[str, Tensor]], packed: Mapping[nn.Parameter, MatrixPacking]
+) -> dict[str, MatrixPacking]:
     """`packings` by the names that these tensors have."""
     return {name: packed[tensor] for name, tensor in tensors if isinstance(tensor, nn.Parameter) and tensor in packed}
 
 
 @torch.no_grad()
-def round_in_place(packed: Mapping[nn.Parameter, Packing]) -> None:
+def round_in_place(packed: Mapping[nn.Parameter, MatrixPacking]) -> None:
     """Gives parameters the values that clients get."""
     for parameter, packing in packed.items():
         parameter.copy_(packing.round(parameter))
 
 
-def pack(params: Mapping[str, Tensor], packed: Mapping[str, Packing]) -> Params:
+def pack(params: Mapping[str, Tensor], packed: Mapping[str, MatrixPacking]) -> Params:
     """Integers and scales in place of the tensors that ``packed`` names; others stay as they are.
 
     Raises:
@@ -180,7 +182,7 @@ def pack(params: Mapping[str, Tensor], packed: Mapping[str, Packing]) -> Params:
     return found
 
 
-def packed_sizes(params: Mapping[str, Tensor], packed: Mapping[str, Packing]) -> Params:
+def packed_sizes(params: Mapping[str, Tensor], packed: Mapping[str, MatrixPacking]) -> Params:
     """Tensors with dtypes and shapes of what `pack` makes; packed ones are on the meta device."""
     found: Params = {}
     for name, tensor in params.items():
@@ -191,7 +193,9 @@ def packed_sizes(params: Mapping[str, Tensor], packed: Mapping[str, Packing]) ->
     return found
 
 
-def unpack(params: Mapping[str, Tensor], packed: Mapping[str, Packing], shapes: Mapping[str, Sequence[int]]) -> Params:
+def unpack(
+    params: Mapping[str, Tensor], packed: Mapping[str, MatrixPacking], shapes: Mapping[str, Sequence[int]]
+) -> Params:
     """The tensors that `pack` was given, rounded.
 
     Args:
