@@ -23,3 +23,10 @@ def test_reproducing_with_another_score_is_refused(score: str) -> None:
     with pytest.raises(ValidationError, match=f"reproduce means align.score: apoz, not {score}; leave one"):
         FedPFT.model_validate({"reproduce": True, "align": {"score": score}})
     assert FedPFT.model_validate({"align": {"score": score}}).alignment.score == score
+
+
+def test_a_regression_in_place_of_steps_has_none_of_their_settings() -> None:
+    settings = FedPFT.model_validate({"align": {"closed_form": True}})
+    assert FedPFT.model_validate(settings.model_dump()) == settings  # as a run's folder and a proxy's have it
+    with pytest.raises(ValidationError, match="closed_form refits all output matrices at once and has no steps"):
+        FedPFT.model_validate({"align": {"closed_form": True, "steps": 5}})

@@ -50,8 +50,11 @@ class Alignment(Settings):
 
     @model_validator(mode="after")
     def _refuse_steps_of_a_regression(self) -> Self:
-        if self.closed_form and (others := sorted(self.model_fields_set - {"closed_form"})):
-            raise ValueError(f"closed_form refits all output matrices at once and has no {others[0]}; leave it out")
+        fields = type(self).model_fields
+        others = [name for name, field in fields.items() if getattr(self, name) != field.default]
+        if self.closed_form and others != ["closed_form"]:
+            other = next(name for name in others if name != "closed_form")
+            raise ValueError(f"closed_form refits all output matrices at once and has no {other}; leave it out")
         return self
 
     @property
