@@ -52,6 +52,25 @@ def test_blocks_may_be_left_out_and_run_once_a_batch() -> None:
     assert runs == {blocks[0].path: 3, blocks[1].path: 0}
 
 
+@pytest.mark.parametrize("case", [*CASES, *CUT_KINDS], ids="-".join)
+@torch.no_grad()
+def test_blocks_that_do_not_change_run_once(case: Case) -> None:
+    backbone = load(*case)
+    blocks, batches = blocks_of(backbone), public_batches(backbone, 2)
+    expected = [hidden_states(backbone.model, blocks, batch) for batch in batches]
+    runs: list[str] = []
+    for block in blocks:
+        output_layer(block).register_forward_hook(lambda *_, path=block.path: runs.append(path))
+    passing = LayerwisePass(backbone.model, blocks, batches, changes=False)
+    for block in blocks[1:]:
+        for states, call in zip(expected, passing.calls(block.path), strict=True):
+            state = call.run().total
+            if norm := block.stack.ffn_norm:
+                state = block.module.get_submodule(norm)(state)
+            torch.testing.assert_close(state.view_as(states[block.path]), states[block.path], rtol=0, atol=0)
+    assert sorted(runs) == sorted(block.path for block in blocks for _ in batches)
+
+
 @torch.no_grad()
 def test_a_block_that_was_changed_before_it_ran_counts_as_changed() -> None:
     backbone = load("tiny-bert", "text")

@@ -18,7 +18,7 @@ from fedfm.recipe import load_recipe
 from fedfm.records.status import run_status
 from fedfm.report.page import write_report
 from fedfm.server import Run, export, resume
-from fedfm.server.rounds.checkpoints import MANIFEST
+from fedfm.server.rounds.checkpoints import FORMAT, MANIFEST
 from tests.small import small_recipe
 
 DEEDS: Mapping[str, Callable[[Path], Any]] = {
@@ -172,13 +172,13 @@ def test_a_file_that_no_manifest_names_is_refused(foreign: Path) -> None:
 @pytest.mark.parametrize(
     "state",
     [
-        "{}", "[]", "5", "[" * 5000, '{"format": 4}',
-        '{"format": 4, "offsets": {"metrics.jsonl": -1}, "identity": {}, "state": {}}',
-        '{"format": 4, "offsets": [], "identity": {}, "state": {"proxy_version": null, "best": null, "steps": []}}',
+        "{}", "[]", "5", "[" * 5000, '{"format": FMT}',
+        '{"format": FMT, "offsets": {"metrics.jsonl": -1}, "identity": {}, "state": {}}',
+        '{"format": FMT, "offsets": [], "identity": {}, "state": {"proxy_version": null, "best": null, "steps": []}}',
     ],
 )  # fmt: skip
 def test_a_state_that_is_none_is_refused_whatever_its_manifest_says(state: str, foreign: Path) -> None:
-    folder = foreign / "checkpoints" / "round-0001"
+    folder, state = foreign / "checkpoints" / "round-0001", state.replace("FMT", str(FORMAT))
     (folder / "state.json").write_text(state)
     manifest(folder, lambda content: content | {"state.json": sha256(state.encode()).hexdigest()})
     for deed in (DEEDS["resume"], DEEDS["export"]):

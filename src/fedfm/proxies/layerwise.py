@@ -51,12 +51,14 @@ class Call:
         positional: arguments by position.
         named: arguments by name.
         mask: of the batch, ``[B, T]``, 1 = real; None: all positions are.
+        outputs: where to keep what the block returns, by its stack's path; None: it may change, so it runs again.
     """
 
     block: Block
     positional: tuple[Any, ...]
     named: dict[str, Any]
     mask: Tensor | None
+    outputs: dict[str, Any] | None = None
 
     def adds_output(self) -> bool:
         """Whether the block adds the FFN's output to its total as it is: no norm or scale changes it on the way."""
@@ -78,7 +80,10 @@ class Call:
             if norm := block.stack.ffn_norm:
                 read = block.module.get_submodule(norm)
                 hooks.enter_context(read.register_forward_pre_hook(lambda _, inputs: seen.update(total=inputs[0])))
-            state = hidden_state(block.module(*self.positional, **self.named))
+            returned = block.module(*self.positional, **self.named)
+        if self.outputs is not None and block is self.block:
+            self.outputs[block.stack.path] = returned
+        state = hidden_state(returned)
         return Flow(**{"total": state, **seen}, mask=self.mask)
 
 
@@ -89,15 +94,19 @@ class LayerwisePass:
     run already return what they returned then. Only the last output of each stack is kept, ``[B, T, d]`` a batch.
     """
 
-    def __init__(self, model: Model, blocks: Sequence[Block], batches: Sequence[Batch]) -> None:
+    def __init__(
+        self, model: Model, blocks: Sequence[Block], batches: Sequence[Batch], *, changes: bool = True
+    ) -> None:
         """Starts before the first block.
 
         Args:
             model: in evaluation mode; a tunable may be attached.
             blocks: all blocks of the model, in the order of a pass.
             batches: public data.
+            changes: whether a block may be changed after `Call.run`; if not, what it returned then is kept, and each
+                call of a block that `calls` names must be run, once.
         """
-        self._model, self._blocks, self._batches = model, list(blocks), batches
+        self._model, self._blocks, self._batches, self._changes = model, list(blocks), batches, changes
         self._done = 0
         self._outputs: list[dict[str, Any]] = [{} for _ in batches]
 
@@ -114,8 +123,8 @@ class LayerwisePass:
         for batch, outputs in zip(self._batches, self._outputs, strict=True):
             with self._skipped(outputs), _kept(between, outputs):
                 positional, named = block_arguments(self._model, block, batch)
-            yield Call(block, positional, named, batch.get("attention_mask"))
-        self._done = place
+            yield Call(block, positional, named, batch.get("attention_mask"), None if self._changes else outputs)
+        self._done = place if self._changes else place + 1
 
     @contextmanager
     def _skipped(self, outputs: dict[str, Any]) -> Iterator[None]:

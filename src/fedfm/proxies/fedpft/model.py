@@ -149,7 +149,7 @@ class FedPFTModel(ProxyModel):
         batches = public.fixed(FITTING_SIZE, FITTING_BATCHES, seed=self.seed, purpose="alignment", round=round)
         teacher, student = self.tunable.model.eval(), self.server_tunable.model.eval()
         refits = realign_outputs(
-            LayerwisePass(teacher, blocks(backbone.model, backbone.family), batches),
+            LayerwisePass(teacher, blocks(backbone.model, backbone.family), batches, changes=False),
             LayerwisePass(student, blocks(proxy.model, proxy.family), batches),
             self.pair.compared,
             self.settings.ridge,

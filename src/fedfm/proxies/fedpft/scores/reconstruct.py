@@ -27,7 +27,7 @@ RIDGE = 0.01
 def score(scoring: Scoring) -> dict[str, Tensor]:
     """The neuron taken first has the highest score; those that are not taken have 0."""
     model = scoring.backbone.model.eval()
-    passing = LayerwisePass(model, all_blocks(model, scoring.backbone.family), scoring.batches)
+    passing = LayerwisePass(model, all_blocks(model, scoring.backbone.family), scoring.batches, changes=False)
     found: dict[str, Tensor] = {}
     for block in steps(scoring.blocks, "choosing neurons"):
         gram = _centred_gram(passing, block)
