@@ -16,7 +16,7 @@ from fedfm import registry
 from fedfm.algorithms import FedAvg
 from fedfm.clients import LocalSettings, Worker
 from fedfm.clients.stacked import why_alone
-from fedfm.clients.training import train_locally
+from fedfm.clients.work.train import train_locally
 from fedfm.recipe import load_recipe
 from fedfm.server.experiment.build import Experiment, build_experiment
 from fedfm.tasks import TASKS, Task, TextClassification

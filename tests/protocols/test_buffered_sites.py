@@ -21,6 +21,7 @@ from fedfm.server.rounds.checkpoints import load_checkpoint
 from fedfm.server.rounds.driver import Driver
 from fedfm.server.rounds.interrupts import StopRequest
 from fedfm.server.rounds.state import RunState
+from fedfm.server.runs.api import play_rounds
 from fedfm.updates import Failure, Reply, Request, decode_instruction, decode_update
 from tests.small import small_recipe
 
@@ -101,7 +102,7 @@ def begin(
 
 
 def play(driver: Driver) -> RunState:
-    return driver.play(driver.start())
+    return play_rounds(driver, driver.start())
 
 
 def test_a_site_that_starts_again_goes_on_from_what_it_kept_in_this_step(tmp_path: Path) -> None:
@@ -137,7 +138,7 @@ def test_a_resumed_run_folds_in_the_order_of_arrival_however_often_it_is_interru
     driver, _, run = begin(built, tmp_path, killed_after(-1, 0))
     initial = driver.start()
     with pytest.raises(RuntimeError, match="killed"):  # in step 3; the only checkpoint is that before round 1
-        driver.play(initial)
+        play_rounds(driver, initial)
     found = [arrival.client for arrival in arrivals_after(run, 0)]
     assert len(found) == 2
     for dies in (True, False):
@@ -147,8 +148,8 @@ def test_a_resumed_run_folds_in_the_order_of_arrival_however_often_it_is_interru
         driver, _, _ = begin(built, tmp_path, killed_after() if dies else first, resumed=True)
         if dies:
             with pytest.raises(RuntimeError, match="killed"):
-                driver.play(saved.state)
-    assert driver.play(saved.state).round == 3
+                play_rounds(driver, saved.state)
+    assert play_rounds(driver, saved.state).round == 3
     assert [arrival.client for arrival in arrivals_after(run, 0)][:2] == found
     folded = [line["clients"][0] for line in jsonl.records(run.wire) if line["direction"] == "up"]
     assert folded[:2] == found

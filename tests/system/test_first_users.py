@@ -33,6 +33,7 @@ from fedfm.server.rounds.checkpoints import load_checkpoint
 from fedfm.server.rounds.driver import Driver
 from fedfm.server.rounds.interrupts import StopRequest
 from fedfm.server.rounds.state import RunState
+from fedfm.server.runs.api import play_rounds
 from fedfm.updates import Failure, Reply
 from tests.alike import METHODS
 from tests.small import small_recipe
@@ -78,7 +79,7 @@ def play(experiment: Experiment, runtime: Runtime, path: Path) -> dict[str, Any]
     if saved is not None:
         folder.truncate(saved.offsets)
     loop = Driver(experiment, runtime, folder, [], StopRequest())
-    return outcome(folder, loop.play(loop.start() if saved is None else saved.state))
+    return outcome(folder, play_rounds(loop, loop.start() if saved is None else saved.state))
 
 
 @pytest.fixture(scope="module", params=METHODS)

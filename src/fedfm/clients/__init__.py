@@ -7,7 +7,7 @@ from fedfm.clients.rules import ClientRound, LocalResult, LocalRule
 from fedfm.clients.settings import LocalSettings
 from fedfm.clients.stacked import Stacking, StackMember, train_stacked
 from fedfm.clients.threads import use_threads
-from fedfm.clients.training import train_locally
+from fedfm.clients.work.train import train_locally
 from fedfm.clients.worker import Worker, Workers
 
 __all__ = [

@@ -20,7 +20,7 @@ from torch.optim import Optimizer
 from fedfm.clients.profile import phase
 from fedfm.clients.rules import At, ClientRound, LocalResult, LocalRule
 from fedfm.clients.settings import LocalSettings
-from fedfm.clients.training import Losses, make_optimizer
+from fedfm.clients.steps import Losses, make_optimizer
 from fedfm.models.stacked import (
     FrozenPrefix,
     Layout,

@@ -22,8 +22,8 @@ from fedfm.clients.rules import ClientRound, LocalResult
 from fedfm.clients.settings import LocalSettings
 from fedfm.clients.stacked import Stacking
 from fedfm.clients.state import LostStateError, State, decode_state, encode_state
-from fedfm.clients.training import train_locally
 from fedfm.clients.work import WORKS, Answer, ClientTask
+from fedfm.clients.work.train import train_locally
 from fedfm.data.batches import batch_plan
 from fedfm.data.examples import Examples
 from fedfm.models.tunable import Tunable

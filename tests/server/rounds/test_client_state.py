@@ -21,6 +21,7 @@ from fedfm.server.rounds.checkpoints import load_checkpoint
 from fedfm.server.rounds.driver import Driver
 from fedfm.server.rounds.interrupts import StopRequest
 from fedfm.server.rounds.state import RunState
+from fedfm.server.runs.api import play_rounds
 from fedfm.updates import Failure, Reply, Request, decode_update
 from fedfm.wire import TUNABLE
 from tests.server.rounds.test_driver import play_round
@@ -71,7 +72,7 @@ def driver(
 def play(experiment: Experiment, folder: Path, *changes: Change, **more: Any) -> tuple[RunState, Driver, Carrier]:
     RunFolder.create(folder)
     playing, runtime = driver(experiment, folder, *changes, **more)
-    return playing.play(playing.start()), playing, runtime
+    return play_rounds(playing, playing.start()), playing, runtime
 
 
 def kept(driver: Driver, client: str) -> dict[int, str]:
@@ -182,7 +183,7 @@ def test_a_run_resumes_from_the_checkpoint_before_a_damaged_one(experiment: Expe
     assert saved.state.round == 4
     playing.folder.truncate(saved.offsets)
     again, _ = driver(experiment, tmp_path / "run")
-    assert outcome(again.play(saved.state)) == outcome(state)
+    assert outcome(play_rounds(again, saved.state)) == outcome(state)
     assert playing.folder.wire.read_bytes() == wire
     assert {client: kept(again, client) for client in "0123"} == {client: kept(playing, client) for client in "0123"}
 
@@ -206,7 +207,7 @@ def test_a_server_killed_after_answers_were_stored_plays_the_same_round_again(
     assert saved is not None
     assert saved.state.round == 2
     again.folder.truncate(saved.offsets)
-    assert outcome(again.play(saved.state)) == outcome(state)
+    assert outcome(play_rounds(again, saved.state)) == outcome(state)
     assert len(runtime.rounds) == 3
     assert again.folder.wire.read_bytes() == whole.folder.wire.read_bytes()
 

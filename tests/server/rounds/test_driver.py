@@ -24,6 +24,7 @@ from fedfm.server.rounds.driver import Driver
 from fedfm.server.rounds.interrupts import StopRequest
 from fedfm.server.rounds.sampling import sample_cohort
 from fedfm.server.rounds.state import RunState
+from fedfm.server.runs.api import play_rounds
 from fedfm.trackers.listeners import Listener
 from fedfm.updates import Failure, Reply, Request, Update, decode_update
 from fedfm.wire import TUNABLE
@@ -66,12 +67,12 @@ def driven(experiment: Experiment, runtime: Runtime, folder: Path, listeners: Se
 
 def play_round(driver: Driver, state: RunState) -> RunState:
     """The state after one more round, which is not saved."""
-    exchange = driver._begin(state)
-    return driver._end(exchange, driver.recipe.protocol.step(exchange.state.protocol, exchange))[0]
+    exchange = driver.begin(state)
+    return driver._ended(exchange, driver.recipe.protocol.step(exchange.state.protocol, exchange))[0]
 
 
 def play(driver: Driver) -> RunState:
-    return driver.play(driver.start())
+    return play_rounds(driver, driver.start())
 
 
 def events(driver: Driver) -> list[dict[str, Any]]:
@@ -155,7 +156,7 @@ def test_what_was_sent_and_what_it_was_sent_from_are_in_one_place(tmp_path: Path
     driver = driven(experiment, runtime, tmp_path)
     start = driver.start()
     before = digest(start.params)
-    driver.play(start)
+    play_rounds(driver, start)
     assert all(tensor.data_ptr() in runtime.there for tensor in start.params.values())
     assert digest(start.params) == before
 
@@ -205,7 +206,7 @@ def test_one_round_is_the_weighted_mean_of_the_updates(tmp_path: Path) -> None:
 
     driver = driver_of(experiment, tmp_path, dict.fromkeys("0123", keep))
     start = driver.start()
-    state = driver.play(start)
+    state = play_rounds(driver, start)
     sizes = experiment.data.clients
     assert len(set(sizes.values())) > 1
     total = sum(sizes.values())
@@ -270,7 +271,7 @@ def test_weighted_sampling_counts_a_client_drawn_twice_twice(tmp_path: Path) -> 
             break
     driver = driver_of(experiment, tmp_path, dict.fromkeys("0123", keep))
     start = driver.start()
-    state = driver.play(start)
+    state = play_rounds(driver, start)
     assert set(seen) == set(drawn)
     expected: Params = {
         name: sum(drawn[client] / 4 * update.groups[TUNABLE][name].double() for client, update in seen.items())  # type: ignore[misc]

@@ -27,6 +27,7 @@ from fedfm.server.experiment.build import Experiment, build_experiment
 from fedfm.server.rounds.driver import Driver
 from fedfm.server.rounds.interrupts import StopRequest
 from fedfm.server.rounds.state import RunState
+from fedfm.server.runs.api import play_rounds
 from fedfm.updates import Reply, Request, decode_instruction
 from fedfm.updates.payload import PROXY
 from fedfm.wire import from_bytes
@@ -58,7 +59,7 @@ def pair_of(experiment: Experiment) -> FedPFTPair:
 def play(experiment: Experiment, folder: Path) -> tuple[Driver, RunState]:
     run = RunFolder.create(folder / "run")
     driver = Driver(experiment, LocalRuntime(experiment.worker), run, [], StopRequest())
-    return driver, driver.play(driver.start())
+    return driver, play_rounds(driver, driver.start())
 
 
 def ledger(driver: Driver) -> list[dict[str, Any]]:
@@ -203,7 +204,7 @@ def test_no_cut_neurons_vector_is_in_anything_that_passes(tmp_path: Path, model:
 
     wire = Wire(experiment)
     driver = Driver(experiment, wire, RunFolder.create(tmp_path / "run"), [], StopRequest())
-    state = driver.play(driver.start())
+    state = play_rounds(driver, driver.start())
     assert state.proxy is not None
     assert state.proxy.number == 2
     assert any(name.startswith("proxy/") for params in wire.down for name in params)
@@ -235,7 +236,7 @@ def test_counts_from_clients_choose_the_same_neurons_in_any_order(tmp_path: Path
     turned = build(tmp_path, proxy, federation={"clients": 4, "per_round": 4, "rounds": 2})
     runtime = Backwards(turned.worker)
     again = Driver(turned, runtime, RunFolder.create(tmp_path / "backwards"), [], StopRequest())
-    other = again.play(again.start())
+    other = play_rounds(again, again.start())
     assert runtime.answered == [["3", "2", "1", "0"]] * 2
     assert other.proxy is not None
     assert digest(other.proxy.own) == digest(state.proxy.own)
@@ -265,7 +266,7 @@ def test_a_resumed_worker_is_brought_to_the_version_that_its_clients_hold(tmp_pa
     driver, state = play(experiment, tmp_path)
     fresh = build(tmp_path)
     again = Driver(fresh, LocalRuntime(fresh.worker), driver.folder, [], StopRequest())
-    again.play(state)  # nothing is left to play, but the proxy is put in its place
+    play_rounds(again, state)  # nothing is left to play, but the proxy is put in its place
     assert fresh.worker is not None
     assert state.proxy is not None
     assert fresh.worker.copy.number == state.proxy.number
@@ -287,7 +288,7 @@ def test_clients_at_one_version_share_a_message(tmp_path: Path) -> None:
     runtime = Recording(experiment.worker)
     runtime.messages.clear()
     driver = Driver(experiment, runtime, RunFolder.create(tmp_path / "run"), [], StopRequest())
-    driver.play(driver.start())
+    play_rounds(driver, driver.start())
     for messages in runtime.messages:
         assert len({id(message) for message in messages.values()}) == 1
     first, second = (decode_instruction(next(iter(messages.values()))) for messages in runtime.messages)
@@ -308,7 +309,7 @@ def test_a_client_whose_proxy_is_too_old_fails_by_name(tmp_path: Path, monkeypat
     believed = dataclasses.replace(state, proxy=newer, holders=dict.fromkeys("0123", 1))
     monkeypatch.setattr(LocalRuntime, "share", lambda self, clients, version: None)
     with pytest.raises(TooFewClientsError, match="holds version 0 of the proxy, and the message leads from 1 to 2"):
-        driver.play(believed)
+        play_rounds(driver, believed)
 
 
 @pytest.mark.parametrize(
@@ -351,7 +352,7 @@ def test_a_version_is_a_value(tmp_path: Path) -> None:
     start = driver.start()
     assert isinstance(start.proxy, ModelVersion)
     before = digest(start.proxy.own)
-    driver.play(start)
+    play_rounds(driver, start)
     assert digest(start.proxy.own) == before
 
 
@@ -378,7 +379,7 @@ def test_a_run_that_ended_before_the_plug_in_was_distilled_does_it_when_resumed(
     driver, after = play(build(tmp_path, REFINED), tmp_path)
     experiment = build(tmp_path, REFINED)
     again = Driver(experiment, LocalRuntime(experiment.worker), driver.folder, [], StopRequest())
-    resumed = again.play(dataclasses.replace(after, refined=None))
+    resumed = play_rounds(again, dataclasses.replace(after, refined=None))
     assert after.refined is not None
     assert resumed.refined is not None
     assert digest(resumed.refined.params) == digest(after.refined.params)

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import numpy as np
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from fedfm.clients.contract import Reception
 from fedfm.clients.profile import phase, profiling
-from fedfm.clients.rules import LocalResult
+from fedfm.clients.recompute import recomputing
+from fedfm.clients.rules import At, ClientRound, Groups, LocalResult, LocalRule
+from fedfm.clients.settings import LocalSettings
 from fedfm.clients.stacked import Stacking, StackMember, train_stacked, why_alone
+from fedfm.clients.steps import Losses, make_optimizer, read_ahead
 from fedfm.clients.work.base import Answer, ClientTask, failed
 from fedfm.data.batches import evaluation_batches
 from fedfm.models.stacked import FrozenPrefix
+from fedfm.models.tunable import Tunable
 from fedfm.params import Params
 from fedfm.printable import error_line
-from fedfm.tasks.base import Batch
+from fedfm.tasks.base import Batch, Task
 from fedfm.updates import Done, Payload
 from fedfm.updates.payload import ACTIVITY
 
@@ -94,6 +99,106 @@ def _alone(worker: Worker, task: ClientTask) -> Answer:
         result = worker.fit(indices, received.at, client=task.client, round=number, trains=received.trains)
     activity = None if counts is None else counts()
     return _finish(worker, task, received, result, worker.tunable.read(), activity)
+
+
+def train_locally(
+    tunable: Tunable,
+    task: Task,
+    batches: Iterable[Batch],
+    local: LocalSettings,
+    rule: LocalRule,
+    at: ClientRound,
+    *,
+    trains: Mapping[str, Tensor] | None = None,
+) -> LocalResult:
+    """Takes one step a batch from the tunable's present value, in place, with a fresh optimiser.
+
+    The gradient of the batch's mean loss a prediction goes through the algorithm's rule, then clipping, then the
+    optimiser. Where nothing is predicted, it is zero.
+
+    Args:
+        tunable: holds ``at.received``.
+        task: the loss.
+        batches: on the tunable's device.
+        local: how to train.
+        rule: the algorithm's side at the client.
+        at: what the round starts from.
+        trains: name → bool tensor, the coordinates that change; of tensors that are absent, and for None, all.
+    """
+    parameters = tunable.parameters
+    received = {name: parameter.detach().clone() for name, parameter in parameters.items()}
+    device = next(iter(parameters.values())).device
+    sent, own = _moved(at.sent, device), _moved(at.own, device)
+    masks = {name: mask.to(device) for name, mask in (trains or {}).items()}
+    optimizer = make_optimizer(list(parameters.values()), local, at.lr)
+    teacher = _teacher(rule, received, own)
+    losses = Losses()
+    tunable.train(dropout=local.dropout)
+    with recomputing(tunable, local.recompute):
+        for step, batch in enumerate(read_ahead(batches)):
+            with phase("forward"):
+                outputs = task.outputs(tunable.model, batch)
+                totals, counts = task.losses(outputs, batch)
+                loss, predictions = totals.sum(), counts.sum()
+                objective = loss
+                if rule.extra_loss:
+                    taught = None if teacher is None else _taught(tunable, task, teacher, batch, dropout=local.dropout)
+                    objective = loss + rule.loss(outputs, batch, taught).sum()
+            with phase("backward"):
+                optimizer.zero_grad()
+                (objective / predictions.clamp(min=1)).backward()  # type: ignore[no-untyped-call]
+            with phase("optimizer"):
+                with torch.no_grad():
+                    for name, parameter in parameters.items():
+                        if parameter.grad is None:
+                            continue
+                        here = At(
+                            received=received[name],
+                            sent={group: params[name] for group, params in sent.items()},
+                            own={group: params[name] for group, params in own.items()},
+                            step=step,
+                            lr=at.lr,
+                        )
+                        gradient = parameter.grad
+                        if name not in at.personal:
+                            gradient = rule.gradient(gradient, parameter, here)
+                        parameter.grad = gradient * masks[name] if name in masks else gradient
+                if local.max_grad_norm is not None:
+                    nn.utils.clip_grad_norm_(parameters.values(), local.max_grad_norm)
+                optimizer.step()
+                with torch.no_grad():
+                    for name, mask in masks.items():  # weight decay has moved what is not trained as well
+                        parameters[name].copy_(parameters[name].where(mask, received[name]))
+            losses.add(loss.item(), predictions.item(), len(counts))
+    tunable.eval()
+    return losses.result()
+
+
+def _moved(groups: Groups, device: torch.device) -> dict[str, Params]:
+    return {group: {name: tensor.to(device) for name, tensor in params.items()} for group, params in groups.items()}
+
+
+def _teacher(rule: LocalRule, received: Params, own: Groups) -> Params | None:
+    """The tunable that gives the outputs for the rule's loss to compare with; None if the rule uses no teacher."""
+    if rule.teacher == "none":
+        return None
+    return received if rule.teacher == "received" else dict(own["tunable"])
+
+
+@torch.no_grad()
+def _taught(tunable: Tunable, task: Task, values: Params, batch: Batch, *, dropout: bool) -> Tensor:
+    """The task's outputs with other values of the tunable, without dropout; the present values come back."""
+    parameters = tunable.parameters
+    present = {name: parameter.data for name, parameter in parameters.items()}
+    tunable.eval()
+    try:
+        for name, parameter in parameters.items():
+            parameter.data = values[name]
+        return task.outputs(tunable.model, batch)
+    finally:
+        for name, parameter in parameters.items():
+            parameter.data = present[name]
+        tunable.train(dropout=dropout)
 
 
 def _finish(

@@ -1,16 +1,17 @@
-"""The driver: plays a protocol's rounds, evaluates, records, commits and stops. It knows no protocol."""
+"""The driver: begins and ends a protocol's rounds; evaluates, records, commits and stops. It knows no protocol."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 from fedfm.clients.store import ClientStore
 from fedfm.errors import InterruptedRunError, RecipeError, TooFewClientsError
 from fedfm.params import is_finite
-from fedfm.protocols import State
+from fedfm.protocols import Protocol, State
 from fedfm.records.folder import RunFolder
 from fedfm.runtimes.base import Runtime
 from fedfm.server.experiment.build import Experiment
@@ -33,7 +34,7 @@ Scores = dict[str, dict[str, float]]
 
 
 class Driver:
-    """Plays the rounds of one run. A round's state, records and checkpoint appear together or not at all."""
+    """Begins and ends the rounds of one run. A round's state, records and checkpoint appear together or not at all."""
 
     def __init__(
         self,
@@ -62,6 +63,7 @@ class Driver:
         self.simulated = experiment.data.training is not None
         self.outbox = Outbox(runtime, experiment.client_model, experiment.contract, oldest_versions(folder))
         self._pending = Pending(runtime)
+        self._latest, self._saved = RunState(State(0, {}, {})), 0
 
     def start(self) -> RunState:
         """The state before round 1: the tunable as initialised, evaluated and saved."""
@@ -78,40 +80,30 @@ class Driver:
         self._commit(state)
         return state
 
-    def play(self, state: RunState) -> RunState:
-        """Plays rounds until the recipe's last, or until the validation metric has stopped improving.
+    @contextmanager
+    def playing(self, state: RunState) -> Iterator[None]:
+        """Where rounds after a state are played; a run that stops in it keeps its last whole round.
 
         Answers that an asynchronous run had got after ``state``, before it was interrupted, count in their old order.
-
-        Raises:
-            InterruptedRunError: the run was asked to stop; the state after the last whole round is saved.
-            TooFewClientsError: a round had fewer sound updates than the quorum; the state before it is saved.
-            StorageError: a checkpoint could not be written; the last one is intact.
         """
-        saved = state.round
+        self._latest, self._saved = state, state.round
         self._pending = Pending(self.runtime, deque(arrivals_after(self.folder, state.round)))
         if state.proxy is not None:
             self.experiment.client_model.load(state.proxy)
             self.runtime.share(sorted(state.holders), state.proxy)
         try:
-            while not self._is_over(state):
-                self.stop.check(f"before round {state.round + 1}")
-                exchange = self._begin(state)
-                protocol = self.recipe.protocol.step(exchange.state.protocol, exchange)
-                state, news = self._end(exchange, protocol)
-                exchange.records.write()
-                if self._is_over(state) or state.round % self.recipe.checkpoint.every == 0:
-                    self._commit(state)
-                    saved = state.round
-                for listener in self.listeners:
-                    listener.on_round(news)
+            yield
         except (InterruptedRunError, TooFewClientsError):
-            if saved != state.round:
-                self._commit(state)
+            if self._saved != self._latest.round:
+                self._commit(self._latest)
             raise
-        return self._refined(state)
 
-    def _refined(self, state: RunState) -> RunState:
+    @property
+    def protocol(self) -> Protocol:
+        """The recipe's protocol."""
+        return self.recipe.protocol
+
+    def refined(self, state: RunState) -> RunState:
         """The state after the last round, with what becomes of the plug-in once training is over."""
         model = self.experiment.client_model
         if not model.refines or state.proxy is None or state.refined is not None:
@@ -132,20 +124,34 @@ class Driver:
         self._commit(state)
         return state
 
-    def _is_over(self, state: RunState) -> bool:
+    def is_over(self, state: RunState) -> bool:
+        """Whether the recipe's last round is done, or the validation metric has stopped improving."""
         patience = self.recipe.evaluate.patience
         stale = patience is not None and state.best is not None and state.evaluated - state.best.round >= patience
         return stale or state.round >= self.recipe.federation.rounds
 
-    def _begin(self, state: RunState) -> Exchange:
+    def begin(self, state: RunState) -> Exchange:
         """The next round's exchange; before it, the clients' model is changed where a change is due."""
+        self.stop.check(f"before round {state.round + 1}")
         records = Records(self.folder, state.round + 1, Stopwatch(state.seconds))
         state = self._advance(state, records)
         return Exchange(
             self.experiment, self.outbox, self._pending, self.store, state, records, self.stop, listeners=self.listeners
         )
 
-    def _end(self, exchange: Exchange, protocol: State) -> tuple[RunState, dict[str, Any]]:
+    def end(self, exchange: Exchange, protocol: State) -> RunState:
+        """The state after a round, recorded, and committed where that is due; listeners get it last."""
+        state, news = self._ended(exchange, protocol)
+        self._latest = state
+        exchange.records.write()
+        if self.is_over(state) or state.round % self.recipe.checkpoint.every == 0:
+            self._commit(state)
+            self._saved = state.round
+        for listener in self.listeners:
+            listener.on_round(news)
+        return state
+
+    def _ended(self, exchange: Exchange, protocol: State) -> tuple[RunState, dict[str, Any]]:
         """The state after a round, evaluated where that is due, and what listeners get; adds to the round's records."""
         records, watch, totals = exchange.records, exchange.records.watch, exchange.totals
         self._check_finite(protocol)

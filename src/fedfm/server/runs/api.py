@@ -1,4 +1,4 @@
-"""The public functions `run` and `resume`. Slow modules are imported by a call."""
+"""The public functions `run` and `resume`, and the loop over rounds. Slow modules are imported by a call."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from fedfm.trackers.listeners import Listener
 if TYPE_CHECKING:
     from fedfm.recipe import Recipe
     from fedfm.server.experiment.deployment import Deployment
+    from fedfm.server.rounds.driver import Driver
+    from fedfm.server.rounds.state import RunState
 
 
 def run(
@@ -60,7 +62,7 @@ def run(
     from fedfm.server.runs.start import started
 
     with started(recipe, deployment or Simulation(profile=profile), listeners) as session:
-        session.finish(session.driver.play(session.begin()))
+        session.finish(play_rounds(session.driver, session.begin()))
     return Run(recipe.folder)
 
 
@@ -96,5 +98,24 @@ def resume(
     from fedfm.server.runs.start import continued
 
     with continued(opened, overrides, deployment or Simulation(), listeners, data) as session:
-        session.finish(session.driver.play(session.begin()))
+        session.finish(play_rounds(session.driver, session.begin()))
     return Run(opened.path)
+
+
+def play_rounds(driver: Driver, state: RunState) -> RunState:
+    """Plays rounds until the recipe's last, or until the validation metric has stopped improving.
+
+    Args:
+        driver: of the run; begins, records, evaluates and commits each round.
+        state: to continue from.
+
+    Raises:
+        InterruptedRunError: the run was asked to stop; the state after the last whole round is saved.
+        TooFewClientsError: a round had fewer sound updates than the quorum; the state before it is saved.
+        StorageError: a checkpoint could not be written; the last one is intact.
+    """
+    with driver.playing(state):
+        while not driver.is_over(state):
+            exchange = driver.begin(state)
+            state = driver.end(exchange, driver.protocol.step(exchange.state.protocol, exchange))
+        return driver.refined(state)
