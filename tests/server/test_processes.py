@@ -136,7 +136,16 @@ def test_a_failure_of_a_client_comes_across(experiment: Experiment, runtime: Pro
     assert "Traceback" in answers[0][1].details  # type: ignore[union-attr]
 
 
-@pytest.mark.parametrize("changes", [{}, {"proxy": PROXY | ALIGN, "public": {"data": "builtin:pydoc", "limit": 40}}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"task": {"kind": "masked-lm"}},
+        {"task": {"kind": "causal-lm"}, "model": {"path": "builtin:tiny-gpt2"}},
+        {"proxy": PROXY | ALIGN, "public": {"data": "builtin:pydoc", "limit": 40}},
+    ],
+    ids=["classes", "masked-lm", "causal-lm", "proxy"],
+)
 def test_a_run_is_the_same_with_any_number_of_processes(tmp_path: Path, changes: dict[str, Any]) -> None:
     wires, losses = [], []
     for processes in (1, 2):

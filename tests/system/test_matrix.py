@@ -37,7 +37,7 @@ TINY: dict[str, Any] = {
     "task": {"kind": "text-classification"},
     "federation": {"clients": 3, "per_round": 2, "rounds": 2},
     "local": {"batch_size": 4, "max_steps": 1, "learning_rate": 0.01},
-    "runtime": {"kind": "local", "processes": 1, "threads": 1},
+    "runtime": {"kind": "local", "processes": 2, "threads": 1},
     "evaluate": {"every": 2},
 }
 PROXIES: dict[str, dict[str, Any]] = {

@@ -94,8 +94,8 @@ class MaskedLM(LanguageModeling):
 
         The masks of examples are drawn one after the other, so that they do not depend on the size of batches.
         """
-        masking = DataCollatorForLanguageModeling(processor, mlm=True, seed=seed)
-        masking.create_rng()
+        masking = DataCollatorForLanguageModeling(processor, mlm=True)
+        masking.generator = torch.Generator().manual_seed(seed)  # the library's own seeds only its main process
         special = torch.tensor(processor.all_special_ids)
 
         def collate(rows: Sequence[Mapping[str, Any]]) -> Batch:
