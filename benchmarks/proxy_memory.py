@@ -42,7 +42,7 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForSequenceClassification
 from fedfm.algorithms import FedAvg
-from fedfm.clients import LocalSettings, train_locally
+from fedfm.clients import ClientRound, LocalSettings, train_locally
 from fedfm.models.backbones import load_backbone
 from fedfm.models.settings import ModelSettings
 from fedfm.models.tunables import Lora
@@ -67,8 +67,8 @@ def batches():
         labels = torch.zeros(examples, dtype=torch.int64)
         yield {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
 
-local, rule = LocalSettings(recompute=recompute), FedAvg().gradient
-train_locally(tunable, TASKS["text-classification"], batches(), local, learning_rate=1e-3, gradient_rule=rule)
+local, at = LocalSettings(recompute=recompute), ClientRound(tunable.read(), {}, {}, lr=1e-3)
+train_locally(tunable, TASKS["text-classification"], batches(), local, FedAvg(), at)
 print(json.dumps({"peak_mib": peak(), "imports_mib": before}))
 """
 
