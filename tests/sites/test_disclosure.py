@@ -228,3 +228,21 @@ def test_the_state_of_a_client_is_neither_taken_nor_sent(job: dict[str, Any], tm
     (answer,) = watched.site.handle(Envelope(work, (b"message", b"state")))
     assert isinstance(answer.head, Refusal)
     assert "which this site keeps itself" in watched.said[-1]
+
+
+def test_where_the_server_keeps_its_data_is_not_said(tmp_path: Path) -> None:
+    hidden = tmp_path / CANARY
+    hidden.mkdir()
+    text = '{"text": "a public sentence", "label": "no"}\n{"text": "another one", "label": "yes"}\n'
+    for name in ("test.jsonl", "validation.jsonl", "public.jsonl", "like-the-task.jsonl"):
+        (hidden / name).write_text(text * 4)
+    files = {name: str(hidden / f"{name}.jsonl") for name in ("test", "validation")}
+    plug_in = {"distill": {"steps": 1, "batch_size": 2}, "public": {"data": str(hidden / "like-the-task.jsonl")}}
+    proxy = {"kind": "fedpft", "keep_layers": [], "distill": None, "interval": None, "probe": 0, "plug_in": plug_in}
+    changes = {"public": {"data": str(hidden / "public.jsonl")}, "proxy": proxy}
+    recipe = load_recipe(small_recipe(tmp_path, **changes))
+    recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update=files)})
+    job = over_sites(build_experiment(for_sites(recipe, 3), ["clinic", "ward", "lab"]), None).job  # type: ignore[arg-type]
+    said = json.dumps(dict(job))
+    assert CANARY not in said
+    assert all(f"{name}.jsonl" in said for name in ("test", "validation", "public", "like-the-task"))

@@ -21,6 +21,7 @@ from fedfm.errors import FedfmError
 from fedfm.models.backbones import Backbone
 from fedfm.models.tunable import Tunable
 from fedfm.params import Params
+from fedfm.tasks.public import PublicData
 
 Attach = Callable[[Backbone], Tunable]
 """Attaches what the recipe tunes to a model, in place."""
@@ -176,11 +177,12 @@ class ClientModel(ABC):
         """Whether `refine` does something."""
         return False
 
-    def refine(self, params: Params, judge: Judge | None, report: Report) -> Params | None:
+    def refine(self, params: Params, public: PublicData, judge: Judge | None, report: Report) -> Params | None:
         """The backbone's tunable where more than the plug-in is done once training is over.
 
         Args:
             params: what travels, in the end; the client model is at its latest version.
+            public: what is learnt from.
             judge: tells which of two is better for the task; None where no validation data says so.
             report: receives a record of the stage.
 

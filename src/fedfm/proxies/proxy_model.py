@@ -106,16 +106,16 @@ class ProxyModel(ClientModel):
     @property
     def refines(self) -> bool:
         """Whether the recipe asks for plug-in distillation."""
-        return self._final is not None and self.public is not None
+        return self._final is not None
 
-    def refine(self, params: Params, judge: Judge | None, report: Report) -> Params | None:
+    def refine(self, params: Params, public: PublicData, judge: Judge | None, report: Report) -> Params | None:
         """Plug-in distillation, and whether its outcome is kept."""
         settings = self._final
-        if settings is None or self.public is None:
+        if settings is None:
             return None
         self.carry(params)
         plugged = self.tunable.read()
-        rest, held = self.public.held_back(HELD_BACK, seed=self.seed, purpose="plug-in held back")
+        rest, held = public.held_back(HELD_BACK, seed=self.seed, purpose="plug-in held back")
         apart = held.fixed(PROBE_BATCH, HELD_BACK // PROBE_BATCH, seed=self.seed, purpose="plug-in held back")
         before = compare(self.server_tunable, self.tunable, apart)
         batches = rest.batches(settings.batch_size, steps=settings.steps, seed=self.seed, purpose="plug-in")

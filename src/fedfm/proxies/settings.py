@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from fedfm.capabilities import BACKBONE_WEIGHTS
+from fedfm.data.settings import PublicSettings
 from fedfm.progress import stage
 from fedfm.settings import Settings
 
@@ -63,6 +64,11 @@ class ProxySettings(Settings):
     @property
     def public_use(self) -> str | None:
         """The key that needs public data; None where no key does."""
+        return None
+
+    @property
+    def plug_in_public(self) -> PublicSettings | None:
+        """Public data that only what happens to the plug-in reads; None: the recipe's ``public``."""
         return None
 
     @property
@@ -202,3 +208,16 @@ class PlugInSettings(Settings):
 
     distill: PlugInDistillation | None = None
     """The backbone learns from the tuned proxy on public data; null: the plug-in is final."""
+    public: PublicSettings | None = None
+    """Public data for that alone, such as texts like the task's; null: the recipe's `public`."""
+
+    @model_validator(mode="after")
+    def _refuse_data_that_nobody_reads(self) -> Self:
+        if self.public is not None and self.distill is None:
+            raise ValueError("public is read by distill alone, which is null; set distill, or leave public out")
+        return self
+
+    @property
+    def needs_public(self) -> bool:
+        """Whether it reads the recipe's ``public``."""
+        return self.distill is not None and self.public is None

@@ -98,6 +98,7 @@ def read_public(
     seed: int,
     pairs: bool = False,
     allow_network: bool = False,
+    where: str = "public",
 ) -> PublicData:
     """Reads and encodes public data for a backbone.
 
@@ -108,15 +109,16 @@ def read_public(
         seed: the recipe's seed; the selection of ``limit`` derives from it.
         pairs: whether a piece of text is two texts, for a task on pairs.
         allow_network: whether a hub data set may be downloaded.
+        where: the recipe key of the settings.
 
     Raises:
         RecipeError: the data does not exist or lacks the column.
         DataError: the data cannot be read.
     """
-    source = _source(settings, processor, allow_network=allow_network)
+    source = _source(settings, processor, allow_network=allow_network, where=where)
     if isinstance(processor, PreTrainedTokenizerBase):
         length = min(settings.max_length or max_length, processor.model_max_length)
-        examples = encode_samples(source, settings.text, processor, length, pairs=pairs, where="public.text")
+        examples = encode_samples(source, settings.text, processor, length, pairs=pairs, where=f"{where}.text")
     else:
         examples = encode_images(source, settings.image, processor, channels=channels(processor))
     return PublicData(examples, _chosen(settings, len(examples), seed), processor, source.digest)
@@ -170,23 +172,23 @@ def read_public_texts(
         pairs: as in `read_public`.
         allow_network: as in `read_public`.
     """
-    source = _source(settings, tokenizer, allow_network=allow_network)
+    source = _source(settings, tokenizer, allow_network=allow_network, where="public")
     length = min(settings.max_length or max_length, tokenizer.model_max_length)
     table = sample_texts(source, settings.text, tokenizer, length, pairs=pairs, where="public.text")
     return PublicTexts(table, _chosen(settings, len(table), seed), source.digest)
 
 
-def _source(settings: PublicSettings, processor: Processor, *, allow_network: bool) -> Source:
+def _source(settings: PublicSettings, processor: Processor, *, allow_network: bool, where: str) -> Source:
     is_text = isinstance(processor, PreTrainedTokenizerBase)
     wanted = (
-        RequestedColumn(settings.text, "text", "public.text")
+        RequestedColumn(settings.text, "text", f"{where}.text")
         if is_text
-        else RequestedColumn(settings.image, "image", "public.image")
+        else RequestedColumn(settings.image, "image", f"{where}.image")
     )
     return read_source(
         settings.data,
         "train",
-        where="public.data",
+        where=f"{where}.data",
         columns=[wanted],
         csv=settings.csv,
         allow_network=allow_network,

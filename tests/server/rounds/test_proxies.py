@@ -375,6 +375,38 @@ def test_the_plug_in_is_distilled_after_the_last_round(tmp_path: Path) -> None:
     assert [(line["round"], line["kept"]) for line in lines] == [(3, True)]
 
 
+def test_the_plug_in_learns_from_its_own_public_data(tmp_path: Path) -> None:
+    (tmp_path / "texts.jsonl").write_text("".join(f'{{"words": "a question of the task, {n}"}}\n' for n in range(40)))
+    own = {"data": str(tmp_path / "texts.jsonl"), "text": "words"}
+    experiment = build(tmp_path, {**REFINED, "plug_in": {**REFINED["plug_in"], "public": own}})
+    public, learnt = experiment.data.public, experiment.data.plug_in_public
+    assert public is not None
+    assert learnt is not None
+    assert public.digest != learnt.digest
+    assert experiment.data.digests["proxy.plug_in.public"] == learnt.digest  # a resumed run must have the same
+    _, same = play(build(tmp_path, REFINED), tmp_path / "same")
+    _, other = play(experiment, tmp_path / "other")
+    assert digest(other.params) == digest(same.params)
+    assert other.refined is not None
+    assert same.refined is not None
+    assert digest(other.refined.params) != digest(same.refined.params)
+
+
+@pytest.mark.parametrize(
+    ("plug_in", "words"),
+    [
+        ({"distill": {}, "public": {"data": "nowhere.jsonl"}}, "proxy.plug_in.public.data: no such file"),
+        ({"distill": {}, "public": {"data": "builtin:pydoc", "text": "lines"}}, "proxy.plug_in.public.text: "),
+        ({"public": {"data": "builtin:pydoc"}}, "proxy.plug_in: public is read by distill alone"),
+    ],
+)
+def test_public_data_of_the_plug_in_that_does_not_fit_is_refused(
+    tmp_path: Path, plug_in: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(RecipeError, match=words):
+        build(tmp_path, {**FEDPFT, "plug_in": plug_in})
+
+
 def test_a_run_that_ended_before_the_plug_in_was_distilled_does_it_when_resumed(tmp_path: Path) -> None:
     driver, after = play(build(tmp_path, REFINED), tmp_path)
     experiment = build(tmp_path, REFINED)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Final, Literal, Self, cas
 from pydantic import Field, model_validator
 
 from fedfm.capabilities import BACKBONE_WEIGHTS
+from fedfm.data.settings import PublicSettings
 from fedfm.proxies.settings import Bits, DistillSettings, PlugInSettings, ProxySettings, Share
 from fedfm.settings import Settings
 
@@ -137,9 +138,14 @@ class FedPFT(ProxySettings):
             "closed_form": self.path is None and self.closed_form,
             "distill": self.path is None and self.distill is not None,
             "interval": self.interval is not None,
-            "plug_in": self.plug_in.distill is not None,
+            "plug_in": self.plug_in.needs_public,
         }
         return next((key for key, needed in needs.items() if needed), None)
+
+    @property
+    def plug_in_public(self) -> PublicSettings | None:
+        """``plug_in.public``."""
+        return self.plug_in.public
 
     @property
     def wire_bits(self) -> Bits:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 from pydantic import Field
 
 from fedfm.capabilities import BACKBONE_WEIGHTS
+from fedfm.data.settings import PublicSettings
 from fedfm.proxies.settings import Bits, DistillSettings, PlugInSettings, ProxySettings, Share
 
 if TYPE_CHECKING:
@@ -54,7 +55,12 @@ class Offsite(ProxySettings):
         """``distill``, where the emulator is fitted; ``plug_in``, where the plugged backbone is."""
         if self.path is None and self.distill is not None:
             return "distill"
-        return "plug_in" if self.plug_in.distill is not None else None
+        return "plug_in" if self.plug_in.needs_public else None
+
+    @property
+    def plug_in_public(self) -> PublicSettings | None:
+        """``plug_in.public``."""
+        return self.plug_in.public
 
     @property
     def wire_bits(self) -> Bits:

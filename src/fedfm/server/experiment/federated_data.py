@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from fedfm.data.examples import Examples
 from fedfm.data.labels import LabelMap
 from fedfm.data.repeats import Repeats, find_repeats
-from fedfm.data.settings import SITES
+from fedfm.data.settings import SITES, PublicSettings
 from fedfm.data.sources import Source
 from fedfm.errors import Gathering, RecipeError
 from fedfm.hosts.training_data import TrainingData, class_names, processor_of, read_training, recipe_source
@@ -26,6 +26,9 @@ from fedfm.tasks.public import PublicData, PublicTexts, read_public, read_public
 Split = Literal["test", "validation"]
 
 SPLITS: tuple[Split, ...] = ("test", "validation")
+
+PUBLIC, PLUG_IN_PUBLIC = "public", "proxy.plug_in.public"
+"""Recipe keys that name public data."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,7 @@ class FederatedData:
         test: examples that all reported metrics are computed on.
         digests: split → digest of its source's content.
         public: unlabelled public data; read only if a proxy is fitted on it.
+        plug_in_public: what the plug-in learns from; the same, unless the recipe names other data.
         public_texts: the same as texts; read only if a protocol sends them.
         repeats: examples that splits share, or that a split has more than once.
         notes: sentences that say what was left out when the data was read.
@@ -58,6 +62,7 @@ class FederatedData:
     test: Examples
     digests: dict[str, str]
     public: PublicData | None = None
+    plug_in_public: PublicData | None = None
     public_texts: PublicTexts | None = None
     repeats: tuple[Repeats, ...] = ()
     notes: tuple[str, ...] = ()
@@ -138,19 +143,22 @@ def prepare_data(recipe: Recipe, sites: Sequence[str] = ()) -> FederatedData:
     else:
         labels, processor = training.labels, training.processor
         recipe, clients = training.recipe, training.federation.sizes
-    task, encoded, public, public_texts = TASKS[recipe.task.kind], {}, None, None
+    task, encoded = TASKS[recipe.task.kind], {}
+    public: dict[str, PublicData | None] = {}
+    public_texts = None
     for split, source in sources.items():
         if source is not None:
             with gathering.attempt():
                 encoded[split] = task.encode(source, recipe.data, processor, labels)
-    with gathering.attempt():
-        public = _public(recipe, processor)
+    for key, settings in {PUBLIC: recipe.public, PLUG_IN_PUBLIC: recipe.proxy.plug_in_public}.items():
+        with gathering.attempt():
+            public[key] = _public(recipe, settings, processor, where=key)
     with gathering.attempt():
         public_texts = _public_texts(recipe, processor)
     gathering.tell()
-    for found in (public, public_texts):
-        if found is not None:
-            digests["public"] = found.digest
+    digests |= {key: found.digest for key, found in public.items() if found is not None}
+    if public_texts is not None:
+        digests[PUBLIC] = public_texts.digest
     known = {name: source for name, source in sources.items() if source is not None}
     if training is not None:
         known["train"] = training.source
@@ -164,24 +172,26 @@ def prepare_data(recipe: Recipe, sites: Sequence[str] = ()) -> FederatedData:
         validation=encoded.get("validation"),
         test=encoded["test"],
         digests=digests,
-        public=public,
+        public=public[PUBLIC],
+        plug_in_public=public[PLUG_IN_PUBLIC] or public[PUBLIC],
         public_texts=public_texts,
         repeats=tuple(find_repeats(known, task.inputs(recipe.data))),
         notes=tuple(dict.fromkeys(note for source in known.values() for note in source.notes)),
     )
 
 
-def _public(recipe: Recipe, processor: Processor) -> PublicData | None:
-    """The public data, if the recipe uses it."""
-    if recipe.public is None or not recipe.proxy.is_sent:
+def _public(recipe: Recipe, settings: PublicSettings | None, processor: Processor, *, where: str) -> PublicData | None:
+    """Public data that a proxy is fitted on, if the recipe has a proxy and names such data."""
+    if settings is None or not recipe.proxy.is_sent:
         return None
     return read_public(
-        recipe.public,
+        settings,
         processor,
         max_length=recipe.data.max_length,
         seed=recipe.seed,
         pairs=len(recipe.data.text) == 2,
         allow_network=recipe.allow_network,
+        where=where,
     )
 
 

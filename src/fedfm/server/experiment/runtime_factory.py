@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from fedfm.clients import Workers
-from fedfm.data.settings import Reference
+from fedfm.data.settings import DataSettings, PublicSettings, Reference
 from fedfm.errors import RecipeError
 from fedfm.hosts.job import Job
 from fedfm.hosts.node import Node
@@ -23,6 +23,10 @@ from fedfm.runtimes.processes import ProcessRuntime
 from fedfm.runtimes.settings import Flower, Ray
 from fedfm.server.experiment.build import Experiment
 from fedfm.server.runs.refusals import missing_extra
+from fedfm.settings import Settings
+
+HELD_BY_SERVER = {DataSettings: ("test", "validation"), PublicSettings: ("data",)}
+"""Keys that may have a path at the server, where sites hold their own data."""
 
 
 def require_extra(kind: str) -> None:
@@ -54,17 +58,25 @@ def over_nodes(experiment: Experiment, line: Line) -> NodesRuntime:
 
 def over_sites(experiment: Experiment, line: Line) -> NodesRuntime:
     """A runtime over a line to sites: each is one client, and has data of its own."""
-    recipe = experiment.recipe
-    data, public = recipe.data, recipe.public
-    names = {"test": _last_names(data.test), "validation": _last_names(data.validation)}
-    known: dict[str, Any] = {"data": data.model_copy(update=names), "output": "runs", "run_dir": None}
-    if public is not None:
-        known["public"] = public.model_copy(update={"data": _last_names(public.data)})
-    return _runtime(experiment, recipe.model_copy(update=known), line, stack=1, own_data=True)
+    known = without_folders(experiment.recipe).model_copy(update={"output": "runs", "run_dir": None})
+    return _runtime(experiment, known, line, stack=1, own_data=True)
+
+
+SettingsT = TypeVar("SettingsT", bound=Settings)
+
+
+def without_folders(settings: SettingsT) -> SettingsT:
+    """Settings with only the last part of each path to data: sites do not get to know where a server keeps its own."""
+    paths, changed = HELD_BY_SERVER.get(type(settings), ()), dict[str, Any]()
+    for name, value in settings:
+        if name in paths:
+            changed[name] = _last_names(value)
+        elif isinstance(value, Settings):
+            changed[name] = without_folders(value)
+    return settings.model_copy(update=changed)
 
 
 def _last_names(reference: Reference | float | None) -> str | list[str] | None:
-    """The last part of each path in a reference: sites do not get to know where a server keeps its data."""
     if isinstance(reference, list):
         return [Path(name).name for name in reference]
     return None if reference is None else Path(str(reference)).name

@@ -106,14 +106,15 @@ class Driver:
     def refined(self, state: RunState) -> RunState:
         """The state after the last round, with what becomes of the plug-in once training is over."""
         model = self.experiment.client_model
-        if not model.refines or state.proxy is None or state.refined is not None:
+        public = self.experiment.data.plug_in_public
+        if not model.refines or public is None or state.proxy is None or state.refined is not None:
             return state
         self.stop.check("after the last round")
         records = Records(self.folder, state.round, Stopwatch(state.seconds))
         params = self._models(state).delivered(state.delivered().params, len(self.experiment.data.clients))
         judge = None if self.experiment.data.validation is None else self.experiment.judge
         model.load(state.proxy)
-        refined = model.refine(dict(params), judge, self._report(state.round, records))
+        refined = model.refine(dict(params), public, judge, self._report(state.round, records))
         scores: Scores = {}
         if refined is not None:
             self.experiment.tunable.write(refined)
