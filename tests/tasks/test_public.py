@@ -90,6 +90,28 @@ def test_the_limit_is_a_keyed_choice(tmp_path: Path) -> None:
     assert set(chosen.indices) <= set(public(data, limit=None).indices)
 
 
+def test_an_amount_in_tokens_is_the_start_of_a_shuffle_with_little_padding(tmp_path: Path) -> None:
+    data = public(write(tmp_path / "texts.jsonl", ["x" * (1 + number % 6) for number in range(60)]), limit=50)
+
+    def drawn(tokens: int, **key: Any) -> list[dict[str, torch.Tensor]]:
+        return data.enough(tokens, 4, **{"seed": 0, "purpose": "a", "round": 1, **key})
+
+    def texts(batches: list[dict[str, torch.Tensor]]) -> list[int]:
+        return sorted(int(length) for batch in batches for length in batch["attention_mask"].sum(1))
+
+    few, more, all_of_them = drawn(40), drawn(80), drawn(10_000)
+    for batches, tokens in ((few, 40), (more, 80)):
+        assert tokens <= sum(texts(batches)) < tokens + 8
+        assert all(len(batch["input_ids"]) == 4 for batch in batches[:-1])
+    assert not set(texts(few)) - set(texts(more))
+    assert sum(len(batch["input_ids"]) for batch in all_of_them) == 50
+    assert sum(batch["attention_mask"].numel() for batch in all_of_them) <= sum(texts(all_of_them)) + 10
+    assert data.examples_for(10_000) == 50
+    assert data.examples_for(sum(texts(all_of_them)) // 2) == 25
+    assert [batch["input_ids"].tolist() for batch in few] == [batch["input_ids"].tolist() for batch in drawn(40)]
+    assert [b["input_ids"].tolist() for b in few] != [b["input_ids"].tolist() for b in drawn(40, round=2)]
+
+
 def test_each_purpose_and_round_has_its_own_order(tmp_path: Path) -> None:
     data = public(write(tmp_path / "texts.jsonl", [f"{i:05d}" for i in range(20)]))
 

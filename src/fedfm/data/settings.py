@@ -149,7 +149,7 @@ class PublicSettings(Settings):
     """Format of CSV and TSV files."""
     limit: Annotated[int, Field(ge=1)] | None = 2048
     """Number of pieces of text, or images, to use, the first after a seeded shuffle; null: all. Regressions and scores
-    of neurons read 256 of them, each once, or all where there are fewer; gradient steps read all again and again."""
+    of neurons read some of them, each once (docs/proxies.md); gradient steps read all again and again."""
     text: str = "text"
     """Text column."""
     image: str = "image"

@@ -23,8 +23,8 @@ from fedfm.progress import steps
 from fedfm.randomness import numpy_generator
 from fedfm.tasks.base import Batch
 
-READOUTS = 4
-"""Random vectors u by which the pooled output is read out."""
+READOUTS = 2
+"""Random vectors u by which the pooled output is read out; which examples are read changes a cosine more."""
 
 _PRODUCTS = 7
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -13,7 +14,7 @@ import torch
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from fedfm.data.batches import batch_plan
+from fedfm.data.batches import batch_plan, epoch_order, evaluation_batches
 from fedfm.data.cache import table_digest
 from fedfm.data.examples import Examples
 from fedfm.data.images import PixelStatistics, encode_images
@@ -25,6 +26,9 @@ from fedfm.models.processors import Processor
 from fedfm.randomness import numpy_generator
 from fedfm.tasks.base import Batch
 from fedfm.tasks.classification import channels
+
+IMAGE_TOKENS = 64
+"""How many tokens of text an image counts for, where an amount of public data is named in tokens."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,27 @@ class PublicData:
         """The first ``count`` batches of a keyed shuffle, the same at every call; at most one pass over the data."""
         most = -(-len(self) // size)
         return list(self.batches(size, steps=min(count, most), seed=seed, purpose=purpose, round=round))
+
+    def enough(self, tokens: int, size: int, *, seed: int, purpose: str, round: int = 0) -> list[Batch]:  # noqa: A002
+        """The first examples of a keyed shuffle that have so many tokens in all, or all examples where there are fewer.
+
+        Batches are of similar length, so that they need little padding.
+        """
+        shuffled = self.indices[epoch_order(len(self), numpy_generator(seed, f"public {purpose}", round=round))]
+        before = self._tokens[shuffled].cumsum() - self._tokens[shuffled]
+        chosen = shuffled[before < tokens]
+        batches = evaluation_batches(self._tokens[chosen], size)
+        return [self._collate(self.examples.take(chosen[batch])) for batch in batches]
+
+    def examples_for(self, tokens: int) -> int:
+        """About how many examples have so many tokens, at most all."""
+        return min(len(self), math.ceil(tokens / float(self._tokens[self.indices].mean())))
+
+    @property
+    def _tokens(self) -> np.ndarray:
+        """Tokens of each example."""
+        is_text = isinstance(self.processor, PreTrainedTokenizerBase)
+        return self.examples.lengths if is_text else self.examples.lengths * IMAGE_TOKENS
 
     def held_back(self, most: int, *, seed: int, purpose: str) -> tuple[PublicData, PublicData]:
         """A keyed split: at most ``most`` examples and a fifth of all are held back; the rest, and those.

@@ -27,11 +27,12 @@ from fedfm.proxies.layerwise import Call, LayerwisePass
 from fedfm.proxies.trace import Model
 from fedfm.tasks.base import Batch
 
-FITTING_BATCHES = 16
-"""Public batches that a regression, or a score of neurons, is computed on; fewer where public data has fewer."""
+FITTING_TOKENS, ALIGNMENT_TOKENS = 16_384, 8_192
+"""Tokens of public data that scores of neurons and regressions read, before training and in an alignment; all, where
+there are fewer. An alignment starts from the matrices that earlier ones have fitted."""
 
 FITTING_SIZE = 16
-"""Public examples in each of them."""
+"""Public examples in a batch of them."""
 
 
 @torch.no_grad()

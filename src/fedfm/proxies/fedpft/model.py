@@ -16,7 +16,7 @@ from fedfm.proxies.base import Attach, ModelVersion, Report
 from fedfm.proxies.costs import Passes, of_descent
 from fedfm.proxies.fedpft.activity import Activity, activity_problem, from_params, measure_activity
 from fedfm.proxies.fedpft.alignment import align, overlap
-from fedfm.proxies.fedpft.closed_form import FITTING_BATCHES, FITTING_SIZE, realign_outputs, residuals
+from fedfm.proxies.fedpft.closed_form import ALIGNMENT_TOKENS, FITTING_SIZE, realign_outputs, residuals
 from fedfm.proxies.fedpft.settings import Alignment, FedPFT
 from fedfm.proxies.fedpft.versions import (
     changes_since,
@@ -84,8 +84,8 @@ class FedPFTModel(ProxyModel):
             return None
         settings, examples = self.settings.alignment, len(self.public)
         if settings.closed_form:
-            fitted = min(FITTING_SIZE * FITTING_BATCHES, examples)
-            passes = Passes(2 * fitted, 2 * fitted)  # a block runs for the regression, and once more to go on
+            fitted = self.public.examples_for(ALIGNMENT_TOKENS)
+            passes = Passes(fitted, 2 * fitted)  # the proxy's blocks run for the regression, and once more to go on
         else:
             passes = of_descent(settings.steps, settings.batch_size, examples)
             if settings.chooses and settings.data == "public":
@@ -146,7 +146,7 @@ class FedPFTModel(ProxyModel):
     def _refit(self, public: PublicData, round: int) -> tuple[dict[str, float], dict[str, Tensor]]:  # noqa: A002
         """Alignment in closed form: figures of what it did, and what it may have changed."""
         backbone, proxy = self.pair.backbone, self.pair.proxy
-        batches = public.fixed(FITTING_SIZE, FITTING_BATCHES, seed=self.seed, purpose="alignment", round=round)
+        batches = public.enough(ALIGNMENT_TOKENS, FITTING_SIZE, seed=self.seed, purpose="alignment", round=round)
         teacher, student = self.tunable.model.eval(), self.server_tunable.model.eval()
         refits = realign_outputs(
             LayerwisePass(teacher, blocks(backbone.model, backbone.family), batches, changes=False),

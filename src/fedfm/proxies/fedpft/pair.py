@@ -15,7 +15,7 @@ from fedfm.models.families import Block, blocks
 from fedfm.models.tunable import Tunable
 from fedfm.proxies.base import Attach, ClientCopy, ClientModel
 from fedfm.proxies.costs import Passes
-from fedfm.proxies.fedpft.closed_form import FITTING_BATCHES, FITTING_SIZE, refit_outputs, residuals
+from fedfm.proxies.fedpft.closed_form import FITTING_SIZE, FITTING_TOKENS, refit_outputs, residuals
 from fedfm.proxies.fedpft.construct import (
     choose,
     compressed_blocks,
@@ -116,7 +116,7 @@ class FedPFTPair(ProxyPair):
 
     def _closed_form(self, student: Tunable, public: PublicData, seed: int) -> FitStage:
         def fit() -> dict[str, float]:
-            batches = public.fixed(FITTING_SIZE, FITTING_BATCHES, seed=seed, purpose="closed form")
+            batches = public.enough(FITTING_TOKENS, FITTING_SIZE, seed=seed, purpose="closed form")
             layers = blocks(self.proxy.model, self.proxy.family)
             ridge = self.settings.ridge
             self.round_own()  # of which the input matrices stay so, and the regression makes up for it
@@ -125,7 +125,7 @@ class FedPFTPair(ProxyPair):
             )
 
         rounded = self.settings.bits is not None
-        examples = min(FITTING_SIZE * FITTING_BATCHES, len(public))
+        examples = public.examples_for(FITTING_TOKENS)
         return FitStage("closed-form", {"ridge": self.settings.ridge}, fit, Passes(examples, examples))
 
 
@@ -140,7 +140,7 @@ def _choose(
 
     if public is None or settings.score in WEIGHTS_ALONE:
         return score([]), {}
-    batches = partial(public.fixed, FITTING_SIZE, FITTING_BATCHES, seed=seed, purpose="scores")
+    batches = partial(public.enough, FITTING_TOKENS, FITTING_SIZE, seed=seed, purpose="scores")
     key = making_key(backbone, public, seed, stage=NEURONS, score=settings.score, counts=widths)
     found = has_tensors(key)
     chosen = cached_tensors(key, lambda: CachedTensors(score(batches()))).tensors
