@@ -61,6 +61,8 @@ class Job:
         """The recipe's ``proxy``."""
         proxy: dict[str, Any] = json.loads(json.dumps(METHODS[self.method].proxy))
         proxy |= subject_of(self.data).proxies[self.size].get(proxy["kind"], {})
+        if proxy["kind"] != "none":
+            proxy["probe"] = 0  # no table shows what a comparison of gradients finds
         for key, value in self.changes:
             *groups, name = key.split(".")
             inner = proxy
@@ -73,6 +75,11 @@ class Job:
     def is_fitted(self) -> bool:
         """Whether making the proxy takes more than cutting it out of the backbone."""
         return bool(self.proxy.get("closed_form") or self.proxy.get("distill"))
+
+    @property
+    def shows_convergence(self) -> bool:
+        """Whether the run is one of those from which the number of rounds is chosen."""
+        return self.method == "full" and self.judged == "validation" and self.rounds >= 5
 
     @property
     def sizes(self) -> Sizes:
@@ -107,10 +114,7 @@ class Job:
             "tune": dict(method.tune),
             "proxy": self.proxy,
             "runtime": {"precision": "auto", "processes": 1},
-            "evaluate": {
-                "every": max(1, self.rounds // 5 if self.judged == "validation" else self.rounds),
-                "clients": 0,
-            },
+            "evaluate": {"every": self.rounds // 5 if self.shows_convergence else self.rounds, "clients": 0},
             "checkpoint": {"every": self.rounds, "keep": 1},
         }
         if self.proxy["kind"] != "none":

@@ -75,6 +75,34 @@ def test_one_client_is_plain_training(experiment: Experiment, optimizer: str, ma
         torch.testing.assert_close(update.groups[TUNABLE][name], after[name] - start[name], rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("stack", [False, True])
+def test_logits_are_adjusted_by_a_clients_own_shares_of_the_classes(experiment: Experiment, stack: bool) -> None:
+    local = LocalSettings(batch_size=10, optimizer="sgd", max_grad_norm=None, logit_adjustment=1.5)
+    worker = dataclasses.replace(experiment.worker, local=local)
+    worker = worker if stack else dataclasses.replace(worker, stacking=None)
+    labels = worker.examples.labels
+    assert labels is not None
+    some = np.concatenate([np.flatnonzero(labels == label)[:count] for label, count in enumerate((6, 1))])
+    worker = dataclasses.replace(worker, clients={**worker.clients, "1": some, "2": some[::-1].copy()})
+    tunable = experiment.tunable
+    start = tunable.read()
+    updates = instruct(worker, start, ["1", "2"], lr=0.5)
+
+    tunable.write(start)
+    trained = tunable.parameters
+    rows = worker.examples.take(some)
+    batch = worker.processor.pad(rows, return_tensors="pt")
+    logits = tunable.model.eval()(**{name: tensor for name, tensor in batch.items() if name != "labels"}).logits
+    shares = (torch.bincount(batch["labels"], minlength=2) + 1) / (len(some) + 2)
+    loss = torch.nn.functional.cross_entropy(logits + 1.5 * shares.log(), batch["labels"])
+    for update in updates.values():
+        assert update.facts.loss == pytest.approx(loss.item(), rel=1e-5)
+    gradients = torch.autograd.grad(loss, list(trained.values()))
+    for name, gradient in zip(trained, gradients, strict=True):
+        for update in updates.values():
+            torch.testing.assert_close(update.groups[TUNABLE][name], -0.5 * gradient, rtol=1e-4, atol=1e-6)
+
+
 def test_clients_do_not_see_each_other(experiment: Experiment) -> None:
     worker, start = dataclasses.replace(experiment.worker, stacking=None), experiment.tunable.read()
     forwards = instruct(worker, start, ["0", "1", "2", "3"])

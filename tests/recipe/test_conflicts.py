@@ -24,6 +24,11 @@ REFUSED = {
         "runtime.threads",
         "each of 2 processes computes with one thread",
     ),
+    "an adjustment by classes that a task does not have": (
+        ["local.logit_adjustment=1", "task.kind=masked-lm"],
+        "local.logit_adjustment",
+        "`task.kind: masked-lm`",
+    ),
     "no clients to evaluate": (
         ["evaluate.at=clients", "federation.holdout=0.2", "evaluate.clients=0"],
         "evaluate.clients",

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import groupby
-from typing import Protocol
+from typing import Protocol, cast
 
 import numpy as np
 import torch
@@ -30,7 +30,7 @@ from fedfm.models.tunable import Tunable
 from fedfm.printable import quoted
 from fedfm.proxies.base import ClientCopy, StaleProxyError
 from fedfm.randomness import derive_seed, numpy_generator, torch_seed
-from fedfm.tasks.base import Batch, Task
+from fedfm.tasks.base import ADJUSTMENT, Batch, Task
 from fedfm.updates import Failure, Instruction, Reply, Request, decode_instruction
 from fedfm.updates.payload import PROXY
 
@@ -212,10 +212,21 @@ class Worker:
     def batches(self, indices: np.ndarray, plan: Sequence[np.ndarray], client: str, round: int) -> Iterator[Batch]:  # noqa: A002
         """The batches of a plan, on the CPU."""
         collate = self.task.collate(self.processor, derive_seed(self.seed, "masks", round=round, client=client))
+        adjustment = self._adjustment(indices)
         for step in plan:
             if self.profile is not None:
                 self.profile.tokens += int(self.examples.lengths[indices[step]].sum())
-            yield collate(self.examples.take(indices[step]))
+            batch = collate(self.examples.take(indices[step]))
+            yield batch if adjustment is None else {**batch, ADJUSTMENT: adjustment.expand(len(step), -1)}
+
+    def _adjustment(self, indices: np.ndarray) -> Tensor | None:
+        """τ·log π of some examples' classes, ``[C]``, each counted once more than it occurs; None without τ."""
+        labels, strength = self.examples.labels, self.local.logit_adjustment
+        if labels is None or not strength:
+            return None
+        classes = cast(int, self.tunable.base_model.config.num_labels)
+        counts = np.bincount(labels[indices], minlength=classes) + 1.0
+        return torch.from_numpy(strength * np.log(counts / counts.sum())).float()
 
     def on_device(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         """Batches where the tunable is."""

@@ -243,6 +243,11 @@ PLAIN_KEYS = (
         needs={SIMULATED_CLIENTS: "the number of a client's examples decides; use uniform or poisson"},
     ),
     PlainKey(
+        "local.logit_adjustment",
+        lambda recipe: recipe.local.logit_adjustment > 0,
+        needs={LABELS: "it is by a client's shares of the classes"},
+    ),
+    PlainKey(
         "federation.holdout",
         lambda recipe: recipe.federation.holdout > 0 and recipe.evaluate.at == "server",
         needs={SIMULATED_CLIENTS: "the server evaluates on what is held out; set 0, or evaluate.at=clients"},

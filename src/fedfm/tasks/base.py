@@ -16,7 +16,13 @@ from fedfm.data.settings import FILE, DataSettings
 from fedfm.data.sources import Source
 
 Batch = dict[str, Tensor]
-"""Model inputs by argument name, and ``labels``; the first dimension counts examples."""
+"""Model inputs by argument name, and `TARGETS`; the first dimension counts examples."""
+
+ADJUSTMENT = "adjustment"
+"""In a batch to train a classifier on: ``[B, classes]``, what is added to the logits before the loss."""
+
+TARGETS = ("labels", ADJUSTMENT)
+"""What of a batch only the loss reads."""
 
 Collate = Callable[[Sequence[Mapping[str, Any]]], Batch]
 """Turns rows into a batch."""
@@ -99,9 +105,9 @@ class Task(ABC):
 
         Args:
             model: of `auto_class`, with a tunable attached or without.
-            batch: on the model's device; the model does not get its ``labels``.
+            batch: on the model's device; the model does not get its `TARGETS`.
         """
-        logits: Tensor = model(**{name: tensor for name, tensor in batch.items() if name != "labels"}).logits
+        logits: Tensor = model(**{name: tensor for name, tensor in batch.items() if name not in TARGETS}).logits
         return logits
 
     @abstractmethod

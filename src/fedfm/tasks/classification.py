@@ -19,7 +19,7 @@ from fedfm.data.labels import LabelMap
 from fedfm.data.settings import DataSettings
 from fedfm.data.sources import Source
 from fedfm.data.text import encode_text
-from fedfm.tasks.base import Batch, ClassScore, Collate, Measured, PerClass, Task
+from fedfm.tasks.base import ADJUSTMENT, Batch, ClassScore, Collate, Measured, PerClass, Task
 
 
 class Classification(Task):
@@ -33,7 +33,9 @@ class Classification(Task):
         return torch.ones_like(batch["labels"])
 
     def losses(self, logits: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Cross-entropy of each example; logits ``[B, classes]``, labels ``[B]``."""
+        """Cross-entropy of each example; logits ``[B, classes]``, labels ``[B]``, and to training, ``ADJUSTMENT``."""
+        if ADJUSTMENT in batch:
+            logits = logits + batch[ADJUSTMENT]
         return cross_entropy(logits, batch["labels"], reduction="none"), self.predictions(batch)
 
     def measure(self, logits: Tensor, batch: Batch) -> Measured:
