@@ -30,3 +30,6 @@ def test_a_regression_in_place_of_steps_has_none_of_their_settings() -> None:
     assert FedPFT.model_validate(settings.model_dump()) == settings  # as a run's folder and a proxy's have it
     with pytest.raises(ValidationError, match="closed_form refits all output matrices at once and has no steps"):
         FedPFT.model_validate({"align": {"closed_form": True, "steps": 5}})
+    assert FedPFT.model_validate({"align": {"closed_form": True, "ridge": 1.0}}).alignment.ridge == 1.0
+    with pytest.raises(ValidationError, match="ridge is of the regression: set closed_form, or leave ridge out"):
+        FedPFT.model_validate({"align": {"ridge": 1.0}})

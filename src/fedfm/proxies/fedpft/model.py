@@ -152,7 +152,7 @@ class FedPFTModel(ProxyModel):
             LayerwisePass(teacher, blocks(backbone.model, backbone.family), batches, changes=False),
             LayerwisePass(student, blocks(proxy.model, proxy.family), batches),
             self.pair.compared,
-            self.settings.ridge,
+            self.settings.alignment.ridge,
         )
         return residuals(refits), outputs_touched(self.pair.compressed)
 

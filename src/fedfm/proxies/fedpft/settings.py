@@ -35,6 +35,8 @@ class Alignment(Settings):
 
     closed_form: bool = False
     """Refit each compressed FFN's output matrix by ridge regression, in place of steps; only these matrices travel."""
+    ridge: Annotated[float, Field(gt=0)] = 0.3
+    """Pull of that regression towards the present weights, as a share of the mean squared activation."""
     share: Share = 0.5
     """Share of the neurons of a compressed FFN that are refitted, those used least."""
     score: UsageScore = "auto"
@@ -52,10 +54,12 @@ class Alignment(Settings):
     @model_validator(mode="after")
     def _refuse_steps_of_a_regression(self) -> Self:
         fields = type(self).model_fields
-        others = [name for name, field in fields.items() if getattr(self, name) != field.default]
-        if self.closed_form and others != ["closed_form"]:
-            other = next(name for name in others if name != "closed_form")
-            raise ValueError(f"closed_form refits all output matrices at once and has no {other}; leave it out")
+        changed = {name for name, field in fields.items() if getattr(self, name) != field.default}
+        regression = {"closed_form", "ridge"}
+        if self.closed_form and (others := sorted(changed - regression)):
+            raise ValueError(f"closed_form refits all output matrices at once and has no {others[0]}; leave it out")
+        if not self.closed_form and "ridge" in changed:
+            raise ValueError("ridge is of the regression: set closed_form, or leave ridge out")
         return self
 
     @property
