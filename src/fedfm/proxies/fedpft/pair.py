@@ -126,7 +126,9 @@ class FedPFTPair(ProxyPair):
 
         rounded = self.settings.bits is not None
         examples = public.examples_for(FITTING_TOKENS)
-        return FitStage("closed-form", {"ridge": self.settings.ridge}, fit, Passes(examples, examples))
+        return FitStage(
+            "closed-form", {"ridge": self.settings.ridge, "tokens": FITTING_TOKENS}, fit, Passes(examples, examples)
+        )
 
 
 def _choose(
@@ -141,7 +143,7 @@ def _choose(
     if public is None or settings.score in WEIGHTS_ALONE:
         return score([]), {}
     batches = partial(public.enough, FITTING_TOKENS, FITTING_SIZE, seed=seed, purpose="scores")
-    key = making_key(backbone, public, seed, stage=NEURONS, score=settings.score, counts=widths)
+    key = making_key(backbone, public, seed, stage=NEURONS, score=settings.score, counts=widths, tokens=FITTING_TOKENS)
     found = has_tensors(key)
     chosen = cached_tensors(key, lambda: CachedTensors(score(batches()))).tensors
     return {path: chosen[path].clone() for path in widths}, {NEURONS: found}
