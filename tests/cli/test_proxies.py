@@ -10,8 +10,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from fedfm.cli.main import main
-from fedfm.cli.proxies import SCORES
+from fedfm.cli.proxies import BITS, SCORES
 from fedfm.proxies.fedpft.settings import FedPFT
+from fedfm.proxies.settings import Bits
 from fedfm.recipe import Recipe
 from fedfm.yaml_text import render
 from tests.small import small_recipe
@@ -104,6 +105,7 @@ def test_inspecting_asks_for_the_papers_proxy(inspector: Server) -> None:
         "tokens": 128,
         "batch_size": 16,
         "public": None,
+        "bits": Bits(),
         "allow_network": False,
     }
     settings = FedPFT()
@@ -112,8 +114,10 @@ def test_inspecting_asks_for_the_papers_proxy(inspector: Server) -> None:
 
 def test_every_option_reaches_the_server(inspector: Server) -> None:
     options = "--ffn-keep 0.1 --keep-layers 1,2,-1 --score product --adapters 1 --tokens 64 --batch-size 4 --public x"
+    options += " --bits attention=4 --bits embeddings=8"
     assert invoke("inspect", "m", *options.split(), "--allow-network").exit_code == 0
-    assert list(inspector.calls[0][1].values()) == [0.1, [1, 2, -1], "product", 1, 64, 4, "x", True]
+    bits = Bits(attention=4, embeddings=8)
+    assert list(inspector.calls[0][1].values()) == [0.1, [1, 2, -1], "product", 1, 64, 4, "x", bits, True]
     assert invoke("inspect", "m", "--keep-layers", "").exit_code == 0
     assert inspector.calls[1][1]["keep_layers"] == []
 
@@ -124,6 +128,7 @@ def test_every_option_reaches_the_server(inspector: Server) -> None:
         (["--ffn-keep", "0"], "0.0 is not in the range 0<x<=1"),
         (["--keep-layers", "first"], "'first' is not a list of layers such as 0,-1"),
         (["--score", "norm"], "'norm' is not one of 'concat-l2'"),
+        (["--bits", "ffn=3"], "'ffn=3' is not one of 'attention=4'"),
     ],
 )
 def test_wrong_options_are_told(inspector: Server, options: list[str], message: str) -> None:
@@ -137,6 +142,13 @@ def test_wrong_options_are_told(inspector: Server, options: list[str], message: 
 
 def test_scores_are_those_of_the_recipe() -> None:
     assert get_args(FedPFT.model_fields["score"].annotation) == SCORES
+    named = [
+        f"{part}={bits}"
+        for part, info in Bits.model_fields.items()
+        for choices in get_args(info.annotation)
+        for bits in get_args(choices)
+    ]
+    assert tuple(named) == BITS
 
 
 def test_what_clients_would_hold_stands_side_by_side(inspector: Server) -> None:

@@ -15,7 +15,10 @@ from fedfm.models.builtin import RANDOM_MODELS, write_random_model
 from fedfm.models.settings import ModelSettings
 from fedfm.proxies import inspection
 from fedfm.proxies.inspection import inspect_proxy
-from tests.small import write_rows
+from fedfm.proxies.settings import Bits
+from fedfm.recipe import load_recipe
+from fedfm.server.experiment.build import build_experiment
+from tests.small import small_recipe, write_rows
 
 TINY = [name for name in RANDOM_MODELS if name.startswith("tiny-")]
 SEEING = ("tiny-vit", "tiny-clip")
@@ -46,6 +49,17 @@ def test_every_kind_of_input_can_be_probed(name: str, tmp_path: Path) -> None:
     found = inspect(f"builtin:{name}", public=public, score="gradient")
     assert 0.5 < found["proxy"]["probe"]["gradient_cosine"] < 1
     assert found["proxy"]["probe"]["hidden_error"] > 0
+
+
+def test_a_download_in_bits_is_that_of_a_run(tmp_path: Path) -> None:
+    bits, whole = Bits(attention=4, ffn=8, embeddings=8), inspect("builtin:tiny-bert")["proxy"]
+    found = inspect("builtin:tiny-bert", bits=bits)["proxy"]
+    assert found["first_download"] < 0.5 * whole["first_download"]
+    cut = {"kind": "fedpft", "ffn_keep": 0.5, "keep_layers": [0], "interval": None}
+    proxy = {**cut, "closed_form": False, "distill": None, "probe": 0, "bits": bits.model_dump()}
+    experiment = build_experiment(load_recipe(small_recipe(tmp_path, proxy=proxy)))
+    # a run's model has a head as well
+    assert found["first_download"] == pytest.approx(experiment.client_model.download_bytes, rel=0.05)
 
 
 @pytest.mark.parametrize(("config", "positions"), [(DeiTConfig, 8), (ViTConfig, 7)])

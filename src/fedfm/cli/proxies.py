@@ -11,7 +11,9 @@ from fedfm.cli.group import Command, CommandGroup
 from fedfm.cli.output import console, print_json
 
 SCORES = ("concat-l2", "product", "activation", "gradient", "reconstruct", "random")
-"""The recipe's ``proxy.score``, repeated here, because importing the settings would slow down every command."""
+BITS = tuple(f"{part}={bits}" for part in ("attention", "ffn", "embeddings") for bits in (4, 8))
+"""Choices of the recipe's ``proxy.score`` and ``proxy.bits``, repeated here, because importing the settings would slow
+down every command."""
 
 
 def _layers(ctx: click.Context, option: click.Parameter, text: str) -> list[int]:
@@ -36,6 +38,7 @@ def proxy() -> None:
 @click.option("--tokens", default=128, type=click.IntRange(1), help="Length of an example.")
 @click.option("--batch-size", default=16, type=click.IntRange(1), help="Examples a training step.")
 @click.option("--public", help="Public data to probe with: a file, a folder, or builtin:pydoc.")
+@click.option("--bits", multiple=True, type=click.Choice(BITS), help="In how many bits matrices are sent; repeatable.")
 @click.option("--allow-network", is_flag=True, help="Fetch MODEL and public data from the hub.")
 def inspect(
     model: str,
@@ -46,6 +49,7 @@ def inspect(
     tokens: int,
     batch_size: int,
     public: str | None,
+    bits: tuple[str, ...],
     allow_network: bool,
     as_json: bool,
 ) -> None:
@@ -56,6 +60,7 @@ def inspect(
     """
     from fedfm.cli.proxy_display import describe_proxy
     from fedfm.proxies.inspection import inspect_proxy
+    from fedfm.proxies.settings import Bits
 
     found = inspect_proxy(
         model,
@@ -66,6 +71,7 @@ def inspect(
         tokens=tokens,
         batch_size=batch_size,
         public=public,
+        bits=Bits.model_validate({part: int(number) for part, number in (word.split("=") for word in bits)}),
         allow_network=allow_network,
     )
     if as_json:

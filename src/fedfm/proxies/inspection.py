@@ -22,10 +22,12 @@ from fedfm.models.tunables import Lora
 from fedfm.proxies import PROXIES, ProxySettings
 from fedfm.proxies.folder import plain_tensors
 from fedfm.proxies.hidden import layer_errors
+from fedfm.proxies.matrix_packing import packed_sizes
 from fedfm.proxies.near_copies import disclosed, near_copies
 from fedfm.proxies.pair import ProxyPair, make_pair
 from fedfm.proxies.plugin import plug_in_map
 from fedfm.proxies.probes import probe
+from fedfm.proxies.settings import Bits
 from fedfm.proxies.sizes import block_parameters, forward_flops, training_memory
 from fedfm.proxies.trace import hidden_states
 from fedfm.tasks.base import Batch
@@ -51,6 +53,7 @@ def inspect_proxy(
     tokens: int,
     batch_size: int,
     public: str | None,
+    bits: Bits | None = None,
     allow_network: bool = False,
 ) -> Record:
     """Compares what clients may hold: the backbone, its FedPFT proxy, other proxies of about that size. Trains nothing.
@@ -64,6 +67,7 @@ def inspect_proxy(
         tokens: length of an example; images have their own.
         batch_size: examples a training step.
         public: public data to probe with, as ``public.data``; None: no probes.
+        bits: as ``proxy.bits``.
         allow_network: whether model and public data may be fetched from the hub.
 
     Returns:
@@ -85,13 +89,19 @@ def inspect_proxy(
             if public is None and settings.public_use == "score":
                 problem = f"score {score} is computed on public data: name some, such as builtin:pydoc"
                 raise RecipeError(problem, where="public")
+            settings = settings.model_copy(update={"bits": bits})
             made[KEY if kind == REFERENCE else kind] = _pair(settings, backbone, data, required=kind == REFERENCE)
     return {
         "model": model,
         "family": backbone.family.name,
         "tokens": _length(backbone, batch),
         "batch_size": batch_size,
-        "settings": {"ffn_keep": ffn_keep, "keep_layers": keep_layers, "score": score},
+        "settings": {
+            "ffn_keep": ffn_keep,
+            "keep_layers": keep_layers,
+            "score": score,
+            "bits": (bits or Bits()).model_dump(),
+        },
         "public": public,
         "holders": ["backbone", *made],
         **_figures(backbone, made, batch, data),
@@ -142,7 +152,9 @@ def _figures(
 
 def _sizes(pair: ProxyPair, batch: Batch) -> Record:
     share = disclosed(pair.backbone, near_copies(pair.backbone, pair.proxy, pair.kept, pair.origins))
-    return _holder(pair.made_by.title, pair.proxy, batch, cut=len(pair.kept), share=share)
+    found = _holder(pair.made_by.title, pair.proxy, batch, cut=len(pair.kept), share=share)
+    packed = packed_sizes(dict(plain_tensors(pair.proxy.model)), pair.packed)
+    return {**found, "first_download": stored_bytes(packed)}
 
 
 def _holder(title: str, held: Backbone, batch: Batch, *, cut: int, share: float) -> Record:
