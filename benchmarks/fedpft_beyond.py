@@ -3,10 +3,14 @@
     python benchmarks/fedpft_beyond.py --data FOLDER|hf [--seeds 3] [--sets SET …] [--budget-minutes N]
 
 The setting is that of `fedpft.py` on trec6, sst2 and newsgroups20, with strong compression (ffn_keep 0.1, no layer
-whole), IID, 60 % of the rounds, one learning rate for all. The test set is never read. Two tables:
+whole), IID, 60 % of the rounds, one learning rate for all. The test set is never read. The tables, in the order in
+which runs are made:
 
+- the paper's settings beside fedfm's own;
+- alignment (5, 25, 50, 100 steps, or the closed form) × interval (1, 2), with the megabytes that clients are sent;
 - choice of neurons × fit before training (closed form alone, or distillation too), aligned by the closed form;
-- alignment (5, 25, 50, 100 steps, or the closed form) × interval (1, 2), with the megabytes that clients are sent.
+- logits adjusted by each client's shares of the classes (`local.logit_adjustment`) under Dirichlet 1, without and with
+  a proxy.
 
 Every run is evaluated before and after plug-in distillation, so it serves as both. ± is the standard deviation over
 seeds of the mean over sets; "less the first" is paired by set and seed, ± its standard error over seeds.
@@ -19,7 +23,7 @@ import json
 import statistics
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from fedpft_choices import PLUGS, Plug, Results
 from fedpft_jobs import Job
@@ -34,13 +38,28 @@ ROUNDS = {"trec6": 9, "sst2": 9, "newsgroups20": 24}
 """60 % of 15, 15 and 40."""
 RATE, SEEDS = 3e-3, 3
 
-Changes = tuple[tuple[str, str], ...]
+
+@dataclass(frozen=True)
+class Idea:
+    """What is tried.
+
+    Attributes:
+        method: that it changes.
+        changes: to the recipe's ``proxy``, as `Job.changes`.
+        overrides: KEY=VALUE changes to the recipe.
+        partition: of the clients' data.
+    """
+
+    method: str = "fedpft"
+    changes: tuple[tuple[str, str], ...] = ()
+    overrides: tuple[str, ...] = ()
+    partition: str = "iid"
 
 
-def _changes(values: Mapping[str, object]) -> Changes:
+def _changed(values: Mapping[str, object]) -> Idea:
     """What differs from FedPFT itself, so that two tables share the runs that are the same."""
     proxy = METHODS["fedpft"].proxy
-    return tuple((key, json.dumps(value)) for key, value in values.items() if proxy.get(key) != value)
+    return Idea(changes=tuple((key, json.dumps(value)) for key, value in values.items() if proxy.get(key) != value))
 
 
 def _aligned(steps: int | None, interval: int) -> dict[str, object]:
@@ -50,23 +69,45 @@ def _aligned(steps: int | None, interval: int) -> dict[str, object]:
     return {"align": align, "interval": interval}
 
 
-NEURONS: dict[str, Changes] = {
-    f"{score}, {fit}": _changes({"score": score, "distill": distill})
+SETTINGS = {
+    "fedfm's": Idea(),
+    "the paper's": Idea("paper", (("plug_in", json.dumps(METHODS["fedpft"].proxy["plug_in"])),)),
+}
+NEURONS = {
+    f"{score}, {fit}": _changed({"score": score, "distill": distill})
     for fit, distill in {"closed form alone": None, "with distillation": FIT}.items()
     for score in ("concat-l2", "activation", "gradient", "reconstruct", "random")
 }
-ALIGNMENT: dict[str, Changes] = {
-    f"{'closed form' if steps is None else f'{steps} steps'}, interval {interval}": _changes(_aligned(steps, interval))
+ALIGNMENT = {
+    f"{'closed form' if steps is None else f'{steps} steps'}, interval {interval}": _changed(_aligned(steps, interval))
     for interval in (2, 1)
-    for steps in (5, 25, 50, 100, None)
+    for steps in (None, 25, 5, 50, 100)
 }
-TABLES = {"Neurons × fit": NEURONS, "Alignment × interval": ALIGNMENT}
+ADJUSTED = {
+    f"{METHODS[method].title}, τ = {strength}": Idea(
+        method,
+        overrides=(f"local.logit_adjustment={strength}",) if strength else (),
+        partition="dirichlet 1",
+    )
+    for method in ("full", "fedpft")
+    for strength in (0, 0.5, 1)
+}
+TABLES = {
+    "The paper's settings and fedfm's": SETTINGS,
+    "Alignment × interval": ALIGNMENT,
+    "Neurons × fit": NEURONS,
+    "Adjusted logits, Dirichlet 1": ADJUSTED,
+}
 
 
-def job(changes: Changes, data: str, seed: int, scale: Scale, rounds: int | None) -> Job:
+def job(idea: Idea, data: str, seed: int, scale: Scale, rounds: int | None) -> Job:
     """A run on validation data."""
+    size = "matched" if idea.method == "full" else "harder"
+    scale = replace(scale, overrides=(*scale.overrides, *idea.overrides))
     number = rounds or ROUNDS[data]
-    return Job(data, "fedpft", seed, RATE, number, "validation", size="harder", changes=changes, scale=scale)
+    return Job(
+        data, idea.method, seed, RATE, number, "validation", idea.partition, size, changes=idea.changes, scale=scale
+    )
 
 
 def table(jobs: Mapping[tuple[str, str, int], Job], results: Results, variants: Sequence[str]) -> Iterator[str]:
@@ -119,9 +160,10 @@ def main() -> None:
     rounds = None if options.rounds is None else max(options.rounds)
     scale = replace(scale_of(options), rounds=())
     jobs = {
-        (variant, data, seed): job(changes, data, seed, scale, rounds)
+        (name, data, seed): job(idea, data, seed, scale, rounds)
+        for ideas in TABLES.values()
         for seed in range(options.seeds)
-        for variant, changes in (NEURONS | ALIGNMENT).items()
+        for name, idea in ideas.items()
         for data in options.sets
     }
 
