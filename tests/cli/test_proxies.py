@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 
 from fedfm.cli.main import main
 from fedfm.cli.proxies import BITS, SCORES
-from fedfm.proxies.fedpft.settings import FedPFT
+from fedfm.proxies.fedpft.settings import FedPFT, NeuronScore
 from fedfm.proxies.settings import Bits
 from fedfm.recipe import Recipe
 from fedfm.yaml_text import render
@@ -93,14 +93,14 @@ def rows(output: str) -> dict[str, list[str]]:
     return {first: rest for first, *rest in filter(None, cells)}
 
 
-def test_inspecting_asks_for_the_papers_proxy(inspector: Server) -> None:
+def test_inspecting_asks_for_a_recipes_proxy(inspector: Server) -> None:
     assert invoke("inspect", "builtin:minilm").exit_code == 0
     ((arguments, named),) = inspector.calls
     assert arguments == ("builtin:minilm",)
     assert named == {
         "ffn_keep": 0.25,
         "keep_layers": [0, -1],
-        "score": "concat-l2",
+        "score": None,
         "adapters": 2,
         "tokens": 128,
         "batch_size": 16,
@@ -109,7 +109,7 @@ def test_inspecting_asks_for_the_papers_proxy(inspector: Server) -> None:
         "allow_network": False,
     }
     settings = FedPFT()
-    assert (settings.ffn_keep, settings.keep_layers, settings.score) == (0.25, [0, -1], "concat-l2")
+    assert (settings.ffn_keep, settings.keep_layers, settings.score) == (0.25, [0, -1], None)
 
 
 def test_every_option_reaches_the_server(inspector: Server) -> None:
@@ -141,7 +141,7 @@ def test_wrong_options_are_told(inspector: Server, options: list[str], message: 
 
 
 def test_scores_are_those_of_the_recipe() -> None:
-    assert get_args(FedPFT.model_fields["score"].annotation) == SCORES
+    assert get_args(NeuronScore) == SCORES
     named = [
         f"{part}={bits}"
         for part, info in Bits.model_fields.items()

@@ -25,11 +25,18 @@ def test_reproducing_with_another_score_is_refused(score: str) -> None:
     assert FedPFT.model_validate({"align": {"score": score}}).alignment.score == score
 
 
+def test_a_recipe_without_alignment_settings_has_the_regression() -> None:
+    assert FedPFT.model_validate({}).alignment.closed_form
+    assert not FedPFT.model_validate({"align": {"steps": 5}}).alignment.closed_form
+    assert not FedPFT.model_validate({"reproduce": True}).alignment.closed_form
+    assert FedPFT.model_validate({"reproduce": True}).counts_at_clients
+
+
 def test_a_regression_in_place_of_steps_has_none_of_their_settings() -> None:
     settings = FedPFT.model_validate({"align": {"closed_form": True}})
     assert FedPFT.model_validate(settings.model_dump()) == settings  # as a run's folder and a proxy's have it
-    with pytest.raises(ValidationError, match="closed_form refits all output matrices at once and has no steps"):
+    with pytest.raises(ValidationError, match="steps is of alignment by steps: set closed_form to false"):
         FedPFT.model_validate({"align": {"closed_form": True, "steps": 5}})
     assert FedPFT.model_validate({"align": {"closed_form": True, "ridge": 1.0}}).alignment.ridge == 1.0
-    with pytest.raises(ValidationError, match="ridge is of the regression: set closed_form, or leave ridge out"):
+    with pytest.raises(ValidationError, match="ridge is of the regression: set closed_form to true, or leave it out"):
         FedPFT.model_validate({"align": {"ridge": 1.0}})

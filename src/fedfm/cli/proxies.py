@@ -33,7 +33,7 @@ def proxy() -> None:
 @click.argument("model")
 @click.option("--ffn-keep", default=0.25, type=click.FloatRange(0, 1, min_open=True), help="Share of neurons kept.")
 @click.option("--keep-layers", default="0,-1", callback=_layers, help="Layers that stay whole.")
-@click.option("--score", default=SCORES[0], type=click.Choice(SCORES), help="Which neurons stay.")
+@click.option("--score", type=click.Choice(SCORES), help="Which neurons stay.")
 @click.option("--adapters", default=2, type=click.IntRange(1), help="Layers that an offsite proxy tunes at each end.")
 @click.option("--tokens", default=128, type=click.IntRange(1), help="Length of an example.")
 @click.option("--batch-size", default=16, type=click.IntRange(1), help="Examples a training step.")
@@ -44,7 +44,7 @@ def inspect(
     model: str,
     ffn_keep: float,
     keep_layers: list[int],
-    score: str,
+    score: str | None,
     adapters: int,
     tokens: int,
     batch_size: int,

@@ -48,7 +48,7 @@ def inspect_proxy(
     *,
     ffn_keep: float,
     keep_layers: list[int],
-    score: str,
+    score: str | None,
     adapters: int,
     tokens: int,
     batch_size: int,
@@ -62,7 +62,7 @@ def inspect_proxy(
         model: as the recipe's ``model.path``; of two towers, one of which sees, that one.
         ffn_keep: as ``proxy.ffn_keep``.
         keep_layers: as ``proxy.keep_layers``.
-        score: as ``proxy.score``.
+        score: as ``proxy.score``; None: as null there, or what weights alone tell where there is no public data.
         adapters: as ``proxy.adapters`` of an offsite proxy.
         tokens: length of an example; images have their own.
         batch_size: examples a training step.
@@ -80,6 +80,7 @@ def inspect_proxy(
         RecipeError: the model cannot be loaded, takes fewer tokens, or has no such proxy.
         DataError: a file is damaged.
     """
+    score = score or ("concat-l2" if public is None else "reconstruct")
     backbone = _backbone(model, allow_network)
     batch = _example(backbone, batch_size, tokens)
     data = _public(public, backbone, tokens, allow_network)
@@ -96,12 +97,8 @@ def inspect_proxy(
         "family": backbone.family.name,
         "tokens": _length(backbone, batch),
         "batch_size": batch_size,
-        "settings": {
-            "ffn_keep": ffn_keep,
-            "keep_layers": keep_layers,
-            "score": score,
-            "bits": (bits or Bits()).model_dump(),
-        },
+        "settings": {"ffn_keep": ffn_keep, "keep_layers": keep_layers, "score": score},
+        "bits": (bits or Bits()).model_dump(),
         "public": public,
         "holders": ["backbone", *made],
         **_figures(backbone, made, batch, data),

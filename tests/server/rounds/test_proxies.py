@@ -66,6 +66,17 @@ def ledger(driver: Driver) -> list[dict[str, Any]]:
     return list(jsonl.records(driver.folder.wire))
 
 
+def test_neurons_are_chosen_on_public_data_where_the_recipe_names_some(tmp_path: Path) -> None:
+    cut = {"kind": "fedpft", "ffn_keep": 0.5, "keep_layers": [0], "closed_form": False, "interval": None}
+
+    def kept(public: dict[str, Any] | None, **score: str) -> list[list[int]]:
+        pair = pair_of(build(tmp_path, {**cut, **score}, public=public))
+        return [neurons.tolist() for neurons in pair.kept.values()]
+
+    assert kept(PUBLIC) == kept(PUBLIC, score="reconstruct") != kept(PUBLIC, score="concat-l2")
+    assert kept(None) == kept(None, score="concat-l2")
+
+
 def test_before_round_1_backbone_and_proxy_start_alike(tmp_path: Path) -> None:
     experiment = build(tmp_path, tune={"kind": "lora", "target_modules": "all"})
     experiment.plug_in(experiment.start)

@@ -136,14 +136,15 @@ def _choose(
 ) -> tuple[Kept, dict[str, bool]]:
     """The neurons with the highest scores; and whether the cache had them, where scores read public data."""
     widths = counts(settings, compressed)
+    kind = settings.score or ("concat-l2" if public is None else "reconstruct")
 
     def score(batches: Sequence[Batch]) -> Kept:
-        return choose(scores(settings.score, Scoring(backbone, compressed, widths, batches, seed)), widths)
+        return choose(scores(kind, Scoring(backbone, compressed, widths, batches, seed)), widths)
 
-    if public is None or settings.score in WEIGHTS_ALONE:
+    if public is None or kind in WEIGHTS_ALONE:
         return score([]), {}
     batches = partial(public.enough, FITTING_TOKENS, FITTING_SIZE, seed=seed, purpose="scores")
-    key = making_key(backbone, public, seed, stage=NEURONS, score=settings.score, counts=widths, tokens=FITTING_TOKENS)
+    key = making_key(backbone, public, seed, stage=NEURONS, score=kind, counts=widths, tokens=FITTING_TOKENS)
     found = has_tensors(key)
     chosen = cached_tensors(key, lambda: CachedTensors(score(batches()))).tensors
     return {path: chosen[path].clone() for path in widths}, {NEURONS: found}

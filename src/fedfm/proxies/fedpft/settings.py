@@ -34,7 +34,8 @@ class Alignment(Settings):
     """How a proxy is realigned while clients tune it (arXiv:2404.11536, neuron-level alignment)."""
 
     closed_form: bool = False
-    """Refit each compressed FFN's output matrix by ridge regression, in place of steps; only these matrices travel."""
+    """Refit each compressed FFN's output matrix by ridge regression, and only these matrices travel; false: by steps,
+    as in the paper, with the keys below `ridge`. A recipe without `align` has true."""
     ridge: Annotated[float, Field(gt=0)] = 0.3
     """Pull of that regression towards the present weights, as a share of the mean squared activation."""
     share: Share = 0.5
@@ -52,14 +53,14 @@ class Alignment(Settings):
     """Peak learning rate of AdamW; it rises over the warm-up, then falls linearly to zero."""
 
     @model_validator(mode="after")
-    def _refuse_steps_of_a_regression(self) -> Self:
+    def _refuse_keys_of_the_other_way(self) -> Self:
         fields = type(self).model_fields
-        changed = {name for name, field in fields.items() if getattr(self, name) != field.default}
-        regression = {"closed_form", "ridge"}
-        if self.closed_form and (others := sorted(changed - regression)):
-            raise ValueError(f"closed_form refits all output matrices at once and has no {others[0]}; leave it out")
+        changed = [name for name, field in fields.items() if getattr(self, name) != field.default]
+        others = [name for name in changed if name not in ("closed_form", "ridge")]
+        if self.closed_form and others:
+            raise ValueError(f"{others[0]} is of alignment by steps: set closed_form to false, or leave it out")
         if not self.closed_form and "ridge" in changed:
-            raise ValueError("ridge is of the regression: set closed_form, or leave ridge out")
+            raise ValueError("ridge is of the regression: set closed_form to true, or leave it out")
         return self
 
     @property
@@ -82,10 +83,11 @@ class FedPFT(ProxySettings):
     """Share of its neurons that a compressed FFN keeps; a list names one for each compressed layer."""
     keep_layers: list[int] = [0, -1]
     """Layers that stay whole, from 0; -1 is the last."""
-    score: NeuronScore = "concat-l2"
+    score: NeuronScore | None = None
     """Which neurons stay: by the norm of all weights at them (`concat-l2`, the paper) or the product of the norms of
     their vectors (`product`); on public data by E|a|·‖w₂‖ (`activation`), by Σ (a·∂ℓ/∂a)² over several random read-outs
-    (`gradient`), or greedily those from which regression restores the FFN's output best (`reconstruct`); `random`."""
+    (`gradient`), or greedily those from which regression restores the FFN's output best (`reconstruct`); `random`.
+    null: `reconstruct`, or `concat-l2` where the recipe names no public data."""
     align_to: Annotated[int, Field(ge=1)] = 1
     """Round the number of neurons kept to a multiple of this, such as 64, for faster kernels."""
     closed_form: bool = True
@@ -95,11 +97,11 @@ class FedPFT(ProxySettings):
     bits: Bits | None = None
     """In how many bits the proxy is sent, and thus its first download and alignments; null: as it is. Attention,
     embeddings and whole layers are rounded before the proxy is fitted, and what fitting changes, after it."""
-    distill: DistillSettings | None = DistillSettings()
-    """Layer-level distillation before round 1; null: none."""
+    distill: DistillSettings | None = None
+    """Layer-level distillation before round 1, as in the paper, which takes minutes; null: none."""
     interval: Annotated[int, Field(ge=1)] | None = 10
     """Rounds between alignments; null: none."""
-    align: Alignment = Alignment()
+    align: Alignment = Alignment(closed_form=True)
     """Neuron-level alignment during training."""
     stale: Literal["refuse", "accept"] = "refuse"
     """Whether an update that was trained on an older version of the proxy is refused or accepted."""
@@ -108,13 +110,11 @@ class FedPFT(ProxySettings):
     probe: Annotated[int, Field(ge=0)] = 16
     """Public examples on which proxy and backbone are compared, gradient by gradient, after each stage; 0: never."""
     reproduce: bool = False
-    """Choose the neurons that alignment refits as the released code does: by `align.score: apoz`, exact zeros, with
+    """Align as the released code does: by steps, of neurons that `align.score: apoz` chooses, by exact zeros, with
     `align.data: clients`. Where many neurons have the same score, chance chooses among them."""
 
     @model_validator(mode="after")
     def _refuse_another_score(self) -> Self:
-        if self.reproduce and self.align.closed_form:
-            raise ValueError("reproduce means alignment by steps; leave out reproduce or align.closed_form")
         if self.reproduce and self.align.score not in ("auto", "apoz"):
             raise ValueError(f"reproduce means align.score: apoz, not {self.align.score}; leave one of the two out")
         return self
@@ -122,7 +122,8 @@ class FedPFT(ProxySettings):
     @property
     def alignment(self) -> Alignment:
         """``align``, with what ``reproduce`` changes."""
-        return self.align.model_copy(update={"score": "apoz", "data": "clients"}) if self.reproduce else self.align
+        as_theirs = {"closed_form": False, "score": "apoz", "data": "clients"}
+        return self.align.model_copy(update=as_theirs) if self.reproduce else self.align
 
     @property
     def counts_at_clients(self) -> bool:
@@ -138,7 +139,7 @@ class FedPFT(ProxySettings):
     def public_use(self) -> str | None:
         """The first key that needs public data; None where no key does."""
         needs = {
-            "score": self.path is None and self.score not in WEIGHTS_ALONE,
+            "score": self.path is None and self.score is not None and self.score not in WEIGHTS_ALONE,
             "closed_form": self.path is None and self.closed_form,
             "distill": self.path is None and self.distill is not None,
             "interval": self.interval is not None,
