@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -10,7 +11,8 @@ from torch.optim import AdamW
 from fedfm.errors import RecipeError
 from fedfm.models.tunables import Lora
 from fedfm.proxies.distillation import _product_loss, _products, distill
-from fedfm.proxies.ffn import neuron_tensors
+from fedfm.proxies.divergence import divergence, states_and_logits
+from fedfm.proxies.ffn import neuron_tensors, output_layer
 from fedfm.proxies.hidden import layer_errors, relative_error
 from fedfm.proxies.settings import DistillSettings
 from fedfm.proxies.trace import hidden_states
@@ -50,6 +52,42 @@ def test_the_first_loss_is_the_mean_error_of_compressed_layers() -> None:
     errors = layer_errors(small.backbone.model, small.proxy.model, small.pairs, [batch])
     loss = fit(small, DistillSettings(steps=1))[0]
     assert loss == pytest.approx(sum(errors.values()) / 2, rel=1e-5)
+
+
+@pytest.mark.parametrize("case", [("tiny-gpt2", "causal"), ("tiny-llama", "causal"), ("tiny-bert", "masked")])
+def test_the_loss_with_predictions_adds_their_divergence_at_real_positions(case: tuple[str, str]) -> None:
+    """By NumPy: A averaged over the compressed layers, and γ times the mean of Σ p·(log p − log p̂)."""
+    small = small_proxy(*case)
+    batch = public_batches(small.backbone, 1)[0]
+    for block, _ in small.pairs:  # the FFNs of a new model do little, and so does cutting them
+        output_layer(block).weight.data.mul_(100)
+    errors = layer_errors(small.backbone.model, small.proxy.model, small.pairs, [batch])
+    with torch.no_grad():
+        real = [half.model(**batch).logits[batch["attention_mask"].bool()] for half in (small.backbone, small.proxy)]
+    p, q = (np.exp(logits.double().numpy()) for logits in real)
+    p, q = p / p.sum(-1, keepdims=True), q / q.sum(-1, keepdims=True)
+    expected = (p * np.log(p / q)).sum(-1).mean()
+    assert expected > 1e-4
+    loss = fit(small, DistillSettings(steps=1, predictions=3))[0]
+    assert loss == pytest.approx(np.mean(list(errors.values())) + 3 * expected, rel=1e-4)
+
+
+def test_predictions_come_nearer_where_they_are_in_the_loss() -> None:
+    """Hidden states alone come nearer to the backbone's too, but predictions less."""
+    found = []
+    for weight in (0.0, 1.0):
+        small = small_proxy("tiny-gpt2", "causal")
+        for block, _ in small.pairs:
+            output_layer(block).weight.data.mul_(100)
+        held = public_batches(small.backbone, 2, seed=9)
+        fit(small, DistillSettings(steps=40, learning_rate=0.01, warmup_ratio=0, predictions=weight))
+        with torch.no_grad():
+            passes = [
+                [states_and_logits(half.model, [], batch)[1] for half in (small.backbone, small.proxy)]
+                for batch in held
+            ]
+        found.append(sum(divergence(wanted, got).item() for wanted, got in passes))
+    assert found[1] < 0.8 * found[0]
 
 
 def test_a_block_learns_to_make_up_for_those_before_it() -> None:

@@ -15,6 +15,7 @@ import torch
 
 from fedfm import run
 from fedfm.clients import use_threads
+from fedfm.errors import RecipeError
 from fedfm.params import digest
 from fedfm.proxies.base import ClientModel
 from fedfm.proxies.fedpft import pair as fedpft_pair
@@ -178,6 +179,30 @@ def test_what_decides_the_proxy_is_in_the_key_and_nothing_else(
     model = built(recipe).client_model
     with use_threads(2):
         assert set(list(model.making.values())[1:]) == {"missing"}
+
+
+def test_the_head_is_in_the_key_of_a_stage_that_reads_predictions(tmp_path: Path) -> None:
+    def settings(gamma: float) -> dict[str, object]:
+        proxy = {**FEDPFT, "distill": {**DISTILL, "predictions": gamma}}
+        public = {"data": str(tmp_path / "train.jsonl"), "limit": 55, "max_length": 16}
+        task = {"kind": "causal-lm"}
+        recipe = small_recipe(tmp_path, model={"path": "builtin:tiny-gpt2"}, task=task, public=public, proxy=proxy)
+        model = built(recipe).client_model
+        assert isinstance(model, ProxyModel)
+        assert model.public is not None
+        distilled = model.pair.stages(model.tunable, model.server_tunable, model.public, seed=0)[-1]
+        head = distilled.settings.get("head")
+        assert head in (None, model.pair.backbone.identity.head)
+        return dict(distilled.settings)
+
+    assert "head" in settings(0.5)
+    assert "head" not in settings(0)
+
+
+def test_predictions_of_a_new_head_are_refused(recipe: dict[str, Any]) -> None:
+    model = built(recipe, "proxy.distill.predictions=0.2").client_model
+    with pytest.raises(RecipeError, match=r"proxy\.distill\.predictions: .* new head"):
+        _ = model.making
 
 
 def test_fitting_does_not_depend_on_what_is_tuned(recipe: dict[str, Any], own_cache: Path) -> None:

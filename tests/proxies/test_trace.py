@@ -1,13 +1,20 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import pytest
 import torch
+from torch import Tensor
+from torch.nn.functional import gelu, silu
 
 from fedfm.models.tunables import Lora, Prompt
-from fedfm.proxies.ffn import output_layer
+from fedfm.proxies.ffn import output_layer, vectors
 from fedfm.proxies.trace import activations, block_arguments, hidden_states, real_positions, run
 from tests.models.cases import CASES, batch, load
 from tests.proxies.small_proxy import blocks_of
+
+gelu_tanh = partial(gelu, approximate="tanh")
 
 
 @pytest.mark.parametrize(("name", "task"), [case for case in CASES if case[0] != "tiny-t5"])
@@ -83,6 +90,24 @@ def test_activations_go_into_the_output_matrix(name: str, task: str) -> None:
     kept = dict(collected)
     run(backbone.model, batch(backbone))
     assert all(collected[path] is kept[path] for path in kept)  # the hooks are gone
+
+
+@pytest.mark.parametrize(("name", "function"), [("llama", silu), ("qwen3", silu), ("phi3", silu), ("gemma", gelu_tanh)])
+@torch.no_grad()
+def test_the_activation_of_a_gated_neuron_is_the_product_of_gate_and_up(
+    name: str, function: Callable[[Tensor], Tensor]
+) -> None:
+    """Every score, regression and count of use reads these activations."""
+    backbone = load(f"tiny-{name}", "causal")
+    block = blocks_of(backbone)[0]
+    read: list[Tensor] = []
+    hook = block.module.mlp.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0]))
+    with activations([block]) as collected:
+        run(backbone.model, batch(backbone))
+    hook.remove()
+    gate, up, _ = vectors(block)
+    (inputs,) = read
+    torch.testing.assert_close(collected[block.path], function(inputs @ gate.T) * (inputs @ up.T))
 
 
 @pytest.mark.parametrize(("name", "task"), CASES)

@@ -2,7 +2,11 @@
 
 Over the compressed blocks C, with T and H the hidden states of backbone and proxy after a block,
 
-    L = 1/|C| Σ ( A + α·B ),    A = ‖T − H‖² / ‖T‖²,    B = ‖W₂W₁ − Ŵ₂Ŵ₁‖² / ‖W₂W₁‖².
+    L = 1/|C| Σ ( A + α·B ) + γ·KL(p ‖ p̂),    A = ‖T − H‖² / ‖T‖²,    B = ‖W₂W₁ − Ŵ₂Ŵ₁‖² / ‖W₂W₁‖².
+
+With γ above 0, p and p̂ are the predictions of backbone and proxy at real positions. That term is not the paper's: A
+weighs all directions of a hidden state alike, and a language model's predictions depend on some much more than on
+others.
 
 The proxy runs on its own inputs, so that a block also learns to correct the errors of the blocks before it.
 Peng et al., FedPFT: Federated Proxy Fine-Tuning of Foundation Models, arXiv:2404.11536. In the
@@ -22,6 +26,7 @@ from fedfm.errors import RecipeError
 from fedfm.models.families import Block
 from fedfm.progress import steps
 from fedfm.proxies.descent import Optimizer, only
+from fedfm.proxies.divergence import divergence, states_and_logits
 from fedfm.proxies.ffn import vectors
 from fedfm.proxies.hidden import Pairs, relative_error
 from fedfm.proxies.settings import DistillSettings
@@ -50,7 +55,7 @@ def distill(
         pairs: the blocks whose outputs are compared.
         trainable: parameters of the student that the teacher does not share.
         batches: public ones; one step each, ``settings.steps`` at most.
-        settings: steps, optimiser and α.
+        settings: steps, optimiser, α (``product``) and γ (``predictions``).
         masks: which values of a parameter may change, shaped to multiply it; all others keep their bits.
         where: the recipe key of the settings, for errors.
 
@@ -71,7 +76,7 @@ def distill(
     student.eval()
     with only(student, trainable):
         for batch in steps(islice(batches, settings.steps), "distilling the proxy", settings.steps):
-            loss = _hidden_loss(teacher, student, pairs, batch)
+            loss = _resemblance_loss(teacher, student, pairs, batch, settings.predictions)
             if targets:
                 loss = loss + settings.product * _product_loss(targets, [block for _, block in pairs])
             if not math.isfinite(loss.item()):
@@ -83,12 +88,23 @@ def distill(
     return losses
 
 
-def _hidden_loss(teacher: Model, student: Model, pairs: Pairs, batch: Batch) -> Tensor:
-    """The mean of A over the pairs."""
-    with torch.no_grad():
-        targets = hidden_states(teacher, [block for block, _ in pairs], batch)
-    states = hidden_states(student, [block for _, block in pairs], batch)
+def _resemblance_loss(teacher: Model, student: Model, pairs: Pairs, batch: Batch, predictions: float) -> Tensor:
+    """The mean of A over the pairs, and γ·KL where ``predictions``, γ, is above 0; else no pass needs a head."""
+    shown, fitted = [block for block, _ in pairs], [block for _, block in pairs]
     mask = batch.get("attention_mask")
+    if not predictions:
+        with torch.no_grad():
+            targets = hidden_states(teacher, shown, batch)
+        return _mean_error(pairs, targets, hidden_states(student, fitted, batch), mask)
+    with torch.no_grad():
+        targets, wanted = states_and_logits(teacher, shown, batch)
+    states, found = states_and_logits(student, fitted, batch)
+    return _mean_error(pairs, targets, states, mask) + predictions * divergence(wanted, found)
+
+
+def _mean_error(
+    pairs: Pairs, targets: Mapping[str, Tensor], states: Mapping[str, Tensor], mask: Tensor | None
+) -> Tensor:
     errors = [relative_error(targets[shown.path], states[block.path], mask) for shown, block in pairs]
     return torch.stack(errors).mean()
 

@@ -47,7 +47,7 @@ def making_key(backbone: Backbone, public: PublicData, seed: int, **settings: ob
     It has no part of the tunable: fitting sees the models as they are without it.
 
     Args:
-        backbone: without its head, which no stage reads.
+        backbone: without its head; a stage that reads the head has the head's digest among its settings.
         public: what is read.
         seed: the recipe's seed, which decides the order of public data.
         settings: that decide the outcome; JSON.

@@ -147,10 +147,18 @@ class ProxyPair(ABC):
     def distillation(
         self, teacher: Tunable, student: Tunable, public: PublicData, settings: DistillSettings, *, seed: int
     ) -> FitStage:
-        """The stage that all kinds share: gradient steps on `compared` hidden states.
+        """The stage that all kinds share: gradient steps on `compared` hidden states and, if wanted, predictions.
 
         Its fit raises a RecipeError at ``proxy.distill`` when the loss stops being a finite number.
+
+        Raises:
+            RecipeError: at ``proxy.distill.predictions`` when the predictions would be those of a new head.
         """
+        if settings.predictions and self.backbone.new_head:
+            raise RecipeError(
+                f"{self.backbone.name} has a new head, whose predictions are random before training; set predictions=0",
+                where="proxy.distill.predictions",
+            )
 
         def fit() -> dict[str, float]:
             batches = public.batches(settings.batch_size, steps=settings.steps, seed=seed, purpose="distillation")
@@ -158,7 +166,8 @@ class ProxyPair(ABC):
             return {"loss_first": losses[0], "loss_last": losses[-1], "steps": len(losses)}
 
         passes = of_descent(settings.steps, settings.batch_size, len(public))
-        return FitStage("distilled", settings.model_dump(mode="json"), fit, passes)
+        head = {"head": self.backbone.identity.head} if settings.predictions else {}
+        return FitStage("distilled", settings.model_dump(mode="json") | head, fit, passes)
 
 
 def make_pair(settings: ProxySettings, backbone: Backbone, public: PublicData | None, *, seed: int) -> ProxyPair:

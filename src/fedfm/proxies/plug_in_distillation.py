@@ -16,18 +16,14 @@ from dataclasses import dataclass
 from itertools import islice
 
 import torch
-from torch import Tensor
-from torch.nn.functional import kl_div
 
 from fedfm.errors import RecipeError
-from fedfm.models.families import Block
 from fedfm.models.tunable import Tunable
 from fedfm.progress import steps
 from fedfm.proxies.descent import Optimizer, only
+from fedfm.proxies.divergence import divergence, states_and_logits
 from fedfm.proxies.hidden import Pairs, relative_error
-from fedfm.proxies.probes import predictions
 from fedfm.proxies.settings import PlugInDistillation
-from fedfm.proxies.trace import collecting
 from fedfm.tasks.base import Batch
 
 CONFIDENCE = 0.9
@@ -78,9 +74,9 @@ def distill_plug_in(
     with only(backbone.model, trainable):
         for batch in steps(islice(batches, settings.steps), "distilling the plug-in", settings.steps):
             with torch.no_grad():
-                targets, wanted = _look(proxy, theirs, batch)
-            states, found = _look(backbone, ours, batch)
-            loss = settings.temperature**2 * _divergence(wanted, found, settings.temperature)
+                targets, wanted = states_and_logits(proxy.model, theirs, batch)
+            states, found = states_and_logits(backbone.model, ours, batch)
+            loss = settings.temperature**2 * divergence(wanted, found, settings.temperature)
             if settings.hidden:
                 mask = batch.get("attention_mask")
                 errors = [relative_error(targets[mine.path], states[own.path], mask) for own, mine in pairs]
@@ -98,28 +94,11 @@ def compare(proxy: Tunable, backbone: Tunable, batches: Sequence[Batch]) -> Rese
     """How the backbone predicts beside the proxy, both with what they carry."""
     proxy.eval()
     backbone.eval()
-    count, divergence, confidence = 0, 0.0, 0.0
+    count, diverged, confidence = 0, 0.0, 0.0
     for batch in batches:
-        (_, wanted), (_, found) = _look(proxy, [], batch), _look(backbone, [], batch)
+        _, wanted = states_and_logits(proxy.model, [], batch)
+        _, found = states_and_logits(backbone.model, [], batch)
         count += len(found)
-        divergence += _divergence(wanted, found).item() * len(found)
+        diverged += divergence(wanted, found).item() * len(found)
         confidence += found.softmax(-1).amax(-1).sum().item()
-    return Resemblance(divergence / count, confidence / count)
-
-
-def _look(tunable: Tunable, blocks: Sequence[Block], batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
-    """Hidden states after some blocks, and the logits of single predictions ``[N, C]``."""
-    device = tunable.base_model.device
-    inputs = {name: tensor.to(device) for name, tensor in batch.items() if name != "labels"}
-    with collecting(blocks) as states:
-        logits = tunable.model(**inputs).logits
-    length = batch["attention_mask"].shape[1] if "attention_mask" in batch else None
-    if length is not None:  # a prompt's virtual tokens stand before the text
-        states = {path: state[:, -length:] for path, state in states.items()}
-    return states, predictions(logits, inputs.get("attention_mask")).float()
-
-
-def _divergence(wanted: Tensor, found: Tensor, temperature: float = 1.0) -> Tensor:
-    """The mean of KL(p_wanted ‖ p_found) over predictions, nats."""
-    p, q = ((logits / temperature).log_softmax(-1) for logits in (wanted, found))
-    return kl_div(q, p, reduction="batchmean", log_target=True)
+    return Resemblance(diverged / count, confidence / count)

@@ -180,6 +180,9 @@ class DistillSettings(Descent):
 
     product: Annotated[float, Field(ge=0)] = 0.0
     """Weight α of the error of the FFN's weight product W₂W₁ in the loss; in the released code it has no gradient."""
+    predictions: Annotated[float, Field(ge=0)] = 0.0
+    """Weight γ of the divergence of predictions in the loss, for heads that are not new, as those of language models;
+    0: hidden states alone, as in the paper."""
 
 
 class PlugInDistillation(Descent):

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from fedfm.models.tunable import Tunable
 from fedfm.models.tunables import Lora
+from fedfm.proxies.divergence import divergence, states_and_logits
 from fedfm.proxies.fedpft.activity import measure_activity
 from fedfm.proxies.fedpft.alignment import Aligned, align, choose_neurons, overlap, require_same_tunable
 from fedfm.proxies.fedpft.settings import Alignment
@@ -92,6 +93,18 @@ def test_all_neurons_without_counting_them() -> None:
     result = align(teacher, student, small.pairs, small.own, {}, batches, settings, seed=0, round=1)
     assert all(chosen.all() for chosen in result.chosen.values())
     assert result.ties == {}
+
+
+def test_predictions_are_in_the_loss_where_the_settings_say_so() -> None:
+    small, teacher, student = tuned("tiny-llama")
+    (batch,) = public_batches(small.backbone, 1)
+    with torch.no_grad():
+        (_, wanted), (_, found) = (states_and_logits(half.model.eval(), [], batch) for half in (teacher, student))
+    losses = [
+        align(teacher, student, small.pairs, small.own, {}, [batch], settings, seed=0, round=1).losses[0]
+        for settings in (Alignment(share=1, steps=1, predictions=gamma, learning_rate=1e-30) for gamma in (0, 2))
+    ]
+    assert losses[1] - losses[0] == pytest.approx(2 * divergence(wanted, found).item(), rel=1e-3)
 
 
 def test_the_proxy_is_aligned_with_the_aggregate() -> None:

@@ -1,6 +1,6 @@
 """Realigning a proxy while clients tune it: the neurons they use least are refitted to the tuned backbone.
 
-Both models carry the aggregated tunable; the loss is the hidden states' error on public data, as in distillation.
+Both models carry the aggregated tunable; the loss is that of distillation, on public data.
 Peng et al., FedPFT: Federated Proxy Fine-Tuning of Foundation Models, arXiv:2404.11536, neuron-level alignment.
 """
 
@@ -109,6 +109,7 @@ def align(
             batch_size=settings.batch_size,
             learning_rate=settings.learning_rate,
             weight_decay=0,  # as in the paper's code
+            predictions=settings.predictions,
         ),
         masks=_masks(compressed, chosen),
         where="proxy.align",

@@ -51,6 +51,8 @@ class Alignment(Settings):
     """Public examples a step."""
     learning_rate: Annotated[float, Field(gt=0)] = 6e-4
     """Peak learning rate of AdamW; it rises over the warm-up, then falls linearly to zero."""
+    predictions: Annotated[float, Field(ge=0)] = 0.0
+    """Weight γ of the divergence of predictions in the loss; 0: hidden states alone, as in the paper."""
 
     @model_validator(mode="after")
     def _refuse_keys_of_the_other_way(self) -> Self:
