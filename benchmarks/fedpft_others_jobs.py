@@ -57,7 +57,13 @@ METHODS = {
     "fedpft": Method("FedPFT", _FEDPFT),
     "paper": Method(
         "FedPFT as in the paper",
-        {**_CUT, "distill": _PAPER, "interval": 5, "align": {**_PAPER, "share": 0.5, "steps": 20, "batch_size": 32}},
+        {
+            **_CUT,
+            "score": "concat-l2",
+            "distill": _PAPER,
+            "interval": 5,
+            "align": {**_PAPER, "share": 0.5, "steps": 20, "batch_size": 32},
+        },
     ),
     "fedot": Method("FedOT", _OFFSITE),
 }
