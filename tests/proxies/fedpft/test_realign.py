@@ -12,6 +12,7 @@ from fedfm.proxies.fedpft.closed_form import realign_outputs, refit_outputs
 from fedfm.proxies.ffn import output_layer, vectors
 from fedfm.proxies.hidden import layer_errors
 from fedfm.proxies.layerwise import LayerwisePass
+from fedfm.proxies.plugin import plug_in_map
 from fedfm.tasks.base import Batch
 from tests.models.cases import CASES, CUT_KINDS, TASKS, Case
 from tests.proxies.small_proxy import Small, blocks_of, changed, public_batches, small_proxy, values
@@ -61,6 +62,30 @@ def test_hidden_states_come_nearer_and_nothing_but_outputs_changes(case: Case) -
     assert changed(teacher.model, backbone) == set()
     outputs = [f"{block.path}.{block.stack.ffn.output}." for _, block in small.pairs]
     assert all(any(output in name for output in outputs) for name in changed(student.model, proxy))
+
+
+@pytest.mark.parametrize("name", ["tiny-bert", "tiny-gpt2", "tiny-llama"])
+def test_what_a_tunable_adds_to_an_output_stays_the_tunables(name: str) -> None:
+    """An adapter on the output matrix: its part of the FFN's output is not fitted into the matrix once more."""
+    small = small_proxy(name, "text")
+    teacher, student = (
+        Lora(target_modules="all").attach(model, task_type="SEQ_CLS", seed=0) for model in (small.backbone, small.proxy)
+    )
+    plug_in = plug_in_map(student, teacher, small.proxy, small.backbone, small.kept)
+    generator = torch.Generator().manual_seed(1)
+    params = {
+        name: value + 0.3 * torch.randn(value.shape, generator=generator) for name, value in student.read().items()
+    }
+    teacher.write(plug_in.to_backbone(params))
+    student.write(params)
+    batches = public_batches(small.backbone, 12, seed=3)
+    before = layer_errors(teacher.model, student.model, small.pairs, batches)
+    report = realigned(small, teacher, student, batches)
+    after = layer_errors(teacher.model, student.model, small.pairs, batches)
+    assert sum(after.values()) < 0.9 * sum(before.values())
+    again = realigned(small, teacher, student, batches)  # what was fitted is there when the proxy runs
+    for path, refit in report.items():
+        assert again[path].before <= 1.05 * refit.after + 1e-4
 
 
 @pytest.mark.parametrize("name", ["tiny-bert", "tiny-gpt2"])

@@ -69,7 +69,7 @@ def refit_outputs(
             activations, wanted, target = call.run(teacher_block).real()
             if rounded:
                 adds = call.adds_output() if adds is None else adds
-                regression.add(*_corrected(call, wanted, target, adds=adds))
+                _add_corrected(regression, call, wanted, target, adds=adds)
             else:
                 regression.add(activations[:, kept[block.path].to(activations.device)], wanted)
         report[block.path] = regression.solve(ridge)
@@ -97,22 +97,26 @@ def realign_outputs(teacher: LayerwisePass, student: LayerwisePass, pairs: Pairs
         for theirs, ours in zip(teacher.calls(shown.path), student.calls(block.path), strict=True):
             adds = ours.adds_output() if adds is None else adds
             _, wanted, target = theirs.run().real()
-            regression.add(*_corrected(ours, wanted, target, adds=adds))
+            _add_corrected(regression, ours, wanted, target, adds=adds)
         report[block.path] = regression.solve(ridge)
     return report
 
 
-def _corrected(call: Call, wanted: Tensor, target: Tensor, *, adds: bool) -> tuple[Tensor, Tensor]:
-    """Activations of the proxy's FFN, and the outputs that take its sums to ``target``, the backbone's.
+def _add_corrected(regression: Regression, call: Call, wanted: Tensor, target: Tensor, *, adds: bool) -> None:
+    """Adds activations of the proxy's FFN, and the outputs that take its sums to ``target``, the backbone's.
+
+    What a tunable adds to the output is not the matrix's, and stays as it is.
 
     Args:
+        regression: of the block's output matrix.
         call: of the proxy's block.
         wanted: outputs of the backbone's FFN, for blocks that change the output before they add it.
         target: the backbone's sums.
         adds: whether the block adds the output as it is.
     """
     activations, output, total = call.run().real()
-    return activations, output + target - total if adds else wanted
+    tuned = output - regression.given(activations)
+    regression.add(activations, (output + target - total if adds else wanted) - tuned)
 
 
 def output_regression(block: Block) -> Regression:

@@ -55,6 +55,11 @@ class Regression:
     def _zeros(self, *shape: int) -> Tensor:
         return self.start.new_zeros(shape)
 
+    def given(self, inputs: Tensor) -> Tensor:
+        """What the map gives as it was given, float64 ``[n, out]`` of inputs ``[n, in]``."""
+        outputs = wide(inputs) @ self.start
+        return outputs if self.bias is None else outputs + wide(self.bias)
+
     def add(self, inputs: Tensor, outputs: Tensor) -> None:
         """Adds examples: inputs ``[n, in]``, wanted outputs ``[n, out]``."""
         inputs, outputs = wide(inputs), wide(outputs)
