@@ -20,6 +20,7 @@ Several processes may measure at once, best as many as there are cores, with OMP
 from __future__ import annotations
 
 import json
+import math
 import statistics
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -128,7 +129,10 @@ def table(jobs: Mapping[tuple[str, str, int], Job], results: Results, variants: 
         ours, theirs = column(variant, plug), column(first, plug)
         pairs = {place: 100 * (ours[place] - theirs[place]) for place in ours.keys() & theirs.keys()}
         gap = Difference(pairs, {})
-        return f"{gap.mean:+.1f} ± {gap.error_of_seeds:.1f} (n = {len(pairs)})" if pairs else MISSING
+        if not pairs:
+            return MISSING
+        error = "" if math.isnan(gap.error_of_seeds) else f" ± {gap.error_of_seeds:.1f}"
+        return f"{gap.mean:+.1f}{error} (n = {len(pairs)})"
 
     rows = [["", *sets, "mean", "less the first", "MB down", "seconds"]]
     for variant in variants:
