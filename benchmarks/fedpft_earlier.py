@@ -69,6 +69,10 @@ def earlier_tables() -> Iterator[str]:
     yield "\nEarlier protocol: differences in points, paired by set and seed, with their standard errors"
     for title, (ours, theirs) in DIFFERENCES.items():
         yield f"  {title}: {_difference(found[ours], found[theirs])}"
+    yield "\nEarlier protocol: MB that clients are sent in a run, IID, mean over sets and seeds"
+    for method in ("full", "fedpft", "fedot"):
+        runs = [result for by_seed in found[f"iid, {method}, {_MATCHED}"].values() for result in by_seed.values()]
+        yield f"  {method}: {statistics.mean(result['bytes_down'] for result in runs) / 1e6:.0f}"
     points = [_cosine_and_accuracy(sets["trec6"]) for setting, sets in found.items() if STUDIED.fullmatch(setting)]
     cosines, accuracies = zip(*points, strict=True)
     linear, ranked = statistics.correlation(cosines, accuracies), spearmanr(cosines, accuracies).statistic

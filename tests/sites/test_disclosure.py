@@ -19,7 +19,7 @@ from fedfm.hosts import node as node_module
 from fedfm.recipe import load_recipe
 from fedfm.runtimes.envelopes import Envelope, Prepare, Ready, Refusal, Replies, Requests, job_digest
 from fedfm.server.experiment.build import Experiment, build_experiment
-from fedfm.server.experiment.runtime_factory import over_sites
+from fedfm.server.experiment.runtime_factory import over_sites, without_folders
 from fedfm.server.runs.serving import for_sites
 from fedfm.sites import site as site_module
 from fedfm.sites.causes import Cause
@@ -243,6 +243,9 @@ def test_where_the_server_keeps_its_data_is_not_said(tmp_path: Path) -> None:
     recipe = load_recipe(small_recipe(tmp_path, **changes))
     recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update=files)})
     job = over_sites(build_experiment(for_sites(recipe, 3), ["clinic", "ward", "lab"]), None).job  # type: ignore[arg-type]
-    said = json.dumps(dict(job))
+    folder = recipe.proxy.model_copy(update={"path": str(hidden / "proxy")})
+    told = without_folders(recipe.model_copy(update={"proxy": folder}))
+    said = json.dumps([dict(job), told.model_dump(mode="json")])
+    assert told.proxy.path == "proxy"
     assert CANARY not in said
     assert all(f"{name}.jsonl" in said for name in ("test", "validation", "public", "like-the-task"))

@@ -32,8 +32,8 @@ class LocalSettings(Settings):
     max_grad_norm: Annotated[float, Field(gt=0)] | None = 1.0
     """Clip the gradient of all tunable parameters to this L2 norm."""
     logit_adjustment: Annotated[float, Field(ge=0)] = 0.0
-    """τ: add τ·log π to a classifier's logits in the training loss, π the client's own shares of the classes, so that
-    clients with unequal labels do not learn their shares (arXiv:2007.07314, eq. 10); 0: do not."""
+    """τ: add τ·log π to a classifier's logits in the training loss, π the client's own shares of the classes, each
+    counted once more than it occurs, so that clients do not learn these shares (arXiv:2007.07314, eq. 10); 0: no."""
     dropout: bool = False
     """Keep the backbone's own dropout on during local training; the tunable's (`tune.lora_dropout`) is always on."""
     recompute: Recompute = "none"

@@ -10,7 +10,7 @@ from torch.nn.functional import kl_div
 from fedfm.models.families import Block
 from fedfm.proxies.probes import predictions
 from fedfm.proxies.trace import Model, base_of, collecting
-from fedfm.tasks.base import Batch
+from fedfm.tasks.base import TARGETS, Batch
 
 
 def states_and_logits(model: Model, blocks: Sequence[Block], batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
@@ -26,7 +26,7 @@ def states_and_logits(model: Model, blocks: Sequence[Block], batch: Batch) -> tu
         single predictions, ``[N, C]``: one an example, or one at each real position.
     """
     device = base_of(model).device
-    inputs = {name: tensor.to(device) for name, tensor in batch.items() if name != "labels"}
+    inputs = {name: tensor.to(device) for name, tensor in batch.items() if name not in TARGETS}
     with collecting(blocks) as states:
         logits = model(**inputs).logits
     length = batch["attention_mask"].shape[1] if "attention_mask" in batch else None

@@ -62,7 +62,7 @@ def inspect_proxy(
         model: as the recipe's ``model.path``; of two towers, one of which sees, that one.
         ffn_keep: as ``proxy.ffn_keep``.
         keep_layers: as ``proxy.keep_layers``.
-        score: as ``proxy.score``; None: as null there, or what weights alone tell where there is no public data.
+        score: as ``proxy.score``; None: as null there.
         adapters: as ``proxy.adapters`` of an offsite proxy.
         tokens: length of an example; images have their own.
         batch_size: examples a training step.
@@ -80,7 +80,6 @@ def inspect_proxy(
         RecipeError: the model cannot be loaded, takes fewer tokens, or has no such proxy.
         DataError: a file is damaged.
     """
-    score = score or ("concat-l2" if public is None else "reconstruct")
     backbone = _backbone(model, allow_network)
     batch = _example(backbone, batch_size, tokens)
     data = _public(public, backbone, tokens, allow_network)

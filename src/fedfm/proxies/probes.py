@@ -21,7 +21,7 @@ from fedfm.models.tunable import Tunable
 from fedfm.params import Params, add
 from fedfm.progress import steps
 from fedfm.randomness import numpy_generator
-from fedfm.tasks.base import Batch
+from fedfm.tasks.base import TARGETS, Batch
 
 READOUTS = 2
 """Random vectors u by which the pooled output is read out; which examples are read changes a cosine more."""
@@ -212,7 +212,7 @@ def _evaluating(tunable: Tunable) -> Iterator[None]:
 def _look(tunable: Tunable, batch: Batch) -> _View:
     """Runs a model on a batch and pools the output of its last block over real positions."""
     model = tunable.base_model
-    inputs = {name: tensor.to(model.device) for name, tensor in batch.items() if name != "labels"}
+    inputs = {name: tensor.to(model.device) for name, tensor in batch.items() if name not in TARGETS}
     seen: list[Tensor] = []
 
     def note(module: nn.Module, arguments: Any, output: Any) -> None:

@@ -81,7 +81,7 @@ class ProxySettings(Settings):
         return None
 
     @classmethod
-    def sized(cls, ffn_keep: float, keep_layers: list[int], score: str, adapters: int) -> Self | None:
+    def sized(cls, ffn_keep: float, keep_layers: list[int], score: str | None, adapters: int) -> Self | None:
         """Settings of about the size that FedPFT has with ``ffn_keep`` and ``keep_layers``, to compare kinds.
 
         Args:

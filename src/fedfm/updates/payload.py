@@ -161,7 +161,7 @@ class _Header(_Facts, Generic[FactsT]):
     facts: FactsT
 
 
-_ASKED, _DONE = _Header[Asked], _Header[Done]  # pydantic makes such a class anew where nothing holds it
+_ASKED, _DONE = _Header[Asked], _Header[Done]  # pydantic makes such a class again where nothing holds it
 
 
 def decode_instruction(message: bytes) -> Instruction:

@@ -118,6 +118,18 @@ def test_it_is_the_run_that_a_simulation_was(name: str, tmp_path: Path) -> None:
     assert not any(str(tmp_path) in text for text in texts), "the server's folders are not sent"
 
 
+def test_sites_train_a_proxy_from_a_folder_of_the_servers(tmp_path: Path) -> None:
+    cut = {"kind": "fedpft", "ffn_keep": 0.5, "keep_layers": [0], "closed_form": False, "interval": None}
+    changes = {"federation": {"per_round": 3, "rounds": 2}, "runtime": {"stack": 1}}
+    fedfm.build_proxy(load_recipe(small_recipe(tmp_path, proxy=cut, **changes)), tmp_path / "proxy")
+    values = small_recipe(tmp_path, proxy={**cut, "path": str(tmp_path / "proxy")}, **changes)
+    simulated = fedfm.run(load_recipe(values, ["data.client=site", "name=simulated"]))
+    deployment, _, line = at_sites(tmp_path, split(tmp_path))
+    real = fedfm.run(for_sites(load_recipe(values), len(NAMES)), deployment=deployment)
+    assert adapter(real) == adapter(simulated)
+    assert not any(str(tmp_path) in envelope.text + str(envelope.blobs) for envelope in line.envelopes)
+
+
 def test_sites_evaluate_as_simulated_clients_do_and_only_if_their_policy_names_it(tmp_path: Path) -> None:
     changes = {"federation": {"per_round": 3, "rounds": 2, "holdout": 0.25}, "evaluate": {"at": "clients"}}
     values = small_recipe(tmp_path, runtime={"stack": 1}, tune={"kind": "lora", "share": "not head"}, **changes)

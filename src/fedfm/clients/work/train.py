@@ -24,7 +24,7 @@ from fedfm.models.stacked import FrozenPrefix
 from fedfm.models.tunable import Tunable
 from fedfm.params import Params
 from fedfm.printable import error_line
-from fedfm.tasks.base import Batch, Task
+from fedfm.tasks.base import TARGETS, Batch, Task
 from fedfm.updates import Done, Payload
 from fedfm.updates.payload import ACTIVITY
 
@@ -234,6 +234,6 @@ def _table(worker: Worker, prefix: FrozenPrefix, indices: np.ndarray) -> Mapping
     def batches() -> Iterator[Batch]:
         for chunk in chunks:
             batch = collate(worker.examples.take(indices[chunk]))
-            yield {name: tensor.to(worker.device) for name, tensor in batch.items() if name != "labels"}
+            yield {name: tensor.to(worker.device) for name, tensor in batch.items() if name not in TARGETS}
 
     return prefix.of_client([int(number) for chunk in chunks for number in indices[chunk]], batches)

@@ -171,9 +171,9 @@ class FedPFT(ProxySettings):
         return None
 
     @classmethod
-    def sized(cls, ffn_keep: float, keep_layers: list[int], score: str, adapters: int) -> Self | None:
+    def sized(cls, ffn_keep: float, keep_layers: list[int], score: str | None, adapters: int) -> Self | None:
         """The settings themselves."""
-        return cls(ffn_keep=ffn_keep, keep_layers=keep_layers, score=cast(NeuronScore, score))
+        return cls(ffn_keep=ffn_keep, keep_layers=keep_layers, score=cast(NeuronScore | None, score))
 
     def cut(self, backbone: Backbone, public: PublicData | None, *, seed: int, kept: Kept | None = None) -> FedPFTPair:
         """Scores the neurons of compressed FFNs and keeps the best."""

@@ -76,7 +76,7 @@ class Offsite(ProxySettings):
         return None
 
     @classmethod
-    def sized(cls, ffn_keep: float, keep_layers: list[int], score: str, adapters: int) -> Self | None:
+    def sized(cls, ffn_keep: float, keep_layers: list[int], score: str | None, adapters: int) -> Self | None:
         """As many layers as come closest in parameters."""
         return cls(adapters=adapters, ffn_keep=ffn_keep, keep_layers=keep_layers)
 

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from fedfm.data.examples import Examples
 from fedfm.data.labels import LabelMap
 from fedfm.data.repeats import Repeats, find_repeats
-from fedfm.data.settings import SITES, PublicSettings
+from fedfm.data.settings import SITES
 from fedfm.data.sources import Source
 from fedfm.errors import Gathering, RecipeError
 from fedfm.hosts.training_data import TrainingData, class_names, processor_of, read_training, recipe_source
@@ -143,20 +143,16 @@ def prepare_data(recipe: Recipe, sites: Sequence[str] = ()) -> FederatedData:
     else:
         labels, processor = training.labels, training.processor
         recipe, clients = training.recipe, training.federation.sizes
-    task, encoded = TASKS[recipe.task.kind], {}
-    public: dict[str, PublicData | None] = {}
-    public_texts = None
+    task, encoded, public_texts = TASKS[recipe.task.kind], {}, None
     for split, source in sources.items():
         if source is not None:
             with gathering.attempt():
                 encoded[split] = task.encode(source, recipe.data, processor, labels)
-    for key, settings in {PUBLIC: recipe.public, PLUG_IN_PUBLIC: recipe.proxy.plug_in_public}.items():
-        with gathering.attempt():
-            public[key] = _public(recipe, settings, processor, where=key)
+    public = _public(recipe, processor, gathering)
     with gathering.attempt():
         public_texts = _public_texts(recipe, processor)
     gathering.tell()
-    digests |= {key: found.digest for key, found in public.items() if found is not None}
+    digests |= {key: found.digest for key, found in public.items()}
     if public_texts is not None:
         digests[PUBLIC] = public_texts.digest
     known = {name: source for name, source in sources.items() if source is not None}
@@ -172,27 +168,31 @@ def prepare_data(recipe: Recipe, sites: Sequence[str] = ()) -> FederatedData:
         validation=encoded.get("validation"),
         test=encoded["test"],
         digests=digests,
-        public=public[PUBLIC],
-        plug_in_public=public[PLUG_IN_PUBLIC] or public[PUBLIC],
+        public=public.get(PUBLIC),
+        plug_in_public=public.get(PLUG_IN_PUBLIC, public.get(PUBLIC)),
         public_texts=public_texts,
         repeats=tuple(find_repeats(known, task.inputs(recipe.data))),
         notes=tuple(dict.fromkeys(note for source in known.values() for note in source.notes)),
     )
 
 
-def _public(recipe: Recipe, settings: PublicSettings | None, processor: Processor, *, where: str) -> PublicData | None:
-    """Public data that a proxy is fitted on, if the recipe has a proxy and names such data."""
-    if settings is None or not recipe.proxy.is_sent:
-        return None
-    return read_public(
-        settings,
-        processor,
-        max_length=recipe.data.max_length,
-        seed=recipe.seed,
-        pairs=len(recipe.data.text) == 2,
-        allow_network=recipe.allow_network,
-        where=where,
-    )
+def _public(recipe: Recipe, processor: Processor, gathering: Gathering) -> dict[str, PublicData]:
+    """Public data that a proxy is fitted on, by the key that names it; none where the recipe has no proxy."""
+    named = {PUBLIC: recipe.public, PLUG_IN_PUBLIC: recipe.proxy.plug_in_public} if recipe.proxy.is_sent else {}
+    found = {}
+    for key, settings in named.items():
+        if settings is not None:
+            with gathering.attempt():
+                found[key] = read_public(
+                    settings,
+                    processor,
+                    max_length=recipe.data.max_length,
+                    seed=recipe.seed,
+                    pairs=len(recipe.data.text) == 2,
+                    allow_network=recipe.allow_network,
+                    where=key,
+                )
+    return found
 
 
 def _public_texts(recipe: Recipe, processor: Processor) -> PublicTexts | None:

@@ -14,6 +14,7 @@ from fedfm.hosts.job import Job
 from fedfm.hosts.node import Node
 from fedfm.models.backbones import Backbone
 from fedfm.models.quiet import quiet
+from fedfm.proxies import ProxySettings
 from fedfm.recipe import Recipe
 from fedfm.runtimes.base import Runtime
 from fedfm.runtimes.line import Line
@@ -25,7 +26,7 @@ from fedfm.server.experiment.build import Experiment
 from fedfm.server.runs.refusals import missing_extra
 from fedfm.settings import Settings
 
-HELD_BY_SERVER = {DataSettings: ("test", "validation"), PublicSettings: ("data",)}
+HELD_BY_SERVER = {DataSettings: ("test", "validation"), PublicSettings: ("data",), ProxySettings: ("path",)}
 """Keys that may have a path at the server, where sites hold their own data."""
 
 
@@ -66,8 +67,9 @@ SettingsT = TypeVar("SettingsT", bound=Settings)
 
 
 def without_folders(settings: SettingsT) -> SettingsT:
-    """Settings with only the last part of each path to data: sites do not get to know where a server keeps its own."""
-    paths, changed = HELD_BY_SERVER.get(type(settings), ()), dict[str, Any]()
+    """Settings with only the last part of paths at the server: sites do not get to know where it keeps what it has."""
+    paths = [name for kind, names in HELD_BY_SERVER.items() if isinstance(settings, kind) for name in names]
+    changed: dict[str, Any] = {}
     for name, value in settings:
         if name in paths:
             changed[name] = _last_names(value)
