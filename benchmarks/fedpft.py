@@ -5,10 +5,10 @@
 
 MiniLM on five text sets (100 clients, 10 a round, one local epoch in batches of 4, 4,000 training examples of 32 to 64
 tokens, 800 test examples), and a small ViT on three image sets (20 clients, 5 a round, 1,000 images). Rates, rounds,
-FedOT's form and plug-in distillation are chosen on validation data with a seed of their own, then frozen:
-`fedpft_choices.py` describes how. The test set is read only by runs whose settings are chosen. A seed decides the
-proxy too, so no proxy serves two seeds. `fedpft_data.py` describes the formats of the folder, and names the data sets
-of the hub that `--data hf` takes in its place.
+FedOT's form and, with strong compression, plug-in distillation are chosen on validation data with a seed of their own,
+then frozen: `fedpft_choices.py` describes how. The test set is read only by runs whose settings are chosen. A seed
+decides the proxy too, so no proxy serves two seeds. `fedpft_data.py` describes the formats of the folder, and names the
+data sets of the hub that `--data hf` takes in its place.
 
 Runs are made breadth first and kept at once: stopped at any time, it goes on where it was, and the tables show what is
 missing. Several processes may measure at once, best as many as there are cores, with OMP_NUM_THREADS=1.

@@ -28,7 +28,7 @@ from dataclasses import dataclass, replace
 
 from fedpft_choices import PLUGS, Plug, Results
 from fedpft_jobs import Job
-from fedpft_methods import FIT, METHODS, Scale
+from fedpft_methods import DISTILLED, FIT, METHODS, Scale
 from fedpft_runner import argument_parser, make_runs, read_arguments, scale_of
 from fedpft_statistics import Difference
 from fedpft_tables import MISSING, grid, percent
@@ -72,7 +72,7 @@ def _aligned(steps: int | None, interval: int) -> dict[str, object]:
 
 SETTINGS = {
     "fedfm's": Idea(),
-    "the paper's": Idea("paper", (("plug_in", json.dumps(METHODS["fedpft"].proxy["plug_in"])),)),
+    "the paper's": Idea("paper", (("plug_in", json.dumps(DISTILLED)),)),
 }
 NEURONS = {
     f"{score}, {fit}": _changed({"score": score, "distill": distill})

@@ -15,7 +15,7 @@ from filelock import FileLock
 
 from fedfm import Experiment, Recipe, Run, __version__, build_experiment, build_proxy, load_recipe, run
 from fedpft_data import SETS, Files, Sizes, prepare, public_file
-from fedpft_methods import METHODS, PARTITIONS, TEXT, VISION, VIT_FOLDER, Scale, Subject
+from fedpft_methods import DISTILLED, METHODS, PARTITIONS, TEXT, VISION, VIT_FOLDER, Scale, Subject
 from fedpft_statistics import packed
 from ledger import RESULTS, digest
 
@@ -61,6 +61,8 @@ class Job:
         """The recipe's ``proxy``."""
         proxy: dict[str, Any] = json.loads(json.dumps(METHODS[self.method].proxy))
         proxy |= subject_of(self.data).proxies[self.size].get(proxy["kind"], {})
+        if METHODS[self.method].distils and self.size == "harder":
+            proxy["plug_in"] = DISTILLED
         if proxy["kind"] != "none":
             proxy["probe"] = 0  # no table shows what a comparison of gradients finds
         for key, value in self.changes:

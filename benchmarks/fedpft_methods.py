@@ -30,6 +30,7 @@ class Method:
         tune: the recipe's ``tune``.
         rates: learning rates that are tried.
         tuned_as: the method whose choice this one takes; None: it has its own.
+        distils: whether a run with strong compression also gives the plug-in after distillation.
     """
 
     title: str
@@ -37,6 +38,7 @@ class Method:
     tune: Mapping[str, Any]
     rates: tuple[float, ...] = RATES
     tuned_as: str | None = None
+    distils: bool = False
 
 
 def _lora(rank: int) -> dict[str, Any]:
@@ -45,30 +47,31 @@ def _lora(rank: int) -> dict[str, Any]:
 
 FIT = {"steps": 600, "batch_size": 16, "learning_rate": 6e-4}
 DISTILLED = {"distill": {"keep": "always"}}
-"""Every run gives the plug-in before and after distillation; which of both counts is chosen on validation data."""
+"""A run gives the plug-in before and after distillation; which of both counts is chosen on validation data."""
 
-_OFFSITE = {"kind": "offsite", "adapters": 1, "distill": FIT, "plug_in": DISTILLED}
+_OFFSITE = {"kind": "offsite", "adapters": 1, "distill": FIT}
 _CUT = {"kind": "fedpft", "score": "concat-l2", "closed_form": False, "distill": None, "interval": None}
 _STEPS = {"interval": 2, "align": {"share": 0.5, "steps": 25, "batch_size": 16, "learning_rate": 6e-4}}
 _BEFORE = {"kind": "fedpft", "score": "reconstruct", "closed_form": True, "distill": None}
 _DURING = {"interval": 2, "align": {"closed_form": True}}
 
+_FEDPFT = {**_BEFORE, **_DURING}
+_PAPER = {"kind": "fedpft", "score": "concat-l2", "closed_form": True, "distill": FIT, **_STEPS}
+_BITS = {"attention": 4, "ffn": 8, "embeddings": 8}
+
 METHODS = {
     "full": Method("no proxy (FedPETuning)", {"kind": "none"}, _lora(8)),
-    "fedpft": Method("FedPFT", {**_BEFORE, **_DURING, "plug_in": DISTILLED}, _lora(8)),
-    "paper": Method(
-        "FedPFT as in the paper",
-        {"kind": "fedpft", "score": "concat-l2", "closed_form": True, "distill": FIT, **_STEPS},
-        _lora(8),
-    ),
-    "fedot r 8": Method("FedOT, LoRA r 8", _OFFSITE, _lora(8)),
-    "fedot r 24": Method("FedOT, LoRA r 24", _OFFSITE, _lora(24)),
-    "fedot layers": Method("FedOT, its own layers", _OFFSITE, {"kind": "full"}, RATES_OF_LAYERS),
+    "fedpft": Method("FedPFT", _FEDPFT, _lora(8), distils=True),
+    "fedot r 8": Method("FedOT, LoRA r 8", _OFFSITE, _lora(8), distils=True),
+    "fedot r 24": Method("FedOT, LoRA r 24", _OFFSITE, _lora(24), distils=True),
+    "fedot layers": Method("FedOT, its own layers", _OFFSITE, {"kind": "full"}, RATES_OF_LAYERS, distils=True),
+    "packed": Method("FedPFT in 4 and 8 bits", {**_FEDPFT, "bits": _BITS}, _lora(8), tuned_as="fedpft"),
+    "paper": Method("FedPFT as in the paper", _PAPER, _lora(8), tuned_as="fedpft"),
     "N": Method("N: only cut", _CUT, _lora(8), tuned_as="fedpft"),
     "B": Method("B: fitted before training only", {**_BEFORE, "interval": None}, _lora(8), tuned_as="fedpft"),
     "D": Method("D: aligned during training only", {**_CUT, **_DURING}, _lora(8), tuned_as="fedpft"),
 }
-"""By name. N, B and D as in the paper's Table 3; none of them distils the plug-in."""
+"""By name. N, B and D as in the paper's Table 3."""
 
 FEDOT_FORMS = ("fedot r 8", "fedot r 24", "fedot layers")
 FEDOT = "fedot"
@@ -143,7 +146,7 @@ PARTITIONS: dict[str, float | None] = {"iid": None, "dirichlet 1": 1, "dirichlet
 """α of a Dirichlet distribution around a set's own classes; None: evenly."""
 
 TUNED_ON = {"iid": "iid", "dirichlet 1": "dirichlet 1", "dirichlet 5": "iid", "dirichlet 10": "iid"}
-"""The partition on which rates, rounds and FedOT's form are chosen."""
+"""The partition on which rates and rounds are chosen."""
 
 
 @dataclass(frozen=True)

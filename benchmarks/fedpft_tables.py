@@ -44,19 +44,20 @@ class Table:
                 yield Cell(data, method, self.partition, self.size, seed)
 
 
-MAIN = ("full", "fedpft", FEDOT, "paper")
+MAIN = ("full", "fedpft", FEDOT)
 TABLES = (
     Table("Table 1, IID", TEXT, "iid", "matched", MAIN, 5),
     Table("Table 2, α = 1", TEXT, "dirichlet 1", "matched", MAIN, 5),
-    Table("Table 1, IID, strong compression (ffn_keep 0.1, none whole)", TEXT, "iid", "harder", MAIN[:3], 5),
-    Table("Table 2, α = 5", TEXT, "dirichlet 5", "matched", MAIN[:3], 3),
-    Table("Table 2, α = 10", TEXT, "dirichlet 10", "matched", MAIN[:3], 3),
-    Table("Table 3, what each part contributes, IID", TEXT, "iid", "matched", ("N", "B", "D"), 3),
-    Table("Images, IID", VISION, "iid", "matched", MAIN[:3], 3),
-    Table("Images, α = 1", VISION, "dirichlet 1", "matched", MAIN[:3], 3),
+    Table("Table 1, IID, strong compression (ffn_keep 0.1, none whole)", TEXT, "iid", "harder", MAIN, 3),
+    Table("Table 2, α = 5", TEXT, "dirichlet 5", "matched", MAIN, 3),
+    Table("Table 2, α = 10", TEXT, "dirichlet 10", "matched", MAIN, 3),
+    Table("Images, IID", VISION, "iid", "matched", MAIN, 3),
+    Table("Images, α = 1", VISION, "dirichlet 1", "matched", MAIN, 3),
+    Table("Table 1, IID, half the bytes (proxy.bits)", TEXT, "iid", "matched", ("full", "packed"), 3),
+    Table("Table 3, what each part contributes, IID", TEXT, "iid", "matched", ("N", "B", "D", "paper"), 3),
 )
 
-_DIFFERENCES = (("full", "fedpft"), ("fedpft", FEDOT), ("fedpft", "paper"))
+_DIFFERENCES = (("full", "fedpft"), ("fedpft", FEDOT), ("full", "packed"))
 
 
 def cells_of(tables: Sequence[Table]) -> Iterator[Cell]:
@@ -252,6 +253,9 @@ def _costs(found: Measurements, tables: Sequence[Table]) -> Iterator[str]:
 def goals(found: Measurements, tables: Sequence[Table]) -> Iterator[str]:
     """What is to be reached, marked where it is; nothing is marked before all runs of a table are there."""
     for table in tables:
+        if "packed" in table.methods:
+            gap = found.difference(table, "full", "packed")
+            yield _goal(table, "gap to the full model ≤ 2.5 points", gap, lambda gap: gap.mean <= 2.5)
         if table.subject.title != TEXT.title or "fedpft" not in table.methods:
             continue
         most = 4.0 if table.size == "harder" else 1.5

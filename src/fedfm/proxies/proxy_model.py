@@ -13,7 +13,7 @@ from fedfm.data.tensor_cache import CachedTensors, cached_tensors, has_tensors, 
 from fedfm.params import Params, digest
 from fedfm.progress import stage
 from fedfm.proxies.base import Attach, ClientModel, Judge, Making, ModelVersion, Report
-from fedfm.proxies.costs import STEP, Passes, pass_seconds
+from fedfm.proxies.costs import Passes, pass_seconds
 from fedfm.proxies.fitting import FitStage, adapter_settings, making_key
 from fedfm.proxies.folder import plain_tensors, save_proxy
 from fedfm.proxies.hidden import layer_errors
@@ -22,7 +22,7 @@ from fedfm.proxies.near_copies import disclosed, near_copies
 from fedfm.proxies.pair import ProxyPair
 from fedfm.proxies.plug_in_distillation import compare, distill_plug_in
 from fedfm.proxies.plugin import plug_in_map
-from fedfm.proxies.probes import probe
+from fedfm.proxies.probes import READOUTS, probe
 from fedfm.proxies.settings import PlugInSettings
 from fedfm.proxies.sizes import block_parameters
 from fedfm.proxies.trace import without_adapter
@@ -283,9 +283,9 @@ class ProxyModel(ClientModel):
         return {"stage": stage, **found.record()}
 
     def _probe_passes(self) -> Passes:
-        """One comparison: hidden states, and a gradient."""
+        """One comparison: hidden states, outputs, and the gradient of each read-out."""
         examples = 0 if self.public is None else min(self._probe, len(self.public))
-        return Passes(examples * (1 + STEP), examples * (1 + STEP))
+        return Passes(examples * (2 + READOUTS), examples * (2 + READOUTS))
 
     def _probe_batches(self) -> list[Batch]:
         if self.public is None or not self._probe:

@@ -85,9 +85,10 @@ class PublicData:
         batches = evaluation_batches(self._tokens[chosen], size)
         return [self._collate(self.examples.take(chosen[batch])) for batch in batches]
 
-    def examples_for(self, tokens: int) -> int:
-        """About how many examples have so many tokens, at most all."""
-        return min(len(self), math.ceil(tokens / float(self._tokens[self.indices].mean())))
+    def passes_for(self, tokens: int) -> int:
+        """About how many examples of full length take as long as the batches of `enough`, which have little padding."""
+        lengths = self._tokens[self.indices]
+        return math.ceil(min(tokens, int(lengths.sum())) / int(lengths.max()))
 
     @property
     def _tokens(self) -> np.ndarray:

@@ -27,7 +27,7 @@ from fedfm.proxies.layerwise import Call, LayerwisePass
 from fedfm.proxies.trace import Model
 from fedfm.tasks.base import Batch
 
-FITTING_TOKENS, ALIGNMENT_TOKENS = 16_384, 8_192
+FITTING_TOKENS, ALIGNMENT_TOKENS = 16_384, 4_096
 """Tokens of public data that scores of neurons and regressions read, before training and in an alignment; all, where
 there are fewer. An alignment starts from the matrices that earlier ones have fitted."""
 
@@ -105,7 +105,7 @@ def realign_outputs(teacher: LayerwisePass, student: LayerwisePass, pairs: Pairs
 def _add_corrected(regression: Regression, call: Call, wanted: Tensor, target: Tensor, *, adds: bool) -> None:
     """Adds activations of the proxy's FFN, and the outputs that take its sums to ``target``, the backbone's.
 
-    What a tunable adds to the output is not the matrix's, and stays as it is.
+    What a tunable adds to the output is not the matrix's, and stays as it is: only the change is regressed.
 
     Args:
         regression: of the block's output matrix.
@@ -115,8 +115,8 @@ def _add_corrected(regression: Regression, call: Call, wanted: Tensor, target: T
         adds: whether the block adds the output as it is.
     """
     activations, output, total = call.run().real()
-    tuned = output - regression.given(activations)
-    regression.add(activations, (output + target - total if adds else wanted) - tuned)
+    change = target - total if adds else wanted - output
+    regression.add_change(activations, output + change, change)
 
 
 def output_regression(block: Block) -> Regression:

@@ -84,7 +84,7 @@ class FedPFTModel(ProxyModel):
             return None
         settings, examples = self.settings.alignment, len(self.public)
         if settings.closed_form:
-            fitted = self.public.examples_for(ALIGNMENT_TOKENS)
+            fitted = self.public.passes_for(ALIGNMENT_TOKENS)
             passes = Passes(fitted, 2 * fitted)  # the proxy's blocks run for the regression, and once more to go on
         else:
             passes = of_descent(settings.steps, settings.batch_size, examples)

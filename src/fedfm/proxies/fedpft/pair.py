@@ -125,7 +125,7 @@ class FedPFTPair(ProxyPair):
             )
 
         rounded = self.settings.bits is not None
-        examples = public.examples_for(FITTING_TOKENS)
+        examples = public.passes_for(FITTING_TOKENS)
         return FitStage(
             "closed-form", {"ridge": self.settings.ridge, "tokens": FITTING_TOKENS}, fit, Passes(examples, examples)
         )

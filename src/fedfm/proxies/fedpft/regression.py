@@ -55,15 +55,23 @@ class Regression:
     def _zeros(self, *shape: int) -> Tensor:
         return self.start.new_zeros(shape)
 
-    def given(self, inputs: Tensor) -> Tensor:
-        """What the map gives as it was given, float64 ``[n, out]`` of inputs ``[n, in]``."""
-        outputs = wide(inputs) @ self.start
-        return outputs if self.bias is None else outputs + wide(self.bias)
-
     def add(self, inputs: Tensor, outputs: Tensor) -> None:
         """Adds examples: inputs ``[n, in]``, wanted outputs ``[n, out]``."""
         inputs, outputs = wide(inputs), wide(outputs)
-        residual = outputs - inputs @ self.start
+        self._add(inputs, outputs, outputs - inputs @ self.start)
+
+    def add_change(self, inputs: Tensor, outputs: Tensor, change: Tensor) -> None:
+        """Adds examples of which it is known how much the map's outputs are to change.
+
+        Args:
+            inputs: ``[n, in]``.
+            outputs: wanted, ``[n, out]``; errors are relative to them.
+            change: wanted less given outputs, ``[n, out]``.
+        """
+        change = wide(change) if self.bias is None else wide(change) + wide(self.bias)
+        self._add(wide(inputs), wide(outputs), change)
+
+    def _add(self, inputs: Tensor, outputs: Tensor, residual: Tensor) -> None:
         self.count += len(inputs)
         self.inputs += inputs.sum(0)
         self.residual += residual.sum(0)

@@ -109,7 +109,7 @@ class FedPFT(ProxySettings):
     """Whether an update that was trained on an older version of the proxy is refused or accepted."""
     plug_in: PlugInSettings = PlugInSettings()
     """What happens to the tunable once training is over and it is plugged into the backbone."""
-    probe: Annotated[int, Field(ge=0)] = 16
+    probe: Annotated[int, Field(ge=0)] = 8
     """Public examples on which proxy and backbone are compared, gradient by gradient, after each stage; 0: never."""
     reproduce: bool = False
     """Align as the released code does: by steps, of neurons that `align.score: apoz` chooses, by exact zeros, with

@@ -47,7 +47,7 @@ class Offsite(ProxySettings):
     """Fitting the emulator's output to the backbone's before round 1; null: none."""
     plug_in: PlugInSettings = PlugInSettings()
     """What happens to the tunable once training is over and it is plugged into the backbone."""
-    probe: Annotated[int, Field(ge=0)] = 16
+    probe: Annotated[int, Field(ge=0)] = 8
     """Public examples on which proxy and backbone are compared, gradient by gradient, after each stage; 0: never."""
 
     @property
