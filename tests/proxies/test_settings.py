@@ -14,7 +14,7 @@ from fedfm.proxies.fedpft.settings import FedPFT
 def test_reproducing_counts_zeros_on_clients_data(align: dict[str, Any]) -> None:
     settings = FedPFT.model_validate({"reproduce": True, "align": align})
     assert (settings.alignment.score, settings.alignment.data) == ("apoz", "clients")
-    assert settings.alignment.steps == settings.align.steps
+    assert settings.alignment.steps == align.get("steps", 50)
     assert FedPFT.model_validate(settings.model_dump()) == settings  # as a run's recipe is read again
 
 
@@ -22,6 +22,8 @@ def test_reproducing_counts_zeros_on_clients_data(align: dict[str, Any]) -> None
 def test_reproducing_with_another_score_is_refused(score: str) -> None:
     with pytest.raises(ValidationError, match=f"reproduce means align.score: apoz, not {score}; leave one"):
         FedPFT.model_validate({"reproduce": True, "align": {"score": score}})
+    with pytest.raises(ValidationError, match=r"reproduce means alignment by steps, not align\.closed_form; leave one"):
+        FedPFT.model_validate({"reproduce": True, "align": {"closed_form": True}})
     assert FedPFT.model_validate({"align": {"score": score}}).alignment.score == score
 
 

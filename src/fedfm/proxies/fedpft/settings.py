@@ -35,7 +35,7 @@ class Alignment(Settings):
 
     closed_form: bool = False
     """Refit each compressed FFN's output matrix by ridge regression, and only these matrices travel; false: by steps,
-    as in the paper, with the keys below `ridge`. A recipe without `align` has true."""
+    as in the paper, with the keys below `ridge`."""
     ridge: Annotated[float, Field(gt=0)] = 0.3
     """Pull of that regression towards the present weights, as a share of the mean squared activation."""
     share: Share = 0.5
@@ -103,8 +103,8 @@ class FedPFT(ProxySettings):
     """Layer-level distillation before round 1, as in the paper, which takes minutes; null: none."""
     interval: Annotated[int, Field(ge=1)] | None = 10
     """Rounds between alignments; null: none."""
-    align: Alignment = Alignment(closed_form=True)
-    """Neuron-level alignment during training."""
+    align: Alignment | None = None
+    """Neuron-level alignment during training; null: by regression in closed form, with `reproduce` by steps."""
     stale: Literal["refuse", "accept"] = "refuse"
     """Whether an update that was trained on an older version of the proxy is refused or accepted."""
     plug_in: PlugInSettings = PlugInSettings()
@@ -116,16 +116,19 @@ class FedPFT(ProxySettings):
     `align.data: clients`. Where many neurons have the same score, chance chooses among them."""
 
     @model_validator(mode="after")
-    def _refuse_another_score(self) -> Self:
-        if self.reproduce and self.align.score not in ("auto", "apoz"):
-            raise ValueError(f"reproduce means align.score: apoz, not {self.align.score}; leave one of the two out")
+    def _refuse_another_alignment(self) -> Self:
+        if self.reproduce and self.align is not None:
+            if self.align.closed_form:
+                raise ValueError("reproduce means alignment by steps, not align.closed_form; leave one of the two out")
+            if self.align.score not in ("auto", "apoz"):
+                raise ValueError(f"reproduce means align.score: apoz, not {self.align.score}; leave one of the two out")
         return self
 
     @property
     def alignment(self) -> Alignment:
-        """``align``, with what ``reproduce`` changes."""
-        as_theirs = {"closed_form": False, "score": "apoz", "data": "clients"}
-        return self.align.model_copy(update=as_theirs) if self.reproduce else self.align
+        """``align`` or what its absence means, with what ``reproduce`` changes."""
+        align = self.align or Alignment(closed_form=not self.reproduce)
+        return align.model_copy(update={"score": "apoz", "data": "clients"}) if self.reproduce else align
 
     @property
     def counts_at_clients(self) -> bool:
