@@ -14,7 +14,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: demo install test test-faults test-soak test-matrix lint schema audit docs bench clean help
+.PHONY: demo install test test-faults test-soak test-matrix test-recipes lint schema audit docs bench clean help
 
 demo: $(VENV)/demo.installed ## fine-tune MiniLM over clients, offline, on two cores; replaces runs/demo
 	rm -rf runs/demo
@@ -51,6 +51,9 @@ schema: $(VENV)/test.installed ## regenerate schema.json and the lists in docs/ 
 
 test-matrix: $(VENV)/test.installed ## 200 combinations of methods under all runtimes; minutes
 	FEDFM_MATRIX=1 $(BIN)/python -m pytest tests/system/test_matrix.py tests/system/test_first_users.py
+
+test-recipes: $(VENV)/test.installed ## every recipe as shipped, with its seconds; half an hour
+	FEDFM_RECIPES=1 $(BIN)/python -m pytest tests/system/test_recipes.py -k shipped -rP
 
 docs: $(VENV)/docs.installed ## build the site into site/, strictly
 	PYTHONPATH=tools $(BIN)/zensical build --strict --clean

@@ -6,6 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from fedfm.models.builtin import write_random_model
+from fedfm.randomness import torch_seed
+
 WORDS = {"good": 1, "great": 1, "fine": 1, "bad": 0, "awful": 0, "poor": 0}
 
 
@@ -17,6 +20,17 @@ def write_rows(path: Path, count: int, *, start: int = 0) -> None:
         for i in range(start, start + count)
     ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def write_deeper_model(name: str, folder: Path, layers: int) -> None:
+    """A builtin model with more layers, as a checkpoint."""
+    from transformers import AutoConfig, AutoModel
+
+    write_random_model(name, folder)
+    config = AutoConfig.from_pretrained(folder)
+    config.num_hidden_layers = layers
+    with torch_seed(0, name):
+        AutoModel.from_config(config).save_pretrained(folder)
 
 
 def small_recipe(folder: Path, **changes: Any) -> dict[str, Any]:

@@ -15,11 +15,9 @@ from hypothesis import strategies as st
 
 from fedfm import run
 from fedfm.errors import RecipeError
-from fedfm.models.builtin import write_random_model
-from fedfm.randomness import torch_seed
 from fedfm.recipe import Recipe
 from fedfm.recipe.fields import all_keys
-from tests.small import write_rows
+from tests.small import write_deeper_model, write_rows
 from tools import algorithms
 from tools.matrix import PAGE, Pick, axes, merged, page
 
@@ -65,7 +63,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Short texts with labels and sites, images of two classes, and models with a few layers."""
     folder = tmp_path_factory.mktemp("matrix")
     for name in {"tiny-bert", *MODELS.values()}:
-        write_model(name, folder / name)
+        write_deeper_model(name, folder / name, LAYERS)
     write_rows(folder / "train.jsonl", 24)
     write_rows(folder / "test.jsonl", 6, start=100)
     write_rows(folder / "public.jsonl", 6, start=200)
@@ -75,17 +73,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         sites = np.array(list("abc") * count)[:count]
         np.savez(folder / f"{split}.npz", image=images, label=np.arange(count) % 2, site=sites)
     return folder
-
-
-def write_model(name: str, folder: Path) -> None:
-    """A builtin model with more layers, as a checkpoint."""
-    from transformers import AutoConfig, AutoModel
-
-    write_random_model(name, folder)
-    config = AutoConfig.from_pretrained(folder)
-    config.num_hidden_layers = LAYERS
-    with torch_seed(0, name):
-        AutoModel.from_config(config).save_pretrained(folder)
 
 
 def recipe_of(folder: Path, picks: list[Pick]) -> dict[str, Any]:
