@@ -30,6 +30,9 @@ TEXT_INPUTS = "text inputs"
 """The model reads text; tasks on images take it."""
 WHOLE_VIEWS = "whole views"
 """Each client holds every coordinate of the tunable; ranks, personal parts and chosen layers take it."""
+LASTING_COORDINATES = "lasting coordinates"
+"""A coordinate of the tunable means the same in every round; a rule that chooses new factors takes it. What is kept
+from round to round in these coordinates, such as a momentum, needs it."""
 BARRIER = "barrier"
 """A round waits for its cohort; an asynchronous protocol takes it."""
 SERVER_STEP = "server step"
@@ -63,6 +66,7 @@ UNLESS_TAKEN = frozenset(
         TEXT_INPUTS,
         SIMULATED_CLIENTS,
         WHOLE_VIEWS,
+        LASTING_COORDINATES,
         BARRIER,
         SERVER_STEP,
         UPDATE_PATH,

@@ -6,12 +6,27 @@ import pytest
 import torch
 from pydantic import TypeAdapter
 
-from fedfm.aggregation import RULES, Aggregation, Contribution
-from fedfm.params import Params, digest
+from fedfm.aggregation import RULES, Aggregation, Contribution, Rule
+from fedfm.capabilities import LOW_RANK_FACTORS
+from fedfm.params import Params, add, digest
 from fedfm.spec import problem, spec_of
 from fedfm.views import whole
 
 every_rule = pytest.mark.parametrize("name", RULES)
+A, B = "q.lora_A.weight", "q.lora_B.weight"
+
+
+def effect(rule: Rule, params: Params) -> Params:
+    """What tensors do to the model: a rule on pairs of factors may choose other factors with the same product."""
+    if LOW_RANK_FACTORS not in rule.needs:
+        return params
+    return {**{name: tensor for name, tensor in params.items() if name not in (A, B)}, "B·A": params[B] @ params[A]}
+
+
+def trained(rule: Rule, update: Params, number: int) -> Params:
+    """The part of an update that clients return in a round."""
+    names = rule.trains(spec_of(update), number)
+    return {name: tensor for name, tensor in update.items() if name in names}
 
 
 def tensors(seed: int) -> Params:
@@ -26,44 +41,56 @@ def test_registry_and_schema_agree(name: str) -> None:
 
 
 @every_rule
-def test_identical_updates_are_returned_and_no_argument_is_changed(name: str) -> None:
-    params, update = tensors(0), tensors(1)
+@pytest.mark.parametrize("number", [1, 2])
+def test_identical_updates_are_returned_and_no_argument_is_changed(name: str, number: int) -> None:
+    rule = RULES[name]().in_round(number)
+    params, update = tensors(0), trained(rule, tensors(1), number)
     before = digest(params), digest(update)
-    fold = RULES[name]().start(spec_of(params), params)
+    fold = rule.start(spec_of(params), params)
     for client, examples in enumerate((3, 8, 5, 1)):
         fold.add(update, Contribution(str(client), examples, 1), whole(spec_of(update)))
     found = fold.result()
     assert problem(found, spec_of(params)) is None
-    for key, tensor in found.items():
-        torch.testing.assert_close(tensor, update[key])
+    expected = effect(rule, {**params, **add({name: params[name] for name in update}, update)})
+    for key, tensor in effect(rule, add(params, found)).items():
+        torch.testing.assert_close(tensor, expected[key], rtol=1e-5, atol=2e-6)
     assert (digest(params), digest(update)) == before
 
 
 @every_rule
 def test_a_copy_counts_as_often_as_it_was_drawn(name: str) -> None:
-    params, found = tensors(0), []
+    rule, params, found = RULES[name](), tensors(0), []
     for times in ((2, 1), (1, 1, 1)):
-        fold = RULES[name]().start(spec_of(params), params)
+        fold = rule.start(spec_of(params), params)
         for seed, copies in zip((1, 2) if len(times) == 2 else (1, 1, 2), times, strict=True):
-            fold.add(tensors(seed), Contribution(str(seed), 4, 1, copies=copies), whole(spec_of(params)))
-        found.append(fold.result())
+            update = trained(rule, tensors(seed), 1)
+            fold.add(update, Contribution(str(seed), 4, 1, copies=copies), whole(spec_of(update)))
+        found.append(effect(rule, add(params, fold.result())))
     for key, tensor in found[0].items():
-        torch.testing.assert_close(tensor, found[1][key])
+        torch.testing.assert_close(tensor, found[1][key], rtol=1e-5, atol=2e-6)
 
 
 @every_rule
 def test_a_coordinate_that_no_client_holds_does_not_move(name: str) -> None:
-    params, update = tensors(0), tensors(1)
-    fold = RULES[name]().start(spec_of(params), params)
-    held = {"q.lora_A.weight": (slice(1),), "q.lora_B.weight": (slice(None), slice(1))}
-    part = {"q.lora_A.weight": update["q.lora_A.weight"][:1], "q.lora_B.weight": update["q.lora_B.weight"][:, :1]}
+    rule, params, update = RULES[name](), tensors(0), tensors(1)
+    fold = rule.start(spec_of(params), params)
+    held = {A: (slice(1),), B: (slice(None), slice(1))}
+    part = trained(rule, {A: update[A][:1], B: update[B][:, :1]}, 1)
+    held = {key: index for key, index in held.items() if key in part}
     for client in "ab":
         fold.add(part, Contribution(client, 4, 1), held)
     found = fold.result()
-    torch.testing.assert_close(found["q.lora_B.weight"][:, :1], part["q.lora_B.weight"])
-    assert not found["q.lora_A.weight"][1:].any()
-    assert not found["q.lora_B.weight"][:, 1:].any()
     assert not found["head.bias"].any()
+    if B in fold.replaced():
+        return
+    assert not found[A][1:].any()
+    assert not found[B][:, 1:].any()
+    if LOW_RANK_FACTORS not in rule.needs:
+        torch.testing.assert_close(found[B][:, :1], part[B])
+        return
+    a, b = (params[key] + found[key] for key in (A, B))
+    product = (params[B][:, :1] + part[B]) @ (params[A][:1] + part.get(A, torch.zeros(1, 5)))
+    torch.testing.assert_close(b[:, :1] @ a[:1], product, rtol=1e-5, atol=2e-6)
 
 
 @every_rule
@@ -71,3 +98,22 @@ def test_no_updates_are_an_error(name: str) -> None:
     params = tensors(0)
     with pytest.raises(ValueError, match="no updates"):
         RULES[name]().start(spec_of(params), params).result()
+
+
+@every_rule
+def test_what_a_rule_trains_is_in_the_tunable_and_nothing_of_it_is_fixed(name: str) -> None:
+    rule, spec = RULES[name](), spec_of(tensors(0))
+    rounds = [rule.trains(spec, number) for number in range(1, 7)]
+    assert rounds[: rule.period] * (6 // rule.period) == rounds
+    assert all(names and names <= spec.keys() for names in rounds)
+    assert frozenset().union(*rounds).isdisjoint(rule.fixed(spec))
+    assert rule.schedules == (any(names != spec.keys() for names in rounds) or bool(rule.fixed(spec)))
+
+
+@every_rule
+def test_initial_values_are_those_of_the_seed_and_have_the_spec(name: str) -> None:
+    params = tensors(0)
+    first, second = (RULES[name]().initial(dict(params), 3) for _ in range(2))
+    assert digest(first) == digest(second)
+    assert problem(first, spec_of(params)) is None
+    assert digest(params) == digest(tensors(0))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from fedfm.aggregation import FfaLora, RoLora, Rule
 from fedfm.algorithms import FedAvg, Scaffold
 from fedfm.algorithms.base import Algorithm
 from fedfm.clients import Contract, LocalResult
@@ -13,7 +14,7 @@ from fedfm.params import Params, add, zeros_like
 from fedfm.spec import problem, spec_of
 from fedfm.updates import Asked, Instruction, MessageError, MessageKey, Payload, UpdatePath
 from fedfm.updates.stages import Quantize, TopK
-from fedfm.views import Ranks, Share, Views, narrow
+from fedfm.views import Ranks, Schedule, Share, Views, narrow
 from fedfm.wire import TUNABLE
 
 A, B, HEAD = "q.lora_A.weight", "q.lora_B.weight", "classifier.bias"
@@ -109,3 +110,55 @@ def test_a_state_that_is_not_finite_is_not_kept(what: str) -> None:
     trained[HEAD][0] = torch.inf  # only what the client keeps: its update is finite
     with pytest.raises(FloatingPointError, match=r"`classifier\.bias` of what it keeps"):
         agreed.finish("a", 1, received, trained, RESULT, {})
+
+
+def scheduled(rule: Rule, algorithm: Algorithm | None = None, up: UpdatePath | None = None) -> Contract:
+    return Contract(spec_of(START), algorithm or FedAvg(), Views((Schedule(rule),)), up=up or UpdatePath(), start=START)
+
+
+def test_a_fixed_factor_is_not_sent_and_a_client_has_it_as_initialised() -> None:
+    agreed = scheduled(FfaLora())
+    moved = {name: tensor + 1 for name, tensor in START.items()}
+    message = sent_to(agreed, "a", 3, tunable=moved)
+    assert message.groups[TUNABLE].keys() == {B, HEAD}
+    received = agreed.receive("a", message, {})
+    assert torch.equal(received.at.received[A], START[A])
+    assert torch.equal(received.at.received[B], START[B] + 1)
+    assert received.trains is not None
+    assert received.trains.keys() == {A}
+    assert not received.trains[A].any()
+    at_client = agreed.at_client("a", 3, moved, {})
+    assert all(torch.equal(at_client[name], tensor) for name, tensor in received.at.received.items())
+    sent, _ = agreed.finish("a", 3, received, received.at.received, RESULT, {})
+    assert sent[TUNABLE].keys() == {B, HEAD}
+
+
+def test_d17_the_second_client_starts_from_the_servers_factors_not_from_the_first_clients() -> None:
+    agreed = scheduled(RoLora())
+    for number, trained in ((1, B), (2, A)):
+        message = sent_to(agreed, "a", number, tunable=START)
+        first = agreed.receive("a", message, {})
+        after = {**first.at.received, trained: first.at.received[trained] + 1}
+        sent, _ = agreed.finish("a", number, first, after, RESULT, {})
+        assert sent[TUNABLE].keys() == {trained, HEAD}
+        second = agreed.receive("b", message, {})
+        assert all(torch.equal(second.at.received[name], tensor) for name, tensor in START.items())
+
+
+def test_a_site_announces_the_tensors_of_all_rounds() -> None:
+    assert scheduled(RoLora()).announced("a")[TUNABLE].keys() == {A, B, HEAD}
+    assert scheduled(FfaLora()).announced("a")[TUNABLE].keys() == {B, HEAD}
+    flat = scheduled(RoLora(), up=UpdatePath((TopK(share=0.5),)))
+    expected = {name for number in (1, 2) for name in flat.returns("a", number)[TUNABLE]}
+    assert flat.announced("a")[TUNABLE].keys() == expected
+
+
+def test_what_a_client_keeps_does_not_change_where_it_does_not_train() -> None:
+    agreed = scheduled(RoLora(), Scaffold())
+    control = {name: torch.full_like(tensor, 2.0) for name, tensor in START.items()}
+    state: State = {"algorithm/control": {name: torch.full_like(tensor, 7.0) for name, tensor in START.items()}}
+    received = agreed.receive("a", sent_to(agreed, "a", 1, tunable=START, control=control), state)
+    sent, kept = agreed.finish("a", 1, received, received.at.received, RESULT, state)
+    assert sent["control"].keys() == {B, HEAD}
+    assert kept["algorithm/control"][A].unique().tolist() == [7.0], "its gradient is not known"
+    assert kept["algorithm/control"][B].unique().tolist() == [5.0]  # c_i − c, since the client did not move

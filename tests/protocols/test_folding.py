@@ -27,7 +27,7 @@ LAST: Slices = {"w": (slice(2, 4),)}
 
 def folded(io: Any, parts: list[Slices]) -> RoundFold:
     """Updates of one that cover these parts."""
-    fold = RoundFold(io, PARAMS)
+    fold = RoundFold(io, PARAMS, 1)
     for number, slices in enumerate(parts):
         part = narrow({name: torch.ones_like(tensor) for name, tensor in PARAMS.items()}, slices)
         groups = dict.fromkeys((TUNABLE, *io.algorithm.returned), part)

@@ -99,6 +99,8 @@ def test_views_combine_by_intersection() -> None:
     assert not views.whole
     assert Views().whole
     assert is_whole(Views().held(spec, "x", 1), spec)
+    assert views.period == Views().period == 1
+    assert views.fixed(spec) == Views().fixed(spec) == set()
 
 
 @pytest.mark.parametrize("name", VIEWS)
@@ -106,6 +108,9 @@ def test_a_recipe_that_asks_for_no_view_has_none(name: str) -> None:
     from types import SimpleNamespace
 
     recipe = SimpleNamespace(
-        seed=0, tune=SimpleNamespace(kind="lora", r=8, share=None), federation=SimpleNamespace(ranks=None)
+        seed=0,
+        tune=SimpleNamespace(kind="lora", r=8, share=None),
+        federation=SimpleNamespace(ranks=None),
+        aggregate=SimpleNamespace(schedules=False),
     )
     assert VIEWS[name].of(recipe) is None

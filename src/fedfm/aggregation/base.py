@@ -56,6 +56,13 @@ class Fold(ABC):
             ValueError: nothing was folded in.
         """
 
+    def replaced(self) -> frozenset[str]:
+        """Names of tensors in which `result` decides every coordinate, also those that no client holds.
+
+        Read after `result`. Elsewhere the server keeps its value at a coordinate that no client holds.
+        """
+        return frozenset()
+
     def notes(self) -> Mapping[str, str]:
         """Client id → why `result` leaves its update out; read after `result`, and written to the run's events."""
         return {}
@@ -68,6 +75,8 @@ class Rule(Settings):
 
     gathers: ClassVar[bool] = False
     """Whether it needs all updates at once; they then wait on disk and are read tensor by tensor."""
+    period: ClassVar[int] = 1
+    """Rounds after which what `trains` returns repeats."""
 
     def capabilities(self) -> Capabilities:
         """Also what it relies on where it gathers."""
@@ -88,6 +97,46 @@ class Rule(Settings):
     def under(self, sampling: str) -> Self:
         """The rule with what ``federation.sampling`` decides filled in."""
         return self
+
+    def in_round(self, number: int) -> Self:
+        """The rule with what the 1-based round decides filled in."""
+        return self
+
+    def weight(self, contribution: Contribution) -> float:
+        """Weight of a client in the mean of the clients' products B·A, with which the result is compared."""
+        return float(contribution.copies * contribution.examples)
+
+    @property
+    def schedules(self) -> bool:
+        """Whether clients train only some of the tensors."""
+        kind = type(self)
+        return kind.trains is not Rule.trains or kind.fixed is not Rule.fixed
+
+    def trains(self, spec: Spec, number: int) -> frozenset[str]:
+        """Names of the tensors that clients train and return in a round; they get the current values of the others.
+
+        Args:
+            spec: of the whole tunable.
+            number: 1-based round.
+        """
+        return frozenset(spec)
+
+    def fixed(self, spec: Spec) -> frozenset[str]:
+        """Names of tensors that keep their initial values in the whole run; no round trains them.
+
+        Server and clients make these values themselves, so that they are never sent. A client with a proxy gets them in
+        each message, since its initial values may differ.
+        """
+        return frozenset()
+
+    def initial(self, params: Params, seed: int) -> Params:
+        """The tunable before round 1, made from what was drawn; the same at the server and at each client.
+
+        Args:
+            params: as the tunable draws it.
+            seed: the run's seed.
+        """
+        return params
 
     def start(self, spec: Spec, params: Mapping[str, Tensor]) -> Fold:
         """An empty fold of updates to tensors with ``spec``.

@@ -22,11 +22,9 @@ AT_ONCE = 2**15
 """Values that are in float64 beside the sum, at most; torch computes so few values in one thread."""
 
 
-class Mean(Rule):
-    """Weighted mean, folded update by update: memory does not grow with the cohort."""
+class Weighted(Rule):
+    """A rule that weighs clients by their examples, or alike."""
 
-    rule: Literal["mean"] = "mean"
-    """How updates are combined."""
     weights: Literal["auto", "examples", "uniform"] = "auto"
     """`examples` counts a client by its examples, `uniform` counts clients alike; `auto` fits the sampling."""
 
@@ -39,9 +37,20 @@ class Mean(Rule):
         """Weight of one update."""
         return float(contribution.copies * (1 if self.weights == "uniform" else contribution.examples))
 
-    def start(self, spec: Spec, params: Mapping[str, Tensor]) -> MeanFold:
-        """An empty fold."""
+    def mean(self, spec: Spec) -> MeanFold:
+        """An empty fold to the weighted mean."""
         return MeanFold(spec, lambda update, contribution, _: dict.fromkeys(update, self.weight(contribution)))
+
+    def start(self, spec: Spec, params: Mapping[str, Tensor]) -> Fold:
+        """An empty fold to the weighted mean."""
+        return self.mean(spec)
+
+
+class Mean(Weighted):
+    """Weighted mean, folded update by update: memory does not grow with the cohort."""
+
+    rule: Literal["mean"] = "mean"
+    """How updates are combined."""
 
 
 Weigh = Callable[[Mapping[str, Tensor], Contribution, Slices], Mapping[str, float]]

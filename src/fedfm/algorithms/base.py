@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from fedfm.capabilities import BARRIER, SERVER_STEP, STATEFUL_CLIENTS, TUNABLE_UPDATES
+from fedfm.capabilities import BARRIER, LASTING_COORDINATES, SERVER_STEP, STATEFUL_CLIENTS, TUNABLE_UPDATES
 from fedfm.clients.rules import At, ClientRound, Finished, Groups, LocalResult, Teacher
 from fedfm.params import Params, add
 from fedfm.settings import Capabilities, Settings
@@ -81,9 +81,15 @@ class Algorithm(Settings):
         """Also what the phases that it overrides rely on."""
         needs = dict(self.needs)
         if type(self).server_step is not Algorithm.server_step:
-            needs |= {SERVER_STEP: "the server takes a step of its own"}
+            needs |= {
+                SERVER_STEP: "the server takes a step of its own",
+                LASTING_COORDINATES: "the server's step takes the aggregate for a direction, and combines rounds",
+            }
         if type(self).client_start is not Algorithm.client_start:
-            needs |= {STATEFUL_CLIENTS: "clients keep tensors between rounds"}
+            needs |= {
+                STATEFUL_CLIENTS: "clients keep tensors between rounds",
+                LASTING_COORDINATES: "clients keep tensors between rounds",
+            }
         if self.sent or self.returned:
             needs |= {TUNABLE_UPDATES: "other tensors travel beside the tunable"}
         if self.sent:

@@ -29,7 +29,8 @@ class Reception:
     """What one client's round starts from.
 
     Attributes:
-        at: full tensors: the server's where the client gets them, its own in personal places, zero elsewhere.
+        at: full tensors: the server's where the client gets them, its own in personal places, as initialised where they
+            are fixed, zero elsewhere.
         held: the part of them that it returns.
         trains: name → bool tensor, the coordinates that it trains; of tensors that are absent, and for None, all.
     """
@@ -68,6 +69,11 @@ class Contract:
         """Tensors that each client has for itself, as initialised."""
         return {name: self.start[name].clone() for name in sorted(self.views.personal(self.spec))}
 
+    @cached_property
+    def fixed(self) -> Params:
+        """Tensors that keep their initial values and are never sent."""
+        return {name: self.start[name] for name in sorted(self.views.fixed(self.spec))}
+
     @property
     def stateful(self) -> bool:
         """Whether a client that trains keeps tensors for its next round."""
@@ -99,7 +105,7 @@ class Contract:
             trains = None
         else:
             zeros = self._zeros()
-            received = widen(groups.get(TUNABLE, {}), gets, {**zeros, **self._mine(own)})
+            received = widen(groups.get(TUNABLE, {}), gets, {**zeros, **self.fixed, **self._mine(own)})
             sent = {group: widen(groups.get(group, {}), gets, zeros) for group in beside}
             trains = {
                 name: holds(held, name, tensor.shape)
@@ -123,7 +129,7 @@ class Contract:
         if self.views.whole:
             return dict(params)
         gets = self.views.gets(self.spec, client, number)
-        return widen(narrow(params, gets), gets, {**self._zeros(), **self._mine(own)})
+        return widen(narrow(params, gets), gets, {**self._zeros(), **self.fixed, **self._mine(own)})
 
     def _zeros(self) -> Params:
         """Zeros with the tunable's shapes; one value in memory for each tensor, since most are replaced as a whole."""
@@ -150,7 +156,7 @@ class Contract:
         key, slices = MessageKey(self.seed, number, client), None if whole else received.held
         sent, left = self.up.encode(groups, stages, key, slices)
         mine = {name: trained[name] for name in self.personal}
-        kept = {**named("algorithm", done.own), **left, **({PERSONAL: mine} if mine else {})}
+        kept = {**named("algorithm", _kept(done.own, received)), **left, **({PERSONAL: mine} if mine else {})}
         for group, params in kept.items():
             if bad := next((name for name, tensor in params.items() if not is_finite(tensor)), None):
                 raise FloatingPointError(
@@ -161,6 +167,14 @@ class Contract:
     def returns(self, client: str, number: int) -> dict[str, Spec]:
         """Groups of a client's update as they cross the wire."""
         return dict(self.up.spec(self.before_path(client, number)))
+
+    def announced(self, client: str) -> dict[str, Spec]:
+        """Groups of a client's updates as they cross the wire, with the tensors of all rounds."""
+        found: dict[str, Spec] = {}
+        for number in range(1, self.views.period + 1):
+            for group, spec in self.returns(client, number).items():
+                found[group] = {**found.get(group, {}), **spec}
+        return found
 
     def message_bytes(self, client: str, number: int) -> tuple[int, int]:
         """Bytes of one message to a client that trains, and of its update; numbers in them may have other lengths."""
@@ -186,6 +200,20 @@ class Contract:
 
 _FIGURE = 0.12345678901234567
 """A number of common length."""
+
+
+def _kept(own: Groups, received: Reception) -> Groups:
+    """What a client keeps for the algorithm; it changes only where the client trains."""
+    if not received.trains:
+        return own
+    before, masks = received.at.own, received.trains
+    return {
+        group: {
+            name: tensor.where(masks[name], before[group][name]) if name in masks and group in before else tensor
+            for name, tensor in params.items()
+        }
+        for group, params in own.items()
+    }
 
 
 def _down_bytes(number: int, groups: Mapping[str, Spec]) -> int:

@@ -223,7 +223,8 @@ class Node:
         self.check_model(recipe, copy.model)
         tunable = recipe.tune.attach(copy.model, task_type=data.task.peft_type, seed=recipe.seed)
         tunable.to(device)
-        side = ClientSide(copy, tunable, make_contract(recipe, on_disk(tunable.read())))
+        start = on_disk(recipe.aggregate.initial(tunable.read(), recipe.seed))
+        side = ClientSide(copy, tunable, make_contract(recipe, start))
         self.announce(data, side)
         workers, _ = make_workers(data, side, device)
         return workers

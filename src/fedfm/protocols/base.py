@@ -236,6 +236,10 @@ class IO(Interface):
         """Adds a line to the round's events."""
         ...
 
+    def record(self, figures: Mapping[str, float]) -> None:
+        """Adds figures of the round's training to its line in metrics.jsonl."""
+        ...
+
     def keep(self, name: str, client: str, params: Params) -> None:
         """Stores tensors of a client with this round's state; only where clients are simulated."""
         ...

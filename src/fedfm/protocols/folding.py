@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from fedfm.aggregation import Fold, Mean
+from fedfm.aggregation.lora import AggregationError
 from fedfm.algorithms import Aggregate, ServerState
 from fedfm.params import Params
 from fedfm.protocols.base import IO, ClientUpdate
@@ -17,10 +18,19 @@ from fedfm.wire import TUNABLE
 class RoundFold:
     """Takes sound updates in a fixed order and gives their aggregate."""
 
-    def __init__(self, io: IO, params: Params) -> None:
+    def __init__(self, io: IO, params: Params, round: int) -> None:  # noqa: A002 - the field's word
+        """An empty fold.
+
+        Args:
+            io: of the round.
+            params: the server's tunable, from which the step starts.
+            round: 1-based round.
+        """
         uniform = Mean(weights="uniform")
         self._io = io
-        self._update: Fold = io.rule.start(io.spec, params)
+        self._rule = io.rule.in_round(round)
+        self._update: Fold = self._rule.start(io.spec, params)
+        self._error = AggregationError(io.spec, params)
         self._extras: dict[str, Fold] = {group: uniform.start(io.spec, params) for group in io.algorithm.returned}
         self._clients: set[str] = set()
         self._steps = self._updates = 0
@@ -35,6 +45,7 @@ class RoundFold:
         self._update.add(update.groups[TUNABLE], update.contribution, update.slices)
         for group, fold in self._extras.items():
             fold.add(update.groups[group], update.contribution, update.slices)
+        self._error.add(update.groups[TUNABLE], update.contribution, update.slices, self._rule.weight)
         for name in self._unheld.keys() & update.slices.keys():
             self._cover(name, update)
         self._clients.add(update.client)
@@ -81,7 +92,12 @@ class RoundFold:
             ValueError: nothing was folded in.
         """
         clients = len(self._clients)
-        finished = self._io.up.finish({TUNABLE: self._update.result()}, clients)
+        combined, replaced = self._update.result(), self._update.replaced()
+        for name in replaced:
+            self._unheld.pop(name, None)
+        if (error := self._error.of(combined, replaced)) is not None:
+            self._io.record({"aggregation_error": error})
+        finished = self._io.up.finish({TUNABLE: combined}, clients)
         for client, reason in self._update.notes().items():
             self._io.note("left out", client, reason)
         return Aggregate(

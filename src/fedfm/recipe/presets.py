@@ -17,6 +17,8 @@ PRESETS = (
     "digits-vit",
     "pydoc-llm",
     "pydoc-mlm",
+    "lora-exact",
+    "lora-products",
     "paper-table1-bert",
     "paper-table1-roberta",
 )

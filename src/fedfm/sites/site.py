@@ -103,7 +103,7 @@ class Site(Node):
     def announce(self, data: TrainingData, side: ClientSide) -> None:
         """As `Node.announce`; raises PolicyError where it is more than the policy allows."""
         ((client, examples),) = data.federation.sizes.items()
-        groups = side.contract.returns(client, 1)
+        groups = side.contract.announced(client)
         if data.recipe.proxy.counts_at_clients:
             with side.copy.counting(side.tunable) as counts:
                 groups[ACTIVITY] = spec_of(counts())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,11 +10,13 @@ from fedfm.spec import Spec
 from fedfm.views.base import Slices, View, holds, intersect, is_whole, narrow, narrow_spec, whole, widen
 from fedfm.views.personal import Personal
 from fedfm.views.ranks import Ranks
+from fedfm.views.schedule import Schedule
 from fedfm.views.share import Share
 
 VIEWS: dict[str, type[View]] = {
     "share": Share,
     "ranks": Ranks,
+    "schedule": Schedule,
 }
 """Name → kind of view; each makes itself from a recipe, where the recipe asks for it."""
 
@@ -52,11 +55,21 @@ class Views:
         """Names of tensors that each client has for itself."""
         return frozenset[str]().union(*(view.personal(spec) for view in self.views))
 
+    def fixed(self, spec: Spec) -> frozenset[str]:
+        """Names of tensors that keep their initial values in the whole run."""
+        return frozenset[str]().union(*(view.fixed(spec) for view in self.views))
+
+    @property
+    def period(self) -> int:
+        """Rounds after which the parts that a client holds repeat."""
+        return math.lcm(*(view.period for view in self.views))
+
 
 __all__ = [
     "VIEWS",
     "Personal",
     "Ranks",
+    "Schedule",
     "Share",
     "Slices",
     "View",

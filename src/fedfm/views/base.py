@@ -1,8 +1,8 @@
 """Views: which part of each tensor a client gets, trains and returns in a round.
 
 A view is a function of the spec, the client and the round, so that server and client compute it separately.
-What a client does not hold is either its own (a personal part, which it keeps between rounds) or hidden (it is zero at
-the client and does not change).
+What a client does not hold is its own (a personal part, which it keeps between rounds), or fixed (as initialised), or
+received but not trained, or hidden (it is zero at the client and does not change).
 """
 
 from __future__ import annotations
@@ -42,6 +42,15 @@ class View:
     def personal(self, spec: Spec) -> frozenset[str]:
         """Names of tensors that each client has for itself: neither sent nor returned, trained every round."""
         return frozenset()
+
+    def fixed(self, spec: Spec) -> frozenset[str]:
+        """Names of tensors that keep their initial values in the whole run: neither sent nor trained nor returned."""
+        return frozenset()
+
+    @property
+    def period(self) -> int:
+        """Rounds after which the parts that a client holds repeat."""
+        return 1
 
 
 def whole(spec: Spec) -> Slices:

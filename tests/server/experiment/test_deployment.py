@@ -118,6 +118,19 @@ def test_it_is_the_run_that_a_simulation_was(name: str, tmp_path: Path) -> None:
     assert not any(str(tmp_path) in text for text in texts), "the server's folders are not sent"
 
 
+@pytest.mark.parametrize("rule", [{"rule": "ffa", "initial_a": "orthonormal"}, {"rule": "rolora"}, {"rule": "fedsvd"}])
+def test_sites_train_the_factors_that_a_rule_names(rule: dict[str, str], tmp_path: Path) -> None:
+    changes: dict[str, Any] = {"federation": {"per_round": 3, "rounds": 2}, "aggregate": rule}
+    values = small_recipe(tmp_path, runtime={"stack": 1}, tune={"kind": "lora", "r": 2}, **changes)
+    simulated = fedfm.run(load_recipe(values, ["data.client=site", "name=simulated"]))
+    deployment, said, _ = at_sites(tmp_path, split(tmp_path))
+    real = fedfm.run(for_sites(load_recipe(values), len(NAMES)), deployment=deployment)
+    assert adapter(real) == adapter(simulated)
+    assert (real.path / "wire.jsonl").read_text() == (simulated.path / "wire.jsonl").read_text()
+    announced = {factor for line in said if " × " in line for factor in ("lora_A", "lora_B") if factor in line}
+    assert announced == {"lora_A", "lora_B"} - ({"lora_A"} if rule["rule"] != "rolora" else set())
+
+
 def test_sites_train_a_proxy_from_a_folder_of_the_servers(tmp_path: Path) -> None:
     cut = {"kind": "fedpft", "ffn_keep": 0.5, "keep_layers": [0], "closed_form": False, "interval": None}
     changes = {"federation": {"per_round": 3, "rounds": 2}, "runtime": {"stack": 1}}

@@ -261,7 +261,7 @@ def _build(recipe: Recipe, sites: Sequence[str], device: torch.device, available
         tunable.to(device)
         if isinstance(data.task, CausalLM):
             refuse_look_ahead(data.task, tunable, backbone.processor, backbone.name)
-    contract = make_contract(data.recipe, on_disk(model.start))
+    contract = make_contract(data.recipe, on_disk(data.recipe.aggregate.initial(model.start, data.recipe.seed)))
     workers, processes, others = None, 1, dict[str, str]()
     training = f"at {len(data.clients)} sites, each on its own data"
     if data.training is not None:

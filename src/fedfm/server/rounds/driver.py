@@ -158,8 +158,8 @@ class Driver:
         self._check_finite(protocol)
         watch.lap("aggregate")
         state = _counted(exchange.state, protocol, totals, records)
-        if totals.loss is not None:
-            train = {"loss": totals.loss}
+        train = ({} if totals.loss is None else {"loss": totals.loss}) | totals.figures
+        if train:
             records.metrics.append(self._metrics_line(state.round, "train", train, totals.examples, watch))
         scores: Scores = {}
         if state.round % self.recipe.evaluate.every == 0 or state.round == self.recipe.federation.rounds:

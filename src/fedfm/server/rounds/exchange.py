@@ -170,6 +170,10 @@ class Exchange(RunFacts):
         """Adds a line to the round's events."""
         self.records.event(kind, client, reason)
 
+    def record(self, figures: Mapping[str, float]) -> None:
+        """Adds figures of the round's training."""
+        self.totals.figures |= figures
+
     def keep(self, name: str, client: str, params: Params) -> None:
         """Stores tensors of a client with this round's state."""
         number, key = self.number, f"{name}/{client}"

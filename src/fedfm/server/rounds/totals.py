@@ -27,6 +27,7 @@ class Totals:
         stale: clients whose proxy could not be brought up to date.
         activity: counts of neurons' use, summed over clients.
         versions: clients with a sound update → the version of what they keep from now on.
+        figures: of the round's training, beside its loss.
     """
 
     losses: list[tuple[float, int]] = field(default_factory=list)
@@ -43,6 +44,7 @@ class Totals:
     stale: set[str] = field(default_factory=set)
     activity: Params = field(default_factory=dict)
     versions: dict[str, StateVersion] = field(default_factory=dict)
+    figures: dict[str, float] = field(default_factory=dict)
 
     @property
     def loss(self) -> float | None:

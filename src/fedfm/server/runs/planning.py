@@ -86,7 +86,8 @@ def _bytes(experiment: Experiment, cohort: int) -> dict[str, int]:
     asked = recipe.runtime.asked(cohort, len(clients))
     messages = recipe.protocol.messages(clients, asked, cohort)
     with_model = next((client for client in clients if client not in experiment.backbones), clients[0])
-    down, up = experiment.message_bytes(with_model, 1)
+    sizes = [experiment.message_bytes(with_model, number) for number in range(1, contract.views.period + 1)]
+    down, up = (round(sum(size) / len(sizes)) for size in zip(*sizes, strict=True))  # means over rounds that differ
     whole = stored_bytes(empty(contract.spec))
     per_round = down * messages.down + up * messages.up + whole * messages.peer
     if messages.peer:  # a client gets as many tunables as it sends

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 import numpy as np
 from torch import Tensor
 
-from fedfm.capabilities import LINEAR_STAGES, STATEFUL_CLIENTS, UPDATE_PATH
+from fedfm.capabilities import LASTING_COORDINATES, LINEAR_STAGES, STATEFUL_CLIENTS, UPDATE_PATH
 from fedfm.params import Params
 from fedfm.settings import Capabilities, Settings
 from fedfm.spec import Spec
@@ -45,7 +45,10 @@ class Stage(Settings):
         needs = {**self.needs, UPDATE_PATH: "it encodes what a server decodes"}
         takes = dict(self.takes)
         if self.stateful:
-            needs |= {STATEFUL_CLIENTS: "clients keep tensors for it between rounds"}
+            needs |= {
+                STATEFUL_CLIENTS: "clients keep tensors for it between rounds",
+                LASTING_COORDINATES: "clients keep tensors for it between rounds",
+            }
         if not self.linear:
             takes |= {LINEAR_STAGES: "the sum of encoded updates does not decode to their sum"}
         return Capabilities(needs, self.gives, takes)
