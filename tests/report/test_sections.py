@@ -97,6 +97,24 @@ def test_the_latest_faults_are_listed_and_all_are_counted() -> None:
     assert (len(faults.rows), faults.left_out, faults.rows[-1]["round"]) == (50, 10, 59)
 
 
+def test_checks_are_listed_in_the_order_of_a_run_and_only_failed_ones_are_faults() -> None:
+    check = {"kind": "check", "client": None}
+    events = [
+        {**check, "round": 1, "reason": "later", "check": "reloaded", "sound": None},
+        {**check, "round": 0, "reason": "older", "check": "moved", "sound": True},
+        {**check, "round": 1, "reason": "newer", "check": "moved", "sound": False},
+        {**check, "round": 1, "reason": "mine", "check": "of a plugin", "sound": True},
+    ]
+    found = sections.checks(run_files(events=events))
+    assert [(row.title, row.outcome, row.found) for row in found] == [
+        ("what should train has moved", "no", "newer"),
+        ("what was written is the measured model", "not compared", "later"),
+        ("of a plugin", "yes", "mine"),
+    ]
+    assert sections.faults(run_files(events=events)).counts == [("check", 1)]
+    assert sections.checks(run_files()) == []
+
+
 def probed(number: int, stage: str, error: float | None, **layers: float | None) -> dict[str, Any]:
     cosine = None if error is None else 1 - error
     return {

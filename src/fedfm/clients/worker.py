@@ -26,6 +26,7 @@ from fedfm.clients.work import WORKS, Answer, ClientTask
 from fedfm.clients.work.train import train_locally
 from fedfm.data.batches import batch_plan
 from fedfm.data.examples import Examples
+from fedfm.models.frozen import FrozenWatch
 from fedfm.models.tunable import Tunable
 from fedfm.printable import quoted
 from fedfm.proxies.base import ClientCopy, StaleProxyError
@@ -87,6 +88,7 @@ class Worker:
         profile: gets the time that training takes; None: it is not measured.
         learner: reads public texts with the tunable; None where clients are not asked for predictions.
         digest: how a client with a backbone of its own learns from the server's logits.
+        watch: looks for changes of frozen weights.
     """
 
     tunable: Tunable
@@ -106,6 +108,7 @@ class Worker:
     profile: Profile | None = None
     learner: Learner | None = None
     digest: Distilling | None = None
+    watch: FrozenWatch = field(default_factory=FrozenWatch)
 
     def answer(self, requests: Iterable[Request]) -> Iterator[Reply]:
         """Answers requests in turn, each client's as soon as it is ready.

@@ -48,6 +48,7 @@ def render(run: RunFiles) -> str:
         proxy=sections.proxy(run),
         wire=sections.wire(run),
         time=sections.time(run),
+        checks=sections.checks(run),
         faults=sections.faults(run),
         simulated=dig(run.recipe, "runtime.kind") != "flower",
         versions=versions,

@@ -78,9 +78,10 @@ def _together(worker: Worker, stacking: Stacking, tasks: Sequence[ClientTask]) -
         with phase("forward"):
             table = _table(worker, stacking.prefix, indices) if stacking.prefix else {}
         members.append(StackMember(received.at, [indices[step] for step in plan], batches, table, received.trains))
-    trained = train_stacked(
-        worker.tunable, stacking, worker.task, members, worker.local, worker.contract.rule, device=worker.device
-    )
+    with worker.watch.over(worker.tunable):
+        trained = train_stacked(
+            worker.tunable, stacking, worker.task, members, worker.local, worker.contract.rule, device=worker.device
+        )
     return [
         _finish(worker, task, received, result, params)
         for task, received, (result, params) in zip(tasks, receptions, trained, strict=True)
@@ -96,6 +97,7 @@ def _alone(worker: Worker, task: ClientTask) -> Answer:
         if task.instruction.facts.count_activity:
             counts = stack.enter_context(worker.copy.counting(worker.tunable))
         indices = worker.clients[task.client]
+        stack.enter_context(worker.watch.over(worker.tunable))
         result = worker.fit(indices, received.at, client=task.client, round=number, trains=received.trains)
     activity = None if counts is None else counts()
     return _finish(worker, task, received, result, worker.tunable.read(), activity)

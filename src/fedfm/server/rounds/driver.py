@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from fedfm.clients.store import ClientStore
-from fedfm.errors import InterruptedRunError, RecipeError, TooFewClientsError
+from fedfm.errors import InterruptedRunError, RecipeError, TooFewClientsError, TripwireError
 from fedfm.params import is_finite
 from fedfm.protocols import Protocol, State
 from fedfm.records.folder import RunFolder
@@ -27,6 +27,7 @@ from fedfm.server.rounds.pending import Pending
 from fedfm.server.rounds.round_records import Records, Stopwatch
 from fedfm.server.rounds.state import Best, Refined, RunState
 from fedfm.server.rounds.totals import Totals
+from fedfm.server.tripwires import Tripwires
 from fedfm.trackers.listeners import Listener
 
 Scores = dict[str, dict[str, float]]
@@ -62,6 +63,7 @@ class Driver:
         self.store = ClientStore(folder.client_state)
         self.simulated = experiment.data.training is not None
         self.outbox = Outbox(runtime, experiment.client_model, experiment.contract, oldest_versions(folder))
+        self.tripwires = Tripwires(experiment, folder, listeners)
         self._pending = Pending(runtime)
         self._latest, self._saved = RunState(State(0, {}, {})), 0
 
@@ -77,6 +79,7 @@ class Driver:
             records.watch.lap("evaluate")
         state = replace(state, initial=scores, latest=scores, seconds=records.watch.seconds)
         records.write()
+        self.tripwires.begun()
         self._commit(state)
         return state
 
@@ -93,7 +96,7 @@ class Driver:
             self.runtime.share(sorted(state.holders), state.proxy)
         try:
             yield
-        except (InterruptedRunError, TooFewClientsError):
+        except (InterruptedRunError, TooFewClientsError, TripwireError):
             if self._saved != self._latest.round:
                 self._commit(self._latest)
             raise
@@ -143,6 +146,8 @@ class Driver:
     def end(self, exchange: Exchange, protocol: State) -> RunState:
         """The state after a round, recorded, and committed where that is due; listeners get it last."""
         state, news = self._ended(exchange, protocol)
+        clients = len(self.experiment.data.clients)
+        self.tripwires.played(state, lambda: dict(self._models(state).delivered(state.params, clients)))
         self._latest = state
         exchange.records.write()
         if self.is_over(state) or state.round % self.recipe.checkpoint.every == 0:
