@@ -47,6 +47,7 @@ def render(run: RunFiles) -> str:
         off=dig(run.recipe, "evaluate.clients") == 0,
         proxy=sections.proxy(run),
         wire=sections.wire(run),
+        costs=sections.costs(run),
         time=sections.time(run),
         checks=sections.checks(run),
         faults=sections.faults(run),

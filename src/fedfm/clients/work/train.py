@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -83,7 +84,7 @@ def _together(worker: Worker, stacking: Stacking, tasks: Sequence[ClientTask]) -
             worker.tunable, stacking, worker.task, members, worker.local, worker.contract.rule, device=worker.device
         )
     return [
-        _finish(worker, task, received, result, params)
+        replace(_finish(worker, task, received, result, params), shared=len(tasks))
         for task, received, (result, params) in zip(tasks, receptions, trained, strict=True)
     ]
 

@@ -2,6 +2,7 @@
 
 from fedfm.report.sections.checks import checks
 from fedfm.report.sections.classes import classes
+from fedfm.report.sections.costs import costs
 from fedfm.report.sections.faults import faults
 from fedfm.report.sections.federation import federation
 from fedfm.report.sections.learning import learning
@@ -14,6 +15,7 @@ from fedfm.report.sections.wire import wire
 __all__ = [
     "checks",
     "classes",
+    "costs",
     "faults",
     "federation",
     "learning",

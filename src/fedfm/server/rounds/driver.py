@@ -19,6 +19,7 @@ from fedfm.server.rounds.arrivals import arrivals_after
 from fedfm.server.rounds.checkpoints import oldest_versions, save_checkpoint
 from fedfm.server.rounds.client_evaluation import ClientFigures, mean_over_clients, measure_at_clients
 from fedfm.server.rounds.client_models import ClientModels
+from fedfm.server.rounds.costs import CostBook
 from fedfm.server.rounds.exchange import Exchange
 from fedfm.server.rounds.interrupts import StopRequest
 from fedfm.server.rounds.messages import Outbox
@@ -63,6 +64,7 @@ class Driver:
         self.store = ClientStore(folder.client_state)
         self.simulated = experiment.data.training is not None
         self.outbox = Outbox(runtime, experiment.client_model, experiment.contract, oldest_versions(folder))
+        self.costs = CostBook(experiment)
         self.tripwires = Tripwires(experiment, folder, listeners)
         self._pending = Pending(runtime)
         self._latest, self._saved = RunState(State(0, {}, {})), 0
@@ -78,6 +80,7 @@ class Driver:
             scores["proxy"] = its_own
             records.watch.lap("evaluate")
         state = replace(state, initial=scores, latest=scores, seconds=records.watch.seconds)
+        records.costs += self.costs.lines(records)
         records.write()
         self.tripwires.begun()
         self._commit(state)
@@ -171,6 +174,7 @@ class Driver:
             state, scores = self._evaluate(state, records)
             state = self._with_scores(state, scores)
         state = replace(state, seconds=watch.seconds)
+        records.costs += self.costs.lines(records)
         return state, self._news(exchange.state, state, totals, scores)
 
     def _advance(self, state: RunState, records: Records) -> RunState:
@@ -227,6 +231,8 @@ class Driver:
             exchange, self._models(state), state.params, clients, self.experiment.evaluator.metrics
         )
         records.wire += own.wire
+        for client, spent in own.spent.items():
+            records.spend(client, spent)
         # A client without held-out examples has not failed to train.
         records.events += [{**e, "kind": "not evaluated"} if e["kind"] == "failed" else e for e in own.events]
         totals = exchange.totals

@@ -16,6 +16,7 @@ from fedfm.private import private
 from fedfm.progress import Heard, heard_by
 from fedfm.recipe import Recipe, dump, load_recipe
 from fedfm.records import contributions, jsonl, plug_in, shapes
+from fedfm.records.costs import cost_totals
 from fedfm.records.environment import environment
 from fedfm.records.folder import RunFolder
 from fedfm.runtimes.base import Runtime
@@ -218,7 +219,15 @@ def _finish(
         experiment.plug_in(delivered_params(folder, experiment.contract, experiment.recipe, state))
     per_client = _spread_over_clients(experiment, folder, state, stop)
     _write_proxy(experiment, folder, state)
-    summary = summarize(experiment, state, "completed", compared, per_client, proxy_figures(experiment, state))
+    summary = summarize(
+        experiment,
+        state,
+        "completed",
+        compared,
+        per_client,
+        proxy_figures(experiment, state),
+        cost_totals(folder.costs),
+    )
     target = write_outcome(folder, experiment.tunable, experiment.backbone, experiment.recipe, summary, merge=False)
     tripwires.written(state.round, target, summary)
     folder.write_json(folder.evaluation, evaluation(experiment))
@@ -250,7 +259,9 @@ def _write_unfinished(experiment: Experiment, folder: RunFolder, status: Status)
     if saved is None:
         return 0
     _write_proxy(experiment, folder, saved.state)
-    folder.write_json(folder.summary, summarize(experiment, saved.state, status, {}, None, None))
+    folder.write_json(
+        folder.summary, summarize(experiment, saved.state, status, {}, None, None, cost_totals(folder.costs))
+    )
     return saved.state.round
 
 
