@@ -80,6 +80,12 @@ class StorageError(FedfmError):
     exit_code = 5
 
 
+class TripwireError(FedfmError):
+    """A run does not do what its recipe says: nothing that should train has moved, or frozen weights have changed."""
+
+    exit_code = 7
+
+
 class InterruptedRunError(FedfmError):
     """The user stopped the run. Its last round is saved, and the run can be resumed."""
 

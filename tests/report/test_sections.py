@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from fedfm.records.costs import CostTotals, totals_of
 from fedfm.records.ledger import LedgerTotals, TensorGroup
 from fedfm.records.reading import RunFiles
 from fedfm.report import sections
@@ -25,6 +26,7 @@ def run_files(**changes: Any) -> RunFiles:
         "events": [],
         "traffic": LedgerTotals(down=0, up=0, peer=0, by_round={}),
         "tensors": [],
+        "costs": CostTotals(),
     }
     return RunFiles(**(files | changes))
 
@@ -95,6 +97,53 @@ def test_the_latest_faults_are_listed_and_all_are_counted() -> None:
     faults = sections.faults(run_files(events=events))
     assert faults.counts == [("failed", 60)]
     assert (len(faults.rows), faults.left_out, faults.rows[-1]["round"]) == (50, 10, 59)
+
+
+def test_costs_are_added_up_and_a_round_takes_as_long_as_its_slowest_client() -> None:
+    line = {"steps": 1, "samples": 10, "flops": 2e12, "memory_bytes": 5_000_000, "seconds": 9.0, "peak_bytes": None}
+    lines = [
+        {**line, "round": 1, "client": "a", "down": 8_000, "up": 1_000, "link_seconds": 3.0, "cpu_seconds": 1.0},
+        {**line, "round": 1, "client": "b", "down": 8_000, "up": 2_000, "link_seconds": 1.0, "cpu_seconds": 4.0},
+        {**line, "round": 2, "client": "a", "down": 7_000, "up": 1_000, "link_seconds": 2.0, "cpu_seconds": 2.0},
+    ]
+    totals = totals_of(lines)
+    summary = totals.summary(watts=20.0)
+    assert summary["round_seconds"] == {"compute": 6.0, "communication": 5.0}
+    assert (summary["cpu_seconds"], summary["energy_joules"], summary["flops"]) == (7.0, 140.0, 6e12)
+    assert summary["peak_bytes"] is None
+    section = sections.costs(run_files(costs=totals, summary={"costs": summary}))
+    assert section is not None
+    assert {fact.name: fact.value for fact in section.facts} == {
+        "Operations": "6 TFLOP",
+        "CPU time": "7.0 s",
+        "Energy": "0.0389 Wh",
+        "Link time": "6.0 s",
+        "Memory of a client": "5.00 MB",
+    }
+    assert [row[:6] for row in section.clients.rows] == [
+        ["b", "1", "8.00 kB", "2.00 kB", "10", "2 TFLOP"],
+        ["a", "2", "15.0 kB", "2.00 kB", "20", "4 TFLOP"],
+    ]
+    assert len(section.charts) == 1
+    assert sections.costs(run_files()) is None
+
+
+def test_checks_are_listed_in_the_order_of_a_run_and_only_failed_ones_are_faults() -> None:
+    check = {"kind": "check", "client": None}
+    events = [
+        {**check, "round": 1, "reason": "later", "check": "reloaded", "sound": None},
+        {**check, "round": 0, "reason": "older", "check": "moved", "sound": True},
+        {**check, "round": 1, "reason": "newer", "check": "moved", "sound": False},
+        {**check, "round": 1, "reason": "mine", "check": "of a plugin", "sound": True},
+    ]
+    found = sections.checks(run_files(events=events))
+    assert [(row.title, row.outcome, row.found) for row in found] == [
+        ("what should train has moved", "no", "newer"),
+        ("what was written is the measured model", "not compared", "later"),
+        ("of a plugin", "yes", "mine"),
+    ]
+    assert sections.faults(run_files(events=events)).counts == [("check", 1)]
+    assert sections.checks(run_files()) == []
 
 
 def probed(number: int, stage: str, error: float | None, **layers: float | None) -> dict[str, Any]:

@@ -77,6 +77,11 @@ class Algorithm(Settings):
         """Whether `loss` adds anything; a client whose loss has an extra term trains alone."""
         return type(self).loss is not Algorithm.loss
 
+    @property
+    def adaptivity(self) -> float | None:
+        """Size of updates below which an adaptive server no longer adapts; None for a server that never does."""
+        return None
+
     def capabilities(self) -> Capabilities:
         """Also what the phases that it overrides rely on."""
         needs = dict(self.needs)

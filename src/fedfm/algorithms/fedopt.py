@@ -35,6 +35,11 @@ class AdaptiveServer(Algorithm):
     tau: Annotated[float, Field(gt=0)] = 1e-3
     """τ: degree of adaptivity; the second moment starts at τ²."""
 
+    @property
+    def adaptivity(self) -> float:
+        """τ: where √v is far below it, every value gets the step η·m/τ."""
+        return self.tau
+
     def second_moment(self, v: Tensor, squared: Tensor) -> Tensor:
         """v_t from v_{t−1} and Δ_t²."""
         raise NotImplementedError

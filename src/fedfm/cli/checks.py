@@ -14,10 +14,11 @@ from fedfm.cli.output import console, print_json, waiting
 @click.command(cls=Command)
 @click.argument("recipe")
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
-def check(recipe: str, overrides: tuple[str, ...], as_json: bool) -> None:
+@click.option("--time", "timed", is_flag=True, help="Take a few local steps, and say how long a round would take.")
+def check(recipe: str, overrides: tuple[str, ...], timed: bool, as_json: bool) -> None:
     """Show what a run of RECIPE would do, in numbers.
 
-    Reads the data and loads the model to find what does not fit. Trains nothing.
+    Reads the data and loads the model to find what does not fit. Trains nothing, except for a few steps with --time.
     """
     from fedfm.cli.display import describe_plan
     from fedfm.recipe import load_recipe
@@ -27,13 +28,15 @@ def check(recipe: str, overrides: tuple[str, ...], as_json: bool) -> None:
     with waiting("loading libraries, data and model"):
         from fedfm.server import plan
 
-        planned = plan(load_recipe(recipe, overrides))
+        planned = plan(load_recipe(recipe, overrides), timed=timed)
     if as_json:
         print_json(planned)
     else:
         console().print(describe_plan(planned))
         for text in planned["warnings"]:
             click.echo(f"warning: {text}", err=True)
+        for advice in planned["advice"]:
+            click.echo(f"warning: {advice['where']}: {advice['text']}", err=True)
         click.echo(f"\n{recipe} is valid. Next:  fedfm run {shlex.join((recipe, *overrides))}")
 
 

@@ -206,6 +206,7 @@ def describe_plan(plan: Record) -> RenderableType:
             + (f"; after an alignment {units.size(size['alignment'])} down" if size["alignment"] else "")
             + (f"; an evaluation at clients {units.size(size['evaluation'])}" if size.get("evaluation") else "")
         ),
+        **_describe_costs(plan),
         "privacy": "ε = ∞ (no differential privacy)",
         "device": f"{plan['device']}, {plan['training']}",
     }
@@ -218,6 +219,20 @@ def describe_plan(plan: Record) -> RenderableType:
         table.add_row(Text(name, style="dim"), Text(fact))
     warnings = [Text(f"warning: {text}", style="yellow") for text in plan["warnings"]]
     return Group(Text(f"fedfm {fedfm.__version__}  {plan['name']}", style="bold"), table, *warnings)
+
+
+def _describe_costs(plan: Record) -> dict[str, str]:
+    """Rows for the memory and the time of a client, where they are known."""
+    rows = {}
+    if plan.get("memory") is not None:
+        rows["memory"] = f"about {units.size(plan['memory'])} for training at a client, beside the program"
+    if found := plan.get("time"):
+        link = "no runtime.link" if found["link"] is None else f"{units.duration(found['link'])} of messages"
+        rows["time"] = (
+            f"about {units.duration(found['round'])} a round where each client has a machine like this one "
+            f"({units.duration(found['client'])} of training, {link}), {units.duration(found['run'])} in all"
+        )
+    return rows
 
 
 def _describe_held(proxy: Record) -> str:

@@ -17,6 +17,7 @@ from fedfm.clients.contract import Contract, Reception
 from fedfm.clients.distilling import Distilling, Learner
 from fedfm.clients.evaluation import Evaluator
 from fedfm.clients.memory import keep_for_reuse
+from fedfm.clients.meter import metered
 from fedfm.clients.profile import Profile
 from fedfm.clients.rules import ClientRound, LocalResult
 from fedfm.clients.settings import LocalSettings
@@ -26,12 +27,13 @@ from fedfm.clients.work import WORKS, Answer, ClientTask
 from fedfm.clients.work.train import train_locally
 from fedfm.data.batches import batch_plan
 from fedfm.data.examples import Examples
+from fedfm.models.frozen import FrozenWatch
 from fedfm.models.tunable import Tunable
 from fedfm.printable import quoted
 from fedfm.proxies.base import ClientCopy, StaleProxyError
 from fedfm.randomness import derive_seed, numpy_generator, torch_seed
 from fedfm.tasks.base import ADJUSTMENT, Batch, Task
-from fedfm.updates import Failure, Instruction, Reply, Request, decode_instruction
+from fedfm.updates import Failure, Instruction, Reply, Request, Spent, decode_instruction
 from fedfm.updates.payload import PROXY
 
 
@@ -87,6 +89,7 @@ class Worker:
         profile: gets the time that training takes; None: it is not measured.
         learner: reads public texts with the tunable; None where clients are not asked for predictions.
         digest: how a client with a backbone of its own learns from the server's logits.
+        watch: looks for changes of frozen weights.
     """
 
     tunable: Tunable
@@ -106,6 +109,7 @@ class Worker:
     profile: Profile | None = None
     learner: Learner | None = None
     digest: Distilling | None = None
+    watch: FrozenWatch = field(default_factory=FrozenWatch)
 
     def answer(self, requests: Iterable[Request]) -> Iterator[Reply]:
         """Answers requests in turn, each client's as soon as it is ready.
@@ -130,8 +134,8 @@ class Worker:
                     reason = f"it does not know the work {quoted(kind)}"
                     yield from (Reply(task.client, Failure(task.client, reason)) for task in alike)
                     continue
-                for answer in WORKS[kind].answer(self, list(alike)):
-                    yield _reply(answer)
+                for answer, spent in metered(WORKS[kind].answer(self, list(alike)), self.device):
+                    yield _reply(answer, spent)
 
     def passes(self, requests: Iterable[Request]) -> list[list[Request]]:
         """Requests in the order given, those together that share a pass."""
@@ -263,11 +267,11 @@ def _task(request: Request, instruction: Instruction) -> ClientTask:
     return ClientTask(request.client, instruction, own)
 
 
-def _reply(answer: Answer) -> Reply:
+def _reply(answer: Answer, spent: Spent) -> Reply:
     if isinstance(answer.update, Failure):
-        return Reply(answer.client, answer.update)
+        return Reply(answer.client, answer.update, spent=spent)
     if not answer.own:
-        return Reply(answer.client, answer.update.encode())
+        return Reply(answer.client, answer.update.encode(), spent=spent)
     state = encode_state(answer.own)
     facts = answer.update.facts.model_copy(update={"state": hashlib.sha256(state).hexdigest()})
-    return Reply(answer.client, replace(answer.update, facts=facts).encode(), state)
+    return Reply(answer.client, replace(answer.update, facts=facts).encode(), state, spent)

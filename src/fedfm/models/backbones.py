@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from fedfm.errors import RecipeError
+from fedfm.errors import DataError, RecipeError
 from fedfm.models.checkpoints import PretrainedCheckpoint, open_checkpoint
 from fedfm.models.configs import read_config, set_labels
 from fedfm.models.families import Family, blocks, family_of
@@ -22,6 +22,9 @@ from fedfm.models.quiet import quiet
 from fedfm.models.settings import ModelSettings
 from fedfm.models.weights import read_weights, weight_files
 from fedfm.randomness import torch_seed
+
+COMPARED = 1024
+"""Values of each tensor that are compared with the checkpoint's."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,8 @@ class Backbone:
         identity: digests of everything that decides its outputs; for a proxy, the digests of its backbone.
         other_labels: the classes that the checkpoint's head was trained for, if they differ from the task's.
         unused: weights of blocks that the checkpoint has but the model does not use; the config may be wrong.
+        loaded: how many of its tensors came from the checkpoint.
+        ignored: tensors of the checkpoint that the model does not use, such as the head of another task.
         tunable_blocks: paths, from the base model, of the blocks that a tunable may change; None: all blocks.
     """
 
@@ -53,6 +58,8 @@ class Backbone:
     other_labels: tuple[str, ...] = ()
     unused: tuple[str, ...] = ()
     tunable_blocks: tuple[str, ...] | None = None
+    loaded: int = 0
+    ignored: tuple[str, ...] = ()
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -170,6 +177,8 @@ def load_backbone(
         identity=identify(model, processor, family, missing),
         other_labels=other_labels,
         unused=_in_blocks(unexpected, model, family),
+        loaded=len(model.state_dict()) - len(missing),
+        ignored=tuple(unexpected),
     )
 
 
@@ -194,7 +203,37 @@ def _read_model(
         if model.can_generate() and (folder / "generation_config.json").is_file():  # is exported with the model
             model.generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)
     mismatched = {parameter for parameter, *_ in report["mismatched_keys"]}
+    refuse_lost_values(model, {key: weights[key] for key in weights.keys() - mismatched}, name)
     return model, sorted({*report["missing_keys"], *mismatched}), sorted(report["unexpected_keys"])
+
+
+@torch.no_grad()
+def refuse_lost_values(model: PreTrainedModel, weights: Mapping[str, Tensor], name: str) -> None:
+    """Compares the first values of each tensor of a checkpoint with those of the model that was loaded from it.
+
+    Tensors that the model has under another name or in another shape are not compared.
+
+    Args:
+        model: as loaded.
+        weights: of the checkpoint.
+        name: of the checkpoint.
+
+    Raises:
+        DataError: values of the checkpoint did not arrive in the model.
+    """
+    state, prefix = model.state_dict(), f"{model.base_model_prefix}."
+    lost = []
+    for key, stored in weights.items():
+        here = next((k for k in (key, prefix + key, key.removeprefix(prefix)) if k in state), None)
+        if here is None or state[here].shape != stored.shape or not stored.is_floating_point():
+            continue
+        if not state[here].flatten()[:COMPARED].equal(stored.flatten()[:COMPARED].to(state[here].dtype)):
+            lost.append(here)
+    if lost:
+        raise DataError(
+            f"weights of {name} did not arrive in the model that was loaded from it: {_some(sorted(lost))}. "
+            "Use a version of transformers that can read this checkpoint"
+        )
 
 
 def embeddings(model: PreTrainedModel) -> nn.Embedding:

@@ -25,7 +25,7 @@ LOCK, OWNER = ".lock", ".pid"
 
 FILES = (
     "recipe.yaml", "env.json", "profile.json", "clients.json", "metrics.jsonl", "events.jsonl", "wire.jsonl",
-    "privacy.jsonl", "LATEST", "summary.json", "report.html", LOCK, OWNER,
+    "costs.jsonl", "privacy.jsonl", "LATEST", "summary.json", "report.html", LOCK, OWNER,
 )  # fmt: skip
 FOLDERS = ("checkpoints", "client_state", "clients", "adapter", "model", "proxy", "tensorboard")
 """`FILES` must be files and `FOLDERS` must be folders, where they exist."""
@@ -154,6 +154,11 @@ class RunFolder:
     def wire(self) -> Path:
         """The wire ledger: every message with its tensors."""
         return self.path / "wire.jsonl"
+
+    @property
+    def costs(self) -> Path:
+        """The ledger of costs: what each client sent, computed and needed in each round."""
+        return self.path / "costs.jsonl"
 
     @property
     def privacy(self) -> Path:
@@ -291,7 +296,7 @@ class RunFolder:
             yield beside
 
     def _cuttable(self) -> list[Path]:
-        return [self.metrics, self.wire]  # events stay when their round is played again
+        return [self.metrics, self.wire, self.costs]  # events stay when their round is played again
 
     def _inside(self, name: Path | str) -> Path:
         """The path of a file in this folder, given by its name or its path."""

@@ -14,7 +14,7 @@ from typing import Any
 
 from fedfm.errors import DataError
 from fedfm.printable import records
-from fedfm.records import disk, jsonl, ledger, shapes
+from fedfm.records import costs, disk, jsonl, ledger, shapes
 from fedfm.records.folder import RunFolder
 from fedfm.records.jsonl import Record
 from fedfm.yaml_text import YamlError, parse
@@ -38,6 +38,7 @@ class RunFiles:
         events: events.jsonl in order.
         traffic: bytes in each direction, in all and by round.
         tensors: what crossed, grouped.
+        costs: what clients computed, sent and needed.
     """
 
     recipe_text: str
@@ -51,6 +52,7 @@ class RunFiles:
     events: list[Record]
     traffic: ledger.LedgerTotals
     tensors: list[ledger.TensorGroup]
+    costs: costs.CostTotals
 
     @property
     def name(self) -> str:
@@ -120,6 +122,7 @@ def read_run(folder: RunFolder) -> RunFiles:
         events=list(map(records, jsonl.records(folder.events, shapes.EVENT))),
         traffic=ledger.totals(folder.wire),
         tensors=ledger.tensor_groups(folder.wire),
+        costs=costs.totals_of(map(records, jsonl.records(folder.costs, shapes.COSTS))),
     )
 
 

@@ -94,6 +94,23 @@ def _with_receivers(message: dict[str, Any]) -> dict[str, Any]:
 
 
 @with_config(_OPEN)
+class _Costs(TypedDict):
+    round: Count
+    client: Name
+    down: Count
+    up: Count
+    download: NotRequired[Count]
+    steps: Count
+    samples: Count
+    flops: Figure
+    memory_bytes: Count | None
+    link_seconds: Figure
+    cpu_seconds: Figure
+    seconds: Figure
+    peak_bytes: Count | None
+
+
+@with_config(_OPEN)
 class _Client(TypedDict):
     id: Name
     examples: Count
@@ -145,6 +162,18 @@ class _Traffic(TypedDict, total=False):
 
 
 @with_config(_OPEN)
+class _CostsSummary(TypedDict, total=False):
+    flops: Figure
+    cpu_seconds: Figure
+    link_seconds: Figure
+    round_seconds: dict[str, Figure]
+    memory_bytes: Count | None
+    peak_bytes: Count | None
+    energy_joules: Figure
+    watts: float
+
+
+@with_config(_OPEN)
 class _Clients(TypedDict, total=False):
     total: Count | None
     failed: Count
@@ -173,6 +202,7 @@ class _Summary(TypedDict):
     proxy: NotRequired[_Proxy | None]
     parameters: NotRequired[_Parameters]
     bytes: NotRequired[_Traffic]
+    costs: NotRequired[_CostsSummary]
     seconds: NotRequired[dict[str, float]]
     clients: NotRequired[_Clients]
     privacy: NotRequired[dict[str, Any] | None]
@@ -287,6 +317,7 @@ METRICS = Shape[Mapping[str, Any]](
 )
 EVENT = Shape[Mapping[str, Any]](_Event)
 MESSAGE = Shape[Mapping[str, Any]](Annotated[_Message, AfterValidator(_with_receivers)])
+COSTS = Shape[Mapping[str, Any]](_Costs)
 CLIENTS = Shape[list[Any]](list[_Client])
 SUMMARY = Shape[Mapping[str, Any]](_Summary)
 EVALUATION = Shape[Mapping[str, Any]](Annotated[_Evaluation, AfterValidator(_square)])

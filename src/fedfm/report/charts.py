@@ -211,6 +211,26 @@ def traffic(rounds: Sequence[int], down: Sequence[int], up: Sequence[int]) -> Dr
     return draw
 
 
+def stacked_seconds(rounds: Sequence[int], computing: Sequence[float], sending: Sequence[float]) -> Draw:
+    """Seconds of each round: computation, and communication on top of it."""
+
+    def draw(axes: Axes) -> None:
+        edges = np.append(np.asarray(rounds), rounds[-1] + 1) - 0.5
+        floor = np.zeros(len(rounds))
+        for values, role in ((np.asarray(computing), "test"), (np.asarray(sending), "up")):
+            if len(rounds) <= MANY_ROUNDS:
+                axes.bar(rounds, values, bottom=floor, color=COLOURS[role], width=0.82)
+            else:
+                axes.stairs(floor + values, edges, baseline=floor, fill=True, color=COLOURS[role], linewidth=0)
+            floor = floor + values
+        axes.set_xlabel("round")
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        axes.yaxis.set_major_locator(MaxNLocator(4))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _tick(units.duration(value)) if value else "0"))
+
+    return draw
+
+
 def bars_height(count: int) -> float:
     """The height in inches of a chart with this number of named bars."""
     return 0.6 + 0.22 * count

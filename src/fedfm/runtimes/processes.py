@@ -26,7 +26,7 @@ from fedfm.clients import Profile, Workers
 from fedfm.clients.memory import keep_for_reuse
 from fedfm.proxies.base import ModelVersion
 from fedfm.runtimes.base import LOOK, Simulated, refuse_repeats
-from fedfm.updates import Failure, Reply, Request
+from fedfm.updates import Failure, Reply, Request, Spent
 
 AHEAD = 4
 """Passes, times processes, that may be dealt beyond the first unfinished one: their updates wait to be folded."""
@@ -183,7 +183,8 @@ class ProcessRuntime(Simulated):
             self.worker.profile.add(head["profile"])
         failure = head["failure"]
         content = pipe.recv_bytes() if failure is None else Failure(**failure)
-        return Reply(head["client"], content, pipe.recv_bytes() if head["has_state"] else None)
+        spent = None if head["spent"] is None else Spent(**head["spent"])
+        return Reply(head["client"], content, pipe.recv_bytes() if head["has_state"] else None, spent)
 
     def _bury(self, child: _Child) -> None:
         """Fails the clients of a process that has ended; the next pass gets another."""
@@ -255,6 +256,7 @@ def _send(pipe: Connection, worker: Workers, reply: Reply) -> None:
         "client": reply.client,
         "failure": asdict(reply.content) if isinstance(reply.content, Failure) else None,
         "has_state": reply.state is not None,
+        "spent": asdict(reply.spent) if reply.spent else None,
         "profile": worker.profile.take() if worker.profile else None,
     }
     pipe.send_bytes(json.dumps(head).encode())

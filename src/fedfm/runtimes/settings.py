@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field
 
+from fedfm.runtimes.link import Link
 from fedfm.settings import Settings
 
 
@@ -25,6 +26,12 @@ class RuntimeSettings(Settings):
     """Threads of a process where the number decides bits: in training, making and aligning a proxy, and the server's
     step. `auto` is 1, everywhere; more than 1 needs `processes: 1`. Evaluation uses all cores, unless
     `evaluate.patience` goes by it."""
+
+    link: Link | None = None
+    """The network of the clients, for estimates of the time that messages take, such as
+    `{up: 10Mbit, down: 50Mbit}`; null: no estimate. Nothing waits for it."""
+    watts: Annotated[float, Field(ge=0, le=100_000)] = 10.0
+    """Power of a processor core that trains, in watts, for the estimate of energy: watts times CPU seconds."""
 
     def with_threads(self) -> Self:
         """The same with a number in place of `auto`."""

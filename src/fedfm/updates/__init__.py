@@ -11,7 +11,7 @@ from fedfm.updates.payload import (
     decode_instruction,
     decode_update,
 )
-from fedfm.updates.requests import Failure, Reply, Request
+from fedfm.updates.requests import Failure, Reply, Request, Spent
 
 __all__ = [
     "Asked",
@@ -23,6 +23,7 @@ __all__ = [
     "Payload",
     "Reply",
     "Request",
+    "Spent",
     "Update",
     "UpdatePath",
     "decode_instruction",

@@ -29,6 +29,7 @@ from fedfm.trackers.listeners import Listener
 from fedfm.updates import Failure, Reply, Request, Update, decode_update
 from fedfm.wire import TUNABLE
 from tests.asked import Content, Exchanging, exchanged
+from tests.events import irregular
 from tests.small import small_recipe
 
 Tamper = Callable[[Update], bytes | Failure]
@@ -76,7 +77,7 @@ def play(driver: Driver) -> RunState:
 
 
 def events(driver: Driver) -> list[dict[str, Any]]:
-    return list(jsonl.records(driver.folder.events))
+    return irregular(jsonl.records(driver.folder.events))
 
 
 def stating(update: Update, **facts: Any) -> bytes:

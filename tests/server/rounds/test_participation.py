@@ -20,6 +20,7 @@ from fedfm.server.rounds.participation import Participation, after_round, summar
 from fedfm.server.runs.serving import for_sites
 from fedfm.sites.causes import Cause
 from fedfm.trackers.listeners import Listener
+from tests.events import irregular
 from tests.server.experiment.test_deployment import NAMES, at_sites, split
 from tests.small import small_recipe
 
@@ -86,7 +87,7 @@ def test_a_site_that_never_contributed_is_what_is_said_first(tmp_path: Path) -> 
         assert all(line in text for line in lines)
     assert first in card
     assert page.index(first) < page.index('class="hero"')
-    events = [json.loads(line) for line in run.folder.events.read_text().splitlines()]
+    events = irregular(json.loads(line) for line in run.folder.events.read_text().splitlines())
     assert [event["client"] for event in events] == ["b", "b"]
     longer = fedfm.resume(run.path, ["federation.rounds=3"], deployment=deployment)
     assert longer.summary["clients"]["by_client"]["a"]["rounds"] == 3

@@ -41,11 +41,13 @@ class Answer:
         client: client id.
         update: what the client sends, or why there is nothing.
         own: what it keeps from now on; empty: what it has, or nothing.
+        shared: number of clients of its pass, which are answered one after the other once all are ready.
     """
 
     client: str
     update: Update | Failure
     own: State = field(default_factory=dict)
+    shared: int = 1
 
 
 @dataclass(frozen=True)

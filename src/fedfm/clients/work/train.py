@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -78,11 +79,12 @@ def _together(worker: Worker, stacking: Stacking, tasks: Sequence[ClientTask]) -
         with phase("forward"):
             table = _table(worker, stacking.prefix, indices) if stacking.prefix else {}
         members.append(StackMember(received.at, [indices[step] for step in plan], batches, table, received.trains))
-    trained = train_stacked(
-        worker.tunable, stacking, worker.task, members, worker.local, worker.contract.rule, device=worker.device
-    )
+    with worker.watch.over(worker.tunable):
+        trained = train_stacked(
+            worker.tunable, stacking, worker.task, members, worker.local, worker.contract.rule, device=worker.device
+        )
     return [
-        _finish(worker, task, received, result, params)
+        replace(_finish(worker, task, received, result, params), shared=len(tasks))
         for task, received, (result, params) in zip(tasks, receptions, trained, strict=True)
     ]
 
@@ -96,6 +98,7 @@ def _alone(worker: Worker, task: ClientTask) -> Answer:
         if task.instruction.facts.count_activity:
             counts = stack.enter_context(worker.copy.counting(worker.tunable))
         indices = worker.clients[task.client]
+        stack.enter_context(worker.watch.over(worker.tunable))
         result = worker.fit(indices, received.at, client=task.client, round=number, trains=received.trains)
     activity = None if counts is None else counts()
     return _finish(worker, task, received, result, worker.tunable.read(), activity)

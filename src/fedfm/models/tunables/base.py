@@ -26,11 +26,17 @@ class TuneSettings(Settings):
         stackable: whether several clients can train in one pass; false if they would not share any product.
         in_blocks: whether it changes what layers inside the blocks compute.
         needs_all_layers: whether it has values for every layer, which a model with fewer layers cannot provide.
+        usual_lr: smallest and largest learning rate of AdamW in published runs; None where no figures are at hand.
+        least_parameters: parameters of a backbone below which it is known to be clearly worse than other tunables.
+        least_source: where that is shown.
     """
 
     stackable: ClassVar[bool] = True
     in_blocks: ClassVar[bool] = False
     needs_all_layers: ClassVar[bool] = False
+    usual_lr: ClassVar[tuple[float, float] | None] = None
+    least_parameters: ClassVar[int] = 0
+    least_source: ClassVar[str] = ""
 
     @property
     def needs_all_neurons(self) -> bool:

@@ -18,6 +18,7 @@ class BitFit(WithHead):
     """The biases of all blocks."""
 
     in_blocks: ClassVar[bool] = True
+    usual_lr = (1e-3, 1e-2)
 
     kind: Literal["bitfit"] = "bitfit"
     """The biases of all blocks."""

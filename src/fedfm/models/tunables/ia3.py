@@ -23,6 +23,7 @@ class IA3(WithHead):
     """Trained factors on keys, values and FFN activations."""
 
     in_blocks: ClassVar[bool] = True
+    usual_lr = (3e-3, 1e-2)  # its updates are tiny
 
     kind: Literal["ia3"] = "ia3"
     """Trained factors on keys, values and FFN activations."""

@@ -24,6 +24,7 @@ class LowRank(WithHead):
 
     gives = frozenset({LOW_RANK_FACTORS})
     in_blocks: ClassVar[bool] = True
+    usual_lr = (5e-5, 2e-3)  # OpenFedLLM and FedIT; FedEx-LoRA on E2E
 
     r: Annotated[int, Field(ge=1, le=100_000)] = 8
     """Rank of the update of each matrix."""

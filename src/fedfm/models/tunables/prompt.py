@@ -57,6 +57,10 @@ class VirtualTokens(WithHead):
 class Prompt(VirtualTokens):
     """Trained embeddings before the input's embeddings."""
 
+    usual_lr = (1e-3, 0.3)
+    least_parameters = 1_000_000_000
+    least_source = "arXiv:2104.08691, §3.1: it reaches full tuning at 10 billion"
+
     kind: Literal["prompt"] = "prompt"
     """Trained embeddings before the input's embeddings."""
 

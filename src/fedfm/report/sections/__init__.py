@@ -1,6 +1,8 @@
 """The sections of a report, one a file: what the template says, computed from the files of a run."""
 
+from fedfm.report.sections.checks import checks
 from fedfm.report.sections.classes import classes
+from fedfm.report.sections.costs import costs
 from fedfm.report.sections.faults import faults
 from fedfm.report.sections.federation import federation
 from fedfm.report.sections.learning import learning
@@ -11,7 +13,9 @@ from fedfm.report.sections.time import time
 from fedfm.report.sections.wire import wire
 
 __all__ = [
+    "checks",
     "classes",
+    "costs",
     "faults",
     "federation",
     "learning",

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from fedfm.records.jsonl import Record
 from fedfm.records.reading import RunFiles
+from fedfm.report.sections.checks import is_passed
 
 SHOWN = 50
 """Rows of the table: the latest events."""
@@ -26,7 +27,7 @@ class FaultsSection:
 
 def faults(run: RunFiles) -> FaultsSection:
     """Counts by kind, and the latest events."""
-    events = [event for event in run.events if event["kind"] not in REGULAR]
+    events = [event for event in run.events if event["kind"] not in REGULAR and not is_passed(event)]
     counts = Counter(str(event["kind"]) for event in events)
     rows = events[-SHOWN:]
     return FaultsSection(counts.most_common(), rows, len(events) - len(rows))

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from fedfm.clients.store import ClientStore
-from fedfm.errors import InterruptedRunError, RecipeError, TooFewClientsError
+from fedfm.errors import InterruptedRunError, RecipeError, TooFewClientsError, TripwireError
 from fedfm.params import is_finite
 from fedfm.protocols import Protocol, State
 from fedfm.records.folder import RunFolder
@@ -19,6 +19,7 @@ from fedfm.server.rounds.arrivals import arrivals_after
 from fedfm.server.rounds.checkpoints import oldest_versions, save_checkpoint
 from fedfm.server.rounds.client_evaluation import ClientFigures, mean_over_clients, measure_at_clients
 from fedfm.server.rounds.client_models import ClientModels
+from fedfm.server.rounds.costs import CostBook
 from fedfm.server.rounds.exchange import Exchange
 from fedfm.server.rounds.interrupts import StopRequest
 from fedfm.server.rounds.messages import Outbox
@@ -27,6 +28,7 @@ from fedfm.server.rounds.pending import Pending
 from fedfm.server.rounds.round_records import Records, Stopwatch
 from fedfm.server.rounds.state import Best, Refined, RunState
 from fedfm.server.rounds.totals import Totals
+from fedfm.server.tripwires import Tripwires
 from fedfm.trackers.listeners import Listener
 
 Scores = dict[str, dict[str, float]]
@@ -62,6 +64,8 @@ class Driver:
         self.store = ClientStore(folder.client_state)
         self.simulated = experiment.data.training is not None
         self.outbox = Outbox(runtime, experiment.client_model, experiment.contract, oldest_versions(folder))
+        self.costs = CostBook(experiment)
+        self.tripwires = Tripwires(experiment, folder, listeners)
         self._pending = Pending(runtime)
         self._latest, self._saved = RunState(State(0, {}, {})), 0
 
@@ -76,7 +80,9 @@ class Driver:
             scores["proxy"] = its_own
             records.watch.lap("evaluate")
         state = replace(state, initial=scores, latest=scores, seconds=records.watch.seconds)
+        records.costs += self.costs.lines(records)
         records.write()
+        self.tripwires.begun()
         self._commit(state)
         return state
 
@@ -93,7 +99,7 @@ class Driver:
             self.runtime.share(sorted(state.holders), state.proxy)
         try:
             yield
-        except (InterruptedRunError, TooFewClientsError):
+        except (InterruptedRunError, TooFewClientsError, TripwireError):
             if self._saved != self._latest.round:
                 self._commit(self._latest)
             raise
@@ -143,6 +149,8 @@ class Driver:
     def end(self, exchange: Exchange, protocol: State) -> RunState:
         """The state after a round, recorded, and committed where that is due; listeners get it last."""
         state, news = self._ended(exchange, protocol)
+        clients = len(self.experiment.data.clients)
+        self.tripwires.played(state, lambda: dict(self._models(state).delivered(state.params, clients)))
         self._latest = state
         exchange.records.write()
         if self.is_over(state) or state.round % self.recipe.checkpoint.every == 0:
@@ -166,6 +174,7 @@ class Driver:
             state, scores = self._evaluate(state, records)
             state = self._with_scores(state, scores)
         state = replace(state, seconds=watch.seconds)
+        records.costs += self.costs.lines(records)
         return state, self._news(exchange.state, state, totals, scores)
 
     def _advance(self, state: RunState, records: Records) -> RunState:
@@ -222,6 +231,8 @@ class Driver:
             exchange, self._models(state), state.params, clients, self.experiment.evaluator.metrics
         )
         records.wire += own.wire
+        for client, spent in own.spent.items():
+            records.spend(client, spent)
         # A client without held-out examples has not failed to train.
         records.events += [{**e, "kind": "not evaluated"} if e["kind"] == "failed" else e for e in own.events]
         totals = exchange.totals

@@ -57,6 +57,7 @@ class Intake:
         Raises:
             StorageError: what the client keeps cannot be written.
         """
+        self._records.spend(reply.client, reply.spent)
         if isinstance(reply.content, Failure):
             self._fail(reply.client, reply.content)
             return None
@@ -164,6 +165,7 @@ class Intake:
 
     def _count(self, update: ClientUpdate) -> None:
         facts, totals = update.facts, self._totals
+        self._records.train(update.client, facts.steps, facts.samples)
         totals.accepted += 1
         totals.steps += facts.steps
         totals.samples += facts.samples

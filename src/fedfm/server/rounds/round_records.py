@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fedfm.records.folder import RunFolder
+from fedfm.updates import Spent
 
 
 @dataclass
@@ -21,6 +22,9 @@ class Records:
         metrics: lines of metrics.jsonl.
         wire: lines of wire.jsonl.
         events: lines of events.jsonl.
+        costs: lines of costs.jsonl.
+        spent: client → what its work took.
+        trained: client → steps, and examples that they processed.
     """
 
     folder: RunFolder
@@ -29,15 +33,34 @@ class Records:
     metrics: list[dict[str, Any]] = field(default_factory=list)
     wire: list[dict[str, Any]] = field(default_factory=list)
     events: list[dict[str, Any]] = field(default_factory=list)
+    costs: list[dict[str, Any]] = field(default_factory=list)
+    spent: dict[str, Spent] = field(default_factory=dict)
+    trained: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     def event(self, kind: str, client: str | None, reason: str, **more: str) -> None:
         """Adds an event of the round."""
         self.events.append({"round": self.number, "kind": kind, "client": client, "reason": reason, **more})
 
+    def spend(self, client: str, spent: Spent | None) -> None:
+        """Adds what a client's work took, where it was measured."""
+        if spent is not None:
+            self.spent[client] = self.spent.get(client, Spent()) + spent
+
+    def train(self, client: str, steps: int, samples: int) -> None:
+        """Adds local steps of a client, and the examples that they processed."""
+        before = self.trained.get(client, (0, 0))
+        self.trained[client] = before[0] + steps, before[1] + samples
+
     def write(self) -> None:
         """Appends everything to the run's files."""
         folder = self.folder
-        for file, lines in ((folder.metrics, self.metrics), (folder.wire, self.wire), (folder.events, self.events)):
+        files = {
+            folder.metrics: self.metrics,
+            folder.wire: self.wire,
+            folder.costs: self.costs,
+            folder.events: self.events,
+        }
+        for file, lines in files.items():
             for line in lines:
                 folder.append(file, line)
 

@@ -65,6 +65,13 @@ class Run:
         return pd.DataFrame(list(jsonl.records(self.folder.metrics, shapes.METRICS)))
 
     @property
+    def costs(self) -> pd.DataFrame:
+        """What each client sent, computed and needed, one row for each client and round."""
+        import pandas as pd
+
+        return pd.DataFrame(list(jsonl.records(self.folder.costs, shapes.COSTS)))
+
+    @property
     def events(self) -> list[dict[str, Any]]:
         """Irregular events: refused updates, failures, resumes."""
         return list(jsonl.records(self.folder.events, shapes.EVENT))

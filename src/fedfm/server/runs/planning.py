@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -9,17 +10,28 @@ import numpy as np
 from fedfm.clients import use_threads
 from fedfm.data.settings import FILE, SITES
 from fedfm.recipe import Recipe
+from fedfm.server.advice import PlanFacts, advise
+from fedfm.server.advice.timing import time_steps
 from fedfm.server.experiment.build import Experiment, build_experiment
 from fedfm.server.experiment.federated_data import FederatedData, prepare_data
+from fedfm.server.rounds.costs import CostBook
 from fedfm.spec import count, empty
 from fedfm.wire import stored_bytes
 
 
-def plan(recipe: Recipe) -> dict[str, Any]:
-    """Reads the data, loads the backbone, attaches the tunable and returns the plan of a run; trains nothing.
+def plan(recipe: Recipe, *, timed: bool = False) -> dict[str, Any]:
+    """Reads the data, loads the backbone, attaches the tunable and returns the plan of a run.
 
-    ``proxy`` has ``cpu_seconds`` too: about what each stage of making it takes that is not in the cache, and one
+    ``memory`` has the bytes that training needs at a client, an estimate. ``advice`` has warnings about a recipe that
+    can be run but may disappoint, each with its key (``where``). ``time`` has, with ``timed``, seconds from a few local
+    steps, which are thrown away: ``step``, ``client`` (computation of the median client's round), ``link`` (its
+    messages, by ``runtime.link``), ``round`` (both) and ``run`` (all rounds, where each client has a machine like this
+    one). ``proxy`` has ``cpu_seconds`` too: about what each stage of making it takes that is not in the cache, and one
     ``alignment``.
+
+    Args:
+        recipe: of the run.
+        timed: take a few local steps; otherwise nothing is trained.
 
     Raises:
         RecipeError: the recipe does not fit the data or the model.
@@ -30,7 +42,27 @@ def plan(recipe: Recipe) -> dict[str, Any]:
         planned = describe(experiment)
         if planned["proxy"]:
             planned["proxy"]["cpu_seconds"] = experiment.client_model.cpu_seconds()
+        facts = PlanFacts(experiment, CostBook(experiment), time_steps(experiment) if timed else None)
+        planned["memory"] = _memory(facts)
+        planned["time"] = _time(facts)
+        planned["advice"] = [asdict(advice) for advice in advise(facts)]
     return planned
+
+
+def _memory(facts: PlanFacts) -> int | None:
+    """Bytes that training needs at the client that needs most."""
+    needed = [facts.costs.memory(client) for client in facts.experiment.data.clients]
+    return max((size for size in needed if size is not None), default=None)
+
+
+def _time(facts: PlanFacts) -> dict[str, float | None] | None:
+    """Expected seconds; None where no steps were taken."""
+    compute, link = facts.compute_seconds, facts.link_seconds
+    if facts.timing is None or compute is None:
+        return None
+    each = compute + (link or 0.0)
+    run = each * facts.recipe.federation.rounds
+    return {"step": facts.timing.seconds_a_step, "client": compute, "link": link, "round": each, "run": run}
 
 
 def client_table(recipe: Recipe) -> list[dict[str, Any]]:

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from fedfm.clients import spread, use_threads
-from fedfm.errors import InterruptedRunError, RecipeError, StorageError, TooFewClientsError
+from fedfm.errors import InterruptedRunError, RecipeError, StorageError, TooFewClientsError, TripwireError
 from fedfm.models.identity import PARTS
 from fedfm.private import private
 from fedfm.progress import Heard, heard_by
 from fedfm.recipe import Recipe, dump, load_recipe
 from fedfm.records import contributions, jsonl, plug_in, shapes
+from fedfm.records.costs import cost_totals
 from fedfm.records.environment import environment
 from fedfm.records.folder import RunFolder
 from fedfm.runtimes.base import Runtime
@@ -31,8 +32,8 @@ from fedfm.server.runs.inference import evaluation
 from fedfm.server.runs.planning import describe
 from fedfm.server.runs.profiling import profile_of
 from fedfm.server.runs.refusals import is_finished, refuse_changes
-from fedfm.server.runs.reload import reload
 from fedfm.server.runs.summary import Status, proxy_figures, summarize
+from fedfm.server.tripwires import Tripwires
 from fedfm.trackers.listeners import Listener
 from fedfm.trackers.tensorboard import TensorBoard
 
@@ -148,7 +149,7 @@ class Session:
         """Everything after the last round."""
         clients = self.deployment.informed(self.experiment).data.table()  # with those that came later
         self.folder.write_json(self.folder.clients, clients)
-        _finish(self.experiment, self.folder, self.listeners, state, self.stop)
+        _finish(self.experiment, self.folder, self.listeners, state, self.stop, self.driver.tripwires)
 
 
 @contextmanager
@@ -184,6 +185,10 @@ def _session(
             if error.repeats and isinstance(deployment, Simulation):
                 remedy = "resuming would repeat it: fix the causes above and start a new run"
             raise TooFewClientsError(f"{error}\n{remedy}", repeats=error.repeats) from error
+        except TripwireError:
+            _write_unfinished(experiment, folder, "failed")
+            _say_ended(runtime, folder, experiment, "failed")
+            raise
         except StorageError as error:
             raise StorageError(
                 f"{error}\nthe last checkpoint is intact; free disk space or fix the permissions, then: {folder.again}"
@@ -193,12 +198,18 @@ def _session(
 
 
 def _finish(
-    experiment: Experiment, folder: RunFolder, listeners: Sequence[Listener], state: RunState, stop: StopRequest
+    experiment: Experiment,
+    folder: RunFolder,
+    listeners: Sequence[Listener],
+    state: RunState,
+    stop: StopRequest,
+    tripwires: Tripwires,
 ) -> None:
     """Per-client evaluation, baselines, artefacts, summary, report: everything after the last round."""
     from fedfm.report.page import write_report  # matplotlib, which only the page needs
 
     stop.check("after the last round")
+    tripwires.finished(state.round)
     compared = baselines(experiment, state)
     stop.check("after the baselines")
     write_client_adapters(folder, experiment, state)
@@ -208,9 +219,17 @@ def _finish(
         experiment.plug_in(delivered_params(folder, experiment.contract, experiment.recipe, state))
     per_client = _spread_over_clients(experiment, folder, state, stop)
     _write_proxy(experiment, folder, state)
-    summary = summarize(experiment, state, "completed", compared, per_client, proxy_figures(experiment, state))
+    summary = summarize(
+        experiment,
+        state,
+        "completed",
+        compared,
+        per_client,
+        proxy_figures(experiment, state),
+        cost_totals(folder.costs),
+    )
     target = write_outcome(folder, experiment.tunable, experiment.backbone, experiment.recipe, summary, merge=False)
-    _compare_reloaded(target, experiment, folder, listeners, summary)
+    tripwires.written(state.round, target, summary)
     folder.write_json(folder.evaluation, evaluation(experiment))
     if experiment.tunable.is_adapter:
         shutil.rmtree(folder.model, ignore_errors=True)  # merged from an earlier round, if it is there
@@ -223,20 +242,6 @@ def _finish(
         for text in warnings:
             listener.on_warning(text)
         listener.on_end(summary)
-
-
-def _compare_reloaded(
-    target: Path, experiment: Experiment, folder: RunFolder, listeners: Sequence[Listener], summary: dict[str, Any]
-) -> None:
-    """Loads the artifacts as a user would, and warns if they are not the measured model."""
-    again = reload(target, experiment.tunable, experiment.backbone, experiment.recipe)
-    summary["reloaded"] = again.record()
-    if again.agrees is False:
-        fault = again.reason or f"on the same input its logits differ by {again.difference:.1g} of the largest"
-        reason = f"{target.name}/ loaded with plain {again.library} is not the model that was measured: {fault}"
-        folder.append(folder.events, {"round": summary["rounds"], "kind": "reload", "client": None, "reason": reason})
-        for listener in listeners:
-            listener.on_warning(reason)
 
 
 def _write_proxy(experiment: Experiment, folder: RunFolder, state: RunState) -> None:
@@ -254,7 +259,9 @@ def _write_unfinished(experiment: Experiment, folder: RunFolder, status: Status)
     if saved is None:
         return 0
     _write_proxy(experiment, folder, saved.state)
-    folder.write_json(folder.summary, summarize(experiment, saved.state, status, {}, None, None))
+    folder.write_json(
+        folder.summary, summarize(experiment, saved.state, status, {}, None, None, cost_totals(folder.costs))
+    )
     return saved.state.round
 
 

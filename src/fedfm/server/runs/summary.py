@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from fedfm.params import count
+from fedfm.records.costs import CostTotals
 from fedfm.records.environment import environment
 from fedfm.records.ledger import LAYER
 from fedfm.server.experiment.build import Experiment
@@ -21,6 +22,7 @@ def summarize(
     baselines: dict[str, Any],
     spread: dict[str, Any] | None,
     proxy: dict[str, Any] | None,
+    costs: CostTotals,
 ) -> dict[str, Any]:
     """The content of ``summary.json``.
 
@@ -31,6 +33,7 @@ def summarize(
         baselines: headline metric by baseline.
         spread: per-client figures, None where clients were not evaluated.
         proxy: figures of the proxy; None without a proxy, or where it was not measured.
+        costs: of the run.
     """
     split = experiment.judged_split
     delivered = state.delivered(split)
@@ -61,6 +64,7 @@ def summarize(
             "up": state.bytes_up,
             "first_download": experiment.client_model.download_bytes,
         },
+        "costs": costs.summary(experiment.recipe.runtime.watts),
         **_times(state),
         "privacy": None,
         "clients": _clients(experiment, state),
