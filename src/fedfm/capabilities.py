@@ -46,6 +46,8 @@ VIRTUAL_TOKENS = "virtual tokens"
 """A trained token can precede the text; tasks on images, and tasks without a type in peft, take it."""
 RECOMPUTATION = "recomputation"
 """Blocks can be computed again in the backward pass; a tunable in the cache of keys and values takes it."""
+GRADIENTS = "gradients"
+"""Clients train by gradients; a protocol in which they only compare losses takes it."""
 SHARED_CODE = "shared code"
 """Clients run in processes that know every class of this one; runtimes on nodes take it."""
 
@@ -70,6 +72,7 @@ UNLESS_TAKEN = frozenset(
         PARTIAL_PARTICIPATION,
         VIRTUAL_TOKENS,
         RECOMPUTATION,
+        GRADIENTS,
         SHARED_CODE,
     }
 )

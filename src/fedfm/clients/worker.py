@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import groupby
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -87,6 +87,7 @@ class Worker:
         profile: gets the time that training takes; None: it is not measured.
         learner: reads public texts with the tunable; None where clients are not asked for predictions.
         digest: how a client with a backbone of its own learns from the server's logits.
+        memo: what kinds of work keep between answers to save time, by their names; it never changes a result.
     """
 
     tunable: Tunable
@@ -106,6 +107,7 @@ class Worker:
     profile: Profile | None = None
     learner: Learner | None = None
     digest: Distilling | None = None
+    memo: dict[str, Any] = field(default_factory=dict)
 
     def answer(self, requests: Iterable[Request]) -> Iterator[Reply]:
         """Answers requests in turn, each client's as soon as it is ready.
