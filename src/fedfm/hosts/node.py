@@ -223,7 +223,7 @@ class Node:
         self.check_model(recipe, copy.model)
         tunable = recipe.tune.attach(copy.model, task_type=data.task.peft_type, seed=recipe.seed)
         tunable.to(device)
-        side = ClientSide(copy, tunable, make_contract(recipe, on_disk(tunable.read())))
+        side = ClientSide(copy, tunable, make_contract(recipe, on_disk(tunable.read()), model=copy.model))
         self.announce(data, side)
         workers, _ = make_workers(data, side, device)
         return workers

@@ -29,6 +29,7 @@ from fedfm.capabilities import (
     TUNABLE_UPDATES,
     UNLESS_TAKEN,
     VIRTUAL_TOKENS,
+    WEIGHT_MATRICES,
     WHOLE_VIEWS,
 )
 from fedfm.data.settings import SITES
@@ -266,6 +267,16 @@ PLAIN_KEYS = (
             TUNABLE_UPDATES: "the server folds what a client returns into its part of the factors",
         },
         takes={WHOLE_VIEWS: "a client holds the leading ranks only"},
+    ),
+    PlainKey(
+        "federation.budgets",
+        lambda recipe: recipe.federation.budgets is not None,
+        needs={
+            WEIGHT_MATRICES: "a client gets some of a model's neurons and heads",
+            TUNABLE_UPDATES: "the server folds what a client returns into its part of the model",
+            BACKBONE_WEIGHTS: "a proxy has neurons of its own",
+        },
+        takes={WHOLE_VIEWS: "a client holds some neurons and heads only"},
     ),
     PlainKey(
         "federation.models",

@@ -26,8 +26,8 @@ from fedfm.updates import MessageError, Payload
 if TYPE_CHECKING:
     from fedfm.clients.worker import Worker
 
-SEED_POOL, POOL, COEFFICIENTS, SLOPES = "seed-pool", "pool", "coefficients", "slopes"
-"""The name of this kind of work, its group, and its tensors: float32 [K], down and up."""
+SEED_POOL, POOL, COEFFICIENTS, SLOPES = "seed-pool", "pool", "a", "b"
+"""The name of this kind of work, its group, and its tensors: float32 [K], down and up, by the letters of the method."""
 
 
 def seed_pool(worker: Worker, tasks: Sequence[ClientTask]) -> Iterator[Answer]:

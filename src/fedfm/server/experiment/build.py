@@ -265,7 +265,7 @@ def _build(recipe: Recipe, sites: Sequence[str], device: torch.device, available
         tunable.to(device)
         if isinstance(data.task, CausalLM):
             refuse_look_ahead(data.task, tunable, backbone.processor, backbone.name)
-    contract = make_contract(data.recipe, on_disk(model.start))
+    contract = make_contract(data.recipe, on_disk(model.start), model=model.client.model)
     workers, processes, others = None, 1, dict[str, str]()
     training = f"at {len(data.clients)} sites, each on its own data"
     if data.training is not None:
