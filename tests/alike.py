@@ -32,6 +32,9 @@ METHODS: dict[str, dict[str, Any]] = {
         "public": {"data": "builtin:pydoc", "limit": 32},
         "federation": {"models": [{"path": "builtin:tiny-gpt2", "clients": 3}]},
     },
+    "fedkseed": {"protocol": {"kind": "fedkseed", "seeds": 16}, "local": SGD},
+    "decomfl": {"protocol": {"kind": "decomfl", "steps": 2, "perturbations": 2}, "local": SGD},
+    "sub-models": {"tune": {"kind": "full"}, "federation": {"budgets": [0.5, 1.0]}},
 }
 """The first method of each kind: what a client keeps, what a message goes through, parts of a model, rules, protocols.
 What is new in a method belongs to `small_recipe`; its federation is added to that of the test."""

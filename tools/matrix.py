@@ -38,6 +38,7 @@ BASE: Values = {
 COMPANIONS: dict[tuple[str, str], Values] = {
     ("federation.partition.kind", "column"): {"data": {"client": "site"}},
     ("evaluate.at", "clients"): {"federation": {"holdout": 0.5}},
+    ("federation.budgets", "set"): {"tune": {"kind": "full"}},
 }
 """Choices that no recipe can make without another key."""
 
@@ -46,6 +47,7 @@ PLAIN: dict[str, list[Any]] = {
     "data.train": ["train.jsonl", "sites"],
     "federation.sampling": ["uniform", "poisson", "weighted"],
     "federation.ranks": [None, [2, 4]],
+    "federation.budgets": [None, [0.5, 1.0]],
     "federation.models": [[], [{"path": "builtin:tiny-distilbert", "clients": 0.5}]],
     "tune.share": [None, "head"],
     "local.optimizer": ["sgd", "adamw"],

@@ -45,10 +45,14 @@ PARTIAL_PARTICIPATION = "partial participation"
 """A round may have fewer clients than there are; gossip takes it."""
 LOW_RANK_FACTORS = "low-rank factors"
 """The tunable is pairs of factors A and B; LoRA and DoRA give it."""
+WEIGHT_MATRICES = "weight matrices of the model"
+"""The tunable has the matrices of FFNs and attention themselves; full fine-tuning gives them."""
 VIRTUAL_TOKENS = "virtual tokens"
 """A trained token can precede the text; tasks on images, and tasks without a type in peft, take it."""
 RECOMPUTATION = "recomputation"
 """Blocks can be computed again in the backward pass; a tunable in the cache of keys and values takes it."""
+GRADIENTS = "gradients"
+"""Clients train by gradients; a protocol in which they only compare losses takes it."""
 SHARED_CODE = "shared code"
 """Clients run in processes that know every class of this one; runtimes on nodes take it."""
 
@@ -74,6 +78,7 @@ UNLESS_TAKEN = frozenset(
         PARTIAL_PARTICIPATION,
         VIRTUAL_TOKENS,
         RECOMPUTATION,
+        GRADIENTS,
         SHARED_CODE,
     }
 )

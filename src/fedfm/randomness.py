@@ -10,6 +10,9 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
+STREAM_BLOCK = 32
+"""Bytes of one block of a stream of `stream_bytes`."""
+
 
 def derive_seed(seed: int, purpose: str, *, round: int = 0, client: str = "") -> int:  # noqa: A002 - the field's word
     """Derives a 63-bit seed from the run's seed and the key of one random choice.
@@ -27,6 +30,25 @@ def derive_seed(seed: int, purpose: str, *, round: int = 0, client: str = "") ->
 def numpy_generator(seed: int, purpose: str, *, round: int = 0, client: str = "") -> np.random.Generator:  # noqa: A002
     """A NumPy generator for one keyed choice; arguments as in `derive_seed`."""
     return np.random.default_rng(derive_seed(seed, purpose, round=round, client=client))
+
+
+def stream_bytes(key: tuple[int, int], start: int, count: int) -> np.ndarray:
+    """Bytes ``start`` to ``start + count`` of the endless stream of a key, uint8; any part is there without the rest.
+
+    The stream is that of the counter-based generator Philox 4x64 (Salmon et al., 2011): integer arithmetic alone, so
+    every machine gets the same bytes, with any number of threads.
+
+    Args:
+        key: two whole numbers from 0 to 2⁶⁴ − 1.
+        start: a multiple of `STREAM_BLOCK`.
+        count: how many bytes.
+    """
+    block, rest = divmod(start, STREAM_BLOCK)
+    if rest:
+        raise ValueError(f"{start} is not a multiple of {STREAM_BLOCK}")
+    generator = np.random.Philox(key=np.array(key, dtype=np.uint64), counter=block)
+    words: np.ndarray = generator.random_raw(-(-count // 8))
+    return words.astype("<u8", copy=False).view(np.uint8)[:count]
 
 
 @contextmanager

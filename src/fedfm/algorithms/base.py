@@ -7,7 +7,14 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from fedfm.capabilities import BARRIER, LASTING_COORDINATES, SERVER_STEP, STATEFUL_CLIENTS, TUNABLE_UPDATES
+from fedfm.capabilities import (
+    BARRIER,
+    GRADIENTS,
+    LASTING_COORDINATES,
+    SERVER_STEP,
+    STATEFUL_CLIENTS,
+    TUNABLE_UPDATES,
+)
 from fedfm.clients.rules import At, ClientRound, Finished, Groups, LocalResult, Teacher
 from fedfm.params import Params, add
 from fedfm.settings import Capabilities, Settings
@@ -95,6 +102,8 @@ class Algorithm(Settings):
                 STATEFUL_CLIENTS: "clients keep tensors between rounds",
                 LASTING_COORDINATES: "clients keep tensors between rounds",
             }
+        if type(self).gradient is not Algorithm.gradient or type(self).loss is not Algorithm.loss:
+            needs |= {GRADIENTS: "it changes what local steps follow"}
         if self.sent or self.returned:
             needs |= {TUNABLE_UPDATES: "other tensors travel beside the tunable"}
         if self.sent:

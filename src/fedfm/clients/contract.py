@@ -182,6 +182,10 @@ class Contract:
         down = self.down.spec(dict.fromkeys((TUNABLE, *self.rule.sent), gets))
         return _down_bytes(number, down), _up_bytes(client, number, self.returns(client, number))
 
+    def request_bytes(self, number: int, groups: Mapping[str, Spec]) -> int:
+        """Bytes of a message with these groups; as `message_bytes`."""
+        return _down_bytes(number, groups)
+
     def answer_bytes(self, client: str, number: int, groups: Mapping[str, Spec]) -> int:
         """Bytes of an answer with these groups; as `message_bytes`."""
         return _up_bytes(client, number, groups)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import groupby
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -90,6 +90,7 @@ class Worker:
         learner: reads public texts with the tunable; None where clients are not asked for predictions.
         digest: how a client with a backbone of its own learns from the server's logits.
         watch: looks for changes of frozen weights.
+        memo: what kinds of work keep between answers to save time, by their names; it never changes a result.
     """
 
     tunable: Tunable
@@ -110,6 +111,7 @@ class Worker:
     learner: Learner | None = None
     digest: Distilling | None = None
     watch: FrozenWatch = field(default_factory=FrozenWatch)
+    memo: dict[str, Any] = field(default_factory=dict)
 
     def answer(self, requests: Iterable[Request]) -> Iterator[Reply]:
         """Answers requests in turn, each client's as soon as it is ready.

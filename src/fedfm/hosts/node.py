@@ -224,7 +224,7 @@ class Node:
         tunable = recipe.tune.attach(copy.model, task_type=data.task.peft_type, seed=recipe.seed)
         tunable.to(device)
         start = on_disk(recipe.aggregate.initial(tunable.read(), recipe.seed))
-        side = ClientSide(copy, tunable, make_contract(recipe, start))
+        side = ClientSide(copy, tunable, make_contract(recipe, start, model=copy.model))
         self.announce(data, side)
         workers, _ = make_workers(data, side, device)
         return workers

@@ -11,10 +11,11 @@ from torch import Tensor
 
 from fedfm.clients import Contract, Evaluator, Worker, Workers
 from fedfm.clients.distilling import learner_of
+from fedfm.hosts.anatomy import anatomy_of
 from fedfm.hosts.model_groups import Loaded, ModelWorkers, backbone_places
 from fedfm.hosts.parallelism import Sharing, choose_sharing
 from fedfm.hosts.training_data import TrainingData, processor_of
-from fedfm.models.backbones import load_backbone
+from fedfm.models.backbones import Backbone, load_backbone
 from fedfm.models.tunable import Tunable
 from fedfm.proxies.base import ClientCopy
 from fedfm.recipe import Recipe
@@ -39,7 +40,9 @@ class ClientSide:
     contract: Contract
 
 
-def make_contract(recipe: Recipe, start: Mapping[str, Tensor], views: Views | None = None) -> Contract:
+def make_contract(
+    recipe: Recipe, start: Mapping[str, Tensor], views: Views | None = None, *, model: Backbone | None = None
+) -> Contract:
     """What crosses between the server and the clients of a recipe.
 
     Args:
@@ -47,11 +50,14 @@ def make_contract(recipe: Recipe, start: Mapping[str, Tensor], views: Views | No
         start: what travels as initialised, with the parts that stay personal; kept as it is, so on disk where it is
             large and lasts as long as a run (`on_disk`).
         views: of the tunable; None: those that the recipe asks for.
+        model: that clients hold; views that depend on its units hold everything where it is not given.
 
     Raises:
         RecipeError: a view does not fit what is tuned.
     """
     views = Views.of(recipe) if views is None else views
+    if model is not None and views.reads_anatomy:
+        views = views.on(anatomy_of(model, start), start)
     return Contract(
         spec=spec_of(start),
         rule=recipe.algorithm,

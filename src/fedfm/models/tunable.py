@@ -11,7 +11,7 @@ import torch
 from peft import PeftModel, get_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
 from peft.utils import ModulesToSaveWrapper
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from fedfm.errors import RecipeError
@@ -90,10 +90,16 @@ class Tunable:
         ]
         if differences:
             raise ValueError("params do not fit the tunable: " + "; ".join(differences))
-        for name, parameter in self.parameters.items():
+        self.fill((name, params[name]) for name in self.parameters)
+
+    @torch.no_grad()
+    def fill(self, values: Iterable[tuple[str, Tensor]]) -> None:
+        """Sets trained parameters in place, one by one as they come; names and shapes must be the tunable's."""
+        for name, value in values:
+            parameter = self.parameters[name]
             if parameter.shape != self._shapes[name]:
                 parameter.data = parameter.data.new_empty(self._shapes[name])
-            parameter.copy_(params[name])
+            parameter.copy_(value)
 
     @property
     def has_values(self) -> bool:

@@ -6,7 +6,9 @@ from typing import Annotated
 
 from fedfm.protocols.base import IO, Ask, ClientUpdate, Messages, Protocol, State
 from fedfm.protocols.buffered import Buffered
+from fedfm.protocols.decomfl import DeComFL
 from fedfm.protocols.distillation import Distillation
+from fedfm.protocols.fedkseed import FedKSeed
 from fedfm.protocols.gossip import Gossip
 from fedfm.protocols.star import Star
 from fedfm.registry import Choice
@@ -16,6 +18,8 @@ PROTOCOLS: dict[str, type[Protocol]] = {
     "buffered": Buffered,
     "gossip": Gossip,
     "distillation": Distillation,
+    "fedkseed": FedKSeed,
+    "decomfl": DeComFL,
 }
 
 AnyProtocol = Annotated[Protocol, Choice(PROTOCOLS, "kind", "fedfm.protocols")]
@@ -27,7 +31,9 @@ __all__ = [
     "Ask",
     "Buffered",
     "ClientUpdate",
+    "DeComFL",
     "Distillation",
+    "FedKSeed",
     "Gossip",
     "Messages",
     "Protocol",

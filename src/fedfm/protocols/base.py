@@ -50,6 +50,7 @@ class Ask:
         work: the kind of work.
         learning_rate: of the local optimiser.
         expects: groups of the answer; None: those of a client's update.
+        facts: a method's own facts, at most 16.
         counted: whether the message and its answer cross a wire; False where only a simulation sends them.
     """
 
@@ -60,6 +61,7 @@ class Ask:
     work: str = "train"
     learning_rate: float = 0.0
     expects: Mapping[str, Spec] | None = None
+    facts: Mapping[str, float] = field(default_factory=dict)
     counted: bool = True
 
 
@@ -281,6 +283,16 @@ class Protocol(Settings):
     @property
     def digest(self) -> Distilling | None:
         """How a client with a backbone of its own learns from the server's logits; None: it does not."""
+        return None
+
+    def sends(self, work: str) -> Mapping[str, Spec] | None:
+        """Groups of a message that asks for a kind of work, as far as they are known before a run.
+
+        None: the tunable, and what the algorithm sends beside it; public examples are counted beside them.
+
+        Args:
+            work: one of `works`.
+        """
         return None
 
     def returns(self, work: str, classes: int) -> Mapping[str, Spec] | None:

@@ -15,6 +15,7 @@ from fedfm.capabilities import (
     BACKBONE_WEIGHTS,
     BARRIER,
     FIXED_COHORT,
+    GRADIENTS,
     LABELS,
     LOW_RANK_FACTORS,
     ONE_BACKBONE,
@@ -28,6 +29,7 @@ from fedfm.capabilities import (
     TUNABLE_UPDATES,
     UNLESS_TAKEN,
     VIRTUAL_TOKENS,
+    WEIGHT_MATRICES,
     WHOLE_VIEWS,
 )
 from fedfm.data.settings import SITES
@@ -267,6 +269,16 @@ PLAIN_KEYS = (
         takes={WHOLE_VIEWS: "a client holds the leading ranks only"},
     ),
     PlainKey(
+        "federation.budgets",
+        lambda recipe: recipe.federation.budgets is not None,
+        needs={
+            WEIGHT_MATRICES: "a client gets some of a model's neurons and heads",
+            TUNABLE_UPDATES: "the server folds what a client returns into its part of the model",
+            BACKBONE_WEIGHTS: "a proxy has neurons of its own",
+        },
+        takes={WHOLE_VIEWS: "a client holds some neurons and heads only"},
+    ),
+    PlainKey(
         "federation.models",
         lambda recipe: bool(recipe.federation.models),
         needs={SIMULATED_CLIENTS: "a site trains the model that the run names"},
@@ -317,7 +329,35 @@ PLAIN_KEYS = (
     PlainKey(
         "local.recompute",
         lambda recipe: recipe.local.recompute != "none",
-        needs={RECOMPUTATION: "it computes parts of the blocks twice; set none"},
+        needs={
+            RECOMPUTATION: "it computes parts of the blocks twice; set none",
+            GRADIENTS: "it saves memory of the backward pass; set none",
+        },
+    ),
+    PlainKey(
+        "local.optimizer",
+        lambda recipe: recipe.local.optimizer != "sgd",
+        needs={GRADIENTS: "it keeps moments of them; set local.optimizer=sgd"},
+    ),
+    PlainKey(
+        "local.max_grad_norm",
+        lambda recipe: recipe.local.max_grad_norm is not None,
+        needs={GRADIENTS: "it clips them; set local.max_grad_norm=null"},
+    ),
+    PlainKey(
+        "local.weight_decay",
+        lambda recipe: recipe.local.weight_decay > 0,
+        needs={GRADIENTS: "it is part of the optimiser's step; set 0"},
+    ),
+    PlainKey(
+        "local.dropout",
+        lambda recipe: recipe.local.dropout,
+        needs={GRADIENTS: "losses are compared without dropout; set false"},
+    ),
+    PlainKey(
+        "tune.kind",
+        lambda recipe: recipe.tune.dropout > 0,
+        needs={GRADIENTS: "losses are compared without dropout; set its dropout to 0 (tune.lora_dropout)"},
     ),
     PlainKey(
         "runtime.kind",

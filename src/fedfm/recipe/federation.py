@@ -20,6 +20,8 @@ MOST_CLIENTS = 10_000_000
 
 Rank = Annotated[int, Field(ge=1, le=100_000)]
 Ranks = list[Rank] | dict[str, Rank]
+Budget = Annotated[float, Field(gt=0, le=1)]
+Budgets = list[Budget] | dict[str, Budget]
 
 
 def _count_or_fraction(value: Any) -> int | float:
@@ -56,6 +58,10 @@ class FederationSettings(Settings):
     """LoRA ranks of clients, at most `tune.r`: a list such as `[4, 8, 16]`, from which each client's is drawn, or a
     rank for each pattern of client ids, such as `{hospital-*: 4}`, where the first match counts; null, or no match:
     `tune.r`. A client gets the leading ranks; the scale α/r stays that of `tune.r`."""
+    budgets: Budgets | None = None
+    """Shares of the neurons and attention heads that clients hold, with `tune.kind: full`: a list such as
+    `[0.25, 0.5, 1.0]`, from which each client's is drawn, or a share for each pattern of client ids, such as
+    `{phone-*: 0.25}`, where the first match counts; null, or no match: everything."""
     models: list[OtherModel] = []
     """Backbones of clients that do not have `model`; each client gets the first that names it."""
     devices: list[Device] = []
@@ -67,6 +73,13 @@ class FederationSettings(Settings):
         if ranks is not None and not ranks:
             raise ValueError("must name at least one rank, or be null")
         return ranks
+
+    @field_validator("budgets")
+    @classmethod
+    def _budgets_are_named(cls, budgets: Budgets | None) -> Budgets | None:
+        if budgets is not None and not budgets:
+            raise ValueError("must name at least one share, or be null")
+        return budgets
 
     @field_validator("models")
     @classmethod

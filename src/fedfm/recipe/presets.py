@@ -12,6 +12,9 @@ FOLDER = Path(__file__).parent / "presets"
 PRESETS = (
     "demo",
     "quick",
+    "fedkseed",
+    "decomfl",
+    "submodels",
     "sst2-lora",
     "sst2-fedpft",
     "digits-vit",

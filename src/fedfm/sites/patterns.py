@@ -46,11 +46,12 @@ def check_patterns(recipe: Recipe, modules: Iterable[str]) -> None:
         pattern = getattr(recipe.tune, key, None)
         if isinstance(pattern, str) and pattern not in TARGETS:
             _try([pattern], names, are_globs=False, where=f"tune.{key}")
-    share, ranks = recipe.tune.share, recipe.federation.ranks
+    share, federation = recipe.tune.share, recipe.federation
     if share is not None:
         _try([share] if isinstance(share, str) else share, names, are_globs=True, where="tune.share")
-    if isinstance(ranks, Mapping):
-        _try(list(ranks), names, are_globs=True, where="federation.ranks")
+    for key, given in (("ranks", federation.ranks), ("budgets", federation.budgets)):
+        if isinstance(given, Mapping):
+            _try(list(given), names, are_globs=True, where=f"federation.{key}")
 
 
 def _try(patterns: Sequence[str], names: list[str], *, are_globs: bool, where: str) -> None:

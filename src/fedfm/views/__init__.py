@@ -3,20 +3,37 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from torch import Tensor
+
 from fedfm.spec import Spec
-from fedfm.views.base import Slices, View, holds, intersect, is_whole, narrow, narrow_spec, whole, widen
+from fedfm.views.base import (
+    Anatomy,
+    Slices,
+    UnitAxis,
+    View,
+    holds,
+    intersect,
+    is_whole,
+    narrow,
+    narrow_spec,
+    whole,
+    widen,
+)
 from fedfm.views.personal import Personal
 from fedfm.views.ranks import Ranks
 from fedfm.views.schedule import Schedule
 from fedfm.views.share import Share
+from fedfm.views.width import Width
 
 VIEWS: dict[str, type[View]] = {
     "share": Share,
     "ranks": Ranks,
     "schedule": Schedule,
+    "width": Width,
 }
 """Name → kind of view; each makes itself from a recipe, where the recipe asks for it."""
 
@@ -36,6 +53,15 @@ class Views:
     def whole(self) -> bool:
         """Whether every client holds everything."""
         return not self.views
+
+    @property
+    def reads_anatomy(self) -> bool:
+        """Whether one of them depends on units of the model."""
+        return any(view.reads_anatomy for view in self.views)
+
+    def on(self, anatomy: Anatomy, start: Mapping[str, Tensor]) -> Views:
+        """The views with what a model decides filled in, as `View.on`."""
+        return Views(tuple(view.on(anatomy, start) for view in self.views))
 
     def gets(self, spec: Spec, client: str, number: int) -> Slices:
         """The part of the server's tensors that a client gets in a round."""
@@ -67,13 +93,16 @@ class Views:
 
 __all__ = [
     "VIEWS",
+    "Anatomy",
     "Personal",
     "Ranks",
     "Schedule",
     "Share",
     "Slices",
+    "UnitAxis",
     "View",
     "Views",
+    "Width",
     "holds",
     "intersect",
     "is_whole",

@@ -8,7 +8,8 @@ received but not trained, or hidden (it is zero at the client and does not chang
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Self
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -23,6 +24,33 @@ Slices = Mapping[str, tuple[Index, ...]]
 """Tensor name → its part, one index for each of the first dimensions; names that are absent are not held."""
 
 
+@dataclass(frozen=True)
+class UnitAxis:
+    """Where the units of a group, such as the neurons of an FFN or the heads of attention, are in one tensor.
+
+    Attributes:
+        group: names the units; tensors with one group have parts of the same units.
+        axis: the dimension that counts them.
+        count: how many units.
+        copies: how often all units follow each other on it: 2 where gate and up are one matrix, else 1.
+    """
+
+    group: str
+    axis: int
+    count: int
+    copies: int = 1
+
+    def positions(self, units: Tensor, length: int) -> Tensor:
+        """Where some units are on an axis of this length, int64, ascending; ``units`` must ascend."""
+        size = length // (self.count * self.copies)
+        starts = torch.cat([(copy * self.count + units) * size for copy in range(self.copies)])
+        return (starts[:, None] + torch.arange(size)).flatten()
+
+
+Anatomy = Mapping[str, UnitAxis]
+"""Tensor name → where units are in it; tensors without units are absent."""
+
+
 class View:
     """What one kind of view says; a subclass overrides what it restricts."""
 
@@ -30,6 +58,18 @@ class View:
     def of(cls, recipe: Any) -> Self | None:
         """The view of this kind that a recipe asks for; None if it does not ask for one."""
         raise NotImplementedError
+
+    reads_anatomy: ClassVar[bool] = False
+    """Whether it depends on units of the model; `on` then gives it what it needs."""
+
+    def on(self, anatomy: Anatomy, start: Mapping[str, Tensor]) -> Self:
+        """The view with what a model decides filled in.
+
+        Args:
+            anatomy: where units are in the tunable.
+            start: the tunable before round 1, the same at server and clients.
+        """
+        return self
 
     def gets(self, spec: Spec, client: str, number: int) -> Slices:
         """The part of the server's tensors that a client gets in a round; by default what it returns."""

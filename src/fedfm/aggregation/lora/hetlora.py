@@ -21,7 +21,7 @@ from torch import Tensor
 from fedfm.aggregation.base import Contribution, Rule
 from fedfm.aggregation.lora.pairs import pairs, product_norm
 from fedfm.aggregation.mean import MeanFold
-from fedfm.capabilities import BARRIER, INDIVIDUAL_UPDATES
+from fedfm.capabilities import BARRIER, INDIVIDUAL_UPDATES, TUNABLE_UPDATES
 from fedfm.spec import Spec
 from fedfm.views.base import Slices, narrow
 
@@ -34,6 +34,7 @@ class HetLora(Rule):
     needs: ClassVar[Mapping[str, str]] = {
         BARRIER: "a client's factors after training are the server's at its start plus its update",
         INDIVIDUAL_UPDATES: "a client's weight follows from its factors",
+        TUNABLE_UPDATES: "a client's weight follows from its factors",
     }
 
     weights: Literal["norm", "examples"] = "norm"

@@ -63,6 +63,7 @@ class Work:
             returns beside it. Of other answers, the protocol names the groups.
         measures: whether answers are figures of what a client holds: counts, loss, and each of the recipe's metrics in
             ``Done.extra``. A run also asks for them before round 1.
+        keeps: whether an answer always leaves tensors at the client, whatever algorithm, stages and views keep.
     """
 
     answer: Callable[[Worker, Sequence[ClientTask]], Iterator[Answer]]
@@ -71,6 +72,7 @@ class Work:
     gets_extras: bool = False
     sends_update: bool = False
     measures: bool = False
+    keeps: bool = False
 
 
 def failed(client: str, error: Exception) -> Failure:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
+from fedfm.capabilities import WEIGHT_MATRICES
 from fedfm.models.backbones import Backbone
 from fedfm.models.tunable import Tunable
 from fedfm.models.tunables.base import TuneSettings, attach_parameters, tunable_blocks
@@ -13,6 +14,7 @@ class Full(TuneSettings):
     """Every parameter."""
 
     stackable: ClassVar[bool] = False
+    gives: ClassVar[frozenset[str]] = frozenset({WEIGHT_MATRICES})
 
     kind: Literal["full"] = "full"
     """Every parameter."""

@@ -14,6 +14,7 @@ import torch
 from fedfm.clients import Contract, Evaluator, Workers, use_threads
 from fedfm.clients.distilling import Learner, learner_of
 from fedfm.clients.memory import give_back_at_once, give_back_now, keep_for_reuse
+from fedfm.clients.work import WORKS
 from fedfm.errors import DataError
 from fedfm.hosts.devices import choose_device
 from fedfm.hosts.model_groups import ModelWorkers, backbone_places
@@ -126,6 +127,8 @@ class Experiment:
         """Bytes of the tensors of one message to a client, and of its answer, with their headers; of texts, about."""
         protocol, labels = self.recipe.protocol, self.data.labels
         down, up = self.contract.message_bytes(client, number)
+        sent = [protocol.sends(work) for work in protocol.works]
+        down = sum(down if groups is None else self.contract.request_bytes(number, groups) for groups in sent)
         if protocol.public_examples:
             down += self.public_texts.size_bytes(protocol.public_examples)
         classes = 0 if labels is None else len(labels.names)
@@ -133,9 +136,10 @@ class Experiment:
         sizes = [up if groups is None else self.contract.answer_bytes(client, number, groups) for groups in answers]
         return down, sum(sizes)
 
-    def keeps_state(self, client: str) -> bool:
-        """Whether a client that trains keeps tensors for its next round."""
-        return client in self.backbones or self.contract.stateful
+    def keeps_state(self, client: str, work: str) -> bool:
+        """Whether a client keeps tensors for its next round after a kind of work."""
+        kind = WORKS[work]
+        return kind.keeps or (kind.trains and (client in self.backbones or self.contract.stateful))
 
     @property
     def public_texts(self) -> PublicTexts:
@@ -261,7 +265,8 @@ def _build(recipe: Recipe, sites: Sequence[str], device: torch.device, available
         tunable.to(device)
         if isinstance(data.task, CausalLM):
             refuse_look_ahead(data.task, tunable, backbone.processor, backbone.name)
-    contract = make_contract(data.recipe, on_disk(data.recipe.aggregate.initial(model.start, data.recipe.seed)))
+    start = on_disk(data.recipe.aggregate.initial(model.start, data.recipe.seed))
+    contract = make_contract(data.recipe, start, model=model.client.model)
     workers, processes, others = None, 1, dict[str, str]()
     training = f"at {len(data.clients)} sites, each on its own data"
     if data.training is not None:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fedfm.aggregation import Contribution
 from fedfm.clients.store import ClientStore
-from fedfm.clients.work import WORKS, extra_facts
+from fedfm.clients.work import extra_facts
 from fedfm.printable import line, lines
 from fedfm.protocols import ClientUpdate
 from fedfm.records.ledger import message_record
@@ -153,7 +153,7 @@ class Intake:
             StorageError: it cannot be written.
         """
         client, claimed = reply.client, update.facts.state
-        if bool(claimed) != (WORKS[message.ask.work].trains and self._experiment.keeps_state(client)):
+        if bool(claimed) != self._experiment.keeps_state(client, message.ask.work):
             raise MessageError("it names a state that it should not keep" if claimed else "it names no state to keep")
         found = "" if reply.state is None else hashlib.sha256(reply.state).hexdigest()
         if not self._clients_keep_state and claimed != found:

@@ -81,6 +81,7 @@ class Outbox:
                 count_activity=ask.expects is None and self._model.counts_at(ask.round),
                 continue_from=continue_from,
                 forget_before=forget_before,
+                extra=dict(ask.facts),
             )
             instruction = self._instruction(ask, facts, slices, state.proxy)
             content = instruction.encode()
