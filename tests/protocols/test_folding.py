@@ -27,7 +27,7 @@ LAST: Slices = {"w": (slice(2, 4),)}
 
 def folded(io: Any, parts: list[Slices]) -> RoundFold:
     """Updates of one that cover these parts."""
-    fold = RoundFold(io, PARAMS)
+    fold = RoundFold(io, PARAMS, 1)
     for number, slices in enumerate(parts):
         part = narrow({name: torch.ones_like(tensor) for name, tensor in PARAMS.items()}, slices)
         groups = dict.fromkeys((TUNABLE, *io.algorithm.returned), part)
@@ -42,6 +42,7 @@ def test_nothing_moves_where_no_client_of_the_round_holds_a_coordinate(name: str
     io = SimpleNamespace(
         algorithm=algorithm,
         rule=Mean(),
+        seed=0,
         spec=spec_of(PARAMS),
         clients=dict.fromkeys("abcd", 1),
         up=UpdatePath(),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from fedfm.aggregation.base import Contribution, Fold, Rule
-from fedfm.aggregation.lora import HetLora
+from fedfm.aggregation.lora import FedEx, FedMomentum, Flora, HetLora
 from fedfm.aggregation.mean import Mean
 from fedfm.aggregation.median import Median
 from fedfm.aggregation.trimmed_mean import TrimmedMean
@@ -16,8 +16,24 @@ RULES: dict[str, type[Rule]] = {
     "median": Median,
     "trimmed-mean": TrimmedMean,
     "hetlora": HetLora,
+    "flora": Flora,
+    "fedex": FedEx,
+    "fedmomentum": FedMomentum,
 }
 
 Aggregation = Annotated[Rule, Choice(RULES, "rule", "fedfm.rules")]
 
-__all__ = ["RULES", "Aggregation", "Contribution", "Fold", "HetLora", "Mean", "Median", "Rule", "TrimmedMean"]
+__all__ = [
+    "RULES",
+    "Aggregation",
+    "Contribution",
+    "FedEx",
+    "FedMomentum",
+    "Flora",
+    "Fold",
+    "HetLora",
+    "Mean",
+    "Median",
+    "Rule",
+    "TrimmedMean",
+]

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from fedfm.capabilities import BARRIER, SERVER_STEP, STATEFUL_CLIENTS, TUNABLE_UPDATES
+from fedfm.capabilities import BARRIER, PLAIN_STEP, SERVER_STEP, STATEFUL_CLIENTS, TUNABLE_UPDATES
 from fedfm.clients.rules import At, ClientRound, Finished, Groups, LocalResult, Teacher
 from fedfm.params import Params, add
 from fedfm.settings import Capabilities, Settings
@@ -79,16 +79,17 @@ class Algorithm(Settings):
 
     def capabilities(self) -> Capabilities:
         """Also what the phases that it overrides rely on."""
-        needs = dict(self.needs)
+        needs, takes = dict(self.needs), dict(self.takes)
         if type(self).server_step is not Algorithm.server_step:
             needs |= {SERVER_STEP: "the server takes a step of its own"}
+            takes = {PLAIN_STEP: "its server step is not w + Δ", **takes}
         if type(self).client_start is not Algorithm.client_start:
             needs |= {STATEFUL_CLIENTS: "clients keep tensors between rounds"}
         if self.sent or self.returned:
             needs |= {TUNABLE_UPDATES: "other tensors travel beside the tunable"}
         if self.sent:
             needs.setdefault(BARRIER, "what the server sends beside the tunable is that of one server state")
-        return Capabilities(needs, self.gives, self.takes)
+        return Capabilities(needs, self.gives, takes)
 
     def start(self, params: Params) -> ServerState:
         """The server's state before round 1, shaped after the tunable."""

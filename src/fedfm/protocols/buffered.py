@@ -76,7 +76,7 @@ class Buffered(Protocol):
                 f"{size} updates for a step are more than the {len(io.clients)} clients", where="protocol.size"
             )
         air = _Air(state, io, self.max_staleness)
-        fold, staleness = RoundFold(io, state.params), list[int]()
+        fold, staleness = RoundFold(io, state.params, state.round + 1), list[int]()
         while len(staleness) < size and air.flights:
             for update in air.arrivals(size - len(staleness)):
                 age = update.contribution.staleness

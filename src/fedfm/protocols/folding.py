@@ -17,10 +17,17 @@ from fedfm.wire import TUNABLE
 class RoundFold:
     """Takes sound updates in a fixed order and gives their aggregate."""
 
-    def __init__(self, io: IO, params: Params) -> None:
+    def __init__(self, io: IO, params: Params, round: int) -> None:  # noqa: A002 - the field's word
+        """An empty fold.
+
+        Args:
+            io: of the round.
+            params: the tunable that the updates start from.
+            round: 1-based round.
+        """
         uniform = Mean(weights="uniform")
         self._io = io
-        self._update: Fold = io.rule.start(io.spec, params)
+        self._update: Fold = io.rule.begin(io.spec, params, seed=io.seed, round=round)
         self._extras: dict[str, Fold] = {group: uniform.start(io.spec, params) for group in io.algorithm.returned}
         self._clients: set[str] = set()
         self._steps = self._updates = 0
@@ -50,7 +57,10 @@ class RoundFold:
         """
         self._io.require_updates(self._updates)
         stepped, server = self._io.algorithm.server_step(params, self._result(round), state)
-        return self._kept(stepped, params), {
+        after = self._kept(stepped, params)
+        if residual := self._update.residual(after):
+            self._io.merge(residual)
+        return after, {
             group: self._kept(tensors, state[group]) if group in state else tensors for group, tensors in server.items()
         }
 

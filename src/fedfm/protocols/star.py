@@ -23,7 +23,7 @@ class Star(Protocol):
         number = state.round + 1
         cohort = io.cohort(number)
         ask = Ask(number, state.params, io.algorithm.sends(state.server), learning_rate=io.learning_rate(number))
-        fold = RoundFold(io, state.params)
+        fold = RoundFold(io, state.params, number)
         for update in io.ask(dict.fromkeys(cohort, ask), copies=cohort):
             fold.add(update)
         if not len(fold):  # a Poisson cohort may be empty

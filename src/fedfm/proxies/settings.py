@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from fedfm.capabilities import BACKBONE_WEIGHTS
+from fedfm.capabilities import BACKBONE_WEIGHTS, MODEL_CHANGES
 from fedfm.data.settings import PublicSettings
 from fedfm.progress import stage
 from fedfm.settings import Settings
@@ -47,7 +47,10 @@ class ProxySettings(Settings):
 
     title: ClassVar[str]
     is_sent: ClassVar[bool] = True
-    takes: ClassVar[Mapping[str, str]] = {BACKBONE_WEIGHTS: "clients hold a smaller model"}
+    takes: ClassVar[Mapping[str, str]] = {
+        BACKBONE_WEIGHTS: "clients hold a smaller model",
+        MODEL_CHANGES: "the backbone's weights are not those that clients hold",
+    }
 
     kind: str
 
@@ -153,7 +156,7 @@ class NoProxy(ProxySettings):
 
     def at_server(self, backbone: Backbone, attach: Attach, public: PublicData | None, *, seed: int) -> ClientModel:
         """The backbone."""
-        from fedfm.proxies.base import WholeModel
+        from fedfm.proxies.whole_model import WholeModel
 
         return WholeModel(backbone, attach)
 
