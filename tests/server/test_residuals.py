@@ -176,18 +176,17 @@ def test_the_ledger_has_the_residuals_and_check_foresees_them(tmp_path: Path, ru
     values = recipe(tmp_path, rule, federation={"rounds": 4})
     foreseen = plan(load_recipe(values))["bytes"]
     finished = run(load_recipe(values))
-    lines = [line for line in jsonl.records_of(finished.path / "wire.jsonl")]
+    tunable = finished.state.params
     sent = sum(
         tensor["bytes"] * len(line["clients"])
-        for line in lines
-        if line["direction"] == "down"
+        for line in jsonl.records(finished.path / "wire.jsonl")
         for tensor in line["tensors"]
-        if tensor["group"] == "proxy"
+        if tensor["name"] not in tunable
     )
-    assert sent == pytest.approx(foreseen["residual"], rel=0.2)
-    assert finished.summary["bytes"]["down"] + finished.summary["bytes"]["up"] == pytest.approx(
-        foreseen["total"], rel=0.05
-    )
+    assert sent > 5000
+    assert sent == pytest.approx(foreseen["residual"], rel=0.3)  # headers are counted there
+    whole = finished.summary["bytes"]["down"] + finished.summary["bytes"]["up"]
+    assert whole == pytest.approx(foreseen["total"], rel=0.02)
 
 
 REFUSED: list[tuple[str, dict[str, Any]]] = [

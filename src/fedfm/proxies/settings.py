@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from fedfm.capabilities import BACKBONE_WEIGHTS, MODEL_CHANGES
 from fedfm.data.settings import PublicSettings
 from fedfm.progress import stage
-from fedfm.settings import Settings
+from fedfm.settings import Capabilities, Settings
 
 if TYPE_CHECKING:
     from fedfm.models.backbones import Backbone
@@ -47,12 +47,14 @@ class ProxySettings(Settings):
 
     title: ClassVar[str]
     is_sent: ClassVar[bool] = True
-    takes: ClassVar[Mapping[str, str]] = {
-        BACKBONE_WEIGHTS: "clients hold a smaller model",
-        MODEL_CHANGES: "the backbone's weights are not those that clients hold",
-    }
+    takes: ClassVar[Mapping[str, str]] = {BACKBONE_WEIGHTS: "clients hold a smaller model"}
 
     kind: str
+
+    def capabilities(self) -> Capabilities:
+        """Also what a model that is sent takes."""
+        takes = {MODEL_CHANGES: "the weights that clients hold are not the backbone's"} if self.is_sent else {}
+        return Capabilities(self.needs, self.gives, {**takes, **self.takes})
 
     @property
     def counts_at_clients(self) -> bool:

@@ -18,6 +18,7 @@ PRESETS = (
     "pydoc-llm",
     "pydoc-mlm",
     "fed-sb",
+    "exact-lora",
     "paper-table1-bert",
     "paper-table1-roberta",
 )
