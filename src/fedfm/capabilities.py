@@ -47,6 +47,12 @@ LOW_RANK_FACTORS = "low-rank factors"
 """The tunable is pairs of factors A and B; LoRA and DoRA give it."""
 WEIGHT_MATRICES = "weight matrices of the model"
 """The tunable has the matrices of FFNs and attention themselves; full fine-tuning gives them."""
+LOW_RANK_PRODUCT = "a low-rank product"
+"""What the tunable adds to a matrix is a fixed multiple of B·A; LoRA gives it, DoRA divides by a norm."""
+PLAIN_STEP = "plain server step"
+"""The server adds the aggregate to the tunable as it is; server optimisers take it."""
+MODEL_CHANGES = "changes of the frozen weights"
+"""What a round adds to the weights that the clients hold reaches every client; a proxy and nodes take it."""
 VIRTUAL_TOKENS = "virtual tokens"
 """A trained token can precede the text; tasks on images, and tasks without a type in peft, take it."""
 RECOMPUTATION = "recomputation"
@@ -80,6 +86,8 @@ UNLESS_TAKEN = frozenset(
         RECOMPUTATION,
         GRADIENTS,
         SHARED_CODE,
+        PLAIN_STEP,
+        MODEL_CHANGES,
     }
 )
 """Capabilities that are there unless a choice takes them; any other must be given by a choice."""

@@ -42,6 +42,7 @@ def test_nothing_moves_where_no_client_of_the_round_holds_a_coordinate(name: str
     io = SimpleNamespace(
         algorithm=algorithm,
         rule=Mean(),
+        seed=0,
         spec=spec_of(PARAMS),
         clients=dict.fromkeys("abcd", 1),
         up=UpdatePath(),

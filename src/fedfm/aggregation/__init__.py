@@ -5,7 +5,18 @@ from __future__ import annotations
 from typing import Annotated
 
 from fedfm.aggregation.base import Contribution, Fold, Rule
-from fedfm.aggregation.lora import FedRot, FedSvd, FfaLora, FlexLora, HetLora, LoraFair, RoLora
+from fedfm.aggregation.lora import (
+    FedEx,
+    FedMomentum,
+    FedRot,
+    FedSvd,
+    FfaLora,
+    FlexLora,
+    Flora,
+    HetLora,
+    LoraFair,
+    RoLora,
+)
 from fedfm.aggregation.mean import Mean
 from fedfm.aggregation.median import Median
 from fedfm.aggregation.trimmed_mean import TrimmedMean
@@ -22,6 +33,9 @@ RULES: dict[str, type[Rule]] = {
     "fedsvd": FedSvd,
     "lora-fair": LoraFair,
     "fedrot": FedRot,
+    "flora": Flora,
+    "fedex": FedEx,
+    "fedmomentum": FedMomentum,
 }
 
 Aggregation = Annotated[Rule, Choice(RULES, "rule", "fedfm.rules")]
@@ -30,10 +44,13 @@ __all__ = [
     "RULES",
     "Aggregation",
     "Contribution",
+    "FedEx",
+    "FedMomentum",
     "FedRot",
     "FedSvd",
     "FfaLora",
     "FlexLora",
+    "Flora",
     "Fold",
     "HetLora",
     "LoraFair",

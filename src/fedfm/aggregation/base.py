@@ -63,6 +63,19 @@ class Fold(ABC):
         """
         return frozenset()
 
+    def residual(self, after: Mapping[str, Tensor]) -> Params:
+        """What the clients' updates come to beyond the new tunable, to be added to the frozen weights of the model.
+
+        Args:
+            after: w_{t+1}, the tunable after the server's step.
+
+        Returns:
+            Pairs of factors by the names of the tunable's factors, A ``[k, in]`` and B ``[out, k]``, of any rank k, in
+            units of the product B·A: whoever adds them multiplies by the pair's scale α/r, as the layer does. Empty
+            where nothing is left. Read after `result`.
+        """
+        return {}
+
     def notes(self) -> Mapping[str, str]:
         """Client id → why `result` leaves its update out; read after `result`, and written to the run's events."""
         return {}
@@ -137,6 +150,36 @@ class Rule(Settings):
             seed: the run's seed.
         """
         return params
+
+    @property
+    def merges(self) -> bool:
+        """Whether its folds have a `Fold.residual`."""
+        return False
+
+    @property
+    def adapter_rank(self) -> int:
+        """The largest rank of ``adapter/`` with all residuals in it."""
+        return 0
+
+    def residual_rank(self, rank: int, updates: int) -> int:
+        """The largest rank of the residual of a round.
+
+        Args:
+            rank: of the tunable's factors.
+            updates: that a round folds.
+        """
+        return 0
+
+    def begin(self, spec: Spec, params: Mapping[str, Tensor], *, seed: int, round: int) -> Fold:  # noqa: A002
+        """The fold of a round; a rule that draws something overrides this, with (seed, round) as the key.
+
+        Args:
+            spec: as for `start`.
+            params: as for `start`.
+            seed: the run's.
+            round: 1-based round.
+        """
+        return self.start(spec, params)
 
     def start(self, spec: Spec, params: Mapping[str, Tensor]) -> Fold:
         """An empty fold of updates to tensors with ``spec``.

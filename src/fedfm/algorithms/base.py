@@ -11,6 +11,7 @@ from fedfm.capabilities import (
     BARRIER,
     GRADIENTS,
     LASTING_COORDINATES,
+    PLAIN_STEP,
     SERVER_STEP,
     STATEFUL_CLIENTS,
     TUNABLE_UPDATES,
@@ -91,12 +92,13 @@ class Algorithm(Settings):
 
     def capabilities(self) -> Capabilities:
         """Also what the phases that it overrides rely on."""
-        needs = dict(self.needs)
+        needs, takes = dict(self.needs), dict(self.takes)
         if type(self).server_step is not Algorithm.server_step:
             needs |= {
                 SERVER_STEP: "the server takes a step of its own",
                 LASTING_COORDINATES: "the server's step takes the aggregate for a direction, and combines rounds",
             }
+            takes = {PLAIN_STEP: "its server step is not w + Î", **takes}
         if type(self).client_start is not Algorithm.client_start:
             needs |= {
                 STATEFUL_CLIENTS: "clients keep tensors between rounds",
@@ -108,7 +110,7 @@ class Algorithm(Settings):
             needs |= {TUNABLE_UPDATES: "other tensors travel beside the tunable"}
         if self.sent:
             needs.setdefault(BARRIER, "what the server sends beside the tunable is that of one server state")
-        return Capabilities(needs, self.gives, self.takes)
+        return Capabilities(needs, self.gives, takes)
 
     def start(self, params: Params) -> ServerState:
         """The server's state before round 1, shaped after the tunable."""

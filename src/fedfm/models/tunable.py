@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable
 from pathlib import Path
-from typing import cast
+from typing import ClassVar, cast
 
 import torch
 from peft import PeftModel, get_peft_model_state_dict
@@ -31,6 +31,9 @@ class Tunable:
         parameters: the trained parameters by name, sorted; of an adapter, the names of its PEFT state dict, else those
             of the model's own. Tied parameters appear once.
     """
+
+    saves_parameters: ClassVar[bool] = True
+    """Whether an adapter's file has the trained parameters themselves; otherwise factors that compute the same."""
 
     def __init__(self, model: PeftModel | PreTrainedModel, parameters: dict[str, nn.Parameter]) -> None:
         self.model = model
@@ -101,6 +104,14 @@ class Tunable:
                 parameter.data = parameter.data.new_empty(self._shapes[name])
             parameter.copy_(value)
 
+    def folded(self, params: Params) -> Params:
+        """Values that compute the same as ``params``, in the form that a client sends and whose mean is meant."""
+        return params
+
+    def peft_state(self) -> dict[str, Tensor]:
+        """The state of an adapter's model, from which PEFT selects what it writes."""
+        return self.model.state_dict()
+
     @property
     def has_values(self) -> bool:
         """Whether the trained parameters have values: not between `let_go` and `write`."""
@@ -141,7 +152,7 @@ class Tunable:
         """
         with quiet():
             if self.is_adapter:
-                self.model.save_pretrained(str(folder), save_embedding_layers=False)
+                self.model.save_pretrained(str(folder), save_embedding_layers=False, state_dict=self.peft_state())
             else:
                 self.model.save_pretrained(str(folder))
             if processor is not None:

@@ -256,6 +256,14 @@ class IO(Interface):
         """
         ...
 
+    def merge(self, residual: Params) -> None:
+        """Adds factors to the frozen weights that all clients hold, once the round is over.
+
+        Args:
+            residual: as `fedfm.aggregation.Fold.residual`.
+        """
+        ...
+
     def peer(self, sender: str, receiver: str, params: Params) -> None:
         """Records that one client sent another its tunable."""
         ...

@@ -29,7 +29,7 @@ class RoundFold:
         uniform = Mean(weights="uniform")
         self._io = io
         self._rule = io.rule.in_round(round)
-        self._update: Fold = self._rule.start(io.spec, params)
+        self._update: Fold = self._rule.begin(io.spec, params, seed=io.seed, round=round)
         self._error = AggregationError(io.spec, params)
         self._extras: dict[str, Fold] = {group: uniform.start(io.spec, params) for group in io.algorithm.returned}
         self._clients: set[str] = set()
@@ -61,7 +61,10 @@ class RoundFold:
         """
         self._io.require_updates(self._updates)
         stepped, server = self._io.algorithm.server_step(params, self._result(round), state)
-        return self._kept(stepped, params), {
+        after = self._kept(stepped, params)
+        if residual := self._update.residual(after):
+            self._io.merge(residual)
+        return after, {
             group: self._kept(tensors, state[group]) if group in state else tensors for group, tensors in server.items()
         }
 

@@ -1,8 +1,8 @@
 """What the rest of the house knows of proxies: a model that clients hold, its versions, and the way to the backbone.
 
 The server holds a `ClientModel`; each client holds a `ClientCopy`. Between them travel changes from one `ModelVersion`
-to the next. Where the recipe has no proxy, clients hold the backbone: `WholeModel` has one version, which never changes
-and is never sent, and its plug-in is the identity.
+to the next. Where the recipe has no proxy, clients hold the backbone (`fedfm.proxies.whole_model`): it is never sent, its
+plug-in is the identity, and its versions differ only where an aggregation rule adds to the frozen weights.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
+from typing import Protocol as Interface
 
 import torch
 from torch import Tensor
@@ -35,6 +36,14 @@ Judge = Callable[[Params], tuple[float, ...]]
 
 Making = Literal["found", "made", "missing"]
 """Whether a stage of making a client model was found in the cache, was made in this process, or is not made yet."""
+
+
+class JoinedAdapter(Interface):
+    """An adapter that is written in place of the tunable's own."""
+
+    def save(self, folder: Path) -> None:
+        """Writes the files that PEFT loads into a folder."""
+        ...
 
 
 class StaleProxyError(FedfmError):
@@ -261,6 +270,39 @@ class ClientModel(ABC):
         """What a client at version ``since`` needs to be at ``version``."""
         return {}
 
+    def absorb(self, version: ModelVersion, residual: Params) -> ModelVersion:
+        """The version after factors were added to the frozen weights, of the server's model and of what clients hold.
+
+        Args:
+            version: the present one.
+            residual: as `fedfm.aggregation.Fold.residual`.
+
+        Raises:
+            ValueError: nothing can be added to this model's weights.
+        """
+        raise ValueError("nothing can be added to the frozen weights of a proxy")
+
+    @contextmanager
+    def pretrained(self, version: ModelVersion | None) -> Iterator[None]:
+        """The backbone as it was before round 1, while the block runs.
+
+        Args:
+            version: the present one, which comes back.
+        """
+        yield
+
+    def joined(self, version: ModelVersion, max_rank: int) -> JoinedAdapter | None:
+        """One LoRA adapter for the pretrained model, with the tunable's values and what a version has added to it.
+
+        Args:
+            version: the present one.
+            max_rank: of the adapter.
+
+        Returns:
+            None where it would have a higher rank, or the version adds nothing that an adapter can hold.
+        """
+        return None
+
     @abstractmethod
     def sizes(self) -> dict[str, Any]:
         """``parameters`` (``blocks``, ``backbone_blocks``, ``total``), and the share of the backbone's blocks that
@@ -275,51 +317,3 @@ class ClientModel(ABC):
         Raises:
             ValueError: clients hold the backbone, which the server does not send.
         """
-
-
-class WholeModel(ClientModel):
-    """No proxy: clients hold the backbone itself."""
-
-    def __init__(self, backbone: Backbone, attach: Attach) -> None:
-        """Attaches what is tuned to ``backbone``."""
-        self._bytes = sum(weight.numel() * weight.element_size() for weight in backbone.model.parameters())
-        self.tunable = self.server_tunable = self.client_tunable = attach(backbone)
-        self.client = ClientCopy(backbone)
-
-    @property
-    def is_sent(self) -> bool:
-        """The server does not send the backbone."""
-        return False
-
-    @property
-    def weights(self) -> Mapping[str, Tensor]:
-        """Empty: clients have the backbone, or fetch it where the server did."""
-        return {}
-
-    @property
-    def download_bytes(self) -> int:
-        """Bytes of the backbone's parameters."""
-        return self._bytes
-
-    def to_backbone(self, params: Params) -> Params:
-        """The identity."""
-        return params
-
-    def from_backbone(self, params: Params) -> Params:
-        """The identity."""
-        return params
-
-    def prepare(self, start: Params, report: Report) -> ModelVersion:
-        """The only version; it has no tensors of its own."""
-        return ModelVersion()
-
-    def load(self, version: ModelVersion) -> None:
-        """Nothing changes."""
-
-    def sizes(self) -> dict[str, Any]:
-        """Empty: there is nothing to compare with the backbone."""
-        return {}
-
-    def save(self, folder: Path, version: ModelVersion) -> None:
-        """Refuses: the server does not send the backbone."""
-        raise ValueError("clients hold the backbone; the server has no proxy to save")

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from fedfm.capabilities import BACKBONE_WEIGHTS
+from fedfm.capabilities import BACKBONE_WEIGHTS, MODEL_CHANGES
 from fedfm.data.settings import PublicSettings
 from fedfm.progress import stage
-from fedfm.settings import Settings
+from fedfm.settings import Capabilities, Settings
 
 if TYPE_CHECKING:
     from fedfm.models.backbones import Backbone
@@ -50,6 +50,11 @@ class ProxySettings(Settings):
     takes: ClassVar[Mapping[str, str]] = {BACKBONE_WEIGHTS: "clients hold a smaller model"}
 
     kind: str
+
+    def capabilities(self) -> Capabilities:
+        """Also what a model that is sent takes."""
+        takes = {MODEL_CHANGES: "the weights that clients hold are not the backbone's"} if self.is_sent else {}
+        return Capabilities(self.needs, self.gives, {**takes, **self.takes})
 
     @property
     def counts_at_clients(self) -> bool:
@@ -153,7 +158,7 @@ class NoProxy(ProxySettings):
 
     def at_server(self, backbone: Backbone, attach: Attach, public: PublicData | None, *, seed: int) -> ClientModel:
         """The backbone."""
-        from fedfm.proxies.base import WholeModel
+        from fedfm.proxies.whole_model import WholeModel
 
         return WholeModel(backbone, attach)
 

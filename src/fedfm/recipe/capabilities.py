@@ -18,6 +18,7 @@ from fedfm.capabilities import (
     GRADIENTS,
     LABELS,
     LOW_RANK_FACTORS,
+    MODEL_CHANGES,
     ONE_BACKBONE,
     ONE_MODEL,
     PARTIAL_PARTICIPATION,
@@ -310,6 +311,7 @@ PLAIN_KEYS = (
         "evaluate.patience",
         lambda recipe: recipe.evaluate.patience is not None,
         needs={ONE_MODEL: "an earlier round is delivered, and of what is a client's own only the latest is kept"},
+        takes={MODEL_CHANGES: "an earlier round is delivered, and of the frozen weights only the latest are kept"},
     ),
     PlainKey(
         "evaluate.baselines",
@@ -362,7 +364,10 @@ PLAIN_KEYS = (
     PlainKey(
         "runtime.kind",
         lambda recipe: recipe.runtime.kind != "local",
-        takes={SHARED_CODE: "its clients run in other programs"},
+        takes={
+            SHARED_CODE: "its clients run in other programs",
+            MODEL_CHANGES: "its nodes load the model once and do not change its frozen weights yet; use local",
+        },
     ),
 )
 """Keys that are not methods, in the order of the recipe."""

@@ -22,6 +22,8 @@ PRESETS = (
     "pydoc-mlm",
     "lora-exact",
     "lora-products",
+    "fed-sb",
+    "exact-lora",
     "paper-table1-bert",
     "paper-table1-roberta",
 )

@@ -12,6 +12,8 @@ NAMES = {
     "feddyn": "FedDyn",
     "lora": "LoRA",
     "dora": "DoRA",
+    "lora-sb": "LoRA-SB",
+    "ravan": "Ravan",
     "ia3": "IA³",
     "bitfit": "BitFit",
 }

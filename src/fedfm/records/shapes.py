@@ -210,6 +210,7 @@ class _Summary(TypedDict):
     evaluate_at: NotRequired[Literal["server", "clients", "both"]]
     mean_of_clients: NotRequired[bool]
     personal: NotRequired[list[Name]]
+    needs_model: NotRequired[bool]
     personal_values: NotRequired[Literal["mean", "initial"]]
     protocol: NotRequired[_Protocol | None]
     versions: NotRequired[dict[str, str]]

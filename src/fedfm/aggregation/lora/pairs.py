@@ -6,6 +6,8 @@ from collections.abc import Iterable
 
 from torch import Tensor
 
+from fedfm import low_rank
+
 _FACTORS = {"lora_A": "lora_B", "lora_embedding_A": "lora_embedding_B"}
 
 
@@ -28,5 +30,4 @@ def product_norm(a: Tensor, b: Tensor) -> float:
         a: A, ``[r, …]``.
         b: B, ``[out, r, …]``; of a convolution ``[out, r, 1, 1]``.
     """
-    a, b = a.double().flatten(1), b.double().flatten(1)
-    return float(((b.T @ b) * (a @ a.T)).sum().clamp(min=0).sqrt())
+    return low_rank.product_norm(b.double().flatten(1), a.double().flatten(1))

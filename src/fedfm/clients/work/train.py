@@ -213,7 +213,8 @@ def _finish(
     activity: Params | None = None,
 ) -> Answer:
     number = task.instruction.round
-    groups, own = worker.contract.finish(task.client, number, received, trained, result, task.own)
+    folded = worker.tunable.folded(trained)
+    groups, own = worker.contract.finish(task.client, number, received, folded, result, task.own)
     facts = Done(
         client=task.client,
         examples=len(worker.clients[task.client]),

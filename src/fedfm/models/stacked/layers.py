@@ -12,6 +12,7 @@ from peft.tuners.ia3 import IA3Layer
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from torch.nn.functional import layer_norm, linear
+from torch.nn.utils import parametrize
 from transformers.pytorch_utils import Conv1D
 
 from fedfm.models.stacked.layout import Layout, own_products, spread
@@ -48,13 +49,15 @@ def stacked_forward(module: nn.Module, trained: AbstractSet[int], stacks: Stacks
     None if the module has no trained parameters of its own, or they cannot be stacked.
     """
     if isinstance(module, LoraLayer):
-        a, b = (cast(Tensor, layers[_adapter(module)].weight) for layers in (module.lora_A, module.lora_B))
-        if id(a) not in trained:
+        down, up = (layers[_adapter(module)] for layers in (module.lora_A, module.lora_B))
+        own = _trained_tensors(down, trained) | _trained_tensors(up, trained)
+        if not own:
             return None
         if _adapter(module) in module.lora_magnitude_vector:
+            a, b = cast(Tensor, down.weight), cast(Tensor, up.weight)
             length = cast(Tensor, module.lora_magnitude_vector[_adapter(module)].weight)
             return _dora(module, a, b, length, stacks), {id(a), id(b), id(length)}
-        return _lora(module, a, b, stacks), {id(a), id(b)}
+        return _lora(module, down, up, stacks), own
     if isinstance(module, IA3Layer):
         factors = module.ia3_l[_adapter(module)]
         return (_ia3(module, factors, stacks), {id(factors)}) if id(factors) in trained else None
@@ -85,12 +88,29 @@ def base_product(layer: nn.Module) -> tuple[Tensor, Tensor | None]:
     return (weight.T if isinstance(layer, Conv1D) else weight), bias
 
 
-def _lora(module: LoraLayer, a: Tensor, b: Tensor, stacks: Stacks) -> Forward:
+def _trained_tensors(layer: nn.Module, trained: AbstractSet[int]) -> set[int]:
+    """Ids of the trained parameters from which a layer has its weight."""
+    return {id(parameter) for parameter in layer.parameters()} & trained
+
+
+def _weights(layer: nn.Module, stacks: Stacks) -> Tensor:
+    """A layer's weight for each client, ``[K, ...]``: trained, frozen, or computed from trained parameters."""
+    if parametrize.is_parametrized(layer, "weight"):
+        computed: Any = layer.parametrizations["weight"]  # type: ignore[index]
+        originals = [stacks.required(parameter) for parameter in computed.parameters(recurse=False)]
+        return cast(Tensor, torch.vmap(computed[0])(*originals))
+    weight = cast(Tensor, layer.weight)
+    own = stacks.of(weight)
+    return weight.expand(stacks.layout.clients, *weight.shape) if own is None else own
+
+
+def _lora(module: LoraLayer, down: nn.Module, up: nn.Module, stacks: Stacks) -> Forward:
     scale = float(module.scaling[_adapter(module)])
 
     def forward(x: Tensor) -> Tensor:
         weight, bias = base_product(module.get_base_layer())
-        return low_rank(x, weight, bias, stacks.required(a), stacks.required(b), scale, stacks.layout.sizes(x))
+        a, b = _weights(down, stacks), _weights(up, stacks)
+        return low_rank(x, weight, bias, a, b, scale, stacks.layout.sizes(x))
 
     return forward
 

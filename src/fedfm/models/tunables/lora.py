@@ -11,7 +11,7 @@ from typing import Annotated, ClassVar, Literal
 from peft import LoraConfig
 from pydantic import Field
 
-from fedfm.capabilities import LOW_RANK_FACTORS
+from fedfm.capabilities import LOW_RANK_FACTORS, LOW_RANK_PRODUCT
 from fedfm.errors import RecipeError
 from fedfm.models.backbones import Backbone
 from fedfm.models.tunable import Tunable
@@ -68,6 +68,8 @@ class LowRank(WithHead):
 
 class Lora(LowRank):
     """Low-rank updates of weight matrices."""
+
+    gives = frozenset({LOW_RANK_FACTORS, LOW_RANK_PRODUCT})
 
     kind: Literal["lora"] = "lora"
     """Low-rank updates of weight matrices."""

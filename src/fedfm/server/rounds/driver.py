@@ -10,7 +10,7 @@ from typing import Any
 
 from fedfm.clients.store import ClientStore
 from fedfm.errors import InterruptedRunError, RecipeError, TooFewClientsError, TripwireError
-from fedfm.params import is_finite
+from fedfm.params import Params, is_finite
 from fedfm.protocols import Protocol, State
 from fedfm.records.folder import RunFolder
 from fedfm.runtimes.base import Runtime
@@ -163,9 +163,11 @@ class Driver:
     def _ended(self, exchange: Exchange, protocol: State) -> tuple[RunState, dict[str, Any]]:
         """The state after a round, evaluated where that is due, and what listeners get; adds to the round's records."""
         records, watch, totals = exchange.records, exchange.records.watch, exchange.totals
-        self._check_finite(protocol)
+        self._check_finite(protocol, exchange.residual)
+        state = _counted(exchange.state, protocol, totals, records, is_sent=self.experiment.client_model.is_sent)
+        if state.proxy is not None and exchange.residual:
+            state = replace(state, proxy=self.experiment.client_model.absorb(state.proxy, exchange.residual))
         watch.lap("aggregate")
-        state = _counted(exchange.state, protocol, totals, records)
         train = ({} if totals.loss is None else {"loss": totals.loss}) | totals.figures
         if train:
             records.metrics.append(self._metrics_line(state.round, "train", train, totals.examples, watch))
@@ -195,8 +197,8 @@ class Driver:
 
         return report
 
-    def _check_finite(self, state: State) -> None:
-        for group in (state.params, *state.server.values()):
+    def _check_finite(self, state: State, residual: Params) -> None:
+        for group in (state.params, residual, *state.server.values()):
             if bad := [name for name, tensor in group.items() if not is_finite(tensor)]:
                 raise RecipeError(
                     f"the server's step of round {state.round} overflowed in {len(bad)} tensors, first `{bad[0]}`; the "
@@ -241,7 +243,7 @@ class Driver:
             refused=state.refused + totals.refused,
             bytes_down=state.bytes_down + totals.bytes_down,
             bytes_up=state.bytes_up + totals.bytes_up,
-            holders=_holders(state, totals),
+            holders=_holders(state, totals, is_sent=self.experiment.client_model.is_sent),
         )
         return state, figures
 
@@ -301,7 +303,7 @@ class Driver:
                     self.store.forget_before(client, number)
 
 
-def _counted(state: RunState, protocol: State, totals: Totals, records: Records) -> RunState:
+def _counted(state: RunState, protocol: State, totals: Totals, records: Records, *, is_sent: bool) -> RunState:
     """The state after a round, with its counts added."""
     return replace(
         state,
@@ -312,7 +314,7 @@ def _counted(state: RunState, protocol: State, totals: Totals, records: Records)
         bytes_up=state.bytes_up + totals.bytes_up,
         samples=state.samples + totals.samples,
         steps=(*state.steps, totals.steps),
-        holders=_holders(state, totals),
+        holders=_holders(state, totals, is_sent=is_sent),
         activity=totals.activity,
         contributions=after_round(state.contributions, totals.trained, records.events),
         versions=state.versions | totals.versions,
@@ -320,8 +322,15 @@ def _counted(state: RunState, protocol: State, totals: Totals, records: Records)
     )
 
 
-def _holders(state: RunState, totals: Totals) -> dict[str, int]:
-    """Client id → the version of the proxy that it holds after an exchange."""
+def _holders(state: RunState, totals: Totals, *, is_sent: bool) -> dict[str, int]:
+    """Client id → the version of the model that it holds after an exchange; of one that is not sent, if not the first.
+
+    Args:
+        state: before it.
+        totals: of it.
+        is_sent: whether the server sends the model.
+    """
     held = {**state.holders, **totals.downloaded}
-    held |= {client: version for client, version in totals.trained.items() if client in held}
+    new = {client: version for client, version in totals.trained.items() if client in held or (version and not is_sent)}
+    held |= new
     return {client: number for client, number in held.items() if client not in totals.stale}

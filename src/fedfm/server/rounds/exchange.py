@@ -40,6 +40,7 @@ class Exchange(RunFacts):
         state: of the run before the exchange.
         records: gets the ledger's lines, the events and the time.
         totals: counts.
+        residual: factors that `merge` got.
         number: the round that it belongs to.
         phase: under which the clients' time is booked.
     """
@@ -73,6 +74,7 @@ class Exchange(RunFacts):
         super().__init__(experiment)
         self.pending, self.state, self.records, self.totals = pending, state, records, Totals()
         self.number, self.phase = records.number, phase
+        self.residual: Params = {}
         self._outbox, self._runtime, self._store = outbox, pending.runtime, store
         self._stop, self._listeners = stop, listeners
         self._intake = Intake(experiment, store, records, self.totals, keeps_state=self._runtime.keeps_state)
@@ -187,6 +189,10 @@ class Exchange(RunFacts):
             return None
         content = self._store.get(key, version.number, sha256=version.sha256)
         return None if content is None else decode_state(content)[name]
+
+    def merge(self, residual: Params) -> None:
+        """Keeps factors that are added to the frozen weights at the end of the round."""
+        self.residual = residual
 
     def peer(self, sender: str, receiver: str, params: Params) -> None:
         """Records that one client sent another its tunable."""

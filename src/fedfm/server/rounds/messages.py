@@ -61,12 +61,13 @@ class Outbox:
         if state.proxy is None:
             raise ValueError("the run has no client model yet")
         number = next(iter(asks.values())).round if asks else 0
+        first = state.proxy.number if self._model.is_sent else 0  # what is not sent, a client has as it was before round 1
         self._share(list(asks), number, state, state.proxy, ledger)
         alike: dict[tuple[int, object, int, int, int], list[str]] = {}
         gets: dict[str, Slices] = {}
         for client, ask in asks.items():
             gets[client] = self._contract.views.gets(self._contract.spec, client, ask.round)
-            since = state.holders.get(client, state.proxy.number)
+            since = state.holders.get(client, first)
             version = state.versions.get(client)
             kept = (version.number if version else 0, self.forget.get(client, 0))
             own = kept if self._runtime.keeps_state else (0, 0)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -19,6 +21,7 @@ from fedfm.models.identity import PARTS
 from fedfm.models.quiet import quiet
 from fedfm.models.tunable import Tunable
 from fedfm.params import Params
+from fedfm.proxies.base import ClientModel, JoinedAdapter, ModelVersion
 from fedfm.recipe import Recipe, load_recipe
 from fedfm.records import jsonl, shapes
 from fedfm.records.folder import RunFolder
@@ -33,15 +36,35 @@ MOST_NAME = 200
 """Characters of a folder's name."""
 
 
-def write_outcome(
-    folder: RunFolder, tunable: Tunable, backbone: Backbone, recipe: Recipe, summary: dict[str, Any], *, merge: bool
-) -> Path:
+@dataclass(frozen=True)
+class Tuned:
+    """What a run has tuned, with its final values.
+
+    Attributes:
+        model: the server's side of what clients hold; its tunable holds the final parameters.
+        backbone: the model on which they were tuned.
+        version: of the clients' model.
+    """
+
+    model: ClientModel
+    backbone: Backbone
+    version: ModelVersion
+
+    @property
+    def needs_model(self) -> bool:
+        """Whether the backbone's own weights have changed, so that the tunable's adapter alone is not the model."""
+        return not self.model.is_sent and bool(self.version.own)
+
+
+def write_outcome(folder: RunFolder, tuned: Tuned, recipe: Recipe, summary: dict[str, Any], *, merge: bool) -> Path:
     """Writes the tuned parameters, with a card.
+
+    Where a rule has added to the frozen weights, it writes ``model/``, and beside it ``adapter/`` if one LoRA can hold
+    the tunable with all that was added.
 
     Args:
         folder: the run's folder.
-        tunable: holds the final parameters.
-        backbone: the model on which they were tuned.
+        tuned: holds the final parameters.
         recipe: the resolved recipe.
         summary: the content of ``summary.json``.
         merge: write ``model/`` even though the tunable could be an adapter.
@@ -49,10 +72,35 @@ def write_outcome(
     Returns:
         ``adapter/``, or ``model/`` for merged models and for tunables that are not PEFT methods (head, bitfit, full).
     """
+    if tuned.needs_model:
+        added = tuned.model.joined(tuned.version, recipe.aggregate.adapter_rank)
+        merge = True
+        if added is None:
+            shutil.rmtree(folder.adapter, ignore_errors=True)  # of an earlier round, when the rank was lower
+        else:
+            _write(folder, tuned, recipe, summary, added, merge=False)
+        summary["needs_model"] = added is None
+    return _write(folder, tuned, recipe, summary, None, merge=merge)
+
+
+def _write(
+    folder: RunFolder,
+    tuned: Tuned,
+    recipe: Recipe,
+    summary: dict[str, Any],
+    added: JoinedAdapter | None,
+    *,
+    merge: bool,
+) -> Path:
+    """One folder of `write_outcome`; with ``added`` in place of the tunable's own adapter."""
+    tunable, backbone = tuned.model.tunable, tuned.backbone
     whole = merge or not tunable.is_adapter
     target = folder.model if whole else folder.adapter
     with folder.replacing(target) as beside:
-        if merge and tunable.is_adapter:
+        if added is not None:
+            added.save(beside)
+            backbone.processor.save_pretrained(beside)
+        elif merge and tunable.is_adapter:
             with quiet():
                 tunable.merged().save_pretrained(beside)
                 backbone.processor.save_pretrained(beside)
@@ -113,11 +161,11 @@ def export(path: Path | str, *, merge: bool = False) -> Path:
     """
     folder = RunFolder.open(path)
     recipe = load_recipe(folder.recipe)
-    tunable, backbone = load_tuned(folder, recipe)
-    return write_outcome(folder, tunable, backbone, recipe, jsonl.read(folder.summary, shapes.SUMMARY), merge=merge)
+    tuned = load_tuned(folder, recipe)
+    return write_outcome(folder, tuned, recipe, dict(jsonl.read(folder.summary, shapes.SUMMARY)), merge=merge)
 
 
-def load_tuned(folder: RunFolder, recipe: Recipe) -> tuple[Tunable, Backbone]:
+def load_tuned(folder: RunFolder, recipe: Recipe) -> Tuned:
     """The backbone of a run with the tuned parameters, on the CPU.
 
     Raises:
@@ -144,10 +192,13 @@ def load_tuned(folder: RunFolder, recipe: Recipe) -> tuple[Tunable, Backbone]:
         return recipe.tune.attach(model, task_type=task.peft_type, seed=recipe.seed)
 
     made = here.at_server(backbone, attach, None, seed=recipe.seed)
+    version = saved.state.proxy or ModelVersion()
+    if not made.is_sent:
+        made.load(version)
     refined = saved.state.refined.params if saved.state.refined else {}
     made.tunable.write(refined or made.to_backbone(params))
     made.tunable.eval()
-    return made.tunable, backbone
+    return Tuned(made, backbone, version)
 
 
 def delivered_params(folder: RunFolder, contract: Contract, recipe: Recipe, state: RunState) -> Params:

@@ -48,7 +48,8 @@ def baselines(experiment: Experiment, state: RunState) -> dict[str, Any]:
             results["majority"] = commonest[experiment.evaluator.metrics[0]]
     for name in experiment.recipe.evaluate.baselines:
         baseline = _pooled if name == "pooled" else _local
-        results[name] = baseline(experiment, state, clients, worker.own)
+        with experiment.client_model.pretrained(state.proxy):
+            results[name] = baseline(experiment, state, clients, worker.own)
     return results
 
 
@@ -68,7 +69,7 @@ def _local(experiment: Experiment, state: RunState, clients: Clients, worker: Wo
 
     They train on the latest proxy, which the federation has helped to align, so the baseline is slightly too good.
     """
-    if state.proxy is not None:
+    if state.proxy is not None and experiment.client_model.is_sent:
         worker.copy.download(state.proxy)
     local = experiment.recipe.local
     chosen = numpy_generator(experiment.recipe.seed, "local baseline").permutation(sorted(clients))[:LOCAL_CLIENTS]

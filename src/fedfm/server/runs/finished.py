@@ -96,7 +96,7 @@ class Run:
         """The backbone with the tuned parameters, on the CPU, ready for inference."""
         from fedfm.server.runs.artifacts import load_tuned
 
-        return load_tuned(self.folder, self.recipe)[0].model
+        return load_tuned(self.folder, self.recipe).model.tunable.model
 
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r})"

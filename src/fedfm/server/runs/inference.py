@@ -130,7 +130,8 @@ def _open(run: Path | str, overrides: Sequence[str]) -> _Model:
             where=refused[0].partition("=")[0],
         )
     recipe = load_recipe(folder.recipe, overrides)
-    tunable, backbone = load_tuned(folder, recipe)
+    tuned = load_tuned(folder, recipe)
+    tunable, backbone = tuned.model.tunable, tuned.backbone
     device = choose_device(recipe.runtime.device)
     tunable.to(device)
     task = TASKS[recipe.task.kind]

@@ -15,6 +15,7 @@ from fedfm.server.advice.timing import time_steps
 from fedfm.server.experiment.build import Experiment, build_experiment
 from fedfm.server.experiment.federated_data import FederatedData, prepare_data
 from fedfm.server.rounds.costs import CostBook
+from fedfm.server.runs.residuals import residual_bytes
 from fedfm.spec import count, empty
 from fedfm.wire import stored_bytes
 
@@ -126,13 +127,15 @@ def _bytes(experiment: Experiment, cohort: int) -> dict[str, int]:
         down = up = round(whole * messages.peer / len(clients))
     evaluating = 0 if recipe.evaluate.at == "server" or messages.peer else len(experiment.data.evaluating_clients())
     evaluation = evaluating * sum(contract.evaluation_bytes(clients[0], 1, experiment.evaluator.metrics))
+    residual = residual_bytes(experiment)
     evaluations = 1 + -(-recipe.federation.rounds // recipe.evaluate.every)  # one of them before round 1
     return {
         "per_client_down": down,
         "per_client_up": up,
         "per_round": per_round,
         "evaluation": evaluation,
-        "total": per_round * recipe.federation.rounds + evaluation * evaluations,
+        "residual": residual,
+        "total": per_round * recipe.federation.rounds + evaluation * evaluations + residual,
         "first_download": experiment.client_model.download_bytes,
         "alignment": experiment.client_model.alignment_bytes,
     }

@@ -14,6 +14,7 @@ from fedfm.errors import InterruptedRunError, RecipeError, StorageError, TooFewC
 from fedfm.models.identity import PARTS
 from fedfm.private import private
 from fedfm.progress import Heard, heard_by
+from fedfm.proxies.base import ModelVersion
 from fedfm.recipe import Recipe, dump, load_recipe
 from fedfm.records import contributions, jsonl, plug_in, shapes
 from fedfm.records.costs import cost_totals
@@ -26,7 +27,7 @@ from fedfm.server.rounds.checkpoints import load_checkpoint
 from fedfm.server.rounds.driver import Driver
 from fedfm.server.rounds.interrupts import StopRequest, stop_on_signals
 from fedfm.server.rounds.state import RunState
-from fedfm.server.runs.artifacts import delivered_params, write_client_adapters, write_outcome
+from fedfm.server.runs.artifacts import Tuned, delivered_params, write_client_adapters, write_outcome
 from fedfm.server.runs.baselines import baselines
 from fedfm.server.runs.inference import evaluation
 from fedfm.server.runs.planning import describe
@@ -228,10 +229,11 @@ def _finish(
         proxy_figures(experiment, state),
         cost_totals(folder.costs),
     )
-    target = write_outcome(folder, experiment.tunable, experiment.backbone, experiment.recipe, summary, merge=False)
+    tuned = Tuned(experiment.client_model, experiment.backbone, state.proxy or ModelVersion())
+    target = write_outcome(folder, tuned, experiment.recipe, summary, merge=False)
     tripwires.written(state.round, target, summary)
     folder.write_json(folder.evaluation, evaluation(experiment))
-    if experiment.tunable.is_adapter:
+    if target == folder.adapter:
         shutil.rmtree(folder.model, ignore_errors=True)  # merged from an earlier round, if it is there
     folder.write_json(folder.summary, summary)
     if experiment.worker is not None and experiment.worker.profile is not None:

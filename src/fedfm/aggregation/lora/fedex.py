@@ -1,0 +1,26 @@
+"""FedEx-LoRA: factors are averaged, and what the product of the means lacks is added to the frozen weights.
+
+Singhal et al., FedEx-LoRA: Exact Aggregation for Federated and Efficient Fine-Tuning of Foundation Models,
+arXiv:2410.09432, §3: A' = Σ p_c·A_c, B' = Σ p_c·B_c, W ← W + s·(Σ p_c·B_c·A_c − B'·A').
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import Tensor
+
+from fedfm.aggregation.lora.exact import ExactRule
+from fedfm.aggregation.lora.products import ProductSum
+from fedfm.low_rank import Factors
+
+
+class FedEx(ExactRule):
+    """Mean of factors; what it lacks is added to the frozen weights."""
+
+    rule: Literal["fedex"] = "fedex"
+    """Mean of factors; what it lacks is added to the frozen weights."""
+
+    def renew(self, a: str, product: ProductSum, factor: Tensor, *, seed: int, round: int) -> Factors | None:  # noqa: A002
+        """None: the mean of factors."""
+        return None

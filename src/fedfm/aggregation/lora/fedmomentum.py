@@ -1,0 +1,40 @@
+"""FedMomentum: the exact mean of the products; its leading part goes on in the factors, the rest into the frozen weights.
+
+FedMomentum, arXiv:2603.08014: U S Vᵀ = Σ p_c·B_c·A_c; B' = U_r·S_r^½, A' = S_r^½·V_rᵀ; W ← W + s·U_rest·S_rest·V_restᵀ. So
+the factors keep the direction in which the clients agree, and nothing is lost.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from fedfm.aggregation.lora.exact import ExactRule
+from fedfm.aggregation.lora.products import ProductSum
+from fedfm.capabilities import WHOLE_VIEWS
+from fedfm.low_rank import Factors, singular
+
+
+class FedMomentum(ExactRule):
+    """Leading singular part of the exact mean stays in the factors; the rest is added to the frozen weights."""
+
+    needs: ClassVar = {
+        **ExactRule.needs,
+        WHOLE_VIEWS: "its factors are sorted by size anew in each round, and a part of them means another one",
+    }
+
+    rule: Literal["fedmomentum"] = "fedmomentum"
+    """Leading singular part of the exact mean stays in the factors; the rest is added to the frozen weights."""
+
+    def renew(self, a: str, product: ProductSum, factor: Tensor, *, seed: int, round: int) -> Factors | None:  # noqa: A002
+        """The leading r singular values, shared alike between B and A."""
+        rank = factor.shape[0]
+        u, s, vt = singular(*product.mean())
+        s = s[:rank]
+        root = torch.zeros(rank, dtype=s.dtype)
+        root[: len(s)] = s.sqrt()
+        up, down = u.new_zeros(u.shape[0], rank), vt.new_zeros(rank, vt.shape[1])
+        up[:, : len(s)], down[: len(s)] = u[:, :rank], vt[:rank]
+        return up * root, root[:, None] * down
