@@ -210,7 +210,8 @@ def _finish(
     from fedfm.report.page import write_report  # matplotlib, which only the page needs
 
     stop.check("after the last round")
-    tripwires.finished(state.round)
+    with experiment.client_model.pretrained(state.proxy):
+        tripwires.finished(state.round)
     compared = baselines(experiment, state)
     stop.check("after the baselines")
     write_client_adapters(folder, experiment, state)
