@@ -1,17 +1,26 @@
-"""Folding a round's updates: the tunable by the recipe's rule, what the algorithm sends beside it by the plain mean."""
+"""Folding a round's updates: the tunable by the recipe's rule, what the algorithm sends beside it by the plain mean.
+
+What the algorithm measures of each update is folded by the recipe's rule too, as a tensor of one value for each figure.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor
 
 from fedfm.aggregation import Fold, Mean
 from fedfm.algorithms import Aggregate, ServerState
 from fedfm.params import Params
 from fedfm.protocols.base import IO, ClientUpdate
-from fedfm.views import holds
+from fedfm.spec import Spec, TensorSpec
+from fedfm.views import Slices, holds
 from fedfm.wire import TUNABLE
+
+_VALUE = "value"
+_ONE_VALUE: Spec = {_VALUE: TensorSpec((), torch.float64)}
+_WHOLE: Slices = {_VALUE: ()}
 
 
 class RoundFold:
@@ -21,6 +30,7 @@ class RoundFold:
         uniform = Mean(weights="uniform")
         self._io = io
         self._update: Fold = io.rule.start(io.spec, params)
+        self._figures: dict[str, Fold] = {}
         self._extras: dict[str, Fold] = {group: uniform.start(io.spec, params) for group in io.algorithm.returned}
         self._clients: set[str] = set()
         self._steps = self._updates = 0
@@ -35,6 +45,10 @@ class RoundFold:
         self._update.add(update.groups[TUNABLE], update.contribution, update.slices)
         for group, fold in self._extras.items():
             fold.add(update.groups[group], update.contribution, update.slices)
+        for figure, value in self._io.algorithm.measure(update.groups[TUNABLE], update.contribution).items():
+            if figure not in self._figures:
+                self._figures[figure] = self._io.rule.start(_ONE_VALUE, {_VALUE: torch.zeros((), dtype=torch.float64)})
+            self._figures[figure].add({_VALUE: torch.tensor(value, dtype=torch.float64)}, update.contribution, _WHOLE)
         for name in self._unheld.keys() & update.slices.keys():
             self._cover(name, update)
         self._clients.add(update.client)
@@ -90,4 +104,5 @@ class RoundFold:
             share=clients / len(self._io.clients),
             steps=self._steps / clients,
             round=round,
+            figures={name: float(fold.result()[_VALUE]) for name, fold in self._figures.items()},
         )
