@@ -32,6 +32,8 @@ WHOLE_VIEWS = "whole views"
 """Each client holds every coordinate of the tunable; ranks, personal parts and chosen layers take it."""
 BARRIER = "barrier"
 """A round waits for its cohort; an asynchronous protocol takes it."""
+STEP_EACH_ROUND = "server step each round"
+"""The server steps on the aggregate of every round; a protocol whose clients train on before that takes it."""
 SERVER_STEP = "server step"
 """The server updates one set of parameters by the algorithm; gossip and distillation take it."""
 UPDATE_PATH = "update path"
@@ -64,6 +66,7 @@ UNLESS_TAKEN = frozenset(
         SIMULATED_CLIENTS,
         WHOLE_VIEWS,
         BARRIER,
+        STEP_EACH_ROUND,
         SERVER_STEP,
         UPDATE_PATH,
         FIXED_COHORT,

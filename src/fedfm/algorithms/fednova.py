@@ -33,6 +33,7 @@ class FedNova(Algorithm):
 
     needs: ClassVar[Mapping[str, str]] = {
         "sgd": "an update divided by its steps is a mean gradient only for plain SGD steps",
+        "server step each round": "a normalised update is no change of the parameters before the server's step",
     }
 
     def client_finish(self, update: Params, at: ClientRound, result: LocalResult) -> Finished:

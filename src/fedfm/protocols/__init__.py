@@ -8,12 +8,14 @@ from fedfm.protocols.base import IO, Ask, ClientUpdate, Messages, Protocol, Stat
 from fedfm.protocols.buffered import Buffered
 from fedfm.protocols.distillation import Distillation
 from fedfm.protocols.gossip import Gossip
+from fedfm.protocols.hierarchical import Hierarchical
 from fedfm.protocols.star import Star
 from fedfm.registry import Choice
 
 PROTOCOLS: dict[str, type[Protocol]] = {
     "star": Star,
     "buffered": Buffered,
+    "hierarchical": Hierarchical,
     "gossip": Gossip,
     "distillation": Distillation,
 }
@@ -29,6 +31,7 @@ __all__ = [
     "ClientUpdate",
     "Distillation",
     "Gossip",
+    "Hierarchical",
     "Messages",
     "Protocol",
     "Star",

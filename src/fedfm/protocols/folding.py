@@ -62,8 +62,7 @@ class RoundFold:
             TooFewClientsError: the rule needs more updates.
             ValueError: nothing was folded in.
         """
-        self._io.require_updates(self._updates)
-        stepped, server = self._io.algorithm.server_step(params, self._result(round), state)
+        stepped, server = self._io.algorithm.server_step(params, self.aggregate(round), state)
         return self._kept(stepped, params), {
             group: self._kept(tensors, state[group]) if group in state else tensors for group, tensors in server.items()
         }
@@ -88,12 +87,14 @@ class RoundFold:
             kept[name] = before[name] if unheld is None else before[name].where(unheld, stepped[name])
         return kept
 
-    def _result(self, round: int) -> Aggregate:  # noqa: A002 - the field's word
+    def aggregate(self, round: int) -> Aggregate:  # noqa: A002 - the field's word
         """The aggregate; it ends the fold.
 
         Raises:
+            TooFewClientsError: the rule needs more updates.
             ValueError: nothing was folded in.
         """
+        self._io.require_updates(self._updates)
         clients = len(self._clients)
         finished = self._io.up.finish({TUNABLE: self._update.result()}, clients)
         for client, reason in self._update.notes().items():

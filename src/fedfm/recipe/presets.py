@@ -17,6 +17,9 @@ PRESETS = (
     "digits-vit",
     "pydoc-llm",
     "pydoc-mlm",
+    "few-bits",
+    "server-optimizers",
+    "edges",
     "paper-table1-bert",
     "paper-table1-roberta",
 )

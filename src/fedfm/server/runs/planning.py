@@ -88,7 +88,7 @@ def _bytes(experiment: Experiment, cohort: int) -> dict[str, int]:
     with_model = next((client for client in clients if client not in experiment.backbones), clients[0])
     down, up = experiment.message_bytes(with_model, 1)
     whole = stored_bytes(empty(contract.spec))
-    per_round = down * messages.down + up * messages.up + whole * messages.peer
+    per_round = down * messages.down + up * messages.up + whole * messages.peer + round(whole * messages.relay)
     if messages.peer:  # a client gets as many tunables as it sends
         down = up = round(whole * messages.peer / len(clients))
     evaluating = 0 if recipe.evaluate.at == "server" or messages.peer else len(experiment.data.evaluating_clients())
