@@ -100,7 +100,7 @@ class PowerSgd(ErrorFeedback):
         """P·Qᵀ of each matrix, and the other tensors."""
         flat, others = split(spec)
         name, (matrices, dense) = prefix(self.kind, flat), self._parts(flat)
-        parts = params[f"{name}.factors"].split(self._sizes(matrices))
+        parts = torch.split(params[f"{name}.factors"], self._sizes(matrices))
         found = {
             each: (_columns(p, self.rank) @ _columns(q, self.rank).T).to(matrix.dtype)
             for (each, matrix), p, q in zip(matrices.items(), parts[::2], parts[1::2], strict=True)

@@ -53,7 +53,7 @@ class Sign(ErrorFeedback):
         """Signs and scales."""
         flat, others = split(spec_of(params))
         values, name = flatten(params, flat).float(), prefix(self.kind, flat)
-        means = [part.abs().mean() for part in values.split(list(self._blocks(flat)))]
+        means = [part.abs().mean() for part in torch.split(values, list(self._blocks(flat)))]
         sent = {
             f"{name}.signs": torch.from_numpy(np.packbits((values >= 0).numpy())),
             f"{name}.scales": torch.stack(means) if means else torch.empty(0),
