@@ -10,7 +10,8 @@ from types import ModuleType
 
 import pytest
 
-GUIDE = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[1]
+GUIDE = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 FILES = dict(re.findall(r'^```python title="([^"]+)"\n(.*?)^```$', GUIDE, re.MULTILINE | re.DOTALL))
 
 
@@ -23,6 +24,12 @@ def _load(name: str, path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.setitem(sys.modules, name, module)
     spec.loader.exec_module(module)
     return module
+
+
+def test_the_example_algorithm_is_the_one_of_the_package() -> None:
+    assert len(FILES) == 2
+    for title, source in FILES.items():
+        assert (ROOT / title).read_text(encoding="utf-8") == source
 
 
 def test_the_example_algorithm_passes_its_own_tests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

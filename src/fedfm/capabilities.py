@@ -35,6 +35,8 @@ LASTING_COORDINATES = "lasting coordinates"
 from round to round in these coordinates, such as a momentum, needs it."""
 BARRIER = "barrier"
 """A round waits for its cohort; an asynchronous protocol takes it."""
+STEP_EACH_ROUND = "server step each round"
+"""The server steps on the aggregate of every round; a protocol whose clients train on before that takes it."""
 SERVER_STEP = "server step"
 """The server updates one set of parameters by the algorithm; gossip and distillation take it."""
 UPDATE_PATH = "update path"
@@ -78,6 +80,7 @@ UNLESS_TAKEN = frozenset(
         WHOLE_VIEWS,
         LASTING_COORDINATES,
         BARRIER,
+        STEP_EACH_ROUND,
         SERVER_STEP,
         UPDATE_PATH,
         FIXED_COHORT,

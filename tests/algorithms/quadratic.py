@@ -51,6 +51,7 @@ class Quadratics:
         spec = spec_of(self.params)
         fold = Mean(weights="uniform").start(spec, self.params)
         extras = {group: Mean(weights="uniform").start(spec, self.params) for group in self.algorithm.returned}
+        figures: dict[str, float] = {}
         for client in clients:
             at = ClientRound(
                 self.params,
@@ -74,6 +75,8 @@ class Quadratics:
             self.own[client] = done.own
             contribution = Contribution(str(client), 1, self.steps)
             fold.add(done.update, contribution, {"w": ()})
+            for name, figure in self.algorithm.measure(done.update, contribution).items():
+                figures[name] = figures.get(name, 0.0) + figure / len(clients)
             for group, other in extras.items():
                 other.add(done.extras[group], contribution, {"w": ()})
         aggregate = Aggregate(
@@ -81,6 +84,7 @@ class Quadratics:
             {group: other.result() for group, other in extras.items()},
             share=len(clients) / len(self.centres),
             steps=self.steps,
+            figures=figures,
         )
         self.params, self.server = self.algorithm.server_step(self.params, aggregate, self.server)
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.functional import mse_loss
 
 import fedfm.algorithms.base
+from fedfm.aggregation import Contribution
 from fedfm.algorithms import (
     ALGORITHMS,
     Aggregate,
@@ -40,7 +41,9 @@ def params(*values: float) -> Params:
 def change(algorithm: Algorithm, *values: float) -> Aggregate:
     """An aggregate in float64, with groups that the algorithm's clients return."""
     update = {"w": torch.tensor(values, dtype=torch.float64)}
-    return Aggregate(update, {group: {"w": torch.zeros(len(values))} for group in algorithm.returned})
+    figures = algorithm.measure(update, Contribution("a", 1, 1))
+    extras = {group: {"w": torch.zeros(len(values))} for group in algorithm.returned}
+    return Aggregate(update, extras, figures=figures)
 
 
 def at_of(algorithm: Algorithm, *shape: int) -> At:
@@ -217,7 +220,8 @@ def test_fedadam_squares_the_update_not_the_momentum() -> None:
 
 @every_algorithm
 def test_a_quadratic_federation_approaches_its_optimum(name: str) -> None:
-    settings = {"fedadam": {"server_lr": 0.3, "tau": 0.1}, "fedyogi": {"server_lr": 0.3, "tau": 0.1}}
+    adaptive = {"server_lr": 0.3, "tau": 0.1}
+    settings = {**dict.fromkeys(("fedadam", "fedyogi", "fedadagrad"), adaptive), "fedexp": {"epsilon": 1.0}}
     federation = Quadratics(ALGORITHMS[name](**settings.get(name, {})), torch.ones_like(CENTRES), CENTRES, lr=0.1)
     for _ in range(200):
         federation.round(range(3))

@@ -71,7 +71,9 @@ def test_two_rounds_of_scaffold_with_top_k() -> None:
         assert state["algorithm/control"][A].tolist() == [[number] * 3, [number] * 3, [0.0] * 3, [0.0] * 3]
         assert groups["control"][B].tolist() == [[1.0, 1.0]] * 2
         assert state["view/tunable"][HEAD].tolist() == [5.0 - number, 6.0 - number]
-        arrived = agreed.up.decode(groups, agreed.before_path("a", number))[TUNABLE]
+        arrived = agreed.up.decode(groups, agreed.before_path("a", number), MessageKey(agreed.seed, number, "a"))[
+            TUNABLE
+        ]
         residual = state["stage-0/tunable"]
         assert not residual[A][2:].any()
         assert not residual[B][:, 2:].any()

@@ -131,6 +131,8 @@ FEDAVG: dict[str, dict[str, Any]] = {
     "top-k of all values, without error feedback": {
         "updates": [{"kind": "top-k", "share": 1.0, "error_feedback": False}]
     },
+    "random-k of all values": {"updates": [{"kind": "random-k", "share": 1.0}]},
+    "one edge that sends every round": {"protocol": {"kind": "hierarchical", "edges": 1, "edge_rounds": 1}},
     "buffered without delay, the cohort in its buffer": {"protocol": {"kind": "buffered", "size": 3}},
     "equal ranks, weights by examples": {
         "aggregate": {"rule": "hetlora", "weights": "examples"},

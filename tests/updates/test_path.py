@@ -50,7 +50,7 @@ def test_stages_encode_in_order_and_decode_in_reverse() -> None:
     assert sent["tunable"]["b*2*4"].tolist() == [(0.5 * 2 + 1) * 4 + 1, (-12 + 1) * 4 + 1, (14 + 1) * 4 + 1]
     assert spec_of(sent["tunable"]) == path.spec(SPECS)["tunable"]
     assert kept == {}
-    assert digest(dict(path.decode(sent, SPECS)["tunable"])) == digest(PARAMS)
+    assert digest(dict(path.decode(sent, SPECS, KEY)["tunable"])) == digest(PARAMS)
 
 
 def test_the_aggregate_is_finished_in_reverse() -> None:
@@ -66,7 +66,7 @@ def test_other_groups_pass_unchanged() -> None:
     sent, _ = path.encode({"tunable": PARAMS, "control": PARAMS}, path.start(specs), KEY)
     assert sent["control"] is PARAMS
     assert path.spec(specs)["control"] == specs["control"]
-    assert path.decode(sent, specs)["control"] is PARAMS
+    assert path.decode(sent, specs, KEY)["control"] is PARAMS
 
 
 def test_without_stages_nothing_changes() -> None:
@@ -110,7 +110,7 @@ def test_a_client_with_a_part_keeps_the_state_of_the_rest() -> None:
     held = {"tunable": narrow_spec(SPECS["tunable"], slices)}
     sent, kept = path.encode({"tunable": narrow(PARAMS, slices)}, full, KEY, slices)
     assert spec_of(sent["tunable"]) == path.spec(held)["tunable"]
-    found = path.decode(sent, held)["tunable"]
+    found = path.decode(sent, held, KEY)["tunable"]
     assert {name: tensor.tolist() for name, tensor in found.items()} == {"a": [[0.0], [3.0]], "b": [0.0, 7.0]}
     residual = kept["stage-0/tunable"]
     assert residual["a"].tolist() == [[1.0, 0.0], [0.0, 0.0]]

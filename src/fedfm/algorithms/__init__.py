@@ -5,9 +5,12 @@ from __future__ import annotations
 from typing import Annotated
 
 from fedfm.algorithms.base import Aggregate, Algorithm, At, ClientRound, Finished, ServerState
+from fedfm.algorithms.fedadagrad import FedAdagrad
 from fedfm.algorithms.fedavg import FedAvg
 from fedfm.algorithms.fedavgm import FedAvgM
 from fedfm.algorithms.feddyn import FedDyn
+from fedfm.algorithms.fedexp import FedExp
+from fedfm.algorithms.fednova import FedNova
 from fedfm.algorithms.fedopt import FedAdam, FedYogi
 from fedfm.algorithms.fedprox import FedProx
 from fedfm.algorithms.scaffold import Scaffold
@@ -19,6 +22,9 @@ ALGORITHMS: dict[str, type[Algorithm]] = {
     "fedavgm": FedAvgM,
     "fedadam": FedAdam,
     "fedyogi": FedYogi,
+    "fedadagrad": FedAdagrad,
+    "fedexp": FedExp,
+    "fednova": FedNova,
     "scaffold": Scaffold,
     "feddyn": FedDyn,
 }
@@ -32,10 +38,13 @@ __all__ = [
     "AnyAlgorithm",
     "At",
     "ClientRound",
+    "FedAdagrad",
     "FedAdam",
     "FedAvg",
     "FedAvgM",
     "FedDyn",
+    "FedExp",
+    "FedNova",
     "FedProx",
     "FedYogi",
     "Finished",

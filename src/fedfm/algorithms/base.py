@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 from torch import Tensor
 
+from fedfm.aggregation import Contribution
 from fedfm.capabilities import (
     BARRIER,
     GRADIENTS,
+    INDIVIDUAL_UPDATES,
     LASTING_COORDINATES,
     PLAIN_STEP,
     SERVER_STEP,
@@ -35,6 +38,7 @@ class Aggregate:
         share: |S| / N: clients that were folded in, as a share of all.
         steps: mean local steps of these clients.
         round: 1-based round.
+        figures: what `Algorithm.measure` returned for each client, combined by the recipe's rule as the updates are.
     """
 
     update: Params
@@ -42,14 +46,16 @@ class Aggregate:
     share: float = 1.0
     steps: float = 1.0
     round: int = 1
+    figures: Mapping[str, float] = field(default_factory=dict)
 
 
 class Algorithm(Settings):
     """FedAvg's skeleton; an algorithm overrides the phases in which it differs.
 
     A round calls, in this order: `sends` at the server; `client_start` (before a client's first round), `gradient` and
-    `loss` in every local step, and `client_finish` at the client; `server_step` at the server. `gradient` sees no names
-    and is elementwise, so that the same lines serve one client ``[...]`` and K stacked clients ``[K, ...]``.
+    `loss` in every local step, and `client_finish` at the client; `measure` for each update, and `server_step`, at the
+    server. `gradient` sees no names and is elementwise, so that the same lines serve one client ``[...]`` and K stacked
+    clients ``[K, ...]``.
 
     A whole federation in a few lines, on a model of one number that client c wants to be c:
 
@@ -98,7 +104,9 @@ class Algorithm(Settings):
                 SERVER_STEP: "the server takes a step of its own",
                 LASTING_COORDINATES: "the server's step takes the aggregate for a direction, and combines rounds",
             }
-            takes = {PLAIN_STEP: "its server step is not w + Î", **takes}
+            takes = {PLAIN_STEP: "its server step is not w + Δ", **takes}
+        if type(self).measure is not Algorithm.measure:
+            needs |= {INDIVIDUAL_UPDATES: "the server measures each client's update"}
         if type(self).client_start is not Algorithm.client_start:
             needs |= {
                 STATEFUL_CLIENTS: "clients keep tensors between rounds",
@@ -159,6 +167,18 @@ class Algorithm(Settings):
             result: what local training did.
         """
         return Finished(update)
+
+    def measure(self, update: Mapping[str, Tensor], contribution: Contribution) -> Mapping[str, float]:
+        """Figures of one client's update, which reach `server_step` as `Aggregate.figures`; none by default.
+
+        Args:
+            update: what the client sent of the tunable, decoded: the part that it holds.
+            contribution: who sent it, and what it did.
+
+        Returns:
+            Name → figure, the same names for every update.
+        """
+        return {}
 
     def server_step(self, params: Params, aggregate: Aggregate, state: ServerState) -> tuple[Params, ServerState]:
         """New tunable and server state from the aggregated update Δ; the arguments are not changed.

@@ -99,7 +99,8 @@ class Contract:
         for group, expected in crossing.items():
             if reason := problem(instruction.groups.get(group, {}), expected):
                 raise MessageError(f"group `{group}` of the instruction: {reason}")
-        groups = self.down.decode({group: instruction.groups.get(group, {}) for group in crossing}, specs)
+        key = MessageKey(self.seed, instruction.round)
+        groups = self.down.decode({group: instruction.groups.get(group, {}) for group in crossing}, specs, key)
         if self.views.whole:
             received, sent = dict(groups[TUNABLE]), {group: dict(groups[group]) for group in beside}
             trains = None

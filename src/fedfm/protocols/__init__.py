@@ -10,12 +10,14 @@ from fedfm.protocols.decomfl import DeComFL
 from fedfm.protocols.distillation import Distillation
 from fedfm.protocols.fedkseed import FedKSeed
 from fedfm.protocols.gossip import Gossip
+from fedfm.protocols.hierarchical import Hierarchical
 from fedfm.protocols.star import Star
 from fedfm.registry import Choice
 
 PROTOCOLS: dict[str, type[Protocol]] = {
     "star": Star,
     "buffered": Buffered,
+    "hierarchical": Hierarchical,
     "gossip": Gossip,
     "distillation": Distillation,
     "fedkseed": FedKSeed,
@@ -35,6 +37,7 @@ __all__ = [
     "Distillation",
     "FedKSeed",
     "Gossip",
+    "Hierarchical",
     "Messages",
     "Protocol",
     "Star",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 from typing import Protocol as Interface
 
 from torch import Tensor
@@ -92,11 +92,13 @@ class Messages:
         down: from the server to clients.
         up: from clients to the server.
         peer: whole tunables from one client to another.
+        relay: whole tunables between the server and aggregators below it, on average over rounds.
     """
 
     down: int = 0
     up: int = 0
     peer: int = 0
+    relay: float = 0
 
 
 class IO(Interface):
@@ -266,6 +268,14 @@ class IO(Interface):
 
     def peer(self, sender: str, receiver: str, params: Params) -> None:
         """Records that one client sent another its tunable."""
+        ...
+
+    def relay(self, direction: Literal["down", "up"], edge: str, params: Params) -> int:
+        """Records what the server sent to an aggregator below it (``down``), or got from it (``up``).
+
+        Returns:
+            The bytes of the message.
+        """
         ...
 
 

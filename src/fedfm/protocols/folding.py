@@ -1,9 +1,13 @@
-"""Folding a round's updates: the tunable by the recipe's rule, what the algorithm sends beside it by the plain mean."""
+"""Folding a round's updates: the tunable by the recipe's rule, what the algorithm sends beside it by the plain mean.
+
+What the algorithm measures of each update is folded by the recipe's rule too, as a tensor of one value for each figure.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor
 
 from fedfm.aggregation import Fold, Mean
@@ -11,8 +15,13 @@ from fedfm.aggregation.lora import AggregationError
 from fedfm.algorithms import Aggregate, ServerState
 from fedfm.params import Params
 from fedfm.protocols.base import IO, ClientUpdate
-from fedfm.views import holds
+from fedfm.spec import Spec, TensorSpec
+from fedfm.views import Slices, holds
 from fedfm.wire import TUNABLE
+
+_VALUE = "value"
+_ONE_VALUE: Spec = {_VALUE: TensorSpec((), torch.float64)}
+_WHOLE: Slices = {_VALUE: ()}
 
 
 class RoundFold:
@@ -31,6 +40,7 @@ class RoundFold:
         self._rule = io.rule.in_round(round)
         self._update: Fold = self._rule.begin(io.spec, params, seed=io.seed, round=round)
         self._error = AggregationError(io.spec, params)
+        self._figures: dict[str, Fold] = {}
         self._extras: dict[str, Fold] = {group: uniform.start(io.spec, params) for group in io.algorithm.returned}
         self._clients: set[str] = set()
         self._steps = self._updates = 0
@@ -46,6 +56,10 @@ class RoundFold:
         for group, fold in self._extras.items():
             fold.add(update.groups[group], update.contribution, update.slices)
         self._error.add(update.groups[TUNABLE], update.contribution, update.slices, self._rule.weight)
+        for figure, value in self._io.algorithm.measure(update.groups[TUNABLE], update.contribution).items():
+            if figure not in self._figures:
+                self._figures[figure] = self._io.rule.start(_ONE_VALUE, {_VALUE: torch.zeros((), dtype=torch.float64)})
+            self._figures[figure].add({_VALUE: torch.tensor(value, dtype=torch.float64)}, update.contribution, _WHOLE)
         for name in self._unheld.keys() & update.slices.keys():
             self._cover(name, update)
         self._clients.add(update.client)
@@ -59,8 +73,7 @@ class RoundFold:
             TooFewClientsError: the rule needs more updates.
             ValueError: nothing was folded in.
         """
-        self._io.require_updates(self._updates)
-        stepped, server = self._io.algorithm.server_step(params, self._result(round), state)
+        stepped, server = self._io.algorithm.server_step(params, self.aggregate(round), state)
         after = self._kept(stepped, params)
         if residual := self._update.residual(after):
             self._io.merge(residual)
@@ -88,12 +101,14 @@ class RoundFold:
             kept[name] = before[name] if unheld is None else before[name].where(unheld, stepped[name])
         return kept
 
-    def _result(self, round: int) -> Aggregate:  # noqa: A002 - the field's word
+    def aggregate(self, round: int) -> Aggregate:  # noqa: A002 - the field's word
         """The aggregate; it ends the fold.
 
         Raises:
+            TooFewClientsError: the rule needs more updates.
             ValueError: nothing was folded in.
         """
+        self._io.require_updates(self._updates)
         clients = len(self._clients)
         combined, replaced = self._update.result(), self._update.replaced()
         for name in replaced:
@@ -109,4 +124,5 @@ class RoundFold:
             share=clients / len(self._io.clients),
             steps=self._steps / clients,
             round=round,
+            figures={name: float(fold.result()[_VALUE]) for name, fold in self._figures.items()},
         )

@@ -200,7 +200,7 @@ def _threads(recipe: RecipeKeys) -> str | None:
 def _stage_order(recipe: RecipeKeys) -> str | None:
     for place, stage in enumerate(recipe.updates):
         before = next((number for number, other in enumerate(recipe.updates[:place]) if other.flattens), None)
-        if stage.reads_names and before is not None:
+        if (stage.reads_names or stage.stateful) and before is not None:
             earlier = recipe.updates[before]
             return (
                 f"`updates[{place}].kind: {stage.kind}` reads tensors by their names, which `updates[{before}].kind: "

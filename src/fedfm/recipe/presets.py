@@ -24,6 +24,9 @@ PRESETS = (
     "lora-products",
     "fed-sb",
     "exact-lora",
+    "few-bits",
+    "server-optimizers",
+    "edges",
     "paper-table1-bert",
     "paper-table1-roberta",
 )

@@ -22,8 +22,9 @@ Direction = Literal["down", "up", "peer"]
 """`down`: from the server to clients. `up`: from a client to the server. `peer`: from the first client of the line to
 the others."""
 
-MessageKind = Literal["message", "download"]
-"""`download`: a whole proxy, which a client gets once before its first round."""
+MessageKind = Literal["message", "download", "edge"]
+"""`download`: a whole proxy, which a client gets once before its first round. `edge`: between the server and an
+aggregator below it, whose id stands in place of a client's."""
 
 LAYER = re.compile(r"(?<=\.)\d+(?=\.)")
 

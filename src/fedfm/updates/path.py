@@ -9,7 +9,7 @@ from typing import Literal
 from torch import Tensor
 
 from fedfm.params import Params
-from fedfm.randomness import numpy_generator
+from fedfm.randomness import derive_seed, numpy_generator
 from fedfm.spec import Spec
 from fedfm.updates.stages.base import Stage
 from fedfm.views.base import Slices, narrow, widen
@@ -71,7 +71,7 @@ class UpdatePath:
         for place, stage in enumerate(self.stages):
             for group in stage.groups:
                 if stage.stateful and group in specs:
-                    found[f"stage-{place}/{group}"] = stage.start(self._specs(group, specs[group])[place])
+                    found[_state_name(place, group)] = stage.start(self._specs(group, specs[group])[place])
         return found
 
     def encode(
@@ -94,21 +94,25 @@ class UpdatePath:
             for group in stage.groups:
                 if group not in sent:
                     continue
-                name = f"stage-{place}/{group}"
+                name = _state_name(place, group)
                 full = own.get(name, {})
                 held = full if slices is None or not full else narrow(full, slices)
                 generator = numpy_generator(key.seed, name, round=key.round, client=key.client)
-                sent[group], left = stage.encode(sent[group], dict(held), generator)
+                bound = stage.in_round(_shared_seed(name, key))
+                sent[group], left = bound.encode(sent[group], dict(held), generator)
                 if full:
                     kept[name] = left if slices is None else widen(left, slices, full)
         return sent, kept
 
-    def decode(self, groups: Mapping[str, Mapping[str, Tensor]], specs: GroupSpecs) -> dict[str, Mapping[str, Tensor]]:
+    def decode(
+        self, groups: Mapping[str, Mapping[str, Tensor]], specs: GroupSpecs, key: MessageKey
+    ) -> dict[str, Mapping[str, Tensor]]:
         """The inverse of `encode`.
 
         Args:
             groups: as received, with the spec that `spec` returns.
             specs: of what was encoded.
+            key: as for `encode`.
 
         Raises:
             ValueError: the values are impossible; see `Stage.decode`.
@@ -117,7 +121,8 @@ class UpdatePath:
         for place, stage in reversed(list(enumerate(self.stages))):
             for group in stage.groups:
                 if group in found:
-                    found[group] = stage.decode(found[group], self._specs(group, specs[group])[place])
+                    bound = stage.in_round(_shared_seed(_state_name(place, group), key))
+                    found[group] = bound.decode(found[group], self._specs(group, specs[group])[place])
         return found
 
     def finish(self, groups: Mapping[str, Params], cohort: int) -> dict[str, Params]:
@@ -135,3 +140,13 @@ class UpdatePath:
         for stage in self.stages:
             specs.append(stage.spec(specs[-1]) if group in stage.groups else specs[-1])
         return specs
+
+
+def _state_name(place: int, group: str) -> str:
+    """Name of what a client keeps for a stage and a group, which also keys their random choices."""
+    return f"stage-{place}/{group}"
+
+
+def _shared_seed(name: str, key: MessageKey) -> int:
+    """The seed of what all clients of a round and the server draw alike."""
+    return derive_seed(key.seed, f"shared {name}", round=key.round)

@@ -114,8 +114,10 @@ def error(path: UpdatePath, seed: int, rounds: int) -> tuple[float, Params]:
         fold = Mean().start(spec, w)
         for client, centre in enumerate((common + conflict, common - conflict)):
             update = {"tunable": {"w": 0.01 * (centre - w["w"])}}
-            groups, kept[client] = path.encode(update, kept[client], MessageKey(0, number, str(client)))
-            fold.add(path.decode(groups, {"tunable": spec})["tunable"], Contribution(str(client), 1, 1), {"w": ()})
+            key = MessageKey(0, number, str(client))
+            groups, kept[client] = path.encode(update, kept[client], key)
+            arrived = path.decode(groups, {"tunable": spec}, key)["tunable"]
+            fold.add(arrived, Contribution(str(client), 1, 1), {"w": ()})
         w = {"w": w["w"] + fold.result()["w"]}
     return float((w["w"] - common).norm() / common.norm()), w
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import Literal
 
 from fedfm.clients.state import decode_state, encode_state
 from fedfm.clients.store import ClientStore
@@ -199,6 +200,16 @@ class Exchange(RunFacts):
         size = stored_bytes(params)
         self.totals.bytes_up += size
         self.records.wire.append(message_record(self.number, "peer", [sender, receiver], size, params))
+
+    def relay(self, direction: Literal["down", "up"], edge: str, params: Params) -> int:
+        """Records what the server and an aggregator below it sent each other."""
+        size = stored_bytes(params)
+        if direction == "down":
+            self.totals.bytes_down += size
+        else:
+            self.totals.bytes_up += size
+        self.records.wire.append(message_record(self.number, direction, [edge], size, params, kind="edge"))
+        return size
 
     def _now(self) -> RunState:
         """The state of the run, with what clients have got and kept in this round."""

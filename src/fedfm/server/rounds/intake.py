@@ -20,7 +20,7 @@ from fedfm.server.rounds.screening import screen, value_problem
 from fedfm.server.rounds.state import StateVersion
 from fedfm.server.rounds.totals import Totals
 from fedfm.spec import Spec
-from fedfm.updates import Failure, MessageError, Reply, Update, decode_update
+from fedfm.updates import Failure, MessageError, MessageKey, Reply, Update, decode_update
 from fedfm.updates.payload import ACTIVITY
 
 
@@ -116,7 +116,8 @@ class Intake:
         if reason := self._problem(client, update, message, expected):
             raise MessageError(reason)
         try:
-            groups = contract.up.decode({group: update.groups.get(group, {}) for group in expected}, before)
+            key = MessageKey(contract.seed, update.round, client)
+            groups = contract.up.decode({group: update.groups.get(group, {}) for group in expected}, before, key)
         except ValueError as error:
             raise MessageError(f"its values cannot be decoded: {error}") from error
         if reason := value_problem(groups, update.facts):

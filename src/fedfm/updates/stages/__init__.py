@@ -7,15 +7,34 @@ from typing import Annotated
 from fedfm.registry import Choice
 from fedfm.updates.stages.base import Stage
 from fedfm.updates.stages.clip import Clip
+from fedfm.updates.stages.nf4 import NormalFloat
+from fedfm.updates.stages.power_sgd import PowerSgd
 from fedfm.updates.stages.quantize import Quantize
+from fedfm.updates.stages.random_k import RandomK
+from fedfm.updates.stages.sign import Sign
 from fedfm.updates.stages.top_k import TopK
 
 STAGES: dict[str, type[Stage]] = {
     "clip": Clip,
     "top-k": TopK,
+    "random-k": RandomK,
+    "power-sgd": PowerSgd,
     "quantize": Quantize,
+    "nf4": NormalFloat,
+    "sign": Sign,
 }
 
 AnyStage = Annotated[Stage, Choice(STAGES, "kind", "fedfm.stages")]
 
-__all__ = ["STAGES", "AnyStage", "Clip", "Quantize", "Stage", "TopK"]
+__all__ = [
+    "STAGES",
+    "AnyStage",
+    "Clip",
+    "NormalFloat",
+    "PowerSgd",
+    "Quantize",
+    "RandomK",
+    "Sign",
+    "Stage",
+    "TopK",
+]

@@ -53,6 +53,14 @@ class Stage(Settings):
             takes |= {LINEAR_STAGES: "the sum of encoded updates does not decode to their sum"}
         return Capabilities(needs, self.gives, takes)
 
+    def in_round(self, seed: int) -> Stage:
+        """The stage for the messages of one round; a stage whose sender and receiver must draw alike overrides it.
+
+        Args:
+            seed: keyed by run, round, group and the stage's place, and so the same at the server and at all clients.
+        """
+        return self
+
     def spec(self, spec: Spec) -> Spec:
         """What `encode` makes of tensors with ``spec``."""
         raise NotImplementedError
@@ -60,7 +68,7 @@ class Stage(Settings):
     def start(self, spec: Spec) -> Params:
         """What a client keeps before its first round, in full coordinates; nothing for a stage without state.
 
-        Every tensor has the name and the shape of one of ``spec``.
+        Every tensor has the name and the shape of one of ``spec``, unless the stage needs whole views.
         """
         return {}
 
@@ -72,7 +80,8 @@ class Stage(Settings):
         Args:
             params: what is sent.
             own: what `start` or the last round left, restricted to what is sent.
-            generator: keyed by run, round, client, group and the stage's place; the only source of randomness.
+            generator: keyed by run, round, client, group and the stage's place; with the seed of `in_round` the only
+                source of randomness.
         """
         raise NotImplementedError
 

@@ -1,12 +1,8 @@
 """Top-k: only the values of largest magnitude are sent; error feedback adds what was left out to the next update.
 
-Stich, Cordonnier, Jaggi, Sparsified SGD with Memory, arXiv:1809.07599, Algorithm 1; Karimireddy et al., Error Feedback
-Fixes SignSGD and Other Gradient Compression Schemes, arXiv:1901.09847. With residual e_c at client c, 0 at first:
-
-    p = Δ_c + e_c,   sent = top_k(p),   e_c ← p − sent
-
-k is a share of all values of the group, taken over its tensors together. Among equal magnitudes the lower index is
-sent. With `share: 1.0` the update arrives bit for bit.
+Stich, Cordonnier, Jaggi, Sparsified SGD with Memory, arXiv:1809.07599, Algorithm 1, with error feedback. k is
+a share of all values of the group, taken over its tensors together. Among equal magnitudes the lower index is sent.
+With `share: 1.0` the update arrives bit for bit.
 """
 
 from __future__ import annotations
@@ -21,11 +17,11 @@ from torch import Tensor
 
 from fedfm.params import Params
 from fedfm.spec import Spec, TensorSpec, count, spec_of
-from fedfm.updates.stages.base import Stage
+from fedfm.updates.stages.feedback import ErrorFeedback
 from fedfm.updates.stages.flat import dtype_of, flatten, prefix, split, unflatten
 
 
-class TopK(Stage):
+class TopK(ErrorFeedback):
     """Send only the values of largest magnitude, with their positions."""
 
     flattens: ClassVar[bool] = True
@@ -37,13 +33,6 @@ class TopK(Stage):
     """Updates to the server only: parameters are not sparse."""
     share: Annotated[float, Field(gt=0, le=1)] = 0.01
     """Share of all values that is sent; at least one value is."""
-    error_feedback: bool = True
-    """Keep what was not sent and add it to the client's next update; the client then has state between rounds."""
-
-    @property
-    def stateful(self) -> bool:
-        """A client keeps the residual of error feedback."""
-        return self.error_feedback
 
     def spec(self, spec: Spec) -> Spec:
         """Values ``[k]`` and positions ``[k]`` in place of the floating-point tensors; others are unchanged."""
@@ -55,26 +44,16 @@ class TopK(Stage):
             **others,
         }
 
-    def start(self, spec: Spec) -> Params:
-        """Residuals of zero."""
-        if not self.error_feedback:
-            return {}
-        return {name: torch.zeros(tensor.shape, dtype=tensor.dtype) for name, tensor in split(spec)[0].items()}
-
-    def encode(
+    def compress(
         self, params: Mapping[str, Tensor], own: Params, generator: np.random.Generator
     ) -> tuple[Params, Params]:
-        """The largest values of the update plus the residual, and the new residual."""
+        """The largest values and their positions."""
         flat, others = split(spec_of(params))
-        whole = {name: params[name] if name not in own else _plus(params[name], own[name]) for name in flat}
-        values, (k, index) = flatten(whole, flat), self._size(flat)
+        values, (k, index) = flatten(params, flat), self._size(flat)
         chosen = _largest(values, k)
         name = prefix(self.kind, flat)
         sent = {f"{name}.values": values[chosen], f"{name}.indices": chosen.to(index)}
-        if own:
-            values[chosen] = 0
-            own = unflatten(values, flat)
-        return {**sent, **{name: params[name] for name in others}}, own
+        return {**sent, **{name: params[name] for name in others}}, {}
 
     def decode(self, params: Mapping[str, Tensor], spec: Spec) -> Params:
         """Zeros, with the values that were sent in their positions.
@@ -96,11 +75,6 @@ class TopK(Stage):
         values = count(flat)
         k = min(values, max(1, round(self.share * values)))
         return k, torch.int32 if values <= 2**31 else torch.int64
-
-
-def _plus(update: Tensor, residual: Tensor) -> Tensor:
-    """Update + residual; an update with residual 0 keeps its bits, −0.0 too."""
-    return torch.where(residual == 0, update, update + residual)
 
 
 def _largest(values: Tensor, k: int) -> Tensor:
