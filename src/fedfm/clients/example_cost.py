@@ -35,29 +35,35 @@ SHAPED_LIKE = "input_ids"
 
 
 def _attention(query: Sequence[int], key: Sequence[int], value: Sequence[int], *_: Any, **__: Any) -> int:
-    return int(sdpa_flop_count(query, key, value))
+    return int(sdpa_flop_count(query, key, value))  # type: ignore[no-untyped-call]
 
 
 def _attention_backward(
     gradient: Sequence[int], query: Sequence[int], key: Sequence[int], value: Sequence[int], *_: Any, **__: Any
 ) -> int:
-    return int(sdpa_backward_flop_count(gradient, query, key, value))
+    return int(sdpa_backward_flop_count(gradient, query, key, value))  # type: ignore[no-untyped-call]
+
+
+def _by_shape(formula: Callable[..., int]) -> Callable[..., int]:
+    """A formula of shapes as one of tensors."""
+    wrapped: Callable[..., int] = shape_wrapper(formula)  # type: ignore[no-untyped-call]
+    return wrapped
 
 
 FORMULAS: dict[Any, Callable[..., int]] = {
     **flop_registry,
     # attention on CPUs, which torch's own counter leaves out
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: shape_wrapper(_attention),
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: shape_wrapper(_attention_backward),
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _by_shape(_attention),
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _by_shape(_attention_backward),
 }
 """Operator → number of operations, from its arguments."""
 
 
-class _Counter(TorchDispatchMode):
+class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Adds up the operations of what runs in it; torch's `FlopCounterMode` also asks which module they belong to."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.total = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -90,7 +96,8 @@ class ExampleCost:
             teacher: whether a second forward pass gives the outputs to compare with.
         """
         passes = 2 if teacher else 1
-        return passes * _at(self.forward, lengths) + _at(self.backward, lengths)
+        total: np.ndarray = passes * _at(self.forward, lengths) + _at(self.backward, lengths)
+        return total
 
     def activation_bytes(self, length: int) -> float:
         """Bytes that are kept for the backward pass of one example of so many tokens."""

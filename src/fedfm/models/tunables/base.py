@@ -55,6 +55,11 @@ class TuneSettings(Settings):
         return 0.0
 
     @property
+    def rank(self) -> int | None:
+        """The rank of its updates of matrices; None where they have no low rank."""
+        return None
+
+    @property
     def virtual_tokens(self) -> int:
         """The number of virtual tokens, which reduce the number of text tokens that the model accepts."""
         return 0

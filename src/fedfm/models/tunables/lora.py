@@ -37,6 +37,11 @@ class LowRank(WithHead):
     for whole module names, or a list of name endings."""
 
     @property
+    def rank(self) -> int:
+        """`r`."""
+        return self.r
+
+    @property
     def dropout(self) -> float:
         """`lora_dropout`."""
         return self.lora_dropout

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from fedfm.capabilities import LOW_RANK_FACTORS
 from fedfm.server.advice.base import Advice, PlanFacts
 
 
@@ -11,11 +10,8 @@ def rank(facts: PlanFacts) -> Advice | None:
 
     A gradient step on an example that is classified at one token changes a matrix by little more than rank 1.
     """
-    tune = facts.recipe.tune
-    if LOW_RANK_FACTORS not in tune.gives or not facts.examples:
-        return None
-    r = int(tune.r)  # type: ignore[union-attr]  # whoever gives such factors has a rank
-    if r <= facts.examples:
+    r = facts.recipe.tune.rank
+    if r is None or not facts.examples or r <= facts.examples:
         return None
     return Advice(
         "tune.r",

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 from pydantic import ValidationError
 
 from fedfm.records import units
@@ -36,7 +34,7 @@ def smallest_stage(facts: PlanFacts) -> tuple[str, float] | None:
     whole, found = stored_bytes(empty(spec)), dict[str, float]()
     for kind in STAGES:
         try:
-            stage = cast(Stage, STAGES[kind]())
+            stage: Stage = STAGES[kind].model_validate({"kind": kind})
         except ValidationError:  # it has no defaults
             continue
         encoded = UpdatePath((stage,)).spec({TUNABLE: spec})[TUNABLE]

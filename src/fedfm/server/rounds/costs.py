@@ -105,7 +105,8 @@ class CostBook:
         if data.training is None:
             text = data.task.modality == "text"
             return np.asarray([data.recipe.data.max_length if text else 1])
-        return data.training.train.lengths[data.training.federation.train[client]]
+        lengths: np.ndarray = data.training.train.lengths[data.training.federation.train[client]]
+        return lengths
 
 
 def traffic_by_client(wire: Sequence[Record]) -> dict[str, dict[str, int]]:
