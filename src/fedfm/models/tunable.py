@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import cast
 
@@ -11,7 +11,7 @@ import torch
 from peft import PeftModel, get_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
 from peft.utils import ModulesToSaveWrapper
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from fedfm.errors import RecipeError
@@ -22,6 +22,9 @@ from fedfm.params import Params
 PROMPT = "prompt_embeddings"
 """PEFT's name for virtual tokens; the one tensor of its state dict that is named unlike its parameter."""
 
+StackedForms = Mapping[type[nn.Module], Callable[..., Callable[..., Tensor]]]
+"""Type of a layer → what makes its forward function for many clients (`fedfm.models.stacked.layers.StackedForm`)."""
+
 
 class Tunable:
     """A model and the parameters of it that are trained; everything else is frozen.
@@ -30,22 +33,30 @@ class Tunable:
         model: a `PeftModel`, or the backbone's model for tunables that are not PEFT methods.
         parameters: the trained parameters by name, sorted; of an adapter, the names of its PEFT state dict, else those
             of the model's own. Tied parameters appear once.
+        stacked_forms: how layers of its method compute with many clients' values, beside those that every stack knows.
     """
 
-    def __init__(self, model: PeftModel | PreTrainedModel, parameters: dict[str, nn.Parameter]) -> None:
+    def __init__(
+        self,
+        model: PeftModel | PreTrainedModel,
+        parameters: dict[str, nn.Parameter],
+        stacked_forms: StackedForms | None = None,
+    ) -> None:
         self.model = model
+        self.stacked_forms = stacked_forms or {}
         self.parameters = {name: parameters[name] for name in sorted(parameters)}
         self._shapes = {name: parameter.shape for name, parameter in self.parameters.items()}
 
     @classmethod
-    def of_adapter(cls, model: PeftModel) -> Tunable:
-        """What PEFT would save of a model with an adapter."""
+    def of_adapter(cls, model: PeftModel, stacked_forms: StackedForms | None = None) -> Tunable:
+        """What PEFT would save of a model with an adapter, except what is not trained, such as random projections."""
         state = get_peft_model_state_dict(
             model, state_dict=model.state_dict(keep_vars=True), save_embedding_layers=False
         )
         if PROMPT in state:  # computed by PEFT from this weight
             state[PROMPT] = model.get_parameter(f"prompt_encoder.{model.active_adapter}.embedding.weight")
-        return cls(model, cast(dict[str, nn.Parameter], state))  # parameters, as `keep_vars` leaves them
+        trained = {name: value for name, value in state.items() if value.requires_grad}
+        return cls(model, cast(dict[str, nn.Parameter], trained), stacked_forms)  # `keep_vars` leaves parameters
 
     @classmethod
     def of_model(cls, model: PreTrainedModel, names: Iterable[str]) -> Tunable:

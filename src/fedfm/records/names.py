@@ -12,7 +12,14 @@ NAMES = {
     "feddyn": "FedDyn",
     "lora": "LoRA",
     "dora": "DoRA",
+    "vera": "VeRA",
     "ia3": "IA³",
+    "fourierft": "FourierFT",
+    "waveft": "WaveFT",
+    "tinylora": "TinyLoRA",
+    "miss": "MiSS",
+    "shira": "SHiRA",
+    "c3a": "C3A",
     "bitfit": "BitFit",
 }
 """Algorithms and tunables as their papers write them."""

@@ -10,6 +10,7 @@ from typing import Any, cast
 import torch
 from peft.tuners.ia3 import IA3Layer
 from peft.tuners.lora import LoraLayer
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from torch.nn.functional import layer_norm, linear
 from transformers.pytorch_utils import Conv1D
@@ -41,22 +42,36 @@ class Stacks:
 
 Forward = Callable[..., Tensor]
 
+StackedForm = Callable[[Any, dict[str, nn.Parameter], Stacks], Forward]
+"""Makes the forward function of a layer, from the layer, its trained parameters by name, and the stacks."""
 
-def stacked_forward(module: nn.Module, trained: AbstractSet[int], stacks: Stacks) -> tuple[Forward, set[int]] | None:
+
+def stacked_forward(
+    module: nn.Module, trained: AbstractSet[int], stacks: Stacks, forms: Mapping[type[nn.Module], StackedForm]
+) -> tuple[Forward, set[int]] | None:
     """A replacement for a module's forward, and the ids of the trained parameters that it uses.
 
     None if the module has no trained parameters of its own, or they cannot be stacked.
+
+    Args:
+        module: of a model with a tunable.
+        trained: ids of all trained parameters.
+        stacks: what the replacement reads.
+        forms: further types of layers and how they are stacked.
     """
+    if form := next((form for kind, form in forms.items() if isinstance(module, kind)), None):
+        mine = {name: parameter for name, parameter in module.named_parameters() if id(parameter) in trained}
+        return (form(module, mine, stacks), {id(parameter) for parameter in mine.values()}) if mine else None
     if isinstance(module, LoraLayer):
-        a, b = (cast(Tensor, layers[_adapter(module)].weight) for layers in (module.lora_A, module.lora_B))
+        a, b = (cast(Tensor, layers[adapter_of(module)].weight) for layers in (module.lora_A, module.lora_B))
         if id(a) not in trained:
             return None
-        if _adapter(module) in module.lora_magnitude_vector:
-            length = cast(Tensor, module.lora_magnitude_vector[_adapter(module)].weight)
+        if adapter_of(module) in module.lora_magnitude_vector:
+            length = cast(Tensor, module.lora_magnitude_vector[adapter_of(module)].weight)
             return _dora(module, a, b, length, stacks), {id(a), id(b), id(length)}
         return _lora(module, a, b, stacks), {id(a), id(b)}
     if isinstance(module, IA3Layer):
-        factors = module.ia3_l[_adapter(module)]
+        factors = module.ia3_l[adapter_of(module)]
         return (_ia3(module, factors, stacks), {id(factors)}) if id(factors) in trained else None
     own = {id(parameter) for parameter in module.parameters(recurse=False)} & trained
     make = next((make for kind, make in _PLAIN.items() if isinstance(module, kind)), None)
@@ -74,7 +89,8 @@ def stacked_prompt(weight: Tensor, stacks: Stacks) -> Forward:
     return prompt
 
 
-def _adapter(module: LoraLayer | IA3Layer) -> str:
+def adapter_of(module: BaseTunerLayer) -> str:
+    """The name of a PEFT layer's adapter; a model has one."""
     return str(module.active_adapters[0])
 
 
@@ -86,7 +102,7 @@ def base_product(layer: nn.Module) -> tuple[Tensor, Tensor | None]:
 
 
 def _lora(module: LoraLayer, a: Tensor, b: Tensor, stacks: Stacks) -> Forward:
-    scale = float(module.scaling[_adapter(module)])
+    scale = float(module.scaling[adapter_of(module)])
 
     def forward(x: Tensor) -> Tensor:
         weight, bias = base_product(module.get_base_layer())
@@ -100,7 +116,7 @@ def _dora(module: LoraLayer, a: Tensor, b: Tensor, length: Tensor, stacks: Stack
 
     It is computed as ‖w + s·b A‖² = ‖w‖² + 2s·b A wᵀ + s²·b A Aᵀ bᵀ, without a full matrix for each client.
     """
-    scale = float(module.scaling[_adapter(module)])
+    scale = float(module.scaling[adapter_of(module)])
 
     def norm(weight: Tensor, down: Tensor, up: Tensor) -> Tensor:
         weight = weight.to(down.dtype)

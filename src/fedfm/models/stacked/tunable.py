@@ -97,7 +97,7 @@ def _replacements(tunable: Tunable, stacks: Stacks) -> list[tuple[nn.Module, str
             place = tunable.model, "get_prompt"
         replaced.append((*place, stacked_prompt(weight, stacks)))
     for module in tunable.model.modules():
-        if found := stacked_forward(module, left, stacks):
+        if found := stacked_forward(module, trained, stacks, tunable.stacked_forms):
             forward, own = found
             replaced.append((module, "forward", forward))
             left -= own

@@ -6,17 +6,31 @@ from typing import Annotated
 
 from fedfm.models.tunables.base import TuneSettings
 from fedfm.models.tunables.bitfit import BitFit
+from fedfm.models.tunables.c3a import C3A
+from fedfm.models.tunables.fourierft import FourierFT
 from fedfm.models.tunables.full import Full
 from fedfm.models.tunables.head import Head
 from fedfm.models.tunables.ia3 import IA3
 from fedfm.models.tunables.lora import Dora, Lora
+from fedfm.models.tunables.miss import Miss
 from fedfm.models.tunables.prompt import Prefix, Prompt
+from fedfm.models.tunables.shira import Shira
+from fedfm.models.tunables.tinylora import TinyLora
+from fedfm.models.tunables.vera import Vera
+from fedfm.models.tunables.waveft import WaveFT
 from fedfm.registry import Choice
 
 TUNABLES: dict[str, type[TuneSettings]] = {
     "lora": Lora,
     "dora": Dora,
+    "vera": Vera,
     "ia3": IA3,
+    "fourierft": FourierFT,
+    "waveft": WaveFT,
+    "tinylora": TinyLora,
+    "miss": Miss,
+    "shira": Shira,
+    "c3a": C3A,
     "prompt": Prompt,
     "prefix": Prefix,
     "bitfit": BitFit,
@@ -26,4 +40,23 @@ TUNABLES: dict[str, type[TuneSettings]] = {
 
 Tune = Annotated[TuneSettings, Choice(TUNABLES, "kind", "fedfm.tunables")]
 
-__all__ = ["IA3", "TUNABLES", "BitFit", "Dora", "Full", "Head", "Lora", "Prefix", "Prompt", "Tune", "TuneSettings"]
+__all__ = [
+    "C3A",
+    "IA3",
+    "TUNABLES",
+    "BitFit",
+    "Dora",
+    "FourierFT",
+    "Full",
+    "Head",
+    "Lora",
+    "Miss",
+    "Prefix",
+    "Prompt",
+    "Shira",
+    "TinyLora",
+    "Tune",
+    "TuneSettings",
+    "Vera",
+    "WaveFT",
+]

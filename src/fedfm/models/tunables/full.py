@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
+from fedfm.capabilities import LINEAR_TUNABLE
 from fedfm.models.backbones import Backbone
 from fedfm.models.tunable import Tunable
 from fedfm.models.tunables.base import TuneSettings, attach_parameters, tunable_blocks
@@ -12,6 +13,7 @@ from fedfm.models.tunables.base import TuneSettings, attach_parameters, tunable_
 class Full(TuneSettings):
     """Every parameter."""
 
+    gives = frozenset({LINEAR_TUNABLE})
     stackable: ClassVar[bool] = False
 
     kind: Literal["full"] = "full"
