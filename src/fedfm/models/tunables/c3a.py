@@ -5,17 +5,22 @@ Chen et al., Parameter-Efficient Fine-Tuning via Circular Convolution, arXiv:240
     ΔW x = (1/in) · [Σ_n w_mn ⋆ x_n]_m,  x_n and the m-th output are blocks of b values, ⋆ is a circular convolution
 
 The kernels start at zero instead of random values, so that round 1 starts from the backbone; ΔW is linear in them.
+
+PEFT 0.21 computes the right output, but passes another gradient to the layer's input than that of this output
+(correlation in place of convolution), so layers below learn from a wrong one. `ExactC3ALinear` leaves the gradient to
+autograd; what is saved is PEFT's.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import reduce
 from math import gcd
 from typing import Annotated, ClassVar, Literal
 
 import torch
 from peft import C3AConfig
-from peft.tuners.c3a import C3ALayer
+from peft.tuners.c3a import C3ALayer, C3ALinear
 from pydantic import Field
 from torch import Tensor, nn
 from torch.fft import fft, ifft
@@ -23,24 +28,48 @@ from torch.fft import fft, ifft
 from fedfm.capabilities import LINEAR_TUNABLE
 from fedfm.errors import RecipeError
 from fedfm.models.backbones import Backbone
-from fedfm.models.stacked.layers import Forward, Stacks
+from fedfm.models.stacked.layers import Forward, Stacks, adapter_of
 from fedfm.models.tunable import StackedForms, Tunable
 from fedfm.models.tunables.base import attach_peft
 from fedfm.models.tunables.matrices import OfMatrices, size_of
 
 
+def convolved(x: Tensor, kernels: Sequence[Tensor], sizes: Sequence[int]) -> Tensor:
+    """ΔW x in float32, in which PEFT computes it too.
+
+    Args:
+        x: ``[..., in]``.
+        kernels: of each client, ``[out/b, in/b, b]``.
+        sizes: number of vectors of each client.
+    """
+    _, blocks, size = kernels[0].shape
+    inputs = ifft(x.reshape(-1, blocks, size).float()).split(list(sizes))
+    outputs = [
+        torch.einsum("tnb,mnb->tmb", part, fft(kernel.float())) for part, kernel in zip(inputs, kernels, strict=True)
+    ]
+    changed = fft(torch.cat(outputs)).real.flatten(1) / x.shape[-1]
+    return changed.view(*x.shape[:-1], -1)
+
+
+class ExactC3ALinear(C3ALinear):  # type: ignore[misc] # peft is not typed
+    """PEFT's layer, with the gradient of its output."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """W x + ΔW x."""
+        y: Tensor = self.base_layer(x)
+        if self.disable_adapters or self.merged:
+            return y
+        kernel = self.c3a_kernel[adapter_of(self)]
+        return y + convolved(x, [kernel], [x.shape[:-1].numel()]).to(y.dtype)
+
+
 def stacked_convolution(module: C3ALayer, own: dict[str, nn.Parameter], stacks: Stacks) -> Forward:
-    """A C³A layer with each client's kernels ``[out/b, in/b, b]``; in float32, as PEFT computes it."""
+    """A C³A layer with each client's kernels."""
     (kernel,) = own.values()
-    _, blocks, size = kernel.shape
 
     def forward(x: Tensor) -> Tensor:
         y: Tensor = module.get_base_layer()(x)
-        kernels = fft(stacks.required(kernel).float()).unbind()
-        inputs = ifft(x.reshape(-1, blocks, size).float()).split(stacks.layout.sizes(x))
-        outputs = [torch.einsum("tnb,mnb->tmb", part, mine) for part, mine in zip(inputs, kernels, strict=True)]
-        more = fft(torch.cat(outputs)).real.flatten(1) / x.shape[-1]
-        return y + more.view_as(y).to(y.dtype)
+        return y + convolved(x, stacks.required(kernel).unbind(), stacks.layout.sizes(x)).to(y.dtype)
 
     return forward
 
@@ -77,4 +106,8 @@ class C3A(OfMatrices):
                     where="tune.block_size",
                 )
         config = C3AConfig(block_size=size, init_weights=True, **common)
-        return attach_peft(backbone, config, seed=seed, stacked_forms=self.forms)
+        tunable = attach_peft(backbone, config, seed=seed, stacked_forms=self.forms)
+        for layer in tunable.model.modules():
+            if isinstance(layer, C3ALinear):
+                layer.__class__ = ExactC3ALinear
+        return tunable
