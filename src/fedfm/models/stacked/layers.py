@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -12,6 +12,7 @@ from peft.tuners.ia3 import IA3Layer
 from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn.functional import layer_norm, linear
 from transformers.pytorch_utils import Conv1D
 
@@ -162,6 +163,39 @@ def _linear(module: nn.Module, stacks: Stacks) -> Forward:
         return y if bias is None else y + bias
 
     return forward
+
+
+class _Itself(nn.Module):
+    """A layer by the forward function of its class, whatever replaces it."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        output: Tensor = type(self.layer).forward(self.layer, x)
+        return output
+
+
+def each_alone(module: nn.Module, own: dict[str, nn.Parameter], stacks: Stacks) -> Forward:
+    """Any layer that treats each vector alone: computed for one client after another."""
+    itself = _Itself(module)
+
+    def forward(x: Tensor) -> Tensor:
+        parts = x.reshape(-1, x.shape[-1]).split(list(stacks.layout.sizes(x)))
+        values = {name: stacks.required(parameter) for name, parameter in own.items()}
+        outputs = [
+            functional_call(itself, {f"layer.{name}": stack[client] for name, stack in values.items()}, part)
+            for client, part in enumerate(parts)
+        ]
+        return torch.cat(outputs).view(*x.shape[:-1], -1)
+
+    return forward
+
+
+def vector_forms(modules: Iterable[nn.Module]) -> dict[type[nn.Module], StackedForm]:
+    """`each_alone` for the types of layers that treat each vector alone, except those with a faster form."""
+    return {type(module): each_alone for module in modules if not isinstance(module, tuple(_PLAIN))}
 
 
 def _layer_norm(module: nn.Module, stacks: Stacks) -> Forward:

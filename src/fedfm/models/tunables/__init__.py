@@ -11,8 +11,10 @@ from fedfm.models.tunables.fourierft import FourierFT
 from fedfm.models.tunables.full import Full
 from fedfm.models.tunables.head import Head
 from fedfm.models.tunables.ia3 import IA3
+from fedfm.models.tunables.layers import Layers
 from fedfm.models.tunables.lora import Dora, Lora
 from fedfm.models.tunables.miss import Miss
+from fedfm.models.tunables.norms import Norms
 from fedfm.models.tunables.prompt import Prefix, Prompt
 from fedfm.models.tunables.shira import Shira
 from fedfm.models.tunables.tinylora import TinyLora
@@ -34,6 +36,8 @@ TUNABLES: dict[str, type[TuneSettings]] = {
     "prompt": Prompt,
     "prefix": Prefix,
     "bitfit": BitFit,
+    "norms": Norms,
+    "layers": Layers,
     "head": Head,
     "full": Full,
 }
@@ -49,8 +53,10 @@ __all__ = [
     "FourierFT",
     "Full",
     "Head",
+    "Layers",
     "Lora",
     "Miss",
+    "Norms",
     "Prefix",
     "Prompt",
     "Shira",
