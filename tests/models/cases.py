@@ -56,8 +56,8 @@ SMALL: dict[str, dict[str, Any]] = {
 _STORED_TRANSPOSED = [case for case in CASES if case[0] == "tiny-gpt2"]
 REFUSED = {
     *product(["miss", "shira", "c3a"], _STORED_TRANSPOSED),
-    *product(["prompt", "prefix"], [case for case in CASES if case[1] in ("image", "masked")]),
-    *[("prompt", (f"tiny-{name}", "text")) for name in ("gpt2", "opt", "llama", "t5")],
+    *product(["prompt", "p-tuning", "prefix"], [case for case in CASES if case[1] in ("image", "masked")]),
+    *[(kind, (f"tiny-{name}", "text")) for kind in ("prompt", "p-tuning") for name in ("gpt2", "opt", "llama", "t5")],
     *[("prefix", (f"tiny-{name}", "text")) for name in ("distilbert", "deberta", "t5")],
     *[("bitfit", (f"tiny-{name}", task)) for name, task in (("llama", "text"), ("llama", "causal"), ("t5", "text"))],
     ("bitfit", ("tiny-phi3", "causal")),

@@ -21,6 +21,8 @@ from fedfm.params import Params
 
 PROMPT = "prompt_embeddings"
 """PEFT's name for virtual tokens; the one tensor of its state dict that is named unlike its parameter."""
+ENCODER = "prompt_encoder."
+"""Start of the names of parameters from which virtual tokens are computed, which PEFT does not save."""
 
 StackedForms = Mapping[type[nn.Module], Callable[..., Callable[..., Tensor]]]
 """Type of a layer → what makes its forward function for many clients (`fedfm.models.stacked.layers.StackedForm`)."""
@@ -32,7 +34,7 @@ class Tunable:
     Attributes:
         model: a `PeftModel`, or the backbone's model for tunables that are not PEFT methods.
         parameters: the trained parameters by name, sorted; of an adapter, the names of its PEFT state dict, else those
-            of the model's own. Tied parameters appear once.
+            of the model's own, or of a prompt's encoder (`ENCODER`). Tied parameters appear once.
         stacked_forms: how layers of its method compute with many clients' values, beside those that every stack knows.
     """
 
@@ -53,8 +55,14 @@ class Tunable:
         state = get_peft_model_state_dict(
             model, state_dict=model.state_dict(keep_vars=True), save_embedding_layers=False
         )
-        if PROMPT in state:  # computed by PEFT from this weight
-            state[PROMPT] = model.get_parameter(f"prompt_encoder.{model.active_adapter}.embedding.weight")
+        if PROMPT in state:  # computed by PEFT from these parameters
+            encoder = dict(model.prompt_encoder[model.active_adapter].named_parameters())
+            embedding = encoder.pop("embedding.weight")
+            state[PROMPT] = embedding
+            if encoder:
+                del state[PROMPT]
+                encoder["embedding.weight"] = embedding
+                state |= {f"{ENCODER}{name}": parameter for name, parameter in encoder.items()}
         trained = {name: value for name, value in state.items() if value.requires_grad}
         return cls(model, cast(dict[str, nn.Parameter], trained), stacked_forms)  # `keep_vars` leaves parameters
 

@@ -79,11 +79,31 @@ def stacked_forward(
     return (make(module, stacks), own) if own and make is not None else None
 
 
-def stacked_prompt(weight: Tensor, stacks: Stacks) -> Forward:
-    """A forward that returns each example's virtual tokens ``[B, n, ...]``, which are those of its client."""
+def stacked_prompt(encoder: nn.Module, stacks: Stacks) -> Forward:
+    """A forward that returns each example's virtual tokens ``[B, n, ...]``, which are those of its client.
+
+    Args:
+        encoder: PEFT's, all of whose parameters are trained: an embedding, and a network on it if the prompt has one.
+        stacks: read by the forward.
+    """
+    parameters = dict(encoder.named_parameters())
+    embedding = encoder.get_parameter("embedding.weight")
+    itself = _Itself(encoder)
+    tokens = torch.arange(len(embedding), device=embedding.device)
+
+    def of_clients() -> Tensor:
+        if len(parameters) == 1:
+            return stacks.required(embedding)
+        values = {f"layer.{name}": stacks.required(parameter) for name, parameter in parameters.items()}
+        return torch.stack(
+            [
+                functional_call(itself, {name: stack[client] for name, stack in values.items()}, tokens)
+                for client in range(stacks.layout.clients)
+            ]
+        )
 
     def prompt(*_: Any, **__: Any) -> Tensor:
-        stack = stacks.required(weight)
+        stack = of_clients()
         rows = torch.tensor(stacks.layout.rows, device=stack.device)
         return stack.repeat_interleave(rows, dim=0, output_size=sum(stacks.layout.rows))
 

@@ -15,6 +15,7 @@ from fedfm.models.tunables.layers import Layers
 from fedfm.models.tunables.lora import Dora, Lora
 from fedfm.models.tunables.miss import Miss
 from fedfm.models.tunables.norms import Norms
+from fedfm.models.tunables.p_tuning import PTuning
 from fedfm.models.tunables.prompt import Prefix, Prompt
 from fedfm.models.tunables.shira import Shira
 from fedfm.models.tunables.tinylora import TinyLora
@@ -34,6 +35,7 @@ TUNABLES: dict[str, type[TuneSettings]] = {
     "shira": Shira,
     "c3a": C3A,
     "prompt": Prompt,
+    "p-tuning": PTuning,
     "prefix": Prefix,
     "bitfit": BitFit,
     "norms": Norms,
@@ -57,6 +59,7 @@ __all__ = [
     "Lora",
     "Miss",
     "Norms",
+    "PTuning",
     "Prefix",
     "Prompt",
     "Shira",
