@@ -311,10 +311,18 @@ def test_only_what_is_trained_travels(settings: TuneSettings, values: int) -> No
     ("settings", "name", "said"),
     [
         (FourierFT(), "tiny-bert", r"tune\.n_frequency: 1000 coefficients exceed the 256 entries of bert.*16 x 16"),
-        (WaveFT(n_frequency=129), "tiny-llama", r"tune\.n_frequency: 129 .*exceed the 128 entries of .*k_proj \(8 x 16"),
+        (
+            WaveFT(n_frequency=129),
+            "tiny-llama",
+            r"tune\.n_frequency: 129 .*exceed the 128 entries of .*k_proj \(8 x 16",
+        ),
         (Shira(r=9), "tiny-bert", r"tune\.r: 9·\(16 \+ 16\) entries exceed those of bert"),
         (Miss(r=17), "tiny-bert", r"tune\.r: 17 exceeds the 16 inputs of bert"),
-        (C3A(block_size=16), "tiny-llama", r"tune\.block_size: blocks of 16 do not divide .*k_proj \(8 x 16\).* have 8"),
+        (
+            C3A(block_size=16),
+            "tiny-llama",
+            r"tune\.block_size: blocks of 16 do not divide .*k_proj \(8 x 16\).* have 8",
+        ),
         (C3A(), "tiny-gpt2", r"tune\.kind: peft's `c3a` does not adapt matrices that are stored transposed"),
         (Vera(target_modules=["absent"]), "tiny-bert", r"tune\.target_modules: no module .* matches `absent`"),
         (TinyLora(head=False), "tiny-bert", r"tune\.head: .* would stay random"),

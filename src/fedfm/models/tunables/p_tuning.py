@@ -14,6 +14,7 @@ from typing import Annotated, Literal
 from peft import PromptEncoderConfig
 from pydantic import Field
 
+from fedfm.errors import RecipeError
 from fedfm.models.backbones import Backbone, embeddings
 from fedfm.models.tunable import Tunable
 from fedfm.models.tunables.base import attach_peft
@@ -32,9 +33,15 @@ class PTuning(BeforeInput):
         """P-tuning.
 
         Raises:
-            RecipeError: at ``tune.kind``: see `check_before_input`.
+            RecipeError: at ``tune.kind``: see `check_before_input`; or PEFT, which compares the ends of names, would
+                take the network (``mlp_head``) for the model's head (ModernBERT's ``head``).
         """
         self.check_before_input(backbone, task_type)
+        if taken := [name for name in self.head_modules(backbone) if "mlp_head".endswith(name)]:
+            raise RecipeError(
+                f"peft would take the network of the prompt for the `{taken[0]}` of {backbone.name}; use prompt",
+                where="tune.kind",
+            )
         width = self.encoder_hidden_size or embeddings(backbone.model).embedding_dim
         config = PromptEncoderConfig(encoder_hidden_size=width, **self.common(backbone, task_type))
         return attach_peft(backbone, config, seed=seed)
