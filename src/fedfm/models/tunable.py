@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from peft import PeftModel, get_peft_model_state_dict
@@ -24,7 +24,7 @@ PROMPT = "prompt_embeddings"
 ENCODER = "prompt_encoder."
 """Start of the names of parameters from which virtual tokens are computed, which PEFT does not save."""
 
-StackedForms = Mapping[type[nn.Module], Callable[..., Callable[..., Tensor]]]
+StackedForms = Mapping[type[Any], Callable[..., Callable[..., Tensor]]]
 """Type of a layer → what makes its forward function for many clients (`fedfm.models.stacked.layers.StackedForm`)."""
 
 

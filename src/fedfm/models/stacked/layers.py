@@ -18,6 +18,7 @@ from transformers.pytorch_utils import Conv1D
 
 from fedfm.models.stacked.layout import Layout, own_products, spread
 from fedfm.models.stacked.products import low_rank
+from fedfm.models.tunable import StackedForms
 
 
 @dataclass
@@ -48,7 +49,7 @@ StackedForm = Callable[[Any, dict[str, nn.Parameter], Stacks], Forward]
 
 
 def stacked_forward(
-    module: nn.Module, trained: AbstractSet[int], stacks: Stacks, forms: Mapping[type[nn.Module], StackedForm]
+    module: nn.Module, trained: AbstractSet[int], stacks: Stacks, forms: StackedForms
 ) -> tuple[Forward, set[int]] | None:
     """A replacement for a module's forward, and the ids of the trained parameters that it uses.
 
@@ -202,7 +203,7 @@ def each_alone(module: nn.Module, own: dict[str, nn.Parameter], stacks: Stacks) 
     itself = _Itself(module)
 
     def forward(x: Tensor) -> Tensor:
-        parts = x.reshape(-1, x.shape[-1]).split(list(stacks.layout.sizes(x)))
+        parts = torch.split(x.reshape(-1, x.shape[-1]), list(stacks.layout.sizes(x)))
         values = {name: stacks.required(parameter) for name, parameter in own.items()}
         outputs = [
             functional_call(itself, {f"layer.{name}": stack[client] for name, stack in values.items()}, part)
@@ -213,7 +214,7 @@ def each_alone(module: nn.Module, own: dict[str, nn.Parameter], stacks: Stacks) 
     return forward
 
 
-def vector_forms(modules: Iterable[nn.Module]) -> dict[type[nn.Module], StackedForm]:
+def vector_forms(modules: Iterable[nn.Module]) -> StackedForms:
     """`each_alone` for the types of layers that treat each vector alone, except those with a faster form."""
     return {type(module): each_alone for module in modules if not isinstance(module, tuple(_PLAIN))}
 

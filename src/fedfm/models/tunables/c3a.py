@@ -43,15 +43,15 @@ def convolved(x: Tensor, kernels: Sequence[Tensor], sizes: Sequence[int]) -> Ten
         sizes: number of vectors of each client.
     """
     _, blocks, size = kernels[0].shape
-    inputs = ifft(x.reshape(-1, blocks, size).float()).split(list(sizes))
+    inputs = torch.split(ifft(x.reshape(-1, blocks, size).float()), list(sizes))
     outputs = [
         torch.einsum("tnb,mnb->tmb", part, fft(kernel.float())) for part, kernel in zip(inputs, kernels, strict=True)
     ]
-    changed = fft(torch.cat(outputs)).real.flatten(1) / x.shape[-1]
+    changed: Tensor = fft(torch.cat(outputs)).real.flatten(1) / x.shape[-1]
     return changed.view(*x.shape[:-1], -1)
 
 
-class ExactC3ALinear(C3ALinear):  # type: ignore[misc] # peft is not typed
+class ExactC3ALinear(C3ALinear):
     """PEFT's layer, with the gradient of its output."""
 
     def forward(self, x: Tensor) -> Tensor:

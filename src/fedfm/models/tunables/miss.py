@@ -35,7 +35,7 @@ def stacked_shards(module: MissLayer, own: dict[str, nn.Parameter], stacks: Stac
     def forward(x: Tensor) -> Tensor:
         y: Tensor = module.get_base_layer()(x)
         filled = pad(x, (0, -x.shape[-1] % r))
-        sums = filled.unflatten(-1, (-1, r)).sum(-2)
+        sums = filled.reshape(*x.shape[:-1], -1, r).sum(-2)
         return y + own_products(sums, stacks.required(shard), stacks.layout.sizes(x))
 
     return forward
