@@ -24,6 +24,7 @@ from fedfm.recipe import load_recipe
 from fedfm.server.experiment.build import build_experiment
 from fedfm.tasks import TASKS, Task
 from fedfm.tasks.base import Batch
+from tests.models.cases import small
 from tests.small import small_recipe
 
 TINY = [name for name in RANDOM_MODELS if name.startswith("tiny-") and name != "tiny-clip"]
@@ -32,7 +33,7 @@ TINY = [name for name in RANDOM_MODELS if name.startswith("tiny-") and name != "
 def attached(name: str, kind: str = "lora") -> tuple[Tunable, Task]:
     task = TASKS["text-classification" if RANDOM_MODELS[name].template is not None else "image-classification"]
     backbone = load_backbone(ModelSettings(path=f"builtin:{name}"), task.auto_class, seed=0, labels=["a", "b"])
-    return TUNABLES[kind](kind=kind).attach(backbone, task_type=task.peft_type, seed=0), task
+    return small(kind).attach(backbone, task_type=task.peft_type, seed=0), task
 
 
 def batches(name: str, count: int = 3) -> Iterator[Batch]:

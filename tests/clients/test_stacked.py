@@ -26,7 +26,7 @@ from fedfm.params import Params
 from fedfm.tasks import TASKS, MaskedLM, Task
 from fedfm.tasks.base import Batch
 from fedfm.tasks.language_modeling import IGNORED
-from tests.models.cases import ALIKE, REFUSED
+from tests.models.cases import ALIKE, OF_MATRICES, REFUSED, THEIR_MODELS, small
 from tests.models.cases import CASES as SHARED
 from tests.models.kinds import KINDS, folder_of
 
@@ -66,17 +66,26 @@ def tasks_of(name: str) -> list[str]:
     return [_NAMES[task] for known, task in (*SHARED, *ALIKE) if known == name]
 
 
-RELATIVE = {(name, kind) for name in ["tiny-deberta"] for kind in ("lora", "dora", "ia3", "bitfit")}
+RELATIVE = {(name, kind) for name in ["tiny-deberta"] for kind in TUNABLES if TUNABLES[kind].in_blocks}
 """Whose projections also read relative positions: `hosts.parallelism` trains them one by one."""
 WHOLE = [*TINY, "t5, gated", "modernbert", "albert", "mixtral", "dinov2, gated", "mpnet", "gemma2"]
 """Those with parts that no other has; of the rest one task, and the tunables that differ from those like them."""
+SINGLE = ("fourierft", "c3a")
+"""Kinds whose transforms PEFT computes in float32, whatever the model is in."""
+SINGLE_MODELS = {"gemma2": [*TUNABLES], "tiny-gemma": ["norms", "layers"]}
+"""Models whose softmax or norms are in float32, whatever the model is in, and the kinds that meet them."""
+ALONE = {("mixtral", "layers")}
+"""Models with parts that cannot be stacked, and the kinds that train these: experts."""
 NEAR = ("lora", "bitfit", "head")
 CASES = [
     (name, task, kind)
     for name in (*TINY, *KINDS)
     for task in (tasks_of(name) if name in WHOLE else tasks_of(name)[-1:])
     for kind in (TUNABLES if name in WHOLE else NEAR)
-    if kind != "full" and (name, kind) not in RELATIVE and (kind, (name, _SHORT[task])) not in REFUSED
+    if TUNABLES[kind].stackable
+    and (name, kind) not in RELATIVE | ALONE
+    and (kind, (name, _SHORT[task])) not in REFUSED
+    and (kind not in OF_MATRICES or name in THEIR_MODELS)
 ]
 """A rule works on gradients, whatever model they come from: on one model each tunable meets every rule."""
 
@@ -92,7 +101,7 @@ def attached(name: str, task: Task, kind: str, **settings: Any) -> tuple[Backbon
     )
     if backbone.family.name in ("mixtral", "qwen3_moe"):
         backbone.model.set_experts_implementation("eager")  # the other kernels know no float64
-    tunable = TUNABLES[kind](kind=kind, **settings).attach(backbone, task_type=task.peft_type, seed=0)
+    tunable = small(kind, **settings).attach(backbone, task_type=task.peft_type, seed=0)
     tunable.model.double()
     return backbone, tunable
 
@@ -216,7 +225,7 @@ def test_every_tunable_in_every_family(name: str, task: str, kind: str) -> None:
         alone, together = both(name, TASKS[task], kind, local, RULES["scaffold"])
     except RecipeError as error:
         pytest.skip(f"no such tunable: {error.problems[0].message}")
-    compare(alone, together, 1e-5 if name == "gemma2" else 1e-10)  # its softmax is in float32 whatever the model is in
+    compare(alone, together, 1e-5 if kind in SINGLE or kind in SINGLE_MODELS.get(name, ()) else 1e-10)
 
 
 @pytest.mark.parametrize("rule", AT_CLIENTS)
@@ -234,7 +243,7 @@ def test_every_matrix(name: str, kind: str) -> None:
     compare(*both(name, task, kind, LocalSettings(**OPTIMIZERS["sgd"]), RULES["fedavg"], target_modules="all"))
 
 
-@pytest.mark.parametrize("kind", [kind for kind in TUNABLES if kind != "full"])
+@pytest.mark.parametrize("kind", [kind for kind in TUNABLES if TUNABLES[kind].stackable])
 @pytest.mark.parametrize(("name", "task"), [("tiny-bert", 0), ("tiny-llama", 1), ("tiny-vit", 0)])
 def test_clients_filled_up_as_for_a_gpu(name: str, task: int, kind: str) -> None:
     local = LocalSettings(**OPTIMIZERS["sgd"])
@@ -242,7 +251,7 @@ def test_clients_filled_up_as_for_a_gpu(name: str, task: int, kind: str) -> None
         alone, together = both(name, TASKS[tasks_of(name)[task]], kind, local, RULES["fedavg"], uniform=True)
     except RecipeError as error:
         pytest.skip(f"no such tunable: {error.problems[0].message}")
-    compare(alone, together)
+    compare(alone, together, 1e-5 if kind in SINGLE else 1e-10)
 
 
 def test_what_predicts_nothing_has_no_part_in_the_loss(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -317,6 +326,13 @@ def test_an_algorithm_does_not_act_on_personal_tensors(rule: str) -> None:
 def test_what_is_everyones_own_is_refused() -> None:
     _, tunable = attached("tiny-bert", TASKS["text-classification"], "full")
     with pytest.raises(UnstackableError, match="no stacked form"):
+        StackedTunable(tunable, [read(tunable)])
+
+
+@pytest.mark.parametrize(("name", "kind"), sorted(ALONE))
+def test_what_has_parts_that_cannot_be_stacked_is_refused(name: str, kind: str) -> None:
+    _, tunable = attached(name, TASKS["causal-lm"], kind)
+    with pytest.raises(UnstackableError, match=r"experts.* lies in a layer that has no stacked form"):
         StackedTunable(tunable, [read(tunable)])
 
 

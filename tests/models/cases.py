@@ -15,7 +15,8 @@ from fedfm.models.backbones import Backbone, load_backbone
 from fedfm.models.builtin import RANDOM_MODELS
 from fedfm.models.families import family_of
 from fedfm.models.settings import ModelSettings
-from fedfm.models.tunables import TUNABLES
+from fedfm.models.tunables import TUNABLES, TuneSettings
+from fedfm.models.tunables.matrices import OfMatrices
 from tests.models.kinds import KINDS, folder_of
 
 
@@ -45,21 +46,43 @@ ALIKE: list[Case] = [  # the same parts as in some case above
     *[(f"tiny-{name}", "causal") for name in ("mistral", "qwen3", "gemma")],
     ("tiny-deberta", "masked"),
 ]
+SMALL: dict[str, dict[str, Any]] = {
+    "fourierft": {"n_frequency": 20, "scaling": 20.0},
+    "waveft": {"n_frequency": 20, "scaling": 5.0},
+    "shira": {"r": 2},
+    "vera": {"r": 16},
+}
+"""Settings of kinds whose defaults are too large for matrices of 16 x 16 and 16 x 8."""
+_STORED_TRANSPOSED = [case for case in CASES if case[0] == "tiny-gpt2"]
 REFUSED = {
-    *product(["prompt", "prefix"], [case for case in CASES if case[1] in ("image", "masked")]),
-    *[("prompt", (f"tiny-{name}", "text")) for name in ("gpt2", "opt", "llama", "t5")],
+    *product(["miss", "shira", "c3a"], _STORED_TRANSPOSED),
+    *product(["prompt", "p-tuning", "prefix"], [case for case in CASES if case[1] in ("image", "masked")]),
+    *[(kind, (f"tiny-{name}", "text")) for kind in ("prompt", "p-tuning") for name in ("gpt2", "opt", "llama", "t5")],
     *[("prefix", (f"tiny-{name}", "text")) for name in ("distilbert", "deberta", "t5")],
     *[("bitfit", (f"tiny-{name}", task)) for name, task in (("llama", "text"), ("llama", "causal"), ("t5", "text"))],
     ("bitfit", ("tiny-phi3", "causal")),
     *[("head", (f"tiny-{name}", "causal")) for name in ("gpt2", "opt", "llama", "phi3")],
 }
 """Kind of tunable and case that `attach` refuses."""
-GRID = [(kind, case) for kind, case in product(TUNABLES, CASES) if (kind, case) not in REFUSED]
+OF_MATRICES = [kind for kind, settings in TUNABLES.items() if issubclass(settings, OfMatrices)]
+"""Kinds that replace linear layers by PEFT's, whatever model these are in."""
+THEIR_MODELS = ("tiny-bert", "tiny-gpt2", "tiny-llama", "tiny-t5", "tiny-vit")
+"""The models on which these are tested: stored transposed or not, with fewer keys than queries, two stacks, images."""
+GRID = [
+    (kind, case)
+    for kind, case in product(TUNABLES, CASES)
+    if (kind, case) not in REFUSED and (kind not in OF_MATRICES or case[0] in THEIR_MODELS)
+]
 """Kind of tunable and case that it takes."""
 CUT_KINDS: list[Case] = [
     (name, kind.tasks[0]) for name, kind in KINDS.items() if family_of(kind.make()).uncuttable is None
 ]
 """Models that are no builtins and may have a proxy."""
+
+
+def small(kind: str, **changes: Any) -> TuneSettings:
+    """A tunable's default settings, made to fit tiny models."""
+    return TUNABLES[kind](kind=kind, **SMALL.get(kind, {}) | changes)
 
 
 def load(name: str, task: str, seed: int = 0) -> Backbone:

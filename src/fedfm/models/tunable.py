@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import ClassVar, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from peft import PeftModel, get_peft_model_state_dict
@@ -21,6 +21,11 @@ from fedfm.params import Params
 
 PROMPT = "prompt_embeddings"
 """PEFT's name for virtual tokens; the one tensor of its state dict that is named unlike its parameter."""
+ENCODER = "prompt_encoder."
+"""Start of the names of parameters from which virtual tokens are computed, which PEFT does not save."""
+
+StackedForms = Mapping[type[Any], Callable[..., Callable[..., Tensor]]]
+"""Type of a layer → what makes its forward function for many clients (`fedfm.models.stacked.layers.StackedForm`)."""
 
 
 class Tunable:
@@ -29,26 +34,40 @@ class Tunable:
     Attributes:
         model: a `PeftModel`, or the backbone's model for tunables that are not PEFT methods.
         parameters: the trained parameters by name, sorted; of an adapter, the names of its PEFT state dict, else those
-            of the model's own. Tied parameters appear once.
+            of the model's own, or of a prompt's encoder (`ENCODER`). Tied parameters appear once.
+        stacked_forms: how layers of its method compute with many clients' values, beside those that every stack knows.
     """
 
     saves_parameters: ClassVar[bool] = True
     """Whether an adapter's file has the trained parameters themselves; otherwise factors that compute the same."""
 
-    def __init__(self, model: PeftModel | PreTrainedModel, parameters: dict[str, nn.Parameter]) -> None:
+    def __init__(
+        self,
+        model: PeftModel | PreTrainedModel,
+        parameters: dict[str, nn.Parameter],
+        stacked_forms: StackedForms | None = None,
+    ) -> None:
         self.model = model
+        self.stacked_forms = stacked_forms or {}
         self.parameters = {name: parameters[name] for name in sorted(parameters)}
         self._shapes = {name: parameter.shape for name, parameter in self.parameters.items()}
 
     @classmethod
-    def of_adapter(cls, model: PeftModel) -> Tunable:
-        """What PEFT would save of a model with an adapter."""
+    def of_adapter(cls, model: PeftModel, stacked_forms: StackedForms | None = None) -> Tunable:
+        """What PEFT would save of a model with an adapter, except what is not trained, such as random projections."""
         state = get_peft_model_state_dict(
             model, state_dict=model.state_dict(keep_vars=True), save_embedding_layers=False
         )
-        if PROMPT in state:  # computed by PEFT from this weight
-            state[PROMPT] = model.get_parameter(f"prompt_encoder.{model.active_adapter}.embedding.weight")
-        return cls(model, cast(dict[str, nn.Parameter], state))  # parameters, as `keep_vars` leaves them
+        if PROMPT in state:  # computed by PEFT from these parameters
+            encoder = dict(model.prompt_encoder[model.active_adapter].named_parameters())
+            embedding = encoder.pop("embedding.weight")
+            state[PROMPT] = embedding
+            if encoder:
+                del state[PROMPT]
+                encoder["embedding.weight"] = embedding
+                state |= {f"{ENCODER}{name}": parameter for name, parameter in encoder.items()}
+        trained = {name: value for name, value in state.items() if value.requires_grad}
+        return cls(model, cast(dict[str, nn.Parameter], trained), stacked_forms)  # `keep_vars` leaves parameters
 
     @classmethod
     def of_model(cls, model: PreTrainedModel, names: Iterable[str]) -> Tunable:

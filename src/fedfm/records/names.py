@@ -14,7 +14,14 @@ NAMES = {
     "dora": "DoRA",
     "lora-sb": "LoRA-SB",
     "ravan": "Ravan",
+    "vera": "VeRA",
     "ia3": "IA³",
+    "fourierft": "FourierFT",
+    "waveft": "WaveFT",
+    "tinylora": "TinyLoRA",
+    "miss": "MiSS",
+    "shira": "SHiRA",
+    "c3a": "C3A",
     "bitfit": "BitFit",
 }
 """Algorithms and tunables as their papers write them."""

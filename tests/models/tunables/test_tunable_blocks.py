@@ -13,7 +13,7 @@ from fedfm.errors import RecipeError
 from fedfm.models.backbones import Backbone
 from fedfm.models.families import blocks
 from fedfm.models.tunable import Tunable
-from fedfm.models.tunables import IA3, BitFit, Dora, Full, Head, Lora, Prompt, TuneSettings
+from fedfm.models.tunables import IA3, BitFit, Dora, Full, Head, Lora, Norms, Prompt, TuneSettings, WaveFT
 from tests.models.cases import TASKS, Case, batch, logits
 from tests.models.deep import deep
 
@@ -25,7 +25,9 @@ SETTINGS: list[TuneSettings] = [
     Lora(r=2, target_modules="all"),
     Dora(r=2),
     IA3(),
+    WaveFT(n_frequency=20),
     BitFit(),
+    Norms(),
     Full(),
 ]
 DEEP_CASES: list[Case] = [("tiny-bert", "text"), ("tiny-gpt2", "causal"), ("tiny-opt", "text"), ("tiny-clip", "image")]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -10,13 +10,16 @@ from typing import Any, cast
 import torch
 from peft.tuners.ia3 import IA3Layer
 from peft.tuners.lora import LoraLayer
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn.functional import layer_norm, linear
 from torch.nn.utils import parametrize
 from transformers.pytorch_utils import Conv1D
 
 from fedfm.models.stacked.layout import Layout, own_products, spread
 from fedfm.models.stacked.products import low_rank
+from fedfm.models.tunable import StackedForms
 
 
 @dataclass
@@ -42,42 +45,77 @@ class Stacks:
 
 Forward = Callable[..., Tensor]
 
+StackedForm = Callable[[Any, dict[str, nn.Parameter], Stacks], Forward]
+"""Makes the forward function of a layer, from the layer, its trained parameters by name, and the stacks."""
 
-def stacked_forward(module: nn.Module, trained: AbstractSet[int], stacks: Stacks) -> tuple[Forward, set[int]] | None:
+
+def stacked_forward(
+    module: nn.Module, trained: AbstractSet[int], stacks: Stacks, forms: StackedForms
+) -> tuple[Forward, set[int]] | None:
     """A replacement for a module's forward, and the ids of the trained parameters that it uses.
 
     None if the module has no trained parameters of its own, or they cannot be stacked.
+
+    Args:
+        module: of a model with a tunable.
+        trained: ids of all trained parameters.
+        stacks: what the replacement reads.
+        forms: further types of layers and how they are stacked.
     """
+    if form := next((form for kind, form in forms.items() if isinstance(module, kind)), None):
+        mine = {name: parameter for name, parameter in module.named_parameters() if id(parameter) in trained}
+        return (form(module, mine, stacks), {id(parameter) for parameter in mine.values()}) if mine else None
     if isinstance(module, LoraLayer):
-        down, up = (layers[_adapter(module)] for layers in (module.lora_A, module.lora_B))
+        down, up = (layers[adapter_of(module)] for layers in (module.lora_A, module.lora_B))
         own = _trained_tensors(down, trained) | _trained_tensors(up, trained)
         if not own:
             return None
-        if _adapter(module) in module.lora_magnitude_vector:
+        if adapter_of(module) in module.lora_magnitude_vector:
             a, b = cast(Tensor, down.weight), cast(Tensor, up.weight)
-            length = cast(Tensor, module.lora_magnitude_vector[_adapter(module)].weight)
+            length = cast(Tensor, module.lora_magnitude_vector[adapter_of(module)].weight)
             return _dora(module, a, b, length, stacks), {id(a), id(b), id(length)}
         return _lora(module, down, up, stacks), own
     if isinstance(module, IA3Layer):
-        factors = module.ia3_l[_adapter(module)]
+        factors = module.ia3_l[adapter_of(module)]
         return (_ia3(module, factors, stacks), {id(factors)}) if id(factors) in trained else None
     own = {id(parameter) for parameter in module.parameters(recurse=False)} & trained
     make = next((make for kind, make in _PLAIN.items() if isinstance(module, kind)), None)
     return (make(module, stacks), own) if own and make is not None else None
 
 
-def stacked_prompt(weight: Tensor, stacks: Stacks) -> Forward:
-    """A forward that returns each example's virtual tokens ``[B, n, ...]``, which are those of its client."""
+def stacked_prompt(encoder: nn.Module, stacks: Stacks) -> Forward:
+    """A forward that returns each example's virtual tokens ``[B, n, ...]``, which are those of its client.
+
+    Args:
+        encoder: PEFT's, all of whose parameters are trained: an embedding, and a network on it if the prompt has one.
+        stacks: read by the forward.
+    """
+    parameters = dict(encoder.named_parameters())
+    embedding = encoder.get_parameter("embedding.weight")
+    itself = _Itself(encoder)
+    tokens = torch.arange(len(embedding), device=embedding.device)
+
+    def of_clients() -> Tensor:
+        if len(parameters) == 1:
+            return stacks.required(embedding)
+        values = {f"layer.{name}": stacks.required(parameter) for name, parameter in parameters.items()}
+        return torch.stack(
+            [
+                functional_call(itself, {name: stack[client] for name, stack in values.items()}, tokens)
+                for client in range(stacks.layout.clients)
+            ]
+        )
 
     def prompt(*_: Any, **__: Any) -> Tensor:
-        stack = stacks.required(weight)
+        stack = of_clients()
         rows = torch.tensor(stacks.layout.rows, device=stack.device)
         return stack.repeat_interleave(rows, dim=0, output_size=sum(stacks.layout.rows))
 
     return prompt
 
 
-def _adapter(module: LoraLayer | IA3Layer) -> str:
+def adapter_of(module: BaseTunerLayer) -> str:
+    """The name of a PEFT layer's adapter; a model has one."""
     return str(module.active_adapters[0])
 
 
@@ -105,7 +143,7 @@ def _weights(layer: nn.Module, stacks: Stacks) -> Tensor:
 
 
 def _lora(module: LoraLayer, down: nn.Module, up: nn.Module, stacks: Stacks) -> Forward:
-    scale = float(module.scaling[_adapter(module)])
+    scale = float(module.scaling[adapter_of(module)])
 
     def forward(x: Tensor) -> Tensor:
         weight, bias = base_product(module.get_base_layer())
@@ -120,7 +158,7 @@ def _dora(module: LoraLayer, a: Tensor, b: Tensor, length: Tensor, stacks: Stack
 
     It is computed as ‖w + s·b A‖² = ‖w‖² + 2s·b A wᵀ + s²·b A Aᵀ bᵀ, without a full matrix for each client.
     """
-    scale = float(module.scaling[_adapter(module)])
+    scale = float(module.scaling[adapter_of(module)])
 
     def norm(weight: Tensor, down: Tensor, up: Tensor) -> Tensor:
         weight = weight.to(down.dtype)
@@ -166,6 +204,39 @@ def _linear(module: nn.Module, stacks: Stacks) -> Forward:
         return y if bias is None else y + bias
 
     return forward
+
+
+class _Itself(nn.Module):
+    """A layer by the forward function of its class, whatever replaces it."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        output: Tensor = type(self.layer).forward(self.layer, x)
+        return output
+
+
+def each_alone(module: nn.Module, own: dict[str, nn.Parameter], stacks: Stacks) -> Forward:
+    """Any layer that treats each vector alone: computed for one client after another."""
+    itself = _Itself(module)
+
+    def forward(x: Tensor) -> Tensor:
+        parts = torch.split(x.reshape(-1, x.shape[-1]), list(stacks.layout.sizes(x)))
+        values = {name: stacks.required(parameter) for name, parameter in own.items()}
+        outputs = [
+            functional_call(itself, {f"layer.{name}": stack[client] for name, stack in values.items()}, part)
+            for client, part in enumerate(parts)
+        ]
+        return torch.cat(outputs).view(*x.shape[:-1], -1)
+
+    return forward
+
+
+def vector_forms(modules: Iterable[nn.Module]) -> StackedForms:
+    """`each_alone` for the types of layers that treat each vector alone, except those with a faster form."""
+    return {type(module): each_alone for module in modules if not isinstance(module, tuple(_PLAIN))}
 
 
 def _layer_norm(module: nn.Module, stacks: Stacks) -> Forward:

@@ -30,7 +30,8 @@ class Layout:
         """The number of vectors of ``x`` that belong to each client.
 
         Args:
-            x: ``[..., d]``: the same number of vectors for each example; or, inside packed blocks, one for each token.
+            x: ``[..., d]``: the same number of vectors for each example; or, inside packed blocks, the same number for
+                each token: ``[1, N, ..., d]``.
 
         Raises:
             ValueError: ``x`` has another number of vectors: the layer reads a tensor that is shared by all examples
@@ -39,6 +40,8 @@ class Layout:
         count, examples = x.shape[:-1].numel(), sum(self.rows)
         if self.tokens is not None and count == sum(self.tokens):
             return self.tokens
+        if self.tokens is not None and x.shape[:2] == (1, sum(self.tokens)):  # heads of each token (Qwen3's norms)
+            return tuple(tokens * (count // sum(self.tokens)) for tokens in self.tokens)
         if count % examples == 0:
             return tuple(rows * (count // examples) for rows in self.rows)
         raise ValueError(f"a stacked layer got shape {tuple(x.shape)}, which cannot be split among {examples} examples")

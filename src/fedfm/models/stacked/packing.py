@@ -123,7 +123,7 @@ def packing_of(tunable: Tunable, mask: Tensor | None) -> Packing | None:
     if mask is None or bool(mask.all()):
         return None
     if isinstance(tunable.model, PeftModel) and (config := tunable.model.active_peft_config).is_prompt_learning:
-        if config.peft_type != PeftType.PROMPT_TUNING:
+        if config.peft_type == PeftType.PREFIX_TUNING:
             return None
         mask = pad(mask, (config.num_virtual_tokens, 0), value=1)
     return Packing.of(mask)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from fedfm.models.stacked.layers import Stacks, stacked_forward, stacked_prompt
 from fedfm.models.stacked.layout import Layout
-from fedfm.models.tunable import PROMPT, Tunable
+from fedfm.models.tunable import Tunable
 from fedfm.params import Params
 
 
@@ -87,17 +87,19 @@ class StackedTunable:
 def _replacements(tunable: Tunable, stacks: Stacks) -> list[tuple[nn.Module, str, Callable[..., Tensor]]]:
     """(module, the name of its method, what to call instead) for all that reads a trained parameter."""
     trained = frozenset(id(parameter) for parameter in tunable.parameters.values())
-    left, replaced = set(trained), []
+    left, replaced, encoder = set(trained), [], None
     if isinstance(tunable.model, PeftModel) and tunable.model.active_peft_config.is_prompt_learning:
-        weight = tunable.parameters[PROMPT]
-        left.discard(id(weight))
+        encoder = tunable.model.prompt_encoder[tunable.model.active_adapter]
         if tunable.model.peft_type == PeftType.PREFIX_TUNING:
-            place = tunable.model.prompt_encoder[tunable.model.active_adapter], "forward"
+            place = encoder, "forward"
         else:  # peft computes one prompt and repeats it, so that no module of its own sees the batch
             place = tunable.model, "get_prompt"
-        replaced.append((*place, stacked_prompt(weight, stacks)))
+        replaced.append((*place, stacked_prompt(encoder, stacks)))
+        left -= {id(parameter) for parameter in encoder.parameters()}
     for module in tunable.model.modules():
-        if found := stacked_forward(module, left, stacks):
+        if encoder is not None and any(module is part for part in encoder.modules()):
+            continue  # it computes the prompt of each client as a whole
+        if found := stacked_forward(module, trained, stacks, tunable.stacked_forms):
             forward, own = found
             replaced.append((module, "forward", forward))
             left -= own

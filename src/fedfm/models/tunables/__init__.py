@@ -6,13 +6,23 @@ from typing import Annotated
 
 from fedfm.models.tunables.base import TuneSettings
 from fedfm.models.tunables.bitfit import BitFit
+from fedfm.models.tunables.c3a import C3A
+from fedfm.models.tunables.fourierft import FourierFT
 from fedfm.models.tunables.full import Full
 from fedfm.models.tunables.head import Head
 from fedfm.models.tunables.ia3 import IA3
+from fedfm.models.tunables.layers import Layers
 from fedfm.models.tunables.lora import Dora, Lora
 from fedfm.models.tunables.lora_sb import LoraSb
+from fedfm.models.tunables.miss import Miss
+from fedfm.models.tunables.norms import Norms
+from fedfm.models.tunables.p_tuning import PTuning
 from fedfm.models.tunables.prompt import Prefix, Prompt
 from fedfm.models.tunables.ravan import Ravan
+from fedfm.models.tunables.shira import Shira
+from fedfm.models.tunables.tinylora import TinyLora
+from fedfm.models.tunables.vera import Vera
+from fedfm.models.tunables.waveft import WaveFT
 from fedfm.registry import Choice
 
 TUNABLES: dict[str, type[TuneSettings]] = {
@@ -20,10 +30,20 @@ TUNABLES: dict[str, type[TuneSettings]] = {
     "dora": Dora,
     "lora-sb": LoraSb,
     "ravan": Ravan,
+    "vera": Vera,
     "ia3": IA3,
+    "fourierft": FourierFT,
+    "waveft": WaveFT,
+    "tinylora": TinyLora,
+    "miss": Miss,
+    "shira": Shira,
+    "c3a": C3A,
     "prompt": Prompt,
+    "p-tuning": PTuning,
     "prefix": Prefix,
     "bitfit": BitFit,
+    "norms": Norms,
+    "layers": Layers,
     "head": Head,
     "full": Full,
 }
@@ -31,17 +51,27 @@ TUNABLES: dict[str, type[TuneSettings]] = {
 Tune = Annotated[TuneSettings, Choice(TUNABLES, "kind", "fedfm.tunables")]
 
 __all__ = [
+    "C3A",
     "IA3",
     "TUNABLES",
     "BitFit",
     "Dora",
+    "FourierFT",
     "Full",
     "Head",
+    "Layers",
     "Lora",
     "LoraSb",
+    "Miss",
+    "Norms",
+    "PTuning",
     "Prefix",
     "Prompt",
     "Ravan",
+    "Shira",
+    "TinyLora",
     "Tune",
     "TuneSettings",
+    "Vera",
+    "WaveFT",
 ]

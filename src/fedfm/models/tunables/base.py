@@ -14,7 +14,7 @@ from fedfm.errors import RecipeError
 from fedfm.models.backbones import Backbone
 from fedfm.models.families import Block, blocks
 from fedfm.models.quiet import quiet
-from fedfm.models.tunable import Tunable
+from fedfm.models.tunable import StackedForms, Tunable
 from fedfm.randomness import torch_seed
 from fedfm.settings import Settings
 
@@ -145,8 +145,17 @@ def attach_parameters(model: PreTrainedModel, names: Collection[str]) -> Tunable
     return Tunable.of_model(model, names)
 
 
-def attach_peft(backbone: Backbone, config: PeftConfig, *, seed: int) -> Tunable:
-    """Attaches a PEFT method; its new parameters are drawn with a keyed seed."""
+def attach_peft(
+    backbone: Backbone, config: PeftConfig, *, seed: int, stacked_forms: StackedForms | None = None
+) -> Tunable:
+    """Attaches a PEFT method; its new parameters are drawn with a keyed seed.
+
+    Args:
+        backbone: without a tunable.
+        config: of the method.
+        seed: the recipe's seed.
+        stacked_forms: how the method's layers compute with many clients' values, by their type.
+    """
     with torch_seed(seed, "tunable"), quiet():
         model = get_peft_model(backbone.model, config)
     attached = model.active_peft_config
@@ -157,4 +166,4 @@ def attach_peft(backbone: Backbone, config: PeftConfig, *, seed: int) -> Tunable
         if isinstance(chosen := getattr(attached, field, None), set):
             setattr(attached, field, sorted(chosen))  # so that adapter_config.json does not depend on hashes
     model.eval()
-    return Tunable.of_adapter(model)
+    return Tunable.of_adapter(model, stacked_forms)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
+from fedfm.capabilities import LINEAR_TUNABLE
 from fedfm.errors import RecipeError
 from fedfm.models.backbones import Backbone
 from fedfm.models.tunable import Tunable
@@ -17,6 +18,7 @@ from fedfm.models.tunables.base import WithHead, attach_parameters, refuse_undes
 class BitFit(WithHead):
     """The biases of all blocks."""
 
+    gives = frozenset({LINEAR_TUNABLE})
     in_blocks: ClassVar[bool] = True
     usual_lr = (1e-3, 1e-2)
 

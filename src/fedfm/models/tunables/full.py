@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from fedfm.capabilities import WEIGHT_MATRICES
+from fedfm.capabilities import LINEAR_TUNABLE, WEIGHT_MATRICES
 from fedfm.models.backbones import Backbone
 from fedfm.models.tunable import Tunable
 from fedfm.models.tunables.base import TuneSettings, attach_parameters, tunable_blocks
@@ -13,8 +13,8 @@ from fedfm.models.tunables.base import TuneSettings, attach_parameters, tunable_
 class Full(TuneSettings):
     """Every parameter."""
 
+    gives: ClassVar[frozenset[str]] = frozenset({LINEAR_TUNABLE, WEIGHT_MATRICES})
     stackable: ClassVar[bool] = False
-    gives: ClassVar[frozenset[str]] = frozenset({WEIGHT_MATRICES})
 
     kind: Literal["full"] = "full"
     """Every parameter."""

@@ -11,6 +11,7 @@ from typing import ClassVar, Literal
 
 from peft import IA3Config
 
+from fedfm.capabilities import LINEAR_TUNABLE
 from fedfm.errors import RecipeError
 from fedfm.models.backbones import Backbone
 from fedfm.models.families import Family, Stack, pattern, targets
@@ -22,6 +23,7 @@ from fedfm.models.tunables.targets import matching, transposed, within
 class IA3(WithHead):
     """Trained factors on keys, values and FFN activations."""
 
+    gives = frozenset({LINEAR_TUNABLE})
     in_blocks: ClassVar[bool] = True
     usual_lr = (3e-3, 1e-2)  # its updates are tiny
 

@@ -1,6 +1,7 @@
 """LoRA: W x + (α/r)·B A x with A [r, in] random and B [out, r] zero; and DoRA, which also trains magnitudes.
 
 Hu et al., LoRA: Low-Rank Adaptation of Large Language Models, arXiv:2106.09685, eq. (3).
+Kalajdzievski, A Rank Stabilization Scaling Factor for Fine-Tuning with LoRA, arXiv:2312.03732: α/√r instead of α/r.
 Liu et al., DoRA: Weight-Decomposed Low-Rank Adaptation, arXiv:2402.09353, eq. (5).
 """
 
@@ -30,6 +31,8 @@ class LowRank(WithHead):
     """Rank of the update of each matrix."""
     lora_alpha: Annotated[int, Field(ge=1, le=1_000_000)] = 16
     """α: the update is scaled by α/r."""
+    use_rslora: bool = False
+    """Scale the update by α/√r instead, so that its size does not shrink with the rank (rsLoRA)."""
     lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Dropout on the adapter's input during training."""
     target_modules: str | list[str] = "attention"
@@ -61,6 +64,7 @@ class LowRank(WithHead):
         config = LoraConfig(
             r=self.r,
             lora_alpha=self.lora_alpha,
+            use_rslora=self.use_rslora,
             lora_dropout=self.lora_dropout,
             target_modules=within(targets, modules, backbone),
             modules_to_save=self.head_modules(backbone) or None,

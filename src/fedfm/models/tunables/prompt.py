@@ -8,7 +8,7 @@ Li and Liang, Prefix-Tuning: Optimizing Continuous Prompts for Generation, arXiv
 from __future__ import annotations
 
 import inspect
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from peft import PrefixTuningConfig, PromptTuningConfig, PromptTuningInit
 from pydantic import Field
@@ -54,7 +54,38 @@ class VirtualTokens(WithHead):
             raise RecipeError("with virtual tokens peft always trains a classifier's head", where="tune.head")
 
 
-class Prompt(VirtualTokens):
+class BeforeInput(VirtualTokens):
+    """Settings of trained embeddings before the input's embeddings."""
+
+    def check_before_input(self, backbone: Backbone, task_type: str | None) -> None:
+        """Refuses models and tasks for which embeddings before the input do not work.
+
+        Raises:
+            RecipeError: at ``tune.kind``: the model is a decoder that classifies; with embeddings as input it cannot
+                distinguish the last token from padding; or as `check`.
+        """
+        self.check(backbone, task_type)
+        if backbone.family.causal and task_type == "SEQ_CLS":
+            raise RecipeError(
+                f"a decoder ({backbone.family.name}) classifies at the last token, which it cannot distinguish from "
+                "padding after a prompt; use lora",
+                where="tune.kind",
+            )
+
+    def common(self, backbone: Backbone, task_type: str | None) -> dict[str, Any]:
+        """What PEFT's configs for embeddings before the input have in common."""
+        text = backbone.model.config.get_text_config()
+        return {
+            "num_virtual_tokens": self.num_virtual_tokens,
+            "token_dim": embeddings(backbone.model).embedding_dim,
+            "num_layers": text.num_hidden_layers,
+            "num_attention_heads": text.num_attention_heads,
+            "modules_to_save": self.head_modules(backbone) or None,
+            "task_type": task_type,
+        }
+
+
+class Prompt(BeforeInput):
     """Trained embeddings before the input's embeddings."""
 
     usual_lr = (1e-3, 0.3)
@@ -68,25 +99,11 @@ class Prompt(VirtualTokens):
         """Prompt tuning.
 
         Raises:
-            RecipeError: at ``tune.kind``: the model is a decoder that classifies; with embeddings as input it cannot
-                distinguish the last token from padding.
+            RecipeError: at ``tune.kind``: see `check_before_input`.
         """
-        self.check(backbone, task_type)
-        if backbone.family.causal and task_type == "SEQ_CLS":
-            raise RecipeError(
-                f"a decoder ({backbone.family.name}) classifies at the last token, which it cannot distinguish from "
-                "padding after a prompt; use lora",
-                where="tune.kind",
-            )
-        text = backbone.model.config.get_text_config()
+        self.check_before_input(backbone, task_type)
         config = PromptTuningConfig(
-            num_virtual_tokens=self.num_virtual_tokens,
-            prompt_tuning_init=PromptTuningInit.SAMPLE_VOCAB,
-            token_dim=embeddings(backbone.model).embedding_dim,
-            num_layers=text.num_hidden_layers,
-            num_attention_heads=text.num_attention_heads,
-            modules_to_save=self.head_modules(backbone) or None,
-            task_type=task_type,
+            prompt_tuning_init=PromptTuningInit.SAMPLE_VOCAB, **self.common(backbone, task_type)
         )
         return attach_peft(backbone, config, seed=seed)
 

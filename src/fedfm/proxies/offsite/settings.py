@@ -70,9 +70,7 @@ class Offsite(ProxySettings):
     def refuses(self, tune: Tune) -> str | None:
         """Refuses what is tuned in every layer."""
         if tune.needs_all_layers:
-            return (
-                f"`{tune.kind}` puts keys and values into every layer, but the proxy has only some; use lora or prompt"
-            )
+            return f"`{tune.kind}` has values for every layer, but the proxy has only some; use lora or prompt"
         return None
 
     @classmethod
