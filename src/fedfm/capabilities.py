@@ -46,6 +46,8 @@ VIRTUAL_TOKENS = "virtual tokens"
 """A trained token can precede the text; tasks on images, and tasks without a type in peft, take it."""
 RECOMPUTATION = "recomputation"
 """Blocks can be computed again in the backward pass; a tunable in the cache of keys and values takes it."""
+CHOSEN_PARTS = "chosen parts"
+"""The server says with each message which part of the tunable a client trains; a star gives it."""
 SHARED_CODE = "shared code"
 """Clients run in processes that know every class of this one; runtimes on nodes take it."""
 

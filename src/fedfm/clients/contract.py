@@ -12,9 +12,9 @@ from torch import Tensor
 from fedfm.clients.rules import ClientRound, Groups, LocalResult, LocalRule
 from fedfm.clients.state import State, named, part
 from fedfm.params import Params, is_finite, subtract
-from fedfm.spec import Spec, empty, problem
+from fedfm.spec import Spec, empty, problem, spec_of
 from fedfm.updates import Asked, Done, Instruction, MessageError, MessageKey, Payload, UpdatePath
-from fedfm.views import Slices, Views, holds, narrow, narrow_spec, widen
+from fedfm.views import CHOICE, Slices, Views, holds, narrow, narrow_spec, widen
 from fedfm.wire import TUNABLE
 
 _BASE = "0" * 64
@@ -85,8 +85,12 @@ class Contract:
         Raises:
             MessageError: a group does not have the spec that the recipe says.
         """
-        gets = self.views.gets(self.spec, client, instruction.round)
-        held = self.views.held(self.spec, client, instruction.round)
+        try:
+            views = self.views.under(instruction.groups.get(CHOICE, {}), self.spec)
+        except ValueError as error:
+            raise MessageError(f"group `{CHOICE}` of the instruction: {error}") from error
+        gets = views.gets(self.spec, client, instruction.round)
+        held = views.held(self.spec, client, instruction.round)
         beside = self.rule.sent if extras else ()
         specs = {group: narrow_spec(self.spec, gets) for group in (TUNABLE, *beside)} if gets else {}
         crossing = self.down.spec(specs)
@@ -158,15 +162,21 @@ class Contract:
                 )
         return sent, kept
 
-    def returns(self, client: str, number: int) -> dict[str, Spec]:
-        """Groups of a client's update as they cross the wire."""
-        return dict(self.up.spec(self.before_path(client, number)))
+    def held(self, client: str, number: int, choice: Mapping[str, Tensor] | None = None) -> Slices:
+        """The part of the tunable that a client returns, under a choice of the server."""
+        return self.views.under(choice or {}, self.spec).held(self.spec, client, number)
 
-    def message_bytes(self, client: str, number: int) -> tuple[int, int]:
+    def returns(self, client: str, number: int, choice: Mapping[str, Tensor] | None = None) -> dict[str, Spec]:
+        """Groups of a client's update as they cross the wire."""
+        return dict(self.up.spec(self.before_path(client, number, choice)))
+
+    def message_bytes(self, client: str, number: int, choice: Mapping[str, Tensor] | None = None) -> tuple[int, int]:
         """Bytes of one message to a client that trains, and of its update; numbers in them may have other lengths."""
         gets = narrow_spec(self.spec, self.views.gets(self.spec, client, number))
-        down = self.down.spec(dict.fromkeys((TUNABLE, *self.rule.sent), gets))
-        return _down_bytes(number, down), _up_bytes(client, number, self.returns(client, number))
+        down = dict(self.down.spec(dict.fromkeys((TUNABLE, *self.rule.sent), gets)))
+        if choice:
+            down = {**down, CHOICE: spec_of(choice)}
+        return _down_bytes(number, down), _up_bytes(client, number, self.returns(client, number, choice))
 
     def answer_bytes(self, client: str, number: int, groups: Mapping[str, Spec]) -> int:
         """Bytes of an answer with these groups; as `message_bytes`."""
@@ -178,9 +188,9 @@ class Contract:
         down = self.down.spec({TUNABLE: gets})
         return _down_bytes(number, down), _up_bytes(client, number, {}, dict.fromkeys(metrics, _FIGURE))
 
-    def before_path(self, client: str, number: int) -> dict[str, Spec]:
+    def before_path(self, client: str, number: int, choice: Mapping[str, Tensor] | None = None) -> dict[str, Spec]:
         """Groups of a client's update before the update path."""
-        held = self.views.held(self.spec, client, number)
+        held = self.held(client, number, choice)
         return {group: narrow_spec(self.spec, held) for group in (TUNABLE, *self.rule.returned)}
 
 

@@ -33,6 +33,7 @@ from fedfm.randomness import derive_seed, numpy_generator, torch_seed
 from fedfm.tasks.base import ADJUSTMENT, Batch, Task
 from fedfm.updates import Failure, Instruction, Reply, Request, decode_instruction
 from fedfm.updates.payload import PROXY
+from fedfm.views.selection import Probing
 
 
 class Workers(Protocol):
@@ -87,6 +88,7 @@ class Worker:
         profile: gets the time that training takes; None: it is not measured.
         learner: reads public texts with the tunable; None where clients are not asked for predictions.
         digest: how a client with a backbone of its own learns from the server's logits.
+        probing: what a client measures of the layers; None where clients are not asked for it.
     """
 
     tunable: Tunable
@@ -106,6 +108,7 @@ class Worker:
     profile: Profile | None = None
     learner: Learner | None = None
     digest: Distilling | None = None
+    probing: Probing | None = None
 
     def answer(self, requests: Iterable[Request]) -> Iterator[Reply]:
         """Answers requests in turn, each client's as soon as it is ready.

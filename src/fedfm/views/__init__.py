@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from torch import Tensor
+
 from fedfm.spec import Spec
-from fedfm.views.base import Slices, View, holds, intersect, is_whole, narrow, narrow_spec, whole, widen
+from fedfm.views.base import CHOICE, Slices, View, holds, intersect, is_whole, narrow, narrow_spec, whole, widen
+from fedfm.views.chosen import Chosen, choice_of
 from fedfm.views.personal import Personal
 from fedfm.views.ranks import Ranks
 from fedfm.views.share import Share
@@ -14,6 +18,7 @@ from fedfm.views.share import Share
 VIEWS: dict[str, type[View]] = {
     "share": Share,
     "ranks": Ranks,
+    "chosen": Chosen,
 }
 """Name → kind of view; each makes itself from a recipe, where the recipe asks for it."""
 
@@ -33,6 +38,19 @@ class Views:
     def whole(self) -> bool:
         """Whether every client holds everything."""
         return not self.views
+
+    def under(self, choice: Mapping[str, Tensor], spec: Spec) -> Views:
+        """The views under a choice of the server; without one, as they are.
+
+        Raises:
+            ValueError: the choice does not fit, or no view depends on one.
+        """
+        if not choice:
+            return self
+        views = tuple(view.under(choice, spec) for view in self.views)
+        if all(now is before for now, before in zip(views, self.views, strict=True)):
+            raise ValueError("no part of the tunable is chosen by the server in this run")
+        return Views(views)
 
     def gets(self, spec: Spec, client: str, number: int) -> Slices:
         """The part of the server's tensors that a client gets in a round."""
@@ -54,13 +72,16 @@ class Views:
 
 
 __all__ = [
+    "CHOICE",
     "VIEWS",
+    "Chosen",
     "Personal",
     "Ranks",
     "Share",
     "Slices",
     "View",
     "Views",
+    "choice_of",
     "holds",
     "intersect",
     "is_whole",

@@ -1,6 +1,7 @@
 """Views: which part of each tensor a client gets, trains and returns in a round.
 
-A view is a function of the spec, the client and the round, so that server and client compute it separately.
+A view is a function of the spec, the client and the round, so that server and client compute it separately. A view may
+also depend on a choice of the server, which then travels with the message.
 What a client does not hold is either its own (a personal part, which it keeps between rounds) or hidden (it is zero at
 the client and does not change).
 """
@@ -23,6 +24,10 @@ Slices = Mapping[str, tuple[Index, ...]]
 """Tensor name → its part, one index for each of the first dimensions; names that are absent are not held."""
 
 
+CHOICE = "choice"
+"""Group of an instruction: the choice of the server for the views of one round of a client."""
+
+
 class View:
     """What one kind of view says; a subclass overrides what it restricts."""
 
@@ -30,6 +35,18 @@ class View:
     def of(cls, recipe: Any) -> Self | None:
         """The view of this kind that a recipe asks for; None if it does not ask for one."""
         raise NotImplementedError
+
+    def under(self, choice: Mapping[str, Tensor], spec: Spec) -> Self:
+        """The view under a choice of the server; by default a view does not depend on it.
+
+        Args:
+            choice: group ``choice`` of a message.
+            spec: of the whole tunable.
+
+        Raises:
+            ValueError: the choice does not fit.
+        """
+        return self
 
     def gets(self, spec: Spec, client: str, number: int) -> Slices:
         """The part of the server's tensors that a client gets in a round; by default what it returns."""

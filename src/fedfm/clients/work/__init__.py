@@ -7,12 +7,15 @@ from collections.abc import Sequence
 from fedfm.clients.work.base import Answer, ClientTask, Work
 from fedfm.clients.work.evaluate import EVALUATE, evaluate
 from fedfm.clients.work.predict import predict
+from fedfm.clients.work.probe import probe
 from fedfm.clients.work.train import train
+from fedfm.views.selection import PROBE
 
 WORKS: dict[str, Work] = {
     "train": Work(train, trains=True, shares_passes=True, gets_extras=True, sends_update=True),
     EVALUATE: Work(evaluate, measures=True),
     "predict": Work(predict, trains=True),
+    PROBE: Work(probe),
 }
 
 

@@ -303,7 +303,7 @@ def _counted(state: RunState, protocol: State, totals: Totals, records: Records)
         steps=(*state.steps, totals.steps),
         holders=_holders(state, totals),
         activity=totals.activity,
-        contributions=after_round(state.contributions, totals.trained, records.events),
+        contributions=after_round(state.contributions, sorted(totals.trained), records.events),
         versions=state.versions | totals.versions,
         refined=None,
     )
@@ -312,5 +312,5 @@ def _counted(state: RunState, protocol: State, totals: Totals, records: Records)
 def _holders(state: RunState, totals: Totals) -> dict[str, int]:
     """Client id → the version of the proxy that it holds after an exchange."""
     held = {**state.holders, **totals.downloaded}
-    held |= {client: version for client, version in totals.trained.items() if client in held}
+    held |= {client: version for client, version in totals.holds.items() if client in held}
     return {client: number for client, number in held.items() if client not in totals.stale}
