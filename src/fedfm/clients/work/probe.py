@@ -82,10 +82,10 @@ class Gradients:
         for name, gradient in zip(self._names, gradients, strict=True):
             if gradient is None:
                 continue
-            g = gradient.float()
+            g = gradient.to(torch.promote_types(gradient.dtype, torch.float32))
             _accumulate(self._mean, name, g * predictions)
             if self._snr:
-                _accumulate(self._sum, name, g)
+                _accumulate(self._sum, name, g.double())
                 _accumulate(self._squares, name, g.double() ** 2)
 
     def norm(self, names: Sequence[str]) -> float:
@@ -104,7 +104,7 @@ class Gradients:
         total, count = 0.0, 0
         for name in names:
             if name in self._sum:
-                mean = self._sum[name].double() / self._batches
+                mean = self._sum[name] / self._batches
                 spread = self._squares[name] / self._batches - mean**2
                 variance = spread.clamp(min=0) * self._batches / (self._batches - 1)
                 total += float((mean**2 / (variance + LEAST_VARIANCE)).sum())

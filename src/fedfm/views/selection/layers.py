@@ -104,14 +104,15 @@ class LayerSelection(Selection):
         """
         if len(layers) < 2:
             raise RecipeError(
-                f"the tunable has {len(layers)} layers to choose from (blocks of the model with parameters that are "
-                "trained and shared); use lora or full, on a model whose blocks are described",
+                f"what `tune.kind` trains is in {len(layers)} layers, and there is no choice among fewer than 2; a "
+                "layer is a block of the model with parameters that are trained and shared: use lora or full, on a "
+                "model whose blocks are described",
                 where="select.kind",
             )
         least, smallest = LayerCosts.of(layers, self.cost).least(), min(self._budget(c, seed) for c in clients)
         if self.strategy != "full" and smallest < least * (1 - 1e-9):
             raise RecipeError(
-                f"{smallest:g} is less than the cheapest layer costs ({least:.3g} in the unit of `cost: {self.cost}`)",
+                f"{smallest:g} is less than the cheapest layer costs ({least:.3g} with `select.cost: {self.cost}`)",
                 where="select.budget",
             )
 
