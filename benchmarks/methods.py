@@ -98,9 +98,7 @@ class Job:
                 "clients": 100,
                 "per_round": 10,
                 "rounds": rounds,
-                "partition": {"kind": "iid"}
-                if alpha is None
-                else {"kind": "dirichlet", "alpha": alpha, "prior": True},
+                "partition": {"kind": "iid"} if alpha is None else {"kind": "dirichlet", "alpha": alpha, "prior": True},
             },
             "local": {"batch_size": 4, "learning_rate": self.rate},
             "tune": {"kind": "lora", "r": 8, "lora_alpha": 16, "target_modules": "attention"},
@@ -137,7 +135,7 @@ def outcome(finished: Run) -> dict[str, Any]:
             sent = sum(costs.up + costs.down for number, costs in rounds.items() if number <= record["round"])
             curve.append((int(record["round"]), record["accuracy"], sent))
     errors = [record["aggregation_error"] for record in records if record.get("aggregation_error") is not None]
-    errors = [error for error in errors if error == error]  # noqa: PLR0124 - rounds without one are nan
+    errors = [error for error in errors if error == error]
     return {
         "accuracy": summary["final"]["accuracy"],
         "curve": curve,

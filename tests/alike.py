@@ -25,6 +25,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "top-k and int8": {"updates": [TOP_K, INT8]},
     "ranks": {"aggregate": {"rule": "hetlora"}, "federation": {"ranks": [2, 4, 8]}},
     "personal head": {"tune": {"kind": "lora", "share": "not head"}},
+    "chosen layers": {"select": {"kind": "layers", "budget": [1, 2], "lam": 0.0, "every": 2}},
     "median": {"aggregate": {"rule": "median"}},
     "gossip": {"protocol": {"kind": "gossip"}, "federation": {"per_round": None}},
     "buffered": {"protocol": {"kind": "buffered", "size": 2}, "federation": {"devices": DEVICES}},

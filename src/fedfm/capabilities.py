@@ -64,6 +64,8 @@ RECOMPUTATION = "recomputation"
 """Blocks can be computed again in the backward pass; a tunable in the cache of keys and values takes it."""
 GRADIENTS = "gradients"
 """Clients train by gradients; a protocol in which they only compare losses takes it."""
+CHOSEN_PARTS = "chosen parts"
+"""The server says with each message which part of the tunable a client trains; a star gives it."""
 SHARED_CODE = "shared code"
 """Clients run in processes that know every class of this one; runtimes on nodes take it."""
 

@@ -12,9 +12,9 @@ from torch import Tensor
 from fedfm.clients.rules import ClientRound, Groups, LocalResult, LocalRule
 from fedfm.clients.state import State, named, part
 from fedfm.params import Params, is_finite, subtract
-from fedfm.spec import Spec, empty, problem
+from fedfm.spec import Spec, empty, problem, spec_of
 from fedfm.updates import Asked, Done, Instruction, MessageError, MessageKey, Payload, UpdatePath
-from fedfm.views import Slices, Views, holds, narrow, narrow_spec, widen
+from fedfm.views import CHOICE, Slices, Views, holds, narrow, narrow_spec, widen
 from fedfm.wire import TUNABLE
 
 _BASE = "0" * 64
@@ -91,8 +91,12 @@ class Contract:
         Raises:
             MessageError: a group does not have the spec that the recipe says.
         """
-        gets = self.views.gets(self.spec, client, instruction.round)
-        held = self.views.held(self.spec, client, instruction.round)
+        try:
+            views = self.views.under(instruction.groups.get(CHOICE, {}), self.spec)
+        except ValueError as error:
+            raise MessageError(f"group `{CHOICE}` of the instruction: {error}") from error
+        gets = views.gets(self.spec, client, instruction.round)
+        held = views.held(self.spec, client, instruction.round)
         beside = self.rule.sent if extras else ()
         specs = {group: narrow_spec(self.spec, gets) for group in (TUNABLE, *beside)} if gets else {}
         crossing = self.down.spec(specs)
@@ -165,9 +169,13 @@ class Contract:
                 )
         return sent, kept
 
-    def returns(self, client: str, number: int) -> dict[str, Spec]:
+    def held(self, client: str, number: int, choice: Mapping[str, Tensor] | None = None) -> Slices:
+        """The part of the tunable that a client returns, under a choice of the server."""
+        return self.views.under(choice or {}, self.spec).held(self.spec, client, number)
+
+    def returns(self, client: str, number: int, choice: Mapping[str, Tensor] | None = None) -> dict[str, Spec]:
         """Groups of a client's update as they cross the wire."""
-        return dict(self.up.spec(self.before_path(client, number)))
+        return dict(self.up.spec(self.before_path(client, number, choice)))
 
     def announced(self, client: str) -> dict[str, Spec]:
         """Groups of a client's updates as they cross the wire, with the tensors of all rounds."""
@@ -177,11 +185,13 @@ class Contract:
                 found[group] = {**found.get(group, {}), **spec}
         return found
 
-    def message_bytes(self, client: str, number: int) -> tuple[int, int]:
+    def message_bytes(self, client: str, number: int, choice: Mapping[str, Tensor] | None = None) -> tuple[int, int]:
         """Bytes of one message to a client that trains, and of its update; numbers in them may have other lengths."""
         gets = narrow_spec(self.spec, self.views.gets(self.spec, client, number))
-        down = self.down.spec(dict.fromkeys((TUNABLE, *self.rule.sent), gets))
-        return _down_bytes(number, down), _up_bytes(client, number, self.returns(client, number))
+        down = dict(self.down.spec(dict.fromkeys((TUNABLE, *self.rule.sent), gets)))
+        if choice:
+            down = {**down, CHOICE: spec_of(choice)}
+        return _down_bytes(number, down), _up_bytes(client, number, self.returns(client, number, choice))
 
     def request_bytes(self, number: int, groups: Mapping[str, Spec]) -> int:
         """Bytes of a message with these groups; as `message_bytes`."""
@@ -197,9 +207,9 @@ class Contract:
         down = self.down.spec({TUNABLE: gets})
         return _down_bytes(number, down), _up_bytes(client, number, {}, dict.fromkeys(metrics, _FIGURE))
 
-    def before_path(self, client: str, number: int) -> dict[str, Spec]:
+    def before_path(self, client: str, number: int, choice: Mapping[str, Tensor] | None = None) -> dict[str, Spec]:
         """Groups of a client's update before the update path."""
-        held = self.views.held(self.spec, client, number)
+        held = self.held(client, number, choice)
         return {group: narrow_spec(self.spec, held) for group in (TUNABLE, *self.rule.returned)}
 
 

@@ -35,6 +35,7 @@ from fedfm.randomness import derive_seed, numpy_generator, torch_seed
 from fedfm.tasks.base import ADJUSTMENT, Batch, Task
 from fedfm.updates import Failure, Instruction, Reply, Request, Spent, decode_instruction
 from fedfm.updates.payload import PROXY
+from fedfm.views.selection import Probing
 
 
 class Workers(Protocol):
@@ -91,6 +92,7 @@ class Worker:
         digest: how a client with a backbone of its own learns from the server's logits.
         watch: looks for changes of frozen weights.
         memo: what kinds of work keep between answers to save time, by their names; it never changes a result.
+        probing: what a client measures of the layers; None where clients are not asked for it.
     """
 
     tunable: Tunable
@@ -112,6 +114,7 @@ class Worker:
     digest: Distilling | None = None
     watch: FrozenWatch = field(default_factory=FrozenWatch)
     memo: dict[str, Any] = field(default_factory=dict)
+    probing: Probing | None = None
 
     def answer(self, requests: Iterable[Request]) -> Iterator[Reply]:
         """Answers requests in turn, each client's as soon as it is ready.

@@ -17,11 +17,13 @@ from fedfm.hosts.parallelism import Sharing, choose_sharing
 from fedfm.hosts.training_data import TrainingData, processor_of
 from fedfm.models.backbones import Backbone, load_backbone
 from fedfm.models.tunable import Tunable
+from fedfm.models.tunable_layers import layers_of
 from fedfm.proxies.base import ClientCopy
 from fedfm.recipe import Recipe
 from fedfm.spec import spec_of
 from fedfm.updates import UpdatePath
 from fedfm.views import Personal, Views
+from fedfm.views.selection import TunableLayers
 from fedfm.wire import on_disk
 
 
@@ -38,6 +40,11 @@ class ClientSide:
     copy: ClientCopy
     tunable: Tunable
     contract: Contract
+
+    @property
+    def layers(self) -> TunableLayers:
+        """The layers of the model, and what of the tunable is in each, without personal parts."""
+        return layers_of(self.tunable, self.copy.model.family, without=self.contract.personal)
 
 
 def make_contract(
@@ -146,5 +153,6 @@ def make_worker(data: TrainingData, side: ClientSide, device: torch.device) -> t
         if recipe.protocol.public_examples
         else None,
         digest=recipe.protocol.digest,
+        probing=recipe.select.probing,
     )
     return worker, sharing

@@ -19,6 +19,7 @@ from fedfm.spec import Spec
 from fedfm.tasks.public import PublicTexts
 from fedfm.updates import Done, UpdatePath
 from fedfm.views import Slices
+from fedfm.views.selection import Selection, TunableLayers
 
 
 @dataclass(frozen=True)
@@ -155,6 +156,16 @@ class IO(Interface):
         ...
 
     @property
+    def selection(self) -> Selection:
+        """The recipe's `select`."""
+        ...
+
+    @property
+    def layers(self) -> TunableLayers:
+        """The layers of the clients' model, and what of the tunable is in each."""
+        ...
+
+    @property
     def public(self) -> PublicTexts:
         """The recipe's public data; only for a protocol with `public_examples`."""
         ...
@@ -242,6 +253,15 @@ class IO(Interface):
 
     def record(self, figures: Mapping[str, float]) -> None:
         """Adds figures of the round's training to its line in metrics.jsonl."""
+        ...
+
+    def measure(self, split: str, figures: Mapping[str, Any]) -> None:
+        """Adds a line to the round's metrics.
+
+        Args:
+            split: what it is about; a name that no data has.
+            figures: name → number; under ``layers``, name of a layer → its figures.
+        """
         ...
 
     def keep(self, name: str, client: str, params: Params) -> None:

@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 
 from fedfm import capabilities
 from fedfm.protocols.base import IO, Ask, Protocol, State
+from fedfm.protocols.choosing import asks_for
 from fedfm.protocols.folding import RoundFold
 
 
@@ -16,17 +17,19 @@ class Star(Protocol):
     kind: Literal["star"] = "star"
     """Synchronous rounds between one server and its clients."""
 
+    gives: ClassVar[frozenset[str]] = frozenset({capabilities.CHOSEN_PARTS})
     needs: ClassVar[Mapping[str, str]] = {capabilities.ONE_BACKBONE: "the server adds up updates of one tunable"}
 
     def step(self, state: State, io: IO) -> State:
-        """Sample, ask, fold, step."""
+        """Sample, choose, ask, fold, step."""
         number = state.round + 1
         cohort = io.cohort(number)
         ask = Ask(number, state.params, io.algorithm.sends(state.server), learning_rate=io.learning_rate(number))
         fold = RoundFold(io, state.params, number)
-        for update in io.ask(dict.fromkeys(cohort, ask), copies=cohort):
+        asks, facts = asks_for(ask, cohort, state.facts, io)
+        for update in io.ask(asks, copies=cohort):
             fold.add(update)
         if not len(fold):  # a Poisson cohort may be empty
-            return State(number, state.params, state.server)
+            return State(number, state.params, state.server, facts)
         params, server = fold.server_step(number, state.params, state.server)
-        return State(number, params, server)
+        return State(number, params, server, facts)

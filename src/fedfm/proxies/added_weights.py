@@ -52,15 +52,11 @@ def is_long(version: ModelVersion, module: str) -> bool:
 
 def shortened(version: ModelVersion, module: str, weight: Tensor) -> ModelVersion:
     """The version with the matrix as it is now in place of its log."""
-    logged = {
-        f"{module}.{number:06d}.{part}" for number, _, _ in log_of(version, module) for part in (UP, DOWN)
-    }
+    logged = {f"{module}.{number:06d}.{part}" for number, _, _ in log_of(version, module) for part in (UP, DOWN)}
     own = {name: tensor for name, tensor in version.own.items() if name not in logged}
     changed = {name: last for name, last in version.changed.items() if name not in logged}
     name = f"{module}.{WEIGHT}"
-    return ModelVersion(
-        version.number, {**own, name: weight}, {**changed, name: torch.tensor(version.number)}
-    )
+    return ModelVersion(version.number, {**own, name: weight}, {**changed, name: torch.tensor(version.number)})
 
 
 def missed(version: ModelVersion, since: int) -> Params:

@@ -26,6 +26,7 @@ from fedfm.runtimes.settings import Local, Runtime
 from fedfm.settings import Settings
 from fedfm.tasks.settings import TaskSettings
 from fedfm.updates.stages import AnyStage
+from fedfm.views.selection import AnySelection, NoSelection
 
 
 class RecipeKeys(Settings):
@@ -53,6 +54,8 @@ class RecipeKeys(Settings):
     """Training at a client, within a round."""
     tune: Tune = Lora()
     """What is trained and travels."""
+    select: AnySelection = NoSelection()
+    """Which part of the tunable each client trains in a round."""
     algorithm: AnyAlgorithm = FedAvg()
     """How the federation learns."""
     proxy: AnyProxy = NoProxy()
@@ -89,7 +92,7 @@ class RecipeKeys(Settings):
     @property
     def works(self) -> tuple[str, ...]:
         """Kinds of work that clients are asked for."""
-        return (*self.protocol.works, *(() if self.evaluate.at == "server" else (EVALUATE,)))
+        return (*self.protocol.works, *self.select.works, *(() if self.evaluate.at == "server" else (EVALUATE,)))
 
     @property
     def folder(self) -> Path:

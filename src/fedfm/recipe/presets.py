@@ -27,6 +27,7 @@ PRESETS = (
     "few-bits",
     "server-optimizers",
     "edges",
+    "selective",
     "paper-table1-bert",
     "paper-table1-roberta",
 )

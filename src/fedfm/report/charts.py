@@ -178,6 +178,29 @@ def value_by_size(sizes: Sequence[int], values: Sequence[float], *, metric: str)
     return draw
 
 
+def heat(shares: np.ndarray, rounds: Sequence[int], names: Sequence[str]) -> Draw:
+    """Shares of 0 to 1 as cells of one colour, the darker the larger.
+
+    Args:
+        shares: ``[rows, rounds]``.
+        rounds: of the columns, rising.
+        names: of the rows, the first at the top.
+    """
+
+    def draw(axes: Axes) -> None:
+        for place, row in enumerate(shares):
+            bars = axes.bar(rounds, 0.9, bottom=place - 0.45, width=1.0, color=COLOURS["test"], linewidth=0)
+            for bar, share in zip(bars, row, strict=True):
+                bar.set_alpha(float(min(max(share, 0.0), 1.0)))
+        _name_axis(axes, names)
+        axes.grid(visible=False, axis="x")
+        axes.set_xlim(rounds[0] - 0.5, rounds[-1] + 0.5)
+        axes.set_xlabel("round")
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+
+    return draw
+
+
 def histogram(values: Sequence[float], *, axis: str) -> Draw:
     """The number of clients by number of examples."""
 

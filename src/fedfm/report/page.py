@@ -45,6 +45,7 @@ def render(run: RunFiles) -> str:
         federation=sections.federation(run),
         spread=sections.spread(run),
         off=dig(run.recipe, "evaluate.clients") == 0,
+        selection=sections.selection(run),
         proxy=sections.proxy(run),
         wire=sections.wire(run),
         costs=sections.costs(run),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from fedfm.sites.egress import Egress
 from fedfm.sites.limits import check_files, check_model
 from fedfm.sites.patterns import check_patterns
 from fedfm.sites.site_config import SiteData, at_site, read_site
-from fedfm.spec import spec_of
+from fedfm.spec import Spec, spec_of
 from fedfm.tasks import TASKS
 from fedfm.updates import Failure, Reply, Request, decode_instruction, decode_update
 from fedfm.updates.path import GroupSpecs
@@ -110,7 +110,11 @@ class Site(Node):
         protocol, classes = data.recipe.protocol, 0 if data.labels is None else len(data.labels.names)
         specs: dict[str, GroupSpecs] = {}
         for work in data.recipe.works:
-            own = protocol.returns(work, classes) if work in protocol.works else {}  # the others are measurements
+            own: Mapping[str, Spec] | None = {}  # of measurements, figures leave
+            if work in protocol.works:
+                own = protocol.returns(work, classes)
+            elif work in data.recipe.select.works:
+                own = data.recipe.select.returns(side.layers)
             specs[work] = groups if own is None else own
         facts = {work: extra_facts(work, data.metrics) for work in specs}
         self.egress.announce(data.recipe, specs, facts, client=client, examples=examples)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fedfm.spec import Spec
 from fedfm.views.base import (
+    CHOICE,
     Anatomy,
     Slices,
     UnitAxis,
@@ -23,6 +24,7 @@ from fedfm.views.base import (
     whole,
     widen,
 )
+from fedfm.views.chosen import Chosen, choice_of
 from fedfm.views.personal import Personal
 from fedfm.views.ranks import Ranks
 from fedfm.views.schedule import Schedule
@@ -34,6 +36,7 @@ VIEWS: dict[str, type[View]] = {
     "ranks": Ranks,
     "schedule": Schedule,
     "width": Width,
+    "chosen": Chosen,
 }
 """Name → kind of view; each makes itself from a recipe, where the recipe asks for it."""
 
@@ -62,6 +65,19 @@ class Views:
     def on(self, anatomy: Anatomy, start: Mapping[str, Tensor]) -> Views:
         """The views with what a model decides filled in, as `View.on`."""
         return Views(tuple(view.on(anatomy, start) for view in self.views))
+
+    def under(self, choice: Mapping[str, Tensor], spec: Spec) -> Views:
+        """The views under a choice of the server; without one, as they are.
+
+        Raises:
+            ValueError: the choice does not fit, or no view depends on one.
+        """
+        if not choice:
+            return self
+        views = tuple(view.under(choice, spec) for view in self.views)
+        if all(now is before for now, before in zip(views, self.views, strict=True)):
+            raise ValueError("no part of the tunable is chosen by the server in this run")
+        return Views(views)
 
     def gets(self, spec: Spec, client: str, number: int) -> Slices:
         """The part of the server's tensors that a client gets in a round."""
@@ -92,8 +108,10 @@ class Views:
 
 
 __all__ = [
+    "CHOICE",
     "VIEWS",
     "Anatomy",
+    "Chosen",
     "Personal",
     "Ranks",
     "Schedule",
@@ -103,6 +121,7 @@ __all__ = [
     "View",
     "Views",
     "Width",
+    "choice_of",
     "holds",
     "intersect",
     "is_whole",

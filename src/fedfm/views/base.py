@@ -1,6 +1,7 @@
 """Views: which part of each tensor a client gets, trains and returns in a round.
 
-A view is a function of the spec, the client and the round, so that server and client compute it separately.
+A view is a function of the spec, the client and the round, so that server and client compute it separately. A view may
+also depend on a choice of the server, which then travels with the message.
 What a client does not hold is its own (a personal part, which it keeps between rounds), or fixed (as initialised), or
 received but not trained, or hidden (it is zero at the client and does not change).
 """
@@ -49,6 +50,8 @@ class UnitAxis:
 
 Anatomy = Mapping[str, UnitAxis]
 """Tensor name → where units are in it; tensors without units are absent."""
+CHOICE = "choice"
+"""Group of an instruction: the choice of the server for the views of one round of a client."""
 
 
 class View:
@@ -68,6 +71,18 @@ class View:
         Args:
             anatomy: where units are in the tunable.
             start: the tunable before round 1, the same at server and clients.
+        """
+        return self
+
+    def under(self, choice: Mapping[str, Tensor], spec: Spec) -> Self:
+        """The view under a choice of the server; by default a view does not depend on it.
+
+        Args:
+            choice: group ``choice`` of a message.
+            spec: of the whole tunable.
+
+        Raises:
+            ValueError: the choice does not fit.
         """
         return self
 

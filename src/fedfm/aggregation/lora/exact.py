@@ -142,7 +142,9 @@ class ExactFold(Fold):
                 continue
             up, down = self._products[a].mean()
             precision = torch.finfo(torch.float32).eps * product_norm(up, down)
-            up, down = compressed(torch.cat([up, -after[b].double()], 1), torch.cat([down, after[a].double()]), precision)
+            up, down = compressed(
+                torch.cat([up, -after[b].double()], 1), torch.cat([down, after[a].double()]), precision
+            )
             if up.shape[1]:
                 found |= {a: down.float().contiguous(), b: up.float().contiguous()}
         return found

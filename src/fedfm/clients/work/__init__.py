@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from fedfm.clients.work.base import Answer, ClientTask, Work
 from fedfm.clients.work.evaluate import EVALUATE, evaluate
 from fedfm.clients.work.predict import predict
+from fedfm.clients.work.probe import probe
 from fedfm.clients.work.seed_pool import SEED_POOL, seed_pool
 from fedfm.clients.work.slopes import MEASURE_SLOPES, slopes
 from fedfm.clients.work.train import train
+from fedfm.views.selection import PROBE
 
 WORKS: dict[str, Work] = {
     "train": Work(train, trains=True, shares_passes=True, gets_extras=True, sends_update=True),
@@ -17,6 +19,7 @@ WORKS: dict[str, Work] = {
     "predict": Work(predict, trains=True),
     SEED_POOL: Work(seed_pool, trains=True),
     MEASURE_SLOPES: Work(slopes, trains=True, keeps=True),
+    PROBE: Work(probe),
 }
 
 

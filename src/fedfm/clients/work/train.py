@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -133,11 +133,13 @@ def train_locally(
     device = next(iter(parameters.values())).device
     sent, own = _moved(at.sent, device), _moved(at.own, device)
     masks = {name: mask.to(device) for name, mask in (trains or {}).items()}
-    optimizer = make_optimizer(list(parameters.values()), local, at.lr)
+    still = [parameters[name] for name, mask in masks.items() if not mask.any()]
+    moving = [parameter for name, parameter in parameters.items() if name not in masks or masks[name].any()]
+    optimizer = make_optimizer(moving, local, at.lr)
     teacher = _teacher(rule, received, own)
     losses = Losses()
     tunable.train(dropout=local.dropout)
-    with recomputing(tunable, local.recompute):
+    with without_gradients(still), recomputing(tunable, local.recompute):
         for step, batch in enumerate(read_ahead(batches)):
             with phase("forward"):
                 outputs = task.outputs(tunable.model, batch)
@@ -175,6 +177,19 @@ def train_locally(
             losses.add(loss.item(), predictions.item(), len(counts))
     tunable.eval()
     return losses.result()
+
+
+@contextmanager
+def without_gradients(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
+    """Needs no gradient of some parameters, for a block: the backward pass then ends at the lowest of the others."""
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+        parameter.grad = None
+    try:
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_()
 
 
 def _moved(groups: Groups, device: torch.device) -> dict[str, Params]:

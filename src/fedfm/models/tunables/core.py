@@ -127,7 +127,13 @@ class CoreSettings(WithHead):
         return self.lora_dropout
 
     def attach_cores(
-        self, backbone: Backbone, make: Callable[[Site], tuple[Core, Tensor]], *, heads: int, task_type: str | None, seed: int
+        self,
+        backbone: Backbone,
+        make: Callable[[Site], tuple[Core, Tensor]],
+        *,
+        heads: int,
+        task_type: str | None,
+        seed: int,
     ) -> Tunable:
         """Attaches LoRA of rank ``heads``·r, scaled by α/r, with a core in each layer.
 

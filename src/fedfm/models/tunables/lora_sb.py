@@ -60,5 +60,3 @@ class LoraSb(CoreSettings):
             return SquareCore(u.to(weight.dtype)), v.T.to(weight.dtype)
 
         return self.attach_cores(backbone, core, heads=1, task_type=task_type, seed=seed)
-
-

@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from fedfm.clients import Contract, Evaluator, Workers, use_threads
 from fedfm.clients.distilling import Learner, learner_of
@@ -21,6 +22,7 @@ from fedfm.hosts.model_groups import ModelWorkers, backbone_places
 from fedfm.hosts.worker_factory import ClientSide, make_contract, make_workers
 from fedfm.models.backbones import Backbone, load_backbone
 from fedfm.models.tunable import Tunable
+from fedfm.models.tunable_layers import layers_of
 from fedfm.params import Params, digest
 from fedfm.progress import stage
 from fedfm.proxies.base import ClientModel
@@ -30,6 +32,8 @@ from fedfm.server.experiment.federated_data import FederatedData, prepare_data
 from fedfm.tasks import CausalLM
 from fedfm.tasks.causality import refuse_look_ahead
 from fedfm.tasks.public import PublicTexts
+from fedfm.views import choice_of
+from fedfm.views.selection import TunableLayers
 from fedfm.wire import on_disk
 
 
@@ -126,7 +130,7 @@ class Experiment:
     def message_bytes(self, client: str, number: int) -> tuple[int, int]:
         """Bytes of the tensors of one message to a client, and of its answer, with their headers; of texts, about."""
         protocol, labels = self.recipe.protocol, self.data.labels
-        down, up = self.contract.message_bytes(client, number)
+        down, up = self.contract.message_bytes(client, number, self.planned_choice(client))
         sent = [protocol.sends(work) for work in protocol.works]
         down = sum(down if groups is None else self.contract.request_bytes(number, groups) for groups in sent)
         if protocol.public_examples:
@@ -136,10 +140,35 @@ class Experiment:
         sizes = [up if groups is None else self.contract.answer_bytes(client, number, groups) for groups in answers]
         return down, sum(sizes)
 
+    def choosing_bytes(self, client: str, number: int) -> tuple[int, int]:
+        """Bytes of the messages that ask a client for measurements, and of its answers; as `message_bytes`."""
+        if not self.recipe.select.works:
+            return 0, 0
+        down, _ = self.contract.evaluation_bytes(client, number, ())
+        return down, self.contract.answer_bytes(client, number, self.recipe.select.returns(self.layers))
+
     def keeps_state(self, client: str, work: str) -> bool:
         """Whether a client keeps tensors for its next round after a kind of work."""
         kind = WORKS[work]
         return kind.keeps or (kind.trains and (client in self.backbones or self.contract.stateful))
+
+    @cached_property
+    def layers(self) -> TunableLayers:
+        """The layers of the model that clients hold, without personal parts, and what a client's batch needs."""
+        local, model = self.recipe.local, self.client_model
+        return layers_of(
+            model.client_tunable,
+            model.client.model.family,
+            without=self.contract.personal,
+            tokens=local.batch_size * self.recipe.data.max_length,
+            moments=2 if local.optimizer == "adamw" else 0,
+        )
+
+    def planned_choice(self, client: str) -> Mapping[str, Tensor] | None:
+        """A choice as large as the server makes for a client; None where it makes none."""
+        select = self.recipe.select
+        names = select.planned(self.layers, client, self.recipe.seed) if select.chooses else None
+        return None if names is None else choice_of(names, self.contract.spec)
 
     @property
     def public_texts(self) -> PublicTexts:
@@ -279,7 +308,7 @@ def _build(recipe: Recipe, sites: Sequence[str], device: torch.device, available
         data = replace(data, recipe=data.recipe.model_copy(update={"runtime": sharing.runtime}))
     evaluator = _evaluator(data, backbone, model.tunable, device, available)
     _refuse_unmeasurable(data, evaluator)
-    return Experiment(
+    experiment = Experiment(
         data=data,
         backbone=backbone,
         client_model=model,
@@ -292,6 +321,9 @@ def _build(recipe: Recipe, sites: Sequence[str], device: torch.device, available
         processes=processes,
         other_models=others,
     )
+    if recipe.select.chooses:
+        recipe.select.check(experiment.layers, list(data.clients), recipe.seed)
+    return experiment
 
 
 def _load(data: FederatedData) -> Backbone:

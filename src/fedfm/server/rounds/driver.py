@@ -316,7 +316,7 @@ def _counted(state: RunState, protocol: State, totals: Totals, records: Records,
         steps=(*state.steps, totals.steps),
         holders=_holders(state, totals, is_sent=is_sent),
         activity=totals.activity,
-        contributions=after_round(state.contributions, totals.trained, records.events),
+        contributions=after_round(state.contributions, sorted(totals.trained), records.events),
         versions=state.versions | totals.versions,
         refined=None,
     )
@@ -331,6 +331,6 @@ def _holders(state: RunState, totals: Totals, *, is_sent: bool) -> dict[str, int
         is_sent: whether the server sends the model.
     """
     held = {**state.holders, **totals.downloaded}
-    new = {client: version for client, version in totals.trained.items() if client in held or (version and not is_sent)}
+    new = {client: version for client, version in totals.holds.items() if client in held or (version and not is_sent)}
     held |= new
     return {client: number for client, number in held.items() if client not in totals.stale}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 from fedfm.clients.state import decode_state, encode_state
 from fedfm.clients.store import ClientStore
@@ -99,7 +99,7 @@ class Exchange(RunFacts):
         self.submit(asks)
         answered = set[str]()
         copied, stale = copies or {}, staleness or {}
-        before = self.totals.accepted
+        before = self.totals.answered
         try:
             while len(answered) < len(asks) and (reply := self._runtime.next()) is not None:
                 seconds = self.records.watch.lap(self.phase)
@@ -116,13 +116,13 @@ class Exchange(RunFacts):
                     done = min(len(answered), wanted)
                     listener.on_client(self.number, done, wanted, reply.client, seconds)
                 self.records.watch.lap("wire")
-                if enough is not None and self.totals.accepted - before == enough:
+                if enough is not None and self.totals.answered - before == enough:
                     break
         finally:
             self._runtime.drop()
         self._stop.check(f"in round {self.number}")
         for client, left in ordering.left():
-            if enough is not None and self.totals.accepted - before == enough:
+            if enough is not None and self.totals.answered - before == enough:
                 self.records.event("late", client, f"{enough} others were faster")
                 del self.pending.outstanding[client]
             else:
@@ -130,7 +130,7 @@ class Exchange(RunFacts):
                 if update := self._take(ready, copied.get(client, 1), stale.get(client, 0)):
                     yield update
         if quorum:
-            self.require(self.totals.accepted - before, wanted)
+            self.require(self.totals.answered - before, wanted)
 
     def submit(self, asks: Mapping[str, Ask]) -> None:
         """Sends clients what they are asked."""
@@ -176,6 +176,12 @@ class Exchange(RunFacts):
     def record(self, figures: Mapping[str, float]) -> None:
         """Adds figures of the round's training."""
         self.totals.figures |= figures
+
+    def measure(self, split: str, figures: Mapping[str, Any]) -> None:
+        """Adds a line to the round's metrics."""
+        seconds = round(self.records.watch.seconds.get("total", 0.0), 3)
+        line = {"round": self.number, "split": split, "client": None, **figures, "seconds": seconds}
+        self.records.metrics.append(line)
 
     def keep(self, name: str, client: str, params: Params) -> None:
         """Stores tensors of a client with this round's state."""

@@ -22,6 +22,7 @@ from fedfm.server.rounds.totals import Totals
 from fedfm.spec import Spec
 from fedfm.updates import Failure, MessageError, MessageKey, Reply, Update, decode_update
 from fedfm.updates.payload import ACTIVITY
+from fedfm.views import CHOICE
 
 
 class Intake:
@@ -77,7 +78,7 @@ class Intake:
             return None
         names = self._experiment.contract.up.names(self._before_path(reply.client, message))
         self._log(reply.client, message, size, update.tensors, names)
-        self._count(sound)
+        self._count(sound, trained=WORKS[message.ask.work].trains)
         return sound
 
     def refuse(self, client: str, reason: str) -> None:
@@ -103,7 +104,9 @@ class Intake:
     def _before_path(self, client: str, message: Message) -> Mapping[str, Spec]:
         """Groups of an answer before the update path."""
         ask = message.ask
-        return self._experiment.contract.before_path(client, ask.round) if ask.expects is None else ask.expects
+        if ask.expects is not None:
+            return ask.expects
+        return self._experiment.contract.before_path(client, ask.round, ask.groups.get(CHOICE))
 
     def _sound(self, client: str, update: Update, message: Message, copies: int, staleness: int) -> ClientUpdate:
         """The decoded update.
@@ -125,7 +128,7 @@ class Intake:
         if activity := update.groups.get(ACTIVITY):
             groups[ACTIVITY] = activity
         contribution = Contribution(client, update.facts.examples, update.facts.steps, copies, staleness)
-        slices = contract.views.held(contract.spec, client, message.ask.round)
+        slices = contract.held(client, message.ask.round, message.ask.groups.get(CHOICE))
         return ClientUpdate(client, groups, update.facts, contribution, slices)
 
     def _problem(self, client: str, update: Update, message: Message, expected: Mapping[str, Spec]) -> str | None:
@@ -164,8 +167,12 @@ class Intake:
         if claimed:
             self._totals.versions[client] = StateVersion(update.round, claimed)
 
-    def _count(self, update: ClientUpdate) -> None:
+    def _count(self, update: ClientUpdate, *, trained: bool) -> None:
         facts, totals = update.facts, self._totals
+        totals.answered += 1
+        totals.holds[update.client] = facts.proxy_version
+        if not trained:  # its client is asked again in the round, or only measured
+            return
         self._records.train(update.client, facts.steps, facts.samples)
         totals.accepted += 1
         totals.steps += facts.steps
@@ -173,6 +180,6 @@ class Intake:
         totals.examples += facts.examples
         if facts.predictions and facts.loss is not None:
             totals.losses.append((facts.loss, facts.predictions))
-        totals.trained[update.client] = facts.proxy_version
+        totals.trained.add(update.client)
         for name, counts in update.groups.get(ACTIVITY, {}).items():
             totals.activity[name] = totals.activity.get(name, 0) + counts

@@ -15,6 +15,7 @@ from fedfm.server.rounds.sampling import sample_cohort
 from fedfm.spec import Spec
 from fedfm.tasks.public import PublicTexts
 from fedfm.updates import UpdatePath
+from fedfm.views.selection import Selection, TunableLayers
 
 
 class RunFacts:
@@ -67,6 +68,16 @@ class RunFacts:
     def backbones(self) -> Mapping[str, int]:
         """Client id → place of its backbone in `federation.models`."""
         return self._experiment.backbones
+
+    @property
+    def selection(self) -> Selection:
+        """The recipe's `select`."""
+        return self._recipe.select
+
+    @property
+    def layers(self) -> TunableLayers:
+        """The layers of the clients' model."""
+        return self._experiment.layers
 
     @property
     def public(self) -> PublicTexts:

@@ -15,6 +15,7 @@ class Totals:
     Attributes:
         losses: mean loss a prediction, and over how many, of each sound training update that predicted anything.
         examples: training examples of the clients with a sound update.
+        answered: sound answers, updates and others.
         accepted: sound updates.
         failed: clients that could not answer.
         refused: updates that were refused.
@@ -22,7 +23,8 @@ class Totals:
         samples: examples that these steps processed.
         bytes_down: bytes sent to clients.
         bytes_up: bytes received from clients.
-        trained: clients with a sound update → the version of the proxy that it was trained on.
+        trained: clients with a sound update.
+        holds: clients with a sound answer → the version of the proxy that it was made with.
         downloaded: clients that got a proxy in this round → its version.
         stale: clients whose proxy could not be brought up to date.
         activity: counts of neurons' use, summed over clients.
@@ -32,6 +34,7 @@ class Totals:
 
     losses: list[tuple[float, int]] = field(default_factory=list)
     examples: int = 0
+    answered: int = 0
     accepted: int = 0
     failed: int = 0
     refused: int = 0
@@ -39,7 +42,8 @@ class Totals:
     samples: int = 0
     bytes_down: int = 0
     bytes_up: int = 0
-    trained: dict[str, int] = field(default_factory=dict)
+    trained: set[str] = field(default_factory=set)
+    holds: dict[str, int] = field(default_factory=dict)
     downloaded: dict[str, int] = field(default_factory=dict)
     stale: set[str] = field(default_factory=set)
     activity: Params = field(default_factory=dict)

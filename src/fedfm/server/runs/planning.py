@@ -123,6 +123,7 @@ def _bytes(experiment: Experiment, cohort: int) -> dict[str, int]:
     down, up = (round(sum(size) / len(sizes)) for size in zip(*sizes, strict=True))  # means over rounds that differ
     whole = stored_bytes(empty(contract.spec))
     per_round = down * messages.down + up * messages.up + whole * messages.peer + round(whole * messages.relay)
+    per_round += asked * sum(experiment.choosing_bytes(with_model, 1))
     if messages.peer:  # a client gets as many tunables as it sends
         down = up = round(whole * messages.peer / len(clients))
     evaluating = 0 if recipe.evaluate.at == "server" or messages.peer else len(experiment.data.evaluating_clients())
