@@ -199,13 +199,13 @@ def _threads(recipe: RecipeKeys) -> str | None:
 
 def _stage_order(recipe: RecipeKeys) -> str | None:
     for place, stage in enumerate(recipe.updates):
-        before = next((number for number, other in enumerate(recipe.updates[:place]) if other.flattens), None)
-        if (stage.reads_names or stage.stateful) and before is not None:
-            earlier = recipe.updates[before]
-            return (
-                f"`updates[{place}].kind: {stage.kind}` reads tensors by their names, which `updates[{before}].kind: "
-                f"{earlier.kind}` does not keep: put {stage.kind} before {earlier.kind}"
-            )
+        ways = stage.ways if stage.reads_names else stage.ways & {"up"} if stage.stateful else frozenset[str]()
+        for number, earlier in enumerate(recipe.updates[:place]):
+            if earlier.flattens and earlier.ways & ways:
+                return (
+                    f"`updates[{place}].kind: {stage.kind}` reads tensors by their names, which "
+                    f"`updates[{number}].kind: {earlier.kind}` does not keep: put {stage.kind} before {earlier.kind}"
+                )
     return None
 
 

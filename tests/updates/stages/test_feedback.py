@@ -96,6 +96,7 @@ def test_a_residual_needs_the_tensors_under_their_names(kind: str, tmp_path: Pat
     values = {**small_recipe(tmp_path), "updates": [{"kind": "top-k"}, {"kind": kind}]}
     with pytest.raises(RecipeError, match=f"put {kind} before top-k"):
         load_recipe(values)
+    load_recipe({**values, "updates": [{"kind": "quantize", "direction": "down"}, {"kind": kind}]})
 
 
 @every_stage

@@ -36,6 +36,11 @@ class Stage(Settings):
     """Whether the sum of encoded updates decodes to the sum of the updates."""
 
     @property
+    def ways(self) -> frozenset[str]:
+        """The directions in which it acts, of ``up`` and ``down``."""
+        return frozenset({"up", "down"} if self.direction == "both" else {self.direction})
+
+    @property
     def stateful(self) -> bool:
         """Whether the client keeps tensors between rounds for it."""
         return False
