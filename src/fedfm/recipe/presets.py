@@ -17,6 +17,7 @@ PRESETS = (
     "digits-vit",
     "pydoc-llm",
     "pydoc-mlm",
+    "slow-links",
     "paper-table1-bert",
     "paper-table1-roberta",
 )
