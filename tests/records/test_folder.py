@@ -82,7 +82,7 @@ def test_every_file_of_a_run_has_its_place() -> None:
     folder = RunFolder("run")
     names = (
         "recipe.yaml env.json profile.json evaluation.json clients.json clients client_state metrics.jsonl "
-        "events.jsonl wire.jsonl privacy.jsonl checkpoints LATEST adapter model proxy summary.json report.html"
+        "events.jsonl wire.jsonl costs.jsonl privacy.jsonl checkpoints LATEST adapter model proxy summary.json report.html"
     )
     found = [getattr(folder, name) for name, item in vars(RunFolder).items() if isinstance(item, property)]
     found = [path for path in found if isinstance(path, Path)]
@@ -145,7 +145,7 @@ def test_appended_records_are_there_at_once(folder: RunFolder) -> None:
 def test_a_resumed_run_leaves_the_same_records(folder: RunFolder) -> None:
     folder.append("metrics.jsonl", {"round": 1})
     offsets = folder.offsets()
-    assert offsets == {"metrics.jsonl": 13, "wire.jsonl": 0}
+    assert offsets == {"metrics.jsonl": 13, "wire.jsonl": 0, "costs.jsonl": 0}
     folder.append("metrics.jsonl", {"round": 2})
     folder.append("wire.jsonl", {"round": 2})
     folder.append("privacy.jsonl", {"round": 2})

@@ -32,7 +32,7 @@ def frozen(tunable: Tunable) -> Params:
 
 
 def checksum(tensor: Tensor) -> int:
-    """The sum of a tensor's bytes as 64-bit words, modulo 2^64; some 10 GB a second on a CPU.
+    """The sum of a tensor's bytes as 64-bit words, modulo 2^64; it takes about as long as reading it.
 
     It shows every change of a single value, and other changes unless the words happen to add up to the same sum.
     """

@@ -28,6 +28,7 @@ PRESETS = (
     "server-optimizers",
     "edges",
     "selective",
+    "slow-links",
     "paper-table1-bert",
     "paper-table1-roberta",
 )

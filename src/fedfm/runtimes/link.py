@@ -28,7 +28,7 @@ def _bits_a_second(value: object) -> object:
 Rate = Annotated[float, BeforeValidator(_bits_a_second), Field(gt=0, allow_inf_nan=False)]
 
 
-class Line(Settings):
+class ClientLine(Settings):
     """The network of some clients."""
 
     up: Rate
@@ -43,12 +43,12 @@ class Line(Settings):
         return 8 * down / self.down + 8 * up / self.up + self.latency * messages
 
 
-class Link(Line):
+class Link(ClientLine):
     """The recipe's ``runtime.link``; estimates only, nothing waits for it."""
 
-    clients: dict[str, Line] = {}
+    clients: dict[str, ClientLine] = {}
     """The network of clients whose ids match a pattern, such as `phone-*`; the first match counts."""
 
-    def of(self, client: str) -> Line:
+    def of(self, client: str) -> ClientLine:
         """The network of a client."""
         return next((line for pattern, line in self.clients.items() if fnmatchcase(client, pattern)), self)

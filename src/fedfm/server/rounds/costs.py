@@ -10,7 +10,7 @@ import numpy as np
 
 from fedfm.clients.example_cost import ExampleCost, measure_example_cost, training_bytes
 from fedfm.records.jsonl import Record
-from fedfm.runtimes.link import Line
+from fedfm.runtimes.link import ClientLine
 from fedfm.server.experiment.build import Experiment
 from fedfm.server.rounds.round_records import Records
 
@@ -89,7 +89,7 @@ class CostBook:
             self._memory[client] = training_bytes(tunable, local, kept)
         return self._memory[client]
 
-    def link(self, client: str) -> Line | None:
+    def link(self, client: str) -> ClientLine | None:
         """The network of a client: that of ``runtime.link``, else that of its device; None without either."""
         link = self._experiment.recipe.runtime.link
         if link is not None:
@@ -97,7 +97,7 @@ class CostBook:
         device = self._experiment.devices.get(client)
         if device is None or device.up is None or device.down is None:
             return None
-        return Line(up=8 * device.up, down=8 * device.down)
+        return ClientLine(up=8 * device.up, down=8 * device.down)
 
     def _lengths(self, client: str) -> np.ndarray:
         """Lengths of a client's examples; of a site's, which are not known, the largest that there may be."""

@@ -18,12 +18,12 @@ from fedfm.server.experiment.build import Experiment
 from fedfm.server.rounds.state import RunState
 from fedfm.server.tripwires.base import CHECK, Finding, Tripwire
 from fedfm.server.tripwires.frozen import Frozen
-from fedfm.server.tripwires.loaded import Loaded
+from fedfm.server.tripwires.loaded import LoadedWeights
 from fedfm.server.tripwires.moved import Moved
 from fedfm.server.tripwires.reloaded import Reload
 from fedfm.trackers.listeners import Listener
 
-TRIPWIRES: dict[str, type[Tripwire]] = {wire.name: wire for wire in (Loaded, Moved, Frozen, Reload)}
+TRIPWIRES: dict[str, type[Tripwire]] = {wire.name: wire for wire in (LoadedWeights, Moved, Frozen, Reload)}
 """Name → tripwire, in the order in which a run comes to them."""
 
 Found = Iterator[tuple[str, Finding | None]]

@@ -6,7 +6,7 @@ from fedfm.models.frozen import named
 from fedfm.server.tripwires.base import Finding, Tripwire
 
 
-class Loaded(Tripwire):
+class LoadedWeights(Tripwire):
     """Reports what came from the checkpoint, what is new, and what of the checkpoint the model does not use.
 
     A checkpoint that lacks weights outside the head, or whose values do not arrive in the model, is refused when it is
