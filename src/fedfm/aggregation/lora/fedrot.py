@@ -101,7 +101,8 @@ def rotation(products: Tensor) -> Tensor:
     u, _, vt = torch.linalg.svd(products)
     if torch.linalg.det(u @ vt) < 0:  # a reflection would cancel what the clients agree in
         u = torch.cat([u[:, :-1], -u[:, -1:]], 1)
-    return u @ vt
+    q: Tensor = u @ vt
+    return q
 
 
 def softened(q: Tensor, softness: float) -> Tensor:

@@ -1,6 +1,6 @@
 """FedSVD: clients train B; the server splits the mean product into orthonormal rows A and the rest B.
 
-Lee et al., FedSVD: Adaptive Orthogonalization for Private Federated Learning with LoRA, arXiv:2505.12805, §3:
+Lee et al., FedSVD: Adaptive Orthogonalization for Private Federated Learning with LoRA, arXiv:2505.12805:
 
     B̄ = Σ p_c·B_c,   B̄·A = U·S·Vᵀ,   A ← V_rᵀ,   B ← U_r·S_r
 

@@ -1,6 +1,6 @@
 """FFA-LoRA: every client has the same A for the whole run and trains B, so that the mean of the factors B is exact.
 
-Sun et al., Improving LoRA in Privacy-preserving Federated Learning, arXiv:2403.12313, §4:
+Sun et al., Improving LoRA in Privacy-preserving Federated Learning, arXiv:2403.12313:
 
     Σ p_c·B_c·A_0 = (Σ p_c·B_c)·A_0
 

@@ -1,7 +1,7 @@
 """FlexLoRA: the best factors of rank r for the mean of the clients' products.
 
 Bai et al., Federated Fine-tuning of Large Language Models under Heterogeneous Tasks and Client Resources,
-arXiv:2402.11505, §3. For each adapted matrix
+arXiv:2402.11505. For each adapted matrix
 
     W = Σ p_c·B_c·A_c,   W ≈ U·S·Vᵀ with the r largest singular values,   B ← U·√S,   A ← √S·Vᵀ
 

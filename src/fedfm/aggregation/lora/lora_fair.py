@@ -1,6 +1,6 @@
 """LoRA-FAIR: the mean of the factors, with B corrected so that the product is nearer to the mean of the products.
 
-Bian et al., LoRA-FAIR: Federated LoRA Fine-Tuning with Aggregation and Initialization Refinement, arXiv:2411.14961, §4.
+Bian et al., LoRA-FAIR: Federated LoRA Fine-Tuning with Aggregation and Initialization Refinement, arXiv:2411.14961.
 Ā is kept, as the start of the next round. With W = Σ p_c·B_c·A_c, B ← B̄ + dB, where dB minimises
 
     ‖W − (B̄ + dB)·Ā‖_F² + λ·‖dB‖_F²,   so that   dB = (W − B̄·Ā)·Āᵀ·(Ā·Āᵀ + λ·I)⁻¹
@@ -84,4 +84,6 @@ class LoraFairFold(Fold):
         squares = mean_a @ mean_a.T
         along = sum((p * (b_c @ (a_c @ mean_a.T)) for p, a_c, b_c in self._trained.of(a)), -mean_b @ squares)
         ridge = self._rule.ridge * squares.trace() / len(squares)
-        return along @ torch.linalg.pinv(squares + ridge * torch.eye(len(squares), dtype=squares.dtype), hermitian=True)
+        damped = squares + ridge * torch.eye(len(squares), dtype=squares.dtype)
+        inverse: Tensor = torch.linalg.pinv(damped, hermitian=True)
+        return along @ inverse

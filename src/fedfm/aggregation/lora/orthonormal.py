@@ -18,4 +18,5 @@ def with_orthonormal_rows(params: Params) -> Params:
 def _orthonormal(factor: Tensor) -> Tensor:
     """Gram–Schmidt: the first row keeps its direction."""
     q, t = torch.linalg.qr(flat(factor).T)
-    return (q * t.diagonal().sign()).T.to(factor.dtype).reshape(factor.shape).contiguous()
+    rows: Tensor = (q * t.diagonal().sign()).T
+    return rows.to(factor.dtype).reshape(factor.shape).contiguous()

@@ -1,6 +1,6 @@
 """RoLoRA: clients train B in odd rounds and A in even rounds, so that the mean of each round is exact.
 
-Chen et al., Robust Federated Finetuning of LLMs via Alternating Optimization of LoRA, arXiv:2502.01755, Algorithm 1:
+Chen et al., Robust Federated Finetuning of LLMs via Alternating Optimization of LoRA, arXiv:2502.01755:
 
     odd rounds     Σ p_c·B_c·A = (Σ p_c·B_c)·A          A is the server's, the same at every client
     even rounds    Σ p_c·B·A_c = B·(Σ p_c·A_c)          B is the server's

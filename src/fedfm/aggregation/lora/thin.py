@@ -74,4 +74,5 @@ class Thin:
 
 def _triangle(columns: Tensor) -> Tensor:
     """T of columns = Q·T."""
-    return torch.linalg.qr(columns, mode="r")[1]
+    triangle: Tensor = torch.linalg.qr(columns, mode="r")[1]
+    return triangle

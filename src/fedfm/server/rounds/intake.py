@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fedfm.aggregation import Contribution
 from fedfm.clients.store import ClientStore
-from fedfm.clients.work import extra_facts
+from fedfm.clients.work import WORKS, extra_facts
 from fedfm.printable import line, lines
 from fedfm.protocols import ClientUpdate
 from fedfm.records.ledger import message_record
