@@ -6,8 +6,8 @@ import pytest
 import torch
 from pydantic import TypeAdapter
 
-from fedfm.aggregation import RULES, Aggregation, Contribution
-from fedfm.params import Params, digest
+from fedfm.aggregation import RULES, Aggregation, Contribution, Fold
+from fedfm.params import Params, add, digest
 from fedfm.spec import problem, spec_of
 from fedfm.views import whole
 
@@ -18,6 +18,25 @@ def tensors(seed: int) -> Params:
     generator = torch.Generator().manual_seed(seed)
     shapes = {"q.lora_A.weight": (2, 5), "q.lora_B.weight": (4, 2), "head.bias": (3,), "scalar": (), "none": (0, 2)}
     return {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+
+
+A, B, PRODUCT = "q.lora_A.weight", "q.lora_B.weight", "the product"
+
+
+def outcome(fold: Fold, params: Params, *, merges: bool) -> Params:
+    """The new values; where a rule adds to frozen weights, the whole product B·A in place of its factors."""
+    step = fold.result()
+    assert problem(step, spec_of(params)) is None
+    after = add(params, step)
+    return product_of(after, fold.residual(after)) if merges else after
+
+
+def product_of(params: Params, residual: Params) -> Params:
+    """Values with the product of the factors in their place."""
+    product = params[B] @ params[A]
+    if residual:
+        product = product + residual[B] @ residual[A]
+    return {**{name: value for name, value in params.items() if name not in (A, B)}, PRODUCT: product}
 
 
 @every_rule
@@ -32,10 +51,10 @@ def test_identical_updates_are_returned_and_no_argument_is_changed(name: str) ->
     fold = RULES[name]().start(spec_of(params), params)
     for client, examples in enumerate((3, 8, 5, 1)):
         fold.add(update, Contribution(str(client), examples, 1), whole(spec_of(update)))
-    found = fold.result()
-    assert problem(found, spec_of(params)) is None
-    for key, tensor in found.items():
-        torch.testing.assert_close(tensor, update[key])
+    merges, trained = RULES[name]().merges, add(params, update)
+    expected = product_of(trained, {}) if merges else trained
+    for key, tensor in outcome(fold, params, merges=merges).items():
+        torch.testing.assert_close(tensor, expected[key])
     assert (digest(params), digest(update)) == before
 
 
@@ -46,7 +65,7 @@ def test_a_copy_counts_as_often_as_it_was_drawn(name: str) -> None:
         fold = RULES[name]().start(spec_of(params), params)
         for seed, copies in zip((1, 2) if len(times) == 2 else (1, 1, 2), times, strict=True):
             fold.add(tensors(seed), Contribution(str(seed), 4, 1, copies=copies), whole(spec_of(params)))
-        found.append(fold.result())
+        found.append(outcome(fold, params, merges=RULES[name]().merges))
     for key, tensor in found[0].items():
         torch.testing.assert_close(tensor, found[1][key])
 
@@ -60,10 +79,15 @@ def test_a_coordinate_that_no_client_holds_does_not_move(name: str) -> None:
     for client in "ab":
         fold.add(part, Contribution(client, 4, 1), held)
     found = fold.result()
+    assert not found["head.bias"].any()
+    if RULES[name]().merges:  # what it does to the factors, it undoes in the frozen weights
+        trained = params[B][:, :1] + part[B], params[A][:1] + part[A]
+        after = add(params, found)
+        torch.testing.assert_close(product_of(after, fold.residual(after))[PRODUCT], trained[0] @ trained[1])
+        return
     torch.testing.assert_close(found["q.lora_B.weight"][:, :1], part["q.lora_B.weight"])
     assert not found["q.lora_A.weight"][1:].any()
     assert not found["q.lora_B.weight"][:, 1:].any()
-    assert not found["head.bias"].any()
 
 
 @every_rule
