@@ -1,8 +1,9 @@
 """Versions of a backbone whose frozen weights get low-rank products added to them, round by round.
 
-A version is a log. For each adapted matrix it has the products that were added, as pairs of thin factors; once these are
-larger than the matrix itself, the matrix as it then was takes their place. A copy adds what it misses one by one in the
-order of the rounds, so that its weights have the same bits whenever it caught up. Factors in a log include the scale α/r.
+A version is a log. For each adapted matrix it has the products that were added, as pairs of thin factors; once these
+are larger than the matrix itself, the matrix as it then was takes their place. A copy adds what it misses one by one in
+the order of the rounds, so that its weights have the same bits whenever it caught up. Factors in a log include the
+scale α/r.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ UP, DOWN = "up", "down"
 
 
 def log_of(version: ModelVersion, module: str) -> list[tuple[int, Tensor, Tensor]]:
-    """What was added to a matrix since it was last whole: (version, B ``[out, k]``, A ``[k, in]``), the oldest first."""
+    """What was added to a matrix since it was last whole: (version, B ``[out, k]``, A ``[k, in]``), oldest first."""
     found = []
     for name in version.own:
         if name.startswith(f"{module}.") and name.endswith(f".{UP}"):
@@ -52,15 +53,11 @@ def is_long(version: ModelVersion, module: str) -> bool:
 
 def shortened(version: ModelVersion, module: str, weight: Tensor) -> ModelVersion:
     """The version with the matrix as it is now in place of its log."""
-    logged = {
-        f"{module}.{number:06d}.{part}" for number, _, _ in log_of(version, module) for part in (UP, DOWN)
-    }
+    logged = {f"{module}.{number:06d}.{part}" for number, _, _ in log_of(version, module) for part in (UP, DOWN)}
     own = {name: tensor for name, tensor in version.own.items() if name not in logged}
     changed = {name: last for name, last in version.changed.items() if name not in logged}
     name = f"{module}.{WEIGHT}"
-    return ModelVersion(
-        version.number, {**own, name: weight}, {**changed, name: torch.tensor(version.number)}
-    )
+    return ModelVersion(version.number, {**own, name: weight}, {**changed, name: torch.tensor(version.number)})
 
 
 def missed(version: ModelVersion, since: int) -> Params:

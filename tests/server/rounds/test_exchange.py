@@ -21,8 +21,8 @@ from fedfm.params import digest
 from fedfm.printable import line
 from fedfm.protocols import Ask, ClientUpdate, State
 from fedfm.proxies.base import ModelVersion
-from fedfm.proxies.whole_model import WholeModel
 from fedfm.proxies.fedpft.activity import activity_problem
+from fedfm.proxies.whole_model import WholeModel
 from fedfm.recipe import load_recipe
 from fedfm.records import jsonl
 from fedfm.records.folder import RunFolder

@@ -1,7 +1,7 @@
 """Low-rank updates of which only small core matrices are trained: ΔW = (α/r)·B(core)·A between fixed bases.
 
-B(core) is linear in what travels, so the mean of the cores is the mean of the updates: no rule on factors is needed. The
-model has an ordinary LoRA layer whose factor B is computed by a torch parametrisation, and what is saved is ordinary
+B(core) is linear in what travels, so the mean of the cores is the mean of the updates: no rule on factors is needed.
+The model has an ordinary LoRA layer whose factor B is computed by a torch parametrisation, and what is saved is ordinary
 LoRA.
 """
 
@@ -127,7 +127,13 @@ class CoreSettings(WithHead):
         return self.lora_dropout
 
     def attach_cores(
-        self, backbone: Backbone, make: Callable[[Site], tuple[Core, Tensor]], *, heads: int, task_type: str | None, seed: int
+        self,
+        backbone: Backbone,
+        make: Callable[[Site], tuple[Core, Tensor]],
+        *,
+        heads: int,
+        task_type: str | None,
+        seed: int,
     ) -> Tunable:
         """Attaches LoRA of rank ``heads``·r, scaled by α/r, with a core in each layer.
 

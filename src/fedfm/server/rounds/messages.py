@@ -61,7 +61,9 @@ class Outbox:
         if state.proxy is None:
             raise ValueError("the run has no client model yet")
         number = next(iter(asks.values())).round if asks else 0
-        first = state.proxy.number if self._model.is_sent else 0  # what is not sent, a client has as it was before round 1
+        first = (
+            state.proxy.number if self._model.is_sent else 0
+        )  # what is not sent, a client has as it was before round 1
         self._share(list(asks), number, state, state.proxy, ledger)
         alike: dict[tuple[int, object, int, int, int], list[str]] = {}
         gets: dict[str, Slices] = {}
