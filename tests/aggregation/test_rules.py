@@ -6,21 +6,32 @@ import pytest
 import torch
 from pydantic import TypeAdapter
 
-from fedfm.aggregation import RULES, Aggregation, Contribution, Rule
+from fedfm.aggregation import RULES, Aggregation, Contribution, Fold, Rule
 from fedfm.capabilities import LOW_RANK_FACTORS
 from fedfm.params import Params, add, digest
 from fedfm.spec import problem, spec_of
 from fedfm.views import whole
 
 every_rule = pytest.mark.parametrize("name", RULES)
-A, B = "q.lora_A.weight", "q.lora_B.weight"
+A, B, PRODUCT = "q.lora_A.weight", "q.lora_B.weight", "the product"
 
 
-def effect(rule: Rule, params: Params) -> Params:
+def effect(rule: Rule, params: Params, residual: Params | None = None) -> Params:
     """What tensors do to the model: a rule on pairs of factors may choose other factors with the same product."""
-    if LOW_RANK_FACTORS not in rule.needs:
+    if not rule.merges and LOW_RANK_FACTORS not in rule.needs:
         return params
-    return {**{name: tensor for name, tensor in params.items() if name not in (A, B)}, "B·A": params[B] @ params[A]}
+    product = params[B] @ params[A]
+    if residual:
+        product = product + residual[B] @ residual[A]
+    return {**{name: tensor for name, tensor in params.items() if name not in (A, B)}, PRODUCT: product}
+
+
+def outcome(rule: Rule, fold: Fold, params: Params) -> Params:
+    """What the new values do to the model, with what the rule adds to the frozen weights."""
+    step = fold.result()
+    assert problem(step, spec_of(params)) is None
+    after = add(params, step)
+    return effect(rule, after, fold.residual(after))
 
 
 def trained(rule: Rule, update: Params, number: int) -> Params:
@@ -49,10 +60,8 @@ def test_identical_updates_are_returned_and_no_argument_is_changed(name: str, nu
     fold = rule.start(spec_of(params), params)
     for client, examples in enumerate((3, 8, 5, 1)):
         fold.add(update, Contribution(str(client), examples, 1), whole(spec_of(update)))
-    found = fold.result()
-    assert problem(found, spec_of(params)) is None
     expected = effect(rule, {**params, **add({name: params[name] for name in update}, update)})
-    for key, tensor in effect(rule, add(params, found)).items():
+    for key, tensor in outcome(rule, fold, params).items():
         torch.testing.assert_close(tensor, expected[key], rtol=1e-5, atol=2e-6)
     assert (digest(params), digest(update)) == before
 
@@ -65,7 +74,7 @@ def test_a_copy_counts_as_often_as_it_was_drawn(name: str) -> None:
         for seed, copies in zip((1, 2) if len(times) == 2 else (1, 1, 2), times, strict=True):
             update = trained(rule, tensors(seed), 1)
             fold.add(update, Contribution(str(seed), 4, 1, copies=copies), whole(spec_of(update)))
-        found.append(effect(rule, add(params, fold.result())))
+        found.append(outcome(rule, fold, params))
     for key, tensor in found[0].items():
         torch.testing.assert_close(tensor, found[1][key], rtol=1e-5, atol=2e-6)
 
@@ -83,13 +92,17 @@ def test_a_coordinate_that_no_client_holds_does_not_move(name: str) -> None:
     assert not found["head.bias"].any()
     if B in fold.replaced():
         return
+    product = (params[B][:, :1] + part[B]) @ (params[A][:1] + part.get(A, torch.zeros(1, 5)))
+    if rule.merges:  # what it does to the factors, it undoes in the frozen weights
+        after = add(params, found)
+        torch.testing.assert_close(effect(rule, after, fold.residual(after))[PRODUCT], product)
+        return
     assert not found[A][1:].any()
     assert not found[B][:, 1:].any()
     if LOW_RANK_FACTORS not in rule.needs:
         torch.testing.assert_close(found[B][:, :1], part[B])
         return
     a, b = (params[key] + found[key] for key in (A, B))
-    product = (params[B][:, :1] + part[B]) @ (params[A][:1] + part.get(A, torch.zeros(1, 5)))
     torch.testing.assert_close(b[:, :1] @ a[:1], product, rtol=1e-5, atol=2e-6)
 
 

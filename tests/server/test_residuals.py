@@ -1,4 +1,4 @@
-"""Rules that add to the frozen weights: the model after a run is the clients' mean, in every file and after a resume."""
+"""Rules that add to the frozen weights: the model after a run is the clients' mean, in all files and after a resume."""
 
 from __future__ import annotations
 

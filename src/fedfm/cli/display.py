@@ -202,8 +202,9 @@ def describe_plan(plan: Record) -> RenderableType:
         "rounds": f"{federation['rounds']} of {federation['per_round']} clients each, {plan['algorithm']}",
         "bytes": (
             f"{units.size(size['per_client_down'])} down, {units.size(size['per_client_up'])} up a client and round; "
-            f"{units.size(size['total'])} in all; first download, once: {units.size(size['first_download'])}"
-            + (f"; {units.size(size['residual'])} of that for residuals" if size.get("residual") else "")
+            f"{units.size(size['total'])} in all"
+            + (f", {units.size(size['residual'])} of that for residuals" if size.get("residual") else "")
+            + f"; first download, once: {units.size(size['first_download'])}"
             + (f"; after an alignment {units.size(size['alignment'])} down" if size["alignment"] else "")
             + (f"; an evaluation at clients {units.size(size['evaluation'])}" if size.get("evaluation") else "")
         ),

@@ -1,8 +1,9 @@
 """Versions of a backbone whose frozen weights get low-rank products added to them, round by round.
 
-A version is a log. For each adapted matrix it has the products that were added, as pairs of thin factors; once these are
-larger than the matrix itself, the matrix as it then was takes their place. A copy adds what it misses one by one in the
-order of the rounds, so that its weights have the same bits whenever it caught up. Factors in a log include the scale α/r.
+A version is a log. For each adapted matrix it has the products that were added, as pairs of thin factors; once these
+are larger than the matrix itself, the matrix as it then was takes their place. A copy adds what it misses one by one in
+the order of the rounds, so that its weights have the same bits whenever it caught up. Factors in a log include the
+scale α/r.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ UP, DOWN = "up", "down"
 
 
 def log_of(version: ModelVersion, module: str) -> list[tuple[int, Tensor, Tensor]]:
-    """What was added to a matrix since it was last whole: (version, B ``[out, k]``, A ``[k, in]``), the oldest first."""
+    """What was added to a matrix since it was last whole: (version, B ``[out, k]``, A ``[k, in]``), oldest first."""
     found = []
     for name in version.own:
         if name.startswith(f"{module}.") and name.endswith(f".{UP}"):

@@ -1,8 +1,8 @@
 """What the rest of the house knows of proxies: a model that clients hold, its versions, and the way to the backbone.
 
 The server holds a `ClientModel`; each client holds a `ClientCopy`. Between them travel changes from one `ModelVersion`
-to the next. Where the recipe has no proxy, clients hold the backbone (`fedfm.proxies.whole_model`): it is never sent, its
-plug-in is the identity, and its versions differ only where an aggregation rule adds to the frozen weights.
+to the next. Where the recipe has no proxy, clients hold the backbone (`fedfm.proxies.whole_model`): it is never sent,
+its plug-in is the identity, and its versions differ only where an aggregation rule adds to the frozen weights.
 """
 
 from __future__ import annotations

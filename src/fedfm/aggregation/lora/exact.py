@@ -46,7 +46,7 @@ class ExactRule(Rule):
     weights: Literal["auto", "examples", "uniform"] = "auto"
     """`examples` counts a client by its examples, `uniform` counts clients alike; `auto` fits the sampling."""
     max_rank: Annotated[int, Field(ge=1, le=100_000)] = 256
-    """Largest rank of `adapter/`, one LoRA with all that was added to the weights; beyond it only `model/` is written."""
+    """Largest rank of `adapter/`, one LoRA with all that was added to the weights; beyond it there is only `model/`."""
 
     @property
     def merges(self) -> bool:

@@ -1,7 +1,7 @@
-"""FedMomentum: the exact mean of the products; its leading part goes on in the factors, the rest into the frozen weights.
+"""FedMomentum: the leading part of the exact mean of products stays in the factors, the rest goes into the weights.
 
-FedMomentum, arXiv:2603.08014: U S Vᵀ = Σ p_c·B_c·A_c; B' = U_r·S_r^½, A' = S_r^½·V_rᵀ; W ← W + s·U_rest·S_rest·V_restᵀ. So
-the factors keep the direction in which the clients agree, and nothing is lost.
+FedMomentum, arXiv:2603.08014: U S Vᵀ = Σ p_c·B_c·A_c; B' = U_r·S_r^½, A' = S_r^½·V_rᵀ; W ← W + s·U_rest·S_rest·V_restᵀ.
+So the factors keep the direction in which the clients agree, and nothing is lost.
 """
 
 from __future__ import annotations

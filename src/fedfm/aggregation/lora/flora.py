@@ -1,8 +1,8 @@
 """FLoRA: the clients' factors are stacked, which adds up their products exactly; the model takes all of it.
 
 Wang et al., FLoRA: Federated Fine-Tuning Large Language Models with Heterogeneous Low-Rank Adaptations,
-arXiv:2409.05976, §3: B = [B_1, …, B_K], A = [p_1·A_1; …; p_K·A_K], W ← W + s·B·A. The adapter starts again: B = 0, and A
-is drawn as peft draws it (uniform on ±1/√in), keyed by the round.
+arXiv:2409.05976, §3: B = [B_1, …, B_K], A = [p_1·A_1; …; p_K·A_K], W ← W + s·B·A. The adapter starts again: B = 0, and
+A is drawn as peft draws it (uniform on ±1/√in), keyed by the round.
 """
 
 from __future__ import annotations

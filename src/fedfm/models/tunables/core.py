@@ -1,7 +1,7 @@
 """Low-rank updates of which only small core matrices are trained: ΔW = (α/r)·B(core)·A between fixed bases.
 
-B(core) is linear in what travels, so the mean of the cores is the mean of the updates: no rule on factors is needed. The
-model has an ordinary LoRA layer whose factor B is computed by a torch parametrisation, and what is saved is ordinary
+B(core) is linear in what travels, so the mean of the cores is the mean of the updates: no rule on factors is needed.
+The model has an ordinary LoRA layer whose factor B is computed by a torch parametrisation, and what is saved is ordinary
 LoRA.
 """
 

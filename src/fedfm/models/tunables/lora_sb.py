@@ -1,4 +1,4 @@
-"""LoRA-SB, the tunable of Fed-SB: ΔW = (α/r)·U R Vᵀ with fixed orthonormal U [out, r], Vᵀ [r, in]; only R [r, r] trains.
+"""LoRA-SB, the tunable of Fed-SB: ΔW = (α/r)·U R Vᵀ with fixed U [out, r], Vᵀ [r, in]; only R [r, r] trains.
 
 Singhal et al., Fed-SB: A Silver Bullet for Extreme Communication Efficiency and Performance in (Private) Federated LoRA
 Fine-Tuning, arXiv:2502.15436, §3. The paper takes the bases from the SVD of a first gradient on data, which a client
