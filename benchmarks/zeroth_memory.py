@@ -20,7 +20,7 @@ import torch
 from transformers import AutoModelForSequenceClassification
 from fedfm.algorithms import FedAvg
 from fedfm.clients import ClientRound, LocalSettings, train_locally
-from fedfm.clients.finite_differences import Probe
+from fedfm.clients.finite_differences import SlopeProbe
 from fedfm.models.backbones import load_backbone
 from fedfm.models.settings import ModelSettings
 from fedfm.models.tunables import Full
@@ -44,7 +44,7 @@ if kind == "gradient":
     at = ClientRound({name: parameter.detach() for name, parameter in tunable.parameters.items()}, {}, {}, lr=1e-3)
     train_locally(tunable, task, batches, local, FedAvg(), at)
 else:
-    probe = Probe(tunable, task, 1e-3)
+    probe = SlopeProbe(tunable, task, 1e-3)
     tunable.eval()
     for number, batch in enumerate(batches):
         if kind == "inference":

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fedfm.clients.directions import Leg, walk
-from fedfm.clients.finite_differences import Probe
+from fedfm.clients.finite_differences import SlopeProbe
 
 A = torch.tensor([[3.0, 1.0, 0.0], [1.0, 2.0, 0.5], [0.0, 0.5, 1.0]], dtype=torch.float64)
 W = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
@@ -27,10 +27,10 @@ class Quadratic:
         return outputs.repeat(2), torch.ones(2)
 
 
-def probe(epsilon: float) -> Probe:
+def probe(epsilon: float) -> SlopeProbe:
     parameter = nn.Parameter(W.clone())
     tunable = SimpleNamespace(model=SimpleNamespace(w=parameter), parameters={"w": parameter})
-    return Probe(tunable, Quadratic(), epsilon)  # type: ignore[arg-type]
+    return SlopeProbe(tunable, Quadratic(), epsilon)  # type: ignore[arg-type]
 
 
 def z() -> Tensor:

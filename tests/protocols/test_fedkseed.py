@@ -14,7 +14,6 @@ from fedfm.clients import Worker
 from fedfm.clients.directions import Leg, direction_base, walk
 from fedfm.clients.finite_differences import EPSILON
 from fedfm.clients.work.seed_pool import COEFFICIENTS, POOL, SEED_POOL, SLOPES
-from fedfm.errors import RecipeError
 from fedfm.params import Params, add, digest, load, map_params, zeros_like
 from fedfm.randomness import numpy_generator
 from fedfm.recipe import load_recipe
@@ -148,24 +147,3 @@ def _log_shares(worker: Worker) -> torch.Tensor:
     assert labels is not None
     counts = np.bincount(labels[worker.clients["1"]], minlength=2)
     return torch.from_numpy(np.log(counts / counts.sum())).float()
-
-
-@pytest.mark.parametrize(
-    ("change", "where"),
-    [
-        ({"local": {**LOCAL, "optimizer": "adamw"}}, "local.optimizer"),
-        ({"local": {**LOCAL, "max_grad_norm": 1.0}}, "local.max_grad_norm"),
-        ({"local": {**LOCAL, "weight_decay": 0.1}}, "local.weight_decay"),
-        ({"local": {**LOCAL, "dropout": True}}, "local.dropout"),
-        ({"tune": {"kind": "lora", "lora_dropout": 0.1}}, "tune.kind"),
-        ({"tune": {"kind": "lora", "share": "not head"}}, "tune.share"),
-        ({"algorithm": {"name": "fedprox"}}, "algorithm.name"),
-        ({"algorithm": {"name": "fedadam"}}, "algorithm.name"),
-        ({"updates": [{"kind": "top-k", "share": 0.1}]}, "updates[0].kind"),
-        ({"aggregate": {"rule": "hetlora"}}, "aggregate.rule"),
-    ],
-)
-def test_what_would_be_ignored_is_refused(change: dict[str, Any], where: str, tmp_path: Path) -> None:
-    with pytest.raises(RecipeError) as caught:
-        load_recipe(recipe(tmp_path, **change))
-    assert where in {problem.where for problem in caught.value.problems}

@@ -16,6 +16,7 @@ IMAGES = "task.kind=image-classification"
 AT_SITES = ["data.train=sites", "data.test=test.jsonl"]
 
 DISTILLED = ["protocol.kind=distillation", "public={data: builtin:pydoc}"]
+SLOPES = ["local.optimizer=sgd", "local.max_grad_norm=null", "protocol.kind=fedkseed"]
 OTHERS = "federation.models=[{path: builtin:tiny-gpt2, clients: 2}]"
 
 REFUSED = {
@@ -98,6 +99,57 @@ REFUSED = {
         "`federation.models` excludes that",
     ),
     "other backbones at sites": ([*AT_SITES, *DISTILLED, OTHERS], "federation.models", "`data.train: sites` excludes"),
+    "slopes and moments of gradients": (
+        [*SLOPES, "local.optimizer=adamw"],
+        "local.optimizer",
+        "set local.optimizer=sgd. `protocol.kind: fedkseed` excludes that: clients only compare losses",
+    ),
+    "slopes and clipped gradients": (
+        [*SLOPES, "local.max_grad_norm=1.0"],
+        "local.max_grad_norm",
+        "`protocol.kind: fedkseed` excludes that",
+    ),
+    "slopes and weight decay": (
+        [*SLOPES, "local.weight_decay=0.1"],
+        "local.weight_decay",
+        "`protocol.kind: fedkseed` excludes that",
+    ),
+    "slopes and dropout": (
+        [*SLOPES, "local.dropout=true"],
+        "local.dropout",
+        "`protocol.kind: fedkseed` excludes that",
+    ),
+    "slopes and LoRA's dropout": (
+        [*SLOPES, "tune.lora_dropout=0.1"],
+        "tune.kind",
+        "(tune.lora_dropout). `protocol.kind: fedkseed` excludes that",
+    ),
+    "slopes and changed gradients": (
+        [*SLOPES, "algorithm.name=fedprox"],
+        "algorithm.name",
+        "`protocol.kind: fedkseed` excludes that",
+    ),
+    "slopes and a server step": (
+        [*SLOPES, "algorithm.name=fedadam"],
+        "algorithm.name",
+        "`protocol.kind: fedkseed` excludes that",
+    ),
+    "slopes and factors": (
+        [*SLOPES, "aggregate.rule=hetlora"],
+        "aggregate.rule",
+        "`protocol.kind: fedkseed` excludes that",
+    ),
+    "slopes and stages": (
+        [*SLOPES, "protocol.kind=decomfl", "updates=[{kind: clip, norm: 1.0}]"],
+        "updates[0].kind",
+        "`protocol.kind: decomfl` excludes that: clients send slopes",
+    ),
+    "budgets of an adapter": (["federation.budgets=[0.5]"], "federation.budgets", "`tune.kind` gives that with full"),
+    "budgets and gossip": (
+        ["federation.budgets=[0.5]", "tune.kind=full", "protocol.kind=gossip"],
+        "protocol.kind",
+        "`federation.budgets` excludes that",
+    ),
     "a prefix computed twice": (
         ["tune.kind=prefix", "local.recompute=blocks"],
         "local.recompute",
@@ -222,6 +274,9 @@ ALLOWED = {
     "distillation at sites": [*AT_SITES, *DISTILLED],
     "distillation with other backbones": [*DISTILLED, OTHERS],
     "distillation and a proximal term": [*DISTILLED, "algorithm.name=fedprox"],
+    "slopes": SLOPES,
+    "slopes and a robust rule": [*SLOPES, "aggregate.rule=median"],
+    "budgets": ["federation.budgets={phone-*: 0.5}", "tune.kind=full"],
     "steps and epochs": ["local.max_steps=3", "local.epochs=2"],
 }
 

@@ -37,6 +37,7 @@ def test_the_defaults(values: dict[str, Any]) -> None:
         "min_examples": 1,
         "holdout": 0.0,
         "ranks": None,
+        "budgets": None,
         "models": [],
         "devices": [],
     }

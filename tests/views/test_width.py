@@ -114,19 +114,6 @@ def test_weak_clients_send_fewer_bytes_and_the_model_learns(tmp_path: Path) -> N
     assert run.folder.events.read_text() == ""
 
 
-@pytest.mark.parametrize(
-    ("change", "where"),
-    [
-        ({"tune": {"kind": "lora"}}, "federation.budgets"),
-        ({"protocol": {"kind": "gossip"}}, "protocol.kind"),
-    ],
-)
-def test_what_has_no_units_is_refused(change: dict[str, Any], where: str, tmp_path: Path) -> None:
-    with pytest.raises(RecipeError) as caught:
-        load_recipe(recipe(tmp_path, [0.5, 1.0], **change))
-    assert where in {problem.where for problem in caught.value.problems}
-
-
 def test_an_empty_list_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="at least one share"):
         load_recipe(recipe(tmp_path, []))

@@ -109,7 +109,8 @@ def _signs(direction: Direction, first: int, count: int, length: np.float32) -> 
     """length·z at ``count`` coordinates, float32."""
     rows = length * _SIGNS.astype(np.float32)
     bits = stream_bytes(direction, first // 8, -(-count // 8))
-    return rows[bits].reshape(-1)[:count]
+    signs: np.ndarray = rows[bits].reshape(-1)[:count]
+    return signs
 
 
 def _add(total: np.ndarray, direction: Direction, first: int, length: float) -> None:

@@ -54,7 +54,7 @@ class BatchLoss:
 
 
 @dataclass(frozen=True)
-class Probe:
+class SlopeProbe:
     """Measures losses of a tunable that is moved along directions.
 
     Attributes:
@@ -102,7 +102,7 @@ class Probe:
         return (self.loss(batch).mean - here.mean) / self.epsilon
 
 
-def probe_of(worker: Worker, instruction: Instruction) -> Probe:
+def probe_of(worker: Worker, instruction: Instruction) -> SlopeProbe:
     """What measures losses for a client.
 
     Raises:
@@ -112,7 +112,7 @@ def probe_of(worker: Worker, instruction: Instruction) -> Probe:
     if epsilon <= 0:
         raise MessageError(f"fact `{EPSILON}` of the instruction must be above 0, not {epsilon:g}")
     worker.tunable.eval()
-    return Probe(worker.tunable, worker.task, epsilon)
+    return SlopeProbe(worker.tunable, worker.task, epsilon)
 
 
 def walk_to(worker: Worker, legs: Sequence[Leg]) -> None:

@@ -30,10 +30,10 @@ def anatomy_of(backbone: Backbone, names: Collection[str]) -> Anatomy:
         raise RecipeError(f"{backbone.name} cannot be cut: {reason}", where="federation.budgets")
     paths = {id(parameter): name for name, parameter in backbone.model.named_parameters(remove_duplicate=False)}
     heads = getattr(backbone.model.config, "num_attention_heads", None)
-    found = {}
+    found: dict[str, UnitAxis] = {}
     for block in blocks(backbone.model, backbone.family):
         for parameter, unit in (*_neurons(block), *_heads(block, heads)):
-            if (name := paths.get(id(parameter))) in names:
+            if (name := paths[id(parameter)]) in names:
                 found[name] = unit
     return found
 

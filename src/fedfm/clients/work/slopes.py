@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from fedfm.clients.directions import Leg, direction_base
-from fedfm.clients.finite_differences import Probe, facts_of, probe_of, walk_to
+from fedfm.clients.finite_differences import SlopeProbe, facts_of, probe_of, walk_to
 from fedfm.clients.profile import profiling
 from fedfm.clients.steps import read_ahead
 from fedfm.clients.work.base import Answer, ClientTask, failed
@@ -75,7 +75,7 @@ def _answer(worker: Worker, task: ClientTask) -> Answer:
     return Answer(client, Payload(number, instruction.base, facts, groups, work=MEASURE_SLOPES), own)
 
 
-def _along(probe: Probe, batch: Batch, base: int, first: int, count: int, *, central: bool) -> list[float]:
+def _along(probe: SlopeProbe, batch: Batch, base: int, first: int, count: int, *, central: bool) -> list[float]:
     """Slopes along ``count`` directions, all at w."""
     found = []
     here = None if central else probe.loss(batch)
