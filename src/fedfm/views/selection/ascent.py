@@ -58,7 +58,7 @@ def _starts(problem: SelectionProblem) -> Iterator[np.ndarray]:
     for part in _PATH:
         masks = _climb(SelectionProblem(scores, part * problem.lam, costs, budgets), masks)
     yield masks
-    order = np.argsort(-scores.sum(0), kind="stable")
+    order: list[int] = np.argsort(-scores.sum(0), kind="stable").tolist()
     for count in range(1, len(order) + 1):
         yield np.stack([costs.filled(order[:count], budget) for budget in budgets])
     for layer in range(len(order)):

@@ -103,7 +103,7 @@ class LayerCosts:
         """
         wanted = [int(layer) for layer in np.argsort(-gains, kind="stable") if gains[layer] > 0]
         free = not self.depth.any()
-        value, layers = 0.0, ()
+        value, layers = 0.0, tuple[int, ...]()
         for lowest in range(1 if free else len(gains)):
             left = budget * (1 + _SLACK) + _SLACK - (0.0 if free else self.below[lowest])
             found = self._richest([layer for layer in wanted if layer >= lowest], gains, left)
