@@ -17,6 +17,13 @@ PRESETS = (
     "digits-vit",
     "pydoc-llm",
     "pydoc-mlm",
+    "linear-tunables",
+    "vera",
+    "p-tuning",
+    "few-layers",
+    "fedper",
+    "fedbn",
+    "fedsa-lora",
     "paper-table1-bert",
     "paper-table1-roberta",
 )
