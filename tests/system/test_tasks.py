@@ -14,6 +14,7 @@ from fedfm.models.tunables import TUNABLES
 from fedfm.records.folder import RunFolder
 from fedfm.server.experiment.build import build_experiment
 from fedfm.server.rounds.checkpoints import load_checkpoint
+from tests.models.cases import small
 from tests.small import small_recipe
 
 
@@ -51,7 +52,17 @@ LEARNING = {  # learning rate, and the loss to get below on four texts (a guess 
     "ia3": (0.03, 0.05),
     "prompt": (0.1, 0.45),
     "prefix": (0.1, 0.1),
+    "vera": (0.03, 0.1),
+    "fourierft": (0.03, 0.1),
+    "waveft": (0.03, 0.1),
+    "tinylora": (0.1, 0.2),
+    "miss": (0.01, 0.1),
+    "shira": (0.01, 0.1),
+    "c3a": (0.1, 0.1),
+    "p-tuning": (0.01, 0.45),
     "bitfit": (0.01, 0.2),
+    "norms": (0.01, 0.2),
+    "layers": (0.01, 0.1),
     "head": (0.1, 0.25),
     "full": (0.01, 0.05),
 }
@@ -63,7 +74,8 @@ def test_every_tunable_learns_four_texts_by_heart(tmp_path: Path, kind: str) -> 
     rate, reached = LEARNING[kind]
     local = {"batch_size": 4, "learning_rate": rate, "epochs": 50, "lr_scheduler_type": "constant"}
     alone = {"clients": 1, "per_round": 1, "rounds": 4}
-    recipe = small_recipe(tmp_path, tune={"kind": kind}, local=local, federation=alone, evaluate={"every": 4})
+    tune = small(kind).model_dump()
+    recipe = small_recipe(tmp_path, tune=tune, local=local, federation=alone, evaluate={"every": 4})
     rows = [json.dumps({"text": text, "label": label}) for text, label in FOUR_TEXTS]
     (tmp_path / "train.jsonl").write_text("\n".join(rows))
     experiment = build_experiment(load_recipe(recipe))

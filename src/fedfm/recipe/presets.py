@@ -29,6 +29,13 @@ PRESETS = (
     "edges",
     "selective",
     "slow-links",
+    "linear-tunables",
+    "vera",
+    "p-tuning",
+    "few-layers",
+    "fedper",
+    "fedbn",
+    "fedsa-lora",
     "paper-table1-bert",
     "paper-table1-roberta",
 )
