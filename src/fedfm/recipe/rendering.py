@@ -37,7 +37,8 @@ def _block(group: Settings, key: str, indent: str) -> Iterator[str]:
         for inner in type(value).model_fields:
             yield from _block(value, inner, indent + "  ")
     else:
-        yield f"{indent}{render({key: value}, flow=True)[1:-1]}"
+        written = group.model_dump(mode="json", include={key})  # a list may hold groups, such as stages
+        yield f"{indent}{render(written, flow=True)[1:-1]}"
 
 
 def _choices(field: FieldInfo) -> Iterator[str]:

@@ -59,7 +59,8 @@ class ErrorFeedback(Stage):
         spec = spec_of(params)
         residuals = {name: own[name] for name in split(spec)[0] if name in own}
         whole = {**params, **{name: _plus(params[name], residual) for name, residual in residuals.items()}}
-        sent, kept = self.compress(whole, {name: own[name] for name in own.keys() - residuals.keys()}, generator)
+        beside = {name: tensor for name, tensor in own.items() if name not in residuals}
+        sent, kept = self.compress(whole, beside, generator)
         if all(is_finite(whole[name]) for name in residuals):
             arrived = self.decode(sent, spec) if residuals else {}
             kept |= {name: whole[name] - arrived[name] for name in residuals}
