@@ -102,6 +102,15 @@ def test_factors_that_are_still_zero_are_named(experiment: Experiment) -> None:
     assert wire.played(RunState(State(2, {}, {})), lambda: now) is None, "it is said once"
 
 
+def test_stages_may_leave_tensors_out(tmp_path: Path) -> None:
+    experiment = build_experiment(load_recipe(recipe(tmp_path, updates=[{"kind": "top-k", "share": 0.01}])))
+    now = {name: tensor + ("lora_A" in name) for name, tensor in experiment.start.items()}
+    finding = Moved(experiment).played(RunState(State(2, {}, {})), lambda: now)
+    assert finding is not None
+    assert (finding.sound, finding.ends) == (None, False)
+    assert "stages of `updates` may have left them out" in finding.text
+
+
 def test_personal_tensors_of_sites_are_not_expected_to_move(tmp_path: Path) -> None:
     experiment = build_experiment(load_recipe(recipe(tmp_path, tune={"kind": "lora", "share": "not head"})))
     now = {name: tensor + ("classifier" not in name) for name, tensor in experiment.start.items()}

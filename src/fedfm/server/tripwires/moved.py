@@ -21,7 +21,8 @@ class Moved(Tripwire):
     """Compares the tunable with its start, after round 1 and, unless all has moved then, after round 2.
 
     A run in which no tensor moved ends. One in which tensors of some kind stay as they began in all layers, such as all
-    `lora_B`, goes on with a warning: some methods freeze one factor on purpose.
+    `lora_B`, goes on with a warning: some methods freeze one factor on purpose. With stages of
+    ``updates`` it is no warning, since stages may send only the largest values.
     """
 
     name = "moved"
@@ -57,6 +58,12 @@ class Moved(Tripwire):
                 "run",
                 sound=False,
                 ends=True,
+            )
+        if still and self.experiment.recipe.updates:
+            return Finding(
+                f"after round {number} tensors that `tune` trains are as they began, in all layers: "
+                f"{named(sorted(still))}; stages of `updates` may have left them out",
+                sound=None,
             )
         if still:
             return Finding(
