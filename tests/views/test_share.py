@@ -32,7 +32,9 @@ A, B, BIAS, WEIGHT = LORA
 
 def recipe(share: Any) -> Any:
     return SimpleNamespace(
-        seed=0, tune=SimpleNamespace(kind="lora", r=8, share=share), federation=SimpleNamespace(ranks=None)
+        seed=0,
+        tune=SimpleNamespace(kind="lora", r=8, share=share),
+        federation=SimpleNamespace(ranks=None, budgets=None),
     )
 
 

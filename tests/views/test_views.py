@@ -106,6 +106,6 @@ def test_a_recipe_that_asks_for_no_view_has_none(name: str) -> None:
     from types import SimpleNamespace
 
     recipe = SimpleNamespace(
-        seed=0, tune=SimpleNamespace(kind="lora", r=8, share=None), federation=SimpleNamespace(ranks=None)
+        seed=0, tune=SimpleNamespace(kind="lora", r=8, share=None), federation=SimpleNamespace(ranks=None, budgets=None)
     )
     assert VIEWS[name].of(recipe) is None
