@@ -110,7 +110,8 @@ def test_a_recipe_that_asks_for_no_view_has_none(name: str) -> None:
     recipe = SimpleNamespace(
         seed=0,
         tune=SimpleNamespace(kind="lora", r=8, share=None),
-        federation=SimpleNamespace(ranks=None),
+        federation=SimpleNamespace(ranks=None, budgets=None),
         aggregate=SimpleNamespace(schedules=False),
+        select=SimpleNamespace(chooses=False),
     )
     assert VIEWS[name].of(recipe) is None

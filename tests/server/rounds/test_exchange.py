@@ -17,6 +17,7 @@ import torch
 from fedfm.algorithms import FedAvg
 from fedfm.clients import Contract
 from fedfm.clients.store import ClientStore
+from fedfm.clients.work import WORKS
 from fedfm.params import digest
 from fedfm.printable import line
 from fedfm.protocols import Ask, ClientUpdate, State
@@ -94,7 +95,7 @@ def exchange_of(
     runtime, model = Answered(answers), TwoNeurons(counts)
     contract = Contract(spec_of(PARAMS), FedAvg())
     experiment = SimpleNamespace(recipe=load_recipe("demo", overrides), contract=contract, client_model=model)
-    experiment.keeps_state = lambda client: contract.stateful
+    experiment.keeps_state = lambda client, work: WORKS[work].trains and contract.stateful
     experiment.evaluator = SimpleNamespace(metrics=("accuracy", "macro_f1"))
     experiment.data = SimpleNamespace(clients=dict.fromkeys(clients, 5))
     state = RunState(State(0, PARAMS), proxy=ModelVersion())
