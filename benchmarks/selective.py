@@ -116,11 +116,11 @@ def main() -> None:
         ("distinct_layers", 1.0, "layers that some client trained, a round"),
         ("disagreement", 1.0, "Σ χ² of weights and data, a round"),
     ):
-        print(f"\n  {title:<24}" + "".join(f"{f'budget {column}':<18}" for column in BUDGETS))
+        print(f"\n  {title:<40}" + "".join(f"{f'budget {column}':<18}" for column in BUDGETS))
         for row in STRATEGIES:
             cells = [found.get((row, column), []) for column in BUDGETS]
             texts = [mean_and_deviation([each[figure] for each in cell], unit) if cell else "" for cell in cells]
-            print(f"  {row:<24}" + "".join(f"{text:<18}" for text in texts))
+            print(f"  {row:<40}" + "".join(f"{text:<18}" for text in texts))
     print(f"\n  measured on {measured_on(NAME)}")
 
 

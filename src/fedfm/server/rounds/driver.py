@@ -287,7 +287,7 @@ class Driver:
             "rounds": rounds,
             "loss": totals.loss,
             "metrics": scores,
-            "clients": {"ok": totals.accepted, "failed": totals.failed, "refused": totals.refused},
+            "clients": {"ok": totals.updates, "failed": totals.failed, "refused": totals.refused},
             "bytes": {"down": state.bytes_down - before.bytes_down, "up": state.bytes_up - before.bytes_up},
             "seconds": state.seconds["total"] - before.seconds.get("total", 0.0),
             "eta_seconds": state.seconds["total"] / state.round * (rounds - state.round),

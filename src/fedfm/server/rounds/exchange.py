@@ -99,7 +99,7 @@ class Exchange(RunFacts):
         self.submit(asks)
         answered = set[str]()
         copied, stale = copies or {}, staleness or {}
-        before = self.totals.answered
+        before = self.totals.accepted
         try:
             while len(answered) < len(asks) and (reply := self._runtime.next()) is not None:
                 seconds = self.records.watch.lap(self.phase)
@@ -116,13 +116,13 @@ class Exchange(RunFacts):
                     done = min(len(answered), wanted)
                     listener.on_client(self.number, done, wanted, reply.client, seconds)
                 self.records.watch.lap("wire")
-                if enough is not None and self.totals.answered - before == enough:
+                if enough is not None and self.totals.accepted - before == enough:
                     break
         finally:
             self._runtime.drop()
         self._stop.check(f"in round {self.number}")
         for client, left in ordering.left():
-            if enough is not None and self.totals.answered - before == enough:
+            if enough is not None and self.totals.accepted - before == enough:
                 self.records.event("late", client, f"{enough} others were faster")
                 del self.pending.outstanding[client]
             else:
@@ -130,7 +130,7 @@ class Exchange(RunFacts):
                 if update := self._take(ready, copied.get(client, 1), stale.get(client, 0)):
                     yield update
         if quorum:
-            self.require(self.totals.answered - before, wanted)
+            self.require(self.totals.accepted - before, wanted)
 
     def submit(self, asks: Mapping[str, Ask]) -> None:
         """Sends clients what they are asked."""

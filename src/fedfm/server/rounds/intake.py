@@ -169,12 +169,12 @@ class Intake:
 
     def _count(self, update: ClientUpdate, *, trained: bool) -> None:
         facts, totals = update.facts, self._totals
-        totals.answered += 1
+        totals.accepted += 1
         totals.holds[update.client] = facts.proxy_version
         if not trained:  # its client is asked again in the round, or only measured
             return
         self._records.train(update.client, facts.steps, facts.samples)
-        totals.accepted += 1
+        totals.updates += 1
         totals.steps += facts.steps
         totals.samples += facts.samples
         totals.examples += facts.examples

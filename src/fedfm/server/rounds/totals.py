@@ -15,8 +15,8 @@ class Totals:
     Attributes:
         losses: mean loss a prediction, and over how many, of each sound training update that predicted anything.
         examples: training examples of the clients with a sound update.
-        answered: sound answers, updates and others.
-        accepted: sound updates.
+        accepted: sound answers, updates and others.
+        updates: sound answers of clients that trained.
         failed: clients that could not answer.
         refused: updates that were refused.
         steps: local steps of sound updates.
@@ -34,8 +34,8 @@ class Totals:
 
     losses: list[tuple[float, int]] = field(default_factory=list)
     examples: int = 0
-    answered: int = 0
     accepted: int = 0
+    updates: int = 0
     failed: int = 0
     refused: int = 0
     steps: int = 0
