@@ -46,6 +46,7 @@ def test_the_defaults(values: dict[str, Any]) -> None:
         "share": None,
         "r": 8,
         "lora_alpha": 16,
+        "use_rslora": False,
         "lora_dropout": 0.0,
         "target_modules": "attention",
         "head": True,
