@@ -22,7 +22,7 @@ from fedfm.aggregation.base import Contribution, Fold, Rule
 from fedfm.aggregation.lora.pairs import pairs
 from fedfm.aggregation.lora.products import ProductSum
 from fedfm.aggregation.mean import Mean, MeanFold
-from fedfm.low_rank import Factors, compressed, product_norm
+from fedfm.models.low_rank import Factors, compressed, product_norm
 from fedfm.params import Params
 from fedfm.spec import Spec
 from fedfm.views.base import Slices, narrow
