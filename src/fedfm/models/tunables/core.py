@@ -165,7 +165,7 @@ class CoreSettings(WithHead):
         )
         model = cast(PeftModel, attach_peft(backbone, config, seed=seed).model)
         for matrix in matrices:
-            _install(cast(LoraLayer, model.base_model.model.get_submodule(matrix.name)), *make(matrix))
+            _install(cast(LoraLayer, model.get_base_model().get_submodule(matrix.name)), *make(matrix))
         return CoreTunable.of_cores(model)
 
 
@@ -191,7 +191,7 @@ def _cores(model: PeftModel) -> list[tuple[str, str, Core, list[Tensor]]]:
     for name, layer in model.named_modules():
         if isinstance(layer, LoraLayer):
             adapter = str(layer.active_adapters[0])
-            computed: Any = layer.lora_B[adapter].parametrizations["weight"]  # type: ignore[union-attr, index]
+            computed: Any = layer.lora_B[adapter].parametrizations["weight"]  # type: ignore[index]
             parts = len(computed[0].parts)
             originals = [computed.original] if parts == 1 else [getattr(computed, f"original{i}") for i in range(parts)]
             found.append((name, f"{name}.{FACTOR}.{adapter}", computed[0], originals))
