@@ -14,6 +14,7 @@ from typing import cast
 import torch
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from fedfm.models.tunable import Tunable
 from fedfm.params import Params
@@ -120,7 +121,7 @@ class AddedWeights:
             value = weight.to("cpu", copy=True) if value is None else value
             for up, down in new:
                 change = (up.double() @ down.double()).to(value.dtype)
-                value += change.T if layer.fan_in_fan_out else change
+                value += change.T if isinstance(layer.get_base_layer(), Conv1D) else change
             weight.copy_(value)
         self.number = version.number
 

@@ -13,7 +13,7 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor
 
 from fedfm import params as tensors
-from fedfm.low_rank import compressed, product_norm
+from fedfm.models.low_rank import compressed, product_norm
 from fedfm.models.tunable import Tunable
 from fedfm.params import Params
 from fedfm.proxies.added_weights import WEIGHT, log_of

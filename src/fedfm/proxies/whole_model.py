@@ -24,7 +24,7 @@ class WholeCopy(ClientCopy):
         self._weights = weights
         super().__init__(model)
 
-    @property  # type: ignore[override]
+    @property
     def number(self) -> int:
         """The version that the weights are at."""
         return self._weights.number

@@ -9,7 +9,7 @@ import torch
 from fedfm.aggregation import RULES, Contribution, FedEx, FedMomentum, Flora
 from fedfm.aggregation.lora.exact import ExactFold, ExactRule
 from fedfm.aggregation.lora.products import ProductSum
-from fedfm.low_rank import compressed, product_norm, singular
+from fedfm.models.low_rank import compressed, product_norm, singular
 from fedfm.params import Params, add
 from fedfm.spec import spec_of
 from fedfm.views import Slices, narrow, whole

@@ -22,7 +22,7 @@ from fedfm.aggregation.base import Contribution, Fold, Rule
 from fedfm.aggregation.lora.pairs import pairs
 from fedfm.aggregation.lora.products import ProductSum
 from fedfm.aggregation.mean import Mean, MeanFold
-from fedfm.low_rank import Factors, compressed, product_norm
+from fedfm.models.low_rank import Factors, compressed, product_norm
 from fedfm.params import Params
 from fedfm.spec import Spec
 from fedfm.views.base import Slices, narrow
@@ -113,8 +113,8 @@ class ExactFold(Fold):
         self._mean.add(update, contribution, slices)
         for a, b in self._pairs.items():
             if a in update or b in update:
-                trained = (self._trained(name, update, slices) for name in (b, a))
-                self._products[a].add(*trained, self._weigh(contribution))
+                up, down = (self._trained(name, update, slices) for name in (b, a))
+                self._products[a].add(up, down, self._weigh(contribution))
 
     def _trained(self, name: str, update: Mapping[str, Tensor], slices: Slices) -> Tensor:
         """A factor of a client after training; one that it does not train is the server's."""

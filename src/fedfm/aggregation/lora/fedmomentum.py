@@ -14,7 +14,7 @@ from torch import Tensor
 from fedfm.aggregation.lora.exact import ExactRule
 from fedfm.aggregation.lora.products import ProductSum
 from fedfm.capabilities import WHOLE_VIEWS
-from fedfm.low_rank import Factors, singular
+from fedfm.models.low_rank import Factors, singular
 
 
 class FedMomentum(ExactRule):

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fedfm.aggregation.lora.exact import ExactRule
 from fedfm.aggregation.lora.products import ProductSum
-from fedfm.low_rank import Factors
+from fedfm.models.low_rank import Factors
 from fedfm.randomness import torch_seed
 
 

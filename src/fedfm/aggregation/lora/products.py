@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fedfm.low_rank import Factors, compressed
+from fedfm.models.low_rank import Factors, compressed
 
 
 class ProductSum:

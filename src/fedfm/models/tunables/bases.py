@@ -42,7 +42,8 @@ def random_basis(size: int, rank: int, *, seed: int, name: str) -> Tensor:
     """
     with _one_thread(), torch_seed(seed, f"basis of {name}"):
         q, r = torch.linalg.qr(torch.randn(size, rank, dtype=torch.float64))
-    return q * r.diagonal().sign()
+    basis: Tensor = q * r.diagonal().sign()
+    return basis
 
 
 @contextmanager

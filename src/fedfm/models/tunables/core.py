@@ -1,8 +1,8 @@
 """Low-rank updates of which only small core matrices are trained: ΔW = (α/r)·B(core)·A between fixed bases.
 
 B(core) is linear in what travels, so the mean of the cores is the mean of the updates: no rule on factors is needed.
-The model has an ordinary LoRA layer whose factor B is computed by a torch parametrisation, and what is saved is ordinary
-LoRA.
+The model has an ordinary LoRA layer whose factor B is computed by a torch parametrisation, and what is saved is
+ordinary LoRA.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ FACTOR = "lora_B"
 
 
 @dataclass(frozen=True)
-class Site:
+class AdaptedMatrix:
     """An adapted matrix.
 
     Attributes:
@@ -129,7 +129,7 @@ class CoreSettings(WithHead):
     def attach_cores(
         self,
         backbone: Backbone,
-        make: Callable[[Site], tuple[Core, Tensor]],
+        make: Callable[[AdaptedMatrix], tuple[Core, Tensor]],
         *,
         heads: int,
         task_type: str | None,
@@ -153,7 +153,7 @@ class CoreSettings(WithHead):
             if self.r > min(module.weight.shape):
                 size = " x ".join(map(str, module.weight.shape))
                 raise RecipeError(f"rank {self.r} exceeds the matrix {name} ({size})", where="tune.r")
-        sites = [Site(name, _matrix(module)) for name, module in modules.items()]
+        matrices = [AdaptedMatrix(name, _matrix(module)) for name, module in modules.items()]
         config = LoraConfig(
             r=heads * self.r,
             lora_alpha=heads * self.lora_alpha,
@@ -164,8 +164,8 @@ class CoreSettings(WithHead):
             task_type=self.peft_task_type(task_type),
         )
         model = cast(PeftModel, attach_peft(backbone, config, seed=seed).model)
-        for site in sites:
-            _install(cast(LoraLayer, model.base_model.model.get_submodule(site.name)), *make(site))
+        for matrix in matrices:
+            _install(cast(LoraLayer, model.get_base_model().get_submodule(matrix.name)), *make(matrix))
         return CoreTunable.of_cores(model)
 
 
@@ -191,7 +191,7 @@ def _cores(model: PeftModel) -> list[tuple[str, str, Core, list[Tensor]]]:
     for name, layer in model.named_modules():
         if isinstance(layer, LoraLayer):
             adapter = str(layer.active_adapters[0])
-            computed: Any = layer.lora_B[adapter].parametrizations["weight"]  # type: ignore[union-attr, index]
+            computed: Any = layer.lora_B[adapter].parametrizations["weight"]  # type: ignore[index]
             parts = len(computed[0].parts)
             originals = [computed.original] if parts == 1 else [getattr(computed, f"original{i}") for i in range(parts)]
             found.append((name, f"{name}.{FACTOR}.{adapter}", computed[0], originals))

@@ -16,7 +16,7 @@ from torch import Tensor
 from fedfm.models.backbones import Backbone
 from fedfm.models.tunable import Tunable
 from fedfm.models.tunables.bases import leading_bases, random_basis
-from fedfm.models.tunables.core import Core, CoreSettings, Site
+from fedfm.models.tunables.core import AdaptedMatrix, Core, CoreSettings
 
 
 class SquareCore(Core):
@@ -49,8 +49,8 @@ class LoraSb(CoreSettings):
     def attach(self, backbone: Backbone, *, task_type: str | None, seed: int) -> Tunable:
         """LoRA-SB."""
 
-        def core(site: Site) -> tuple[SquareCore, Tensor]:
-            weight, name = site.weight, site.name
+        def core(matrix: AdaptedMatrix) -> tuple[SquareCore, Tensor]:
+            weight, name = matrix.weight, matrix.name
             if self.basis == "weight":
                 left, right = leading_bases(weight, self.r, seed=seed, name=name)
                 return SquareCore(left), right

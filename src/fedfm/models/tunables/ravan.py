@@ -18,7 +18,7 @@ from fedfm.capabilities import BACKBONE_WEIGHTS, SGD
 from fedfm.models.backbones import Backbone
 from fedfm.models.tunable import Tunable
 from fedfm.models.tunables.bases import random_basis
-from fedfm.models.tunables.core import Core, CoreSettings, Site
+from fedfm.models.tunables.core import AdaptedMatrix, Core, CoreSettings
 
 
 class HeadsCore(Core):
@@ -64,10 +64,10 @@ class Ravan(CoreSettings):
     def attach(self, backbone: Backbone, *, task_type: str | None, seed: int) -> Tunable:
         """Ravan."""
 
-        def core(site: Site) -> tuple[HeadsCore, Tensor]:
-            out, into = site.weight.shape
-            b = self._bases(out, seed=seed, name=f"{site.name}, outputs").to(site.weight.dtype)
-            a = self._bases(into, seed=seed, name=f"{site.name}, inputs").to(site.weight.dtype)
+        def core(matrix: AdaptedMatrix) -> tuple[HeadsCore, Tensor]:
+            out, into = matrix.weight.shape
+            b = self._bases(out, seed=seed, name=f"{matrix.name}, outputs").to(matrix.weight.dtype)
+            a = self._bases(into, seed=seed, name=f"{matrix.name}, inputs").to(matrix.weight.dtype)
             return HeadsCore(b), a.mT.flatten(0, 1)
 
         return self.attach_cores(backbone, core, heads=self.heads, task_type=task_type, seed=seed)
