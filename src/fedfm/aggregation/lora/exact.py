@@ -21,7 +21,7 @@ from fedfm import capabilities
 from fedfm.aggregation.base import Contribution, Fold, Rule
 from fedfm.aggregation.lora.pairs import pairs
 from fedfm.aggregation.lora.products import ProductSum
-from fedfm.aggregation.mean import Mean, MeanFold
+from fedfm.aggregation.mean import Mean
 from fedfm.models.low_rank import Factors, compressed, product_norm
 from fedfm.params import Params
 from fedfm.spec import Spec
@@ -105,7 +105,7 @@ class ExactFold(Fold):
         """
         self._params, self._weigh, self._renew = params, mean.weight, renew
         self._pairs = pairs(spec)
-        self._mean: MeanFold = mean.start(spec, params)
+        self._mean = mean.mean(spec)
         self._products = {a: ProductSum() for a in self._pairs}
 
     def add(self, update: Mapping[str, Tensor], contribution: Contribution, slices: Slices) -> None:
