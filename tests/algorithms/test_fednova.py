@@ -32,6 +32,7 @@ def played(
     """The tunable after a round in which each client moves by its update, folded as in a run."""
     io: Any = SimpleNamespace(
         algorithm=algorithm,
+        seed=0,
         rule=Mean(weights="examples"),
         spec=spec_of(w),
         clients=dict.fromkeys("abc", 1),

@@ -36,9 +36,15 @@ class CostBook:
         experiment, data = self._experiment, self._experiment.data
         examples = data.test if data.training is None else data.training.train
         tunable = experiment.client_model.client_tunable
-        return measure_example_cost(
+        empty = not tunable.has_values  # as it is while sites train
+        if empty:
+            tunable.write(dict(experiment.start))
+        cost = measure_example_cost(
             tunable, data.task, data.processor, examples, experiment.recipe.local, experiment.device
         )
+        if empty:
+            tunable.let_go()
+        return cost
 
     def lines(self, records: Records) -> list[dict[str, Any]]:
         """One line for each client that a round's messages or answers name, in sorted order."""
@@ -119,6 +125,8 @@ def traffic_by_client(wire: Sequence[Record]) -> dict[str, dict[str, int]]:
         of["messages"] += times
 
     for message in wire:
+        if message.get("kind") == "edge":  # between aggregators, which are no clients
+            continue
         size, clients = message["bytes"], message["clients"]
         if message["direction"] == "down":
             for client in clients:
