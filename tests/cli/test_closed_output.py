@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from fedfm.server import resume
+from tests.events import irregular
 from tests.small import small_recipe
 
 PROGRAM = (sys.executable, "-m", "fedfm.cli.main")
@@ -53,7 +54,7 @@ def test_it_is_interrupted_and_can_be_resumed(
     run = tmp_path / "runs" / "small"
     summary, events = (run / name for name in ("summary.json", "events.jsonl"))
     assert json.loads(summary.read_text())["status"] == "interrupted"
-    (event,) = (json.loads(line) for line in events.read_text().splitlines())
+    (event,) = irregular(json.loads(line) for line in events.read_text().splitlines())
     assert (event["kind"], event["client"]) == ("interrupted", None)
     assert event["reason"].startswith("stopped ")
     assert any(reason in event["reason"] for reason in reasons)

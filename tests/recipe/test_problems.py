@@ -102,7 +102,7 @@ def test_clients_a_round_are_a_count_or_a_fraction(values: dict[str, Any], per_r
 
 def test_kinds_are_listed_with_the_nearest(values: dict[str, Any]) -> None:
     message, got = problems(values, "tune.kind=lorra")["tune.kind"]
-    assert message.startswith("must be one of lora, dora, ia3")
+    assert message.startswith("must be one of lora, dora, lora-sb")
     assert message.endswith("did you mean `lora`?")
     assert got == '"lorra"'
     assert problems(values, "federation.partition={alpha: 1}")["federation.partition.kind"] == (

@@ -22,10 +22,12 @@ from fedfm.data.labels import LabelMap
 from fedfm.data.sources import read_source
 from fedfm.models.backbones import Backbone, leave_room, load_backbone
 from fedfm.models.quiet import quiet
+from fedfm.proxies.base import ModelVersion
+from fedfm.proxies.whole_model import WholeModel
 from fedfm.randomness import derive_seed
 from fedfm.recipe import Recipe
 from fedfm.records.folder import RunFolder
-from fedfm.server.runs.artifacts import write_outcome
+from fedfm.server.runs.artifacts import Tuned, write_outcome
 from fedfm.server.runs.reload import reload
 from fedfm.tasks import TASKS
 from tests.card import by_the_card
@@ -107,7 +109,8 @@ class Measured:
             "privacy": None,
         }
         run = RunFolder.create(folder)
-        return write_outcome(run, self.tunable, self.backbone, self.recipe, summary, merge=merge)
+        model = WholeModel(self.backbone, lambda _: self.tunable)
+        return write_outcome(run, Tuned(model, self.backbone, ModelVersion()), self.recipe, summary, merge=merge)
 
 
 def classifies_alike(measured: Measured, answers: list[tuple[str, float]]) -> None:

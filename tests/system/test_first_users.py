@@ -68,7 +68,7 @@ def outcome(folder: RunFolder, state: RunState) -> dict[str, Any]:
         "clients": {client: [kept.number, kept.sha256] for client, kept in sorted(state.versions.items())},
         "bytes": [state.bytes_down, state.bytes_up],
         "ledger": list(jsonl.records(folder.wire)),
-        "events": list(jsonl.records(folder.events)),
+        "events": irregular(jsonl.records(folder.events)),
     }
 
 
@@ -187,7 +187,7 @@ def test_interrupted_and_resumed(
     """The server ends after the answers of round 2, or while it writes round 2's checkpoint."""
     assert experiment.worker is not None
     points: dict[str, tuple[object, str, Callable[..., int]]] = {
-        "answered": (driver.Driver, "_check_finite", lambda loop, state: state.round),
+        "answered": (driver.Driver, "_check_finite", lambda loop, state, residual: state.round),
         "writing": (checkpoints.tensors, "save", of_folder),
     }
     owner, name, when = points[point]

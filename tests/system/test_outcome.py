@@ -74,6 +74,7 @@ def test_every_file_of_a_run_is_there_and_nothing_else(tmp_path: Path) -> None:
         "adapter",
         "checkpoints",
         "clients.json",
+        "costs.jsonl",
         "env.json",
         "evaluation.json",
         "events.jsonl",

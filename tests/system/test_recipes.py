@@ -48,6 +48,8 @@ def small(recipe: Recipe, models: Path) -> list[str]:
     ]
     if recipe.data.client is None:
         changes += [f"federation.clients={min(federation.clients or 6, 6)}"]
+    if hasattr(recipe.tune, "n_frequency"):
+        changes += ["tune.n_frequency=16"]
     if recipe.public is not None:
         changes += ["public.limit=40", "public.max_length=24", "public.text=text"]
     if proxy.kind != "none" and getattr(proxy, "distill", None) is not None:

@@ -16,7 +16,7 @@ from fedfm.errors import Problem, RecipeError
 from fedfm.recipe.fields import SELECTORS
 from fedfm.yaml_text import YamlError, parse
 
-KEPT = {"runtime": ("stack", "device", "precision", "threads")}
+KEPT = {"runtime": ("stack", "device", "precision", "threads", "link", "watts")}
 """Group → the keys that are kept when its kind is overridden."""
 
 

@@ -42,11 +42,11 @@ def _block(group: Settings, key: str, indent: str) -> Iterator[str]:
 
 
 def _choices(field: FieldInfo) -> Iterator[str]:
-    """One line with the allowed values or the kinds of a group, if there are several."""
+    """Lines with the allowed values or the kinds of a group, if there are several."""
     if get_origin(field.annotation) is Literal:
         names, chooser = tuple(map(str, get_args(field.annotation))), None
     else:
         choice = choice_of(field)
         names, chooser = kinds(field), choice.key if choice else selector(settings_classes(field))
     if len(names) > 1:
-        yield (f"{chooser}: " if chooser else "") + " | ".join(names)
+        yield from textwrap.wrap((f"{chooser}: " if chooser else "") + " | ".join(names), WIDTH, break_on_hyphens=False)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import re
 from fnmatch import fnmatchcase
 from typing import Annotated
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, Field
 
 from fedfm.settings import Settings
 
@@ -14,18 +15,29 @@ _RATE = re.compile(r"(\d+(?:\.\d+)?)\s*([kMG]?)(bit|B)(?:it)?(?:/s|ps)?", re.ASC
 _PREFIX = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9}
 
 
-def _bits_a_second(value: object) -> object:
-    """A rate as bits a second; numbers are bits a second already."""
-    if not isinstance(value, str):
-        return value
-    found = _RATE.fullmatch(value.strip())
-    if found is None:
-        raise ValueError("must be a rate such as `10Mbit` or `1.25MB` (a second), or bits a second as a number")
-    number, prefix, unit = found.groups()
-    return float(number) * _PREFIX[prefix] * (8 if unit == "B" else 1)
+def bits_a_second(rate: str | float) -> float:
+    """A rate in bits a second, which a number is already.
+
+    Raises:
+        ValueError: it is no rate, or not above 0.
+    """
+    if isinstance(rate, str):
+        found = _RATE.fullmatch(rate.strip())
+        if found is None:
+            raise ValueError("must be a rate such as `10Mbit` or `1.25MB` (a second), or bits a second as a number")
+        number, prefix, unit = found.groups()
+        rate = float(number) * _PREFIX[prefix] * (8 if unit == "B" else 1)
+    if not 0 < rate < math.inf:
+        raise ValueError("must be above 0, and finite")
+    return rate
 
 
-Rate = Annotated[float, BeforeValidator(_bits_a_second), Field(gt=0, allow_inf_nan=False)]
+def _checked(rate: str | float) -> str | float:
+    bits_a_second(rate)
+    return rate
+
+
+Rate = Annotated[str | float, AfterValidator(_checked)]
 
 
 class ClientLine(Settings):
@@ -40,7 +52,7 @@ class ClientLine(Settings):
 
     def seconds(self, *, down: int, up: int, messages: int) -> float:
         """Seconds that a client takes to receive ``down`` bytes and to send ``up`` bytes, in so many messages."""
-        return 8 * down / self.down + 8 * up / self.up + self.latency * messages
+        return 8 * down / bits_a_second(self.down) + 8 * up / bits_a_second(self.up) + self.latency * messages
 
 
 class Link(ClientLine):
