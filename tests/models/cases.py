@@ -64,14 +64,14 @@ REFUSED = {
     *[("head", (f"tiny-{name}", "causal")) for name in ("gpt2", "opt", "llama", "phi3")],
 }
 """Kind of tunable and case that `attach` refuses."""
-OF_MATRICES = [kind for kind, settings in TUNABLES.items() if issubclass(settings, OfMatrices)]
-"""Kinds that replace linear layers by PEFT's, whatever model these are in."""
-THEIR_MODELS = ("tiny-bert", "tiny-gpt2", "tiny-llama", "tiny-t5", "tiny-vit")
-"""The models on which these are tested: stored transposed or not, with fewer keys than queries, two stacks, images."""
+OF_MATRICES = [kind for kind, settings in TUNABLES.items() if issubclass(settings, OfMatrices)] + ["lora-sb", "ravan"]
+"""Kinds that replace linear layers by others, whatever model these are in."""
+THEIR_CASES = [("tiny-bert", "text"), ("tiny-gpt2", "text"), ("tiny-llama", "causal"), ("tiny-vit", "image")]
+"""On which these are tested: stored transposed or not, with fewer keys than queries, images."""
 GRID = [
     (kind, case)
     for kind, case in product(TUNABLES, CASES)
-    if (kind, case) not in REFUSED and (kind not in OF_MATRICES or case[0] in THEIR_MODELS)
+    if (kind, case) not in REFUSED and (kind not in OF_MATRICES or case in THEIR_CASES)
 ]
 """Kind of tunable and case that it takes."""
 CUT_KINDS: list[Case] = [
