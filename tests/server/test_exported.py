@@ -31,7 +31,7 @@ from fedfm.server.runs.artifacts import Tuned, write_outcome
 from fedfm.server.runs.reload import reload
 from fedfm.tasks import TASKS
 from tests.card import by_the_card
-from tests.models.cases import ALIKE, GRID, LABELS, Case, load
+from tests.models.cases import ALIKE, GRID, LABELS, SMALL, Case, load
 
 KINDS = {"text": "text-classification", "image": "image-classification", "causal": "causal-lm", "masked": "masked-lm"}
 WORDS = ("sun", "a river </s> [SEP] <pad>", "stones and trees", "x", "quite another, longer text than these others are")
@@ -61,7 +61,7 @@ def recipe_of(data: Path, name: str, task: str, kind: str) -> Recipe:
             "task": {"kind": KINDS[task]},
             "data": {"train": str(source), "test": str(source), "max_length": 24},
             "federation": {"clients": 2, "rounds": 1},
-            "tune": {"kind": kind},
+            "tune": {"kind": kind, **SMALL.get(kind, {})},
         }
     )
 

@@ -8,26 +8,26 @@ import pytest
 import torch
 
 from fedfm.spec import Spec, TensorSpec
-from fedfm.views import Chosen, Ranks, Views, choice_of, is_whole, narrow_spec
+from fedfm.views import ChosenParts, Ranks, Views, choice_of, is_whole, narrow_spec
 
 SPEC: Spec = {"b": TensorSpec((2,)), "a.lora_A.weight": TensorSpec((4, 3)), "c": TensorSpec((1,))}
 
 
 def test_a_client_gets_everything_and_holds_what_is_chosen() -> None:
-    views = Views((Chosen(),)).under(choice_of({"a.lora_A.weight", "c"}, SPEC), SPEC)
+    views = Views((ChosenParts(),)).under(choice_of({"a.lora_A.weight", "c"}, SPEC), SPEC)
     assert set(views.held(SPEC, "x", 1)) == {"a.lora_A.weight", "c"}
     assert is_whole(views.gets(SPEC, "x", 1), SPEC)
 
 
 def test_without_a_choice_it_is_about_everything() -> None:
-    views = Views((Chosen(),))
+    views = Views((ChosenParts(),))
     assert views.under({}, SPEC) is views
     assert is_whole(views.held(SPEC, "x", 1), SPEC)
     assert not views.whole
 
 
 def test_it_meets_other_views() -> None:
-    views = Views((Ranks((2,)), Chosen())).under(choice_of({"a.lora_A.weight"}, SPEC), SPEC)
+    views = Views((Ranks((2,)), ChosenParts())).under(choice_of({"a.lora_A.weight"}, SPEC), SPEC)
     held = narrow_spec(SPEC, views.held(SPEC, "x", 1))
     assert held == {"a.lora_A.weight": TensorSpec((2, 3))}
 
@@ -43,7 +43,7 @@ def test_it_meets_other_views() -> None:
 )
 def test_a_choice_that_does_not_fit_is_refused(choice: dict[str, torch.Tensor]) -> None:
     with pytest.raises(ValueError, match="tensors"):
-        Views((Chosen(),)).under(choice, SPEC)
+        Views((ChosenParts(),)).under(choice, SPEC)
 
 
 def test_a_choice_is_refused_where_no_view_depends_on_it() -> None:
@@ -54,5 +54,5 @@ def test_a_choice_is_refused_where_no_view_depends_on_it() -> None:
 
 
 def test_only_a_recipe_that_chooses_has_it() -> None:
-    assert Chosen.of(SimpleNamespace(select=SimpleNamespace(chooses=False))) is None
-    assert Chosen.of(SimpleNamespace(select=SimpleNamespace(chooses=True))) == Chosen()
+    assert ChosenParts.of(SimpleNamespace(select=SimpleNamespace(chooses=False))) is None
+    assert ChosenParts.of(SimpleNamespace(select=SimpleNamespace(chooses=True))) == ChosenParts()

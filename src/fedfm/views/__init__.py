@@ -24,7 +24,7 @@ from fedfm.views.base import (
     whole,
     widen,
 )
-from fedfm.views.chosen import Chosen, choice_of
+from fedfm.views.chosen import ChosenParts, choice_of
 from fedfm.views.personal import Personal
 from fedfm.views.ranks import Ranks
 from fedfm.views.schedule import Schedule
@@ -36,7 +36,7 @@ VIEWS: dict[str, type[View]] = {
     "ranks": Ranks,
     "schedule": Schedule,
     "width": Width,
-    "chosen": Chosen,
+    "chosen": ChosenParts,
 }
 """Name → kind of view; each makes itself from a recipe, where the recipe asks for it."""
 
@@ -111,7 +111,7 @@ __all__ = [
     "CHOICE",
     "VIEWS",
     "Anatomy",
-    "Chosen",
+    "ChosenParts",
     "Personal",
     "Ranks",
     "Schedule",

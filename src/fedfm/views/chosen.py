@@ -21,7 +21,7 @@ MASK = "tensors"
 
 
 @dataclass(frozen=True)
-class Chosen(View):
+class ChosenParts(View):
     """Which tensors the client trains.
 
     Attributes:

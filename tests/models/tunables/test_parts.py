@@ -13,7 +13,7 @@ from peft import PeftModel
 from fedfm.errors import RecipeError
 from fedfm.models.families import blocks
 from fedfm.models.tunable import Tunable
-from fedfm.models.tunables import Layers, Norms, PTuning, TuneSettings
+from fedfm.models.tunables import Norms, PTuning, TuneSettings, WholeLayers
 from fedfm.proxies import PROXIES
 from tests.models.cases import TASKS, Case, batch, load, logits
 from tests.models.kinds import KINDS
@@ -76,7 +76,7 @@ def test_an_empty_norm_is_left_out() -> None:
 
 @pytest.mark.parametrize(("chosen", "numbers"), [([-1], {1}), ([0], {0}), ([0, 1], {0, 1}), ([-2, 0], {0})], ids=str)
 def test_layers_are_trained_in_full(chosen: list[int], numbers: set[int]) -> None:
-    tunable = attach(Layers(layers=chosen))
+    tunable = attach(WholeLayers(layers=chosen))
     expected = {
         name
         for name, _ in load(*BERT).model.named_parameters()
@@ -89,16 +89,16 @@ def test_layers_within_what_a_proxy_tunes() -> None:
     backbone = load(*BERT)
     paths = [block.path for block in blocks(backbone.model, backbone.family)]
     with pytest.raises(RecipeError, match=r"tune\.layers: none of the blocks may be tuned"):
-        Layers(layers=[0]).attach(replace(backbone, tunable_blocks=(paths[1],)), task_type="SEQ_CLS", seed=0)
+        WholeLayers(layers=[0]).attach(replace(backbone, tunable_blocks=(paths[1],)), task_type="SEQ_CLS", seed=0)
 
 
 @pytest.mark.parametrize(
     ("settings", "case", "said"),
     [
-        (Layers(layers=[2]), BERT, r"tune\.layers: there is no block 2; builtin:tiny-bert has blocks 0 to 1"),
-        (Layers(layers=[0, -3]), BERT, r"tune\.layers: there is no block -3"),
-        (Layers(layers=[]), BERT, r"tune\.layers: no block is chosen"),
-        (Layers(), ("cohere", "causal"), r"tune\.kind: fedfm has no description of `cohere` models"),
+        (WholeLayers(layers=[2]), BERT, r"tune\.layers: there is no block 2; builtin:tiny-bert has blocks 0 to 1"),
+        (WholeLayers(layers=[0, -3]), BERT, r"tune\.layers: there is no block -3"),
+        (WholeLayers(layers=[]), BERT, r"tune\.layers: no block is chosen"),
+        (WholeLayers(), ("cohere", "causal"), r"tune\.kind: fedfm has no description of `cohere` models"),
         (Norms(), ("cohere", "causal"), r"tune\.kind: fedfm has no description of `cohere` models"),
         (PTuning(), ("modernbert", "text"), r"tune\.kind: peft would take the network of the prompt for the `head`"),
         (PTuning(), ("tiny-opt", "text"), r"tune\.kind: .*cannot distinguish from padding"),
@@ -112,8 +112,8 @@ def test_what_does_not_fit_is_refused(settings: TuneSettings, case: Case, said: 
 
 
 def test_proxies_refuse_what_they_have_in_part() -> None:
-    assert PROXIES["fedpft"]().refuses(Layers()) is not None
-    assert PROXIES["offsite"]().refuses(Layers()) is not None
+    assert PROXIES["fedpft"]().refuses(WholeLayers()) is not None
+    assert PROXIES["offsite"]().refuses(WholeLayers()) is not None
     assert PROXIES["fedpft"]().refuses(Norms()) is None
 
 

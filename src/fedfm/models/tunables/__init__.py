@@ -11,7 +11,7 @@ from fedfm.models.tunables.fourierft import FourierFT
 from fedfm.models.tunables.full import Full
 from fedfm.models.tunables.head import Head
 from fedfm.models.tunables.ia3 import IA3
-from fedfm.models.tunables.layers import Layers
+from fedfm.models.tunables.layers import WholeLayers
 from fedfm.models.tunables.lora import Dora, Lora
 from fedfm.models.tunables.lora_sb import LoraSb
 from fedfm.models.tunables.miss import Miss
@@ -43,7 +43,7 @@ TUNABLES: dict[str, type[TuneSettings]] = {
     "prefix": Prefix,
     "bitfit": BitFit,
     "norms": Norms,
-    "layers": Layers,
+    "layers": WholeLayers,
     "head": Head,
     "full": Full,
 }
@@ -59,7 +59,6 @@ __all__ = [
     "FourierFT",
     "Full",
     "Head",
-    "Layers",
     "Lora",
     "LoraSb",
     "Miss",
@@ -74,4 +73,5 @@ __all__ = [
     "TuneSettings",
     "Vera",
     "WaveFT",
+    "WholeLayers",
 ]

@@ -17,7 +17,7 @@ from fedfm.models.tunable import Tunable
 from fedfm.models.tunables.base import WithHead, attach_parameters, refuse_undescribed, tunable_blocks
 
 
-class Layers(WithHead):
+class WholeLayers(WithHead):
     """All parameters of chosen blocks."""
 
     gives = frozenset({LINEAR_TUNABLE})
