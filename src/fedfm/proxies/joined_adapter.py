@@ -10,10 +10,9 @@ from typing import cast
 import torch
 from peft import LoraConfig, PeftModel
 from peft.tuners.lora import LoraLayer
-from torch import Tensor
 
 from fedfm import params as tensors
-from fedfm.models.low_rank import compressed, product_norm
+from fedfm.models.low_rank import Thin
 from fedfm.models.tunable import Tunable
 from fedfm.params import Params
 from fedfm.proxies.added_weights import WEIGHT, log_of
@@ -50,7 +49,7 @@ def joined(tunable: Tunable, version: ModelVersion, max_rank: int) -> SummedAdap
         None where a matrix needs more ranks, or its log was replaced by the matrix.
     """
     model, state = cast(PeftModel, tunable.model), tunable.read()
-    pairs: dict[str, tuple[Tensor, Tensor]] = {}
+    pairs: dict[str, Thin] = {}
     for module, layer in model.named_modules():
         if not isinstance(layer, LoraLayer):
             continue
@@ -60,12 +59,13 @@ def joined(tunable: Tunable, version: ModelVersion, max_rank: int) -> SummedAdap
         log = log_of(version, module)
         ups = [b.double() * layer.scaling[str(layer.active_adapters[0])], *(up.double() for _, up, _ in log)]
         downs = [a.double(), *(down.double() for _, _, down in log)]
-        up, down = torch.cat(ups, 1), torch.cat(downs)
-        pairs[module] = compressed(up, down, torch.finfo(torch.float32).eps * product_norm(up, down))
-    rank = max(len(down) for _, down in pairs.values())
+        product = Thin(torch.cat(ups, 1), torch.cat(downs))
+        pairs[module] = product.compressed(torch.finfo(torch.float32).eps * product.norm())
+    rank = max(len(product.right) for product in pairs.values())
     if rank > max_rank:
         return None
-    for module, (up, down) in pairs.items():
+    for module, product in pairs.items():
+        up, down = product.left, product.right
         state[f"{module}.lora_B.weight"] = torch.nn.functional.pad(up, (0, rank - up.shape[1])).float().contiguous()
         state[f"{module}.lora_A.weight"] = torch.nn.functional.pad(down, (0, 0, 0, rank - len(down))).float()
     config = copy.deepcopy(cast(LoraConfig, model.active_peft_config))

@@ -321,11 +321,13 @@ PLAIN_KEYS = (
     PlainKey(
         "local.optimizer",
         lambda recipe: recipe.local.optimizer != "sgd",
+        needs={GRADIENTS: "it keeps moments of them; set local.optimizer=sgd"},
         takes={SGD: "its steps are not multiples of the gradient; set local.optimizer=sgd"},
     ),
     PlainKey(
         "local.max_grad_norm",
         lambda recipe: recipe.local.max_grad_norm is not None,
+        needs={GRADIENTS: "it clips them; set local.max_grad_norm=null"},
         takes={SGD: "a clipped gradient is scaled; set local.max_grad_norm=null"},
     ),
     PlainKey(
@@ -335,16 +337,6 @@ PLAIN_KEYS = (
             RECOMPUTATION: "it computes parts of the blocks twice; set none",
             GRADIENTS: "it saves memory of the backward pass; set none",
         },
-    ),
-    PlainKey(
-        "local.optimizer",
-        lambda recipe: recipe.local.optimizer != "sgd",
-        needs={GRADIENTS: "it keeps moments of them; set local.optimizer=sgd"},
-    ),
-    PlainKey(
-        "local.max_grad_norm",
-        lambda recipe: recipe.local.max_grad_norm is not None,
-        needs={GRADIENTS: "it clips them; set local.max_grad_norm=null"},
     ),
     PlainKey(
         "local.weight_decay",

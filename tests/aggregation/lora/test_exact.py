@@ -8,8 +8,6 @@ import torch
 
 from fedfm.aggregation import RULES, Contribution, FedEx, FedMomentum, Flora
 from fedfm.aggregation.lora.exact import ExactFold, ExactRule
-from fedfm.aggregation.lora.products import ProductSum
-from fedfm.models.low_rank import compressed, product_norm, singular
 from fedfm.params import Params, add
 from fedfm.spec import spec_of
 from fedfm.views import Slices, narrow, whole
@@ -128,33 +126,3 @@ def test_alike_clients_leave_no_residual(rule: type[ExactRule]) -> None:
     after = add(params, fold.result())
     found = fold.residual(after)
     assert not found or (found[B] @ found[A]).abs().max() < 1e-5
-
-
-def test_a_sum_of_many_products_takes_no_more_than_the_matrix() -> None:
-    total, expected = ProductSum(), np.zeros((OUT, IN))
-    for seed in range(20):
-        params = drawn(seed)
-        total.add(params[B], params[A], 1.0 + seed)
-        expected += (1.0 + seed) * params[B].double().numpy() @ params[A].double().numpy()
-    up, down = total.mean()
-    assert up.shape[1] <= IN + R
-    np.testing.assert_allclose((up @ down).numpy() * total.weight, expected, atol=1e-9)
-
-
-def test_the_svd_of_factors_is_that_of_the_matrix() -> None:
-    params = {name: value.double() for name, value in drawn(1).items()}
-    u, s, vt = singular(params[B], params[A])
-    expected = np.linalg.svd((params[B] @ params[A]).numpy())
-    np.testing.assert_allclose(s.numpy(), expected[1][:R], atol=1e-12)
-    np.testing.assert_allclose((u * s @ vt).numpy(), (params[B] @ params[A]).numpy(), atol=1e-12)
-    assert product_norm(params[B], params[A]) == pytest.approx(np.linalg.norm(expected[1]))
-
-
-def test_compression_drops_what_is_no_rank() -> None:
-    params = {name: value.double() for name, value in drawn(1).items()}
-    twice = torch.cat([params[B], params[B]], 1), torch.cat([params[A], 0.5 * params[A]])
-    up, down = compressed(*twice)
-    assert up.shape == (OUT, R)
-    torch.testing.assert_close(up @ down, 1.5 * params[B] @ params[A])
-    nothing = compressed(torch.cat([params[B], -params[B]], 1), torch.cat([params[A], params[A]]), 1e-9)
-    assert nothing[0].shape == (OUT, 0)

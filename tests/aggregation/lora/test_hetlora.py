@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from fedfm.aggregation import Contribution, HetLora, Mean, Rule
-from fedfm.aggregation.lora.pairs import pairs, product_norm
+from fedfm.aggregation.lora.factors import flat
+from fedfm.aggregation.lora.pairs import pairs
+from fedfm.models.low_rank import Thin
 from fedfm.params import Params
 from fedfm.spec import spec_of
 from fedfm.views import Slices, whole
@@ -63,7 +65,7 @@ def test_with_equal_ranks_and_weights_by_examples_it_is_fedavg_bit_for_bit() -> 
 def test_the_norm_of_a_product_equals_the_dense_one(shapes: tuple[tuple[int, ...], tuple[int, ...]]) -> None:
     torch.manual_seed(0)
     a, b = (torch.randn(shape, dtype=torch.float64) for shape in shapes)
-    assert product_norm(a, b) == pytest.approx((b.flatten(1) @ a.flatten(1)).norm().item(), rel=1e-12)
+    assert Thin(flat(b), flat(a)).norm() == pytest.approx((b.flatten(1) @ a.flatten(1)).norm().item(), rel=1e-12)
 
 
 def test_factors_belong_together_by_their_names() -> None:

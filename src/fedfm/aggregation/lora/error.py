@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fedfm.aggregation.base import Contribution
 from fedfm.aggregation.lora.factors import TrainedFactors, flat
-from fedfm.aggregation.lora.thin import Thin
+from fedfm.models.low_rank import Thin
 from fedfm.params import Params
 from fedfm.spec import Spec
 from fedfm.views.base import Slices

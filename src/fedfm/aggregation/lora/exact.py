@@ -19,16 +19,15 @@ from torch import Tensor
 
 from fedfm import capabilities
 from fedfm.aggregation.base import Contribution, Fold, Rule
-from fedfm.aggregation.lora.pairs import pairs
-from fedfm.aggregation.lora.products import ProductSum
+from fedfm.aggregation.lora.factors import TrainedFactors, flat
 from fedfm.aggregation.mean import Mean
-from fedfm.models.low_rank import Factors, compressed, product_norm
+from fedfm.models.low_rank import Thin
 from fedfm.params import Params
 from fedfm.spec import Spec
-from fedfm.views.base import Slices, narrow
+from fedfm.views.base import Slices
 
-Renew = Callable[[str, ProductSum, Tensor], Factors | None]
-"""Name of a factor A, the sum of the clients' products, and A itself → the new factors; None: the mean of factors."""
+Renew = Callable[[str, Thin, Tensor], Thin | None]
+"""Name of a factor A, the mean of the clients' products, and A itself → the new factors; None: the mean of factors."""
 
 
 class ExactRule(Rule):
@@ -66,12 +65,12 @@ class ExactRule(Rule):
         """The rule with what ``federation.sampling`` decides filled in."""
         return self.model_copy(update={"weights": Mean(weights=self.weights).under(sampling).weights})
 
-    def renew(self, a: str, product: ProductSum, factor: Tensor, *, seed: int, round: int) -> Factors | None:  # noqa: A002
+    def renew(self, a: str, product: Thin, factor: Tensor, *, seed: int, round: int) -> Thin | None:  # noqa: A002
         """The new factors of a pair; None: the mean of the clients' factors.
 
         Args:
             a: name of the factor A.
-            product: of the clients' factors.
+            product: Σ p_c·B_c·A_c.
             factor: A before the round, ``[r, in]``.
             seed: the run's.
             round: 1-based round.
@@ -81,7 +80,7 @@ class ExactRule(Rule):
     def begin(self, spec: Spec, params: Mapping[str, Tensor], *, seed: int, round: int) -> ExactFold:  # noqa: A002
         """The fold of a round."""
 
-        def renew(name: str, product: ProductSum, factor: Tensor) -> Factors | None:
+        def renew(name: str, product: Thin, factor: Tensor) -> Thin | None:
             return self.renew(name, product, factor, seed=seed, round=round)
 
         return ExactFold(spec, params, Mean(weights=self.weights), renew)
@@ -92,7 +91,7 @@ class ExactRule(Rule):
 
 
 class ExactFold(Fold):
-    """Sums the clients' products beside the mean of their tensors."""
+    """The clients' factors on disk beside the mean of their tensors."""
 
     def __init__(self, spec: Spec, params: Mapping[str, Tensor], mean: Mean, renew: Renew) -> None:
         """An empty fold.
@@ -104,47 +103,34 @@ class ExactFold(Fold):
             renew: chooses the new factors.
         """
         self._params, self._weigh, self._renew = params, mean.weight, renew
-        self._pairs = pairs(spec)
-        self._mean = mean.mean(spec)
-        self._products = {a: ProductSum() for a in self._pairs}
+        self._mean, self._trained = mean.mean(spec), TrainedFactors(spec, params)
+        self._products: dict[str, Thin] = {}
+        """Factor A → Σ p_c·B_c·A_c, of pairs that a client has trained."""
 
     def add(self, update: Mapping[str, Tensor], contribution: Contribution, slices: Slices) -> None:
         """Folds in one update, as `fedfm.aggregation.base.Fold.add`."""
         self._mean.add(update, contribution, slices)
-        for a, b in self._pairs.items():
-            if a in update or b in update:
-                up, down = (self._trained(name, update, slices) for name in (b, a))
-                self._products[a].add(up, down, self._weigh(contribution))
-
-    def _trained(self, name: str, update: Mapping[str, Tensor], slices: Slices) -> Tensor:
-        """A factor of a client after training; one that it does not train is the server's."""
-        if name not in update:
-            return self._params[name]
-        before: Tensor = narrow({name: self._params[name]}, {name: slices[name]})[name]
-        return before + update[name]
+        self._trained.add(update, slices, self._weigh(contribution))
 
     def result(self) -> Params:
         """The step from the factors before to those that the rule chooses, and the mean of all other updates."""
-        found = self._mean.result()
+        found, pairs = self._mean.result(), self._trained.pairs
+        self._products = {a: self._trained.product(a) for a in pairs if self._trained.trained(a)}
         for a, product in self._products.items():
-            factor = self._params[a]
-            renewed = self._renew(a, product, factor) if product.weight else None
+            renewed = self._renew(a, product, flat(self._params[a]))
             if renewed is not None:
-                for name, value in zip((self._pairs[a], a), renewed, strict=True):
-                    found[name] = (value - self._params[name].double()).to(found[name].dtype)
+                for name, value in ((pairs[a], renewed.left), (a, renewed.right)):
+                    before = self._params[name]
+                    found[name] = (value.reshape(before.shape) - before.double()).to(found[name].dtype)
         return found
 
     def residual(self, after: Mapping[str, Tensor]) -> Params:
         """E = Σ p_c·B_c·A_c − B'·A' of each pair that a client has trained."""
         found: Params = {}
-        for a, b in self._pairs.items():
-            if not self._products[a].weight:
-                continue
-            up, down = self._products[a].mean()
-            precision = torch.finfo(torch.float32).eps * product_norm(up, down)
-            up, down = compressed(
-                torch.cat([up, -after[b].double()], 1), torch.cat([down, after[a].double()]), precision
-            )
-            if up.shape[1]:
-                found |= {a: down.float().contiguous(), b: up.float().contiguous()}
+        for a, product in self._products.items():
+            b = self._trained.pairs[a]
+            left = product - Thin(flat(after[b]), flat(after[a]))
+            rest = left.compressed(torch.finfo(torch.float32).eps * product.norm())
+            if len(rest.right):
+                found |= {a: rest.right.float().contiguous(), b: rest.left.float().contiguous()}
         return found

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fedfm.aggregation.lora.pairs import pairs
-from fedfm.aggregation.lora.thin import Thin
+from fedfm.models.low_rank import Thin
 from fedfm.params import tensor_bytes
 from fedfm.spec import Spec
 from fedfm.spill import Spilled

@@ -11,8 +11,7 @@ from typing import Literal
 from torch import Tensor
 
 from fedfm.aggregation.lora.exact import ExactRule
-from fedfm.aggregation.lora.products import ProductSum
-from fedfm.models.low_rank import Factors
+from fedfm.models.low_rank import Thin
 
 
 class FedEx(ExactRule):
@@ -21,6 +20,6 @@ class FedEx(ExactRule):
     rule: Literal["fedex"] = "fedex"
     """Mean of factors; what it lacks is added to the frozen weights."""
 
-    def renew(self, a: str, product: ProductSum, factor: Tensor, *, seed: int, round: int) -> Factors | None:  # noqa: A002
+    def renew(self, a: str, product: Thin, factor: Tensor, *, seed: int, round: int) -> Thin | None:  # noqa: A002
         """None: the mean of factors."""
         return None

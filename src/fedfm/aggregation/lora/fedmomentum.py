@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from fedfm.aggregation.lora.exact import ExactRule
-from fedfm.aggregation.lora.products import ProductSum
 from fedfm.capabilities import WHOLE_VIEWS
-from fedfm.models.low_rank import Factors, singular
+from fedfm.models.low_rank import Thin
 
 
 class FedMomentum(ExactRule):
@@ -28,13 +27,8 @@ class FedMomentum(ExactRule):
     rule: Literal["fedmomentum"] = "fedmomentum"
     """Leading singular part of the exact mean stays in the factors; the rest is added to the frozen weights."""
 
-    def renew(self, a: str, product: ProductSum, factor: Tensor, *, seed: int, round: int) -> Factors | None:  # noqa: A002
+    def renew(self, a: str, product: Thin, factor: Tensor, *, seed: int, round: int) -> Thin | None:  # noqa: A002
         """The leading r singular values, shared alike between B and A."""
-        rank = factor.shape[0]
-        u, s, vt = singular(*product.mean())
-        s = s[:rank]
-        root = torch.zeros(rank, dtype=s.dtype)
-        root[: len(s)] = s.sqrt()
-        up, down = u.new_zeros(u.shape[0], rank), vt.new_zeros(rank, vt.shape[1])
-        up[:, : len(s)], down[: len(s)] = u[:, :rank], vt[:rank]
-        return up * root, root[:, None] * down
+        u, s, vt = product.svd(len(factor))
+        root, missing = s.sqrt(), len(factor) - len(s)
+        return Thin(pad(u * root, (0, missing)), pad(root[:, None] * vt, (0, 0, 0, missing)))

@@ -20,9 +20,9 @@ from fedfm.aggregation.base import Contribution, Fold
 from fedfm.aggregation.lora.factors import flat
 from fedfm.aggregation.lora.orthonormal import with_orthonormal_rows
 from fedfm.aggregation.lora.pairs import pairs
-from fedfm.aggregation.lora.thin import Thin
 from fedfm.aggregation.mean import MeanFold, Weighted
 from fedfm.capabilities import BARRIER, LASTING_COORDINATES, LOW_RANK_FACTORS, ONE_MODEL, TUNABLE_UPDATES
+from fedfm.models.low_rank import Thin
 from fedfm.params import Params
 from fedfm.spec import Spec
 from fedfm.views.base import Slices

@@ -23,7 +23,6 @@ from torch import Tensor
 
 from fedfm.aggregation.base import Contribution, Fold
 from fedfm.aggregation.lora.factors import TrainedFactors, flat
-from fedfm.aggregation.lora.thin import Thin
 from fedfm.aggregation.mean import MeanFold, Weighted
 from fedfm.capabilities import (
     BARRIER,
@@ -33,6 +32,7 @@ from fedfm.capabilities import (
     ONE_MODEL,
     TUNABLE_UPDATES,
 )
+from fedfm.models.low_rank import Thin
 from fedfm.params import Params
 from fedfm.spec import Spec
 from fedfm.views.base import Slices

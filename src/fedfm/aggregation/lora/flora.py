@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 
 from fedfm.aggregation.lora.exact import ExactRule
-from fedfm.aggregation.lora.products import ProductSum
-from fedfm.models.low_rank import Factors
+from fedfm.models.low_rank import Thin
 from fedfm.randomness import torch_seed
 
 
@@ -29,9 +28,8 @@ class Flora(ExactRule):
         """Every product goes into the frozen weights."""
         return rank * updates
 
-    def renew(self, a: str, product: ProductSum, factor: Tensor, *, seed: int, round: int) -> Factors | None:  # noqa: A002
+    def renew(self, a: str, product: Thin, factor: Tensor, *, seed: int, round: int) -> Thin | None:  # noqa: A002
         """A drawn, B zero."""
-        up, _ = product.mean()
         with torch_seed(seed, f"restart of {a}", round=round):
             drawn = torch.rand(factor.shape, dtype=torch.float64) * 2 - 1
-        return up.new_zeros(up.shape[0], factor.shape[0]), drawn / math.sqrt(factor.shape[1])
+        return Thin(factor.new_zeros(len(product.left), len(factor)), drawn / math.sqrt(factor.shape[1]))

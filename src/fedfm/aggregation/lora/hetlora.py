@@ -19,9 +19,11 @@ from typing import ClassVar, Literal
 from torch import Tensor
 
 from fedfm.aggregation.base import Contribution, Rule
-from fedfm.aggregation.lora.pairs import pairs, product_norm
+from fedfm.aggregation.lora.factors import flat
+from fedfm.aggregation.lora.pairs import pairs
 from fedfm.aggregation.mean import MeanFold
 from fedfm.capabilities import BARRIER, INDIVIDUAL_UPDATES, TUNABLE_UPDATES
+from fedfm.models.low_rank import Thin
 from fedfm.spec import Spec
 from fedfm.views.base import Slices, narrow
 
@@ -55,5 +57,5 @@ class HetLora(Rule):
                     name: tensor + update[name]
                     for name, tensor in narrow(params, {name: slices[name] for name in (a, b)}).items()
                 }
-                weights[a] = weights[b] = contribution.copies * product_norm(trained[a], trained[b])
+                weights[a] = weights[b] = contribution.copies * Thin(flat(trained[b]), flat(trained[a])).norm()
         return weights

@@ -9,22 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, cast
+from typing import Any, ClassVar, cast
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model_state_dict
+from peft import PeftModel, get_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
-from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from transformers.pytorch_utils import Conv1D
 
 from fedfm.capabilities import BACKBONE_WEIGHTS
-from fedfm.errors import RecipeError
 from fedfm.models.backbones import Backbone
 from fedfm.models.tunable import Tunable
-from fedfm.models.tunables.base import WithHead, attach_peft
-from fedfm.models.tunables.targets import matching, resolve, transposed, within
+from fedfm.models.tunables.base import attach_peft
+from fedfm.models.tunables.lora import FactorSettings
 
 FACTOR = "lora_B"
 """The factor of a LoRA layer that is computed from its core."""
@@ -105,26 +103,10 @@ class CoreTunable(Tunable):
         return state
 
 
-class CoreSettings(WithHead):
-    """Settings that tunables with cores share."""
+class CoreSettings(FactorSettings):
+    """Settings that tunables with cores share; r² values of each core are trained."""
 
     needs = {BACKBONE_WEIGHTS: "server and clients derive the same fixed bases from the model's own matrices"}
-    in_blocks: ClassVar[bool] = True
-
-    r: Annotated[int, Field(ge=1, le=100_000)] = 8
-    """Rank of the update of each matrix; r² values are trained."""
-    lora_alpha: Annotated[int, Field(ge=1, le=1_000_000)] = 16
-    """α: the update is scaled by α/r."""
-    lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Dropout on the adapter's input during training."""
-    target_modules: str | list[str] = "attention"
-    """Matrices to adapt: `attention` (query, key, value and output of every block), `ffn`, `all`, a regular expression
-    for whole module names, or a list of name endings."""
-
-    @property
-    def dropout(self) -> float:
-        """`lora_dropout`."""
-        return self.lora_dropout
 
     def attach_cores(
         self,
@@ -145,24 +127,10 @@ class CoreSettings(WithHead):
             seed: as for `attach`.
 
         Raises:
-            RecipeError: no module matches ``target_modules``, or ``r`` exceeds the dimensions of a matrix.
+            RecipeError: as `adapted`.
         """
-        targets = resolve(self.target_modules, backbone)
-        modules = matching(targets, backbone)
-        for name, module in modules.items():
-            if self.r > min(module.weight.shape):
-                size = " x ".join(map(str, module.weight.shape))
-                raise RecipeError(f"rank {self.r} exceeds the matrix {name} ({size})", where="tune.r")
+        modules, config = self.adapted(backbone, task_type, heads=heads)
         matrices = [AdaptedMatrix(name, _matrix(module)) for name, module in modules.items()]
-        config = LoraConfig(
-            r=heads * self.r,
-            lora_alpha=heads * self.lora_alpha,
-            lora_dropout=self.lora_dropout,
-            target_modules=within(targets, modules, backbone),
-            modules_to_save=self.head_modules(backbone) or None,
-            fan_in_fan_out=transposed(modules),
-            task_type=self.peft_task_type(task_type),
-        )
         model = cast(PeftModel, attach_peft(backbone, config, seed=seed).model)
         for matrix in matrices:
             _install(cast(LoraLayer, model.get_base_model().get_submodule(matrix.name)), *make(matrix))

@@ -7,7 +7,7 @@ Liu et al., DoRA: Weight-Decomposed Low-Rank Adaptation, arXiv:2402.09353, eq. (
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from peft import LoraConfig
 from pydantic import Field
@@ -17,22 +17,19 @@ from fedfm.errors import RecipeError
 from fedfm.models.backbones import Backbone
 from fedfm.models.tunable import Tunable
 from fedfm.models.tunables.base import WithHead, attach_peft
+from fedfm.models.tunables.matrices import Matrices
 from fedfm.models.tunables.targets import matching, resolve, transposed, within
 
 
-class LowRank(WithHead):
-    """Settings that LoRA and DoRA share."""
+class FactorSettings(WithHead):
+    """Settings of all tunables that are saved as LoRA."""
 
-    gives = frozenset({LOW_RANK_FACTORS})
     in_blocks: ClassVar[bool] = True
-    usual_lr = (5e-5, 2e-3)  # OpenFedLLM and FedIT; FedEx-LoRA on E2E
 
     r: Annotated[int, Field(ge=1, le=100_000)] = 8
     """Rank of the update of each matrix."""
     lora_alpha: Annotated[int, Field(ge=1, le=1_000_000)] = 16
     """α: the update is scaled by α/r."""
-    use_rslora: bool = False
-    """Scale the update by α/√r instead, so that its size does not shrink with the rank (rsLoRA)."""
     lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Dropout on the adapter's input during training."""
     target_modules: str | list[str] = "attention"
@@ -40,17 +37,20 @@ class LowRank(WithHead):
     for whole module names, or a list of name endings."""
 
     @property
-    def rank(self) -> int:
-        """`r`."""
-        return self.r
-
-    @property
     def dropout(self) -> float:
         """`lora_dropout`."""
         return self.lora_dropout
 
-    def attach_low_rank(self, backbone: Backbone, *, task_type: str | None, seed: int, use_dora: bool) -> Tunable:
-        """Attaches LoRA, or DoRA.
+    def adapted(
+        self, backbone: Backbone, task_type: str | None, *, heads: int = 1, **settings: Any
+    ) -> tuple[Matrices, LoraConfig]:
+        """The matrices to adapt, and PEFT's settings of rank ``heads``·r, scaled by α/r.
+
+        Args:
+            backbone: without a tunable.
+            task_type: as for `attach`.
+            heads: updates of rank r in each matrix.
+            settings: others of PEFT's.
 
         Raises:
             RecipeError: no module matches ``target_modules``, or ``r`` exceeds the dimensions of a matrix.
@@ -61,17 +61,39 @@ class LowRank(WithHead):
             if self.r > min(module.weight.shape):
                 size = " x ".join(map(str, module.weight.shape))
                 raise RecipeError(f"rank {self.r} exceeds the matrix {name} ({size})", where="tune.r")
-        config = LoraConfig(
-            r=self.r,
-            lora_alpha=self.lora_alpha,
-            use_rslora=self.use_rslora,
+        return modules, LoraConfig(
+            r=heads * self.r,
+            lora_alpha=heads * self.lora_alpha,
             lora_dropout=self.lora_dropout,
             target_modules=within(targets, modules, backbone),
             modules_to_save=self.head_modules(backbone) or None,
             fan_in_fan_out=transposed(modules),
-            use_dora=use_dora,
             task_type=self.peft_task_type(task_type),
+            **settings,
         )
+
+
+class LowRank(FactorSettings):
+    """Settings that LoRA and DoRA share."""
+
+    gives = frozenset({LOW_RANK_FACTORS})
+    usual_lr = (5e-5, 2e-3)  # OpenFedLLM and FedIT; FedEx-LoRA on E2E
+
+    use_rslora: bool = False
+    """Scale the update by α/√r instead, so that its size does not shrink with the rank (rsLoRA)."""
+
+    @property
+    def rank(self) -> int:
+        """`r`."""
+        return self.r
+
+    def attach_low_rank(self, backbone: Backbone, *, task_type: str | None, seed: int, use_dora: bool) -> Tunable:
+        """Attaches LoRA, or DoRA.
+
+        Raises:
+            RecipeError: as `adapted`.
+        """
+        _, config = self.adapted(backbone, task_type, use_rslora=self.use_rslora, use_dora=use_dora)
         return attach_peft(backbone, config, seed=seed)
 
 

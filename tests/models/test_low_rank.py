@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fedfm.aggregation.lora.thin import Thin
+from fedfm.models.low_rank import Thin
 
 SHAPES = [(9, 7, 3), (7, 9, 3), (4, 11, 4), (11, 4, 4), (5, 5, 1)]
 
@@ -26,7 +26,7 @@ def dense(of: list[tuple[float, Tensor, Tensor]]) -> np.ndarray:
 
 
 @pytest.mark.parametrize(("out", "size", "rank"), SHAPES)
-@pytest.mark.parametrize("count", [1, 2, 6])  # 6 products are wider than the smaller dimension
+@pytest.mark.parametrize("count", [1, 2, 12])  # 12 products are wider than twice the smaller dimension
 def test_sum_norm_and_svd_are_those_of_the_dense_matrix(out: int, size: int, rank: int, count: int) -> None:
     of = terms(out, size, rank, count)
     found, expected = Thin.sum_of(of), dense(of)
@@ -50,3 +50,11 @@ def test_the_difference_of_equal_products_with_other_factors_is_zero() -> None:
 def test_no_terms_are_an_error() -> None:
     with pytest.raises(ValueError, match="no products"):
         Thin.sum_of([])
+
+
+def test_compression_drops_what_is_no_rank() -> None:
+    ((_, a, b),) = terms(9, 7, 3, 1)
+    found = (Thin(b, a) + Thin(b, 0.5 * a)).compressed()
+    assert found.left.shape == (9, 3)
+    torch.testing.assert_close(found.left @ found.right, 1.5 * b @ a)
+    assert (Thin(b, a) - Thin(b, a)).compressed(1e-9).left.shape == (9, 0)
