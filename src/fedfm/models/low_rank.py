@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 SLACK = 2
-"""A sum is brought back to the smaller dimension once it is so many times as wide: a QR for many terms, not for each."""
+"""A sum is brought back to the smaller dimension once it is so many times as wide, not with each term."""
 
 
 @dataclass(frozen=True)
