@@ -26,7 +26,7 @@ from fedfm.params import Params
 from fedfm.tasks import TASKS, MaskedLM, Task
 from fedfm.tasks.base import Batch
 from fedfm.tasks.language_modeling import IGNORED
-from tests.models.cases import ALIKE, OF_MATRICES, REFUSED, THEIR_CASES, small
+from tests.models.cases import ALIKE, OF_ANY_MODEL, REFUSED, THEIR_CASES, small
 from tests.models.cases import CASES as SHARED
 from tests.models.kinds import KINDS, folder_of
 
@@ -85,7 +85,7 @@ CASES = [
     if TUNABLES[kind].stackable
     and (name, kind) not in RELATIVE | ALONE
     and (kind, (name, _SHORT[task])) not in REFUSED
-    and (kind not in OF_MATRICES or name in dict(THEIR_CASES))
+    and (kind not in OF_ANY_MODEL or name in dict(THEIR_CASES))
 ]
 """A rule works on gradients, whatever model they come from: on one model each tunable meets every rule."""
 

@@ -64,14 +64,16 @@ REFUSED = {
     *[("head", (f"tiny-{name}", "causal")) for name in ("gpt2", "opt", "llama", "phi3")],
 }
 """Kind of tunable and case that `attach` refuses."""
-OF_MATRICES = [kind for kind, settings in TUNABLES.items() if issubclass(settings, OfMatrices)] + ["lora-sb", "ravan"]
+OF_MATRICES = [kind for kind, settings in TUNABLES.items() if issubclass(settings, OfMatrices)]
+"""Kinds that PEFT adds to matrices in a form of its own."""
+OF_ANY_MODEL = {*OF_MATRICES, "lora-sb", "ravan"}
 """Kinds that replace linear layers by others, whatever model these are in."""
 THEIR_CASES = [("tiny-bert", "text"), ("tiny-gpt2", "text"), ("tiny-llama", "causal"), ("tiny-vit", "image")]
 """On which these are tested: stored transposed or not, with fewer keys than queries, images."""
 GRID = [
     (kind, case)
     for kind, case in product(TUNABLES, CASES)
-    if (kind, case) not in REFUSED and (kind not in OF_MATRICES or case in THEIR_CASES)
+    if (kind, case) not in REFUSED and (kind not in OF_ANY_MODEL or case in THEIR_CASES)
 ]
 """Kind of tunable and case that it takes."""
 CUT_KINDS: list[Case] = [

@@ -59,7 +59,7 @@ LEARNING = {  # learning rate, and the loss to get below on four texts (a guess 
     "miss": (0.01, 0.45),
     "shira": (0.01, 0.45),
     "c3a": (0.03, 0.45),
-    "p-tuning": (0.01, 0.45),
+    "p-tuning": (0.03, 0.45),
     "bitfit": (0.01, 0.2),
     "norms": (0.01, 0.45),
     "layers": (0.01, 0.45),

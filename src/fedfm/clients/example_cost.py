@@ -138,9 +138,10 @@ def _measure(tunable: Tunable, task: Task, batch: Batch, local: LocalSettings) -
     kept: dict[int, int] = {}
 
     def keep(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in held:
-            kept[storage.data_ptr()] = storage.nbytes()
+        for part in (tensor._indices(), tensor._values()) if tensor.is_sparse else (tensor,):
+            storage = part.untyped_storage()
+            if storage.data_ptr() not in held:
+                kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
     trained = [parameter for parameter in tunable.parameters.values() if parameter.requires_grad]
