@@ -17,9 +17,10 @@ def _cpu_s() -> float:
     usages = map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     total = sum(usage.ru_utime + usage.ru_stime for usage in usages)
     for pids in Path("/proc/self/task").glob("*/children"):
-        for pid in pids.read_text().split():
-            with suppress(psutil.Error):
-                total += sum(psutil.Process(int(pid)).cpu_times()[:4])
+        with suppress(OSError):  # the thread has ended
+            for pid in pids.read_text().split():
+                with suppress(psutil.Error):
+                    total += sum(psutil.Process(int(pid)).cpu_times()[:4])
     return total
 
 
