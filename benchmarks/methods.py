@@ -185,10 +185,10 @@ def going_on(results: Results, source: str) -> dict[str, Job]:
     chosen = {name: best(jobs, results) for name, jobs in screening(source).items()}
     if None in chosen.values():
         return {}
-    jobs = {name: job for name, job in chosen.items() if job is not None}
+    jobs = {name: job for name, job in chosen.items() if job is not None and not VARIANTS[name].personal}
     accuracy = {name: results[job.key]["accuracy"] for name, job in jobs.items()}
     found = {name: (accuracy[name], _sent(results[job.key])) for name, job in jobs.items()}
-    groups = dict.fromkeys(variant.group for variant in VARIANTS.values())
+    groups = dict.fromkeys(VARIANTS[name].group for name in jobs)
     leaders = [max((n for n in jobs if VARIANTS[n].group == group), key=accuracy.__getitem__) for group in groups]
     return {name: jobs[name] for name in dict.fromkeys([REFERENCE, *front(found), *leaders])}
 

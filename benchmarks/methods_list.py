@@ -23,12 +23,15 @@ class Variant:
         group: methods that do the same part of the work; the best of each group is measured in the second stage.
         changes: to the recipe, as KEY=VALUE.
         rates: learning rates of clients that are tried.
+        personal: whether it is judged at the clients, on examples that they hold out; such an accuracy is not that of
+            the others, and the method stays in the first stage.
     """
 
     title: str
     group: str
     changes: tuple[str, ...] = ()
     rates: Rates = LORA
+    personal: bool = False
 
 
 def _tune(title: str, *changes: str, rates: Rates = FEW_VALUES) -> Variant:
@@ -59,7 +62,12 @@ VARIANTS: Mapping[str, Variant] = {
     "fedsvd": _rule("FedSVD: B alone, A by SVD", "aggregate.rule=fedsvd"),
     "lora-fair": _rule("LoRA-FAIR: B corrected", "aggregate.rule=lora-fair"),
     "fedrot": _rule("FedRot: factors turned alike", "aggregate.rule=fedrot"),
-    "fedsa": _rule("FedSA-LoRA: A shared, B personal", 'tune.share=["*lora_A*", head]', "evaluate.at=both"),
+    "fedsa": Variant(
+        "FedSA-LoRA: A shared, B personal (at clients)",
+        "rule for LoRA",
+        ('tune.share=["*lora_A*", head]', "evaluate.at=clients", "federation.holdout=0.2"),
+        personal=True,
+    ),
     "lora r 1": _tune("LoRA r 1", "tune.r=1", "tune.lora_alpha=2", rates=LORA),
     "dora": _tune("DoRA r 8", "tune.kind=dora", rates=LORA),
     "ia3": _tune("IA3", "tune={kind: ia3}"),
