@@ -20,14 +20,14 @@ from tests.small import small_recipe
 
 @pytest.mark.slow
 def test_vision_on_digits_improves(tmp_path: Path) -> None:
-    finished = run("digits-vit", [f"output={tmp_path}"])
+    finished = run("digits-vit", [f"output={tmp_path}", "federation.rounds=6"])
     assert finished.summary["final"]["accuracy"] > finished.summary["initial"]["accuracy"] + 0.3
     assert finished.summary["final"]["accuracy"] > finished.summary["baselines"]["majority"] + 0.3
 
 
 @pytest.mark.slow
 def test_causal_language_modelling_on_documentation_improves(tmp_path: Path) -> None:
-    finished = run("pydoc-llm", [f"output={tmp_path}"])
+    finished = run("pydoc-llm", [f"output={tmp_path}", "federation.rounds=3", "data.max_length=64"])
     assert finished.summary["metric"] == "perplexity"
     assert finished.summary["final"]["perplexity"] < 0.5 * finished.summary["initial"]["perplexity"]
 
