@@ -182,7 +182,9 @@ class IO(Interface):
         ...
 
     def judge(self, params: Params) -> tuple[float, ...]:
-        """Figures of the backbone with a tunable plugged in, on `data.validation`; the highest is best.
+        """The main metric of the backbone with a tunable plugged in, and then its loss, on `data.validation`.
+
+        Both are signed so that the highest is best.
 
         Args:
             params: the whole tunable.

@@ -43,8 +43,8 @@ from fedfm.wire import TUNABLE
 EXPERT = "expert-"
 """Prefix of the names of experts, and of the groups that they keep between rounds."""
 
-PARAMS, CENTRE = "params", "centre"
-"""Groups of an expert: its tunable, and the means of its clients' unit vectors B^l / ‖B^l‖ in round 1."""
+PARAMS, CENTRE, SERVER = "params", "centre", "algorithm/"
+"""Groups of an expert: its tunable, the means of its clients' B^l / ‖B^l‖ in round 1, and those of the algorithm."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Expert:
     """
 
     params: Params
-    centre: Params = field(default_factory=dict)
+    centre: Params
     server: ServerState = field(default_factory=dict)
 
 
@@ -92,6 +92,10 @@ class Clusters(Protocol):
         """A cluster may have one client."""
         return (1, "protocol.kind") if self.clusters != 1 else super().folds(cohort)
 
+    def start(self, params: Params, algorithm: Algorithm) -> State:
+        """Without experts."""
+        return State(0, params)
+
     def step(self, state: State, io: IO) -> State:
         """A round of every cluster; before there are any, the round by which they are made."""
         number, cohort = state.round + 1, io.cohort(state.round + 1)
@@ -101,9 +105,9 @@ class Clusters(Protocol):
             name: Ask(number, expert.params, io.algorithm.sends(expert.server), learning_rate=rate)
             for name, expert in experts.items()
         }
-        start = dict(io.start)
-        newcomer = Ask(number, start, io.algorithm.sends(io.algorithm.start(start)), learning_rate=rate)
         known, found = {c: homes[c] for c in cohort if c in homes}, Ingredients()
+        start = {} if len(known) == len(cohort) else dict(io.start)
+        newcomer = Ask(number, start, io.algorithm.sends(io.algorithm.start(start)), learning_rate=rate)
         folds = {name: RoundFold(io, experts[name].params, number) for name in sorted(set(known.values()))}
         for update in io.ask({c: asks[known[c]] if c in known else newcomer for c in cohort}, copies=cohort):
             if update.client in known:
@@ -219,7 +223,8 @@ def _units(update: ClientUpdate) -> Params:
 
 def _unit(tensor: Tensor) -> Tensor:
     norm = tensor.double().norm()
-    return (tensor.double() / norm.where(norm > 0, 1)).float()
+    unit: Tensor = (tensor.double() / norm.where(norm > 0, 1)).float()
+    return unit
 
 
 def _centres(found: Ingredients, homes: Mapping[str, str]) -> dict[str, Params]:
@@ -247,12 +252,18 @@ def _packed(
 ) -> State:
     """The state after a round; with the mean of the experts, or ``before`` where there is none."""
     server = {
-        f"{name}/{group}": params
-        for name, expert in experts.items()
-        for group, params in {PARAMS: expert.params, CENTRE: expert.centre, **expert.server}.items()
+        f"{name}/{group}": params for name, expert in experts.items() for group, params in _groups(expert).items()
     }
     facts = {"experts": dict(homes), "silhouette": silhouette} if experts else {}
     return State(number, _mean(list(_weighted(experts, homes)), before), server, facts)
+
+
+def _groups(expert: Expert) -> dict[str, Params]:
+    return {
+        PARAMS: expert.params,
+        CENTRE: expert.centre,
+        **{f"{SERVER}{group}": params for group, params in expert.server.items()},
+    }
 
 
 def _weighted(experts: Mapping[str, Expert], homes: Mapping[str, str]) -> Iterator[tuple[float, Params]]:
@@ -277,4 +288,11 @@ def _unpacked(state: State) -> dict[str, Expert]:
         name, _, group = key.partition("/")
         if name.startswith(EXPERT):
             groups.setdefault(name, {})[group] = params
-    return {name: Expert(parts.pop(PARAMS), parts.pop(CENTRE, {}), parts) for name, parts in sorted(groups.items())}
+    return {
+        name: Expert(
+            parts[PARAMS],
+            parts[CENTRE],
+            {group.removeprefix(SERVER): params for group, params in parts.items() if group.startswith(SERVER)},
+        )
+        for name, parts in sorted(groups.items())
+    }

@@ -7,8 +7,8 @@ by their scores on `data.validation`:
     S ← {first};      for each further c:   S ← S ∪ {c}   if   score(mean of S ∪ {c}) ≥ score(mean of S)
 
 The mean is that of the recipe's rule (`weights: uniform` is the paper's), and the algorithm steps with the mean of S. A
-score is the task's main metric; of equal metrics, the lower loss is better, since small validation sets give many equal
-accuracies. A round of K clients is evaluated 2·K − 1 times.
+score is the task's main metric; clients of equal metric are sorted by their loss. A round of K clients takes 2·K − 1
+evaluations.
 """
 
 from __future__ import annotations
@@ -70,10 +70,10 @@ def _chosen(found: Ingredients, params: Params, number: int, io: IO) -> list[str
     """The clients of the soup, in the order of ``found``."""
     scores = {client: io.judge(_mean([client], found, params, number, io)) for client in found}
     first, *others = sorted(found, key=lambda client: scores[client], reverse=True)
-    chosen, best = {first}, scores[first]
+    chosen, best = {first}, scores[first][0]
     for client in others:
         together = [other for other in found if other in chosen or other == client]
-        score = io.judge(_mean(together, found, params, number, io))
+        score, *_ = io.judge(_mean(together, found, params, number, io))
         if score >= best:
             chosen.add(client)
             best = score
