@@ -12,7 +12,8 @@ silhouette, where the recipe does not name it. From then on
 
 beginning with those of round 1; each client trains and is evaluated with its cluster's w_k alone. A client that first
 takes part later trains from the initial tunable too, and joins the cluster to which its mean distance is least; that
-update is not folded, since it does not start from w_k. One cluster is `star`, bit for bit.
+update is not folded, since it does not start from w_k. One cluster, with all clients in every round, is `star`, bit for
+bit.
 
 FedLEASE also lets a client combine several experts by a router that is trained with them (adaptive top-M). That is not
 in this version: M = 1. The run delivers the mean of the experts, each weighted by its clients.
