@@ -202,7 +202,7 @@ def recipe(folder: Path, **changes: Any) -> dict[str, Any]:
         **values,
         "data": {**values["data"], "client": "site"},
         "federation": {"rounds": 3, "holdout": 0.2},
-        "local": {"batch_size": 6, "learning_rate": 0.01, "epochs": 3},
+        "local": {"batch_size": 6, "learning_rate": 0.01, "epochs": 3, "lr_scheduler_type": "constant"},
         "evaluate": {"at": "clients", "every": 3},
         "runtime": {"kind": "local", "processes": 1, "threads": 1},
         **changes,
