@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from fedfm import run
 from fedfm.errors import RecipeError
+from fedfm.protocols import PROTOCOLS as PROTOCOL_CLASSES
 from fedfm.recipe import Recipe
 from fedfm.recipe.fields import all_keys
 from tests.small import write_deeper_model, write_rows
@@ -49,8 +50,12 @@ PROXIES: dict[str, dict[str, Any]] = {
     "offsite": {"layers": 3, "adapters": 1, "distill": {"steps": 1, "batch_size": 2}, "probe": 0},
 }
 """What makes a proxy quick; the choices are those of the axis."""
-PROTOCOLS: dict[str, dict[str, Any]] = {"buffered": {"size": 2}}
-"""What fits three clients."""
+PROTOCOLS: dict[str, dict[str, Any]] = {
+    "buffered": {"size": 2},
+    "distillation": {"examples": 4, "steps": 1, "digest_steps": 1},
+    "learned-soup": {"steps": 1, "batch_size": 4},
+}
+"""What fits three clients, and takes a moment."""
 
 QUICKLY = settings(suppress_health_check=list(HealthCheck), phases=[Phase.explicit, Phase.generate], print_blob=False)
 """A failure is not shrunk: each try is a run."""
@@ -85,9 +90,10 @@ def recipe_of(folder: Path, picks: list[Pick]) -> dict[str, Any]:
     values = merged(values, {"model": {"path": str(folder / MODELS.get(task, "tiny-bert"))}, "data": data})
     protocol = values.get("protocol", {}).get("kind", "star")
     values = merged(values, {"protocol": {"kind": protocol, **PROTOCOLS.get(protocol, {})}})
-    if values.get("protocol", {}).get("kind") == "distillation":
-        quick = {"examples": 4, "steps": 1, "digest_steps": 1}
-        values = merged(values, {"public": {"data": files["public"]}, "protocol": quick})
+    if protocol == "distillation":
+        values = merged(values, {"public": {"data": files["public"]}})
+    if PROTOCOL_CLASSES[protocol]().judges:
+        values = merged(values, {"data": {"validation": files["test"]}})
     if proxy != "none":
         values = merged(values, {"public": {"data": files["public"]}, "proxy": PROXIES.get(proxy, {})})
     return values

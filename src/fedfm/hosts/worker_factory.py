@@ -150,7 +150,7 @@ def make_worker(data: TrainingData, side: ClientSide, device: torch.device) -> t
         trains_stale=recipe.proxy.accepts_stale,
         stacking=sharing.stacking,
         learner=learner_of(evaluator, text_length=recipe.public_length, threads=recipe.runtime.resolved_threads)
-        if recipe.protocol.public_examples
+        if recipe.protocol.public_sent
         else None,
         digest=recipe.protocol.digest,
         probing=recipe.select.probing,

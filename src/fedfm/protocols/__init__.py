@@ -6,11 +6,14 @@ from typing import Annotated
 
 from fedfm.protocols.base import IO, Ask, ClientUpdate, Messages, Protocol, State
 from fedfm.protocols.buffered import Buffered
+from fedfm.protocols.clusters import Clusters
 from fedfm.protocols.decomfl import DeComFL
 from fedfm.protocols.distillation import Distillation
 from fedfm.protocols.fedkseed import FedKSeed
 from fedfm.protocols.gossip import Gossip
+from fedfm.protocols.greedy_soup import GreedySoup
 from fedfm.protocols.hierarchical import Hierarchical
+from fedfm.protocols.learned_soup import LearnedSoup
 from fedfm.protocols.star import Star
 from fedfm.registry import Choice
 
@@ -20,6 +23,9 @@ PROTOCOLS: dict[str, type[Protocol]] = {
     "hierarchical": Hierarchical,
     "gossip": Gossip,
     "distillation": Distillation,
+    "greedy-soup": GreedySoup,
+    "learned-soup": LearnedSoup,
+    "clusters": Clusters,
     "fedkseed": FedKSeed,
     "decomfl": DeComFL,
 }
@@ -33,11 +39,14 @@ __all__ = [
     "Ask",
     "Buffered",
     "ClientUpdate",
+    "Clusters",
     "DeComFL",
     "Distillation",
     "FedKSeed",
     "Gossip",
+    "GreedySoup",
     "Hierarchical",
+    "LearnedSoup",
     "Messages",
     "Protocol",
     "Star",

@@ -13,6 +13,7 @@ from fedfm.aggregation import Contribution, Rule
 from fedfm.algorithms import Algorithm, ServerState
 from fedfm.clients.distilling import Distilling, Learner
 from fedfm.clients.work import WORKS
+from fedfm.data.examples import Examples
 from fedfm.params import Params
 from fedfm.settings import Settings
 from fedfm.spec import Spec
@@ -175,6 +176,21 @@ class IO(Interface):
         """The server's model; its tunable has the value that was last written to it."""
         ...
 
+    @property
+    def validation(self) -> Examples:
+        """The server's `data.validation`; only for a protocol that `judges`."""
+        ...
+
+    def judge(self, params: Params) -> tuple[float, ...]:
+        """The main metric of the backbone with a tunable plugged in, and then its loss, on `data.validation`.
+
+        Both are signed so that the highest is best.
+
+        Args:
+            params: the whole tunable.
+        """
+        ...
+
     def cohort(self, round: int) -> Mapping[str, int]:  # noqa: A002 - the field's word
         """Clients of a round in sorted order → how often each was drawn."""
         ...
@@ -260,7 +276,8 @@ class IO(Interface):
 
         Args:
             split: what it is about; a name that no data has.
-            figures: name → number; under ``layers``, name of a layer → its figures.
+            figures: name → number; under ``layers``, name of a layer → its figures; under ``client``, the client that
+                the line is about.
         """
         ...
 
@@ -310,6 +327,8 @@ class Protocol(Settings):
     """Whether every client takes part in every round."""
     own_tunable: ClassVar[str | None] = None
     """Name under which `IO.keep` stores a tunable for each client; None: all clients start from the server's."""
+    has_experts: ClassVar[bool] = False
+    """Whether the server holds several models, each of which serves some clients; see `experts`."""
     exchanges: ClassVar[int] = 1
     """Answers that a client gives in a round, for each kind of work, at most."""
 
@@ -317,6 +336,16 @@ class Protocol(Settings):
     def public_examples(self) -> int:
         """Public examples that a round needs; 0: none."""
         return 0
+
+    @property
+    def public_sent(self) -> int:
+        """Public examples that a message to a client carries."""
+        return self.public_examples
+
+    @property
+    def judges(self) -> bool:
+        """Whether the server decides by `data.validation`."""
+        return False
 
     @property
     def digest(self) -> Distilling | None:
@@ -367,6 +396,22 @@ class Protocol(Settings):
             TooFewClientsError: fewer sound answers than the quorum.
         """
         raise NotImplementedError
+
+    def experts(self, state: State) -> Mapping[str, Params]:
+        """Name → tunable of each model that the server holds beside the one that it delivers.
+
+        The run writes each to ``experts/NAME/adapter/``.
+        """
+        return {}
+
+    def expert_of(self, client: str, state: State) -> str | None:
+        """Name of the expert that serves a client; None: the delivered model does.
+
+        Args:
+            client: client id.
+            state: after some rounds.
+        """
+        return None
 
     def messages(self, clients: Sequence[str], asked: int, answers: int) -> Messages:
         """How many messages a round has.

@@ -172,8 +172,17 @@ def _public_data(recipe: RecipeKeys) -> str | None:
 def _public_examples(recipe: RecipeKeys) -> str | None:
     if recipe.protocol.public_examples and recipe.public is None:
         return (
-            f"`protocol.kind: {recipe.protocol.kind}` sends public examples to the clients: set public.data "
-            "(builtin:pydoc is a text that comes with Python)"
+            f"`protocol.kind: {recipe.protocol.kind}` uses public examples: set public.data (builtin:pydoc is a text "
+            "that comes with Python)"
+        )
+    return None
+
+
+def _validation(recipe: RecipeKeys) -> str | None:
+    if recipe.protocol.judges and recipe.data.validation is None:
+        return (
+            f"`protocol.kind: {recipe.protocol.kind}` decides by the server's validation set: name a file, or a "
+            "fraction such as 0.1 to hold back from data.train"
         )
     return None
 
@@ -234,6 +243,7 @@ CHECKS = (
     Check(("runtime.threads", "runtime.processes"), _threads),
     Check(("public", "proxy"), _public_data),
     Check(("public", "protocol"), _public_examples),
+    Check(("data.validation", "protocol"), _validation),
     Check(("updates",), _stage_order),
     Check(("tune.kind", "tune.target_modules", "proxy.kind", "proxy.interval"), _plug_in),
 )

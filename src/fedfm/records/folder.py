@@ -136,6 +136,11 @@ class RunFolder:
         return self.path / "clients"
 
     @property
+    def experts(self) -> Path:
+        """Adapters of a protocol with several models at the server: ``NAME/adapter/``, and each client's expert."""
+        return self.path / "experts"
+
+    @property
     def client_state(self) -> Path:
         """What simulated clients keep between rounds."""
         return self.path / "client_state"

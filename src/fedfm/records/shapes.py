@@ -209,6 +209,7 @@ class _Summary(TypedDict):
     final_by: NotRequired[Literal["server", "clients"]]
     evaluate_at: NotRequired[Literal["server", "clients", "both"]]
     mean_of_clients: NotRequired[bool]
+    mean_of_experts: NotRequired[bool]
     personal: NotRequired[list[Name]]
     needs_model: NotRequired[bool]
     personal_values: NotRequired[Literal["mean", "initial"]]

@@ -105,6 +105,7 @@ def write_card(folder: Path, *, base: Base, summary: Record, recipe: Record, kin
         privacy=summary.get("privacy"),
         personal=summary.get("personal") or [],
         mean_of_clients=summary.get("mean_of_clients"),
+        mean_of_experts=summary.get("mean_of_experts"),
         needs_model=summary.get("needs_model"),
         personal_values=summary.get("personal_values"),
         by_clients=summary.get("final_by") == "clients",

@@ -133,8 +133,8 @@ class Experiment:
         down, up = self.contract.message_bytes(client, number, self.planned_choice(client))
         sent = [protocol.sends(work) for work in protocol.works]
         down = sum(down if groups is None else self.contract.request_bytes(number, groups) for groups in sent)
-        if protocol.public_examples:
-            down += self.public_texts.size_bytes(protocol.public_examples)
+        if protocol.public_sent:
+            down += self.public_texts.size_bytes(protocol.public_sent)
         classes = 0 if labels is None else len(labels.names)
         answers = [protocol.returns(work, classes) for work in protocol.works]
         sizes = [up if groups is None else self.contract.answer_bytes(client, number, groups) for groups in answers]
@@ -223,7 +223,7 @@ class Experiment:
         Clients do where only they measure; and where both do, if there is no single model.
         """
         recipe = self.recipe
-        several = bool(self.contract.personal) or recipe.protocol.own_tunable is not None
+        several = bool(self.contract.personal) or recipe.protocol.own_tunable is not None or recipe.protocol.has_experts
         by_clients = recipe.evaluate.at == "clients" or (
             recipe.evaluate.at == "both" and several and not recipe.proxy.is_sent
         )
@@ -368,6 +368,7 @@ def _evaluator(
     data: FederatedData, backbone: Backbone, tunable: Tunable, device: torch.device, available: int
 ) -> Evaluator:
     evaluate, task = data.recipe.evaluate, data.task
+    decides = evaluate.patience is not None or data.recipe.protocol.judges
     return Evaluator(
         tunable=tunable,
         family=backbone.family,
@@ -377,5 +378,5 @@ def _evaluator(
         batch_size=evaluate.batch_size,
         seed=data.recipe.seed,
         device=device,
-        threads=available if evaluate.patience is None else data.recipe.runtime.resolved_threads,
+        threads=data.recipe.runtime.resolved_threads if decides else available,
     )

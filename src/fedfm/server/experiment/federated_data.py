@@ -47,7 +47,7 @@ class FederatedData:
         digests: split → digest of its source's content.
         public: unlabelled public data; read only if a proxy is fitted on it.
         plug_in_public: what the plug-in learns from; the same, unless the recipe names other data.
-        public_texts: the same as texts; read only if a protocol sends them.
+        public_texts: the same as texts; read only if a protocol uses them.
         repeats: examples that splits share, or that a split has more than once.
         notes: sentences that say what was left out when the data was read.
     """
@@ -196,7 +196,7 @@ def _public(recipe: Recipe, processor: Processor, gathering: Gathering) -> dict[
 
 
 def _public_texts(recipe: Recipe, processor: Processor) -> PublicTexts | None:
-    """The public data as texts, if the recipe's protocol sends them.
+    """The public data as texts, if the recipe's protocol uses them.
 
     Raises:
         RecipeError: at ``protocol.examples``: a round needs more than there are.

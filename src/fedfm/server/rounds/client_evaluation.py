@@ -57,9 +57,15 @@ def measure_at_clients(
 
 
 def _asks(number: int, models: ClientModels, params: Params, clients: Sequence[str]) -> Iterator[Mapping[str, Ask]]:
-    """One message for all; or each client's own tunable, which never crosses a wire."""
+    """One message for all, or for all that an expert serves; or each client's own tunable, which crosses no wire."""
     if models.protocol.own_tunable is None:
-        yield dict.fromkeys(clients, Ask(number, dict(params), work=EVALUATE, expects={}))
+        delivered = Ask(number, dict(params), work=EVALUATE, expects={})
+        experts = {
+            name: Ask(number, dict(expert), work=EVALUATE, expects={})
+            for name, expert in models.protocol.experts(models.state).items()
+        }
+        served = {client: models.protocol.expert_of(client, models.state) for client in clients}
+        yield {client: delivered if name is None else experts[name] for client, name in served.items()}
         return
     for start in range(0, len(clients), AT_ONCE):
         yield {

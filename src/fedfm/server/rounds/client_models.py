@@ -10,7 +10,7 @@ from fedfm.clients.contract import PERSONAL
 from fedfm.clients.state import decode_state
 from fedfm.clients.store import ClientStore
 from fedfm.params import Params, add, map_params
-from fedfm.protocols import Protocol
+from fedfm.protocols import Protocol, State
 from fedfm.server.rounds.state import RunState, StateVersion
 
 
@@ -23,19 +23,19 @@ class ClientModels:
         protocol: says whether clients have tunables of their own.
         store: what simulated clients keep; None for real sites, which keep it on their own disks.
         versions: client id → the version that it keeps now.
-        rounds: rounds done.
+        state: of the protocol.
     """
 
     contract: Contract
     protocol: Protocol
     store: ClientStore | None
     versions: Mapping[str, StateVersion]
-    rounds: int
+    state: State
 
     @classmethod
     def after(cls, state: RunState, contract: Contract, protocol: Protocol, store: ClientStore | None) -> ClientModels:
         """The clients' models after the rounds of a state."""
-        return cls(contract, protocol, store, state.versions, state.round)
+        return cls(contract, protocol, store, state.versions, state.protocol)
 
     @property
     def differ(self) -> bool:
@@ -54,7 +54,7 @@ class ClientModels:
         """
         if (name := self.protocol.own_tunable) is not None:
             return self._kept(f"{name}/{client}").get(name, params)
-        return self.contract.at_client(client, self.rounds, params, self._kept(client))
+        return self.contract.at_client(client, self.state.round, params, self._kept(client))
 
     def delivered(self, params: Params, clients: int) -> Params:
         """The shared part of ``params``, with the mean over all clients in personal places.

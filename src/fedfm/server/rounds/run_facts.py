@@ -10,6 +10,8 @@ from torch import Tensor
 from fedfm.aggregation import Rule
 from fedfm.algorithms import Algorithm
 from fedfm.clients.distilling import Learner
+from fedfm.data.examples import Examples
+from fedfm.params import Params
 from fedfm.server.experiment.build import Experiment
 from fedfm.server.rounds.sampling import sample_cohort
 from fedfm.spec import Spec
@@ -88,6 +90,21 @@ class RunFacts:
     def student(self) -> Learner:
         """The server's model."""
         return self._experiment.student
+
+    @property
+    def validation(self) -> Examples:
+        """The server's validation set.
+
+        Raises:
+            ValueError: the recipe has none.
+        """
+        if self._experiment.data.validation is None:
+            raise ValueError("there is no validation set")
+        return self._experiment.data.validation
+
+    def judge(self, params: Params) -> tuple[float, ...]:
+        """Figures of the backbone with a tunable plugged in, on the validation set."""
+        return self._experiment.judge(self._experiment.client_model.to_backbone(params))
 
     def cohort(self, round: int) -> Mapping[str, int]:  # noqa: A002 - the field's word
         """Clients of a round in sorted order → how often each was drawn."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -133,6 +134,28 @@ def write_client_adapters(folder: RunFolder, experiment: Experiment, state: RunS
         for client in experiment.data.clients_with_adapters():
             experiment.plug_in(models.of(client, state.params))
             experiment.tunable.save(beside / folder_name(client) / "adapter", None)
+
+
+def write_experts(folder: RunFolder, experiment: Experiment, state: RunState) -> None:
+    """Writes ``experts/NAME/adapter/`` for each expert of a protocol that has several, and who is served by which.
+
+    Args:
+        folder: the run's folder.
+        experiment: the run; its tunable is overwritten.
+        state: after the run.
+
+    Raises:
+        StorageError: an adapter cannot be written.
+    """
+    protocol = experiment.recipe.protocol
+    if not protocol.has_experts or not experiment.tunable.is_adapter:
+        return
+    with folder.replacing(folder.experts) as beside:
+        for name, params in protocol.experts(state.protocol).items():
+            experiment.plug_in(params)
+            experiment.tunable.save(beside / name / "adapter", None)
+        served = {client: protocol.expert_of(client, state.protocol) for client in experiment.data.clients}
+        (beside / "clients.json").write_text(json.dumps(served, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def folder_name(client: str) -> str:

@@ -27,7 +27,7 @@ from fedfm.server.rounds.checkpoints import load_checkpoint
 from fedfm.server.rounds.driver import Driver
 from fedfm.server.rounds.interrupts import StopRequest, stop_on_signals
 from fedfm.server.rounds.state import RunState
-from fedfm.server.runs.artifacts import Tuned, delivered_params, write_client_adapters, write_outcome
+from fedfm.server.runs.artifacts import Tuned, delivered_params, write_client_adapters, write_experts, write_outcome
 from fedfm.server.runs.baselines import baselines
 from fedfm.server.runs.inference import evaluation
 from fedfm.server.runs.planning import describe
@@ -215,6 +215,7 @@ def _finish(
     compared = baselines(experiment, state)
     stop.check("after the baselines")
     write_client_adapters(folder, experiment, state)
+    write_experts(folder, experiment, state)
     if state.refined is not None and state.refined.params:
         experiment.tunable.write(state.refined.params)
     else:

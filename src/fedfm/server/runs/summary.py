@@ -56,6 +56,7 @@ def summarize(
         "proxy": proxy,
         "protocol": _protocol(experiment, state),
         "mean_of_clients": experiment.recipe.protocol.own_tunable is not None,
+        "mean_of_experts": experiment.recipe.protocol.has_experts,
         "personal": _personal(experiment),
         "personal_values": "mean" if experiment.data.training is not None else "initial",
         "parameters": _parameters(experiment),
