@@ -51,8 +51,9 @@ SMALL: dict[str, dict[str, Any]] = {
     "waveft": {"n_frequency": 20, "scaling": 5.0},
     "shira": {"r": 2},
     "vera": {"r": 16},
+    "mask": {"initial_probability": 0.51},
 }
-"""Settings of kinds whose defaults are too large for matrices of 16 x 16 and 16 x 8."""
+"""Settings of kinds whose defaults are too large for matrices of 16 x 16 and 16 x 8; a mask that a step changes."""
 _STORED_TRANSPOSED = [case for case in CASES if case[0] == "tiny-gpt2"]
 REFUSED = {
     *product(["miss", "shira", "c3a"], _STORED_TRANSPOSED),
