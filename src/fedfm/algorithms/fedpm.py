@@ -59,8 +59,8 @@ class FedPM(Algorithm):
 
     def start(self, params: Params) -> ServerState:
         """α = β = λ0 for each score; nothing without scores."""
-        prior = full_like({name: tensor for name, tensor in params.items() if are_scores(name)}, self.prior)
-        return {"alpha": prior, "beta": prior} if prior else {}
+        scores = {name: tensor for name, tensor in params.items() if are_scores(name)}
+        return {part: full_like(scores, self.prior) for part in ("alpha", "beta")} if scores else {}
 
     def client_finish(self, update: Params, at: ClientRound, result: LocalResult) -> Finished:
         """The scores s_k themselves in place of their changes."""

@@ -15,6 +15,7 @@ PRESETS = (
     "fedkseed",
     "decomfl",
     "submodels",
+    "fedpm",
     "sst2-lora",
     "sst2-fedpft",
     "digits-vit",
