@@ -24,7 +24,7 @@ PRESETS = (
     "lora-exact",
     "lora-products",
     "fed-sb",
-    "exact-lora",
+    "lora-residual",
     "few-bits",
     "server-optimizers",
     "edges",
