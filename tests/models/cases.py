@@ -66,7 +66,7 @@ REFUSED = {
 }
 """Kind of tunable and case that `attach` refuses."""
 OF_MATRICES = [kind for kind, settings in TUNABLES.items() if issubclass(settings, OfMatrices)]
-"""Kinds that PEFT adds to matrices in a form of its own."""
+"""Kinds that change matrices in a form of their own."""
 OF_ANY_MODEL = {*OF_MATRICES, "lora-sb", "ravan"}
 """Kinds that replace linear layers by others, whatever model these are in."""
 THEIR_CASES = [("tiny-bert", "text"), ("tiny-gpt2", "text"), ("tiny-llama", "causal"), ("tiny-vit", "image")]
