@@ -83,6 +83,7 @@ class Quadratics:
             fold.result(),
             {group: other.result() for group, other in extras.items()},
             share=len(clients) / len(self.centres),
+            clients=len(clients),
             steps=self.steps,
             figures=figures,
         )

@@ -20,6 +20,7 @@ from fedfm.models.settings import ModelSettings
 from fedfm.models.tunable import Tunable
 from fedfm.models.tunables import TUNABLES
 from fedfm.params import Params
+from fedfm.randomness import torch_seed
 from fedfm.recipe import load_recipe
 from fedfm.server.experiment.build import build_experiment
 from fedfm.tasks import TASKS, Task
@@ -52,7 +53,8 @@ def trained(name: str, recompute: str, kind: str = "lora") -> Params:
     tunable, task = attached(name, kind)
     local = LocalSettings(recompute=recompute)
     at = ClientRound(tunable.read(), {}, {}, lr=0.01)
-    train_locally(tunable, task, batches(name), local, FedAvg(), at)
+    with torch_seed(0, "dropout"):  # as a worker has it; masks are drawn
+        train_locally(tunable, task, batches(name), local, FedAvg(), at)
     return tunable.read()
 
 

@@ -51,8 +51,9 @@ SMALL: dict[str, dict[str, Any]] = {
     "waveft": {"n_frequency": 20, "scaling": 5.0},
     "shira": {"r": 2},
     "vera": {"r": 16},
+    "mask": {"initial_probability": 0.51},
 }
-"""Settings of kinds whose defaults are too large for matrices of 16 x 16 and 16 x 8."""
+"""Settings of kinds whose defaults are too large for matrices of 16 x 16 and 16 x 8; a mask that a step changes."""
 _STORED_TRANSPOSED = [case for case in CASES if case[0] == "tiny-gpt2"]
 REFUSED = {
     *product(["miss", "shira", "c3a"], _STORED_TRANSPOSED),
@@ -65,7 +66,7 @@ REFUSED = {
 }
 """Kind of tunable and case that `attach` refuses."""
 OF_MATRICES = [kind for kind, settings in TUNABLES.items() if issubclass(settings, OfMatrices)]
-"""Kinds that PEFT adds to matrices in a form of its own."""
+"""Kinds that change matrices in a form of their own."""
 OF_ANY_MODEL = {*OF_MATRICES, "lora-sb", "ravan"}
 """Kinds that replace linear layers by others, whatever model these are in."""
 THEIR_CASES = [("tiny-bert", "text"), ("tiny-gpt2", "text"), ("tiny-llama", "causal"), ("tiny-vit", "image")]

@@ -12,6 +12,7 @@ from fedfm.algorithms.feddyn import FedDyn
 from fedfm.algorithms.fedexp import FedExp
 from fedfm.algorithms.fednova import FedNova
 from fedfm.algorithms.fedopt import FedAdam, FedYogi
+from fedfm.algorithms.fedpm import FedPM
 from fedfm.algorithms.fedprox import FedProx
 from fedfm.algorithms.scaffold import Scaffold
 from fedfm.registry import Choice
@@ -27,6 +28,7 @@ ALGORITHMS: dict[str, type[Algorithm]] = {
     "fednova": FedNova,
     "scaffold": Scaffold,
     "feddyn": FedDyn,
+    "fedpm": FedPM,
 }
 
 AnyAlgorithm = Annotated[Algorithm, Choice(ALGORITHMS, "name", "fedfm.algorithms")]
@@ -45,6 +47,7 @@ __all__ = [
     "FedDyn",
     "FedExp",
     "FedNova",
+    "FedPM",
     "FedProx",
     "FedYogi",
     "Finished",

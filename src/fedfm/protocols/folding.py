@@ -122,6 +122,7 @@ class RoundFold:
             update=finished[TUNABLE],
             extras={group: fold.result() for group, fold in self._extras.items()},
             share=clients / len(self._io.clients),
+            clients=clients,
             steps=self._steps / clients,
             round=round,
             figures={name: float(fold.result()[_VALUE]) for name, fold in self._figures.items()},

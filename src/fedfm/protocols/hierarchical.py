@@ -185,7 +185,13 @@ def _averaged(edges: Mapping[str, Edge], spec: Spec, number: int, chances: int) 
             figures[figure] = _mean(figures.get(figure, value), value, edge.examples / examples)
     means = {group: fold.result() for group, fold in folds.items()}
     return Aggregate(
-        update=means.pop(UPDATE), extras=means, share=clients / chances, steps=steps, round=number, figures=figures
+        update=means.pop(UPDATE),
+        extras=means,
+        share=clients / chances,
+        clients=clients,
+        steps=steps,
+        round=number,
+        figures=figures,
     )
 
 

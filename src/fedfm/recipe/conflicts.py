@@ -210,6 +210,11 @@ def _stage_order(recipe: RecipeKeys) -> str | None:
     for place, stage in enumerate(recipe.updates):
         ways = stage.ways if stage.reads_names else stage.ways & {"up"} if stage.stateful else frozenset[str]()
         for number, earlier in enumerate(recipe.updates[:place]):
+            if stage.comes_first and earlier.ways & stage.ways:
+                return (
+                    f"`updates[{place}].kind: {stage.kind}` needs what `updates[{number}].kind: {earlier.kind}` "
+                    f"changes: put {stage.kind} before {earlier.kind}"
+                )
             if earlier.flattens and earlier.ways & ways:
                 return (
                     f"`updates[{place}].kind: {stage.kind}` reads tensors by their names, which "

@@ -13,6 +13,7 @@ NAMES = {
     "fedadagrad": "FedAdagrad",
     "fedexp": "FedExP",
     "fednova": "FedNova",
+    "fedpm": "FedPM",
     "lora": "LoRA",
     "dora": "DoRA",
     "lora-sb": "LoRA-SB",

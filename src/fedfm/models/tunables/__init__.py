@@ -14,6 +14,7 @@ from fedfm.models.tunables.ia3 import IA3
 from fedfm.models.tunables.layers import WholeLayers
 from fedfm.models.tunables.lora import Dora, Lora
 from fedfm.models.tunables.lora_sb import LoraSb
+from fedfm.models.tunables.mask import Mask
 from fedfm.models.tunables.miss import Miss
 from fedfm.models.tunables.norms import Norms
 from fedfm.models.tunables.p_tuning import PTuning
@@ -38,6 +39,7 @@ TUNABLES: dict[str, type[TuneSettings]] = {
     "miss": Miss,
     "shira": Shira,
     "c3a": C3A,
+    "mask": Mask,
     "prompt": Prompt,
     "p-tuning": PTuning,
     "prefix": Prefix,
@@ -61,6 +63,7 @@ __all__ = [
     "Head",
     "Lora",
     "LoraSb",
+    "Mask",
     "Miss",
     "Norms",
     "PTuning",

@@ -1,4 +1,4 @@
-"""The base class of tunables that PEFT adds to chosen weight matrices."""
+"""The base class of tunables of chosen weight matrices."""
 
 from __future__ import annotations
 

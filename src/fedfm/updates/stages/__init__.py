@@ -6,6 +6,7 @@ from typing import Annotated
 
 from fedfm.registry import Choice
 from fedfm.updates.stages.base import Stage
+from fedfm.updates.stages.bernoulli import Bernoulli
 from fedfm.updates.stages.clip import Clip
 from fedfm.updates.stages.nf4 import NormalFloat
 from fedfm.updates.stages.power_sgd import PowerSgd
@@ -22,6 +23,7 @@ STAGES: dict[str, type[Stage]] = {
     "quantize": Quantize,
     "nf4": NormalFloat,
     "sign": Sign,
+    "bernoulli": Bernoulli,
 }
 
 AnyStage = Annotated[Stage, Choice(STAGES, "kind", "fedfm.stages")]
@@ -29,6 +31,7 @@ AnyStage = Annotated[Stage, Choice(STAGES, "kind", "fedfm.stages")]
 __all__ = [
     "STAGES",
     "AnyStage",
+    "Bernoulli",
     "Clip",
     "NormalFloat",
     "PowerSgd",

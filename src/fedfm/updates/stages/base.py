@@ -32,6 +32,8 @@ class Stage(Settings):
     """Whether what it encodes no longer has the names of the tensors."""
     reads_names: ClassVar[bool] = False
     """Whether it needs the tensors under their names, and so cannot follow a stage that flattens."""
+    comes_first: ClassVar[bool] = False
+    """Whether it needs what the client made, as no other stage has changed it."""
     linear: ClassVar[bool] = False
     """Whether the sum of encoded updates decodes to the sum of the updates."""
 
