@@ -58,8 +58,8 @@ def test_identical_updates_are_returned_and_no_argument_is_changed(name: str, nu
     params, update = tensors(0), trained(rule, tensors(1), number)
     before = digest(params), digest(update)
     fold = rule.start(spec_of(params), params)
-    for client, examples in enumerate((3, 8, 5, 1)):
-        fold.add(update, Contribution(str(client), examples, 1), whole(spec_of(update)))
+    for client in range(max(4, rule.least)):
+        fold.add(update, Contribution(str(client), 3 + 5 * client % 4, 1), whole(spec_of(update)))
     expected = effect(rule, {**params, **add({name: params[name] for name in update}, update)})
     for key, tensor in outcome(rule, fold, params).items():
         torch.testing.assert_close(tensor, expected[key], rtol=1e-5, atol=2e-6)
@@ -69,9 +69,10 @@ def test_identical_updates_are_returned_and_no_argument_is_changed(name: str, nu
 @every_rule
 def test_a_copy_counts_as_often_as_it_was_drawn(name: str) -> None:
     rule, params, found = RULES[name](), tensors(0), []
-    for times in ((2, 1), (1, 1, 1)):
+    more = rule.least  # of the second client
+    for clients in ({1: 2, 2: more}.items(), [(1, 1), (1, 1), *[(2, 1)] * more]):
         fold = rule.start(spec_of(params), params)
-        for seed, copies in zip((1, 2) if len(times) == 2 else (1, 1, 2), times, strict=True):
+        for seed, copies in clients:
             update = trained(rule, tensors(seed), 1)
             fold.add(update, Contribution(str(seed), 4, 1, copies=copies), whole(spec_of(update)))
         found.append(outcome(rule, fold, params))
@@ -86,8 +87,8 @@ def test_a_coordinate_that_no_client_holds_does_not_move(name: str) -> None:
     held = {A: (slice(1),), B: (slice(None), slice(1))}
     part = trained(rule, {A: update[A][:1], B: update[B][:, :1]}, 1)
     held = {key: index for key, index in held.items() if key in part}
-    for client in "ab":
-        fold.add(part, Contribution(client, 4, 1), held)
+    for client in range(max(2, rule.least)):
+        fold.add(part, Contribution(str(client), 4, 1), held)
     found = fold.result()
     assert not found["head.bias"].any()
     if B in fold.replaced():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fedfm.aggregation.base import Contribution, Fold, Rule
+from fedfm.aggregation.base import Contribution, Fold, Memory, Rule
 from fedfm.aggregation.lora import (
     FedEx,
     FedMomentum,
@@ -19,6 +19,16 @@ from fedfm.aggregation.lora import (
 )
 from fedfm.aggregation.mean import Mean
 from fedfm.aggregation.median import Median
+from fedfm.aggregation.robust import (
+    Bulyan,
+    CenteredClipping,
+    FoolsGold,
+    GeometricMedian,
+    Krum,
+    MultiKrum,
+    NormClip,
+    Smea,
+)
 from fedfm.aggregation.trimmed_mean import TrimmedMean
 from fedfm.registry import Choice
 
@@ -26,6 +36,14 @@ RULES: dict[str, type[Rule]] = {
     "mean": Mean,
     "median": Median,
     "trimmed-mean": TrimmedMean,
+    "norm-clip": NormClip,
+    "krum": Krum,
+    "multi-krum": MultiKrum,
+    "bulyan": Bulyan,
+    "geometric-median": GeometricMedian,
+    "centered-clipping": CenteredClipping,
+    "smea": Smea,
+    "foolsgold": FoolsGold,
     "hetlora": HetLora,
     "ffa": FfaLora,
     "rolora": RoLora,
@@ -43,6 +61,8 @@ Aggregation = Annotated[Rule, Choice(RULES, "rule", "fedfm.rules")]
 __all__ = [
     "RULES",
     "Aggregation",
+    "Bulyan",
+    "CenteredClipping",
     "Contribution",
     "FedEx",
     "FedMomentum",
@@ -52,11 +72,18 @@ __all__ = [
     "FlexLora",
     "Flora",
     "Fold",
+    "FoolsGold",
+    "GeometricMedian",
     "HetLora",
+    "Krum",
     "LoraFair",
     "Mean",
     "Median",
+    "Memory",
+    "MultiKrum",
+    "NormClip",
     "RoLora",
     "Rule",
+    "Smea",
     "TrimmedMean",
 ]

@@ -9,7 +9,7 @@ from fedfm.capabilities import BARRIER
 from fedfm.data.settings import SITES
 from fedfm.errors import Problem
 from fedfm.recipe.capabilities import incompatible
-from fedfm.recipe.cohorts import too_few_updates
+from fedfm.recipe.cohorts import unfit_updates
 from fedfm.recipe.federation import DEFAULT_CLIENTS
 from fedfm.recipe.keys import RecipeKeys
 from fedfm.recipe.problems import overlap
@@ -78,9 +78,9 @@ def _cohort(recipe: RecipeKeys) -> str | None:
     return None
 
 
-def _enough_updates(recipe: RecipeKeys) -> str | None:
+def _fitting_updates(recipe: RecipeKeys) -> str | None:
     federation, known = recipe.federation, recipe.data.client is None and recipe.data.train != SITES
-    return too_few_updates(recipe, federation.clients or (DEFAULT_CLIENTS if known else None))
+    return unfit_updates(recipe, federation.clients or (DEFAULT_CLIENTS if known else None))
 
 
 def _ranks(recipe: RecipeKeys) -> str | None:
@@ -219,7 +219,7 @@ CHECKS = (
     Check(("data.validation", "data.test"), _held_back),
     Check(("data.text", "task.kind"), _pairs),
     Check(("federation.per_round", "federation.clients", "data.client"), _cohort),
-    Check(("aggregate.rule", "federation", "protocol", "data.client", "data.train"), _enough_updates),
+    Check(("aggregate.rule", "federation", "protocol", "data.client", "data.train"), _fitting_updates),
     Check(("federation.ranks", "tune.r"), _ranks),
     Check(("federation.partition", "data.client"), _natural_column),
     Check(("data.client", "federation.partition"), _natural_partition),
