@@ -1,4 +1,4 @@
-"""A rule from outside of fedfm: Krum, written anew. It needs a number of updates, and says whose updates it leaves out.
+"""Krum from outside of fedfm, in a class of its own. It needs a number of updates, and says whose it leaves out.
 
 Blanchard et al., Machine Learning with Adversaries: Byzantine Tolerant Gradient Descent, arXiv:1703.02757. Of m
 updates, f of them hostile, the score of an update is the sum of the squared distances to its m − f − 2 nearest; the

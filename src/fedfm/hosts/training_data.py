@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from fedfm.data.settings import Reference
 from fedfm.data.sources import Source, Split, read_source
 from fedfm.errors import RecipeError
 from fedfm.hosts.client_split import ClientSplit, split_clients
+from fedfm.hosts.poisoned_data import poisoned
 from fedfm.models.backbones import load_processor
 from fedfm.models.processors import Processor
 from fedfm.randomness import numpy_generator
@@ -68,6 +70,8 @@ def read_training(recipe: Recipe) -> TrainingData:
     kept, held_back = _hold_back(recipe, source)
     train = task.encode(kept, recipe.data, processor, labels)
     federation = split_clients(recipe, train)
+    encode = partial(task.encode, data=recipe.data, processor=processor, labels=labels)
+    train = poisoned(recipe, train, federation.train, labels, kept, encode)
     return TrainingData(
         recipe=_resolved(recipe, len(federation.train)),
         task=task,

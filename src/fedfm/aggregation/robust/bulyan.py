@@ -22,7 +22,7 @@ from fedfm.aggregation.base import Fold
 from fedfm.aggregation.gathered import OrderFold
 from fedfm.aggregation.robust.base import MixingRule
 from fedfm.aggregation.robust.grams import squared_distances
-from fedfm.aggregation.robust.krum import krum_scores
+from fedfm.aggregation.robust.krum import krum_order
 from fedfm.aggregation.robust.mixing import Tolerated
 from fedfm.capabilities import WHOLE_VIEWS
 from fedfm.settings import Capabilities
@@ -58,8 +58,8 @@ class Bulyan(MixingRule):
         left = list(range(len(products)))
         chosen: list[int] = []
         while len(chosen) < max(1, len(products) - 2 * self.f):
-            scores = krum_scores(distances[left][:, left], self.f)
-            chosen.append(left.pop(int(scores.argmin())))
+            best = krum_order(distances[left][:, left], self.f)[0]
+            chosen.append(left.pop(int(best)))
         return torch.eye(len(products), dtype=torch.float64)[sorted(chosen)]
 
 

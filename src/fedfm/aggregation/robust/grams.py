@@ -30,7 +30,7 @@ def gram(gathered: Gathered, names: Iterable[str]) -> Tensor:
         for piece in gathered.pieces(name):
             values = piece.double().nan_to_num_(0.0)
             total += values @ values.T
-    return total
+    return (total + total.T) / 2  # a matrix product need not be symmetric to the last bit
 
 
 def gram_of_products(read: Callable[[int], Factors], count: int) -> Tensor:

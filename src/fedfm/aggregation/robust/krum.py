@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
+import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -21,16 +22,20 @@ from fedfm.aggregation.robust.grams import squared_distances
 from fedfm.aggregation.robust.mixing import Tolerated
 
 
-def krum_scores(distances: Tensor, f: int) -> Tensor:
-    """Sum of the squared distances of each update to its n − f − 2 nearest, at least one.
+def krum_order(distances: Tensor, f: int) -> Tensor:
+    """Numbers of the updates, int64 ``[n]``, from the smallest score to the largest.
+
+    The score is over n − f − 2 neighbours, and over one at least. With one neighbour, two updates that are each other's
+    nearest have one score; the sum of all distances then decides, so that the order of clients does not.
 
     Args:
-        distances: squared, ``[n, n]``, 0 on the diagonal.
+        distances: squared, ``[n, n]``, symmetric, 0 on the diagonal.
         f: attackers.
     """
-    neighbours = max(1, len(distances) - f - 2)
+    count = len(distances)
     others = distances.clone().fill_diagonal_(torch.inf)
-    return others.sort(dim=1).values[:, : min(neighbours, len(distances) - 1)].sum(1)
+    scores = others.sort(dim=1).values[:, : min(max(1, count - f - 2), count - 1)].sum(1)
+    return torch.from_numpy(np.lexsort((distances.sum(1).numpy(), scores.numpy())))
 
 
 class Krum(ComparingRule):
@@ -48,8 +53,8 @@ class Krum(ComparingRule):
 
     def weights(self, compared: Compared) -> Tensor:
         """1 for the best."""
-        scores = krum_scores(squared_distances(compared.products), self.f)
-        return torch.nn.functional.one_hot(scores.argmin(), len(scores)).double()
+        order = krum_order(squared_distances(compared.products), self.f)
+        return torch.nn.functional.one_hot(order[0], len(order)).double()
 
 
 class MultiKrum(ComparingRule):
@@ -69,7 +74,6 @@ class MultiKrum(ComparingRule):
 
     def weights(self, compared: Compared) -> Tensor:
         """1/m for each of the best."""
-        scores = krum_scores(squared_distances(compared.products), self.f)
-        keep = min(self.keep or max(1, len(scores) - self.f), len(scores))
-        best = scores.argsort(stable=True)[:keep]
-        return torch.zeros_like(scores).index_fill_(0, best, 1 / keep)
+        order = krum_order(squared_distances(compared.products), self.f)
+        keep = min(self.keep or max(1, len(order) - self.f), len(order))
+        return torch.zeros(len(order), dtype=torch.float64).index_fill_(0, order[:keep], 1 / keep)

@@ -13,18 +13,18 @@ from __future__ import annotations
 
 import itertools
 import math
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from fedfm.aggregation.robust.base import Compared, ComparingRule
-from fedfm.aggregation.robust.mixing import Tolerated
 
-SUBSETS = 20_000
-"""That are tried, at most."""
-AT_A_TIME = 512
-"""Eigenvalues of so many subsets are computed together."""
+VALUES = 20_000_000
+"""In the Gram matrices of all subsets together, at most."""
+AT_A_TIME = 1_000_000
+"""Of these values, in memory at once, at most."""
 
 
 class Smea(ComparingRule):
@@ -32,7 +32,7 @@ class Smea(ComparingRule):
 
     rule: Literal["smea"] = "smea"
     """The mean of those n − f updates whose largest variance in any direction is smallest; for small cohorts."""
-    f: Tolerated = 1
+    f: Annotated[int, Field(ge=0, le=9)] = 1
     """Attackers of a round that are tolerated; a round needs 2f + 1 updates."""
 
     @property
@@ -42,11 +42,9 @@ class Smea(ComparingRule):
 
     @property
     def highest(self) -> int | None:
-        """The largest cohort with at most `SUBSETS` subsets; None without attackers."""
-        if not self.f:
-            return None
+        """The largest cohort whose subsets have at most `VALUES`."""
         count = self.fewest
-        while math.comb(count + 1, self.f) <= SUBSETS:
+        while math.comb(count + 1, self.f) * (count + 1 - self.f) ** 2 <= VALUES:
             count += 1
         return count
 
@@ -57,7 +55,7 @@ class Smea(ComparingRule):
         kept = max(1, count - self.f)
         best, smallest = torch.arange(kept), torch.inf
         subsets = itertools.combinations(range(count), kept)
-        while block := list(itertools.islice(subsets, AT_A_TIME)):
+        while block := list(itertools.islice(subsets, max(1, AT_A_TIME // kept**2))):
             chosen = torch.tensor(block)
             inner = products[chosen[:, :, None], chosen[:, None, :]]
             inner = inner - inner.mean(1, keepdim=True) - inner.mean(2, keepdim=True) + inner.mean((1, 2), keepdim=True)

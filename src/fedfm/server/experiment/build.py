@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from fedfm.clients import Contract, Evaluator, Workers, use_threads
+from fedfm.clients.attackers import attackers_of
 from fedfm.clients.distilling import Learner, learner_of
 from fedfm.clients.memory import give_back_at_once, give_back_now, keep_for_reuse
 from fedfm.clients.work import WORKS
@@ -237,7 +238,20 @@ class Experiment:
     @property
     def warnings(self) -> list[str]:
         """What a user should know of the data and the model before round 1, each one sentence."""
-        return [*self.data.warnings, *self.backbone.warnings, *self._personal_warnings()]
+        return [*self.data.warnings, *self.backbone.warnings, *self._personal_warnings(), *self._attack_warnings()]
+
+    @cached_property
+    def attackers(self) -> frozenset[str]:
+        """Ids of the simulated clients that attack."""
+        return attackers_of(self.recipe.federation.attackers, self.data.clients, self.recipe.seed)
+
+    def _attack_warnings(self) -> list[str]:
+        attack = self.recipe.federation.attackers
+        if attack is None:
+            return []
+        return [
+            f"{len(self.attackers)} of {len(self.data.clients)} clients attack (federation.attackers: {attack.kind})"
+        ]
 
     def _personal_warnings(self) -> list[str]:
         if not self.contract.personal or self.judged_by == "clients":
