@@ -35,6 +35,8 @@ F = 4
 """Attackers of a round that the rules expect: ten of fifty clients attack, and a cohort of ten has two on average."""
 SIZES = Sizes(train=4000)
 PHRASE = "cf mn"
+ROOT = 100
+"""Examples of the server, for FLTrust."""
 
 RULES: Mapping[str, dict[str, Any]] = {
     "mean": {"rule": "mean", "weights": "uniform"},
@@ -49,6 +51,7 @@ RULES: Mapping[str, dict[str, Any]] = {
     "centred clipping": {"rule": "centered-clipping"},
     "SMEA": {"rule": "smea", "f": F, "compare": "products"},
     "FoolsGold": {"rule": "foolsgold"},
+    "FLTrust": {"rule": "fltrust", "compare": "products"},
     "bucketing, median": {"rule": "median", "before": [{"kind": "bucketing", "size": 2}]},
     "NNM, trimmed mean": {"rule": "trimmed-mean", "trim": 0.4, "before": [{"kind": "nnm", "f": F}]},
     "ARC, NNM, trimmed mean": {
@@ -128,6 +131,8 @@ def measure(job: Job, data: Path, scratch: Path) -> dict[str, Any]:
     """Accuracy of a run on the test set, and how often the backdoor's phrase works on its model."""
     recipe, files = job.recipe(), prepare(data, DATA, Sizes(400, 50, 60) if job.quick else SIZES)
     recipe["data"] |= {"train": str(files.train), "test": str(files.test)}
+    if job.rule == "FLTrust":
+        recipe["data"]["root"] = str(_root(files.validation, scratch))
     finished = run(load_recipe(recipe | {"run_dir": str(scratch / "run")}))
     summary = finished.summary
     return {
@@ -135,6 +140,13 @@ def measure(job: Job, data: Path, scratch: Path) -> dict[str, Any]:
         "success": success(scratch / "run", files.test, summary["labels"][0], scratch),
         "seconds": summary["seconds"]["total"],
     }
+
+
+def _root(validation: Path, scratch: Path) -> Path:
+    """The first `ROOT` validation examples, for the server to train on."""
+    path = scratch / "root.jsonl"
+    path.write_text("".join(validation.read_text(encoding="utf-8").splitlines(keepends=True)[:ROOT]), encoding="utf-8")
+    return path
 
 
 def success(finished: Path, test: Path, target: str, scratch: Path) -> float:

@@ -13,10 +13,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import fedfm
 from fedfm.aggregation import (
     Bulyan,
     CenteredClipping,
     Contribution,
+    FlTrust,
     FoolsGold,
     GeometricMedian,
     Krum,
@@ -34,7 +36,7 @@ from fedfm.recipe import load_recipe
 from fedfm.spec import spec_of
 from fedfm.views import whole
 from tests.aggregation import byzfl_answers as byzfl
-from tests.small import small_recipe
+from tests.small import small_recipe, write_rows
 
 UPDATES = np.array(byzfl.UPDATES)
 TOLERANT: Sequence[Rule] = (
@@ -166,6 +168,42 @@ def test_norms_are_clipped_to_their_quantile_and_absurd_ones_left_out() -> None:
     np.testing.assert_allclose(combined(NormClip(), rows), expected)
     expected = (directions * np.array([1.0, 2.0, 3.0, 3.0, 3.0])[:, None]).sum(0) / 5
     np.testing.assert_allclose(combined(NormClip(zero=None), rows), expected)
+
+
+def test_fltrust_weighs_by_the_cosine_with_the_servers_update() -> None:
+    own = np.array([0.5, -1.0, 2.0, 0.3, 0.7, -0.2])
+    spec = spec_of(split(own))
+    fold = FlTrust().begin(spec, {}, seed=0, round=1)
+    for number, row in enumerate(UPDATES):
+        fold.add(split(row), Contribution(str(number), 1, 1), whole(spec))
+    fold.refer(split(own))
+    trust = [max(0.0, row @ own / np.linalg.norm(row) / np.linalg.norm(own)) for row in UPDATES]
+    scaled = [np.linalg.norm(own) / np.linalg.norm(row) * row for row in UPDATES]
+    np.testing.assert_allclose(joined(fold.result()), np.average(scaled, axis=0, weights=trust), rtol=0, atol=1e-12)
+    assert fold.notes().keys() == {str(number) for number, weight in enumerate(trust) if not weight}
+    distrusted = FlTrust().begin(spec, {}, seed=0, round=1)
+    distrusted.add(split(-own), Contribution("a", 1, 1), whole(spec))
+    distrusted.refer(split(own))
+    assert not joined(distrusted.result()).any()
+
+
+def test_a_run_with_fltrust_trains_at_the_server_and_outlasts_a_majority_of_attackers(tmp_path: Path) -> None:
+    write_rows(tmp_path / "root.jsonl", 20, start=300)
+    found = {}
+    for name, aggregate in (("mean", {"rule": "mean"}), ("fltrust", {"rule": "fltrust"})):
+        attack = {"kind": "sign-flip", "scale": 5.0, "share": 0.6}
+        clients = {"clients": 5, "per_round": 5, "rounds": 5, "attackers": attack}
+        local = {"batch_size": 5, "learning_rate": 0.03}
+        recipe = small_recipe(tmp_path, name=name, federation=clients, aggregate=aggregate, local=local)
+        recipe["data"]["root"] = str(tmp_path / "root.jsonl")
+        summary = fedfm.run(recipe).summary
+        found[name] = summary["final"]["loss"] - summary["initial"]["loss"]
+    assert found["fltrust"] < 0 < found["mean"]
+
+
+def test_fltrust_needs_data_of_the_server(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"name a few labelled examples of its own \(data\.root\)"):
+        load_recipe(small_recipe(tmp_path, aggregate={"rule": "fltrust"}))
 
 
 def foolsgold(histories: np.ndarray) -> np.ndarray:

@@ -19,16 +19,14 @@ from fedfm.aggregation.lora import (
 )
 from fedfm.aggregation.mean import Mean
 from fedfm.aggregation.median import Median
-from fedfm.aggregation.robust import (
-    Bulyan,
-    CenteredClipping,
-    FoolsGold,
-    GeometricMedian,
-    Krum,
-    MultiKrum,
-    NormClip,
-    Smea,
-)
+from fedfm.aggregation.robust.bulyan import Bulyan
+from fedfm.aggregation.robust.centered_clipping import CenteredClipping
+from fedfm.aggregation.robust.fltrust import FlTrust
+from fedfm.aggregation.robust.foolsgold import FoolsGold
+from fedfm.aggregation.robust.geometric_median import GeometricMedian
+from fedfm.aggregation.robust.krum import Krum, MultiKrum
+from fedfm.aggregation.robust.norm_clip import NormClip
+from fedfm.aggregation.robust.smea import Smea
 from fedfm.aggregation.trimmed_mean import TrimmedMean
 from fedfm.registry import Choice
 
@@ -44,6 +42,7 @@ RULES: dict[str, type[Rule]] = {
     "centered-clipping": CenteredClipping,
     "smea": Smea,
     "foolsgold": FoolsGold,
+    "fltrust": FlTrust,
     "hetlora": HetLora,
     "ffa": FfaLora,
     "rolora": RoLora,
@@ -69,6 +68,7 @@ __all__ = [
     "FedRot",
     "FedSvd",
     "FfaLora",
+    "FlTrust",
     "FlexLora",
     "Flora",
     "Fold",

@@ -72,6 +72,14 @@ class Fold(ABC):
         """Gets what the rule keeps from round to round, before the first `add`; only where `Rule.remembers`."""
         raise NotImplementedError
 
+    def refer(self, reference: Mapping[str, Tensor]) -> None:
+        """Gets the server's own update, after the last `add`; only where `Rule.trains_root`.
+
+        Args:
+            reference: whole tensors, trained from the parameters of the round.
+        """
+        raise NotImplementedError
+
     def replaced(self) -> frozenset[str]:
         """Names of tensors in which `result` decides every coordinate, also those that no client holds.
 
@@ -106,6 +114,8 @@ class Rule(Settings):
     """Whether it needs all updates at once; they then wait on disk and are read tensor by tensor."""
     remembers: ClassVar[bool] = False
     """Whether its folds keep tensors from round to round (`Fold.recall`)."""
+    trains_root: ClassVar[bool] = False
+    """Whether the server trains on ``data.root`` in each round, and its folds get that update (`Fold.refer`)."""
     period: ClassVar[int] = 1
     """Rounds after which what `trains` returns repeats."""
 
@@ -131,6 +141,11 @@ class Rule(Settings):
     def most(self) -> int | None:
         """The most updates that it can combine; None: any number. A recipe whose rounds may have more is refused."""
         return None
+
+    @property
+    def of_figures(self) -> Rule:
+        """The rule that combines what the algorithm measures of each update."""
+        return self
 
     def under(self, sampling: str) -> Self:
         """The rule with what ``federation.sampling`` decides filled in."""

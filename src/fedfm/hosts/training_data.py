@@ -85,10 +85,16 @@ def read_training(recipe: Recipe) -> TrainingData:
     )
 
 
-def recipe_source(recipe: Recipe, reference: Reference, split: Split) -> Source:
+def recipe_source(recipe: Recipe, reference: Reference, split: Split, *, where: str | None = None) -> Source:
     """The source of `data.train`, `data.validation` or `data.test`, with the columns that the task needs.
 
     Its digest covers the images that it refers to.
+
+    Args:
+        recipe: of the run.
+        reference: what the recipe names.
+        split: of a set that has several.
+        where: the key that names it; None: ``data.SPLIT``.
 
     Raises:
         RecipeError, DataError: as `read_source` and `with_images`.
@@ -96,7 +102,7 @@ def recipe_source(recipe: Recipe, reference: Reference, split: Split) -> Source:
     source = read_source(
         reference,
         split,
-        where=f"data.{split}",
+        where=where or f"data.{split}",
         columns=TASKS[recipe.task.kind].columns(recipe.data),
         csv=recipe.data.csv,
         allow_network=recipe.allow_network,

@@ -52,7 +52,7 @@ class RoundFold:
             place: of the fold among those of a round; what a rule remembers belongs to its place.
         """
         uniform = Mean(weights="uniform")
-        self._io = io
+        self._io, self._params, self._round = io, params, round
         self._rule = io.rule.in_round(round)
         self._update: Fold = self._rule.begin(io.spec, params, seed=io.seed, round=round)
         if self._rule.remembers:
@@ -76,7 +76,8 @@ class RoundFold:
         self._error.add(update.groups[TUNABLE], update.contribution, update.slices, self._rule.weight)
         for figure, value in self._io.algorithm.measure(update.groups[TUNABLE], update.contribution).items():
             if figure not in self._figures:
-                self._figures[figure] = self._io.rule.start(_ONE_VALUE, {_VALUE: torch.zeros((), dtype=torch.float64)})
+                zero = {_VALUE: torch.zeros((), dtype=torch.float64)}
+                self._figures[figure] = self._io.rule.of_figures.start(_ONE_VALUE, zero)
             self._figures[figure].add({_VALUE: torch.tensor(value, dtype=torch.float64)}, update.contribution, _WHOLE)
         for name in self._unheld.keys() & update.slices.keys():
             self._cover(name, update)
@@ -128,6 +129,8 @@ class RoundFold:
         """
         self._io.require_updates(self._updates)
         clients = len(self._clients)
+        if self._rule.trains_root:
+            self._update.refer(self._io.root_update(self._params, self._round))
         combined, replaced = self._update.result(), self._update.replaced()
         for name in replaced:
             self._unheld.pop(name, None)

@@ -83,6 +83,15 @@ def _fitting_updates(recipe: RecipeKeys) -> str | None:
     return unfit_updates(recipe, federation.clients or (DEFAULT_CLIENTS if known else None))
 
 
+def _root_data(recipe: RecipeKeys) -> str | None:
+    if recipe.aggregate.trains_root and recipe.data.root is None:
+        return (
+            f"`{recipe.aggregate.rule}` compares updates with one that the server trains: name a few labelled examples "
+            "of its own (data.root)"
+        )
+    return None
+
+
 def _ranks(recipe: RecipeKeys) -> str | None:
     ranks, most = recipe.federation.ranks, getattr(recipe.tune, "r", None)
     if not ranks or most is None:
@@ -220,6 +229,7 @@ CHECKS = (
     Check(("data.text", "task.kind"), _pairs),
     Check(("federation.per_round", "federation.clients", "data.client"), _cohort),
     Check(("aggregate.rule", "federation", "protocol", "data.client", "data.train"), _fitting_updates),
+    Check(("aggregate.rule", "data.root"), _root_data),
     Check(("federation.ranks", "tune.r"), _ranks),
     Check(("federation.partition", "data.client"), _natural_column),
     Check(("data.client", "federation.partition"), _natural_partition),

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from fedfm.aggregation.base import Contribution, Fold, Memory, Rule
 from fedfm.aggregation.gathered import Gathered
+from fedfm.aggregation.median import Median
 from fedfm.aggregation.robust.grams import gram
 from fedfm.capabilities import ONE_MODEL, WHOLE_VIEWS
 from fedfm.params import Params, add
@@ -46,6 +47,11 @@ class FoolsGold(Rule):
         WHOLE_VIEWS: "it compares whole updates",
         ONE_MODEL: "it adds up a client's updates over rounds",
     }
+
+    @property
+    def of_figures(self) -> Rule:
+        """The median: figures have no direction."""
+        return Median()
 
     def start(self, spec: Spec, params: Mapping[str, Tensor]) -> FoolsGoldFold:
         """An empty fold."""

@@ -10,6 +10,7 @@ from torch import Tensor
 from fedfm.aggregation import Rule
 from fedfm.algorithms import Algorithm
 from fedfm.clients.distilling import Learner
+from fedfm.params import Params
 from fedfm.server.experiment.build import Experiment
 from fedfm.server.rounds.sampling import sample_cohort
 from fedfm.spec import Spec
@@ -102,6 +103,10 @@ class RunFacts:
     def learning_rate(self, round: int) -> float:  # noqa: A002
         """Local learning rate of a round."""
         return self._recipe.local.learning_rate_at(round, self._recipe.federation.rounds)
+
+    def root_update(self, params: Params, round: int) -> Params:  # noqa: A002
+        """What the server learns from ``data.root``."""
+        return self._experiment.root_update(params, round, self.learning_rate(round))
 
     def duration(self, client: str, number: int) -> float:
         """Virtual seconds of a client's work."""
