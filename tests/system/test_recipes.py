@@ -39,7 +39,7 @@ def small(recipe: Recipe, models: Path) -> list[str]:
         f"model.path={models / TINY.get(recipe.task.kind, 'tiny-bert')}",
         "data.limit=80",
         "data.max_length=24",
-        "federation.per_round=3",
+        f"federation.per_round={max(3, recipe.aggregate.least)}",
         "federation.rounds=2",
         "federation.min_examples=1",
         "local.max_steps=2",
@@ -47,7 +47,7 @@ def small(recipe: Recipe, models: Path) -> list[str]:
         "runtime.processes=1",
     ]
     if recipe.data.client is None:
-        changes += [f"federation.clients={min(federation.clients or 6, 6)}"]
+        changes += [f"federation.clients={max(min(federation.clients or 6, 6), recipe.aggregate.least)}"]
     if hasattr(recipe.tune, "n_frequency"):
         changes += ["tune.n_frequency=16"]
     if getattr(recipe.tune, "r", 0) > 16:

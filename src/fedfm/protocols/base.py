@@ -295,6 +295,10 @@ class IO(Interface):
         """
         ...
 
+    def root_update(self, params: Params, round: int) -> Params:  # noqa: A002
+        """What the server learns from ``data.root``, as a client would in a round, from the tunable ``params``."""
+        ...
+
     def merge(self, residual: Params) -> None:
         """Adds factors to the frozen weights that all clients hold, once the round is over.
 

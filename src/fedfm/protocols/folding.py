@@ -6,6 +6,7 @@ What the algorithm measures of each update is folded by the recipe's rule too, a
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -24,21 +25,38 @@ _ONE_VALUE: Spec = {_VALUE: TensorSpec((), torch.float64)}
 _WHOLE: Slices = {_VALUE: ()}
 
 
+@dataclass(frozen=True)
+class _RuleMemory:
+    """A rule's memory in the state of the run; `fedfm.aggregation.Memory`."""
+
+    io: IO
+    name: str
+
+    def kept(self, key: str) -> Params | None:
+        return self.io.kept(self.name, key)
+
+    def keep(self, key: str, params: Params) -> None:
+        self.io.keep(self.name, key, params)
+
+
 class RoundFold:
     """Takes sound updates in a fixed order and gives their aggregate."""
 
-    def __init__(self, io: IO, params: Params, round: int) -> None:  # noqa: A002 - the field's word
+    def __init__(self, io: IO, params: Params, round: int, place: str = "") -> None:  # noqa: A002 - the field's word
         """An empty fold.
 
         Args:
             io: of the round.
             params: the server's tunable, from which the step starts.
             round: 1-based round.
+            place: of the fold among those of a round; what a rule remembers belongs to its place.
         """
         uniform = Mean(weights="uniform")
-        self._io = io
+        self._io, self._params, self._round = io, params, round
         self._rule = io.rule.in_round(round)
         self._update: Fold = self._rule.begin(io.spec, params, seed=io.seed, round=round)
+        if self._rule.remembers:
+            self._update.recall(_RuleMemory(io, f"rule/{place}" if place else "rule"))
         self._error = AggregationError(io.spec, params)
         self._figures: dict[str, Fold] = {}
         self._extras: dict[str, Fold] = {group: uniform.start(io.spec, params) for group in io.algorithm.returned}
@@ -58,7 +76,8 @@ class RoundFold:
         self._error.add(update.groups[TUNABLE], update.contribution, update.slices, self._rule.weight)
         for figure, value in self._io.algorithm.measure(update.groups[TUNABLE], update.contribution).items():
             if figure not in self._figures:
-                self._figures[figure] = self._io.rule.start(_ONE_VALUE, {_VALUE: torch.zeros((), dtype=torch.float64)})
+                zero = {_VALUE: torch.zeros((), dtype=torch.float64)}
+                self._figures[figure] = self._io.rule.of_figures.start(_ONE_VALUE, zero)
             self._figures[figure].add({_VALUE: torch.tensor(value, dtype=torch.float64)}, update.contribution, _WHOLE)
         for name in self._unheld.keys() & update.slices.keys():
             self._cover(name, update)
@@ -110,6 +129,8 @@ class RoundFold:
         """
         self._io.require_updates(self._updates)
         clients = len(self._clients)
+        if self._rule.trains_root:
+            self._update.refer(self._io.root_update(self._params, self._round))
         combined, replaced = self._update.result(), self._update.replaced()
         for name in replaced:
             self._unheld.pop(name, None)

@@ -15,7 +15,7 @@ def check_cohort(recipe: RecipeKeys, clients: int) -> int:
         RecipeError: they are more than are there, or fewer than the recipe needs.
     """
     size = recipe.federation.check_cohort(clients)
-    if reason := too_few_updates(recipe, clients):
+    if reason := unfit_updates(recipe, clients):
         raise RecipeError(reason, where="aggregate.rule")
     return size
 
@@ -27,8 +27,8 @@ def least_clients(recipe: RecipeKeys, clients: int) -> int:
     return max(1, math.ceil(federation.quorum * cohort), federation.min_clients or 0, combined)
 
 
-def too_few_updates(recipe: RecipeKeys, clients: int | None) -> str | None:
-    """Why no step can have the updates that the rule needs; None where one can.
+def unfit_updates(recipe: RecipeKeys, clients: int | None) -> str | None:
+    """Why no step can have the updates that the rule needs, or why one may have too many; None where neither is so.
 
     Args:
         recipe: sound key by key.
@@ -44,10 +44,17 @@ def too_few_updates(recipe: RecipeKeys, clients: int | None) -> str | None:
         cohort = clients if everyone else federation.cohort_size(clients)
         key = "federation.per_round" if federation.per_round is not None and not everyone else key
     rule, folded = recipe.aggregate.under(federation.sampling), recipe.protocol.folds(cohort)
-    if folded is None or folded[0] >= rule.least:
+    if folded is None:
         return None
     most, limit = folded
     limit = key if limit == "federation.per_round" else limit
+    if rule.most is not None and most > rule.most:
+        return (
+            f"`{rule.rule}` can combine {rule.most} updates at most, and a step may have {most} ({limit}): lower that, "
+            "or choose another rule"
+        )
+    if most >= rule.least:
+        return None
     return (
         f"`{rule.rule}` needs {rule.least} updates for a step, which has {most} at most ({limit}): raise that, or "
         "choose another rule"

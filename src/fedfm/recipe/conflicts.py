@@ -9,7 +9,7 @@ from fedfm.capabilities import BARRIER
 from fedfm.data.settings import SITES
 from fedfm.errors import Problem
 from fedfm.recipe.capabilities import incompatible
-from fedfm.recipe.cohorts import too_few_updates
+from fedfm.recipe.cohorts import unfit_updates
 from fedfm.recipe.federation import DEFAULT_CLIENTS
 from fedfm.recipe.keys import RecipeKeys
 from fedfm.recipe.problems import overlap
@@ -78,9 +78,18 @@ def _cohort(recipe: RecipeKeys) -> str | None:
     return None
 
 
-def _enough_updates(recipe: RecipeKeys) -> str | None:
+def _fitting_updates(recipe: RecipeKeys) -> str | None:
     federation, known = recipe.federation, recipe.data.client is None and recipe.data.train != SITES
-    return too_few_updates(recipe, federation.clients or (DEFAULT_CLIENTS if known else None))
+    return unfit_updates(recipe, federation.clients or (DEFAULT_CLIENTS if known else None))
+
+
+def _root_data(recipe: RecipeKeys) -> str | None:
+    if recipe.aggregate.trains_root and recipe.data.root is None:
+        return (
+            f"`{recipe.aggregate.rule}` compares updates with one that the server trains: name a few labelled examples "
+            "of its own (data.root)"
+        )
+    return None
 
 
 def _ranks(recipe: RecipeKeys) -> str | None:
@@ -233,7 +242,8 @@ CHECKS = (
     Check(("data.validation", "data.test"), _held_back),
     Check(("data.text", "task.kind"), _pairs),
     Check(("federation.per_round", "federation.clients", "data.client"), _cohort),
-    Check(("aggregate.rule", "federation", "protocol", "data.client", "data.train"), _enough_updates),
+    Check(("aggregate.rule", "federation", "protocol", "data.client", "data.train"), _fitting_updates),
+    Check(("aggregate.rule", "data.root"), _root_data),
     Check(("federation.ranks", "tune.r"), _ranks),
     Check(("federation.partition", "data.client"), _natural_column),
     Check(("data.client", "federation.partition"), _natural_partition),

@@ -40,6 +40,8 @@ PRESETS = (
     "fedper",
     "fedbn",
     "fedsa-lora",
+    "robust-krum",
+    "robust-mixing",
     "paper-table1-bert",
     "paper-table1-roberta",
 )

@@ -9,10 +9,13 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from fedfm.clients import Contract, Evaluator, Workers, use_threads
+from fedfm.algorithms import Algorithm
+from fedfm.clients import ClientRound, Contract, Evaluator, Worker, Workers, use_threads
+from fedfm.clients.attackers import attackers_of
 from fedfm.clients.distilling import Learner, learner_of
 from fedfm.clients.memory import give_back_at_once, give_back_now, keep_for_reuse
 from fedfm.clients.work import WORKS
@@ -23,7 +26,7 @@ from fedfm.hosts.worker_factory import ClientSide, make_contract, make_workers
 from fedfm.models.backbones import Backbone, load_backbone
 from fedfm.models.tunable import Tunable
 from fedfm.models.tunable_layers import layers_of
-from fedfm.params import Params, digest
+from fedfm.params import Params, digest, subtract
 from fedfm.progress import stage
 from fedfm.proxies.base import ClientModel
 from fedfm.recipe import Recipe
@@ -113,6 +116,37 @@ class Experiment:
         for split, part in (("validation", self.data.validation), ("test", self.data.test)):
             if part is not None:
                 yield split, len(part), self.evaluator(part)
+
+    def root_update(self, params: Params, number: int, learning_rate: float) -> Params:
+        """What the server learns from `data.root` in a round, as a client would, without the algorithm's hooks.
+
+        Args:
+            params: the tunable that it starts from.
+            number: the round.
+            learning_rate: of the round.
+
+        Raises:
+            ValueError: the recipe has no such data.
+        """
+        data, recipe, model = self.data, self.recipe, self.client_model
+        if data.root is None:
+            raise ValueError("there is no root data")
+        worker = Worker(
+            tunable=model.server_tunable,
+            task=data.task,
+            processor=data.processor,
+            examples=data.root,
+            clients={},
+            local=recipe.local,
+            contract=replace(self.contract, rule=Algorithm()),
+            seed=recipe.seed,
+            device=self.device,
+            copy=model.client,
+        )
+        worker.tunable.write(params)
+        start = ClientRound(params, {}, {}, learning_rate)
+        worker.fit(np.arange(len(data.root)), start, client="root", round=number)
+        return subtract(worker.tunable.folded(worker.tunable.read()), params)
 
     def evaluate_client_model(self, params: Params) -> dict[str, float] | None:
         """Loss and metrics on the test set of a proxy itself with ``params``; None where clients hold the backbone."""
@@ -237,7 +271,20 @@ class Experiment:
     @property
     def warnings(self) -> list[str]:
         """What a user should know of the data and the model before round 1, each one sentence."""
-        return [*self.data.warnings, *self.backbone.warnings, *self._personal_warnings()]
+        return [*self.data.warnings, *self.backbone.warnings, *self._personal_warnings(), *self._attack_warnings()]
+
+    @cached_property
+    def attackers(self) -> frozenset[str]:
+        """Ids of the simulated clients that attack."""
+        return attackers_of(self.recipe.federation.attackers, self.data.clients, self.recipe.seed)
+
+    def _attack_warnings(self) -> list[str]:
+        attack = self.recipe.federation.attackers
+        if attack is None:
+            return []
+        return [
+            f"{len(self.attackers)} of {len(self.data.clients)} clients attack (federation.attackers: {attack.kind})"
+        ]
 
     def _personal_warnings(self) -> list[str]:
         if not self.contract.personal or self.judged_by == "clients":

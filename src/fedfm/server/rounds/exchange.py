@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from fedfm.clients.state import decode_state, encode_state
 from fedfm.clients.store import ClientStore
+from fedfm.clients.work import WORKS
 from fedfm.errors import TooFewClientsError
 from fedfm.params import Params
 from fedfm.printable import line
@@ -19,6 +20,7 @@ from fedfm.protocols import Ask, ClientUpdate
 from fedfm.records.ledger import message_record
 from fedfm.server.experiment.build import Experiment
 from fedfm.server.rounds.arrivals import Arrival, log_arrival
+from fedfm.server.rounds.attacks import attacked
 from fedfm.server.rounds.intake import Intake
 from fedfm.server.rounds.interrupts import StopRequest
 from fedfm.server.rounds.messages import Outbox
@@ -93,12 +95,22 @@ class Exchange(RunFacts):
         staleness: Mapping[str, int] | None = None,
         quorum: bool = True,
     ) -> Iterator[ClientUpdate]:
-        """Asks clients and yields their sound answers, as `fedfm.protocols.IO.ask`."""
+        """Asks clients and yields their sound answers, as `fedfm.protocols.IO.ask`; attackers answer as they like."""
+        answers = self._answers(asks, copies or {}, staleness or {}, quorum=quorum)
+        attack, attackers = self._recipe.federation.attackers, self._experiment.attackers
+        if attack is None or not all(WORKS[ask.work].sends_update for ask in asks.values()):
+            return answers
+        self.record({"attackers": len(attackers & asks.keys())})
+        return attacked(answers, attack, attackers, self.spec, seed=self.seed, number=self.number)
+
+    def _answers(
+        self, asks: Mapping[str, Ask], copied: Mapping[str, int], stale: Mapping[str, int], *, quorum: bool
+    ) -> Iterator[ClientUpdate]:
+        """The sound answers, in order."""
         enough = self._enough(asks) if quorum else None
         wanted, ordering = enough or len(asks), Ordering(list(asks), as_they_come=enough is not None)
         self.submit(asks)
         answered = set[str]()
-        copied, stale = copies or {}, staleness or {}
         before = self.totals.accepted
         try:
             while len(answered) < len(asks) and (reply := self._runtime.next()) is not None:

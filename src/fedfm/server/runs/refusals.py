@@ -80,7 +80,7 @@ def _missing_extras(values: Mapping[str, Any]) -> Iterator[Problem]:
 
 def _missing_files(values: Mapping[str, Any]) -> Iterator[Problem]:
     """Missing files and folders of data; patterns are not checked here."""
-    for where in ("data.train", "data.validation", "data.test", "public.data"):
+    for where in ("data.train", "data.validation", "data.test", "data.root", "public.data"):
         named = dig(values, where)
         for reference in named if isinstance(named, list) else [named]:
             if not isinstance(reference, str) or not reference or not _is_path(reference):
