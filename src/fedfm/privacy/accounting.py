@@ -1,8 +1,8 @@
 """ε of Gaussian noise on sums over Poisson samples of clients, by dp-accounting, and the noise that a target ε needs.
 
 Neighbours differ by one client that is added or removed. `pld` composes privacy loss distributions (Koskela et al.,
-arXiv:1906.03049; Doroshenko et al., arXiv:2207.04380), `rdp` Rényi divergences (Mironov et al., arXiv:1908.10530), which
-gives a larger ε. Both are upper bounds.
+arXiv:1906.03049; Doroshenko et al., arXiv:2207.04380), `rdp` Rényi divergences (Mironov et al., arXiv:1908.10530),
+which gives a larger ε. Both are upper bounds.
 """
 
 from __future__ import annotations
@@ -53,18 +53,27 @@ def epsilon(
 
 @lru_cache(maxsize=64)
 def calibrated(accountant: str, target: float, rate: float, rounds: int, delta: float) -> float:
-    """The least noise multiplier z, to about 1e-3 of itself, with which ``rounds`` releases cost at most ε = ``target``.
+    """The least noise multiplier z, to about 1e-3 of itself, with which ``rounds`` releases cost at most ε = target.
 
     Raises:
         RecipeError: dp-accounting is not installed.
     """
     dp = _library()
+
+    def cost(z: float) -> float:
+        return epsilon(accountant, z, rate, ((1, rounds),), delta, COARSE)
+
+    low = high = 1.0  # a bracket from above: ε of little noise takes long to compute
+    while cost(high) > target:
+        low, high = high, 2 * high
+    while low == high or cost(low) <= target:
+        low, high = low / 2, low
     found = dp.calibrate_dp_mechanism(
         lambda: _fresh(accountant, COARSE),
         lambda z: dp.SelfComposedDpEvent(_event(dp, z, rate), rounds),
         target,
         delta,
-        bracket_interval=dp.LowerEndpointAndGuess(0.05, 1.0),
+        bracket_interval=dp.ExplicitBracketInterval(low, high),
         tol=1e-4,
     )
     return float(found)

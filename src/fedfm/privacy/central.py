@@ -41,8 +41,8 @@ class Central(Privacy):
     kind: Literal["central"] = "central"
     """Each client is protected as a whole: the server clips its update and adds noise to the sum (DP-FedAvg)."""
     epsilon: Positive | None = None
-    """ε that the run must not exceed. Without `noise_multiplier`, the noise is chosen so that all rounds cost this much;
-    with it, the run ends before the round that would cost more. null: any."""
+    """ε that the run must not exceed; null: any. Without `noise_multiplier`, the noise is chosen so that all rounds
+    cost this much; with it, the run ends before the round that would cost more."""
     noise_multiplier: Positive | None = None
     """z: standard deviation of the noise in the sum of a round over the clipping bound; null: as `epsilon` needs."""
     delta: Annotated[float, Field(gt=0, lt=1)] = 1e-5
@@ -70,7 +70,7 @@ class Central(Privacy):
     }
     takes: ClassVar[Mapping[str, str]] = {
         capabilities.INDIVIDUAL_UPDATES: "only one mean with noise leaves the sum of a round",
-        capabilities.EXAMPLE_COUNTS: "one client must not count more than another, or noise for its update is too small",
+        capabilities.EXAMPLE_COUNTS: "one client must not count more than another, or the noise is too small for it",
         capabilities.FREE_NORMS: "it bounds the norms of updates itself (privacy.clip)",
         capabilities.UPDATES_AS_SENT: "it scales updates down and adds noise, so that what was sent is not what counts",
         capabilities.CLIENT_FIGURES: "there is no noise in them",
@@ -91,8 +91,8 @@ class Central(Privacy):
             )
         if not sampled and cohort < clients:
             return (
-                f"a round with a fixed number of clients ({cohort:g} of {clients}) is no Poisson sample, and its ε would "
-                "be stated too small: set federation.sampling=poisson, or ask all clients (federation.per_round)"
+                f"a round with a fixed number of clients ({cohort:g} of {clients}) is no Poisson sample, and its ε "
+                "would be stated too small: set federation.sampling=poisson, or ask all clients (federation.per_round)"
             )
         return None
 

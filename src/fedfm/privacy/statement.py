@@ -34,14 +34,15 @@ NONE = Statement(
     "no differential privacy",
     "No differential privacy (ε = ∞): the parameters may reveal information about the examples on which they were "
     "tuned.",
-    "Updates contain no noise. A party that sees an update can learn something about the examples behind it.",
+    "Examples stay with their clients, but updates contain no noise: a party that sees an update can learn something "
+    "about the examples behind it.",
 )
 
 LIMITS = (
     "It holds for everything that is computed from the tuned parameters of all rounds, against all who do not see the "
     "server. It does not cover training losses, clients' own metrics, numbers of examples, failures, times and names "
-    "of clients in the run's folder, nor the choice of settings by repeated runs on the same data. The server sees every "
-    "client's update."
+    "of clients in the run's folder, nor the choice of settings by repeated runs on the same data. The server sees "
+    "every client's update."
 )
 
 

@@ -36,6 +36,7 @@ PRESETS = (
     "fedper",
     "fedbn",
     "fedsa-lora",
+    "dp-ffa",
     "paper-table1-bert",
     "paper-table1-roberta",
 )
