@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,10 +12,11 @@ import torch
 
 from fedfm import resume, run
 from fedfm.errors import RecipeError
-from fedfm.privacy import Ledger
+from fedfm.privacy import Ledger, Promise
 from fedfm.privacy.clipped_sum import ClippedSum
 from fedfm.records import jsonl
 from fedfm.records.folder import RunFolder
+from fedfm.server.rounds.privacy_guard import PrivacyGuard
 from fedfm.wire import from_bytes
 from tests.small import small_recipe
 
@@ -79,6 +82,22 @@ def test_p7_t22_a_killed_run_repeats_its_cohort_with_fresh_noise_and_pays_twice(
     assert all(sorted(asked.get(n, ())) == list(after.cohorts[n]) for n in (1, 2, 3))
     assert summary["privacy"]["releases"] == 4
     assert summary["privacy"]["epsilon"] == after.promise.epsilon({1: 1, 2: 2, 3: 1})  # type: ignore[union-attr]
+
+
+def test_a_ledger_that_was_cut_is_noticed(tmp_path: Path) -> None:
+    """Without its lines nobody knows what was spent."""
+    promise = Promise("client", 1e-2, 1.0, 0.5, 3.0)
+    lines: list[dict[str, Any]] = [
+        {"kind": "promise", **promise.record()},
+        {"kind": "release", "round": 1, "noise_multiplier": 1.0, "clip": 0.5},
+    ]
+    folder = RunFolder.create(tmp_path / "run")
+    folder.write_text("privacy.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
+    experiment: Any = SimpleNamespace(recipe=None, promise=promise)
+    guard = PrivacyGuard(experiment, folder)
+    guard.check(1)
+    with pytest.raises(RecipeError, match="lacks the release of round 2"):
+        guard.check(2)
 
 
 def test_t23_a_run_ends_before_the_round_that_would_exceed_its_budget(tmp_path: Path) -> None:

@@ -94,6 +94,7 @@ class Driver:
 
         Answers that an asynchronous run had got after ``state``, before it was interrupted, count in their old order.
         """
+        self.guard.check(state.round)
         self._latest, self._saved = state, state.round
         self._pending = Pending(self.runtime, deque(arrivals_after(self.folder, state.round)))
         if state.proxy is not None:

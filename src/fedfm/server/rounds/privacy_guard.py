@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from fedfm.errors import RecipeError
 from fedfm.params import Params
 from fedfm.privacy import Charge, Ledger, Promise, Release
 from fedfm.privacy.ledger import COHORT, PROMISE
@@ -38,6 +39,20 @@ class PrivacyGuard:
         self.promise: Promise | None = self.ledger.promise or experiment.promise
         self._last: int | None = None
         """The last round that the budget allows, once it is known; in one process each round is released once."""
+
+    def check(self, played: int) -> None:
+        """Refuses to go on after ``played`` rounds with a ledger that does not have all of their releases.
+
+        Raises:
+            RecipeError: what was spent is not known.
+        """
+        missing = [n for n in range(1, played + 1) if not self.ledger.releases[n]]
+        if self.promise is not None and missing:
+            raise RecipeError(
+                f"{self._folder.privacy} lacks the release of round {missing[0]}, so that nobody knows what was spent: "
+                "restore the file, or start a new run",
+                source="run",
+            )
 
     def cohort(self, number: int, clients: Collection[str]) -> dict[str, int] | None:
         """The clients of a round in sorted order, each once; None where the recipe's sampling decides.
