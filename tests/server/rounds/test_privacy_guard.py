@@ -52,7 +52,7 @@ def delivered(folder: Path) -> dict[str, torch.Tensor]:
 def test_p7_t22_a_killed_run_repeats_its_cohort_with_fresh_noise_and_pays_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    values = recipe(tmp_path)
+    values = recipe(tmp_path, clip="adaptive", clip_count_noise=2.0)
     drawn: list[int] = []
     whole = ClippedSum.result
 
@@ -80,6 +80,9 @@ def test_p7_t22_a_killed_run_repeats_its_cohort_with_fresh_noise_and_pays_twice(
         line["round"]: line["clients"] for line in jsonl.records(folder / "wire.jsonl") if line["direction"] == "down"
     }
     assert all(sorted(asked.get(n, ())) == list(after.cohorts[n]) for n in (1, 2, 3))
+    bounds = [line["clip"] for line in jsonl.records(folder / "privacy.jsonl") if line["kind"] == "release"]
+    assert bounds[0] == 0.1
+    assert bounds[1] == bounds[2] != bounds[0]  # from the checkpoint
     assert summary["privacy"]["releases"] == 4
     assert summary["privacy"]["epsilon"] == after.promise.epsilon({1: 1, 2: 2, 3: 1})  # type: ignore[union-attr]
 

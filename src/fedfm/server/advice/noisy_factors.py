@@ -22,5 +22,5 @@ def noisy_factors(facts: PlanFacts) -> Advice | None:
     return Advice(
         "aggregate.rule",
         f"privacy.kind: {recipe.privacy.kind} adds noise to both factors of B·A, and their product multiplies it: "
-        "`ffa` keeps A as drawn and trains B, which also halves the tensors that are clipped together",
+        "`ffa` keeps A as drawn and trains B alone",
     )
