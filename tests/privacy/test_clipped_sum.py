@@ -128,6 +128,11 @@ def test_noise_is_not_that_of_a_seed() -> None:
     assert not torch.equal(first, SystemNoise()((4,)))
 
 
+def test_one_number_can_have_noise() -> None:
+    assert SystemNoise()(()).shape == ()
+    assert SystemNoise()(()).dtype == torch.float64
+
+
 def test_a_poisson_sample_has_its_rate_and_keeps_the_order() -> None:
     names = [f"{number:05}" for number in range(20_000)]
     chosen = drawn(names, 0.3)

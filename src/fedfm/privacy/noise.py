@@ -61,7 +61,7 @@ class SystemNoise:
         total = np.zeros(size)
         for _ in range(SUMMED):
             total += self._generator.standard_normal(size)
-        return torch.from_numpy(total / np.sqrt(SUMMED))
+        return torch.as_tensor(total / np.sqrt(SUMMED), dtype=torch.float64)
 
 
 def drawn(clients: Iterable[str], rate: float) -> list[str]:
