@@ -20,6 +20,15 @@ SLOPES = ["local.optimizer=sgd", "local.max_grad_norm=null", "protocol.kind=fedk
 OTHERS = "federation.models=[{path: builtin:tiny-gpt2, clients: 2}]"
 
 REFUSED = {
+    "a private run with a fixed cohort": (
+        [
+            "privacy={kind: central, noise_multiplier: 1.0, delta: 0.001}",
+            "federation.clients=20",
+            "federation.per_round=5",
+        ],
+        "privacy.kind",
+        "set federation.sampling=poisson",
+    ),
     "threads and processes": (
         ["runtime.threads=2", "runtime.processes=2"],
         "runtime.threads",
