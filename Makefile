@@ -75,7 +75,7 @@ help: ## this list
 
 # One stamp for each set of extras; it ages when pyproject.toml or constraints.txt change.
 $(VENV)/demo.installed: EXTRAS := demo
-$(VENV)/test.installed: EXTRAS := demo,flower,ray,track,dev
+$(VENV)/test.installed: EXTRAS := demo,dp,flower,ray,track,dev
 $(VENV)/docs.installed: EXTRAS := docs
 
 $(VENV)/%.installed: pyproject.toml constraints.txt | $(BIN)/python

@@ -74,6 +74,16 @@ CHOSEN_PARTS = "chosen parts"
 """The server says with each message which part of the tunable a client trains; a star gives it."""
 SHARED_CODE = "shared code"
 """Clients run in processes that know every class of this one; runtimes on nodes take it."""
+ROUND_SUM = "a sum of each round's updates"
+"""The server's only use of a round's updates is their combination in that round; a star gives it."""
+EXAMPLE_COUNTS = "numbers of examples"
+"""A client counts by the number of its examples; privacy of clients takes it."""
+FREE_NORMS = "norms that nothing else bounds"
+"""No other choice bounds the norms of updates; privacy that clips takes it."""
+UPDATES_AS_SENT = "updates that count as they were sent"
+"""The server adds what a client sent, unscaled; clipping and noise take it. Error feedback needs it."""
+CLIENT_FIGURES = "figures of clients"
+"""What clients count or measure decides what the server does; privacy of clients takes it."""
 
 UNLESS_TAKEN = frozenset(
     {
@@ -102,6 +112,10 @@ UNLESS_TAKEN = frozenset(
         SHARED_CODE,
         PLAIN_STEP,
         MODEL_CHANGES,
+        EXAMPLE_COUNTS,
+        FREE_NORMS,
+        UPDATES_AS_SENT,
+        CLIENT_FIGURES,
     }
 )
 """Capabilities that are there unless a choice takes them; any other must be given by a choice."""

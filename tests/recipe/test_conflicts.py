@@ -22,6 +22,15 @@ POSTERIOR = [*MASKS, "updates=[{kind: bernoulli}]"]
 OTHERS = "federation.models=[{path: builtin:tiny-gpt2, clients: 2}]"
 
 REFUSED = {
+    "a private run with a fixed cohort": (
+        [
+            "privacy={kind: central, noise_multiplier: 1.0, delta: 0.001}",
+            "federation.clients=20",
+            "federation.per_round=5",
+        ],
+        "privacy.kind",
+        "set federation.sampling=poisson",
+    ),
     "threads and processes": (
         ["runtime.threads=2", "runtime.processes=2"],
         "runtime.threads",

@@ -14,7 +14,9 @@ import torch
 from torch import Tensor
 
 from fedfm.aggregation.base import Contribution, Fold, Rule
+from fedfm.capabilities import EXAMPLE_COUNTS
 from fedfm.params import Params
+from fedfm.settings import Capabilities
 from fedfm.spec import Spec
 from fedfm.views.base import Index, Slices, holds, narrow, widen
 
@@ -27,6 +29,14 @@ class Weighted(Rule):
 
     weights: Literal["auto", "examples", "uniform"] = "auto"
     """`examples` counts a client by its examples, `uniform` counts clients alike; `auto` fits the sampling."""
+
+    def capabilities(self) -> Capabilities:
+        """Also what weights by examples rely on."""
+        said = super().capabilities()
+        if self.weights != "examples":
+            return said
+        needs = {**said.needs, EXAMPLE_COUNTS: "`aggregate.weights: examples` weighs by them; use auto or uniform"}
+        return Capabilities(needs, said.gives, said.takes)
 
     def under(self, sampling: str) -> Self:
         """The rule with what ``federation.sampling`` decides filled in."""

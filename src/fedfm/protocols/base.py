@@ -15,6 +15,7 @@ from fedfm.clients.distilling import Distilling, Learner
 from fedfm.clients.work import WORKS
 from fedfm.data.examples import Examples
 from fedfm.params import Params
+from fedfm.privacy import Release
 from fedfm.settings import Settings
 from fedfm.spec import Spec
 from fedfm.tasks.public import PublicTexts
@@ -220,6 +221,15 @@ class IO(Interface):
         Raises:
             InterruptedRunError: the run was asked to stop.
             TooFewClientsError: fewer sound answers than the quorum.
+        """
+        ...
+
+    def release(self, round: int, state: Params) -> Release | None:  # noqa: A002 - the field's word
+        """How the updates of a round become one private mean; None where the recipe promises no privacy.
+
+        Args:
+            round: 1-based round.
+            state: what the last release left; empty before the first.
         """
         ...
 

@@ -14,6 +14,7 @@ from typing import Any
 from fedfm.capabilities import (
     BACKBONE_WEIGHTS,
     BARRIER,
+    EXAMPLE_COUNTS,
     FIXED_COHORT,
     GRADIENTS,
     LABELS,
@@ -243,7 +244,10 @@ PLAIN_KEYS = (
     PlainKey(
         "federation.sampling",
         lambda recipe: recipe.federation.sampling == "weighted",
-        needs={SIMULATED_CLIENTS: "the number of a client's examples decides; use uniform or poisson"},
+        needs={
+            SIMULATED_CLIENTS: "the number of a client's examples decides; use uniform or poisson",
+            EXAMPLE_COUNTS: "a client is drawn in proportion to them; use poisson",
+        },
     ),
     PlainKey(
         "local.logit_adjustment",

@@ -232,6 +232,16 @@ def _stage_order(recipe: RecipeKeys) -> str | None:
     return None
 
 
+def _promise(recipe: RecipeKeys) -> str | None:
+    federation = recipe.federation
+    clients = federation.clients or (None if recipe.data.client or recipe.data.train == SITES else DEFAULT_CLIENTS)
+    if clients is None:  # known once the data are read
+        return None
+    sampled = federation.sampling == "poisson"
+    cohort = federation.expected_cohort(clients) if sampled else federation.cohort_size(clients)
+    return recipe.privacy.refuses(clients=clients, cohort=cohort, sampled=sampled)
+
+
 def _plug_in(recipe: RecipeKeys) -> str | None:
     reason = recipe.proxy.refuses(recipe.tune)
     return f"{reason} (proxy.kind: {recipe.proxy.kind})" if reason else None
@@ -260,6 +270,7 @@ CHECKS = (
     Check(("public", "protocol"), _public_examples),
     Check(("data.validation", "protocol"), _validation),
     Check(("updates",), _stage_order),
+    Check(("privacy.kind", "federation", "data.client", "data.train"), _promise),
     Check(("tune.kind", "tune.target_modules", "proxy.kind", "proxy.interval"), _plug_in),
 )
 """All rules, in the order of the recipe."""

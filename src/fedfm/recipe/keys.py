@@ -16,7 +16,7 @@ from fedfm.data.partitions import Column, Iid, Partition
 from fedfm.data.settings import DataSettings, PublicSettings
 from fedfm.models.settings import ModelSettings
 from fedfm.models.tunables import Lora, Tune
-from fedfm.privacy import NoPrivacy
+from fedfm.privacy import AnyPrivacy, NoPrivacy
 from fedfm.protocols import AnyProtocol, Star
 from fedfm.proxies import AnyProxy, NoProxy
 from fedfm.recipe.evaluation import CheckpointSettings, EvaluateSettings
@@ -66,7 +66,7 @@ class RecipeKeys(Settings):
     """Stages that an update passes on its way to the server, in order."""
     aggregate: Aggregation = Mean()
     """How a round's updates become one."""
-    privacy: NoPrivacy = NoPrivacy()
+    privacy: AnyPrivacy = NoPrivacy()
     """What is promised about the clients' data."""
     runtime: Runtime = Local()
     """Where clients execute."""

@@ -42,6 +42,7 @@ PRESETS = (
     "fedsa-lora",
     "robust-krum",
     "robust-mixing",
+    "dp-ffa",
     "paper-table1-bert",
     "paper-table1-roberta",
 )

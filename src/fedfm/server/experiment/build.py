@@ -27,6 +27,7 @@ from fedfm.models.backbones import Backbone, load_backbone
 from fedfm.models.tunable import Tunable
 from fedfm.models.tunable_layers import layers_of
 from fedfm.params import Params, digest, subtract
+from fedfm.privacy import Promise
 from fedfm.progress import stage
 from fedfm.proxies.base import ClientModel
 from fedfm.recipe import Recipe
@@ -295,6 +296,18 @@ class Experiment:
             "federation.holdout measures each client with its own"
         ]
 
+    @cached_property
+    def promise(self) -> Promise | None:
+        """What the recipe promises about privacy, for its number of rounds; None for nothing.
+
+        Raises:
+            RecipeError: the settings do not fit the federation.
+        """
+        federation, clients = self.recipe.federation, len(self.data.clients)
+        sampled = federation.sampling == "poisson"
+        cohort = float(federation.expected_cohort(clients) if sampled else federation.cohort_size(clients))
+        return self.recipe.privacy.promise(clients=clients, cohort=cohort, sampled=sampled, rounds=federation.rounds)
+
     @property
     def identity(self) -> dict[str, str]:
         """Digests that identify the run; those of a resumed run must be equal."""
@@ -368,6 +381,7 @@ def _build(recipe: Recipe, sites: Sequence[str], device: torch.device, available
         processes=processes,
         other_models=others,
     )
+    experiment.promise  # noqa: B018 - refuses settings that do not fit the federation
     if recipe.select.chooses:
         recipe.select.check(experiment.layers, list(data.clients), recipe.seed)
     return experiment

@@ -16,6 +16,7 @@ from fedfm.clients.work import WORKS
 from fedfm.errors import TooFewClientsError
 from fedfm.params import Params
 from fedfm.printable import line
+from fedfm.privacy import Release
 from fedfm.protocols import Ask, ClientUpdate
 from fedfm.records.ledger import message_record
 from fedfm.server.experiment.build import Experiment
@@ -26,13 +27,14 @@ from fedfm.server.rounds.interrupts import StopRequest
 from fedfm.server.rounds.messages import Outbox
 from fedfm.server.rounds.ordering import Ordering
 from fedfm.server.rounds.pending import Pending
+from fedfm.server.rounds.privacy_guard import PrivacyGuard
 from fedfm.server.rounds.round_records import Records
 from fedfm.server.rounds.run_facts import RunFacts
 from fedfm.server.rounds.state import RunState, StateVersion
 from fedfm.server.rounds.totals import Totals
 from fedfm.trackers.listeners import Listener
 from fedfm.updates import Failure, Reply, Request
-from fedfm.wire import stored_bytes
+from fedfm.wire import TUNABLE, stored_bytes
 
 
 class Exchange(RunFacts):
@@ -60,6 +62,7 @@ class Exchange(RunFacts):
         *,
         listeners: Sequence[Listener] = (),
         phase: str = "train",
+        guard: PrivacyGuard | None = None,
     ) -> None:
         """An exchange.
 
@@ -73,19 +76,34 @@ class Exchange(RunFacts):
             stop: ends the run.
             listeners: follow the clients' answers.
             phase: under which the clients' time is booked.
+            guard: keeps the run's promise of privacy; None where nothing is promised, or nothing is released.
         """
         super().__init__(experiment)
         self.pending, self.state, self.records, self.totals = pending, state, records, Totals()
         self.number, self.phase = records.number, phase
         self.residual: Params = {}
         self._outbox, self._runtime, self._store = outbox, pending.runtime, store
-        self._stop, self._listeners = stop, listeners
+        self._stop, self._listeners, self._guard = stop, listeners, guard
         self._intake = Intake(experiment, store, records, self.totals, keeps_state=self._runtime.keeps_state)
 
     @property
     def simulated(self) -> bool:
         """Whether clients are simulated."""
         return not self._runtime.keeps_state
+
+    def cohort(self, round: int) -> Mapping[str, int]:  # noqa: A002 - the field's word
+        """Clients of a round; under a promise of privacy as the guard draws them."""
+        drawn = None if self._guard is None else self._guard.cohort(round, self.clients)
+        return super().cohort(round) if drawn is None else drawn
+
+    def release(self, round: int, state: Params) -> Release | None:  # noqa: A002
+        """How the updates of a round become one private mean."""
+        if self._guard is None:
+            return None
+        rule = self.rule.in_round(round)
+        trained = rule.trains(self.spec, round) - rule.fixed(self.spec)
+        spec = {name: tensor for name, tensor in self.spec.items() if name in trained}
+        return self._guard.release(round, dict.fromkeys((TUNABLE, *self.algorithm.returned), spec), state)
 
     def ask(
         self,

@@ -20,6 +20,9 @@ from fedfm.records.reading import dig, last_round, summary_of
 EXTRAS = {"flower": "flwr", "ray": "ray"}
 """Kind of runtime, which is also the name of an extra → the module that the extra brings."""
 
+PRIVATE = ("dp_accounting", "randomgen")
+"""Modules of the extra `dp`, which every kind of privacy but `none` needs."""
+
 RESUMABLE = ("federation.rounds", "report_to")
 """The only keys that `resume` may change; any other would make it a different run."""
 
@@ -74,6 +77,8 @@ def _missing_extras(values: Mapping[str, Any]) -> Iterator[Problem]:
     kind, trackers = dig(values, "runtime.kind"), values.get("report_to")
     if isinstance(kind, str) and (missing := missing_extra(kind)):
         yield Problem("runtime.kind", missing)
+    if dig(values, "privacy.kind") not in (None, "none") and not all(map(find_spec, PRIVATE)):
+        yield Problem("privacy.kind", f"{' and '.join(PRIVATE)} are not installed; {how_to_install('dp')}")
     if isinstance(trackers, list) and "tensorboard" in trackers and find_spec("tensorboard") is None:
         yield Problem("report_to", f"tensorboard is not installed; {how_to_install('track')}")
 
@@ -127,9 +132,9 @@ def refuse_changes(before: dict[str, Any], after: dict[str, Any]) -> None:
 
 
 def is_finished(folder: RunFolder) -> bool:
-    """Whether a run is completed, including its report."""
+    """Whether a run has played all the rounds that it may, and has its report."""
     summary = summary_of(folder)
-    return summary is not None and summary.get("status") == "completed" and folder.report.is_file()
+    return summary is not None and summary.get("status") in ("completed", "budget") and folder.report.is_file()
 
 
 def _refuse_finished(folder: RunFolder, planned: int, wanted: int) -> None:
@@ -138,6 +143,12 @@ def _refuse_finished(folder: RunFolder, planned: int, wanted: int) -> None:
     if summary is None or not is_finished(folder):
         return
     played = summary["rounds"]
+    if summary["status"] == "budget":
+        raise RecipeError(
+            f"{folder.path} is finished: another round after {played} would exceed the privacy budget, which "
+            "cannot be raised for data that were used already",
+            source="run",
+        )
     if played < planned:
         raise RecipeError(
             f"{folder.path} is finished: it stopped early, after round {played} of {planned} (evaluate.patience); "

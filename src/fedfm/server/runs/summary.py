@@ -12,7 +12,8 @@ from fedfm.server.experiment.build import Experiment
 from fedfm.server.rounds.participation import summary_of
 from fedfm.server.rounds.state import RunState
 
-Status = Literal["completed", "interrupted", "failed"]
+Status = Literal["completed", "budget", "interrupted", "failed"]
+"""`budget`: ended before its last round, because another would have exceeded the privacy budget."""
 
 
 def summarize(
@@ -23,6 +24,7 @@ def summarize(
     spread: dict[str, Any] | None,
     proxy: dict[str, Any] | None,
     costs: CostTotals,
+    privacy: dict[str, Any] | None,
 ) -> dict[str, Any]:
     """The content of ``summary.json``.
 
@@ -34,6 +36,7 @@ def summarize(
         spread: per-client figures, None where clients were not evaluated.
         proxy: figures of the proxy; None without a proxy, or where it was not measured.
         costs: of the run.
+        privacy: what was promised and spent; None where nothing is promised.
     """
     split = experiment.judged_split
     delivered = state.delivered(split)
@@ -67,7 +70,7 @@ def summarize(
         },
         "costs": costs.summary(experiment.recipe.runtime.watts),
         **_times(state),
-        "privacy": None,
+        "privacy": privacy,
         "clients": _clients(experiment, state),
         "warnings": experiment.warnings,
         "repeats": [
