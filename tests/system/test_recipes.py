@@ -52,6 +52,8 @@ def small(recipe: Recipe, models: Path) -> list[str]:
         changes += ["tune.n_frequency=16"]
     if getattr(recipe.tune, "r", 0) > 16:
         changes += ["tune.r=16"]
+    if recipe.protocol.public_examples:
+        changes += ["protocol.examples=20"]
     if recipe.public is not None:
         changes += ["public.limit=40", "public.max_length=24", "public.text=text"]
     if proxy.kind != "none" and getattr(proxy, "distill", None) is not None:
