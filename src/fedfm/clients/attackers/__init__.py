@@ -12,7 +12,7 @@ from fedfm.clients.attackers.honest import HonestUpdates
 from fedfm.clients.attackers.ipm import Ipm
 from fedfm.clients.attackers.label_flip import LabelFlip
 from fedfm.clients.attackers.min_max import MinMax
-from fedfm.clients.attackers.noise import Noise
+from fedfm.clients.attackers.noise import GaussianNoise
 from fedfm.clients.attackers.sign_flip import SignFlip
 from fedfm.registry import Choice
 
@@ -20,7 +20,7 @@ ATTACKS: dict[str, type[Attack]] = {
     "label-flip": LabelFlip,
     "backdoor": Backdoor,
     "sign-flip": SignFlip,
-    "noise": Noise,
+    "noise": GaussianNoise,
     "free-rider": FreeRider,
     "alie": Alie,
     "ipm": Ipm,
@@ -36,11 +36,11 @@ __all__ = [
     "Attack",
     "Backdoor",
     "FreeRider",
+    "GaussianNoise",
     "HonestUpdates",
     "Ipm",
     "LabelFlip",
     "MinMax",
-    "Noise",
     "SignFlip",
     "attackers_of",
 ]

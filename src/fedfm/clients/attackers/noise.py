@@ -19,7 +19,7 @@ from fedfm.clients.attackers.base import Attack
 from fedfm.params import Params, count
 
 
-class Noise(Attack):
+class GaussianNoise(Attack):
     """Attackers send noise."""
 
     kind: Literal["noise"] = "noise"
