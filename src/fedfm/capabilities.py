@@ -10,6 +10,12 @@ SGD = "sgd"
 """Local steps are w ← w − η·g: `local.optimizer: sgd` without `local.max_grad_norm`. SCAFFOLD and FedDyn need it."""
 INDIVIDUAL_UPDATES = "individual updates"
 """The server sees each client's update; secure aggregation takes it. Robust rules need it."""
+INDIVIDUAL_FIGURES = "individual figures"
+"""The server sees counts and metrics of each client; secure aggregation takes it."""
+ROUND_SUMS = "sums of a round"
+"""A round needs no more than the sum of its updates; a star gives it."""
+WEIGHTED_MEAN = "a weighted mean"
+"""The rule is the clients' mean, weighted by what each knows of itself; mean, FFA-LoRA and RoLoRA give it."""
 STATEFUL_CLIENTS = "stateful clients"
 """Clients keep tensors between rounds."""
 LINEAR_STAGES = "linear stages"
@@ -73,6 +79,7 @@ UNLESS_TAKEN = frozenset(
     {
         SGD,
         INDIVIDUAL_UPDATES,
+        INDIVIDUAL_FIGURES,
         STATEFUL_CLIENTS,
         LINEAR_STAGES,
         BACKBONE_WEIGHTS,

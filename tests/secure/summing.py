@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from fedfm.secure.attempt import Attempt, Terms
+from fedfm.secure.attempt import Attempt
 from fedfm.secure.grid import FACTS, encode_facts
 from fedfm.secure.masking_client import Memory, Unmasking, advertise, mask, share, unmask
 from fedfm.secure.masks import Masked
 from fedfm.secure.summing_server import SummingServer
+from fedfm.secure.terms import Terms
 
 
 def names(count: int) -> list[str]:

@@ -134,8 +134,8 @@ def test_rounding_has_a_key():
 
 
 def test_facts_are_summed_with_the_sign_of_the_loss():
-    first = {"weight": 10, "examples": 10, "steps": 4, "samples": 32, "predictions": 32, "loss": -3.25}
-    second = {"weight": 2**31, "examples": 2**31, "steps": 1, "samples": 8, "predictions": 8, "loss": 1.5}
+    first = {"weight": 10, "examples": 10, "steps": 4, "samples": 32, "predictions": 32, "clipped": 1, "loss": -3.25}
+    second = {"weight": 2**31, "examples": 2**31, "steps": 1, "samples": 8, "predictions": 8, "clipped": 0, "loss": 1.5}
     total = decode_facts(encode_facts(first) + encode_facts(second))
     assert total == {name: first[name] + second[name] for name in FACTS}
 

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from fedfm.secure.attempt import Advertised, Attempt, Roster, Terms, neighbor_graph
+from fedfm.secure.attempt import Advertised, Attempt, Roster, neighbor_graph
 from fedfm.secure.masking_client import Memory, Unmasking, advertise, mask, share, unmask
 from fedfm.secure.primitives import SecureAggregationError, identity_key, new_secret, sign
 from fedfm.secure.summing_server import SummingServer
+from fedfm.secure.terms import Terms
 from tests.secure.summing import Played, names, vector_of
 
 SPARSE = Terms(neighbors=12, min_clients=5)

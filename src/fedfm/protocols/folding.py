@@ -55,14 +55,15 @@ class RoundFold:
         self._update.add(update.groups[TUNABLE], update.contribution, update.slices)
         for group, fold in self._extras.items():
             fold.add(update.groups[group], update.contribution, update.slices)
-        self._error.add(update.groups[TUNABLE], update.contribution, update.slices, self._rule.weight)
+        if not update.summed:  # the error is in the products of each client's factors
+            self._error.add(update.groups[TUNABLE], update.contribution, update.slices, self._rule.weight)
         for figure, value in self._io.algorithm.measure(update.groups[TUNABLE], update.contribution).items():
             if figure not in self._figures:
                 self._figures[figure] = self._io.rule.start(_ONE_VALUE, {_VALUE: torch.zeros((), dtype=torch.float64)})
             self._figures[figure].add({_VALUE: torch.tensor(value, dtype=torch.float64)}, update.contribution, _WHOLE)
         for name in self._unheld.keys() & update.slices.keys():
             self._cover(name, update)
-        self._clients.add(update.client)
+        self._clients |= set(update.summed or [update.client])
         self._steps += update.facts.steps
         self._updates += update.contribution.copies
 

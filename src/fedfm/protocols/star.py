@@ -17,7 +17,7 @@ class Star(Protocol):
     kind: Literal["star"] = "star"
     """Synchronous rounds between one server and its clients."""
 
-    gives: ClassVar[frozenset[str]] = frozenset({capabilities.CHOSEN_PARTS})
+    gives: ClassVar[frozenset[str]] = frozenset({capabilities.CHOSEN_PARTS, capabilities.ROUND_SUMS})
     needs: ClassVar[Mapping[str, str]] = {capabilities.ONE_BACKBONE: "the server adds up updates of one tunable"}
 
     def step(self, state: State, io: IO) -> State:
@@ -27,7 +27,7 @@ class Star(Protocol):
         ask = Ask(number, state.params, io.algorithm.sends(state.server), learning_rate=io.learning_rate(number))
         fold = RoundFold(io, state.params, number)
         asks, facts = asks_for(ask, cohort, state.facts, io)
-        for update in io.ask(asks, copies=cohort):
+        for update in [io.total(ask, cohort)] if io.sums_only else io.ask(asks, copies=cohort):
             fold.add(update)
         if not len(fold):  # a Poisson cohort may be empty
             return State(number, state.params, state.server, facts)

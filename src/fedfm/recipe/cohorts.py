@@ -24,7 +24,8 @@ def least_clients(recipe: RecipeKeys, clients: int) -> int:
     """Clients without which no round succeeds, when ``clients`` are there."""
     federation, cohort = recipe.federation, recipe.federation.expected_cohort(clients)
     combined = recipe.aggregate.least if recipe.protocol.folds(round(cohort)) else 0
-    return max(1, math.ceil(federation.quorum * cohort), federation.min_clients or 0, combined)
+    least = (federation.min_clients or 0, combined, recipe.secure.least)
+    return max(1, math.ceil(federation.quorum * cohort), *least)
 
 
 def too_few_updates(recipe: RecipeKeys, clients: int | None) -> str | None:
@@ -44,6 +45,11 @@ def too_few_updates(recipe: RecipeKeys, clients: int | None) -> str | None:
         cohort = clients if everyone else federation.cohort_size(clients)
         key = "federation.per_round" if federation.per_round is not None and not everyone else key
     rule, folded = recipe.aggregate.under(federation.sampling), recipe.protocol.folds(cohort)
+    if recipe.secure.least > cohort:
+        return (
+            f"`secure.kind: {recipe.secure.kind}` sums the updates of {recipe.secure.least} clients at least "
+            f"(secure.min_clients), and a round has {cohort} ({key}): raise that"
+        )
     if folded is None or folded[0] >= rule.least:
         return None
     most, limit = folded

@@ -12,13 +12,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from fedfm.secure.grid import Bits
 from fedfm.secure.primitives import (
     KEY_BYTES,
     SIGNATURE_BYTES,
@@ -27,6 +25,7 @@ from fedfm.secure.primitives import (
     keystream,
     verify,
 )
+from fedfm.secure.terms import Terms
 from fedfm.untrusted import UntrustedError, read_json
 
 NONCE_BYTES = 16
@@ -37,39 +36,6 @@ def digest_of(*parts: Any) -> bytes:
     """SHA-256 of a list of texts, numbers, lists and bytes; different lists are written differently."""
     plain = [part.hex() if isinstance(part, bytes) else part for part in parts]
     return hashlib.sha256(json.dumps(plain).encode()).digest()
-
-
-@dataclass(frozen=True)
-class Terms:
-    """What a recipe says of secure sums; the server cannot change it.
-
-    Attributes:
-        threshold: share of a client's neighbours, of which more must help to remove its masks.
-        neighbors: of each client; None: as many as let a third of them drop out.
-        min_clients: of the sum of fewer clients nothing is unmasked.
-        clip: as `fedfm.secure.grid.Grid`.
-        weight: as `fedfm.secure.grid.Grid`.
-        bits: as `fedfm.secure.grid.Grid`.
-    """
-
-    threshold: float = 0.5
-    neighbors: int | None = None
-    min_clients: int = 5
-    clip: float = 1.0
-    weight: float = 1.0
-    bits: Bits = 32
-
-    def degree(self, clients: int) -> int:
-        """k, the neighbours of each of so many clients: even, or all others.
-
-        By default 2·⌈3.3·log₂ n⌉, 44 of 100 clients, so that up to 37 clients are all neighbours.
-        """
-        wanted = 2 * math.ceil(3.3 * math.log2(max(clients, 2))) if self.neighbors is None else self.neighbors
-        return min(wanted, clients - 1)
-
-    def least(self, degree: int) -> int:
-        """The neighbours without whom nothing of a client is unmasked, of ``degree``; more than half of them."""
-        return math.floor(self.threshold * degree) + 1
 
 
 @dataclass(frozen=True)

@@ -13,18 +13,17 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedfm.secure.primitives import derive, keystream
+from fedfm.secure.terms import Bits
 
 Words = NDArray[np.unsignedinteger]
 """A vector modulo 2³² or 2⁶⁴, ``<u4`` or ``<u8``."""
-Bits = Literal[32, 64]
 
-FACTS = ("weight", "examples", "steps", "samples", "predictions", "loss")
+FACTS = ("weight", "examples", "steps", "samples", "predictions", "clipped", "loss")
 """What is summed beside the values, in this order; the loss is that of all predictions, in units of `LOSS_STEP`."""
 LOSS_STEP = 2.0**-20
 _USED = 0.99
@@ -59,12 +58,14 @@ class Grid:
         """s: what one unit is worth."""
         return float(self.clip * self.weight * self.clients / (_USED * 2.0 ** (self.bits - 1)))
 
-    def encode(self, values: NDArray[np.float64], weight: float, dither: NDArray[np.float64]) -> Words:
+    def encode(
+        self, values: NDArray[np.float64], weight: float | NDArray[np.float64], dither: NDArray[np.float64]
+    ) -> Words:
         """The integers of weighted values.
 
         Args:
             values: ``[P]``, finite.
-            weight: w, at most `weight`.
+            weight: w, at most `weight`; one, or one for each value.
             dither: u, ``[P]``.
         """
         scaled = np.clip(values, -self.clip, self.clip)

@@ -16,7 +16,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from fedfm.secure.attempt import Advertised, Attempt, Roster, Terms, digest_of, from_hex, read, too_few
+from fedfm.secure.attempt import Advertised, Attempt, Roster, digest_of, from_hex, read, too_few
 from fedfm.secure.masks import Masked, is_negative, pair_key, self_key
 from fedfm.secure.primitives import (
     KEY_BYTES,
@@ -34,6 +34,7 @@ from fedfm.secure.primitives import (
     unseal,
     verify,
 )
+from fedfm.secure.terms import Terms
 
 IDLE, ADVERTISED, SHARED, MASKED = "idle", "advertised", "shared", "masked"
 """What a client has done last in its attempt."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 
-from fedfm.secure.attempt import NONCE_BYTES, Advertised, Attempt, Roster, Terms, too_few
+from fedfm.secure.attempt import NONCE_BYTES, Advertised, Attempt, Roster, too_few
 from fedfm.secure.grid import Grid
 from fedfm.secure.masking_client import (
     PROOF_BYTES,
@@ -25,6 +25,7 @@ from fedfm.secure.primitives import (
     sign,
     verify,
 )
+from fedfm.secure.terms import Terms
 
 
 class SummingServer:

@@ -81,6 +81,11 @@ class Exchange(RunFacts):
         self._intake = Intake(experiment, store, records, self.totals, keeps_state=self._runtime.keeps_state)
 
     @property
+    def sums_only(self) -> bool:
+        """Whether the server may see sums only."""
+        return self._recipe.secure.sums_only
+
+    @property
     def simulated(self) -> bool:
         """Whether clients are simulated."""
         return not self._runtime.keeps_state
@@ -131,6 +136,24 @@ class Exchange(RunFacts):
                     yield update
         if quorum:
             self.require(self.totals.accepted - before, wanted)
+
+    def total(self, ask: Ask, clients: Collection[str]) -> ClientUpdate:
+        """The mean of updates of which only the sum is seen, as `fedfm.protocols.IO.total`."""
+        contract, settings = self._experiment.contract, self._recipe.secure
+        if contract.masking is None:
+            raise ValueError("the recipe has no secure sums")
+        from fedfm.server.rounds.secure_total import secure_total  # needs the extra `secure`
+
+        tries, left = settings.tries, ""
+        for attempt in range(1, tries + 1):
+            found = secure_total(self, contract, contract.masking, ask, sorted(clients))
+            if isinstance(found, ClientUpdate):
+                self.require(len(found.summed), len(clients))
+                self.totals.add_mean(found)
+                return found
+            left = f"attempt {attempt} of {tries} at a secure sum: {found}"
+            self.note("not summed", None, left)
+        raise self._too_few(left, f"round {self.number} needs (secure)")
 
     def submit(self, asks: Mapping[str, Ask]) -> None:
         """Sends clients what they are asked."""
