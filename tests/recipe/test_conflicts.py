@@ -24,8 +24,8 @@ SECURE = ["secure.kind=secagg", "federation.per_round=5"]
 REFUSED = {
     "secure sums of few clients": (
         ["secure.kind=secagg", "federation.per_round=4"],
-        "aggregate.rule",
-        "sums the updates of 5 clients at least (secure.min_clients), and a round has 4 (federation.per_round)",
+        "secure.min_clients",
+        "the sum of 5 clients' updates needs as many, and a round has 4 (federation.per_round)",
     ),
     "a rule that is no mean under masks": (
         [*SECURE, "aggregate.rule=fedsvd"],

@@ -135,7 +135,7 @@ def test_the_sum_is_that_of_the_clients_that_stay(folder: Path, losing: list[str
 def test_too_few_clients_end_the_run_after_some_attempts(folder: Path, losing: list[str]) -> None:
     losing += ["0", "1", "3", "4", "5"]
     few = recipe(folder, "few", secure={**TERMS, "attempts": 2}, runtime={"processes": 1})
-    with pytest.raises(TooFewClientsError, match=r"attempt 2 of 2 at a secure sum: only \d clients are in the sum"):
+    with pytest.raises(TooFewClientsError, match=r"round 1 has no secure sum: attempt 2 of 2: only \d clients"):
         fedfm.run(few)
 
 

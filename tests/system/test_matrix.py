@@ -51,6 +51,10 @@ PROXIES: dict[str, dict[str, Any]] = {
 """What makes a proxy quick; the choices are those of the axis."""
 PROTOCOLS: dict[str, dict[str, Any]] = {"buffered": {"size": 2}}
 """What fits three clients."""
+SECURE: dict[str, dict[str, Any]] = {
+    "secagg": {"secure": {"min_clients": 3}, "federation": {"per_round": 3}},
+}
+"""Likewise."""
 
 QUICKLY = settings(suppress_health_check=list(HealthCheck), phases=[Phase.explicit, Phase.generate], print_blob=False)
 """A failure is not shrunk: each try is a run."""
@@ -85,6 +89,7 @@ def recipe_of(folder: Path, picks: list[Pick]) -> dict[str, Any]:
     values = merged(values, {"model": {"path": str(folder / MODELS.get(task, "tiny-bert"))}, "data": data})
     protocol = values.get("protocol", {}).get("kind", "star")
     values = merged(values, {"protocol": {"kind": protocol, **PROTOCOLS.get(protocol, {})}})
+    values = merged(values, SECURE.get(values.get("secure", {}).get("kind", "none"), {}))
     if values.get("protocol", {}).get("kind") == "distillation":
         quick = {"examples": 4, "steps": 1, "digest_steps": 1}
         values = merged(values, {"public": {"data": files["public"]}, "protocol": quick})

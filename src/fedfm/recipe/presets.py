@@ -28,6 +28,7 @@ PRESETS = (
     "server-optimizers",
     "edges",
     "selective",
+    "secure-aggregation",
     "slow-links",
     "linear-tunables",
     "vera",

@@ -151,9 +151,9 @@ class Exchange(RunFacts):
                 self.require(len(found.summed), len(clients))
                 self.totals.add_mean(found)
                 return found
-            left = f"attempt {attempt} of {tries} at a secure sum: {found}"
+            left = f"attempt {attempt} of {tries}: {found}"
             self.note("not summed", None, left)
-        raise self._too_few(left, f"round {self.number} needs (secure)")
+        raise self._too_few(f"round {self.number} has no secure sum: {left}")
 
     def submit(self, asks: Mapping[str, Ask]) -> None:
         """Sends clients what they are asked."""
@@ -280,15 +280,16 @@ class Exchange(RunFacts):
         asks = f"federation.quorum ({quorum:g}) asks for"
         if accepted >= quorum * wanted:
             asks = f"federation.min_clients ({least}) asks for"
-        raise self._too_few(f"only {accepted} of {wanted} clients gave a sound update in round {self.number}", asks)
+        found = f"only {accepted} of {wanted} clients gave a sound update in round {self.number}"
+        raise self._too_few(f"{found}, fewer than {asks}")
 
     def require_updates(self, updates: int) -> None:
         """Checks that the rule can combine so many updates, as `fedfm.protocols.IO.require_updates`."""
         if updates < self.rule.least:
             needs = f"the {self.rule.least} that `aggregate.rule: {self.rule.rule}` needs"
-            raise self._too_few(f"round {self.number} has {updates} sound updates", needs)
+            raise self._too_few(f"round {self.number} has {updates} sound updates, fewer than {needs}")
 
-    def _too_few(self, found: str, needed: str) -> TooFewClientsError:
+    def _too_few(self, found: str) -> TooFewClientsError:
         """The error that ends a round; writes the round's events first, which will not be committed."""
         folder = self.records.folder
         for event in self.records.events:
@@ -296,6 +297,6 @@ class Exchange(RunFacts):
         first = self.records.events[:5]
         reasons = "".join(f"\n  client {line(event['client'])} {event['kind']}: {event['reason']}" for event in first)
         return TooFewClientsError(
-            f"{found}, fewer than {needed}; see {folder.events}{reasons}",
+            f"{found}; see {folder.events}{reasons}",
             repeats=not self.totals.failed,  # every choice is keyed, so the same updates come again
         )
