@@ -10,6 +10,12 @@ SGD = "sgd"
 """Local steps are w ← w − η·g: `local.optimizer: sgd` without `local.max_grad_norm`. SCAFFOLD and FedDyn need it."""
 INDIVIDUAL_UPDATES = "individual updates"
 """The server sees each client's update; secure aggregation takes it. Robust rules need it."""
+UPDATES_IN_CLEAR = "updates in the clear"
+"""The server reads the values of each update, if only to clip it; secure aggregation takes it."""
+INDIVIDUAL_FIGURES = "individual figures"
+"""The server sees counts and metrics of each client; secure aggregation takes it."""
+WEIGHTED_MEAN = "a weighted mean"
+"""The rule is the clients' mean, weighted by what each knows of itself; mean, FFA-LoRA and RoLoRA give it."""
 STATEFUL_CLIENTS = "stateful clients"
 """Clients keep tensors between rounds."""
 LINEAR_STAGES = "linear stages"
@@ -89,6 +95,8 @@ UNLESS_TAKEN = frozenset(
     {
         SGD,
         INDIVIDUAL_UPDATES,
+        UPDATES_IN_CLEAR,
+        INDIVIDUAL_FIGURES,
         STATEFUL_CLIENTS,
         LINEAR_STAGES,
         BACKBONE_WEIGHTS,

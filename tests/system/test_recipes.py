@@ -48,6 +48,8 @@ def small(recipe: Recipe, models: Path) -> list[str]:
     ]
     if recipe.data.client is None:
         changes += [f"federation.clients={max(min(federation.clients or 6, 6), recipe.aggregate.least)}"]
+    if recipe.secure.sums_only:
+        changes += ["secure.min_clients=3"]
     if hasattr(recipe.tune, "n_frequency"):
         changes += ["tune.n_frequency=16"]
     if getattr(recipe.tune, "r", 0) > 16:

@@ -8,13 +8,13 @@ already (Li et al., arXiv:1907.02189, scheme I), so each draw weighs the same an
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 import torch
 from torch import Tensor
 
 from fedfm.aggregation.base import Contribution, Fold, Rule
-from fedfm.capabilities import EXAMPLE_COUNTS
+from fedfm.capabilities import EXAMPLE_COUNTS, WEIGHTED_MEAN
 from fedfm.params import Params
 from fedfm.settings import Capabilities
 from fedfm.spec import Spec
@@ -61,6 +61,8 @@ class Mean(Weighted):
 
     rule: Literal["mean"] = "mean"
     """How updates are combined."""
+
+    gives: ClassVar[frozenset[str]] = frozenset({WEIGHTED_MEAN})
 
 
 Weigh = Callable[[Mapping[str, Tensor], Contribution, Slices], Mapping[str, float]]

@@ -66,6 +66,7 @@ class Central(Privacy):
         capabilities.ROUND_SUM: "noise is added once, to the sum of the updates of a round",
         capabilities.WHOLE_VIEWS: "every client of a round sends the same tensors, and one denominator fits them all",
         capabilities.ONE_MODEL: "what clients keep for themselves would reach adapter/ as a mean without noise",
+        capabilities.UPDATES_IN_CLEAR: "the server clips each client's update",
         capabilities.TUNABLE_UPDATES: "it bounds what clients have changed of the tunable",
     }
     takes: ClassVar[Mapping[str, str]] = {

@@ -70,7 +70,7 @@ class Ask:
 
 @dataclass(frozen=True)
 class ClientUpdate:
-    """A sound answer.
+    """A sound answer, or the mean of many of which the server has seen the sum only.
 
     Attributes:
         client: client id.
@@ -78,6 +78,7 @@ class ClientUpdate:
         facts: what the client reports of its work.
         contribution: what a rule may weigh it by.
         slices: the part of the tunable that the client holds.
+        summed: the clients of a mean, whose facts are sums; empty for the answer of one client.
     """
 
     client: str
@@ -85,6 +86,7 @@ class ClientUpdate:
     facts: Done
     contribution: Contribution
     slices: Slices
+    summed: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -230,6 +232,26 @@ class IO(Interface):
         Args:
             round: 1-based round.
             state: what the last release left; empty before the first.
+        """
+        ...
+
+    @property
+    def sums_only(self) -> bool:
+        """Whether the server may see the sum of a round's updates only, so that `total` takes the place of `ask`."""
+        ...
+
+    def total(self, ask: Ask, clients: Collection[str]) -> ClientUpdate:
+        """The weighted mean of the clients' updates, by the recipe's rule, without any single one.
+
+        Clients that drop out on the way are not in it.
+
+        Args:
+            ask: what all are asked.
+            clients: of the round.
+
+        Raises:
+            InterruptedRunError: the run was asked to stop.
+            TooFewClientsError: fewer clients than the quorum, or than the recipe's `secure` needs.
         """
         ...
 

@@ -91,12 +91,13 @@ class RoundFold:
 
     def add(self, update: ClientUpdate) -> None:
         """Folds in one update."""
-        self._clients.add(update.client)
+        self._clients |= set(update.summed or [update.client])
         if self._release is not None:
             self._release.add(update.groups)
             return
         self._fold(update.groups, update.contribution, update.slices)
-        self._error.add(update.groups[TUNABLE], update.contribution, update.slices, self._rule.weight)
+        if not update.summed:  # the error is in the products of each client's factors
+            self._error.add(update.groups[TUNABLE], update.contribution, update.slices, self._rule.weight)
         for figure, value in self._io.algorithm.measure(update.groups[TUNABLE], update.contribution).items():
             if figure not in self._figures:
                 zero = {_VALUE: torch.zeros((), dtype=torch.float64)}

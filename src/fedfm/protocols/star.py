@@ -28,7 +28,7 @@ class Star(Protocol):
         ask = Ask(number, state.params, io.algorithm.sends(state.server), learning_rate=io.learning_rate(number))
         fold = RoundFold(io, state.params, number, release=io.release(number, state.server.get(PRIVACY, {})))
         asks, facts = asks_for(ask, cohort, state.facts, io)
-        for update in io.ask(asks, copies=cohort):
+        for update in [io.total(ask, cohort)] if io.sums_only else io.ask(asks, copies=cohort):
             fold.add(update)
         if fold.is_empty:  # as a Poisson cohort may be
             return State(number, state.params, state.server, facts)

@@ -17,6 +17,8 @@ def check_cohort(recipe: RecipeKeys, clients: int) -> int:
     size = recipe.federation.check_cohort(clients)
     if reason := unfit_updates(recipe, clients):
         raise RecipeError(reason, where="aggregate.rule")
+    if reason := too_few_summed(recipe, clients):
+        raise RecipeError(reason, where="secure.min_clients")
     return size
 
 
@@ -24,7 +26,8 @@ def least_clients(recipe: RecipeKeys, clients: int) -> int:
     """Clients without which no round succeeds, when ``clients`` are there."""
     federation, cohort = recipe.federation, recipe.federation.expected_cohort(clients)
     combined = recipe.aggregate.least if recipe.protocol.folds(round(cohort)) else 0
-    return max(1, math.ceil(federation.quorum * cohort), federation.min_clients or 0, combined)
+    least = (federation.min_clients or 0, combined, recipe.secure.least)
+    return max(1, math.ceil(federation.quorum * cohort), *least)
 
 
 def unfit_updates(recipe: RecipeKeys, clients: int | None) -> str | None:
@@ -34,16 +37,11 @@ def unfit_updates(recipe: RecipeKeys, clients: int | None) -> str | None:
         recipe: sound key by key.
         clients: of the federation; None: not known yet.
     """
-    federation, key = recipe.federation, "federation.clients"
-    everyone = federation.sampling == "poisson" or recipe.protocol.asks_everyone
-    if isinstance(federation.per_round, int) and not everyone:
-        cohort, key = federation.per_round, "federation.per_round"
-    elif clients is None:
+    found = _cohort(recipe, clients)
+    if found is None:
         return None
-    else:
-        cohort = clients if everyone else federation.cohort_size(clients)
-        key = "federation.per_round" if federation.per_round is not None and not everyone else key
-    rule, folded = recipe.aggregate.under(federation.sampling), recipe.protocol.folds(cohort)
+    cohort, key = found
+    rule, folded = recipe.aggregate.under(recipe.federation.sampling), recipe.protocol.folds(cohort)
     if folded is None:
         return None
     most, limit = folded
@@ -59,3 +57,28 @@ def unfit_updates(recipe: RecipeKeys, clients: int | None) -> str | None:
         f"`{rule.rule}` needs {rule.least} updates for a step, which has {most} at most ({limit}): raise that, or "
         "choose another rule"
     )
+
+
+def too_few_summed(recipe: RecipeKeys, clients: int | None) -> str | None:
+    """Why no round can have the clients whose updates the recipe's `secure` sums at least; None where one can.
+
+    Arguments are those of `too_few_updates`.
+    """
+    found = _cohort(recipe, clients)
+    if found is None or found[0] >= recipe.secure.least:
+        return None
+    return f"the sum of {recipe.secure.least} clients' updates needs as many, and a round has {found[0]} ({found[1]})"
+
+
+def _cohort(recipe: RecipeKeys, clients: int | None) -> tuple[int, str] | None:
+    """The most clients of a round, and the key that says so; None: not known yet."""
+    federation = recipe.federation
+    everyone = federation.sampling == "poisson" or recipe.protocol.asks_everyone
+    if isinstance(federation.per_round, int) and not everyone:
+        return federation.per_round, "federation.per_round"
+    if clients is None:
+        return None
+    if everyone:
+        return clients, "federation.clients"
+    key = "federation.clients" if federation.per_round is None else "federation.per_round"
+    return federation.cohort_size(clients), key

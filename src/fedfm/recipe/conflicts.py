@@ -9,7 +9,7 @@ from fedfm.capabilities import BARRIER
 from fedfm.data.settings import SITES
 from fedfm.errors import Problem
 from fedfm.recipe.capabilities import incompatible
-from fedfm.recipe.cohorts import unfit_updates
+from fedfm.recipe.cohorts import too_few_summed, unfit_updates
 from fedfm.recipe.federation import DEFAULT_CLIENTS
 from fedfm.recipe.keys import RecipeKeys
 from fedfm.recipe.problems import overlap
@@ -79,8 +79,17 @@ def _cohort(recipe: RecipeKeys) -> str | None:
 
 
 def _fitting_updates(recipe: RecipeKeys) -> str | None:
-    federation, known = recipe.federation, recipe.data.client is None and recipe.data.train != SITES
-    return unfit_updates(recipe, federation.clients or (DEFAULT_CLIENTS if known else None))
+    return unfit_updates(recipe, _clients(recipe))
+
+
+def _enough_summed(recipe: RecipeKeys) -> str | None:
+    return too_few_summed(recipe, _clients(recipe))
+
+
+def _clients(recipe: RecipeKeys) -> int | None:
+    """Clients of the federation; None: not known yet."""
+    known = recipe.data.client is None and recipe.data.train != SITES
+    return recipe.federation.clients or (DEFAULT_CLIENTS if known else None)
 
 
 def _root_data(recipe: RecipeKeys) -> str | None:
@@ -254,6 +263,7 @@ CHECKS = (
     Check(("federation.per_round", "federation.clients", "data.client"), _cohort),
     Check(("aggregate.rule", "federation", "protocol", "data.client", "data.train"), _fitting_updates),
     Check(("aggregate.rule", "data.root"), _root_data),
+    Check(("secure.min_clients", "federation", "protocol", "data.client", "data.train"), _enough_summed),
     Check(("federation.ranks", "tune.r"), _ranks),
     Check(("federation.partition", "data.client"), _natural_column),
     Check(("data.client", "federation.partition"), _natural_partition),

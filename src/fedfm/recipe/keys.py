@@ -23,6 +23,7 @@ from fedfm.recipe.evaluation import CheckpointSettings, EvaluateSettings
 from fedfm.recipe.federation import FederationSettings
 from fedfm.records.disk import normal
 from fedfm.runtimes.settings import Local, Runtime
+from fedfm.secure import NoSecure, Secure
 from fedfm.settings import Settings
 from fedfm.tasks.settings import TaskSettings
 from fedfm.updates.stages import AnyStage
@@ -66,6 +67,8 @@ class RecipeKeys(Settings):
     """Stages that an update passes on its way to the server, in order."""
     aggregate: Aggregation = Mean()
     """How a round's updates become one."""
+    secure: Secure = NoSecure()
+    """What the server sees of the clients' updates."""
     privacy: AnyPrivacy = NoPrivacy()
     """What is promised about the clients' data."""
     runtime: Runtime = Local()
@@ -92,7 +95,8 @@ class RecipeKeys(Settings):
     @property
     def works(self) -> tuple[str, ...]:
         """Kinds of work that clients are asked for."""
-        return (*self.protocol.works, *self.select.works, *(() if self.evaluate.at == "server" else (EVALUATE,)))
+        asked = (*self.protocol.works, *self.secure.works)
+        return (*asked, *self.select.works, *(() if self.evaluate.at == "server" else (EVALUATE,)))
 
     @property
     def folder(self) -> Path:

@@ -32,6 +32,7 @@ PRESETS = (
     "learned-soup",
     "clusters",
     "selective",
+    "secure-aggregation",
     "slow-links",
     "linear-tunables",
     "vera",

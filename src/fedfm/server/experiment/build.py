@@ -33,6 +33,7 @@ from fedfm.proxies.base import ClientModel
 from fedfm.recipe import Recipe
 from fedfm.recipe.client_groups import Device, devices_of
 from fedfm.server.experiment.federated_data import FederatedData, prepare_data
+from fedfm.server.experiment.secure_costs import secure_bytes
 from fedfm.tasks import CausalLM
 from fedfm.tasks.causality import refuse_look_ahead
 from fedfm.tasks.public import PublicTexts
@@ -170,6 +171,11 @@ class Experiment:
         down = sum(down if groups is None else self.contract.request_bytes(number, groups) for groups in sent)
         if protocol.public_sent:
             down += self.public_texts.size_bytes(protocol.public_sent)
+        if self.contract.masking is not None:
+            clients = list(self.data.clients)
+            cohort = clients[: self.recipe.federation.cohort_size(len(clients))]
+            more, up = secure_bytes(self.contract, self.contract.masking, cohort, number)
+            return down + more, up
         classes = 0 if labels is None else len(labels.names)
         answers = [protocol.returns(work, classes) for work in protocol.works]
         sizes = [up if groups is None else self.contract.answer_bytes(client, number, groups) for groups in answers]

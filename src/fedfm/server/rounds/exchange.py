@@ -87,6 +87,11 @@ class Exchange(RunFacts):
         self._intake = Intake(experiment, store, records, self.totals, keeps_state=self._runtime.keeps_state)
 
     @property
+    def sums_only(self) -> bool:
+        """Whether the server may see sums only."""
+        return self._recipe.secure.sums_only
+
+    @property
     def simulated(self) -> bool:
         """Whether clients are simulated."""
         return not self._runtime.keeps_state
@@ -161,6 +166,24 @@ class Exchange(RunFacts):
                     yield update
         if quorum:
             self.require(self.totals.accepted - before, wanted)
+
+    def total(self, ask: Ask, clients: Collection[str]) -> ClientUpdate:
+        """The mean of updates of which only the sum is seen, as `fedfm.protocols.IO.total`."""
+        contract, settings = self._experiment.contract, self._recipe.secure
+        if contract.masking is None:
+            raise ValueError("the recipe has no secure sums")
+        from fedfm.server.rounds.secure_total import secure_total  # needs the extra `secure`
+
+        tries, left = settings.tries, ""
+        for attempt in range(1, tries + 1):
+            found = secure_total(self, contract, contract.masking, ask, sorted(clients))
+            if isinstance(found, ClientUpdate):
+                self.require(len(found.summed), len(clients))
+                self.totals.add_mean(found)
+                return found
+            left = f"attempt {attempt} of {tries}: {found}"
+            self.note("not summed", None, left)
+        raise self._too_few(f"round {self.number} has no secure sum: {left}")
 
     def submit(self, asks: Mapping[str, Ask]) -> None:
         """Sends clients what they are asked."""
@@ -287,15 +310,16 @@ class Exchange(RunFacts):
         asks = f"federation.quorum ({quorum:g}) asks for"
         if accepted >= quorum * wanted:
             asks = f"federation.min_clients ({least}) asks for"
-        raise self._too_few(f"only {accepted} of {wanted} clients gave a sound update in round {self.number}", asks)
+        found = f"only {accepted} of {wanted} clients gave a sound update in round {self.number}"
+        raise self._too_few(f"{found}, fewer than {asks}")
 
     def require_updates(self, updates: int) -> None:
         """Checks that the rule can combine so many updates, as `fedfm.protocols.IO.require_updates`."""
         if updates < self.rule.least:
             needs = f"the {self.rule.least} that `aggregate.rule: {self.rule.rule}` needs"
-            raise self._too_few(f"round {self.number} has {updates} sound updates", needs)
+            raise self._too_few(f"round {self.number} has {updates} sound updates, fewer than {needs}")
 
-    def _too_few(self, found: str, needed: str) -> TooFewClientsError:
+    def _too_few(self, found: str) -> TooFewClientsError:
         """The error that ends a round; writes the round's events first, which will not be committed."""
         folder = self.records.folder
         for event in self.records.events:
@@ -303,6 +327,6 @@ class Exchange(RunFacts):
         first = self.records.events[:5]
         reasons = "".join(f"\n  client {line(event['client'])} {event['kind']}: {event['reason']}" for event in first)
         return TooFewClientsError(
-            f"{found}, fewer than {needed}; see {folder.events}{reasons}",
+            f"{found}; see {folder.events}{reasons}",
             repeats=not self.totals.failed,  # every choice is keyed, so the same updates come again
         )

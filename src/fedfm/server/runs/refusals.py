@@ -17,8 +17,11 @@ from fedfm.records.disk import normal
 from fedfm.records.folder import RunFolder
 from fedfm.records.reading import dig, last_round, summary_of
 
-EXTRAS = {"flower": "flwr", "ray": "ray"}
-"""Kind of runtime, which is also the name of an extra → the module that the extra brings."""
+EXTRAS = {"flower": "flwr", "ray": "ray", "secagg": "Crypto"}
+"""Kind of a runtime or of `secure` → a module that its extra brings."""
+
+_NAMES = {"secagg": "secure"}
+"""Kind → the name of its extra, where that is another."""
 
 PRIVATE = ("dp_accounting", "randomgen")
 """Modules of the extra `dp`, which every kind of privacy but `none` needs."""
@@ -47,10 +50,11 @@ def obstacles(values: Mapping[str, Any]) -> list[Problem]:
 
 
 def missing_extra(kind: str) -> str | None:
-    """What to install for a kind of runtime; None where everything is installed."""
+    """What to install for a kind of runtime or of `secure`; None where everything is installed."""
     if kind not in EXTRAS or find_spec(EXTRAS[kind]) is not None:
         return None
-    return f"`{kind}` needs the extra of that name; {how_to_install(kind)}"
+    name = _NAMES.get(kind, kind)
+    return f"`{kind}` needs the extra {name}; {how_to_install(name)}"
 
 
 def _folder(values: Mapping[str, Any]) -> Iterator[Problem]:
@@ -74,9 +78,11 @@ def _folder(values: Mapping[str, Any]) -> Iterator[Problem]:
 
 
 def _missing_extras(values: Mapping[str, Any]) -> Iterator[Problem]:
-    kind, trackers = dig(values, "runtime.kind"), values.get("report_to")
-    if isinstance(kind, str) and (missing := missing_extra(kind)):
-        yield Problem("runtime.kind", missing)
+    trackers = values.get("report_to")
+    for where in ("runtime.kind", "secure.kind"):
+        kind = dig(values, where)
+        if isinstance(kind, str) and (missing := missing_extra(kind)):
+            yield Problem(where, missing)
     if dig(values, "privacy.kind") not in (None, "none") and not all(map(find_spec, PRIVATE)):
         yield Problem("privacy.kind", f"{' and '.join(PRIVATE)} are not installed; {how_to_install('dp')}")
     if isinstance(trackers, list) and "tensorboard" in trackers and find_spec("tensorboard") is None:
