@@ -72,6 +72,8 @@ GRADIENTS = "gradients"
 """Clients train by gradients; a protocol in which they only compare losses takes it."""
 CHOSEN_PARTS = "chosen parts"
 """The server says with each message which part of the tunable a client trains; a star gives it."""
+SUBSETS = "subsets of a round's updates"
+"""The server can fold any of a round's updates without the others; a star gives it."""
 SHARED_CODE = "shared code"
 """Clients run in processes that know every class of this one; runtimes on nodes take it."""
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from fedfm.aggregation import Fold, Mean
+from fedfm.aggregation import Fold, Mean, Rule
 from fedfm.aggregation.lora import AggregationError
 from fedfm.algorithms import Aggregate, ServerState
 from fedfm.params import Params
@@ -27,17 +27,19 @@ _WHOLE: Slices = {_VALUE: ()}
 class RoundFold:
     """Takes sound updates in a fixed order and gives their aggregate."""
 
-    def __init__(self, io: IO, params: Params, round: int) -> None:  # noqa: A002 - the field's word
+    def __init__(self, io: IO, params: Params, round: int, *, trial: Rule | None = None) -> None:  # noqa: A002
         """An empty fold.
 
         Args:
             io: of the round.
             params: the server's tunable, from which the step starts.
             round: 1-based round.
+            trial: the rule of a fold that is only tried, so that nothing is recorded of it; None: the recipe's rule.
         """
         uniform = Mean(weights="uniform")
         self._io = io
-        self._rule = io.rule.in_round(round)
+        self._recorded = trial is None
+        self._rule = io.rule.in_round(round) if trial is None else trial
         self._update: Fold = self._rule.begin(io.spec, params, seed=io.seed, round=round)
         self._error = AggregationError(io.spec, params)
         self._figures: dict[str, Fold] = {}
@@ -55,10 +57,11 @@ class RoundFold:
         self._update.add(update.groups[TUNABLE], update.contribution, update.slices)
         for group, fold in self._extras.items():
             fold.add(update.groups[group], update.contribution, update.slices)
-        self._error.add(update.groups[TUNABLE], update.contribution, update.slices, self._rule.weight)
+        if self._recorded:
+            self._error.add(update.groups[TUNABLE], update.contribution, update.slices, self._rule.weight)
         for figure, value in self._io.algorithm.measure(update.groups[TUNABLE], update.contribution).items():
             if figure not in self._figures:
-                self._figures[figure] = self._io.rule.start(_ONE_VALUE, {_VALUE: torch.zeros((), dtype=torch.float64)})
+                self._figures[figure] = self._rule.start(_ONE_VALUE, {_VALUE: torch.zeros((), dtype=torch.float64)})
             self._figures[figure].add({_VALUE: torch.tensor(value, dtype=torch.float64)}, update.contribution, _WHOLE)
         for name in self._unheld.keys() & update.slices.keys():
             self._cover(name, update)
@@ -75,7 +78,7 @@ class RoundFold:
         """
         stepped, server = self._io.algorithm.server_step(params, self.aggregate(round), state)
         after = self._kept(stepped, params)
-        if residual := self._update.residual(after):
+        if self._recorded and (residual := self._update.residual(after)):
             self._io.merge(residual)
         return after, {
             group: self._kept(tensors, state[group]) if group in state else tensors for group, tensors in server.items()
@@ -108,15 +111,16 @@ class RoundFold:
             TooFewClientsError: the rule needs more updates.
             ValueError: nothing was folded in.
         """
-        self._io.require_updates(self._updates)
+        if self._recorded:
+            self._io.require_updates(self._updates)
         clients = len(self._clients)
         combined, replaced = self._update.result(), self._update.replaced()
         for name in replaced:
             self._unheld.pop(name, None)
-        if (error := self._error.of(combined, replaced)) is not None:
+        if self._recorded and (error := self._error.of(combined, replaced)) is not None:
             self._io.record({"aggregation_error": error})
         finished = self._io.up.finish({TUNABLE: combined}, clients)
-        for client, reason in self._update.notes().items():
+        for client, reason in self._update.notes().items() if self._recorded else ():
             self._io.note("left out", client, reason)
         return Aggregate(
             update=finished[TUNABLE],

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 from fedfm import capabilities
 from fedfm.protocols.base import IO, Ask, Protocol, State
 from fedfm.protocols.choosing import asks_for
-from fedfm.protocols.folding import RoundFold
+from fedfm.protocols.scoring import ScoredFold
 
 
 class Star(Protocol):
@@ -17,7 +17,7 @@ class Star(Protocol):
     kind: Literal["star"] = "star"
     """Synchronous rounds between one server and its clients."""
 
-    gives: ClassVar[frozenset[str]] = frozenset({capabilities.CHOSEN_PARTS})
+    gives: ClassVar[frozenset[str]] = frozenset({capabilities.CHOSEN_PARTS, capabilities.SUBSETS})
     needs: ClassVar[Mapping[str, str]] = {capabilities.ONE_BACKBONE: "the server adds up updates of one tunable"}
 
     def step(self, state: State, io: IO) -> State:
@@ -25,7 +25,7 @@ class Star(Protocol):
         number = state.round + 1
         cohort = io.cohort(number)
         ask = Ask(number, state.params, io.algorithm.sends(state.server), learning_rate=io.learning_rate(number))
-        fold = RoundFold(io, state.params, number)
+        fold = ScoredFold(io, state.params, number)
         asks, facts = asks_for(ask, cohort, state.facts, io)
         for update in io.ask(asks, copies=cohort):
             fold.add(update)

@@ -17,6 +17,8 @@ def check_cohort(recipe: RecipeKeys, clients: int) -> int:
     size = recipe.federation.check_cohort(clients)
     if reason := too_few_updates(recipe, clients):
         raise RecipeError(reason, where="aggregate.rule")
+    if reason := too_many_scored(recipe, clients):
+        raise RecipeError(reason, where="contribution.kind")
     return size
 
 
@@ -34,16 +36,10 @@ def too_few_updates(recipe: RecipeKeys, clients: int | None) -> str | None:
         recipe: sound key by key.
         clients: of the federation; None: not known yet.
     """
-    federation, key = recipe.federation, "federation.clients"
-    everyone = federation.sampling == "poisson" or recipe.protocol.asks_everyone
-    if isinstance(federation.per_round, int) and not everyone:
-        cohort, key = federation.per_round, "federation.per_round"
-    elif clients is None:
+    cohort, key = _largest(recipe, clients)
+    if cohort is None:
         return None
-    else:
-        cohort = clients if everyone else federation.cohort_size(clients)
-        key = "federation.per_round" if federation.per_round is not None and not everyone else key
-    rule, folded = recipe.aggregate.under(federation.sampling), recipe.protocol.folds(cohort)
+    rule, folded = recipe.aggregate.under(recipe.federation.sampling), recipe.protocol.folds(cohort)
     if folded is None or folded[0] >= rule.least:
         return None
     most, limit = folded
@@ -52,3 +48,31 @@ def too_few_updates(recipe: RecipeKeys, clients: int | None) -> str | None:
         f"`{rule.rule}` needs {rule.least} updates for a step, which has {most} at most ({limit}): raise that, or "
         "choose another rule"
     )
+
+
+def too_many_scored(recipe: RecipeKeys, clients: int | None) -> str | None:
+    """Why a round can have more clients than `contribution` can score; None where it cannot.
+
+    Args:
+        recipe: sound key by key.
+        clients: of the federation; None: not known yet.
+    """
+    valuation, (cohort, key) = recipe.contribution, _largest(recipe, clients)
+    if cohort is None or valuation.most is None or cohort <= valuation.most:
+        return None
+    return (
+        f"`{valuation.kind}` scores {valuation.most} clients a round at most, and a round can have {cohort} ({key}): "
+        "lower that, or choose another kind"
+    )
+
+
+def _largest(recipe: RecipeKeys, clients: int | None) -> tuple[int | None, str]:
+    """The most clients that a round can have, None where that is not known yet; and the key that says so."""
+    federation, key = recipe.federation, "federation.clients"
+    everyone = federation.sampling == "poisson" or recipe.protocol.asks_everyone
+    if isinstance(federation.per_round, int) and not everyone:
+        return federation.per_round, "federation.per_round"
+    if clients is None:
+        return None, key
+    named = federation.per_round is not None and not everyone
+    return (clients if everyone else federation.cohort_size(clients)), "federation.per_round" if named else key

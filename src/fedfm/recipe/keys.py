@@ -12,6 +12,7 @@ from fedfm.aggregation.mean import Mean
 from fedfm.algorithms import AnyAlgorithm, FedAvg
 from fedfm.clients.settings import LocalSettings
 from fedfm.clients.work import EVALUATE
+from fedfm.contributions import AnyValuation, NoValuation
 from fedfm.data.partitions import Column, Iid, Partition
 from fedfm.data.settings import DataSettings, PublicSettings
 from fedfm.models.settings import ModelSettings
@@ -66,6 +67,8 @@ class RecipeKeys(Settings):
     """Stages that an update passes on its way to the server, in order."""
     aggregate: Aggregation = Mean()
     """How a round's updates become one."""
+    contribution: AnyValuation = NoValuation()
+    """What each client of a round contributed, scored from the round's updates."""
     privacy: NoPrivacy = NoPrivacy()
     """What is promised about the clients' data."""
     runtime: Runtime = Local()
@@ -93,6 +96,11 @@ class RecipeKeys(Settings):
     def works(self) -> tuple[str, ...]:
         """Kinds of work that clients are asked for."""
         return (*self.protocol.works, *self.select.works, *(() if self.evaluate.at == "server" else (EVALUATE,)))
+
+    @property
+    def judges(self) -> bool:
+        """Whether the server evaluates models of a round on `data.validation`."""
+        return self.protocol.judges or self.contribution.judges
 
     @property
     def folder(self) -> Path:

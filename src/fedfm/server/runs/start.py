@@ -17,6 +17,7 @@ from fedfm.progress import Heard, heard_by
 from fedfm.proxies.base import ModelVersion
 from fedfm.recipe import Recipe, dump, load_recipe
 from fedfm.records import contributions, jsonl, plug_in, shapes
+from fedfm.records.client_scores import score_totals
 from fedfm.records.costs import cost_totals
 from fedfm.records.environment import environment
 from fedfm.records.folder import RunFolder
@@ -230,6 +231,7 @@ def _finish(
         per_client,
         proxy_figures(experiment, state),
         cost_totals(folder.costs),
+        score_totals(folder.metrics),
     )
     tuned = Tuned(experiment.client_model, experiment.backbone, state.proxy or ModelVersion())
     target = write_outcome(folder, tuned, experiment.recipe, summary, merge=False)
@@ -264,7 +266,10 @@ def _write_unfinished(experiment: Experiment, folder: RunFolder, status: Status)
         return 0
     _write_proxy(experiment, folder, saved.state)
     folder.write_json(
-        folder.summary, summarize(experiment, saved.state, status, {}, None, None, cost_totals(folder.costs))
+        folder.summary,
+        summarize(
+            experiment, saved.state, status, {}, None, None, cost_totals(folder.costs), score_totals(folder.metrics)
+        ),
     )
     return saved.state.round
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from fedfm.params import count
+from fedfm.records.client_scores import ScoreTotals
 from fedfm.records.costs import CostTotals
 from fedfm.records.environment import environment
 from fedfm.records.ledger import LAYER
@@ -23,6 +24,7 @@ def summarize(
     spread: dict[str, Any] | None,
     proxy: dict[str, Any] | None,
     costs: CostTotals,
+    scores: ScoreTotals,
 ) -> dict[str, Any]:
     """The content of ``summary.json``.
 
@@ -34,8 +36,9 @@ def summarize(
         spread: per-client figures, None where clients were not evaluated.
         proxy: figures of the proxy; None without a proxy, or where it was not measured.
         costs: of the run.
+        scores: of the clients' contributions.
     """
-    split = experiment.judged_split
+    split, contribution = experiment.judged_split, experiment.recipe.contribution
     delivered = state.delivered(split)
     refined = state.refined.scores.get(split) if state.refined else None
     return {
@@ -54,6 +57,7 @@ def summarize(
         "baselines": baselines,
         "clients_spread": spread,
         "proxy": proxy,
+        "contribution": scores.summary(contribution.kind) if contribution.scores_clients else None,
         "protocol": _protocol(experiment, state),
         "mean_of_clients": experiment.recipe.protocol.own_tunable is not None,
         "mean_of_experts": experiment.recipe.protocol.has_experts,
