@@ -19,6 +19,7 @@ from fedfm.aggregation.lora import (
 )
 from fedfm.aggregation.mean import Mean
 from fedfm.aggregation.median import Median
+from fedfm.aggregation.qfedavg import QFedAvg
 from fedfm.aggregation.trimmed_mean import TrimmedMean
 from fedfm.registry import Choice
 
@@ -26,6 +27,7 @@ RULES: dict[str, type[Rule]] = {
     "mean": Mean,
     "median": Median,
     "trimmed-mean": TrimmedMean,
+    "q-fedavg": QFedAvg,
     "hetlora": HetLora,
     "ffa": FfaLora,
     "rolora": RoLora,
@@ -56,6 +58,7 @@ __all__ = [
     "LoraFair",
     "Mean",
     "Median",
+    "QFedAvg",
     "RoLora",
     "Rule",
     "TrimmedMean",

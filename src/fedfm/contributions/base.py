@@ -88,7 +88,7 @@ class Valuation(Settings):
 
     scores_clients: ClassVar[bool] = True
     """Whether there are scores."""
-    judges: ClassVar[bool] = True
+    judges: ClassVar[bool] = False
     """Whether it evaluates models on `data.validation`."""
     most: ClassVar[int | None] = None
     """The most clients of a round that it can score; None: any number."""
@@ -98,10 +98,6 @@ class Valuation(Settings):
         TUNABLE_UPDATES: "updates of the tunable are scored",
         BARRIER: "the clients of one round are scored together",
         ONE_BACKBONE: "the server folds updates of one tunable",
-        ONE_MODEL: "the server evaluates one model for all clients",
-    }
-    takes: ClassVar[Mapping[str, str]] = {
-        MODEL_CHANGES: "models are evaluated on the frozen weights that there are before the round"
     }
 
     def utility_of(self, judged: Sequence[float]) -> float:
@@ -110,7 +106,7 @@ class Valuation(Settings):
         Args:
             judged: its main metric and its loss on `data.validation`, signed so that the highest is best.
         """
-        return judged[0]
+        raise NotImplementedError
 
     def scores(self, game: Game) -> dict[str, float]:
         """Client id → its score of the round, for every client of the game.
@@ -128,9 +124,7 @@ class NoValuation(Valuation):
     """Contributions are not scored."""
 
     scores_clients: ClassVar[bool] = False
-    judges: ClassVar[bool] = False
     needs: ClassVar[Mapping[str, str]] = {}
-    takes: ClassVar[Mapping[str, str]] = {}
 
     def scores(self, game: Game) -> dict[str, float]:
         """Nothing."""
@@ -142,6 +136,15 @@ class UtilityValuation(Valuation):
 
     utility: Literal["metric", "loss"] = "metric"
     """What counts on `data.validation`: the task's main `metric`, or `loss`, which resolves smaller differences."""
+
+    judges: ClassVar[bool] = True
+    needs: ClassVar[Mapping[str, str]] = {
+        **Valuation.needs,
+        ONE_MODEL: "the server evaluates one model for all clients",
+    }
+    takes: ClassVar[Mapping[str, str]] = {
+        MODEL_CHANGES: "models are evaluated on the frozen weights that there are before the round"
+    }
 
     def utility_of(self, judged: Sequence[float]) -> float:
         """The main metric, or minus the loss."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import ClassVar, Literal
+from typing import Literal
 
 from torch import Tensor
 
@@ -24,8 +24,6 @@ class GradientCosine(Valuation):
 
     kind: Literal["cosine"] = "cosine"
     """The cosine between a client's update and the aggregate, from −1 to 1; no validation set is needed."""
-
-    judges: ClassVar[bool] = False
 
     def scores(self, game: Game) -> dict[str, float]:
         """cos(Δ_i, Δ)."""
