@@ -68,7 +68,7 @@ def test_a_coalition_is_the_mean_of_its_clients_and_the_step_is_that_of_a_star_t
     assert io.left_out == []
 
 
-@pytest.mark.parametrize("rule", [Mean(weights="examples"), Median(), TrimmedMean(share=0.3)])
+@pytest.mark.parametrize("rule", [Mean(weights="examples"), Median(), TrimmedMean(trim=0.3)])
 @pytest.mark.parametrize("algorithm", [FedAvg(), FedAvgM(server_lr=0.5)])
 def test_the_scores_add_up_to_what_the_servers_own_step_changed(rule: Rule, algorithm: Algorithm) -> None:
     io = Scored(Shapley(), rule=rule, algorithm=algorithm)
@@ -134,7 +134,7 @@ def test_a_run_scores_the_client_with_wrong_labels_least(tmp_path: Path) -> None
         ({"protocol": {"kind": "hierarchical", "edges": 2}}, "contribution.kind", "gives that with star"),
         ({"aggregate": {"rule": "fedex"}}, "aggregate.rule", "before the round"),
         ({"tune": {"kind": "lora", "share": "head"}}, "contribution.kind", "one model for all clients"),
-        ({"federation": {"clients": 12}}, "contribution.kind", "10 clients a round at most"),
+        ({"federation": {"clients": 12, "per_round": 11}}, "contribution.kind", "10 clients a round at most"),
     ],
 )
 def test_what_cannot_be_scored(tmp_path: Path, changes: dict[str, Any], where: str, reason: str) -> None:
