@@ -20,7 +20,7 @@ demo: $(VENV)/demo.installed ## fine-tune MiniLM over clients, offline, on two c
 	rm -rf runs/demo
 	$(BIN)/fedfm run demo
 
-install: | $(BIN)/python ## install fedfm into .venv; EXTRAS=demo,flower,ray,track chooses what comes along
+install: | $(BIN)/python ## install fedfm into .venv; EXTRAS=demo,flower,ray,secure,track chooses what comes along
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[$(EXTRAS)]'
 	@echo "Done. Next: source $(VENV)/bin/activate"
 
@@ -75,7 +75,7 @@ help: ## this list
 
 # One stamp for each set of extras; it ages when pyproject.toml or constraints.txt change.
 $(VENV)/demo.installed: EXTRAS := demo
-$(VENV)/test.installed: EXTRAS := demo,flower,ray,track,dev
+$(VENV)/test.installed: EXTRAS := demo,dp,flower,ray,secure,track,dev
 $(VENV)/docs.installed: EXTRAS := docs
 
 $(VENV)/%.installed: pyproject.toml constraints.txt | $(BIN)/python

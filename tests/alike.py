@@ -27,6 +27,10 @@ METHODS: dict[str, dict[str, Any]] = {
     "personal head": {"tune": {"kind": "lora", "share": "not head"}},
     "chosen layers": {"select": {"kind": "layers", "budget": [1, 2], "lam": 0.0, "every": 2}},
     "median": {"aggregate": {"rule": "median"}},
+    "centred clipping under attack": {
+        "aggregate": {"rule": "centered-clipping"},
+        "federation": {"attackers": {"kind": "alie", "z": 1.0, "share": 0.34}},
+    },
     "gossip": {"protocol": {"kind": "gossip"}, "federation": {"per_round": None}},
     "buffered": {"protocol": {"kind": "buffered", "size": 2}, "federation": {"devices": DEVICES}},
     "hierarchical": {"protocol": {"kind": "hierarchical", "edges": 2, "edge_rounds": 2}},

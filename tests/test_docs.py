@@ -70,7 +70,7 @@ def test_keys_of_the_recipe_that_pages_name_exist() -> None:
         (page.name, key)
         for page in PAGES
         for key in re.findall(rf"`((?:{groups})\.[a-z_.]+)[:=`]", page.read_text(encoding="utf-8"))
-        if key.rpartition(".")[2] not in {"json", "safetensors", "yaml"}
+        if key.rpartition(".")[2] not in {"json", "jsonl", "safetensors", "yaml"}
         and key != "model.digest"  # of `fedfm check --json`
     }
     assert len(named) > 100

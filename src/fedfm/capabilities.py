@@ -10,6 +10,12 @@ SGD = "sgd"
 """Local steps are w ← w − η·g: `local.optimizer: sgd` without `local.max_grad_norm`. SCAFFOLD and FedDyn need it."""
 INDIVIDUAL_UPDATES = "individual updates"
 """The server sees each client's update; secure aggregation takes it. Robust rules need it."""
+UPDATES_IN_CLEAR = "updates in the clear"
+"""The server reads the values of each update, if only to clip it; secure aggregation takes it."""
+INDIVIDUAL_FIGURES = "individual figures"
+"""The server sees counts and metrics of each client; secure aggregation takes it."""
+WEIGHTED_MEAN = "a weighted mean"
+"""The rule is the clients' mean, weighted by what each knows of itself; mean, FFA-LoRA and RoLoRA give it."""
 STATEFUL_CLIENTS = "stateful clients"
 """Clients keep tensors between rounds."""
 LINEAR_STAGES = "linear stages"
@@ -76,11 +82,23 @@ SUBSETS = "subsets of a round's updates"
 """The server can fold any of a round's updates without the others; a star gives it."""
 SHARED_CODE = "shared code"
 """Clients run in processes that know every class of this one; runtimes on nodes take it."""
+ROUND_SUM = "a sum of each round's updates"
+"""The server's only use of a round's updates is their combination in that round; a star gives it."""
+EXAMPLE_COUNTS = "numbers of examples"
+"""A client counts by the number of its examples; privacy of clients takes it."""
+FREE_NORMS = "norms that nothing else bounds"
+"""No other choice bounds the norms of updates; privacy that clips takes it."""
+UPDATES_AS_SENT = "updates that count as they were sent"
+"""The server adds what a client sent, unscaled; clipping and noise take it. Error feedback needs it."""
+CLIENT_FIGURES = "figures of clients"
+"""What clients count or measure decides what the server does; privacy of clients takes it."""
 
 UNLESS_TAKEN = frozenset(
     {
         SGD,
         INDIVIDUAL_UPDATES,
+        UPDATES_IN_CLEAR,
+        INDIVIDUAL_FIGURES,
         STATEFUL_CLIENTS,
         LINEAR_STAGES,
         BACKBONE_WEIGHTS,
@@ -104,6 +122,10 @@ UNLESS_TAKEN = frozenset(
         SHARED_CODE,
         PLAIN_STEP,
         MODEL_CHANGES,
+        EXAMPLE_COUNTS,
+        FREE_NORMS,
+        UPDATES_AS_SENT,
+        CLIENT_FIGURES,
     }
 )
 """Capabilities that are there unless a choice takes them; any other must be given by a choice."""

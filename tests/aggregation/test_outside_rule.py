@@ -1,4 +1,4 @@
-"""A rule that fedfm does not have: Krum. It needs a number of updates, and says whose updates it leaves out.
+"""Krum from outside of fedfm, in a class of its own. It needs a number of updates, and says whose it leaves out.
 
 Blanchard et al., Machine Learning with Adversaries: Byzantine Tolerant Gradient Descent, arXiv:1703.02757. Of m
 updates, f of them hostile, the score of an update is the sum of the squared distances to its m − f − 2 nearest; the
@@ -31,10 +31,10 @@ from tests.events import irregular
 from tests.small import small_recipe
 
 
-class Krum(Rule):
+class OutsideKrum(Rule):
     """The update that is nearest to its neighbours."""
 
-    rule: Literal["krum"] = "krum"
+    rule: Literal["outside-krum"] = "outside-krum"
     """The update that is nearest to its neighbours."""
     byzantine: int = 1
     """f: hostile clients of a round."""
@@ -47,12 +47,12 @@ class Krum(Rule):
         """2f + 3."""
         return 2 * self.byzantine + 3
 
-    def start(self, spec: Spec, params: Mapping[str, Tensor]) -> KrumFold:
+    def start(self, spec: Spec, params: Mapping[str, Tensor]) -> OutsideFold:
         """An empty fold."""
-        return KrumFold(spec, self.byzantine)
+        return OutsideFold(spec, self.byzantine)
 
 
-class KrumFold(Fold):
+class OutsideFold(Fold):
     """Updates on disk; their distances follow from their scalar products."""
 
     def __init__(self, spec: Spec, byzantine: int) -> None:
@@ -95,7 +95,7 @@ def federation(**settings: Any) -> dict[str, Any]:
 
 def test_the_update_nearest_to_its_neighbours_is_chosen() -> None:
     spec = spec_of({"w": torch.zeros(2), "v": torch.zeros(1)})
-    fold = Krum().start(spec, {})
+    fold = OutsideKrum().start(spec, {})
     for client, x in {"a": 1.0, "b": 2.0, "c": 2.5, "d": 3.5, "far": 100.0}.items():
         fold.add({"w": torch.tensor([x, 0.0]), "v": torch.tensor([x])}, Contribution(client, 1, 1), whole(spec))
     # With m − f − 2 = 2 neighbours, in units of 2·x²: a 1 + 2.25, b 0.25 + 1, c 0.25 + 1, d 1 + 2.25.
@@ -118,10 +118,10 @@ def test_the_update_nearest_to_its_neighbours_is_chosen() -> None:
 )
 def test_a_cohort_that_is_too_small_is_refused(tmp_path: Path, changes: dict[str, Any], limit: str) -> None:
     with pytest.raises(RecipeError) as caught:
-        load_recipe(small_recipe(tmp_path, **{"federation": federation(), **changes}), aggregate=Krum())
+        load_recipe(small_recipe(tmp_path, **{"federation": federation(), **changes}), aggregate=OutsideKrum())
     (problem,) = caught.value.problems
     assert problem.where == "aggregate.rule"
-    assert "`krum` needs 5 updates for a step, which has 4 at most" in problem.message
+    assert "`outside-krum` needs 5 updates for a step, which has 4 at most" in problem.message
     assert f"({limit})" in problem.message
 
 
@@ -135,19 +135,21 @@ def test_a_cohort_that_is_too_small_is_refused(tmp_path: Path, changes: dict[str
     ],
 )
 def test_a_cohort_that_is_large_enough_is_not(tmp_path: Path, changes: dict[str, Any]) -> None:
-    load_recipe(small_recipe(tmp_path, **changes), aggregate=Krum())
+    load_recipe(small_recipe(tmp_path, **changes), aggregate=OutsideKrum())
 
 
 def test_a_natural_federation_that_is_too_small_is_refused_when_its_clients_are_known(tmp_path: Path) -> None:
     recipe = small_recipe(tmp_path, federation={"per_round": 0.8, "rounds": 1})  # of five clients
     recipe["data"]["client"] = "site"
-    with pytest.raises(RecipeError, match=r"aggregate\.rule: `krum` needs 5 .* 4 at most \(federation\.per_round\)"):
-        fedfm.run(load_recipe(recipe, aggregate=Krum()))
+    with pytest.raises(
+        RecipeError, match=r"aggregate\.rule: `outside-krum` needs 5 .* 4 at most \(federation\.per_round\)"
+    ):
+        fedfm.run(load_recipe(recipe, aggregate=OutsideKrum()))
     assert not (tmp_path / "runs" / "small").exists()
 
 
 def test_a_run_records_whose_updates_were_left_out(tmp_path: Path) -> None:
-    run = fedfm.run(small_recipe(tmp_path, federation=federation()), aggregate=Krum())
+    run = fedfm.run(small_recipe(tmp_path, federation=federation()), aggregate=OutsideKrum())
     events = irregular(jsonl.records(run.folder.events))
     assert len(events) == 4
     for event in events:
@@ -158,8 +160,10 @@ def test_a_run_records_whose_updates_were_left_out(tmp_path: Path) -> None:
 
 def test_a_round_with_too_few_updates_ends_the_run_as_one_below_the_quorum(tmp_path: Path) -> None:
     drawn = federation(per_round=0.5, rounds=6, sampling="poisson")
-    with pytest.raises(TooFewClientsError, match=r"fewer than the 5 that `aggregate\.rule: krum` needs") as caught:
-        fedfm.run(small_recipe(tmp_path, federation=drawn), aggregate=Krum())
+    with pytest.raises(
+        TooFewClientsError, match=r"fewer than the 5 that `aggregate\.rule: outside-krum` needs"
+    ) as caught:
+        fedfm.run(small_recipe(tmp_path, federation=drawn), aggregate=OutsideKrum())
     assert caught.value.exit_code == 4
     assert caught.value.repeats
 
@@ -167,4 +171,4 @@ def test_a_round_with_too_few_updates_ends_the_run_as_one_below_the_quorum(tmp_p
 def test_a_server_with_sites_waits_for_as_many_as_the_rule_needs(tmp_path: Path) -> None:
     recipe = load_recipe(small_recipe(tmp_path, federation=federation()))
     assert least_clients(recipe, 6) == 3  # the quorum of five
-    assert least_clients(load_recipe(recipe.model_dump(), aggregate=Krum()), 6) == 5
+    assert least_clients(load_recipe(recipe.model_dump(), aggregate=OutsideKrum()), 6) == 5

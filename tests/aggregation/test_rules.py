@@ -8,9 +8,9 @@ from pydantic import TypeAdapter
 
 from fedfm.aggregation import RULES, Aggregation, Contribution, Fold, Rule
 from fedfm.capabilities import LOW_RANK_FACTORS
-from fedfm.params import Params, add, digest
+from fedfm.params import Params, add, digest, zeros_like
 from fedfm.spec import problem, spec_of
-from fedfm.views import whole
+from fedfm.views import whole, widen
 
 every_rule = pytest.mark.parametrize("name", RULES)
 A, B, PRODUCT = "q.lora_A.weight", "q.lora_B.weight", "the product"
@@ -40,6 +40,13 @@ def trained(rule: Rule, update: Params, number: int) -> Params:
     return {name: tensor for name, tensor in update.items() if name in names}
 
 
+def referred(rule: Rule, fold: Fold, update: Params) -> Fold:
+    """The fold with an update of the server's own, where the rule asks for one."""
+    if rule.trains_root:
+        fold.refer({name: update.get(name, torch.zeros_like(tensor)) for name, tensor in tensors(0).items()})
+    return fold
+
+
 def tensors(seed: int) -> Params:
     generator = torch.Generator().manual_seed(seed)
     shapes = {"q.lora_A.weight": (2, 5), "q.lora_B.weight": (4, 2), "head.bias": (3,), "scalar": (), "none": (0, 2)}
@@ -58,10 +65,10 @@ def test_identical_updates_are_returned_and_no_argument_is_changed(name: str, nu
     params, update = tensors(0), trained(rule, tensors(1), number)
     before = digest(params), digest(update)
     fold = rule.start(spec_of(params), params)
-    for client, examples in enumerate((3, 8, 5, 1)):
-        fold.add(update, Contribution(str(client), examples, 1), whole(spec_of(update)))
+    for client in range(max(4, rule.least)):
+        fold.add(update, Contribution(str(client), 3 + 5 * client % 4, 1), whole(spec_of(update)))
     expected = effect(rule, {**params, **add({name: params[name] for name in update}, update)})
-    for key, tensor in outcome(rule, fold, params).items():
+    for key, tensor in outcome(rule, referred(rule, fold, update), params).items():
         torch.testing.assert_close(tensor, expected[key], rtol=1e-5, atol=2e-6)
     assert (digest(params), digest(update)) == before
 
@@ -69,12 +76,13 @@ def test_identical_updates_are_returned_and_no_argument_is_changed(name: str, nu
 @every_rule
 def test_a_copy_counts_as_often_as_it_was_drawn(name: str) -> None:
     rule, params, found = RULES[name](), tensors(0), []
-    for times in ((2, 1), (1, 1, 1)):
+    more = rule.least  # of the second client
+    for clients in ({1: 2, 2: more}.items(), [(1, 1), (1, 1), *[(2, 1)] * more]):
         fold = rule.start(spec_of(params), params)
-        for seed, copies in zip((1, 2) if len(times) == 2 else (1, 1, 2), times, strict=True):
+        for seed, copies in clients:
             update = trained(rule, tensors(seed), 1)
             fold.add(update, Contribution(str(seed), 4, 1, copies=copies), whole(spec_of(update)))
-        found.append(outcome(rule, fold, params))
+        found.append(outcome(rule, referred(rule, fold, tensors(1)), params))
     for key, tensor in found[0].items():
         torch.testing.assert_close(tensor, found[1][key], rtol=1e-5, atol=2e-6)
 
@@ -86,8 +94,10 @@ def test_a_coordinate_that_no_client_holds_does_not_move(name: str) -> None:
     held = {A: (slice(1),), B: (slice(None), slice(1))}
     part = trained(rule, {A: update[A][:1], B: update[B][:, :1]}, 1)
     held = {key: index for key, index in held.items() if key in part}
-    for client in "ab":
-        fold.add(part, Contribution(client, 4, 1), held)
+    for client in range(max(2, rule.least)):
+        fold.add(part, Contribution(str(client), 4, 1), held)
+    if rule.trains_root:
+        fold.refer(widen(part, held, zeros_like(params)))
     found = fold.result()
     assert not found["head.bias"].any()
     if B in fold.replaced():

@@ -29,7 +29,7 @@ EVERYONE = ["a", "b", "c", "bad"]
 class Scored(Kitchen):
     """A server that scores; keeps the lines of the metrics."""
 
-    select = selection = NoSelection()
+    selection, sums_only = NoSelection(), False
 
     def __init__(
         self, contribution: Valuation, *, rule: Rule | None = None, algorithm: Algorithm | None = None
@@ -40,6 +40,9 @@ class Scored(Kitchen):
 
     def measure(self, split: str, figures: Mapping[str, Any]) -> None:
         self.lines.append({"split": split, "client": None, **figures})
+
+    def release(self, number: int, kept: Any) -> None:
+        return None
 
     @property
     def scores(self) -> dict[str, float]:

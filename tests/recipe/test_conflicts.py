@@ -21,7 +21,73 @@ MASKS = ["tune.kind=mask", "algorithm.name=fedpm"]
 POSTERIOR = [*MASKS, "updates=[{kind: bernoulli}]"]
 OTHERS = "federation.models=[{path: builtin:tiny-gpt2, clients: 2}]"
 
+SECURE = ["secure.kind=secagg", "federation.per_round=5"]
+
 REFUSED = {
+    "a private run with a fixed cohort": (
+        [
+            "privacy={kind: central, noise_multiplier: 1.0, delta: 0.001}",
+            "federation.clients=20",
+            "federation.per_round=5",
+        ],
+        "privacy.kind",
+        "set federation.sampling=poisson",
+    ),
+    "secure sums of few clients": (
+        ["secure.kind=secagg", "federation.per_round=4"],
+        "secure.min_clients",
+        "the sum of 5 clients' updates needs as many, and a round has 4 (federation.per_round)",
+    ),
+    "a rule that is no mean under masks": (
+        [*SECURE, "aggregate.rule=fedsvd"],
+        "secure.kind",
+        "`aggregate.rule` gives that with mean or ffa or rolora",
+    ),
+    "masks and a buffer": ([*SECURE, "protocol.kind=buffered"], "secure.kind", "`protocol.kind` gives that with star"),
+    "masks and gossip": (
+        ["secure.kind=secagg", "protocol.kind=gossip"],
+        "secure.kind",
+        "`protocol.kind` gives that with star",
+    ),
+    "masks and personal parts": (
+        [*SECURE, "tune.share=head"],
+        "secure.kind",
+        "each client keeps a part of the tunable",
+    ),
+    "masks and ranks": ([*SECURE, "federation.ranks=[2, 4]"], "secure.kind", "a client holds the leading ranks only"),
+    "masks and chosen layers": ([*SECURE, "select.kind=layers"], "secure.kind", "all clients of a round mask the same"),
+    "masks and quantisation": (
+        [*SECURE, "updates=[{kind: quantize}]"],
+        "secure.kind",
+        "the sum of encoded updates does not decode to their sum",
+    ),
+    "masks and norms of updates": (
+        [*SECURE, "algorithm.name=fedexp"],
+        "algorithm.name",
+        "measures each client's update",
+    ),
+    "masks and state at clients": (
+        [*SECURE, "algorithm.name=scaffold", "local.optimizer=sgd", "local.max_grad_norm=null"],
+        "algorithm.name",
+        "would change what clients keep twice",
+    ),
+    "masks and figures of clients": (
+        [*SECURE, "evaluate.at=both", "federation.holdout=0.2"],
+        "evaluate.at",
+        "each client sends its metrics; use server. `secure.kind: secagg` excludes that",
+    ),
+    "masks and counts of neurons": (
+        [*SECURE, "proxy={kind: fedpft, interval: 2, align: {data: clients}}", "public={data: builtin:pydoc}"],
+        "proxy.kind",
+        "each client sends counts of how much its neurons are used",
+    ),
+    "masks and Poisson cohorts": ([*SECURE, "federation.sampling=poisson"], "secure.kind", "how finely values are"),
+    "masks and spares": (
+        [*SECURE, "runtime={kind: ray, spares: 0.5}"],
+        "runtime.spares",
+        "a client that answers late is left out; set 0",
+    ),
+    "masks and real sites": ([*SECURE, *AT_SITES], "secure.kind", "a site cannot keep its keys from one request"),
     "threads and processes": (
         ["runtime.threads=2", "runtime.processes=2"],
         "runtime.threads",

@@ -120,7 +120,7 @@ def test_missing_keys_say_what_they_are_for() -> None:
 def test_everything_is_told_at_once(values: dict[str, Any]) -> None:
     """Features to come, faulty keys, and conflicts between the keys that are sound."""
     values |= {
-        "privacy": {"kind": "central", "target_epsilon": 8},
+        "privacy": {"kind": "local", "target_epsilon": 8},
         "local": {"epochs": 0, "batchsize": 8},
         "federation": {"clients": 5, "per_round": 6},
         "evaluate": {"metrics": ["acuracy"]},

@@ -40,6 +40,7 @@ def test_the_defaults(values: dict[str, Any]) -> None:
         "budgets": None,
         "models": [],
         "devices": [],
+        "attackers": None,
     }
     assert recipe.tune.model_dump() == {
         "kind": "lora",

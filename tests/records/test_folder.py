@@ -81,7 +81,7 @@ def test_open_checks_that_it_is_a_run(tmp_path: Path, folder: RunFolder) -> None
 def test_every_file_of_a_run_has_its_place() -> None:
     folder = RunFolder("run")
     names = (
-        "recipe.yaml env.json profile.json evaluation.json clients.json clients client_state metrics.jsonl "
+        "recipe.yaml env.json profile.json evaluation.json clients.json clients experts client_state metrics.jsonl "
         "events.jsonl wire.jsonl costs.jsonl privacy.jsonl checkpoints LATEST adapter model proxy summary.json "
         "report.html"
     )

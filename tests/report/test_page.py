@@ -135,7 +135,7 @@ def test_every_section_tells_its_part(make_run: MakeRun) -> None:
         "base_model.model.bert.encoder.layer. * .attention".replace(" ", ""),
         "1 × refused , 1 × resume",
         "not finite: 3 of 26 tensors",
-        "no differential privacy. Examples stay with their clients",
+        "no differential privacy (ε = ∞): the parameters may reveal information about the examples",
         "fedfm run runs/pydoc-lora/recipe.yaml name=pydoc-lora-again",
         "pip install torch==",
         "target_modules: attention",

@@ -55,6 +55,10 @@ PROTOCOLS: dict[str, dict[str, Any]] = {
     "learned-soup": {"steps": 1, "batch_size": 4},
 }
 """What fits three clients, and takes a moment."""
+SECURE: dict[str, dict[str, Any]] = {
+    "secagg": {"secure": {"min_clients": 3}, "federation": {"per_round": 3}},
+}
+"""Likewise."""
 
 QUICKLY = settings(suppress_health_check=list(HealthCheck), phases=[Phase.explicit, Phase.generate], print_blob=False)
 """A failure is not shrunk: each try is a run."""
@@ -89,6 +93,7 @@ def recipe_of(folder: Path, picks: list[Pick]) -> dict[str, Any]:
     values = merged(values, {"model": {"path": str(folder / MODELS.get(task, "tiny-bert"))}, "data": data})
     protocol = values.get("protocol", {}).get("kind", "star")
     values = merged(values, {"protocol": {"kind": protocol, **PROTOCOLS.get(protocol, {})}})
+    values = merged(values, SECURE.get(values.get("secure", {}).get("kind", "none"), {}))
     if protocol == "distillation":
         values = merged(values, {"public": {"data": files["public"]}})
     if proxy != "none":

@@ -39,7 +39,7 @@ def small(recipe: Recipe, models: Path) -> list[str]:
         f"model.path={models / TINY.get(recipe.task.kind, 'tiny-bert')}",
         "data.limit=80",
         "data.max_length=24",
-        "federation.per_round=3",
+        f"federation.per_round={max(3, recipe.aggregate.least)}",
         "federation.rounds=2",
         "federation.min_examples=1",
         "local.max_steps=2",
@@ -47,11 +47,15 @@ def small(recipe: Recipe, models: Path) -> list[str]:
         "runtime.processes=1",
     ]
     if recipe.data.client is None:
-        changes += [f"federation.clients={min(federation.clients or 6, 6)}"]
+        changes += [f"federation.clients={max(min(federation.clients or 6, 6), recipe.aggregate.least)}"]
+    if recipe.secure.sums_only:
+        changes += ["secure.min_clients=3"]
     if hasattr(recipe.tune, "n_frequency"):
         changes += ["tune.n_frequency=16"]
     if getattr(recipe.tune, "r", 0) > 16:
         changes += ["tune.r=16"]
+    if recipe.protocol.public_examples:
+        changes += ["protocol.examples=20"]
     if recipe.public is not None:
         changes += ["public.limit=40", "public.max_length=24", "public.text=text"]
     if proxy.kind != "none" and getattr(proxy, "distill", None) is not None:

@@ -103,7 +103,10 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path: Path, algorithm: dict
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("method", "point"), [("scaffold", "writing"), ("gossip", "training")])
+@pytest.mark.parametrize(
+    ("method", "point"),
+    [("scaffold", "writing"), ("gossip", "training"), ("centred clipping under attack", "writing")],
+)
 def test_what_clients_keep_is_resumed(method: str, point: str, tmp_path: Path) -> None:
     """The state that clients had written in the round that was lost is written again, bit for bit."""
     more = {"algorithm": {"name": "fedavg"}, **METHODS[method]}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fedfm.aggregation.base import Contribution, Fold, Rule
+from fedfm.aggregation.base import Contribution, Fold, Memory, Rule
 from fedfm.aggregation.lora import (
     FedEx,
     FedMomentum,
@@ -20,6 +20,14 @@ from fedfm.aggregation.lora import (
 from fedfm.aggregation.mean import Mean
 from fedfm.aggregation.median import Median
 from fedfm.aggregation.qfedavg import QFedAvg
+from fedfm.aggregation.robust.bulyan import Bulyan
+from fedfm.aggregation.robust.centered_clipping import CenteredClipping
+from fedfm.aggregation.robust.fltrust import FlTrust
+from fedfm.aggregation.robust.foolsgold import FoolsGold
+from fedfm.aggregation.robust.geometric_median import GeometricMedian
+from fedfm.aggregation.robust.krum import Krum, MultiKrum
+from fedfm.aggregation.robust.norm_clip import NormClip
+from fedfm.aggregation.robust.smea import Smea
 from fedfm.aggregation.trimmed_mean import TrimmedMean
 from fedfm.registry import Choice
 
@@ -28,6 +36,15 @@ RULES: dict[str, type[Rule]] = {
     "median": Median,
     "trimmed-mean": TrimmedMean,
     "q-fedavg": QFedAvg,
+    "norm-clip": NormClip,
+    "krum": Krum,
+    "multi-krum": MultiKrum,
+    "bulyan": Bulyan,
+    "geometric-median": GeometricMedian,
+    "centered-clipping": CenteredClipping,
+    "smea": Smea,
+    "foolsgold": FoolsGold,
+    "fltrust": FlTrust,
     "hetlora": HetLora,
     "ffa": FfaLora,
     "rolora": RoLora,
@@ -45,21 +62,31 @@ Aggregation = Annotated[Rule, Choice(RULES, "rule", "fedfm.rules")]
 __all__ = [
     "RULES",
     "Aggregation",
+    "Bulyan",
+    "CenteredClipping",
     "Contribution",
     "FedEx",
     "FedMomentum",
     "FedRot",
     "FedSvd",
     "FfaLora",
+    "FlTrust",
     "FlexLora",
     "Flora",
     "Fold",
+    "FoolsGold",
+    "GeometricMedian",
     "HetLora",
+    "Krum",
     "LoraFair",
     "Mean",
     "Median",
+    "Memory",
+    "MultiKrum",
+    "NormClip",
     "QFedAvg",
     "RoLora",
     "Rule",
+    "Smea",
     "TrimmedMean",
 ]

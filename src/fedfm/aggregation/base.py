@@ -5,11 +5,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import ClassVar, Protocol, Self
 
 from torch import Tensor
 
-from fedfm.capabilities import INDIVIDUAL_UPDATES
+from fedfm.capabilities import INDIVIDUAL_UPDATES, LASTING_COORDINATES
 from fedfm.params import Params
 from fedfm.settings import Capabilities, Settings
 from fedfm.spec import Spec
@@ -37,6 +37,18 @@ class Contribution:
     loss: float | None = None
 
 
+class Memory(Protocol):
+    """What a rule keeps from round to round, on the server's disk; a round that is not committed keeps nothing."""
+
+    def kept(self, key: str) -> Params | None:
+        """What `keep` stored under a key in the last committed round that did; None before."""
+        ...
+
+    def keep(self, key: str, params: Params) -> None:
+        """Stores tensors with this round."""
+        ...
+
+
 class Fold(ABC):
     """Takes a round's updates in a fixed order; the order fixes the result to the bit."""
 
@@ -57,6 +69,18 @@ class Fold(ABC):
         Raises:
             ValueError: nothing was folded in.
         """
+
+    def recall(self, memory: Memory) -> None:
+        """Gets what the rule keeps from round to round, before the first `add`; only where `Rule.remembers`."""
+        raise NotImplementedError
+
+    def refer(self, reference: Mapping[str, Tensor]) -> None:
+        """Gets the server's own update, after the last `add`; only where `Rule.trains_root`.
+
+        Args:
+            reference: whole tensors, trained from the parameters of the round.
+        """
+        raise NotImplementedError
 
     def replaced(self) -> frozenset[str]:
         """Names of tensors in which `result` decides every coordinate, also those that no client holds.
@@ -90,6 +114,10 @@ class Rule(Settings):
 
     gathers: ClassVar[bool] = False
     """Whether it needs all updates at once; they then wait on disk and are read tensor by tensor."""
+    remembers: ClassVar[bool] = False
+    """Whether its folds keep tensors from round to round (`Fold.recall`)."""
+    trains_root: ClassVar[bool] = False
+    """Whether the server trains on ``data.root`` in each round, and its folds get that update (`Fold.refer`)."""
     period: ClassVar[int] = 1
     """Rounds after which what `trains` returns repeats."""
 
@@ -98,6 +126,8 @@ class Rule(Settings):
         needs = dict(self.needs)
         if self.gathers:
             needs |= {INDIVIDUAL_UPDATES: "it compares the updates of a round with each other"}
+        if self.remembers:
+            needs |= {LASTING_COORDINATES: "it keeps tensors from round to round"}
         return Capabilities(needs, self.gives, self.takes)
 
     @property
@@ -108,6 +138,16 @@ class Rule(Settings):
         the quorum does. So a client whose update is refused can end the run where a cohort has no more than these.
         """
         return 1
+
+    @property
+    def most(self) -> int | None:
+        """The most updates that it can combine; None: any number. A recipe whose rounds may have more is refused."""
+        return None
+
+    @property
+    def of_figures(self) -> Rule:
+        """The rule that combines what the algorithm measures of each update."""
+        return self
 
     def under(self, sampling: str) -> Self:
         """The rule with what ``federation.sampling`` decides filled in."""

@@ -41,6 +41,11 @@ class Gathered:
     def __len__(self) -> int:
         return sum(self._copies)
 
+    @property
+    def names(self) -> list[str]:
+        """Names of the tensors."""
+        return list(self._spec)
+
     def add(self, update: Mapping[str, Tensor], slices: Slices, copies: int = 1) -> None:
         """Writes one update, which counts ``copies`` times.
 
@@ -67,17 +72,23 @@ class Gathered:
             yield torch.stack(rows)
 
 
+Rows = Callable[[Gathered], Tensor]
+"""The updates of a round → M ``[m, updates]`` in float64, whose rows are linear combinations of them."""
+
+
 class OrderFold(Fold):
     """A fold by order statistics: at each coordinate, of the sorted values of those that hold it."""
 
-    def __init__(self, spec: Spec, statistic: Statistic) -> None:
+    def __init__(self, spec: Spec, statistic: Statistic, rows: Rows | None = None) -> None:
         """An empty fold.
 
         Args:
             spec: of the tunable.
             statistic: what is taken at each coordinate.
+            rows: replaces the updates by linear combinations of them; where it is given, each update must be whole.
         """
         self._spec, self._statistic, self._gathered = spec, statistic, Gathered(spec)
+        self._rows, self._mix = rows, torch.empty(0)
 
     def add(self, update: Mapping[str, Tensor], contribution: Contribution, slices: Slices) -> None:
         """Writes one update to disk, as `fedfm.aggregation.base.Fold.add`."""
@@ -91,6 +102,8 @@ class OrderFold(Fold):
         """
         if not len(self._gathered):
             raise ValueError("no updates to combine")
+        if self._rows is not None:
+            self._mix = self._rows(self._gathered)
         return {name: self._tensor(name, spec) for name, spec in self._spec.items()}
 
     def _tensor(self, name: str, spec: TensorSpec) -> Tensor:
@@ -98,6 +111,8 @@ class OrderFold(Fold):
         return torch.cat([torch.empty(0), *found]).to(spec.dtype).view(spec.shape)
 
     def _combined(self, values: Tensor) -> Tensor:
+        if self._rows is not None:
+            values = self._mix @ values
         counts = (~values.isnan()).sum(0)
         combined = self._statistic(values.sort(dim=0).values, counts)  # NaN, what is not held, comes last
         return combined.where(counts > 0, 0)

@@ -8,13 +8,15 @@ already (Li et al., arXiv:1907.02189, scheme I), so each draw weighs the same an
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 import torch
 from torch import Tensor
 
 from fedfm.aggregation.base import Contribution, Fold, Rule
+from fedfm.capabilities import EXAMPLE_COUNTS, WEIGHTED_MEAN
 from fedfm.params import Params
+from fedfm.settings import Capabilities
 from fedfm.spec import Spec
 from fedfm.views.base import Index, Slices, holds, narrow, widen
 
@@ -27,6 +29,14 @@ class Weighted(Rule):
 
     weights: Literal["auto", "examples", "uniform"] = "auto"
     """`examples` counts a client by its examples, `uniform` counts clients alike; `auto` fits the sampling."""
+
+    def capabilities(self) -> Capabilities:
+        """Also what weights by examples rely on."""
+        said = super().capabilities()
+        if self.weights != "examples":
+            return said
+        needs = {**said.needs, EXAMPLE_COUNTS: "`aggregate.weights: examples` weighs by them; use auto or uniform"}
+        return Capabilities(needs, said.gives, said.takes)
 
     def under(self, sampling: str) -> Self:
         """The rule with what ``federation.sampling`` decides filled in."""
@@ -51,6 +61,8 @@ class Mean(Weighted):
 
     rule: Literal["mean"] = "mean"
     """How updates are combined."""
+
+    gives: ClassVar[frozenset[str]] = frozenset({WEIGHTED_MEAN})
 
 
 Weigh = Callable[[Mapping[str, Tensor], Contribution, Slices], Mapping[str, float]]

@@ -8,26 +8,25 @@ one that was drawn twice counts twice. It withstands fewer than half of the valu
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar, Literal
+from typing import Literal
 
 from torch import Tensor
 
-from fedfm.aggregation.base import Rule
+from fedfm.aggregation.base import Fold
 from fedfm.aggregation.gathered import OrderFold
+from fedfm.aggregation.robust.base import MixingRule
 from fedfm.spec import Spec
 
 
-class Median(Rule):
+class Median(MixingRule):
     """Coordinate-wise median; unweighted."""
 
     rule: Literal["median"] = "median"
     """Coordinate-wise median; clients count alike, however many examples they have."""
 
-    gathers: ClassVar[bool] = True
-
-    def start(self, spec: Spec, params: Mapping[str, Tensor]) -> OrderFold:
-        """An empty fold."""
-        return OrderFold(spec, _median)
+    def begin(self, spec: Spec, params: Mapping[str, Tensor], *, seed: int, round: int) -> Fold:  # noqa: A002
+        """The fold of a round."""
+        return OrderFold(spec, _median, self.rows(seed, round))
 
 
 def _median(values: Tensor, counts: Tensor) -> Tensor:

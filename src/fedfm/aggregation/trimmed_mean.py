@@ -10,18 +10,19 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from fedfm.aggregation.base import Rule
+from fedfm.aggregation.base import Fold
 from fedfm.aggregation.gathered import OrderFold
+from fedfm.aggregation.robust.base import MixingRule
 from fedfm.spec import Spec
 
 
-class TrimmedMean(Rule):
+class TrimmedMean(MixingRule):
     """Coordinate-wise mean without extreme values; unweighted."""
 
     rule: Literal["trimmed-mean"] = "trimmed-mean"
@@ -29,11 +30,9 @@ class TrimmedMean(Rule):
     trim: Annotated[float, Field(ge=0, lt=0.5)] = 0.2
     """β: share of the values of a coordinate that is left out at each end."""
 
-    gathers: ClassVar[bool] = True
-
-    def start(self, spec: Spec, params: Mapping[str, Tensor]) -> OrderFold:
-        """An empty fold."""
-        return OrderFold(spec, functools.partial(_trimmed_mean, self.trim))
+    def begin(self, spec: Spec, params: Mapping[str, Tensor], *, seed: int, round: int) -> Fold:  # noqa: A002
+        """The fold of a round."""
+        return OrderFold(spec, functools.partial(_trimmed_mean, self.trim), self.rows(seed, round))
 
 
 def _trimmed_mean(trim: float, values: Tensor, counts: Tensor) -> Tensor:

@@ -36,7 +36,7 @@ class Aggregate:
         update: the aggregate Δ of the clients' w_c − w_t by the recipe's rule, in their dtype.
         extras: the plain mean over clients of what else they sent, by group.
         share: |S| / N: clients that were folded in, as a share of all.
-        clients: |S|.
+        clients: |S|; under a promise of privacy its expectation.
         steps: mean local steps of these clients.
         round: 1-based round.
         figures: what `Algorithm.measure` returned for each client, combined by the recipe's rule as the updates are.
@@ -45,7 +45,7 @@ class Aggregate:
     update: Params
     extras: Groups = field(default_factory=dict)
     share: float = 1.0
-    clients: int = 1
+    clients: float = 1.0
     steps: float = 1.0
     round: int = 1
     figures: Mapping[str, float] = field(default_factory=dict)

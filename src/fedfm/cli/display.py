@@ -16,6 +16,7 @@ from rich.text import Text
 import fedfm
 from fedfm.cli.output import Output
 from fedfm.errors import InterruptedRunError
+from fedfm.privacy.statement import statement
 from fedfm.records import contributions, units
 from fedfm.records.names import BASELINES
 from fedfm.trackers.listeners import Listener
@@ -209,7 +210,7 @@ def describe_plan(plan: Record) -> RenderableType:
             + (f"; an evaluation at clients {units.size(size['evaluation'])}" if size.get("evaluation") else "")
         ),
         **_describe_costs(plan),
-        "privacy": "ε = ∞ (no differential privacy)",
+        "privacy": statement(plan["privacy"]).short,
         "device": f"{plan['device']}, {plan['training']}",
     }
     if plan["proxy"]:
@@ -323,11 +324,24 @@ def describe_outcome(folder: Path, summary: Record) -> RenderableType:
         ),
         *([Text(f"protocol {summary['protocol']['kind']}: {protocol}")] if protocol else []),
         *map(Text, contributions.lines(summary)),
+        *_describe_privacy(summary),
         Text(f"in {folder}/: {'  '.join([*made, *files])}"),
         Text(_describe_reload(made[0] if made else "", summary["reloaded"])),
     ]
     lines += [Text(f"code to load it: {folder}/{name}README.md") for name in made]
     return Group(*lines)
+
+
+def _describe_privacy(summary: Record) -> list[Text]:
+    """What was spent, where something was promised, and whether it ended the run."""
+    if not summary.get("privacy"):
+        return []
+    lines = [Text(f"privacy: {statement(summary['privacy']).short}")]
+    if summary["status"] == "budget":
+        lines.append(
+            Text(f"ended after round {summary['rounds']}: another would exceed privacy.epsilon", style="yellow")
+        )
+    return lines
 
 
 def _describe_reload(made: str, again: Record) -> str:

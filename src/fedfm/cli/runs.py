@@ -11,6 +11,9 @@ import click
 from fedfm.cli.group import Command
 from fedfm.cli.output import console, print_json
 
+BUDGET_REACHED = 6
+"""Exit code of a run that ended before its last round to keep its privacy budget; its files are complete."""
+
 if TYPE_CHECKING:
     from fedfm.server import Run
     from fedfm.trackers.listeners import Listener
@@ -110,3 +113,5 @@ def follow(start: Callable[[Listener], Run], as_json: bool) -> None:
         print_json({"folder": str(finished.path), **finished.summary})
     else:
         terminal.print(describe_outcome(finished.path, finished.summary))
+    if finished.summary["status"] == "budget":
+        click.get_current_context().exit(BUDGET_REACHED)

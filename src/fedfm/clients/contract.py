@@ -9,6 +9,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from fedfm.clients.masking import Masking
 from fedfm.clients.rules import ClientRound, Groups, LocalResult, LocalRule
 from fedfm.clients.state import State, named, part
 from fedfm.params import Params, is_finite, subtract
@@ -54,6 +55,7 @@ class Contract:
         start: the whole tunable as initialised, before round 1; equal at server and clients that hold the same version
             of the model. Both keep it on disk and read a tensor at each access, so that it takes no memory. It must not
             be written to.
+        masking: secure sums; None where the server sees each update.
     """
 
     spec: Spec
@@ -63,6 +65,7 @@ class Contract:
     up: UpdatePath = field(default_factory=UpdatePath)
     seed: int = 0
     start: Mapping[str, Tensor] = field(default_factory=dict)
+    masking: Masking | None = None
 
     @cached_property
     def personal(self) -> Params:

@@ -118,6 +118,8 @@ class DataSettings(Settings):
     `evaluate.patience`, it decides when to stop early and which round is the result."""
     test: Reference | Fraction | None = None
     """As `train`, or a fraction of the training examples to hold out; the final figures are measured on it."""
+    root: Reference | None = None
+    """As `train`: a few labelled examples of the server's own, for rules that train on them (`fltrust`)."""
     csv: CsvSettings = CsvSettings()
     """Format of CSV and TSV files."""
     text: TextColumns = ["text"]

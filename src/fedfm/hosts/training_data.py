@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from fedfm.data.settings import Reference
 from fedfm.data.sources import Source, Split, read_source
 from fedfm.errors import RecipeError
 from fedfm.hosts.client_split import ClientSplit, split_clients
+from fedfm.hosts.poisoned_data import poisoned
 from fedfm.models.backbones import load_processor
 from fedfm.models.processors import Processor
 from fedfm.randomness import numpy_generator
@@ -68,6 +70,8 @@ def read_training(recipe: Recipe) -> TrainingData:
     kept, held_back = _hold_back(recipe, source)
     train = task.encode(kept, recipe.data, processor, labels)
     federation = split_clients(recipe, train)
+    encode = partial(task.encode, data=recipe.data, processor=processor, labels=labels)
+    train = poisoned(recipe, train, federation.train, labels, kept, encode)
     return TrainingData(
         recipe=_resolved(recipe, len(federation.train)),
         task=task,
@@ -81,10 +85,16 @@ def read_training(recipe: Recipe) -> TrainingData:
     )
 
 
-def recipe_source(recipe: Recipe, reference: Reference, split: Split) -> Source:
+def recipe_source(recipe: Recipe, reference: Reference, split: Split, *, where: str | None = None) -> Source:
     """The source of `data.train`, `data.validation` or `data.test`, with the columns that the task needs.
 
     Its digest covers the images that it refers to.
+
+    Args:
+        recipe: of the run.
+        reference: what the recipe names.
+        split: of a set that has several.
+        where: the key that names it; None: ``data.SPLIT``.
 
     Raises:
         RecipeError, DataError: as `read_source` and `with_images`.
@@ -92,7 +102,7 @@ def recipe_source(recipe: Recipe, reference: Reference, split: Split) -> Source:
     source = read_source(
         reference,
         split,
-        where=f"data.{split}",
+        where=where or f"data.{split}",
         columns=TASKS[recipe.task.kind].columns(recipe.data),
         csv=recipe.data.csv,
         allow_network=recipe.allow_network,

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fedfm.clients import Contract, Evaluator, Worker, Workers
 from fedfm.clients.distilling import learner_of
+from fedfm.clients.masking import Masking
 from fedfm.hosts.anatomy import anatomy_of
 from fedfm.hosts.model_groups import Loaded, ModelWorkers, backbone_places
 from fedfm.hosts.parallelism import Sharing, choose_sharing
@@ -65,6 +66,7 @@ def make_contract(
     views = Views.of(recipe) if views is None else views
     if model is not None and views.reads_anatomy:
         views = views.on(anatomy_of(model, start), start)
+    rule = recipe.aggregate.under(recipe.federation.sampling)
     return Contract(
         spec=spec_of(start),
         rule=recipe.algorithm,
@@ -73,6 +75,7 @@ def make_contract(
         up=UpdatePath.of(recipe.updates, "up"),
         seed=recipe.seed,
         start=start,
+        masking=Masking(recipe.secure, rule) if recipe.secure.sums_only else None,
     )
 
 

@@ -1,14 +1,37 @@
-"""Privacy: accounting and calibration."""
+"""Privacy: what a run promises about its clients' data. Adding a promise: write its file, add its row here."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated
 
-from fedfm.settings import Settings
+from fedfm.privacy.base import NoPrivacy, Privacy, Release
+from fedfm.privacy.central import Central
+from fedfm.privacy.ledger import Charge, Ledger
+from fedfm.privacy.promise import Promise
+from fedfm.privacy.statement import Statement, statement
+from fedfm.registry import Choice
 
+PRIVACIES: dict[str, type[Privacy]] = {
+    "none": NoPrivacy,
+    "central": Central,
+}
 
-class NoPrivacy(Settings):
-    """No differential privacy: ε = ∞."""
+AnyPrivacy = Annotated[Privacy, Choice(PRIVACIES, "kind", "fedfm.privacies")]
 
-    kind: Literal["none"] = "none"
-    """No differential privacy (ε = ∞)."""
+PRIVACY = "privacy"
+"""Group of the server's state: what a release keeps for the next round."""
+
+__all__ = [
+    "PRIVACIES",
+    "PRIVACY",
+    "AnyPrivacy",
+    "Central",
+    "Charge",
+    "Ledger",
+    "NoPrivacy",
+    "Privacy",
+    "Promise",
+    "Release",
+    "Statement",
+    "statement",
+]

@@ -16,6 +16,7 @@ from fedfm.clients.work import WORKS
 from fedfm.contributions import Valuation
 from fedfm.data.examples import Examples
 from fedfm.params import Params
+from fedfm.privacy import Release
 from fedfm.settings import Settings
 from fedfm.spec import Spec
 from fedfm.tasks.public import PublicTexts
@@ -70,7 +71,7 @@ class Ask:
 
 @dataclass(frozen=True)
 class ClientUpdate:
-    """A sound answer.
+    """A sound answer, or the mean of many of which the server has seen the sum only.
 
     Attributes:
         client: client id.
@@ -78,6 +79,7 @@ class ClientUpdate:
         facts: what the client reports of its work.
         contribution: what a rule may weigh it by.
         slices: the part of the tunable that the client holds.
+        summed: the clients of a mean, whose facts are sums; empty for the answer of one client.
     """
 
     client: str
@@ -85,6 +87,7 @@ class ClientUpdate:
     facts: Done
     contribution: Contribution
     slices: Slices
+    summed: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -229,6 +232,35 @@ class IO(Interface):
         """
         ...
 
+    def release(self, round: int, state: Params) -> Release | None:  # noqa: A002 - the field's word
+        """How the updates of a round become one private mean; None where the recipe promises no privacy.
+
+        Args:
+            round: 1-based round.
+            state: what the last release left; empty before the first.
+        """
+        ...
+
+    @property
+    def sums_only(self) -> bool:
+        """Whether the server may see the sum of a round's updates only, so that `total` takes the place of `ask`."""
+        ...
+
+    def total(self, ask: Ask, clients: Collection[str]) -> ClientUpdate:
+        """The weighted mean of the clients' updates, by the recipe's rule, without any single one.
+
+        Clients that drop out on the way are not in it.
+
+        Args:
+            ask: what all are asked.
+            clients: of the round.
+
+        Raises:
+            InterruptedRunError: the run was asked to stop.
+            TooFewClientsError: fewer clients than the quorum, or than the recipe's `secure` needs.
+        """
+        ...
+
     def require(self, accepted: int, wanted: int) -> None:
         """Checks the quorum of a round that asked its clients in several parts.
 
@@ -299,6 +331,10 @@ class IO(Interface):
             client: client id.
             fresh: whether it was stored in this round; otherwise in the client's last committed one.
         """
+        ...
+
+    def root_update(self, params: Params, round: int) -> Params:  # noqa: A002
+        """What the server learns from ``data.root``, as a client would in a round, from the tunable ``params``."""
         ...
 
     def merge(self, residual: Params) -> None:

@@ -1,19 +1,22 @@
 """Folding a round's updates: the tunable by the recipe's rule, what the algorithm sends beside it by the plain mean.
 
 What the algorithm measures of each update is folded by the recipe's rule too, as a tensor of one value for each figure.
+Under a promise of privacy the release takes the updates, and rule and algorithm get its private mean as one update.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from fedfm.aggregation import Fold, Mean, Rule
+from fedfm.aggregation import Contribution, Fold, Mean, Rule
 from fedfm.aggregation.lora import AggregationError
 from fedfm.algorithms import Aggregate, ServerState
 from fedfm.params import Params
+from fedfm.privacy import PRIVACY, Release
 from fedfm.protocols.base import IO, ClientUpdate
 from fedfm.spec import Spec, TensorSpec
 from fedfm.views import Slices, holds
@@ -23,51 +26,98 @@ _VALUE = "value"
 _ONE_VALUE: Spec = {_VALUE: TensorSpec((), torch.float64)}
 _WHOLE: Slices = {_VALUE: ()}
 
+_ONE = Contribution("", 1, 1)
+"""A private mean counts as one client's update."""
+
+
+@dataclass(frozen=True)
+class _RuleMemory:
+    """A rule's memory in the state of the run; `fedfm.aggregation.Memory`."""
+
+    io: IO
+    name: str
+    reads_only: bool = False
+
+    def kept(self, key: str) -> Params | None:
+        return self.io.kept(self.name, key)
+
+    def keep(self, key: str, params: Params) -> None:
+        if not self.reads_only:
+            self.io.keep(self.name, key, params)
+
 
 class RoundFold:
     """Takes sound updates in a fixed order and gives their aggregate."""
 
-    def __init__(self, io: IO, params: Params, round: int, *, trial: Rule | None = None) -> None:  # noqa: A002
+    def __init__(
+        self,
+        io: IO,
+        params: Params,
+        round: int,  # noqa: A002 - the field's word
+        place: str = "",
+        release: Release | None = None,
+        trial: Rule | None = None,
+    ) -> None:
         """An empty fold.
 
         Args:
             io: of the round.
             params: the server's tunable, from which the step starts.
             round: 1-based round.
+            place: of the fold among those of a round; what a rule remembers belongs to its place.
+            release: makes the private mean of the round, as `IO.release` gives it.
             trial: the rule of a fold that is only tried, so that nothing is recorded of it; None: the recipe's rule.
         """
         uniform = Mean(weights="uniform")
-        self._io = io
+        self._io, self._params, self._round = io, params, round
         self._recorded = trial is None
         self._rule = io.rule.in_round(round) if trial is None else trial
         self._update: Fold = self._rule.begin(io.spec, params, seed=io.seed, round=round)
+        if self._rule.remembers:
+            self._update.recall(_RuleMemory(io, f"rule/{place}" if place else "rule", not self._recorded))
         self._error = AggregationError(io.spec, params)
         self._figures: dict[str, Fold] = {}
         self._extras: dict[str, Fold] = {group: uniform.start(io.spec, params) for group in io.algorithm.returned}
+        self._release = release
         self._clients: set[str] = set()
         self._steps = self._updates = 0
+        self._private: Params = {}
+        """What the release keeps for the next round."""
         self._unheld: dict[str, Tensor | None] = dict.fromkeys(io.spec)
         """Tensor → the coordinates that no update covers; None: all of them. Tensors that are covered are absent."""
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to step on; a private round always has something."""
+        return not self._clients and self._release is None
 
     def __len__(self) -> int:
         return len(self._clients)
 
     def add(self, update: ClientUpdate) -> None:
         """Folds in one update."""
-        self._update.add(update.groups[TUNABLE], update.contribution, update.slices)
-        for group, fold in self._extras.items():
-            fold.add(update.groups[group], update.contribution, update.slices)
-        if self._recorded:
+        self._clients |= set(update.summed or [update.client])
+        if self._release is not None:
+            self._release.add(update.groups)
+            return
+        self._fold(update.groups, update.contribution, update.slices)
+        if self._recorded and not update.summed:  # the error is in the products of each client's factors
             self._error.add(update.groups[TUNABLE], update.contribution, update.slices, self._rule.weight)
         for figure, value in self._io.algorithm.measure(update.groups[TUNABLE], update.contribution).items():
             if figure not in self._figures:
-                self._figures[figure] = self._rule.start(_ONE_VALUE, {_VALUE: torch.zeros((), dtype=torch.float64)})
+                zero = {_VALUE: torch.zeros((), dtype=torch.float64)}
+                self._figures[figure] = self._rule.of_figures.start(_ONE_VALUE, zero)
             self._figures[figure].add({_VALUE: torch.tensor(value, dtype=torch.float64)}, update.contribution, _WHOLE)
-        for name in self._unheld.keys() & update.slices.keys():
-            self._cover(name, update)
-        self._clients.add(update.client)
         self._steps += update.facts.steps
         self._updates += update.contribution.copies
+
+    def _fold(self, groups: Mapping[str, Mapping[str, Tensor]], contribution: Contribution, slices: Slices) -> None:
+        """Folds in the tensors of an update."""
+        self._update.add(groups[TUNABLE], contribution, slices)
+        for group, fold in self._extras.items():
+            fold.add(groups[group], contribution, slices)
+        for name in self._unheld.keys() & slices.keys():
+            self._cover(name, slices)
 
     def server_step(self, round: int, params: Params, state: ServerState) -> tuple[Params, ServerState]:  # noqa: A002
         """New tunable and server state; both stay as they are at coordinates that no update covers.
@@ -76,20 +126,22 @@ class RoundFold:
             TooFewClientsError: the rule needs more updates.
             ValueError: nothing was folded in.
         """
-        stepped, server = self._io.algorithm.server_step(params, self.aggregate(round), state)
+        aggregate = self.aggregate(round)
+        stepped, server = self._io.algorithm.server_step(params, aggregate, state)
         after = self._kept(stepped, params)
         if self._recorded and (residual := self._update.residual(after)):
             self._io.merge(residual)
-        return after, {
+        kept = {
             group: self._kept(tensors, state[group]) if group in state else tensors for group, tensors in server.items()
         }
+        return after, kept if self._release is None else {**kept, PRIVACY: self._private}
 
-    def _cover(self, name: str, update: ClientUpdate) -> None:
+    def _cover(self, name: str, slices: Slices) -> None:
         """Takes the coordinates that an update covers from those that none covers."""
-        if not update.slices[name]:
+        if not slices[name]:
             del self._unheld[name]
             return
-        unheld, covered = self._unheld[name], holds(update.slices, name, self._io.spec[name].shape)
+        unheld, covered = self._unheld[name], holds(slices, name, self._io.spec[name].shape)
         unheld = ~covered if unheld is None else unheld & ~covered
         if unheld.any():
             self._unheld[name] = unheld
@@ -111,15 +163,23 @@ class RoundFold:
             TooFewClientsError: the rule needs more updates.
             ValueError: nothing was folded in.
         """
-        if self._recorded:
-            self._io.require_updates(self._updates)
-        clients = len(self._clients)
+        clients, combining, steps = float(len(self._clients)), len(self._clients), 1.0
+        if self._release is None:
+            if self._recorded:
+                self._io.require_updates(self._updates)
+            steps = self._steps / clients
+        else:
+            clients, combining = self._release.expected, 1
+            groups, self._private = self._release.result()
+            self._fold(groups, _ONE, dict.fromkeys(groups[TUNABLE], ()))
+        if self._rule.trains_root:
+            self._update.refer(self._io.root_update(self._params, self._round))
         combined, replaced = self._update.result(), self._update.replaced()
         for name in replaced:
             self._unheld.pop(name, None)
         if self._recorded and (error := self._error.of(combined, replaced)) is not None:
             self._io.record({"aggregation_error": error})
-        finished = self._io.up.finish({TUNABLE: combined}, clients)
+        finished = self._io.up.finish({TUNABLE: combined}, combining)
         for client, reason in self._update.notes().items() if self._recorded else ():
             self._io.note("left out", client, reason)
         return Aggregate(
@@ -127,7 +187,7 @@ class RoundFold:
             extras={group: fold.result() for group, fold in self._extras.items()},
             share=clients / len(self._io.clients),
             clients=clients,
-            steps=self._steps / clients,
+            steps=steps,
             round=round,
             figures={name: float(fold.result()[_VALUE]) for name, fold in self._figures.items()},
         )

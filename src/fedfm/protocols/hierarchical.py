@@ -118,7 +118,7 @@ class Hierarchical(Protocol):
             name: Ask(number, params, extras, learning_rate=io.learning_rate(number)) for name, params in models.items()
         }
         folds, examples = (
-            {name: RoundFold(io, params, number) for name, params in models.items()},
+            {name: RoundFold(io, params, number, name) for name, params in models.items()},
             dict.fromkeys(models, 0),
         )
         for update in io.ask({client: asks[homes[client]] for client in cohort}, copies=cohort):

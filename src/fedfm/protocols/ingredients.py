@@ -15,7 +15,7 @@ from fedfm.spill import Spilled
 
 
 @dataclass(frozen=True)
-class _Place:
+class _Stored:
     """Where an update is: the update without its tensors, the specs of its groups, and its first byte."""
 
     update: ClientUpdate
@@ -28,7 +28,7 @@ class Ingredients(Mapping[str, ClientUpdate]):
 
     def __init__(self) -> None:
         self._file = Spilled([])
-        self._places: dict[str, _Place] = {}
+        self._places: dict[str, _Stored] = {}
 
     def add(self, update: ClientUpdate) -> None:
         """Writes an update to disk.
@@ -37,7 +37,7 @@ class Ingredients(Mapping[str, ClientUpdate]):
             StorageError: the disk is full.
         """
         specs = {group: spec_of(tensors) for group, tensors in update.groups.items()}
-        self._places[update.client] = _Place(replace(update, groups={}), specs, len(self._file))
+        self._places[update.client] = _Stored(replace(update, groups={}), specs, len(self._file))
         for group, spec in specs.items():
             self._file.append(tensor_bytes(update.groups[group][name]) for name in spec)
 

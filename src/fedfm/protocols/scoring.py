@@ -13,6 +13,7 @@ from fedfm.aggregation import Mean, Rule
 from fedfm.algorithms import ServerState
 from fedfm.contributions import Game
 from fedfm.params import Params, zeros_like
+from fedfm.privacy import Release
 from fedfm.protocols.base import IO, ClientUpdate
 from fedfm.protocols.folding import RoundFold
 from fedfm.protocols.ingredients import Ingredients
@@ -27,9 +28,9 @@ SPLIT = "contribution"
 class ScoredFold(RoundFold):
     """A fold that keeps the updates on disk and scores them after the server's step; else like any other."""
 
-    def __init__(self, io: IO, params: Params, round: int) -> None:  # noqa: A002 - the field's word
+    def __init__(self, io: IO, params: Params, round: int, release: Release | None = None) -> None:  # noqa: A002
         """As `RoundFold`."""
-        super().__init__(io, params, round)
+        super().__init__(io, params, round, release=release)
         self._scored = Ingredients() if io.contribution.scores_clients else None
 
     def add(self, update: ClientUpdate) -> None:

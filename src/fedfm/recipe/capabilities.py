@@ -14,8 +14,10 @@ from typing import Any
 from fedfm.capabilities import (
     BACKBONE_WEIGHTS,
     BARRIER,
+    EXAMPLE_COUNTS,
     FIXED_COHORT,
     GRADIENTS,
+    INDIVIDUAL_FIGURES,
     LABELS,
     LOW_RANK_FACTORS,
     MODEL_CHANGES,
@@ -208,7 +210,10 @@ PLAIN_KEYS = (
     PlainKey(
         "runtime.spares",
         lambda recipe: bool(recipe.runtime.spares),
-        needs={BARRIER: "a round ends when enough of its clients have answered"},
+        needs={
+            BARRIER: "a round ends when enough of its clients have answered",
+            INDIVIDUAL_FIGURES: "a client that answers late is left out; set 0",
+        },
     ),
     PlainKey(
         "data.train",
@@ -243,7 +248,10 @@ PLAIN_KEYS = (
     PlainKey(
         "federation.sampling",
         lambda recipe: recipe.federation.sampling == "weighted",
-        needs={SIMULATED_CLIENTS: "the number of a client's examples decides; use uniform or poisson"},
+        needs={
+            SIMULATED_CLIENTS: "the number of a client's examples decides; use uniform or poisson",
+            EXAMPLE_COUNTS: "a client is drawn in proportion to them; use poisson",
+        },
     ),
     PlainKey(
         "local.logit_adjustment",
@@ -289,6 +297,11 @@ PLAIN_KEYS = (
         },
     ),
     PlainKey(
+        "proxy.kind",
+        lambda recipe: recipe.proxy.counts_at_clients,
+        needs={INDIVIDUAL_FIGURES: "each client sends counts of how much its neurons are used"},
+    ),
+    PlainKey(
         "tune.share",
         lambda recipe: recipe.tune.share is not None,
         needs={TUNABLE_UPDATES: "only a part of the tunable travels"},
@@ -305,7 +318,10 @@ PLAIN_KEYS = (
     PlainKey(
         "evaluate.at",
         lambda recipe: recipe.evaluate.at != "server",
-        needs={ONE_BACKBONE: "clients evaluate the tunable of the server; use server"},
+        needs={
+            ONE_BACKBONE: "clients evaluate the tunable of the server; use server",
+            INDIVIDUAL_FIGURES: "each client sends its metrics; use server",
+        },
     ),
     PlainKey(
         "evaluate.patience",

@@ -15,8 +15,10 @@ def check_cohort(recipe: RecipeKeys, clients: int) -> int:
         RecipeError: they are more than are there, or fewer than the recipe needs.
     """
     size = recipe.federation.check_cohort(clients)
-    if reason := too_few_updates(recipe, clients):
+    if reason := unfit_updates(recipe, clients):
         raise RecipeError(reason, where="aggregate.rule")
+    if reason := too_few_summed(recipe, clients):
+        raise RecipeError(reason, where="secure.min_clients")
     if reason := too_many_scored(recipe, clients):
         raise RecipeError(reason, where="contribution.kind")
     return size
@@ -26,24 +28,33 @@ def least_clients(recipe: RecipeKeys, clients: int) -> int:
     """Clients without which no round succeeds, when ``clients`` are there."""
     federation, cohort = recipe.federation, recipe.federation.expected_cohort(clients)
     combined = recipe.aggregate.least if recipe.protocol.folds(round(cohort)) else 0
-    return max(1, math.ceil(federation.quorum * cohort), federation.min_clients or 0, combined)
+    least = (federation.min_clients or 0, combined, recipe.secure.least)
+    return max(1, math.ceil(federation.quorum * cohort), *least)
 
 
-def too_few_updates(recipe: RecipeKeys, clients: int | None) -> str | None:
-    """Why no step can have the updates that the rule needs; None where one can.
+def unfit_updates(recipe: RecipeKeys, clients: int | None) -> str | None:
+    """Why no step can have the updates that the rule needs, or why one may have too many; None where neither is so.
 
     Args:
         recipe: sound key by key.
         clients: of the federation; None: not known yet.
     """
-    cohort, key = _largest(recipe, clients)
-    if cohort is None:
+    found = _cohort(recipe, clients)
+    if found is None:
         return None
+    cohort, key = found
     rule, folded = recipe.aggregate.under(recipe.federation.sampling), recipe.protocol.folds(cohort)
-    if folded is None or folded[0] >= rule.least:
+    if folded is None:
         return None
     most, limit = folded
     limit = key if limit == "federation.per_round" else limit
+    if rule.most is not None and most > rule.most:
+        return (
+            f"`{rule.rule}` can combine {rule.most} updates at most, and a step may have {most} ({limit}): lower that, "
+            "or choose another rule"
+        )
+    if most >= rule.least:
+        return None
     return (
         f"`{rule.rule}` needs {rule.least} updates for a step, which has {most} at most ({limit}): raise that, or "
         "choose another rule"
@@ -53,26 +64,37 @@ def too_few_updates(recipe: RecipeKeys, clients: int | None) -> str | None:
 def too_many_scored(recipe: RecipeKeys, clients: int | None) -> str | None:
     """Why a round can have more clients than `contribution` can score; None where it cannot.
 
-    Args:
-        recipe: sound key by key.
-        clients: of the federation; None: not known yet.
+    Arguments are those of `unfit_updates`.
     """
-    valuation, (cohort, key) = recipe.contribution, _largest(recipe, clients)
-    if cohort is None or valuation.most is None or cohort <= valuation.most:
+    valuation, found = recipe.contribution, _cohort(recipe, clients)
+    if found is None or valuation.most is None or found[0] <= valuation.most:
         return None
     return (
-        f"`{valuation.kind}` scores {valuation.most} clients a round at most, and a round can have {cohort} ({key}): "
-        "lower that, or choose another kind"
+        f"`{valuation.kind}` scores {valuation.most} clients a round at most, and a round can have {found[0]} "
+        f"({found[1]}): lower that, or choose another kind"
     )
 
 
-def _largest(recipe: RecipeKeys, clients: int | None) -> tuple[int | None, str]:
-    """The most clients that a round can have, None where that is not known yet; and the key that says so."""
-    federation, key = recipe.federation, "federation.clients"
+def too_few_summed(recipe: RecipeKeys, clients: int | None) -> str | None:
+    """Why no round can have the clients whose updates the recipe's `secure` sums at least; None where one can.
+
+    Arguments are those of `too_few_updates`.
+    """
+    found = _cohort(recipe, clients)
+    if found is None or found[0] >= recipe.secure.least:
+        return None
+    return f"the sum of {recipe.secure.least} clients' updates needs as many, and a round has {found[0]} ({found[1]})"
+
+
+def _cohort(recipe: RecipeKeys, clients: int | None) -> tuple[int, str] | None:
+    """The most clients of a round, and the key that says so; None: not known yet."""
+    federation = recipe.federation
     everyone = federation.sampling == "poisson" or recipe.protocol.asks_everyone
     if isinstance(federation.per_round, int) and not everyone:
         return federation.per_round, "federation.per_round"
     if clients is None:
-        return None, key
-    named = federation.per_round is not None and not everyone
-    return (clients if everyone else federation.cohort_size(clients)), "federation.per_round" if named else key
+        return None
+    if everyone:
+        return clients, "federation.clients"
+    key = "federation.clients" if federation.per_round is None else "federation.per_round"
+    return federation.cohort_size(clients), key

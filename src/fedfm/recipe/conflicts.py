@@ -9,7 +9,7 @@ from fedfm.capabilities import BARRIER
 from fedfm.data.settings import SITES
 from fedfm.errors import Problem
 from fedfm.recipe.capabilities import incompatible
-from fedfm.recipe.cohorts import too_few_updates, too_many_scored
+from fedfm.recipe.cohorts import too_few_summed, too_many_scored, unfit_updates
 from fedfm.recipe.federation import DEFAULT_CLIENTS
 from fedfm.recipe.keys import RecipeKeys
 from fedfm.recipe.problems import overlap
@@ -78,9 +78,27 @@ def _cohort(recipe: RecipeKeys) -> str | None:
     return None
 
 
-def _enough_updates(recipe: RecipeKeys) -> str | None:
-    federation, known = recipe.federation, recipe.data.client is None and recipe.data.train != SITES
-    return too_few_updates(recipe, federation.clients or (DEFAULT_CLIENTS if known else None))
+def _fitting_updates(recipe: RecipeKeys) -> str | None:
+    return unfit_updates(recipe, _clients(recipe))
+
+
+def _enough_summed(recipe: RecipeKeys) -> str | None:
+    return too_few_summed(recipe, _clients(recipe))
+
+
+def _clients(recipe: RecipeKeys) -> int | None:
+    """Clients of the federation; None: not known yet."""
+    known = recipe.data.client is None and recipe.data.train != SITES
+    return recipe.federation.clients or (DEFAULT_CLIENTS if known else None)
+
+
+def _root_data(recipe: RecipeKeys) -> str | None:
+    if recipe.aggregate.trains_root and recipe.data.root is None:
+        return (
+            f"`{recipe.aggregate.rule}` compares updates with one that the server trains: name a few labelled examples "
+            "of its own (data.root)"
+        )
+    return None
 
 
 def _ranks(recipe: RecipeKeys) -> str | None:
@@ -237,6 +255,16 @@ def _stage_order(recipe: RecipeKeys) -> str | None:
     return None
 
 
+def _promise(recipe: RecipeKeys) -> str | None:
+    federation = recipe.federation
+    clients = federation.clients or (None if recipe.data.client or recipe.data.train == SITES else DEFAULT_CLIENTS)
+    if clients is None:  # known once the data are read
+        return None
+    sampled = federation.sampling == "poisson"
+    cohort = federation.expected_cohort(clients) if sampled else federation.cohort_size(clients)
+    return recipe.privacy.refuses(clients=clients, cohort=cohort, sampled=sampled)
+
+
 def _plug_in(recipe: RecipeKeys) -> str | None:
     reason = recipe.proxy.refuses(recipe.tune)
     return f"{reason} (proxy.kind: {recipe.proxy.kind})" if reason else None
@@ -247,7 +275,9 @@ CHECKS = (
     Check(("data.validation", "data.test"), _held_back),
     Check(("data.text", "task.kind"), _pairs),
     Check(("federation.per_round", "federation.clients", "data.client"), _cohort),
-    Check(("aggregate.rule", "federation", "protocol", "data.client", "data.train"), _enough_updates),
+    Check(("aggregate.rule", "federation", "protocol", "data.client", "data.train"), _fitting_updates),
+    Check(("aggregate.rule", "data.root"), _root_data),
+    Check(("secure.min_clients", "federation", "protocol", "data.client", "data.train"), _enough_summed),
     Check(("federation.ranks", "tune.r"), _ranks),
     Check(("federation.partition", "data.client"), _natural_column),
     Check(("data.client", "federation.partition"), _natural_partition),
@@ -266,6 +296,7 @@ CHECKS = (
     Check(("data.validation", "contribution"), _scored_on),
     Check(("contribution.kind", "federation", "protocol", "data.client", "data.train"), _too_many_scored),
     Check(("updates",), _stage_order),
+    Check(("privacy.kind", "federation", "data.client", "data.train"), _promise),
     Check(("tune.kind", "tune.target_modules", "proxy.kind", "proxy.interval"), _plug_in),
 )
 """All rules, in the order of the recipe."""

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator
 
+from fedfm.clients.attackers import AnyAttack
 from fedfm.data.partitions import Partition
 from fedfm.errors import RecipeError
 from fedfm.recipe.client_groups import Device, OtherModel, refuse_bad_shares
@@ -66,6 +67,9 @@ class FederationSettings(Settings):
     """Backbones of clients that do not have `model`; each client gets the first that names it."""
     devices: list[Device] = []
     """Speeds of the devices of simulated clients, for the virtual clock of an asynchronous protocol."""
+    attackers: AnyAttack | None = None
+    """What some of the simulated clients do to harm the run, to measure what a rule withstands; null: all are honest.
+    A run with real sites refuses it."""
 
     @field_validator("ranks")
     @classmethod

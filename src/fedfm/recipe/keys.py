@@ -17,13 +17,14 @@ from fedfm.data.partitions import Column, Iid, Partition
 from fedfm.data.settings import DataSettings, PublicSettings
 from fedfm.models.settings import ModelSettings
 from fedfm.models.tunables import Lora, Tune
-from fedfm.privacy import NoPrivacy
+from fedfm.privacy import AnyPrivacy, NoPrivacy
 from fedfm.protocols import AnyProtocol, Star
 from fedfm.proxies import AnyProxy, NoProxy
 from fedfm.recipe.evaluation import CheckpointSettings, EvaluateSettings
 from fedfm.recipe.federation import FederationSettings
 from fedfm.records.disk import normal
 from fedfm.runtimes.settings import Local, Runtime
+from fedfm.secure import NoSecure, Secure
 from fedfm.settings import Settings
 from fedfm.tasks.settings import TaskSettings
 from fedfm.updates.stages import AnyStage
@@ -69,7 +70,9 @@ class RecipeKeys(Settings):
     """How a round's updates become one."""
     contribution: AnyValuation = NoValuation()
     """What each client of a round contributed, scored from the round's updates."""
-    privacy: NoPrivacy = NoPrivacy()
+    secure: Secure = NoSecure()
+    """What the server sees of the clients' updates."""
+    privacy: AnyPrivacy = NoPrivacy()
     """What is promised about the clients' data."""
     runtime: Runtime = Local()
     """Where clients execute."""
@@ -95,7 +98,8 @@ class RecipeKeys(Settings):
     @property
     def works(self) -> tuple[str, ...]:
         """Kinds of work that clients are asked for."""
-        return (*self.protocol.works, *self.select.works, *(() if self.evaluate.at == "server" else (EVALUATE,)))
+        asked = (*self.protocol.works, *self.secure.works)
+        return (*asked, *self.select.works, *(() if self.evaluate.at == "server" else (EVALUATE,)))
 
     @property
     def judges(self) -> bool:

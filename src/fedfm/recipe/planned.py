@@ -29,7 +29,7 @@ PLANNED: dict[str, tuple[str, ...]] = {
         "fltrust",
         "foolsgold",
     ),
-    "privacy.kind": ("central", "local"),
+    "privacy.kind": ("local",),
     "runtime.precision": ("float16",),
     "report_to": ("wandb", "mlflow", "trackio"),
 }

@@ -33,6 +33,7 @@ PRESETS = (
     "clusters",
     "contributions",
     "selective",
+    "secure-aggregation",
     "slow-links",
     "linear-tunables",
     "vera",
@@ -41,6 +42,9 @@ PRESETS = (
     "fedper",
     "fedbn",
     "fedsa-lora",
+    "robust-krum",
+    "robust-mixing",
+    "dp-ffa",
     "paper-table1-bert",
     "paper-table1-roberta",
 )

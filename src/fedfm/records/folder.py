@@ -250,6 +250,19 @@ class RunFolder:
             with os.fdopen(descriptor, "ab") as lines:
                 lines.write(jsonl.line(record))
 
+    def cut_unfinished_line(self, file: Path | str) -> None:
+        """Removes the end of a JSONL file that was being written when the machine stopped; no reader counts it.
+
+        Raises:
+            StorageError: it cannot be read or cut.
+        """
+        path = self._inside(file)
+        with disk.storage(path, "write"):
+            if not path.exists():
+                return
+            with os.fdopen(open_plain(path, os.O_RDWR), "rb+") as lines:
+                lines.truncate(lines.read().rfind(b"\n") + 1)
+
     def offsets(self) -> dict[str, int]:
         """The size in bytes of each file of records, forced to disk; a checkpoint keeps these for `truncate`.
 

@@ -203,6 +203,17 @@ _Protocol = Annotated[_ProtocolFields, AfterValidator(_figures(frozenset({"kind"
 
 
 @with_config(_OPEN)
+class _Privacy(TypedDict):
+    epsilon: float
+    delta: float
+    unit: Name
+    noise_multiplier: NotRequired[float]
+    rate: NotRequired[float]
+    releases: NotRequired[Count]
+    accountant: NotRequired[Name]
+
+
+@with_config(_OPEN)
 class _Summary(TypedDict):
     status: Name
     rounds: Count
@@ -219,7 +230,7 @@ class _Summary(TypedDict):
     costs: NotRequired[_CostsSummary]
     seconds: NotRequired[dict[str, float]]
     clients: NotRequired[_Clients]
-    privacy: NotRequired[dict[str, Any] | None]
+    privacy: NotRequired[_Privacy | None]
     final_by: NotRequired[Literal["server", "clients"]]
     evaluate_at: NotRequired[Literal["server", "clients", "both"]]
     mean_of_clients: NotRequired[bool]

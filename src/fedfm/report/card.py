@@ -13,6 +13,7 @@ from huggingface_hub import ModelCard, ModelCardData
 
 from fedfm import __version__
 from fedfm.printable import escaped
+from fedfm.privacy.statement import statement
 from fedfm.records import contributions, disk, jsonl, names, units
 from fedfm.records.jsonl import Record
 from fedfm.records.reading import dig, metric_keys
@@ -85,6 +86,7 @@ def write_card(folder: Path, *, base: Base, summary: Record, recipe: Record, kin
     """
     loading = LOADING[dig(recipe, "task.kind")]
     text = _yaml(json.loads(jsonl.dumps(_shareable(recipe))))
+    private = summary.get("privacy") is not None  # a card that names clients would break the promise for them
     content = templates.render(
         "card.md.j2",
         autoescape=False,
@@ -100,9 +102,9 @@ def write_card(folder: Path, *, base: Base, summary: Record, recipe: Record, kin
         labels=summary.get("labels") or [],
         scores=_scores(summary),
         facts=_facts(summary, recipe),
-        warning=contributions.warning(summary),
-        contributions=contributions.lines(summary),
-        privacy=summary.get("privacy"),
+        warning=None if private else contributions.warning(summary),
+        contributions=[] if private else contributions.lines(summary),
+        privacy=statement(summary.get("privacy")),
         personal=summary.get("personal") or [],
         mean_of_clients=summary.get("mean_of_clients"),
         mean_of_experts=summary.get("mean_of_experts"),
@@ -203,12 +205,14 @@ def _facts(summary: Record, recipe: Record) -> list[tuple[str, str]]:
     protocol = summary.get("protocol")
     facts = [("clients", clients.get("total")), ("clients a round", dig(recipe, "federation.per_round"))]
     facts += [("protocol", _protocol(protocol))] if protocol else []
-    facts += [("rounds", summary["rounds"]), ("clients that contributed", clients.get("contributed"))]
-    facts += [("failures", clients.get("failed")), ("updates refused", clients.get("refused"))]
+    facts += [("rounds", summary["rounds"])]
+    if summary.get("privacy") is None:
+        facts += [("clients that contributed", clients.get("contributed"))]
+        facts += [("failures", clients.get("failed")), ("updates refused", clients.get("refused"))]
     if counts:
         part = units.share(counts["trainable"], counts["backbone"])
         facts.append(("tuned parameters", f"{units.number(counts['trainable'])}, {part} of the backbone’s"))
     for way, name in (("down", "sent to clients"), ("up", "sent by clients")):
-        if dig(summary, f"bytes.{way}") is not None:
+        if summary.get("privacy") is None and dig(summary, f"bytes.{way}") is not None:
             facts.append((name, units.size(summary["bytes"][way])))
     return [(name, str(value)) for name, value in facts if value is not None]

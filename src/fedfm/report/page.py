@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fedfm.data.settings import SITES, shown
+from fedfm.privacy.statement import statement
 from fedfm.records import names, units
 from fedfm.records.folder import RunFolder
 from fedfm.records.jsonl import Record
@@ -52,6 +53,7 @@ def render(run: RunFiles) -> str:
         costs=sections.costs(run),
         time=sections.time(run),
         checks=sections.checks(run),
+        privacy=statement(dig(run.summary, "privacy")),
         faults=sections.faults(run),
         simulated=dig(run.recipe, "runtime.kind") != "flower",
         versions=versions,

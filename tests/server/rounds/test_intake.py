@@ -79,7 +79,7 @@ def test_other_figures_are_refused_and_the_others_count(name: str, tmp_path: Pat
     assert reason in said
 
 
-@pytest.mark.parametrize("work", [work for work in WORKS if not WORKS[work].measures])
+@pytest.mark.parametrize("work", [work for work in WORKS if not (WORKS[work].measures or WORKS[work].hides)])
 def test_only_work_that_measures_brings_figures(work: str, tmp_path: Path) -> None:
     refused = ("b", "refused", NOT_ASKED.format("accuracy"))
     assert taken(tmp_path, work, {"accuracy": 0.5}) == ({"c": {}}, [refused])

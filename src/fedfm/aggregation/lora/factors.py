@@ -66,6 +66,15 @@ class TrainedFactors:
             middle = start + self._bytes(a)
             yield weight / whole, self._read(a, start), self._read(self.pairs[a], middle)
 
+    def count(self, a: str) -> int:
+        """Clients that have trained the pair of a factor A."""
+        return len(self._places[a])
+
+    def one(self, a: str, number: int) -> tuple[Tensor, Tensor]:
+        """A_c ``[r, in]`` and B_c ``[out, r]`` in float64 of the client that was added as number 0, 1, … to a pair."""
+        start = self._places[a][number][1]
+        return self._read(a, start), self._read(self.pairs[a], start + self._bytes(a))
+
     def product(self, a: str) -> Thin:
         """Σ p_c·B_c·A_c."""
         return Thin.sum_of(self.of(a))

@@ -16,7 +16,7 @@ from typing import ClassVar, Literal
 from fedfm.aggregation.lora.orthonormal import with_orthonormal_rows
 from fedfm.aggregation.lora.pairs import pairs
 from fedfm.aggregation.mean import Weighted
-from fedfm.capabilities import LOW_RANK_FACTORS, ONE_MODEL, TUNABLE_UPDATES
+from fedfm.capabilities import LOW_RANK_FACTORS, ONE_MODEL, TUNABLE_UPDATES, WEIGHTED_MEAN
 from fedfm.params import Params
 from fedfm.spec import Spec
 
@@ -29,6 +29,7 @@ class FfaLora(Weighted):
     initial_a: Literal["random", "orthonormal"] = "random"
     """The fixed A: `random` as the tunable draws it, or `orthonormal`: the same with orthonormal rows."""
 
+    gives: ClassVar[frozenset[str]] = frozenset({WEIGHTED_MEAN})
     needs: ClassVar[Mapping[str, str]] = {
         LOW_RANK_FACTORS: "it fixes one factor of each pair",
         ONE_MODEL: "a factor that a client keeps for itself would be trained, whichever is fixed",

@@ -16,7 +16,7 @@ from typing import ClassVar, Literal
 
 from fedfm.aggregation.lora.pairs import pairs
 from fedfm.aggregation.mean import Weighted
-from fedfm.capabilities import BARRIER, LOW_RANK_FACTORS, ONE_MODEL, TUNABLE_UPDATES
+from fedfm.capabilities import BARRIER, LOW_RANK_FACTORS, ONE_MODEL, TUNABLE_UPDATES, WEIGHTED_MEAN
 from fedfm.spec import Spec
 
 
@@ -27,6 +27,7 @@ class RoLora(Weighted):
     """Clients train B of each pair of factors in odd rounds and A in even rounds (RoLoRA): the mean of B·A is exact."""
 
     period: ClassVar[int] = 2
+    gives: ClassVar[frozenset[str]] = frozenset({WEIGHTED_MEAN})
     needs: ClassVar[Mapping[str, str]] = {
         LOW_RANK_FACTORS: "it trains the factors of each pair in turns",
         ONE_MODEL: "a factor that a client keeps for itself would be trained in every round",

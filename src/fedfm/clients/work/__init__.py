@@ -8,6 +8,16 @@ from fedfm.clients.work.base import Answer, ClientTask, Work
 from fedfm.clients.work.evaluate import EVALUATE, evaluate
 from fedfm.clients.work.predict import predict
 from fedfm.clients.work.probe import probe
+from fedfm.clients.work.secure_sum import (
+    ADVERTISE,
+    MASK,
+    SHARE,
+    UNMASK,
+    advertise_keys,
+    share_secrets,
+    train_masked,
+    unmask_sum,
+)
 from fedfm.clients.work.seed_pool import SEED_POOL, seed_pool
 from fedfm.clients.work.slopes import MEASURE_SLOPES, slopes
 from fedfm.clients.work.train import train
@@ -20,6 +30,10 @@ WORKS: dict[str, Work] = {
     SEED_POOL: Work(seed_pool, trains=True),
     MEASURE_SLOPES: Work(slopes, trains=True, keeps=True),
     PROBE: Work(probe),
+    ADVERTISE: Work(advertise_keys, hides=True, keeps=True),
+    SHARE: Work(share_secrets, hides=True, keeps=True),
+    MASK: Work(train_masked, trains=True, shares_passes=True, gets_extras=True, hides=True, keeps=True),
+    UNMASK: Work(unmask_sum, hides=True, keeps=True),
 }
 
 

@@ -63,6 +63,7 @@ class Work:
             returns beside it. Of other answers, the protocol names the groups.
         measures: whether answers are figures of what a client holds: counts, loss, and each of the recipe's metrics in
             ``Done.extra``. A run also asks for them before round 1.
+        hides: whether an answer's facts tell nothing of the client's data: all its counts are 0.
         keeps: whether an answer always leaves tensors at the client, whatever algorithm, stages and views keep.
     """
 
@@ -72,6 +73,7 @@ class Work:
     gets_extras: bool = False
     sends_update: bool = False
     measures: bool = False
+    hides: bool = False
     keeps: bool = False
 
 

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Final, Literal, Self, cas
 
 from pydantic import Field, model_validator
 
-from fedfm.capabilities import BACKBONE_WEIGHTS
+from fedfm.capabilities import BACKBONE_WEIGHTS, CLIENT_FIGURES
 from fedfm.data.settings import PublicSettings
 from fedfm.proxies.settings import Bits, DistillSettings, PlugInSettings, ProxySettings, Share
-from fedfm.settings import Settings
+from fedfm.settings import Capabilities, Settings
 
 if TYPE_CHECKING:
     from fedfm.models.backbones import Backbone
@@ -129,6 +129,14 @@ class FedPFT(ProxySettings):
         """``align`` or what its absence means, with what ``reproduce`` changes."""
         align = self.align or Alignment(closed_form=not self.reproduce)
         return align.model_copy(update={"score": "apoz", "data": "clients"}) if self.reproduce else align
+
+    def capabilities(self) -> Capabilities:
+        """Also what an alignment by the clients' counts relies on."""
+        said = super().capabilities()
+        if not self.counts_at_clients:
+            return said
+        reason = "clients count their neurons' use, which decides the proxy; use proxy.align.data=public"
+        return Capabilities({**said.needs, CLIENT_FIGURES: reason}, said.gives, said.takes)
 
     @property
     def counts_at_clients(self) -> bool:

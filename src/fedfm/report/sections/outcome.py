@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from fedfm.privacy.statement import statement
 from fedfm.records import contributions, units
 from fedfm.records.jsonl import Record
 from fedfm.records.names import BASELINES
@@ -171,7 +172,5 @@ def _time(run: RunFiles) -> Fact | None:
 
 
 def _privacy(run: RunFiles) -> Fact:
-    spent = dig(run.summary, "privacy")
-    if not spent:
-        return Fact("Privacy", "ε = ∞", "no differential privacy")
-    return Fact("Privacy", f"ε = {spent['epsilon']:.3g}", f"δ = {spent['delta']:.1g}, per {spent['unit']}")
+    said = statement(dig(run.summary, "privacy"))
+    return Fact("Privacy", said.epsilon, said.detail)

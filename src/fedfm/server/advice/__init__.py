@@ -10,7 +10,9 @@ from collections.abc import Callable
 
 from fedfm.server.advice.adaptivity import adaptivity
 from fedfm.server.advice.base import Advice, PlanFacts
+from fedfm.server.advice.factors import factors
 from fedfm.server.advice.learning_rate import learning_rate
+from fedfm.server.advice.noisy_factors import noisy_factors
 from fedfm.server.advice.rank import rank
 from fedfm.server.advice.small_model import small_model
 from fedfm.server.advice.updates import updates
@@ -20,7 +22,9 @@ ADVICE: dict[str, Callable[[PlanFacts], Advice | None]] = {
     "learning-rate": learning_rate,
     "adaptivity": adaptivity,
     "rank": rank,
+    "factors": factors,
     "updates": updates,
+    "noisy-factors": noisy_factors,
 }
 """Name → function; each returns its warning, or None."""
 

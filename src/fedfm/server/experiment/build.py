@@ -9,10 +9,13 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from fedfm.clients import Contract, Evaluator, Workers, use_threads
+from fedfm.algorithms import Algorithm
+from fedfm.clients import ClientRound, Contract, Evaluator, Worker, Workers, use_threads
+from fedfm.clients.attackers import attackers_of
 from fedfm.clients.distilling import Learner, learner_of
 from fedfm.clients.memory import give_back_at_once, give_back_now, keep_for_reuse
 from fedfm.clients.work import WORKS
@@ -23,12 +26,14 @@ from fedfm.hosts.worker_factory import ClientSide, make_contract, make_workers
 from fedfm.models.backbones import Backbone, load_backbone
 from fedfm.models.tunable import Tunable
 from fedfm.models.tunable_layers import layers_of
-from fedfm.params import Params, digest
+from fedfm.params import Params, digest, subtract
+from fedfm.privacy import Promise
 from fedfm.progress import stage
 from fedfm.proxies.base import ClientModel
 from fedfm.recipe import Recipe
 from fedfm.recipe.client_groups import Device, devices_of
 from fedfm.server.experiment.federated_data import FederatedData, prepare_data
+from fedfm.server.experiment.secure_costs import secure_bytes
 from fedfm.tasks import CausalLM
 from fedfm.tasks.causality import refuse_look_ahead
 from fedfm.tasks.public import PublicTexts
@@ -114,6 +119,37 @@ class Experiment:
             if part is not None:
                 yield split, len(part), self.evaluator(part)
 
+    def root_update(self, params: Params, number: int, learning_rate: float) -> Params:
+        """What the server learns from `data.root` in a round, as a client would, without the algorithm's hooks.
+
+        Args:
+            params: the tunable that it starts from.
+            number: the round.
+            learning_rate: of the round.
+
+        Raises:
+            ValueError: the recipe has no such data.
+        """
+        data, recipe, model = self.data, self.recipe, self.client_model
+        if data.root is None:
+            raise ValueError("there is no root data")
+        worker = Worker(
+            tunable=model.server_tunable,
+            task=data.task,
+            processor=data.processor,
+            examples=data.root,
+            clients={},
+            local=recipe.local,
+            contract=replace(self.contract, rule=Algorithm()),
+            seed=recipe.seed,
+            device=self.device,
+            copy=model.client,
+        )
+        worker.tunable.write(params)
+        start = ClientRound(params, {}, {}, learning_rate)
+        worker.fit(np.arange(len(data.root)), start, client="root", round=number)
+        return subtract(worker.tunable.folded(worker.tunable.read()), params)
+
     def evaluate_client_model(self, params: Params) -> dict[str, float] | None:
         """Loss and metrics on the test set of a proxy itself with ``params``; None where clients hold the backbone."""
         tunable = self.client_model.server_tunable
@@ -135,6 +171,11 @@ class Experiment:
         down = sum(down if groups is None else self.contract.request_bytes(number, groups) for groups in sent)
         if protocol.public_sent:
             down += self.public_texts.size_bytes(protocol.public_sent)
+        if self.contract.masking is not None:
+            clients = list(self.data.clients)
+            cohort = clients[: self.recipe.federation.cohort_size(len(clients))]
+            more, up = secure_bytes(self.contract, self.contract.masking, cohort, number)
+            return down + more, up
         classes = 0 if labels is None else len(labels.names)
         answers = [protocol.returns(work, classes) for work in protocol.works]
         sizes = [up if groups is None else self.contract.answer_bytes(client, number, groups) for groups in answers]
@@ -237,7 +278,20 @@ class Experiment:
     @property
     def warnings(self) -> list[str]:
         """What a user should know of the data and the model before round 1, each one sentence."""
-        return [*self.data.warnings, *self.backbone.warnings, *self._personal_warnings()]
+        return [*self.data.warnings, *self.backbone.warnings, *self._personal_warnings(), *self._attack_warnings()]
+
+    @cached_property
+    def attackers(self) -> frozenset[str]:
+        """Ids of the simulated clients that attack."""
+        return attackers_of(self.recipe.federation.attackers, self.data.clients, self.recipe.seed)
+
+    def _attack_warnings(self) -> list[str]:
+        attack = self.recipe.federation.attackers
+        if attack is None:
+            return []
+        return [
+            f"{len(self.attackers)} of {len(self.data.clients)} clients attack (federation.attackers: {attack.kind})"
+        ]
 
     def _personal_warnings(self) -> list[str]:
         if not self.contract.personal or self.judged_by == "clients":
@@ -247,6 +301,18 @@ class Experiment:
             f"the server measures the shared part with {values} (tune.share); evaluate.at=clients with "
             "federation.holdout measures each client with its own"
         ]
+
+    @cached_property
+    def promise(self) -> Promise | None:
+        """What the recipe promises about privacy, for its number of rounds; None for nothing.
+
+        Raises:
+            RecipeError: the settings do not fit the federation.
+        """
+        federation, clients = self.recipe.federation, len(self.data.clients)
+        sampled = federation.sampling == "poisson"
+        cohort = float(federation.expected_cohort(clients) if sampled else federation.cohort_size(clients))
+        return self.recipe.privacy.promise(clients=clients, cohort=cohort, sampled=sampled, rounds=federation.rounds)
 
     @property
     def identity(self) -> dict[str, str]:
@@ -321,6 +387,7 @@ def _build(recipe: Recipe, sites: Sequence[str], device: torch.device, available
         processes=processes,
         other_models=others,
     )
+    experiment.promise  # noqa: B018 - refuses settings that do not fit the federation
     if recipe.select.chooses:
         recipe.select.check(experiment.layers, list(data.clients), recipe.seed)
     return experiment

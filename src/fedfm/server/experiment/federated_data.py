@@ -45,6 +45,7 @@ class FederatedData:
         validation: with ``evaluate.patience``, chooses the round whose model is exported; None if the recipe has none.
         test: examples that all reported metrics are computed on.
         digests: split → digest of its source's content.
+        root: labelled examples that the server trains on; None if the recipe has none.
         public: unlabelled public data; read only if a proxy is fitted on it.
         plug_in_public: what the plug-in learns from; the same, unless the recipe names other data.
         public_texts: the same as texts; read only if a protocol uses them.
@@ -61,6 +62,7 @@ class FederatedData:
     validation: Examples | None
     test: Examples
     digests: dict[str, str]
+    root: Examples | None = None
     public: PublicData | None = None
     plug_in_public: PublicData | None = None
     public_texts: PublicTexts | None = None
@@ -132,6 +134,9 @@ def prepare_data(recipe: Recipe, sites: Sequence[str] = ()) -> FederatedData:
     for name in SPLITS:
         with gathering.attempt():
             sources[name] = held_back.get(name) or _named(recipe, name)
+    if recipe.data.root is not None:
+        with gathering.attempt():
+            sources["root"] = recipe_source(recipe, recipe.data.root, "train", where="data.root")
     gathering.tell()
     if sources["test"] is None:
         raise RecipeError("nothing to evaluate on: name a file, or a fraction such as 0.2", where="data.test")
@@ -168,6 +173,7 @@ def prepare_data(recipe: Recipe, sites: Sequence[str] = ()) -> FederatedData:
         validation=encoded.get("validation"),
         test=encoded["test"],
         digests=digests,
+        root=encoded.get("root"),
         public=public.get(PUBLIC),
         plug_in_public=public.get(PLUG_IN_PUBLIC, public.get(PUBLIC)),
         public_texts=public_texts,

@@ -26,7 +26,7 @@ from fedfm.server.experiment.build import Experiment
 from fedfm.server.runs.refusals import missing_extra
 from fedfm.settings import Settings
 
-HELD_BY_SERVER = {DataSettings: ("test", "validation"), PublicSettings: ("data",), ProxySettings: ("path",)}
+HELD_BY_SERVER = {DataSettings: ("test", "validation", "root"), PublicSettings: ("data",), ProxySettings: ("path",)}
 """Keys that may have a path at the server, where sites hold their own data."""
 
 

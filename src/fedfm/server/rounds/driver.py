@@ -25,6 +25,7 @@ from fedfm.server.rounds.interrupts import StopRequest
 from fedfm.server.rounds.messages import Outbox
 from fedfm.server.rounds.participation import after_round
 from fedfm.server.rounds.pending import Pending
+from fedfm.server.rounds.privacy_guard import PrivacyGuard
 from fedfm.server.rounds.round_records import Records, Stopwatch
 from fedfm.server.rounds.state import Best, Refined, RunState
 from fedfm.server.rounds.totals import Totals
@@ -66,6 +67,7 @@ class Driver:
         self.outbox = Outbox(runtime, experiment.client_model, experiment.contract, oldest_versions(folder))
         self.costs = CostBook(experiment)
         self.tripwires = Tripwires(experiment, folder, listeners)
+        self.guard = PrivacyGuard(experiment, folder)
         self._pending = Pending(runtime)
         self._latest, self._saved = RunState(State(0, {}, {})), 0
 
@@ -92,6 +94,7 @@ class Driver:
 
         Answers that an asynchronous run had got after ``state``, before it was interrupted, count in their old order.
         """
+        self.guard.check(state.round)
         self._latest, self._saved = state, state.round
         self._pending = Pending(self.runtime, deque(arrivals_after(self.folder, state.round)))
         if state.proxy is not None:
@@ -132,10 +135,14 @@ class Driver:
         return state
 
     def is_over(self, state: RunState) -> bool:
-        """Whether the recipe's last round is done, or the validation metric has stopped improving."""
+        """Whether the last round is done, the metric has stopped improving, or another round costs too much privacy."""
         patience = self.recipe.evaluate.patience
         stale = patience is not None and state.best is not None and state.evaluated - state.best.round >= patience
-        return stale or state.round >= self.recipe.federation.rounds
+        return stale or state.round >= self.recipe.federation.rounds or not self.guard.allows(state.round + 1)
+
+    def has_spent_its_budget(self, state: RunState) -> bool:
+        """Whether the run ends before the recipe's last round because another would exceed the privacy budget."""
+        return state.round < self.recipe.federation.rounds and not self.guard.allows(state.round + 1)
 
     def begin(self, state: RunState) -> Exchange:
         """The next round's exchange; before it, the clients' model is changed where a change is due."""
@@ -143,7 +150,15 @@ class Driver:
         records = Records(self.folder, state.round + 1, Stopwatch(state.seconds))
         state = self._advance(state, records)
         return Exchange(
-            self.experiment, self.outbox, self._pending, self.store, state, records, self.stop, listeners=self.listeners
+            self.experiment,
+            self.outbox,
+            self._pending,
+            self.store,
+            state,
+            records,
+            self.stop,
+            listeners=self.listeners,
+            guard=self.guard,
         )
 
     def end(self, exchange: Exchange, protocol: State) -> RunState:

@@ -12,25 +12,29 @@ from typing import Any, Literal
 
 from fedfm.clients.state import decode_state, encode_state
 from fedfm.clients.store import ClientStore
+from fedfm.clients.work import WORKS
 from fedfm.errors import TooFewClientsError
 from fedfm.params import Params
 from fedfm.printable import line
+from fedfm.privacy import Release
 from fedfm.protocols import Ask, ClientUpdate
 from fedfm.records.ledger import message_record
 from fedfm.server.experiment.build import Experiment
 from fedfm.server.rounds.arrivals import Arrival, log_arrival
+from fedfm.server.rounds.attacks import attacked
 from fedfm.server.rounds.intake import Intake
 from fedfm.server.rounds.interrupts import StopRequest
 from fedfm.server.rounds.messages import Outbox
 from fedfm.server.rounds.ordering import Ordering
 from fedfm.server.rounds.pending import Pending
+from fedfm.server.rounds.privacy_guard import PrivacyGuard
 from fedfm.server.rounds.round_records import Records
 from fedfm.server.rounds.run_facts import RunFacts
 from fedfm.server.rounds.state import RunState, StateVersion
 from fedfm.server.rounds.totals import Totals
 from fedfm.trackers.listeners import Listener
 from fedfm.updates import Failure, Reply, Request
-from fedfm.wire import stored_bytes
+from fedfm.wire import TUNABLE, stored_bytes
 
 
 class Exchange(RunFacts):
@@ -58,6 +62,7 @@ class Exchange(RunFacts):
         *,
         listeners: Sequence[Listener] = (),
         phase: str = "train",
+        guard: PrivacyGuard | None = None,
     ) -> None:
         """An exchange.
 
@@ -71,19 +76,39 @@ class Exchange(RunFacts):
             stop: ends the run.
             listeners: follow the clients' answers.
             phase: under which the clients' time is booked.
+            guard: keeps the run's promise of privacy; None where nothing is promised, or nothing is released.
         """
         super().__init__(experiment)
         self.pending, self.state, self.records, self.totals = pending, state, records, Totals()
         self.number, self.phase = records.number, phase
         self.residual: Params = {}
         self._outbox, self._runtime, self._store = outbox, pending.runtime, store
-        self._stop, self._listeners = stop, listeners
+        self._stop, self._listeners, self._guard = stop, listeners, guard
         self._intake = Intake(experiment, store, records, self.totals, keeps_state=self._runtime.keeps_state)
+
+    @property
+    def sums_only(self) -> bool:
+        """Whether the server may see sums only."""
+        return self._recipe.secure.sums_only
 
     @property
     def simulated(self) -> bool:
         """Whether clients are simulated."""
         return not self._runtime.keeps_state
+
+    def cohort(self, round: int) -> Mapping[str, int]:  # noqa: A002 - the field's word
+        """Clients of a round; under a promise of privacy as the guard draws them."""
+        drawn = None if self._guard is None else self._guard.cohort(round, self.clients)
+        return super().cohort(round) if drawn is None else drawn
+
+    def release(self, round: int, state: Params) -> Release | None:  # noqa: A002
+        """How the updates of a round become one private mean."""
+        if self._guard is None:
+            return None
+        rule = self.rule.in_round(round)
+        trained = rule.trains(self.spec, round) - rule.fixed(self.spec)
+        spec = {name: tensor for name, tensor in self.spec.items() if name in trained}
+        return self._guard.release(round, dict.fromkeys((TUNABLE, *self.algorithm.returned), spec), state)
 
     def ask(
         self,
@@ -93,12 +118,22 @@ class Exchange(RunFacts):
         staleness: Mapping[str, int] | None = None,
         quorum: bool = True,
     ) -> Iterator[ClientUpdate]:
-        """Asks clients and yields their sound answers, as `fedfm.protocols.IO.ask`."""
+        """Asks clients and yields their sound answers, as `fedfm.protocols.IO.ask`; attackers answer as they like."""
+        answers = self._answers(asks, copies or {}, staleness or {}, quorum=quorum)
+        attack, attackers = self._recipe.federation.attackers, self._experiment.attackers
+        if attack is None or not all(WORKS[ask.work].sends_update for ask in asks.values()):
+            return answers
+        self.record({"attackers": len(attackers & asks.keys())})
+        return attacked(answers, attack, attackers, self.spec, seed=self.seed, number=self.number)
+
+    def _answers(
+        self, asks: Mapping[str, Ask], copied: Mapping[str, int], stale: Mapping[str, int], *, quorum: bool
+    ) -> Iterator[ClientUpdate]:
+        """The sound answers, in order."""
         enough = self._enough(asks) if quorum else None
         wanted, ordering = enough or len(asks), Ordering(list(asks), as_they_come=enough is not None)
         self.submit(asks)
         answered = set[str]()
-        copied, stale = copies or {}, staleness or {}
         before = self.totals.accepted
         try:
             while len(answered) < len(asks) and (reply := self._runtime.next()) is not None:
@@ -131,6 +166,24 @@ class Exchange(RunFacts):
                     yield update
         if quorum:
             self.require(self.totals.accepted - before, wanted)
+
+    def total(self, ask: Ask, clients: Collection[str]) -> ClientUpdate:
+        """The mean of updates of which only the sum is seen, as `fedfm.protocols.IO.total`."""
+        contract, settings = self._experiment.contract, self._recipe.secure
+        if contract.masking is None:
+            raise ValueError("the recipe has no secure sums")
+        from fedfm.server.rounds.secure_total import secure_total  # needs the extra `secure`
+
+        tries, left = settings.tries, ""
+        for attempt in range(1, tries + 1):
+            found = secure_total(self, contract, contract.masking, ask, sorted(clients))
+            if isinstance(found, ClientUpdate):
+                self.require(len(found.summed), len(clients))
+                self.totals.add_mean(found)
+                return found
+            left = f"attempt {attempt} of {tries}: {found}"
+            self.note("not summed", None, left)
+        raise self._too_few(f"round {self.number} has no secure sum: {left}")
 
     def submit(self, asks: Mapping[str, Ask]) -> None:
         """Sends clients what they are asked."""
@@ -257,15 +310,16 @@ class Exchange(RunFacts):
         asks = f"federation.quorum ({quorum:g}) asks for"
         if accepted >= quorum * wanted:
             asks = f"federation.min_clients ({least}) asks for"
-        raise self._too_few(f"only {accepted} of {wanted} clients gave a sound update in round {self.number}", asks)
+        found = f"only {accepted} of {wanted} clients gave a sound update in round {self.number}"
+        raise self._too_few(f"{found}, fewer than {asks}")
 
     def require_updates(self, updates: int) -> None:
         """Checks that the rule can combine so many updates, as `fedfm.protocols.IO.require_updates`."""
         if updates < self.rule.least:
             needs = f"the {self.rule.least} that `aggregate.rule: {self.rule.rule}` needs"
-            raise self._too_few(f"round {self.number} has {updates} sound updates", needs)
+            raise self._too_few(f"round {self.number} has {updates} sound updates, fewer than {needs}")
 
-    def _too_few(self, found: str, needed: str) -> TooFewClientsError:
+    def _too_few(self, found: str) -> TooFewClientsError:
         """The error that ends a round; writes the round's events first, which will not be committed."""
         folder = self.records.folder
         for event in self.records.events:
@@ -273,6 +327,6 @@ class Exchange(RunFacts):
         first = self.records.events[:5]
         reasons = "".join(f"\n  client {line(event['client'])} {event['kind']}: {event['reason']}" for event in first)
         return TooFewClientsError(
-            f"{found}, fewer than {needed}; see {folder.events}{reasons}",
+            f"{found}; see {folder.events}{reasons}",
             repeats=not self.totals.failed,  # every choice is keyed, so the same updates come again
         )

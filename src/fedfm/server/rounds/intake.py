@@ -78,7 +78,8 @@ class Intake:
             return None
         names = self._experiment.contract.up.names(self._before_path(reply.client, message))
         self._log(reply.client, message, size, update.tensors, names)
-        self._count(sound, trained=WORKS[message.ask.work].trains)
+        kind = WORKS[message.ask.work]
+        self._count(sound, trained=kind.trains and not kind.hides)
         return sound
 
     def refuse(self, client: str, reason: str) -> None:

@@ -126,6 +126,10 @@ class RunFacts:
         """Local learning rate of a round."""
         return self._recipe.local.learning_rate_at(round, self._recipe.federation.rounds)
 
+    def root_update(self, params: Params, round: int) -> Params:  # noqa: A002
+        """What the server learns from ``data.root``."""
+        return self._experiment.root_update(params, round, self.learning_rate(round))
+
     def duration(self, client: str, number: int) -> float:
         """Virtual seconds of a client's work."""
         return self._experiment.duration(client, number)

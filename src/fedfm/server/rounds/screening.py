@@ -53,7 +53,8 @@ def screen(
         return f"it answers work {quoted(update.work)}, not `{instruction.work}`"
     if update.base != instruction.base:
         return f"it was computed on another base ({line(update.base[:12])}…, not {instruction.base[:12]}…)"
-    if reason := _claims(facts, trains=WORKS[instruction.work].trains):
+    kind = WORKS[instruction.work]
+    if reason := _revealed(facts) if kind.hides else _claims(facts, trains=kind.trains):
         return reason
     held, asked = facts.proxy_version, instruction.facts.proxy_version
     if held != asked and not (accepts_stale and 0 <= held < asked):
@@ -91,6 +92,12 @@ def value_problem(groups: Mapping[str, Mapping[str, Tensor]], facts: Done) -> st
     if facts.predictions and not (facts.loss is not None and abs(facts.loss) <= MAX_LOSS):
         return "its loss is not a number, or not one of a float32; try a lower local.learning_rate"
     return None
+
+
+def _revealed(facts: Done) -> str | None:
+    """What an answer tells that should tell nothing."""
+    told = facts.examples or facts.steps or facts.samples or facts.predictions or facts.loss is not None
+    return "it tells counts or a loss of its client, which only a sum may" if told else None
 
 
 def _claims(facts: Done, *, trains: bool) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from fedfm.params import Params
+from fedfm.protocols import ClientUpdate
 from fedfm.server.rounds.state import StateVersion
 
 
@@ -49,6 +50,17 @@ class Totals:
     activity: Params = field(default_factory=dict)
     versions: dict[str, StateVersion] = field(default_factory=dict)
     figures: dict[str, float] = field(default_factory=dict)
+
+    def add_mean(self, update: ClientUpdate) -> None:
+        """Adds what the clients of a mean did."""
+        facts, clients = update.facts, update.summed
+        self.updates += len(clients)
+        self.steps += facts.steps
+        self.samples += facts.samples
+        self.examples += facts.examples
+        if facts.predictions and facts.loss is not None:
+            self.losses.append((facts.loss, facts.predictions))
+        self.trained |= set(clients)
 
     @property
     def loss(self) -> float | None:

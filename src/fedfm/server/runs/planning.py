@@ -9,6 +9,7 @@ import numpy as np
 
 from fedfm.clients import use_threads
 from fedfm.data.settings import FILE, SITES
+from fedfm.privacy import Promise
 from fedfm.recipe import Recipe
 from fedfm.server.advice import PlanFacts, advise
 from fedfm.server.advice.timing import time_steps
@@ -76,8 +77,14 @@ def client_table(recipe: Recipe) -> list[dict[str, Any]]:
     return prepare_data(recipe).table()
 
 
-def describe(experiment: Experiment) -> dict[str, Any]:
-    """The plan of an experiment, as JSON."""
+def describe(experiment: Experiment, promise: Promise | None = None) -> dict[str, Any]:
+    """The plan of an experiment, as JSON.
+
+    Args:
+        experiment: the run.
+        promise: about privacy, of a run that has begun; None: as the recipe gives it.
+    """
+    promised = promise or experiment.promise
     recipe, training = experiment.recipe, experiment.data.training
     cohort = recipe.federation.cohort_size(len(experiment.data.clients))
     return {
@@ -102,10 +109,16 @@ def describe(experiment: Experiment) -> dict[str, Any]:
         },
         "algorithm": recipe.algorithm.name,
         "bytes": _bytes(experiment, cohort),
-        "privacy": None,
+        "privacy": None if promised is None else _planned(promised, recipe),
         "training": experiment.training,
         "device": str(experiment.device),
     }
+
+
+def _planned(promise: Promise, recipe: Recipe) -> dict[str, Any]:
+    """What a promise costs when all rounds are released once, or as many as the budget allows."""
+    last = promise.affordable({}, 1, recipe.federation.rounds)
+    return {"kind": recipe.privacy.kind, **promise.figures(dict.fromkeys(range(1, last + 1), 1))}
 
 
 def _describe_proxy(experiment: Experiment) -> dict[str, Any]:

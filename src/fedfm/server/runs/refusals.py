@@ -17,8 +17,14 @@ from fedfm.records.disk import normal
 from fedfm.records.folder import RunFolder
 from fedfm.records.reading import dig, last_round, summary_of
 
-EXTRAS = {"flower": "flwr", "ray": "ray"}
-"""Kind of runtime, which is also the name of an extra → the module that the extra brings."""
+EXTRAS = {"flower": "flwr", "ray": "ray", "secagg": "Crypto"}
+"""Kind of a runtime or of `secure` → a module that its extra brings."""
+
+_NAMES = {"secagg": "secure"}
+"""Kind → the name of its extra, where that is another."""
+
+PRIVATE = ("dp_accounting", "randomgen")
+"""Modules of the extra `dp`, which every kind of privacy but `none` needs."""
 
 RESUMABLE = ("federation.rounds", "report_to")
 """The only keys that `resume` may change; any other would make it a different run."""
@@ -44,10 +50,11 @@ def obstacles(values: Mapping[str, Any]) -> list[Problem]:
 
 
 def missing_extra(kind: str) -> str | None:
-    """What to install for a kind of runtime; None where everything is installed."""
+    """What to install for a kind of runtime or of `secure`; None where everything is installed."""
     if kind not in EXTRAS or find_spec(EXTRAS[kind]) is not None:
         return None
-    return f"`{kind}` needs the extra of that name; {how_to_install(kind)}"
+    name = _NAMES.get(kind, kind)
+    return f"`{kind}` needs the extra {name}; {how_to_install(name)}"
 
 
 def _folder(values: Mapping[str, Any]) -> Iterator[Problem]:
@@ -71,16 +78,20 @@ def _folder(values: Mapping[str, Any]) -> Iterator[Problem]:
 
 
 def _missing_extras(values: Mapping[str, Any]) -> Iterator[Problem]:
-    kind, trackers = dig(values, "runtime.kind"), values.get("report_to")
-    if isinstance(kind, str) and (missing := missing_extra(kind)):
-        yield Problem("runtime.kind", missing)
+    trackers = values.get("report_to")
+    for where in ("runtime.kind", "secure.kind"):
+        kind = dig(values, where)
+        if isinstance(kind, str) and (missing := missing_extra(kind)):
+            yield Problem(where, missing)
+    if dig(values, "privacy.kind") not in (None, "none") and not all(map(find_spec, PRIVATE)):
+        yield Problem("privacy.kind", f"{' and '.join(PRIVATE)} are not installed; {how_to_install('dp')}")
     if isinstance(trackers, list) and "tensorboard" in trackers and find_spec("tensorboard") is None:
         yield Problem("report_to", f"tensorboard is not installed; {how_to_install('track')}")
 
 
 def _missing_files(values: Mapping[str, Any]) -> Iterator[Problem]:
     """Missing files and folders of data; patterns are not checked here."""
-    for where in ("data.train", "data.validation", "data.test", "public.data"):
+    for where in ("data.train", "data.validation", "data.test", "data.root", "public.data"):
         named = dig(values, where)
         for reference in named if isinstance(named, list) else [named]:
             if not isinstance(reference, str) or not reference or not _is_path(reference):
@@ -127,9 +138,9 @@ def refuse_changes(before: dict[str, Any], after: dict[str, Any]) -> None:
 
 
 def is_finished(folder: RunFolder) -> bool:
-    """Whether a run is completed, including its report."""
+    """Whether a run has played all the rounds that it may, and has its report."""
     summary = summary_of(folder)
-    return summary is not None and summary.get("status") == "completed" and folder.report.is_file()
+    return summary is not None and summary.get("status") in ("completed", "budget") and folder.report.is_file()
 
 
 def _refuse_finished(folder: RunFolder, planned: int, wanted: int) -> None:
@@ -138,6 +149,12 @@ def _refuse_finished(folder: RunFolder, planned: int, wanted: int) -> None:
     if summary is None or not is_finished(folder):
         return
     played = summary["rounds"]
+    if summary["status"] == "budget":
+        raise RecipeError(
+            f"{folder.path} is finished: another round after {played} would exceed the privacy budget, which "
+            "cannot be raised for data that were used already",
+            source="run",
+        )
     if played < planned:
         raise RecipeError(
             f"{folder.path} is finished: it stopped early, after round {played} of {planned} (evaluate.patience); "

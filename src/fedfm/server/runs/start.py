@@ -22,11 +22,13 @@ from fedfm.records.costs import cost_totals
 from fedfm.records.environment import environment
 from fedfm.records.folder import RunFolder
 from fedfm.runtimes.base import Runtime
+from fedfm.runtimes.envelopes import RunStatus
 from fedfm.server.experiment.build import Experiment
 from fedfm.server.experiment.deployment import Deployment, RealSites, Simulation
 from fedfm.server.rounds.checkpoints import load_checkpoint
 from fedfm.server.rounds.driver import Driver
 from fedfm.server.rounds.interrupts import StopRequest, stop_on_signals
+from fedfm.server.rounds.privacy_guard import PrivacyGuard
 from fedfm.server.rounds.state import RunState
 from fedfm.server.runs.artifacts import Tuned, delivered_params, write_client_adapters, write_experts, write_outcome
 from fedfm.server.runs.baselines import baselines
@@ -34,8 +36,7 @@ from fedfm.server.runs.inference import evaluation
 from fedfm.server.runs.planning import describe
 from fedfm.server.runs.profiling import profile_of
 from fedfm.server.runs.refusals import is_finished, refuse_changes
-from fedfm.server.runs.summary import Status, proxy_figures, summarize
-from fedfm.server.tripwires import Tripwires
+from fedfm.server.runs.summary import proxy_figures, summarize
 from fedfm.trackers.listeners import Listener
 from fedfm.trackers.tensorboard import TensorBoard
 
@@ -151,7 +152,7 @@ class Session:
         """Everything after the last round."""
         clients = self.deployment.informed(self.experiment).data.table()  # with those that came later
         self.folder.write_json(self.folder.clients, clients)
-        _finish(self.experiment, self.folder, self.listeners, state, self.stop, self.driver.tripwires)
+        _finish(self.experiment, self.folder, self.listeners, state, self.stop, self.driver)
 
 
 @contextmanager
@@ -169,10 +170,10 @@ def _session(
     folder.events.touch()
     with stop_on_signals() as stop, use_threads(experiment.recipe.runtime.resolved_threads):
         try:
-            for listener in listeners:
-                listener.on_start(describe(experiment))
-            runtime.attend(lambda: stop.check("while clients were waited for"))
             driver = Driver(experiment, runtime, folder, listeners, stop)
+            for listener in listeners:
+                listener.on_start(describe(experiment, driver.guard.promise))
+            runtime.attend(lambda: stop.check("while clients were waited for"))
             yield Session(experiment, deployment, folder, listeners, stop, driver)
         except (InterruptedRunError, KeyboardInterrupt) as error:
             where = str(error) if isinstance(error, InterruptedRunError) else "stopped at once"
@@ -205,14 +206,14 @@ def _finish(
     listeners: Sequence[Listener],
     state: RunState,
     stop: StopRequest,
-    tripwires: Tripwires,
+    driver: Driver,
 ) -> None:
     """Per-client evaluation, baselines, artefacts, summary, report: everything after the last round."""
     from fedfm.report.page import write_report  # matplotlib, which only the page needs
 
     stop.check("after the last round")
     with experiment.client_model.pretrained(state.proxy):
-        tripwires.finished(state.round)
+        driver.tripwires.finished(state.round)
     compared = baselines(experiment, state)
     stop.check("after the baselines")
     write_client_adapters(folder, experiment, state)
@@ -226,16 +227,17 @@ def _finish(
     summary = summarize(
         experiment,
         state,
-        "completed",
+        "budget" if driver.has_spent_its_budget(state) else "completed",
         compared,
         per_client,
         proxy_figures(experiment, state),
         cost_totals(folder.costs),
+        driver.guard.figures(),
         score_totals(folder.metrics),
     )
     tuned = Tuned(experiment.client_model, experiment.backbone, state.proxy or ModelVersion())
     target = write_outcome(folder, tuned, experiment.recipe, summary, merge=False)
-    tripwires.written(state.round, target, summary)
+    driver.tripwires.written(state.round, target, summary)
     folder.write_json(folder.evaluation, evaluation(experiment))
     if target == folder.adapter:
         shutil.rmtree(folder.model, ignore_errors=True)  # merged from an earlier round, if it is there
@@ -259,22 +261,20 @@ def _write_proxy(experiment: Experiment, folder: RunFolder, state: RunState) -> 
             model.save(beside, state.proxy)
 
 
-def _write_unfinished(experiment: Experiment, folder: RunFolder, status: Status) -> int:
+def _write_unfinished(experiment: Experiment, folder: RunFolder, status: RunStatus) -> int:
     """The summary of a run as of its last checkpoint; the round of that."""
     saved = load_checkpoint(folder)
     if saved is None:
         return 0
     _write_proxy(experiment, folder, saved.state)
-    folder.write_json(
-        folder.summary,
-        summarize(
-            experiment, saved.state, status, {}, None, None, cost_totals(folder.costs), score_totals(folder.metrics)
-        ),
-    )
+    privacy, costs = PrivacyGuard(experiment, folder).figures(), cost_totals(folder.costs)
+    scores = score_totals(folder.metrics)
+    summary = summarize(experiment, saved.state, status, {}, None, None, costs, privacy, scores)
+    folder.write_json(folder.summary, summary)
     return saved.state.round
 
 
-def _say_ended(runtime: Runtime, folder: RunFolder, experiment: Experiment, status: Status) -> None:
+def _say_ended(runtime: Runtime, folder: RunFolder, experiment: Experiment, status: RunStatus) -> None:
     """Tells sites how the run ended."""
     rounds = jsonl.read(folder.summary)["rounds"] if folder.summary.is_file() else 0
     runtime.say_ended(experiment.recipe.name, status, rounds)

@@ -13,7 +13,8 @@ from fedfm.server.experiment.build import Experiment
 from fedfm.server.rounds.participation import summary_of
 from fedfm.server.rounds.state import RunState
 
-Status = Literal["completed", "interrupted", "failed"]
+Status = Literal["completed", "budget", "interrupted", "failed"]
+"""`budget`: ended before its last round, because another would have exceeded the privacy budget."""
 
 
 def summarize(
@@ -24,6 +25,7 @@ def summarize(
     spread: dict[str, Any] | None,
     proxy: dict[str, Any] | None,
     costs: CostTotals,
+    privacy: dict[str, Any] | None,
     scores: ScoreTotals,
 ) -> dict[str, Any]:
     """The content of ``summary.json``.
@@ -36,6 +38,7 @@ def summarize(
         spread: per-client figures, None where clients were not evaluated.
         proxy: figures of the proxy; None without a proxy, or where it was not measured.
         costs: of the run.
+        privacy: what was promised and spent; None where nothing is promised.
         scores: of the clients' contributions.
     """
     split, contribution = experiment.judged_split, experiment.recipe.contribution
@@ -71,7 +74,7 @@ def summarize(
         },
         "costs": costs.summary(experiment.recipe.runtime.watts),
         **_times(state),
-        "privacy": None,
+        "privacy": privacy,
         "clients": _clients(experiment, state),
         "warnings": experiment.warnings,
         "repeats": [

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 import numpy as np
 from torch import Tensor
 
-from fedfm.capabilities import LASTING_COORDINATES, LINEAR_STAGES, STATEFUL_CLIENTS, UPDATE_PATH
+from fedfm.capabilities import LASTING_COORDINATES, LINEAR_STAGES, STATEFUL_CLIENTS, UPDATE_PATH, UPDATES_AS_SENT
 from fedfm.params import Params
 from fedfm.settings import Capabilities, Settings
 from fedfm.spec import Spec
@@ -55,6 +55,7 @@ class Stage(Settings):
             needs |= {
                 STATEFUL_CLIENTS: "clients keep tensors for it between rounds",
                 LASTING_COORDINATES: "clients keep tensors for it between rounds",
+                UPDATES_AS_SENT: "what a client keeps for it supposes that the server adds what it was sent",
             }
         if not self.linear:
             takes |= {LINEAR_STAGES: "the sum of encoded updates does not decode to their sum"}

@@ -15,6 +15,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from fedfm.capabilities import FREE_NORMS
 from fedfm.params import Params, map_params
 from fedfm.spec import Spec
 from fedfm.updates.stages.base import Stage
@@ -24,6 +25,7 @@ class Clip(Stage):
     """Bound the L2 norm of each client's update."""
 
     reads_names: ClassVar[bool] = True
+    needs: ClassVar[Mapping[str, str]] = {FREE_NORMS: "it scales updates down to a norm"}
 
     kind: Literal["clip"] = "clip"
     """Bound the L2 norm of each client's update."""

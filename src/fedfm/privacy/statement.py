@@ -1,0 +1,74 @@
+"""The one statement about privacy, which terminal, report, card, ``fedfm check`` and the documentation quote."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Statement:
+    """What can be said about the privacy of a run.
+
+    Attributes:
+        epsilon: such as ``ε = 8``.
+        detail: what belongs to it, such as δ and the unit.
+        text: the same in one sentence.
+        limits: what the promise does not cover, or what follows from its absence; one sentence or two.
+    """
+
+    epsilon: str
+    detail: str
+    text: str
+    limits: str
+
+    @property
+    def short(self) -> str:
+        """On one line."""
+        return f"{self.epsilon} ({self.detail})"
+
+
+NONE = Statement(
+    "ε = ∞",
+    "no differential privacy",
+    "No differential privacy (ε = ∞): the parameters may reveal information about the examples on which they were "
+    "tuned.",
+    "Examples stay with their clients, but updates contain no noise: a party that sees an update can learn something "
+    "about the examples behind it.",
+)
+
+LIMITS = (
+    "It holds for everything that is computed from the tuned parameters of all rounds, against all who do not see the "
+    "server. It does not cover training losses, clients' own metrics, numbers of examples, failures, times and names "
+    "of clients in the run's folder, nor the choice of settings by repeated runs on the same data. The server sees "
+    "every client's update."
+)
+
+
+def statement(figures: Mapping[str, Any] | None) -> Statement:
+    """The statement about a run.
+
+    Args:
+        figures: ``privacy`` of a plan or of ``summary.json``: at least ``epsilon``, ``delta`` and ``unit``; None:
+            nothing is promised.
+    """
+    if figures is None:
+        return NONE
+    epsilon, delta, unit = f"{figures['epsilon']:.3g}", f"{figures['delta']:.1g}", figures["unit"]
+    text = f"(ε, δ) = ({epsilon}, {delta}) differential privacy, per {unit}."
+    if figures.get("releases"):
+        text += f" {_noise(figures)}"
+    return Statement(f"ε = {epsilon}", f"δ = {delta}, per {unit}", text, LIMITS)
+
+
+def _noise(figures: Mapping[str, Any]) -> str:
+    """How the promise is kept."""
+    rate = figures["rate"]
+    taking = (
+        "all clients are asked in every round" if rate >= 1 else f"each client takes part with probability {rate:.3g}"
+    )
+    return (
+        f"Gaussian noise of {figures['noise_multiplier']:.3g} times the clipping bound is in the sum of every round; "
+        f"{taking}; {figures['releases']} releases, accountant {figures['accountant']}."
+    )
