@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from fedfm import run
-from fedfm.aggregation import Mean, Median, Rule, TrimmedMean
+from fedfm.aggregation import GeometricMedian, Mean, Median, Rule, TrimmedMean
 from fedfm.algorithms import Algorithm, FedAvg, FedAvgM
 from fedfm.contributions import GradientCosine, LeaveOneOut, NoValuation, Shapley, Valuation
 from fedfm.errors import RecipeError
@@ -71,7 +71,7 @@ def test_a_coalition_is_the_mean_of_its_clients_and_the_step_is_that_of_a_star_t
     assert io.left_out == []
 
 
-@pytest.mark.parametrize("rule", [Mean(weights="examples"), Median(), TrimmedMean(trim=0.3)])
+@pytest.mark.parametrize("rule", [Mean(weights="examples"), Median(), TrimmedMean(trim=0.3), GeometricMedian()])
 @pytest.mark.parametrize("algorithm", [FedAvg(), FedAvgM(server_lr=0.5)])
 def test_the_scores_add_up_to_what_the_servers_own_step_changed(rule: Rule, algorithm: Algorithm) -> None:
     io = Scored(Shapley(), rule=rule, algorithm=algorithm)
@@ -135,6 +135,7 @@ def test_a_run_scores_the_client_with_wrong_labels_least(tmp_path: Path) -> None
         ({"data": {"validation": None}}, "data.validation", "fraction such as 0.1"),
         ({"protocol": {"kind": "gossip"}}, "contribution.kind", "there is no server"),
         ({"protocol": {"kind": "hierarchical", "edges": 2}}, "contribution.kind", "gives that with star"),
+        ({"secure": {"kind": "secagg"}}, "contribution.kind", "the sum of a round's updates only"),
         ({"aggregate": {"rule": "fedex"}}, "aggregate.rule", "before the round"),
         ({"tune": {"kind": "lora", "share": "head"}}, "contribution.kind", "one model for all clients"),
         ({"federation": {"clients": 12, "per_round": 11}}, "contribution.kind", "10 clients a round at most"),
