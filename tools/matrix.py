@@ -29,7 +29,7 @@ BASE: Values = {
     "name": "matrix",
     "model": {"path": "builtin:tiny-bert"},
     "task": {"kind": "text-classification"},
-    "data": {"train": "train.jsonl", "test": "test.jsonl"},
+    "data": {"train": "train.jsonl", "test": "test.jsonl", "validation": "validation.jsonl"},
     "public": {"data": "public.jsonl"},
     "local": {"optimizer": "sgd", "max_grad_norm": None},
 }

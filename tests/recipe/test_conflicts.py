@@ -339,6 +339,16 @@ REFUSED = {
     ),
     "metric": (["evaluate.metrics=[perplexity]"], "evaluate.metrics", "`task.kind: text-classification` does not have"),
     "patience": (["evaluate.patience=3"], "evaluate.patience", "needs data.validation"),
+    "coalitions without validation data": (
+        ["contribution.kind=leave-one-out"],
+        "data.validation",
+        "`contribution.kind: leave-one-out` evaluates models on the server's validation set",
+    ),
+    "too many clients for the exact value": (
+        ["contribution.kind=shapley", "data.validation=0.1", "federation.clients=30", "federation.per_round=0.5"],
+        "contribution.kind",
+        "scores 10 clients a round at most, and a round can have 15 (federation.per_round)",
+    ),
     "a proxy without public data": (["proxy={kind: fedpft}"], "public", "set public.data"),
     "alignment without public data": (["proxy={kind: fedpft, path: p}"], "public", "proxy.interval=null"),
     "cut neurons": (
@@ -369,6 +379,13 @@ ALLOWED = {
     "metric": ["evaluate.metrics=[macro_f1, accuracy]"],
     "metric of language": [LM, "evaluate.metrics=[perplexity]"],
     "patience": ["evaluate.patience=3", "data.validation=0.1"],
+    "ten clients for the exact value": [
+        "contribution.kind=shapley",
+        "data.validation=0.1",
+        "federation.clients=30",
+        "federation.per_round=10",
+    ],
+    "cosines without validation data": ["contribution.kind=cosine", "federation.clients=100"],
     "a proxy as it is cut": ["proxy={kind: fedpft, closed_form: false, distill: null, interval: null}"],
     "a proxy that is there": ["proxy={kind: fedpft, path: p, interval: null}"],
     "adapters of a cut FFN": ["proxy={kind: fedpft}", "public={data: builtin:pydoc}", "tune.target_modules=all"],

@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 
 from fedfm import run
 from fedfm.errors import RecipeError
-from fedfm.protocols import PROTOCOLS as PROTOCOL_CLASSES
 from fedfm.recipe import Recipe
 from fedfm.recipe.fields import all_keys
 from tests.small import write_deeper_model, write_rows
@@ -90,15 +89,13 @@ def recipe_of(folder: Path, picks: list[Pick]) -> dict[str, Any]:
     task, proxy = values["task"]["kind"], values.get("proxy", {}).get("kind", "none")
     ending = "npz" if task == "image-classification" else "jsonl"
     files = {split: str(folder / f"{split}.{ending}") for split in ("train", "test", "public")}
-    data = {"train": files["train"], "test": files["test"], "max_length": 16}
+    data = {"train": files["train"], "test": files["test"], "validation": files["test"], "max_length": 16}
     values = merged(values, {"model": {"path": str(folder / MODELS.get(task, "tiny-bert"))}, "data": data})
     protocol = values.get("protocol", {}).get("kind", "star")
     values = merged(values, {"protocol": {"kind": protocol, **PROTOCOLS.get(protocol, {})}})
     values = merged(values, SECURE.get(values.get("secure", {}).get("kind", "none"), {}))
     if protocol == "distillation":
         values = merged(values, {"public": {"data": files["public"]}})
-    if PROTOCOL_CLASSES[protocol]().judges:
-        values = merged(values, {"data": {"validation": files["test"]}})
     if proxy != "none":
         values = merged(values, {"public": {"data": files["public"]}, "proxy": PROXIES.get(proxy, {})})
     return values

@@ -19,6 +19,7 @@ from fedfm.aggregation.lora import (
 )
 from fedfm.aggregation.mean import Mean
 from fedfm.aggregation.median import Median
+from fedfm.aggregation.qfedavg import QFedAvg
 from fedfm.aggregation.robust.bulyan import Bulyan
 from fedfm.aggregation.robust.centered_clipping import CenteredClipping
 from fedfm.aggregation.robust.fltrust import FlTrust
@@ -34,6 +35,7 @@ RULES: dict[str, type[Rule]] = {
     "mean": Mean,
     "median": Median,
     "trimmed-mean": TrimmedMean,
+    "q-fedavg": QFedAvg,
     "norm-clip": NormClip,
     "krum": Krum,
     "multi-krum": MultiKrum,
@@ -82,6 +84,7 @@ __all__ = [
     "Memory",
     "MultiKrum",
     "NormClip",
+    "QFedAvg",
     "RoLora",
     "Rule",
     "Smea",

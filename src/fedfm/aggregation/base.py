@@ -26,6 +26,7 @@ class Contribution:
         steps: local steps that it took.
         copies: how often it was drawn into the cohort (above 1 only under weighted sampling).
         staleness: server steps since the parameters that it started from; 0 in a synchronous round.
+        loss: its mean training loss over these steps, as it reports it; None where it predicted nothing.
     """
 
     client: str
@@ -33,6 +34,7 @@ class Contribution:
     steps: int
     copies: int = 1
     staleness: int = 0
+    loss: float | None = None
 
 
 class Memory(Protocol):

@@ -13,6 +13,7 @@ from fedfm.aggregation import Contribution, Rule
 from fedfm.algorithms import Algorithm, ServerState
 from fedfm.clients.distilling import Distilling, Learner
 from fedfm.clients.work import WORKS
+from fedfm.contributions import Valuation
 from fedfm.data.examples import Examples
 from fedfm.params import Params
 from fedfm.privacy import Release
@@ -165,6 +166,11 @@ class IO(Interface):
         ...
 
     @property
+    def contribution(self) -> Valuation:
+        """The recipe's `contribution`."""
+        ...
+
+    @property
     def layers(self) -> TunableLayers:
         """The layers of the clients' model, and what of the tunable is in each."""
         ...
@@ -181,7 +187,7 @@ class IO(Interface):
 
     @property
     def validation(self) -> Examples:
-        """The server's `data.validation`; only for a protocol that `judges`."""
+        """The server's `data.validation`; only where the protocol or `contribution` judges by it."""
         ...
 
     def judge(self, params: Params) -> tuple[float, ...]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fedfm.aggregation import Contribution, Fold, Mean
+from fedfm.aggregation import Contribution, Fold, Mean, Rule
 from fedfm.aggregation.lora import AggregationError
 from fedfm.algorithms import Aggregate, ServerState
 from fedfm.params import Params
@@ -36,12 +36,14 @@ class _RuleMemory:
 
     io: IO
     name: str
+    reads_only: bool = False
 
     def kept(self, key: str) -> Params | None:
         return self.io.kept(self.name, key)
 
     def keep(self, key: str, params: Params) -> None:
-        self.io.keep(self.name, key, params)
+        if not self.reads_only:
+            self.io.keep(self.name, key, params)
 
 
 class RoundFold:
@@ -54,6 +56,7 @@ class RoundFold:
         round: int,  # noqa: A002 - the field's word
         place: str = "",
         release: Release | None = None,
+        trial: Rule | None = None,
     ) -> None:
         """An empty fold.
 
@@ -63,13 +66,15 @@ class RoundFold:
             round: 1-based round.
             place: of the fold among those of a round; what a rule remembers belongs to its place.
             release: makes the private mean of the round, as `IO.release` gives it.
+            trial: the rule of a fold that is only tried, so that nothing is recorded of it; None: the recipe's rule.
         """
         uniform = Mean(weights="uniform")
         self._io, self._params, self._round = io, params, round
-        self._rule = io.rule.in_round(round)
+        self._recorded = trial is None
+        self._rule = io.rule.in_round(round) if trial is None else trial
         self._update: Fold = self._rule.begin(io.spec, params, seed=io.seed, round=round)
         if self._rule.remembers:
-            self._update.recall(_RuleMemory(io, f"rule/{place}" if place else "rule"))
+            self._update.recall(_RuleMemory(io, f"rule/{place}" if place else "rule", not self._recorded))
         self._error = AggregationError(io.spec, params)
         self._figures: dict[str, Fold] = {}
         self._extras: dict[str, Fold] = {group: uniform.start(io.spec, params) for group in io.algorithm.returned}
@@ -96,12 +101,12 @@ class RoundFold:
             self._release.add(update.groups)
             return
         self._fold(update.groups, update.contribution, update.slices)
-        if not update.summed:  # the error is in the products of each client's factors
+        if self._recorded and not update.summed:  # the error is in the products of each client's factors
             self._error.add(update.groups[TUNABLE], update.contribution, update.slices, self._rule.weight)
         for figure, value in self._io.algorithm.measure(update.groups[TUNABLE], update.contribution).items():
             if figure not in self._figures:
                 zero = {_VALUE: torch.zeros((), dtype=torch.float64)}
-                self._figures[figure] = self._io.rule.of_figures.start(_ONE_VALUE, zero)
+                self._figures[figure] = self._rule.of_figures.start(_ONE_VALUE, zero)
             self._figures[figure].add({_VALUE: torch.tensor(value, dtype=torch.float64)}, update.contribution, _WHOLE)
         self._steps += update.facts.steps
         self._updates += update.contribution.copies
@@ -124,7 +129,7 @@ class RoundFold:
         aggregate = self.aggregate(round)
         stepped, server = self._io.algorithm.server_step(params, aggregate, state)
         after = self._kept(stepped, params)
-        if residual := self._update.residual(after):
+        if self._recorded and (residual := self._update.residual(after)):
             self._io.merge(residual)
         kept = {
             group: self._kept(tensors, state[group]) if group in state else tensors for group, tensors in server.items()
@@ -160,7 +165,8 @@ class RoundFold:
         """
         clients, combining, steps = float(len(self._clients)), len(self._clients), 1.0
         if self._release is None:
-            self._io.require_updates(self._updates)
+            if self._recorded:
+                self._io.require_updates(self._updates)
             steps = self._steps / clients
         else:
             clients, combining = self._release.expected, 1
@@ -171,10 +177,10 @@ class RoundFold:
         combined, replaced = self._update.result(), self._update.replaced()
         for name in replaced:
             self._unheld.pop(name, None)
-        if (error := self._error.of(combined, replaced)) is not None:
+        if self._recorded and (error := self._error.of(combined, replaced)) is not None:
             self._io.record({"aggregation_error": error})
         finished = self._io.up.finish({TUNABLE: combined}, combining)
-        for client, reason in self._update.notes().items():
+        for client, reason in self._update.notes().items() if self._recorded else ():
             self._io.note("left out", client, reason)
         return Aggregate(
             update=finished[TUNABLE],

@@ -9,7 +9,7 @@ from fedfm import capabilities
 from fedfm.privacy import PRIVACY
 from fedfm.protocols.base import IO, Ask, Protocol, State
 from fedfm.protocols.choosing import asks_for
-from fedfm.protocols.folding import RoundFold
+from fedfm.protocols.scoring import ScoredFold
 
 
 class Star(Protocol):
@@ -18,7 +18,9 @@ class Star(Protocol):
     kind: Literal["star"] = "star"
     """Synchronous rounds between one server and its clients."""
 
-    gives: ClassVar[frozenset[str]] = frozenset({capabilities.CHOSEN_PARTS, capabilities.ROUND_SUM})
+    gives: ClassVar[frozenset[str]] = frozenset(
+        {capabilities.CHOSEN_PARTS, capabilities.ROUND_SUM, capabilities.SUBSETS}
+    )
     needs: ClassVar[Mapping[str, str]] = {capabilities.ONE_BACKBONE: "the server adds up updates of one tunable"}
 
     def step(self, state: State, io: IO) -> State:
@@ -26,7 +28,7 @@ class Star(Protocol):
         number = state.round + 1
         cohort = io.cohort(number)
         ask = Ask(number, state.params, io.algorithm.sends(state.server), learning_rate=io.learning_rate(number))
-        fold = RoundFold(io, state.params, number, release=io.release(number, state.server.get(PRIVACY, {})))
+        fold = ScoredFold(io, state.params, number, release=io.release(number, state.server.get(PRIVACY, {})))
         asks, facts = asks_for(ask, cohort, state.facts, io)
         for update in [io.total(ask, cohort)] if io.sums_only else io.ask(asks, copies=cohort):
             fold.add(update)

@@ -19,6 +19,8 @@ def check_cohort(recipe: RecipeKeys, clients: int) -> int:
         raise RecipeError(reason, where="aggregate.rule")
     if reason := too_few_summed(recipe, clients):
         raise RecipeError(reason, where="secure.min_clients")
+    if reason := too_many_scored(recipe, clients):
+        raise RecipeError(reason, where="contribution.kind")
     return size
 
 
@@ -56,6 +58,20 @@ def unfit_updates(recipe: RecipeKeys, clients: int | None) -> str | None:
     return (
         f"`{rule.rule}` needs {rule.least} updates for a step, which has {most} at most ({limit}): raise that, or "
         "choose another rule"
+    )
+
+
+def too_many_scored(recipe: RecipeKeys, clients: int | None) -> str | None:
+    """Why a round can have more clients than `contribution` can score; None where it cannot.
+
+    Arguments are those of `unfit_updates`.
+    """
+    valuation, found = recipe.contribution, _cohort(recipe, clients)
+    if found is None or valuation.most is None or found[0] <= valuation.most:
+        return None
+    return (
+        f"`{valuation.kind}` scores {valuation.most} clients a round at most, and a round can have {found[0]} "
+        f"({found[1]}): lower that, or choose another kind"
     )
 
 

@@ -9,7 +9,7 @@ from fedfm.capabilities import BARRIER
 from fedfm.data.settings import SITES
 from fedfm.errors import Problem
 from fedfm.recipe.capabilities import incompatible
-from fedfm.recipe.cohorts import too_few_summed, unfit_updates
+from fedfm.recipe.cohorts import too_few_summed, too_many_scored, unfit_updates
 from fedfm.recipe.federation import DEFAULT_CLIENTS
 from fedfm.recipe.keys import RecipeKeys
 from fedfm.recipe.problems import overlap
@@ -205,6 +205,20 @@ def _validation(recipe: RecipeKeys) -> str | None:
     return None
 
 
+def _scored_on(recipe: RecipeKeys) -> str | None:
+    if recipe.contribution.judges and recipe.data.validation is None:
+        return (
+            f"`contribution.kind: {recipe.contribution.kind}` evaluates models on the server's validation set: name a "
+            "file, or a fraction such as 0.1 to hold back from data.train"
+        )
+    return None
+
+
+def _too_many_scored(recipe: RecipeKeys) -> str | None:
+    federation, known = recipe.federation, recipe.data.client is None and recipe.data.train != SITES
+    return too_many_scored(recipe, federation.clients or (DEFAULT_CLIENTS if known else None))
+
+
 def _spares(recipe: RecipeKeys) -> str | None:
     if recipe.runtime.spares and recipe.federation.sampling != "uniform":
         return (
@@ -279,6 +293,8 @@ CHECKS = (
     Check(("public", "proxy"), _public_data),
     Check(("public", "protocol"), _public_examples),
     Check(("data.validation", "protocol"), _validation),
+    Check(("data.validation", "contribution"), _scored_on),
+    Check(("contribution.kind", "federation", "protocol", "data.client", "data.train"), _too_many_scored),
     Check(("updates",), _stage_order),
     Check(("privacy.kind", "federation", "data.client", "data.train"), _promise),
     Check(("tune.kind", "tune.target_modules", "proxy.kind", "proxy.interval"), _plug_in),

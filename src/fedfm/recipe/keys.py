@@ -12,6 +12,7 @@ from fedfm.aggregation.mean import Mean
 from fedfm.algorithms import AnyAlgorithm, FedAvg
 from fedfm.clients.settings import LocalSettings
 from fedfm.clients.work import EVALUATE
+from fedfm.contributions import AnyValuation, NoValuation
 from fedfm.data.partitions import Column, Iid, Partition
 from fedfm.data.settings import DataSettings, PublicSettings
 from fedfm.models.settings import ModelSettings
@@ -67,6 +68,8 @@ class RecipeKeys(Settings):
     """Stages that an update passes on its way to the server, in order."""
     aggregate: Aggregation = Mean()
     """How a round's updates become one."""
+    contribution: AnyValuation = NoValuation()
+    """What each client of a round contributed, scored from the round's updates."""
     secure: Secure = NoSecure()
     """What the server sees of the clients' updates."""
     privacy: AnyPrivacy = NoPrivacy()
@@ -97,6 +100,11 @@ class RecipeKeys(Settings):
         """Kinds of work that clients are asked for."""
         asked = (*self.protocol.works, *self.secure.works)
         return (*asked, *self.select.works, *(() if self.evaluate.at == "server" else (EVALUATE,)))
+
+    @property
+    def judges(self) -> bool:
+        """Whether the server evaluates models of a round on `data.validation`."""
+        return self.protocol.judges or self.contribution.judges
 
     @property
     def folder(self) -> Path:

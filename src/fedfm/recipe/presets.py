@@ -31,6 +31,7 @@ PRESETS = (
     "greedy-soup",
     "learned-soup",
     "clusters",
+    "contributions",
     "selective",
     "secure-aggregation",
     "slow-links",

@@ -181,6 +181,20 @@ class _Clients(TypedDict, total=False):
 
 
 @with_config(_OPEN)
+class _ClientScore(TypedDict):
+    score: Figure
+    rounds: Count
+
+
+@with_config(_OPEN)
+class _Scores(TypedDict):
+    kind: Name
+    evaluations: Count
+    change: Figure
+    by_client: dict[str, _ClientScore]
+
+
+@with_config(_OPEN)
 class _ProtocolFields(TypedDict):
     kind: Name
 
@@ -225,6 +239,7 @@ class _Summary(TypedDict):
     needs_model: NotRequired[bool]
     personal_values: NotRequired[Literal["mean", "initial"]]
     protocol: NotRequired[_Protocol | None]
+    contribution: NotRequired[_Scores | None]
     versions: NotRequired[dict[str, str]]
 
 

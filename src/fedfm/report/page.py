@@ -45,6 +45,7 @@ def render(run: RunFiles) -> str:
         classes=sections.classes(run),
         federation=sections.federation(run),
         spread=sections.spread(run),
+        contribution=sections.contribution(run),
         off=dig(run.recipe, "evaluate.clients") == 0,
         selection=sections.selection(run),
         proxy=sections.proxy(run),

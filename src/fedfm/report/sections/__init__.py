@@ -2,6 +2,7 @@
 
 from fedfm.report.sections.checks import checks
 from fedfm.report.sections.classes import classes
+from fedfm.report.sections.contribution import contribution
 from fedfm.report.sections.costs import costs
 from fedfm.report.sections.faults import faults
 from fedfm.report.sections.federation import federation
@@ -16,6 +17,7 @@ from fedfm.report.sections.wire import wire
 __all__ = [
     "checks",
     "classes",
+    "contribution",
     "costs",
     "faults",
     "federation",

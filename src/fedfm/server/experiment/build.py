@@ -435,7 +435,7 @@ def _evaluator(
     data: FederatedData, backbone: Backbone, tunable: Tunable, device: torch.device, available: int
 ) -> Evaluator:
     evaluate, task = data.recipe.evaluate, data.task
-    decides = evaluate.patience is not None or data.recipe.protocol.judges
+    decides = evaluate.patience is not None or data.recipe.judges
     return Evaluator(
         tunable=tunable,
         family=backbone.family,

@@ -128,7 +128,8 @@ class Intake:
             raise MessageError(reason)
         if activity := update.groups.get(ACTIVITY):
             groups[ACTIVITY] = activity
-        contribution = Contribution(client, update.facts.examples, update.facts.steps, copies, staleness)
+        facts = update.facts
+        contribution = Contribution(client, facts.examples, facts.steps, copies, staleness, facts.loss)
         slices = contract.held(client, message.ask.round, message.ask.groups.get(CHOICE))
         return ClientUpdate(client, groups, update.facts, contribution, slices)
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from fedfm.aggregation import Rule
 from fedfm.algorithms import Algorithm
 from fedfm.clients.distilling import Learner
+from fedfm.contributions import Valuation
 from fedfm.data.examples import Examples
 from fedfm.params import Params
 from fedfm.server.experiment.build import Experiment
@@ -75,6 +76,11 @@ class RunFacts:
     def selection(self) -> Selection:
         """The recipe's `select`."""
         return self._recipe.select
+
+    @property
+    def contribution(self) -> Valuation:
+        """The recipe's `contribution`."""
+        return self._recipe.contribution
 
     @property
     def layers(self) -> TunableLayers:

@@ -17,6 +17,7 @@ from fedfm.progress import Heard, heard_by
 from fedfm.proxies.base import ModelVersion
 from fedfm.recipe import Recipe, dump, load_recipe
 from fedfm.records import contributions, jsonl, plug_in, shapes
+from fedfm.records.client_scores import score_totals
 from fedfm.records.costs import cost_totals
 from fedfm.records.environment import environment
 from fedfm.records.folder import RunFolder
@@ -232,6 +233,7 @@ def _finish(
         proxy_figures(experiment, state),
         cost_totals(folder.costs),
         driver.guard.figures(),
+        score_totals(folder.metrics),
     )
     tuned = Tuned(experiment.client_model, experiment.backbone, state.proxy or ModelVersion())
     target = write_outcome(folder, tuned, experiment.recipe, summary, merge=False)
@@ -266,7 +268,8 @@ def _write_unfinished(experiment: Experiment, folder: RunFolder, status: RunStat
         return 0
     _write_proxy(experiment, folder, saved.state)
     privacy, costs = PrivacyGuard(experiment, folder).figures(), cost_totals(folder.costs)
-    summary = summarize(experiment, saved.state, status, {}, None, None, costs, privacy)
+    scores = score_totals(folder.metrics)
+    summary = summarize(experiment, saved.state, status, {}, None, None, costs, privacy, scores)
     folder.write_json(folder.summary, summary)
     return saved.state.round
 

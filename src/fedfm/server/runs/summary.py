@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from fedfm.params import count
+from fedfm.records.client_scores import ScoreTotals
 from fedfm.records.costs import CostTotals
 from fedfm.records.environment import environment
 from fedfm.records.ledger import LAYER
@@ -25,6 +26,7 @@ def summarize(
     proxy: dict[str, Any] | None,
     costs: CostTotals,
     privacy: dict[str, Any] | None,
+    scores: ScoreTotals,
 ) -> dict[str, Any]:
     """The content of ``summary.json``.
 
@@ -37,8 +39,9 @@ def summarize(
         proxy: figures of the proxy; None without a proxy, or where it was not measured.
         costs: of the run.
         privacy: what was promised and spent; None where nothing is promised.
+        scores: of the clients' contributions.
     """
-    split = experiment.judged_split
+    split, contribution = experiment.judged_split, experiment.recipe.contribution
     delivered = state.delivered(split)
     refined = state.refined.scores.get(split) if state.refined else None
     return {
@@ -57,6 +60,7 @@ def summarize(
         "baselines": baselines,
         "clients_spread": spread,
         "proxy": proxy,
+        "contribution": scores.summary(contribution.kind) if contribution.scores_clients else None,
         "protocol": _protocol(experiment, state),
         "mean_of_clients": experiment.recipe.protocol.own_tunable is not None,
         "mean_of_experts": experiment.recipe.protocol.has_experts,
