@@ -15,7 +15,7 @@ import numpy as np
 
 from fedfm.secure.attempt import Attempt
 from fedfm.secure.grid import FACTS, dither, encode_facts
-from fedfm.secure.masking_client import Memory, Unmasking, advertise, mask, share, unmask
+from fedfm.secure.masking_client import MaskingState, Unmasking, advertise, mask, share, unmask
 from fedfm.secure.masks import Masked
 from fedfm.secure.summing_server import SummingServer
 from fedfm.secure.terms import Terms
@@ -39,7 +39,7 @@ def attempt(clients: int, values: int, gone: int) -> bool:
     memories, keys = {}, {}
     with booked("clients"):
         for client in everyone:
-            memories[client], keys[client] = advertise(Memory.new(client), Attempt.decode(told, terms), values)
+            memories[client], keys[client] = advertise(MaskingState.new(client), Attempt.decode(told, terms), values)
     with booked("server"):
         roster = server.enroll(keys).encode()
     for client in everyone:

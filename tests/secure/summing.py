@@ -9,7 +9,7 @@ import numpy as np
 
 from fedfm.secure.attempt import Attempt
 from fedfm.secure.grid import FACTS, encode_facts
-from fedfm.secure.masking_client import Memory, Unmasking, advertise, mask, share, unmask
+from fedfm.secure.masking_client import MaskingState, Unmasking, advertise, mask, share, unmask
 from fedfm.secure.masks import Masked
 from fedfm.secure.summing_server import SummingServer
 from fedfm.secure.terms import Terms
@@ -28,17 +28,19 @@ class Played:
     """One attempt, step by step; clients in ``gone`` do not answer a step."""
 
     server: SummingServer
-    memories: dict[str, Memory]
+    memories: dict[str, MaskingState]
     masked: dict[str, Masked] = field(default_factory=dict)
     proofs: dict[str, bytes] = field(default_factory=dict)
     shares: dict[str, list[bytes]] = field(default_factory=dict)
     roster: bytes = b""
 
     @classmethod
-    def begin(cls, clients: int, values: int, terms: Terms, memories: Mapping[str, Memory] | None = None) -> Played:
+    def begin(
+        cls, clients: int, values: int, terms: Terms, memories: Mapping[str, MaskingState] | None = None
+    ) -> Played:
         everyone = names(clients)
         server = SummingServer(terms, 1, everyone, values)
-        return cls(server, {client: (memories or {}).get(client) or Memory.new(client) for client in everyone})
+        return cls(server, {client: (memories or {}).get(client) or MaskingState.new(client) for client in everyone})
 
     @property
     def nonce(self) -> bytes:

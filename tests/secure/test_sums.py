@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from fedfm.secure.attempt import Advertised, Attempt, Roster, neighbor_graph
-from fedfm.secure.masking_client import Memory, Unmasking, advertise, mask, share, unmask
+from fedfm.secure.masking_client import MaskingState, Unmasking, advertise, mask, share, unmask
 from fedfm.secure.primitives import SecureAggregationError, identity_key, new_secret, sign
 from fedfm.secure.summing_server import SummingServer
 from fedfm.secure.terms import Terms
@@ -203,7 +203,7 @@ def test_a_client_keeps_to_the_identities_that_it_has_seen():
     first.advertise()
     first.share()
     impostor = names(5)[4]
-    second = Played.begin(5, VALUES, Terms(), {**first.memories, impostor: Memory.new(impostor)})
+    second = Played.begin(5, VALUES, Terms(), {**first.memories, impostor: MaskingState.new(impostor)})
     second.advertise()
     with pytest.raises(SecureAggregationError, match="client client-004 has another identity than when it was first"):
         share(second.memories[names(5)[0]], second.nonce, second.roster)
@@ -263,7 +263,7 @@ def test_a_masked_vector_looks_uniform():
 
 def test_masks_differ_between_attempts_with_the_same_vector():
     seen = []
-    memories: dict[str, Memory] = {}
+    memories: dict[str, MaskingState] = {}
     for _ in range(2):
         played = Played.begin(5, VALUES, Terms(), memories)
         played.advertise()
@@ -283,10 +283,10 @@ def test_a_client_remembers_across_restarts():
     played.share()
     played.mask(vectors(5))
     for client, memory in played.memories.items():
-        assert Memory.decode(client, memory.encode(), terms) == memory
+        assert MaskingState.decode(client, memory.encode(), terms) == memory
     played.unmask()
     for client, memory in played.memories.items():
-        again = Memory.decode(client, memory.encode(), terms)
+        again = MaskingState.decode(client, memory.encode(), terms)
         assert again == memory
         assert again.step == "idle"
 
@@ -310,7 +310,7 @@ def test_the_announcement_binds_the_server_and_the_recipe():
     attempt = SummingServer(Terms(), 1, names(5), VALUES).attempt
     other = Attempt.decode(attempt.encode(), Terms(threshold=0.75))
     assert other.context != attempt.context
-    memory, keys = advertise(Memory.new(names(5)[0]), other, VALUES)
+    memory, keys = advertise(MaskingState.new(names(5)[0]), other, VALUES)
     assert identity_key(memory.identity) == Advertised.decode(names(5)[0], keys).identity
     with pytest.raises(SecureAggregationError, match="is not that of client client-000"):
         Advertised.decode(names(5)[0], keys).check(attempt)
@@ -327,4 +327,4 @@ def test_the_announcement_binds_the_server_and_the_recipe():
 def test_a_client_takes_no_part_in_a_bad_attempt(clients: list[str], values: int, reason: str):
     attempt = SummingServer(Terms(), 1, clients, values).attempt
     with pytest.raises(SecureAggregationError, match=reason):
-        advertise(Memory(names(5)[0], new_secret()), attempt, VALUES)
+        advertise(MaskingState(names(5)[0], new_secret()), attempt, VALUES)

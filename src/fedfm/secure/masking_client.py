@@ -6,7 +6,7 @@
     unmask      for each neighbour one share: of its own mask where it is in the sum, of its masking key where it
                 dropped out, never of both; then it forgets its keys
 
-What a client must remember between answers is one value, `Memory`; a step returns the next one and changes nothing.
+What a client must remember between answers is one value, `MaskingState`; a step returns the next one and changes nothing.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ PROOF_BYTES = 2 * KEY_BYTES + SIGNATURE_BYTES
 
 
 @dataclass(frozen=True)
-class Memory:
+class MaskingState:
     """What a client remembers.
 
     Attributes:
@@ -74,7 +74,7 @@ class Memory:
     sharers: tuple[str, ...] = ()
 
     @classmethod
-    def new(cls, client: str) -> Memory:
+    def new(cls, client: str) -> MaskingState:
         """That of a client which has taken part in no attempt."""
         return cls(client, new_secret())
 
@@ -93,7 +93,7 @@ class Memory:
         ).encode()
 
     @classmethod
-    def decode(cls, client: str, content: bytes, terms: Terms) -> Memory:
+    def decode(cls, client: str, content: bytes, terms: Terms) -> MaskingState:
         """The inverse of `encode`."""
         kept = json.loads(content)
         attempt = kept["attempt"] and Attempt.decode(kept["attempt"].encode(), terms)
@@ -123,7 +123,7 @@ class Memory:
         return attempt, self.roster
 
 
-def advertise(memory: Memory, attempt: Attempt, values: int) -> tuple[Memory, bytes]:
+def advertise(memory: MaskingState, attempt: Attempt, values: int) -> tuple[MaskingState, bytes]:
     """Fresh keys, `fedfm.secure.attempt.ADVERTISED_BYTES`.
 
     Args:
@@ -149,11 +149,13 @@ def advertise(memory: Memory, attempt: Attempt, values: int) -> tuple[Memory, by
     sealing, masking = new_secret(), new_secret()
     keys = Advertised(memory.client, agreement_key(sealing), agreement_key(masking), identity_key(memory.identity), b"")
     signed = replace(keys, signature=sign(memory.identity, keys.signed(attempt)))
-    after = Memory(memory.client, memory.identity, memory.known, ADVERTISED, attempt, sealing, masking, new_secret())
+    after = MaskingState(
+        memory.client, memory.identity, memory.known, ADVERTISED, attempt, sealing, masking, new_secret()
+    )
     return after, signed.encode()
 
 
-def share(memory: Memory, nonce: bytes, content: bytes) -> tuple[Memory, list[bytes]]:
+def share(memory: MaskingState, nonce: bytes, content: bytes) -> tuple[MaskingState, list[bytes]]:
     """Sealed shares for each neighbour in turn, `SHARES_BYTES` each.
 
     Args:
@@ -186,7 +188,9 @@ def share(memory: Memory, nonce: bytes, content: bytes) -> tuple[Memory, list[by
     return replace(memory, step=SHARED, roster=roster, known={**memory.known, **seen}), sealed
 
 
-def mask(memory: Memory, nonce: bytes, sharers: Sequence[str], vector: Masked) -> tuple[Memory, Masked, bytes]:
+def mask(
+    memory: MaskingState, nonce: bytes, sharers: Sequence[str], vector: Masked
+) -> tuple[MaskingState, Masked, bytes]:
     """The masked vector, and what the client says of it, `PROOF_BYTES`.
 
     Args:
@@ -259,7 +263,7 @@ class Unmasking:
         raise SecureAggregationError("the request to unmask cannot be read")
 
 
-def unmask(memory: Memory, nonce: bytes, request: Unmasking) -> tuple[Memory, list[bytes]]:
+def unmask(memory: MaskingState, nonce: bytes, request: Unmasking) -> tuple[MaskingState, list[bytes]]:
     """One share for each neighbour in turn, `KEY_BYTES` each, zeros for those that did not share.
 
     Raises:
@@ -291,7 +295,7 @@ def unmask(memory: Memory, nonce: bytes, request: Unmasking) -> tuple[Memory, li
         key = sealing_key(memory.sealing, roster, other, memory.client)
         pair = unseal(key, request.sealed.get(other, b""))
         found.append(pair[KEY_BYTES:] if other in alive else pair[:KEY_BYTES])
-    return Memory(memory.client, memory.identity, memory.known, IDLE, attempt), found
+    return MaskingState(memory.client, memory.identity, memory.known, IDLE, attempt), found
 
 
 def sealing_key(secret: bytes, roster: Roster, sender: str, receiver: str) -> bytes:

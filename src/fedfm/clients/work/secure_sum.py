@@ -24,18 +24,20 @@ from fedfm.views import CHOICE
 
 if TYPE_CHECKING:
     from fedfm.clients.worker import Worker
-    from fedfm.secure.masking_client import Memory
+    from fedfm.secure.masking_client import MaskingState
 
 ADVERTISE, SHARE, MASK, UNMASK = "advertise-keys", "share-secrets", "train-masked", "unmask"
 
 MEMORY = "secure/memory"
 """Group of a client's state."""
 
-Step = Callable[["Worker", ClientTask, Masking, "Memory"], tuple["Memory", dict[str, Tensor]]]
+Step = Callable[["Worker", ClientTask, Masking, "MaskingState"], tuple["MaskingState", dict[str, Tensor]]]
 """One client's step: its memory → its next memory, and the tensors that it sends."""
 
 
-def _advertise(worker: Worker, task: ClientTask, masking: Masking, memory: Memory) -> tuple[Memory, dict[str, Tensor]]:
+def _advertise(
+    worker: Worker, task: ClientTask, masking: Masking, memory: MaskingState
+) -> tuple[MaskingState, dict[str, Tensor]]:
     """Fresh public keys."""
     from fedfm.secure.attempt import Attempt
     from fedfm.secure.masking_client import advertise
@@ -48,7 +50,9 @@ def _advertise(worker: Worker, task: ClientTask, masking: Masking, memory: Memor
     return after, {"keys": tensor_of(keys)}
 
 
-def _share(worker: Worker, task: ClientTask, masking: Masking, memory: Memory) -> tuple[Memory, dict[str, Tensor]]:
+def _share(
+    worker: Worker, task: ClientTask, masking: Masking, memory: MaskingState
+) -> tuple[MaskingState, dict[str, Tensor]]:
     """Sealed shares of the client's secrets, a row for each neighbour."""
     from fedfm.secure.masking_client import share
 
@@ -56,7 +60,9 @@ def _share(worker: Worker, task: ClientTask, masking: Masking, memory: Memory) -
     return after, {"shares": torch.stack([tensor_of(row) for row in sealed])}
 
 
-def _unmask(worker: Worker, task: ClientTask, masking: Masking, memory: Memory) -> tuple[Memory, dict[str, Tensor]]:
+def _unmask(
+    worker: Worker, task: ClientTask, masking: Masking, memory: MaskingState
+) -> tuple[MaskingState, dict[str, Tensor]]:
     """One share for each neighbour, a row each."""
     from fedfm.secure.masking_client import Unmasking, unmask
 
@@ -152,7 +158,7 @@ def _each(worker: Worker, tasks: Sequence[ClientTask], step: Step) -> Iterator[A
             yield Answer(task.client, failed(task.client, error))
 
 
-def _answer(worker: Worker, task: ClientTask, memory: Memory, sent: Mapping[str, Tensor]) -> Answer:
+def _answer(worker: Worker, task: ClientTask, memory: MaskingState, sent: Mapping[str, Tensor]) -> Answer:
     facts, instruction = Done(client=task.client, examples=0, proxy_version=worker.version), task.instruction
     update = Payload(instruction.round, instruction.base, facts, {SECURE: sent}, instruction.work)
     return Answer(task.client, update, {MEMORY: message(memory.encode())})
@@ -164,12 +170,16 @@ def _masking(worker: Worker) -> Masking:
     return worker.contract.masking
 
 
-def _memory(task: ClientTask, masking: Masking) -> Memory:
+def _memory(task: ClientTask, masking: Masking) -> MaskingState:
     """What the client remembers; a new identity before its first attempt."""
-    from fedfm.secure.masking_client import Memory
+    from fedfm.secure.masking_client import MaskingState
 
     kept = task.own.get(MEMORY)
-    return Memory.decode(task.client, bytes_of(kept["message"]), masking.terms) if kept else Memory.new(task.client)
+    return (
+        MaskingState.decode(task.client, bytes_of(kept["message"]), masking.terms)
+        if kept
+        else MaskingState.new(task.client)
+    )
 
 
 def _told(task: ClientTask, name: str) -> bytes:
