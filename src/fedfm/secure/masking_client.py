@@ -6,7 +6,8 @@
     unmask      for each neighbour one share: of its own mask where it is in the sum, of its masking key where it
                 dropped out, never of both; then it forgets its keys
 
-What a client must remember between answers is one value, `MaskingState`; a step returns the next one and changes nothing.
+What a client must remember between answers is one value, `MaskingState`; a step returns the next one and changes
+nothing.
 """
 
 from __future__ import annotations
