@@ -6,7 +6,8 @@ MiniLM, 100 clients of which 10 train in a round, 4,000 training examples, one l
 their fixed parts are those of `fedpft_data.py`.
 
 1. Screening: trec6 with unequal labels (Dirichlet 1 around the set's classes), every method of `methods_list.py` at
-   three learning rates, one seed, on validation data. Each method keeps its best rate.
+   three learning rates, one seed, on validation data; while the best is the smallest or the largest tried, the next one
+   on that side follows, up to two more. Each method keeps its best rate.
 2. The methods on the front of accuracy and bytes, FedIT, and the best of each group get trec6, sst2 and newsgroups20,
    IID and Dirichlet 1, three seeds, on the test set. Only these runs read it.
 
@@ -25,6 +26,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Literal
 
@@ -55,6 +57,10 @@ STARTS = {
 }
 RANDOM = RESULTS / "minilm-random"
 SHARE_OF_REFERENCE = 0.95
+LADDER = (3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
+"""All learning rates that a method may be tried at."""
+MORE_RATES = 2
+"""Runs beyond a variant's own rates, at most."""
 PAUSE_S = 15.0
 
 Part = Literal["validation", "test"]
@@ -151,12 +157,26 @@ def bytes_to(result: Mapping[str, Any], accuracy: float) -> float | None:
     return next((sent for _, found, sent in result["curve"] if found >= accuracy), None)
 
 
-def screening(source: str) -> dict[str, list[Job]]:
-    """The first stage's runs by method: one for each rate."""
-    return {
-        name: [Job(name, variant, *SCREENED, rate, SCREENING_SEED, "validation", source) for rate in variant.rates]
-        for name, variant in VARIANTS.items()
-    }
+def screening(results: Results, source: str) -> dict[str, list[Job]]:
+    """The first stage's runs by method: one for each rate, as far as these can be named by now."""
+    return {name: _tried(name, variant, results, source) for name, variant in VARIANTS.items()}
+
+
+def _tried(name: str, variant: Variant, results: Results, source: str) -> list[Job]:
+    """A method's runs in the order of their rates: the variant's, and those beyond the best while it is at an edge."""
+    rates = list(variant.rates)
+    while True:
+        jobs = [Job(name, variant, *SCREENED, rate, SCREENING_SEED, "validation", source) for rate in rates]
+        found = best(jobs, results)
+        if found is None or len(rates) == len(variant.rates) + MORE_RATES:
+            return jobs
+        first, last = LADDER.index(rates[0]), LADDER.index(rates[-1])
+        if found.rate == rates[-1] and last + 1 < len(LADDER):
+            rates.append(LADDER[last + 1])
+        elif found.rate == rates[0] and first > 0:
+            rates.insert(0, LADDER[first - 1])
+        else:
+            return jobs
 
 
 def best(jobs: Sequence[Job], results: Results) -> Job | None:
@@ -182,7 +202,7 @@ def front(found: Mapping[str, tuple[float, float]]) -> list[str]:
 
 def going_on(results: Results, source: str) -> dict[str, Job]:
     """Methods of the second stage, with the screening's run that has their rate; empty until the screening is done."""
-    chosen = {name: best(jobs, results) for name, jobs in screening(source).items()}
+    chosen = {name: best(jobs, results) for name, jobs in screening(results, source).items()}
     if None in chosen.values():
         return {}
     jobs = {name: job for name, job in chosen.items() if job is not None and not VARIANTS[name].personal}
@@ -212,17 +232,21 @@ def starts(source: str) -> Iterator[Job]:
 
 def plan(results: Results, source: str) -> list[Job]:
     """All runs that can be named by now, in the order in which they are wanted."""
-    by_rate = zip(*screening(source).values(), strict=True)
-    return [*(job for jobs in by_rate for job in jobs), *second_stage(results, source), *starts(source)]
+    by_rate = zip_longest(*screening(results, source).values())
+    return [
+        *(job for jobs in by_rate for job in jobs if job is not None),
+        *second_stage(results, source),
+        *starts(source),
+    ]
 
 
 def table_of_screening(results: Results, source: str) -> Iterator[str]:
     """A line for each method: its best rate, and what that cost."""
-    reference = best(screening(source)[REFERENCE], results)
+    reference = best(screening(results, source)[REFERENCE], results)
     goal = SHARE_OF_REFERENCE * results[reference.key]["accuracy"] if reference else None
     goes_on = going_on(results, source)
     rows = [["", "group", "rate", "accuracy %", "MB to 95 %", *_COSTS, "stage"]]
-    for name, jobs in screening(source).items():
+    for name, jobs in screening(results, source).items():
         there = [job for job in jobs if job.key in results]
         if not there:
             rows.append([VARIANTS[name].title, VARIANTS[name].group, *[MISSING] * (3 + len(_COSTS)), ""])
@@ -289,7 +313,7 @@ def plot(results: Results, source: str, path: Path) -> None:
     from matplotlib.figure import Figure
 
     found = {}
-    for name, jobs in screening(source).items():
+    for name, jobs in screening(results, source).items():
         if (job := best(jobs, results)) is not None:
             found[name] = (results[job.key]["accuracy"], _sent(results[job.key]))
     figure = Figure(figsize=(9, 6), layout="constrained")
@@ -364,7 +388,7 @@ def main() -> None:
         if not any(_make(job, data) for job in jobs):
             time.sleep(PAUSE_S)
     results = kept(NAME)
-    print("Screening: trec6, Dirichlet 1, validation data, one seed, the best of three rates")
+    print("Screening: trec6, Dirichlet 1, validation data, one seed, the best rate of three to five")
     print("\n".join(table_of_screening(results, source)))
     print("\n".join(tables_of_second_stage(results, source)))
     print("\n".join(("", *table_of_starts(results, source))))

@@ -51,6 +51,13 @@ def _server(title: str, *changes: str, rates: Rates = LORA) -> Variant:
     return Variant(title, "optimiser", changes, rates)
 
 
+_FOUR_BITS = "updates=[{kind: quantize, bits: 4}, {kind: quantize, bits: 4, direction: down}]"
+
+
+def _few_bytes(title: str, *changes: str, rates: Rates = FEW_VALUES) -> Variant:
+    return Variant(f"{title}, 4 bits up and down", "combination", (*changes, _FOUR_BITS), rates)
+
+
 REFERENCE = "fedit"
 """Accuracy, bytes and memory of the others are compared with those of this method."""
 
@@ -100,5 +107,11 @@ VARIANTS: Mapping[str, Variant] = {
     "fedadagrad": _server("FedAdagrad", "algorithm.name=fedadagrad"),
     "fedexp": _server("FedExP", "algorithm.name=fedexp"),
     "fedprox": _server("FedProx", "algorithm.name=fedprox"),
+    "few: rolora": _few_bytes("RoLoRA r 1", "aggregate.rule=rolora", "tune.r=1", "tune.lora_alpha=2", rates=LORA),
+    "few: waveft": _few_bytes("WaveFT of 100 values", "tune={kind: waveft, n_frequency: 100}", rates=LORA),
+    "few: fed-sb": _few_bytes("Fed-SB", "tune={kind: lora-sb}"),
+    "few: tinylora": _few_bytes("TinyLoRA", "tune={kind: tinylora}"),
+    "few: ia3": _few_bytes("IA3", "tune={kind: ia3}"),
+    "few: bitfit": _few_bytes("BitFit", "tune={kind: bitfit}"),
 }
 """By name, in the order of the screening."""
