@@ -120,9 +120,10 @@ class Exchange(RunFacts):
     ) -> Iterator[ClientUpdate]:
         """Asks clients and yields their sound answers, as `fedfm.protocols.IO.ask`; attackers answer as they like."""
         answers = self._answers(asks, copies or {}, staleness or {}, quorum=quorum)
-        attack, attackers = self._recipe.federation.attackers, self._experiment.attackers
+        attack = self._recipe.federation.attackers
         if attack is None or not all(WORKS[ask.work].sends_update for ask in asks.values()):
             return answers
+        attackers = self._experiment.attackers
         self.record({"attackers": len(attackers & asks.keys())})
         return attacked(answers, attack, attackers, self.spec, seed=self.seed, number=self.number)
 
