@@ -111,6 +111,11 @@ def test_stages_may_leave_tensors_out(tmp_path: Path) -> None:
     assert "stages of `updates` may have left them out" in finding.text
 
 
+@pytest.mark.parametrize("rule", ["ffa", "rolora"])
+def test_factors_that_a_rule_fixes_or_alternates_are_no_warning(tmp_path: Path, rule: str) -> None:
+    assert checks(fedfm.run(recipe(tmp_path, aggregate={"rule": rule})).path)["moved"]["sound"]
+
+
 def test_personal_tensors_of_sites_are_not_expected_to_move(tmp_path: Path) -> None:
     experiment = build_experiment(load_recipe(recipe(tmp_path, tune={"kind": "lora", "share": "not head"})))
     now = {name: tensor + ("classifier" not in name) for name, tensor in experiment.start.items()}

@@ -21,8 +21,8 @@ class Moved(Tripwire):
     """Compares the tunable with its start, after round 1 and, unless all has moved then, after round 2.
 
     A run in which no tensor moved ends. One in which tensors of some kind stay as they began in all layers, such as all
-    `lora_B`, goes on with a warning: some methods freeze one factor on purpose. With stages of
-    ``updates`` it is no warning, since stages may send only the largest values.
+    `lora_B`, goes on with a warning. Tensors that the recipe's rule fixes are left out. With stages of ``updates`` it
+    is no warning, since stages may send only the largest values.
     """
 
     name = "moved"
@@ -41,11 +41,11 @@ class Moved(Tripwire):
 
     def _compare(self, now: Params) -> tuple[int, dict[str, int]]:
         """How many tensors moved; and kind of tensors that did not move in any layer → their number."""
-        start, simulated = self.experiment.contract.start, self.experiment.data.training is not None
-        kinds: dict[str, list[bool]] = {}
+        contract, kinds = self.experiment.contract, dict[str, list[bool]]()
+        unseen = frozenset() if self.experiment.data.training is not None else contract.personal  # sites never send them
         for name, tensor in now.items():
-            if simulated or name not in self.experiment.contract.personal:  # a site never sends personal tensors
-                kinds.setdefault(LAYER.sub("*", name), []).append(not tensor.equal(start[name]))
+            if name not in unseen and name not in contract.fixed:
+                kinds.setdefault(LAYER.sub("*", name), []).append(not tensor.equal(contract.start[name]))
         moved = sum(map(sum, kinds.values()))
         return moved, {kind: len(found) for kind, found in kinds.items() if not any(found)}
 
