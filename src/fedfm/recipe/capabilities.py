@@ -297,11 +297,6 @@ PLAIN_KEYS = (
         },
     ),
     PlainKey(
-        "proxy.kind",
-        lambda recipe: recipe.proxy.counts_at_clients,
-        needs={INDIVIDUAL_FIGURES: "each client sends counts of how much its neurons are used"},
-    ),
-    PlainKey(
         "tune.share",
         lambda recipe: recipe.tune.share is not None,
         needs={TUNABLE_UPDATES: "only a part of the tunable travels"},

@@ -196,27 +196,19 @@ def _public_examples(recipe: RecipeKeys) -> str | None:
     return None
 
 
-def _validation(recipe: RecipeKeys) -> str | None:
-    if recipe.protocol.judges and recipe.data.validation is None:
-        return (
-            f"`protocol.kind: {recipe.protocol.kind}` decides by the server's validation set: name a file, or a "
-            "fraction such as 0.1 to hold back from data.train"
-        )
+def _judged_on(recipe: RecipeKeys) -> str | None:
+    """Why there is nothing on which the server could evaluate models in a round."""
+    for key, method in (("protocol", recipe.protocol), ("contribution", recipe.contribution)):
+        if method.judges and recipe.data.validation is None:
+            return (
+                f"`{key}.kind: {method.kind}` evaluates models on the server's validation set: name a file, or a "
+                "fraction such as 0.1 to hold back from data.train"
+            )
     return None
 
 
-def _scored_on(recipe: RecipeKeys) -> str | None:
-    if recipe.contribution.judges and recipe.data.validation is None:
-        return (
-            f"`contribution.kind: {recipe.contribution.kind}` evaluates models on the server's validation set: name a "
-            "file, or a fraction such as 0.1 to hold back from data.train"
-        )
-    return None
-
-
-def _too_many_scored(recipe: RecipeKeys) -> str | None:
-    federation, known = recipe.federation, recipe.data.client is None and recipe.data.train != SITES
-    return too_many_scored(recipe, federation.clients or (DEFAULT_CLIENTS if known else None))
+def _few_enough_scored(recipe: RecipeKeys) -> str | None:
+    return too_many_scored(recipe, _clients(recipe))
 
 
 def _spares(recipe: RecipeKeys) -> str | None:
@@ -256,8 +248,7 @@ def _stage_order(recipe: RecipeKeys) -> str | None:
 
 
 def _promise(recipe: RecipeKeys) -> str | None:
-    federation = recipe.federation
-    clients = federation.clients or (None if recipe.data.client or recipe.data.train == SITES else DEFAULT_CLIENTS)
+    federation, clients = recipe.federation, _clients(recipe)
     if clients is None:  # known once the data are read
         return None
     sampled = federation.sampling == "poisson"
@@ -292,9 +283,8 @@ CHECKS = (
     Check(("runtime.threads", "runtime.processes"), _threads),
     Check(("public", "proxy"), _public_data),
     Check(("public", "protocol"), _public_examples),
-    Check(("data.validation", "protocol"), _validation),
-    Check(("data.validation", "contribution"), _scored_on),
-    Check(("contribution.kind", "federation", "protocol", "data.client", "data.train"), _too_many_scored),
+    Check(("data.validation", "protocol", "contribution"), _judged_on),
+    Check(("contribution.kind", "federation", "protocol", "data.client", "data.train"), _few_enough_scored),
     Check(("updates",), _stage_order),
     Check(("privacy.kind", "federation", "data.client", "data.train"), _promise),
     Check(("tune.kind", "tune.target_modules", "proxy.kind", "proxy.interval"), _plug_in),

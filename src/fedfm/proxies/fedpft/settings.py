@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Final, Literal, Self, cas
 
 from pydantic import Field, model_validator
 
-from fedfm.capabilities import BACKBONE_WEIGHTS, CLIENT_FIGURES
+from fedfm.capabilities import BACKBONE_WEIGHTS, CLIENT_FIGURES, INDIVIDUAL_FIGURES
 from fedfm.data.settings import PublicSettings
 from fedfm.proxies.settings import Bits, DistillSettings, PlugInSettings, ProxySettings, Share
 from fedfm.settings import Capabilities, Settings
@@ -135,8 +135,11 @@ class FedPFT(ProxySettings):
         said = super().capabilities()
         if not self.counts_at_clients:
             return said
-        reason = "clients count their neurons' use, which decides the proxy; use proxy.align.data=public"
-        return Capabilities({**said.needs, CLIENT_FIGURES: reason}, said.gives, said.takes)
+        needs = {
+            CLIENT_FIGURES: "clients count their neurons' use, which decides the proxy; use proxy.align.data=public",
+            INDIVIDUAL_FIGURES: "each client sends counts of how much its neurons are used",
+        }
+        return Capabilities({**said.needs, **needs}, said.gives, said.takes)
 
     @property
     def counts_at_clients(self) -> bool:

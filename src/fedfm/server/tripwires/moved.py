@@ -42,9 +42,11 @@ class Moved(Tripwire):
     def _compare(self, now: Params) -> tuple[int, dict[str, int]]:
         """How many tensors moved; and kind of tensors that did not move in any layer → their number."""
         contract, kinds = self.experiment.contract, dict[str, list[bool]]()
-        unseen = frozenset() if self.experiment.data.training is not None else contract.personal  # sites never send them
+        left_out = {*contract.fixed}
+        if self.experiment.data.training is None:  # a site never sends personal tensors
+            left_out |= {*contract.personal}
         for name, tensor in now.items():
-            if name not in unseen and name not in contract.fixed:
+            if name not in left_out:
                 kinds.setdefault(LAYER.sub("*", name), []).append(not tensor.equal(contract.start[name]))
         moved = sum(map(sum, kinds.values()))
         return moved, {kind: len(found) for kind, found in kinds.items() if not any(found)}
