@@ -102,7 +102,7 @@ class RoundFold:
             return
         self._fold(update.groups, update.contribution, update.slices)
         if self._recorded and not update.summed:  # the error is in the products of each client's factors
-            self._error.add(update.groups[TUNABLE], update.contribution, update.slices, self._rule.weight)
+            self._error.add(update.groups[TUNABLE], update.contribution, update.slices, self._weight)
         for figure, value in self._io.algorithm.measure(update.groups[TUNABLE], update.contribution).items():
             if figure not in self._figures:
                 zero = {_VALUE: torch.zeros((), dtype=torch.float64)}
@@ -110,6 +110,11 @@ class RoundFold:
             self._figures[figure].add({_VALUE: torch.tensor(value, dtype=torch.float64)}, update.contribution, _WHOLE)
         self._steps += update.facts.steps
         self._updates += update.contribution.copies
+
+    def _weight(self, contribution: Contribution) -> float:
+        """The weight of an update in the mean of products with which the result is compared."""
+        weight = self._update.weigh(contribution)
+        return self._rule.weight(contribution) if weight is None else weight
 
     def _fold(self, groups: Mapping[str, Mapping[str, Tensor]], contribution: Contribution, slices: Slices) -> None:
         """Folds in the tensors of an update."""
@@ -179,6 +184,8 @@ class RoundFold:
             self._unheld.pop(name, None)
         if self._recorded and (error := self._error.of(combined, replaced)) is not None:
             self._io.record({"aggregation_error": error})
+        if self._recorded and (figures := self._update.figures()):
+            self._io.record(figures)
         finished = self._io.up.finish({TUNABLE: combined}, combining)
         for client, reason in self._update.notes().items() if self._recorded else ():
             self._io.note("left out", client, reason)
