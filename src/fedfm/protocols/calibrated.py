@@ -27,8 +27,9 @@ from fedfm import capabilities
 from fedfm.algorithms import Algorithm
 from fedfm.errors import RecipeError
 from fedfm.params import Params
-from fedfm.protocols.base import IO, Ask, ClientUpdate, Protocol, State
+from fedfm.protocols.base import Protocol, State
 from fedfm.protocols.folding import RoundFold
+from fedfm.protocols.io import IO, Ask, ClientUpdate
 from fedfm.wire import TUNABLE
 
 SPLIT = "update"
@@ -92,8 +93,8 @@ class Calibrated(Protocol):
             scaled = as_long(update.groups[TUNABLE], norms[update.client])
             fold.add(replace(update, groups={**update.groups, TUNABLE: scaled}))
         params, server = state.params, state.server
-        if not fold.is_empty:
-            params, server = fold.server_step(number, params, server)
+        if fold:
+            params, server = fold.server_step(params, server)
         return State(number, params, server, {"left": later})
 
 
