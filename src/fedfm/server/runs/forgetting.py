@@ -57,7 +57,9 @@ def forget(
 
     Raises:
         RecipeError: the client cannot be forgotten, with the reason; or the new folder exists.
-        Errors of `fedfm.resume` while the rounds are played; the new run can then be resumed.
+        StorageError: a file of the run is missing or damaged, or the disk is full.
+        TooFewClientsError: a round had fewer sound updates than the quorum; the new run can be resumed.
+        InterruptedRunError: Ctrl-C was pressed; the new run can be resumed.
     """
     refuse_unforgettable(folder, client, out, how, overrides)
     opened = RunFolder.open(folder)
