@@ -32,6 +32,7 @@ PRESETS = (
     "learned-soup",
     "clusters",
     "contributions",
+    "afl",
     "selective",
     "secure-aggregation",
     "slow-links",
