@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from fedfm.server.runs.artifacts import export
     from fedfm.server.runs.finished import Run
     from fedfm.server.runs.inference import evaluate, predict
-    from fedfm.server.runs.planning import client_table, plan
+    from fedfm.server.runs.planning import data_overview, plan
     from fedfm.server.runs.proxy_tools import build_proxy
 
 _HOMES = {
@@ -21,7 +21,7 @@ _HOMES = {
     "Simulation": "experiment.deployment",
     "build_experiment": "experiment.build",
     "build_proxy": "runs.proxy_tools",
-    "client_table": "runs.planning",
+    "data_overview": "runs.planning",
     "evaluate": "runs.inference",
     "export": "runs.artifacts",
     "plan": "runs.planning",
@@ -36,7 +36,7 @@ __all__ = [
     "Simulation",
     "build_experiment",
     "build_proxy",
-    "client_table",
+    "data_overview",
     "evaluate",
     "export",
     "plan",
