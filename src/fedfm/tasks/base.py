@@ -68,6 +68,7 @@ class Task(ABC):
         peft_type: peft's name of the task; None if peft has no such task.
         labelled: whether examples have a class.
         draws_inputs: whether the inputs of an example are drawn at random each time (masks).
+        own_keys: keys of the recipe's ``data`` that only some tasks read, this one among them.
         causal: whether the model must not read the tokens that it predicts.
         across_examples: whether the loss of an example depends on the other examples of its batch, as a contrastive
             loss does; clients then train one by one, since the batches of clients that share a pass are joined.
@@ -79,6 +80,7 @@ class Task(ABC):
     peft_type: ClassVar[str | None]
     labelled: ClassVar[bool]
     draws_inputs: ClassVar[bool] = False
+    own_keys: ClassVar[frozenset[str]] = frozenset()
     causal: ClassVar[bool] = False
     across_examples: ClassVar[bool] = False
     metrics: ClassVar[Mapping[str, bool]]

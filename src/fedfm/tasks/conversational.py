@@ -12,6 +12,8 @@ from fedfm.tasks.base import Task, client_columns
 class Conversational(Task):
     """A task on conversations."""
 
+    own_keys = frozenset({"conversation"})
+
     def inputs(self, data: DataSettings) -> list[str]:
         """The column of conversations, which `prepare` adds."""
         return [CONVERSATION]

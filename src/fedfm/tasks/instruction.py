@@ -31,6 +31,8 @@ from fedfm.tasks.language_modeling import IGNORED, CausalLM
 class Instruct(Conversational, CausalLM):
     """Predicts the tokens of responses, given all tokens before."""
 
+    own_keys = frozenset({"conversation", "template", "pack"})
+
     def encode(self, source: Source, data: DataSettings, processor: Any, labels: LabelMap | None) -> Examples:
         """One sequence for each conversation, or for several with ``data.pack``."""
         return encode_conversations(source, data, processor)

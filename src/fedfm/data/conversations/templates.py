@@ -147,9 +147,13 @@ class Writer:
         ]
 
     def _marked(self, turn: Turn) -> str:
-        """A text whose control tokens are hidden from the template's, with marks around what is learnt."""
+        """A text whose control tokens are hidden from the template's, with marks around what is learnt.
+
+        White space at its ends is outside the marks, since many templates trim it.
+        """
         text = self._pattern.sub(lambda found: f"{_OPEN}{self._controls.index(found[0])}{_CLOSE}", turn.text)
-        return f"{_START}{text}{_END}" if turn.learned else text
+        core = text.strip()
+        return text.replace(core, f"{_START}{core}{_END}", 1) if turn.learned else text
 
     @cached_property
     def _fixed(self) -> str:
