@@ -106,7 +106,7 @@ class CsvSettings(Settings):
 
 
 class ConversationSettings(Settings):
-    """Where the conversations of `instruct` and `seq2seq` are in the data."""
+    """The format of conversations, and the columns in which they are."""
 
     format: Literal["auto", "alpaca", "pairs", "messages", "sharegpt"] = "auto"
     """Format of every row: `alpaca` (`instruction`, `input`, `output`), `pairs` (`prompt`, `response`), `messages` (a
