@@ -24,6 +24,13 @@ OTHERS = "federation.models=[{path: builtin:tiny-gpt2, clients: 2}]"
 SECURE = ["secure.kind=secagg", "federation.per_round=5"]
 
 REFUSED = {
+    "conversations of a task that reads documents": (
+        [LM, "data.conversation.format=alpaca"],
+        "data.conversation",
+        "does not read it; it is for instruct or seq2seq",
+    ),
+    "a template without turns": (["task.kind=seq2seq", "data.template=plain"], "data.template", "it is for instruct"),
+    "packed classes": (["data.pack=true"], "data.pack", "it is for instruct"),
     "a private run with a fixed cohort": (
         [
             "privacy={kind: central, noise_multiplier: 1.0, delta: 0.001}",

@@ -20,6 +20,7 @@ PRESETS = (
     "sst2-fedpft",
     "digits-vit",
     "pydoc-llm",
+    "pydoc-instruct",
     "pydoc-mlm",
     "lora-exact",
     "lora-products",

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from fedfm.server.runs.finished import Run
     from fedfm.server.runs.forgetting import forget
     from fedfm.server.runs.inference import evaluate, predict
-    from fedfm.server.runs.planning import client_table, plan
+    from fedfm.server.runs.planning import data_overview, plan
     from fedfm.server.runs.proxy_tools import build_proxy
 
 _HOMES = {
@@ -22,7 +22,7 @@ _HOMES = {
     "Simulation": "experiment.deployment",
     "build_experiment": "experiment.build",
     "build_proxy": "runs.proxy_tools",
-    "client_table": "runs.planning",
+    "data_overview": "runs.planning",
     "evaluate": "runs.inference",
     "export": "runs.artifacts",
     "forget": "runs.forgetting",
@@ -38,7 +38,7 @@ __all__ = [
     "Simulation",
     "build_experiment",
     "build_proxy",
-    "client_table",
+    "data_overview",
     "evaluate",
     "export",
     "forget",

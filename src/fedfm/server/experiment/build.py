@@ -34,8 +34,6 @@ from fedfm.recipe import Recipe
 from fedfm.recipe.client_groups import Device, devices_of
 from fedfm.server.experiment.federated_data import FederatedData, prepare_data
 from fedfm.server.experiment.secure_costs import secure_bytes
-from fedfm.tasks import CausalLM
-from fedfm.tasks.causality import refuse_look_ahead
 from fedfm.tasks.public import PublicTexts
 from fedfm.views import choice_of
 from fedfm.views.selection import TunableLayers
@@ -359,8 +357,7 @@ def _build(recipe: Recipe, sites: Sequence[str], device: torch.device, available
     model = _client_model(data, backbone)
     for tunable in (model.tunable, model.server_tunable, model.client_tunable):
         tunable.to(device)
-        if isinstance(data.task, CausalLM):
-            refuse_look_ahead(data.task, tunable, backbone.processor, backbone.name)
+        data.task.check_model(tunable, backbone.processor, backbone.name, data.recipe.data)
     start = on_disk(data.recipe.aggregate.initial(model.start, data.recipe.seed))
     contract = make_contract(data.recipe, start, model=model.client.model)
     workers, processes, others = None, 1, dict[str, str]()

@@ -176,8 +176,9 @@ def prepare_data(recipe: Recipe, sites: Sequence[str] = ()) -> FederatedData:
     if public_texts is not None:
         digests[PUBLIC] = public_texts.digest
     known = {name: source for name, source in sources.items() if source is not None}
+    examples = dict(encoded)
     if training is not None:
-        known["train"] = training.source
+        known["train"], examples["train"] = training.source, training.train
     return FederatedData(
         recipe=recipe,
         task=task,
@@ -193,8 +194,13 @@ def prepare_data(recipe: Recipe, sites: Sequence[str] = ()) -> FederatedData:
         plug_in_public=public.get(PLUG_IN_PUBLIC, public.get(PUBLIC)),
         public_texts=public_texts,
         repeats=tuple(find_repeats(known, task.inputs(recipe.data))),
-        notes=tuple(dict.fromkeys(note for source in known.values() for note in source.notes)),
+        notes=tuple(dict.fromkeys(note for source in known.values() for note in source.notes)) + _notes(examples),
     )
+
+
+def _notes(examples: Mapping[str, Examples]) -> tuple[str, ...]:
+    """What was cut and left out of each split's examples."""
+    return tuple(f"data.{split}: {note}" for split, found in examples.items() for note in found.notes)
 
 
 def _public(recipe: Recipe, processor: Processor, gathering: Gathering) -> dict[str, PublicData]:
