@@ -300,7 +300,7 @@ def test_a_processor_that_is_missing_is_refused(bert: Path) -> None:
         load_processor(settings(bert), "image")
 
 
-def test_a_decoder_without_a_padding_token_pads_with_its_end(tmp_path: Path) -> None:
+def test_b09_a_decoder_without_a_padding_token_pads_with_its_end(tmp_path: Path) -> None:
     """Or it could not tell the last token from padding when it classifies."""
     config = GPT2Config(n_embd=16, n_layer=1, n_head=2, n_positions=32, vocab_size=261, bos_token_id=2, eos_token_id=3)
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)

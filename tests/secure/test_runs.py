@@ -208,7 +208,7 @@ def test_over_flower(folder: Path, secure: fedfm.Run, tmp_path: Path, monkeypatc
         ({"secure": {"kind": "secagg", "bits": 16}}, "secure.bits"),
     ],
 )
-def test_what_goes_with_sums(folder: Path, changes: dict[str, Any], reason: str) -> None:
+def test_b13_what_goes_with_sums(folder: Path, changes: dict[str, Any], reason: str) -> None:
     values = small_recipe(folder, federation=FEDERATION) | {"secure": TERMS} | changes
     if not reason:
         assert load_recipe(values).secure.sums_only

@@ -100,7 +100,7 @@ BAD: dict[str, tuple[Change, int, list[str]]] = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_bad_input_is_refused_in_words(tmp_path: Path, name: str) -> None:
+def test_b03_b04_b11_bad_input_is_refused_in_words(tmp_path: Path, name: str) -> None:
     change, code, said = BAD[name]
     recipe = small_recipe(tmp_path)
     change(recipe, tmp_path)
@@ -113,7 +113,7 @@ def test_bad_input_is_refused_in_words(tmp_path: Path, name: str) -> None:
     assert sorted(set(tmp_path.rglob("*")) - {tmp_path / "recipe.yaml"}) == before
 
 
-def test_all_problems_are_listed_at_once(tmp_path: Path) -> None:
+def test_b01_all_problems_are_listed_at_once(tmp_path: Path) -> None:
     recipe = small_recipe(tmp_path)
     put("federation.rounds", 0)(recipe, tmp_path)
     put("tune", {"kind": "lora", "rr": 8})(recipe, tmp_path)
@@ -178,7 +178,7 @@ def start_an_endless_run(folder: Path) -> tuple[Process, Path]:
 
 
 @pytest.mark.slow
-def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path: Path) -> None:
+def test_t08_ctrl_c_saves_and_says_how_to_go_on(tmp_path: Path) -> None:
     process, run = start_an_endless_run(tmp_path)
     process.process.send_signal(signal.SIGINT)
     process.ends(130)
@@ -194,7 +194,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_do_not_share_a_run(tmp_path: Path) -> None:
+def test_t24_two_processes_do_not_share_a_run(tmp_path: Path) -> None:
     process, run = start_an_endless_run(tmp_path)
     result = invoke("resume", run)
     process.process.kill()
@@ -203,7 +203,7 @@ def test_two_processes_do_not_share_a_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_full_disk_keeps_the_last_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_t06_a_full_disk_keeps_the_last_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import fedfm.server.rounds.checkpoints as checkpoints
 
     save = checkpoints.tensors.save
@@ -277,7 +277,7 @@ def test_losses_that_are_not_numbers_are_refused_by_client(tmp_path: Path) -> No
 
 
 @pytest.mark.slow
-def test_clients_without_memory_are_asked_again_when_they_have_some(
+def test_t04_t19_clients_without_memory_are_asked_again_when_they_have_some(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = write(tmp_path, small_recipe(tmp_path, runtime={"stack": "off"}))

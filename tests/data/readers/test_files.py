@@ -112,7 +112,7 @@ MALFORMED = {
 
 
 @pytest.mark.parametrize("name", MALFORMED)
-def test_malformed_files_name_the_line(read: Callable[[str, bytes], Source], name: str) -> None:
+def test_b06_malformed_files_name_the_line(read: Callable[[str, bytes], Source], name: str) -> None:
     content, message = MALFORMED[name]
     with pytest.raises(DataError, match=message) as caught:
         read(name, content)

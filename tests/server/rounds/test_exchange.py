@@ -227,7 +227,7 @@ def told(exchange: Exchange) -> list[tuple[str, str, str]]:
 
 
 @pytest.mark.parametrize("arrival", list(itertools.permutations("abc")))
-def test_updates_come_in_the_order_of_the_asks(tmp_path: Path, arrival: tuple[str, ...]) -> None:
+def test_t18_updates_come_in_the_order_of_the_asks(tmp_path: Path, arrival: tuple[str, ...]) -> None:
     exchange = exchange_of(tmp_path, [sound(client) for client in arrival], "abc", counts=False)
     assert [update.client for update in exchange.ask(asks("cab"))] == list("cab")
     assert [record["clients"] for record in exchange.records.wire] == [["c", "a", "b"], ["c"], ["a"], ["b"]]
@@ -256,7 +256,7 @@ def test_where_spares_are_not_enough_those_without_an_answer_have_failed(tmp_pat
 
 
 @pytest.mark.parametrize("overrides", [[], SPARES])
-def test_a_client_counts_once(tmp_path: Path, overrides: list[str]) -> None:
+def test_t13_a_client_counts_once(tmp_path: Path, overrides: list[str]) -> None:
     answers = [sound("a"), sound("a"), sound("x"), ("b", b"garbage"), sound("b"), sound("c")]
     exchange = exchange_of(tmp_path, answers, "abc", counts=False, overrides=overrides)
     assert [update.client for update in exchange.ask(asks("abc"))] == ["a", "c"]

@@ -95,7 +95,7 @@ NAN, NONE = float("nan"), dict[str, torch.Tensor]()
         ),
     ],
 )
-def test_what_is_refused_and_why(update: Update, reason: str) -> None:
+def test_t09_t10_t12_t13_t14_what_is_refused_and_why(update: Update, reason: str) -> None:
     said = refusal(update)
     assert said is not None
     assert re.search(reason, said)
