@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tools.trust import AWAITED, BEHAVIOURS, PAGE, ids_of, holders, written
+from tools.trust import AWAITED, BEHAVIOURS, PAGE, holders, ids_of, written
 
 
 def test_every_entry_has_a_test_and_every_test_an_entry() -> None:

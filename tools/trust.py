@@ -2,8 +2,8 @@
 
 python -m tools.trust      # writes it; `make schema` does it
 
-A test says in its name which entries it holds: ``test_t06_…``, ``test_t09_t12_…``. These tests have the marker ``trust``,
-and `make test-trust` runs them.
+A test says in its name which entries it holds: ``test_t06_…``, ``test_t09_t12_…``. These tests have the marker
+``trust``, and `make test-trust` runs them.
 """
 
 from __future__ import annotations

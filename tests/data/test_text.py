@@ -20,6 +20,9 @@ from fedfm.data.sources import Source, read_source
 from fedfm.data.text import encode_text
 from fedfm.data.tokens import tokenizer_digest
 from fedfm.errors import DataError, RecipeError
+from fedfm.recipe import load_recipe
+from fedfm.server.runs.planning import plan
+from tests.small import small_recipe
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
@@ -74,6 +77,24 @@ def test_one_text_column(make_source: Callable[..., Source], tokenizer: PreTrain
     assert examples.take([2, 1]) == [
         {"input_ids": [CLS, ZERO + 3, ZERO + 4, SEP], "token_type_ids": [0, 0, 0, 0], "labels": 0},
         {"input_ids": [CLS, ZERO + 2, SEP], "token_type_ids": [0, 0, 0], "labels": 1},
+    ]
+
+
+def test_b07_an_example_of_a_million_tokens_is_cut_and_counted(
+    make_source: Callable[..., Source], tokenizer: PreTrainedTokenizerFast
+) -> None:
+    examples = encode_text(make_source(text=["one " * 1_000_000, "two"]), ["text"], tokenizer, 8)
+    assert examples.lengths.tolist() == [8, 3]
+    assert examples.full == 1
+
+
+def test_b07_a_plan_counts_the_texts_that_are_cut(tmp_path: Path) -> None:
+    recipe = small_recipe(tmp_path)
+    assert plan(load_recipe(recipe))["warnings"] == []
+    recipe["data"]["max_length"] = 12
+    assert plan(load_recipe(recipe))["warnings"] == [
+        f"{count} {split} examples have data.max_length (12) tokens: what is longer was cut"
+        for count, split in (("60 of 60", "training"), ("30 of 30", "test"))
     ]
 
 

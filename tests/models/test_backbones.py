@@ -194,6 +194,26 @@ def test_an_unknown_family_is_refused_before_its_code_is_looked_for(bert: Path) 
     assert "has no models of type `evil`; fedfm does not run code from repositories of models" in refusal(bert)
 
 
+@pytest.mark.parametrize("model_type", ["bert", "evil"])
+def test_s02_code_that_comes_with_a_model_is_not_run(bert: Path, model_type: str) -> None:
+    """The module would leave a file behind when it is imported."""
+    mark = bert / "imported"
+    lines = [
+        "from pathlib import Path",
+        f"Path({str(mark)!r}).touch()",
+        "from transformers import BertConfig, BertModel",
+    ]
+    for name in ("modeling_x", "configuration_x", "tokenization_x"):
+        (bert / f"{name}.py").write_text("\n".join([*lines, "class Config(BertConfig): model_type = 'evil'"]))
+    classes = {"AutoConfig": "configuration_x.Config", "AutoModelForSequenceClassification": "modeling_x.BertModel"}
+    edit_config(bert, model_type=model_type, auto_map=classes)
+    if model_type == "bert":
+        assert load_backbone(settings(bert), AutoModelForSequenceClassification, seed=0, labels=["a", "b"])
+    else:
+        assert "does not run code from repositories of models" in refusal(bert)
+    assert not mark.exists()
+
+
 def test_a_single_class_is_refused() -> None:
     """transformers would take it for a regression, without a word."""
     with pytest.raises(RecipeError, match=r"data\.label: the data has only one class \(a\)"):

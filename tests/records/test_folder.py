@@ -24,8 +24,9 @@ def folder(tmp_path: Path) -> RunFolder:
     return RunFolder.create(tmp_path / "run")
 
 
-def test_b12_create_makes_parents_and_takes_an_empty_folder(tmp_path: Path) -> None:
-    path = tmp_path / "a" / "b"
+@pytest.mark.parametrize("name", ["b", "Größe 7 – Kopie", "  b"])
+def test_b12_create_makes_parents_and_takes_an_empty_folder(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "a" / name
     assert RunFolder.create(path).path == path
     with RunFolder.create(path).lock():
         pass

@@ -277,6 +277,49 @@ def test_losses_that_are_not_numbers_are_refused_by_client(tmp_path: Path) -> No
 
 
 @pytest.mark.slow
+def test_t01_a_client_that_raises_is_as_if_it_were_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of five sites the third fails in each round; the other run has no third site."""
+    natural = {"federation": {"rounds": 2, "quorum": 0.5}, "runtime": {"stack": "off", "processes": 1}}
+    recipe = small_recipe(tmp_path, **natural)
+    recipe["data"]["client"] = "site"
+    train, calls = worker.train_locally, iter(range(100))
+
+    def raising(*arguments: Any, **options: Any) -> Any:
+        if next(calls) % 5 == 2:
+            raise RuntimeError("the cat sat on the cable")
+        return train(*arguments, **options)
+
+    monkeypatch.setattr(worker, "train_locally", raising)
+    result = invoke("run", write(tmp_path, recipe))
+    assert result.exit_code == 0, result.output
+    events = [json.loads(line) for line in (tmp_path / "runs" / "small" / "events.jsonl").read_text().splitlines()]
+    assert [(event["round"], event["client"], event["kind"]) for event in irregular(events)] == [
+        (1, "c", "failed"),
+        (2, "c", "failed"),
+    ]
+    assert all("the cat sat on the cable" in event["reason"] for event in irregular(events))
+
+    monkeypatch.undo()
+    kept = [line for line in (tmp_path / "train.jsonl").read_text().splitlines() if json.loads(line)["site"] != "c"]
+    (tmp_path / "train.jsonl").write_text("\n".join(kept) + "\n")
+    assert invoke("run", tmp_path / "recipe.yaml", "name=without").exit_code == 0
+    adapters = [tmp_path / "runs" / name / "adapter" / "adapter_model.safetensors" for name in ("small", "without")]
+    assert digest(load(adapters[0])) == digest(load(adapters[1]))
+
+
+def test_b04_clients_with_one_example_or_one_class_take_part(tmp_path: Path) -> None:
+    recipe = small_recipe(tmp_path, federation={"rounds": 1})
+    sites = {"one": [{"text": "good", "label": 1}], "alike": [{"text": f"bad {i}", "label": 0} for i in range(4)]}
+    named = [{**row, "site": site} for site, its in sites.items() for row in its]
+    recipe["data"] |= {"train": rows(tmp_path / "few.jsonl", *named), "client": "site"}
+    result = invoke("run", write(tmp_path, recipe), "--json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["clients"] == {"failed": 0, "refused": 0}
+    updates = [json.loads(line) for line in (tmp_path / "runs" / "small" / "wire.jsonl").read_text().splitlines()]
+    assert sorted(line["clients"][0] for line in updates if line["direction"] == "up") == ["alike", "one"]
+
+
+@pytest.mark.slow
 def test_t04_t19_clients_without_memory_are_asked_again_when_they_have_some(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -19,12 +19,14 @@ class Examples:
         lengths: int32 [N], tokens of each example; ones for images.
         labels: int64 [N] classes, or None.
         clients: str objects [N], the client of each example, or None.
+        full: number of examples that have as many tokens as they may, so that longer texts were cut.
     """
 
     table: Dataset
     lengths: np.ndarray
     labels: np.ndarray | None = None
     clients: np.ndarray | None = None
+    full: int = 0
 
     def __len__(self) -> int:
         return len(self.lengths)

@@ -54,7 +54,7 @@ def encode_text(
     lengths = token_counts(table)
     if len(empty := np.flatnonzero(lengths == 0)):
         raise DataError(f"{source.name}: the model has no token for the text in row {source.row_number(empty[0])}")
-    return Examples(table, lengths, labels, clients)
+    return Examples(table, lengths, labels, clients, full=int(np.count_nonzero(lengths == max_length)))
 
 
 def encode_texts(sides: Sequence[list[str]], tokenizer: PreTrainedTokenizerBase, max_length: int) -> Examples:

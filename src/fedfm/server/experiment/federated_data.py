@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, cast
 
@@ -72,7 +72,17 @@ class FederatedData:
     @property
     def warnings(self) -> list[str]:
         """Sentences about the data that a reader of its metrics must know."""
-        return [*self.notes, *(found.describe() for found in self.repeats)]
+        return [*self.notes, *(found.describe() for found in self.repeats), *self._cut()]
+
+    def _cut(self) -> Iterator[str]:
+        """Says how many texts of each split were cut, at most."""
+        training = None if self.training is None else self.training.train
+        for name, examples in {"training": training, "validation": self.validation, "test": self.test}.items():
+            if examples is not None and examples.full:
+                yield (
+                    f"{examples.full:,} of {len(examples):,} {name} examples have data.max_length "
+                    f"({self.recipe.data.max_length}) tokens: what is longer was cut"
+                )
 
     def client_test_sets(self) -> tuple[Examples, dict[str, np.ndarray]]:
         """Examples to evaluate each client on: those it holds out, else the test examples whose column names it.
