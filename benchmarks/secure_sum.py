@@ -15,10 +15,11 @@ import numpy as np
 
 from fedfm.secure.attempt import Attempt
 from fedfm.secure.grid import FACTS, dither, encode_facts
-from fedfm.secure.masking_client import MaskingState, Survivors, Unmasking, advertise, confirm, mask, share, unmask
+from fedfm.secure.masking_client import MaskingState, advertise, confirm, mask, share, unmask
 from fedfm.secure.masks import Masked
 from fedfm.secure.summing_server import SummingServer
 from fedfm.secure.terms import Terms
+from fedfm.secure.unmasking import Survivors, Unmasking
 
 SPENT = {"server": 0.0, "clients": 0.0}
 

@@ -10,20 +10,11 @@ from scipy import stats
 
 from fedfm.secure.attempt import Advertised, Attempt, Roster, neighbor_graph
 from fedfm.secure.grid import dither
-from fedfm.secure.masking_client import (
-    MaskingState,
-    Survivors,
-    Unmasking,
-    advertise,
-    confirm,
-    mask,
-    share,
-    survivors_text,
-    unmask,
-)
+from fedfm.secure.masking_client import MaskingState, advertise, confirm, mask, share, unmask
 from fedfm.secure.primitives import SecureAggregationError, identity_key, new_secret, sign
 from fedfm.secure.summing_server import SummingServer
 from fedfm.secure.terms import Terms
+from fedfm.secure.unmasking import Survivors, Unmasking, survivors_text
 from tests.secure.summing import Played, names, vector_of
 
 SPARSE = Terms(neighbors=12, min_clients=5)

@@ -7,15 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from fedfm.secure.attempt import NONCE_BYTES, Advertised, Attempt, Roster, too_few
 from fedfm.secure.grid import Grid
-from fedfm.secure.masking_client import (
-    PROOF_BYTES,
-    Survivors,
-    Unmasking,
-    commitment,
-    confirmed_text,
-    masked_text,
-    survivors_text,
-)
+from fedfm.secure.masking_client import PROOF_BYTES, commitment
 from fedfm.secure.masks import Masked, is_negative, pair_key, self_key
 from fedfm.secure.primitives import (
     KEY_BYTES,
@@ -28,6 +20,7 @@ from fedfm.secure.primitives import (
     verify,
 )
 from fedfm.secure.terms import Terms
+from fedfm.secure.unmasking import Survivors, Unmasking, confirmed_text, masked_text, survivors_text
 
 
 class SummingServer:

@@ -66,7 +66,8 @@ def _confirm(
     worker: Worker, task: ClientTask, masking: Masking, memory: MaskingState
 ) -> tuple[MaskingState, dict[str, Tensor]]:
     """A signature of the list of clients in the sum."""
-    from fedfm.secure.masking_client import Survivors, confirm
+    from fedfm.secure.masking_client import confirm
+    from fedfm.secure.unmasking import Survivors
 
     after, signature = confirm(memory, _told(task, "nonce"), Survivors.decode(_told(task, "message")))
     return after, {"signature": tensor_of(signature)}
@@ -76,7 +77,8 @@ def _unmask(
     worker: Worker, task: ClientTask, masking: Masking, memory: MaskingState
 ) -> tuple[MaskingState, dict[str, Tensor]]:
     """One share for each neighbour, a row each."""
-    from fedfm.secure.masking_client import Unmasking, unmask
+    from fedfm.secure.masking_client import unmask
+    from fedfm.secure.unmasking import Unmasking
 
     after, shares = unmask(memory, _told(task, "nonce"), Unmasking.decode(_told(task, "message")))
     return after, {"shares": torch.stack([tensor_of(row) for row in shares])}
