@@ -63,7 +63,7 @@ BEHAVIOURS = {
     "S05": "dependencies are pinned, and `make audit` compares them with known vulnerabilities",
     "S06": "names of clients are neither paths nor markup",
     "S07": "pinned versions lie within the supported ranges of all requirements",
-    "P1": "one client, or one example, moves an update by its bound at most",
+    "P1": "one client moves a private mean by its bound at most",
     "P4": "noise has the deviation and the shape of a Gaussian, and no seed",
     "P5": "ε and z agree with published values and closed forms",
     "P6": "updates that are zero, huge or not finite keep the bound",
