@@ -78,7 +78,7 @@ class ClientUpdate:
         return bool(self.summed) or self.expected > 0
 
 
-class Facts(Interface):
+class KnowsRun(Interface):
     """What a run is: recipe, model and clients."""
 
     @property
@@ -155,7 +155,7 @@ class Facts(Interface):
         ...
 
 
-class Server(Interface):
+class HasServer(Interface):
     """What the server has beside its clients: data and a model of its own."""
 
     @property
@@ -196,7 +196,7 @@ class Server(Interface):
         ...
 
 
-class Asking(Interface):
+class AsksClients(Interface):
     """How clients are asked."""
 
     def cohort(self, round: int) -> Mapping[str, int]:  # noqa: A002 - the field's word
@@ -305,7 +305,7 @@ class Asking(Interface):
         ...
 
 
-class Records(Interface):
+class KeepsRecords(Interface):
     """What is written down with a round."""
 
     def note(self, kind: str, client: str | None, reason: str) -> None:
@@ -341,5 +341,5 @@ class Records(Interface):
         ...
 
 
-class IO(Facts, Server, Asking, Records, Interface):
+class IO(KnowsRun, HasServer, AsksClients, KeepsRecords, Interface):
     """All that a protocol may use."""
