@@ -86,6 +86,13 @@ class Evaluator:
         order = np.argsort(np.concatenate([positions for positions, _ in rows]))
         return np.concatenate([logits for _, logits in rows])[order]
 
+    def compared(self, examples: Examples, indices: np.ndarray) -> np.ndarray:
+        """float32 [n]: the task's `compared` of some examples, in the order of ``indices``."""
+        found = np.empty(len(indices), dtype=np.float32)
+        for positions, batch, outputs in self._forward(examples, indices):
+            found[positions] = self.task.compared(outputs, batch).float().cpu().numpy()
+        return found
+
     def _forward(
         self, examples: Examples, indices: np.ndarray | None = None
     ) -> Iterator[tuple[np.ndarray, Batch, Tensor]]:

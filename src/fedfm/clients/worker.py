@@ -19,6 +19,7 @@ from fedfm.clients.evaluation import Evaluator
 from fedfm.clients.memory import keep_for_reuse
 from fedfm.clients.meter import metered
 from fedfm.clients.profile import Profile
+from fedfm.clients.references import with_references
 from fedfm.clients.rules import ClientRound, LocalResult
 from fedfm.clients.settings import LocalSettings
 from fedfm.clients.stacked import Stacking
@@ -53,6 +54,10 @@ class Workers(Protocol):
 
     def with_profile(self, profile: Profile) -> Workers:
         """The same, whose time is measured."""
+        ...
+
+    def with_references(self) -> Workers:
+        """The same, with what a task that compares models compares the examples with; before round 1."""
         ...
 
     def passes(self, requests: Iterable[Request]) -> list[list[Request]]:
@@ -155,6 +160,16 @@ class Worker:
     def with_profile(self, profile: Profile) -> Worker:
         """The same worker, whose time is measured."""
         return replace(self, profile=profile)
+
+    def with_references(self) -> Worker:
+        """The same worker, with what the task compares its clients' examples with; before round 1."""
+        if not self.task.compares:
+            return self
+        if self.evaluator is None:
+            raise ValueError("a worker without an evaluator has nothing to compare with")
+        sets = [np.concatenate([own, self.holdout.get(client, own[:0])]) for client, own in self.clients.items()]
+        examples = with_references(self.evaluator, self.examples, dict(self.contract.start), sets)
+        return replace(self, examples=examples)
 
     @property
     def version(self) -> int:

@@ -10,6 +10,10 @@ import numpy as np
 from datasets import Dataset
 
 
+REFERENCE = "reference"
+"""Key of `Examples.reference` in a row, and of it in a batch, float32 [B]."""
+
+
 @dataclass(frozen=True, eq=False)
 class Examples:
     """N encoded examples. Their features are memory-mapped and use no memory of the process.
@@ -20,6 +24,8 @@ class Examples:
         labels: int64 [N] classes, or None.
         clients: str objects [N], the client of each example, or None.
         cut: int32 [N], tokens that truncation has cut off each example; None where nothing is truncated.
+        reference: float32 [N], what the loss compares the model's value of each example with, set by
+            `fedfm.clients.references`; NaN where it was not computed, None for tasks that compare with nothing.
         notes: sentences about examples that were truncated or left out.
     """
 
@@ -28,6 +34,7 @@ class Examples:
     labels: np.ndarray | None = None
     clients: np.ndarray | None = None
     cut: np.ndarray | None = None
+    reference: np.ndarray | None = None
     notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
@@ -41,4 +48,7 @@ class Examples:
         if self.labels is not None:
             for row, label in zip(rows, self.labels[chosen].tolist(), strict=True):
                 row["labels"] = label
+        if self.reference is not None:
+            for row, value in zip(rows, self.reference[chosen].tolist(), strict=True):
+                row[REFERENCE] = value
         return rows

@@ -131,6 +131,18 @@ class ConversationSettings(Settings):
         return self
 
 
+class PreferenceSettings(Settings):
+    """The columns of pairs of responses."""
+
+    prompt: str | None = None
+    """Column of the question, or of the turns before the responses; null: `prompt`, `question`, `instruction` or
+    `query`, or none where `chosen` and `rejected` are whole conversations."""
+    chosen: str = "chosen"
+    """Column of the response that is preferred."""
+    rejected: str = "rejected"
+    """Column of the other response."""
+
+
 class DataSettings(Settings):
     """The recipe's ``data``."""
 
@@ -161,14 +173,17 @@ class DataSettings(Settings):
     """Column that names the client, for a natural federation; the data of `validation` and `test` may lack it. `file`:
     each file of `train` is a client with the name of the file."""
     max_length: Annotated[int, Field(ge=2, le=1_000_000)] = 128
-    """Tokens per example; classification and `instruct` truncate, language modelling cuts a document into pieces."""
+    """Tokens per example; of `preference`, tokens of each response with its prompt. Language modelling cuts a document
+    into pieces, all other tasks truncate."""
     end_token: bool = True
-    """End each document of `causal-lm`, and each response of `instruct` in the plain template, with the tokenizer's end
-    token, so that the model learns where to stop."""
+    """End each document of `causal-lm`, and each response of `instruct` and `preference` in the plain template, with the
+    tokenizer's end token, so that the model learns where to stop."""
     conversation: ConversationSettings = ConversationSettings()
     """Where the conversations of `instruct` and `seq2seq` are in the data."""
+    preference: PreferenceSettings = PreferenceSettings()
+    """Where the pairs of `preference` are in the data."""
     template: Literal["auto", "tokenizer", "plain"] = "auto"
-    """How `instruct` writes a conversation: by the tokenizer's chat template, or plainly (`User:`, `Assistant:`);
+    """How `instruct` and `preference` write a conversation: by the tokenizer's chat template, or plainly (`User:`, `Assistant:`);
     `auto`: by the tokenizer's if it has one."""
     pack: bool = False
     """Put several conversations of a client into one example of `instruct`, up to `max_length` tokens; they do not

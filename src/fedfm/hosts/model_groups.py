@@ -67,6 +67,10 @@ class ModelWorkers:
         """As `Workers.with_profile`."""
         return replace(self, own=self.own.with_profile(profile), profile=profile)
 
+    def with_references(self) -> ModelWorkers:
+        """As `Workers.with_references`; the workers of `federation.models` are loaded with them."""
+        return replace(self, own=self.own.with_references())
+
     def passes(self, requests: Iterable[Request]) -> list[list[Request]]:
         """As `Workers.passes`: clients with one backbone follow each other."""
         groups: dict[int, list[Request]] = {}

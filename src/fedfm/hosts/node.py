@@ -227,7 +227,7 @@ class Node:
         side = ClientSide(copy, tunable, make_contract(recipe, start, model=copy.model))
         self.announce(data, side)
         workers, _ = make_workers(data, side, device)
-        return workers
+        return workers.with_references()
 
     def _train(self, run: PreparedRun, asked: Requests, messages: tuple[bytes, ...]) -> Iterator[Envelope]:
         if unknown := [client for client, _ in asked.clients if client not in run.worker.own.clients]:

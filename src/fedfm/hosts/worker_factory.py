@@ -110,7 +110,7 @@ def _load(data: TrainingData, device: torch.device, place: int) -> Loaded:
     train = task.encode(data.source, recipe.data, processor, data.labels)
     here = replace(data, recipe=recipe, processor=processor, train=train)
     worker, _ = make_worker(here, ClientSide(ClientCopy(backbone), tunable, contract), device)
-    return Loaded(worker, backbone.identity)
+    return Loaded(worker.with_references(), backbone.identity)
 
 
 def make_worker(data: TrainingData, side: ClientSide, device: torch.device) -> tuple[Worker, Sharing]:

@@ -82,6 +82,23 @@ def _unread(key: str) -> Callable[[RecipeKeys], str | None]:
     return reason
 
 
+def _beta(recipe: RecipeKeys) -> str | None:
+    known = type(recipe.task).model_fields["beta"].default
+    if recipe.task.beta == known or TASKS[recipe.task.kind].compares:
+        return None
+    readers = " or ".join(kind for kind, task in TASKS.items() if task.compares)
+    return f"`task.kind: {recipe.task.kind}` does not read it; it is for {readers}"
+
+
+def _references(recipe: RecipeKeys) -> str | None:
+    if recipe.proxy.is_sent and TASKS[recipe.task.kind].compares:
+        return (
+            f"the loss of `task.kind: {recipe.task.kind}` compares the model with itself before round 1, but a proxy is "
+            "another model than the one that is evaluated: use proxy.kind=none"
+        )
+    return None
+
+
 def _cohort(recipe: RecipeKeys) -> str | None:
     federation = recipe.federation
     clients = federation.clients or (None if recipe.data.client else DEFAULT_CLIENTS)
@@ -280,6 +297,9 @@ CHECKS = (
     Check(("data.conversation", "task.kind"), _unread("conversation")),
     Check(("data.template", "task.kind"), _unread("template")),
     Check(("data.pack", "task.kind"), _unread("pack")),
+    Check(("data.preference", "task.kind"), _unread("preference")),
+    Check(("task.beta", "task.kind"), _beta),
+    Check(("proxy.kind", "task.kind"), _references),
     Check(("federation.per_round", "federation.clients", "data.client"), _cohort),
     Check(("aggregate.rule", "federation", "protocol", "data.client", "data.train"), _fitting_updates),
     Check(("aggregate.rule", "data.root"), _root_data),

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 NAMES = {"macro_f1": "macro-F1", "matthews": "Matthews correlation"}
-PERCENTAGES = frozenset({"accuracy", "macro_f1", "token_accuracy"})
+PERCENTAGES = frozenset({"accuracy", "macro_f1", "token_accuracy", "preference_accuracy"})
 LOWER_IS_BETTER = frozenset({"loss", "perplexity"})
 """Metrics that fall as a model improves; all other metrics rise."""
 DASH = "–"

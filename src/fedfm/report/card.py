@@ -37,6 +37,7 @@ LOADING = {
     "masked-lm": Loading("AutoModelForMaskedLM", "AutoTokenizer", "fill-mask"),
     "causal-lm": Loading("AutoModelForCausalLM", "AutoTokenizer", "text-generation"),
     "instruct": Loading("AutoModelForCausalLM", "AutoTokenizer", "text-generation"),
+    "preference": Loading("AutoModelForCausalLM", "AutoTokenizer", "text-generation"),
     "seq2seq": Loading("AutoModelForSeq2SeqLM", "AutoTokenizer", "text-generation"),
 }
 

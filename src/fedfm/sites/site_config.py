@@ -11,7 +11,7 @@ from pydantic import Field, ValidationError
 
 from fedfm.clients.settings import LocalSettings
 from fedfm.data.labels import LabelMap
-from fedfm.data.settings import ConversationSettings, CsvSettings, Reference, TextColumns
+from fedfm.data.settings import ConversationSettings, CsvSettings, PreferenceSettings, Reference, TextColumns
 from fedfm.errors import Problem, RecipeError
 from fedfm.hosts.client_split import ClientSplit, hold_out
 from fedfm.hosts.training_data import TrainingData, recipe_source
@@ -19,7 +19,7 @@ from fedfm.models.processors import Processor
 from fedfm.recipe import Recipe
 from fedfm.recipe.problems import explain
 from fedfm.settings import Settings
-from fedfm.tasks import TASKS
+from fedfm.tasks import task_of
 from fedfm.yaml_text import YamlError, parse
 
 _PUBLIC_MODEL = r"builtin:[\w-]+|[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*"
@@ -45,6 +45,8 @@ class SiteData(Settings):
     """Column of the image; null: as the recipe names it."""
     conversation: ConversationSettings | None = None
     """Where conversations are; null: as the recipe says."""
+    preference: PreferenceSettings | None = None
+    """Where pairs of responses are; null: as the recipe says."""
     model: str | None = None
     """Folder of the recipe's model at this site; null: found by the recipe's name."""
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = "auto"
@@ -118,7 +120,7 @@ def at_site(recipe: Recipe, site: SiteData, *, allow_network: bool) -> Recipe:
             problems.append(Problem("model.path", problem))
     if problems:
         raise RecipeError(problems, source="data.yaml")
-    named = ("text", "label", "image", "conversation")
+    named = ("text", "label", "image", "conversation", "preference")
     columns = {key: value for key in named if (value := getattr(site, key)) is not None}
     known: dict[str, Any] = {
         "data": recipe.data.model_copy(update={"train": site.train, "csv": site.csv, **columns}),
@@ -145,7 +147,7 @@ def read_site(recipe: Recipe, site: SiteData, client: str, processor: Processor)
         RecipeError: recipe and data do not fit.
         DataError: a file cannot be read.
     """
-    task = TASKS[recipe.task.kind]
+    task = task_of(recipe.task)
     source = recipe_source(recipe, recipe.data.train, "train")
     labels = LabelMap(tuple(recipe.data.labels), site.labels) if task.labelled and recipe.data.labels else None
     train = task.encode(source, recipe.data, processor, labels)

@@ -9,12 +9,13 @@ from typing import Any, ClassVar, Literal, TypedDict
 import numpy as np
 from torch import Tensor, nn
 
-from fedfm.data.examples import Examples
+from fedfm.data.examples import REFERENCE, Examples
 from fedfm.data.labels import LabelMap
 from fedfm.data.readers.request import RequestedColumn
 from fedfm.data.settings import FILE, DataSettings
 from fedfm.data.sources import Source
 from fedfm.models.tunable import Tunable
+from fedfm.tasks.settings import TaskSettings
 from fedfm.tasks.shown import ShownExample
 
 Batch = dict[str, Tensor]
@@ -23,7 +24,7 @@ Batch = dict[str, Tensor]
 ADJUSTMENT = "adjustment"
 """In a batch to train a classifier on: ``[B, classes]``, what is added to the logits before the loss."""
 
-TARGETS = ("labels", ADJUSTMENT)
+TARGETS = ("labels", ADJUSTMENT, REFERENCE)
 """What of a batch only the loss reads."""
 
 Collate = Callable[[Sequence[Mapping[str, Any]]], Batch]
@@ -72,6 +73,8 @@ class Task(ABC):
         causal: whether the model must not read the tokens that it predicts.
         across_examples: whether the loss of an example depends on the other examples of its batch, as a contrastive
             loss does; clients then train one by one, since the batches of clients that share a pass are joined.
+        compares: whether the loss compares an example's `compared` with that of the model before round 1, which is
+            then in a batch as `REFERENCE`.
         metrics: name → whether higher is better; the first is the main metric, which decides between rounds.
     """
 
@@ -83,7 +86,12 @@ class Task(ABC):
     own_keys: ClassVar[frozenset[str]] = frozenset()
     causal: ClassVar[bool] = False
     across_examples: ClassVar[bool] = False
+    compares: ClassVar[bool] = False
     metrics: ClassVar[Mapping[str, bool]]
+
+    def under(self, settings: TaskSettings) -> Task:
+        """The task with a recipe's settings; by default it has none."""
+        return self
 
     def inputs(self, data: DataSettings) -> list[str]:
         """The columns that the model reads."""
@@ -153,6 +161,10 @@ class Task(ABC):
         """
         logits: Tensor = model(**{name: tensor for name, tensor in batch.items() if name not in TARGETS}).logits
         return logits
+
+    def compared(self, outputs: Tensor, batch: Batch) -> Tensor:
+        """The value of each example that the loss compares with another model's, ``[B]``; only where `compares`."""
+        raise NotImplementedError
 
     @abstractmethod
     def losses(self, outputs: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:

@@ -21,7 +21,15 @@ _LENGTH = 6
 
 
 @torch.no_grad()
-def refuse_leaks(task: Instruct, tunable: Tunable, tokenizer: Any, name: str) -> None:
+def refuse_leaks(
+    task: Instruct,
+    tunable: Tunable,
+    tokenizer: Any,
+    name: str,
+    *,
+    where: str = "data.pack",
+    remedy: str = "set it to false",
+) -> None:
     """Refuses a model in which a packed conversation is predicted differently from the same conversation alone.
 
     Args:
@@ -29,9 +37,11 @@ def refuse_leaks(task: Instruct, tunable: Tunable, tokenizer: Any, name: str) ->
         tunable: attached to the model.
         tokenizer: of the model.
         name: of the model, for the message.
+        where: key of the recipe that puts several conversations into one example.
+        remedy: what to do.
 
     Raises:
-        RecipeError: at ``data.pack``.
+        RecipeError: at ``where``.
     """
     generator = numpy_generator(0, "isolation")
     words = sorted(set(range(len(tokenizer))) - set(tokenizer.all_special_ids))
@@ -49,6 +59,6 @@ def refuse_leaks(task: Instruct, tunable: Tunable, tokenizer: Any, name: str) ->
     if difference > TOLERANCE:
         raise RecipeError(
             f"conversations that share an example attend to each other in {name} with this tunable: predictions change "
-            f"by {difference:.2g} of the largest logit; set it to false",
-            where="data.pack",
+            f"by {difference:.2g} of the largest logit; {remedy}",
+            where=where,
         )

@@ -28,7 +28,8 @@ LEARNED = "learned"
 RESPONSE = "labels"
 """Column: the token ids of a response, which a decoder learns."""
 
-_ROW, _CUT = "row", "cut"
+ROW, CUT = "row", "cut"
+"""Columns that `kept` reads and removes: the row of an example in its source, and the tokens that were cut off."""
 
 
 def encode_conversations(source: Source, data: DataSettings, tokenizer: PreTrainedTokenizerBase) -> Examples:
@@ -62,7 +63,7 @@ def encode_conversations(source: Source, data: DataSettings, tokenizer: PreTrain
     features = token_features(tokenizer, row=Value("int64"), cut=Value("int32"), learned=List(Value("int8")))
     table = encoded(key, len(source), prepare, features, batch_size=TEXTS_PER_BATCH)
     learnt = np.fromiter((sum(flags[1:]) for flags in table[LEARNED]), dtype=np.int64, count=len(table))
-    examples = _kept(table, learnt, source, data)
+    examples = kept(table, learnt, source, data)
     return packed(examples, key, data.max_length) if data.pack else examples
 
 
@@ -92,7 +93,7 @@ def encode_responses(source: Source, data: DataSettings, tokenizer: PreTrainedTo
     features = token_features(tokenizer, row=Value("int64"), cut=Value("int32"), labels=List(Value("int32")))
     table = encoded(key, len(source), prepare, features, batch_size=TEXTS_PER_BATCH)
     learnt = np.fromiter(map(len, table[RESPONSE]), dtype=np.int64, count=len(table))
-    return _kept(table, learnt, source, data)
+    return kept(table, learnt, source, data)
 
 
 def _conversations(source: Source) -> list[list[Turn]]:
@@ -112,20 +113,25 @@ def _sequences(
         written = writer.write([conversations[row] for row in rows])
     except ValueError:
         for row in rows:  # to name the one
-            _refuse_unwritable(writer, source, row, conversations[row])
+            refuse_unwritable(writer, source, row, conversations[row])
         raise
     columns: dict[str, Any] = {
         "input_ids": [one.input_ids[:max_length] for one in written],
         LEARNED: [one.learned[:max_length] for one in written],
-        _ROW: rows,
-        _CUT: [max(0, len(one.input_ids) - max_length) for one in written],
+        ROW: rows,
+        CUT: [max(0, len(one.input_ids) - max_length) for one in written],
     }
     if "token_type_ids" in names:
         columns["token_type_ids"] = [[0] * len(ids) for ids in columns["input_ids"]]
     return columns
 
 
-def _refuse_unwritable(writer: Writer, source: Source, row: int, turns: Sequence[Turn]) -> None:
+def refuse_unwritable(writer: Writer, source: Source, row: int, turns: Sequence[Turn]) -> None:
+    """Refuses a conversation that the template refuses.
+
+    Raises:
+        DataError: names the row and the reason.
+    """
     try:
         writer.rendered(turns)
     except ValueError as error:
@@ -151,17 +157,17 @@ def _sides(
         for number, turn in enumerate(turns)
         if turn.learned
     ]
-    columns: dict[str, Any] = {name: [] for name in (*names, RESPONSE, _ROW, _CUT)}
+    columns: dict[str, Any] = {name: [] for name in (*names, RESPONSE, ROW, CUT)}
     if pairs:
-        columns[_ROW] = [row for row, _, _ in pairs]
+        columns[ROW] = [row for row, _, _ in pairs]
         asked = reader([text for _, text, _ in pairs], truncation=True, max_length=max_length)
         given = reader([text for _, _, text in pairs], truncation=True, max_length=max_length)
         columns |= {name: asked[name] for name in names}
         columns[RESPONSE] = given["input_ids"]
-        columns[_CUT] = [sum(lost) for lost in zip(cut_off(asked), cut_off(given), strict=True)]
+        columns[CUT] = [sum(lost) for lost in zip(cut_off(asked), cut_off(given), strict=True)]
     for row in set(rows) - {row for row, _, _ in pairs}:
-        columns[_ROW].append(row)
-        columns[_CUT].append(0)
+        columns[ROW].append(row)
+        columns[CUT].append(0)
         for name in (*names, RESPONSE):
             columns[name].append([])
     return columns
@@ -174,7 +180,7 @@ def _history(turns: Sequence[Turn]) -> str:
     return "\n".join(f"{turn.role.capitalize()}:\n{turn.text}" for turn in turns)
 
 
-def _kept(table: Dataset, learnt: np.ndarray, source: Source, data: DataSettings) -> Examples:
+def kept(table: Dataset, learnt: np.ndarray, source: Source, data: DataSettings) -> Examples:
     """The examples of which something is learnt, with notes about the others and about what was cut.
 
     Args:
@@ -186,7 +192,7 @@ def _kept(table: Dataset, learnt: np.ndarray, source: Source, data: DataSettings
     Raises:
         DataError: nothing is left to learn.
     """
-    rows, cut = np.asarray(table[_ROW]), np.asarray(table[_CUT], dtype=np.int32)
+    rows, cut = np.asarray(table[ROW]), np.asarray(table[CUT], dtype=np.int32)
     lost, blank, shortened = (learnt == 0) & (cut > 0), (learnt == 0) & (cut == 0), (learnt > 0) & (cut > 0)
 
     def note(found: np.ndarray, says: str) -> list[str]:
@@ -204,7 +210,7 @@ def _kept(table: Dataset, learnt: np.ndarray, source: Source, data: DataSettings
         raise DataError("; ".join(notes), where="data.max_length" if lost.any() else KEY)
     clients = clients_of(source, data.client)
     return Examples(
-        table=table.remove_columns([_ROW, _CUT]).select(keep),
+        table=table.remove_columns([ROW, CUT]).select(keep),
         lengths=token_counts(table)[keep],
         clients=None if clients is None else clients[rows[keep]],
         cut=cut[keep],

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 
+import numpy as np
 import torch
 
 from fedfm.clients.recompute import recomputing
+from fedfm.clients.references import with_references
 from fedfm.clients.steps import make_optimizer
 from fedfm.params import count
 from fedfm.server.experiment.build import Experiment
@@ -43,6 +45,9 @@ def time_steps(experiment: Experiment) -> Timing | None:
     client = max(worker.clients, key=lambda name: (len(worker.clients[name]), name))
     indices, local, tunable = worker.clients[client], worker.local, worker.tunable
     plan = worker.plan(len(indices), client, 1, STEPS + 1)
+    read = indices[np.concatenate(plan)]
+    if worker.evaluator is not None:
+        worker = replace(worker, examples=with_references(worker.evaluator, worker.examples, experiment.start, [read]))
     batches = list(islice(worker.on_device(worker.batches(indices, plan, client, 1)), STEPS + 1))
     tunable.write(experiment.start)
     optimizer = make_optimizer(list(tunable.parameters.values()), local, local.learning_rate)

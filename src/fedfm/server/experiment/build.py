@@ -17,6 +17,7 @@ from fedfm.algorithms import Algorithm
 from fedfm.clients import ClientRound, Contract, Evaluator, Worker, Workers, use_threads
 from fedfm.clients.attackers import attackers_of
 from fedfm.clients.distilling import Learner, learner_of
+from fedfm.clients.references import with_references
 from fedfm.clients.memory import give_back_at_once, give_back_now, keep_for_reuse
 from fedfm.clients.work import WORKS
 from fedfm.errors import DataError
@@ -208,6 +209,22 @@ class Experiment:
         select = self.recipe.select
         names = select.planned(self.layers, client, self.recipe.seed) if select.chooses else None
         return None if names is None else choice_of(names, self.contract.spec)
+
+    def with_references(self) -> Experiment:
+        """The same, with what a task that compares models compares all examples with; before round 1."""
+        if not self.data.task.compares:
+            return self
+        start, data, training = self.client_model.to_backbone(self.start), self.data, self.data.training
+        parts = {
+            name: with_references(self.evaluator, part, start)
+            for name in ("validation", "test", "root")
+            if (part := getattr(data, name)) is not None
+        }
+        if training is not None:  # the server may evaluate on what clients hold out
+            held = with_references(self.evaluator, training.train, start, training.federation.holdout.values())
+            parts["training"] = replace(training, train=held)
+        worker = None if self.worker is None else self.worker.with_references()
+        return replace(self, data=replace(data, **parts), worker=worker)
 
     @property
     def public_texts(self) -> PublicTexts:

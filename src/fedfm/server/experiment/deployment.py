@@ -62,7 +62,7 @@ class Simulation:
                 where="data.train",
             )
         require_extra(recipe.runtime.kind)
-        experiment = build_experiment(recipe)
+        experiment = build_experiment(recipe).with_references()
         if self.profile and experiment.worker is not None:
             experiment = replace(experiment, worker=experiment.worker.with_profile(Profile()))
         return experiment
@@ -94,7 +94,7 @@ class RealSites:
 
     def build(self, recipe: Recipe) -> Experiment:
         """As `Deployment.build`."""
-        return build_experiment(recipe, self.names)
+        return build_experiment(recipe, self.names).with_references()
 
     def reach(self, experiment: Experiment) -> Runtime:
         """As `Deployment.reach`. Every connected site has tried to prepare for the run before the first round."""

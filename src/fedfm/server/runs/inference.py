@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from fedfm.clients import Evaluator
+from fedfm.clients.references import with_references
 from fedfm.data.examples import Examples
 from fedfm.data.labels import LabelMap
 from fedfm.data.sources import Source, read_source
 from fedfm.errors import RecipeError
 from fedfm.hosts.devices import choose_device
+from fedfm.models.backbones import load_backbone
 from fedfm.recipe import Recipe, load_recipe
 from fedfm.records import jsonl
 from fedfm.records.folder import RunFolder
 from fedfm.server.experiment.build import Experiment
 from fedfm.server.runs.artifacts import load_tuned
-from fedfm.tasks import TASKS
+from fedfm.tasks import task_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -46,8 +48,10 @@ def evaluate(run: Path | str, data: str, overrides: Sequence[str] = ()) -> dict[
         DataError: the data cannot be read.
     """
     model = _open(run, overrides)
-    source = model.read(data)
-    return _evaluate(model.evaluator, model.encode(source), model.labels)
+    examples = model.encode(model.read(data))
+    if model.evaluator.task.compares:
+        examples = _compared(model, examples)
+    return _evaluate(model.evaluator, examples, model.labels)
 
 
 def predict(run: Path | str, data: str, overrides: Sequence[str] = ()) -> pd.DataFrame:
@@ -105,6 +109,16 @@ def _evaluate(evaluator: Evaluator, examples: Examples, labels: LabelMap | None)
     return {"examples": len(examples), "metrics": scores, **(per_class or {"classes": None, "confusion": None})}
 
 
+def _compared(model: _Model, examples: Examples) -> Examples:
+    """Examples with their values under the model before round 1, which is loaded for it."""
+    recipe, task = model.recipe, model.evaluator.task
+    backbone = load_backbone(recipe.model, task.auto_class, seed=recipe.seed, allow_network=recipe.allow_network)
+    tunable = recipe.tune.attach(backbone, task_type=task.peft_type, seed=recipe.seed)
+    tunable.to(model.evaluator.device)
+    start = recipe.aggregate.initial(tunable.read(), recipe.seed)
+    return with_references(replace(model.evaluator, tunable=tunable), examples, start)
+
+
 @dataclass(frozen=True)
 class _Model:
     """A run's model, ready for inference."""
@@ -137,7 +151,7 @@ def _open(run: Path | str, overrides: Sequence[str]) -> _Model:
     tunable, backbone = tuned.model.tunable, tuned.backbone
     device = choose_device(recipe.runtime.device)
     tunable.to(device)
-    task = TASKS[recipe.task.kind]
+    task = task_of(recipe.task)
     names = jsonl.read(folder.summary)["labels"]
     evaluator = Evaluator(
         tunable=tunable,
