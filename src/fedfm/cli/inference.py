@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from fedfm.cli.output import console, print_json
 
 if TYPE_CHECKING:
     import pandas as pd
+    from rich.console import Console
     from rich.table import Table
 
 PREFIX = "probabilities."
@@ -46,27 +48,38 @@ def evaluate(folder: Path, data: str, overrides: tuple[str, ...], as_json: bool)
 
 @click.command(cls=Command)
 @click.argument("folder", metavar="RUN", type=click.Path(path_type=Path))
-@click.argument("data")
-@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@click.argument("given", nargs=-1, metavar="[DATA] [KEY=VALUE]...")
+@click.option("--prompt", "-p", "prompts", multiple=True, help="A text to answer, in place of DATA; may be repeated.")
 @click.option(
     "--output",
     "-o",
     type=click.Path(path_type=Path, dir_okay=False),
     help="Write to this file, .jsonl or .csv, in place of standard output.",
 )
-def predict(folder: Path, data: str, overrides: tuple[str, ...], output: Path | None, as_json: bool) -> None:
-    """Classify each row of DATA with the model of the run RUN.
+def predict(
+    folder: Path, given: tuple[str, ...], prompts: tuple[str, ...], output: Path | None, as_json: bool
+) -> None:
+    """Classify each row of DATA with the model of the run RUN, or answer it with a language model.
 
-    Prints JSON lines.
+    Prints JSON lines; answers on a terminal as they are written.
 
-    DATA and KEY=VALUE are as in `fedfm evaluate`. Labels are not needed.
+    DATA and KEY=VALUE are as in `fedfm evaluate`. Labels and answers are not needed. KEY=VALUE also says how a language
+    model writes, such as evaluate.generate.max_new_tokens=200 or evaluate.generate.temperature=0.7.
     """
+    if not given and not prompts:
+        raise click.UsageError("name DATA, or give --prompt")
+    data, overrides = (None, given) if prompts else (given[0], given[1:])
     if output is not None and output.suffix not in (".jsonl", ".csv"):
         raise click.UsageError(f"--output {output}: its name must end in .jsonl or .csv")
     from fedfm.records import disk
     from fedfm.server import predict
 
-    rows = predict(folder, data, overrides)
+    terminal = console()
+    streams = output is None and not as_json and terminal.is_terminal and _writes(folder)
+    rows = predict(folder, data, overrides, prompts=prompts, heard=_shown(terminal) if streams else None)
+    if streams:
+        terminal.print()
+        return
     if output is None:
         if as_json:
             print_json(_nested(rows))
@@ -82,12 +95,37 @@ def predict(folder: Path, data: str, overrides: tuple[str, ...], output: Path | 
 
 def _nested(rows: pd.DataFrame) -> list[dict[str, Any]]:
     """One record a row, with the probabilities of all classes in one field."""
+    if not any(str(name).startswith(PREFIX) for name in rows.columns):
+        return [{str(name): value for name, value in row.items()} for row in rows.to_dict("records")]
     classes = [name for name in map(str, rows.columns) if name.startswith(PREFIX)]
     return [
         {name: row[name] for name in map(str, rows.columns) if name not in classes}
         | {"probabilities": {name.removeprefix(PREFIX): row[name] for name in classes}}
         for row in rows.to_dict("records")
     ]
+
+
+def _writes(folder: Path) -> bool:
+    """Whether the model of a run writes, so that its answers can be shown as they come."""
+    from fedfm.recipe import load_recipe
+    from fedfm.records.folder import RunFolder
+    from fedfm.tasks import TASKS
+
+    return TASKS[load_recipe(RunFolder.open(folder).recipe).task.kind].generates
+
+
+def _shown(terminal: Console) -> Callable[[int, str], None]:
+    """Prints answers as they come, with a number where a new one begins."""
+    last = -1
+
+    def show(number: int, text: str) -> None:
+        nonlocal last
+        if number != last:
+            terminal.print(("\n\n" if last >= 0 else "") + f"{number + 1}: ", end="", style="dim")
+        last = number
+        terminal.print(text, end="", soft_wrap=True)
+
+    return show
 
 
 def _lines(rows: pd.DataFrame) -> str:

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from fedfm.settings import Settings
+from fedfm.tasks.settings import GenerationSettings
 
 
 class EvaluateSettings(Settings):
@@ -29,6 +30,8 @@ class EvaluateSettings(Settings):
     never, and the last round is delivered."""
     baselines: list[Literal["local", "pooled"]] = []
     """Also train each client alone (`local`), and one model on all data in one place (`pooled`), to compare with."""
+    generate: GenerationSettings = GenerationSettings()
+    """How a language model writes, in `fedfm predict` and for the metrics of written answers."""
 
 
 class CheckpointSettings(Settings):

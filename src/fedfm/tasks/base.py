@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal, TypedDict
 import numpy as np
 from torch import Tensor, nn
 
+from fedfm.data.conversations.questions import Question
 from fedfm.data.examples import REFERENCE, Examples
 from fedfm.data.labels import LabelMap
 from fedfm.data.readers.request import RequestedColumn
@@ -75,6 +76,7 @@ class Task(ABC):
             loss does; clients then train one by one, since the batches of clients that share a pass are joined.
         compares: whether the loss compares an example's `compared` with that of the model before round 1, which is
             then in a batch as `REFERENCE`.
+        generates: whether the model writes, so that `questions`, `prompt` and `end` are there.
         metrics: name → whether higher is better; the first is the main metric, which decides between rounds.
     """
 
@@ -87,6 +89,7 @@ class Task(ABC):
     causal: ClassVar[bool] = False
     across_examples: ClassVar[bool] = False
     compares: ClassVar[bool] = False
+    generates: ClassVar[bool] = False
     metrics: ClassVar[Mapping[str, bool]]
 
     def under(self, settings: TaskSettings) -> Task:
@@ -144,6 +147,26 @@ class Task(ABC):
     def delivered(self, processor: Any, data: DataSettings) -> Any:
         """The processor that is written beside the model; by default the backbone's own."""
         return processor
+
+    def questions(self, source: Source, data: DataSettings) -> list[Question]:
+        """What the model is to continue in each row of a source, which `prepare` has not seen; only where `generates`.
+
+        Raises:
+            RecipeError, DataError: a row has nothing to continue.
+        """
+        raise NotImplementedError
+
+    def prompt(self, question: Question, processor: Any, data: DataSettings) -> list[int]:
+        """The tokens that the model continues; of an encoder-decoder, those that the encoder reads.
+
+        Raises:
+            DataError: it cannot be written.
+        """
+        raise NotImplementedError
+
+    def end(self, processor: Any, data: DataSettings) -> int | None:
+        """The token that ends an answer, beside the tokenizer's end token; None: there is no other."""
+        return None
 
     @abstractmethod
     def predictions(self, batch: Batch) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fedfm.data.conversations.questions import Question, read_questions
 from fedfm.data.conversations.reading import CONVERSATION, conversation_columns, with_conversations
 from fedfm.data.readers.request import RequestedColumn
 from fedfm.data.settings import DataSettings
@@ -13,6 +14,7 @@ class Conversational(Task):
     """A task on conversations."""
 
     own_keys = frozenset({"conversation"})
+    generates = True
 
     def inputs(self, data: DataSettings) -> list[str]:
         """The column of conversations, which `prepare` adds."""
@@ -21,6 +23,10 @@ class Conversational(Task):
     def columns(self, data: DataSettings) -> list[RequestedColumn]:
         """The columns in which conversations may be."""
         return [*conversation_columns(data.conversation), *client_columns(data)]
+
+    def questions(self, source: Source, data: DataSettings) -> list[Question]:
+        """The last question of each conversation; raises as `read_questions`."""
+        return read_questions(source, data.conversation)
 
     def prepare(self, source: Source, data: DataSettings) -> Source:
         """A source with the column of conversations.

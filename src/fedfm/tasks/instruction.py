@@ -16,11 +16,13 @@ from torch.nn.utils.rnn import pad_sequence
 
 from fedfm.data.conversations.encoding import LEARNED, encode_conversations
 from fedfm.data.conversations.packing import POSITIONS
-from fedfm.data.conversations.templates import template_of
+from fedfm.data.conversations.templates import Writer, template_of
+from fedfm.data.conversations.questions import Question
 from fedfm.data.examples import Examples
 from fedfm.data.labels import LabelMap
 from fedfm.data.settings import DataSettings
 from fedfm.data.sources import Source
+from fedfm.errors import DataError
 from fedfm.models.tunable import Tunable
 from fedfm.tasks.base import TARGETS, Batch, Collate
 from fedfm.tasks.conversational import Conversational
@@ -71,6 +73,21 @@ class Instruct(Conversational, CausalLM):
         super().check_model(tunable, processor, name, data)
         if data.pack:
             refuse_leaks(self, tunable, processor, name)
+
+    def prompt(self, question: Question, processor: Any, data: DataSettings) -> list[int]:
+        """The conversation by the run's template, up to where the answer begins.
+
+        Raises:
+            DataError: the template refuses it.
+        """
+        try:
+            return Writer(processor, template_of(processor, data)).prompt(question.turns)
+        except ValueError as error:
+            raise DataError(f"the chat template {error}: {question.text[:60]!r}", where="data.template") from error
+
+    def end(self, processor: Any, data: DataSettings) -> int | None:
+        """The token with which the template ends a response."""
+        return Writer(processor, template_of(processor, data)).end
 
     def delivered(self, processor: Any, data: DataSettings) -> Any:
         """The tokenizer with the chat template by which the model was tuned."""

@@ -13,9 +13,12 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, DataCollatorForLanguageModeling
 
+from fedfm.data.columns import text_column
+from fedfm.data.conversations.questions import Question
 from fedfm.data.documents import encode_documents
 from fedfm.data.examples import Examples
 from fedfm.data.labels import LabelMap
+from fedfm.data.plain_text import plain_tokenizer
 from fedfm.data.settings import DataSettings
 from fedfm.data.sources import Source
 from fedfm.errors import RecipeError
@@ -136,6 +139,20 @@ class CausalLM(LanguageModeling):
     auto_class = AutoModelForCausalLM
     peft_type = "CAUSAL_LM"
     causal = True
+    generates = True
+
+    def questions(self, source: Source, data: DataSettings) -> list[Question]:
+        """Each text as it is."""
+        return [Question.of(text) for text in text_column(source, data.text[0], "data.text")]
+
+    def prompt(self, question: Question, processor: Any, data: DataSettings) -> list[int]:
+        """The text with the tokens that the tokenizer puts before every text, and none after it."""
+        reader = plain_tokenizer(processor)
+        around = reader(question.text, return_special_tokens_mask=True)
+        ids, special = around["input_ids"], around["special_tokens_mask"]
+        last = max(place for place, flag in enumerate(special) if not flag)
+        found: list[int] = ids[: last + 1]
+        return found
 
     def check_model(self, tunable: Tunable, processor: Any, name: str, data: DataSettings) -> None:
         """Refuses a model whose predictions depend on later tokens.

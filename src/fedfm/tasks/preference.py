@@ -25,7 +25,8 @@ from torch.nn.functional import cross_entropy, logsigmoid
 
 from fedfm.data.conversations.packing import POSITIONS
 from fedfm.data.conversations.pairs import encode_pairs
-from fedfm.data.conversations.preferences import PAIR, preference_columns, with_preferences
+from fedfm.data.conversations.preferences import PAIR, parsed_pair, preference_columns, with_preferences
+from fedfm.data.conversations.questions import Question, questions_of
 from fedfm.data.examples import REFERENCE, Examples
 from fedfm.data.labels import LabelMap
 from fedfm.data.readers.request import RequestedColumn
@@ -67,6 +68,17 @@ class Preference(Instruct):
     def columns(self, data: DataSettings) -> list[RequestedColumn]:
         """The columns in which pairs may be."""
         return [*preference_columns(data.preference), *client_columns(data)]
+
+    def questions(self, source: Source, data: DataSettings) -> list[Question]:
+        """The prompts, with the chosen responses; where the source has no pairs, as for `instruct`.
+
+        Raises:
+            RecipeError, DataError: as `with_preferences` and `read_questions`.
+        """
+        if data.preference.chosen not in source.table.column_names:
+            return super().questions(source, data)
+        pairs = with_preferences(source, data.preference).table[PAIR]
+        return [questions_of(parsed_pair(text)[0]) for text in pairs]
 
     def prepare(self, source: Source, data: DataSettings) -> Source:
         """A source with the column of pairs.

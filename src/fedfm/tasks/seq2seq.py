@@ -14,9 +14,11 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForSeq2SeqLM, PretrainedConfig
 from transformers.models.bart.modeling_bart import shift_tokens_right
 
-from fedfm.data.conversations.encoding import RESPONSE, encode_responses
+from fedfm.data.conversations.encoding import RESPONSE, encode_responses, history
+from fedfm.data.conversations.questions import Question
 from fedfm.data.examples import Examples
 from fedfm.data.labels import LabelMap
+from fedfm.data.plain_text import plain_tokenizer
 from fedfm.data.settings import DataSettings
 from fedfm.data.sources import Source
 from fedfm.tasks.base import TARGETS, Batch, Collate
@@ -66,6 +68,12 @@ class Seq2Seq(Conversational, LanguageModeling):
             tokens=shown_tokens(processor, asked, [False] * len(asked)),
             targets=shown_tokens(processor, given, [True] * len(given)),
         )
+
+    def prompt(self, question: Question, processor: Any, data: DataSettings) -> list[int]:
+        """What the encoder reads, truncated to ``data.max_length`` tokens as in training."""
+        reader = plain_tokenizer(processor)
+        ids: list[int] = reader(history(question.turns), truncation=True, max_length=data.max_length)["input_ids"]
+        return ids
 
     def targets(self, batch: Batch) -> Tensor:
         """The tokens of the response."""

@@ -151,7 +151,7 @@ def _sides(
 ) -> dict[str, Any]:
     """The learnt responses of some conversations as columns; a row without any has one example without tokens."""
     pairs = [
-        (row, _history(turns[:number]), turn.text)
+        (row, history(turns[:number]), turn.text)
         for row in rows
         for turns in [conversations[row]]
         for number, turn in enumerate(turns)
@@ -173,7 +173,7 @@ def _sides(
     return columns
 
 
-def _history(turns: Sequence[Turn]) -> str:
+def history(turns: Sequence[Turn]) -> str:
     """What the encoder reads: a single turn as it is, several with the names of their roles."""
     if len(turns) == 1:
         return turns[0].text

@@ -31,6 +31,10 @@ class Format(ABC):
     def is_possible(self, names: Collection[str]) -> bool:
         """Whether a table with these columns can have rows of the format."""
 
+    def without_responses(self) -> Format:
+        """The same format for rows that may lack a response; by default it always has one."""
+        return self
+
     @abstractmethod
     def fits(self, row: Row) -> bool:
         """Whether a row is of this format."""
@@ -53,12 +57,14 @@ class Columns(Format):
         responses: names of the column of the response.
         inputs: names of the column of a text that the question is about, which follows it; may be absent or blank.
         systems: names of the column of the system's text; may be absent or blank.
+        needs_response: whether a table must have the column of the response.
     """
 
     prompts: tuple[str, ...]
     responses: tuple[str, ...]
     inputs: tuple[str, ...] = ()
     systems: tuple[str, ...] = ("system", "system_prompt")
+    needs_response: bool = True
 
     @property
     def columns(self) -> dict[str, Literal["text", "turns"]]:
@@ -71,9 +77,14 @@ class Columns(Format):
             return self
         return replace(self, prompts=(settings.prompt,), responses=(settings.response,))
 
+    def without_responses(self) -> Columns:
+        """Without a need for the column of the response."""
+        return replace(self, needs_response=False)
+
     def is_possible(self, names: Collection[str]) -> bool:
-        """A prompt and a response are needed."""
-        return any(name in names for name in self.prompts) and any(name in names for name in self.responses)
+        """A prompt is needed, and a response."""
+        answered = not self.needs_response or any(name in names for name in self.responses)
+        return answered and any(name in names for name in self.prompts)
 
     def fits(self, row: Row) -> bool:
         """A row with a prompt; its response may be missing, which `turns` then has as an empty text."""

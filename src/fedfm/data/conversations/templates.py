@@ -115,13 +115,7 @@ class Writer:
         Raises:
             ValueError: the template refuses the conversation, or does not write its responses as they are.
         """
-        marked = [{"role": turn.role, "content": self._marked(turn)} for turn in turns]
-        try:
-            text = str(self.tokenizer.apply_chat_template(marked, chat_template=self._fixed, tokenize=False))
-        except (TemplateError, TypeError, ValueError) as error:
-            raise ValueError(f"refuses the conversation: {' '.join(str(error).split())}") from error
-        text = self._pattern.sub(lambda found: self._names[found[0]], text)
-        text = re.sub(f"{_OPEN}(\\d+){_CLOSE}", lambda found: self._controls[int(found[1])], text)
+        text = self._text(turns)
         parts = re.split(f"{_START}(.*?){_END}", text, flags=re.DOTALL)  # every second part is a learnt response
         plain = "".join(parts)
         if len(parts) // 2 != sum(turn.learned for turn in turns) or _START in plain or _END in plain:
@@ -134,6 +128,18 @@ class Writer:
             place += len(part)
         return plain, spans
 
+    def prompt(self, turns: Sequence[Turn]) -> list[int]:
+        """The tokens of a conversation up to where the assistant begins its answer; raises ValueError as `rendered`."""
+        ids: list[int] = self._reader(self._text(turns, asks=True), add_special_tokens=False)["input_ids"]
+        return ids
+
+    @cached_property
+    def end(self) -> int | None:
+        """The token that ends a learnt response; None if the template has none."""
+        written = self.write([[Turn("user", "a question"), Turn("assistant", "a response", learned=True)]])[0]
+        last = [token for token, flag in zip(written.input_ids, written.learned, strict=True) if flag][-1]
+        return last if last in self.tokenizer.all_special_ids else None
+
     def write(self, conversations: Sequence[Sequence[Turn]]) -> list[Written]:
         """The tokens of conversations; raises ValueError as `rendered`."""
         rendered = [self.rendered(turns) for turns in conversations]
@@ -145,6 +151,18 @@ class Writer:
             Written(ids, [int(any(_is_in(place, span) for span in spans)) for place in offsets])
             for ids, offsets, (_, spans) in zip(whole["input_ids"], whole["offset_mapping"], rendered, strict=True)
         ]
+
+    def _text(self, turns: Sequence[Turn], *, asks: bool = False) -> str:
+        """The text with marks around what is learnt; it ends where an answer begins if it ``asks`` for one."""
+        marked = [{"role": turn.role, "content": self._marked(turn)} for turn in turns]
+        try:
+            rendered = self.tokenizer.apply_chat_template(
+                marked, chat_template=self._fixed, tokenize=False, add_generation_prompt=asks
+            )
+        except (TemplateError, TypeError, ValueError) as error:
+            raise ValueError(f"refuses the conversation: {' '.join(str(error).split())}") from error
+        text = self._pattern.sub(lambda found: self._names[found[0]], str(rendered))
+        return re.sub(f"{_OPEN}(\\d+){_CLOSE}", lambda found: self._controls[int(found[1])], text)
 
     def _marked(self, turn: Turn) -> str:
         """A text whose control tokens are hidden from the template's, with marks around what is learnt.

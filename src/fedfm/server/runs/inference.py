@@ -1,16 +1,18 @@
-"""The model of a run on other data: metrics for data with labels or documents, predicted classes for other data."""
+"""The model of a run on other data: metrics for data with labels or documents; predicted classes, or written answers."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from fedfm.clients import Evaluator
 from fedfm.clients.references import with_references
+from fedfm.data.conversations.questions import Question
 from fedfm.data.examples import Examples
 from fedfm.data.labels import LabelMap
 from fedfm.data.sources import Source, read_source
@@ -23,11 +25,12 @@ from fedfm.records.folder import RunFolder
 from fedfm.server.experiment.build import Experiment
 from fedfm.server.runs.artifacts import load_tuned
 from fedfm.tasks import task_of
+from fedfm.tasks.generation import Generator, Heard
 
 if TYPE_CHECKING:
     import pandas as pd
 
-CHANGEABLE = ("data.", "evaluate.batch_size", "runtime.device", "allow_network")
+CHANGEABLE = ("data.", "evaluate.batch_size", "evaluate.generate", "runtime.device", "allow_network")
 """Keys, or prefixes of keys, that may be changed for other data."""
 
 
@@ -54,36 +57,91 @@ def evaluate(run: Path | str, data: str, overrides: Sequence[str] = ()) -> dict[
     return _evaluate(model.evaluator, examples, model.labels)
 
 
-def predict(run: Path | str, data: str, overrides: Sequence[str] = ()) -> pd.DataFrame:
-    """The classes that a run's model predicts for data; labels are not needed.
+def predict(
+    run: Path | str,
+    data: str | None = None,
+    overrides: Sequence[str] = (),
+    *,
+    prompts: Sequence[str] = (),
+    heard: Heard | None = None,
+) -> pd.DataFrame:
+    """What a run's model says about data: the classes that it predicts, or the answers that a language model writes.
+
+    Labels and answers are not needed in the data.
 
     Args:
         run: the run's folder.
-        data: as ``data.test`` of a recipe.
-        overrides: as in `evaluate`.
+        data: as ``data.test`` of a recipe; None: ``prompts`` are given.
+        overrides: as in `evaluate`; ``evaluate.generate`` says how a language model writes.
+        prompts: texts for a language model to answer, in place of data.
+        heard: gets the number of a prompt, from 0, and each piece of its answer as it is written.
 
     Returns:
-        One row for each row of the data, in its order: ``row`` (from 1), ``label`` if the data has it, ``predicted``,
-        ``probability``, and ``probabilities.NAME`` for each class.
+        One row for each row of the data, in its order. Of a classifier: ``row`` (from 1), ``label`` if the data has it,
+        ``predicted``, ``probability``, and ``probabilities.NAME`` for each class. Of a language model: ``row``,
+        ``prompt``, ``generated``, and ``answer`` if the data has any.
 
     Raises:
-        RecipeError: as `evaluate`, and for tasks without classes.
-        DataError: the data cannot be read.
+        RecipeError: as `evaluate`; the model neither predicts classes nor writes; data and prompts do not fit.
+        DataError: the data cannot be read, or a prompt is too long for the model.
     """
-    import pandas as pd
-
+    if (data is None) == (not prompts):
+        raise RecipeError("give either data or prompts", where="DATA")
     model = _open(run, overrides)
+    if model.evaluator.task.generates:
+        return _written(model, data, prompts, heard)
     if model.labels is None:
         raise RecipeError(
-            f"a model of {model.recipe.task.kind} predicts no classes; use `fedfm evaluate` to measure it on documents",
+            f"a model of {model.recipe.task.kind} predicts no classes and writes no text; use `fedfm evaluate` to "
+            "measure it on documents",
             where="task.kind",
         )
+    if data is None:
+        raise RecipeError(f"a model of {model.recipe.task.kind} answers no prompts; give it data", where="task.kind")
+    return _classified(model, data, model.labels)
+
+
+def _written(model: _Model, data: str | None, prompts: Sequence[str], heard: Heard | None) -> pd.DataFrame:
+    """The answers of a language model."""
+    import pandas as pd
+
+    questions, numbers = [Question.of(text) for text in prompts], list(range(1, len(prompts) + 1))
+    if data is not None:
+        source = read_source(data, "test", where="DATA", allow_network=model.recipe.allow_network)
+        questions = model.evaluator.task.questions(source, model.recipe.data)
+        numbers = [source.row_number(index) for index in range(len(source))]
+    answers = generator_of(model.evaluator, model.recipe).answers(questions, heard)
+    found = pd.DataFrame({"row": numbers, "prompt": [question.text for question in questions], "generated": answers})
+    if any(question.answer is not None for question in questions):
+        found["answer"] = [question.answer for question in questions]
+    return found
+
+
+def generator_of(evaluator: Evaluator, recipe: Recipe) -> Generator:
+    """Writes with an evaluator's tunable, as a recipe says."""
+    settings = recipe.evaluate.generate
+    return Generator(
+        tunable=evaluator.tunable,
+        task=evaluator.task,
+        tokenizer=cast(PreTrainedTokenizerBase, evaluator.processor),
+        data=recipe.data,
+        settings=settings,
+        seed=recipe.seed if settings.seed is None else settings.seed,
+        batch_size=evaluator.batch_size,
+        device=evaluator.device,
+    )
+
+
+def _classified(model: _Model, data: str, labels: LabelMap) -> pd.DataFrame:
+    """The classes that a classifier predicts."""
+    import pandas as pd
+
     source = model.read(data)
     column = model.recipe.data.label
     truth = None if column not in source.table.column_names else source.table[column]
     logits = torch.from_numpy(model.evaluator.logits(model.encode(source, labelled=False)))
     probabilities = logits.double().softmax(-1).numpy()
-    names = model.labels.names
+    names = labels.names
     rows = [
         {
             "row": source.row_number(index),
