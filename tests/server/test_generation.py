@@ -25,11 +25,14 @@ MODELS = {"instruct": "tiny-llama", "causal-lm": "tiny-gpt2", "seq2seq": "tiny-t
 
 
 def written_run(folder: Path, kind: str, model: str) -> Run:
-    rows = [{"prompt": f"Is it {number}?", "response": "Certainly.", "text": f"It is {number}."} for number in range(24)]
+    rows = [
+        {"prompt": f"Is it {number}?", "response": "Certainly.", "text": f"It is {number}."} for number in range(24)
+    ]
     recipe = small_recipe(folder, model={"path": f"builtin:{model}"}, task={"kind": kind})
     for name in ("train", "test"):
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     recipe |= {
+        "evaluate": {"generate": {"examples": 3, "max_new_tokens": 8}},
         "data": {**recipe["data"], "max_length": 48},
         "federation": {"clients": 2, "per_round": 2, "rounds": 1},
         "local": {"batch_size": 6, "learning_rate": 0.02},
@@ -137,3 +140,26 @@ def test_the_command_answers_prompts_and_data(runs: dict[str, Run], tmp_path: Pa
 def test_what_cannot_be_answered_is_refused(arguments: dict[str, Any], says: str, runs: dict[str, Run]) -> None:
     with pytest.raises(FedfmError, match=says):
         predict(runs["instruct"].path, **arguments)
+
+
+def test_a_run_keeps_what_was_written_before_and_after(runs: dict[str, Run]) -> None:
+    finished = runs["instruct"]
+    found = json.loads(finished.folder.samples.read_text())
+    asked = [row["prompt"] for row in found["rows"]]
+    assert asked == ["Is it 0?", "Is it 1?", "Is it 2?"]
+    short = ["evaluate.generate.max_new_tokens=8"]
+    assert [row["after"] for row in found["rows"]] == list(
+        predict(finished.path, prompts=asked, overrides=short).generated
+    )
+    assert {row["answer"] for row in found["rows"]} == {"Certainly."}
+    assert found["initial"].keys() == found["final"].keys() == {"rouge_l", "exact_match", "token_f1"}
+    assert [row["before"] for row in found["rows"]] != [row["after"] for row in found["rows"]]
+    page = finished.folder.report.read_text()
+    assert 'id="samples"' in page
+    assert "ROUGE-L" in page
+    assert json.loads(runs["causal-lm"].folder.samples.read_text())["final"] == {}
+
+
+def test_only_language_models_write_answers(tmp_path: Path) -> None:
+    with pytest.raises(FedfmError, match=r"evaluate.generate.examples.*writes no answers"):
+        run(small_recipe(tmp_path, evaluate={"generate": {"examples": 1}}))

@@ -59,7 +59,7 @@ def test_it_learns_what_is_preferred(tmp_path: Path) -> None:
 def test_the_reference_is_the_model_before_round_1_where_the_weights_change_and_a_run_is_continued(
     tmp_path: Path,
 ) -> None:
-    """FLoRA adds each round's update to the frozen weights; a client alone and in a pass compare with the same values."""
+    """FLoRA adds each round's update to the frozen weights. Clients train alone in one run, in passes in the other."""
     local = {"batch_size": 6, "learning_rate": 0.02, "max_steps": 2, "lr_scheduler_type": "constant"}
     changes = {"aggregate": {"rule": "flora"}, "local": local}
     found = []

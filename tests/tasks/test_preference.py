@@ -116,7 +116,9 @@ def test_the_loss_is_the_formula(tune: TuneSettings, model: str, tmp_path: Path)
     plain, tokenizer = tunable.model, backbone.processor
 
     def ratios() -> list[float]:
-        chances = [[log_probability(plain, tokenizer, r["prompt"], r[side]) for side in ("chosen", "rejected")] for r in PAIRS]
+        chances = [
+            [log_probability(plain, tokenizer, r["prompt"], r[side]) for side in ("chosen", "rejected")] for r in PAIRS
+        ]
         return [chosen - rejected for chosen, rejected in chances]
 
     reference, task = ratios(), Preference(0.2)

@@ -56,9 +56,7 @@ def evaluate(folder: Path, data: str, overrides: tuple[str, ...], as_json: bool)
     type=click.Path(path_type=Path, dir_okay=False),
     help="Write to this file, .jsonl or .csv, in place of standard output.",
 )
-def predict(
-    folder: Path, given: tuple[str, ...], prompts: tuple[str, ...], output: Path | None, as_json: bool
-) -> None:
+def predict(folder: Path, given: tuple[str, ...], prompts: tuple[str, ...], output: Path | None, as_json: bool) -> None:
     """Classify each row of DATA with the model of the run RUN, or answer it with a language model.
 
     Prints JSON lines; answers on a terminal as they are written.

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
-
 REFERENCE = "reference"
 """Key of `Examples.reference` in a row, and of it in a batch, float32 [B]."""
 
@@ -24,9 +23,9 @@ class Examples:
         labels: int64 [N] classes, or None.
         clients: str objects [N], the client of each example, or None.
         cut: int32 [N], tokens that truncation has cut off each example; None where nothing is truncated.
+        notes: sentences about examples that were truncated or left out.
         reference: float32 [N], what the loss compares the model's value of each example with, set by
             `fedfm.clients.references`; NaN where it was not computed, None for tasks that compare with nothing.
-        notes: sentences about examples that were truncated or left out.
     """
 
     table: Dataset
@@ -34,8 +33,8 @@ class Examples:
     labels: np.ndarray | None = None
     clients: np.ndarray | None = None
     cut: np.ndarray | None = None
-    reference: np.ndarray | None = None
     notes: tuple[str, ...] = ()
+    reference: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.lengths)

@@ -176,15 +176,15 @@ class DataSettings(Settings):
     """Tokens per example; of `preference`, tokens of each response with its prompt. Language modelling cuts a document
     into pieces, all other tasks truncate."""
     end_token: bool = True
-    """End each document of `causal-lm`, and each response of `instruct` and `preference` in the plain template, with the
-    tokenizer's end token, so that the model learns where to stop."""
+    """End each document of `causal-lm`, and in the plain template each response of `instruct` and `preference`, with
+    the tokenizer's end token, so that the model learns where to stop."""
     conversation: ConversationSettings = ConversationSettings()
     """Where the conversations of `instruct` and `seq2seq` are in the data."""
     preference: PreferenceSettings = PreferenceSettings()
     """Where the pairs of `preference` are in the data."""
     template: Literal["auto", "tokenizer", "plain"] = "auto"
-    """How `instruct` and `preference` write a conversation: by the tokenizer's chat template, or plainly (`User:`, `Assistant:`);
-    `auto`: by the tokenizer's if it has one."""
+    """How `instruct` and `preference` write a conversation: by the tokenizer's chat template, or plainly (`User:`,
+    `Assistant:`); `auto`: by the tokenizer's if it has one."""
     pack: bool = False
     """Put several conversations of a client into one example of `instruct`, up to `max_length` tokens; they do not
     attend to each other."""

@@ -93,9 +93,20 @@ def _beta(recipe: RecipeKeys) -> str | None:
 def _references(recipe: RecipeKeys) -> str | None:
     if recipe.proxy.is_sent and TASKS[recipe.task.kind].compares:
         return (
-            f"the loss of `task.kind: {recipe.task.kind}` compares the model with itself before round 1, but a proxy is "
-            "another model than the one that is evaluated: use proxy.kind=none"
+            f"the loss of `task.kind: {recipe.task.kind}` compares the model with itself before round 1, but a proxy "
+            "is another model than the one that is evaluated: use proxy.kind=none"
         )
+    return None
+
+
+def _written(recipe: RecipeKeys) -> str | None:
+    if not recipe.evaluate.generate.examples:
+        return None
+    if not TASKS[recipe.task.kind].generates:
+        writers = " or ".join(kind for kind, task in TASKS.items() if task.generates)
+        return f"a model of `task.kind: {recipe.task.kind}` writes no answers; set it to 0, or use {writers}"
+    if recipe.evaluate.at == "clients":
+        return "the server writes the answers, but `evaluate.at: clients` lets only clients measure: set it to 0"
     return None
 
 
@@ -298,6 +309,7 @@ CHECKS = (
     Check(("data.template", "task.kind"), _unread("template")),
     Check(("data.pack", "task.kind"), _unread("pack")),
     Check(("data.preference", "task.kind"), _unread("preference")),
+    Check(("evaluate.generate.examples", "task.kind", "evaluate.at"), _written),
     Check(("task.beta", "task.kind"), _beta),
     Check(("proxy.kind", "task.kind"), _references),
     Check(("federation.per_round", "federation.clients", "data.client"), _cohort),

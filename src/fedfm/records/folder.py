@@ -131,6 +131,11 @@ class RunFolder:
         return self.path / "evaluation.json"
 
     @property
+    def samples(self) -> Path:
+        """What a language model wrote before round 1 and after the last, and its scores."""
+        return self.path / "samples.json"
+
+    @property
     def clients(self) -> Path:
         """The federation: id, sizes and label counts of every client."""
         return self.path / "clients.json"

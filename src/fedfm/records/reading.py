@@ -31,6 +31,7 @@ class RunFiles:
         recipe: recipe.yaml, parsed.
         summary: summary.json; None until the run has ended.
         evaluation: evaluation.json; None until the run has ended.
+        samples: samples.json; None unless the recipe asks for written answers.
         environment: env.json.
         profile: profile.json; None unless the run was profiled.
         clients: clients.json, one record a client.
@@ -45,6 +46,7 @@ class RunFiles:
     recipe: Record
     summary: Record | None
     evaluation: Record | None
+    samples: Record | None
     environment: Record | None
     profile: Record | None
     clients: list[Record]
@@ -115,6 +117,7 @@ def read_run(folder: RunFolder) -> RunFiles:
         recipe=records(_mapping(folder.recipe, recipe_text)),
         summary=records(summary_of(folder)),
         evaluation=_json(folder.evaluation, shapes.EVALUATION),
+        samples=_json(folder.samples, shapes.SAMPLES),
         environment=_json(folder.environment, shapes.ENVIRONMENT),
         profile=_json(folder.profile, shapes.PROFILE),
         clients=_json(folder.clients, shapes.CLIENTS) or [],

@@ -261,6 +261,22 @@ class _Evaluation(TypedDict):
     confusion: list[list[Count]] | None
 
 
+@with_config(_OPEN)
+class _Sample(TypedDict):
+    row: Count
+    prompt: str
+    answer: str | None
+    before: str
+    after: str
+
+
+@with_config(_OPEN)
+class _Samples(TypedDict):
+    initial: dict[str, Figure]
+    final: dict[str, Figure]
+    rows: list[_Sample]
+
+
 def _square(evaluation: dict[str, Any]) -> dict[str, Any]:
     """Checks that the confusion matrix has a row and a column for each class."""
     classes, confusion = len(evaluation["classes"] or ()), evaluation["confusion"] or []
@@ -350,6 +366,7 @@ COSTS = Shape[Mapping[str, Any]](_Costs)
 CLIENTS = Shape[list[Any]](list[_Client])
 SUMMARY = Shape[Mapping[str, Any]](_Summary)
 EVALUATION = Shape[Mapping[str, Any]](Annotated[_Evaluation, AfterValidator(_square)])
+SAMPLES = Shape[Mapping[str, Any]](_Samples)
 ENVIRONMENT = Shape[Mapping[str, Any]](_Environment)
 PROFILE = Shape[Mapping[str, Any]](_Profile)
 RECIPE = Shape[Mapping[str, Any]](_Recipe)

@@ -6,8 +6,10 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-NAMES = {"macro_f1": "macro-F1", "matthews": "Matthews correlation"}
-PERCENTAGES = frozenset({"accuracy", "macro_f1", "token_accuracy", "preference_accuracy"})
+NAMES = {"rouge_l": "ROUGE-L", "token_f1": "F1 of tokens", "macro_f1": "macro-F1", "matthews": "Matthews correlation"}
+PERCENTAGES = frozenset(
+    {"accuracy", "macro_f1", "token_accuracy", "preference_accuracy", "exact_match", "number_match"}
+)
 LOWER_IS_BETTER = frozenset({"loss", "perplexity"})
 """Metrics that fall as a model improves; all other metrics rise."""
 DASH = "–"

@@ -43,6 +43,7 @@ def render(run: RunFiles) -> str:
         outcome=sections.outcome(run),
         learning=sections.learning(run),
         classes=sections.classes(run),
+        samples=sections.samples(run),
         federation=sections.federation(run),
         spread=sections.spread(run),
         contribution=sections.contribution(run),

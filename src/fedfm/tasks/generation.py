@@ -32,7 +32,7 @@ class _Stream(TextStreamer):
         super().__init__(tokenizer, skip_prompt=skip_prompt, skip_special_tokens=True)
         self._tell = tell
 
-    def on_finalized_text(self, text: str, stream_end: bool = False) -> None:  # noqa: FBT001, FBT002 - transformers' own
+    def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
         """Passes a piece on."""
         if text:
             self._tell(text)
@@ -137,4 +137,3 @@ class Generator:
             if len(prompt) + needed > limit:
                 answer = "" if decodes else f" and an answer of {needed} (evaluate.generate.max_new_tokens)"
                 raise DataError(f"question {number}: a prompt of {len(prompt)} tokens{answer} are more than {limit}")
-

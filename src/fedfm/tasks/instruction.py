@@ -16,8 +16,8 @@ from torch.nn.utils.rnn import pad_sequence
 
 from fedfm.data.conversations.encoding import LEARNED, encode_conversations
 from fedfm.data.conversations.packing import POSITIONS
-from fedfm.data.conversations.templates import Writer, template_of
 from fedfm.data.conversations.questions import Question
+from fedfm.data.conversations.templates import Writer, template_of
 from fedfm.data.examples import Examples
 from fedfm.data.labels import LabelMap
 from fedfm.data.settings import DataSettings

@@ -8,7 +8,8 @@ With a prompt x, responses y_w (chosen) and y_l (rejected), the trained model π
 backbone. Its part of h is one number a pair, which does not change; `fedfm.clients.references` computes it once, so no
 second model is in memory, and every tunable will do.
 
-Rafailov et al., Direct Preference Optimization: Your Language Model is Secretly a Reward Model, arXiv:2305.18290, eq. (7).
+Rafailov et al., Direct Preference Optimization: Your Language Model is Secretly a Reward Model, arXiv:2305.18290,
+eq. (7).
 """
 
 from __future__ import annotations
@@ -89,7 +90,7 @@ class Preference(Instruct):
         return with_preferences(source, data.preference)
 
     def encode(self, source: Source, data: DataSettings, processor: Any, labels: LabelMap | None) -> Examples:
-        """One sequence for each pair: the chosen conversation, then the rejected one, which do not attend to each other."""
+        """One sequence for each pair; see `encode_pairs`."""
         return encode_pairs(source, data, processor)
 
     def collate(self, processor: Any, seed: int) -> Collate:

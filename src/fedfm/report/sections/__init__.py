@@ -9,6 +9,7 @@ from fedfm.report.sections.federation import federation
 from fedfm.report.sections.learning import learning
 from fedfm.report.sections.outcome import outcome
 from fedfm.report.sections.proxy import proxy
+from fedfm.report.sections.samples import samples
 from fedfm.report.sections.selection import selection
 from fedfm.report.sections.spread import spread
 from fedfm.report.sections.time import time
@@ -24,6 +25,7 @@ __all__ = [
     "learning",
     "outcome",
     "proxy",
+    "samples",
     "selection",
     "spread",
     "time",

@@ -39,9 +39,9 @@ def time_steps(experiment: Experiment) -> Timing | None:
 
     The algorithm's own terms of the gradient and the loss are left out. Clients that share passes are faster.
     """
-    worker = None if experiment.worker is None else experiment.worker.own
-    if worker is None:
+    if experiment.worker is None:
         return None
+    worker = experiment.worker.own
     client = max(worker.clients, key=lambda name: (len(worker.clients[name]), name))
     indices, local, tunable = worker.clients[client], worker.local, worker.tunable
     plan = worker.plan(len(indices), client, 1, STEPS + 1)

@@ -17,9 +17,10 @@ from fedfm.algorithms import Algorithm
 from fedfm.clients import ClientRound, Contract, Evaluator, Worker, Workers, use_threads
 from fedfm.clients.attackers import attackers_of
 from fedfm.clients.distilling import Learner, learner_of
-from fedfm.clients.references import with_references
 from fedfm.clients.memory import give_back_at_once, give_back_now, keep_for_reuse
+from fedfm.clients.references import with_references
 from fedfm.clients.work import WORKS
+from fedfm.data.examples import Examples
 from fedfm.errors import DataError
 from fedfm.hosts.devices import choose_device
 from fedfm.hosts.model_groups import ModelWorkers, backbone_places
@@ -215,16 +216,21 @@ class Experiment:
         if not self.data.task.compares:
             return self
         start, data, training = self.client_model.to_backbone(self.start), self.data, self.data.training
-        parts = {
-            name: with_references(self.evaluator, part, start)
-            for name in ("validation", "test", "root")
-            if (part := getattr(data, name)) is not None
-        }
+
+        def referenced(part: Examples) -> Examples:
+            return with_references(self.evaluator, part, start)
+
         if training is not None:  # the server may evaluate on what clients hold out
             held = with_references(self.evaluator, training.train, start, training.federation.holdout.values())
-            parts["training"] = replace(training, train=held)
-        worker = None if self.worker is None else self.worker.with_references()
-        return replace(self, data=replace(data, **parts), worker=worker)
+            training = replace(training, train=held)
+        compared = replace(
+            data,
+            training=training,
+            validation=None if data.validation is None else referenced(data.validation),
+            test=referenced(data.test),
+            root=None if data.root is None else referenced(data.root),
+        )
+        return replace(self, data=compared, worker=None if self.worker is None else self.worker.with_references())
 
     @property
     def public_texts(self) -> PublicTexts:

@@ -46,6 +46,7 @@ class FederatedData:
         training: the clients' data, in a simulation; None for real sites.
         validation: with ``evaluate.patience``, chooses the round whose model is exported; None if the recipe has none.
         test: examples that all reported metrics are computed on.
+        test_source: of ``test``.
         digests: split → digest of its source's content.
         root: labelled examples that the server trains on; None if the recipe has none.
         public: unlabelled public data; read only if a proxy is fitted on it.
@@ -64,6 +65,7 @@ class FederatedData:
     training: TrainingData | None
     validation: Examples | None
     test: Examples
+    test_source: Source
     digests: dict[str, str]
     root: Examples | None = None
     public: PublicData | None = None
@@ -188,6 +190,7 @@ def prepare_data(recipe: Recipe, sites: Sequence[str] = ()) -> FederatedData:
         training=training,
         validation=encoded.get("validation"),
         test=encoded["test"],
+        test_source=known["test"],
         digests=digests,
         root=encoded.get("root"),
         public=public.get(PUBLIC),

@@ -1,4 +1,4 @@
-"""The model of a run on other data: metrics for data with labels or documents; predicted classes, or written answers."""
+"""The model of a run on other data: metrics, predicted classes, written answers."""
 
 from __future__ import annotations
 

@@ -36,6 +36,7 @@ from fedfm.server.runs.inference import evaluation
 from fedfm.server.runs.planning import describe
 from fedfm.server.runs.profiling import profile_of
 from fedfm.server.runs.refusals import is_finished, refuse_changes
+from fedfm.server.runs.samples import samples, write_before
 from fedfm.server.runs.summary import proxy_figures, summarize
 from fedfm.trackers.listeners import Listener
 from fedfm.trackers.tensorboard import TensorBoard
@@ -212,8 +213,10 @@ def _finish(
     from fedfm.report.page import write_report  # matplotlib, which only the page needs
 
     stop.check("after the last round")
+    writes = bool(experiment.recipe.evaluate.generate.examples)
     with experiment.client_model.pretrained(state.proxy):
         driver.tripwires.finished(state.round)
+        before = write_before(experiment) if writes else []
     compared = baselines(experiment, state)
     stop.check("after the baselines")
     write_client_adapters(folder, experiment, state)
@@ -239,6 +242,8 @@ def _finish(
     target = write_outcome(folder, tuned, experiment.recipe, summary, merge=False)
     driver.tripwires.written(state.round, target, summary)
     folder.write_json(folder.evaluation, evaluation(experiment))
+    if writes:
+        folder.write_json(folder.samples, samples(experiment, before))
     if target == folder.adapter:
         shutil.rmtree(folder.model, ignore_errors=True)  # merged from an earlier round, if it is there
     folder.write_json(folder.summary, summary)
