@@ -271,6 +271,11 @@ REFUSED = {
     "nothing to test on": ([*AT_SITES, "data.test=0.2"], "data.test", "`data.train: sites` excludes that"),
     "nothing to choose by": ([*AT_SITES, "data.validation=0.2"], "data.validation", "name a file. `data.train: sites`"),
     "nothing to split": ([*AT_SITES, "data.limit=9"], "data.limit", "`data.train: sites` excludes that"),
+    "no site to leave out": (
+        [*AT_SITES, "federation.without=[a]"],
+        "federation.without",
+        "--allow. `data.train: sites` excludes that",
+    ),
     "nothing to split by client": ([*AT_SITES, "data.client=c"], "data.client", "leave it out. `data.train: sites`"),
     "nothing to split by kind": (
         [*AT_SITES, "federation.partition.kind=iid"],

@@ -33,6 +33,7 @@ PRESETS = (
     "learned-soup",
     "clusters",
     "contributions",
+    "afl",
     "selective",
     "secure-aggregation",
     "slow-links",

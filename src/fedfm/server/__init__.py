@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from fedfm.server.runs.api import resume, run
     from fedfm.server.runs.artifacts import export
     from fedfm.server.runs.finished import Run
+    from fedfm.server.runs.forgetting import forget
     from fedfm.server.runs.inference import evaluate, predict
     from fedfm.server.runs.planning import data_overview, plan
     from fedfm.server.runs.proxy_tools import build_proxy
@@ -24,6 +25,7 @@ _HOMES = {
     "data_overview": "runs.planning",
     "evaluate": "runs.inference",
     "export": "runs.artifacts",
+    "forget": "runs.forgetting",
     "plan": "runs.planning",
     "predict": "runs.inference",
     "resume": "runs.api",
@@ -39,6 +41,7 @@ __all__ = [
     "data_overview",
     "evaluate",
     "export",
+    "forget",
     "plan",
     "predict",
     "resume",

@@ -312,16 +312,20 @@ class Experiment:
     @property
     def identity(self) -> dict[str, str]:
         """Digests that identify the run; those of a resumed run must be equal."""
-        lasting = self.recipe.model_dump(exclude={"report_to": True, "federation": {"rounds"}})
-        recipe = hashlib.sha256(json.dumps(lasting, sort_keys=True).encode()).hexdigest()
         data = {f"data.{split}": digest for split, digest in self.data.digests.items()}
         return {
-            "recipe": recipe,
+            "recipe": recipe_digest(self.recipe),
             **data,
             **self.backbone.identity.named,
             **self.other_models,
             "tunable": digest(self.start),
         }
+
+
+def recipe_digest(recipe: Recipe) -> str:
+    """The sha256 (hex) of all of a recipe that a resumed run may not change."""
+    lasting = recipe.model_dump(exclude={"report_to": True, "federation": {"rounds"}})
+    return hashlib.sha256(json.dumps(lasting, sort_keys=True).encode()).hexdigest()
 
 
 def build_experiment(recipe: Recipe, sites: Sequence[str] = ()) -> Experiment:

@@ -143,6 +143,7 @@ def describe(experiment: Experiment, promise: Promise | None = None) -> dict[str
         "algorithm": recipe.algorithm.name,
         "bytes": _bytes(experiment, cohort),
         "privacy": None if promised is None else _planned(promised, recipe),
+        "secure": recipe.secure.statement,
         "training": experiment.training,
         "device": str(experiment.device),
     }
