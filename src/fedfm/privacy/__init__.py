@@ -6,7 +6,10 @@ from typing import Annotated
 
 from fedfm.privacy.base import NoPrivacy, Privacy, Release
 from fedfm.privacy.central import Central
+from fedfm.privacy.example_promise import ExamplePromise
 from fedfm.privacy.ledger import Charge, Ledger
+from fedfm.privacy.local import Local
+from fedfm.privacy.private_steps import PrivateSteps
 from fedfm.privacy.promise import Promise
 from fedfm.privacy.statement import Statement, statement
 from fedfm.registry import Choice
@@ -14,6 +17,7 @@ from fedfm.registry import Choice
 PRIVACIES: dict[str, type[Privacy]] = {
     "none": NoPrivacy,
     "central": Central,
+    "local": Local,
 }
 
 AnyPrivacy = Annotated[Privacy, Choice(PRIVACIES, "kind", "fedfm.privacies")]
@@ -27,9 +31,12 @@ __all__ = [
     "AnyPrivacy",
     "Central",
     "Charge",
+    "ExamplePromise",
     "Ledger",
+    "Local",
     "NoPrivacy",
     "Privacy",
+    "PrivateSteps",
     "Promise",
     "Release",
     "Statement",

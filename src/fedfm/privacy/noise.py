@@ -44,6 +44,11 @@ def unpredictable() -> np.random.Generator:
     return np.random.Generator(ChaCha(seed=secrets.randbits(256), rounds=ROUNDS))
 
 
+def unpredictable_key() -> int:
+    """A key from the system's entropy, for random choices at a client that the server must not be able to repeat."""
+    return secrets.randbits(128)
+
+
 class SystemNoise:
     """Noise of one release."""
 
