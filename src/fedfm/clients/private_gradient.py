@@ -59,7 +59,7 @@ class PrivateGradient:
         self._noise = noise()
 
     def __call__(self, batch: Batch) -> StepTotals:
-        """As `StepGradient`; an empty sample is ``{}``. Neither its loss nor its size is told, as both have no noise."""
+        """As `StepGradient`; an empty sample is ``{}``. Its loss and size have no noise and are not told."""
         sums = {
             name: torch.zeros(parameter.shape, dtype=torch.float64, device=parameter.device)
             for name, parameter in self._moving.items()

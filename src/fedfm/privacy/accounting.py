@@ -1,8 +1,8 @@
 """ε of Gaussian noise on sums over Poisson samples, by dp-accounting, and the noise that a target ε needs.
 
-Neighbours differ by one unit (a client, an example) that is added or removed. `pld` composes privacy loss distributions (Koskela et al.,
-arXiv:1906.03049; Doroshenko et al., arXiv:2207.04380), `rdp` Rényi divergences (Mironov et al., arXiv:1908.10530),
-which gives a larger ε. Both are upper bounds.
+Neighbours differ by one unit (a client, an example) that is added or removed. `pld` composes privacy loss distributions
+(Koskela et al., arXiv:1906.03049; Doroshenko et al., arXiv:2207.04380), `rdp` Rényi divergences (Mironov et al.,
+arXiv:1908.10530), which gives a larger ε. Both are upper bounds.
 """
 
 from __future__ import annotations

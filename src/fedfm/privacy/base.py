@@ -13,9 +13,8 @@ from fedfm.settings import Settings
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from fedfm.privacy.example_promise import ExamplePromise
-
     from fedfm.params import Params
+    from fedfm.privacy.example_promise import ExamplePromise
     from fedfm.spec import Spec
 
 

@@ -80,8 +80,8 @@ def statement(figures: Mapping[str, Any] | None) -> Statement:
 def _noise_of_steps(figures: Mapping[str, Any]) -> str:
     """How clients keep the promise."""
     return (
-        f"At the client that spent most, Gaussian noise of {figures['noise_multiplier']:.3g} times the clipping bound is "
-        f"in the gradient of every local step; each example takes part in a step with probability "
+        f"At the client that spent most, Gaussian noise of {figures['noise_multiplier']:.3g} times the clipping bound "
+        "is in the gradient of every local step; each example takes part in a step with probability "
         f"{figures['rate']:.3g}; {figures['steps']} steps in {figures['rounds']} rounds, accountant "
         f"{figures['accountant']}."
     )
