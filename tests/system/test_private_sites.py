@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import fedfm
-from fedfm.errors import RecipeError
+from fedfm.errors import TooFewClientsError
 from fedfm.privacy.client_ledger import ClientLedger
 from fedfm.recipe import Recipe, load_recipe
 from fedfm.records import jsonl
@@ -76,7 +75,7 @@ def test_a_site_does_not_rely_on_the_servers_account(tmp_path: Path, monkeypatch
         privacy=PRIVATE | {"epsilon": 3.0},
         federation={"per_round": 5, "rounds": 8, "quorum": 0.6},
     )
-    with pytest.raises(fedfm.errors.TooFewClientsError, match=r"privacy\.epsilon"):
+    with pytest.raises(TooFewClientsError, match=r"privacy\.epsilon"):
         fedfm.run(recipe, deployment=deployed(tmp_path))
     promise = recipe.privacy.examples(recipe.local, recipe.federation.rounds)
     assert promise is not None
@@ -88,6 +87,5 @@ def test_a_site_does_not_rely_on_the_servers_account(tmp_path: Path, monkeypatch
 
 def test_a_site_refuses_a_delta_that_protects_nobody(tmp_path: Path) -> None:
     recipe = recipe_of(tmp_path, privacy=PRIVATE | {"delta": 0.5})
-    with pytest.raises((RecipeError, fedfm.errors.TooFewClientsError)) as caught:
+    with pytest.raises(TooFewClientsError, match=r"does not fit what is at the site \(privacy\.delta\)"):
         fedfm.run(recipe, deployment=deployed(tmp_path))
-    assert "privacy.delta" in str(caught.value) + json.dumps(recipe.privacy.model_dump())

@@ -45,6 +45,7 @@ PRESETS = (
     "robust-krum",
     "robust-mixing",
     "dp-ffa",
+    "dp-local",
     "paper-table1-bert",
     "paper-table1-roberta",
 )
