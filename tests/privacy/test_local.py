@@ -10,7 +10,7 @@ import pytest
 
 from fedfm.clients import LocalSettings
 from fedfm.errors import RecipeError, StorageError
-from fedfm.privacy import Local, PrivateSteps, statement
+from fedfm.privacy import LocalPrivacy, PrivateSteps, statement
 from fedfm.privacy.accounting import epsilon
 from fedfm.privacy.client_ledger import ClientLedger, promise_line, steps_line
 from fedfm.privacy.example_promise import ExamplePromise
@@ -80,11 +80,11 @@ def test_what_breaks_the_promise_is_refused_with_the_reason(values: dict[str, An
 )
 def test_what_follows_the_noise_is_accepted(values: dict[str, Any], changes: dict[str, Any]) -> None:
     """Trap 1 of four, weights that clients declare: here they act on updates that are private already."""
-    assert load_recipe(values | changes).privacy == Local(**PRIVATE)
+    assert load_recipe(values | changes).privacy == LocalPrivacy(**PRIVATE)
 
 
 def promise(rounds: int = 4, batch_size: int = 10, **changes: Any) -> ExamplePromise:
-    settings = Local.model_validate(PRIVATE | changes)
+    settings = LocalPrivacy.model_validate(PRIVATE | changes)
     return settings.examples(LocalSettings(batch_size=batch_size), rounds)
 
 

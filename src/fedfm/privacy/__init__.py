@@ -9,7 +9,7 @@ from fedfm.privacy.base import NoPrivacy, Privacy, Release
 from fedfm.privacy.central import Central
 from fedfm.privacy.example_promise import ExamplePromise
 from fedfm.privacy.ledger import Charge, Ledger
-from fedfm.privacy.local import Local
+from fedfm.privacy.local import LocalPrivacy
 from fedfm.privacy.private_steps import PrivateSteps
 from fedfm.privacy.promise import Promise
 from fedfm.privacy.statement import Statement, statement
@@ -18,7 +18,7 @@ from fedfm.registry import Choice
 PRIVACIES: dict[str, type[Privacy]] = {
     "none": NoPrivacy,
     "central": Central,
-    "local": Local,
+    "local": LocalPrivacy,
 }
 
 AnyPrivacy = Annotated[Privacy, Choice(PRIVACIES, "kind", "fedfm.privacies")]
@@ -35,7 +35,7 @@ __all__ = [
     "Charge",
     "ExamplePromise",
     "Ledger",
-    "Local",
+    "LocalPrivacy",
     "NoPrivacy",
     "Privacy",
     "PrivateSteps",

@@ -19,7 +19,7 @@ from fedfm.privacy.example_promise import ExamplePromise
 Positive = Annotated[float, Field(gt=0)]
 
 
-class Local(Privacy):
+class LocalPrivacy(Privacy):
     """Each example is protected by its client: local steps clip its gradient and add noise (DP-SGD)."""
 
     kind: Literal["local"] = "local"
