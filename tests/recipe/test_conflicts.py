@@ -94,7 +94,7 @@ REFUSED = {
         "runtime.spares",
         "a client that answers late is left out; set 0",
     ),
-    "masks and real sites": ([*SECURE, *AT_SITES], "secure.kind", "a site cannot keep its keys from one request"),
+    "masks and real sites": ([*SECURE, *AT_SITES], "secure.kind", "keys must not be used twice"),
     "threads and processes": (
         ["runtime.threads=2", "runtime.processes=2"],
         "runtime.threads",

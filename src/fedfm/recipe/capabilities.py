@@ -28,6 +28,7 @@ from fedfm.capabilities import (
     SGD,
     SHARED_CODE,
     SIMULATED_CLIENTS,
+    SINGLE_EXAMPLES,
     TEXT_INPUTS,
     TUNABLE_UPDATES,
     UNLESS_TAKEN,
@@ -191,6 +192,11 @@ PLAIN_KEYS = (
         "task.kind",
         lambda recipe: TASKS[recipe.task.kind].modality != "image" and TASKS[recipe.task.kind].peft_type is None,
         takes={VIRTUAL_TOKENS: "peft has no virtual tokens for it; use lora"},
+    ),
+    PlainKey(
+        "task.kind",
+        lambda recipe: TASKS[recipe.task.kind].across_examples,
+        takes={SINGLE_EXAMPLES: "its loss compares the examples of a batch with each other"},
     ),
     PlainKey(
         "federation.sampling",
@@ -359,6 +365,11 @@ PLAIN_KEYS = (
         "local.weight_decay",
         lambda recipe: recipe.local.weight_decay > 0,
         needs={GRADIENTS: "it is part of the optimiser's step; set 0"},
+    ),
+    PlainKey(
+        "local.logit_adjustment",
+        lambda recipe: recipe.local.logit_adjustment > 0,
+        takes={SINGLE_EXAMPLES: "it adjusts each example's loss by the classes of all of them; set 0"},
     ),
     PlainKey(
         "local.dropout",

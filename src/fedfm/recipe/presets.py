@@ -47,6 +47,7 @@ PRESETS = (
     "robust-krum",
     "robust-mixing",
     "dp-ffa",
+    "dp-local",
     "paper-table1-bert",
     "paper-table1-roberta",
 )

@@ -208,9 +208,11 @@ class _Privacy(TypedDict):
     epsilon: float
     delta: float
     unit: Name
-    noise_multiplier: NotRequired[float]
-    rate: NotRequired[float]
+    noise_multiplier: NotRequired[float | None]
+    rate: NotRequired[float | None]
     releases: NotRequired[Count]
+    rounds: NotRequired[Count]
+    steps: NotRequired[Count]
     accountant: NotRequired[Name]
 
 

@@ -27,7 +27,7 @@ from fedfm.models.backbones import Backbone, load_backbone
 from fedfm.models.tunable import Tunable
 from fedfm.models.tunable_layers import layers_of
 from fedfm.params import Params, digest, subtract
-from fedfm.privacy import Promise
+from fedfm.privacy import ExamplePromise, Promise
 from fedfm.progress import stage
 from fedfm.proxies.base import ClientModel
 from fedfm.recipe import Recipe
@@ -309,6 +309,11 @@ class Experiment:
         """
         return self.recipe.privacy.promise(self.recipe.federation.attendance(len(self.data.clients)))
 
+    @cached_property
+    def example_promise(self) -> ExamplePromise | None:
+        """What clients promise about each of their examples; None for nothing."""
+        return self.recipe.privacy.examples(self.recipe.local, self.recipe.federation.rounds)
+
     @property
     def identity(self) -> dict[str, str]:
         """Digests that identify the run; those of a resumed run must be equal."""
@@ -386,6 +391,8 @@ def _build(recipe: Recipe, sites: Sequence[str], device: torch.device, available
         other_models=others,
     )
     experiment.promise  # noqa: B018 - refuses settings that do not fit the federation
+    if experiment.example_promise is not None:
+        experiment.example_promise.check(max(data.clients.values()))
     if recipe.select.chooses:
         recipe.select.check(experiment.layers, list(data.clients), recipe.seed)
     return experiment
