@@ -83,6 +83,11 @@ class Central(Privacy):
             raise ValueError("needs a target ε (`privacy.epsilon`) or `privacy.noise_multiplier`")
         return self
 
+    @property
+    def norm_bound(self) -> float:
+        """C of the first round."""
+        return self.initial_clip if self.clip == "adaptive" else self.clip
+
     def refuses(self, *, clients: int, cohort: float, sampled: bool) -> str | None:
         """As `fedfm.privacy.Privacy.refuses`."""
         if self.delta * clients >= 1:

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from fedfm.server.experiment.deployment import Simulation
     from fedfm.server.runs.api import resume, run
     from fedfm.server.runs.artifacts import export
+    from fedfm.server.runs.auditing import audit
     from fedfm.server.runs.finished import Run
     from fedfm.server.runs.inference import evaluate, predict
     from fedfm.server.runs.planning import client_table, plan
@@ -19,6 +20,7 @@ _HOMES = {
     "Experiment": "experiment.build",
     "Run": "runs.finished",
     "Simulation": "experiment.deployment",
+    "audit": "runs.auditing",
     "build_experiment": "experiment.build",
     "build_proxy": "runs.proxy_tools",
     "client_table": "runs.planning",
@@ -34,6 +36,7 @@ __all__ = [
     "Experiment",
     "Run",
     "Simulation",
+    "audit",
     "build_experiment",
     "build_proxy",
     "client_table",
