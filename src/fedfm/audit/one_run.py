@@ -102,9 +102,11 @@ def p_value_of(guessed: Guesses, epsilon: float, delta: float) -> float:
     r, v = guessed.made, guessed.right
     chance = 1 / (1 + math.exp(-epsilon))
     tail = float(binom.sf(v - 1, r, chance))
+    if not delta or not v:
+        return tail
     lower = np.arange(1, v + 1)
     between = binom.sf(v - lower - 1, r, chance) - tail
-    slack = float((between / lower).max()) if v else 0.0
+    slack = float((between / lower).max())
     return min(1.0, tail + 2 * guessed.canaries * delta * slack)
 
 

@@ -28,6 +28,9 @@ def audit(folder: Path, examples: int, as_json: bool) -> None:
     Writes audit.json, and adds to the report and the model card. The run's data must be where it was. Canaries
     (audit.canaries in the recipe) must be planted before the run.
     """
+    from fedfm.records.folder import RunFolder
+
+    RunFolder.open(folder)
     from fedfm.server import audit
 
     found = audit(folder, examples=examples)

@@ -45,6 +45,7 @@ PRESETS = (
     "robust-krum",
     "robust-mixing",
     "dp-ffa",
+    "audit-canaries",
     "paper-table1-bert",
     "paper-table1-roberta",
 )
