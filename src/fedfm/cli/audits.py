@@ -37,10 +37,11 @@ def audit(folder: Path, examples: int, as_json: bool) -> None:
     if as_json:
         print_json(found)
         return
+    from fedfm.printable import records
     from fedfm.privacy.statement import statement
     from fedfm.records import audits
 
-    terminal = console()
+    terminal, found = console(), records(found)
     terminal.print(f"promised: {statement(found['promised']).short}")
     for line in audits.lines(found):
         terminal.print(f"measured: {line}", markup=False)
