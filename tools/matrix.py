@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from fedfm.errors import Problem, RecipeError
+from fedfm.recipe.federation import FederationSettings
 from fedfm.recipe.fields import choice_of, is_list, selector, settings_classes
 from fedfm.recipe.keys import RecipeKeys
 from fedfm.recipe.planned import PLANNED
@@ -46,7 +47,7 @@ COMPANIONS: dict[tuple[str, str], Values] = {
 PLAIN: dict[str, list[Any]] = {
     "task.kind": list(get_args(RecipeKeys.model_fields["task"].annotation.model_fields["kind"].annotation)),  # type: ignore[union-attr]
     "data.train": ["train.jsonl", "sites"],
-    "federation.sampling": ["uniform", "poisson", "weighted"],
+    "federation.sampling": list(get_args(FederationSettings.model_fields["sampling"].annotation)),
     "federation.ranks": [None, [2, 4]],
     "federation.budgets": [None, [0.5, 1.0]],
     "federation.models": [[], [{"path": "builtin:tiny-distilbert", "clients": 0.5}]],

@@ -13,8 +13,8 @@ from fedfm.aggregation import Contribution, Mean
 from fedfm.algorithms import Algorithm, ClientRound, FedAvg, FedNova
 from fedfm.clients import LocalResult
 from fedfm.params import Params
-from fedfm.protocols.base import ClientUpdate
 from fedfm.protocols.folding import RoundFold
+from fedfm.protocols.io import ClientUpdate
 from fedfm.spec import spec_of
 from fedfm.updates import Done, UpdatePath
 from fedfm.wire import TUNABLE
@@ -44,7 +44,7 @@ def played(
         sent = algorithm.client_finish(delta, ClientRound(w, {}, {}, 0.1), LocalResult(taken, taken, taken, 0.0)).update
         facts, contribution = Done(client=client, examples=held, steps=taken), Contribution(client, held, taken)
         fold.add(ClientUpdate(client, {TUNABLE: sent}, facts, contribution, dict.fromkeys(w, ())))
-    return fold.server_step(1, w, algorithm.start(w))[0]
+    return fold.server_step(w, algorithm.start(w))[0]
 
 
 def draw(seed: int) -> Params:

@@ -21,7 +21,8 @@ from fedfm.algorithms import Algorithm
 from fedfm.clients import Worker
 from fedfm.clients.work import WORKS, Answer, ClientTask, Work
 from fedfm.params import Params
-from fedfm.protocols.base import IO, Ask, Protocol, State
+from fedfm.protocols.base import Protocol, State
+from fedfm.protocols.io import IO, Ask
 from fedfm.records import jsonl
 from fedfm.spec import Spec, TensorSpec
 from fedfm.updates import Done, Payload

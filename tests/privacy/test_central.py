@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from fedfm.errors import RecipeError
-from fedfm.privacy import Central, statement
+from fedfm.privacy import Attendance, Central, statement
 from fedfm.recipe import Recipe, load_recipe
 from tests.small import small_recipe
 
@@ -52,6 +52,16 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
         "only one mean with noise",
     ),
     "personal parts": ({"tune": {"kind": "lora", "share": "head"}}, "privacy.kind", "tune.share"),
+    "correlated noise on Poisson samples": (
+        {"privacy": PRIVATE | {"mechanism": "bisr"}},
+        "privacy.kind",
+        "federation.sampling=cyclic",
+    ),
+    "correlated noise under a bound that moves": (
+        {"privacy": PRIVATE | {"mechanism": "bisr", "clip": "adaptive"}},
+        "privacy",
+        "in units of one bound",
+    ),
     "ranks": ({"federation": POISSON | {"ranks": [2, 4]}}, "privacy.kind", "federation.ranks"),
     "an asynchronous protocol": ({"protocol": {"kind": "buffered", "size": 2}}, "privacy.kind", "protocol.kind"),
     "a δ that protects nobody": ({"privacy": PRIVATE | {"delta": 0.2}}, "privacy.kind", "privacy.delta"),
@@ -77,6 +87,7 @@ def test_b13_what_breaks_the_promise_is_refused_with_the_reason(values: dict[str
         {"algorithm": {"name": "fedadam"}},
         {"algorithm": {"name": "scaffold"}, "local": {"optimizer": "sgd", "max_grad_norm": None}},
         {"federation": {"clients": 6, "per_round": 6}},
+        {"federation": POISSON | {"sampling": "cyclic"}},
     ],
 )
 def test_what_keeps_the_promise_is_accepted(values: dict[str, Any], changes: dict[str, Any]) -> None:
@@ -93,19 +104,19 @@ def test_adaptive_clipping_is_refused_where_its_count_alone_spends_too_much() ->
     """z < 2·σ_b with σ_b = m/20 (arXiv:1905.03871): ten clients a round are too few for z = 1, a hundred are not."""
     settings = Central(noise_multiplier=1.0, clip="adaptive", delta=1e-4)
     with pytest.raises(RecipeError, match=r"privacy\.clip: .*raise federation\.per_round"):
-        settings.promise(clients=100, cohort=10, sampled=True, rounds=5)
-    assert settings.promise(clients=1000, cohort=100, sampled=True, rounds=5).rate == 0.1
+        settings.promise(Attendance(100, 10, "poisson", rounds=5))
+    assert settings.promise(Attendance(1000, 100, "poisson", rounds=5)).rate == 0.1
     assert settings._adaptation(100, 1.0)[1] == pytest.approx(1.005037815, abs=1e-9)
 
 
 def test_the_noise_follows_from_a_target() -> None:
-    promise = Central(epsilon=3.0, delta=1e-4).promise(clients=1000, cohort=50, sampled=True, rounds=200)
+    promise = Central(epsilon=3.0, delta=1e-4).promise(Attendance(1000, 50, "poisson", rounds=200))
     assert promise.noise_multiplier == pytest.approx(1.163491, rel=1e-3)
     assert promise.budget == 3.0
 
 
 def test_all_clients_in_every_round_are_not_a_sample() -> None:
-    promise = Central(noise_multiplier=4.0, delta=1e-2).promise(clients=10, cohort=10, sampled=False, rounds=20)
+    promise = Central(noise_multiplier=4.0, delta=1e-2).promise(Attendance(10, 10, "uniform", rounds=20))
     assert promise.rate == 1
     assert promise.epsilon(dict.fromkeys(range(20), 1)) == pytest.approx(2.6936415, abs=1e-3)
 
@@ -126,4 +137,4 @@ def test_one_statement_is_quoted_everywhere() -> None:
 
 def test_a_recipe_without_privacy_promises_nothing(tmp_path: Path) -> None:
     recipe = Recipe.model_validate(small_recipe(tmp_path))
-    assert recipe.privacy.promise(clients=6, cohort=3, sampled=False, rounds=4) is None
+    assert recipe.privacy.promise(Attendance(6, 3, "uniform", rounds=4)) is None

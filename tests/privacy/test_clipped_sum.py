@@ -21,8 +21,12 @@ GROUPS = {"tunable": SPEC, "control": SPEC}
 EXPECTED = 4.0
 
 
-def no_noise(shape: Iterable[int]) -> Tensor:
-    return torch.zeros(tuple(shape), dtype=torch.float64)
+class NoNoise:
+    def __call__(self, shape: Iterable[int]) -> Tensor:
+        return torch.zeros(tuple(shape), dtype=torch.float64)
+
+    def state(self) -> Params:
+        return {}
 
 
 def update(seed: int, size: float = 1.0) -> dict[str, Params]:
@@ -44,7 +48,7 @@ def release(
     updates: Iterable[dict[str, Params]], bound: Bound, charged: list[Charge] | None = None, noise: object = None
 ) -> tuple[dict[str, Params], Params]:
     charges = [] if charged is None else charged
-    made = (lambda: no_noise) if noise is None else noise
+    made = NoNoise if noise is None else noise
     of_round = ClippedSum(GROUPS, bound, expected=EXPECTED, round=3, charged=charges.append, noise=made)  # type: ignore[arg-type]
     for one in updates:
         of_round.add(one)

@@ -12,8 +12,8 @@ from fedfm.aggregation import Contribution, Mean
 from fedfm.algorithms import ALGORITHMS, Algorithm
 from fedfm.capabilities import BARRIER
 from fedfm.protocols import Buffered
-from fedfm.protocols.base import ClientUpdate
 from fedfm.protocols.folding import RoundFold
+from fedfm.protocols.io import ClientUpdate
 from fedfm.spec import spec_of
 from fedfm.updates import Done, UpdatePath
 from fedfm.views import Slices, narrow
@@ -48,15 +48,15 @@ def test_nothing_moves_where_no_client_of_the_round_holds_a_coordinate(name: str
         up=UpdatePath(),
         require_updates=lambda updates: None,
     )
-    params, state = folded(io, [WHOLE, LEADING]).server_step(1, PARAMS, algorithm.start(PARAMS))
+    params, state = folded(io, [WHOLE, LEADING]).server_step(PARAMS, algorithm.start(PARAMS))
     assert not torch.equal(params["w"], PARAMS["w"])
-    after, later = folded(io, [LEADING, LEADING]).server_step(2, params, state)
+    after, later = folded(io, [LEADING, LEADING]).server_step(params, state)
     assert (after["w"][:2] != params["w"][:2]).all()
     assert torch.equal(after["w"][2:], params["w"][2:])  # FedDyn drifted by −h/α, momentum went on
     assert torch.equal(after["personal"], PARAMS["personal"])
     for group in state:
         assert torch.equal(later[group]["w"][2:], state[group]["w"][2:])
-    together, _ = folded(io, [LEADING, LAST]).server_step(2, params, state)
+    together, _ = folded(io, [LEADING, LAST]).server_step(params, state)
     assert (together["w"] != params["w"]).all()
 
 

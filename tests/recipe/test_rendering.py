@@ -46,6 +46,6 @@ def test_every_key_is_written(values: dict[str, Any]) -> None:
 def test_comments_are_the_keys_help_and_choices(values: dict[str, Any]) -> None:
     text = commented(load_recipe(values))
     assert "  # Passes over the client's examples a round.\n  epochs: 1\n" in text
-    assert "  # uniform | poisson | weighted\n  sampling: uniform\n" in text
+    assert "  # uniform | poisson | weighted | cyclic\n  sampling: uniform\n" in text
     assert f"# name: {' | '.join(ALGORITHMS)}\nalgorithm:\n" in text.replace(" |\n# ", " | ")
     assert max(map(len, text.splitlines())) <= 120

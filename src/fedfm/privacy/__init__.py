@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
+from fedfm.privacy.attendance import Attendance
 from fedfm.privacy.base import NoPrivacy, Privacy, Release
 from fedfm.privacy.central import Central
 from fedfm.privacy.ledger import Charge, Ledger
@@ -25,6 +26,7 @@ __all__ = [
     "PRIVACIES",
     "PRIVACY",
     "AnyPrivacy",
+    "Attendance",
     "Central",
     "Charge",
     "Ledger",

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Literal
 from typing import Protocol as Interface
 
+from fedfm.privacy.attendance import Attendance
 from fedfm.privacy.ledger import Charge
 from fedfm.privacy.promise import Promise
 from fedfm.settings import Settings
@@ -55,18 +56,15 @@ class Privacy(Settings):
         """The L2 norm that a client's update counts with at most, in the first round; None: any."""
         return None
 
-    def refuses(self, *, clients: int, cohort: float, sampled: bool) -> str | None:
-        """Why the settings do not fit a federation; None where they do. Arguments as for `promise`."""
+    def refuses(self, attendance: Attendance) -> str | None:
+        """Why the settings do not fit a federation; None where they do."""
         return None
 
-    def promise(self, *, clients: int, cohort: float, sampled: bool, rounds: int) -> Promise | None:
+    def promise(self, attendance: Attendance) -> Promise | None:
         """What a run with these settings promises; None for nothing.
 
         Args:
-            clients: N, of the federation.
-            cohort: clients a round, on average.
-            sampled: whether each client is drawn independently of the others.
-            rounds: of the run.
+            attendance: who takes part in its rounds.
 
         Raises:
             RecipeError: the settings do not fit the federation.

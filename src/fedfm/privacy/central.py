@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
@@ -23,7 +24,9 @@ from pydantic import Field, model_validator
 from fedfm import capabilities
 from fedfm.errors import RecipeError
 from fedfm.privacy.accounting import calibrated
+from fedfm.privacy.attendance import Attendance
 from fedfm.privacy.base import Charged, Privacy
+from fedfm.privacy.correlated import best_bands, coefficients, sensitivity
 from fedfm.privacy.promise import Promise
 
 if TYPE_CHECKING:
@@ -59,6 +62,11 @@ class Central(Privacy):
     clip_count_noise: Positive | None = None
     """σ_b: standard deviation of the noise in the number of clients below C, with `clip: adaptive`; null: 1/20 of the
     expected clients of a round."""
+    mechanism: Literal["independent", "bisr"] = "independent"
+    """Noise of different rounds: `independent`, or `bisr`, where later rounds take back a part of what earlier ones
+    added; it needs `federation.sampling: cyclic`, or all clients in every round."""
+    bands: Annotated[int, Field(ge=1, le=64)] | None = None
+    """p: rounds over which the noise of `mechanism: bisr` is correlated; null: what gives the least error."""
     accountant: Literal["pld", "rdp"] = "pld"
     """How ε is computed: `pld` by privacy loss distributions, `rdp` by Rényi divergences, which gives a larger ε."""
 
@@ -81,6 +89,8 @@ class Central(Privacy):
     def _has_noise(self) -> Self:
         if self.epsilon is None and self.noise_multiplier is None:
             raise ValueError("needs a target ε (`privacy.epsilon`) or `privacy.noise_multiplier`")
+        if self.mechanism != "independent" and self.clip == "adaptive":
+            raise ValueError("the noise of earlier rounds is taken back in units of one bound: set `privacy.clip`")
         return self
 
     @property
@@ -88,29 +98,50 @@ class Central(Privacy):
         """C of the first round."""
         return self.initial_clip if self.clip == "adaptive" else self.clip
 
-    def refuses(self, *, clients: int, cohort: float, sampled: bool) -> str | None:
+    def refuses(self, attendance: Attendance) -> str | None:
         """As `fedfm.privacy.Privacy.refuses`."""
+        clients, cohort = attendance.clients, attendance.cohort
         if self.delta * clients >= 1:
             return (
                 f"`privacy.delta: {self.delta:g}` is not below 1 / {clients} clients (federation.clients), and would "
                 "allow the release of one client's data as they are: set a smaller one"
             )
-        if not sampled and cohort < clients:
+        if attendance.sampled and self.mechanism != "independent":
+            return (
+                f"`privacy.mechanism: {self.mechanism}` needs to know when each client takes part, which Poisson "
+                "samples leave to chance: set federation.sampling=cyclic, or privacy.mechanism=independent"
+            )
+        if not attendance.sampled and attendance.separation is None:
             return (
                 f"a round with a fixed number of clients ({cohort:g} of {clients}) is no Poisson sample, and its ε "
-                "would be stated too small: set federation.sampling=poisson, or ask all clients (federation.per_round)"
+                "would be stated too small: set federation.sampling=poisson or cyclic, or ask all clients "
+                "(federation.per_round)"
             )
         return None
 
-    def promise(self, *, clients: int, cohort: float, sampled: bool, rounds: int) -> Promise:
+    def promise(self, attendance: Attendance) -> Promise:
         """As `fedfm.privacy.Privacy.promise`."""
-        if reason := self.refuses(clients=clients, cohort=cohort, sampled=sampled):
+        if reason := self.refuses(attendance):
             raise RecipeError(reason, where="privacy.kind")
-        rate, z = cohort / clients, self.noise_multiplier
+        rate, z = attendance.rate, self.noise_multiplier
+        bands, separation = self._bands(attendance), attendance.separation or 1
+        # Without a schedule, or where each round is one release as any other, rounds are composed.
+        joint = bands > 1 or separation > 1
+        releases = 1 if joint else attendance.rounds
         if z is None:
-            z = calibrated(self.accountant, self.epsilon or math.inf, rate, rounds, self.delta)  # one of the two is set
-        self._adaptation(cohort, z)
-        return Promise("client", self.delta, z, rate, cohort, self.accountant, self.epsilon)
+            z = calibrated(self.accountant, self.epsilon or math.inf, rate, releases, self.delta)  # one of both is set
+        moved = sensitivity(bands, attendance.rounds, separation) if joint else 1.0
+        self._adaptation(attendance.cohort, z * moved)
+        promise = Promise("client", self.delta, z, rate, attendance.cohort, self.accountant, self.epsilon)
+        if not joint:
+            return promise
+        return replace(promise, joint=True, planned=attendance.rounds, sensitivity=moved, bands=bands)
+
+    def _bands(self, attendance: Attendance) -> int:
+        """p; 1 for independent noise."""
+        if self.mechanism == "independent":
+            return 1
+        return self.bands or best_bands(attendance.rounds, attendance.separation or 1)
 
     def release(
         self,
@@ -123,13 +154,21 @@ class Central(Privacy):
     ) -> Release:
         """The noisy mean of clipped updates."""
         from fedfm.privacy.clipped_sum import CLIP, Bound, ClippedSum  # torch, which settings alone do not need
+        from fedfm.privacy.noise import CorrelatedNoise
 
-        z = promise.noise_multiplier
+        z = promise.round_noise
         adaptation, sum_z = self._adaptation(promise.expected, z)
         start = self.initial_clip if self.clip == "adaptive" else self.clip
         clip = state[CLIP].item() if CLIP in state else start
         bound = Bound(clip, z, sum_z, adaptation)
-        return ClippedSum(groups, bound, expected=promise.expected, round=round, charged=charged)
+        return ClippedSum(
+            groups,
+            bound,
+            expected=promise.expected,
+            round=round,
+            charged=charged,
+            noise=lambda: CorrelatedNoise(coefficients(promise.bands), state),
+        )
 
     def _adaptation(self, cohort: float, z: float) -> tuple[Adaptation | None, float]:
         """How C follows the norms, and z_Δ.

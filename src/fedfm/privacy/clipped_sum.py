@@ -107,7 +107,7 @@ class ClippedSum:
                 total.add_(groups[group][name].to(torch.float64, copy=True).mul_(factor))
 
     def result(self) -> tuple[dict[str, Params], Params]:
-        """The private mean by group, in the dtypes of the spec, and C for the next round."""
+        """The private mean by group, in the dtypes of the spec, and the next round's C and what its noise needs."""
         bound = self._bound
         self._charged(Charge(self._round, bound.multiplier, bound.clip))
         noise = self._noise()
@@ -121,7 +121,8 @@ class ClippedSum:
             }
             for group, sums in self._sums.items()
         }
-        return means, {CLIP: torch.tensor(self._next(noise), dtype=torch.float64)}
+        clip = torch.tensor(self._next(noise), dtype=torch.float64)
+        return means, {CLIP: clip, **noise.state()}
 
     def _next(self, noise: Noise) -> float:
         """C of the next round."""

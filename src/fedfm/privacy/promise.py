@@ -24,8 +24,11 @@ class Promise:
         expected: q·N: the denominator of every round's mean.
         accountant: computes ε.
         budget: the ε that no round may exceed; None: any.
-        joint: whether all rounds together are one release of noise multiplier z, as with correlated noise; else each
-            round is one.
+        joint: whether all rounds together are one release of noise multiplier z, as where it is known when each client
+            takes part; else each round is one.
+        planned: the rounds of a joint release; None: each round is one by itself.
+        sensitivity: what one client moves all rounds of a joint release by, in units of the clipping bound.
+        bands: rounds over which noise is correlated.
     """
 
     unit: str
@@ -36,6 +39,14 @@ class Promise:
     accountant: str = "pld"
     budget: float | None = None
     joint: bool = False
+    planned: int | None = None
+    sensitivity: float = 1.0
+    bands: int = 1
+
+    @property
+    def round_noise(self) -> float:
+        """Standard deviation of the fresh noise in the sum of a round, in units of the clipping bound."""
+        return self.noise_multiplier * self.sensitivity
 
     def epsilon(self, releases: Mapping[int, int]) -> float:
         """ε of a run.
@@ -59,6 +70,8 @@ class Promise:
             first: the next round.
             last: of the run.
         """
+        if self.planned is not None:
+            last = max(first - 1, min(last, self.planned))
         if self.budget is None:
             return last
 

@@ -64,11 +64,16 @@ def statement(figures: Mapping[str, Any] | None) -> Statement:
 
 def _noise(figures: Mapping[str, Any]) -> str:
     """How the promise is kept."""
-    rate = figures["rate"]
-    taking = (
-        "all clients are asked in every round" if rate >= 1 else f"each client takes part with probability {rate:.3g}"
-    )
+    rate, bands = figures["rate"], figures.get("bands", 1)
+    if figures.get("joint"):
+        taking = f"clients take turns over {figures['planned']} rounds, which are accounted as one release"
+    elif rate >= 1:
+        taking = "all clients are asked in every round"
+    else:
+        taking = f"each client takes part with probability {rate:.3g}"
+    correlated = f", correlated over {bands} rounds" if bands > 1 else ""
+    noise = figures["noise_multiplier"] * figures.get("sensitivity", 1.0)
     return (
-        f"Gaussian noise of {figures['noise_multiplier']:.3g} times the clipping bound is in the sum of every round; "
+        f"Gaussian noise of {noise:.3g} times the clipping bound is in the sum of every round{correlated}; "
         f"{taking}; {figures['releases']} releases, accountant {figures['accountant']}."
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fedfm.protocols.base import IO, Ask, ClientUpdate, Messages, Protocol, State
+from fedfm.protocols.base import Messages, Protocol, State
 from fedfm.protocols.buffered import Buffered
 from fedfm.protocols.clusters import Clusters
 from fedfm.protocols.decomfl import DeComFL
@@ -13,6 +13,7 @@ from fedfm.protocols.fedkseed import FedKSeed
 from fedfm.protocols.gossip import Gossip
 from fedfm.protocols.greedy_soup import GreedySoup
 from fedfm.protocols.hierarchical import Hierarchical
+from fedfm.protocols.io import IO, Ask, ClientUpdate
 from fedfm.protocols.learned_soup import LearnedSoup
 from fedfm.protocols.star import Star
 from fedfm.registry import Choice

@@ -25,8 +25,9 @@ from fedfm import capabilities
 from fedfm.algorithms import ServerState
 from fedfm.errors import RecipeError
 from fedfm.params import Params, map_params
-from fedfm.protocols.base import IO, Ask, ClientUpdate, Messages, Protocol, State
+from fedfm.protocols.base import Messages, Protocol, State
 from fedfm.protocols.folding import RoundFold
+from fedfm.protocols.io import IO, Ask, ClientUpdate
 from fedfm.randomness import numpy_generator
 from fedfm.wire import TUNABLE
 
@@ -84,7 +85,7 @@ class Buffered(Protocol):
                 staleness.append(age)
         io.require(len(staleness), size)
         number = state.round + 1
-        params, server = fold.server_step(number, state.params, air.server)
+        params, server = fold.server_step(state.params, air.server)
         return air.landed(number, params, server, sum(staleness) / len(staleness))
 
     def folds(self, cohort: int) -> tuple[int, str] | None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
-from fedfm.protocols.base import IO, Ask
+from fedfm.protocols.io import IO, Ask
 from fedfm.views import CHOICE, choice_of
 from fedfm.views.selection import PROBE, Measured, Situation
 

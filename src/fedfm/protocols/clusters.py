@@ -35,9 +35,10 @@ from fedfm.aggregation.gathered import Gathered
 from fedfm.aggregation.lora.pairs import pairs
 from fedfm.algorithms import Algorithm, ServerState
 from fedfm.params import Params, map_params
-from fedfm.protocols.base import IO, Ask, ClientUpdate, Protocol, State
+from fedfm.protocols.base import Protocol, State
 from fedfm.protocols.folding import RoundFold
 from fedfm.protocols.ingredients import Ingredients
+from fedfm.protocols.io import IO, Ask, ClientUpdate
 from fedfm.spec import Spec
 from fedfm.wire import TUNABLE
 
@@ -211,7 +212,7 @@ def _stepped(expert: Expert, fold: RoundFold, share: float, number: int, algorit
         number: 1-based round.
         algorithm: of the run.
     """
-    aggregate = replace(fold.aggregate(number), share=share)
+    aggregate = replace(fold.aggregate(), share=share)
     params, server = algorithm.server_step(expert.params, aggregate, expert.server)
     return replace(expert, params=params, server=server)
 

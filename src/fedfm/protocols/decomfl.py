@@ -34,7 +34,8 @@ from fedfm.clients.work.slopes import (
     VALUES,
 )
 from fedfm.params import Params
-from fedfm.protocols.base import IO, Ask, State
+from fedfm.protocols.base import State
+from fedfm.protocols.io import IO, Ask
 from fedfm.protocols.zeroth_order import ScalarFold, ZerothOrder
 from fedfm.spec import Spec, TensorSpec
 

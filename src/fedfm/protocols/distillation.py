@@ -27,7 +27,8 @@ from fedfm import capabilities
 from fedfm.clients.distilling import LOGITS, PREDICTIONS, PUBLIC, TEACHER, Distilling
 from fedfm.data.packed_texts import pack
 from fedfm.errors import RecipeError
-from fedfm.protocols.base import IO, Ask, Protocol, State
+from fedfm.protocols.base import Protocol, State
+from fedfm.protocols.io import IO, Ask
 from fedfm.randomness import numpy_generator
 from fedfm.spec import Spec, TensorSpec
 

@@ -27,7 +27,8 @@ from fedfm.clients.directions import Leg, direction_base, walk
 from fedfm.clients.finite_differences import EPSILON
 from fedfm.clients.work.seed_pool import COEFFICIENTS, POOL, SEED_POOL, SLOPES
 from fedfm.params import Params
-from fedfm.protocols.base import IO, Ask, State
+from fedfm.protocols.base import State
+from fedfm.protocols.io import IO, Ask
 from fedfm.protocols.zeroth_order import ScalarFold, ZerothOrder
 from fedfm.spec import Spec, TensorSpec
 

@@ -22,7 +22,8 @@ import torch
 
 from fedfm import capabilities
 from fedfm.params import Params, add, map_params
-from fedfm.protocols.base import IO, Ask, Messages, Protocol, State
+from fedfm.protocols.base import Messages, Protocol, State
+from fedfm.protocols.io import IO, Ask
 from fedfm.wire import TUNABLE
 
 AT_ONCE = 64

@@ -18,9 +18,10 @@ from typing import ClassVar, Literal
 
 from fedfm import capabilities
 from fedfm.params import Params, add
-from fedfm.protocols.base import IO, Ask, Protocol, State
+from fedfm.protocols.base import Protocol, State
 from fedfm.protocols.folding import RoundFold
 from fedfm.protocols.ingredients import Ingredients
+from fedfm.protocols.io import IO, Ask
 from fedfm.wire import TUNABLE
 
 
@@ -58,7 +59,7 @@ class GreedySoup(Protocol):
         fold = RoundFold(io, state.params, number)
         for client in chosen:
             fold.add(found[client])
-        params, server = fold.server_step(number, state.params, state.server)
+        params, server = fold.server_step(state.params, state.server)
         return State(number, params, server, {"kept": len(chosen), "left_out": len(found) - len(chosen)})
 
     def figures(self, state: State) -> dict[str, float]:

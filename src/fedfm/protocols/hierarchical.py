@@ -31,8 +31,9 @@ from fedfm.aggregation import Contribution, Mean
 from fedfm.algorithms import Aggregate, ServerState
 from fedfm.errors import RecipeError
 from fedfm.params import Params, add
-from fedfm.protocols.base import IO, Ask, Messages, Protocol, State
+from fedfm.protocols.base import Messages, Protocol, State
 from fedfm.protocols.folding import RoundFold
+from fedfm.protocols.io import IO, Ask
 from fedfm.randomness import numpy_generator
 from fedfm.settings import Capabilities
 from fedfm.spec import Spec
@@ -127,7 +128,7 @@ class Hierarchical(Protocol):
             examples[home] += update.contribution.examples
         for name, fold in folds.items():
             if len(fold):
-                edges.setdefault(name, Edge()).fold(fold.aggregate(number), examples[name], len(fold))
+                edges.setdefault(name, Edge()).fold(fold.aggregate(), examples[name], len(fold))
         if rounds < self.edge_rounds and number < io.rounds:
             return _packed(number, state.params, server, edges, rounds, traffic)
         if not edges:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fedfm.params import Params, tensor_bytes
-from fedfm.protocols.base import ClientUpdate
+from fedfm.protocols.io import ClientUpdate
 from fedfm.spec import Spec, spec_of
 from fedfm.spill import Spilled
 

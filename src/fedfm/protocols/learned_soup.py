@@ -31,7 +31,8 @@ from fedfm.aggregation.gathered import Gathered
 from fedfm.data.batches import batch_plan
 from fedfm.errors import RecipeError
 from fedfm.params import Params, add
-from fedfm.protocols.base import IO, Ask, Protocol, State
+from fedfm.protocols.base import Protocol, State
+from fedfm.protocols.io import IO, Ask
 from fedfm.randomness import derive_seed, numpy_generator
 from fedfm.settings import Capabilities
 from fedfm.tasks.base import Batch

@@ -13,10 +13,10 @@ from fedfm.aggregation import Mean, Rule
 from fedfm.algorithms import ServerState
 from fedfm.contributions import Game
 from fedfm.params import Params, zeros_like
-from fedfm.privacy import Release
-from fedfm.protocols.base import IO, ClientUpdate
-from fedfm.protocols.folding import RoundFold
+from fedfm.protocols.combining import Combination
+from fedfm.protocols.folding import RoundFold, RuleMemory
 from fedfm.protocols.ingredients import Ingredients
+from fedfm.protocols.io import IO, ClientUpdate
 from fedfm.randomness import numpy_generator
 from fedfm.views import widen
 from fedfm.wire import TUNABLE
@@ -28,9 +28,9 @@ SPLIT = "contribution"
 class ScoredFold(RoundFold):
     """A fold that keeps the updates on disk and scores them after the server's step; else like any other."""
 
-    def __init__(self, io: IO, params: Params, round: int, release: Release | None = None) -> None:  # noqa: A002
+    def __init__(self, io: IO, params: Params, round: int) -> None:  # noqa: A002 - the field's word
         """As `RoundFold`."""
-        super().__init__(io, params, round, release=release)
+        super().__init__(io, params, round)
         self._scored = Ingredients() if io.contribution.scores_clients else None
 
     def add(self, update: ClientUpdate) -> None:
@@ -39,15 +39,22 @@ class ScoredFold(RoundFold):
         if self._scored is not None:
             self._scored.add(update)
 
-    def server_step(self, round: int, params: Params, state: ServerState) -> tuple[Params, ServerState]:  # noqa: A002
+    def server_step(self, params: Params, state: ServerState) -> tuple[Params, ServerState]:
         """New tunable and server state, as `RoundFold.server_step`; records the scores of the round."""
-        stepped = super().server_step(round, params, state)
+        stepped = super().server_step(params, state)
         if self._scored is not None:
-            game = RoundGame(self._io, self._scored, round, params, state)
+            game = RoundGame(self._io, self._scored, self._round, params, state)
             for client, score in self._io.contribution.scores(game).items():
                 self._io.measure(SPLIT, {"client": client, "score": score})
             self._io.measure(SPLIT, game.figures())
         return stepped
+
+
+class ReadOnlyMemory(RuleMemory):
+    """What the rule remembers, for trials that leave it as it is."""
+
+    def keep(self, key: str, params: Params) -> None:
+        """Stores nothing."""
 
 
 class RoundGame(Game):
@@ -87,10 +94,10 @@ class RoundGame(Game):
         """
         params = self._params
         if coalition:
-            fold = RoundFold(self._io, params, self._round, trial=self._rule(coalition))
+            trial = Combination(self._io, params, self._round, self._rule(coalition), ReadOnlyMemory(self._io))
             for client in coalition:
-                fold.add(self._updates[client])
-            params, _ = fold.server_step(self._round, params, self._state)
+                trial.add(self._updates[client])
+            params, _ = trial.server_step(params, self._state)
         return self._io.contribution.utility_of(self._io.judge(params))
 
     def update(self, client: str) -> Params:

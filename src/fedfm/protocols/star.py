@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import ClassVar, Literal
 
 from fedfm import capabilities
 from fedfm.privacy import PRIVACY
-from fedfm.protocols.base import IO, Ask, Protocol, State
+from fedfm.protocols.base import Protocol, State
 from fedfm.protocols.choosing import asks_for
+from fedfm.protocols.io import IO, Ask, ClientUpdate
+from fedfm.protocols.private_mean import private_mean
 from fedfm.protocols.scoring import ScoredFold
 
 
@@ -28,11 +30,16 @@ class Star(Protocol):
         number = state.round + 1
         cohort = io.cohort(number)
         ask = Ask(number, state.params, io.algorithm.sends(state.server), learning_rate=io.learning_rate(number))
-        fold = ScoredFold(io, state.params, number, release=io.release(number, state.server.get(PRIVACY, {})))
         asks, facts = asks_for(ask, cohort, state.facts, io)
-        for update in [io.total(ask, cohort)] if io.sums_only else io.ask(asks, copies=cohort):
+        updates: Iterable[ClientUpdate] = [io.total(ask, cohort)] if io.sums_only else io.ask(asks, copies=cohort)
+        private = {}
+        if (release := io.release(number, state.server.get(PRIVACY, {}))) is not None:
+            mean, private[PRIVACY] = private_mean(release, updates)
+            updates = [mean]
+        fold = ScoredFold(io, state.params, number)
+        for update in updates:
             fold.add(update)
-        if fold.is_empty:  # as a Poisson cohort may be
+        if not fold:  # as a Poisson cohort may be
             return State(number, state.params, state.server, facts)
-        params, server = fold.server_step(number, state.params, state.server)
-        return State(number, params, server, facts)
+        params, server = fold.server_step(state.params, state.server)
+        return State(number, params, {**server, **private}, facts)

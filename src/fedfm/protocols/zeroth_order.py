@@ -9,7 +9,8 @@ from pydantic import Field
 from torch import Tensor
 
 from fedfm import capabilities
-from fedfm.protocols.base import IO, ClientUpdate, Protocol
+from fedfm.protocols.base import Protocol
+from fedfm.protocols.io import IO, ClientUpdate
 from fedfm.spec import Spec
 
 

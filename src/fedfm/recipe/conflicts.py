@@ -251,9 +251,7 @@ def _promise(recipe: RecipeKeys) -> str | None:
     federation, clients = recipe.federation, _clients(recipe)
     if clients is None:  # known once the data are read
         return None
-    sampled = federation.sampling == "poisson"
-    cohort = federation.expected_cohort(clients) if sampled else federation.cohort_size(clients)
-    return recipe.privacy.refuses(clients=clients, cohort=cohort, sampled=sampled)
+    return recipe.privacy.refuses(federation.attendance(clients))
 
 
 def _plug_in(recipe: RecipeKeys) -> str | None:

@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, Field, field_validator
 from fedfm.clients.attackers import AnyAttack
 from fedfm.data.partitions import Partition
 from fedfm.errors import RecipeError
+from fedfm.privacy.attendance import Attendance
 from fedfm.recipe.client_groups import Device, OtherModel, refuse_bad_shares
 from fedfm.settings import Settings
 
@@ -43,8 +44,9 @@ class FederationSettings(Settings):
     """Clients a round: a count, or a fraction below 1; null: 10, or all where there are fewer."""
     rounds: Annotated[int, Field(ge=1, le=1_000_000)] = 20
     """Rounds."""
-    sampling: Literal["uniform", "poisson", "weighted"] = "uniform"
-    """Who takes part: `uniform` all alike, `poisson` each by an independent draw, `weighted` by number of examples."""
+    sampling: Literal["uniform", "poisson", "weighted", "cyclic"] = "uniform"
+    """Who takes part: `uniform` all alike, `poisson` each by an independent draw, `weighted` by number of examples,
+    `cyclic` one after the other in an order that is drawn once."""
     partition: Partition | None = None
     """How examples are split among clients; null: `column` where `data.client` is set, else `iid`."""
     quorum: Annotated[float, Field(gt=0, le=1)] = 0.5
@@ -125,6 +127,11 @@ class FederationSettings(Settings):
             reason = f"no round has {self.min_clients} clients: {most} take part in one"
             raise RecipeError(reason, where="federation.min_clients")
         return size
+
+    def attendance(self, clients: int) -> Attendance:
+        """How often clients take part when ``clients`` are there."""
+        cohort = self.expected_cohort(clients) if self.sampling == "poisson" else self.cohort_size(clients)
+        return Attendance(clients, cohort, self.sampling, self.rounds)
 
     def expected_cohort(self, clients: int) -> float:
         """Mean cohort under Poisson sampling, where a fraction is the rate at which each client takes part."""

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from fedfm.server.advice.adaptivity import adaptivity
 from fedfm.server.advice.base import Advice, PlanFacts
 from fedfm.server.advice.factors import factors
+from fedfm.server.advice.independent_noise import independent_noise
 from fedfm.server.advice.learning_rate import learning_rate
 from fedfm.server.advice.noisy_factors import noisy_factors
 from fedfm.server.advice.rank import rank
@@ -25,6 +26,7 @@ ADVICE: dict[str, Callable[[PlanFacts], Advice | None]] = {
     "factors": factors,
     "updates": updates,
     "noisy-factors": noisy_factors,
+    "independent-noise": independent_noise,
 }
 """Name → function; each returns its warning, or None."""
 

@@ -316,10 +316,7 @@ class Experiment:
         Raises:
             RecipeError: the settings do not fit the federation.
         """
-        federation, clients = self.recipe.federation, len(self.data.clients)
-        sampled = federation.sampling == "poisson"
-        cohort = float(federation.expected_cohort(clients) if sampled else federation.cohort_size(clients))
-        return self.recipe.privacy.promise(clients=clients, cohort=cohort, sampled=sampled, rounds=federation.rounds)
+        return self.recipe.privacy.promise(self.recipe.federation.attendance(len(self.data.clients)))
 
     @property
     def identity(self) -> dict[str, str]:

@@ -83,7 +83,7 @@ class PrivacyGuard:
 
     def allows(self, number: int) -> bool:
         """Whether the budget allows one more release, of this round."""
-        if self.promise is None or self.promise.budget is None:
+        if self.promise is None or (self.promise.budget is None and not self.promise.joint):
             return True
         if self._last is None:
             last = self._recipe.federation.rounds

@@ -173,7 +173,9 @@ def _victim(tuned: Tuned, data: FederatedData, sets: Sequence[_Set], summary: di
     rows = [row for row in members.rows if members.examples.lengths[row] >= VICTIM_TOKENS][:VICTIMS]
     if not rows:
         return f"no training example has {VICTIM_TOKENS} tokens"
-    promise = summary.get("privacy")
+    promise, noise = summary.get("privacy"), None
+    if promise is not None and "noise_multiplier" in promise:
+        noise = promise["noise_multiplier"] * promise.get("sensitivity", 1.0)
     return Victim(
         tuned.model.tunable,
         data.task,
@@ -181,7 +183,7 @@ def _victim(tuned: Tuned, data: FederatedData, sets: Sequence[_Set], summary: di
         torch.from_numpy(members.examples.labels[rows]),
         len(labels.names),
         recipe.privacy.norm_bound,
-        None if promise is None else promise.get("noise_multiplier"),
+        noise,
     )
 
 

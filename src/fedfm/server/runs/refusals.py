@@ -155,6 +155,13 @@ def _refuse_finished(folder: RunFolder, planned: int, wanted: int) -> None:
             "cannot be raised for data that were used already",
             source="run",
         )
+    promised = (summary.get("privacy") or {}).get("planned")
+    if promised is not None and wanted > promised:
+        raise RecipeError(
+            f"{folder.path} is finished: its promise of privacy is for {promised} rounds together, and their noise was "
+            "drawn for that number; to train longer, start a new run",
+            source="run",
+        )
     if played < planned:
         raise RecipeError(
             f"{folder.path} is finished: it stopped early, after round {played} of {planned} (evaluate.patience); "
