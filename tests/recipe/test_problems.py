@@ -117,7 +117,7 @@ def test_missing_keys_say_what_they_are_for() -> None:
     assert found["task.kind"] == ("is required: Kind of the task: its input and what is predicted.", None)
 
 
-def test_everything_is_told_at_once(values: dict[str, Any]) -> None:
+def test_b01_everything_is_told_at_once(values: dict[str, Any]) -> None:
     """Features to come, faulty keys, and conflicts between the keys that are sound."""
     values |= {
         "privacy": {"kind": "local", "target_epsilon": 8},

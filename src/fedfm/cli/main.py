@@ -13,7 +13,7 @@ from fedfm.cli.keys import certs, keys
 from fedfm.cli.machines import client, server
 from fedfm.cli.proxies import proxy
 from fedfm.cli.recipes import cp, ls, show
-from fedfm.cli.runs import export, report, resume, run, status
+from fedfm.cli.runs import export, forget, report, resume, run, status
 
 
 @click.group(
@@ -48,6 +48,7 @@ for _command in (
     proxy,
     run,
     resume,
+    forget,
     status,
     report,
     export,
