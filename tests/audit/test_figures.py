@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from fedfm.audit.base import Audited, ExampleLosses, NotMeasuredError
+from fedfm.audit.base import Audited, AuditedLosses, NotMeasuredError
 from fedfm.audit.exposure import by_chance, exposures
 from fedfm.audit.figures import area, area_with_interval, true_positives
 from fedfm.audit.membership import Membership
@@ -51,8 +51,8 @@ def _run(members: int, others: int) -> Audited:
     rest = np.linspace(1, 2, others)
     none = np.full(others, "", dtype=object)
     return Audited(
-        ExampleLosses(start, final, clients),
-        ExampleLosses(rest, rest - np.linspace(0, 0.01, others), none),
+        AuditedLosses(start, final, clients),
+        AuditedLosses(rest, rest - np.linspace(0, 0.01, others), none),
         canaries=None,
         promise=None,
         proxy=None,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fedfm.audit.base import Audit, Audited, CanaryLosses, ExampleLosses, NotMeasuredError
+from fedfm.audit.base import Audit, Audited, AuditedLosses, CanaryLosses, NotMeasuredError
 from fedfm.audit.disclosure import Disclosure
 from fedfm.audit.exposure import Exposure
 from fedfm.audit.gradients import Victim
@@ -18,4 +18,4 @@ AUDITS: dict[str, Audit] = {
     "disclosure": Disclosure(),
 }
 
-__all__ = ["AUDITS", "Audit", "Audited", "CanaryLosses", "ExampleLosses", "NotMeasuredError", "Victim"]
+__all__ = ["AUDITS", "Audit", "Audited", "AuditedLosses", "CanaryLosses", "NotMeasuredError", "Victim"]

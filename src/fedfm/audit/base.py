@@ -19,7 +19,7 @@ class NotMeasuredError(FedfmError):
 
 
 @dataclass(frozen=True)
-class ExampleLosses:
+class AuditedLosses:
     """Loss of the model on N examples, mean over an example's predictions.
 
     Attributes:
@@ -41,9 +41,9 @@ class ExampleLosses:
         fallen: np.ndarray = self.start - self.final
         return fallen
 
-    def at(self, chosen: np.ndarray) -> ExampleLosses:
+    def at(self, chosen: np.ndarray) -> AuditedLosses:
         """Those at some places, given as booleans or indices."""
-        return ExampleLosses(self.start[chosen], self.final[chosen], self.clients[chosen])
+        return AuditedLosses(self.start[chosen], self.final[chosen], self.clients[chosen])
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,8 @@ class CanaryLosses:
 
     settings: AuditSettings
     planted: np.ndarray
-    tossed: ExampleLosses
-    references: ExampleLosses
+    tossed: AuditedLosses
+    references: AuditedLosses
 
 
 @dataclass(frozen=True)
@@ -77,8 +77,8 @@ class Audited:
         seed: of the run.
     """
 
-    members: ExampleLosses
-    others: ExampleLosses
+    members: AuditedLosses
+    others: AuditedLosses
     canaries: CanaryLosses | None
     promise: Mapping[str, Any] | None
     proxy: Mapping[str, Any] | None

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from fedfm.audit.base import Audit, Audited, ExampleLosses, NotMeasuredError
+from fedfm.audit.base import Audit, Audited, AuditedLosses, NotMeasuredError
 from fedfm.audit.figures import CONFIDENCE, area, area_with_interval, true_positives
 from fedfm.randomness import numpy_generator
 
@@ -41,7 +41,7 @@ class Membership(Audit):
         return found | {"clients": _clients(members, others, run.seed)}
 
 
-def _clients(members: ExampleLosses, others: ExampleLosses, seed: int) -> dict[str, Any] | None:
+def _clients(members: AuditedLosses, others: AuditedLosses, seed: int) -> dict[str, Any] | None:
     """The reference attack on each client's members; on what it held out, where that suffices, else on all others."""
     by_client: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     for client in sorted(set(members.clients.tolist())):

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from fedfm.audit import AUDITS, Audited, CanaryLosses, ExampleLosses, NotMeasuredError, Victim
+from fedfm.audit import AUDITS, Audited, AuditedLosses, CanaryLosses, NotMeasuredError, Victim
 from fedfm.clients import Evaluator
 from fedfm.data.examples import Examples
 from fedfm.data.settings import SITES
@@ -69,7 +69,7 @@ def audit(run: Path | str, *, examples: int = MOST_EXAMPLES) -> dict[str, Any]:
     before = [evaluator.example_losses(one.examples, one.rows) for one in sets]
     tune(folder, recipe, tuned, state)
     after = [evaluator.example_losses(one.examples, one.rows) for one in sets]
-    losses = [ExampleLosses(start, final, one.clients) for start, final, one in zip(before, after, sets, strict=True)]
+    losses = [AuditedLosses(start, final, one.clients) for start, final, one in zip(before, after, sets, strict=True)]
     found = _measured(_audited(tuned, data, sets, losses, summary))
     found |= {"promised": summary.get("privacy"), "canaries": recipe.audit.canaries}
     folder.write_json(folder.audit, found)
@@ -125,13 +125,13 @@ def _of_server(role: str, examples: Examples, most: int, seed: int) -> _Set:
 
 
 def _audited(
-    tuned: Tuned, data: FederatedData, sets: Sequence[_Set], losses: Sequence[ExampleLosses], summary: dict[str, Any]
+    tuned: Tuned, data: FederatedData, sets: Sequence[_Set], losses: Sequence[AuditedLosses], summary: dict[str, Any]
 ) -> Audited:
     """The losses by role, without examples in which nothing is predicted."""
 
-    def of(role: str) -> ExampleLosses:
+    def of(role: str) -> AuditedLosses:
         parts = [part for part, one in zip(losses, sets, strict=True) if one.role == role]
-        return ExampleLosses(
+        return AuditedLosses(
             np.concatenate([np.empty(0), *(part.start for part in parts)]),
             np.concatenate([np.empty(0), *(part.final for part in parts)]),
             np.concatenate([np.empty(0, dtype=object), *(part.clients for part in parts)]),
@@ -149,7 +149,7 @@ def _audited(
     )
 
 
-def _canary_losses(data: FederatedData, losses: ExampleLosses) -> CanaryLosses | None:
+def _canary_losses(data: FederatedData, losses: AuditedLosses) -> CanaryLosses | None:
     settings, training = data.recipe.audit, data.training
     if not settings.canaries or training is None:
         return None
