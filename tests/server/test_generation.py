@@ -131,7 +131,7 @@ def test_the_command_answers_prompts_and_data(runs: dict[str, Run], tmp_path: Pa
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ({"prompts": ["x" * 400]}, "question 1: a prompt of 4.. tokens and an answer of 64"),
+        ({"prompts": ["x" * 400]}, "question 1: a prompt of 4.. tokens and an answer of 8 "),
         ({}, "give either data or prompts"),
         ({"prompts": ["x"], "overrides": ["evaluate.generate.top_p=0"]}, "evaluate.generate.top_p"),
         ({"prompts": ["x"], "overrides": ["tune.r=2"]}, "would change the model"),

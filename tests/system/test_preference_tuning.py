@@ -78,6 +78,7 @@ def test_the_reference_is_the_model_before_round_1_where_the_weights_change_and_
     ("changes", "key"),
     [
         ({"task": {"kind": "instruct", "beta": 0.5}}, "task.beta"),
+        ({"audit": {"canaries": 10}}, "audit.canaries"),
         ({"proxy": {"kind": "offsite"}, "public": {"data": "builtin:pydoc"}}, "proxy.kind"),
     ],
 )

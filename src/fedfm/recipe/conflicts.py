@@ -99,6 +99,12 @@ def _references(recipe: RecipeKeys) -> str | None:
     return None
 
 
+def _canary_pairs(recipe: RecipeKeys) -> str | None:
+    if recipe.audit.canaries and TASKS[recipe.task.kind].compares:
+        return f"a canary is one random text, but `task.kind: {recipe.task.kind}` learns pairs: set it to 0"
+    return None
+
+
 def _written(recipe: RecipeKeys) -> str | None:
     if not recipe.evaluate.generate.examples:
         return None
@@ -310,6 +316,7 @@ CHECKS = (
     Check(("data.pack", "task.kind"), _unread("pack")),
     Check(("data.preference", "task.kind"), _unread("preference")),
     Check(("evaluate.generate.examples", "task.kind", "evaluate.at"), _written),
+    Check(("audit.canaries", "task.kind"), _canary_pairs),
     Check(("task.beta", "task.kind"), _beta),
     Check(("proxy.kind", "task.kind"), _references),
     Check(("federation.per_round", "federation.clients", "data.client"), _cohort),

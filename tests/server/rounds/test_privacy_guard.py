@@ -101,9 +101,9 @@ def test_a_ledger_that_was_cut_is_noticed(tmp_path: Path) -> None:
     folder.write_text("privacy.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
     experiment: Any = SimpleNamespace(recipe=None, promise=promise)
     guard = PrivacyGuard(experiment, folder)
-    guard.check(1)
+    guard.check(1, {})
     with pytest.raises(RecipeError, match="lacks the release of round 2"):
-        guard.check(2)
+        guard.check(2, {})
 
 
 def test_t23_a_run_ends_before_the_round_that_would_exceed_its_budget(tmp_path: Path) -> None:

@@ -18,12 +18,11 @@ from fedfm.data.labels import LabelMap
 from fedfm.data.sources import Source, read_source
 from fedfm.errors import RecipeError
 from fedfm.hosts.devices import choose_device
-from fedfm.models.backbones import load_backbone
 from fedfm.recipe import Recipe, load_recipe
 from fedfm.records import jsonl
 from fedfm.records.folder import RunFolder
 from fedfm.server.experiment.build import Experiment
-from fedfm.server.runs.artifacts import load_tuned
+from fedfm.server.runs.artifacts import load_initial, load_tuned
 from fedfm.tasks import task_of
 from fedfm.tasks.generation import Generator, Heard
 
@@ -53,7 +52,7 @@ def evaluate(run: Path | str, data: str, overrides: Sequence[str] = ()) -> dict[
     model = _open(run, overrides)
     examples = model.encode(model.read(data))
     if model.evaluator.task.compares:
-        examples = _compared(model, examples)
+        examples = _compared(run, model, examples)
     return _evaluate(model.evaluator, examples, model.labels)
 
 
@@ -167,13 +166,12 @@ def _evaluate(evaluator: Evaluator, examples: Examples, labels: LabelMap | None)
     return {"examples": len(examples), "metrics": scores, **(per_class or {"classes": None, "confusion": None})}
 
 
-def _compared(model: _Model, examples: Examples) -> Examples:
+def _compared(run: Path | str, model: _Model, examples: Examples) -> Examples:
     """Examples with their values under the model before round 1, which is loaded for it."""
-    recipe, task = model.recipe, model.evaluator.task
-    backbone = load_backbone(recipe.model, task.auto_class, seed=recipe.seed, allow_network=recipe.allow_network)
-    tunable = recipe.tune.attach(backbone, task_type=task.peft_type, seed=recipe.seed)
+    initial, _ = load_initial(RunFolder.open(run), model.recipe)
+    tunable = initial.model.tunable
     tunable.to(model.evaluator.device)
-    start = recipe.aggregate.initial(tunable.read(), recipe.seed)
+    start = model.recipe.aggregate.initial(initial.model.start, model.recipe.seed)
     return with_references(replace(model.evaluator, tunable=tunable), examples, start)
 
 
