@@ -118,7 +118,7 @@ def test_a_run_says_why_they_share_no_pass(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setitem(TASKS, "text-classification", Contrastive())
     experiment = build_experiment(load_recipe(small_recipe(tmp_path)))
     assert experiment.recipe.runtime.stack == "off"
-    assert experiment.training == f"one client at a time ({why_alone(Contrastive(), FedAvg())})"
+    assert experiment.training == f"one client at a time ({why_alone(Contrastive(), FedAvg(), LocalSettings())})"
     assert "compares the examples of a batch" in experiment.training
 
 

@@ -83,6 +83,7 @@ class Worker:
         seed: the run's seed.
         device: where the tunable is.
         copy: the model that the clients hold, the backbone or a proxy; the tunable is attached to it.
+        rounds: of the run, over which a learning rate that changes from step to step is spread.
         holdout: client id → indices that it keeps from training.
         evaluator: of the tunable; None where clients are not asked to evaluate.
         trains_stale: whether a client whose proxy cannot be brought up to date trains on what it holds.
@@ -105,6 +106,7 @@ class Worker:
     seed: int
     device: torch.device
     copy: ClientCopy
+    rounds: int = 1
     holdout: Mapping[str, np.ndarray] = field(default_factory=dict)
     evaluator: Evaluator | None = None
     trains_stale: bool = False
@@ -205,8 +207,11 @@ class Worker:
         """
         plan = self.plan(len(indices), client, round, max_steps)
         batches = self.on_device(self.batches(indices, plan, client, round))
+        rates = self.local.step_rates(round, self.rounds, len(plan))
         with torch_seed(self.seed, "dropout", round=round, client=client):
-            return train_locally(self.tunable, self.task, batches, self.local, self.contract.rule, at, trains=trains)
+            return train_locally(
+                self.tunable, self.task, batches, self.local, self.contract.rule, at, trains=trains, rates=rates
+            )
 
     def plan(self, count: int, client: str, round: int, max_steps: int | None = None) -> list[np.ndarray]:  # noqa: A002
         """Positions of the examples of each batch, for a client with ``count`` examples."""

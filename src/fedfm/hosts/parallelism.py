@@ -142,7 +142,7 @@ def _problem(recipe: Recipe, backbone: Backbone, tunable: Tunable, task: Task) -
         )
     if recipe.local.recompute != "none":
         return "`local.recompute` is for machines with little memory"
-    if reason := why_alone(task, recipe.algorithm):
+    if reason := why_alone(task, recipe.algorithm, recipe.local):
         return reason
     if recipe.local.dropout or recipe.tune.dropout:
         return "dropout draws separately for each client"

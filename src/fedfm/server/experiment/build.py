@@ -202,7 +202,7 @@ class Experiment:
             model.client.model.family,
             without=self.contract.personal,
             tokens=local.batch_size * self.recipe.data.max_length,
-            moments=2 if local.optimizer == "adamw" else 0,
+            moments=local.moments,
         )
 
     def planned_choice(self, client: str) -> Mapping[str, Tensor] | None:
