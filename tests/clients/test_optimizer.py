@@ -47,7 +47,9 @@ def test_rounds_with_kept_moments_are_one_long_round_bit_for_bit(optimizer: str)
     kept = LocalSettings.model_validate({**KEPT, "optimizer": optimizer})
     whole, _ = played(tunable, start, kept, [steps], rates)
     parts, moments = played(tunable, start, kept, [steps[:1], steps[1:]], rates)
-    fresh, none = played(tunable, start, kept.model_copy(update={"keep_optimizer": False}), [steps[:1], steps[1:]], rates)
+    fresh, none = played(
+        tunable, start, kept.model_copy(update={"keep_optimizer": False}), [steps[:1], steps[1:]], rates
+    )
     assert all(parts[name].equal(whole[name]) for name in whole)
     assert any(not fresh[name].equal(whole[name]) for name in whole)
     assert none == {}

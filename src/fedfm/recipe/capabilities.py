@@ -177,6 +177,15 @@ _GIVEN_AS_OBJECT = (
 
 PLAIN_KEYS = (
     PlainKey(
+        "model.init",
+        lambda recipe: recipe.model.init == "random",
+        needs={
+            WEIGHT_MATRICES: "weights that were drawn at random must all be trained",
+            BACKBONE_WEIGHTS: "a model without training has nothing that a proxy could stand in for; set pretrained",
+            ONE_BACKBONE: "the other backbones are pretrained; leave out federation.models",
+        },
+    ),
+    PlainKey(
         "task.kind",
         lambda recipe: not TASKS[recipe.task.kind].labelled,
         takes={LABELS: "its examples have none"},
