@@ -103,9 +103,7 @@ def _root_data(recipe: RecipeKeys) -> str | None:
 
 def _own_steps(recipe: RecipeKeys) -> str | None:
     if recipe.protocol.trains_root and recipe.data.root is None:
-        return (
-            "the server's own steps (protocol.server_steps) need examples, such as public texts: name them"
-        )
+        return "the server's own steps (protocol.server_steps) need examples, such as public texts: name them"
     return None
 
 

@@ -21,6 +21,8 @@ PRESETS = (
     "digits-vit",
     "pydoc-llm",
     "pydoc-mlm",
+    "pretrain",
+    "pretrain-sparse",
     "lora-exact",
     "lora-products",
     "fed-sb",

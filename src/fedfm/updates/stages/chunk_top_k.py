@@ -100,7 +100,10 @@ class ChunkTopK(ErrorFeedback):
 
 
 def _two_levels(magnitudes: Tensor) -> tuple[Tensor, Tensor]:
-    """Which magnitudes ``[chunks, k]`` are at least their chunk's mean; means of the others and these, ``[chunks, 2]``.
+    """Magnitudes ``[chunks, k]`` by two levels.
+
+    Returns:
+        1 where a magnitude is at least the mean of its chunk, else 0; and the means of both kinds, ``[chunks, 2]``.
     """
     large = magnitudes >= magnitudes.mean(dim=1, keepdim=True)
     sides = torch.stack([~large, large], dim=1).to(magnitudes.dtype)
