@@ -56,11 +56,11 @@ class Outcome:
 def played(preset: str, overrides: Sequence[str]) -> Outcome:
     """One run, in a folder that is removed afterwards."""
     with tempfile.TemporaryDirectory() as folder:
-        finished = run(preset, [*overrides, "data.test=0.05", f"run_dir={folder}/run"])
+        summary = run(preset, [*overrides, "data.test=0.05", f"run_dir={folder}/run"]).summary
         lines = (Path(folder) / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     records = [json.loads(line) for line in lines]
     curve = {line["round"]: line["loss"] for line in records if line.get("split") == "test"}
-    rounds, moved = finished.summary["rounds"], finished.summary["bytes"]
+    rounds, moved = summary["rounds"], summary["bytes"]
     return Outcome(curve, moved["up"] / rounds, (moved["up"] + moved["down"]) / rounds)
 
 
