@@ -22,7 +22,8 @@ from fedfm.server.experiment.build import Experiment, build_experiment
 from fedfm.tasks import TASKS, Task, TextClassification
 from fedfm.tasks.base import Batch
 from tests.asked import instruction, trained
-from tests.clients.test_stacked import ROWS, attached, batches, both, compare, moved, starting
+from tests.clients.stacks import attached, batches, moved
+from tests.clients.test_stacked import ROWS, both, compare, starting
 from tests.small import small_recipe
 
 
@@ -118,7 +119,7 @@ def test_a_run_says_why_they_share_no_pass(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setitem(TASKS, "text-classification", Contrastive())
     experiment = build_experiment(load_recipe(small_recipe(tmp_path)))
     assert experiment.recipe.runtime.stack == "off"
-    assert experiment.training == f"one client at a time ({why_alone(Contrastive(), FedAvg(), LocalSettings())})"
+    assert experiment.training == f"one client at a time ({why_alone(Contrastive(), FedAvg())})"
     assert "compares the examples of a batch" in experiment.training
 
 

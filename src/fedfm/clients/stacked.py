@@ -79,12 +79,17 @@ class StackMember:
         return len(self.plan)
 
 
-def why_alone(task: Task, rule: LocalRule, local: LocalSettings) -> str | None:
-    """Why clients train one by one because of what they minimise and how, as a part of a sentence; None: no reason."""
+def why_alone(task: Task, rule: LocalRule) -> str | None:
+    """Why clients train one by one because of what they minimise, as a part of a sentence; None: they need not."""
     if rule.extra_loss:
         return "the algorithm adds a term to the loss"
     if task.across_examples:
         return "the task's loss compares the examples of a batch with each other"
+    return None
+
+
+def why_own_steps(local: LocalSettings) -> str | None:
+    """Why clients train one by one because of how they step, as a part of a sentence; None: they need not."""
     if local.lr_scheduler_interval == "step":
         return "the learning rate follows each client's own steps"
     if local.keep_optimizer or local.optimizer == "muon":

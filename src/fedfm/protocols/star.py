@@ -15,6 +15,7 @@ from fedfm import capabilities
 from fedfm.params import add
 from fedfm.privacy import PRIVACY
 from fedfm.protocols.base import Protocol, State
+from fedfm.protocols.calibrated import record_norms
 from fedfm.protocols.choosing import asks_for
 from fedfm.protocols.io import IO, Ask, ClientUpdate
 from fedfm.protocols.private_mean import private_mean
@@ -27,14 +28,15 @@ class Star(Protocol):
 
     kind: Literal["star"] = "star"
     """Synchronous rounds between one server and its clients."""
+    norms: bool = False
+    """Record the norm of each tensor of every update in `metrics.jsonl`, for `fedfm forget --how calibrated`."""
+    server_steps: Annotated[int, Field(ge=0)] = 0
+    """Optimiser steps that the server takes on `data.root` at the end of each round, as `local` says; 0: none."""
 
     gives: ClassVar[frozenset[str]] = frozenset(
         {capabilities.CHOSEN_PARTS, capabilities.ROUND_SUM, capabilities.SUBSETS}
     )
     needs: ClassVar[Mapping[str, str]] = {capabilities.ONE_BACKBONE: "the server adds up updates of one tunable"}
-
-    server_steps: Annotated[int, Field(ge=0)] = 0
-    """Optimiser steps that the server takes on `data.root` at the end of each round, as `local` says; 0: none."""
 
     @property
     def trains_root(self) -> bool:
@@ -42,14 +44,14 @@ class Star(Protocol):
         return self.server_steps > 0
 
     def capabilities(self) -> Capabilities:
-        """Also what the server's own steps need."""
-        said = super().capabilities()
-        if not self.server_steps:
-            return said
-        why = "the server trains the whole model (protocol.server_steps)"
-        whole = (capabilities.WEIGHT_MATRICES, capabilities.WHOLE_VIEWS, capabilities.BACKBONE_WEIGHTS)
-        own = dict.fromkeys(whole, why)
-        return Capabilities({**said.needs, **own}, said.gives, said.takes)
+        """Also what norms and the server's own steps rely on."""
+        said, needs = super().capabilities(), dict[str, str]()
+        if self.norms:
+            needs[capabilities.INDIVIDUAL_UPDATES] = "it records the norms of each update (protocol.norms)"
+        if self.server_steps:
+            whole = (capabilities.WEIGHT_MATRICES, capabilities.WHOLE_VIEWS, capabilities.BACKBONE_WEIGHTS)
+            needs |= dict.fromkeys(whole, "the server trains the whole model (protocol.server_steps)")
+        return Capabilities({**said.needs, **needs}, said.gives, said.takes)
 
     def step(self, state: State, io: IO) -> State:
         """Sample, choose, ask, fold, step; then the server's own steps."""
@@ -65,6 +67,8 @@ class Star(Protocol):
         fold = ScoredFold(io, state.params, number)
         for update in updates:
             fold.add(update)
+            if self.norms:
+                record_norms(update, io)
         params, server = state.params, state.server
         if fold:  # a Poisson cohort may be empty
             params, server = fold.server_step(state.params, state.server)

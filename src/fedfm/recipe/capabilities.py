@@ -29,6 +29,7 @@ from fedfm.capabilities import (
     SGD,
     SHARED_CODE,
     SIMULATED_CLIENTS,
+    SINGLE_EXAMPLES,
     STATEFUL_CLIENTS,
     TEXT_INPUTS,
     TUNABLE_UPDATES,
@@ -204,6 +205,11 @@ PLAIN_KEYS = (
         takes={VIRTUAL_TOKENS: "peft has no virtual tokens for it; use lora"},
     ),
     PlainKey(
+        "task.kind",
+        lambda recipe: TASKS[recipe.task.kind].across_examples,
+        takes={SINGLE_EXAMPLES: "its loss compares the examples of a batch with each other"},
+    ),
+    PlainKey(
         "federation.sampling",
         lambda recipe: recipe.federation.sampling == "poisson",
         takes={FIXED_COHORT: "the number of clients of a round is drawn"},
@@ -212,6 +218,12 @@ PLAIN_KEYS = (
         "federation.sampling",
         lambda recipe: recipe.federation.sampling == "weighted",
         takes={FIXED_COHORT: "a client can be drawn several times"},
+    ),
+    PlainKey(
+        "federation.without",
+        lambda recipe: bool(recipe.federation.without),
+        needs={SIMULATED_CLIENTS: "a site is left out by the server's --allow"},
+        takes={FIXED_COHORT: "a round in which a client was drawn that is left out has fewer clients"},
     ),
     PlainKey(
         "federation.per_round",
@@ -388,6 +400,11 @@ PLAIN_KEYS = (
         "local.weight_decay",
         lambda recipe: recipe.local.weight_decay > 0,
         needs={GRADIENTS: "it is part of the optimiser's step; set 0"},
+    ),
+    PlainKey(
+        "local.logit_adjustment",
+        lambda recipe: recipe.local.logit_adjustment > 0,
+        takes={SINGLE_EXAMPLES: "it adjusts each example's loss by the classes of all of them; set 0"},
     ),
     PlainKey(
         "local.dropout",

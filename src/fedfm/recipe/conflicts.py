@@ -68,6 +68,20 @@ def _pairs(recipe: RecipeKeys) -> str | None:
     return None
 
 
+def _unread(key: str) -> Callable[[RecipeKeys], str | None]:
+    """A rule that refuses a key of ``data`` which only some tasks read."""
+
+    def reason(recipe: RecipeKeys) -> str | None:
+        if key not in recipe.data.model_fields_set or key in TASKS[recipe.task.kind].own_keys:
+            return None
+        if getattr(recipe.data, key) == type(recipe.data).model_fields[key].default:
+            return None
+        readers = " or ".join(kind for kind, task in TASKS.items() if key in task.own_keys)
+        return f"`task.kind: {recipe.task.kind}` does not read it; it is for {readers}"
+
+    return reason
+
+
 def _cohort(recipe: RecipeKeys) -> str | None:
     federation = recipe.federation
     clients = federation.clients or (None if recipe.data.client else DEFAULT_CLIENTS)
@@ -269,6 +283,9 @@ CHECKS = (
     Check(("data.test",), _something_to_report),
     Check(("data.validation", "data.test"), _held_back),
     Check(("data.text", "task.kind"), _pairs),
+    Check(("data.conversation", "task.kind"), _unread("conversation")),
+    Check(("data.template", "task.kind"), _unread("template")),
+    Check(("data.pack", "task.kind"), _unread("pack")),
     Check(("federation.per_round", "federation.clients", "data.client"), _cohort),
     Check(("aggregate.rule", "federation", "protocol", "data.client", "data.train"), _fitting_updates),
     Check(("aggregate.rule", "data.root"), _root_data),

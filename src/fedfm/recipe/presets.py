@@ -20,6 +20,7 @@ PRESETS = (
     "sst2-fedpft",
     "digits-vit",
     "pydoc-llm",
+    "pydoc-instruct",
     "pydoc-mlm",
     "pretrain",
     "pretrain-sparse",
@@ -34,6 +35,7 @@ PRESETS = (
     "learned-soup",
     "clusters",
     "contributions",
+    "afl",
     "selective",
     "secure-aggregation",
     "slow-links",
@@ -47,6 +49,7 @@ PRESETS = (
     "robust-krum",
     "robust-mixing",
     "dp-ffa",
+    "dp-local",
     "paper-table1-bert",
     "paper-table1-roberta",
 )

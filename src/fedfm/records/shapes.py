@@ -115,6 +115,7 @@ class _Client(TypedDict):
     id: Name
     examples: Count
     labels: NotRequired[dict[str, Count] | None]
+    label_epsilon: NotRequired[float]
     holdout: NotRequired[Count | None]
 
 
@@ -207,9 +208,11 @@ class _Privacy(TypedDict):
     epsilon: float
     delta: float
     unit: Name
-    noise_multiplier: NotRequired[float]
-    rate: NotRequired[float]
+    noise_multiplier: NotRequired[float | None]
+    rate: NotRequired[float | None]
     releases: NotRequired[Count]
+    rounds: NotRequired[Count]
+    steps: NotRequired[Count]
     accountant: NotRequired[Name]
 
 

@@ -36,6 +36,8 @@ LOADING = {
     "image-classification": Loading("AutoModelForImageClassification", "AutoImageProcessor", "image-classification"),
     "masked-lm": Loading("AutoModelForMaskedLM", "AutoTokenizer", "fill-mask"),
     "causal-lm": Loading("AutoModelForCausalLM", "AutoTokenizer", "text-generation"),
+    "instruct": Loading("AutoModelForCausalLM", "AutoTokenizer", "text-generation"),
+    "seq2seq": Loading("AutoModelForSeq2SeqLM", "AutoTokenizer", "text-generation"),
 }
 
 SOURCES = ("train", "validation", "test")

@@ -2,7 +2,9 @@
 
 from fedfm.tasks.base import Batch, Collate, Task
 from fedfm.tasks.classification import ImageClassification, TextClassification
+from fedfm.tasks.instruction import Instruct
 from fedfm.tasks.language_modeling import CausalLM, MaskedLM
+from fedfm.tasks.seq2seq import Seq2Seq
 from fedfm.tasks.settings import TaskSettings
 
 TASKS: dict[str, Task] = {
@@ -10,6 +12,8 @@ TASKS: dict[str, Task] = {
     "image-classification": ImageClassification(),
     "masked-lm": MaskedLM(),
     "causal-lm": CausalLM(),
+    "instruct": Instruct(),
+    "seq2seq": Seq2Seq(),
 }
 
 __all__ = [
@@ -18,7 +22,9 @@ __all__ = [
     "CausalLM",
     "Collate",
     "ImageClassification",
+    "Instruct",
     "MaskedLM",
+    "Seq2Seq",
     "Task",
     "TaskSettings",
     "TextClassification",

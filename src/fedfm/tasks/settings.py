@@ -6,7 +6,7 @@ from typing import Literal
 
 from fedfm.settings import Settings
 
-TaskKind = Literal["text-classification", "image-classification", "masked-lm", "causal-lm"]
+TaskKind = Literal["text-classification", "image-classification", "masked-lm", "causal-lm", "instruct", "seq2seq"]
 
 
 class TaskSettings(Settings):

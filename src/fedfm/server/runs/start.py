@@ -27,8 +27,8 @@ from fedfm.server.experiment.build import Experiment
 from fedfm.server.experiment.deployment import Deployment, RealSites, Simulation
 from fedfm.server.rounds.checkpoints import load_checkpoint
 from fedfm.server.rounds.driver import Driver
+from fedfm.server.rounds.example_guard import guard_of
 from fedfm.server.rounds.interrupts import StopRequest, stop_on_signals
-from fedfm.server.rounds.privacy_guard import PrivacyGuard
 from fedfm.server.rounds.state import RunState
 from fedfm.server.runs.artifacts import Tuned, delivered_params, write_client_adapters, write_experts, write_outcome
 from fedfm.server.runs.baselines import baselines
@@ -267,7 +267,7 @@ def _write_unfinished(experiment: Experiment, folder: RunFolder, status: RunStat
     if saved is None:
         return 0
     _write_proxy(experiment, folder, saved.state)
-    privacy, costs = PrivacyGuard(experiment, folder).figures(), cost_totals(folder.costs)
+    privacy, costs = guard_of(experiment, folder).figures(), cost_totals(folder.costs)
     scores = score_totals(folder.metrics)
     summary = summarize(experiment, saved.state, status, {}, None, None, costs, privacy, scores)
     folder.write_json(folder.summary, summary)

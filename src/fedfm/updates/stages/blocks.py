@@ -42,7 +42,8 @@ def packed(numbers: Tensor, bits: int = 4) -> Tensor:
 
 def unpacked(content: Tensor, numbers: int, bits: int = 4) -> Tensor:
     """The inverse of `packed`, as uint8 ``[numbers]``."""
-    return (content[:, None] >> _shifts(bits) & 2**bits - 1).view(-1)[:numbers]
+    shifted = torch.bitwise_right_shift(content[:, None], _shifts(bits))
+    return torch.bitwise_and(shifted, 2**bits - 1).view(-1)[:numbers]
 
 
 def _shifts(bits: int) -> Tensor:
