@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from tools.trust import AWAITED, BEHAVIOURS, PAGE, holders, ids_of, written
+from tools.trust import BEHAVIOURS, PAGE, holders, ids_of, written
 
 
 def test_every_entry_has_a_test_and_every_test_an_entry() -> None:
     assert holders().keys() == BEHAVIOURS.keys()
-    assert not BEHAVIOURS.keys() & AWAITED.keys()
 
 
 def test_entries_are_read_from_names() -> None:

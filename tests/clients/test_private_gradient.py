@@ -286,7 +286,7 @@ def test_an_extra_term_of_the_loss_is_clipped_with_the_rest() -> None:
         assert norm({name: tensor - fewer[name] for name, tensor in whole.items()}) <= CLIP / COUNT * (1 + 1e-9)
 
 
-def test_opacus_computes_the_same() -> None:
+def test_p3_opacus_computes_the_same() -> None:
     """The oracle: its hooks, its clipping and its denominator, for LoRA on GPT-2 and on BERT; without noise."""
     opacus = pytest.importorskip("opacus")
     for name in ("tiny-gpt2", "tiny-bert"):

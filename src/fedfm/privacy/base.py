@@ -66,6 +66,11 @@ class Privacy(Settings):
     kind: str
     """What is promised about the clients' data."""
 
+    @property
+    def norm_bound(self) -> float | None:
+        """The L2 norm that a client's update counts with at most, in the first round; None: any."""
+        return None
+
     def refuses(self, attendance: Attendance) -> str | None:
         """Why the settings do not fit a federation; None where they do."""
         return None

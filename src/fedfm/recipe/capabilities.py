@@ -292,6 +292,15 @@ PLAIN_KEYS = (
         needs={SIMULATED_CLIENTS: "profiles replace the speed of real machines; leave them out"},
     ),
     PlainKey(
+        "audit.canaries",
+        lambda recipe: recipe.audit.canaries > 0,
+        needs={
+            SIMULATED_CLIENTS: "they are planted in the clients' data; set 0",
+            TEXT_INPUTS: "a canary is random tokens; set 0",
+            ONE_BACKBONE: "their tokens are drawn for one tokenizer; set 0",
+        },
+    ),
+    PlainKey(
         "federation.ranks",
         lambda recipe: recipe.federation.ranks is not None,
         needs={

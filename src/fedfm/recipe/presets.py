@@ -50,6 +50,7 @@ PRESETS = (
     "robust-mixing",
     "dp-ffa",
     "dp-local",
+    "audit-canaries",
     "paper-table1-bert",
     "paper-table1-roberta",
 )

@@ -32,6 +32,7 @@ from fedfm.progress import stage
 from fedfm.proxies.base import ClientModel
 from fedfm.recipe import Recipe
 from fedfm.recipe.client_groups import Device, devices_of
+from fedfm.records.audits import planted_warnings
 from fedfm.server.experiment.federated_data import FederatedData, prepare_data
 from fedfm.server.experiment.secure_costs import secure_bytes
 from fedfm.tasks.public import PublicTexts
@@ -278,7 +279,13 @@ class Experiment:
     @property
     def warnings(self) -> list[str]:
         """What a user should know of the data and the model before round 1, each one sentence."""
-        return [*self.data.warnings, *self.backbone.warnings, *self._personal_warnings(), *self._attack_warnings()]
+        return [
+            *self.data.warnings,
+            *self.backbone.warnings,
+            *self._personal_warnings(),
+            *self._attack_warnings(),
+            *planted_warnings(self.recipe.audit.canaries),
+        ]
 
     @cached_property
     def attackers(self) -> frozenset[str]:

@@ -111,7 +111,8 @@ def _reopen(
         opened.write_text(opened.recipe, dump(recipe))
     opened.truncate(saved.offsets if saved else {})
     opened.summary.unlink(missing_ok=True)
-    opened.profile.unlink(missing_ok=True)  # of the run as it was
+    for stale in (opened.profile, opened.audit):  # of the run as it was
+        stale.unlink(missing_ok=True)
     warnings = [*(saved.warnings if saved else ()), *_changed_versions(opened)]
     for text in warnings:
         for listener in listeners:
