@@ -2,7 +2,7 @@
 
     python benchmarks/pretrain.py [--seeds 3] [--quick] [KEY=VALUE …]
 
-A small Llama on Python's documentation, four clients of 50 local steps a round. All three rows read as many tokens and
+A small Llama on Python's documentation, four clients of 50 local steps a round. All rows read as many tokens and
 take as many steps of AdamW under one schedule. The data-parallel row is one client whose batch is that of all four. The
 bytes of data-parallel training are measured in rounds of one step, and counted for all steps. ``--quick`` takes a
 smaller model and fewer rounds. KEY=VALUE overrides change all rows.
@@ -31,11 +31,13 @@ QUICK = (
 )
 ALONE = ("federation.clients=1", f"local.batch_size={CLIENTS * BATCH}", "algorithm.name=fedavg")
 ROWS = {
-    "data-parallel": ("pretrain", ALONE),
-    "DiLoCo": ("pretrain", ()),
-    "SparseLoCo": ("pretrain-sparse", ()),
+    "data-parallel": ("pretrain", ALONE, ""),
+    "FedAvg": ("pretrain", ("algorithm.name=fedavg",), "data-parallel"),
+    "DiLoCo, μ = 0.5": ("pretrain", ("algorithm.momentum=0.5",), "data-parallel"),
+    "DiLoCo, μ = 0.9": ("pretrain", ("algorithm.momentum=0.9",), "data-parallel"),
+    "SparseLoCo": ("pretrain-sparse", (), "DiLoCo, μ = 0.5"),
 }
-"""Row of the table → preset and overrides."""
+"""Row of the table → preset, overrides, and the row that it is compared with."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ def played(preset: str, overrides: Sequence[str]) -> Outcome:
 
 
 def main() -> None:
-    """Prints the curves, and losses and bytes beside those of the row above."""
+    """Prints the curves; losses and bytes, and what they are beside those of another row."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--quick", action="store_true")
@@ -75,27 +77,26 @@ def main() -> None:
     each = played("pretrain", [*size, "local.max_steps=1", "federation.rounds=2", "evaluate.every=2"])
     found: dict[str, list[Outcome]] = {name: [] for name in ROWS}
     for seed in range(asked.seeds):
-        for name, (preset, overrides) in ROWS.items():
+        for name, (preset, overrides, _) in ROWS.items():
             found[name].append(played(preset, [*size, *overrides, f"seed={seed}"]))
             print(f"seed {seed}, {name}: {found[name][-1].curve}", flush=True)
-    numbers = sorted(found["DiLoCo"][0].curve)
+    numbers = sorted(found["data-parallel"][0].curve)
     print("\n| loss after round | " + " | ".join(map(str, numbers)) + " |\n|---|" + "---|" * len(numbers))
     for name, outcomes in found.items():
         print(f"| {name} | " + " | ".join(f"{mean(o.curve[n] for o in outcomes):.3f}" for n in numbers) + " |")
-    print("\n| | final loss | beside the row above | bytes a round, up | both ways | beside the row above, up | both |")
-    print("|---|---|---|---|---|---|---|")
-    before: tuple[float, float, float] | None = None
-    for name, outcomes in found.items():
-        losses = [outcome.curve[numbers[-1]] for outcome in outcomes]
-        up, both = mean(o.up for o in outcomes), mean(o.both for o in outcomes)
+    print("\n| | final loss | bytes a round, up | both ways | beside | loss | up | both ways |\n|" + "---|" * 8)
+    known: dict[str, tuple[float, float, float]] = {}
+    for name, (_, _, other) in ROWS.items():
+        losses = [outcome.curve[numbers[-1]] for outcome in found[name]]
+        up, both = mean(o.up for o in found[name]), mean(o.both for o in found[name])
         if name == "data-parallel":
             up, both = each.up * STEPS, each.both * STEPS
-        beside = ["", "", ""]
-        if before is not None:
-            beside = [f"{mean(losses) / before[0] - 1:+.1%}", f"1/{before[1] / up:.0f}", f"1/{before[2] / both:.0f}"]
-        figures = f"{mean(losses):.3f} ± {pstdev(losses):.3f} | {beside[0]} | {up:,.0f} | {both:,.0f}"
-        print(f"| {name} | {figures} | {beside[1]} | {beside[2]} |")
-        before = mean(losses), up, both
+        known[name] = mean(losses), up, both
+        beside = " |  | "
+        if other:
+            loss, more_up, more_both = known[other]
+            beside = f"{mean(losses) / loss - 1:+.1%} | 1/{more_up / up:.0f} | 1/{more_both / both:.0f}"
+        print(f"| {name} | {mean(losses):.3f} ± {pstdev(losses):.3f} | {up:,.0f} | {both:,.0f} | {other} | {beside} |")
 
 
 if __name__ == "__main__":
