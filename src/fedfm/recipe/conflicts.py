@@ -61,10 +61,37 @@ def _held_back(recipe: RecipeKeys) -> str | None:
 
 
 def _pairs(recipe: RecipeKeys) -> str | None:
-    if len(recipe.data.text) > 1 and recipe.task.kind != "text-classification":
-        return (
-            f"two columns make a pair, which only text-classification reads; `task.kind: {recipe.task.kind}` takes one"
-        )
+    allowed, named = TASKS[recipe.task.kind].text_columns, len(recipe.data.text)
+    if TASKS[recipe.task.kind].modality != "text" or named in allowed:
+        return None
+    if named == 1:
+        return f"`task.kind: {recipe.task.kind}` reads pairs: name two columns, such as [question, passage]"
+    readers = " and ".join(kind for kind, task in TASKS.items() if 2 in task.text_columns)
+    return f"two columns make a pair, which only {readers} read; `task.kind: {recipe.task.kind}` takes one"
+
+
+def _own_settings(key: str) -> Callable[[RecipeKeys], str | None]:
+    """A rule that refuses a key of ``task`` that the kind does not have."""
+
+    def reason(recipe: RecipeKeys) -> str | None:
+        value, default = getattr(recipe.task, key), type(recipe.task).model_fields[key].default
+        owners = [kind for kind, task in TASKS.items() if hasattr(task, key)]
+        if value == default or recipe.task.kind in owners:
+            return None
+        return f"`task.kind: {recipe.task.kind}` does not have it; it is for {' or '.join(owners)}"
+
+    return reason
+
+
+def _negatives(recipe: RecipeKeys) -> str | None:
+    if TASKS[recipe.task.kind].across_examples and recipe.local.batch_size < 2:
+        return f"`task.kind: {recipe.task.kind}` compares the examples of a batch with each other: give it two or more"
+    return None
+
+
+def _measured_negatives(recipe: RecipeKeys) -> str | None:
+    if TASKS[recipe.task.kind].across_examples and recipe.evaluate.batch_size < 2:
+        return f"`task.kind: {recipe.task.kind}` compares the examples of a batch with each other: give it two or more"
     return None
 
 
@@ -263,6 +290,10 @@ CHECKS = (
     Check(("data.test",), _something_to_report),
     Check(("data.validation", "data.test"), _held_back),
     Check(("data.text", "task.kind"), _pairs),
+    Check(("task.pooling", "task.kind"), _own_settings("pooling")),
+    Check(("task.temperature", "task.kind"), _own_settings("temperature")),
+    Check(("local.batch_size", "task.kind"), _negatives),
+    Check(("evaluate.batch_size", "task.kind"), _measured_negatives),
     Check(("federation.per_round", "federation.clients", "data.client"), _cohort),
     Check(("aggregate.rule", "federation", "protocol", "data.client", "data.train"), _fitting_updates),
     Check(("aggregate.rule", "data.root"), _root_data),

@@ -3,6 +3,7 @@
 from fedfm.tasks.base import Batch, Collate, Task
 from fedfm.tasks.classification import ImageClassification, TextClassification
 from fedfm.tasks.language_modeling import CausalLM, MaskedLM
+from fedfm.tasks.retrieval import Retrieval
 from fedfm.tasks.settings import TaskSettings
 
 TASKS: dict[str, Task] = {
@@ -10,7 +11,14 @@ TASKS: dict[str, Task] = {
     "image-classification": ImageClassification(),
     "masked-lm": MaskedLM(),
     "causal-lm": CausalLM(),
+    "retrieval": Retrieval(),
 }
+
+
+def task_of(settings: TaskSettings) -> Task:
+    """The task that a recipe names, with its settings."""
+    return TASKS[settings.kind].configured(settings)
+
 
 __all__ = [
     "TASKS",
@@ -19,7 +27,9 @@ __all__ = [
     "Collate",
     "ImageClassification",
     "MaskedLM",
+    "Retrieval",
     "Task",
     "TaskSettings",
     "TextClassification",
+    "task_of",
 ]

@@ -14,9 +14,12 @@ from fedfm.data.labels import LabelMap
 from fedfm.data.readers.request import RequestedColumn
 from fedfm.data.settings import FILE, DataSettings
 from fedfm.data.sources import Source
+from fedfm.models.tunable import Tunable
+from fedfm.tasks.settings import TaskSettings
 
 Batch = dict[str, Tensor]
-"""Model inputs by argument name, and `TARGETS`; the first dimension counts examples."""
+"""Model inputs by argument name, and `TARGETS`; the first dimension counts examples, of pairs of texts that are read
+apart their texts."""
 
 ADJUSTMENT = "adjustment"
 """In a batch to train a classifier on: ``[B, classes]``, what is added to the logits before the loss."""
@@ -61,6 +64,8 @@ class Task(ABC):
         draws_inputs: whether the inputs of an example are drawn at random each time (masks).
         across_examples: whether the loss of an example depends on the other examples of its batch, as a contrastive
             loss does; clients then train one by one, since the batches of clients that share a pass are joined.
+        text_columns: how many columns ``data.text`` may name.
+        answers_questions: whether `fedfm ask` can put questions to a run of this kind.
         metrics: name → whether higher is better; the first is the main metric, which decides between rounds.
     """
 
@@ -70,7 +75,13 @@ class Task(ABC):
     labelled: ClassVar[bool]
     draws_inputs: ClassVar[bool] = False
     across_examples: ClassVar[bool] = False
+    text_columns: ClassVar[tuple[int, ...]] = (1,)
+    answers_questions: ClassVar[bool] = False
     metrics: ClassVar[Mapping[str, bool]]
+
+    def configured(self, settings: TaskSettings) -> Task:
+        """The task with the recipe's own settings of it; by default itself, since most kinds have none."""
+        return self
 
     def inputs(self, data: DataSettings) -> list[str]:
         """The columns that the model reads."""
@@ -92,6 +103,21 @@ class Task(ABC):
     @abstractmethod
     def collate(self, processor: Any, seed: int) -> Collate:
         """A collator; ``seed`` is the key of its random choices (masks), which depend on the order of its calls."""
+
+    def check_model(  # noqa: B027 - most tasks refuse none
+        self, tunable: Tunable, processor: Any, name: str, data: DataSettings
+    ) -> None:
+        """Refuses a model that cannot do the task, by what it computes; nothing by default.
+
+        Args:
+            tunable: attached to the model.
+            processor: of the model.
+            name: of the model, for the message.
+            data: says how examples are made.
+
+        Raises:
+            RecipeError: the model does not fit.
+        """
 
     @abstractmethod
     def predictions(self, batch: Batch) -> Tensor:

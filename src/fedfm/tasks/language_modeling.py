@@ -19,7 +19,9 @@ from fedfm.data.labels import LabelMap
 from fedfm.data.settings import DataSettings
 from fedfm.data.sources import Source
 from fedfm.errors import RecipeError
+from fedfm.models.tunable import Tunable
 from fedfm.tasks.base import Batch, Collate, Measured, Task
+from fedfm.tasks.causality import refuse_look_ahead
 
 IGNORED = -100
 """Label of a position that is not predicted."""
@@ -123,6 +125,14 @@ class CausalLM(LanguageModeling):
 
     auto_class = AutoModelForCausalLM
     peft_type = "CAUSAL_LM"
+
+    def check_model(self, tunable: Tunable, processor: Any, name: str, data: DataSettings) -> None:
+        """Refuses a model whose predictions depend on later tokens.
+
+        Raises:
+            RecipeError: as `refuse_look_ahead`.
+        """
+        refuse_look_ahead(self, tunable, processor, name)
 
     def encode(self, source: Source, data: DataSettings, processor: Any, labels: LabelMap | None) -> Examples:
         """As for every language model; with ``data.end_token`` a document's last token is the end token."""
