@@ -24,6 +24,13 @@ OTHERS = "federation.models=[{path: builtin:tiny-gpt2, clients: 2}]"
 SECURE = ["secure.kind=secagg", "federation.per_round=5"]
 
 REFUSED = {
+    "conversations of a task that reads documents": (
+        [LM, "data.conversation.format=alpaca"],
+        "data.conversation",
+        "does not read it; it is for instruct or seq2seq",
+    ),
+    "a template without turns": (["task.kind=seq2seq", "data.template=plain"], "data.template", "it is for instruct"),
+    "packed classes": (["data.pack=true"], "data.pack", "it is for instruct"),
     "a private run with a fixed cohort": (
         [
             "privacy={kind: central, noise_multiplier: 1.0, delta: 0.001}",
@@ -264,6 +271,11 @@ REFUSED = {
     "nothing to test on": ([*AT_SITES, "data.test=0.2"], "data.test", "`data.train: sites` excludes that"),
     "nothing to choose by": ([*AT_SITES, "data.validation=0.2"], "data.validation", "name a file. `data.train: sites`"),
     "nothing to split": ([*AT_SITES, "data.limit=9"], "data.limit", "`data.train: sites` excludes that"),
+    "no site to leave out": (
+        [*AT_SITES, "federation.without=[a]"],
+        "federation.without",
+        "--allow. `data.train: sites` excludes that",
+    ),
     "nothing to split by client": ([*AT_SITES, "data.client=c"], "data.client", "leave it out. `data.train: sites`"),
     "nothing to split by kind": (
         [*AT_SITES, "federation.partition.kind=iid"],

@@ -20,6 +20,7 @@ TEXT_MODELS = {
     "text-classification": ["tiny-bert", "tiny-roberta", "tiny-gpt2", "tiny-llama", "tiny-opt"],
     "masked-lm": ["tiny-bert", "tiny-roberta"],
     "causal-lm": ["tiny-gpt2", "tiny-llama", "tiny-opt"],
+    "instruct": ["tiny-gpt2", "tiny-llama", "tiny-opt"],
 }
 CASES = [(kind, model) for kind, models in TEXT_MODELS.items() for model in models]
 

@@ -12,7 +12,7 @@ from fedfm.cli.keys import certs, keys
 from fedfm.cli.machines import client, server
 from fedfm.cli.proxies import proxy
 from fedfm.cli.recipes import cp, ls, show
-from fedfm.cli.runs import export, report, resume, run, status
+from fedfm.cli.runs import export, forget, report, resume, run, status
 
 
 @click.group(
@@ -47,6 +47,7 @@ for _command in (
     proxy,
     run,
     resume,
+    forget,
     status,
     report,
     export,

@@ -19,12 +19,16 @@ class Examples:
         lengths: int32 [N], tokens of each example; ones for images.
         labels: int64 [N] classes, or None.
         clients: str objects [N], the client of each example, or None.
+        cut: int32 [N], tokens that truncation has cut off each example; None where nothing is truncated.
+        notes: sentences about examples that were truncated or left out.
     """
 
     table: Dataset
     lengths: np.ndarray
     labels: np.ndarray | None = None
     clients: np.ndarray | None = None
+    cut: np.ndarray | None = None
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.lengths)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from datasets import Features
+from datasets import Features, Value
 from transformers import PreTrainedTokenizerBase
 
 from fedfm.data.columns import clients_of, text_column
@@ -14,7 +14,7 @@ from fedfm.data.encoding import Encode, encoded
 from fedfm.data.examples import Examples
 from fedfm.data.plain_text import plain_tokenizer
 from fedfm.data.sources import Source
-from fedfm.data.tokens import TEXTS_PER_BATCH, token_features, token_key, tokenized
+from fedfm.data.tokens import TEXTS_PER_BATCH, cut_off, token_features, token_key, tokenized
 from fedfm.errors import DataError
 
 PASSAGE = "passage_"
@@ -47,7 +47,8 @@ def encode_text_pairs(
     """
     key = token_key("pairs apart", source, columns, tokenizer, max_length)
     own = token_features(tokenizer)
-    features = Features({**own, **{f"{PASSAGE}{name}": feature for name, feature in own.items()}})
+    second_text = {f"{PASSAGE}{name}": feature for name, feature in own.items()}
+    features = Features({**own, **second_text, "cut": Value("int32")})
 
     def prepare() -> Encode:
         first, second = (text_column(source, column, "data.text") for column in columns)
@@ -56,7 +57,9 @@ def encode_text_pairs(
         def encode(rows: list[int]) -> dict[str, Any]:
             question = tokenized(reader, [[first[row] for row in rows]], max_length)
             passage = tokenized(reader, [[second[row] for row in rows]], max_length)
-            return {name: question[name] for name in own} | {f"{PASSAGE}{name}": passage[name] for name in own}
+            cut = [sum(both) for both in zip(cut_off(question), cut_off(passage), strict=True)]
+            both = {name: question[name] for name in own} | {f"{PASSAGE}{name}": passage[name] for name in own}
+            return {**both, "cut": cut}
 
         return encode
 
@@ -65,7 +68,8 @@ def encode_text_pairs(
     sides = [_counts(table[name]) for name in ("input_ids", f"{PASSAGE}input_ids")]
     if len(empty := np.flatnonzero(np.minimum(*sides) == 0)):
         raise DataError(f"{source.name}: the model has no token for a text in row {source.row_number(empty[0])}")
-    return Examples(table, np.maximum(*sides), clients=clients)
+    cut = np.asarray(table["cut"], dtype=np.int32)
+    return Examples(table.remove_columns("cut"), np.maximum(*sides), clients=clients, cut=cut)
 
 
 def _counts(ids: Sequence[Sequence[int]]) -> np.ndarray:

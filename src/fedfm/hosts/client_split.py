@@ -36,14 +36,21 @@ class ClientSplit:
         """Client id → training examples."""
         return {client: len(indices) for client, indices in self.train.items()}
 
+    def label_counts(self, examples: Examples, labels: LabelMap | None) -> dict[str, dict[str, int] | None]:
+        """Client id → class → training examples; None where examples have no label."""
+        found: dict[str, dict[str, int] | None] = {}
+        for client, indices in self.train.items():
+            found[client] = None
+            if labels is not None and examples.labels is not None:
+                counts = np.bincount(examples.labels[indices], minlength=len(labels.names)).tolist()
+                found[client] = dict(zip(labels.names, counts, strict=True))
+        return found
+
     def table(self, examples: Examples, labels: LabelMap | None) -> list[dict[str, object]]:
         """One row for each client, for ``clients.json``: id, examples, examples by label, examples held out."""
         rows: list[dict[str, object]] = []
-        for client, indices in self.train.items():
-            counts = None
-            if labels is not None and examples.labels is not None:
-                found = np.bincount(examples.labels[indices], minlength=len(labels.names))
-                counts = {name: int(number) for name, number in zip(labels.names, found, strict=True)}
+        for client, counts in self.label_counts(examples, labels).items():
+            indices = self.train[client]
             held = len(self.holdout.get(client, ()))
             rows.append({"id": client, "examples": len(indices), "labels": counts, "holdout": held})
         return rows

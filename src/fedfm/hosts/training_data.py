@@ -8,7 +8,6 @@ from functools import partial
 import numpy as np
 
 from fedfm.data.examples import Examples
-from fedfm.data.image_files import with_images
 from fedfm.data.labels import LabelMap
 from fedfm.data.settings import Reference
 from fedfm.data.sources import Source, Split, read_source
@@ -20,7 +19,7 @@ from fedfm.models.processors import Processor
 from fedfm.randomness import numpy_generator
 from fedfm.recipe import Recipe
 from fedfm.recipe.cohorts import check_cohort
-from fedfm.tasks import TASKS, CausalLM, Task, task_of
+from fedfm.tasks import TASKS, Task, task_of
 
 
 @dataclass(frozen=True)
@@ -97,17 +96,18 @@ def recipe_source(recipe: Recipe, reference: Reference, split: Split, *, where: 
         where: the key that names it; None: ``data.SPLIT``.
 
     Raises:
-        RecipeError, DataError: as `read_source` and `with_images`.
+        RecipeError, DataError: as `read_source` and the task's `prepare`.
     """
+    task = TASKS[recipe.task.kind]
     source = read_source(
         reference,
         split,
         where=where or f"data.{split}",
-        columns=TASKS[recipe.task.kind].columns(recipe.data),
+        columns=task.columns(recipe.data),
         csv=recipe.data.csv,
         allow_network=recipe.allow_network,
     )
-    return with_images(source, recipe.data.image) if TASKS[recipe.task.kind].modality == "image" else source
+    return task.prepare(source, recipe.data)
 
 
 def processor_of(recipe: Recipe) -> Processor:
@@ -120,7 +120,7 @@ def processor_of(recipe: Recipe) -> Processor:
     return load_processor(
         recipe.model,
         task.modality,
-        causal=isinstance(task, CausalLM),
+        causal=task.causal,
         virtual_tokens=recipe.tune.virtual_tokens,
         allow_network=recipe.allow_network,
     )

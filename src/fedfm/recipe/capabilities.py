@@ -203,6 +203,12 @@ PLAIN_KEYS = (
         takes={FIXED_COHORT: "a client can be drawn several times"},
     ),
     PlainKey(
+        "federation.without",
+        lambda recipe: bool(recipe.federation.without),
+        needs={SIMULATED_CLIENTS: "a site is left out by the server's --allow"},
+        takes={FIXED_COHORT: "a round in which a client was drawn that is left out has fewer clients"},
+    ),
+    PlainKey(
         "federation.per_round",
         lambda recipe: recipe.federation.per_round not in (None, recipe.federation.clients),
         needs={PARTIAL_PARTICIPATION: "it names fewer clients than there are; leave it out"},

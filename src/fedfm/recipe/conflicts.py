@@ -75,7 +75,7 @@ def _own_settings(key: str) -> Callable[[RecipeKeys], str | None]:
 
     def reason(recipe: RecipeKeys) -> str | None:
         value, default = getattr(recipe.task, key), type(recipe.task).model_fields[key].default
-        owners = [kind for kind, task in TASKS.items() if hasattr(task, key)]
+        owners = [kind for kind, task in TASKS.items() if key in task.own_settings]
         if value == default or recipe.task.kind in owners:
             return None
         return f"`task.kind: {recipe.task.kind}` does not have it; it is for {' or '.join(owners)}"
@@ -83,16 +83,29 @@ def _own_settings(key: str) -> Callable[[RecipeKeys], str | None]:
     return reason
 
 
-def _negatives(recipe: RecipeKeys) -> str | None:
-    if TASKS[recipe.task.kind].across_examples and recipe.local.batch_size < 2:
-        return f"`task.kind: {recipe.task.kind}` compares the examples of a batch with each other: give it two or more"
-    return None
+def _others_in_batch(group: str) -> Callable[[RecipeKeys], str | None]:
+    """A rule that refuses batches of one example for a task that compares examples."""
+
+    def reason(recipe: RecipeKeys) -> str | None:
+        if TASKS[recipe.task.kind].across_examples and getattr(recipe, group).batch_size < 2:
+            return f"`task.kind: {recipe.task.kind}` compares the examples of a batch with each other: give two or more"
+        return None
+
+    return reason
 
 
-def _measured_negatives(recipe: RecipeKeys) -> str | None:
-    if TASKS[recipe.task.kind].across_examples and recipe.evaluate.batch_size < 2:
-        return f"`task.kind: {recipe.task.kind}` compares the examples of a batch with each other: give it two or more"
-    return None
+def _unread(key: str) -> Callable[[RecipeKeys], str | None]:
+    """A rule that refuses a key of ``data`` which only some tasks read."""
+
+    def reason(recipe: RecipeKeys) -> str | None:
+        if key not in recipe.data.model_fields_set or key in TASKS[recipe.task.kind].own_keys:
+            return None
+        if getattr(recipe.data, key) == type(recipe.data).model_fields[key].default:
+            return None
+        readers = " or ".join(kind for kind, task in TASKS.items() if key in task.own_keys)
+        return f"`task.kind: {recipe.task.kind}` does not read it; it is for {readers}"
+
+    return reason
 
 
 def _cohort(recipe: RecipeKeys) -> str | None:
@@ -290,10 +303,13 @@ CHECKS = (
     Check(("data.test",), _something_to_report),
     Check(("data.validation", "data.test"), _held_back),
     Check(("data.text", "task.kind"), _pairs),
+    Check(("data.conversation", "task.kind"), _unread("conversation")),
+    Check(("data.template", "task.kind"), _unread("template")),
+    Check(("data.pack", "task.kind"), _unread("pack")),
     Check(("task.pooling", "task.kind"), _own_settings("pooling")),
     Check(("task.temperature", "task.kind"), _own_settings("temperature")),
-    Check(("local.batch_size", "task.kind"), _negatives),
-    Check(("evaluate.batch_size", "task.kind"), _measured_negatives),
+    Check(("local.batch_size", "task.kind"), _others_in_batch("local")),
+    Check(("evaluate.batch_size", "task.kind"), _others_in_batch("evaluate")),
     Check(("federation.per_round", "federation.clients", "data.client"), _cohort),
     Check(("aggregate.rule", "federation", "protocol", "data.client", "data.train"), _fitting_updates),
     Check(("aggregate.rule", "data.root"), _root_data),

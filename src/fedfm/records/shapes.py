@@ -115,6 +115,7 @@ class _Client(TypedDict):
     id: Name
     examples: Count
     labels: NotRequired[dict[str, Count] | None]
+    label_epsilon: NotRequired[float]
     holdout: NotRequired[Count | None]
 
 

@@ -11,8 +11,9 @@ if TYPE_CHECKING:
     from fedfm.server.runs.api import resume, run
     from fedfm.server.runs.artifacts import export
     from fedfm.server.runs.finished import Run
+    from fedfm.server.runs.forgetting import forget
     from fedfm.server.runs.inference import evaluate, predict
-    from fedfm.server.runs.planning import client_table, plan
+    from fedfm.server.runs.planning import data_overview, plan
     from fedfm.server.runs.proxy_tools import build_proxy
 
 _HOMES = {
@@ -21,9 +22,10 @@ _HOMES = {
     "Simulation": "experiment.deployment",
     "build_experiment": "experiment.build",
     "build_proxy": "runs.proxy_tools",
-    "client_table": "runs.planning",
+    "data_overview": "runs.planning",
     "evaluate": "runs.inference",
     "export": "runs.artifacts",
+    "forget": "runs.forgetting",
     "plan": "runs.planning",
     "predict": "runs.inference",
     "resume": "runs.api",
@@ -36,9 +38,10 @@ __all__ = [
     "Simulation",
     "build_experiment",
     "build_proxy",
-    "client_table",
+    "data_overview",
     "evaluate",
     "export",
+    "forget",
     "plan",
     "predict",
     "resume",

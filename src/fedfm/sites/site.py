@@ -17,9 +17,10 @@ from fedfm.hosts.training_data import TrainingData, processor_of
 from fedfm.hosts.worker_factory import ClientSide
 from fedfm.models.backbones import Backbone, leave_room
 from fedfm.recipe import Recipe
-from fedfm.runtimes.envelopes import NAME, Ended, Envelope, Prepare, Ready, Requests
+from fedfm.runtimes.envelopes import NAME, Ended, Envelope, LabelAnswers, Prepare, Ready, Requests
 from fedfm.sites.client_state import ClientStateFolders
 from fedfm.sites.egress import Egress
+from fedfm.sites.label_counts import label_answers
 from fedfm.sites.limits import check_files, check_model
 from fedfm.sites.patterns import check_patterns
 from fedfm.sites.site_config import SiteData, at_site, read_site
@@ -44,6 +45,7 @@ class Site(Node):
         super().__init__(folder / "worker.proxies")
         self.site_data = data
         self.egress = egress
+        self._folder = folder
         self._client_state = ClientStateFolders(folder / "client-state")
 
     def seconds(self, envelope: Envelope) -> float:
@@ -120,9 +122,19 @@ class Site(Node):
         self.egress.announce(data.recipe, specs, facts, client=client, examples=examples)
 
     def ready(self, job: str, data: TrainingData) -> Ready:
-        """As `Node.ready`: names the site's client, and says how many examples it has."""
+        """As `Node.ready`: names the site's client, and says how many examples it has, of which classes if it may."""
         held = data.federation.sizes
-        return Ready(job=job, clients=tuple(held), examples=sum(held.values()))
+        return Ready(job=job, clients=tuple(held), examples=sum(held.values()), labels=self._labels(data))
+
+    def _labels(self, data: TrainingData) -> LabelAnswers | None:
+        """The classes of the site's examples under randomised response, if its policy allows that; recorded first."""
+        epsilon = self.egress.policy.label_epsilon
+        ((_, counts),) = data.federation.label_counts(data.train, data.labels).items()
+        if epsilon is None or counts is None:
+            return None
+        answers = label_answers(self._folder, counts, data.digest, epsilon)
+        self.egress.note_labels(data.recipe.name, epsilon, leave=answers is not None)
+        return None if answers is None else LabelAnswers(answers=tuple(answers), epsilon=epsilon)
 
     def release(self, answer: bytes | Failure, run: PreparedRun) -> bytes | Failure:
         """As `Node.release`; raises as `Egress.pass_answer`."""

@@ -2,8 +2,10 @@
 
 from fedfm.tasks.base import Batch, Collate, Task
 from fedfm.tasks.classification import ImageClassification, TextClassification
+from fedfm.tasks.instruction import Instruct
 from fedfm.tasks.language_modeling import CausalLM, MaskedLM
 from fedfm.tasks.retrieval import Retrieval
+from fedfm.tasks.seq2seq import Seq2Seq
 from fedfm.tasks.settings import TaskSettings
 
 TASKS: dict[str, Task] = {
@@ -11,6 +13,8 @@ TASKS: dict[str, Task] = {
     "image-classification": ImageClassification(),
     "masked-lm": MaskedLM(),
     "causal-lm": CausalLM(),
+    "instruct": Instruct(),
+    "seq2seq": Seq2Seq(),
     "retrieval": Retrieval(),
 }
 
@@ -26,8 +30,10 @@ __all__ = [
     "CausalLM",
     "Collate",
     "ImageClassification",
+    "Instruct",
     "MaskedLM",
     "Retrieval",
+    "Seq2Seq",
     "Task",
     "TaskSettings",
     "TextClassification",

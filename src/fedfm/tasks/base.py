@@ -16,6 +16,7 @@ from fedfm.data.settings import FILE, DataSettings
 from fedfm.data.sources import Source
 from fedfm.models.tunable import Tunable
 from fedfm.tasks.settings import TaskSettings
+from fedfm.tasks.shown import ShownExample
 
 Batch = dict[str, Tensor]
 """Model inputs by argument name, and `TARGETS`; the first dimension counts examples, of pairs of texts that are read
@@ -32,6 +33,13 @@ Collate = Callable[[Sequence[Mapping[str, Any]]], Batch]
 
 Measured = dict[str, np.ndarray]
 """The values from which metrics are computed, one entry per example (or per predicted token)."""
+
+
+def client_columns(data: DataSettings) -> list[RequestedColumn]:
+    """The column that names the client, if there is one."""
+    if data.client is None:
+        return []
+    return [RequestedColumn(data.client, "client", "data.client", required=data.client != FILE)]  # `file`: to refuse it
 
 
 class ClassScore(TypedDict):
@@ -62,6 +70,9 @@ class Task(ABC):
         peft_type: peft's name of the task; None if peft has no such task.
         labelled: whether examples have a class.
         draws_inputs: whether the inputs of an example are drawn at random each time (masks).
+        own_keys: keys of the recipe's ``data`` that only some tasks read, this one among them.
+        own_settings: keys of the recipe's ``task`` that only some tasks read, this one among them.
+        causal: whether the model must not read the tokens that it predicts.
         across_examples: whether the loss of an example depends on the other examples of its batch, as a contrastive
             loss does; clients then train one by one, since the batches of clients that share a pass are joined.
         text_columns: how many columns ``data.text`` may name.
@@ -74,6 +85,9 @@ class Task(ABC):
     peft_type: ClassVar[str | None]
     labelled: ClassVar[bool]
     draws_inputs: ClassVar[bool] = False
+    own_keys: ClassVar[frozenset[str]] = frozenset()
+    own_settings: ClassVar[frozenset[str]] = frozenset()
+    causal: ClassVar[bool] = False
     across_examples: ClassVar[bool] = False
     text_columns: ClassVar[tuple[int, ...]] = (1,)
     answers_questions: ClassVar[bool] = False
@@ -92,9 +106,11 @@ class Task(ABC):
         needed = [RequestedColumn(name, self.modality, f"data.{self.modality}") for name in self.inputs(data)]
         if self.labelled:
             needed.append(RequestedColumn(data.label, "label", "data.label"))
-        if data.client is not None:  # a column called `file` is read only to refuse it
-            needed.append(RequestedColumn(data.client, "client", "data.client", required=data.client != FILE))
-        return needed
+        return [*needed, *client_columns(data)]
+
+    def prepare(self, source: Source, data: DataSettings) -> Source:
+        """A source as `encode` reads it, with the columns that `inputs` names; by default as it is."""
+        return source
 
     @abstractmethod
     def encode(self, source: Source, data: DataSettings, processor: Any, labels: LabelMap | None) -> Examples:
@@ -103,6 +119,16 @@ class Task(ABC):
     @abstractmethod
     def collate(self, processor: Any, seed: int) -> Collate:
         """A collator; ``seed`` is the key of its random choices (masks), which depend on the order of its calls."""
+
+    @abstractmethod
+    def show(self, row: Mapping[str, Any], processor: Any, names: Sequence[str] | None) -> ShownExample:
+        """One encoded example for people.
+
+        Args:
+            row: as `Examples.take` returns it.
+            processor: the backbone's tokenizer or image processor.
+            names: of the classes; None for tasks without classes.
+        """
 
     def check_model(  # noqa: B027 - most tasks refuse none
         self, tunable: Tunable, processor: Any, name: str, data: DataSettings
@@ -118,6 +144,10 @@ class Task(ABC):
         Raises:
             RecipeError: the model does not fit.
         """
+
+    def delivered(self, processor: Any, data: DataSettings) -> Any:
+        """The processor that is written beside the model; by default the backbone's own."""
+        return processor
 
     @abstractmethod
     def predictions(self, batch: Batch) -> Tensor:

@@ -22,6 +22,7 @@ from fedfm.errors import RecipeError
 from fedfm.models.tunable import Tunable
 from fedfm.tasks.base import Batch, Collate, Measured, Task
 from fedfm.tasks.causality import refuse_look_ahead
+from fedfm.tasks.shown import ShownExample, shown_tokens
 
 IGNORED = -100
 """Label of a position that is not predicted."""
@@ -37,6 +38,15 @@ class LanguageModeling(Task):
     def encode(self, source: Source, data: DataSettings, processor: Any, labels: LabelMap | None) -> Examples:
         """Documents, cut into pieces of at most ``data.max_length`` tokens; no text is dropped."""
         return encode_documents(source, data.text[0], processor, data.max_length, client=data.client)
+
+    def show(self, row: Mapping[str, Any], processor: Any, names: Sequence[str] | None) -> ShownExample:
+        """Tokens, and which of them are predicted."""
+        batch = self.collate(processor, seed=0)([row])
+        labels = batch["labels"][0]
+        asked = torch.zeros_like(labels, dtype=torch.bool)
+        asked[-self.targets(batch).shape[1] :] = self.targets(batch)[0] != IGNORED
+        original = torch.where(labels == IGNORED, batch["input_ids"][0], labels)  # not the masks
+        return ShownExample(tokens=shown_tokens(processor, original.tolist(), asked.tolist()))
 
     def targets(self, batch: Batch) -> Tensor:
         """The labels to predict, ``[B, T']``."""
@@ -125,6 +135,7 @@ class CausalLM(LanguageModeling):
 
     auto_class = AutoModelForCausalLM
     peft_type = "CAUSAL_LM"
+    causal = True
 
     def check_model(self, tunable: Tunable, processor: Any, name: str, data: DataSettings) -> None:
         """Refuses a model whose predictions depend on later tokens.

@@ -32,6 +32,7 @@ from fedfm.errors import RecipeError
 from fedfm.models.tunable import Tunable
 from fedfm.tasks.base import Batch, Collate, Measured, Task
 from fedfm.tasks.settings import Pooling, TaskSettings
+from fedfm.tasks.shown import ShownExample, shown_tokens
 
 ROWS = 1024
 """Questions that are compared with all passages at once."""
@@ -51,6 +52,7 @@ class Retrieval(Task):
     peft_type = "FEATURE_EXTRACTION"
     labelled = False
     across_examples = True
+    own_settings = frozenset({"pooling", "temperature"})
     text_columns = (2,)
     answers_questions = True
     metrics = MappingProxyType({"recall_at_10": True, "recall_at_1": True, "mrr": True})
@@ -77,6 +79,14 @@ class Retrieval(Task):
             return dict(processor.pad([*first, *filter(None, second)], return_tensors="pt"))
 
         return collate
+
+    def show(self, row: Mapping[str, Any], processor: Any, names: Sequence[str] | None) -> ShownExample:
+        """The tokens of the question, and those of the passage that it is to find."""
+        question, passage = list(row["input_ids"]), list(row[f"{PASSAGE}input_ids"])
+        return ShownExample(
+            tokens=shown_tokens(processor, question, [False] * len(question)),
+            targets=shown_tokens(processor, passage, [False] * len(passage)),
+        )
 
     def check_model(self, tunable: Tunable, processor: Any, name: str, data: DataSettings) -> None:
         """Refuses a model that gives no embedding of a text, or the same one of all texts.

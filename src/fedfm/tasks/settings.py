@@ -8,7 +8,9 @@ from pydantic import Field
 
 from fedfm.settings import Settings
 
-TaskKind = Literal["text-classification", "image-classification", "masked-lm", "causal-lm", "retrieval"]
+TaskKind = Literal[
+    "text-classification", "image-classification", "masked-lm", "causal-lm", "instruct", "seq2seq", "retrieval"
+]
 
 Pooling = Literal["mean", "cls"]
 

@@ -261,6 +261,29 @@ def test_sites_that_do_not_fit_are_named_before_a_proxy_is_made(tmp_path: Path) 
     assert not any("model.safetensors" in envelope.text for envelope in line.envelopes)
 
 
+def test_sites_tell_their_classes_under_randomised_response_once(recipe: Recipe, tmp_path: Path) -> None:
+    tables = []
+    for _ in range(2):
+        deployment, said, line = at_sites(tmp_path, split(tmp_path), Policy(label_epsilon=1.0))
+        del line.sites["e"]
+        experiment = deployment.build(recipe)
+        with closing(deployment.reach(experiment)):
+            tables.append(deployment.informed(experiment).data.table())
+        assert any("randomised response with ε = 1 for each example, leave" in text for text in said)
+    assert tables[0] == tables[1]
+    for row in tables[0][:4]:
+        assert row["label_epsilon"] == 1.0
+        estimates = row["labels"]
+        assert isinstance(estimates, dict)
+        assert set(estimates) == {"0", "1"}
+    assert tables[0][4] == {"id": "e", "examples": 0, "labels": None, "holdout": 0}
+    deployment, said, _ = at_sites(tmp_path, split(tmp_path), Policy(label_epsilon=2.0))
+    with closing(deployment.reach(experiment)):
+        told = deployment.informed(experiment).data.table()
+        assert [row["labels"] is None for row in told] == [True] * 4 + [False]  # e had told nothing before
+    assert any("remove label-counts.json to let these leave" in text for text in said)
+
+
 def test_a_site_that_starts_again_still_has_its_proxy(tmp_path: Path) -> None:
     values = small_recipe(tmp_path, federation={"per_round": 3, "rounds": 1}, runtime={}, **RECIPES["fedpft"])
     sent = []

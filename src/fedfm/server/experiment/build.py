@@ -34,8 +34,6 @@ from fedfm.recipe import Recipe
 from fedfm.recipe.client_groups import Device, devices_of
 from fedfm.server.experiment.federated_data import FederatedData, prepare_data
 from fedfm.server.experiment.secure_costs import secure_bytes
-from fedfm.tasks import CausalLM
-from fedfm.tasks.causality import refuse_look_ahead
 from fedfm.tasks.public import PublicTexts
 from fedfm.views import choice_of
 from fedfm.views.selection import TunableLayers
@@ -314,16 +312,20 @@ class Experiment:
     @property
     def identity(self) -> dict[str, str]:
         """Digests that identify the run; those of a resumed run must be equal."""
-        lasting = self.recipe.model_dump(exclude={"report_to": True, "federation": {"rounds"}})
-        recipe = hashlib.sha256(json.dumps(lasting, sort_keys=True).encode()).hexdigest()
         data = {f"data.{split}": digest for split, digest in self.data.digests.items()}
         return {
-            "recipe": recipe,
+            "recipe": recipe_digest(self.recipe),
             **data,
             **self.backbone.identity.named,
             **self.other_models,
             "tunable": digest(self.start),
         }
+
+
+def recipe_digest(recipe: Recipe) -> str:
+    """The sha256 (hex) of all of a recipe that a resumed run may not change."""
+    lasting = recipe.model_dump(exclude={"report_to": True, "federation": {"rounds"}})
+    return hashlib.sha256(json.dumps(lasting, sort_keys=True).encode()).hexdigest()
 
 
 def build_experiment(recipe: Recipe, sites: Sequence[str] = ()) -> Experiment:
@@ -355,8 +357,7 @@ def _build(recipe: Recipe, sites: Sequence[str], device: torch.device, available
     model = _client_model(data, backbone)
     for tunable in (model.tunable, model.server_tunable, model.client_tunable):
         tunable.to(device)
-        if isinstance(data.task, CausalLM):
-            refuse_look_ahead(data.task, tunable, backbone.processor, backbone.name)
+        data.task.check_model(tunable, backbone.processor, backbone.name, data.recipe.data)
     start = on_disk(data.recipe.aggregate.initial(model.start, data.recipe.seed))
     contract = make_contract(data.recipe, start, model=model.client.model)
     workers, processes, others = None, 1, dict[str, str]()

@@ -95,18 +95,19 @@ def _write(
 ) -> Path:
     """One folder of `write_outcome`; with ``added`` in place of the tunable's own adapter."""
     tunable, backbone = tuned.model.tunable, tuned.backbone
+    processor = TASKS[recipe.task.kind].delivered(backbone.processor, recipe.data)
     whole = merge or not tunable.is_adapter
     target = folder.model if whole else folder.adapter
     with folder.replacing(target) as beside:
         if added is not None:
             added.save(beside)
-            backbone.processor.save_pretrained(beside)
+            processor.save_pretrained(beside)
         elif merge and tunable.is_adapter:
             with quiet():
                 tunable.merged().save_pretrained(beside)
-                backbone.processor.save_pretrained(beside)
+                processor.save_pretrained(beside)
         else:
-            tunable.save(beside, backbone.processor)
+            tunable.save(beside, processor)
         base = _base(recipe, backbone)
         if not whole and base.kind == "beside":
             builtin.write_random_model(base.name.removeprefix(builtin.PREFIX), beside / "base")

@@ -40,7 +40,8 @@ def baselines(experiment: Experiment, state: RunState) -> dict[str, Any]:
     data, training, worker = experiment.data, experiment.data.training, experiment.worker
     if training is None or worker is None:
         return results
-    clients = training.federation.train
+    left_out = experiment.recipe.federation.without
+    clients = {client: indices for client, indices in training.federation.train.items() if client not in left_out}
     if training.train.labels is not None and data.test.labels is not None:
         held = np.concatenate(list(clients.values()))
         commonest = data.task.majority(training.train.labels[held], data.test.labels)
