@@ -95,7 +95,7 @@ def _write(
 ) -> Path:
     """One folder of `write_outcome`; with ``added`` in place of the tunable's own adapter."""
     tunable, backbone = tuned.model.tunable, tuned.backbone
-    processor = TASKS[recipe.task.kind].delivered(backbone.processor, recipe.data)
+    processor = task_of(recipe.task).delivered(backbone.processor, recipe.data)
     whole = merge or not tunable.is_adapter
     target = folder.model if whole else folder.adapter
     with folder.replacing(target) as beside:

@@ -22,7 +22,7 @@ from fedfm.models.quiet import quiet
 from fedfm.models.tunable import Tunable
 from fedfm.printable import line
 from fedfm.recipe import Recipe
-from fedfm.tasks import TASKS, Task, task_of
+from fedfm.tasks import TASKS, task_of
 from fedfm.tasks.base import Batch, Task
 from fedfm.tasks.classification import channels
 
