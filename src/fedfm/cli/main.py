@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 import fedfm
+from fedfm.cli.asking import ask
 from fedfm.cli.checks import check, data
 from fedfm.cli.group import CommandGroup
 from fedfm.cli.inference import evaluate, predict
@@ -53,6 +54,7 @@ for _command in (
     export,
     evaluate,
     predict,
+    ask,
     keys,
     certs,
     server,

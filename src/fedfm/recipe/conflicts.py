@@ -83,6 +83,13 @@ def _own_settings(key: str) -> Callable[[RecipeKeys], str | None]:
     return reason
 
 
+def _ask(recipe: RecipeKeys) -> str | None:
+    if recipe.ask == type(recipe.ask)() or TASKS[recipe.task.kind].answers_questions:
+        return None
+    kinds = " or ".join(kind for kind, task in TASKS.items() if task.answers_questions)
+    return f"a run of `task.kind: {recipe.task.kind}` cannot be asked questions; it is for {kinds}"
+
+
 def _others_in_batch(group: str) -> Callable[[RecipeKeys], str | None]:
     """A rule that refuses batches of one example for a task that compares examples."""
 
@@ -330,6 +337,7 @@ CHECKS = (
     Check(("public", "protocol"), _public_examples),
     Check(("data.validation", "protocol", "contribution"), _judged_on),
     Check(("contribution.kind", "federation", "protocol", "data.client", "data.train"), _few_enough_scored),
+    Check(("ask", "task.kind"), _ask),
     Check(("updates",), _stage_order),
     Check(("privacy.kind", "federation", "data.client", "data.train"), _promise),
     Check(("tune.kind", "tune.target_modules", "proxy.kind", "proxy.interval"), _plug_in),

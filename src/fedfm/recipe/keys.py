@@ -10,8 +10,9 @@ from pydantic import Field
 from fedfm.aggregation import Aggregation
 from fedfm.aggregation.mean import Mean
 from fedfm.algorithms import AnyAlgorithm, FedAvg
+from fedfm.clients.retrieval.settings import AskSettings
 from fedfm.clients.settings import LocalSettings
-from fedfm.clients.work import EVALUATE
+from fedfm.clients.work import EVALUATE, RETRIEVE
 from fedfm.contributions import AnyValuation, NoValuation
 from fedfm.data.partitions import Column, Iid, Partition
 from fedfm.data.settings import DataSettings, PublicSettings
@@ -78,6 +79,8 @@ class RecipeKeys(Settings):
     """Where clients execute."""
     evaluate: EvaluateSettings = EvaluateSettings()
     """How the server's model is measured."""
+    ask: AskSettings = AskSettings()
+    """Questions to the clients, once the run is over."""
     checkpoint: CheckpointSettings = CheckpointSettings()
     """How often a run is saved."""
     report_to: list[Literal["tensorboard"]] = []
@@ -98,6 +101,8 @@ class RecipeKeys(Settings):
     @property
     def works(self) -> tuple[str, ...]:
         """Kinds of work that clients are asked for."""
+        if self.ask.questions is not None:
+            return (RETRIEVE,)
         asked = (*self.protocol.works, *self.secure.works)
         return (*asked, *self.select.works, *(() if self.evaluate.at == "server" else (EVALUATE,)))
 

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from fedfm.server.experiment.deployment import Simulation
     from fedfm.server.runs.api import resume, run
     from fedfm.server.runs.artifacts import export
+    from fedfm.server.runs.asking import ask
     from fedfm.server.runs.finished import Run
     from fedfm.server.runs.forgetting import forget
     from fedfm.server.runs.inference import evaluate, predict
@@ -20,6 +21,7 @@ _HOMES = {
     "Experiment": "experiment.build",
     "Run": "runs.finished",
     "Simulation": "experiment.deployment",
+    "ask": "runs.asking",
     "build_experiment": "experiment.build",
     "build_proxy": "runs.proxy_tools",
     "data_overview": "runs.planning",
@@ -36,6 +38,7 @@ __all__ = [
     "Experiment",
     "Run",
     "Simulation",
+    "ask",
     "build_experiment",
     "build_proxy",
     "data_overview",

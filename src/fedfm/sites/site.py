@@ -7,8 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from fedfm.clients.retrieval.settings import QUESTION
 from fedfm.clients.store import ClientStore
-from fedfm.clients.work import extra_facts
+from fedfm.clients.work import RETRIEVE, extra_facts
+from fedfm.clients.work.retrieve import question_texts
 from fedfm.errors import DataError, RecipeError
 from fedfm.hosts.job import Job
 from fedfm.hosts.node import Node, PreparedRun
@@ -77,7 +79,10 @@ class Site(Node):
         if asked.states:
             raise DataError("the server sends the state of a client, which this site keeps itself")
         for message in messages:
-            self.egress.admit_work(decode_instruction(message).work)
+            instruction = decode_instruction(message)
+            self.egress.admit_work(instruction.work)
+            if instruction.work == RETRIEVE and run.data.recipe.ask.question == "text":
+                self.egress.note_questions(run.data.recipe.name, question_texts(instruction.groups.get(QUESTION, {})))
 
     def read(self, job: Job, recipe: Recipe, client: str | None, folder: Path | None) -> TrainingData:
         """As `Node.read`: the site's own data, all of which is one client's.
@@ -115,6 +120,8 @@ class Site(Node):
             own: Mapping[str, Spec] | None = {}  # of measurements, figures leave
             if work in protocol.works:
                 own = protocol.returns(work, classes)
+            elif work == RETRIEVE:
+                own = data.recipe.ask.returns()
             elif work in data.recipe.select.works:
                 own = data.recipe.select.returns(side.layers)
             specs[work] = groups if own is None else own
