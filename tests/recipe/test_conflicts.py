@@ -24,6 +24,11 @@ OTHERS = "federation.models=[{path: builtin:tiny-gpt2, clients: 2}]"
 SECURE = ["secure.kind=secagg", "federation.per_round=5"]
 
 REFUSED = {
+    "canaries among images": (
+        ["audit.canaries=3", "task.kind=image-classification"],
+        "audit.canaries",
+        "needs text inputs: a canary is random tokens; set 0",
+    ),
     "conversations of a task that reads documents": (
         [LM, "data.conversation.format=alpaca"],
         "data.conversation",
@@ -94,7 +99,7 @@ REFUSED = {
         "runtime.spares",
         "a client that answers late is left out; set 0",
     ),
-    "masks and real sites": ([*SECURE, *AT_SITES], "secure.kind", "a site cannot keep its keys from one request"),
+    "masks and real sites": ([*SECURE, *AT_SITES], "secure.kind", "keys must not be used twice"),
     "threads and processes": (
         ["runtime.threads=2", "runtime.processes=2"],
         "runtime.threads",

@@ -71,3 +71,17 @@ def test_it_learns_responses_and_others_load_it(
     assert isinstance(names["respond"]("Is red warm?", most=4), str)
     template = AutoTokenizer.from_pretrained(finished.folder.adapter).chat_template
     assert (template is not None) == (kind == "instruct")
+
+
+def test_packed_conversations_train_alike_in_one_pass_and_alone(tmp_path: Path) -> None:
+    """In a pass the frozen first block is computed once an example; conversations must stay apart there, too."""
+    values = talking_recipe(tmp_path, "instruct", "tiny-llama", pack=True, max_length=128)
+    losses = {}
+    for stack in ("auto", "off"):
+        values |= {"name": stack, "runtime": {"kind": "local", "stack": stack}}
+        values["tune"] = {"kind": "lora", "target_modules": r".*layers\.1\.self_attn\.[qkvo]_proj"}
+        recipe = load_recipe(values)
+        assert ("the first 1 blocks once an example" in plan(recipe)["training"]) == (stack == "auto")
+        finished = run(recipe)
+        losses[stack] = finished.metrics.loss.dropna().tolist()
+    assert losses["auto"] == pytest.approx(losses["off"], rel=1e-4)

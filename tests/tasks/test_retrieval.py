@@ -100,7 +100,6 @@ def test_equal_passages_are_found_whatever_their_padding() -> None:
     ("model", "pooling", "reason"),
     [
         ("tiny-t5", "mean", "model.path: .*gives no hidden states"),
-        ("tiny-clip", "mean", "model.path: .*gives no hidden states"),
         ("tiny-llama", "cls", "task.pooling: .*the same embedding"),
     ],
 )
@@ -110,3 +109,8 @@ def test_a_model_without_embeddings_is_refused(model: str, pooling: str, reason:
     tunable = Full().attach(loaded, task_type=task.peft_type, seed=0)
     with pytest.raises(RecipeError, match=reason):
         task.check_model(tunable, loaded.processor, model, DataSettings(train="x"))
+
+
+def test_a_model_with_two_towers_is_refused() -> None:
+    with pytest.raises(RecipeError, match=r"model.path: builtin:tiny-clip is no model of texts alone"):
+        backbone("tiny-clip")

@@ -25,7 +25,7 @@ from torch import Tensor
 from fedfm.aggregation.base import Contribution, Fold, Rule
 from fedfm.aggregation.losses import bounded, spread_of
 from fedfm.aggregation.mean import MeanFold
-from fedfm.capabilities import INDIVIDUAL_UPDATES
+from fedfm.capabilities import CLIENT_FIGURES, INDIVIDUAL_UPDATES
 from fedfm.params import Params
 from fedfm.spec import Spec
 from fedfm.views.base import Slices
@@ -41,7 +41,10 @@ class QFedAvg(Rule):
     lipschitz: Annotated[float, Field(gt=0)] = 1.0
     """L, which shortens steps of large updates; the paper takes 1/η for the learning rate η of local SGD."""
 
-    needs: ClassVar[Mapping[str, str]] = {INDIVIDUAL_UPDATES: "the norm of each client's update counts"}
+    needs: ClassVar[Mapping[str, str]] = {
+        INDIVIDUAL_UPDATES: "the norm of each client's update counts",
+        CLIENT_FIGURES: "clients count by their training losses",
+    }
 
     def weight(self, contribution: Contribution) -> float:
         """F_k^q for each draw; 1 where a client predicted nothing, so that its loss is not known."""

@@ -6,6 +6,7 @@ import click
 
 import fedfm
 from fedfm.cli.asking import ask
+from fedfm.cli.audits import audit
 from fedfm.cli.checks import check, data
 from fedfm.cli.group import CommandGroup
 from fedfm.cli.inference import evaluate, predict
@@ -55,6 +56,7 @@ for _command in (
     evaluate,
     predict,
     ask,
+    audit,
     keys,
     certs,
     server,

@@ -12,8 +12,9 @@ from fedfm.data.labels import LabelMap
 from fedfm.data.settings import Reference
 from fedfm.data.sources import Source, Split, read_source
 from fedfm.errors import RecipeError
+from fedfm.hosts.changed_data import changed
 from fedfm.hosts.client_split import ClientSplit, split_clients
-from fedfm.hosts.poisoned_data import poisoned
+from fedfm.hosts.held_examples import HeldExamples
 from fedfm.models.backbones import load_processor
 from fedfm.models.processors import Processor
 from fedfm.randomness import numpy_generator
@@ -70,7 +71,7 @@ def read_training(recipe: Recipe) -> TrainingData:
     train = task.encode(kept, recipe.data, processor, labels)
     federation = split_clients(recipe, train)
     encode = partial(task.encode, data=recipe.data, processor=processor, labels=labels)
-    train = poisoned(recipe, train, federation.train, labels, kept, encode)
+    train = changed(recipe, HeldExamples(train, federation.train, labels, kept, encode, processor))
     return TrainingData(
         recipe=_resolved(recipe, len(federation.train)),
         task=task,

@@ -15,7 +15,7 @@ from fedfm.clients.masking import Masking
 from fedfm.clients.retrieval.library import Library
 from fedfm.hosts.anatomy import anatomy_of
 from fedfm.hosts.model_groups import Loaded, ModelWorkers, backbone_places
-from fedfm.hosts.parallelism import Sharing, choose_sharing
+from fedfm.hosts.parallelism import Sharing, choose_sharing, why_example_by_example
 from fedfm.hosts.training_data import TrainingData, processor_of
 from fedfm.models.backbones import Backbone, load_backbone
 from fedfm.models.tunable import Tunable
@@ -161,5 +161,7 @@ def make_worker(data: TrainingData, side: ClientSide, device: torch.device) -> t
         library=None
         if recipe.ask.questions is None
         else Library(data.source, recipe.data.text[-1], recipe.ask, recipe.data.max_length),
+        promise=recipe.privacy.examples(recipe.local, recipe.federation.rounds),
+        together=why_example_by_example(recipe, model, tunable, data.task) is None,
     )
     return worker, sharing

@@ -28,6 +28,7 @@ from fedfm.capabilities import (
     SGD,
     SHARED_CODE,
     SIMULATED_CLIENTS,
+    SINGLE_EXAMPLES,
     TEXT_INPUTS,
     TUNABLE_UPDATES,
     UNLESS_TAKEN,
@@ -193,6 +194,11 @@ PLAIN_KEYS = (
         takes={VIRTUAL_TOKENS: "peft has no virtual tokens for it; use lora"},
     ),
     PlainKey(
+        "task.kind",
+        lambda recipe: TASKS[recipe.task.kind].across_examples,
+        takes={SINGLE_EXAMPLES: "its loss compares the examples of a batch with each other"},
+    ),
+    PlainKey(
         "federation.sampling",
         lambda recipe: recipe.federation.sampling == "poisson",
         takes={FIXED_COHORT: "the number of clients of a round is drawn"},
@@ -273,6 +279,15 @@ PLAIN_KEYS = (
         "federation.devices",
         lambda recipe: bool(recipe.federation.devices),
         needs={SIMULATED_CLIENTS: "profiles replace the speed of real machines; leave them out"},
+    ),
+    PlainKey(
+        "audit.canaries",
+        lambda recipe: recipe.audit.canaries > 0,
+        needs={
+            SIMULATED_CLIENTS: "they are planted in the clients' data; set 0",
+            TEXT_INPUTS: "a canary is random tokens; set 0",
+            ONE_BACKBONE: "their tokens are drawn for one tokenizer; set 0",
+        },
     ),
     PlainKey(
         "federation.ranks",
@@ -359,6 +374,11 @@ PLAIN_KEYS = (
         "local.weight_decay",
         lambda recipe: recipe.local.weight_decay > 0,
         needs={GRADIENTS: "it is part of the optimiser's step; set 0"},
+    ),
+    PlainKey(
+        "local.logit_adjustment",
+        lambda recipe: recipe.local.logit_adjustment > 0,
+        takes={SINGLE_EXAMPLES: "it adjusts each example's loss by the classes of all of them; set 0"},
     ),
     PlainKey(
         "local.dropout",

@@ -48,6 +48,8 @@ PRESETS = (
     "robust-krum",
     "robust-mixing",
     "dp-ffa",
+    "dp-local",
+    "audit-canaries",
     "paper-table1-bert",
     "paper-table1-roberta",
 )

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from fedfm.server.runs.api import resume, run
     from fedfm.server.runs.artifacts import export
     from fedfm.server.runs.asking import ask
+    from fedfm.server.runs.auditing import audit
     from fedfm.server.runs.finished import Run
     from fedfm.server.runs.forgetting import forget
     from fedfm.server.runs.inference import evaluate, predict
@@ -22,6 +23,7 @@ _HOMES = {
     "Run": "runs.finished",
     "Simulation": "experiment.deployment",
     "ask": "runs.asking",
+    "audit": "runs.auditing",
     "build_experiment": "experiment.build",
     "build_proxy": "runs.proxy_tools",
     "data_overview": "runs.planning",
@@ -39,6 +41,7 @@ __all__ = [
     "Run",
     "Simulation",
     "ask",
+    "audit",
     "build_experiment",
     "build_proxy",
     "data_overview",

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 
 from fedfm.clients.settings import LocalSettings
-from fedfm.clients.work import measures
+from fedfm.clients.work import WORKS, measures
 from fedfm.data.settings import shown
 from fedfm.errors import FedfmError
 from fedfm.printable import quoted
@@ -180,6 +180,10 @@ class Egress:
         details = "" if foreseen else "".join(traceback.format_exception(error))
         self.journal.note("refused", run, str(error) if foreseen else f"{type(error).__name__}: {error}", details)
         return public_reason(error)
+
+    def rounds_left(self, job: str) -> frozenset[int]:
+        """Rounds of a job in which updates have left that a client trained for."""
+        return frozenset(s.round for s in self._left if s.job == job and s.work in WORKS and WORKS[s.work].trains)
 
     def note_labels(self, run: str, epsilon: float, *, leave: bool) -> None:
         """Says and records that counts of classes leave, under randomised response; or that they stay, and why."""

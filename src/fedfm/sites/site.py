@@ -9,7 +9,7 @@ from pathlib import Path
 
 from fedfm.clients.retrieval.settings import QUESTION
 from fedfm.clients.store import ClientStore
-from fedfm.clients.work import RETRIEVE, extra_facts
+from fedfm.clients.work import RETRIEVE, WORKS, extra_facts
 from fedfm.clients.work.retrieve import question_texts
 from fedfm.errors import DataError, RecipeError
 from fedfm.hosts.job import Job
@@ -25,10 +25,11 @@ from fedfm.sites.egress import Egress
 from fedfm.sites.label_counts import label_answers
 from fedfm.sites.limits import check_files, check_model
 from fedfm.sites.patterns import check_patterns
+from fedfm.sites.privacy_ledger import PrivacyLedger
 from fedfm.sites.site_config import SiteData, at_site, read_site
 from fedfm.spec import Spec, spec_of
 from fedfm.tasks import TASKS
-from fedfm.updates import Failure, Reply, Request, decode_instruction, decode_update
+from fedfm.updates import Failure, Instruction, Reply, Request, decode_instruction, decode_update
 from fedfm.updates.path import GroupSpecs
 from fedfm.updates.payload import ACTIVITY
 
@@ -49,6 +50,7 @@ class Site(Node):
         self.egress = egress
         self._folder = folder
         self._client_state = ClientStateFolders(folder / "client-state")
+        self._privacy = PrivacyLedger(egress.ledger.parent)
 
     def seconds(self, envelope: Envelope) -> float:
         """Seconds that the answer to an envelope may take, by the policy."""
@@ -75,14 +77,42 @@ class Site(Node):
         self.egress.admit_download(size_bytes)
 
     def admit_requests(self, run: PreparedRun, asked: Requests, messages: Sequence[bytes]) -> None:
-        """As `Node.admit_requests`; raises PolicyError; DataError: the server sends what only the site keeps."""
+        """As `Node.admit_requests`; what training will spend of the examples' privacy is recorded first.
+
+        Raises:
+            PolicyError: the policy does not allow it.
+            DataError: the server sends what only the site keeps.
+            RecipeError, StorageError: as `PrivacyLedger.charge`.
+        """
         if asked.states:
             raise DataError("the server sends the state of a client, which this site keeps itself")
-        for message in messages:
-            instruction = decode_instruction(message)
+        instructions = [decode_instruction(message) for message in messages]
+        for instruction in instructions:
             self.egress.admit_work(instruction.work)
             if instruction.work == RETRIEVE and run.data.recipe.ask.question == "text":
                 self.egress.note_questions(run.data.recipe.name, question_texts(instruction.groups.get(QUESTION, {})))
+        self._charge(run, [instructions[place] for _, place in asked.clients])
+
+    def _charge(self, run: PreparedRun, asked: Sequence[Instruction]) -> None:
+        """Records what the site is about to spend of its examples' privacy, where the run promises any.
+
+        Raises:
+            RecipeError, StorageError: as `PrivacyLedger.charge`.
+        """
+        recipe, (held,) = run.data.recipe, run.data.federation.sizes.items()
+        promise = recipe.privacy.examples(recipe.local, recipe.federation.rounds)
+        if promise is None or run.state is None:
+            return
+        for instruction in asked:
+            if instruction.work in WORKS and WORKS[instruction.work].trains:
+                self._privacy.charge(
+                    promise,
+                    run.state.name,  # the run's digest
+                    held[0],
+                    instruction.round,
+                    examples=held[1],
+                    left=self.egress.rounds_left(run.job),
+                )
 
     def read(self, job: Job, recipe: Recipe, client: str | None, folder: Path | None) -> TrainingData:
         """As `Node.read`: the site's own data, all of which is one client's.
@@ -100,7 +130,10 @@ class Site(Node):
             check_files(folder, policy)
             processor = leave_room(load_processor(folder, task.modality), recipe.tune.virtual_tokens)
         data = read_site(here, self.site_data, _known(client), processor)
-        self.egress.admit_training(data.recipe.local, sum(data.federation.sizes.values()))
+        examples = sum(data.federation.sizes.values())
+        self.egress.admit_training(data.recipe.local, examples)
+        if promise := recipe.privacy.examples(recipe.local, recipe.federation.rounds):
+            promise.check(examples)
         return data
 
     def check_model(self, recipe: Recipe, model: Backbone) -> None:

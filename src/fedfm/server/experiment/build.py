@@ -27,11 +27,12 @@ from fedfm.models.backbones import Backbone, load_backbone
 from fedfm.models.tunable import Tunable
 from fedfm.models.tunable_layers import layers_of
 from fedfm.params import Params, digest, subtract
-from fedfm.privacy import Promise
+from fedfm.privacy import ExamplePromise, Promise
 from fedfm.progress import stage
 from fedfm.proxies.base import ClientModel
 from fedfm.recipe import Recipe
 from fedfm.recipe.client_groups import Device, devices_of
+from fedfm.records.audits import planted_warnings
 from fedfm.server.experiment.federated_data import FederatedData, prepare_data
 from fedfm.server.experiment.secure_costs import secure_bytes
 from fedfm.tasks.public import PublicTexts
@@ -276,7 +277,13 @@ class Experiment:
     @property
     def warnings(self) -> list[str]:
         """What a user should know of the data and the model before round 1, each one sentence."""
-        return [*self.data.warnings, *self.backbone.warnings, *self._personal_warnings(), *self._attack_warnings()]
+        return [
+            *self.data.warnings,
+            *self.backbone.warnings,
+            *self._personal_warnings(),
+            *self._attack_warnings(),
+            *planted_warnings(self.recipe.audit.canaries),
+        ]
 
     @cached_property
     def attackers(self) -> frozenset[str]:
@@ -308,6 +315,11 @@ class Experiment:
             RecipeError: the settings do not fit the federation.
         """
         return self.recipe.privacy.promise(self.recipe.federation.attendance(len(self.data.clients)))
+
+    @cached_property
+    def example_promise(self) -> ExamplePromise | None:
+        """What clients promise about each of their examples; None for nothing."""
+        return self.recipe.privacy.examples(self.recipe.local, self.recipe.federation.rounds)
 
     @property
     def identity(self) -> dict[str, str]:
@@ -386,6 +398,8 @@ def _build(recipe: Recipe, sites: Sequence[str], device: torch.device, available
         other_models=others,
     )
     experiment.promise  # noqa: B018 - refuses settings that do not fit the federation
+    if experiment.example_promise is not None:
+        experiment.example_promise.check(max(data.clients.values()))
     if recipe.select.chooses:
         recipe.select.check(experiment.layers, list(data.clients), recipe.seed)
     return experiment

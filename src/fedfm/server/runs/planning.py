@@ -115,9 +115,8 @@ def describe(experiment: Experiment, promise: Promise | None = None) -> dict[str
 
     Args:
         experiment: the run.
-        promise: about privacy, of a run that has begun; None: as the recipe gives it.
+        promise: about clients' privacy, of a run that has begun; None: as the recipe gives it.
     """
-    promised = promise or experiment.promise
     recipe, training = experiment.recipe, experiment.data.training
     cohort = recipe.federation.cohort_size(len(experiment.data.clients))
     return {
@@ -142,16 +141,22 @@ def describe(experiment: Experiment, promise: Promise | None = None) -> dict[str
         },
         "algorithm": recipe.algorithm.name,
         "bytes": _bytes(experiment, cohort),
-        "privacy": None if promised is None else _planned(promised, recipe),
+        "privacy": _privacy(experiment, promise or experiment.promise),
+        "secure": recipe.secure.statement,
         "training": experiment.training,
         "device": str(experiment.device),
     }
 
 
-def _planned(promise: Promise, recipe: Recipe) -> dict[str, Any]:
-    """What a promise costs when all rounds are released once, or as many as the budget allows."""
-    last = promise.affordable({}, 1, recipe.federation.rounds)
-    return {"kind": recipe.privacy.kind, **promise.figures(dict.fromkeys(range(1, last + 1), 1))}
+def _privacy(experiment: Experiment, promise: Promise | None) -> dict[str, Any] | None:
+    """What a promise costs when all rounds are released once, or as many as the budget allows; None: no promise."""
+    kind, rounds = experiment.recipe.privacy.kind, experiment.recipe.federation.rounds
+    if experiment.example_promise is not None:
+        return {"kind": kind, **experiment.example_promise.planned(experiment.data.clients.values())}
+    if promise is None:
+        return None
+    last = promise.affordable({}, 1, rounds)
+    return {"kind": kind, **promise.figures(dict.fromkeys(range(1, last + 1), 1))}
 
 
 def _describe_proxy(experiment: Experiment) -> dict[str, Any]:
