@@ -252,9 +252,8 @@ def agree_on_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, 
     try:
         rows = embeddings(model).num_embeddings
     except NotImplementedError as error:  # it has several parts, such as CLIP with its two towers
-        raise RecipeError(
-            f"{name} is no model of texts alone: choose an encoder or a decoder", where="model.path"
-        ) from error
+        reason = f"{name} is no model of texts alone: choose an encoder or a decoder"
+        raise RecipeError(reason, where="model.path") from error
     if len(tokenizer) > rows:
         raise RecipeError(
             f"the tokenizer of {name} has {len(tokenizer)} tokens, but its model has only {rows} embeddings",
