@@ -134,6 +134,11 @@ def test_a_run_of_another_kind_cannot_be_asked(tmp_path: Path) -> None:
         load_recipe(small_recipe(tmp_path), ["ask.per_client=4"])
 
 
+def test_a_run_does_not_ask(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"ask.questions: .*fedfm ask"):
+        fedfm.run(recipe_of(tmp_path), ["ask.questions=3"])
+
+
 class Overheard(Near):
     """A line that keeps what leaves the sites."""
 
