@@ -19,6 +19,7 @@ from fedfm.clients.evaluation import Evaluator
 from fedfm.clients.memory import keep_for_reuse
 from fedfm.clients.meter import metered
 from fedfm.clients.profile import Profile
+from fedfm.clients.retrieval.library import Library
 from fedfm.clients.rules import ClientRound, LocalResult
 from fedfm.clients.settings import LocalSettings
 from fedfm.clients.stacked import Stacking
@@ -96,6 +97,7 @@ class Worker:
         watch: looks for changes of frozen weights.
         memo: what kinds of work keep between answers to save time, by their names; it never changes a result.
         probing: what a client measures of the layers; None where clients are not asked for it.
+        library: the texts that clients search; None where they are not asked questions.
         promise: what clients keep about each of their examples; None: nothing.
         together: whether the examples of a batch of private steps share a pass.
     """
@@ -121,6 +123,7 @@ class Worker:
     watch: FrozenWatch = field(default_factory=FrozenWatch)
     memo: dict[str, Any] = field(default_factory=dict)
     probing: Probing | None = None
+    library: Library | None = None
     promise: ExamplePromise | None = None
     together: bool = False
 

@@ -20,7 +20,7 @@ from fedfm.models.processors import Processor
 from fedfm.randomness import numpy_generator
 from fedfm.recipe import Recipe
 from fedfm.recipe.cohorts import check_cohort
-from fedfm.tasks import TASKS, Task
+from fedfm.tasks import TASKS, Task, task_of
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def read_training(recipe: Recipe) -> TrainingData:
         RecipeError: recipe and data do not fit; the message says what to change.
         DataError: a file cannot be read.
     """
-    task = TASKS[recipe.task.kind]
+    task = task_of(recipe.task)
     processor = processor_of(recipe)
     source = recipe_source(recipe, recipe.data.train, "train")
     labels = class_names(recipe, source)
@@ -117,7 +117,7 @@ def processor_of(recipe: Recipe) -> Processor:
     Raises:
         RecipeError: the model has none that fits.
     """
-    task = TASKS[recipe.task.kind]
+    task = task_of(recipe.task)
     return load_processor(
         recipe.model,
         task.modality,

@@ -258,9 +258,14 @@ def agree_on_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, 
     """Sets a model's padding token to that of its tokenizer; see `fedfm.models.padding`.
 
     Raises:
-        RecipeError: at ``model.path``: the tokenizer has more tokens than the model.
+        RecipeError: at ``model.path``: the tokenizer has more tokens than the model, or the model does not read texts
+            alone.
     """
-    rows = embeddings(model).num_embeddings
+    try:
+        rows = embeddings(model).num_embeddings
+    except NotImplementedError as error:  # it has several parts, such as CLIP with its two towers
+        reason = f"{name} is no model of texts alone: choose an encoder or a decoder"
+        raise RecipeError(reason, where="model.path") from error
     if len(tokenizer) > rows:
         raise RecipeError(
             f"the tokenizer of {name} has {len(tokenizer)} tokens, but its model has only {rows} embeddings",

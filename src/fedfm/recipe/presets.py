@@ -21,6 +21,7 @@ PRESETS = (
     "digits-vit",
     "pydoc-llm",
     "pydoc-instruct",
+    "pydoc-rag",
     "pydoc-mlm",
     "pretrain",
     "pretrain-sparse",

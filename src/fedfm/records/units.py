@@ -6,8 +6,14 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-NAMES = {"macro_f1": "macro-F1", "matthews": "Matthews correlation"}
-PERCENTAGES = frozenset({"accuracy", "macro_f1", "token_accuracy"})
+NAMES = {
+    "macro_f1": "macro-F1",
+    "matthews": "Matthews correlation",
+    "recall_at_1": "recall@1",
+    "recall_at_10": "recall@10",
+    "mrr": "MRR",
+}
+PERCENTAGES = frozenset({"accuracy", "macro_f1", "token_accuracy", "recall_at_1", "recall_at_10"})
 LOWER_IS_BETTER = frozenset({"loss", "perplexity"})
 """Metrics that fall as a model improves; all other metrics rise."""
 DASH = "–"

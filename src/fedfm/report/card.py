@@ -37,6 +37,7 @@ LOADING = {
     "masked-lm": Loading("AutoModelForMaskedLM", "AutoTokenizer", "fill-mask"),
     "causal-lm": Loading("AutoModelForCausalLM", "AutoTokenizer", "text-generation"),
     "instruct": Loading("AutoModelForCausalLM", "AutoTokenizer", "text-generation"),
+    "retrieval": Loading("AutoModel", "AutoTokenizer", "feature-extraction"),
     "seq2seq": Loading("AutoModelForSeq2SeqLM", "AutoTokenizer", "text-generation"),
 }
 
@@ -142,6 +143,7 @@ def _code(base: Base, loading: Loading, summary: Record, recipe: Record, kind: A
         columns=len(dig(recipe, "data.text") or ()),
         max_length=dig(recipe, "data.max_length"),
         end_token=dig(recipe, "data.end_token"),
+        pooling=dig(recipe, "task.pooling"),
     )
 
 

@@ -4,6 +4,7 @@ from fedfm.tasks.base import Batch, Collate, Task
 from fedfm.tasks.classification import ImageClassification, TextClassification
 from fedfm.tasks.instruction import Instruct
 from fedfm.tasks.language_modeling import CausalLM, MaskedLM
+from fedfm.tasks.retrieval import Retrieval
 from fedfm.tasks.seq2seq import Seq2Seq
 from fedfm.tasks.settings import TaskSettings
 
@@ -14,7 +15,14 @@ TASKS: dict[str, Task] = {
     "causal-lm": CausalLM(),
     "instruct": Instruct(),
     "seq2seq": Seq2Seq(),
+    "retrieval": Retrieval(),
 }
+
+
+def task_of(settings: TaskSettings) -> Task:
+    """The task that a recipe names, with its settings."""
+    return TASKS[settings.kind].configured(settings)
+
 
 __all__ = [
     "TASKS",
@@ -24,8 +32,10 @@ __all__ = [
     "ImageClassification",
     "Instruct",
     "MaskedLM",
+    "Retrieval",
     "Seq2Seq",
     "Task",
     "TaskSettings",
     "TextClassification",
+    "task_of",
 ]

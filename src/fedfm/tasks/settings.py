@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from fedfm.settings import Settings
 
-TaskKind = Literal["text-classification", "image-classification", "masked-lm", "causal-lm", "instruct", "seq2seq"]
+TaskKind = Literal[
+    "text-classification", "image-classification", "masked-lm", "causal-lm", "instruct", "seq2seq", "retrieval"
+]
+
+Pooling = Literal["mean", "cls"]
 
 
 class TaskSettings(Settings):
@@ -14,3 +20,8 @@ class TaskSettings(Settings):
 
     kind: TaskKind
     """Kind of the task: its input and what is predicted."""
+    pooling: Pooling = "mean"
+    """How `retrieval` makes one embedding of a text: the `mean` of its tokens' last hidden states, or the first token's
+    (`cls`)."""
+    temperature: Annotated[float, Field(gt=0, le=100)] = 0.05
+    """τ of `retrieval`: similarities are divided by it before the softmax; smaller makes hard negatives count more."""

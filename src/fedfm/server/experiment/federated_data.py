@@ -22,7 +22,7 @@ from fedfm.privacy.randomized_response import estimated
 from fedfm.randomness import numpy_generator
 from fedfm.recipe import Recipe
 from fedfm.recipe.cohorts import check_cohort
-from fedfm.tasks import TASKS, Task
+from fedfm.tasks import Task, task_of
 from fedfm.tasks.public import PublicData, PublicTexts, read_public, read_public_texts
 
 Split = Literal["test", "validation"]
@@ -170,7 +170,7 @@ def prepare_data(recipe: Recipe, sites: Sequence[str] = ()) -> FederatedData:
         labels, processor = training.labels, training.processor
         recipe, clients = training.recipe, training.federation.sizes
     _refuse_unknown(recipe.federation.without, clients)
-    task, encoded, public_texts = TASKS[recipe.task.kind], {}, None
+    task, encoded, public_texts = task_of(recipe.task), {}, None
     for split, source in sources.items():
         if source is not None:
             with gathering.attempt():
