@@ -35,6 +35,15 @@ REFUSED = {
         "does not read it; it is for instruct or seq2seq",
     ),
     "a template without turns": (["task.kind=seq2seq", "data.template=plain"], "data.template", "it is for instruct"),
+    "pairs without a task of pairs": (["data.preference.chosen=good"], "data.preference", "it is for preference"),
+    "a setting of another task": (["task.beta=0.5"], "task.beta", "it is for preference"),
+    "answers of a classifier": (["evaluate.generate.examples=5"], "evaluate.generate.examples", "writes no answers"),
+    "canaries among pairs": (["task.kind=preference", "audit.canaries=10"], "audit.canaries", "learns pairs"),
+    "pairs with a proxy": (
+        ["task.kind=preference", "proxy.kind=offsite", "public.data=builtin:pydoc"],
+        "proxy.kind",
+        "a proxy is another model",
+    ),
     "packed classes": (["data.pack=true"], "data.pack", "it is for instruct"),
     "a private run with a fixed cohort": (
         [
@@ -225,6 +234,22 @@ REFUSED = {
         [*SLOPES, "local.max_grad_norm=1.0"],
         "local.max_grad_norm",
         "`protocol.kind: fedkseed` excludes that",
+    ),
+    "LoRA on random weights": (["model.init=random"], "model.init", "drawn at random must all be trained"),
+    "the server's steps without data": (
+        ["protocol.server_steps=2", "tune.kind=full"],
+        "data.root",
+        "need examples, such as public texts",
+    ),
+    "moments of new factors": (
+        ["aggregate.rule=fedsvd", "local.keep_optimizer=true"],
+        "local.keep_optimizer",
+        "clients keep the optimiser's moments between rounds; set false",
+    ),
+    "slopes and a rate for each step": (
+        [*SLOPES, "local.lr_scheduler_interval=step"],
+        "local.lr_scheduler_interval",
+        "it is of gradient steps; set round",
     ),
     "slopes and weight decay": (
         [*SLOPES, "local.weight_decay=0.1"],

@@ -13,7 +13,12 @@ from fedfm.recipe import Recipe, load_recipe
 from fedfm.recipe.presets import PRESETS
 from tests.small import write_deeper_model
 
-TINY = {"image-classification": "tiny-vit", "causal-lm": "tiny-llama", "instruct": "tiny-llama"}
+TINY = {
+    "image-classification": "tiny-vit",
+    "causal-lm": "tiny-llama",
+    "instruct": "tiny-llama",
+    "preference": "tiny-llama",
+}
 """Kind of task → the model that takes the place of the recipe's; `tiny-bert` otherwise."""
 LAYERS = 4
 """Of these models, so that a proxy can leave some whole."""
@@ -38,7 +43,7 @@ def small(recipe: Recipe, models: Path) -> list[str]:
     changes = [
         f"model.path={models / TINY.get(recipe.task.kind, 'tiny-bert')}",
         "data.limit=80",
-        f"data.max_length={64 if recipe.task.kind == 'instruct' else 24}",
+        f"data.max_length={64 if recipe.task.kind in ('instruct', 'preference') else 24}",
         f"federation.per_round={max(3, recipe.aggregate.least)}",
         "federation.rounds=2",
         "federation.min_examples=1",

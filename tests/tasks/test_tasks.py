@@ -144,7 +144,7 @@ def test_every_declared_metric_is_scored(kind: str) -> None:
     measured = (
         {"predicted": np.array([0, 1]), "label": np.array([0, 0])}
         if task.labelled
-        else {"right": np.array([True, False])}
+        else {"right": np.array([True, False]), "change": np.array([1.0, -2.0])}
     )
     assert list(task.score(measured, 1.0)) == list(task.metrics)
 

@@ -117,7 +117,7 @@ def processor_of(recipe: Recipe) -> Processor:
     Raises:
         RecipeError: the model has none that fits.
     """
-    task = TASKS[recipe.task.kind]
+    task = task_of(recipe.task)
     return load_processor(
         recipe.model,
         task.modality,

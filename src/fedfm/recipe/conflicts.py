@@ -61,11 +61,44 @@ def _held_back(recipe: RecipeKeys) -> str | None:
 
 
 def _pairs(recipe: RecipeKeys) -> str | None:
-    if len(recipe.data.text) > 1 and recipe.task.kind != "text-classification":
-        return (
-            f"two columns make a pair, which only text-classification reads; `task.kind: {recipe.task.kind}` takes one"
-        )
-    return None
+    allowed, named = TASKS[recipe.task.kind].text_columns, len(recipe.data.text)
+    if TASKS[recipe.task.kind].modality != "text" or named in allowed:
+        return None
+    if named == 1:
+        return f"`task.kind: {recipe.task.kind}` reads pairs: name two columns, such as [question, passage]"
+    readers = " and ".join(kind for kind, task in TASKS.items() if 2 in task.text_columns)
+    return f"two columns make a pair, which only {readers} read; `task.kind: {recipe.task.kind}` takes one"
+
+
+def _own_settings(key: str) -> Callable[[RecipeKeys], str | None]:
+    """A rule that refuses a key of ``task`` that the kind does not have."""
+
+    def reason(recipe: RecipeKeys) -> str | None:
+        value, default = getattr(recipe.task, key), type(recipe.task).model_fields[key].default
+        owners = [kind for kind, task in TASKS.items() if key in task.own_settings]
+        if value == default or recipe.task.kind in owners:
+            return None
+        return f"`task.kind: {recipe.task.kind}` does not have it; it is for {' or '.join(owners)}"
+
+    return reason
+
+
+def _ask(recipe: RecipeKeys) -> str | None:
+    if recipe.ask == type(recipe.ask)() or TASKS[recipe.task.kind].answers_questions:
+        return None
+    kinds = " or ".join(kind for kind, task in TASKS.items() if task.answers_questions)
+    return f"a run of `task.kind: {recipe.task.kind}` cannot be asked questions; it is for {kinds}"
+
+
+def _others_in_batch(group: str) -> Callable[[RecipeKeys], str | None]:
+    """A rule that refuses batches of one example for a task that compares examples."""
+
+    def reason(recipe: RecipeKeys) -> str | None:
+        if TASKS[recipe.task.kind].across_examples and getattr(recipe, group).batch_size < 2:
+            return f"`task.kind: {recipe.task.kind}` compares the examples of a batch with each other: give two or more"
+        return None
+
+    return reason
 
 
 def _unread(key: str) -> Callable[[RecipeKeys], str | None]:
@@ -80,14 +113,6 @@ def _unread(key: str) -> Callable[[RecipeKeys], str | None]:
         return f"`task.kind: {recipe.task.kind}` does not read it; it is for {readers}"
 
     return reason
-
-
-def _beta(recipe: RecipeKeys) -> str | None:
-    known = type(recipe.task).model_fields["beta"].default
-    if recipe.task.beta == known or TASKS[recipe.task.kind].compares:
-        return None
-    readers = " or ".join(kind for kind, task in TASKS.items() if task.compares)
-    return f"`task.kind: {recipe.task.kind}` does not read it; it is for {readers}"
 
 
 def _references(recipe: RecipeKeys) -> str | None:
@@ -146,6 +171,12 @@ def _root_data(recipe: RecipeKeys) -> str | None:
             f"`{recipe.aggregate.rule}` compares updates with one that the server trains: name a few labelled examples "
             "of its own (data.root)"
         )
+    return None
+
+
+def _own_steps(recipe: RecipeKeys) -> str | None:
+    if recipe.protocol.trains_root and recipe.data.root is None:
+        return "the server's own steps (protocol.server_steps) need examples, such as public texts: name them"
     return None
 
 
@@ -317,11 +348,16 @@ CHECKS = (
     Check(("data.preference", "task.kind"), _unread("preference")),
     Check(("evaluate.generate.examples", "task.kind", "evaluate.at"), _written),
     Check(("audit.canaries", "task.kind"), _canary_pairs),
-    Check(("task.beta", "task.kind"), _beta),
+    Check(("task.beta", "task.kind"), _own_settings("beta")),
     Check(("proxy.kind", "task.kind"), _references),
+    Check(("task.pooling", "task.kind"), _own_settings("pooling")),
+    Check(("task.temperature", "task.kind"), _own_settings("temperature")),
+    Check(("local.batch_size", "task.kind"), _others_in_batch("local")),
+    Check(("evaluate.batch_size", "task.kind"), _others_in_batch("evaluate")),
     Check(("federation.per_round", "federation.clients", "data.client"), _cohort),
     Check(("aggregate.rule", "federation", "protocol", "data.client", "data.train"), _fitting_updates),
     Check(("aggregate.rule", "data.root"), _root_data),
+    Check(("data.root", "protocol"), _own_steps),
     Check(("secure.min_clients", "federation", "protocol", "data.client", "data.train"), _enough_summed),
     Check(("federation.ranks", "tune.r"), _ranks),
     Check(("federation.partition", "data.client"), _natural_column),
@@ -339,6 +375,7 @@ CHECKS = (
     Check(("public", "protocol"), _public_examples),
     Check(("data.validation", "protocol", "contribution"), _judged_on),
     Check(("contribution.kind", "federation", "protocol", "data.client", "data.train"), _few_enough_scored),
+    Check(("ask", "task.kind"), _ask),
     Check(("updates",), _stage_order),
     Check(("privacy.kind", "federation", "data.client", "data.train"), _promise),
     Check(("tune.kind", "tune.target_modules", "proxy.kind", "proxy.interval"), _plug_in),

@@ -6,10 +6,17 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-NAMES = {"rouge_l": "ROUGE-L", "token_f1": "F1 of tokens", "macro_f1": "macro-F1", "matthews": "Matthews correlation"}
-PERCENTAGES = frozenset(
-    {"accuracy", "macro_f1", "token_accuracy", "preference_accuracy", "exact_match", "number_match"}
-)
+NAMES = {
+    "rouge_l": "ROUGE-L",
+    "token_f1": "F1 of tokens",
+    "macro_f1": "macro-F1",
+    "matthews": "Matthews correlation",
+    "recall_at_1": "recall@1",
+    "recall_at_10": "recall@10",
+    "mrr": "MRR",
+}
+_SHARES = ("accuracy", "macro_f1", "token_accuracy", "preference_accuracy", "exact_match", "number_match")
+PERCENTAGES = frozenset({*_SHARES, "recall_at_1", "recall_at_10"})
 LOWER_IS_BETTER = frozenset({"loss", "perplexity"})
 """Metrics that fall as a model improves; all other metrics rise."""
 DASH = "–"

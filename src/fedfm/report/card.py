@@ -38,6 +38,7 @@ LOADING = {
     "causal-lm": Loading("AutoModelForCausalLM", "AutoTokenizer", "text-generation"),
     "instruct": Loading("AutoModelForCausalLM", "AutoTokenizer", "text-generation"),
     "preference": Loading("AutoModelForCausalLM", "AutoTokenizer", "text-generation"),
+    "retrieval": Loading("AutoModel", "AutoTokenizer", "feature-extraction"),
     "seq2seq": Loading("AutoModelForSeq2SeqLM", "AutoTokenizer", "text-generation"),
 }
 
@@ -143,6 +144,7 @@ def _code(base: Base, loading: Loading, summary: Record, recipe: Record, kind: A
         columns=len(dig(recipe, "data.text") or ()),
         max_length=dig(recipe, "data.max_length"),
         end_token=dig(recipe, "data.end_token"),
+        pooling=dig(recipe, "task.pooling"),
     )
 
 
@@ -212,6 +214,8 @@ def _facts(summary: Record, recipe: Record) -> list[tuple[str, str]]:
     clients, counts = summary.get("clients") or {}, summary.get("parameters")
     protocol = summary.get("protocol")
     facts = [("clients", clients.get("total")), ("clients a round", dig(recipe, "federation.per_round"))]
+    if dig(recipe, "model.init") == "random":
+        facts.insert(0, ("start", "weights drawn at random (model.init: random); not pretrained"))
     facts += [("protocol", _protocol(protocol))] if protocol else []
     facts += [("rounds", summary["rounds"])]
     if summary.get("privacy") is None:

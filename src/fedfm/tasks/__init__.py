@@ -5,6 +5,7 @@ from fedfm.tasks.classification import ImageClassification, TextClassification
 from fedfm.tasks.instruction import Instruct
 from fedfm.tasks.language_modeling import CausalLM, MaskedLM
 from fedfm.tasks.preference import Preference
+from fedfm.tasks.retrieval import Retrieval
 from fedfm.tasks.seq2seq import Seq2Seq
 from fedfm.tasks.settings import TaskSettings
 
@@ -16,12 +17,13 @@ TASKS: dict[str, Task] = {
     "instruct": Instruct(),
     "seq2seq": Seq2Seq(),
     "preference": Preference(),
+    "retrieval": Retrieval(),
 }
 
 
 def task_of(settings: TaskSettings) -> Task:
-    """The task of a recipe, with its settings."""
-    return TASKS[settings.kind].under(settings)
+    """The task that a recipe names, with its settings."""
+    return TASKS[settings.kind].configured(settings)
 
 
 __all__ = [
@@ -33,6 +35,7 @@ __all__ = [
     "Instruct",
     "MaskedLM",
     "Preference",
+    "Retrieval",
     "Seq2Seq",
     "Task",
     "TaskSettings",

@@ -20,7 +20,8 @@ from fedfm.tasks.settings import TaskSettings
 from fedfm.tasks.shown import ShownExample
 
 Batch = dict[str, Tensor]
-"""Model inputs by argument name, and `TARGETS`; the first dimension counts examples."""
+"""Model inputs by argument name, and `TARGETS`; the first dimension counts examples, of pairs of texts that are read
+apart their texts."""
 
 ADJUSTMENT = "adjustment"
 """In a batch to train a classifier on: ``[B, classes]``, what is added to the logits before the loss."""
@@ -71,12 +72,15 @@ class Task(ABC):
         labelled: whether examples have a class.
         draws_inputs: whether the inputs of an example are drawn at random each time (masks).
         own_keys: keys of the recipe's ``data`` that only some tasks read, this one among them.
+        own_settings: keys of the recipe's ``task`` that only some tasks read, this one among them.
         causal: whether the model must not read the tokens that it predicts.
         across_examples: whether the loss of an example depends on the other examples of its batch, as a contrastive
             loss does; clients then train one by one, since the batches of clients that share a pass are joined.
         compares: whether the loss compares an example's `compared` with that of the model before round 1, which is
             then in a batch as `REFERENCE`.
         generates: whether the model writes, so that `questions`, `prompt` and `end` are there.
+        text_columns: how many columns ``data.text`` may name.
+        answers_questions: whether `fedfm ask` can put questions to a run of this kind.
         metrics: name → whether higher is better; the first is the main metric, which decides between rounds.
     """
 
@@ -86,14 +90,17 @@ class Task(ABC):
     labelled: ClassVar[bool]
     draws_inputs: ClassVar[bool] = False
     own_keys: ClassVar[frozenset[str]] = frozenset()
+    own_settings: ClassVar[frozenset[str]] = frozenset()
     causal: ClassVar[bool] = False
     across_examples: ClassVar[bool] = False
     compares: ClassVar[bool] = False
     generates: ClassVar[bool] = False
+    text_columns: ClassVar[tuple[int, ...]] = (1,)
+    answers_questions: ClassVar[bool] = False
     metrics: ClassVar[Mapping[str, bool]]
 
-    def under(self, settings: TaskSettings) -> Task:
-        """The task with a recipe's settings; by default it has none."""
+    def configured(self, settings: TaskSettings) -> Task:
+        """The task with the recipe's own settings of it; by default itself, since most kinds have none."""
         return self
 
     def inputs(self, data: DataSettings) -> list[str]:

@@ -81,6 +81,7 @@ class TextClassification(Classification):
     """Predicts one class of a text or a pair of texts."""
 
     modality = "text"
+    text_columns = (1, 2)
     auto_class = AutoModelForSequenceClassification
     peft_type = "SEQ_CLS"
 

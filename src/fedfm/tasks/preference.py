@@ -55,10 +55,11 @@ class Preference(Instruct):
     beta: float = 0.1
 
     own_keys = frozenset({"preference", "template"})
+    own_settings = frozenset({"beta"})
     metrics = MappingProxyType({"preference_accuracy": True, "margin": True})
     compares = True
 
-    def under(self, settings: TaskSettings) -> Preference:
+    def configured(self, settings: TaskSettings) -> Preference:
         """With the recipe's β."""
         return Preference(settings.beta)
 

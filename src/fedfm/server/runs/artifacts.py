@@ -32,7 +32,7 @@ from fedfm.server.experiment.build import Experiment
 from fedfm.server.rounds.checkpoints import load_checkpoint
 from fedfm.server.rounds.client_models import ClientModels
 from fedfm.server.rounds.state import RunState
-from fedfm.tasks import TASKS
+from fedfm.tasks import task_of
 
 MOST_NAME = 200
 """Characters of a folder's name."""
@@ -96,7 +96,7 @@ def _write(
 ) -> Path:
     """One folder of `write_outcome`; with ``added`` in place of the tunable's own adapter."""
     tunable, backbone = tuned.model.tunable, tuned.backbone
-    processor = TASKS[recipe.task.kind].delivered(backbone.processor, recipe.data)
+    processor = task_of(recipe.task).delivered(backbone.processor, recipe.data)
     whole = merge or not tunable.is_adapter
     target = folder.model if whole else folder.adapter
     with folder.replacing(target) as beside:
@@ -217,7 +217,7 @@ def load_initial(folder: RunFolder, recipe: Recipe) -> tuple[Tuned, RunState]:
         raise RecipeError(
             f"{folder.path} has no saved round to load; continue the run with `{folder.again}`", source="run"
         )
-    task = TASKS[recipe.task.kind]
+    task = task_of(recipe.task)
     backbone = load_backbone(
         recipe.model,
         task.auto_class,
@@ -225,7 +225,7 @@ def load_initial(folder: RunFolder, recipe: Recipe) -> tuple[Tuned, RunState]:
         labels=jsonl.read(folder.summary, shapes.SUMMARY)["labels"],
         allow_network=recipe.allow_network,
     )
-    _refuse_another_model(saved.identity, backbone)
+    refuse_another_model(saved.identity, backbone)
     here = recipe.proxy.model_copy(update={"path": str(folder.proxy)}) if recipe.proxy.is_sent else recipe.proxy
 
     def attach(model: Backbone) -> Tunable:
@@ -270,8 +270,16 @@ def _with_personal_mean(folder: RunFolder, recipe: Recipe, state: RunState) -> P
     return delivered_params(folder, make_contract(recipe, state.params), recipe, state)
 
 
-def _refuse_another_model(before: Mapping[str, str], backbone: Backbone) -> None:
-    """Refuses a model that is not the one with which the run began."""
+def refuse_another_model(before: Mapping[str, str], backbone: Backbone) -> None:
+    """Refuses a model that is not the one with which a run began.
+
+    Args:
+        before: the run's identity in its last checkpoint.
+        backbone: the model as it is now.
+
+    Raises:
+        RecipeError: at ``model.path``.
+    """
     now = backbone.identity.named
     if changed := [words for part, words in PARTS.items() if before.get(f"model.{part}") != now[f"model.{part}"]]:
         raise RecipeError(

@@ -22,7 +22,7 @@ from fedfm.models.quiet import quiet
 from fedfm.models.tunable import Tunable
 from fedfm.printable import line
 from fedfm.recipe import Recipe
-from fedfm.tasks import TASKS
+from fedfm.tasks import TASKS, task_of
 from fedfm.tasks.base import Batch, Task
 from fedfm.tasks.classification import channels
 
@@ -75,7 +75,7 @@ def reload(target: Path, tunable: Tunable, backbone: Backbone, recipe: Recipe) -
     room, needed = psutil.virtual_memory().available, sum(p.nbytes for p in tunable.model.parameters())
     if needed > room:
         return Reloaded(library, None, f"a second model of {needed:,} bytes does not fit into memory ({room:,} free)")
-    task = TASKS[recipe.task.kind]
+    task = task_of(recipe.task)
     measured = _outputs(task, tunable.model, _measured_input(backbone.processor))
     try:
         with quiet():
