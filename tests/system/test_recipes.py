@@ -53,6 +53,8 @@ def small(recipe: Recipe, models: Path) -> list[str]:
     ]
     if recipe.data.client is None:
         changes += [f"federation.clients={max(min(federation.clients or 6, 6), recipe.aggregate.least)}"]
+    else:
+        changes += ["federation.clients=null"]
     if recipe.secure.sums_only:
         changes += ["secure.min_clients=3"]
     if hasattr(recipe.tune, "n_frequency"):
@@ -77,6 +79,7 @@ def texts(recipe: Recipe, folder: Path) -> list[str]:
     path, public = folder / "texts.jsonl", folder / "public.jsonl"
     rows = [
         dict.fromkeys((*recipe.data.text, "prompt", "response"), f"{word} thing {number}")
+        | {"chosen": word, "rejected": "no"}
         | {recipe.data.label: label, recipe.data.client or "site": "abc"[number % 3]}
         for number in range(30)
         for label, word in enumerate(("bad", "good"))
