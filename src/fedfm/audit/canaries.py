@@ -20,7 +20,6 @@ from fedfm.data.examples import Examples
 from fedfm.errors import RecipeError
 from fedfm.randomness import numpy_generator
 
-
 TEXT = frozenset({"input_ids", "token_type_ids"})
 """Columns of an encoded text."""
 
