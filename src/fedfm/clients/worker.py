@@ -86,6 +86,7 @@ class Worker:
         seed: the run's seed.
         device: where the tunable is.
         copy: the model that the clients hold, the backbone or a proxy; the tunable is attached to it.
+        rounds: of the run, over which a learning rate that changes from step to step is spread.
         holdout: client id → indices that it keeps from training.
         evaluator: of the tunable; None where clients are not asked to evaluate.
         trains_stale: whether a client whose proxy cannot be brought up to date trains on what it holds.
@@ -111,6 +112,7 @@ class Worker:
     seed: int
     device: torch.device
     copy: ClientCopy
+    rounds: int = 1
     holdout: Mapping[str, np.ndarray] = field(default_factory=dict)
     evaluator: Evaluator | None = None
     trains_stale: bool = False
@@ -221,6 +223,7 @@ class Worker:
         else:
             private, seed = PrivateTraining(self.promise.at(len(indices)), self.together), unpredictable_key()
             plan = private.steps.plan()
+        rates = self.local.step_rates(round, self.rounds, len(plan))
         batches = self.on_device(self.batches(indices, plan, client, round, seed))
         with torch_seed(seed, "dropout", round=round, client=client):
             return train_locally(
@@ -231,6 +234,7 @@ class Worker:
                 self.contract.rule,
                 at,
                 trains=trains,
+                rates=rates,
                 private=private,
             )
 

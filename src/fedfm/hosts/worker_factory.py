@@ -77,6 +77,7 @@ def make_contract(
         seed=recipe.seed,
         start=start,
         masking=Masking(recipe.secure, rule) if recipe.secure.sums_only else None,
+        keeps_optimizer=recipe.local.keep_optimizer,
     )
 
 
@@ -147,6 +148,7 @@ def make_worker(data: TrainingData, side: ClientSide, device: torch.device) -> t
         local=recipe.local,
         contract=side.contract,
         seed=recipe.seed,
+        rounds=recipe.federation.rounds,
         device=device,
         holdout=data.federation.holdout,
         evaluator=evaluator,

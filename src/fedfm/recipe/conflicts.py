@@ -148,6 +148,12 @@ def _root_data(recipe: RecipeKeys) -> str | None:
     return None
 
 
+def _own_steps(recipe: RecipeKeys) -> str | None:
+    if recipe.protocol.trains_root and recipe.data.root is None:
+        return "the server's own steps (protocol.server_steps) need examples, such as public texts: name them"
+    return None
+
+
 def _ranks(recipe: RecipeKeys) -> str | None:
     ranks, most = recipe.federation.ranks, getattr(recipe.tune, "r", None)
     if not ranks or most is None:
@@ -320,6 +326,7 @@ CHECKS = (
     Check(("federation.per_round", "federation.clients", "data.client"), _cohort),
     Check(("aggregate.rule", "federation", "protocol", "data.client", "data.train"), _fitting_updates),
     Check(("aggregate.rule", "data.root"), _root_data),
+    Check(("data.root", "protocol"), _own_steps),
     Check(("secure.min_clients", "federation", "protocol", "data.client", "data.train"), _enough_summed),
     Check(("federation.ranks", "tune.r"), _ranks),
     Check(("federation.partition", "data.client"), _natural_column),

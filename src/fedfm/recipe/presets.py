@@ -23,6 +23,8 @@ PRESETS = (
     "pydoc-instruct",
     "pydoc-rag",
     "pydoc-mlm",
+    "pretrain",
+    "pretrain-sparse",
     "lora-exact",
     "lora-products",
     "fed-sb",
