@@ -146,6 +146,8 @@ def test_every_declared_metric_is_scored(kind: str) -> None:
         if task.labelled
         else {"right": np.array([True, False])}
     )
+    if kind == "retrieval":
+        measured = {"question": np.eye(2), "passage": np.eye(2), "digest": np.array([1, 2], dtype=np.uint64)}
     assert list(task.score(measured, 1.0)) == list(task.metrics)
 
 
