@@ -44,7 +44,7 @@ def inputs(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize(("kind", "model"), CASES)
 def test_loss_is_that_of_transformers(kind: str, model: str) -> None:
-    task, loaded = TASKS[kind], backbone(kind, model)
+    task, loaded = TASKS[kind](), backbone(kind, model)
     batch = dict(task.collate(loaded.processor, seed=0)(rows(kind, loaded.processor)))
     with torch.no_grad():
         theirs = loaded.model(**batch).loss
@@ -54,7 +54,7 @@ def test_loss_is_that_of_transformers(kind: str, model: str) -> None:
 
 
 def test_image_loss_is_that_of_transformers() -> None:
-    task, loaded = TASKS["image-classification"], backbone("image-classification", "tiny-vit")
+    task, loaded = TASKS["image-classification"](), backbone("image-classification", "tiny-vit")
     generator = np.random.default_rng(0)
     images = [{"pixel_values": generator.integers(0, 256, (3, 8, 8), dtype=np.uint8), "labels": k} for k in (0, 1, 2)]
     batch = dict(task.collate(loaded.processor, seed=0)(images))
@@ -68,7 +68,7 @@ def test_image_loss_is_that_of_transformers() -> None:
 
 
 def test_masks_are_keyed() -> None:
-    task, loaded = TASKS["masked-lm"], backbone("masked-lm", "tiny-bert")
+    task, loaded = TASKS["masked-lm"](), backbone("masked-lm", "tiny-bert")
     examples = rows("masked-lm", loaded.processor)
     first, again, other = (task.collate(loaded.processor, seed=seed)(examples) for seed in (1, 1, 2))
     assert torch.equal(first["input_ids"], again["input_ids"])
@@ -77,7 +77,7 @@ def test_masks_are_keyed() -> None:
 
 
 def test_causal_labels_follow_the_mask_not_the_pad_token() -> None:
-    task, loaded = TASKS["causal-lm"], backbone("causal-lm", "tiny-gpt2")
+    task, loaded = TASKS["causal-lm"](), backbone("causal-lm", "tiny-gpt2")
     pad = loaded.processor.pad_token_id
     real, longer = {"input_ids": [5, pad, 6]}, {"input_ids": [5, 6, 7, 8]}
     batch = task.collate(loaded.processor, seed=0)([real, longer])
@@ -85,7 +85,7 @@ def test_causal_labels_follow_the_mask_not_the_pad_token() -> None:
 
 
 def test_soft_prompts_predict_nothing() -> None:
-    task = TASKS["causal-lm"]
+    task = TASKS["causal-lm"]()
     batch = {"labels": torch.tensor([[3, 1, 2]])}
     logits = torch.randn(1, 3, 5)
     prompted = torch.cat([torch.randn(1, 4, 5), logits], dim=1)
@@ -95,7 +95,7 @@ def test_soft_prompts_predict_nothing() -> None:
 def test_classification_metrics_are_scikit_learns() -> None:
     generator = np.random.default_rng(0)
     label, predicted = generator.integers(0, 4, 200), generator.integers(0, 4, 200)
-    scores = TASKS["text-classification"].score({"predicted": predicted, "label": label}, 0.0)
+    scores = TASKS["text-classification"]().score({"predicted": predicted, "label": label}, 0.0)
     assert scores == {
         "accuracy": accuracy_score(label, predicted),
         "macro_f1": f1_score(label, predicted, average="macro"),
@@ -105,7 +105,7 @@ def test_classification_metrics_are_scikit_learns() -> None:
 
 def test_metrics_of_a_single_class_are_defined() -> None:
     ones = np.ones(3, dtype=int)
-    assert TASKS["text-classification"].score({"predicted": ones, "label": ones}, 0.0) == {
+    assert TASKS["text-classification"]().score({"predicted": ones, "label": ones}, 0.0) == {
         "accuracy": 1.0,
         "macro_f1": 1.0,
         "matthews": 0.0,
@@ -113,7 +113,7 @@ def test_metrics_of_a_single_class_are_defined() -> None:
 
 
 def test_perplexity_and_token_accuracy_by_hand() -> None:
-    task = TASKS["causal-lm"]
+    task = TASKS["causal-lm"]()
     uniform = torch.zeros(1, 3, 8)
     batch = {"labels": torch.tensor([[1, 0, IGNORED]])}
     totals, counts = task.losses(uniform, batch)
@@ -125,21 +125,21 @@ def test_perplexity_and_token_accuracy_by_hand() -> None:
 
 
 def test_perplexity_of_a_diverged_model_is_infinite_not_an_error() -> None:
-    assert TASKS["causal-lm"].score({"right": np.zeros(1, dtype=bool)}, 1e6)["perplexity"] == math.inf
+    assert TASKS["causal-lm"]().score({"right": np.zeros(1, dtype=bool)}, 1e6)["perplexity"] == math.inf
 
 
 def test_majority_answers_the_commonest_training_class() -> None:
-    task = TASKS["text-classification"]
+    task = TASKS["text-classification"]()
     scores = task.majority(np.array([0, 1, 1]), np.array([1, 1, 0, 2]))
     assert scores is not None
     assert scores["accuracy"] == 0.5
     assert scores["matthews"] == 0.0
-    assert TASKS["causal-lm"].majority(np.array([0]), np.array([0])) is None
+    assert TASKS["causal-lm"]().majority(np.array([0]), np.array([0])) is None
 
 
 @pytest.mark.parametrize("kind", TASKS)
 def test_every_declared_metric_is_scored(kind: str) -> None:
-    task = TASKS[kind]
+    task = TASKS[kind]()
     measured = (
         {"predicted": np.array([0, 1]), "label": np.array([0, 0])}
         if task.labelled

@@ -20,7 +20,7 @@ from fedfm.models.processors import Processor
 from fedfm.randomness import numpy_generator
 from fedfm.recipe import Recipe
 from fedfm.recipe.cohorts import check_cohort
-from fedfm.tasks import TASKS, CausalLM, Task
+from fedfm.tasks import CausalLM, Task
 
 
 @dataclass(frozen=True)
@@ -63,10 +63,10 @@ def read_training(recipe: Recipe) -> TrainingData:
         RecipeError: recipe and data do not fit; the message says what to change.
         DataError: a file cannot be read.
     """
-    task = TASKS[recipe.task.kind]
+    task = recipe.task
     processor = processor_of(recipe)
     source = recipe_source(recipe, recipe.data.train, "train")
-    labels = class_names(recipe, source)
+    labels = task.label_map(source, recipe.data)
     kept, held_back = _hold_back(recipe, source)
     train = task.encode(kept, recipe.data, processor, labels)
     federation = split_clients(recipe, train)
@@ -103,11 +103,11 @@ def recipe_source(recipe: Recipe, reference: Reference, split: Split, *, where: 
         reference,
         split,
         where=where or f"data.{split}",
-        columns=TASKS[recipe.task.kind].columns(recipe.data),
+        columns=recipe.task.columns(recipe.data),
         csv=recipe.data.csv,
         allow_network=recipe.allow_network,
     )
-    return with_images(source, recipe.data.image) if TASKS[recipe.task.kind].modality == "image" else source
+    return with_images(source, recipe.data.image) if recipe.task.modality == "image" else source
 
 
 def processor_of(recipe: Recipe) -> Processor:
@@ -116,7 +116,7 @@ def processor_of(recipe: Recipe) -> Processor:
     Raises:
         RecipeError: the model has none that fits.
     """
-    task = TASKS[recipe.task.kind]
+    task = recipe.task
     return load_processor(
         recipe.model,
         task.modality,
@@ -124,19 +124,6 @@ def processor_of(recipe: Recipe) -> Processor:
         virtual_tokens=recipe.tune.virtual_tokens,
         allow_network=recipe.allow_network,
     )
-
-
-def class_names(recipe: Recipe, source: Source) -> LabelMap | None:
-    """The classes, as the recipe or else the source names them; None for tasks without classes.
-
-    Raises:
-        RecipeError: as `LabelMap.from_source`.
-    """
-    if not TASKS[recipe.task.kind].labelled:
-        return None
-    if recipe.data.labels is not None:
-        return LabelMap(tuple(recipe.data.labels))
-    return LabelMap.from_source(source, recipe.data.label)
 
 
 def _hold_back(recipe: Recipe, source: Source) -> tuple[Source, dict[str, Source]]:

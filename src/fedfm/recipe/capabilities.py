@@ -28,10 +28,8 @@ from fedfm.capabilities import (
     SGD,
     SHARED_CODE,
     SIMULATED_CLIENTS,
-    TEXT_INPUTS,
     TUNABLE_UPDATES,
     UNLESS_TAKEN,
-    VIRTUAL_TOKENS,
     WEIGHT_MATRICES,
     WHOLE_VIEWS,
 )
@@ -42,7 +40,6 @@ from fedfm.recipe.keys import RecipeKeys
 from fedfm.recipe.problems import overlap
 from fedfm.registry import name_of
 from fedfm.settings import Capabilities, Settings
-from fedfm.tasks import TASKS
 
 
 @dataclass(frozen=True)
@@ -174,24 +171,6 @@ _GIVEN_AS_OBJECT = (
 )
 
 PLAIN_KEYS = (
-    PlainKey(
-        "task.kind",
-        lambda recipe: not TASKS[recipe.task.kind].labelled,
-        takes={LABELS: "its examples have none"},
-    ),
-    PlainKey(
-        "task.kind",
-        lambda recipe: TASKS[recipe.task.kind].modality == "image",
-        takes={
-            VIRTUAL_TOKENS: "an image has no text that they could precede; use lora",
-            TEXT_INPUTS: "its examples are images",
-        },
-    ),
-    PlainKey(
-        "task.kind",
-        lambda recipe: TASKS[recipe.task.kind].modality != "image" and TASKS[recipe.task.kind].peft_type is None,
-        takes={VIRTUAL_TOKENS: "peft has no virtual tokens for it; use lora"},
-    ),
     PlainKey(
         "federation.sampling",
         lambda recipe: recipe.federation.sampling == "poisson",

@@ -14,7 +14,6 @@ from fedfm.recipe.federation import DEFAULT_CLIENTS
 from fedfm.recipe.keys import RecipeKeys
 from fedfm.recipe.problems import overlap
 from fedfm.spelling import nearest
-from fedfm.tasks import TASKS
 
 
 @dataclass(frozen=True)
@@ -61,10 +60,8 @@ def _held_back(recipe: RecipeKeys) -> str | None:
 
 
 def _pairs(recipe: RecipeKeys) -> str | None:
-    if len(recipe.data.text) > 1 and recipe.task.kind != "text-classification":
-        return (
-            f"two columns make a pair, which only text-classification reads; `task.kind: {recipe.task.kind}` takes one"
-        )
+    if len(recipe.data.text) > 1 and not recipe.task.pairs:
+        return f"two columns make a pair, and `task.kind: {recipe.task.kind}` takes one"
     return None
 
 
@@ -134,7 +131,7 @@ def _weights(recipe: RecipeKeys) -> str | None:
 
 
 def _metrics(recipe: RecipeKeys) -> str | None:
-    known = list(TASKS[recipe.task.kind].metrics)
+    known = list(recipe.task.metrics)
     for name in recipe.evaluate.metrics if isinstance(recipe.evaluate.metrics, list) else []:
         if name not in known:
             close = nearest(name, known)

@@ -24,7 +24,6 @@ from fedfm.sites.limits import check_files, check_model
 from fedfm.sites.patterns import check_patterns
 from fedfm.sites.site_config import SiteData, at_site, read_site
 from fedfm.spec import Spec, spec_of
-from fedfm.tasks import TASKS
 from fedfm.updates import Failure, Reply, Request, decode_instruction, decode_update
 from fedfm.updates.path import GroupSpecs
 from fedfm.updates.payload import ACTIVITY
@@ -84,7 +83,7 @@ class Site(Node):
             PolicyError: the model, or the training of so many examples, is above a limit of the policy.
             RecipeError, DataError: as `Node.read`.
         """
-        policy, task = self.egress.policy, TASKS[recipe.task.kind]
+        policy, task = self.egress.policy, recipe.task
         here = at_site(recipe, self.site_data, allow_network=policy.allow_network)
         if folder is None:
             check_model(here.model, task.auto_class, policy, allow_network=here.allow_network)

@@ -19,7 +19,6 @@ from fedfm.models.processors import Processor
 from fedfm.recipe import Recipe
 from fedfm.recipe.problems import explain
 from fedfm.settings import Settings
-from fedfm.tasks import TASKS
 from fedfm.yaml_text import YamlError, parse
 
 _PUBLIC_MODEL = r"builtin:[\w-]+|[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*"
@@ -142,7 +141,7 @@ def read_site(recipe: Recipe, site: SiteData, client: str, processor: Processor)
         RecipeError: recipe and data do not fit.
         DataError: a file cannot be read.
     """
-    task = TASKS[recipe.task.kind]
+    task = recipe.task
     source = recipe_source(recipe, recipe.data.train, "train")
     labels = LabelMap(tuple(recipe.data.labels), site.labels) if task.labelled and recipe.data.labels else None
     train = task.encode(source, recipe.data, processor, labels)

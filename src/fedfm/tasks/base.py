@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Literal, TypedDict
 
@@ -14,6 +14,7 @@ from fedfm.data.labels import LabelMap
 from fedfm.data.readers.request import RequestedColumn
 from fedfm.data.settings import FILE, DataSettings
 from fedfm.data.sources import Source
+from fedfm.settings import Settings
 
 Batch = dict[str, Tensor]
 """Model inputs by argument name, and `TARGETS`; the first dimension counts examples."""
@@ -48,8 +49,8 @@ class PerClass(TypedDict):
     confusion: list[list[int]]
 
 
-class Task(ABC):
-    """One kind of task. It has no state: the processor and the labels are arguments.
+class Task(Settings):
+    """One kind of task, with its settings: the recipe's ``task``. The processor and the labels are arguments.
 
     `losses` and `measure` read what `outputs` takes from the model's forward pass, by default its logits.
 
@@ -57,17 +58,23 @@ class Task(ABC):
         modality: the type of the backbone's input.
         auto_class: the transformers class that loads the backbone with the head of the task.
         peft_type: peft's name of the task; None if peft has no such task.
-        labelled: whether examples have a class.
+        labelled: whether examples have what is to be predicted in the column ``data.label``.
+        pairs: whether two columns of text are read as one input.
+        problem_type: transformers' name of what the logits are, for a model with labels.
         draws_inputs: whether the inputs of an example are drawn at random each time (masks).
         across_examples: whether the loss of an example depends on the other examples of its batch, as a contrastive
             loss does; clients then train one by one, since the batches of clients that share a pass are joined.
         metrics: name → whether higher is better; the first is the main metric, which decides between rounds.
     """
 
+    kind: str
+    """Kind of the task: its input and what is predicted."""
     modality: ClassVar[Literal["text", "image"]]
     auto_class: ClassVar[Any]
     peft_type: ClassVar[str | None]
     labelled: ClassVar[bool]
+    pairs: ClassVar[bool] = False
+    problem_type: ClassVar[str] = "single_label_classification"
     draws_inputs: ClassVar[bool] = False
     across_examples: ClassVar[bool] = False
     metrics: ClassVar[Mapping[str, bool]]
@@ -84,6 +91,20 @@ class Task(ABC):
         if data.client is not None:  # a column called `file` is read only to refuse it
             needed.append(RequestedColumn(data.client, "client", "data.client", required=data.client != FILE))
         return needed
+
+    def label_map(self, source: Source, data: DataSettings) -> LabelMap | None:
+        """The classes, or else the names of the outputs of a model; None for tasks without labels.
+
+        Args:
+            source: the training examples, or the test examples if clients hold the training examples.
+            data: names the column, and may name the classes.
+
+        Raises:
+            RecipeError, DataError: as `LabelMap.from_source`.
+        """
+        if not self.labelled:
+            return None
+        return LabelMap(tuple(data.labels)) if data.labels else LabelMap.from_source(source, data.label)
 
     @abstractmethod
     def encode(self, source: Source, data: DataSettings, processor: Any, labels: LabelMap | None) -> Examples:
@@ -122,20 +143,34 @@ class Task(ABC):
         """The values of one batch that `score` needs, on the CPU."""
 
     @abstractmethod
-    def score(self, measured: Measured, loss: float) -> dict[str, float]:
+    def score(self, measured: Measured, loss: float, names: Sequence[str] = ()) -> dict[str, float]:
         """All metrics over all measured batches.
 
         Args:
             measured: the concatenated results of `measure`.
             loss: mean loss per prediction, natural logarithm.
+            names: of the labels, in the order of their ids.
         """
 
+    def answers(self, outputs: Tensor, batch: Batch, names: Sequence[str]) -> list[dict[str, Any]] | None:
+        """What the model predicts for each example of a batch; None for tasks that only measure.
+
+        Args:
+            outputs: of `outputs`.
+            batch: which need not have labels.
+            names: of the labels, in the order of their ids.
+
+        Returns:
+            For each example ``predicted``, and what else is known of it, such as ``probabilities`` by name.
+        """
+        return None
+
     def majority(self, train: np.ndarray, test: np.ndarray) -> dict[str, float] | None:
-        """All metrics when the most frequent training class is always predicted; None for tasks without classes."""
+        """All metrics when the most frequent training class is always predicted; None for tasks without one."""
         return None
 
     def per_class(self, measured: Measured, names: Sequence[str]) -> PerClass | None:
-        """The scores of each class over all measured batches; None for tasks without classes.
+        """The scores of each class over all measured batches; None for tasks without them.
 
         Args:
             measured: the concatenated results of `measure`.

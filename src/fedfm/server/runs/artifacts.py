@@ -31,7 +31,6 @@ from fedfm.server.experiment.build import Experiment
 from fedfm.server.rounds.checkpoints import load_checkpoint
 from fedfm.server.rounds.client_models import ClientModels
 from fedfm.server.rounds.state import RunState
-from fedfm.tasks import TASKS
 
 MOST_NAME = 200
 """Characters of a folder's name."""
@@ -199,7 +198,7 @@ def load_tuned(folder: RunFolder, recipe: Recipe) -> Tuned:
         raise RecipeError(
             f"{folder.path} has no saved round to load; continue the run with `{folder.again}`", source="run"
         )
-    task = TASKS[recipe.task.kind]
+    task = recipe.task
     backbone = load_backbone(
         recipe.model,
         task.auto_class,

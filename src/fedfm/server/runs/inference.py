@@ -20,7 +20,6 @@ from fedfm.records import jsonl
 from fedfm.records.folder import RunFolder
 from fedfm.server.experiment.build import Experiment
 from fedfm.server.runs.artifacts import load_tuned
-from fedfm.tasks import TASKS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -134,7 +133,7 @@ def _open(run: Path | str, overrides: Sequence[str]) -> _Model:
     tunable, backbone = tuned.model.tunable, tuned.backbone
     device = choose_device(recipe.runtime.device)
     tunable.to(device)
-    task = TASKS[recipe.task.kind]
+    task = recipe.task
     names = jsonl.read(folder.summary)["labels"]
     evaluator = Evaluator(
         tunable=tunable,
