@@ -9,6 +9,9 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
+IGNORED = -100
+"""Label of a position that is not predicted."""
+
 
 @dataclass(frozen=True, eq=False)
 class Examples:
@@ -18,13 +21,17 @@ class Examples:
         table: the model's inputs by name (``input_ids``, …; or ``pixel_values``, uint8 [C, H, W]).
         lengths: int32 [N], tokens of each example; ones for images.
         labels: int64 [N] classes, or None.
+        targets: float32 [N, T], numbers of each example that the model is to predict, or None.
         clients: str objects [N], the client of each example, or None.
+        notes: sentences about what was left out of the examples.
     """
 
     table: Dataset
     lengths: np.ndarray
     labels: np.ndarray | None = None
     clients: np.ndarray | None = None
+    targets: np.ndarray | None = None
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -34,7 +41,8 @@ class Examples:
         chosen = np.asarray(indices, dtype=np.int64)
         columns = self.table[chosen]
         rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
-        if self.labels is not None:
-            for row, label in zip(rows, self.labels[chosen].tolist(), strict=True):
-                row["labels"] = label
+        answers = self.labels if self.targets is None else self.targets
+        if answers is not None:
+            for row, answer in zip(rows, answers[chosen].tolist(), strict=True):
+                row["labels"] = answer
         return rows

@@ -79,9 +79,9 @@ def tokenized(
     )
 
 
-def token_features(tokenizer: PreTrainedTokenizerBase, **more: Value) -> Features:
+def token_features(tokenizer: PreTrainedTokenizerBase, **more: Value | List) -> Features:
     """The columns of an encoded text: ``input_ids``, and ``token_type_ids`` if the model reads them."""
-    features = {"input_ids": List(Value("int32")), **more}
+    features: dict[str, Value | List] = {"input_ids": List(Value("int32")), **more}
     if "token_type_ids" in tokenizer.model_input_names:
         features["token_type_ids"] = List(Value("int8"))
     return Features(features)

@@ -15,6 +15,7 @@ from fedfm.errors import RecipeError
 from fedfm.randomness import numpy_generator
 from fedfm.recipe import Recipe
 from fedfm.recipe.federation import DEFAULT_CLIENTS
+from fedfm.tasks import Task
 
 
 @dataclass(frozen=True)
@@ -36,13 +37,13 @@ class ClientSplit:
         """Client id → training examples."""
         return {client: len(indices) for client, indices in self.train.items()}
 
-    def table(self, examples: Examples, labels: LabelMap | None) -> list[dict[str, object]]:
+    def table(self, examples: Examples, labels: LabelMap | None, task: Task) -> list[dict[str, object]]:
         """One row for each client, for ``clients.json``: id, examples, examples by label, examples held out."""
         rows: list[dict[str, object]] = []
         for client, indices in self.train.items():
             counts = None
-            if labels is not None and examples.labels is not None:
-                found = np.bincount(examples.labels[indices], minlength=len(labels.names))
+            found = None if labels is None else task.label_counts(examples, indices, labels.names)
+            if labels is not None and found is not None:
                 counts = {name: int(number) for name, number in zip(labels.names, found, strict=True)}
             held = len(self.holdout.get(client, ()))
             rows.append({"id": client, "examples": len(indices), "labels": counts, "holdout": held})

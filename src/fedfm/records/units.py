@@ -6,9 +6,21 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-NAMES = {"macro_f1": "macro-F1", "matthews": "Matthews correlation"}
-PERCENTAGES = frozenset({"accuracy", "macro_f1", "token_accuracy"})
-LOWER_IS_BETTER = frozenset({"loss", "perplexity"})
+NAMES = {
+    "macro_f1": "macro-F1",
+    "micro_f1": "micro-F1",
+    "f1": "F1",
+    "matthews": "Matthews correlation",
+    "rmse": "RMSE",
+    "mae": "MAE",
+    "r2": "R²",
+    "pearson": "Pearson correlation",
+    "spearman": "Spearman correlation",
+}
+PERCENTAGES = frozenset(
+    {"accuracy", "macro_f1", "micro_f1", "f1", "precision", "recall", "exact_match", "token_accuracy"}
+)
+LOWER_IS_BETTER = frozenset({"loss", "perplexity", "rmse", "mae"})
 """Metrics that fall as a model improves; all other metrics rise."""
 DASH = "–"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -10,7 +11,6 @@ import numpy as np
 from pydantic import Field, ValidationError
 
 from fedfm.clients.settings import LocalSettings
-from fedfm.data.labels import LabelMap
 from fedfm.data.settings import CsvSettings, Reference, TextColumns
 from fedfm.errors import Problem, RecipeError
 from fedfm.hosts.client_split import ClientSplit, hold_out
@@ -143,7 +143,9 @@ def read_site(recipe: Recipe, site: SiteData, client: str, processor: Processor)
     """
     task = recipe.task
     source = recipe_source(recipe, recipe.data.train, "train")
-    labels = LabelMap(tuple(recipe.data.labels), site.labels) if task.labelled and recipe.data.labels else None
+    labels = task.named(recipe.data.labels) if task.labelled and recipe.data.labels else None
+    if labels is not None:
+        labels = replace(labels, aliases={**labels.aliases, **site.labels})
     train = task.encode(source, recipe.data, processor, labels)
     kept, held = hold_out(np.arange(len(train)), recipe, client)
     return TrainingData(

@@ -8,9 +8,15 @@ from fedfm.registry import Choice
 from fedfm.tasks.base import Batch, Collate, Task
 from fedfm.tasks.classification import ImageClassification, TextClassification
 from fedfm.tasks.language_modeling import CausalLM, MaskedLM
+from fedfm.tasks.multi_label import MultiLabel
+from fedfm.tasks.regression import Regression
+from fedfm.tasks.token_classification import TokenClassification
 
 TASKS: dict[str, type[Task]] = {
     "text-classification": TextClassification,
+    "multi-label": MultiLabel,
+    "token-classification": TokenClassification,
+    "regression": Regression,
     "image-classification": ImageClassification,
     "masked-lm": MaskedLM,
     "causal-lm": CausalLM,
@@ -26,6 +32,9 @@ __all__ = [
     "Collate",
     "ImageClassification",
     "MaskedLM",
+    "MultiLabel",
+    "Regression",
     "Task",
     "TextClassification",
+    "TokenClassification",
 ]

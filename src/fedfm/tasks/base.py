@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from fedfm.data.examples import Examples
 from fedfm.data.labels import LabelMap
-from fedfm.data.readers.request import RequestedColumn
+from fedfm.data.readers.request import RequestedColumn, Role
 from fedfm.data.settings import FILE, DataSettings
 from fedfm.data.sources import Source
+from fedfm.models.configs import ProblemType
 from fedfm.settings import Settings
 
 Batch = dict[str, Tensor]
@@ -43,7 +44,10 @@ class ClassScore(TypedDict):
 
 
 class PerClass(TypedDict):
-    """Scores of the classes, in the order of their ids; ``confusion[i][j]``: examples of i predicted as j."""
+    """Scores of the classes, in the order of their ids; ``confusion[i][j]``: examples of i predicted as j.
+
+    ``confusion`` is empty where labels do not exclude each other.
+    """
 
     classes: list[ClassScore]
     confusion: list[list[int]]
@@ -57,6 +61,8 @@ class Task(Settings):
     Attributes:
         modality: the type of the backbone's input.
         auto_class: the transformers class that loads the backbone with the head of the task.
+        text_role: how the columns of text are read: a text, or a list of words.
+        label_role: how the column ``data.label`` is read: one label, a list of them, or numbers.
         peft_type: peft's name of the task; None if peft has no such task.
         labelled: whether examples have what is to be predicted in the column ``data.label``.
         pairs: whether two columns of text are read as one input.
@@ -70,11 +76,13 @@ class Task(Settings):
     kind: str
     """Kind of the task: its input and what is predicted."""
     modality: ClassVar[Literal["text", "image"]]
+    text_role: ClassVar[Role] = "text"
+    label_role: ClassVar[Role] = "label"
     auto_class: ClassVar[Any]
     peft_type: ClassVar[str | None]
     labelled: ClassVar[bool]
     pairs: ClassVar[bool] = False
-    problem_type: ClassVar[str] = "single_label_classification"
+    problem_type: ClassVar[ProblemType] = "single_label_classification"
     draws_inputs: ClassVar[bool] = False
     across_examples: ClassVar[bool] = False
     metrics: ClassVar[Mapping[str, bool]]
@@ -85,12 +93,17 @@ class Task(Settings):
 
     def columns(self, data: DataSettings) -> list[RequestedColumn]:
         """The columns that a source must have."""
-        needed = [RequestedColumn(name, self.modality, f"data.{self.modality}") for name in self.inputs(data)]
+        role = self.text_role if self.modality == "text" else self.modality
+        needed = [RequestedColumn(name, role, f"data.{self.modality}") for name in self.inputs(data)]
         if self.labelled:
-            needed.append(RequestedColumn(data.label, "label", "data.label"))
+            needed.append(RequestedColumn(data.label, self.label_role, "data.label"))
         if data.client is not None:  # a column called `file` is read only to refuse it
             needed.append(RequestedColumn(data.client, "client", "data.client", required=data.client != FILE))
         return needed
+
+    def named(self, names: Sequence[str]) -> LabelMap:
+        """The labels that a recipe names."""
+        return LabelMap(tuple(names))
 
     def label_map(self, source: Source, data: DataSettings) -> LabelMap | None:
         """The classes, or else the names of the outputs of a model; None for tasks without labels.
@@ -104,7 +117,7 @@ class Task(Settings):
         """
         if not self.labelled:
             return None
-        return LabelMap(tuple(data.labels)) if data.labels else LabelMap.from_source(source, data.label)
+        return self.named(data.labels) if data.labels else LabelMap.from_source(source, data.label)
 
     @abstractmethod
     def encode(self, source: Source, data: DataSettings, processor: Any, labels: LabelMap | None) -> Examples:
@@ -164,6 +177,22 @@ class Task(Settings):
             For each example ``predicted``, and what else is known of it, such as ``probabilities`` by name.
         """
         return None
+
+    def label_counts(self, examples: Examples, indices: np.ndarray, names: Sequence[str]) -> np.ndarray | None:
+        """How many of some examples have each label, int64 ``[labels]``; None for tasks without classes."""
+        return None if examples.labels is None else np.bincount(examples.labels[indices], minlength=len(names))
+
+    def records(self, answers: Sequence[dict[str, Any]], source: Source, data: DataSettings) -> list[dict[str, Any]]:
+        """What is written of each row of a source: its label where the source has it, and the answer to it.
+
+        Args:
+            answers: as `answers` gives them, in the order of the rows.
+            source: the rows.
+            data: names the columns.
+        """
+        if data.label not in source.table.column_names:
+            return list(answers)
+        return [{"label": label, **answer} for label, answer in zip(source.table[data.label], answers, strict=True)]
 
     def majority(self, train: np.ndarray, test: np.ndarray) -> dict[str, float] | None:
         """All metrics when the most frequent training class is always predicted; None for tasks without one."""

@@ -77,7 +77,7 @@ class Classification(Task):
         rows = zip(names, *(part.tolist() for part in figures), strict=True)
         return PerClass(
             classes=[
-                ClassScore(label=name, precision=_known(p), recall=_known(r), f1=_known(f1), examples=int(examples))
+                ClassScore(label=name, precision=known(p), recall=known(r), f1=known(f1), examples=int(examples))
                 for name, p, r, f1, examples in rows
             ],
             confusion=confusion_matrix(label, predicted, labels=ids).tolist(),
@@ -154,5 +154,6 @@ def channels(processor: Any) -> int:
     return len(processor.image_mean) if processor.do_normalize else 3
 
 
-def _known(value: float) -> float | None:
+def known(value: float) -> float | None:
+    """A score, or None where it is undefined."""
     return None if math.isnan(value) else value

@@ -15,15 +15,12 @@ from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, DataCollato
 
 from fedfm.capabilities import LABELS, VIRTUAL_TOKENS
 from fedfm.data.documents import encode_documents
-from fedfm.data.examples import Examples
+from fedfm.data.examples import IGNORED, Examples
 from fedfm.data.labels import LabelMap
 from fedfm.data.settings import DataSettings
 from fedfm.data.sources import Source
 from fedfm.errors import RecipeError
 from fedfm.tasks.base import Batch, Collate, Measured, Task
-
-IGNORED = -100
-"""Label of a position that is not predicted."""
 
 
 class LanguageModeling(Task):

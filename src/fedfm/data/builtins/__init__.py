@@ -8,8 +8,14 @@ from datasets import Dataset
 
 from fedfm.data.builtins.digits import digits
 from fedfm.data.builtins.pydoc import pydoc
+from fedfm.data.builtins.paragraphs import pydoc_paragraphs
 from fedfm.data.builtins.topics import pydoc_topics
 
-BUILTINS: dict[str, Callable[[], Dataset]] = {"pydoc": pydoc, "pydoc-topics": pydoc_topics, "digits": digits}
+BUILTINS: dict[str, Callable[[], Dataset]] = {
+    "pydoc": pydoc,
+    "pydoc-paragraphs": pydoc_paragraphs,
+    "pydoc-topics": pydoc_topics,
+    "digits": digits,
+}
 
 __all__ = ["BUILTINS"]

@@ -6,13 +6,13 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from fedfm.data.settings import CsvSettings
 from fedfm.errors import DataError, RecipeError
 from fedfm.spelling import nearest
 
-Role = Literal["text", "client", "label", "image", "any"]
+Role = Literal["text", "list", "client", "number", "label", "image", "any"]
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class RequestedColumn:
 
     Attributes:
         name: in the file.
-        role: its use; ``any`` allows every single value.
+        role: its use; ``number`` allows a list of numbers too, ``any`` every single value.
         where: the recipe key that names the column, for messages.
         required: whether the file must have the column.
     """
@@ -79,7 +79,7 @@ class ReadRequest:
                 raise DataError(
                     f"{path}: {counts[column.name]} columns are called `{column.name}`; give each its own name"
                 )
-        roles: tuple[Role, ...] = ("text", "client", "label", "image", "any")  # the strictest use of a column decides
+        roles: tuple[Role, ...] = get_args(Role)  # the strictest use of a column decides
         ordered = sorted(wanted, key=lambda column: roles.index(column.role))
         return list({column.name: column for column in reversed(ordered)}.values())[::-1]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, cast
 
@@ -108,7 +108,7 @@ class FederatedData:
     def table(self) -> list[dict[str, object]]:
         """One row for each client, as `ClientSplit.table`; for real sites only the number of examples they reported."""
         if self.training is not None:
-            return self.training.federation.table(self.training.train, self.labels)
+            return self.training.federation.table(self.training.train, self.labels, self.task)
         return [
             {"id": name, "examples": examples, "labels": None, "holdout": 0} for name, examples in self.clients.items()
         ]
@@ -148,7 +148,8 @@ def prepare_data(recipe: Recipe, sites: Sequence[str] = ()) -> FederatedData:
     else:
         labels, processor = training.labels, training.processor
         recipe, clients = training.recipe, training.federation.sizes
-    task, encoded, public_texts = recipe.task, {}, None
+    task, public_texts = recipe.task, None
+    encoded: dict[str, Examples] = {}
     for split, source in sources.items():
         if source is not None:
             with gathering.attempt():
@@ -161,8 +162,10 @@ def prepare_data(recipe: Recipe, sites: Sequence[str] = ()) -> FederatedData:
     if public_texts is not None:
         digests[PUBLIC] = public_texts.digest
     known = {name: source for name, source in sources.items() if source is not None}
+    sets = [*encoded.values()]
     if training is not None:
         known["train"] = training.source
+        sets.append(training.train)
     return FederatedData(
         recipe=recipe,
         task=task,
@@ -178,8 +181,13 @@ def prepare_data(recipe: Recipe, sites: Sequence[str] = ()) -> FederatedData:
         plug_in_public=public.get(PLUG_IN_PUBLIC, public.get(PUBLIC)),
         public_texts=public_texts,
         repeats=tuple(find_repeats(known, task.inputs(recipe.data))),
-        notes=tuple(dict.fromkeys(note for source in known.values() for note in source.notes)),
+        notes=tuple(dict.fromkeys([*_notes(known.values()), *_notes(sets)])),
     )
+
+
+def _notes(parts: Iterable[Source] | Iterable[Examples]) -> Iterator[str]:
+    """What was left out when data was read and encoded."""
+    return (note for part in parts for note in part.notes)
 
 
 def _public(recipe: Recipe, processor: Processor, gathering: Gathering) -> dict[str, PublicData]:

@@ -204,6 +204,7 @@ def load_tuned(folder: RunFolder, recipe: Recipe) -> Tuned:
         task.auto_class,
         seed=recipe.seed,
         labels=jsonl.read(folder.summary, shapes.SUMMARY)["labels"],
+        problem_type=task.problem_type,
         allow_network=recipe.allow_network,
     )
     _refuse_another_model(saved.identity, backbone)

@@ -90,9 +90,7 @@ def reload(target: Path, tunable: Tunable, backbone: Backbone, recipe: Recipe) -
 
 
 def _whole(target: Path, recipe: Recipe) -> PreTrainedModel:
-    model: PreTrainedModel = recipe.task.auto_class.from_pretrained(
-        target, dtype=torch.float32, local_files_only=True
-    )
+    model: PreTrainedModel = recipe.task.auto_class.from_pretrained(target, dtype=torch.float32, local_files_only=True)
     model.eval()
     return model
 
