@@ -18,23 +18,45 @@ from fedfm.tasks.language_modeling import IGNORED
 
 TEXT_MODELS = {
     "text-classification": ["tiny-bert", "tiny-roberta", "tiny-gpt2", "tiny-llama", "tiny-opt"],
+    "multi-label": ["tiny-bert", "tiny-llama"],
+    "regression": ["tiny-bert", "tiny-llama"],
+    "token-classification": ["tiny-bert", "tiny-gpt2", "tiny-llama"],
     "masked-lm": ["tiny-bert", "tiny-roberta"],
     "causal-lm": ["tiny-gpt2", "tiny-llama", "tiny-opt"],
+}
+ANSWERS: dict[str, list[Any]] = {
+    "multi-label": [[0.0, 1.0, 1.0], [0.0, 0.0, 0.0], [1.0, 1.0, 1.0], [1.0, 0.0, 0.0]],
+    "regression": [[0.5, -1.0, 2.0], [0.0, 0.25, 3.0], [1.0, 1.0, 1.0], [-4.0, 0.0, 0.0]],
+    "token-classification": [[0], [2, IGNORED, 1], [IGNORED, 1, 1, 0], [2, 2]],
+}
+"""Labels of the examples of other kinds than classes."""
+MEASURED = {
+    "multi-label": {"predicted": np.eye(2, dtype=bool), "label": np.ones((2, 2), dtype=bool)},
+    "regression": {"predicted": np.array([[1.0], [2.0]]), "label": np.array([[1.0], [3.0]])},
+    "token-classification": {
+        "predicted": np.ones(2, int),
+        "label": np.ones(2, int),
+        "first": np.ones(2, bool),
+    },
 }
 CASES = [(kind, model) for kind, models in TEXT_MODELS.items() for model in models]
 
 
 def backbone(kind: str, model: str) -> Any:
-    labels = ["a", "b", "c"] if TASKS[kind].labelled else None
-    return load_backbone(ModelSettings(path=f"builtin:{model}"), TASKS[kind].auto_class, seed=0, labels=labels)
+    task = TASKS[kind]
+    labels = ["a", "b", "c"] if task.labelled else None
+    settings = ModelSettings(path=f"builtin:{model}")
+    return load_backbone(settings, task.auto_class, seed=0, labels=labels, problem_type=task.problem_type)
 
 
 def rows(kind: str, processor: Any) -> list[dict[str, Any]]:
     texts = ["short", "a somewhat longer example", "the longest of the three examples here", "mid size"]
     encoded = [dict(processor(text)) for text in texts]
     if TASKS[kind].labelled:
-        for row, label in zip(encoded, [0, 2, 1, 2], strict=True):
+        for row, label in zip(encoded, ANSWERS.get(kind, [0, 2, 1, 2]), strict=True):
             row["labels"] = label
+            if kind == "token-classification":
+                row["labels"] = [IGNORED, *label] + [IGNORED] * (len(row["input_ids"]) - len(label) - 1)
     return encoded
 
 
@@ -140,12 +162,12 @@ def test_majority_answers_the_commonest_training_class() -> None:
 @pytest.mark.parametrize("kind", TASKS)
 def test_every_declared_metric_is_scored(kind: str) -> None:
     task = TASKS[kind]()
-    measured = (
+    measured = MEASURED.get(kind) or (
         {"predicted": np.array([0, 1]), "label": np.array([0, 0])}
         if task.labelled
         else {"right": np.array([True, False])}
     )
-    assert list(task.score(measured, 1.0)) == list(task.metrics)
+    assert list(task.score(measured, 1.0, ("O", "B-X"))) == list(task.metrics)
 
 
 def test_what_falls_when_a_model_gets_better() -> None:

@@ -97,6 +97,15 @@ class Regression(TextTargets):
         rows = self._in_unit(outputs).tolist()
         return [{"predicted": row[0] if len(names) == 1 else dict(zip(names, row, strict=True))} for row in rows]
 
+    def records(self, answers: Sequence[dict[str, Any]], source: Source, data: DataSettings) -> list[dict[str, Any]]:
+        """As for every task; labels are numbers."""
+        if data.label not in source.table.column_names:
+            return list(answers)
+        rows = number_column(source, data.label).tolist()
+        return [
+            {"label": row[0] if len(row) == 1 else row, **answer} for row, answer in zip(rows, answers, strict=True)
+        ]
+
     def _in_unit(self, values: Tensor) -> np.ndarray:
         found: np.ndarray = values.double().cpu().numpy() * np.asarray(self.scale) + np.asarray(self.center)
         return found

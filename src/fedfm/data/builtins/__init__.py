@@ -7,8 +7,8 @@ from collections.abc import Callable
 from datasets import Dataset
 
 from fedfm.data.builtins.digits import digits
-from fedfm.data.builtins.pydoc import pydoc
 from fedfm.data.builtins.paragraphs import pydoc_paragraphs
+from fedfm.data.builtins.pydoc import pydoc
 from fedfm.data.builtins.topics import pydoc_topics
 
 BUILTINS: dict[str, Callable[[], Dataset]] = {

@@ -1,4 +1,4 @@
-"""``builtin:pydoc-paragraphs``: first paragraphs of docstrings, for tasks that predict more than one class of a text."""
+"""``builtin:pydoc-paragraphs``: first paragraphs of docstrings, with tags of words, lists of topics, and a number."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ _TOPICS = {
 def pydoc_paragraphs() -> Dataset:
     """Columns from the docstrings of `pydoc`.
 
-    ``text`` is the first paragraph, each once; ``tokens`` are its words and signs, ``tags`` say in BIO which of them are names of
-    Python (calls, errors, dotted names, constants); ``topics`` are those that the whole docstring mentions; ``length``
-    is the binary logarithm of its number of words; ``client`` is the module.
+    ``text`` is the first paragraph, each once; ``tokens`` are its words and signs; ``tags`` say in BIO which of them
+    are names of Python (calls, errors, dotted names, constants); ``topics`` are those that the whole docstring
+    mentions; ``length`` is the binary logarithm of its number of words; ``client`` is the module.
 
     Raises:
         DataError: as for `pydoc`.
