@@ -14,7 +14,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: demo install test test-faults test-soak test-matrix test-recipes lint schema audit docs bench clean help
+.PHONY: demo install test test-faults test-soak test-trust test-matrix test-recipes lint schema audit docs bench clean help
 
 demo: $(VENV)/demo.installed ## fine-tune MiniLM over clients, offline, on two cores; replaces runs/demo
 	rm -rf runs/demo
@@ -34,6 +34,9 @@ test-faults: $(VENV)/test.installed ## processes of a federation are killed one 
 test-soak: $(VENV)/test.installed ## hundreds of rounds with faults; half an hour, not in CI
 	$(PYTEST) -m soak
 
+test-trust: $(VENV)/test.installed ## faults, bad input, hostile messages and privacy: the list in docs/security.md
+	$(PYTEST) -m 'trust and not faults'
+
 lint: $(VENV)/test.installed ## style, types, and the direction of imports
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -44,10 +47,11 @@ audit: $(VENV)/test.installed ## compare constraints.txt with the vulnerabilitie
 	$(PYTHON) -m venv $(VENV)/audit && $(VENV)/audit/bin/python -m pip install --quiet pip-audit
 	$(VENV)/audit/bin/python -m pip_audit --strict --no-deps --disable-pip --requirement constraints.txt
 
-schema: $(VENV)/test.installed ## regenerate schema.json and the lists in docs/ from the settings
+schema: $(VENV)/test.installed ## regenerate schema.json and the lists in docs/
 	$(BIN)/python -m fedfm.recipe.index
 	$(BIN)/python -m tools.algorithms
 	$(BIN)/python -m tools.matrix
+	$(BIN)/python -m tools.trust
 
 test-matrix: $(VENV)/test.installed ## 200 combinations of methods under all runtimes; minutes
 	FEDFM_MATRIX=1 $(BIN)/python -m pytest tests/system/test_matrix.py tests/system/test_first_users.py

@@ -15,10 +15,11 @@ import numpy as np
 
 from fedfm.secure.attempt import Attempt
 from fedfm.secure.grid import FACTS, dither, encode_facts
-from fedfm.secure.masking_client import MaskingState, Unmasking, advertise, mask, share, unmask
+from fedfm.secure.masking_client import MaskingState, advertise, confirm, mask, share, unmask
 from fedfm.secure.masks import Masked
 from fedfm.secure.summing_server import SummingServer
 from fedfm.secure.terms import Terms
+from fedfm.secure.unmasking import Survivors, Unmasking
 
 SPENT = {"server": 0.0, "clients": 0.0}
 
@@ -60,6 +61,13 @@ def attempt(clients: int, values: int, gone: int) -> bool:
         expected += words
         with booked("server"):
             server.add(client, masked, proof)
+    with booked("server"):
+        named = {client: survivors.encode() for client, survivors in server.survivors().items()}
+    for client, survivors in named.items():
+        with booked("clients"):
+            memories[client], signature = confirm(memories[client], nonce, Survivors.decode(survivors))
+        with booked("server"):
+            server.confirm(client, signature)
     with booked("server"):
         requests = {client: request.encode() for client, request in server.requests().items()}
     shares = {}

@@ -15,6 +15,7 @@ import hypothesis
 import pytest
 
 from tests.costs import Costs
+from tools.trust import ids_of
 
 hypothesis.settings.register_profile("fedfm", derandomize=True, deadline=None, database=None)
 hypothesis.settings.load_profile("fedfm")
@@ -47,6 +48,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     if each := config.getoption("--costs"):
         config.pluginmanager.register(Costs(each))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if ids_of(item.name):
+            item.add_marker("trust")
 
 
 class ForbiddenError(RuntimeError):

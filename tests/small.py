@@ -23,7 +23,7 @@ def write_rows(path: Path, count: int, *, start: int = 0) -> None:
 
 
 LABEL_OF: dict[str, Any] = {
-    "multi-label": lambda row: ["good"] * row["label"] + ["even"] * (row["number"] % 2 == 0),
+    "multi-label": lambda row: ["thing", "good" if row["label"] else "bad"],
     "token-classification": lambda row: ["B-GOOD" if row["label"] else "O", "B-THING", "I-THING"],
     "regression": lambda row: 10.0 + 2 * row["label"],
 }

@@ -29,7 +29,7 @@ TRUSTING = re.compile(r"""\b(?:allow_pickle|trust_remote_code)["']?\s*+[=:]\s*+(
 """Options that let data become code; ruff has no rule about the values of keywords."""
 
 
-def test_ruff_refuses_calls_and_imports_that_turn_data_into_code() -> None:
+def test_s01_ruff_refuses_calls_and_imports_that_turn_data_into_code() -> None:
     lines = """import yaml, numpy, pandas, torch
 import pickle
 import dill as innocent
@@ -53,7 +53,7 @@ yaml.full_load("x")
     assert refused == set(range(2, len(lines) + 1))
 
 
-def test_no_option_lets_data_become_code() -> None:
+def test_s01_s02_no_option_lets_data_become_code() -> None:
     assert [str(path) for path in MODULES if TRUSTING.search(path.read_text(encoding="utf-8"))] == []
 
 
@@ -114,7 +114,7 @@ def test_the_version_is_the_same_everywhere() -> None:
     assert f"## [{fedfm.__version__}]" in changelog
 
 
-def test_constraints_pin_a_fitting_version_of_every_requirement() -> None:
+def test_s05_s07_constraints_pin_a_fitting_version_of_every_requirement() -> None:
     lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
     pins = dict(line.split("==") for line in lines if not line.startswith("#"))
     extras = PROJECT["optional-dependencies"]
@@ -150,7 +150,7 @@ def test_the_wheel_holds_everything_that_lies_in_the_package(tmp_path: Path) -> 
     ],
     ids=["name", "connection", "datagram", "pickle"],
 )
-def test_tests_cannot_reach_the_network_or_unpickle(reach: Any, guard: Any) -> None:
+def test_s01_s03_tests_cannot_reach_the_network_or_unpickle(reach: Any, guard: Any) -> None:
     with pytest.raises(RuntimeError, match=r"socket|unpickled"):
         reach()
     assert guard.seen

@@ -153,7 +153,7 @@ def test_what_is_wrong_is_said(header: object, reason: str) -> None:
         {f"{number}": entry(shape=[0], data_offsets=[0, 0]) for number in range(5)},
     ],
 )
-def test_beyond_its_limits_is_refused_although_safetensors_takes_it(
+def test_t17_beyond_its_limits_is_refused_although_safetensors_takes_it(
     header: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("fedfm.wire.MOST_TENSORS", 4)

@@ -43,7 +43,7 @@ PLAIN_DATA = st.recursive(SCALARS, lambda inner: st.lists(inner) | st.dictionari
         ("hf:glue/sst2", "hf:glue/sst2"),
     ],
 )
-def test_words_mean_what_they_look_like(text: str, value: Any) -> None:
+def test_b02_words_mean_what_they_look_like(text: str, value: Any) -> None:
     assert parse(f"key: {text}") == {"key": value}
     assert type(parse(text)) is type(value)
 

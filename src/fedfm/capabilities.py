@@ -91,7 +91,10 @@ FREE_NORMS = "norms that nothing else bounds"
 UPDATES_AS_SENT = "updates that count as they were sent"
 """The server adds what a client sent, unscaled; clipping and noise take it. Error feedback needs it."""
 CLIENT_FIGURES = "figures of clients"
-"""What clients count or measure decides what the server does; privacy of clients takes it."""
+"""What clients count or measure decides what the server does; differential privacy takes it."""
+SINGLE_EXAMPLES = "gradients of single examples"
+"""What an example contributes to a local step depends on no other example of its client; contrastive losses, and logits
+that are adjusted by a client's counts of classes, take it."""
 
 UNLESS_TAKEN = frozenset(
     {
@@ -126,6 +129,7 @@ UNLESS_TAKEN = frozenset(
         FREE_NORMS,
         UPDATES_AS_SENT,
         CLIENT_FIGURES,
+        SINGLE_EXAMPLES,
     }
 )
 """Capabilities that are there unless a choice takes them; any other must be given by a choice."""

@@ -30,7 +30,7 @@ def stacked(rows: np.ndarray) -> list[tuple[Params, Slices, int]]:
 
 @settings(max_examples=40)
 @given(st.integers(1, 9), st.integers(1, 12), st.integers(0, 2**32 - 1))
-def test_they_equal_numpys_and_scipys(clients: int, values: int, seed: int) -> None:
+def test_t11_they_equal_numpys_and_scipys(clients: int, values: int, seed: int) -> None:
     rows = np.random.default_rng(seed).normal(size=(clients, values)).round(1)  # some are equal
     params = {"w": torch.zeros(values, dtype=torch.float64)}
     np.testing.assert_array_equal(combined(Median(), stacked(rows), params)["w"], np.median(rows, axis=0))
@@ -70,7 +70,7 @@ def test_each_coordinate_is_over_those_that_hold_it_and_copies_count() -> None:
 
 
 @pytest.mark.parametrize("rule", [Median(), TrimmedMean(trim=0.4)])
-def test_two_of_five_clients_cannot_move_it_out_of_the_others_range(rule: Rule) -> None:
+def test_t11_two_of_five_clients_cannot_move_it_out_of_the_others_range(rule: Rule) -> None:
     rows = np.array([[1.0], [1.1], [0.9], [1e6], [-1e9]])
     assert 0.9 <= combined(rule, stacked(rows), {"w": torch.zeros(1, dtype=torch.float64)})["w"].item() <= 1.1
 

@@ -107,7 +107,7 @@ def matrix(mixing: Mixing, rows: np.ndarray) -> np.ndarray:
         ),
     ],
 )
-def test_they_equal_byzfls(rule: Rule, expected: list[float]) -> None:
+def test_t11_they_equal_byzfls(rule: Rule, expected: list[float]) -> None:
     np.testing.assert_allclose(combined(rule, UPDATES), expected, rtol=0, atol=1e-9)
 
 
@@ -161,7 +161,7 @@ def test_smea_is_the_mean_of_the_subset_of_least_variance(seed: int) -> None:
     np.testing.assert_allclose(combined(Smea(f=2), rows), expected, rtol=0, atol=1e-12)
 
 
-def test_norms_are_clipped_to_their_quantile_and_absurd_ones_left_out() -> None:
+def test_t11_norms_are_clipped_to_their_quantile_and_absurd_ones_left_out() -> None:
     directions = np.eye(6)[[0, 1, 2, 3, 4]]
     rows = directions * np.array([1.0, 2.0, 3.0, 6.0, 100.0])[:, None]
     expected = (directions[:4] * np.array([1.0, 2.0, 3.0, 3.0])[:, None]).sum(0) / 4  # q = 3, 100 > 10·3
@@ -245,7 +245,7 @@ def test_the_order_of_clients_does_not_matter(rule: Rule, seed: int) -> None:
 
 @every_rule
 @pytest.mark.parametrize("size", [10.0, 1e6, 1e30])
-def test_two_attackers_of_eleven_do_not_move_it_far(rule: Rule, size: float) -> None:
+def test_t11_two_attackers_of_eleven_do_not_move_it_far(rule: Rule, size: float) -> None:
     rng = np.random.default_rng(1)
     rows = rng.normal(size=(11, 6)) + 3
     honest = rows[:9].copy()
@@ -257,7 +257,7 @@ def test_two_attackers_of_eleven_do_not_move_it_far(rule: Rule, size: float) -> 
 
 
 @pytest.mark.parametrize("rule", [Krum(f=2), MultiKrum(f=2), Bulyan(f=2), Smea(f=2)], ids=lambda rule: rule.rule)
-def test_far_attackers_leave_it_in_the_hull_of_the_others(rule: Rule) -> None:
+def test_t11_far_attackers_leave_it_in_the_hull_of_the_others(rule: Rule) -> None:
     rows = np.random.default_rng(2).normal(size=(11, 6))
     rows[[3, 7]] = 1e4
     honest = np.delete(rows, [3, 7], axis=0)

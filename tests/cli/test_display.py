@@ -35,6 +35,7 @@ PLAN: dict[str, Any] = {
         "alignment": 0,
     },
     "privacy": None,
+    "secure": None,
     "training": "3 clients at a time",
     "device": "cpu",
 }

@@ -26,7 +26,7 @@ from tests.run_folders import write_run
 
 COMMANDS = [
     *("ls", "cp", "show", "check", "data", "proxy"),
-    *("run", "resume", "status", "report", "export", "evaluate", "predict"),
+    *("run", "resume", "forget", "status", "report", "export", "evaluate", "predict"),
     *("keys", "certs", "server", "client"),
 ]
 
@@ -143,7 +143,7 @@ def test_an_interruption_is_no_error() -> None:
     assert result.stderr == "interrupted: stopped in round 3\nresume it with: x\n"
 
 
-def test_a_second_ctrl_c_ends_at_once() -> None:
+def test_t08_a_second_ctrl_c_ends_at_once() -> None:
     result = CliRunner().invoke(failing(KeyboardInterrupt()), ["fail"])
     assert result.exit_code == 130
     assert result.stderr.startswith("interrupted: ")

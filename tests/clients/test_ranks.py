@@ -12,7 +12,7 @@ from fedfm.params import Params, zeros_like
 from fedfm.spec import spec_of
 from fedfm.tasks import TASKS
 from fedfm.views import Ranks, holds, narrow, widen
-from tests.clients.test_stacked import attached, batches, moved, read
+from tests.clients.stacks import attached, batches, moved, read
 
 FULL, RANK = 6, 2
 TASK = TASKS["text-classification"]()

@@ -22,7 +22,8 @@ from fedfm.server.experiment.build import Experiment, build_experiment
 from fedfm.tasks import TASKS, Task, TextClassification
 from fedfm.tasks.base import Batch
 from tests.asked import instruction, trained
-from tests.clients.test_stacked import ROWS, attached, batches, both, compare, moved, starting
+from tests.clients.stacks import attached, batches, moved
+from tests.clients.test_stacked import ROWS, both, compare, starting
 from tests.small import small_recipe
 
 

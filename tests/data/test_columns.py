@@ -14,7 +14,7 @@ from fedfm.data.sources import Source
 from fedfm.errors import DataError, RecipeError
 
 
-def test_a_missing_column_lists_those_that_there_are(make_source: Callable[..., Source]) -> None:
+def test_b03_a_missing_column_lists_those_that_there_are(make_source: Callable[..., Source]) -> None:
     source = make_source(review=["a"], label=[1])
     with pytest.raises(RecipeError, match=r"data.text: no column `text` in made.jsonl; columns: review, label"):
         text_column(source, "text", "data.text")

@@ -61,7 +61,7 @@ def test_decimal_names_of_classes_can_be_listed(make_source: Callable[..., Sourc
     assert labels.encode(make_source(label=["2.0", "1.5"]), "label").tolist() == [1, 0]
 
 
-def test_a_label_that_the_training_data_lacks(make_source: Callable[..., Source]) -> None:
+def test_b05_a_label_that_the_training_data_lacks(make_source: Callable[..., Source]) -> None:
     labels = LabelMap.from_source(make_source(label=["cat", "dog"]), "label")
     test = make_source(label=["dog", "cat", "cow", "cat"])
     with pytest.raises(

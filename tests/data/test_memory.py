@@ -75,7 +75,7 @@ def test_images(kind: str) -> None:
     ],
     ids=["array", "iterable", "split", "mixed", "names"],
 )
-def test_what_cannot_be_kept(given: Any, message: str) -> None:
+def test_b08_what_cannot_be_kept(given: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         keep(given, "train")
     recipe = {"name": "x", "model": {"path": "builtin:tiny-bert"}, "task": {"kind": "text-classification"}}

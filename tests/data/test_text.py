@@ -20,6 +20,9 @@ from fedfm.data.sources import Source, read_source
 from fedfm.data.text import encode_text
 from fedfm.data.tokens import tokenizer_digest
 from fedfm.errors import DataError, RecipeError
+from fedfm.recipe import load_recipe
+from fedfm.server.runs.planning import plan
+from tests.small import small_recipe
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
@@ -75,6 +78,26 @@ def test_one_text_column(make_source: Callable[..., Source], tokenizer: PreTrain
         {"input_ids": [CLS, ZERO + 3, ZERO + 4, SEP], "token_type_ids": [0, 0, 0, 0], "labels": 0},
         {"input_ids": [CLS, ZERO + 2, SEP], "token_type_ids": [0, 0, 0], "labels": 1},
     ]
+
+
+def test_b07_an_example_of_a_million_tokens_is_cut_and_counted(
+    make_source: Callable[..., Source], tokenizer: PreTrainedTokenizerFast
+) -> None:
+    examples = encode_text(make_source(text=["one " * 1_000_000, "two"]), ["text"], tokenizer, 8)
+    assert examples.lengths.tolist() == [8, 3]
+    assert examples.cut is not None
+    assert examples.cut.tolist() == [1_000_000 - 6, 0]
+    (note,) = examples.notes
+    assert "1 of 2 examples are longer than 8 tokens (data.max_length): 999,994 tokens are cut off" in note
+
+
+def test_b07_a_plan_counts_the_texts_that_are_cut(tmp_path: Path) -> None:
+    recipe = small_recipe(tmp_path)
+    assert plan(load_recipe(recipe))["warnings"] == []
+    recipe["data"]["max_length"] = 12
+    said = plan(load_recipe(recipe))["warnings"]
+    assert sorted(words.split(":")[0] for words in said) == ["data.test", "data.train"]
+    assert all("0 examples are longer than 12 tokens (data.max_length)" in words for words in said)
 
 
 def test_a_pair_of_columns_is_what_the_tokenizer_makes_of_it(

@@ -41,7 +41,7 @@ def test_tags_are_at_first_tokens_and_what_is_cut_off_is_said(make_source) -> No
     assert examples.take([0])[0]["labels"] == [IGNORED, 0, IGNORED, IGNORED, 1, IGNORED]
     assert [label for label in examples.take([1])[0]["labels"] if label != IGNORED] == [1, 0]
     assert examples.notes == (
-        "1 of the 5 words of made.jsonl are not predicted: their rows are longer than data.max_length, or the model "
+        "1 of the 5 words are not predicted: their rows are longer than data.max_length, or the model "
         "has no token for them",
     )
     bare = encode_words(source, "tokens", tokenizer, 12)

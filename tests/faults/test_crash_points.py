@@ -44,7 +44,7 @@ def answers(port: int) -> bool:
     return True
 
 
-def test_a_server_is_killed_at_every_point_of_a_round(tmp_path: Path) -> None:
+def test_t05_a_server_is_killed_at_every_point_of_a_round(tmp_path: Path) -> None:
     """One point in each round; the sites stay, and find it again."""
     points = list(enumerate(POINTS))
     last = len(points) - 1

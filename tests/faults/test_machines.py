@@ -18,7 +18,7 @@ pytest.importorskip("flwr", reason="needs the extra `flower`")
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(1800)]
 
 
-def test_every_process_may_be_killed(tmp_path: Path) -> None:
+def test_t02_every_process_may_be_killed(tmp_path: Path) -> None:
     site_folder(tmp_path, rounds=12)
     simulated = fedfm(tmp_path, "run", "recipe.yaml", "name=simulated", "data.client=site")
     with Machines(tmp_path) as machines:
@@ -78,7 +78,7 @@ def test_a_site_whose_clock_is_wrong(tmp_path: Path) -> None:
     assert adapter(tmp_path / "runs" / "real") == adapter(tmp_path / simulated["folder"])
 
 
-def test_a_site_that_hangs_is_not_waited_for_longer_than_the_deadline(tmp_path: Path) -> None:
+def test_t03_a_site_that_hangs_is_not_waited_for_longer_than_the_deadline(tmp_path: Path) -> None:
     site_folder(tmp_path, rounds=8, quorum=0.5)
     with Machines(tmp_path) as machines:
         server = machines.server("server", "recipe.yaml", "name=real", "runtime.kind=flower", "runtime.deadline=20")
@@ -99,7 +99,7 @@ def test_a_site_that_hangs_is_not_waited_for_longer_than_the_deadline(tmp_path: 
     assert '"refused"' not in events, "what comes late is not taken"
 
 
-def test_an_interrupted_run_goes_on_and_no_place_is_taken_twice(tmp_path: Path) -> None:
+def test_t16_t24_an_interrupted_run_goes_on_and_no_place_is_taken_twice(tmp_path: Path) -> None:
     """Neither the run's folder, nor the server's, nor that of a site whose key another shows."""
     site_folder(tmp_path, rounds=6)
     simulated = fedfm(tmp_path, "run", "recipe.yaml", "name=simulated", "data.client=site")
@@ -143,7 +143,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", folder], check=True)
 
 
-def test_a_run_goes_on_when_the_disk_has_room_again(tmp_path: Path, small_disk: Path) -> None:
+def test_t06_a_run_goes_on_when_the_disk_has_room_again(tmp_path: Path, small_disk: Path) -> None:
     site_folder(tmp_path, rounds=40)
     whole = fedfm(tmp_path, "run", "recipe.yaml", "name=whole", "data.client=site")
     full = Process(tmp_path, "full", "run", "recipe.yaml", "name=full", "data.client=site", f"output={small_disk}")

@@ -171,7 +171,9 @@ def records(path: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("name", REASONS)
-def test_it_is_not_taken_and_the_run_is_as_if_it_never_came(name: str, near: Near, without: Path) -> None:
+def test_t09_t10_t13_t14_t17_it_is_not_taken_and_the_run_is_as_if_it_never_came(
+    name: str, near: Near, without: Path
+) -> None:
     near.be(b=dishonest(name))
     kind, reason = REASONS[name]
     done = near.begin("federation.quorum=0.5")
@@ -217,7 +219,7 @@ def other_model(tmp_path: Path) -> Path:
     return tmp_path / "model"
 
 
-def test_a_site_with_another_model_trains_nothing(near: Near, other_model: Path, tmp_path: Path) -> None:
+def test_t14_a_site_with_another_model_trains_nothing(near: Near, other_model: Path, tmp_path: Path) -> None:
     near.be(b=lambda site: near.site("b", model=str(other_model)))
     done = near.begin("federation.quorum=0.5")
     assert done.exit_code == 0, done.output

@@ -76,6 +76,7 @@ KINDS: dict[str, Kind] = {
     "mixtral": Kind("tiny-llama", hf.MixtralConfig, _EXPERTS, _DECODER),
     "qwen3-moe": Kind("tiny-qwen3", hf.Qwen3MoeConfig, _EXPERTS, _DECODER),
     "t5, gated": Kind("tiny-t5", hf.T5Config, {"feed_forward_proj": "gated-gelu"}, ("text",)),
+    "bart": Kind("tiny-bart", hf.BartConfig, tasks=("text",)),
     "deit": Kind("tiny-vit", hf.DeiTConfig, tasks=_IMAGE),
     "dinov2": Kind("tiny-vit", hf.Dinov2Config, {"mlp_ratio": 2}, _IMAGE),
     "dinov2, gated": Kind("tiny-vit", hf.Dinov2Config, {"mlp_ratio": 3, "use_swiglu_ffn": True}, _IMAGE),

@@ -194,6 +194,26 @@ def test_an_unknown_family_is_refused_before_its_code_is_looked_for(bert: Path) 
     assert "has no models of type `evil`; fedfm does not run code from repositories of models" in refusal(bert)
 
 
+@pytest.mark.parametrize("model_type", ["bert", "evil"])
+def test_s02_code_that_comes_with_a_model_is_not_run(bert: Path, model_type: str) -> None:
+    """The module would leave a file behind when it is imported."""
+    mark = bert / "imported"
+    lines = [
+        "from pathlib import Path",
+        f"Path({str(mark)!r}).touch()",
+        "from transformers import BertConfig, BertModel",
+    ]
+    for name in ("modeling_x", "configuration_x", "tokenization_x"):
+        (bert / f"{name}.py").write_text("\n".join([*lines, "class Config(BertConfig): model_type = 'evil'"]))
+    classes = {"AutoConfig": "configuration_x.Config", "AutoModelForSequenceClassification": "modeling_x.BertModel"}
+    edit_config(bert, model_type=model_type, auto_map=classes)
+    if model_type == "bert":
+        assert load_backbone(settings(bert), AutoModelForSequenceClassification, seed=0, labels=["a", "b"])
+    else:
+        assert "does not run code from repositories of models" in refusal(bert)
+    assert not mark.exists()
+
+
 def test_a_single_class_is_refused() -> None:
     """transformers would take it for a regression, without a word."""
     with pytest.raises(RecipeError, match=r"data\.label: the data has only one class \(a\)"):
@@ -300,7 +320,7 @@ def test_a_processor_that_is_missing_is_refused(bert: Path) -> None:
         load_processor(settings(bert), "image")
 
 
-def test_a_decoder_without_a_padding_token_pads_with_its_end(tmp_path: Path) -> None:
+def test_b09_a_decoder_without_a_padding_token_pads_with_its_end(tmp_path: Path) -> None:
     """Or it could not tell the last token from padding when it classifies."""
     config = GPT2Config(n_embd=16, n_layer=1, n_head=2, n_positions=32, vocab_size=261, bos_token_id=2, eos_token_id=3)
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)

@@ -62,7 +62,7 @@ def test_a_hub_id_in_the_cache_needs_no_network(
         assert (checkpoint.folder / "config.json").is_file()
 
 
-def test_a_hub_id_that_is_not_here_says_how_to_get_it() -> None:
+def test_b10_a_hub_id_that_is_not_here_says_how_to_get_it() -> None:
     said = refusal("someone/absent")
     assert said.startswith("model.path: someone/absent was not found locally")
     assert "`hf download someone/absent` or set `allow_network: true`" in said

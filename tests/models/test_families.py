@@ -47,6 +47,12 @@ RELATIVE = {  # DeBERTa-v3's
 }
 T5 = {"d_model": WIDTH, "d_kv": WIDTH // 2, "d_ff": NEURONS, "num_layers": LAYERS, "num_heads": 2, **IDS}
 
+BART = {  # every size of the encoder, and of the decoder
+    f"{side}_{name}": value
+    for side in ("encoder", "decoder")
+    for name, value in (("layers", LAYERS), ("ffn_dim", NEURONS), ("attention_heads", 2))
+} | {"d_model": WIDTH, "pad_token_id": 0, **IDS}
+
 # model type, config, the task's class
 MODELS: list[tuple[str, Any, Any]] = [
     ("bert", hf.BertConfig(**TEXT), hf.AutoModelForSequenceClassification),
@@ -129,6 +135,10 @@ MODELS: list[tuple[str, Any, Any]] = [
         (config.model_type, config(**T5, feed_forward_proj=ffn), task)
         for config in (hf.T5Config, hf.MT5Config)
         for ffn in ("relu", "gated-gelu")
+        for task in (hf.AutoModelForSequenceClassification, hf.AutoModelForSeq2SeqLM)
+    ],
+    *[
+        ("bart", hf.BartConfig(**BART), task)
         for task in (hf.AutoModelForSequenceClassification, hf.AutoModelForSeq2SeqLM)
     ],
 ]
@@ -289,8 +299,7 @@ def test_lora_on_attention_of_a_base_model_has_the_papers_size(config: Any, mode
 @pytest.mark.parametrize(
     ("config", "reason"),
     [
-        (hf.BartConfig(), "the only encoder-decoder in this version is T5"),
-        (hf.PegasusConfig(), "the only encoder-decoder in this version is T5"),
+        (hf.PegasusConfig(), "the encoder-decoders of this version are T5 and BART"),
         (hf.WhisperConfig(), "they read audio"),
     ],
     ids=identify,

@@ -64,7 +64,7 @@ def test_an_encoder_decoder_classifies_at_the_tokenizers_end(tmp_path: Path) -> 
     backbone = load_backbone(settings, AutoModelForSequenceClassification, seed=0, labels=["a", "b"])
     assert backbone.model.config.eos_token_id == END_ID
     byte_tokenizer("start-only", 64).save_pretrained(tmp_path)
-    with pytest.raises(RecipeError, match=r"model\.path: T5.* classifies at the end token, which its tokenizer"):
+    with pytest.raises(RecipeError, match=r"model\.path: T5.* reads a text up to its end token, which its tokenizer"):
         load_backbone(settings, AutoModelForSequenceClassification, seed=0, labels=["a", "b"])
 
 

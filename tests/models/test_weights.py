@@ -153,7 +153,7 @@ def test_a_pointer_in_place_of_a_file_that_is_not_read_does_no_harm(bert: Path) 
     assert load(bert).identity.weights
 
 
-def test_pickled_weights_come_with_the_command_that_converts_them(bert: Path) -> None:
+def test_s01_s02_pickled_weights_come_with_the_command_that_converts_them(bert: Path) -> None:
     AutoModelForMaskedLM.from_pretrained(bert).save_pretrained(bert)
     (bert / "model.safetensors").rename(bert / "pytorch_model.bin")
     with pytest.raises(RecipeError) as caught:

@@ -70,7 +70,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_b13_what_breaks_the_promise_is_refused_with_the_reason(values: dict[str, Any], case: str) -> None:
+def test_b11_b13_what_breaks_the_promise_is_refused_with_the_reason(values: dict[str, Any], case: str) -> None:
     changes, where, words = REFUSED[case]
     found = refusals(values, **changes)
     assert where in found

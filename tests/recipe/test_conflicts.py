@@ -24,6 +24,18 @@ OTHERS = "federation.models=[{path: builtin:tiny-gpt2, clients: 2}]"
 SECURE = ["secure.kind=secagg", "federation.per_round=5"]
 
 REFUSED = {
+    "canaries among images": (
+        ["audit.canaries=3", "task.kind=image-classification"],
+        "audit.canaries",
+        "needs text inputs: a canary is random tokens; set 0",
+    ),
+    "conversations of a task that reads documents": (
+        [LM, "data.conversation.format=alpaca"],
+        "data.conversation",
+        "does not read it; it is for instruct or seq2seq",
+    ),
+    "a template without turns": (["task.kind=seq2seq", "data.template=plain"], "data.template", "it is for instruct"),
+    "packed classes": (["data.pack=true"], "data.pack", "it is for instruct"),
     "a private run with a fixed cohort": (
         [
             "privacy={kind: central, noise_multiplier: 1.0, delta: 0.001}",
@@ -87,7 +99,7 @@ REFUSED = {
         "runtime.spares",
         "a client that answers late is left out; set 0",
     ),
-    "masks and real sites": ([*SECURE, *AT_SITES], "secure.kind", "a site cannot keep its keys from one request"),
+    "masks and real sites": ([*SECURE, *AT_SITES], "secure.kind", "keys must not be used twice"),
     "threads and processes": (
         ["runtime.threads=2", "runtime.processes=2"],
         "runtime.threads",
@@ -264,6 +276,11 @@ REFUSED = {
     "nothing to test on": ([*AT_SITES, "data.test=0.2"], "data.test", "`data.train: sites` excludes that"),
     "nothing to choose by": ([*AT_SITES, "data.validation=0.2"], "data.validation", "name a file. `data.train: sites`"),
     "nothing to split": ([*AT_SITES, "data.limit=9"], "data.limit", "`data.train: sites` excludes that"),
+    "no site to leave out": (
+        [*AT_SITES, "federation.without=[a]"],
+        "federation.without",
+        "--allow. `data.train: sites` excludes that",
+    ),
     "nothing to split by client": ([*AT_SITES, "data.client=c"], "data.client", "leave it out. `data.train: sites`"),
     "nothing to split by kind": (
         [*AT_SITES, "federation.partition.kind=iid"],

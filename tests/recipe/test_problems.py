@@ -117,16 +117,16 @@ def test_missing_keys_say_what_they_are_for() -> None:
     assert found["task.kind"] == ("is required: Kind of the task: its input and what is predicted.", None)
 
 
-def test_everything_is_told_at_once(values: dict[str, Any]) -> None:
+def test_b01_everything_is_told_at_once(values: dict[str, Any]) -> None:
     """Features to come, faulty keys, and conflicts between the keys that are sound."""
     values |= {
-        "privacy": {"kind": "local", "target_epsilon": 8},
+        "algorithm": {"name": "ditto", "lam": 1.0},
         "local": {"epochs": 0, "batchsize": 8},
         "federation": {"clients": 5, "per_round": 6},
         "evaluate": {"metrics": ["acuracy"]},
     }
     assert set(problems(values)) == {
-        "privacy.kind",
+        "algorithm.name",
         "local.epochs",
         "local.batchsize",
         "federation.per_round",

@@ -24,15 +24,16 @@ def folder(tmp_path: Path) -> RunFolder:
     return RunFolder.create(tmp_path / "run")
 
 
-def test_create_makes_parents_and_takes_an_empty_folder(tmp_path: Path) -> None:
-    path = tmp_path / "a" / "b"
+@pytest.mark.parametrize("name", ["b", "Größe 7 – Kopie", "  b"])
+def test_b12_create_makes_parents_and_takes_an_empty_folder(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "a" / name
     assert RunFolder.create(path).path == path
     with RunFolder.create(path).lock():
         pass
     RunFolder.create(path)  # what a lock leaves behind is not content
 
 
-def test_create_refuses_an_existing_run_and_says_what_to_do(folder: RunFolder) -> None:
+def test_b12_create_refuses_an_existing_run_and_says_what_to_do(folder: RunFolder) -> None:
     folder.write_text("recipe.yaml", "name: run\n")
     with pytest.raises(RecipeError) as caught:
         RunFolder.create(folder.path)
@@ -61,7 +62,7 @@ def test_create_where_nothing_can_be_created_is_a_storage_error() -> None:
         RunFolder.create("/proc/run")
 
 
-def test_create_in_a_read_only_folder_is_a_storage_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_b12_create_in_a_read_only_folder_is_a_storage_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         os, "access", lambda *_: False
     )  # root may write everywhere, so permissions cannot be tested as such
@@ -81,9 +82,9 @@ def test_open_checks_that_it_is_a_run(tmp_path: Path, folder: RunFolder) -> None
 def test_every_file_of_a_run_has_its_place() -> None:
     folder = RunFolder("run")
     names = (
-        "recipe.yaml env.json profile.json evaluation.json clients.json clients experts client_state metrics.jsonl "
-        "events.jsonl wire.jsonl costs.jsonl privacy.jsonl checkpoints LATEST adapter model proxy summary.json "
-        "report.html"
+        "recipe.yaml env.json profile.json forgotten.json evaluation.json clients.json clients experts client_state "
+        "metrics.jsonl events.jsonl wire.jsonl costs.jsonl privacy.jsonl checkpoints LATEST adapter model proxy "
+        "summary.json report.html"
     )
     found = [getattr(folder, name) for name, item in vars(RunFolder).items() if isinstance(item, property)]
     found = [path for path in found if isinstance(path, Path)]
@@ -104,7 +105,7 @@ def test_a_run_is_continued_by_the_command_that_began_it(folder: RunFolder, reci
     assert folder.again == command.format(folder.path)
 
 
-def test_a_second_holder_is_refused_and_told_who_holds_the_lock(folder: RunFolder) -> None:
+def test_t24_a_second_holder_is_refused_and_told_who_holds_the_lock(folder: RunFolder) -> None:
     with (
         folder.lock(),
         pytest.raises(RecipeError, match=f"in use by process {os.getpid()}"),

@@ -67,7 +67,7 @@ def test_its_files_hold_nothing_unsafe_and_are_read_as_they_were_written(folder:
     assert list(jsonl.records(folder.wire))[-1]["clients"] == [TEXT]
 
 
-def test_the_report_is_a_page_of_its_own_words_and_of_a_size(folder: RunFolder) -> None:
+def test_s06_the_report_is_a_page_of_its_own_words_and_of_a_size(folder: RunFolder) -> None:
     html = write_report(folder.path).read_text(encoding="utf-8")
     page = Page(html)
     assert_shown(html)

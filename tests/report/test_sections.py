@@ -21,6 +21,7 @@ def run_files(**changes: Any) -> RunFiles:
         "environment": None,
         "evaluation": None,
         "profile": None,
+        "audit": None,
         "clients": [],
         "metrics": [],
         "events": [],

@@ -29,7 +29,7 @@ def test_a_folder_or_files_name_the_sites(keys: Path) -> None:
     assert keys_by_name(list(found.values())) == found
 
 
-def test_everything_that_is_wrong_is_named(keys: Path, tmp_path: Path) -> None:
+def test_t16_b11_everything_that_is_wrong_is_named(keys: Path, tmp_path: Path) -> None:
     (keys / "a b.pub").write_text("")
     (keys / "broken.pub").write_text("ssh-rsa AAAA")
     shutil.copy(keys / "clinic.pub", keys / "double.pub")
@@ -51,7 +51,7 @@ def test_a_folder_without_keys(tmp_path: Path) -> None:
         keys_by_name([tmp_path])
 
 
-def test_certificates_that_are_not_there(tmp_path: Path) -> None:
+def test_t15_certificates_that_are_not_there(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"no ca.crt and no server.pem and no server.key.*fedfm certs new"):
         check_tls(tmp_path)
     new_certificates(tmp_path / "tls", ["localhost"])

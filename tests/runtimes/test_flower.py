@@ -32,6 +32,7 @@ from fedfm.runtimes.line import Line
 from fedfm.runtimes.relay import RelayLine
 from fedfm.server.experiment.runtime_factory import RUNTIMES, over_nodes
 from tests.alike import RECIPES
+from tests.predictable import without_chance
 from tests.small import small_recipe
 
 
@@ -64,6 +65,31 @@ def test_the_adapter_is_that_of_a_local_run(
     assert _adapter(flower) == _adapter(local)
     assert flower.summary["clients"] == {"failed": 0, "refused": 0} | flower.summary["clients"]
     assert flower.summary["bytes"] == local.summary["bytes"]
+
+
+def test_t20_p7_a_private_run_over_the_grid_is_that_of_a_local_run(
+    grid: InProcessGrid, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_chance(monkeypatch)
+    monkeypatch.setitem(RUNTIMES, "flower", lambda experiment, _: over_nodes(experiment, carried(grid, path)))
+    recipe = small_recipe(
+        tmp_path,
+        federation={"clients": 5, "per_round": 3, "rounds": 2, "sampling": "poisson"},
+        aggregate={"rule": "ffa"},
+        privacy={
+            "kind": "central",
+            "noise_multiplier": 1.0,
+            "delta": 1e-2,
+            "clip": "adaptive",
+            "clip_count_noise": 2.0,
+        },
+    )
+    local = fedfm.run(fedfm.load_recipe(recipe | {"name": "local"}), ["runtime.stack=2"])
+    flower = fedfm.run(fedfm.load_recipe(recipe | {"name": "flower"}), ["runtime={kind: flower, stack: 2}"])
+    assert _adapter(flower) == _adapter(local)
+    for file in ("privacy.jsonl", "wire.jsonl"):
+        assert (flower.path / file).read_text() == (local.path / file).read_text()
+    assert flower.summary["privacy"] == local.summary["privacy"]
 
 
 def _adapter(run: fedfm.Run) -> str:

@@ -110,7 +110,7 @@ def test_it_says_whose_answers_are_waited_for(tmp_path: Path, monkeypatch: pytes
     line.close()
 
 
-def test_who_does_not_answer_in_time_is_named(tmp_path: Path) -> None:
+def test_t03_who_does_not_answer_in_time_is_named(tmp_path: Path) -> None:
     line = RelayLine(tmp_path / "other", nodes=2, patience=60, deadline=0.1)
     relay(line, lambda server: [sockets.receive(server) for _ in range(3)])
     line.nodes()
@@ -118,7 +118,7 @@ def test_who_does_not_answer_in_time_is_named(tmp_path: Path) -> None:
     line.close()
 
 
-def test_an_answer_that_is_not_waited_for_any_more_is_not_taken_for_another(line: RelayLine) -> None:
+def test_t03_t13_an_answer_that_is_not_waited_for_any_more_is_not_taken_for_another(line: RelayLine) -> None:
     def late(server: socket.socket) -> None:
         first = take(server)
         take(server)
@@ -235,7 +235,7 @@ def test_news_that_a_node_has_gone_is_heard_before_it_is_counted(line: RelayLine
     assert line.nodes() == ("1", "2", "3")
 
 
-def test_an_answer_over_the_limit_is_refused_and_the_next_one_taken(line: RelayLine) -> None:
+def test_t17_an_answer_over_the_limit_is_refused_and_the_next_one_taken(line: RelayLine) -> None:
     large, small = (Envelope(Replies(clients=(("c", None),)), (bytes(size),)) for size in (101, 100))
 
     def both(server: socket.socket) -> None:

@@ -105,7 +105,7 @@ def test_an_absent_server_is_reported_after_the_patience(tmp_path: Path) -> None
         sockets.connect(tmp_path / "absent", patience=0)
 
 
-def test_no_memory_is_taken_for_a_parcel_that_is_too_large(ends: tuple[socket.socket, socket.socket]) -> None:
+def test_t17_no_memory_is_taken_for_a_parcel_that_is_too_large(ends: tuple[socket.socket, socket.socket]) -> None:
     large, small = Envelope(ANSWER.head, (bytes(200_000_000), b"")), Envelope(Refusal(reason="no"))
 
     def send() -> None:

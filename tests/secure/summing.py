@@ -9,10 +9,11 @@ import numpy as np
 
 from fedfm.secure.attempt import Attempt
 from fedfm.secure.grid import FACTS, encode_facts
-from fedfm.secure.masking_client import MaskingState, Unmasking, advertise, mask, share, unmask
+from fedfm.secure.masking_client import MaskingState, advertise, confirm, mask, share, unmask
 from fedfm.secure.masks import Masked
 from fedfm.secure.summing_server import SummingServer
 from fedfm.secure.terms import Terms
+from fedfm.secure.unmasking import Survivors, Unmasking
 
 
 def names(count: int) -> list[str]:
@@ -66,6 +67,13 @@ class Played:
             found = mask(self.memories[client], self.nonce, self.server.sharers, vector)
             self.memories[client], self.masked[client], self.proofs[client] = found
             self.server.add(client, self.masked[client], self.proofs[client])
+
+    def confirm(self, gone: Collection[str] = ()) -> None:
+        for client, named in self.server.survivors().items():
+            if client not in gone:
+                told = Survivors.decode(named.encode())
+                self.memories[client], signature = confirm(self.memories[client], self.nonce, told)
+                self.server.confirm(client, signature)
 
     def unmask(self, gone: Collection[str] = ()) -> Masked:
         for client, request in self.server.requests().items():

@@ -79,6 +79,21 @@ def test_seeds_have_256_bits_so_that_folding_attacks_fail():
         seed[bit // 8] ^= 1 << bit % 8
 
 
+def test_brute_force_over_folded_seeds_finds_no_mask():
+    """The attack on flwr 1.41: fold to 32 bits, guess, compare. It finds a mask that was drawn so, and none of ours."""
+    key = self_key(new_secret(), b"context")
+    folded = int(np.bitwise_xor.reduce(np.frombuffer(key, dtype="<u4")))
+    guesses = range(folded - 512, folded + 512)  # an attacker would go through all 2³²
+
+    def drawn(seed: int) -> bytes:
+        return np.random.RandomState(seed % 2**32).randint(0, 2**32, 8, dtype=np.uint32).tobytes()
+
+    assert [seed for seed in guesses if drawn(seed) == drawn(folded)] == [folded]
+    ours = keystream(key, 32)
+    assert ours not in map(drawn, guesses)
+    assert all(keystream(seed.to_bytes(5, "little", signed=True).ljust(32, b"\0"), 32) != ours for seed in guesses)
+
+
 def test_secrets_are_the_systems(monkeypatch: pytest.MonkeyPatch):
     asked: list[int] = []
 

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+from html import unescape
 from importlib import import_module
 from importlib.util import find_spec
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 
 import fedfm
 from fedfm import Listener
+from fedfm.cli.display import describe_outcome, describe_plan
 from fedfm.clients.work import WORKS, secure_sum
 from fedfm.errors import RecipeError, TooFewClientsError
 from fedfm.params import Params, digest, load
@@ -20,12 +24,13 @@ from fedfm.recipe import Recipe, load_recipe
 from fedfm.secure import NoSecure, SecAgg
 from fedfm.secure.grid import Grid
 from fedfm.server.experiment.build import build_experiment
+from fedfm.server.runs.planning import describe
 from fedfm.updates import Update
 from tests.small import small_recipe
 
 TERMS = {"kind": "secagg", "min_clients": 3}
 FEDERATION = {"clients": 6, "per_round": 5, "rounds": 2}
-FOUR = ["advertise-keys", "share-secrets", "train-masked", "unmask"]
+STEPS = ["advertise-keys", "share-secrets", "train-masked", "confirm-survivors", "unmask"]
 
 
 def recipe(folder: Path, name: str, **changes: Any) -> Recipe:
@@ -71,19 +76,35 @@ def test_the_model_is_that_of_a_plain_run(plain: fedfm.Run, secure: fedfm.Run) -
 
 
 def test_the_ledger_lists_masked_groups_and_no_update(secure: fedfm.Run) -> None:
-    """Four exchanges a round; of a client's answers, the server has keys, sealed shares, masked words and shares."""
+    """Five exchanges a round; of a client's answers, the server has keys, shares, masked words and signatures."""
     wire = [row for row in rows(secure, "wire.jsonl") if row["kind"] == "message"]
-    assert list(dict.fromkeys(row["work"] for row in wire)) == FOUR
+    assert list(dict.fromkeys(row["work"] for row in wire)) == STEPS
     up = [row for row in wire if row["direction"] == "up"]
-    assert len(up) == 2 * 4 * 5
+    assert len(up) == 2 * 5 * 5
     assert {tensor["name"] for row in up for tensor in row["tensors"]} == {
-        f"secure/{name}" for name in ("keys", "shares", "values", "facts", "proof")
+        f"secure/{name}" for name in ("keys", "shares", "values", "facts", "proof", "signature")
     }
     size = sum(tensor.numel() for tensor in adapter(secure).values())
     masked = [tensor for row in up for tensor in row["tensors"] if tensor["name"] == "secure/values"]
     assert {tensor["dtype"] for tensor in masked} == {"uint32"}
     assert all(tensor["shape"][0] >= size for tensor in masked)
     assert len({tensor["digest"] for tensor in masked}) == len(masked)
+
+
+def test_terminal_report_and_card_say_what_the_server_sees(secure: fedfm.Run, plain: fedfm.Run) -> None:
+    said = SecAgg.statement
+    assert said is not None
+    for run, there in ((secure, True), (plain, False)):
+        shown = StringIO()
+        terminal = Console(file=shown, width=400)
+        terminal.print(describe_plan(describe(build_experiment(load_recipe(run.folder.recipe)))))
+        terminal.print(describe_outcome(run.path, run.summary))
+        report, card = run.folder.report.read_text(), (run.folder.adapter / "README.md").read_text()
+        assert [text.count(said) for text in (shown.getvalue(), unescape(report), card)] == (
+            [2, 1, 1] if there else [0] * 3
+        )
+    page = Path(__file__).parents[2] / "docs" / "methods" / "secure-aggregation.md"
+    assert said in " ".join(page.read_text(encoding="utf-8").replace("\n> ", " ").split())
 
 
 def test_the_plan_names_the_bytes(folder: Path, secure: fedfm.Run) -> None:
@@ -208,7 +229,7 @@ def test_over_flower(folder: Path, secure: fedfm.Run, tmp_path: Path, monkeypatc
         ({"secure": {"kind": "secagg", "bits": 16}}, "secure.bits"),
     ],
 )
-def test_what_goes_with_sums(folder: Path, changes: dict[str, Any], reason: str) -> None:
+def test_b13_what_goes_with_sums(folder: Path, changes: dict[str, Any], reason: str) -> None:
     values = small_recipe(folder, federation=FEDERATION) | {"secure": TERMS} | changes
     if not reason:
         assert load_recipe(values).secure.sums_only
@@ -218,5 +239,5 @@ def test_what_goes_with_sums(folder: Path, changes: dict[str, Any], reason: str)
 
 
 def test_the_works_are_known_and_hide_what_clients_hold() -> None:
-    assert list(SecAgg.works) == FOUR
+    assert list(SecAgg.works) == STEPS
     assert all(WORKS[work].hides and WORKS[work].keeps for work in SecAgg.works)

@@ -9,10 +9,12 @@ import pytest
 from scipy import stats
 
 from fedfm.secure.attempt import Advertised, Attempt, Roster, neighbor_graph
-from fedfm.secure.masking_client import MaskingState, Unmasking, advertise, mask, share, unmask
+from fedfm.secure.grid import dither
+from fedfm.secure.masking_client import MaskingState, advertise, confirm, mask, share, unmask
 from fedfm.secure.primitives import SecureAggregationError, identity_key, new_secret, sign
 from fedfm.secure.summing_server import SummingServer
 from fedfm.secure.terms import Terms
+from fedfm.secure.unmasking import Survivors, Unmasking, survivors_text
 from tests.secure.summing import Played, names, vector_of
 
 SPARSE = Terms(neighbors=12, min_clients=5)
@@ -27,17 +29,45 @@ def vectors(clients: int, values: int = VALUES, *, dtype: str = "<u4") -> dict[s
 
 
 def test_the_sum_is_exact_with_dropouts_at_every_step():
-    """20 clients in a sparse graph; 30 % are lost over the four steps, and the sum is that of those that masked."""
+    """20 clients in a sparse graph; 30 % are lost over the five steps, and the sum is that of those that masked."""
     inputs, everyone = vectors(20), names(20)
     played = Played.begin(20, VALUES, SPARSE)
     played.advertise(gone=everyone[:1])
     played.share(gone=everyone[3:4])
     played.mask(inputs, gone=[everyone[8], everyone[14]])
-    total = played.unmask(gone=[everyone[5], everyone[17]])
+    played.confirm(gone=[everyone[5]])
+    total = played.unmask(gone=[everyone[17]])
     alive = [name for place, name in enumerate(everyone) if place not in (0, 3, 8, 14)]
     assert played.server.alive == tuple(alive)
     assert (total.values == sum(inputs[name] for name in alive)).all()
     assert total.facts[0] == len(alive)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.2, 0.3])
+@pytest.mark.parametrize("neighbors", [None, 14])
+def test_weighted_sums_are_exact_to_the_quantisation_step(share: float, neighbors: int | None):
+    """Each client adds at most one step of rounding to Σ w·x; clients are lost before and after they mask."""
+    everyone, generator = names(20), np.random.default_rng(3)
+    terms = Terms(neighbors=neighbors, min_clients=5, clip=0.5, weight=100.0)
+    lost = generator.permutation(everyone)[: round(20 * share)].tolist()
+    updates = {name: generator.normal(0, 0.1, VALUES) for name in everyone}
+    weights = {name: float(generator.integers(1, 100)) for name in everyone}
+    played = Played.begin(20, VALUES, terms)
+    grid = played.server.grid
+    words = {
+        name: grid.encode(update, weights[name], dither(VALUES, seed=0, round=1, client=name))
+        for name, update in updates.items()
+    }
+    played.advertise()
+    played.share()
+    played.mask(words, gone=lost[::2])
+    played.confirm(gone=lost[1::4])
+    total = played.unmask(gone=lost[3::4])
+    alive = [name for name in everyone if name not in lost[::2]]
+    assert played.server.alive == tuple(alive)
+    assert (total.values == sum(words[name] for name in alive)).all()
+    error = grid.decode(total.values) - sum(weights[name] * updates[name].clip(-0.5, 0.5) for name in alive)
+    assert np.abs(error).max() <= len(alive) * grid.step
 
 
 @pytest.mark.parametrize("dtype", ["<u4", "<u8"])
@@ -47,6 +77,7 @@ def test_a_full_graph_sums_modulo_both_word_sizes(dtype: str):
     played.advertise()
     played.share()
     played.mask(inputs, gone=[names(5)[2]])
+    played.confirm()
     total = played.unmask()
     assert total.values.dtype == np.dtype(dtype)
     assert (total.values == sum(x for name, x in inputs.items() if name != names(5)[2])).all()
@@ -59,11 +90,10 @@ def test_below_the_threshold_nothing_is_asked_and_nothing_is_given():
     played.share()
     played.mask(inputs, gone=everyone[4:])
     with pytest.raises(SecureAggregationError, match=r"only 4 clients are in the sum, fewer than secure.min_clients"):
-        played.unmask()
+        played.confirm()
     alive, dead = tuple(everyone[:4]), tuple(everyone[4:])
-    request = signed(played, alive, dead)
     with pytest.raises(SecureAggregationError, match="min_clients"):
-        unmask(played.memories[everyone[0]], played.nonce, request)
+        confirm(played.memories[everyone[0]], played.nonce, named(played, alive, dead))
 
 
 def test_too_few_shares_unmask_nothing():
@@ -73,6 +103,7 @@ def test_too_few_shares_unmask_nothing():
     played.advertise()
     played.share()
     played.mask(inputs)
+    played.confirm()
     least = played.server.roster.least
     assert least == 4
     with pytest.raises(SecureAggregationError, match=r"[23] shares of a secret are fewer than the 4"):
@@ -80,14 +111,17 @@ def test_too_few_shares_unmask_nothing():
     assert not (played.server._sum.values == sum(inputs.values())).any()
 
 
-def signed(played: Played, alive: tuple[str, ...], dead: tuple[str, ...], **changes: object) -> Unmasking:
-    """What a server that does not keep to the protocol asks the first client."""
-    from fedfm.secure.masking_client import unmasking_text
+def named(played: Played, alive: tuple[str, ...], dead: tuple[str, ...], **changes: object) -> Survivors:
+    """What a server that does not keep to the protocol tells a client."""
+    server = played.server
+    signature = sign(server._secret, survivors_text(server.roster, alive, dead))
+    return replace(Survivors(alive, dead, signature, dict(server._proofs)), **changes)
 
-    server, first = played.server, names(9)[0]
-    sealed = {other: server._sealed[other][first] for other in server.roster.neighbors[first]}
-    signature = sign(server._secret, unmasking_text(server.roster, alive, dead))
-    return replace(Unmasking(alive, dead, signature, dict(server._proofs), sealed), **changes)
+
+def asked(played: Played, client: str, confirmed: dict[str, bytes]) -> Unmasking:
+    """A request to a client with these confirmations."""
+    server = played.server
+    return Unmasking(confirmed, {other: server._sealed[other][client] for other in server.roster.neighbors[client]})
 
 
 @pytest.fixture
@@ -103,40 +137,105 @@ def test_a_server_that_asks_for_both_shares_is_refused(masked: Played):
     everyone = names(9)
     alive, dead = tuple(everyone[:7]), tuple(everyone[6:])
     with pytest.raises(SecureAggregationError, match="client-006 is named as alive and as dead"):
-        unmask(masked.memories[everyone[0]], masked.nonce, signed(masked, alive, dead))
+        confirm(masked.memories[everyone[0]], masked.nonce, named(masked, alive, dead))
 
 
-def test_a_second_request_of_an_attempt_is_refused(masked: Played):
+def test_a_second_list_and_a_second_request_of_an_attempt_are_refused(masked: Played):
     """A server cannot ask for the mask of a client first, and then name it as dead."""
     everyone = names(9)
-    first = signed(masked, tuple(everyone[:7]), tuple(everyone[7:]))
-    after, given = unmask(masked.memories[everyone[0]], masked.nonce, first)
+    masked.confirm()
+    first = everyone[0]
+    with pytest.raises(SecureAggregationError, match="last step of client client-000 is `confirmed`, not `masked`"):
+        confirm(masked.memories[first], masked.nonce, named(masked, tuple(everyone[:6]), tuple(everyone[6:])))
+    request = masked.server.requests()[first]
+    after, given = unmask(masked.memories[first], masked.nonce, request)
     assert all(len(share) == 32 for share in given)
     assert (after.sealing, after.masking, after.seed) == (b"", b"", b"")
-    second = signed(masked, tuple(everyone[:6]), tuple(everyone[6:]))
-    with pytest.raises(SecureAggregationError, match="last step of client client-000 is `idle`, not `masked`"):
-        unmask(after, masked.nonce, second)
+    with pytest.raises(SecureAggregationError, match="last step of client client-000 is `idle`, not `confirmed`"):
+        unmask(after, masked.nonce, request)
 
 
-def test_an_unsigned_request_is_refused(masked: Played):
+def test_nothing_is_unmasked_that_was_not_confirmed(masked: Played):
+    first = names(9)[0]
+    with pytest.raises(SecureAggregationError, match="last step of client client-000 is `masked`, not `confirmed`"):
+        unmask(masked.memories[first], masked.nonce, asked(masked, first, {}))
+    masked.confirm(gone=names(9)[4:7])
+    with pytest.raises(SecureAggregationError, match="have confirmed the sum, fewer than"):
+        masked.server.requests()
+    for confirmed in ({}, masked.server._confirmed):
+        with pytest.raises(
+            SecureAggregationError, match=rf"{len(confirmed)} clients confirm .* fewer than the 5 needed"
+        ):
+            unmask(masked.memories[first], masked.nonce, asked(masked, first, dict(confirmed)))
+    outsider = {**masked.server._confirmed, names(9)[8]: bytes(64)}
+    with pytest.raises(SecureAggregationError, match="client-008 confirms a sum that it is not in"):
+        unmask(masked.memories[first], masked.nonce, asked(masked, first, outsider))
+    forged = {**masked.server._confirmed, names(9)[4]: bytes(64)}
+    with pytest.raises(SecureAggregationError, match="a signature is not that of client client-004"):
+        unmask(masked.memories[first], masked.nonce, asked(masked, first, forged))
+    with pytest.raises(SecureAggregationError, match="a signature is not that of client client-005"):
+        masked.server.confirm(names(9)[5], bytes(64))
+
+
+def test_a_server_that_tells_clients_different_lists_unmasks_neither():
+    """In a sparse graph, where most clients have no neighbour in common: each list has the signatures of half of them.
+
+    Without the signatures, the clients that hold the shares of a victim's neighbours would give those of masking keys
+    to one list, and those of masks to the other; together they take off all that hides the victim.
+    """
+    inputs, everyone = vectors(20), names(20)
+    played = Played.begin(20, VALUES, SPARSE)
+    played.advertise()
+    played.share()
+    played.mask(inputs)
+    roster = played.server.roster
+    victim = everyone[0]
+    lost = roster.neighbors[victim][:5]
+    lists = [(tuple(everyone), ()), (tuple(name for name in everyone if name not in lost), tuple(lost))]
+    halves = [everyone[::2], [name for name in everyone[1::2] if name not in lost]]
+    signatures: list[dict[str, bytes]] = []
+    for (alive, dead), half in zip(lists, halves, strict=True):
+        signed = {}
+        for client in half:
+            played.memories[client], signed[client] = confirm(
+                played.memories[client], played.nonce, named(played, alive, dead)
+            )
+        signatures.append(signed)
+    assert roster.quorum == 11
+    for place, half in enumerate(halves):
+        client, own, other = half[0], signatures[place], signatures[1 - place]
+        with pytest.raises(SecureAggregationError, match=r"clients confirm .* fewer than the 11 needed"):
+            unmask(played.memories[client], played.nonce, asked(played, client, own))
+        with pytest.raises(SecureAggregationError, match="a signature is not that of"):
+            unmask(played.memories[client], played.nonce, asked(played, client, {**own, **other}))
+
+
+def test_a_quorum_of_a_higher_threshold_withstands_clients_that_sign_both_lists():
+    """Two lists of n clients, c of which sign both, need 2·quorum signatures, and there are n + c."""
+    for clients in range(5, 200):
+        assert 2 * Terms().least(clients) > clients
+        assert 2 * Terms(threshold=0.75).least(clients) > clients + clients // 2
+
+
+def test_an_unsigned_list_is_refused(masked: Played):
     alive, dead = tuple(names(9)[:7]), tuple(names(9)[7:])
     with pytest.raises(SecureAggregationError, match="a signature is not that of the server"):
-        unmask(masked.memories[names(9)[0]], masked.nonce, signed(masked, alive, dead, signature=bytes(64)))
+        confirm(masked.memories[names(9)[0]], masked.nonce, named(masked, alive, dead, signature=bytes(64)))
 
 
 def test_a_client_that_did_not_mask_cannot_be_called_alive(masked: Played):
     """Only a client itself can say that its vector is there: the server cannot get the mask of one that is away."""
     alive, dead = tuple(names(9)[:8]), tuple(names(9)[8:])
     with pytest.raises(SecureAggregationError, match="a signature is not that of client client-007"):
-        unmask(masked.memories[names(9)[0]], masked.nonce, signed(masked, alive, dead))
+        confirm(masked.memories[names(9)[0]], masked.nonce, named(masked, alive, dead))
 
 
 @pytest.mark.parametrize(("alive", "dead"), [(7, 8), (6, 7)])
 def test_the_alive_and_the_dead_are_those_that_shared(masked: Played, alive: int, dead: int):
     everyone = names(9)
     with pytest.raises(SecureAggregationError, match="are not those that shared"):
-        unmask(
-            masked.memories[everyone[0]], masked.nonce, signed(masked, tuple(everyone[:alive]), tuple(everyone[dead:]))
+        confirm(
+            masked.memories[everyone[0]], masked.nonce, named(masked, tuple(everyone[:alive]), tuple(everyone[dead:]))
         )
 
 
@@ -231,6 +330,7 @@ def test_clients_that_were_shown_different_rosters_unseal_nothing():
             played.memories[client], played.nonce, played.server.sharers, vector
         )
         played.server.add(client, masked, proof)
+    played.confirm()
     request = played.server.requests()[names(6)[1]]
     with pytest.raises(SecureAggregationError, match="was changed, or was sealed for another roster"):
         unmask(played.memories[names(6)[1]], played.nonce, request)
@@ -241,6 +341,7 @@ def test_wrong_shares_are_found():
     played.advertise()
     played.share()
     played.mask(vectors(5))
+    played.confirm()
     played.unmask()
     played.shares[names(5)[0]] = [bytes(32)] * 4
     with pytest.raises(SecureAggregationError, match="do not fit each other"):
@@ -269,6 +370,7 @@ def test_masks_differ_between_attempts_with_the_same_vector():
         played.advertise()
         played.share()
         played.mask(vectors(5))
+        played.confirm()
         total = played.unmask()
         seen.append(played.masked[names(5)[0]].values)
         memories = played.memories
@@ -282,6 +384,9 @@ def test_a_client_remembers_across_restarts():
     played.advertise()
     played.share()
     played.mask(vectors(5))
+    for client, memory in played.memories.items():
+        assert MaskingState.decode(client, memory.encode(), terms) == memory
+    played.confirm()
     for client, memory in played.memories.items():
         assert MaskingState.decode(client, memory.encode(), terms) == memory
     played.unmask()

@@ -155,7 +155,7 @@ MANIFESTS: Mapping[str, tuple[Callable[[dict[str, str]], Any], str]] = {
 
 
 @pytest.mark.parametrize("kind", MANIFESTS)
-def test_a_manifest_names_exactly_what_is_there(kind: str, foreign: Path) -> None:
+def test_s04_a_manifest_names_exactly_what_is_there(kind: str, foreign: Path) -> None:
     change, words = MANIFESTS[kind]
     manifest(foreign / "checkpoints" / "round-0001", change)
     for deed in (DEEDS["resume"], DEEDS["export"]):

@@ -77,7 +77,7 @@ def test_a_caller_that_stops_listening_stops_them(experiment: Experiment, runtim
     assert len(list(exchanged(runtime, asked(experiment)))) == 6
 
 
-def test_a_process_that_dies_fails_its_clients_only(
+def test_t02_a_process_that_dies_fails_its_clients_only(
     experiment: Experiment, runtime: ProcessRuntime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def die(self: Any, requests: Iterable[Request]) -> Iterator[Reply]:

@@ -9,7 +9,7 @@ from PIL import Image
 from fedfm.sites.site_agent import SiteAgent
 
 
-def test_what_is_left_out_of_its_data_is_said_at_the_site(tmp_path: Path) -> None:
+def test_b04_what_is_left_out_of_its_data_is_said_at_the_site(tmp_path: Path) -> None:
     for name in ("cat", "dog"):
         (tmp_path / "images" / name).mkdir(parents=True)
         Image.new("L", (4, 4)).save(tmp_path / "images" / name / "1.png")

@@ -139,3 +139,14 @@ def test_a_small_machine_does_less_than_the_recipe_asks_never_more(
     here = SiteData.model_validate({"train": str(tmp_path / "rows.csv"), **own})
     data = read_site(at_site(recipe, here, allow_network=False), here, "clinic", processor_of(recipe))
     assert data.recipe.local.steps(len(data.train)) == steps
+
+
+def test_a_site_names_its_own_columns_of_conversations(tmp_path: Path) -> None:
+    changes = {"model": {"path": "builtin:tiny-llama"}, "task": {"kind": "instruct"}, "federation": {"rounds": 2}}
+    recipe = for_sites(load_recipe(small_recipe(tmp_path, **changes)), 2)
+    (tmp_path / "asked.csv").write_text("frage,antwort\nWho?,Me\nWhy?,\n", encoding="utf-8")
+    text = "train: asked.csv\nconversation: {prompt: frage, response: antwort}\n"
+    own = read_site_data(data_yaml(tmp_path, text))
+    data = read_site(at_site(recipe, own, allow_network=False), own, "clinic", processor_of(recipe))
+    assert len(data.train) == 1
+    assert "1 of 2 examples have no response" in data.train.notes[0]

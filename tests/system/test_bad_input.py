@@ -93,14 +93,14 @@ BAD: dict[str, tuple[Change, int, list[str]]] = {
         ["tune.target_modules", "query"],
     ),
     "a hub model offline": (put("model.path", "somebody/some-model"), 2, ["model.path", "allow_network"]),
-    "not there yet": (put("privacy", {"kind": "local"}), 2, ["privacy.kind", "not available in this version"]),
+    "not there yet": (put("algorithm", {"name": "ditto"}), 2, ["algorithm.name", "not available in this version"]),
     "nothing to evaluate on": (put("data.test", None), 2, ["data.test"]),
     "a device that is not there": (put("runtime.device", "cuda:7"), 2, ["runtime.device", "cuda:7"]),
 }
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_bad_input_is_refused_in_words(tmp_path: Path, name: str) -> None:
+def test_b03_b04_b11_bad_input_is_refused_in_words(tmp_path: Path, name: str) -> None:
     change, code, said = BAD[name]
     recipe = small_recipe(tmp_path)
     change(recipe, tmp_path)
@@ -113,7 +113,7 @@ def test_bad_input_is_refused_in_words(tmp_path: Path, name: str) -> None:
     assert sorted(set(tmp_path.rglob("*")) - {tmp_path / "recipe.yaml"}) == before
 
 
-def test_all_problems_are_listed_at_once(tmp_path: Path) -> None:
+def test_b01_all_problems_are_listed_at_once(tmp_path: Path) -> None:
     recipe = small_recipe(tmp_path)
     put("federation.rounds", 0)(recipe, tmp_path)
     put("tune", {"kind": "lora", "rr": 8})(recipe, tmp_path)
@@ -178,7 +178,7 @@ def start_an_endless_run(folder: Path) -> tuple[Process, Path]:
 
 
 @pytest.mark.slow
-def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path: Path) -> None:
+def test_t08_ctrl_c_saves_and_says_how_to_go_on(tmp_path: Path) -> None:
     process, run = start_an_endless_run(tmp_path)
     process.process.send_signal(signal.SIGINT)
     process.ends(130)
@@ -194,7 +194,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_do_not_share_a_run(tmp_path: Path) -> None:
+def test_t24_two_processes_do_not_share_a_run(tmp_path: Path) -> None:
     process, run = start_an_endless_run(tmp_path)
     result = invoke("resume", run)
     process.process.kill()
@@ -203,7 +203,7 @@ def test_two_processes_do_not_share_a_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_full_disk_keeps_the_last_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_t06_a_full_disk_keeps_the_last_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import fedfm.server.rounds.checkpoints as checkpoints
 
     save = checkpoints.tensors.save
@@ -277,7 +277,51 @@ def test_losses_that_are_not_numbers_are_refused_by_client(tmp_path: Path) -> No
 
 
 @pytest.mark.slow
-def test_clients_without_memory_are_asked_again_when_they_have_some(
+def test_t01_a_client_that_raises_is_as_if_it_were_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of five sites the third fails in each round; the other run has no third site."""
+    natural = {"federation": {"rounds": 2, "quorum": 0.5}, "runtime": {"stack": "off", "processes": 1}}
+    recipe = small_recipe(tmp_path, **natural)
+    recipe["data"]["client"] = "site"
+    train, calls = worker.train_locally, iter(range(100))
+
+    def raising(*arguments: Any, **options: Any) -> Any:
+        if next(calls) % 5 == 2:
+            raise RuntimeError("the cat sat on the cable")
+        return train(*arguments, **options)
+
+    monkeypatch.setattr(worker, "train_locally", raising)
+    result = invoke("run", write(tmp_path, recipe))
+    assert result.exit_code == 0, result.output
+    events = [json.loads(line) for line in (tmp_path / "runs" / "small" / "events.jsonl").read_text().splitlines()]
+    assert [(event["round"], event["client"], event["kind"]) for event in irregular(events)] == [
+        (1, "c", "failed"),
+        (2, "c", "failed"),
+    ]
+    assert all("the cat sat on the cable" in event["reason"] for event in irregular(events))
+
+    monkeypatch.undo()
+    kept = [line for line in (tmp_path / "train.jsonl").read_text().splitlines() if json.loads(line)["site"] != "c"]
+    (tmp_path / "train.jsonl").write_text("\n".join(kept) + "\n")
+    assert invoke("run", tmp_path / "recipe.yaml", "name=without").exit_code == 0
+    adapters = [tmp_path / "runs" / name / "adapter" / "adapter_model.safetensors" for name in ("small", "without")]
+    assert digest(load(adapters[0])) == digest(load(adapters[1]))
+
+
+def test_b04_clients_with_one_example_or_one_class_take_part(tmp_path: Path) -> None:
+    recipe = small_recipe(tmp_path, federation={"rounds": 1})
+    sites = {"one": [{"text": "good", "label": 1}], "alike": [{"text": f"bad {i}", "label": 0} for i in range(4)]}
+    named = [{**row, "site": site} for site, its in sites.items() for row in its]
+    recipe["data"] |= {"train": rows(tmp_path / "few.jsonl", *named), "client": "site"}
+    result = invoke("run", write(tmp_path, recipe), "--json")
+    assert result.exit_code == 0, result.output
+    events = [json.loads(line) for line in (tmp_path / "runs" / "small" / "events.jsonl").read_text().splitlines()]
+    assert [event for event in irregular(events) if event["client"] is not None] == []
+    updates = [json.loads(line) for line in (tmp_path / "runs" / "small" / "wire.jsonl").read_text().splitlines()]
+    assert sorted(line["clients"][0] for line in updates if line["direction"] == "up") == ["alike", "one"]
+
+
+@pytest.mark.slow
+def test_t04_t19_clients_without_memory_are_asked_again_when_they_have_some(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = write(tmp_path, small_recipe(tmp_path, runtime={"stack": "off"}))

@@ -56,7 +56,7 @@ def digest(run: fedfm.Run) -> str:
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-def test_an_object_runs_resumes_and_reports(tmp_path: Path, processes: int) -> None:
+def test_b08_an_object_runs_resumes_and_reports(tmp_path: Path, processes: int) -> None:
     recipe = quick_recipe(tmp_path, runtime={"kind": "local", "processes": processes, "stack": "off"})
     whole = fedfm.run(recipe, ["name=whole", "federation.rounds=3"], algorithm=HalfStep(step=0.25))
     assert parse(whole.folder.recipe.read_text())["algorithm"] == {
@@ -223,7 +223,7 @@ def test_objects_that_are_not_methods(tmp_path: Path, methods: dict[str, Any], m
 
 
 @pytest.mark.parametrize("kind", ["ray", "flower"])
-def test_an_object_cannot_go_to_other_programs(tmp_path: Path, kind: str) -> None:
+def test_b08_an_object_cannot_go_to_other_programs(tmp_path: Path, kind: str) -> None:
     with pytest.raises(RecipeError) as caught:
         load_recipe(quick_recipe(tmp_path, runtime={"kind": kind}), algorithm=HalfStep())
     (problem,) = caught.value.problems

@@ -56,7 +56,7 @@ def deep_model(folder: Path, name: str, layers: int) -> str:
     return str(folder)
 
 
-def test_killed_and_resumed_equals_uninterrupted(tmp_path: Path) -> None:
+def test_t05_killed_and_resumed_equals_uninterrupted(tmp_path: Path) -> None:
     proxy = FEDPFT | {"bits": {"attention": 4, "ffn": 8}}
     more = {"public": PUBLIC, "proxy": proxy, "federation": {"clients": 6, "per_round": 3, "rounds": 5}}
     algorithm = {"name": "fedadam", "server_lr": 0.01}

@@ -13,7 +13,7 @@ from fedfm.recipe import Recipe, load_recipe
 from fedfm.recipe.presets import PRESETS
 from tests.small import rows_for, write_deeper_model
 
-TINY = {"image-classification": "tiny-vit", "causal-lm": "tiny-llama"}
+TINY = {"image-classification": "tiny-vit", "causal-lm": "tiny-llama", "instruct": "tiny-llama"}
 """Kind of task → the model that takes the place of the recipe's; `tiny-bert` otherwise."""
 LAYERS = 4
 """Of these models, so that a proxy can leave some whole."""
@@ -27,7 +27,7 @@ LARGE = ("paper-table1-bert", "paper-table1-roberta")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folders of the tiny models."""
     folder = tmp_path_factory.mktemp("models")
-    for name in ("tiny-bert", *TINY.values()):
+    for name in {"tiny-bert", *TINY.values()}:
         write_deeper_model(name, folder / name, LAYERS)
     return folder
 
@@ -38,7 +38,7 @@ def small(recipe: Recipe, models: Path) -> list[str]:
     changes = [
         f"model.path={models / TINY.get(recipe.task.kind, 'tiny-bert')}",
         "data.limit=80",
-        "data.max_length=24",
+        f"data.max_length={64 if recipe.task.kind == 'instruct' else 24}",
         f"federation.per_round={max(3, recipe.aggregate.least)}",
         "federation.rounds=2",
         "federation.min_examples=1",
@@ -71,7 +71,7 @@ def texts(recipe: Recipe, folder: Path) -> list[str]:
         return []
     path, public = folder / "texts.jsonl", folder / "public.jsonl"
     rows = [
-        dict.fromkeys(recipe.data.text, row["text"])
+        dict.fromkeys((*recipe.data.text, "prompt", "response"), row["text"])
         | {recipe.data.label: row["label"], recipe.data.client or "site": "abc"[row["number"] % 3]}
         for row in rows_for(recipe.task.kind, 60)
     ]

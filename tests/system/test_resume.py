@@ -94,7 +94,7 @@ def outcome(finished: Run) -> dict[str, Any]:
     [{"name": "fedavg"}, {"name": "fedadam", "server_lr": 0.01}],
     ids=lambda algorithm: str(algorithm["name"]),
 )
-def test_killed_and_resumed_equals_uninterrupted(tmp_path: Path, algorithm: dict[str, Any]) -> None:
+def test_t05_killed_and_resumed_equals_uninterrupted(tmp_path: Path, algorithm: dict[str, Any]) -> None:
     straight = outcome(run(write_recipe(tmp_path, "straight", algorithm)))
     for point, number in [("training", 2), ("writing", 3), ("renamed", 4), ("saved", 1)]:
         recipe = write_recipe(tmp_path, f"killed-{point}", algorithm)

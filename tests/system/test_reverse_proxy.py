@@ -222,7 +222,7 @@ def signed(key: Path, *, age: float = 0.0) -> dict[str, str]:
     }
 
 
-def test_a_node_gets_nothing_that_is_anothers(federation: Federation, tmp_path: Path) -> None:
+def test_t15_a_node_gets_nothing_that_is_anothers(federation: Federation, tmp_path: Path) -> None:
     """Nor does who shows, after minutes, what a node once signed."""
     names = federation.control().admit({name: new_key(tmp_path / name) for name in ("a", "b")})
     numbers = {name: int(number) for number, name in names.items()}
@@ -245,7 +245,7 @@ def test_chunks_of_updates_fit_and_floods_do_not(federation: Federation) -> None
     assert federation.post(federation.outside, "/v1/fleet/push-object", 2 * chunk) == 413
 
 
-def test_nodes_come_online_through_it_if_their_key_is_known(federation: Federation, tmp_path: Path) -> None:
+def test_t15_nodes_come_online_through_it_if_their_key_is_known(federation: Federation, tmp_path: Path) -> None:
     new_key(tmp_path / "stranger")
     federation.control().admit({"known": new_key(tmp_path / "known")})
     assert federation.online() == 0

@@ -23,6 +23,7 @@ TEXT_MODELS = {
     "token-classification": ["tiny-bert", "tiny-gpt2", "tiny-llama"],
     "masked-lm": ["tiny-bert", "tiny-roberta"],
     "causal-lm": ["tiny-gpt2", "tiny-llama", "tiny-opt"],
+    "instruct": ["tiny-gpt2", "tiny-llama", "tiny-opt"],
 }
 ANSWERS: dict[str, list[Any]] = {
     "multi-label": [[0.0, 1.0, 1.0], [0.0, 0.0, 0.0], [1.0, 1.0, 1.0], [1.0, 0.0, 0.0]],

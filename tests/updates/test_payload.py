@@ -214,7 +214,7 @@ def test_a_number_beyond_64_bits_is_refused(field: str, number: int) -> None:
 
 @pytest.mark.parametrize("text", ["NaN", "Infinity", "-Infinity", "1e999"])
 @pytest.mark.parametrize("field", ["loss", "examples"])
-def test_what_is_not_a_number_is_refused(field: str, text: str) -> None:
+def test_t12_what_is_not_a_number_is_refused(field: str, text: str) -> None:
     whole = json.dumps({**HEAD, "facts": {**FACTS, field: 12345}}).replace("12345", text)
     with pytest.raises(MessageError):
         decode_update(to_bytes(PARAMS, {"fedfm": whole}))

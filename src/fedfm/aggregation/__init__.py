@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
+from fedfm.aggregation.afl import Afl
 from fedfm.aggregation.base import Contribution, Fold, Memory, Rule
 from fedfm.aggregation.lora import (
     FedEx,
@@ -36,6 +37,7 @@ RULES: dict[str, type[Rule]] = {
     "median": Median,
     "trimmed-mean": TrimmedMean,
     "q-fedavg": QFedAvg,
+    "afl": Afl,
     "norm-clip": NormClip,
     "krum": Krum,
     "multi-krum": MultiKrum,
@@ -61,6 +63,7 @@ Aggregation = Annotated[Rule, Choice(RULES, "rule", "fedfm.rules")]
 
 __all__ = [
     "RULES",
+    "Afl",
     "Aggregation",
     "Bulyan",
     "CenteredClipping",

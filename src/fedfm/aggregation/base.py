@@ -102,6 +102,14 @@ class Fold(ABC):
         """
         return {}
 
+    def weigh(self, contribution: Contribution) -> float | None:
+        """Weight of a client as `Rule.weight`, where what the rule remembers decides it; None elsewhere."""
+        return None
+
+    def figures(self) -> Mapping[str, float]:
+        """Figures of the round for metrics.jsonl, by name; read after `result`."""
+        return {}
+
     def notes(self) -> Mapping[str, str]:
         """Client id → why `result` leaves its update out; read after `result`, and written to the run's events."""
         return {}

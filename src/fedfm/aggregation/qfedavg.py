@@ -7,8 +7,8 @@ objective Σ_k F_k^{q+1}/(q + 1). With the updates δ_k = w_k − w of a round's
     Δ = Σ_k F_k^q·δ_k / Σ_k h_k
 
 These are the paper's Δ_k and h_k divided by L. The term with ‖δ_k‖² shortens the step where the weights F_k^q would
-change much. q = 0 is the mean with equal weights, and a large q comes near to the worst client's loss (agnostic
-federated learning, Mohri, Sivek, Suresh, arXiv:1902.00146). The paper's F_k is the loss at w over all examples of the
+change much. q = 0 is the mean with equal weights, and a large q comes near to the worst client's loss, which
+`fedfm.aggregation.afl` minimises by weights of its own. The paper's F_k is the loss at w over all examples of the
 client; here it is the mean loss over its local steps, which clients report anyway. The paper takes L = 1/η for the
 local learning rate η of SGD.
 """
@@ -23,14 +23,12 @@ from pydantic import Field
 from torch import Tensor
 
 from fedfm.aggregation.base import Contribution, Fold, Rule
+from fedfm.aggregation.losses import bounded, spread_of
 from fedfm.aggregation.mean import MeanFold
-from fedfm.capabilities import INDIVIDUAL_UPDATES
+from fedfm.capabilities import CLIENT_FIGURES, INDIVIDUAL_UPDATES
 from fedfm.params import Params
 from fedfm.spec import Spec
 from fedfm.views.base import Slices
-
-SMALLEST, LARGEST = 1e-10, 1e6
-"""Losses count as if they were between these, so that their powers are finite."""
 
 
 class QFedAvg(Rule):
@@ -43,11 +41,14 @@ class QFedAvg(Rule):
     lipschitz: Annotated[float, Field(gt=0)] = 1.0
     """L, which shortens steps of large updates; the paper takes 1/η for the learning rate η of local SGD."""
 
-    needs: ClassVar[Mapping[str, str]] = {INDIVIDUAL_UPDATES: "the norm of each client's update counts"}
+    needs: ClassVar[Mapping[str, str]] = {
+        INDIVIDUAL_UPDATES: "the norm of each client's update counts",
+        CLIENT_FIGURES: "clients count by their training losses",
+    }
 
     def weight(self, contribution: Contribution) -> float:
         """F_k^q for each draw; 1 where a client predicted nothing, so that its loss is not known."""
-        loss = 1.0 if contribution.loss is None else _within(contribution.loss)
+        loss = 1.0 if contribution.loss is None else bounded(contribution.loss)
         return float(contribution.copies * loss**self.q)
 
     def start(self, spec: Spec, params: Mapping[str, Tensor]) -> Fold:
@@ -69,6 +70,7 @@ class QFold(Fold):
         self._mean = MeanFold(spec, lambda update, contribution, _: dict.fromkeys(update, rule.weight(contribution)))
         self._weights = self._bounds = 0.0
         """Σ F_k^q and Σ h_k."""
+        self._losses: list[float] = []
 
     def add(self, update: Mapping[str, Tensor], contribution: Contribution, slices: Slices) -> None:
         """Folds in one update."""
@@ -78,13 +80,14 @@ class QFold(Fold):
         self._weights += weight
         self._bounds += weight
         if contribution.loss is not None:
-            self._bounds += rule.q * weight / _within(contribution.loss) * rule.lipschitz * norm
+            self._losses.append(bounded(contribution.loss))
+            self._bounds += rule.q * weight / bounded(contribution.loss) * rule.lipschitz * norm
 
     def result(self) -> Params:
         """Δ."""
         share = self._weights / self._bounds if self._bounds else 0.0
         return {name: tensor * share for name, tensor in self._mean.result().items()}
 
-
-def _within(loss: float) -> float:
-    return min(max(loss, SMALLEST), LARGEST)
+    def figures(self) -> Mapping[str, float]:
+        """The spread of the losses."""
+        return spread_of(self._losses)

@@ -45,21 +45,29 @@ def check(recipe: str, overrides: tuple[str, ...], timed: bool, as_json: bool) -
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option("--plot", type=click.Path(path_type=Path), help="Also draw the split to this file (png, svg or pdf).")
 def data(recipe: str, overrides: tuple[str, ...], plot: Path | None, as_json: bool) -> None:
-    """Show how RECIPE splits its data among clients."""
+    """Show how RECIPE splits its data among clients, and three encoded examples.
+
+    Of the examples, what the model learns is in colour, or between « and » where there are no colours.
+    """
     from fedfm.recipe import load_keys, load_recipe
 
     load_keys(recipe, overrides)
     with waiting("loading libraries and data"):
+        from fedfm.cli.example_display import render_examples
         from fedfm.cli.split_display import render_split
         from fedfm.report.split import plot_split
-        from fedfm.server import client_table
+        from fedfm.server import data_overview
 
-        clients = client_table(load_recipe(recipe, overrides))
+        overview = data_overview(load_recipe(recipe, overrides))
     if plot is not None:
-        plot_split(clients, plot)
+        plot_split(overview["clients"], plot)
     if as_json:
-        print_json(clients)
+        print_json(overview)
         return
-    console().print(render_split(clients))
+    terminal = console()
+    terminal.print(render_split(overview["clients"]))
+    terminal.print(render_examples(overview, coloured=terminal.color_system is not None))
+    for text in overview["warnings"]:
+        click.echo(f"warning: {text}", err=True)
     if plot is not None:
         click.echo(f"\nWrote {plot}")

@@ -211,6 +211,7 @@ def describe_plan(plan: Record) -> RenderableType:
         ),
         **_describe_costs(plan),
         "privacy": statement(plan["privacy"]).short,
+        **({"updates": plan["secure"]} if plan["secure"] else {}),
         "device": f"{plan['device']}, {plan['training']}",
     }
     if plan["proxy"]:
@@ -325,6 +326,7 @@ def describe_outcome(folder: Path, summary: Record) -> RenderableType:
         *([Text(f"protocol {summary['protocol']['kind']}: {protocol}")] if protocol else []),
         *map(Text, contributions.lines(summary)),
         *_describe_privacy(summary),
+        *([Text(summary["secure"])] if summary.get("secure") else []),
         Text(f"in {folder}/: {'  '.join([*made, *files])}"),
         Text(_describe_reload(made[0] if made else "", summary["reloaded"])),
     ]

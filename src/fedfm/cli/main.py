@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 import fedfm
+from fedfm.cli.audits import audit
 from fedfm.cli.checks import check, data
 from fedfm.cli.group import CommandGroup
 from fedfm.cli.inference import evaluate, predict
@@ -12,7 +13,7 @@ from fedfm.cli.keys import certs, keys
 from fedfm.cli.machines import client, server
 from fedfm.cli.proxies import proxy
 from fedfm.cli.recipes import cp, ls, show
-from fedfm.cli.runs import export, report, resume, run, status
+from fedfm.cli.runs import export, forget, report, resume, run, status
 
 
 @click.group(
@@ -47,11 +48,13 @@ for _command in (
     proxy,
     run,
     resume,
+    forget,
     status,
     report,
     export,
     evaluate,
     predict,
+    audit,
     keys,
     certs,
     server,

@@ -1,4 +1,4 @@
-"""``fedfm run``, ``resume``, ``status``, ``report``, ``export``: runs and their results."""
+"""``fedfm run``, ``resume``, ``forget``, ``status``, ``report``, ``export``: runs and their results."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ BUDGET_REACHED = 6
 
 if TYPE_CHECKING:
     from fedfm.server import Run
+    from fedfm.server.runs.forgetting import How
     from fedfm.trackers.listeners import Listener
 
 
@@ -51,6 +52,33 @@ def resume(folder: str, overrides: tuple[str, ...], as_json: bool) -> None:
 
     refuse_unresumable(RunFolder.open(folder), overrides)
     follow(lambda display: resume(folder, overrides, listeners=[display]), as_json)
+
+
+@click.command(cls=Command)
+@click.argument("folder", metavar="RUN")
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option("--client", required=True, help="Id of the client, as in clients.json.")
+@click.option("--out", required=True, metavar="NEWRUN", help="Folder of the new run.")
+@click.option(
+    "--how",
+    type=click.Choice(["replay", "calibrated"]),
+    default="replay",
+    show_default=True,
+    help="Replay the rounds without the client, or approximate that by fewer and shorter rounds.",
+)
+def forget(folder: str, overrides: tuple[str, ...], client: str, out: str, how: How, as_json: bool) -> None:
+    """Play the run in the folder RUN again as if one client had never taken part, in a new folder.
+
+    A replay starts from the last checkpoint before the client first took part, and gives the run that never had the
+    client, bit for bit. `calibrated` needs the norms of updates that a run with protocol.norms=true recorded; KEY=VALUE
+    may then set local.epochs, local.max_steps and protocol.every. RUN stays as it is; delete it to forget the client.
+    """
+    from fedfm.server.runs.refusals import refuse_unforgettable
+
+    refuse_unforgettable(folder, client, out, how, overrides)
+    from fedfm.server import forget
+
+    follow(lambda display: forget(folder, client, out, how=how, overrides=overrides, listeners=[display]), as_json)
 
 
 @click.command(cls=Command)

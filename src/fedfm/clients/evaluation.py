@@ -81,6 +81,14 @@ class Evaluator:
             key: np.concatenate([part[key] for part in measured]) for key in measured[0]
         }
 
+    def example_losses(self, examples: Examples, indices: np.ndarray | None = None) -> np.ndarray:
+        """float64 [N]: loss of each of some examples, all by default, mean over its predictions; NaN without any."""
+        found = np.full(len(examples) if indices is None else len(indices), np.nan)
+        for positions, batch, outputs in self._forward(examples, indices):
+            totals, counts = (part.double().cpu().numpy() for part in self.task.losses(outputs, batch))
+            found[positions[counts > 0]] = totals[counts > 0] / counts[counts > 0]
+        return found
+
     def logits(self, examples: Examples) -> np.ndarray:
         """float32 [N, K]: a classifier's logits, in the order of the examples, which need no labels."""
         rows: list[tuple[np.ndarray, np.ndarray]] = [

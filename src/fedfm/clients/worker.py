@@ -24,12 +24,14 @@ from fedfm.clients.settings import LocalSettings
 from fedfm.clients.stacked import Stacking
 from fedfm.clients.state import LostStateError, State, decode_state, encode_state
 from fedfm.clients.work import WORKS, Answer, ClientTask
-from fedfm.clients.work.train import train_locally
+from fedfm.clients.work.train import PrivateTraining, train_locally
 from fedfm.data.batches import batch_plan
 from fedfm.data.examples import Examples
 from fedfm.models.frozen import FrozenWatch
 from fedfm.models.tunable import Tunable
 from fedfm.printable import quoted
+from fedfm.privacy import ExamplePromise
+from fedfm.privacy.noise import unpredictable_key
 from fedfm.proxies.base import ClientCopy, StaleProxyError
 from fedfm.randomness import derive_seed, numpy_generator, torch_seed
 from fedfm.tasks.base import ADJUSTMENT, Batch, Task
@@ -93,6 +95,8 @@ class Worker:
         watch: looks for changes of frozen weights.
         memo: what kinds of work keep between answers to save time, by their names; it never changes a result.
         probing: what a client measures of the layers; None where clients are not asked for it.
+        promise: what clients keep about each of their examples; None: nothing.
+        together: whether the examples of a batch of private steps share a pass.
     """
 
     tunable: Tunable
@@ -115,6 +119,8 @@ class Worker:
     watch: FrozenWatch = field(default_factory=FrozenWatch)
     memo: dict[str, Any] = field(default_factory=dict)
     probing: Probing | None = None
+    promise: ExamplePromise | None = None
+    together: bool = False
 
     def answer(self, requests: Iterable[Request]) -> Iterator[Reply]:
         """Answers requests in turn, each client's as soon as it is ready.
@@ -193,20 +199,37 @@ class Worker:
         max_steps: int | None = None,
         trains: Mapping[str, Tensor] | None = None,
     ) -> LocalResult:
-        """Trains the tunable in place on some examples; all randomness is keyed by (seed, round, client).
+        """Trains the tunable in place on some examples.
+
+        All randomness is keyed by (seed, round, client); of private steps, it comes from the system's entropy, since
+        the server knows these keys.
 
         Args:
             indices: into ``examples``.
             at: what it starts from.
             client: key of the random choices.
             round: key of the random choices.
-            max_steps: in place of the recipe's ``local`` budget.
+            max_steps: in place of the recipe's ``local`` budget; not where steps are private.
             trains: the coordinates that change, as `train_locally`.
         """
-        plan = self.plan(len(indices), client, round, max_steps)
-        batches = self.on_device(self.batches(indices, plan, client, round))
-        with torch_seed(self.seed, "dropout", round=round, client=client):
-            return train_locally(self.tunable, self.task, batches, self.local, self.contract.rule, at, trains=trains)
+        private, seed = None, self.seed
+        if self.promise is None:
+            plan = self.plan(len(indices), client, round, max_steps)
+        else:
+            private, seed = PrivateTraining(self.promise.at(len(indices)), self.together), unpredictable_key()
+            plan = private.steps.plan()
+        batches = self.on_device(self.batches(indices, plan, client, round, seed))
+        with torch_seed(seed, "dropout", round=round, client=client):
+            return train_locally(
+                self.tunable,
+                self.task,
+                batches,
+                self.local,
+                self.contract.rule,
+                at,
+                trains=trains,
+                private=private,
+            )
 
     def plan(self, count: int, client: str, round: int, max_steps: int | None = None) -> list[np.ndarray]:  # noqa: A002
         """Positions of the examples of each batch, for a client with ``count`` examples."""
@@ -218,11 +241,30 @@ class Worker:
             generator=numpy_generator(self.seed, "batches", round=round, client=client),
         )
 
-    def batches(self, indices: np.ndarray, plan: Sequence[np.ndarray], client: str, round: int) -> Iterator[Batch]:  # noqa: A002
-        """The batches of a plan, on the CPU."""
-        collate = self.task.collate(self.processor, derive_seed(self.seed, "masks", round=round, client=client))
+    def batches(
+        self,
+        indices: np.ndarray,
+        plan: Sequence[np.ndarray],
+        client: str,
+        round: int,  # noqa: A002 - the field's word
+        seed: int | None = None,
+    ) -> Iterator[Batch]:
+        """The batches of a plan, on the CPU; an empty one is ``{}``.
+
+        Args:
+            indices: into ``examples``.
+            plan: positions in ``indices`` for each batch.
+            client: key of the random choices.
+            round: key of the random choices.
+            seed: in place of the run's.
+        """
+        key = derive_seed(self.seed if seed is None else seed, "masks", round=round, client=client)
+        collate = self.task.collate(self.processor, key)
         adjustment = self._adjustment(indices)
         for step in plan:
+            if not len(step):
+                yield {}
+                continue
             if self.profile is not None:
                 self.profile.tokens += int(self.examples.lengths[indices[step]].sum())
             batch = collate(self.examples.take(indices[step]))

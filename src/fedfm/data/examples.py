@@ -21,17 +21,19 @@ class Examples:
         table: the model's inputs by name (``input_ids``, …; or ``pixel_values``, uint8 [C, H, W]).
         lengths: int32 [N], tokens of each example; ones for images.
         labels: int64 [N] classes, or None.
-        targets: float32 [N, T], numbers of each example that the model is to predict, or None.
         clients: str objects [N], the client of each example, or None.
-        notes: sentences about what was left out of the examples.
+        cut: int32 [N], tokens that truncation has cut off each example; None where nothing is truncated.
+        notes: sentences about examples that were truncated or left out.
+        targets: float32 [N, T], numbers of each example that the model is to predict, or None.
     """
 
     table: Dataset
     lengths: np.ndarray
     labels: np.ndarray | None = None
     clients: np.ndarray | None = None
-    targets: np.ndarray | None = None
+    cut: np.ndarray | None = None
     notes: tuple[str, ...] = ()
+    targets: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.lengths)

@@ -23,20 +23,33 @@ def plain_tokenizer(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerFa
     Args:
         tokenizer: a fast tokenizer; not changed.
     """
+    return renamed_controls(tokenizer, split_special_tokens=True)[0]
+
+
+def renamed_controls(
+    tokenizer: PreTrainedTokenizerBase, *, split_special_tokens: bool
+) -> tuple[PreTrainedTokenizerFast, dict[str, str]]:
+    """A copy of a tokenizer whose control tokens have names that no text contains, and old name → new name.
+
+    Args:
+        tokenizer: a fast tokenizer; not changed.
+        split_special_tokens: whether even the new names are ordinary text.
+    """
     content = json.loads(tokenizer.backend_tokenizer.to_str())
     named = set(tokenizer.all_special_ids)
     names = {}
     for token in content["added_tokens"]:
         if token["special"] or token["id"] in named:
-            names[token["content"]] = f"\uffff{token['id']}"  # U+FFFF is not a character
+            names[token["content"]] = f"\uffff{token['id']}\uffff"  # U+FFFF is not a character
             token.update(content=names[token["content"]], special=True)
     content["model"] = _renamed(content["model"], names)
-    return PreTrainedTokenizerFast(
+    reader = PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer.from_str(json.dumps(content)),
         model_input_names=tokenizer.model_input_names,
         truncation_side=tokenizer.truncation_side,
-        split_special_tokens=True,
+        split_special_tokens=split_special_tokens,
     )
+    return reader, names
 
 
 def _renamed(model: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -51,7 +51,7 @@ def encode_samples(
 
         def encode(rows: list[int]) -> dict[str, list[Any]]:
             sides = _sampled_texts(reader, [texts[row] for row in rows], piece_length, pairs=pairs)
-            return tokenized(reader, sides, max_length) if sides[0] else {name: [] for name in features}
+            return dict(tokenized(reader, sides, max_length)) if sides[0] else {name: [] for name in features}
 
         return encode
 
@@ -127,7 +127,7 @@ def _in_two(spans: list[tuple[int, int]], number: int) -> list[list[tuple[int, i
     return [part for part in (spans[:cut], spans[cut:]) if part]
 
 
-def _token_spans(pieces: dict[str, list[Any]]) -> Iterator[list[tuple[int, int]]]:
+def _token_spans(pieces: Mapping[str, Any]) -> Iterator[list[tuple[int, int]]]:
     """Where the tokens of each piece begin and end in its document, without special tokens."""
     for offsets, specials in zip(pieces["offset_mapping"], pieces["special_tokens_mask"], strict=True):
         yield [span for span, is_special in zip(offsets, specials, strict=True) if not is_special]

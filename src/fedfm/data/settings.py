@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
@@ -105,6 +105,32 @@ class CsvSettings(Settings):
         return self
 
 
+class ConversationSettings(Settings):
+    """The format of conversations, and the columns in which they are."""
+
+    format: Literal["auto", "alpaca", "pairs", "messages", "sharegpt"] = "auto"
+    """Format of every row: `alpaca` (`instruction`, `input`, `output`), `pairs` (`prompt`, `response`), `messages` (a
+    list of `role` and `content`), `sharegpt` (a list of `from` and `value`); `auto`: recognised row by row."""
+    prompt: str | None = None
+    """Column of the question, if it has another name than usual; `response` is then also needed."""
+    response: str | None = None
+    """Column of the response, if it has another name than usual; `prompt` is then also needed."""
+    turns: str | None = None
+    """Column of the list of turns, if it has another name than `messages` or `conversations`."""
+
+    @model_validator(mode="after")
+    def _together(self) -> Self:
+        if (self.prompt is None) != (self.response is None):
+            raise ValueError("prompt and response must be named together")
+        if self.prompt is not None and self.turns is not None:
+            raise ValueError("name prompt and response, or turns, not both")
+        if self.prompt is not None and self.format not in ("auto", "alpaca", "pairs"):
+            raise ValueError(f"{self.format} has turns in one column: name it with turns")
+        if self.turns is not None and self.format in ("alpaca", "pairs"):
+            raise ValueError(f"{self.format} has no column of turns: name prompt and response")
+        return self
+
+
 class DataSettings(Settings):
     """The recipe's ``data``."""
 
@@ -136,9 +162,18 @@ class DataSettings(Settings):
     """Column that names the client, for a natural federation; the data of `validation` and `test` may lack it. `file`:
     each file of `train` is a client with the name of the file."""
     max_length: Annotated[int, Field(ge=2, le=1_000_000)] = 128
-    """Tokens per example; classification truncates, language modelling cuts a document into pieces."""
+    """Tokens per example; classification and `instruct` truncate, language modelling cuts a document into pieces."""
     end_token: bool = True
-    """End each document of `causal-lm` with the tokenizer's end token, so that the model learns where to stop."""
+    """End each document of `causal-lm`, and each response of `instruct` in the plain template, with the tokenizer's end
+    token, so that the model learns where to stop."""
+    conversation: ConversationSettings = ConversationSettings()
+    """Where the conversations of `instruct` and `seq2seq` are in the data."""
+    template: Literal["auto", "tokenizer", "plain"] = "auto"
+    """How `instruct` writes a conversation: by the tokenizer's chat template, or plainly (`User:`, `Assistant:`);
+    `auto`: by the tokenizer's if it has one."""
+    pack: bool = False
+    """Put several conversations of a client into one example of `instruct`, up to `max_length` tokens; they do not
+    attend to each other."""
     limit: Annotated[int, Field(ge=1)] | None = None
     """Number of training examples to use, the first after a seeded shuffle; null: all."""
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
-from datasets import Dataset
+from datasets import Dataset, Value
 from transformers import PreTrainedTokenizerBase
 
 from fedfm.data.columns import clients_of, text_column
@@ -14,7 +15,7 @@ from fedfm.data.examples import Examples
 from fedfm.data.labels import LabelMap, labels_of
 from fedfm.data.plain_text import plain_tokenizer
 from fedfm.data.sources import Source
-from fedfm.data.tokens import TEXTS_PER_BATCH, token_counts, token_features, token_key, tokenized
+from fedfm.data.tokens import TEXTS_PER_BATCH, cut_off, token_counts, token_features, token_key, tokenized
 from fedfm.errors import DataError
 
 
@@ -43,18 +44,38 @@ def encode_text(
         RecipeError: a column is missing or has the wrong type, or the model accepts fewer tokens.
         DataError: a text has no token.
     """
-    key = token_key("text", source, columns, tokenizer, max_length)
+    key = token_key("text", source, columns, tokenizer, max_length, counts_cuts=True)
 
     def prepare() -> Encode:
         texts, reader = [text_column(source, column, "data.text") for column in columns], plain_tokenizer(tokenizer)
-        return lambda rows: tokenized(reader, [[column[row] for row in rows] for column in texts], max_length)
+
+        def encode(rows: list[int]) -> dict[str, Any]:
+            found = tokenized(reader, [[column[row] for row in rows] for column in texts], max_length)
+            return {**found, "cut": cut_off(found)}
+
+        return encode
 
     labels, clients = labels_of(source, label, label_map), clients_of(source, client)
-    table = encoded(key, len(source), prepare, token_features(tokenizer), batch_size=TEXTS_PER_BATCH)
-    lengths = token_counts(table)
+    features = token_features(tokenizer, cut=Value("int32"))
+    table = encoded(key, len(source), prepare, features, batch_size=TEXTS_PER_BATCH)
+    lengths, cut = token_counts(table), np.asarray(table["cut"], dtype=np.int32)
     if len(empty := np.flatnonzero(lengths == 0)):
         raise DataError(f"{source.name}: the model has no token for the text in row {source.row_number(empty[0])}")
-    return Examples(table, lengths, labels, clients)
+    return Examples(table.remove_columns("cut"), lengths, labels, clients, cut, cut_notes(source.name, cut, max_length))
+
+
+def cut_notes(name: str, cut: np.ndarray, max_length: int) -> tuple[str, ...]:
+    """What truncation has cut off, in words; nothing where nothing was cut.
+
+    Args:
+        name: of the source.
+        cut: tokens that were cut off each example, [N].
+        max_length: most tokens of an example.
+    """
+    longer = np.count_nonzero(cut)
+    limit = f"{max_length} tokens (data.max_length)"
+    says = f"{name}: {longer:,} of {len(cut):,} examples are longer than {limit}: {cut.sum():,} tokens are cut off"
+    return (says,) * bool(longer)
 
 
 def encode_texts(sides: Sequence[list[str]], tokenizer: PreTrainedTokenizerBase, max_length: int) -> Examples:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import tokenizers
 from datasets import Dataset, Features, List, Value
-from transformers import PreTrainedTokenizerBase
+from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 from fedfm.data.cache import cache_key
 from fedfm.data.sources import Source
@@ -65,18 +65,31 @@ def token_key(
 
 def tokenized(
     reader: PreTrainedTokenizerBase, texts: Sequence[list[str]], max_length: int | None, **settings: Any
-) -> dict[str, list[Any]]:
+) -> BatchEncoding:
     """The tokens of a batch of texts or pairs, not padded; truncated if there is a ``max_length``."""
-    return dict(
-        reader(
-            *texts,
-            truncation=max_length is not None,
-            padding=False,
-            max_length=max_length,
-            return_attention_mask=False,
-            **settings,
-        )
+    encoded: BatchEncoding = reader(
+        *texts,
+        truncation=max_length is not None,
+        padding=False,
+        max_length=max_length,
+        return_attention_mask=False,
+        **settings,
     )
+    return encoded
+
+
+def cut_off(encoded: BatchEncoding) -> list[int]:
+    """How many tokens truncation has cut off each text or pair."""
+    return [
+        sum(len(tokens) for _, tokens in {part for more in one.overflowing for part in _parts(more)} - _parts(one))
+        for one in encoded.encodings or ()
+    ]
+
+
+def _parts(encoding: tokenizers.Encoding) -> set[tuple[int, tuple[tuple[int, int], ...]]]:
+    """The tokens of each side of a pair, by their places in the text; overflowing pairs repeat a side."""
+    places = list(zip(encoding.sequence_ids, encoding.offsets, strict=True))
+    return {(side, tuple(place for own, place in places if own == side)) for side in (0, 1)}
 
 
 def token_features(tokenizer: PreTrainedTokenizerBase, **more: Value | List) -> Features:

@@ -60,7 +60,7 @@ def encode_words(
 
         def encode(rows: list[int]) -> dict[str, list[Any]]:
             texts = [" ".join(words[row]) for row in rows]
-            found = tokenized(reader, [texts], max_length, return_offsets_mapping=True)
+            found = dict(tokenized(reader, [texts], max_length, return_offsets_mapping=True))
             found["labels"] = [
                 _labels(first_tokens(words[row], offsets), None if tags is None else tags[row], len(offsets))
                 for row, offsets in zip(rows, found.pop("offset_mapping"), strict=True)
@@ -132,6 +132,6 @@ def _left_out(source: Source, words: Sequence[Sequence[str]], predicted: int) ->
     if predicted == total:
         return ()
     return (
-        f"{total - predicted:,} of the {total:,} words of {source.name} are not predicted: their rows are longer "
+        f"{total - predicted:,} of the {total:,} words are not predicted: their rows are longer "
         "than data.max_length, or the model has no token for them",
     )

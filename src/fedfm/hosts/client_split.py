@@ -37,14 +37,21 @@ class ClientSplit:
         """Client id → training examples."""
         return {client: len(indices) for client, indices in self.train.items()}
 
+    def label_counts(self, examples: Examples, labels: LabelMap | None, task: Task) -> dict[str, dict[str, int] | None]:
+        """Client id → class → training examples; None where examples have no classes."""
+        found: dict[str, dict[str, int] | None] = {}
+        for client, indices in self.train.items():
+            counts = None if labels is None else task.label_counts(examples, indices, labels.names)
+            found[client] = (
+                None if labels is None or counts is None else dict(zip(labels.names, counts.tolist(), strict=True))
+            )
+        return found
+
     def table(self, examples: Examples, labels: LabelMap | None, task: Task) -> list[dict[str, object]]:
         """One row for each client, for ``clients.json``: id, examples, examples by label, examples held out."""
         rows: list[dict[str, object]] = []
-        for client, indices in self.train.items():
-            counts = None
-            found = None if labels is None else task.label_counts(examples, indices, labels.names)
-            if labels is not None and found is not None:
-                counts = {name: int(number) for name, number in zip(labels.names, found, strict=True)}
+        for client, counts in self.label_counts(examples, labels, task).items():
+            indices = self.train[client]
             held = len(self.holdout.get(client, ()))
             rows.append({"id": client, "examples": len(indices), "labels": counts, "holdout": held})
         return rows

@@ -18,7 +18,7 @@ from fedfm.errors import RecipeError
 from fedfm.hosts.devices import gains_by_bfloat16
 from fedfm.models.backbones import Backbone
 from fedfm.models.processors import Processor
-from fedfm.models.stacked import FrozenPrefix, PackedBlocks, StackedTunable, UnstackableError
+from fedfm.models.stacked import ExampleStack, FrozenPrefix, PackedBlocks, StackedTunable, UnstackableError
 from fedfm.models.tunable import Tunable
 from fedfm.recipe import Recipe
 from fedfm.records.environment import cpu_count
@@ -130,6 +130,10 @@ def _stacking(
 
 def _problem(recipe: Recipe, backbone: Backbone, tunable: Tunable, task: Task) -> str | None:
     """Why clients cannot share passes; None if they can."""
+    if recipe.privacy.examples(recipe.local, recipe.federation.rounds) is not None:
+        reason = why_example_by_example(recipe, backbone, tunable, task)
+        how = "" if reason is None else f", one example after the other: {reason}"
+        return f"`privacy.kind: {recipe.privacy.kind}` clips each example's gradient{how}"
     if not any(WORKS[work].shares_passes for work in recipe.protocol.works):
         return f"with `protocol.kind: {recipe.protocol.kind}` clients do more than train"
     if not recipe.tune.stackable:
@@ -152,6 +156,35 @@ def _problem(recipe: Recipe, backbone: Backbone, tunable: Tunable, task: Task) -
         return f"attention of {family.name} also reads relative positions, which clients share"
     try:
         StackedTunable(tunable, [tunable.read()])
+    except UnstackableError as error:
+        return str(error)
+    return None
+
+
+def why_example_by_example(recipe: Recipe, backbone: Backbone, tunable: Tunable, task: Task) -> str | None:
+    """Why the gradients of a batch's examples are computed by one pass for each; None: one pass is exact.
+
+    Args:
+        recipe: resolved.
+        backbone: what clients train on.
+        tunable: attached to the backbone.
+        task: of the run.
+    """
+    family = backbone.family
+    if not recipe.tune.stackable:
+        return f"with `tune.kind: {recipe.tune.kind}` each example would need a model of its own"
+    if recipe.local.recompute != "none":
+        return "`local.recompute` is for machines with little memory"
+    if reason := why_alone(task, recipe.algorithm):
+        return reason
+    if recipe.local.dropout or recipe.tune.dropout:
+        return "stacked layers have no dropout"
+    if not family.is_described:
+        return f"the parts of `{family.name}` models are not described"
+    if family.reads_positions and recipe.tune.in_blocks:
+        return f"attention of {family.name} also reads relative positions, which examples share"
+    try:
+        ExampleStack(tunable)
     except UnstackableError as error:
         return str(error)
     return None

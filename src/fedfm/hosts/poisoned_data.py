@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -12,45 +11,35 @@ from datasets import Value
 
 from fedfm.clients.attackers import attackers_of
 from fedfm.data.examples import Examples
-from fedfm.data.labels import LabelMap
 from fedfm.data.sources import Source
+from fedfm.hosts.held_examples import HeldExamples
 from fedfm.randomness import numpy_generator
 from fedfm.recipe import Recipe
 
 
-def poisoned(
-    recipe: Recipe,
-    examples: Examples,
-    clients: Mapping[str, np.ndarray],
-    labels: LabelMap | None,
-    source: Source,
-    encode: Callable[[Source], Examples],
-) -> Examples:
+def poisoned(recipe: Recipe, held: HeldExamples) -> Examples:
     """The training examples as attackers have changed theirs; the same without an attack on data.
 
     Args:
         recipe: of the run.
-        examples: all training examples.
-        clients: client id → indices of those that it trains on.
-        labels: the classes.
-        source: of the examples, row by row.
-        encode: encodes a source as ``examples`` was.
+        held: all training examples.
 
     Raises:
         RecipeError: as `fedfm.clients.attackers.Attack.relabel`.
     """
+    examples, clients, labels = held.examples, held.clients, held.labels
     attack = recipe.federation.attackers
     if attack is None or not attack.poisons or labels is None or examples.labels is None:
         return examples
     picked = [np.empty(0, dtype=np.int64)]
     for client in sorted(attackers_of(attack, clients, recipe.seed)):
-        held = clients[client]
-        picked.append(held[attack.picks(len(held), numpy_generator(recipe.seed, "poison", client=client))])
+        own = clients[client]
+        picked.append(own[attack.picks(len(own), numpy_generator(recipe.seed, "poison", client=client))])
     rows = np.concatenate(picked)
     changed = examples.labels.copy()
     changed[rows] = attack.relabel(changed[rows], labels.names)
     if attack.trigger:
-        examples = encode(_with_phrase(source, recipe.data.text[0], attack.trigger, rows))
+        examples = held.encode(_with_phrase(held.source, recipe.data.text[0], attack.trigger, rows))
     return replace(examples, labels=changed)
 
 

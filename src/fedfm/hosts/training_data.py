@@ -8,19 +8,19 @@ from functools import partial
 import numpy as np
 
 from fedfm.data.examples import Examples
-from fedfm.data.image_files import with_images
 from fedfm.data.labels import LabelMap
 from fedfm.data.settings import Reference
 from fedfm.data.sources import Source, Split, read_source
 from fedfm.errors import RecipeError
+from fedfm.hosts.changed_data import changed
 from fedfm.hosts.client_split import ClientSplit, split_clients
-from fedfm.hosts.poisoned_data import poisoned
+from fedfm.hosts.held_examples import HeldExamples
 from fedfm.models.backbones import load_processor
 from fedfm.models.processors import Processor
 from fedfm.randomness import numpy_generator
 from fedfm.recipe import Recipe
 from fedfm.recipe.cohorts import check_cohort
-from fedfm.tasks import CausalLM, Task
+from fedfm.tasks import Task
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def read_training(recipe: Recipe) -> TrainingData:
     train = task.encode(kept, recipe.data, processor, labels)
     federation = split_clients(recipe, train)
     encode = partial(task.encode, data=recipe.data, processor=processor, labels=labels)
-    train = poisoned(recipe, train, federation.train, labels, kept, encode)
+    train = changed(recipe, HeldExamples(train, federation.train, labels, kept, encode, processor))
     return TrainingData(
         recipe=_resolved(recipe, len(federation.train)),
         task=task,
@@ -97,17 +97,18 @@ def recipe_source(recipe: Recipe, reference: Reference, split: Split, *, where: 
         where: the key that names it; None: ``data.SPLIT``.
 
     Raises:
-        RecipeError, DataError: as `read_source` and `with_images`.
+        RecipeError, DataError: as `read_source` and the task's `prepare`.
     """
+    task = recipe.task
     source = read_source(
         reference,
         split,
         where=where or f"data.{split}",
-        columns=recipe.task.columns(recipe.data),
+        columns=task.columns(recipe.data),
         csv=recipe.data.csv,
         allow_network=recipe.allow_network,
     )
-    return with_images(source, recipe.data.image) if recipe.task.modality == "image" else source
+    return task.prepare(source, recipe.data)
 
 
 def processor_of(recipe: Recipe) -> Processor:
@@ -120,7 +121,7 @@ def processor_of(recipe: Recipe) -> Processor:
     return load_processor(
         recipe.model,
         task.modality,
-        causal=isinstance(task, CausalLM),
+        causal=task.causal,
         virtual_tokens=recipe.tune.virtual_tokens,
         allow_network=recipe.allow_network,
     )

@@ -14,7 +14,7 @@ from fedfm.clients.distilling import learner_of
 from fedfm.clients.masking import Masking
 from fedfm.hosts.anatomy import anatomy_of
 from fedfm.hosts.model_groups import Loaded, ModelWorkers, backbone_places
-from fedfm.hosts.parallelism import Sharing, choose_sharing
+from fedfm.hosts.parallelism import Sharing, choose_sharing, why_example_by_example
 from fedfm.hosts.training_data import TrainingData, processor_of
 from fedfm.models.backbones import Backbone, load_backbone
 from fedfm.models.tunable import Tunable
@@ -159,5 +159,7 @@ def make_worker(data: TrainingData, side: ClientSide, device: torch.device) -> t
         else None,
         digest=recipe.protocol.digest,
         probing=recipe.select.probing,
+        promise=recipe.privacy.examples(recipe.local, recipe.federation.rounds),
+        together=why_example_by_example(recipe, model, tunable, data.task) is None,
     )
     return worker, sharing

@@ -102,10 +102,11 @@ def load_processor(
     with open_checkpoint(settings, allow_network=allow_network) as checkpoint:
         config = read_config(checkpoint)
         family = family_of(config)
+        other = "seq2seq` for an encoder-decoder" if config.is_encoder_decoder else "masked-lm` for an encoder"
         if causal and family.is_described and not (family.causal or getattr(config, "is_decoder", False)):
             raise RecipeError(
                 f"{checkpoint.name} ({family.name}) reads all tokens of a text at once, including those that it must "
-                "predict; choose a decoder as `model.path`, or `task.kind: masked-lm` for an encoder",
+                f"predict; choose a decoder as `model.path`, or `task.kind: {other}",
                 where="task.kind",
             )
         processor = read_processor(checkpoint, config, modality)

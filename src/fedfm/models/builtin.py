@@ -16,6 +16,7 @@ from typing import Any
 
 from transformers import (
     AutoModel,
+    BartConfig,
     BertConfig,
     CLIPConfig,
     DebertaV2Config,
@@ -146,6 +147,22 @@ RANDOM_MODELS: dict[str, RandomModel] = {
     "tiny-phi3": RandomModel(lambda: Phi3Config(**_GROUPED), template="start-only"),
     "tiny-t5": RandomModel(
         lambda: T5Config(d_model=16, d_kv=8, d_ff=32, num_layers=2, num_heads=2, **_TOKENS, **_PAD_STARTS),
+        template="pair",
+    ),
+    "tiny-bart": RandomModel(
+        lambda: BartConfig(
+            d_model=16,
+            encoder_layers=2,
+            decoder_layers=2,
+            encoder_attention_heads=2,
+            decoder_attention_heads=2,
+            encoder_ffn_dim=32,
+            decoder_ffn_dim=32,
+            max_position_embeddings=_POSITIONS,
+            init_std=0.1,
+            decoder_start_token_id=END_ID,
+            **_TOKENS,
+        ),
         template="pair",
     ),
     "tiny-vit": RandomModel(lambda: ViTConfig(**_TINY, image_size=8, patch_size=4), image_size=8),

@@ -58,7 +58,7 @@ def control_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
 def adopt_padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     """Sets a model's padding token to that of its tokenizer, in every config that is read or written.
 
-    For an encoder-decoder, also sets the end token, at which it classifies.
+    For an encoder-decoder, also sets the end token, at which it classifies and ends a response.
 
     Raises:
         RecipeError: at ``model.path``: the tokenizer of an encoder-decoder does not add an end token to a text.
@@ -66,7 +66,7 @@ def adopt_padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) ->
     if model.config.is_encoder_decoder:
         if tokenizer.eos_token_id not in tokenizer("a")["input_ids"]:
             raise RecipeError(
-                f"{type(model).__name__} classifies at the end token, which its tokenizer does not add to a text; "
+                f"{type(model).__name__} reads a text up to its end token, which its tokenizer does not add to a text; "
                 "give the tokenizer a post-processor that adds it",
                 where="model.path",
             )

@@ -7,7 +7,10 @@ from typing import Annotated
 from fedfm.privacy.attendance import Attendance
 from fedfm.privacy.base import NoPrivacy, Privacy, Release
 from fedfm.privacy.central import Central
+from fedfm.privacy.example_promise import ExamplePromise
 from fedfm.privacy.ledger import Charge, Ledger
+from fedfm.privacy.local import LocalPrivacy
+from fedfm.privacy.private_steps import PrivateSteps
 from fedfm.privacy.promise import Promise
 from fedfm.privacy.statement import Statement, statement
 from fedfm.registry import Choice
@@ -15,6 +18,7 @@ from fedfm.registry import Choice
 PRIVACIES: dict[str, type[Privacy]] = {
     "none": NoPrivacy,
     "central": Central,
+    "local": LocalPrivacy,
 }
 
 AnyPrivacy = Annotated[Privacy, Choice(PRIVACIES, "kind", "fedfm.privacies")]
@@ -29,9 +33,12 @@ __all__ = [
     "Attendance",
     "Central",
     "Charge",
+    "ExamplePromise",
     "Ledger",
+    "LocalPrivacy",
     "NoPrivacy",
     "Privacy",
+    "PrivateSteps",
     "Promise",
     "Release",
     "Statement",

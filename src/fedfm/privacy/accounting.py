@@ -1,8 +1,8 @@
-"""ε of Gaussian noise on sums over Poisson samples of clients, by dp-accounting, and the noise that a target ε needs.
+"""ε of Gaussian noise on sums over Poisson samples, by dp-accounting, and the noise that a target ε needs.
 
-Neighbours differ by one client that is added or removed. `pld` composes privacy loss distributions (Koskela et al.,
-arXiv:1906.03049; Doroshenko et al., arXiv:2207.04380), `rdp` Rényi divergences (Mironov et al., arXiv:1908.10530),
-which gives a larger ε. Both are upper bounds.
+Neighbours differ by one unit (a client, an example) that is added or removed. `pld` composes privacy loss distributions
+(Koskela et al., arXiv:1906.03049; Doroshenko et al., arXiv:2207.04380), `rdp` Rényi divergences (Mironov et al.,
+arXiv:1908.10530), which gives a larger ε. Both are upper bounds.
 """
 
 from __future__ import annotations
@@ -44,10 +44,29 @@ def epsilon(
     Raises:
         RecipeError: dp-accounting is not installed.
     """
+    releases = tuple((noise_multiplier / math.sqrt(times), rate, rounds) for times, rounds in repeats)
+    return composed(accountant, releases, delta, bin_width)
+
+
+@lru_cache(maxsize=512)
+def composed(
+    accountant: str, releases: tuple[tuple[float, float, int], ...], delta: float, bin_width: float = FINE
+) -> float:
+    """ε at δ of releases with different noise.
+
+    Args:
+        accountant: one of `ACCOUNTANTS`.
+        releases: z, q and the number of releases with these, each of a Poisson sample of its own.
+        delta: δ.
+        bin_width: of privacy loss, for ``pld``.
+
+    Raises:
+        RecipeError: dp-accounting is not installed.
+    """
     dp = _library()
     fresh = _fresh(accountant, bin_width)
-    for times, rounds in repeats:
-        fresh.compose(_event(dp, noise_multiplier / math.sqrt(times), rate), rounds)
+    for noise_multiplier, rate, count in releases:
+        fresh.compose(_event(dp, noise_multiplier, rate), count)
     return float(fresh.get_epsilon(delta))
 
 

@@ -1,4 +1,4 @@
-"""What a privacy setting is: what it promises, and how it makes one private mean of a round's updates."""
+"""What a privacy setting is: what it promises, of a round's sum at the server or of local steps at each client."""
 
 from __future__ import annotations
 
@@ -15,7 +15,22 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from fedfm.params import Params
+    from fedfm.privacy.example_promise import ExamplePromise
     from fedfm.spec import Spec
+
+
+class LocalSteps(Interface):
+    """What of the recipe's ``local`` an accountant reads."""
+
+    @property
+    def batch_size(self) -> int:
+        """Examples a step."""
+        ...
+
+    def steps(self, examples: int) -> int:
+        """Steps a round of a client with so many examples."""
+        ...
+
 
 Charged = Callable[[Charge], None]
 """Records a release. When it returns, the record is on disk."""
@@ -51,6 +66,11 @@ class Privacy(Settings):
     kind: str
     """What is promised about the clients' data."""
 
+    @property
+    def norm_bound(self) -> float | None:
+        """The L2 norm that a client's update counts with at most, in the first round; None: any."""
+        return None
+
     def refuses(self, attendance: Attendance) -> str | None:
         """Why the settings do not fit a federation; None where they do."""
         return None
@@ -63,6 +83,15 @@ class Privacy(Settings):
 
         Raises:
             RecipeError: the settings do not fit the federation.
+        """
+        return None
+
+    def examples(self, local: LocalSteps, rounds: int) -> ExamplePromise | None:
+        """What is promised about single examples, which each client keeps in its local steps; None for nothing.
+
+        Args:
+            local: how clients train.
+            rounds: of the run.
         """
         return None
 

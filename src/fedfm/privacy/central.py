@@ -93,6 +93,11 @@ class Central(Privacy):
             raise ValueError("the noise of earlier rounds is taken back in units of one bound: set `privacy.clip`")
         return self
 
+    @property
+    def norm_bound(self) -> float:
+        """C of the first round."""
+        return self.initial_clip if self.clip == "adaptive" else self.clip
+
     def refuses(self, attendance: Attendance) -> str | None:
         """As `fedfm.privacy.Privacy.refuses`."""
         clients, cohort = attendance.clients, attendance.cohort

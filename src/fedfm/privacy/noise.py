@@ -62,6 +62,11 @@ def unpredictable(key: bytes | None = None) -> np.random.Generator:
     return np.random.Generator(ChaCha(seed=seed, rounds=ROUNDS))
 
 
+def unpredictable_key() -> int:
+    """A key from the system's entropy, for random choices at a client that the server must not be able to repeat."""
+    return secrets.randbits(128)
+
+
 class SystemNoise:
     """Noise of one release."""
 

@@ -38,28 +38,53 @@ NONE = Statement(
     "about the examples behind it.",
 )
 
-LIMITS = (
-    "It holds for everything that is computed from the tuned parameters of all rounds, against all who do not see the "
-    "server. It does not cover training losses, clients' own metrics, numbers of examples, failures, times and names "
-    "of clients in the run's folder, nor the choice of settings by repeated runs on the same data. The server sees "
-    "every client's update."
-)
+LIMITS = {
+    "client": (
+        "It holds for everything that is computed from the tuned parameters of all rounds, against all who do not see "
+        "the server. It does not cover training losses, clients' own metrics, numbers of examples, failures, times and "
+        "names of clients in the run's folder, nor the choice of settings by repeated runs on the same data. The "
+        "server sees every client's update."
+    ),
+    "example": (
+        "It holds for every update that a client sends, against all others, the server included; each client adds the "
+        "noise itself. It protects one example: of a party with several examples, each costs as much. It does not "
+        "cover numbers of examples, metrics that clients measure, baselines, failures and times, nor the choice of "
+        "settings by repeated runs on the same data."
+    ),
+}
+"""What a promise about each unit covers."""
 
 
 def statement(figures: Mapping[str, Any] | None) -> Statement:
     """The statement about a run.
 
     Args:
-        figures: ``privacy`` of a plan or of ``summary.json``: at least ``epsilon``, ``delta`` and ``unit``; None:
-            nothing is promised.
+        figures: ``privacy`` of a plan or of ``summary.json``: at least ``epsilon`` (None: not known yet), ``delta``
+            and ``unit``; None: nothing is promised.
     """
     if figures is None:
         return NONE
-    epsilon, delta, unit = f"{figures['epsilon']:.3g}", f"{figures['delta']:.1g}", figures["unit"]
+    delta, unit = f"{figures['delta']:.1g}", figures["unit"]
+    if figures["epsilon"] is None:
+        words = "ε depends on the clients' numbers of examples"
+        return Statement(words, f"δ = {delta}, per {unit}", f"Differential privacy, per {unit}; {words}.", LIMITS[unit])
+    epsilon = f"{figures['epsilon']:.3g}"
     text = f"(ε, δ) = ({epsilon}, {delta}) differential privacy, per {unit}."
     if figures.get("releases"):
         text += f" {_noise(figures)}"
-    return Statement(f"ε = {epsilon}", f"δ = {delta}, per {unit}", text, LIMITS)
+    if figures.get("steps"):
+        text += f" {_noise_of_steps(figures)}"
+    return Statement(f"ε = {epsilon}", f"δ = {delta}, per {unit}", text, LIMITS[unit])
+
+
+def _noise_of_steps(figures: Mapping[str, Any]) -> str:
+    """How clients keep the promise."""
+    return (
+        f"At the client that spent most, Gaussian noise of {figures['noise_multiplier']:.3g} times the clipping bound "
+        "is in the gradient of every local step; each example takes part in a step with probability "
+        f"{figures['rate']:.3g}; {figures['steps']} steps in {figures['rounds']} rounds, accountant "
+        f"{figures['accountant']}."
+    )
 
 
 def _noise(figures: Mapping[str, Any]) -> str:

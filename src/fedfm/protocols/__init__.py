@@ -6,6 +6,7 @@ from typing import Annotated
 
 from fedfm.protocols.base import Messages, Protocol, State
 from fedfm.protocols.buffered import Buffered
+from fedfm.protocols.calibrated import Calibrated
 from fedfm.protocols.clusters import Clusters
 from fedfm.protocols.decomfl import DeComFL
 from fedfm.protocols.distillation import Distillation
@@ -29,6 +30,7 @@ PROTOCOLS: dict[str, type[Protocol]] = {
     "clusters": Clusters,
     "fedkseed": FedKSeed,
     "decomfl": DeComFL,
+    "calibrated": Calibrated,
 }
 
 AnyProtocol = Annotated[Protocol, Choice(PROTOCOLS, "kind", "fedfm.protocols")]
@@ -39,6 +41,7 @@ __all__ = [
     "AnyProtocol",
     "Ask",
     "Buffered",
+    "Calibrated",
     "ClientUpdate",
     "Clusters",
     "DeComFL",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
+from fedfm.aggregation import Contribution
 from fedfm.aggregation.lora import AggregationError
 from fedfm.algorithms import Aggregate, ServerState
 from fedfm.params import Params
@@ -58,7 +59,7 @@ class RoundFold(Combination):
         """Folds in one update."""
         super().add(update)
         if not update.is_mean:  # the error is in the products of each client's factors
-            self._error.add(update.groups[TUNABLE], update.contribution, update.slices, self._rule.weight)
+            self._error.add(update.groups[TUNABLE], update.contribution, update.slices, self._weight)
         self._updates += update.contribution.copies
 
     def aggregate(self) -> Aggregate:
@@ -69,6 +70,8 @@ class RoundFold(Combination):
     def _combined(self, combined: Params, replaced: Collection[str]) -> None:
         if (error := self._error.of(combined, frozenset(replaced))) is not None:
             self._io.record({"aggregation_error": error})
+        if figures := self._update.figures():
+            self._io.record(figures)
         for client, reason in self._update.notes().items():
             self._io.note("left out", client, reason)
 
@@ -78,3 +81,8 @@ class RoundFold(Combination):
         if residual := self._update.residual(after):
             self._io.merge(residual)
         return after, server
+
+    def _weight(self, contribution: Contribution) -> float:
+        """The weight of an update in the mean of products with which the result is compared."""
+        weight = self._update.weigh(contribution)
+        return self._rule.weight(contribution) if weight is None else weight

@@ -28,6 +28,8 @@ from fedfm.capabilities import (
     SGD,
     SHARED_CODE,
     SIMULATED_CLIENTS,
+    SINGLE_EXAMPLES,
+    TEXT_INPUTS,
     TUNABLE_UPDATES,
     UNLESS_TAKEN,
     WEIGHT_MATRICES,
@@ -182,6 +184,12 @@ PLAIN_KEYS = (
         takes={FIXED_COHORT: "a client can be drawn several times"},
     ),
     PlainKey(
+        "federation.without",
+        lambda recipe: bool(recipe.federation.without),
+        needs={SIMULATED_CLIENTS: "a site is left out by the server's --allow"},
+        takes={FIXED_COHORT: "a round in which a client was drawn that is left out has fewer clients"},
+    ),
+    PlainKey(
         "federation.per_round",
         lambda recipe: recipe.federation.per_round not in (None, recipe.federation.clients),
         needs={PARTIAL_PARTICIPATION: "it names fewer clients than there are; leave it out"},
@@ -246,6 +254,15 @@ PLAIN_KEYS = (
         "federation.devices",
         lambda recipe: bool(recipe.federation.devices),
         needs={SIMULATED_CLIENTS: "profiles replace the speed of real machines; leave them out"},
+    ),
+    PlainKey(
+        "audit.canaries",
+        lambda recipe: recipe.audit.canaries > 0,
+        needs={
+            SIMULATED_CLIENTS: "they are planted in the clients' data; set 0",
+            TEXT_INPUTS: "a canary is random tokens; set 0",
+            ONE_BACKBONE: "their tokens are drawn for one tokenizer; set 0",
+        },
     ),
     PlainKey(
         "federation.ranks",
@@ -332,6 +349,11 @@ PLAIN_KEYS = (
         "local.weight_decay",
         lambda recipe: recipe.local.weight_decay > 0,
         needs={GRADIENTS: "it is part of the optimiser's step; set 0"},
+    ),
+    PlainKey(
+        "local.logit_adjustment",
+        lambda recipe: recipe.local.logit_adjustment > 0,
+        takes={SINGLE_EXAMPLES: "it adjusts each example's loss by the classes of all of them; set 0"},
     ),
     PlainKey(
         "local.dropout",

@@ -14,6 +14,7 @@ from fedfm.recipe.federation import DEFAULT_CLIENTS
 from fedfm.recipe.keys import RecipeKeys
 from fedfm.recipe.problems import overlap
 from fedfm.spelling import nearest
+from fedfm.tasks import TASKS
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,20 @@ def _pairs(recipe: RecipeKeys) -> str | None:
     if len(recipe.data.text) > 1 and not recipe.task.pairs:
         return f"two columns make a pair, and `task.kind: {recipe.task.kind}` takes one"
     return None
+
+
+def _unread(key: str) -> Callable[[RecipeKeys], str | None]:
+    """A rule that refuses a key of ``data`` which only some tasks read."""
+
+    def reason(recipe: RecipeKeys) -> str | None:
+        if key not in recipe.data.model_fields_set or key in recipe.task.own_keys:
+            return None
+        if getattr(recipe.data, key) == type(recipe.data).model_fields[key].default:
+            return None
+        readers = " or ".join(kind for kind, task in TASKS.items() if key in task.own_keys)
+        return f"`task.kind: {recipe.task.kind}` does not read it; it is for {readers}"
+
+    return reason
 
 
 def _cohort(recipe: RecipeKeys) -> str | None:
@@ -260,6 +275,9 @@ CHECKS = (
     Check(("data.test",), _something_to_report),
     Check(("data.validation", "data.test"), _held_back),
     Check(("data.text", "task.kind"), _pairs),
+    Check(("data.conversation", "task.kind"), _unread("conversation")),
+    Check(("data.template", "task.kind"), _unread("template")),
+    Check(("data.pack", "task.kind"), _unread("pack")),
     Check(("federation.per_round", "federation.clients", "data.client"), _cohort),
     Check(("aggregate.rule", "federation", "protocol", "data.client", "data.train"), _fitting_updates),
     Check(("aggregate.rule", "data.root"), _root_data),

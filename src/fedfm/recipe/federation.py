@@ -73,6 +73,10 @@ class FederationSettings(Settings):
     """What some of the simulated clients do to harm the run, to measure what a rule withstands; null: all are honest.
     A run with real sites refuses it."""
 
+    without: list[str] = []
+    """Ids of simulated clients that are left out: they are drawn as ever, but not asked, and none of their examples is
+    used. `fedfm forget` sets it."""
+
     @field_validator("ranks")
     @classmethod
     def _ranks_are_named(cls, ranks: Ranks | None) -> Ranks | None:

@@ -10,6 +10,7 @@ from pydantic import Field
 from fedfm.aggregation import Aggregation
 from fedfm.aggregation.mean import Mean
 from fedfm.algorithms import AnyAlgorithm, FedAvg
+from fedfm.audit.settings import AuditSettings
 from fedfm.clients.settings import LocalSettings
 from fedfm.clients.work import EVALUATE
 from fedfm.contributions import AnyValuation, NoValuation
@@ -74,6 +75,8 @@ class RecipeKeys(Settings):
     """What the server sees of the clients' updates."""
     privacy: AnyPrivacy = NoPrivacy()
     """What is promised about the clients' data."""
+    audit: AuditSettings = AuditSettings()
+    """What is planted in the clients' data, so that `fedfm audit` can measure what the model remembers."""
     runtime: Runtime = Local()
     """Where clients execute."""
     evaluate: EvaluateSettings = EvaluateSettings()

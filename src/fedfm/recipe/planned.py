@@ -29,7 +29,6 @@ PLANNED: dict[str, tuple[str, ...]] = {
         "fltrust",
         "foolsgold",
     ),
-    "privacy.kind": ("local",),
     "runtime.precision": ("float16",),
     "report_to": ("wandb", "mlflow", "trackio"),
 }

@@ -24,8 +24,8 @@ from fedfm.yaml_text import YamlError, parse
 LOCK, OWNER = ".lock", ".pid"
 
 FILES = (
-    "recipe.yaml", "env.json", "profile.json", "clients.json", "metrics.jsonl", "events.jsonl", "wire.jsonl",
-    "costs.jsonl", "privacy.jsonl", "LATEST", "summary.json", "report.html", LOCK, OWNER,
+    "recipe.yaml", "env.json", "forgotten.json", "profile.json", "clients.json", "metrics.jsonl", "events.jsonl",
+    "wire.jsonl", "costs.jsonl", "privacy.jsonl", "LATEST", "summary.json", "audit.json", "report.html", LOCK, OWNER,
 )  # fmt: skip
 FOLDERS = ("checkpoints", "client_state", "clients", "adapter", "model", "proxy", "tensorboard")
 """`FILES` must be files and `FOLDERS` must be folders, where they exist."""
@@ -121,9 +121,19 @@ class RunFolder:
         return self.path / "profile.json"
 
     @property
+    def forgotten(self) -> Path:
+        """What was forgotten, and how, in a run that `fedfm forget` played."""
+        return self.path / "forgotten.json"
+
+    @property
     def evaluation(self) -> Path:
         """The delivered model on the test set: metrics, and precision, recall and F1 of each class."""
         return self.path / "evaluation.json"
+
+    @property
+    def audit(self) -> Path:
+        """What the run gives away, as `fedfm audit` has measured it."""
+        return self.path / "audit.json"
 
     @property
     def clients(self) -> Path:

@@ -33,6 +33,7 @@ class RunFiles:
         evaluation: evaluation.json; None until the run has ended.
         environment: env.json.
         profile: profile.json; None unless the run was profiled.
+        audit: audit.json; None unless the run was audited.
         clients: clients.json, one record a client.
         metrics: metrics.jsonl in order.
         events: events.jsonl in order.
@@ -47,6 +48,7 @@ class RunFiles:
     evaluation: Record | None
     environment: Record | None
     profile: Record | None
+    audit: Record | None
     clients: list[Record]
     metrics: list[Record]
     events: list[Record]
@@ -117,6 +119,7 @@ def read_run(folder: RunFolder) -> RunFiles:
         evaluation=_json(folder.evaluation, shapes.EVALUATION),
         environment=_json(folder.environment, shapes.ENVIRONMENT),
         profile=_json(folder.profile, shapes.PROFILE),
+        audit=audit_of(folder),
         clients=_json(folder.clients, shapes.CLIENTS) or [],
         metrics=list(map(records, jsonl.records(folder.metrics, shapes.METRICS))),
         events=list(map(records, jsonl.records(folder.events, shapes.EVENT))),
@@ -135,6 +138,17 @@ def summary_of(folder: RunFolder) -> Record | None:
     """
     summary: Record | None = _json(folder.summary, shapes.SUMMARY)
     return summary
+
+
+def audit_of(folder: RunFolder) -> Record | None:
+    """The content of audit.json; None unless the run was audited.
+
+    Raises:
+        DataError: it is damaged.
+        StorageError: it cannot be read.
+    """
+    audit: Record | None = _json(folder.audit, shapes.AUDIT)
+    return audit
 
 
 def last_round(folder: RunFolder) -> int:

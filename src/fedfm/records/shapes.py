@@ -115,6 +115,7 @@ class _Client(TypedDict):
     id: Name
     examples: Count
     labels: NotRequired[dict[str, Count] | None]
+    label_epsilon: NotRequired[float]
     holdout: NotRequired[Count | None]
 
 
@@ -207,9 +208,11 @@ class _Privacy(TypedDict):
     epsilon: float
     delta: float
     unit: Name
-    noise_multiplier: NotRequired[float]
-    rate: NotRequired[float]
+    noise_multiplier: NotRequired[float | None]
+    rate: NotRequired[float | None]
     releases: NotRequired[Count]
+    rounds: NotRequired[Count]
+    steps: NotRequired[Count]
     accountant: NotRequired[Name]
 
 
@@ -297,6 +300,108 @@ class _Profile(TypedDict):
 
 
 @with_config(_OPEN)
+class _Area(TypedDict):
+    auc: float
+    interval: Annotated[list[float], Field(min_length=2, max_length=2)]
+
+
+@with_config(_OPEN)
+class _TruePositives(TypedDict):
+    rate: float
+    interval: Annotated[list[float], Field(min_length=2, max_length=2)]
+
+
+@with_config(_OPEN)
+class _MembershipAttack(_Area):
+    true_positives: dict[str, _TruePositives | None]
+
+
+@with_config(_OPEN)
+class _WorstClient(_Area):
+    client: Name
+    members: Count
+
+
+@with_config(_OPEN)
+class _ClientAreas(TypedDict):
+    measured: Count
+    mean_auc: float
+    worst: _WorstClient
+
+
+@with_config(_OPEN)
+class _MembershipFigures(TypedDict):
+    members: Count
+    others: Count
+    loss: _MembershipAttack
+    reference: _MembershipAttack
+    clients: _ClientAreas | None
+
+
+@with_config(_OPEN)
+class _ExposureFigures(TypedDict):
+    planted: Count
+    others: Count
+    mean: float
+    median: float
+    highest: float
+    by_chance: float
+    most: float
+    p_value: float
+
+
+@with_config(_OPEN)
+class _OneRunFigures(TypedDict):
+    canaries: Count
+    planted: Count
+    guesses: Count
+    right: Count
+    epsilon_lower: float
+    delta: float
+    confidence: float
+    promised: NotRequired[float]
+    unit: NotRequired[Name]
+    changes: NotRequired[Count]
+    p_value: NotRequired[float]
+    refuted: NotRequired[bool]
+
+
+@with_config(_OPEN)
+class _Recovered(TypedDict):
+    labels: float | None
+    cosine: float | None
+    tokens: float | None
+
+
+@with_config(_OPEN)
+class _InversionFigures(TypedDict):
+    examples: Count
+    tokens: Count
+    sent: _Recovered
+    released: _Recovered | None
+
+
+@with_config(_OPEN)
+class _DisclosureFigures(TypedDict):
+    disclosed: float
+
+
+@with_config(_OPEN)
+class _Measured(TypedDict, total=False):
+    membership: _MembershipFigures
+    exposure: _ExposureFigures
+    one_run: _OneRunFigures
+    inversion: _InversionFigures
+    disclosure: _DisclosureFigures
+
+
+@with_config(_OPEN)
+class _Audit(TypedDict):
+    measured: _Measured
+    not_measured: dict[str, str]
+
+
+@with_config(_OPEN)
 class _Recipe(TypedDict):
     name: Name
     output: NotRequired[str]
@@ -350,5 +455,6 @@ CLIENTS = Shape[list[Any]](list[_Client])
 SUMMARY = Shape[Mapping[str, Any]](_Summary)
 EVALUATION = Shape[Mapping[str, Any]](Annotated[_Evaluation, AfterValidator(_square)])
 ENVIRONMENT = Shape[Mapping[str, Any]](_Environment)
+AUDIT = Shape[Mapping[str, Any]](_Audit)
 PROFILE = Shape[Mapping[str, Any]](_Profile)
 RECIPE = Shape[Mapping[str, Any]](_Recipe)

@@ -14,7 +14,7 @@ from huggingface_hub import ModelCard, ModelCardData
 from fedfm import __version__
 from fedfm.printable import escaped
 from fedfm.privacy.statement import statement
-from fedfm.records import contributions, disk, jsonl, names, units
+from fedfm.records import audits, contributions, disk, jsonl, names, units
 from fedfm.records.jsonl import Record
 from fedfm.records.reading import dig, metric_keys
 from fedfm.report import markdown, templates
@@ -42,6 +42,8 @@ LOADING = {
     "regression": Loading("AutoModelForSequenceClassification", "AutoTokenizer", "text-classification", "regression"),
     "masked-lm": Loading("AutoModelForMaskedLM", "AutoTokenizer", "fill-mask"),
     "causal-lm": Loading("AutoModelForCausalLM", "AutoTokenizer", "text-generation"),
+    "instruct": Loading("AutoModelForCausalLM", "AutoTokenizer", "text-generation"),
+    "seq2seq": Loading("AutoModelForSeq2SeqLM", "AutoTokenizer", "text-generation"),
 }
 
 SOURCES = ("train", "validation", "test")
@@ -77,7 +79,9 @@ class Base:
         return "hub" if _on_the_hub(self.name) else "folder"
 
 
-def write_card(folder: Path, *, base: Base, summary: Record, recipe: Record, kind: ArtifactKind) -> Path:
+def write_card(
+    folder: Path, *, base: Base, summary: Record, recipe: Record, kind: ArtifactKind, audit: Record | None = None
+) -> Path:
     """Writes README.md beside an adapter or a merged model.
 
     Args:
@@ -86,6 +90,7 @@ def write_card(folder: Path, *, base: Base, summary: Record, recipe: Record, kin
         summary: the content of summary.json.
         recipe: the resolved recipe as plain data.
         kind: what ``folder`` holds.
+        audit: the content of audit.json; None where the run was not audited.
 
     Raises:
         StorageError: it cannot be written.
@@ -111,6 +116,8 @@ def write_card(folder: Path, *, base: Base, summary: Record, recipe: Record, kin
         warning=None if private else contributions.warning(summary),
         contributions=[] if private else contributions.lines(summary),
         privacy=statement(summary.get("privacy")),
+        planted=audits.planted_warnings(dig(recipe, "audit.canaries") or 0),
+        audited=audits.for_others(audit),
         personal=summary.get("personal") or [],
         mean_of_clients=summary.get("mean_of_clients"),
         mean_of_experts=summary.get("mean_of_experts"),

@@ -54,6 +54,7 @@ def render(run: RunFiles) -> str:
         time=sections.time(run),
         checks=sections.checks(run),
         privacy=statement(dig(run.summary, "privacy")),
+        audit=sections.audit(run),
         faults=sections.faults(run),
         simulated=dig(run.recipe, "runtime.kind") != "flower",
         versions=versions,

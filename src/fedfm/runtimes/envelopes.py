@@ -96,6 +96,14 @@ class Wanting(_Head):
     """What it lacks: each of these files from that byte on."""
 
 
+class LabelAnswers(_Head):
+    """How many examples answered each class of the recipe; see `fedfm.privacy.randomized_response`."""
+
+    answers: Annotated[tuple[Annotated[Count, Field(le=MAX_EXAMPLES)], ...], Field(min_length=1, max_length=100_000)]
+    epsilon: Annotated[float, Field(gt=0, le=20)]
+    """ε of each example."""
+
+
 class Ready(_Head):
     """Node to server: it is prepared. No blobs."""
 
@@ -106,6 +114,8 @@ class Ready(_Head):
     """Clients that it can train; null: any."""
     examples: Annotated[Count, Field(le=MAX_EXAMPLES)] | None = None
     """Training examples, where it has data of its own."""
+    labels: LabelAnswers | None = None
+    """Their classes under randomised response, where it tells them."""
 
 
 class Requests(_Head):

@@ -18,7 +18,7 @@ from typing import Any
 from fedfm.errors import InterruptedRunError, TooFewClientsError
 from fedfm.proxies.base import ModelVersion
 from fedfm.runtimes.base import refuse_repeats
-from fedfm.runtimes.envelopes import Ended, Envelope, Lost, Replies, RunStatus, Unprepared
+from fedfm.runtimes.envelopes import Ended, Envelope, LabelAnswers, Lost, Replies, RunStatus, Unprepared
 from fedfm.runtimes.exchanges import read_replies, work_envelope
 from fedfm.runtimes.line import Line, Part
 from fedfm.runtimes.preparation import Preparation, why_not
@@ -219,6 +219,11 @@ class NodesRuntime:
     def examples(self) -> dict[str, int]:
         """Node → training examples that it reported; 0: it reported none. Grows as nodes join."""
         return self.preparation.examples
+
+    @property
+    def labels(self) -> dict[str, LabelAnswers]:
+        """Node → the classes of its examples under randomised response, where it told them. Grows as nodes join."""
+        return self.preparation.labels
 
     @property
     def refused(self) -> dict[str, str]:

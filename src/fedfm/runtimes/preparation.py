@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fedfm.proxies.base import ModelVersion
-from fedfm.runtimes.envelopes import Envelope, Lost, Piece, Prepare, Ready, Refusal, Wanting, job_digest
+from fedfm.runtimes.envelopes import Envelope, LabelAnswers, Lost, Piece, Prepare, Ready, Refusal, Wanting, job_digest
 from fedfm.runtimes.file_transfer import Offer
 
 
@@ -37,6 +37,7 @@ class Preparation:
     Attributes:
         digest: `job_digest` of the run's job.
         examples: node → training examples that it reported; 0: none reported.
+        labels: node → the classes of these examples under randomised response, where it told them.
         refused: node → why it does not take part.
         lost: node → why its preparation broke off.
     """
@@ -52,6 +53,7 @@ class Preparation:
         """The preparation for a job; arguments as of `NodesRuntime`."""
         self.digest = job_digest(job)
         self.examples: dict[str, int] = {}
+        self.labels: dict[str, LabelAnswers] = {}
         self.refused: dict[str, str] = {}
         self.lost: dict[str, str] = {}
         self._job = job
@@ -135,8 +137,10 @@ class Preparation:
         """Takes a node's answer; returns the next envelope for it, or None when it is ready, refused or lost."""
         progress = self._progress.pop(node)
         match answer.head:
-            case Ready(job=self.digest, clients=clients, examples=examples):
+            case Ready(job=self.digest, clients=clients, examples=examples, labels=labels):
                 self.examples[node] = examples or 0
+                if labels is not None:
+                    self.labels[node] = labels
                 if not progress.trial:
                     served = (node,) if self._own_data else clients
                     self._serves[node] = None if served is None else frozenset(served)

@@ -164,6 +164,13 @@ class Roster:
         """t, the shares that a secret takes."""
         return self.attempt.terms.least(self.degree)
 
+    @property
+    def quorum(self) -> int:
+        """The clients that must confirm a list of clients in the sum: no two lists can have as many, unless more than
+        2·quorum − n of the n clients sign both.
+        """
+        return self.attempt.terms.least(len(self.members))
+
     @cached_property
     def neighbors(self) -> dict[str, tuple[str, ...]]:
         """Client id → its neighbours, sorted; holder j of its shares is the j-th, from 1."""

@@ -1,10 +1,14 @@
-"""The client's side of a secure sum: four answers in one order, each once in an attempt.
+"""The client's side of a secure sum: five answers in one order, each once in an attempt.
 
     advertise   fresh public keys, signed by the client's identity
     share       Shamir's shares of its two secrets, sealed for each neighbour
     mask        its vector with all masks; from then on it can mask nothing else with these keys
-    unmask      for each neighbour one share: of its own mask where it is in the sum, of its masking key where it
-                dropped out, never of both; then it forgets its keys
+    confirm     its signature of the list of clients that are in the sum, and of those that dropped out
+    unmask      once enough clients have signed this list: for each neighbour one share, of its own mask where it is in
+                the sum, of its masking key where it dropped out, never of both; then it forgets its keys
+
+The signatures are the consistency check of Bonawitz et al., https://eprint.iacr.org/2017/281, Fig. 4: a server that
+names other clients to one part of the clients than to another does not get enough of them for either list.
 
 What a client must remember between answers is one value, `MaskingState`; a step returns the next one and changes
 nothing.
@@ -17,7 +21,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from fedfm.secure.attempt import Advertised, Attempt, Roster, digest_of, from_hex, read, too_few
+from fedfm.secure.attempt import Advertised, Attempt, Roster, digest_of, too_few
 from fedfm.secure.masks import Masked, is_negative, pair_key, self_key
 from fedfm.secure.primitives import (
     KEY_BYTES,
@@ -36,8 +40,9 @@ from fedfm.secure.primitives import (
     verify,
 )
 from fedfm.secure.terms import Terms
+from fedfm.secure.unmasking import Survivors, Unmasking, confirmed_text, masked_text, survivors_text
 
-IDLE, ADVERTISED, SHARED, MASKED = "idle", "advertised", "shared", "masked"
+IDLE, ADVERTISED, SHARED, MASKED, CONFIRMED = "idle", "advertised", "shared", "masked", "confirmed"
 """What a client has done last in its attempt."""
 
 SHARES_BYTES = 2 * KEY_BYTES + SEALED_BYTES
@@ -61,6 +66,7 @@ class MaskingState:
         seed: b, of its own mask.
         roster: of the attempt.
         sharers: clients that masks are for.
+        alive: clients that it has confirmed to be in the sum.
     """
 
     client: str
@@ -73,6 +79,7 @@ class MaskingState:
     seed: bytes = b""
     roster: Roster | None = None
     sharers: tuple[str, ...] = ()
+    alive: tuple[str, ...] = ()
 
     @classmethod
     def new(cls, client: str) -> MaskingState:
@@ -90,6 +97,7 @@ class MaskingState:
                 "secrets": [self.sealing.hex(), self.masking.hex(), self.seed.hex()],
                 "roster": self.roster and self.roster.encode().decode(),
                 "sharers": self.sharers,
+                "alive": self.alive,
             }
         ).encode()
 
@@ -100,9 +108,9 @@ class MaskingState:
         attempt = kept["attempt"] and Attempt.decode(kept["attempt"].encode(), terms)
         roster = kept["roster"] and Roster.decode(attempt, kept["roster"].encode())
         sealing, masking, seed = map(bytes.fromhex, kept["secrets"])
-        known, sharers = kept["known"], tuple(kept["sharers"])
+        known, sharers, alive = kept["known"], tuple(kept["sharers"]), tuple(kept["alive"])
         identity = bytes.fromhex(kept["identity"])
-        return cls(client, identity, known, kept["step"], attempt, sealing, masking, seed, roster, sharers)
+        return cls(client, identity, known, kept["step"], attempt, sealing, masking, seed, roster, sharers, alive)
 
     def in_attempt(self, step: str, nonce: bytes) -> Attempt:
         """The attempt, if this step of it was the client's last.
@@ -225,74 +233,58 @@ def mask(
     return after, masked, committed + vector_digest + signature
 
 
-@dataclass(frozen=True)
-class Unmasking:
-    """What the server asks for at the end.
-
-    Attributes:
-        alive: clients whose vectors are in the sum, sorted.
-        dead: clients that shared, and whose vectors are not in it, sorted.
-        signature: of the server, over both.
-        proofs: client id → what it said of its vector, for the alive neighbours of the client that is asked.
-        sealed: client id → its sealed shares, for the neighbours of the client that is asked.
-    """
-
-    alive: tuple[str, ...]
-    dead: tuple[str, ...]
-    signature: bytes
-    proofs: Mapping[str, bytes]
-    sealed: Mapping[str, bytes]
-
-    def encode(self) -> bytes:
-        """What is sent."""
-        tables = [{client: value.hex() for client, value in table.items()} for table in (self.proofs, self.sealed)]
-        return json.dumps([self.alive, self.dead, self.signature.hex(), *tables]).encode()
-
-    @classmethod
-    def decode(cls, content: bytes) -> Unmasking:
-        """The inverse of `encode`.
-
-        Raises:
-            SecureAggregationError: it is none.
-        """
-        match read(content):
-            case [[*alive], [*dead], str(signature), dict(proofs), dict(sealed)] if all(
-                isinstance(text, str) for text in (*alive, *dead, *proofs.values(), *sealed.values())
-            ):
-                tables = [{client: from_hex(value) for client, value in table.items()} for table in (proofs, sealed)]
-                return cls(tuple(alive), tuple(dead), from_hex(signature), *tables)
-        raise SecureAggregationError("the request to unmask cannot be read")
-
-
-def unmask(memory: MaskingState, nonce: bytes, request: Unmasking) -> tuple[MaskingState, list[bytes]]:
-    """One share for each neighbour in turn, `KEY_BYTES` each, zeros for those that did not share.
+def confirm(memory: MaskingState, nonce: bytes, named: Survivors) -> tuple[MaskingState, bytes]:
+    """The client's signature of the list, `SIGNATURE_BYTES`; it signs one list in an attempt.
 
     Raises:
-        SecureAggregationError: it is not this step's turn, so that a request may have been answered already; a client
-            is named as both alive and dead, or as neither; too few are alive, in all or of its neighbours; the server's
-            signature, or what a client said of its vector, is wrong; or a share cannot be unsealed.
+        SecureAggregationError: it is not this step's turn; a client is named as both alive and dead, or as neither; too
+            few are alive, in all or of its neighbours; or the server's signature, or what a client said of its vector,
+            is wrong.
     """
     attempt, roster = memory.in_roster(MASKED, nonce)
-    alive, dead = set(request.alive), set(request.dead)
+    alive, dead = set(named.alive), set(named.dead)
     if both := sorted(alive & dead):
         raise SecureAggregationError(f"client {both[0]} is named as alive and as dead: both shares are never given")
     if alive | dead != set(memory.sharers) or memory.client not in alive:
         raise SecureAggregationError("the clients that are alive or dead are not those that shared")
     if len(alive) < attempt.terms.min_clients:
         raise SecureAggregationError(too_few(len(alive), "are in the sum", attempt.terms))
-    neighbors = roster.neighbors[memory.client]
-    if (helpers := sum(other in alive for other in neighbors)) < roster.least:
-        raise SecureAggregationError(f"{helpers} neighbours are in the sum, fewer than the {roster.least} needed")
-    verify(attempt.server, request.signature, unmasking_text(roster, request.alive, request.dead), "the server")
+    present = [other for other in roster.neighbors[memory.client] if other in alive]
+    if len(present) < roster.least:
+        raise SecureAggregationError(f"{len(present)} neighbours are in the sum, fewer than the {roster.least} needed")
+    verify(attempt.server, named.signature, survivors_text(roster, named.alive, named.dead), "the server")
+    for other in present:
+        said = named.proofs.get(other, b"")
+        text = masked_text(roster, memory.sharers, other, said[: 2 * KEY_BYTES])
+        verify(roster.keys[other].identity, said[2 * KEY_BYTES :], text, f"client {other}")
+    signature = sign(memory.identity, confirmed_text(roster, named.alive, named.dead))
+    return replace(memory, step=CONFIRMED, alive=named.alive), signature
+
+
+def unmask(memory: MaskingState, nonce: bytes, request: Unmasking) -> tuple[MaskingState, list[bytes]]:
+    """One share for each neighbour in turn, `KEY_BYTES` each, zeros for those that did not share.
+
+    Raises:
+        SecureAggregationError: it is not this step's turn, so that a request may have been answered already; too few
+            clients in the sum have signed the list that this client signed; or a share cannot be unsealed.
+    """
+    attempt, roster = memory.in_roster(CONFIRMED, nonce)
+    alive, sharers = set(memory.alive), set(memory.sharers)
+    text = confirmed_text(roster, memory.alive, sorted(sharers - alive))
+    for client, signature in request.confirmed.items():
+        if client not in alive:
+            raise SecureAggregationError(f"client {client} confirms a sum that it is not in")
+        verify(roster.keys[client].identity, signature, text, f"client {client}")
+    if len(request.confirmed) < roster.quorum:
+        raise SecureAggregationError(
+            f"{len(request.confirmed)} clients confirm the list of clients in the sum, fewer than the {roster.quorum} "
+            "needed"
+        )
     found = []
-    for other in neighbors:
-        if other not in alive and other not in dead:
+    for other in roster.neighbors[memory.client]:
+        if other not in sharers:
             found.append(bytes(KEY_BYTES))
             continue
-        if other in alive:
-            said = request.proofs.get(other, b"")
-            text = masked_text(roster, memory.sharers, other, said[: 2 * KEY_BYTES])
-            verify(roster.keys[other].identity, said[2 * KEY_BYTES :], text, f"client {other}")
         key = sealing_key(memory.sealing, roster, other, memory.client)
         pair = unseal(key, request.sealed.get(other, b""))
         found.append(pair[KEY_BYTES:] if other in alive else pair[:KEY_BYTES])
@@ -310,13 +302,3 @@ def sealing_key(secret: bytes, roster: Roster, sender: str, receiver: str) -> by
 def commitment(seed: bytes, roster: Roster) -> bytes:
     """What fixes b without telling it, so that a wrong share is found."""
     return derive(seed, roster.digest, b"fedfm secure commitment")
-
-
-def masked_text(roster: Roster, sharers: Sequence[str], client: str, said: bytes) -> bytes:
-    """What a client signs when it has masked: its commitment and the digest of its vector, for these sharers."""
-    return digest_of("masked", roster.digest, list(sharers), client, said)
-
-
-def unmasking_text(roster: Roster, alive: Sequence[str], dead: Sequence[str]) -> bytes:
-    """What the server signs when it asks to unmask."""
-    return digest_of("unmask", roster.digest, list(alive), list(dead))

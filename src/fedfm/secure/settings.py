@@ -21,6 +21,8 @@ class SecureSettings(Settings):
     """Kinds of work that clients are asked for besides the protocol's."""
     extra: ClassVar[str | None] = None
     """The extra of fedfm that it needs."""
+    statement: ClassVar[str | None] = None
+    """What a run says of it: terminal, report and model card; None: nothing."""
 
     @property
     def sums_only(self) -> bool:
@@ -75,8 +77,8 @@ class SecAgg(SecureSettings):
     """With weights by examples, a client that has more examples counts as if it had this many. The quantisation step
     of a sum of N clients is C·N·max_examples / 2^(bits − 1); that of the mean is smaller by the sum of the weights."""
     threshold: Annotated[float, Field(ge=0.5, lt=1)] = 0.5
-    """More than this share of a client's neighbours must help to remove its masks. A higher share protects against more
-    clients that collude with the server, and lets fewer drop out."""
+    """More than this share of a client's neighbours must help to remove its masks, and of all clients confirm who is in
+    the sum. A higher share protects against more clients that collude with the server, and lets fewer drop out."""
     neighbors: Annotated[int, Field(ge=4, le=10_000, multiple_of=2)] | None = None
     """Clients with which each client shares masks; null: 2·⌈3.3·log₂ n⌉ of n clients, which are all of up to 37."""
     min_clients: Annotated[int, Field(ge=3, le=1_000_000)] = 5
@@ -84,15 +86,25 @@ class SecAgg(SecureSettings):
     attempts: Annotated[int, Field(ge=1, le=100)] = 3
     """How often a round is tried, with fresh keys each time, before too many drop-outs end the run."""
 
-    works: ClassVar[tuple[str, ...]] = ("advertise-keys", "share-secrets", "train-masked", "unmask")
+    works: ClassVar[tuple[str, ...]] = (
+        "advertise-keys",
+        "share-secrets",
+        "train-masked",
+        "confirm-survivors",
+        "unmask",
+    )
     extra: ClassVar[str | None] = "secure"
+    statement: ClassVar[str | None] = (
+        "Secure aggregation: the server sees the sum of a round's updates and no single one (experimental, not "
+        "reviewed by a cryptographer)."
+    )
     needs: ClassVar[Mapping[str, str]] = {
         capabilities.ROUND_SUM: "the server learns the sum of a round's updates only",
         capabilities.WEIGHTED_MEAN: "the server learns the sum of a round's updates only",
         capabilities.LINEAR_STAGES: "what clients send is summed before it is decoded",
         capabilities.WHOLE_VIEWS: "all clients of a round mask the same coordinates",
         capabilities.FIXED_COHORT: "the number of clients decides how finely values are quantised",
-        capabilities.SIMULATED_CLIENTS: "a site cannot keep its keys from one request of a round to the next yet",
+        capabilities.SIMULATED_CLIENTS: "a site continues from what the server names, and keys must not be used twice",
     }
     takes: ClassVar[Mapping[str, str]] = {
         capabilities.INDIVIDUAL_UPDATES: "the server learns the sum of a round's updates only",

@@ -7,13 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from fedfm.secure.attempt import NONCE_BYTES, Advertised, Attempt, Roster, too_few
 from fedfm.secure.grid import Grid
-from fedfm.secure.masking_client import (
-    PROOF_BYTES,
-    Unmasking,
-    commitment,
-    masked_text,
-    unmasking_text,
-)
+from fedfm.secure.masking_client import PROOF_BYTES, commitment
 from fedfm.secure.masks import Masked, is_negative, pair_key, self_key
 from fedfm.secure.primitives import (
     KEY_BYTES,
@@ -26,6 +20,7 @@ from fedfm.secure.primitives import (
     verify,
 )
 from fedfm.secure.terms import Terms
+from fedfm.secure.unmasking import Survivors, Unmasking, confirmed_text, masked_text, survivors_text
 
 
 class SummingServer:
@@ -53,6 +48,7 @@ class SummingServer:
         self.roster: Roster | None = None
         self._sealed: dict[str, Mapping[str, bytes]] = {}
         self._proofs: dict[str, bytes] = {}
+        self._confirmed: dict[str, bytes] = {}
         self._sum = Masked.zeros(values, self.grid.dtype)
 
     @property
@@ -117,22 +113,52 @@ class SummingServer:
         self._proofs[client] = proof
         self._sum.add(masked)
 
-    def requests(self) -> dict[str, Unmasking]:
-        """What each client in the sum is asked.
+    @property
+    def dead(self) -> tuple[str, ...]:
+        """Clients whose shares are here, and whose vectors are not in the sum."""
+        return tuple(client for client in self.sharers if client not in self._proofs)
+
+    def survivors(self) -> dict[str, Survivors]:
+        """What each client in the sum is told of the others, and asked to confirm.
 
         Raises:
             SecureAggregationError: too few vectors are in the sum, in all or of a client's neighbours.
         """
-        alive = self.alive
+        alive, dead = self.alive, self.dead
         self._require(alive, "are in the sum")
-        dead = tuple(client for client in self.sharers if client not in self._proofs)
-        signature = sign(self._secret, unmasking_text(self._known, alive, dead))
+        signature = sign(self._secret, survivors_text(self._known, alive, dead))
         found = {}
         for client in alive:
-            neighbors = [other for other in self._known.neighbors[client] if other in self._sealed]
+            neighbors = self._known.neighbors[client]
             proofs = {other: self._proofs[other] for other in neighbors if other in self._proofs}
-            sealed = {other: self._sealed[other][client] for other in neighbors}
-            found[client] = Unmasking(alive, dead, signature, proofs, sealed)
+            found[client] = Survivors(alive, dead, signature, proofs)
+        return found
+
+    def confirm(self, client: str, signature: bytes) -> None:
+        """Keeps a client's signature of the list of clients in the sum.
+
+        Raises:
+            SecureAggregationError: it is not that of the client.
+        """
+        text = confirmed_text(self._known, self.alive, self.dead)
+        verify(self._known.keys[client].identity, signature, text, f"client {client}")
+        self._confirmed[client] = signature
+
+    def requests(self) -> dict[str, Unmasking]:
+        """What each client that has confirmed is asked, with as many confirmations as it needs.
+
+        Raises:
+            SecureAggregationError: too few clients have confirmed, in all or of a client's neighbours.
+        """
+        here, quorum = sorted(self._confirmed), self._known.quorum
+        self._require(here, "have confirmed the sum")
+        if len(here) < quorum:
+            raise SecureAggregationError(f"only {len(here)} clients have confirmed the sum, fewer than {quorum}")
+        confirmed = {client: self._confirmed[client] for client in here[:quorum]}
+        found = {}
+        for client in here:
+            neighbors = [other for other in self._known.neighbors[client] if other in self._sealed]
+            found[client] = Unmasking(confirmed, {other: self._sealed[other][client] for other in neighbors})
         return found
 
     def total(self, shares: Mapping[str, Sequence[bytes]]) -> Masked:

@@ -15,7 +15,8 @@ class Terms:
     """What a recipe says of secure sums; the server cannot change it.
 
     Attributes:
-        threshold: share of a client's neighbours, of which more must help to remove its masks.
+        threshold: share of a client's neighbours, of which more must help to remove its masks; and of all clients, of
+            which more must confirm who is in the sum.
         neighbors: of each client; None: as many as let a third of them drop out.
         min_clients: of the sum of fewer clients nothing is unmasked.
         clip: as `fedfm.secure.grid.Grid`.
@@ -38,6 +39,6 @@ class Terms:
         wanted = 2 * math.ceil(3.3 * math.log2(max(clients, 2))) if self.neighbors is None else self.neighbors
         return min(wanted, clients - 1)
 
-    def least(self, degree: int) -> int:
-        """The neighbours without whom nothing of a client is unmasked, of ``degree``; more than half of them."""
-        return math.floor(self.threshold * degree) + 1
+    def least(self, clients: int) -> int:
+        """Of so many neighbours or clients those that must help, or agree; more than half of them."""
+        return math.floor(self.threshold * clients) + 1

@@ -10,20 +10,24 @@ if TYPE_CHECKING:
     from fedfm.server.experiment.deployment import Simulation
     from fedfm.server.runs.api import resume, run
     from fedfm.server.runs.artifacts import export
+    from fedfm.server.runs.auditing import audit
     from fedfm.server.runs.finished import Run
+    from fedfm.server.runs.forgetting import forget
     from fedfm.server.runs.inference import evaluate, predict
-    from fedfm.server.runs.planning import client_table, plan
+    from fedfm.server.runs.planning import data_overview, plan
     from fedfm.server.runs.proxy_tools import build_proxy
 
 _HOMES = {
     "Experiment": "experiment.build",
     "Run": "runs.finished",
     "Simulation": "experiment.deployment",
+    "audit": "runs.auditing",
     "build_experiment": "experiment.build",
     "build_proxy": "runs.proxy_tools",
-    "client_table": "runs.planning",
+    "data_overview": "runs.planning",
     "evaluate": "runs.inference",
     "export": "runs.artifacts",
+    "forget": "runs.forgetting",
     "plan": "runs.planning",
     "predict": "runs.inference",
     "resume": "runs.api",
@@ -34,11 +38,13 @@ __all__ = [
     "Experiment",
     "Run",
     "Simulation",
+    "audit",
     "build_experiment",
     "build_proxy",
-    "client_table",
+    "data_overview",
     "evaluate",
     "export",
+    "forget",
     "plan",
     "predict",
     "resume",

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 
 from fedfm.clients.settings import LocalSettings
-from fedfm.clients.work import measures
+from fedfm.clients.work import WORKS, measures
 from fedfm.data.settings import shown
 from fedfm.errors import FedfmError
 from fedfm.printable import quoted
@@ -24,6 +24,7 @@ from fedfm.runtimes.envelopes import Ended
 from fedfm.sites.causes import Cause
 from fedfm.sites.disclosure import PolicyError, PublicReason, UnannouncedError, public_reason
 from fedfm.sites.journal import Journal, append, end_with_a_line
+from fedfm.sites.label_counts import FILE
 from fedfm.sites.policy import TRAIN, Objection, Policy
 from fedfm.spec import empty, spec_of
 from fedfm.updates import Failure, Update, decode_update
@@ -174,6 +175,16 @@ class Egress:
         details = "" if foreseen else "".join(traceback.format_exception(error))
         self.journal.note("refused", run, str(error) if foreseen else f"{type(error).__name__}: {error}", details)
         return public_reason(error)
+
+    def rounds_left(self, job: str) -> frozenset[int]:
+        """Rounds of a job in which updates have left that a client trained for."""
+        return frozenset(s.round for s in self._left if s.job == job and s.work in WORKS and WORKS[s.work].trains)
+
+    def note_labels(self, run: str, epsilon: float, *, leave: bool) -> None:
+        """Says and records that counts of classes leave, under randomised response; or that they stay, and why."""
+        what = f"counts of classes, under randomised response with ε = {epsilon:g} for each example"
+        stay = f"stay: counts of other data or classes left before; remove {FILE} to let these leave, which adds its ε"
+        self.journal.note("labels", run, f"{what}, {'leave' if leave else stay}")
 
     def note_end(self, ended: Ended) -> None:
         """Says and records how a run ended."""

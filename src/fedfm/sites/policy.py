@@ -57,6 +57,9 @@ class Policy(Settings):
     """Digests of the models that may be used, or their first 12 letters or more; excludes proxies. null: any."""
     privacy: Literal["none", "central", "local"] = "none"
     """The least privacy that a run must promise, as the recipe's `privacy.kind`; `local` is more than `central`."""
+    label_epsilon: Annotated[float, Field(gt=0, le=20)] | None = None
+    """ε of each example in the counts of classes that the site tells a server, under randomised response, drawn once;
+    null: it tells none."""
     min_clients: Limit = 1
     """The least number of clients that the server must declare for every round, this site included."""
     max_rounds: Limit | None = None

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from fedfm.clients.store import ClientStore
-from fedfm.clients.work import extra_facts
+from fedfm.clients.work import WORKS, extra_facts
 from fedfm.errors import DataError, RecipeError
 from fedfm.hosts.job import Job
 from fedfm.hosts.node import Node, PreparedRun
@@ -17,14 +17,16 @@ from fedfm.hosts.training_data import TrainingData, processor_of
 from fedfm.hosts.worker_factory import ClientSide
 from fedfm.models.backbones import Backbone, leave_room
 from fedfm.recipe import Recipe
-from fedfm.runtimes.envelopes import NAME, Ended, Envelope, Prepare, Ready, Requests
+from fedfm.runtimes.envelopes import NAME, Ended, Envelope, LabelAnswers, Prepare, Ready, Requests
 from fedfm.sites.client_state import ClientStateFolders
 from fedfm.sites.egress import Egress
+from fedfm.sites.label_counts import label_answers
 from fedfm.sites.limits import check_files, check_model
 from fedfm.sites.patterns import check_patterns
+from fedfm.sites.privacy_ledger import PrivacyLedger
 from fedfm.sites.site_config import SiteData, at_site, read_site
 from fedfm.spec import Spec, spec_of
-from fedfm.updates import Failure, Reply, Request, decode_instruction, decode_update
+from fedfm.updates import Failure, Instruction, Reply, Request, decode_instruction, decode_update
 from fedfm.updates.path import GroupSpecs
 from fedfm.updates.payload import ACTIVITY
 
@@ -43,7 +45,9 @@ class Site(Node):
         super().__init__(folder / "worker.proxies")
         self.site_data = data
         self.egress = egress
+        self._folder = folder
         self._client_state = ClientStateFolders(folder / "client-state")
+        self._privacy = PrivacyLedger(egress.ledger.parent)
 
     def seconds(self, envelope: Envelope) -> float:
         """Seconds that the answer to an envelope may take, by the policy."""
@@ -70,11 +74,40 @@ class Site(Node):
         self.egress.admit_download(size_bytes)
 
     def admit_requests(self, run: PreparedRun, asked: Requests, messages: Sequence[bytes]) -> None:
-        """As `Node.admit_requests`; raises PolicyError; DataError: the server sends what only the site keeps."""
+        """As `Node.admit_requests`; what training will spend of the examples' privacy is recorded first.
+
+        Raises:
+            PolicyError: the policy does not allow it.
+            DataError: the server sends what only the site keeps.
+            RecipeError, StorageError: as `PrivacyLedger.charge`.
+        """
         if asked.states:
             raise DataError("the server sends the state of a client, which this site keeps itself")
-        for message in messages:
-            self.egress.admit_work(decode_instruction(message).work)
+        instructions = [decode_instruction(message) for message in messages]
+        for instruction in instructions:
+            self.egress.admit_work(instruction.work)
+        self._charge(run, [instructions[place] for _, place in asked.clients])
+
+    def _charge(self, run: PreparedRun, asked: Sequence[Instruction]) -> None:
+        """Records what the site is about to spend of its examples' privacy, where the run promises any.
+
+        Raises:
+            RecipeError, StorageError: as `PrivacyLedger.charge`.
+        """
+        recipe, (held,) = run.data.recipe, run.data.federation.sizes.items()
+        promise = recipe.privacy.examples(recipe.local, recipe.federation.rounds)
+        if promise is None or run.state is None:
+            return
+        for instruction in asked:
+            if instruction.work in WORKS and WORKS[instruction.work].trains:
+                self._privacy.charge(
+                    promise,
+                    run.state.name,  # the run's digest
+                    held[0],
+                    instruction.round,
+                    examples=held[1],
+                    left=self.egress.rounds_left(run.job),
+                )
 
     def read(self, job: Job, recipe: Recipe, client: str | None, folder: Path | None) -> TrainingData:
         """As `Node.read`: the site's own data, all of which is one client's.
@@ -92,7 +125,10 @@ class Site(Node):
             check_files(folder, policy)
             processor = leave_room(load_processor(folder, task.modality), recipe.tune.virtual_tokens)
         data = read_site(here, self.site_data, _known(client), processor)
-        self.egress.admit_training(data.recipe.local, sum(data.federation.sizes.values()))
+        examples = sum(data.federation.sizes.values())
+        self.egress.admit_training(data.recipe.local, examples)
+        if promise := recipe.privacy.examples(recipe.local, recipe.federation.rounds):
+            promise.check(examples)
         return data
 
     def check_model(self, recipe: Recipe, model: Backbone) -> None:
@@ -119,9 +155,19 @@ class Site(Node):
         self.egress.announce(data.recipe, specs, facts, client=client, examples=examples)
 
     def ready(self, job: str, data: TrainingData) -> Ready:
-        """As `Node.ready`: names the site's client, and says how many examples it has."""
+        """As `Node.ready`: names the site's client, and says how many examples it has, of which classes if it may."""
         held = data.federation.sizes
-        return Ready(job=job, clients=tuple(held), examples=sum(held.values()))
+        return Ready(job=job, clients=tuple(held), examples=sum(held.values()), labels=self._labels(data))
+
+    def _labels(self, data: TrainingData) -> LabelAnswers | None:
+        """The classes of the site's examples under randomised response, if its policy allows that; recorded first."""
+        epsilon = self.egress.policy.label_epsilon
+        ((_, counts),) = data.federation.label_counts(data.train, data.labels, data.task).items()
+        if epsilon is None or counts is None or data.train.labels is None:  # ε is that of one class an example
+            return None
+        answers = label_answers(self._folder, counts, data.digest, epsilon)
+        self.egress.note_labels(data.recipe.name, epsilon, leave=answers is not None)
+        return None if answers is None else LabelAnswers(answers=tuple(answers), epsilon=epsilon)
 
     def release(self, answer: bytes | Failure, run: PreparedRun) -> bytes | Failure:
         """As `Node.release`; raises as `Egress.pass_answer`."""

@@ -11,7 +11,7 @@ import numpy as np
 from pydantic import Field, ValidationError
 
 from fedfm.clients.settings import LocalSettings
-from fedfm.data.settings import CsvSettings, Reference, TextColumns
+from fedfm.data.settings import ConversationSettings, CsvSettings, Reference, TextColumns
 from fedfm.errors import Problem, RecipeError
 from fedfm.hosts.client_split import ClientSplit, hold_out
 from fedfm.hosts.training_data import TrainingData, recipe_source
@@ -42,6 +42,8 @@ class SiteData(Settings):
     """A value of that column → the recipe's class, where their names differ."""
     image: str | None = None
     """Column of the image; null: as the recipe names it."""
+    conversation: ConversationSettings | None = None
+    """Where conversations are; null: as the recipe says."""
     model: str | None = None
     """Folder of the recipe's model at this site; null: found by the recipe's name."""
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = "auto"
@@ -115,7 +117,8 @@ def at_site(recipe: Recipe, site: SiteData, *, allow_network: bool) -> Recipe:
             problems.append(Problem("model.path", problem))
     if problems:
         raise RecipeError(problems, source="data.yaml")
-    columns = {key: value for key in ("text", "label", "image") if (value := getattr(site, key)) is not None}
+    named = ("text", "label", "image", "conversation")
+    columns = {key: value for key in named if (value := getattr(site, key)) is not None}
     known: dict[str, Any] = {
         "data": recipe.data.model_copy(update={"train": site.train, "csv": site.csv, **columns}),
         "allow_network": recipe.allow_network and allow_network,

@@ -7,9 +7,11 @@ from typing import Annotated
 from fedfm.registry import Choice
 from fedfm.tasks.base import Batch, Collate, Task
 from fedfm.tasks.classification import ImageClassification, TextClassification
+from fedfm.tasks.instruction import Instruct
 from fedfm.tasks.language_modeling import CausalLM, MaskedLM
 from fedfm.tasks.multi_label import MultiLabel
 from fedfm.tasks.regression import Regression
+from fedfm.tasks.seq2seq import Seq2Seq
 from fedfm.tasks.token_classification import TokenClassification
 
 TASKS: dict[str, type[Task]] = {
@@ -20,6 +22,8 @@ TASKS: dict[str, type[Task]] = {
     "image-classification": ImageClassification,
     "masked-lm": MaskedLM,
     "causal-lm": CausalLM,
+    "instruct": Instruct,
+    "seq2seq": Seq2Seq,
 }
 
 AnyTask = Annotated[Task, Choice(TASKS, "kind", "fedfm.tasks")]
@@ -31,9 +35,11 @@ __all__ = [
     "CausalLM",
     "Collate",
     "ImageClassification",
+    "Instruct",
     "MaskedLM",
     "MultiLabel",
     "Regression",
+    "Seq2Seq",
     "Task",
     "TextClassification",
     "TokenClassification",

@@ -9,13 +9,16 @@ from typing import Any, ClassVar, Literal, TypedDict
 import numpy as np
 from torch import Tensor, nn
 
+from fedfm.capabilities import SINGLE_EXAMPLES
 from fedfm.data.examples import Examples
 from fedfm.data.labels import LabelMap
 from fedfm.data.readers.request import RequestedColumn, Role
 from fedfm.data.settings import FILE, DataSettings
 from fedfm.data.sources import Source
 from fedfm.models.configs import ProblemType
-from fedfm.settings import Settings
+from fedfm.models.tunable import Tunable
+from fedfm.settings import Capabilities, Settings
+from fedfm.tasks.shown import ShownExample
 
 Batch = dict[str, Tensor]
 """Model inputs by argument name, and `TARGETS`; the first dimension counts examples."""
@@ -31,6 +34,13 @@ Collate = Callable[[Sequence[Mapping[str, Any]]], Batch]
 
 Measured = dict[str, np.ndarray]
 """The values from which metrics are computed, one entry per example (or per predicted token)."""
+
+
+def client_columns(data: DataSettings) -> list[RequestedColumn]:
+    """The column that names the client, if there is one."""
+    if data.client is None:
+        return []
+    return [RequestedColumn(data.client, "client", "data.client", required=data.client != FILE)]  # `file`: to refuse it
 
 
 class ClassScore(TypedDict):
@@ -68,6 +78,8 @@ class Task(Settings):
         pairs: whether two columns of text are read as one input.
         problem_type: transformers' name of what the logits are, for a model with labels.
         draws_inputs: whether the inputs of an example are drawn at random each time (masks).
+        own_keys: keys of the recipe's ``data`` that only some tasks read, this one among them.
+        causal: whether the model must not read the tokens that it predicts.
         across_examples: whether the loss of an example depends on the other examples of its batch, as a contrastive
             loss does; clients then train one by one, since the batches of clients that share a pass are joined.
         metrics: name → whether higher is better; the first is the main metric, which decides between rounds.
@@ -84,8 +96,18 @@ class Task(Settings):
     pairs: ClassVar[bool] = False
     problem_type: ClassVar[ProblemType] = "single_label_classification"
     draws_inputs: ClassVar[bool] = False
+    own_keys: ClassVar[frozenset[str]] = frozenset()
+    causal: ClassVar[bool] = False
     across_examples: ClassVar[bool] = False
     metrics: ClassVar[Mapping[str, bool]]
+
+    def capabilities(self) -> Capabilities:
+        """As declared; a loss over several examples takes that each example counts by itself."""
+        said = super().capabilities()
+        if not self.across_examples:
+            return said
+        reason = "its loss compares the examples of a batch with each other"
+        return Capabilities(said.needs, said.gives, {**said.takes, SINGLE_EXAMPLES: reason})
 
     def inputs(self, data: DataSettings) -> list[str]:
         """The columns that the model reads."""
@@ -97,9 +119,11 @@ class Task(Settings):
         needed = [RequestedColumn(name, role, f"data.{self.modality}") for name in self.inputs(data)]
         if self.labelled:
             needed.append(RequestedColumn(data.label, self.label_role, "data.label"))
-        if data.client is not None:  # a column called `file` is read only to refuse it
-            needed.append(RequestedColumn(data.client, "client", "data.client", required=data.client != FILE))
-        return needed
+        return [*needed, *client_columns(data)]
+
+    def prepare(self, source: Source, data: DataSettings) -> Source:
+        """A source as `encode` reads it, with the columns that `inputs` names; by default as it is."""
+        return source
 
     def named(self, names: Sequence[str]) -> LabelMap:
         """The labels that a recipe names."""
@@ -126,6 +150,33 @@ class Task(Settings):
     @abstractmethod
     def collate(self, processor: Any, seed: int) -> Collate:
         """A collator; ``seed`` is the key of its random choices (masks), which depend on the order of its calls."""
+
+    @abstractmethod
+    def show(self, row: Mapping[str, Any], processor: Any, names: Sequence[str] | None) -> ShownExample:
+        """One encoded example for people.
+
+        Args:
+            row: as `Examples.take` returns it.
+            processor: the backbone's tokenizer or image processor.
+            names: of the classes; None for tasks without classes.
+        """
+
+    def check_model(self, tunable: Tunable, processor: Any, name: str, data: DataSettings) -> None:
+        """Refuses a model that cannot do the task, by what it computes; nothing by default.
+
+        Args:
+            tunable: attached to the model.
+            processor: of the model.
+            name: of the model, for the message.
+            data: says how examples are made.
+
+        Raises:
+            RecipeError: the model does not fit.
+        """
+
+    def delivered(self, processor: Any, data: DataSettings) -> Any:
+        """The processor that is written beside the model; by default the backbone's own."""
+        return processor
 
     @abstractmethod
     def predictions(self, batch: Batch) -> Tensor:

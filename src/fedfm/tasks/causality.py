@@ -7,7 +7,7 @@ language models).
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -15,7 +15,9 @@ from fedfm.errors import RecipeError
 from fedfm.models.tunable import Tunable
 from fedfm.randomness import numpy_generator
 from fedfm.tasks.base import Batch
-from fedfm.tasks.language_modeling import CausalLM
+
+if TYPE_CHECKING:
+    from fedfm.tasks.language_modeling import CausalLM
 
 TOLERANCE = 1e-5
 """Change of a prediction, as a share of the largest logit, that is attributed to rounding."""

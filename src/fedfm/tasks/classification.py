@@ -15,12 +15,14 @@ from transformers import AutoModelForImageClassification, AutoModelForSequenceCl
 
 from fedfm.capabilities import TEXT_INPUTS, VIRTUAL_TOKENS
 from fedfm.data.examples import Examples
+from fedfm.data.image_files import with_images
 from fedfm.data.images import PixelStatistics, encode_images
 from fedfm.data.labels import LabelMap
 from fedfm.data.settings import DataSettings
 from fedfm.data.sources import Source
 from fedfm.data.text import encode_text
 from fedfm.tasks.base import ADJUSTMENT, Batch, ClassScore, Collate, Measured, PerClass, Task
+from fedfm.tasks.shown import ShownExample, shown_tokens
 
 
 class Classification(Task):
@@ -104,6 +106,11 @@ class TextClassification(Classification):
             source, data.text, processor, data.max_length, label=data.label, label_map=labels, client=data.client
         )
 
+    def show(self, row: Mapping[str, Any], processor: Any, names: Sequence[str] | None) -> ShownExample:
+        """Tokens, and the class that is learnt."""
+        ids = list(row["input_ids"])
+        return ShownExample(tokens=shown_tokens(processor, ids, [False] * len(ids)), label=_name(row, names))
+
     def collate(self, processor: Any, seed: int) -> Collate:
         """Pads to the longest example of the batch."""
         pad = DataCollatorWithPadding(processor)
@@ -123,6 +130,14 @@ class ImageClassification(Classification):
     auto_class = AutoModelForImageClassification
     peft_type = None
 
+    def prepare(self, source: Source, data: DataSettings) -> Source:
+        """A source whose digest covers the images that it refers to.
+
+        Raises:
+            RecipeError, DataError: as `with_images`.
+        """
+        return with_images(source, data.image)
+
     def encode(self, source: Source, data: DataSettings, processor: Any, labels: LabelMap | None) -> Examples:
         """Pixels at the model's image size, as uint8."""
         return encode_images(
@@ -134,6 +149,10 @@ class ImageClassification(Classification):
             label_map=labels,
             client=data.client,
         )
+
+    def show(self, row: Mapping[str, Any], processor: Any, names: Sequence[str] | None) -> ShownExample:
+        """Shape of the image, and the class that is learnt."""
+        return ShownExample(image=list(np.shape(row["pixel_values"])), label=_name(row, names))
 
     def collate(self, processor: Any, seed: int) -> Collate:
         """Stacks images and normalises them with the processor's mean and standard deviation."""
@@ -152,6 +171,10 @@ class ImageClassification(Classification):
 def channels(processor: Any) -> int:
     """The number of colour channels that an image processor prepares: the number of its means."""
     return len(processor.image_mean) if processor.do_normalize else 3
+
+
+def _name(row: Mapping[str, Any], names: Sequence[str] | None) -> str | None:
+    return names[row["labels"]] if names is not None and "labels" in row else None
 
 
 def known(value: float) -> float | None:

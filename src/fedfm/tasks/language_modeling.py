@@ -20,7 +20,10 @@ from fedfm.data.labels import LabelMap
 from fedfm.data.settings import DataSettings
 from fedfm.data.sources import Source
 from fedfm.errors import RecipeError
+from fedfm.models.tunable import Tunable
 from fedfm.tasks.base import Batch, Collate, Measured, Task
+from fedfm.tasks.causality import refuse_look_ahead
+from fedfm.tasks.shown import ShownExample, shown_tokens
 
 
 class LanguageModeling(Task):
@@ -34,6 +37,15 @@ class LanguageModeling(Task):
     def encode(self, source: Source, data: DataSettings, processor: Any, labels: LabelMap | None) -> Examples:
         """Documents, cut into pieces of at most ``data.max_length`` tokens; no text is dropped."""
         return encode_documents(source, data.text[0], processor, data.max_length, client=data.client)
+
+    def show(self, row: Mapping[str, Any], processor: Any, names: Sequence[str] | None) -> ShownExample:
+        """Tokens, and which of them are predicted."""
+        batch = self.collate(processor, seed=0)([row])
+        labels = batch["labels"][0]
+        asked = torch.zeros_like(labels, dtype=torch.bool)
+        asked[-self.targets(batch).shape[1] :] = self.targets(batch)[0] != IGNORED
+        original = torch.where(labels == IGNORED, batch["input_ids"][0], labels)  # not the masks
+        return ShownExample(tokens=shown_tokens(processor, original.tolist(), asked.tolist()))
 
     def targets(self, batch: Batch) -> Tensor:
         """The labels to predict, ``[B, T']``."""
@@ -127,6 +139,15 @@ class CausalLM(LanguageModeling):
     """The next token of a text."""
     auto_class = AutoModelForCausalLM
     peft_type = "CAUSAL_LM"
+    causal = True
+
+    def check_model(self, tunable: Tunable, processor: Any, name: str, data: DataSettings) -> None:
+        """Refuses a model whose predictions depend on later tokens.
+
+        Raises:
+            RecipeError: as `refuse_look_ahead`.
+        """
+        refuse_look_ahead(self, tunable, processor, name)
 
     def encode(self, source: Source, data: DataSettings, processor: Any, labels: LabelMap | None) -> Examples:
         """As for every language model; with ``data.end_token`` a document's last token is the end token."""

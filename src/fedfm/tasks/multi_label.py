@@ -55,6 +55,10 @@ class MultiLabel(TextTargets):
             targets[row, own] = 1
         return targets
 
+    def written(self, targets: Sequence[float], names: Sequence[str]) -> str:
+        """The names of the labels."""
+        return ", ".join(name for name, target in zip(names, targets, strict=True) if target)
+
     def label_counts(self, examples: Examples, indices: np.ndarray, names: Sequence[str]) -> np.ndarray | None:
         """How many of some examples have each label; an example counts for each of its labels."""
         return None if examples.targets is None else examples.targets[indices].sum(0).astype(np.int64)

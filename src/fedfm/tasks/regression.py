@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 import numpy as np
+import torch
 from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import mse_loss
@@ -78,6 +79,10 @@ class Regression(TextTargets):
                 )
         targets: np.ndarray = (numbers - np.asarray(self.center)) / np.asarray(self.scale)
         return targets.astype(np.float32)
+
+    def written(self, targets: Sequence[float], names: Sequence[str]) -> str:
+        """The numbers, in their unit."""
+        return ", ".join(f"{number:.6g}" for number in self._in_unit(torch.tensor(targets)))
 
     def losses(self, outputs: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """The squared error of each example, summed over its numbers, in units of ``scale``, and their number."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,6 +18,7 @@ from fedfm.data.settings import DataSettings
 from fedfm.data.sources import Source
 from fedfm.data.text import encode_text
 from fedfm.tasks.base import Batch, Collate, Task
+from fedfm.tasks.shown import ShownExample, shown_tokens
 
 
 class TextTargets(Task):
@@ -40,6 +42,16 @@ class TextTargets(Task):
         targets = None if labels is None else self.targets(source, data, labels)
         examples = encode_text(source, data.text, processor, data.max_length, client=data.client)
         return replace(examples, targets=targets)
+
+    @abstractmethod
+    def written(self, targets: Sequence[float], names: Sequence[str]) -> str:
+        """What is to be predicted of one example, as text."""
+
+    def show(self, row: Mapping[str, Any], processor: Any, names: Sequence[str] | None) -> ShownExample:
+        """Tokens, and what is learnt."""
+        ids = list(row["input_ids"])
+        label = self.written(row["labels"], names) if names is not None and "labels" in row else None
+        return ShownExample(tokens=shown_tokens(processor, ids, [False] * len(ids)), label=label)
 
     def collate(self, processor: Any, seed: int) -> Collate:
         """Pads to the longest example of the batch."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -19,6 +19,7 @@ from fedfm.data.settings import DataSettings
 from fedfm.data.sources import Source
 from fedfm.data.words import encode_words
 from fedfm.tasks.base import Batch, ClassScore, Collate, Measured, PerClass, Task
+from fedfm.tasks.shown import ShownExample, shown_tokens
 from fedfm.tasks.spans import Tags
 
 
@@ -65,6 +66,15 @@ class TokenClassification(Task):
         """Pads tokens and labels to the longest example of the batch."""
         pad = DataCollatorForTokenClassification(processor, label_pad_token_id=IGNORED)
         return lambda rows: pad([dict(row) for row in rows])
+
+    def show(self, row: Mapping[str, Any], processor: Any, names: Sequence[str] | None) -> ShownExample:
+        """Tokens, those at which tags are predicted, and the tags."""
+        asked = [label != IGNORED for label in row["labels"]]
+        tags = [label for label in row["labels"] if label != IGNORED]
+        return ShownExample(
+            tokens=shown_tokens(processor, list(row["input_ids"]), asked),
+            label=None if names is None else " ".join(names[tag] for tag in tags),
+        )
 
     def predictions(self, batch: Batch) -> Tensor:
         """The number of predicted words of each example."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import ClassLabel, Dataset, Features, Value
 
+from fedfm.data.readers import text_files
 from fedfm.data.readers.request import RequestedColumn
 from fedfm.data.sources import Source, read_source
 from fedfm.errors import DataError, RecipeError, StorageError
@@ -112,12 +114,35 @@ MALFORMED = {
 
 
 @pytest.mark.parametrize("name", MALFORMED)
-def test_malformed_files_name_the_line(read: Callable[[str, bytes], Source], name: str) -> None:
+def test_b06_malformed_files_name_the_line(read: Callable[[str, bytes], Source], name: str) -> None:
     content, message = MALFORMED[name]
     with pytest.raises(DataError, match=message) as caught:
         read(name, content)
     assert "\n" not in str(caught.value)
     assert caught.value.exit_code == 3
+
+
+@pytest.mark.parametrize("name", ["x.jsonl", "x.csv"])
+def test_b07_a_line_without_end_is_named(
+    read: Callable[[str, bytes], Source], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(text_files, "LONGEST_LINE", 40)
+    content = {"x.jsonl": JSON_LINES + b'{"text": "' + b"a" * 50, "x.csv": CSV + b"a" * 50}[name]
+    with pytest.raises(DataError, match=r"x\.(jsonl:4|csv:4): has more than 40 characters; write a row a line$"):
+        read(name, content)
+
+
+def test_b07_a_huge_file_takes_little_memory(tmp_path: Path) -> None:
+    """50 GB without a line end."""
+    path = tmp_path / "huge.jsonl"
+    with path.open("wb") as file:
+        file.truncate(50 << 30)
+    tracemalloc.start()
+    with pytest.raises(DataError, match=r"huge\.jsonl:1: has a NUL byte"):
+        next(text_files.lines(path))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 1 << 30
 
 
 EMPTY = {"x.jsonl": b"", "blank.jsonl": b"\n \n", "x.csv": b"", "head.csv": b"text,label\n", "head.tsv": b"a\tb\n\n"}

@@ -57,7 +57,7 @@ def test_a_missing_configuration_names_those_that_there_are(hub_cache: Path) -> 
         read_source("hf:owner/poems/long", "train", where="data.train")
 
 
-def test_what_is_not_there_may_not_be_fetched(hub_cache: Path) -> None:
+def test_b10_what_is_not_there_may_not_be_fetched(hub_cache: Path) -> None:
     with pytest.raises(RecipeError, match=r"hf:owner/other: Couldn't find cache.*; set allow_network: true") as caught:
         read_source("hf:owner/other", "train", where="data.train")
     assert caught.value.problems[0].where == "data.train"

@@ -80,7 +80,7 @@ def test_targets_choose_matrices(targets: str | list[str], expected: int) -> Non
 
 
 @pytest.mark.parametrize("targets", ["nothing.*", "query", ["query", "qeury"], []])
-def test_targets_that_match_nothing_are_refused_with_what_there_is(targets: str | list[str]) -> None:
+def test_b09_targets_that_match_nothing_are_refused_with_what_there_is(targets: str | list[str]) -> None:
     said = refusal(Lora(target_modules=targets))
     assert said.startswith("tune.target_modules: no module of builtin:tiny-bert matches")
     assert "attention, ffn, all (of every block), or: bert.encoder.layer.N.attention.self.query, " in said
@@ -101,14 +101,14 @@ def test_the_head_is_no_target() -> None:
     assert "no module" in refusal(Lora(target_modules=["classifier"]))
 
 
-def test_a_matrix_tied_to_the_embeddings_is_no_target() -> None:
+def test_b09_a_matrix_tied_to_the_embeddings_is_no_target() -> None:
     """Merged, it would change the embeddings too."""
     assert "tied to the embeddings, which would also change: lm_head" in refusal(
         Lora(target_modules=["lm_head"]), "tiny-llama", "causal"
     )
 
 
-def test_a_rank_above_a_matrix_is_refused_with_both_numbers() -> None:
+def test_b09_a_rank_above_a_matrix_is_refused_with_both_numbers() -> None:
     said = refusal(Lora(r=17))
     assert said == ("tune.r: rank 17 exceeds the matrix bert.encoder.layer.0.attention.self.query (16 x 16)")
 

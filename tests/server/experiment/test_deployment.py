@@ -28,6 +28,7 @@ from fedfm.sites.site_config import SiteData
 from fedfm.trackers.listeners import Listener
 from tests.alike import RECIPES
 from tests.events import irregular
+from tests.predictable import without_chance
 from tests.small import small_recipe
 
 NAMES = tuple("abcde")
@@ -117,6 +118,34 @@ def test_it_is_the_run_that_a_simulation_was(name: str, tmp_path: Path) -> None:
     assert "12 examples of" in said[0]
     texts = [envelope.text + str(envelope.blobs) for envelope in line.envelopes]
     assert not any(str(tmp_path) in text for text in texts), "the server's folders are not sent"
+
+
+PRIVATE = {
+    "federation": {"per_round": 3, "rounds": 2, "sampling": "poisson"},
+    "aggregate": {"rule": "ffa"},
+    "privacy": {"kind": "central", "noise_multiplier": 1.0, "delta": 1e-2, "clip": 0.5, "accountant": "rdp"},
+}
+
+
+def test_t20_p7_a_private_run_with_sites_is_that_of_a_simulation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cohort, clipped sum, noise, ledger and ε; the site whose policy demands privacy takes part."""
+    without_chance(monkeypatch)
+    values = small_recipe(tmp_path, runtime={"stack": 1}, **PRIVATE)
+    simulated = fedfm.run(load_recipe(values, ["data.client=site", "name=simulated"]))
+    deployment, said, _ = at_sites(tmp_path, split(tmp_path), Policy(privacy="central"))
+    real = fedfm.run(for_sites(load_recipe(values), len(NAMES)), deployment=deployment)
+    assert adapter(real) == adapter(simulated)
+    for file in ("wire.jsonl", "privacy.jsonl"):
+        assert (real.path / file).read_text() == (simulated.path / file).read_text()
+    assert real.summary["privacy"] == simulated.summary["privacy"]
+    assert real.summary["privacy"]["releases"] == 2
+    assert any("privacy: central" in line for line in said)
+    with pytest.raises(TooFewClientsError, match="privacy"):
+        fedfm.run(
+            for_sites(load_recipe(values, ["privacy={kind: none}", "name=open"]), len(NAMES)), deployment=deployment
+        )
 
 
 @pytest.mark.parametrize("rule", [{"rule": "ffa", "initial_a": "orthonormal"}, {"rule": "rolora"}, {"rule": "fedsvd"}])
@@ -259,6 +288,29 @@ def test_sites_that_do_not_fit_are_named_before_a_proxy_is_made(tmp_path: Path) 
         assert warning.startswith("b does not take part: the run does not fit what is at the site (data.text)")
         assert deployment.informed(experiment).data.clients == dict.fromkeys("acde", 12) | {"b": 0}
     assert not any("model.safetensors" in envelope.text for envelope in line.envelopes)
+
+
+def test_sites_tell_their_classes_under_randomised_response_once(recipe: Recipe, tmp_path: Path) -> None:
+    tables = []
+    for _ in range(2):
+        deployment, said, line = at_sites(tmp_path, split(tmp_path), Policy(label_epsilon=1.0))
+        del line.sites["e"]
+        experiment = deployment.build(recipe)
+        with closing(deployment.reach(experiment)):
+            tables.append(deployment.informed(experiment).data.table())
+        assert any("randomised response with ε = 1 for each example, leave" in text for text in said)
+    assert tables[0] == tables[1]
+    for row in tables[0][:4]:
+        assert row["label_epsilon"] == 1.0
+        estimates = row["labels"]
+        assert isinstance(estimates, dict)
+        assert set(estimates) == {"0", "1"}
+    assert tables[0][4] == {"id": "e", "examples": 0, "labels": None, "holdout": 0}
+    deployment, said, _ = at_sites(tmp_path, split(tmp_path), Policy(label_epsilon=2.0))
+    with closing(deployment.reach(experiment)):
+        told = deployment.informed(experiment).data.table()
+        assert [row["labels"] is None for row in told] == [True] * 4 + [False]  # e had told nothing before
+    assert any("remove label-counts.json to let these leave" in text for text in said)
 
 
 def test_a_site_that_starts_again_still_has_its_proxy(tmp_path: Path) -> None:

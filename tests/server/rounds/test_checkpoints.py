@@ -100,7 +100,7 @@ def test_everything_is_safetensors_and_json(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["flip", "truncate", "remove"])
-def test_damage_is_noticed_and_the_round_before_is_used(tmp_path: Path, damage: str) -> None:
+def test_t07_s04_damage_is_noticed_and_the_round_before_is_used(tmp_path: Path, damage: str) -> None:
     save(tmp_path, state(1), {}, keep=2)
     folder = save(tmp_path, state(2), {}, keep=2)
     file = folder / "params.safetensors"
@@ -181,7 +181,9 @@ def test_the_oldest_versions_are_those_of_the_oldest_checkpoint_that_can_be_read
     assert oldest_versions(run) == {"a": 4, "params/b": 1}
 
 
-def test_a_full_disk_leaves_the_last_checkpoint_and_no_rubbish(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_t06_a_full_disk_leaves_the_last_checkpoint_and_no_rubbish(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     save(tmp_path, state(1), {}, keep=2)
 
     def full(*args: object) -> None:

@@ -237,7 +237,7 @@ def test_what_does_not_go_together_is_refused_with_both_keys(
     assert any(problem.where == where and reason in problem.message for problem in caught.value.problems), caught.value
 
 
-def test_a_client_id_is_a_folder_whatever_it_is() -> None:
+def test_s06_a_client_id_is_a_folder_whatever_it_is() -> None:
     names = ["a", "..", ".a", "a/b", "Klinik Süd", "x" * 500, "a%2Fb"]
     folders = [folder_name(name) for name in names]
     assert folders[:4] == ["a", "%2E.", "%2Ea", "a%2Fb"]

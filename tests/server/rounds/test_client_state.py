@@ -212,7 +212,7 @@ def test_a_server_killed_after_answers_were_stored_plays_the_same_round_again(
     assert again.folder.wire.read_bytes() == whole.folder.wire.read_bytes()
 
 
-def test_the_order_of_replies_changes_nothing(experiment: Experiment, tmp_path: Path) -> None:
+def test_t18_the_order_of_replies_changes_nothing(experiment: Experiment, tmp_path: Path) -> None:
     state, playing, _ = play(experiment, tmp_path / "run")
     other, backwards, _ = play(experiment, tmp_path / "backwards", backwards=True)
     assert outcome(other) == outcome(state)

@@ -123,7 +123,9 @@ TAMPERS: dict[str, tuple[Tamper, str, str]] = {
 
 
 @pytest.mark.parametrize("tamper", TAMPERS)
-def test_an_unsound_update_is_refused_recorded_and_as_if_never_sent(tmp_path: Path, tamper: str) -> None:
+def test_t01_t09_t12_t13_an_unsound_update_is_refused_recorded_and_as_if_never_sent(
+    tmp_path: Path, tamper: str
+) -> None:
     change, kind, reason = TAMPERS[tamper]
     experiment = build(tmp_path)
     driver = driver_of(experiment, tmp_path, {"1": change})
@@ -221,7 +223,7 @@ def test_one_round_is_the_weighted_mean_of_the_updates(tmp_path: Path) -> None:
     assert [line["split"] for line in jsonl.records(driver.folder.metrics)] == ["test", "train", "test"]
 
 
-def test_too_few_sound_updates_end_the_run_and_keep_what_there_is(tmp_path: Path) -> None:
+def test_t04_t09_too_few_sound_updates_end_the_run_and_keep_what_there_is(tmp_path: Path) -> None:
     experiment = build(tmp_path)
     driver = driver_of(experiment, tmp_path, dict.fromkeys("012", with_nan))
     with pytest.raises(TooFewClientsError, match=r"(?s)only 1 of 4 clients .* client 0 refused: non-finite") as raised:
@@ -295,7 +297,7 @@ class OddRuntime(Exchanging):
         yield "stranger", answers[-1][1]
 
 
-def test_whatever_a_runtime_does_every_client_counts_once_in_the_order_of_ids(tmp_path: Path) -> None:
+def test_t18_whatever_a_runtime_does_every_client_counts_once_in_the_order_of_ids(tmp_path: Path) -> None:
     experiment = build(tmp_path)
     (tmp_path / "odd").mkdir()
     assert experiment.worker is not None

@@ -11,9 +11,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+import numpy as np
 import pytest
 import torch
 
+from fedfm.aggregation import Mean
 from fedfm.algorithms import FedAvg
 from fedfm.clients import Contract
 from fedfm.clients.store import ClientStore
@@ -39,7 +41,7 @@ from fedfm.server.rounds.state import RunState, StateVersion
 from fedfm.server.rounds.totals import Totals
 from fedfm.spec import spec_of
 from fedfm.spill import Spilled
-from fedfm.updates import Done, Failure, Payload, Update
+from fedfm.updates import Done, Failure, Payload, Update, decode_update
 from fedfm.updates.payload import ACTIVITY
 from fedfm.wire import TUNABLE, to_bytes
 from tests.asked import Content, Exchanging
@@ -227,11 +229,33 @@ def told(exchange: Exchange) -> list[tuple[str, str, str]]:
 
 
 @pytest.mark.parametrize("arrival", list(itertools.permutations("abc")))
-def test_updates_come_in_the_order_of_the_asks(tmp_path: Path, arrival: tuple[str, ...]) -> None:
+def test_t18_updates_come_in_the_order_of_the_asks(tmp_path: Path, arrival: tuple[str, ...]) -> None:
     exchange = exchange_of(tmp_path, [sound(client) for client in arrival], "abc", counts=False)
     assert [update.client for update in exchange.ask(asks("cab"))] == list("cab")
     assert [record["clients"] for record in exchange.records.wire] == [["c", "a", "b"], ["c"], ["a"], ["b"]]
     assert exchange.outstanding == set()
+
+
+def test_t18_fifty_orders_of_arrival_give_one_mean_bit_for_bit(tmp_path: Path) -> None:
+    """Float32 sums in the order of arrival would differ."""
+    rng = np.random.default_rng(18)
+    sent = dict(sound(client) for client in "abcdefgh")
+    for place, client in enumerate(sent):
+        update = decode_update(sent[client])
+        values = {
+            name: torch.from_numpy(rng.normal(size=tensor.shape) * 10.0 ** (place - 4)).float()
+            for name, tensor in PARAMS.items()
+        }
+        sent[client] = replace(update, groups={TUNABLE: values}).encode()
+    means = set()
+    for arrival in (rng.permutation(list(sent)) for _ in range(50)):
+        folder = tmp_path / "".join(arrival)
+        exchange = exchange_of(folder, [(str(client), sent[client]) for client in arrival], sent, counts=False)
+        fold = Mean().start(spec_of(PARAMS), PARAMS)
+        for update in exchange.ask(asks(sent)):
+            fold.add(update.groups[TUNABLE], update.contribution, update.slices)
+        means.add(digest(fold.result()))
+    assert len(means) == 1
 
 
 SPARES = ["runtime={kind: ray, spares: 1.0}", "federation.per_round=2"]
@@ -256,7 +280,7 @@ def test_where_spares_are_not_enough_those_without_an_answer_have_failed(tmp_pat
 
 
 @pytest.mark.parametrize("overrides", [[], SPARES])
-def test_a_client_counts_once(tmp_path: Path, overrides: list[str]) -> None:
+def test_t13_a_client_counts_once(tmp_path: Path, overrides: list[str]) -> None:
     answers = [sound("a"), sound("a"), sound("x"), ("b", b"garbage"), sound("b"), sound("c")]
     exchange = exchange_of(tmp_path, answers, "abc", counts=False, overrides=overrides)
     assert [update.client for update in exchange.ask(asks("abc"))] == ["a", "c"]

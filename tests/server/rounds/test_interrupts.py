@@ -43,7 +43,7 @@ def test_a_signal_is_a_request_that_says_why(number: int, words: str) -> None:
 
 @pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("first", ALL)
-def test_a_second_one_ends_at_once(first: int, second: int) -> None:
+def test_t08_a_second_one_ends_at_once(first: int, second: int) -> None:
     with pytest.raises(KeyboardInterrupt), stop_on_signals():  # noqa: PT012
         signal.raise_signal(first)
         signal.raise_signal(second)

@@ -9,8 +9,11 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
+from click.testing import CliRunner
 
-from fedfm import resume, run
+from fedfm import Run, resume, run
+from fedfm.cli.main import main
 from fedfm.errors import RecipeError
 from fedfm.privacy import Ledger, Promise
 from fedfm.privacy.clipped_sum import ClippedSum
@@ -98,13 +101,17 @@ def test_a_ledger_that_was_cut_is_noticed(tmp_path: Path) -> None:
     folder.write_text("privacy.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
     experiment: Any = SimpleNamespace(recipe=None, promise=promise)
     guard = PrivacyGuard(experiment, folder)
-    guard.check(1)
+    guard.check(1, {})
     with pytest.raises(RecipeError, match="lacks the release of round 2"):
-        guard.check(2)
+        guard.check(2, {})
 
 
 def test_t23_a_run_ends_before_the_round_that_would_exceed_its_budget(tmp_path: Path) -> None:
-    finished = run(recipe(tmp_path, rounds=9, epsilon=4.0))
+    file = tmp_path / "recipe.yaml"
+    file.write_text(yaml.safe_dump(recipe(tmp_path, rounds=9, epsilon=4.0)))
+    result = CliRunner().invoke(main, ["run", str(file)])
+    assert result.exit_code == 6, result.output
+    finished = Run(tmp_path / "runs" / "small")
     summary = finished.summary
     assert summary["status"] == "budget"
     promise, played = ledger(finished.path).promise, summary["rounds"]

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fedfm.server.rounds.screening import screen, value_problem
 from fedfm.spec import spec_of
@@ -95,10 +97,19 @@ NAN, NONE = float("nan"), dict[str, torch.Tensor]()
         ),
     ],
 )
-def test_what_is_refused_and_why(update: Update, reason: str) -> None:
+def test_t09_t10_t12_t13_t14_what_is_refused_and_why(update: Update, reason: str) -> None:
     said = refusal(update)
     assert said is not None
     assert re.search(reason, said)
+
+
+@given(place=st.integers(0, 6), value=st.sampled_from([NAN, float("inf"), -float("inf")]))
+def test_t09_a_value_that_is_not_finite_is_found_wherever_it_is(place: int, value: float) -> None:
+    flat = torch.ones(7)
+    flat[place] = value
+    said = refusal(sending(w=flat[:3], v=flat[3:].view(2, 2)))
+    assert said is not None
+    assert said.startswith("non-finite values in 1 of 2 tensors")
 
 
 def test_counts_of_use_have_values_of_their_own() -> None:

@@ -10,10 +10,12 @@ from fedfm.clients.work.predict import predict
 from fedfm.clients.work.probe import probe
 from fedfm.clients.work.secure_sum import (
     ADVERTISE,
+    CONFIRM,
     MASK,
     SHARE,
     UNMASK,
     advertise_keys,
+    confirm_survivors,
     share_secrets,
     train_masked,
     unmask_sum,
@@ -33,6 +35,7 @@ WORKS: dict[str, Work] = {
     ADVERTISE: Work(advertise_keys, hides=True, keeps=True),
     SHARE: Work(share_secrets, hides=True, keeps=True),
     MASK: Work(train_masked, trains=True, shares_passes=True, gets_extras=True, hides=True, keeps=True),
+    CONFIRM: Work(confirm_survivors, hides=True, keeps=True),
     UNMASK: Work(unmask_sum, hides=True, keeps=True),
 }
 

@@ -1,4 +1,5 @@
-"""Works of a secure sum, in the order of a round: public keys, sealed shares, the masked update, the shares to unmask.
+"""Works of a secure sum, in the order of a round: public keys, sealed shares, the masked update, a signature of who is
+in the sum, the shares to unmask.
 
 The answers tell the server nothing of a client's data: counts in their facts are 0, and what the server may sum is in
 the masked vector (`fedfm.secure`). A client keeps its memory of an attempt as the group ``secure/memory`` of its state.
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
     from fedfm.clients.worker import Worker
     from fedfm.secure.masking_client import MaskingState
 
-ADVERTISE, SHARE, MASK, UNMASK = "advertise-keys", "share-secrets", "train-masked", "unmask"
+ADVERTISE, SHARE, MASK = "advertise-keys", "share-secrets", "train-masked"
+CONFIRM, UNMASK = "confirm-survivors", "unmask"
 
 MEMORY = "secure/memory"
 """Group of a client's state."""
@@ -60,11 +62,23 @@ def _share(
     return after, {"shares": torch.stack([tensor_of(row) for row in sealed])}
 
 
+def _confirm(
+    worker: Worker, task: ClientTask, masking: Masking, memory: MaskingState
+) -> tuple[MaskingState, dict[str, Tensor]]:
+    """A signature of the list of clients in the sum."""
+    from fedfm.secure.masking_client import confirm
+    from fedfm.secure.unmasking import Survivors
+
+    after, signature = confirm(memory, _told(task, "nonce"), Survivors.decode(_told(task, "message")))
+    return after, {"signature": tensor_of(signature)}
+
+
 def _unmask(
     worker: Worker, task: ClientTask, masking: Masking, memory: MaskingState
 ) -> tuple[MaskingState, dict[str, Tensor]]:
     """One share for each neighbour, a row each."""
-    from fedfm.secure.masking_client import Unmasking, unmask
+    from fedfm.secure.masking_client import unmask
+    from fedfm.secure.unmasking import Unmasking
 
     after, shares = unmask(memory, _told(task, "nonce"), Unmasking.decode(_told(task, "message")))
     return after, {"shares": torch.stack([tensor_of(row) for row in shares])}
@@ -78,6 +92,11 @@ def advertise_keys(worker: Worker, tasks: Sequence[ClientTask]) -> Iterator[Answ
 def share_secrets(worker: Worker, tasks: Sequence[ClientTask]) -> Iterator[Answer]:
     """Answers work ``share-secrets``."""
     return _each(worker, tasks, _share)
+
+
+def confirm_survivors(worker: Worker, tasks: Sequence[ClientTask]) -> Iterator[Answer]:
+    """Answers work ``confirm-survivors``."""
+    return _each(worker, tasks, _confirm)
 
 
 def unmask_sum(worker: Worker, tasks: Sequence[ClientTask]) -> Iterator[Answer]:

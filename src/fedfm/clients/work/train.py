@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from fedfm.clients.contract import Reception
+from fedfm.clients.objective import BatchGradient, Objective, StepGradient
+from fedfm.clients.private_gradient import PrivateGradient
 from fedfm.clients.profile import phase, profiling
 from fedfm.clients.recompute import recomputing
 from fedfm.clients.rules import At, ClientRound, Groups, LocalResult, LocalRule
@@ -25,6 +27,7 @@ from fedfm.models.stacked import FrozenPrefix
 from fedfm.models.tunable import Tunable
 from fedfm.params import Params
 from fedfm.printable import error_line
+from fedfm.privacy import PrivateSteps
 from fedfm.tasks.base import TARGETS, Batch, Task
 from fedfm.updates import Done, Payload
 from fedfm.updates.payload import ACTIVITY
@@ -42,7 +45,7 @@ def train(worker: Worker, tasks: Sequence[ClientTask]) -> Iterator[Answer]:
     """Trains clients in one pass; where that fails, one by one, so that the failure is that of the client at fault."""
     problem = None
     counts = any(task.instruction.facts.count_activity for task in tasks)
-    alone = counts or why_alone(worker.task, worker.contract.rule) is not None
+    alone = counts or worker.promise is not None or why_alone(worker.task, worker.contract.rule) is not None
     if worker.stacking is not None and not alone:
         booked = worker.profile.record() if worker.profile else None
         try:
@@ -104,6 +107,19 @@ def _alone(worker: Worker, task: ClientTask) -> Answer:
     return _finish(worker, task, received, result, worker.tunable.read(), activity)
 
 
+@dataclass(frozen=True)
+class PrivateTraining:
+    """How local steps are made private.
+
+    Attributes:
+        steps: what they keep to.
+        together: whether the examples of a batch share a pass.
+    """
+
+    steps: PrivateSteps
+    together: bool = True
+
+
 def train_locally(
     tunable: Tunable,
     task: Task,
@@ -113,20 +129,23 @@ def train_locally(
     at: ClientRound,
     *,
     trains: Mapping[str, Tensor] | None = None,
+    private: PrivateTraining | None = None,
 ) -> LocalResult:
     """Takes one step a batch from the tunable's present value, in place, with a fresh optimiser.
 
     The gradient of the batch's mean loss a prediction goes through the algorithm's rule, then clipping, then the
-    optimiser. Where nothing is predicted, it is zero.
+    optimiser. Where nothing is predicted, it is zero. That of a private step is clipped for each example and has noise
+    before all of this, which is then post-processing.
 
     Args:
         tunable: holds ``at.received``.
         task: the loss.
-        batches: on the tunable's device.
+        batches: on the tunable's device; an empty one is ``{}``, as only a private step may get.
         local: how to train.
         rule: the algorithm's side at the client.
         at: what the round starts from.
         trains: name → bool tensor, the coordinates that change; of tensors that are absent, and for None, all.
+        private: how steps are made private; None: they are not.
     """
     parameters = tunable.parameters
     received = {name: parameter.detach().clone() for name, parameter in parameters.items()}
@@ -136,22 +155,16 @@ def train_locally(
     still = [parameters[name] for name, mask in masks.items() if not mask.any()]
     moving = [parameter for name, parameter in parameters.items() if name not in masks or masks[name].any()]
     optimizer = make_optimizer(moving, local, at.lr)
-    teacher = _teacher(rule, received, own)
+    objective = Objective.of(tunable, task, rule, received, own, dropout=local.dropout)
     losses = Losses()
     tunable.train(dropout=local.dropout)
     with without_gradients(still), recomputing(tunable, local.recompute):
+        gradient_of: StepGradient = BatchGradient(objective)
+        if private is not None:
+            gradient_of = PrivateGradient(objective, private.steps, masks, together=private.together)
         for step, batch in enumerate(read_ahead(batches)):
-            with phase("forward"):
-                outputs = task.outputs(tunable.model, batch)
-                totals, counts = task.losses(outputs, batch)
-                loss, predictions = totals.sum(), counts.sum()
-                objective = loss
-                if rule.extra_loss:
-                    taught = None if teacher is None else _taught(tunable, task, teacher, batch, dropout=local.dropout)
-                    objective = loss + rule.loss(outputs, batch, taught).sum()
-            with phase("backward"):
-                optimizer.zero_grad()
-                (objective / predictions.clamp(min=1)).backward()  # type: ignore[no-untyped-call]
+            optimizer.zero_grad()
+            taken = gradient_of(batch)
             with phase("optimizer"):
                 with torch.no_grad():
                     for name, parameter in parameters.items():
@@ -174,7 +187,7 @@ def train_locally(
                 with torch.no_grad():
                     for name, mask in masks.items():  # weight decay has moved what is not trained as well
                         parameters[name].copy_(parameters[name].where(mask, received[name]))
-            losses.add(loss.item(), predictions.item(), len(counts))
+            losses.add(*taken)
     tunable.eval()
     return losses.result()
 
@@ -194,29 +207,6 @@ def without_gradients(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
 
 def _moved(groups: Groups, device: torch.device) -> dict[str, Params]:
     return {group: {name: tensor.to(device) for name, tensor in params.items()} for group, params in groups.items()}
-
-
-def _teacher(rule: LocalRule, received: Params, own: Groups) -> Params | None:
-    """The tunable that gives the outputs for the rule's loss to compare with; None if the rule uses no teacher."""
-    if rule.teacher == "none":
-        return None
-    return received if rule.teacher == "received" else dict(own["tunable"])
-
-
-@torch.no_grad()
-def _taught(tunable: Tunable, task: Task, values: Params, batch: Batch, *, dropout: bool) -> Tensor:
-    """The task's outputs with other values of the tunable, without dropout; the present values come back."""
-    parameters = tunable.parameters
-    present = {name: parameter.data for name, parameter in parameters.items()}
-    tunable.eval()
-    try:
-        for name, parameter in parameters.items():
-            parameter.data = values[name]
-        return task.outputs(tunable.model, batch)
-    finally:
-        for name, parameter in parameters.items():
-            parameter.data = present[name]
-        tunable.train(dropout=dropout)
 
 
 def _finish(

@@ -61,6 +61,9 @@ def read_json(path: Path, scratch: Path, request: ReadRequest) -> Dataset:
     table = text_table([column.name for column in columns], _rows(path, columns, seen), scratch, path)
     if not len(table):
         return table
+    if columns and not seen and not any(column.required for column in columns):
+        found = list(dict.fromkeys(name for _, value in _values(path) for name in value))
+        raise RecipeError(request.none_of(found, str(path)), where=columns[0].where)
     for column in columns:
         if column.name not in seen:
             if column.required:
@@ -121,6 +124,8 @@ def _text(value: Any, column: RequestedColumn) -> str | None:
             return str(value).lower()
         if type(value) is _Number and (column.role == "label" or value.lstrip("-").isdigit()):
             return str(value)
+    if column.role == "turns" and isinstance(value, list):
+        return _as_json(value)
     several = column.role == "label" and isinstance(value, list)
     more = "; lists of labels need `task.kind: multi-label`, lists of tags token-classification" if several else ""
     return _Unfit(f"contains {_described(value)}, {_EXPECTED[column.role]}{more}")
@@ -134,10 +139,28 @@ def _list(values: list[Any], column: RequestedColumn) -> str:
     return json.dumps([str(v).lower() if isinstance(v, bool) else v for v in values], ensure_ascii=False)
 
 
+def _as_json(value: Any) -> str:
+    """A value as JSON; `_Unfit` if an object in it has a key twice."""
+    twice: list[str] = []
+
+    def plain(part: Any) -> Any:
+        if isinstance(part, _Repeating):
+            twice.extend(sorted(part.keys_twice))
+        if isinstance(part, dict):
+            return {key: plain(inner) for key, inner in part.items()}
+        if isinstance(part, list):
+            return [plain(inner) for inner in part]
+        return float(part) if type(part) is _Number else part
+
+    text = json.dumps(plain(value), ensure_ascii=False)
+    return _Unfit(f"has the key `{twice[0]}` twice in an object; remove one of them") if twice else text
+
+
 _EXPECTED = {
     "text": "not text",
     "list": "not a list",
     "number": "not a number",
+    "turns": "not a list of turns",
     "client": "but a client's name must be text or a whole number",
     "label": "but a label must be text, a whole number, true or false",
     "image": "not the path of an image",

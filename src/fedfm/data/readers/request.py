@@ -12,7 +12,7 @@ from fedfm.data.settings import CsvSettings
 from fedfm.errors import DataError, RecipeError
 from fedfm.spelling import nearest
 
-Role = Literal["text", "list", "client", "number", "label", "image", "any"]
+Role = Literal["text", "list", "turns", "client", "number", "label", "image", "any"]
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,8 @@ class RequestedColumn:
 
     Attributes:
         name: in the file.
-        role: its use; ``number`` allows a list of numbers too, ``any`` every single value.
+        role: its use; ``any`` allows every single value, ``number`` also a list of numbers,
+            ``turns`` a list of objects.
         where: the recipe key that names the column, for messages.
         required: whether the file must have the column.
     """
@@ -71,6 +72,8 @@ class ReadRequest:
             wanted = [RequestedColumn(name, "any", "") for name in names]
         else:
             wanted = [column for column in self.columns if column.required or column.name in names]
+            if self.columns and not wanted:
+                raise RecipeError(self.none_of(names, str(path)), where=self.columns[0].where)
         counts = Counter(names)
         for column in wanted:
             if not counts[column.name]:
@@ -82,6 +85,11 @@ class ReadRequest:
         roles: tuple[Role, ...] = get_args(Role)  # the strictest use of a column decides
         ordered = sorted(wanted, key=lambda column: roles.index(column.role))
         return list({column.name: column for column in reversed(ordered)}.values())[::-1]
+
+    def none_of(self, names: Sequence[str], source: str) -> str:
+        """The message about a file that has none of the columns, each of which may be missing."""
+        wanted = ", ".join(f"`{column.name}`" for column in self.columns or ())
+        return f"no column of {wanted} in {source}; columns: {', '.join(names)}"
 
 
 def missing_column(name: str, names: Sequence[str], source: str, hint: str = "") -> str:

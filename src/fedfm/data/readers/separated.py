@@ -12,10 +12,10 @@ from datasets import Dataset
 from fedfm.data.readers.request import ReadRequest
 from fedfm.data.readers.rows import text_table
 from fedfm.data.readers.swallowed import SwallowedRows
-from fedfm.data.readers.text_files import lines
+from fedfm.data.readers.text_files import LONGEST_LINE, lines
 from fedfm.errors import DataError
 
-_LONGEST_FIELD = 1 << 27
+_LONGEST_FIELD = LONGEST_LINE
 """Maximum number of characters of a field; a longer field is an unclosed quotation mark."""
 
 _DELIMITERS = {",": "','", ";": "';'", "\t": '"\\t"', "|": "'|'"}

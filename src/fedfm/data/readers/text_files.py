@@ -35,6 +35,9 @@ _SIGNATURES = {
 }
 """First bytes → the type of the file, and what to do with it."""
 
+LONGEST_LINE = 1 << 27
+"""Maximum number of characters of a line: what is longer is no line of text, and would fill the memory."""
+
 
 def lines(path: Path, *, encoding: str | None = None, key: str = "") -> Iterator[str]:
     r"""The lines of a text file, with their line ends: ``\n``, ``\r\n`` or ``\r``.
@@ -45,18 +48,20 @@ def lines(path: Path, *, encoding: str | None = None, key: str = "") -> Iterator
         key: the recipe key of the encoding, for messages; may be empty.
 
     Raises:
-        DataError: the file is not text, not in this encoding, or damaged; with the line.
+        DataError: the file is not text, not in this encoding, or damaged, or has an endless line; with the line.
     """
     number = 0
     try:
         with _opened(path) as file:
             text = io.TextIOWrapper(file, encoding=encoding or _encoding(file, path), newline="")
-            for number, line in enumerate(text, start=1):
+            for number, line in enumerate(iter(lambda: text.readline(LONGEST_LINE + 1), ""), start=1):
                 if "\0" in line:
                     raise DataError(
                         f"{path}:{number}: has a NUL byte: the file is not text, is damaged, or has another encoding"
                         + (f" (set {key}, such as utf-16-le)" if key else "")
                     )
+                if len(line) > LONGEST_LINE:
+                    raise DataError(f"{path}:{number}: has more than {LONGEST_LINE:,} characters; write a row a line")
                 yield line
     except UnicodeError as error:
         raise DataError(_undecodable(path, encoding, key, number)) from error

@@ -28,7 +28,7 @@ from fedfm.models.families.decoders import (
     QWEN3,
     QWEN3_MOE,
 )
-from fedfm.models.families.encoder_decoders import T5, T5_GATED
+from fedfm.models.families.encoder_decoders import BART, T5, T5_GATED
 from fedfm.models.families.encoders import ALBERT, BERT, DEBERTA, DISTILBERT, ELECTRA, MODERNBERT, MPNET, ROBERTA
 from fedfm.models.families.parts import FFN, Attention, Block, Family, Stack
 from fedfm.models.families.targets import all_targets, attention_targets, ffn_targets, pattern, targets
@@ -65,13 +65,13 @@ FAMILIES: dict[str, Family] = {
         QWEN3_MOE,
         T5,
         T5_GATED,
+        BART,
     )
 }
 
-_ENCODER_DECODER = "the only encoder-decoder in this version is T5"
+_ENCODER_DECODER = "the encoder-decoders of this version are T5 and BART"
 _AUDIO = "they read audio, which no task in this version uses"
 _REFUSED = {
-    "bart": _ENCODER_DECODER,
     "whisper": _AUDIO,
 }
 """Model type whose classes would fit a task → why it cannot be a backbone."""

@@ -58,3 +58,33 @@ T5 = Family(
     when=_is_plain,
 )
 T5_GATED = replace(T5, name="t5-gated", stacks=_t5_stacks(("wi_0", "wi_1")), when=_is_gated)  # from T5 1.1 on
+
+
+def _bart_stack(path: str, *cross: str) -> Stack:
+    """One stack; the decoder's blocks also attend to the encoder's output."""
+    attention = ("self_attn", *cross)
+    return Stack(
+        path,
+        attention=tuple(
+            Attention(f"{name}.q_proj", f"{name}.k_proj", f"{name}.v_proj", f"{name}.out_proj") for name in attention
+        ),
+        ffn=FFN(("fc1",), "fc2"),
+        norms=(*(f"{name}_layer_norm" for name in attention), "final_layer_norm"),
+        ffn_norm="final_layer_norm",
+    )
+
+
+BART = Family(
+    name="bart",
+    model_types=("bart",),
+    stacks=(_bart_stack("encoder.layers"), _bart_stack("decoder.layers", "encoder_attn")),
+    embeddings=(
+        "shared",
+        "encoder.embed_positions",
+        "encoder.layernorm_embedding",
+        "decoder.embed_positions",
+        "decoder.layernorm_embedding",
+    ),
+    heads=("classification_head",),
+    language_heads=("lm_head",),
+)

@@ -9,6 +9,10 @@ import torch
 from torch import Tensor
 
 
+class UnstackableError(Exception):
+    """A tunable cannot be stacked; the text says why."""
+
+
 @dataclass(frozen=True)
 class Layout:
     """One batch of K clients, in which the examples of each client are consecutive.

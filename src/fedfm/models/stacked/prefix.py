@@ -145,6 +145,7 @@ class FrozenPrefix:
     @torch.no_grad()
     def _compute(self, batch: dict[str, Tensor]) -> list[Tensor]:
         packing = packing_of(self._tunable, batch.get("attention_mask"))
+        cache = {"use_cache": False} if getattr(self._blocks.model.config, "use_cache", False) else {}
         seen: list[Tensor] = []
 
         def note(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -162,7 +163,7 @@ class FrozenPrefix:
                 hook = self._chain[-1].register_forward_hook(note_output, prepend=True)
             try:
                 with suppress(_PrefixComputedError):
-                    self._blocks.model.base_model(**batch)
+                    self._blocks.model.base_model(**batch, **cache)
             finally:
                 hook.remove()
         (hidden,) = seen

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -10,16 +10,54 @@ from peft import PeftModel, PeftType
 from torch import Tensor, nn
 
 from fedfm.models.stacked.layers import Stacks, stacked_forward, stacked_prompt
-from fedfm.models.stacked.layout import Layout
+from fedfm.models.stacked.layout import Layout, UnstackableError
 from fedfm.models.tunable import Tunable
 from fedfm.params import Params
 
 
-class UnstackableError(Exception):
-    """A tunable cannot be stacked; the text says why."""
+class StackedLayers:
+    """A model whose layers read values of a tunable that differ along the batch: those of K clients, or of B examples.
+
+    Raises:
+        UnstackableError: a trained parameter lies in a layer that has no stacked form.
+    """
+
+    def __init__(self, tunable: Tunable) -> None:
+        self._parameters = tunable.parameters
+        self._stacks = Stacks()
+        self._replaced = _replacements(tunable, self._stacks)
+
+    @contextmanager
+    def installed(self) -> Iterator[None]:
+        """Lets the model's layers compute with the stack for a block of statements."""
+        try:
+            for module, name, function in self._replaced:
+                setattr(module, name, function)
+            yield
+        finally:
+            for module, name, _ in self._replaced:
+                delattr(module, name)
+
+    def install(self, layout: Layout, values: Iterable[Tensor]) -> None:
+        """Prepares a step.
+
+        Args:
+            layout: which part of the batch reads which row.
+            values: of each parameter in order, ``[layout.clients, ...]``, without gradient.
+        """
+        self._stacks.layout = layout
+        self._stacks.values = {
+            id(parameter): part.requires_grad_()
+            for parameter, part in zip(self._parameters.values(), values, strict=True)
+        }
+
+    def gradients(self, loss: Tensor) -> list[Tensor]:
+        """The gradient of a scalar by the values of this step, one tensor ``[layout.clients, ...]`` a parameter."""
+        leaves = list(self._stacks.values.values())
+        return list(torch.autograd.grad(loss, leaves, allow_unused=True, materialize_grads=True))
 
 
-class StackedTunable:
+class StackedTunable(StackedLayers):
     """The values of K clients, ``[K, P]`` with P trained parameters each.
 
     A client is a row, so that whatever is elementwise (an optimiser, an algorithm's rule for gradients) serves all of
@@ -33,10 +71,8 @@ class StackedTunable:
     """
 
     def __init__(self, tunable: Tunable, received: Sequence[Params]) -> None:
-        self._parameters = tunable.parameters
+        super().__init__(tunable)
         self.values = nn.Parameter(self.rows(received))
-        self._stacks = Stacks()
-        self._replaced = _replacements(tunable, self._stacks)
 
     def rows(self, clients: Sequence[Mapping[str, Tensor]]) -> Tensor:
         """Tensors with the tunable's names and shapes as rows ``[K, P]`` in the layout of `values`."""
@@ -44,30 +80,13 @@ class StackedTunable:
         rows = [torch.cat([params[name].flatten() for name in self._parameters]) for params in clients]
         return torch.stack(rows).to(first.device, first.dtype)
 
-    @contextmanager
-    def installed(self) -> Iterator[None]:
-        """Lets the model's layers compute with the stack for a block of statements."""
-        try:
-            for module, name, function in self._replaced:
-                setattr(module, name, function)
-            yield
-        finally:
-            for module, name, _ in self._replaced:
-                delattr(module, name)
-
     def begin(self, layout: Layout) -> None:
         """Prepares a step of the first ``layout.clients`` clients."""
-        self._stacks.layout = layout
-        self._stacks.values = {
-            id(parameter): part.requires_grad_()
-            for parameter, part in zip(self._parameters.values(), self._parts(layout.clients), strict=True)
-        }
+        self.install(layout, self._parts(layout.clients))
 
     def gradient(self, loss: Tensor) -> Tensor:
         """The gradient of a scalar by the values of this step's clients, ``[layout.clients, P]``."""
-        leaves = list(self._stacks.values.values())
-        gradients = torch.autograd.grad(loss, leaves, allow_unused=True, materialize_grads=True)
-        return torch.cat([gradient.flatten(1) for gradient in gradients], dim=1)
+        return torch.cat([gradient.flatten(1) for gradient in self.gradients(loss)], dim=1)
 
     def read(self, row: int) -> Params:
         """A copy of one client's values, on the CPU."""

@@ -1,5 +1,6 @@
 """The sections of a report, one a file: what the template says, computed from the files of a run."""
 
+from fedfm.report.sections.audit import audit
 from fedfm.report.sections.checks import checks
 from fedfm.report.sections.classes import classes
 from fedfm.report.sections.contribution import contribution
@@ -15,6 +16,7 @@ from fedfm.report.sections.time import time
 from fedfm.report.sections.wire import wire
 
 __all__ = [
+    "audit",
     "checks",
     "classes",
     "contribution",

@@ -32,6 +32,13 @@ def federation(run: RunFiles) -> FederationSection | None:
     rows = split.split_table(run.clients)
     facts = split.split_facts(rows)
     legend, sentences = split.legend_labels(facts.labels), split.describe(facts)
+    told = sorted({row["label_epsilon"] for row in run.clients if "label_epsilon" in row})
+    if told:
+        sentences = [
+            *sentences,
+            "Labels of sites are estimates from randomised response, with "
+            f"ε = {' or '.join(f'{epsilon:g}' for epsilon in told)} for each example.",
+        ]
     few = len(rows) <= charts.FEW
     width, height = (5.4, charts.bars_height(len(rows))) if few else (8.2, 2.7)
     what = "Examples of each client by label" if legend else "Examples of each client"

@@ -14,7 +14,8 @@ def noisy_factors(facts: PlanFacts) -> Advice | None:
     """
     experiment, recipe = facts.experiment, facts.recipe
     spec, rule = experiment.contract.spec, recipe.aggregate
-    if experiment.promise is None or LOW_RANK_FACTORS not in recipe.tune.gives:
+    private = experiment.promise is not None or experiment.example_promise is not None
+    if not private or LOW_RANK_FACTORS not in recipe.tune.gives:
         return None
     trained = rule.trains(spec, 1) - rule.fixed(spec)
     if not any({a, b} <= trained for a, b in pairs(spec).items()):

@@ -27,15 +27,14 @@ from fedfm.models.backbones import Backbone, load_backbone
 from fedfm.models.tunable import Tunable
 from fedfm.models.tunable_layers import layers_of
 from fedfm.params import Params, digest, subtract
-from fedfm.privacy import Promise
+from fedfm.privacy import ExamplePromise, Promise
 from fedfm.progress import stage
 from fedfm.proxies.base import ClientModel
 from fedfm.recipe import Recipe
 from fedfm.recipe.client_groups import Device, devices_of
+from fedfm.records.audits import planted_warnings
 from fedfm.server.experiment.federated_data import FederatedData, prepare_data
 from fedfm.server.experiment.secure_costs import secure_bytes
-from fedfm.tasks import CausalLM
-from fedfm.tasks.causality import refuse_look_ahead
 from fedfm.tasks.public import PublicTexts
 from fedfm.views import choice_of
 from fedfm.views.selection import TunableLayers
@@ -278,7 +277,13 @@ class Experiment:
     @property
     def warnings(self) -> list[str]:
         """What a user should know of the data and the model before round 1, each one sentence."""
-        return [*self.data.warnings, *self.backbone.warnings, *self._personal_warnings(), *self._attack_warnings()]
+        return [
+            *self.data.warnings,
+            *self.backbone.warnings,
+            *self._personal_warnings(),
+            *self._attack_warnings(),
+            *planted_warnings(self.recipe.audit.canaries),
+        ]
 
     @cached_property
     def attackers(self) -> frozenset[str]:
@@ -311,19 +316,28 @@ class Experiment:
         """
         return self.recipe.privacy.promise(self.recipe.federation.attendance(len(self.data.clients)))
 
+    @cached_property
+    def example_promise(self) -> ExamplePromise | None:
+        """What clients promise about each of their examples; None for nothing."""
+        return self.recipe.privacy.examples(self.recipe.local, self.recipe.federation.rounds)
+
     @property
     def identity(self) -> dict[str, str]:
         """Digests that identify the run; those of a resumed run must be equal."""
-        lasting = self.recipe.model_dump(exclude={"report_to": True, "federation": {"rounds"}})
-        recipe = hashlib.sha256(json.dumps(lasting, sort_keys=True).encode()).hexdigest()
         data = {f"data.{split}": digest for split, digest in self.data.digests.items()}
         return {
-            "recipe": recipe,
+            "recipe": recipe_digest(self.recipe),
             **data,
             **self.backbone.identity.named,
             **self.other_models,
             "tunable": digest(self.start),
         }
+
+
+def recipe_digest(recipe: Recipe) -> str:
+    """The sha256 (hex) of all of a recipe that a resumed run may not change."""
+    lasting = recipe.model_dump(exclude={"report_to": True, "federation": {"rounds"}})
+    return hashlib.sha256(json.dumps(lasting, sort_keys=True).encode()).hexdigest()
 
 
 def build_experiment(recipe: Recipe, sites: Sequence[str] = ()) -> Experiment:
@@ -355,8 +369,7 @@ def _build(recipe: Recipe, sites: Sequence[str], device: torch.device, available
     model = _client_model(data, backbone)
     for tunable in (model.tunable, model.server_tunable, model.client_tunable):
         tunable.to(device)
-        if isinstance(data.task, CausalLM):
-            refuse_look_ahead(data.task, tunable, backbone.processor, backbone.name)
+        data.task.check_model(tunable, backbone.processor, backbone.name, data.recipe.data)
     start = on_disk(data.recipe.aggregate.initial(model.start, data.recipe.seed))
     contract = make_contract(data.recipe, start, model=model.client.model)
     workers, processes, others = None, 1, dict[str, str]()
@@ -385,6 +398,8 @@ def _build(recipe: Recipe, sites: Sequence[str], device: torch.device, available
         other_models=others,
     )
     experiment.promise  # noqa: B018 - refuses settings that do not fit the federation
+    if experiment.example_promise is not None:
+        experiment.example_promise.check(max(data.clients.values()))
     if recipe.select.chooses:
         recipe.select.check(experiment.layers, list(data.clients), recipe.seed)
     return experiment

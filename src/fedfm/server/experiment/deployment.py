@@ -11,6 +11,7 @@ from fedfm.data.settings import SITES
 from fedfm.errors import RecipeError
 from fedfm.recipe import Recipe
 from fedfm.runtimes.base import Runtime
+from fedfm.runtimes.envelopes import LabelAnswers
 from fedfm.runtimes.line import Line
 from fedfm.server.experiment.build import Experiment, build_experiment
 from fedfm.server.experiment.runtime_factory import make_runtime, over_nodes, over_sites, require_extra
@@ -89,6 +90,7 @@ class RealSites:
     line: Callable[[Experiment], Line]
     warn: Callable[[str], None]
     _examples: dict[str, int] = field(default_factory=dict)
+    _labels: dict[str, LabelAnswers] = field(default_factory=dict)
 
     def build(self, recipe: Recipe) -> Experiment:
         """As `Deployment.build`."""
@@ -102,12 +104,17 @@ class RealSites:
         except BaseException:
             runtime.close()
             raise
-        self._examples = runtime.examples  # the runtime adds sites as they connect
+        self._examples, self._labels = runtime.examples, runtime.labels  # the runtime adds sites as they connect
         for name, reason in runtime.refused.items():
             self.warn(f"{name} does not take part: {reason}")
         return runtime
 
     def informed(self, experiment: Experiment) -> Experiment:
-        """As `Deployment.informed`: with the number of examples of each site."""
-        data = experiment.data
-        return replace(experiment, data=replace(data, clients=data.clients | self._examples))
+        """As `Deployment.informed`: with what each site said of its examples: their number, and their classes."""
+        data, sound = experiment.data, dict(self._labels)
+        for name, told in self._labels.items():
+            if data.labels is None or len(told.answers) != len(data.labels.names):
+                self.warn(f"{name} told counts of other classes than the recipe's; they are left out")
+                del sound[name]
+        known = {name: (told.answers, told.epsilon) for name, told in sound.items()}
+        return replace(experiment, data=replace(data, clients=data.clients | self._examples, label_answers=known))

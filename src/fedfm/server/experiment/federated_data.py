@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal, cast
 
 import numpy as np
@@ -17,6 +17,8 @@ from fedfm.data.sources import Source
 from fedfm.errors import Gathering, RecipeError
 from fedfm.hosts.training_data import TrainingData, processor_of, read_training, recipe_source
 from fedfm.models.processors import Processor
+from fedfm.printable import line
+from fedfm.privacy.randomized_response import estimated
 from fedfm.randomness import numpy_generator
 from fedfm.recipe import Recipe
 from fedfm.recipe.cohorts import check_cohort
@@ -51,6 +53,7 @@ class FederatedData:
         public_texts: the same as texts; read only if a protocol uses them.
         repeats: examples that splits share, or that a split has more than once.
         notes: sentences that say what was left out when the data was read.
+        label_answers: site → how many of its examples answered each class under randomised response, and ε.
     """
 
     recipe: Recipe
@@ -68,6 +71,7 @@ class FederatedData:
     public_texts: PublicTexts | None = None
     repeats: tuple[Repeats, ...] = ()
     notes: tuple[str, ...] = ()
+    label_answers: Mapping[str, tuple[Sequence[int], float]] = field(default_factory=dict)
 
     @property
     def warnings(self) -> list[str]:
@@ -100,18 +104,28 @@ class FederatedData:
         return self._chosen(self.clients)
 
     def _chosen(self, clients: Iterable[str]) -> list[str]:
-        """At most ``evaluate.clients`` of some clients, a keyed choice."""
+        """At most ``evaluate.clients`` of some clients, a keyed choice; without those that are left out."""
         most = self.recipe.evaluate.clients
         drawn = numpy_generator(self.recipe.seed, "evaluated clients").permutation(sorted(clients))[:most]
-        return sorted(str(name) for name in drawn)
+        return sorted({str(name) for name in drawn} - set(self.recipe.federation.without))
 
     def table(self) -> list[dict[str, object]]:
-        """One row for each client, as `ClientSplit.table`; for real sites only the number of examples they reported."""
+        """One row for each client, as `ClientSplit.table`; for real sites what they told."""
         if self.training is not None:
-            return self.training.federation.table(self.training.train, self.labels, self.task)
+            rows = self.training.federation.table(self.training.train, self.labels, self.task)
+            return [row for row in rows if row["id"] not in self.recipe.federation.without]
         return [
-            {"id": name, "examples": examples, "labels": None, "holdout": 0} for name, examples in self.clients.items()
+            {"id": name, "examples": examples, **self._told(name), "holdout": 0}
+            for name, examples in self.clients.items()
         ]
+
+    def _told(self, site: str) -> dict[str, object]:
+        """The classes of a site's examples: an estimate where it told them under randomised response, with its ε."""
+        if self.labels is None or site not in self.label_answers:
+            return {"labels": None}
+        answers, epsilon = self.label_answers[site]
+        counts = [max(0, round(number)) for number in estimated(answers, epsilon)]
+        return {"labels": dict(zip(self.labels.names, counts, strict=True)), "label_epsilon": epsilon}
 
 
 def prepare_data(recipe: Recipe, sites: Sequence[str] = ()) -> FederatedData:
@@ -148,6 +162,7 @@ def prepare_data(recipe: Recipe, sites: Sequence[str] = ()) -> FederatedData:
     else:
         labels, processor = training.labels, training.processor
         recipe, clients = training.recipe, training.federation.sizes
+    _refuse_unknown(recipe.federation.without, clients)
     task, public_texts = recipe.task, None
     encoded: dict[str, Examples] = {}
     for split, source in sources.items():
@@ -162,10 +177,9 @@ def prepare_data(recipe: Recipe, sites: Sequence[str] = ()) -> FederatedData:
     if public_texts is not None:
         digests[PUBLIC] = public_texts.digest
     known = {name: source for name, source in sources.items() if source is not None}
-    sets = [*encoded.values()]
+    examples = dict(encoded)
     if training is not None:
-        known["train"] = training.source
-        sets.append(training.train)
+        known["train"], examples["train"] = training.source, training.train
     return FederatedData(
         recipe=recipe,
         task=task,
@@ -181,13 +195,13 @@ def prepare_data(recipe: Recipe, sites: Sequence[str] = ()) -> FederatedData:
         plug_in_public=public.get(PLUG_IN_PUBLIC, public.get(PUBLIC)),
         public_texts=public_texts,
         repeats=tuple(find_repeats(known, task.inputs(recipe.data))),
-        notes=tuple(dict.fromkeys([*_notes(known.values()), *_notes(sets)])),
+        notes=tuple(dict.fromkeys(note for source in known.values() for note in source.notes)) + _notes(examples),
     )
 
 
-def _notes(parts: Iterable[Source] | Iterable[Examples]) -> Iterator[str]:
-    """What was left out when data was read and encoded."""
-    return (note for part in parts for note in part.notes)
+def _notes(examples: Mapping[str, Examples]) -> tuple[str, ...]:
+    """What was cut and left out of each split's examples."""
+    return tuple(f"data.{split}: {note}" for split, found in examples.items() for note in found.notes)
 
 
 def _public(recipe: Recipe, processor: Processor, gathering: Gathering) -> dict[str, PublicData]:
@@ -240,6 +254,15 @@ def _named(recipe: Recipe, split: Split) -> Source | None:
     if reference is None or isinstance(reference, float):
         return None
     return recipe_source(recipe, reference, split)
+
+
+def _refuse_unknown(without: Sequence[str], clients: Mapping[str, int]) -> None:
+    """Refuses to leave out clients that are not there, or all of them."""
+    where = "federation.without"
+    if unknown := [line(client) for client in without if client not in clients]:
+        raise RecipeError(f"no client is called {', '.join(unknown)}; `fedfm data` lists them", where=where)
+    if clients and clients.keys() <= set(without):
+        raise RecipeError("no client is left", where=where)
 
 
 def _at_sites(recipe: Recipe, labels: LabelMap | None, clients: int) -> Recipe:

@@ -29,13 +29,16 @@ def secure_bytes(contract: Contract, masking: Masking, clients: Sequence[str], n
     nonce: Spec = {"nonce": byte_rows(NONCE_BYTES)}
     attempt = [number, "0" * 2 * NONCE_BYTES, list(clients), "0" * 2 * KEY_BYTES, values]
     roster = [[client, "0" * 2 * ADVERTISED_BYTES] for client in clients]
-    tables = [dict.fromkeys(clients[:degree], "0" * 2 * size) for size in (PROOF_BYTES, SHARES_BYTES)]
-    request = [list(clients), [], "0" * 2 * SIGNATURE_BYTES, *tables]
-    told = [attempt, roster, list(clients), request]
+    proofs, shares = (dict.fromkeys(clients[:degree], "0" * 2 * size) for size in (PROOF_BYTES, SHARES_BYTES))
+    signature = "0" * 2 * SIGNATURE_BYTES
+    survivors = [list(clients), [], signature, proofs]
+    request = [dict.fromkeys(clients[: terms.least(len(clients))], signature), shares]
+    told = [attempt, roster, list(clients), survivors, request]
     sent: list[Spec] = [
         {"keys": byte_rows(ADVERTISED_BYTES)},
         {"shares": byte_rows(degree, SHARES_BYTES)},
         words_spec(values, terms.bits, len(FACTS), PROOF_BYTES),
+        {"signature": byte_rows(SIGNATURE_BYTES)},
         {"shares": byte_rows(degree, KEY_BYTES)},
     ]
     down = 0

@@ -140,6 +140,20 @@ def load_checkpoint(run: RunFolder) -> Checkpoint | None:
     return None
 
 
+def checkpoint_without(run: RunFolder, client: str) -> Checkpoint | None:
+    """The newest sound checkpoint in which a client had not been asked for anything; None where none is kept.
+
+    Raises:
+        StorageError: a checkpoint is of another version of fedfm.
+    """
+    for folder in reversed(_folders(run)):
+        with suppress(*DAMAGED):
+            found = _read(folder, ())
+            if not found.state.knows(client):
+                return found
+    return None
+
+
 def oldest_versions(run: RunFolder) -> dict[str, int]:
     """Client id → the version of its state in the oldest readable checkpoint; older ones are not needed again."""
     for folder in _folders(run):

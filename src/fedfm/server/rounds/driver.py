@@ -20,12 +20,12 @@ from fedfm.server.rounds.checkpoints import oldest_versions, save_checkpoint
 from fedfm.server.rounds.client_evaluation import ClientFigures, mean_over_clients, measure_at_clients
 from fedfm.server.rounds.client_models import ClientModels
 from fedfm.server.rounds.costs import CostBook
+from fedfm.server.rounds.example_guard import guard_of
 from fedfm.server.rounds.exchange import Exchange
 from fedfm.server.rounds.interrupts import StopRequest
 from fedfm.server.rounds.messages import Outbox
 from fedfm.server.rounds.participation import after_round
 from fedfm.server.rounds.pending import Pending
-from fedfm.server.rounds.privacy_guard import PrivacyGuard
 from fedfm.server.rounds.round_records import Records, Stopwatch
 from fedfm.server.rounds.state import Best, Refined, RunState
 from fedfm.server.rounds.totals import Totals
@@ -67,7 +67,7 @@ class Driver:
         self.outbox = Outbox(runtime, experiment.client_model, experiment.contract, oldest_versions(folder))
         self.costs = CostBook(experiment)
         self.tripwires = Tripwires(experiment, folder, listeners)
-        self.guard = PrivacyGuard(experiment, folder)
+        self.guard = guard_of(experiment, folder)
         self._pending = Pending(runtime)
         self._latest, self._saved = RunState(State(0, {}, {})), 0
 
@@ -94,7 +94,7 @@ class Driver:
 
         Answers that an asynchronous run had got after ``state``, before it was interrupted, count in their old order.
         """
-        self.guard.check(state.round)
+        self.guard.check(state.round, state.contributions)
         self._latest, self._saved = state, state.round
         self._pending = Pending(self.runtime, deque(arrivals_after(self.folder, state.round)))
         if state.proxy is not None:

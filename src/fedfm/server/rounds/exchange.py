@@ -97,9 +97,18 @@ class Exchange(RunFacts):
         return not self._runtime.keeps_state
 
     def cohort(self, round: int) -> Mapping[str, int]:  # noqa: A002 - the field's word
-        """Clients of a round; under a promise of privacy as the guard draws them."""
+        """Clients of a round; under a promise of privacy as the guard draws them, without those that have spent."""
         drawn = None if self._guard is None else self._guard.cohort(round, self.clients)
-        return super().cohort(round) if drawn is None else drawn
+        cohort = super().cohort(round) if drawn is None else drawn
+        askable = self._askable(cohort)
+        return {client: copies for client, copies in cohort.items() if client in askable}
+
+    def _askable(self, clients: Collection[str]) -> set[str]:
+        """Those of some clients that may train in this round; the events say why others may not."""
+        unaskable = {} if self._guard is None else self._guard.unaskable(self.number, clients)
+        for client, reason in unaskable.items():
+            self.note("not asked", client, reason)
+        return set(clients) - unaskable.keys()
 
     def release(self, round: int, state: Params) -> Release | None:  # noqa: A002
         """How the updates of a round become one private mean."""
@@ -177,7 +186,7 @@ class Exchange(RunFacts):
 
         tries, left = settings.tries, ""
         for attempt in range(1, tries + 1):
-            found = secure_total(self, contract, contract.masking, ask, sorted(clients))
+            found = secure_total(self, contract, contract.masking, ask, sorted(self._askable(clients)))
             if isinstance(found, ClientUpdate):
                 self.require(len(found.summed), len(clients))
                 self.totals.add_mean(found)
@@ -191,6 +200,8 @@ class Exchange(RunFacts):
         if self._runtime.remote:
             self._experiment.release()
         now = self._now()
+        if self._guard is not None:
+            self._guard.charge(self.number, [client for client, ask in asks.items() if WORKS[ask.work].trains])
         messages = self._outbox.write(asks, now, self.records.wire)
         requests = [Request(client, message.content, self._own(client)) for client, message in messages.items()]
         self.totals.bytes_down += sum(len(messages[client].content) for client in asks if asks[client].counted)

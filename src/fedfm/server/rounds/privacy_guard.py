@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from fedfm.errors import RecipeError
@@ -13,6 +13,7 @@ from fedfm.privacy.noise import drawn
 from fedfm.records import disk, jsonl
 from fedfm.records.folder import RunFolder
 from fedfm.server.experiment.build import Experiment
+from fedfm.server.rounds.participation import Participations
 from fedfm.spec import Spec
 
 
@@ -40,8 +41,12 @@ class PrivacyGuard:
         self._last: int | None = None
         """The last round that the budget allows, once it is known; in one process each round is released once."""
 
-    def check(self, played: int) -> None:
-        """Refuses to go on after ``played`` rounds with a ledger that does not have all of their releases.
+    def check(self, played: int, contributions: Participations) -> None:
+        """Refuses to go on after ``played`` rounds with a ledger that does not have all that they spent.
+
+        Args:
+            played: rounds.
+            contributions: of clients to them, as far as the server knows them.
 
         Raises:
             RecipeError: what was spent is not known.
@@ -69,6 +74,17 @@ class PrivacyGuard:
             chosen = drawn(sorted(clients), promise.rate)
             self._write(promise, {"kind": COHORT, "round": number, "clients": chosen})
         return dict.fromkeys(sorted(self.ledger.cohorts[number]), 1)
+
+    def unaskable(self, number: int, clients: Collection[str]) -> dict[str, str]:
+        """Those of some clients that must not train in a round → why."""
+        return {}
+
+    def charge(self, number: int, clients: Collection[str]) -> None:
+        """Records what clients are about to spend by training in a round, before they are asked.
+
+        Raises:
+            StorageError: the ledger cannot be written.
+        """
 
     def release(self, number: int, groups: Mapping[str, Spec], state: Params) -> Release | None:
         """How the updates of a round become one private mean; None where nothing is promised."""
@@ -99,9 +115,19 @@ class PrivacyGuard:
     def _write(self, promise: Promise, record: Mapping[str, Any]) -> None:
         """Adds a line, and the promise before the first; both are on disk afterwards."""
         lines = [record] if self.ledger.promise else [{"kind": PROMISE, **promise.record()}, record]
-        self._folder.cut_unfinished_line(self._folder.privacy)
         for line in lines:
-            self._folder.append(self._folder.privacy, line)
             self.ledger.add(line)
-        disk.synced_size(self._folder.privacy)
-        disk.sync(self._folder.path)
+        append_ahead(self._folder, lines)
+
+
+def append_ahead(folder: RunFolder, lines: Sequence[Mapping[str, Any]]) -> None:
+    """Adds lines to the ledger of a run; they are on disk afterwards.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    folder.cut_unfinished_line(folder.privacy)
+    for line in lines:
+        folder.append(folder.privacy, line)
+    disk.synced_size(folder.privacy)
+    disk.sync(folder.path)

@@ -113,14 +113,15 @@ class RunFacts:
         return self._experiment.judge(self._experiment.client_model.to_backbone(params))
 
     def cohort(self, round: int) -> Mapping[str, int]:  # noqa: A002 - the field's word
-        """Clients of a round in sorted order → how often each was drawn."""
+        """Clients of a round in sorted order → how often each was drawn; without those that are left out."""
         federation = self._recipe.federation
         asked: float
         if federation.sampling == "poisson":
             asked = federation.expected_cohort(len(self.clients))
         else:
             asked = self._recipe.runtime.asked(federation.cohort_size(len(self.clients)), len(self.clients))
-        return sample_cohort(self.clients, asked, sampling=federation.sampling, seed=self.seed, round=round)
+        drawn = sample_cohort(self.clients, asked, sampling=federation.sampling, seed=self.seed, round=round)
+        return {client: copies for client, copies in drawn.items() if client not in federation.without}
 
     def learning_rate(self, round: int) -> float:  # noqa: A002
         """Local learning rate of a round."""

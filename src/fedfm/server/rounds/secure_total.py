@@ -1,9 +1,10 @@
-"""One attempt at a secure sum, as the server plays it: four exchanges, then the mean of those who stayed.
+"""One attempt at a secure sum, as the server plays it: five exchanges, then the mean of those who stayed.
 
-    advertise-keys    announce the attempt, gather public keys
-    share-secrets     send the keys to all, gather sealed shares
-    train-masked      send the tunable, add up masked updates
-    unmask            send each client its shares, gather one share for each of its neighbours
+    advertise-keys       announce the attempt, gather public keys
+    share-secrets        send the keys to all, gather sealed shares
+    train-masked         send the tunable, add up masked updates
+    confirm-survivors    say who is in the sum, gather signatures of that list
+    unmask               send each client signatures and its shares, gather one share for each of its neighbours
 
 `fedfm.secure.summing_server` decides; here its messages become payloads.
 """
@@ -30,14 +31,14 @@ from fedfm.clients.masking import (
     tensor_of,
     words_spec,
 )
-from fedfm.clients.work.secure_sum import ADVERTISE, MASK, SHARE, UNMASK
+from fedfm.clients.work.secure_sum import ADVERTISE, CONFIRM, MASK, SHARE, UNMASK
 from fedfm.printable import line
 from fedfm.protocols import Ask, ClientUpdate
 from fedfm.secure.attempt import ADVERTISED_BYTES
 from fedfm.secure.grid import FACTS, decode_facts
 from fedfm.secure.masking_client import PROOF_BYTES, SHARES_BYTES
 from fedfm.secure.masks import Masked
-from fedfm.secure.primitives import KEY_BYTES, SecureAggregationError
+from fedfm.secure.primitives import KEY_BYTES, SIGNATURE_BYTES, SecureAggregationError
 from fedfm.secure.summing_server import SummingServer
 from fedfm.spec import Spec
 from fedfm.updates import Done, MessageKey
@@ -102,6 +103,16 @@ def _attempt(io: Asking, contract: Contract, masking: Masking, ask: Ask, clients
         sent = answer.groups[SECURE]
         try:
             server.add(answer.client, Masked(sent["facts"].numpy(), sent["values"].numpy()), bytes_of(sent["proof"]))
+        except SecureAggregationError as error:
+            io.note("refused", answer.client, line(error))
+
+    expects = {"signature": byte_rows(SIGNATURE_BYTES)}
+    asks = {
+        client: _asking(small, CONFIRM, expects, named.encode(), nonce) for client, named in server.survivors().items()
+    }
+    for answer in io.ask(asks, quorum=False):
+        try:
+            server.confirm(answer.client, bytes_of(answer.groups[SECURE]["signature"]))
         except SecureAggregationError as error:
             io.note("refused", answer.client, line(error))
 

@@ -133,6 +133,10 @@ class RunState:
         """The tunable w."""
         return self.protocol.params
 
+    def knows(self, client: str) -> bool:
+        """Whether a client was asked to train, holds the proxy or keeps something."""
+        return any(client in known for known in (self.contributions, self.holders, self.versions))
+
     def delivered(self, split: str = "test") -> Delivered:
         """The best round's outcome where the run stops early, else the last round's, with its scores on a split.
 

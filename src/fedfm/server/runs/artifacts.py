@@ -26,6 +26,7 @@ from fedfm.proxies.base import ClientModel, JoinedAdapter, ModelVersion
 from fedfm.recipe import Recipe, load_recipe
 from fedfm.records import jsonl, shapes
 from fedfm.records.folder import RunFolder
+from fedfm.records.reading import audit_of
 from fedfm.report.card import ArtifactKind, Base, write_card
 from fedfm.server.experiment.build import Experiment
 from fedfm.server.rounds.checkpoints import load_checkpoint
@@ -94,24 +95,34 @@ def _write(
 ) -> Path:
     """One folder of `write_outcome`; with ``added`` in place of the tunable's own adapter."""
     tunable, backbone = tuned.model.tunable, tuned.backbone
+    processor = recipe.task.delivered(backbone.processor, recipe.data)
     whole = merge or not tunable.is_adapter
     target = folder.model if whole else folder.adapter
     with folder.replacing(target) as beside:
         if added is not None:
             added.save(beside)
-            backbone.processor.save_pretrained(beside)
+            processor.save_pretrained(beside)
         elif merge and tunable.is_adapter:
             with quiet():
                 tunable.merged().save_pretrained(beside)
-                backbone.processor.save_pretrained(beside)
+                processor.save_pretrained(beside)
         else:
-            tunable.save(beside, backbone.processor)
+            tunable.save(beside, processor)
         base = _base(recipe, backbone)
         if not whole and base.kind == "beside":
             builtin.write_random_model(base.name.removeprefix(builtin.PREFIX), beside / "base")
         kind: ArtifactKind = "model" if whole else "adapter"
-        write_card(beside, base=base, summary=summary, recipe=recipe.model_dump(), kind=kind)
+        write_card(beside, base=base, summary=summary, recipe=recipe.model_dump(), kind=kind, audit=audit_of(folder))
     return target
+
+
+def write_cards(folder: RunFolder, tuned: Tuned, recipe: Recipe, summary: dict[str, Any]) -> None:
+    """Writes the cards again beside the artifacts of a run, which stay as they are; arguments as `write_outcome`."""
+    base, audit = _base(recipe, tuned.backbone), audit_of(folder)
+    artifacts: tuple[tuple[Path, ArtifactKind], ...] = ((folder.adapter, "adapter"), (folder.model, "model"))
+    for target, kind in artifacts:
+        if target.is_dir():
+            write_card(target, base=base, summary=summary, recipe=recipe.model_dump(), kind=kind, audit=audit)
 
 
 def write_client_adapters(folder: RunFolder, experiment: Experiment, state: RunState) -> None:
@@ -188,7 +199,14 @@ def export(path: Path | str, *, merge: bool = False) -> Path:
 
 
 def load_tuned(folder: RunFolder, recipe: Recipe) -> Tuned:
-    """The backbone of a run with the tuned parameters, on the CPU.
+    """The backbone of a run with the tuned parameters, on the CPU; raises as `load_initial`."""
+    tuned, state = load_initial(folder, recipe)
+    tune(folder, recipe, tuned, state)
+    return tuned
+
+
+def load_initial(folder: RunFolder, recipe: Recipe) -> tuple[Tuned, RunState]:
+    """The backbone of a run as it was before round 1, on the CPU, and the state of the run after its last round.
 
     Raises:
         RecipeError: the run has no saved round, or its backbone cannot be loaded or has changed.
@@ -208,20 +226,27 @@ def load_tuned(folder: RunFolder, recipe: Recipe) -> Tuned:
         allow_network=recipe.allow_network,
     )
     _refuse_another_model(saved.identity, backbone)
-    params = _with_personal_mean(folder, recipe, saved.state)
     here = recipe.proxy.model_copy(update={"path": str(folder.proxy)}) if recipe.proxy.is_sent else recipe.proxy
 
     def attach(model: Backbone) -> Tunable:
         return recipe.tune.attach(model, task_type=task.peft_type, seed=recipe.seed)
 
     made = here.at_server(backbone, attach, None, seed=recipe.seed)
-    version = saved.state.proxy or ModelVersion()
-    if not made.is_sent:
-        made.load(version)
-    refined = saved.state.refined.params if saved.state.refined else {}
-    made.tunable.write(refined or made.to_backbone(params))
     made.tunable.eval()
-    return Tuned(made, backbone, version)
+    return Tuned(made, backbone, saved.state.proxy or ModelVersion()), saved.state
+
+
+def tune(folder: RunFolder, recipe: Recipe, tuned: Tuned, state: RunState) -> None:
+    """Writes what a run delivers into a model as `load_initial` returns it.
+
+    Raises:
+        StorageError: what clients keep cannot be read.
+    """
+    params = _with_personal_mean(folder, recipe, state)
+    if not tuned.model.is_sent:
+        tuned.model.load(tuned.version)
+    refined = state.refined.params if state.refined else {}
+    tuned.model.tunable.write(refined or tuned.model.to_backbone(params))
 
 
 def delivered_params(folder: RunFolder, contract: Contract, recipe: Recipe, state: RunState) -> Params:

@@ -40,7 +40,8 @@ def baselines(experiment: Experiment, state: RunState) -> dict[str, Any]:
     data, training, worker = experiment.data, experiment.data.training, experiment.worker
     if training is None or worker is None:
         return results
-    clients = training.federation.train
+    left_out = experiment.recipe.federation.without
+    clients = {client: indices for client, indices in training.federation.train.items() if client not in left_out}
     if training.train.labels is not None and data.test.labels is not None:
         held = np.concatenate(list(clients.values()))
         commonest = data.task.majority(training.train.labels[held], data.test.labels)
@@ -85,8 +86,8 @@ def _local(experiment: Experiment, state: RunState, clients: Clients, worker: Wo
 def _train_alone(
     experiment: Experiment, worker: Worker, start: Params, indices: np.ndarray, key: str, steps: list[int]
 ) -> float:
-    """Headline test metric after plain training, without the algorithm's hooks, with ``steps`` in each round."""
-    plain = replace(worker, contract=replace(worker.contract, rule=Algorithm()))
+    """Headline test metric after plain training, without the algorithm's hooks and noise, ``steps`` in each round."""
+    plain = replace(worker, contract=replace(worker.contract, rule=Algorithm()), promise=None)
     plain.tunable.write(start)
     for number, budget in enumerate(steps, start=1):
         plain.fit(

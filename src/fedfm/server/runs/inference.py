@@ -100,7 +100,10 @@ class _Model:
     evaluator: Evaluator
 
     def read(self, data: str) -> Source:
-        return read_source(data, "test", where="DATA", allow_network=self.recipe.allow_network)
+        task = self.evaluator.task
+        columns = None if task.labelled else task.columns(self.recipe.data)  # of labelled data the labels may be absent
+        source = read_source(data, "test", where="DATA", columns=columns, allow_network=self.recipe.allow_network)
+        return task.prepare(source, self.recipe.data)
 
     def encode(self, source: Source, *, labelled: bool = True) -> Examples:
         labels = self.labels if labelled else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -67,14 +68,46 @@ def _time(facts: PlanFacts) -> dict[str, float | None] | None:
     return {"step": facts.timing.seconds_a_step, "client": compute, "link": link, "round": each, "run": run}
 
 
-def client_table(recipe: Recipe) -> list[dict[str, Any]]:
-    """The split: one row a client with its id, its training examples, their labels and its held-out examples.
+SHOWN = 3
+"""How many encoded examples `data_overview` returns."""
+
+
+def data_overview(recipe: Recipe) -> dict[str, Any]:
+    """The data of a run, split and encoded.
+
+    Returns:
+        ``clients``: one row a client with its id, its training examples, their labels and its held-out examples.
+        ``split``: where the examples shown are from. ``examples``: the first of them; each with ``tokens`` and, of an
+        encoder-decoder, ``targets`` (id, text, and whether it is learnt), ``label``, ``image`` (its shape), ``cut``
+        (number of tokens that were cut off) and ``client``. ``warnings``: sentences about the data.
 
     Raises:
         RecipeError: the recipe does not fit the data or the model.
         DataError: a file cannot be read.
     """
-    return prepare_data(recipe).table()
+    data = prepare_data(recipe)
+    examples = data.test if data.training is None else data.training.train
+    owners = {} if data.training is None else _owners(data.training.federation.train)
+    names = None if data.labels is None else data.labels.names
+    first = np.arange(min(SHOWN, len(examples)))
+    return {
+        "clients": data.table(),
+        "split": "test" if data.training is None else "train",
+        "examples": [
+            {
+                **asdict(data.task.show(row, data.processor, names)),
+                "cut": 0 if examples.cut is None else int(examples.cut[number]),
+                "client": owners.get(number),
+            }
+            for number, row in enumerate(examples.take(first))
+        ],
+        "warnings": data.warnings,
+    }
+
+
+def _owners(federation: Mapping[str, np.ndarray]) -> dict[int, str]:
+    """Example → the client that trains on it, of the examples that are shown."""
+    return {number: client for client, held in federation.items() for number in held[held < SHOWN].tolist()}
 
 
 def describe(experiment: Experiment, promise: Promise | None = None) -> dict[str, Any]:
@@ -82,9 +115,8 @@ def describe(experiment: Experiment, promise: Promise | None = None) -> dict[str
 
     Args:
         experiment: the run.
-        promise: about privacy, of a run that has begun; None: as the recipe gives it.
+        promise: about clients' privacy, of a run that has begun; None: as the recipe gives it.
     """
-    promised = promise or experiment.promise
     recipe, training = experiment.recipe, experiment.data.training
     cohort = recipe.federation.cohort_size(len(experiment.data.clients))
     return {
@@ -109,16 +141,22 @@ def describe(experiment: Experiment, promise: Promise | None = None) -> dict[str
         },
         "algorithm": recipe.algorithm.name,
         "bytes": _bytes(experiment, cohort),
-        "privacy": None if promised is None else _planned(promised, recipe),
+        "privacy": _privacy(experiment, promise or experiment.promise),
+        "secure": recipe.secure.statement,
         "training": experiment.training,
         "device": str(experiment.device),
     }
 
 
-def _planned(promise: Promise, recipe: Recipe) -> dict[str, Any]:
-    """What a promise costs when all rounds are released once, or as many as the budget allows."""
-    last = promise.affordable({}, 1, recipe.federation.rounds)
-    return {"kind": recipe.privacy.kind, **promise.figures(dict.fromkeys(range(1, last + 1), 1))}
+def _privacy(experiment: Experiment, promise: Promise | None) -> dict[str, Any] | None:
+    """What a promise costs when all rounds are released once, or as many as the budget allows; None: no promise."""
+    kind, rounds = experiment.recipe.privacy.kind, experiment.recipe.federation.rounds
+    if experiment.example_promise is not None:
+        return {"kind": kind, **experiment.example_promise.planned(experiment.data.clients.values())}
+    if promise is None:
+        return None
+    last = promise.affordable({}, 1, rounds)
+    return {"kind": kind, **promise.figures(dict.fromkeys(range(1, last + 1), 1))}
 
 
 def _describe_proxy(experiment: Experiment) -> dict[str, Any]:

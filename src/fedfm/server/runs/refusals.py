@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 from fedfm.data.settings import SITES
 from fedfm.errors import FedfmError, Problem, RecipeError, StorageError
 from fedfm.extras import how_to_install
+from fedfm.printable import line
 from fedfm.recipe import load_keys, read_recipe
 from fedfm.recipe.problems import overlap
 from fedfm.records.disk import normal
@@ -28,6 +29,30 @@ PRIVATE = ("dp_accounting", "randomgen")
 
 RESUMABLE = ("federation.rounds", "report_to")
 """The only keys that `resume` may change; any other would make it a different run."""
+
+CALIBRATION = ("local.epochs", "local.max_steps", "protocol.every")
+"""The keys that calibrated forgetting may change."""
+
+UNFORGETTABLE: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
+    (
+        "data.train",
+        lambda train: train != SITES,
+        "its rounds would need the other sites again; start a new run with `fedfm server` and without the site",
+    ),
+    (
+        "privacy.kind",
+        lambda kind: kind == "none",
+        "the model depends on each client by no more than (ε, δ) allow, so that beyond them there is nothing to "
+        "forget; a replay would draw other noise, and spend the other clients' privacy a second time",
+    ),
+    (
+        "secure.kind",
+        lambda kind: kind == "none",
+        "the server knows only sums with the client; a replay would give it the same sums without, and the difference "
+        "is the client's update",
+    ),
+)
+"""Key, whether its value allows a client to be forgotten, and why not otherwise."""
 
 
 def refuse_unrunnable(source: str | Path, overrides: Sequence[str] = ()) -> None:
@@ -91,7 +116,7 @@ def _missing_extras(values: Mapping[str, Any]) -> Iterator[Problem]:
 
 def _missing_files(values: Mapping[str, Any]) -> Iterator[Problem]:
     """Missing files and folders of data; patterns are not checked here."""
-    for where in ("data.train", "data.validation", "data.test", "data.root", "public.data"):
+    for where in ("data.train", "data.validation", "data.test", "data.root", "public.data", "protocol.of"):
         named = dig(values, where)
         for reference in named if isinstance(named, list) else [named]:
             if not isinstance(reference, str) or not reference or not _is_path(reference):
@@ -120,6 +145,42 @@ def refuse_unresumable(folder: RunFolder, overrides: Sequence[str] = ()) -> None
     refuse_changes(before, after)
     _refuse_finished(folder, before["federation"]["rounds"], after["federation"]["rounds"])
     _refuse_without_checkpoints(folder)
+
+
+def refuse_unforgettable(
+    folder: str | Path, client: str, out: str | Path, how: str, overrides: Sequence[str] = ()
+) -> None:
+    """Refuses to forget a client of a run for which `fedfm.forget` would not hold what it says.
+
+    Args:
+        folder: of the run.
+        client: client id.
+        out: folder of the new run.
+        how: `replay` or `calibrated`.
+        overrides: as for `fedfm.forget`.
+
+    Raises:
+        RecipeError: with the reason.
+    """
+    recipe = load_keys(RunFolder.open(folder).recipe).model_dump()
+    RunFolder.refuse_existing(out)
+    if client in recipe["federation"]["without"]:
+        raise RecipeError(f"the run is without {line(client)} already", where="federation.without")
+    for where, fits, reason in UNFORGETTABLE:
+        if not fits(dig(recipe, where)):
+            raise RecipeError(f"a client of this run cannot be forgotten: {reason}", where=where, source="run")
+    protocol = recipe["protocol"]
+    if how == "calibrated" and not protocol.get("norms"):
+        raise RecipeError(
+            "calibrated forgetting needs the norms of each update, which this run did not record "
+            "(protocol.norms=true); use --how replay",
+            where="protocol.norms",
+            source="run",
+        )
+    allowed = CALIBRATION if how == "calibrated" else ()
+    if others := [text for text in overrides if text.partition("=")[0] not in allowed]:
+        says = f"calibrated forgetting may only change {', '.join(allowed)}" if allowed else "a replay changes no key"
+        raise RecipeError(f"{says}, not {line(', '.join(others))}", where=others[0].partition("=")[0])
 
 
 def refuse_changes(before: dict[str, Any], after: dict[str, Any]) -> None:

@@ -27,8 +27,8 @@ from fedfm.server.experiment.build import Experiment
 from fedfm.server.experiment.deployment import Deployment, RealSites, Simulation
 from fedfm.server.rounds.checkpoints import load_checkpoint
 from fedfm.server.rounds.driver import Driver
+from fedfm.server.rounds.example_guard import guard_of
 from fedfm.server.rounds.interrupts import StopRequest, stop_on_signals
-from fedfm.server.rounds.privacy_guard import PrivacyGuard
 from fedfm.server.rounds.state import RunState
 from fedfm.server.runs.artifacts import Tuned, delivered_params, write_client_adapters, write_experts, write_outcome
 from fedfm.server.runs.baselines import baselines
@@ -111,7 +111,8 @@ def _reopen(
         opened.write_text(opened.recipe, dump(recipe))
     opened.truncate(saved.offsets if saved else {})
     opened.summary.unlink(missing_ok=True)
-    opened.profile.unlink(missing_ok=True)  # of the run as it was
+    for stale in (opened.profile, opened.audit):  # of the run as it was
+        stale.unlink(missing_ok=True)
     warnings = [*(saved.warnings if saved else ()), *_changed_versions(opened)]
     for text in warnings:
         for listener in listeners:
@@ -267,7 +268,7 @@ def _write_unfinished(experiment: Experiment, folder: RunFolder, status: RunStat
     if saved is None:
         return 0
     _write_proxy(experiment, folder, saved.state)
-    privacy, costs = PrivacyGuard(experiment, folder).figures(), cost_totals(folder.costs)
+    privacy, costs = guard_of(experiment, folder).figures(), cost_totals(folder.costs)
     scores = score_totals(folder.metrics)
     summary = summarize(experiment, saved.state, status, {}, None, None, costs, privacy, scores)
     folder.write_json(folder.summary, summary)

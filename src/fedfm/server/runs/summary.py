@@ -75,6 +75,7 @@ def summarize(
         "costs": costs.summary(experiment.recipe.runtime.watts),
         **_times(state),
         "privacy": privacy,
+        "secure": experiment.recipe.secure.statement,
         "clients": _clients(experiment, state),
         "warnings": experiment.warnings,
         "repeats": [

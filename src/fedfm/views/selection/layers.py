@@ -17,6 +17,7 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from fedfm import capabilities
 from fedfm.errors import RecipeError
+from fedfm.settings import Capabilities
 from fedfm.spec import Spec, TensorSpec
 from fedfm.views.selection.ascent import ascend
 from fedfm.views.selection.base import GRADIENT, PROBE, SNR, Probing, Selected, Selection, Situation, TunableLayers
@@ -79,6 +80,13 @@ class LayerSelection(Selection):
         if info.data.get("strategy") == "snr" and batches < 2:
             raise ValueError("`strategy: snr` compares the gradients of batches: use 2 to 4")
         return batches
+
+    def capabilities(self) -> Capabilities:
+        """Also figures of clients, where the strategy has scores."""
+        if self.probing is None:
+            return super().capabilities()
+        figures = {capabilities.CLIENT_FIGURES: "clients measure their gradients, which decide the layers"}
+        return Capabilities({**self.needs, **figures}, self.gives, self.takes)
 
     @property
     def probing(self) -> Probing | None:
