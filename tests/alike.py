@@ -19,6 +19,10 @@ DEVICES = [{"name": "phone", "speed": 5.0, "up": 2e4, "share": 0.5}, {"name": "s
 METHODS: dict[str, dict[str, Any]] = {
     "scaffold": {"algorithm": {"name": "scaffold"}, "local": SGD},
     "feddyn": {"algorithm": {"name": "feddyn"}, "local": SGD},
+    "diloco": {
+        "algorithm": {"name": "diloco"},
+        "local": {"batch_size": 5, "keep_optimizer": True, "lr_scheduler_interval": "step", "warmup_ratio": 0.25},
+    },
     "top-k": {"updates": [TOP_K]},
     "int8": {"updates": [INT8]},
     "random-k": {"updates": [{"kind": "random-k", "share": 0.2}]},

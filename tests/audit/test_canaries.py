@@ -72,3 +72,18 @@ def test_real_sites_refuse_them(tmp_path: Path) -> None:
     recipe["data"] |= {"train": "sites"}
     with pytest.raises(RecipeError, match=r"audit\.canaries.*planted in the clients' data"):
         load_recipe(recipe)
+
+
+def test_examples_that_are_more_than_a_text_are_refused(tmp_path: Path) -> None:
+    """Canaries would have no response to learn."""
+    file = tmp_path / "talk.jsonl"
+    file.write_text('{"prompt": "say one", "response": "one two three"}\n' * 12, encoding="utf-8")
+    recipe = small_recipe(
+        tmp_path,
+        task={"kind": "instruct"},
+        model={"path": "builtin:tiny-llama"},
+        data={"train": str(file), "test": str(file), "max_length": 200},
+        audit={"canaries": 2, "references": 2},
+    )
+    with pytest.raises(RecipeError, match=r"audit\.canaries: a canary is a text with a class"):
+        read_training(load_recipe(recipe))

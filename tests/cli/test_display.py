@@ -21,6 +21,7 @@ PLAN: dict[str, Any] = {
         "validation": None,
         "test": 1003,
         "labels": ["a", "b"],
+        "cut": {"train": 1100, "test": 0},
         "client_examples": {"min": 20, "median": 31.0, "max": 312},
     },
     "warnings": ["4 of 9 test examples also stand in the training data"],
@@ -136,7 +137,7 @@ def test_sizes_that_nobody_knows_yet_are_not_told() -> None:
     Console(file=stream, width=160).print(describe_plan(PLAN | {"data": unknown}))
     told = {line.split()[0]: line.split(None, 1)[1].rstrip() for line in stream.getvalue().splitlines()[1:]}
     assert told["clients"] == "64 by column, 5 too small left out"
-    assert re.fullmatch(r"1.003 test examples, 2 labels", told["data"])
+    assert re.fullmatch(r"1.003 test examples, 2 labels; 1.100 are longer than data.max_length, and cut", told["data"])
 
 
 def test_a_terminal_gets_one_live_bar_that_vanishes() -> None:

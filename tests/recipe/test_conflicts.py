@@ -226,6 +226,22 @@ REFUSED = {
         "local.max_grad_norm",
         "`protocol.kind: fedkseed` excludes that",
     ),
+    "LoRA on random weights": (["model.init=random"], "model.init", "drawn at random must all be trained"),
+    "the server's steps without data": (
+        ["protocol.server_steps=2", "tune.kind=full"],
+        "data.root",
+        "need examples, such as public texts",
+    ),
+    "moments of new factors": (
+        ["aggregate.rule=fedsvd", "local.keep_optimizer=true"],
+        "local.keep_optimizer",
+        "clients keep the optimiser's moments between rounds; set false",
+    ),
+    "slopes and a rate for each step": (
+        [*SLOPES, "local.lr_scheduler_interval=step"],
+        "local.lr_scheduler_interval",
+        "it is of gradient steps; set round",
+    ),
     "slopes and weight decay": (
         [*SLOPES, "local.weight_decay=0.1"],
         "local.weight_decay",

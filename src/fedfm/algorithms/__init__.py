@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from fedfm.algorithms.base import Aggregate, Algorithm, At, ClientRound, Finished, ServerState
+from fedfm.algorithms.diloco import DiLoCo
 from fedfm.algorithms.fedadagrad import FedAdagrad
 from fedfm.algorithms.fedavg import FedAvg
 from fedfm.algorithms.fedavgm import FedAvgM
@@ -26,6 +27,7 @@ ALGORITHMS: dict[str, type[Algorithm]] = {
     "fedadagrad": FedAdagrad,
     "fedexp": FedExp,
     "fednova": FedNova,
+    "diloco": DiLoCo,
     "scaffold": Scaffold,
     "feddyn": FedDyn,
     "fedpm": FedPM,
@@ -40,6 +42,7 @@ __all__ = [
     "AnyAlgorithm",
     "At",
     "ClientRound",
+    "DiLoCo",
     "FedAdagrad",
     "FedAdam",
     "FedAvg",

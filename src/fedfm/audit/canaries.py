@@ -20,6 +20,9 @@ from fedfm.data.examples import Examples
 from fedfm.errors import RecipeError
 from fedfm.randomness import numpy_generator
 
+TEXT = frozenset({"input_ids", "token_type_ids"})
+"""Columns of an encoded text."""
+
 
 @dataclass(frozen=True)
 class Vocabulary:
@@ -95,7 +98,16 @@ def draw_canaries(
         classes: number of classes; None for tasks without.
         max_length: tokens of an example at most, special ones included.
         seed: of the run.
+
+    Raises:
+        RecipeError: examples are more than a text and a class.
     """
+    if more := sorted(like.table.features.keys() - TEXT):
+        raise RecipeError(
+            f"a canary is a text with a class, or a text alone, and examples of this task also have {', '.join(more)}; "
+            "set 0",
+            where="audit.canaries",
+        )
     generator = numpy_generator(seed, "canaries")
     count = settings.canaries + settings.references
     before, after = _frame(like.table[0]["input_ids"], vocabulary.special)

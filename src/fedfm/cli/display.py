@@ -268,10 +268,12 @@ def _describe_making(proxy: Record) -> str:
 
 
 def _describe_data(data: Record) -> str:
-    """The number of examples of each split."""
+    """The number of examples of each split, and how many of them were cut at `data.max_length`."""
     splits = [f"{units.number(data[split])} {split}" for split in ("train", "validation", "test") if data[split]]
     labels = f", {len(data['labels'])} labels" if data["labels"] else ""
-    return " + ".join(splits) + " examples" + labels
+    cut = sum(data["cut"].values())
+    cuts = f"; {units.number(cut)} are longer than data.max_length, and cut" if cut else ""
+    return " + ".join(splits) + " examples" + labels + cuts
 
 
 def _describe_sizes(examples: Record) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import click
 
+from fedfm.cli.asking import read_questions, show_answers
 from fedfm.cli.extras import needs_flower
 from fedfm.cli.group import Command
 from fedfm.cli.output import console, print_json
@@ -41,6 +42,8 @@ FILE = click.Path(path_type=Path)
     help="Folder for the data that sites need to reconnect.",
 )
 @click.option("--wait", default=600.0, show_default=True, help="Seconds to wait for all sites to connect.")
+@click.option("--ask", "file", type=FILE, help="File with a question in each line: ask the sites of the run RECIPE.")
+@click.option("--most", "-k", default=10, show_default=True, help="With --ask: passages of all sites to list.")
 @click.option("--metrics", type=int, metavar="PORT", help="Serve /metrics for Prometheus on this port of 127.0.0.1.")
 def server(
     recipe: str,
@@ -50,17 +53,20 @@ def server(
     port: int,
     state: Path,
     wait: float,
+    file: Path | None,
+    most: int,
     metrics: int | None,
     as_json: bool,
 ) -> None:
     """Run RECIPE with clients that hold their own data.
 
     RECIPE may be the recipe of a simulation: its training data is ignored, because each site has its own. To continue a
-    run, give its folder in place of RECIPE. Only this machine can reach the port; deploy/nginx.conf opens it to sites.
+    run, give its folder in place of RECIPE; with --ask, the sites of a finished run search their own texts. Only this
+    machine can reach the port; deploy/nginx.conf opens it to sites.
     """
     with needs_flower():
         from fedfm.runtimes.flower.admission import check_tls, keys_by_name
-    from fedfm.server.runs.serving import Hosting, serve
+    from fedfm.server.runs.serving import Hosting, ask_sites, serve
 
     keys, certificate = keys_by_name(allow), check_tls(tls)
     terminal = console(stderr=as_json)
@@ -80,6 +86,11 @@ def server(
         terminal.print(describe_wait(wait, datetime.now().astimezone()))
 
     hosting = Hosting(keys, tls.absolute(), port, state.absolute(), wait)
+    if file is not None:
+        asked, run = read_questions(file), Path(recipe)
+        answered = ask_sites(run, asked, overrides, hosting, most=most, warn=terminal.print, waits=waits)
+        show_answers(answered, as_json)
+        return
     with ExitStack() as stack:
         exports = [] if metrics is None else [stack.enter_context(Prometheus(metrics))]
         follow(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 import fedfm
+from fedfm.cli.asking import ask
 from fedfm.cli.audits import audit
 from fedfm.cli.checks import check, data
 from fedfm.cli.group import CommandGroup
@@ -54,6 +55,7 @@ for _command in (
     export,
     evaluate,
     predict,
+    ask,
     audit,
     keys,
     certs,

@@ -24,6 +24,9 @@ _BASE = "0" * 64
 PERSONAL = "view/tunable"
 """Group of a client's state: its personal tensors."""
 
+OPTIMIZER = "optimizer"
+"""Namespace of a client's state: the moments of its optimiser."""
+
 
 @dataclass(frozen=True)
 class Reception:
@@ -56,6 +59,7 @@ class Contract:
             of the model. Both keep it on disk and read a tensor at each access, so that it takes no memory. It must not
             be written to.
         masking: secure sums; None where the server sees each update.
+        keeps_optimizer: whether a client keeps the moments of its optimiser.
     """
 
     spec: Spec
@@ -66,6 +70,7 @@ class Contract:
     seed: int = 0
     start: Mapping[str, Tensor] = field(default_factory=dict)
     masking: Masking | None = None
+    keeps_optimizer: bool = False
 
     @cached_property
     def personal(self) -> Params:
@@ -80,7 +85,8 @@ class Contract:
     @property
     def stateful(self) -> bool:
         """Whether a client that trains keeps tensors for its next round."""
-        return self.up.stateful or bool(self.personal) or bool(self.rule.client_start({}))
+        kept = self.keeps_optimizer or bool(self.personal) or bool(self.rule.client_start({}))
+        return self.up.stateful or kept
 
     def receive(self, client: str, instruction: Instruction, own: State, *, extras: bool = True) -> Reception:
         """Decodes a message and completes it with what the client has for itself.
@@ -121,9 +127,8 @@ class Contract:
                 if name not in self.personal and held.get(name) != ()
             }
         kept = part(own, "algorithm") or self.rule.client_start(received)
-        return Reception(
-            ClientRound(received, sent, kept, instruction.facts.learning_rate, frozenset(self.personal)), held, trains
-        )
+        lr, moments = instruction.facts.learning_rate, part(own, OPTIMIZER)
+        return Reception(ClientRound(received, sent, kept, lr, frozenset(self.personal), moments), held, trains)
 
     def at_client(self, client: str, number: int, params: Params, own: State) -> Params:
         """The full tunable of one client: the server's where the client gets it, its own in personal places, else zero.
@@ -165,6 +170,7 @@ class Contract:
         sent, left = self.up.encode(groups, stages, key, slices)
         mine = {name: trained[name] for name in self.personal}
         kept = {**named("algorithm", _kept(done.own, received)), **left, **({PERSONAL: mine} if mine else {})}
+        kept |= named(OPTIMIZER, result.moments)
         for group, params in kept.items():
             if bad := next((name for name, tensor in params.items() if not is_finite(tensor)), None):
                 raise FloatingPointError(

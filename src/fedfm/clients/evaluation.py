@@ -90,7 +90,10 @@ class Evaluator:
         return found
 
     def logits(self, examples: Examples) -> np.ndarray:
-        """float32 [N, K]: a classifier's logits, in the order of the examples, which need no labels."""
+        """float32 [N, K]: a classifier's logits, or the embeddings of texts, in the order of the examples.
+
+        The examples need no labels.
+        """
         rows: list[tuple[np.ndarray, np.ndarray]] = [
             (positions, logits.float().cpu().numpy()) for positions, _, logits in self._forward(examples)
         ]

@@ -194,5 +194,5 @@ def training_bytes(tunable: Tunable, local: LocalSettings, kept: float) -> int:
     """
     weights = sum(tensor.nbytes for tensor in (*tunable.model.parameters(), *tunable.model.buffers()))
     trained = sum(parameter.nbytes for parameter in tunable.parameters.values())
-    moments = 2 if local.optimizer == "adamw" else 0
+    moments = local.moments
     return math.ceil(weights + (2 + moments) * trained + kept)

@@ -27,12 +27,14 @@ class LocalResult:
         samples: examples that they processed.
         predictions: what was predicted in them: examples of a classification, tokens of language modelling.
         loss: mean training loss a prediction; not finite when training diverged, or when nothing was predicted.
+        moments: what the local optimiser keeps for the next round, by group; empty where it starts afresh.
     """
 
     steps: int
     samples: int
     predictions: int
     loss: float
+    moments: Groups = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -62,9 +64,10 @@ class ClientRound:
         received: the tunable w_t as the client got it.
         sent: what the algorithm sent beside it, by group.
         own: what the client kept from its last round, by group.
-        lr: learning rate of the local optimiser, η.
+        lr: learning rate of the local optimiser in this round, η.
         personal: names of tensors that each client has for itself; the algorithm's `gradient` does not act on them, as
             the server has no values there with which they could be compared.
+        moments: what the local optimiser kept from the client's last round, by group.
     """
 
     received: Params
@@ -72,6 +75,7 @@ class ClientRound:
     own: Groups
     lr: float
     personal: frozenset[str] = frozenset()
+    moments: Groups = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

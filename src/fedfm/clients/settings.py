@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from fedfm.settings import Settings
 
@@ -13,7 +13,7 @@ Recompute = Literal["none", "attention", "blocks"]
 
 
 class LocalSettings(Settings):
-    """The recipe's ``local``. The optimiser starts afresh every round (FedPFT, arXiv:2404.11536, §3.4 of its code)."""
+    """The recipe's ``local``."""
 
     epochs: Annotated[int, Field(ge=1, le=100_000)] = 1
     """Passes over the client's examples a round."""
@@ -21,12 +21,20 @@ class LocalSettings(Settings):
     """Optimiser steps a round, in place of `epochs`: the examples are passed over as often as it takes."""
     batch_size: Annotated[int, Field(ge=1, le=1_000_000)] = 16
     """Examples a step."""
-    optimizer: Literal["adamw", "sgd"] = "adamw"
-    """Local optimiser."""
+    optimizer: Literal["adamw", "sgd", "muon"] = "adamw"
+    """Local optimiser; `muon` orthogonalises the steps of the matrices inside the model's blocks, and takes AdamW for
+    embeddings, heads, norms and biases (docs/methods/pretraining.md)."""
+    keep_optimizer: bool = False
+    """Keep the optimiser's moments at the client from round to round; otherwise it starts afresh in each round (as in
+    FedPFT, arXiv:2404.11536, §3.4 of its code)."""
     learning_rate: Annotated[float, Field(gt=0)] = 5e-4
-    """Learning rate of the first round."""
+    """Learning rate at the start of the run, or after the warm-up."""
     lr_scheduler_type: Literal["constant", "linear", "cosine"] = "linear"
-    """How the learning rate falls over the rounds; it is constant inside a round."""
+    """How the learning rate falls over the run."""
+    lr_scheduler_interval: Literal["round", "step"] = "round"
+    """When the learning rate changes: between rounds, or at each local step of the run."""
+    warmup_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the run in which the learning rate rises linearly, before it falls."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     """Decoupled weight decay."""
     max_grad_norm: Annotated[float, Field(gt=0)] | None = 1.0
@@ -43,8 +51,35 @@ class LocalSettings(Settings):
         """Optimiser steps a round of a client with so many examples."""
         return self.max_steps or self.epochs * math.ceil(examples / self.batch_size)
 
-    def learning_rate_at(self, round: int, rounds: int) -> float:  # noqa: A002 - the field's word
-        """Learning rate of 1-based ``round`` of ``rounds``: linear is lr·(R−r+1)/R, cosine lr·(1+cos(π(r−1)/R))/2."""
-        done = (round - 1) / rounds
+    @model_validator(mode="after")
+    def _something_to_keep(self) -> Self:
+        if self.keep_optimizer and self.optimizer == "sgd":
+            raise ValueError("keep_optimizer: sgd has no moments to keep; use adamw or muon, or keep_optimizer=false")
+        return self
+
+    @property
+    def moments(self) -> int:
+        """Values that the optimiser keeps for each trained parameter, at most."""
+        return 0 if self.optimizer == "sgd" else 2
+
+    def learning_rate_at(self, number: int, total: int) -> float:
+        """Learning rate of 1-based ``number`` of ``total`` rounds or steps.
+
+        After W = `warmup_ratio`·total of them, in which it is lr·min(1, number/W), the share d = (number − 1 − W) /
+        (total − W) of the rest is done: linear is lr·(1 − d), cosine lr·(1 + cos(π·d))/2.
+        """
+        warm = self.warmup_ratio * total
+        rising = min(1.0, number / warm) if warm else 1.0
+        done = max(0.0, number - 1 - warm) / (total - warm)
         factor = {"constant": 1.0, "linear": 1 - done, "cosine": (1 + math.cos(math.pi * done)) / 2}
-        return self.learning_rate * factor[self.lr_scheduler_type]
+        return self.learning_rate * rising * factor[self.lr_scheduler_type]
+
+    def step_rates(self, round: int, rounds: int, steps: int) -> list[float] | None:  # noqa: A002 - the field's word
+        """Learning rate of each of a client's ``steps`` in a round; None where one holds for all.
+
+        A round is the same share of the run for every client, whatever the number of its steps.
+        """
+        if self.lr_scheduler_interval == "round":
+            return None
+        before = (round - 1) * steps
+        return [self.learning_rate_at(before + number, rounds * steps) for number in range(1, steps + 1)]

@@ -88,6 +88,15 @@ def why_alone(task: Task, rule: LocalRule) -> str | None:
     return None
 
 
+def why_own_steps(local: LocalSettings) -> str | None:
+    """Why clients train one by one because of how they step, as a part of a sentence; None: they need not."""
+    if local.lr_scheduler_interval == "step":
+        return "the learning rate follows each client's own steps"
+    if local.keep_optimizer or local.optimizer == "muon":
+        return "each client has an optimiser of its own"
+    return None
+
+
 def train_stacked(
     tunable: Tunable,
     stacking: Stacking,

@@ -1,6 +1,6 @@
 """What a client keeps between rounds: named groups of tensors, and their bytes.
 
-Groups are named by who keeps them: ``algorithm/NAME``, ``stage-N/GROUP``, ``view/tunable``.
+Groups are named by who keeps them: ``algorithm/NAME``, ``stage-N/GROUP``, ``view/tunable``, ``optimizer/NAME``.
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ from fedfm.clients.evaluation import Evaluator
 from fedfm.clients.memory import keep_for_reuse
 from fedfm.clients.meter import metered
 from fedfm.clients.profile import Profile
+from fedfm.clients.retrieval.library import Library
 from fedfm.clients.rules import ClientRound, LocalResult
 from fedfm.clients.settings import LocalSettings
 from fedfm.clients.stacked import Stacking
@@ -85,6 +86,7 @@ class Worker:
         seed: the run's seed.
         device: where the tunable is.
         copy: the model that the clients hold, the backbone or a proxy; the tunable is attached to it.
+        rounds: of the run, over which a learning rate that changes from step to step is spread.
         holdout: client id → indices that it keeps from training.
         evaluator: of the tunable; None where clients are not asked to evaluate.
         trains_stale: whether a client whose proxy cannot be brought up to date trains on what it holds.
@@ -95,6 +97,7 @@ class Worker:
         watch: looks for changes of frozen weights.
         memo: what kinds of work keep between answers to save time, by their names; it never changes a result.
         probing: what a client measures of the layers; None where clients are not asked for it.
+        library: the texts that clients search; None where they are not asked questions.
         promise: what clients keep about each of their examples; None: nothing.
         together: whether the examples of a batch of private steps share a pass.
     """
@@ -109,6 +112,7 @@ class Worker:
     seed: int
     device: torch.device
     copy: ClientCopy
+    rounds: int = 1
     holdout: Mapping[str, np.ndarray] = field(default_factory=dict)
     evaluator: Evaluator | None = None
     trains_stale: bool = False
@@ -119,6 +123,7 @@ class Worker:
     watch: FrozenWatch = field(default_factory=FrozenWatch)
     memo: dict[str, Any] = field(default_factory=dict)
     probing: Probing | None = None
+    library: Library | None = None
     promise: ExamplePromise | None = None
     together: bool = False
 
@@ -218,6 +223,7 @@ class Worker:
         else:
             private, seed = PrivateTraining(self.promise.at(len(indices)), self.together), unpredictable_key()
             plan = private.steps.plan()
+        rates = self.local.step_rates(round, self.rounds, len(plan))
         batches = self.on_device(self.batches(indices, plan, client, round, seed))
         with torch_seed(seed, "dropout", round=round, client=client):
             return train_locally(
@@ -228,6 +234,7 @@ class Worker:
                 self.contract.rule,
                 at,
                 trains=trains,
+                rates=rates,
                 private=private,
             )
 

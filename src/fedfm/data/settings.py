@@ -145,7 +145,8 @@ class DataSettings(Settings):
     test: Reference | Fraction | None = None
     """As `train`, or a fraction of the training examples to hold out; the final figures are measured on it."""
     root: Reference | None = None
-    """As `train`: a few labelled examples of the server's own, for rules that train on them (`fltrust`)."""
+    """As `train`: examples of the server's own, such as public texts, on which it trains: for a rule that compares
+    updates with the server's (`fltrust`), and for `protocol.server_steps`."""
     csv: CsvSettings = CsvSettings()
     """Format of CSV and TSV files."""
     text: TextColumns = ["text"]

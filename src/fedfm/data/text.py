@@ -61,21 +61,7 @@ def encode_text(
     lengths, cut = token_counts(table), np.asarray(table["cut"], dtype=np.int32)
     if len(empty := np.flatnonzero(lengths == 0)):
         raise DataError(f"{source.name}: the model has no token for the text in row {source.row_number(empty[0])}")
-    return Examples(table.remove_columns("cut"), lengths, labels, clients, cut, cut_notes(source.name, cut, max_length))
-
-
-def cut_notes(name: str, cut: np.ndarray, max_length: int) -> tuple[str, ...]:
-    """What truncation has cut off, in words; nothing where nothing was cut.
-
-    Args:
-        name: of the source.
-        cut: tokens that were cut off each example, [N].
-        max_length: most tokens of an example.
-    """
-    longer = np.count_nonzero(cut)
-    limit = f"{max_length} tokens (data.max_length)"
-    says = f"{name}: {longer:,} of {len(cut):,} examples are longer than {limit}: {cut.sum():,} tokens are cut off"
-    return (says,) * bool(longer)
+    return Examples(table.remove_columns("cut"), lengths, labels, clients, cut)
 
 
 def encode_texts(sides: Sequence[list[str]], tokenizer: PreTrainedTokenizerBase, max_length: int) -> Examples:

@@ -11,7 +11,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from fedfm.clients import Stacking
-from fedfm.clients.stacked import why_alone
+from fedfm.clients.stacked import why_alone, why_own_steps
 from fedfm.clients.work import WORKS
 from fedfm.data.examples import IGNORED
 from fedfm.errors import RecipeError
@@ -146,7 +146,7 @@ def _problem(recipe: Recipe, backbone: Backbone, tunable: Tunable, task: Task) -
         )
     if recipe.local.recompute != "none":
         return "`local.recompute` is for machines with little memory"
-    if reason := why_alone(task, recipe.algorithm):
+    if reason := why_alone(task, recipe.algorithm) or why_own_steps(recipe.local):
         return reason
     if recipe.local.dropout or recipe.tune.dropout:
         return "dropout draws separately for each client"

@@ -12,6 +12,7 @@ from torch import Tensor
 from fedfm.clients import Contract, Evaluator, Worker, Workers
 from fedfm.clients.distilling import learner_of
 from fedfm.clients.masking import Masking
+from fedfm.clients.retrieval.library import Library
 from fedfm.hosts.anatomy import anatomy_of
 from fedfm.hosts.model_groups import Loaded, ModelWorkers, backbone_places
 from fedfm.hosts.parallelism import Sharing, choose_sharing, why_example_by_example
@@ -76,6 +77,7 @@ def make_contract(
         seed=recipe.seed,
         start=start,
         masking=Masking(recipe.secure, rule) if recipe.secure.sums_only else None,
+        keeps_optimizer=recipe.local.keep_optimizer,
     )
 
 
@@ -148,6 +150,7 @@ def make_worker(data: TrainingData, side: ClientSide, device: torch.device) -> t
         local=recipe.local,
         contract=side.contract,
         seed=recipe.seed,
+        rounds=recipe.federation.rounds,
         device=device,
         holdout=data.federation.holdout,
         evaluator=evaluator,
@@ -159,6 +162,9 @@ def make_worker(data: TrainingData, side: ClientSide, device: torch.device) -> t
         else None,
         digest=recipe.protocol.digest,
         probing=recipe.select.probing,
+        library=None
+        if recipe.ask.questions is None
+        else Library(data.source, recipe.data.text[-1], recipe.ask, recipe.data.max_length),
         promise=recipe.privacy.examples(recipe.local, recipe.federation.rounds),
         together=why_example_by_example(recipe, model, tunable, data.task) is None,
     )

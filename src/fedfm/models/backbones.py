@@ -44,6 +44,7 @@ class Backbone:
         unused: weights of blocks that the checkpoint has but the model does not use; the config may be wrong.
         loaded: how many of its tensors came from the checkpoint.
         ignored: tensors of the checkpoint that the model does not use, such as the head of another task.
+        drawn: whether all weights were drawn at random (`model.init: random`).
         tunable_blocks: paths, from the base model, of the blocks that a tunable may change; None: all blocks.
     """
 
@@ -60,11 +61,17 @@ class Backbone:
     tunable_blocks: tuple[str, ...] | None = None
     loaded: int = 0
     ignored: tuple[str, ...] = ()
+    drawn: bool = False
 
     @property
     def warnings(self) -> tuple[str, ...]:
         """Warnings about this model that a user should read before a run, one sentence each."""
         found = []
+        if self.drawn:
+            found.append(
+                f"the model is not pretrained: all weights were drawn at random (model.init), and of {self.name} only "
+                "config and tokenizer are used"
+            )
         if not self.family.is_described:
             found.append(
                 f"fedfm has no description of `{self.family.name}` models: `target_modules` are found by the names of "
@@ -134,7 +141,7 @@ def load_backbone(
     Args:
         settings: the recipe's ``model``.
         auto_class: the task's class, e.g. ``transformers.AutoModelForSequenceClassification``.
-        seed: the recipe's seed; parameters that the checkpoint lacks are drawn from it.
+        seed: the recipe's seed; parameters that the checkpoint lacks are drawn from it, and all with `init: random`.
         labels: class names in the order of their ids; None for tasks without labels. A checkpoint's head for another
             number of classes is replaced by a new head.
         problem_type: transformers' name of what a model with labels predicts.
@@ -180,8 +187,9 @@ def load_backbone(
         identity=identify(model, processor, family, missing),
         other_labels=other_labels,
         unused=_in_blocks(unexpected, model, family),
-        loaded=len(model.state_dict()) - len(missing),
+        loaded=len(model.state_dict()) - len(missing) if checkpoint.pretrained else 0,
         ignored=tuple(unexpected),
+        drawn=not checkpoint.pretrained,
     )
 
 
@@ -190,6 +198,10 @@ def _read_model(
 ) -> tuple[PreTrainedModel, list[str], list[str]]:
     """The model, the parameters that its checkpoint lacks or has in another shape, and those that it does not use."""
     folder, name = checkpoint.folder, checkpoint.name
+    if not checkpoint.pretrained:
+        with quiet(), torch_seed(seed, "weights"):
+            drawn = auto_class.from_config(copy.deepcopy(config), trust_remote_code=False, dtype=torch.float32)
+        return drawn, [], []
     weights = read_weights(weight_files(folder, name), name)
     with quiet():
         with torch.device("meta"):
@@ -248,9 +260,14 @@ def agree_on_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, 
     """Sets a model's padding token to that of its tokenizer; see `fedfm.models.padding`.
 
     Raises:
-        RecipeError: at ``model.path``: the tokenizer has more tokens than the model.
+        RecipeError: at ``model.path``: the tokenizer has more tokens than the model, or the model does not read texts
+            alone.
     """
-    rows = embeddings(model).num_embeddings
+    try:
+        rows = embeddings(model).num_embeddings
+    except NotImplementedError as error:  # it has several parts, such as CLIP with its two towers
+        reason = f"{name} is no model of texts alone: choose an encoder or a decoder"
+        raise RecipeError(reason, where="model.path") from error
     if len(tokenizer) > rows:
         raise RecipeError(
             f"the tokenizer of {name} has {len(tokenizer)} tokens, but its model has only {rows} embeddings",

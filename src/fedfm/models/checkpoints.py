@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from fedfm.errors import DataError, RecipeError
 from fedfm.models import builtin
@@ -29,11 +30,15 @@ class PretrainedCheckpoint:
         folder: contains ``config.json`` and safetensors weights; temporary for random builtins.
         name: the ``base_model_name_or_path`` of adapters, by which others can load the same backbone.
         revision: commit of a hub id.
+        pretrained: whether its weights are used; otherwise they are drawn, and may be absent.
+        changes: of its config.
     """
 
     folder: Path
     name: str
     revision: str | None = None
+    pretrained: bool = True
+    changes: Mapping[str, Any] = field(default_factory=dict)
 
 
 @contextmanager
@@ -45,7 +50,15 @@ def open_checkpoint(settings: ModelSettings, *, allow_network: bool = False) -> 
             has no config, no safetensors weights, or an adapter beside them.
         DataError: files are Git LFS pointers, or the index of weights is damaged.
     """
+    with _found(settings, allow_network=allow_network) as checkpoint:
+        yield replace(checkpoint, pretrained=settings.init == "pretrained", changes=settings.config)
+
+
+@contextmanager
+def _found(settings: ModelSettings, *, allow_network: bool) -> Iterator[PretrainedCheckpoint]:
+    """The files, as `open_checkpoint`."""
     path, here = settings.path, Path(settings.path).expanduser()
+    weights = settings.init == "pretrained"
     if settings.revision is not None and (path.startswith(builtin.PREFIX) or here.exists()):
         raise RecipeError(f"{path} has no revisions; only hub ids have revisions", where="model.revision")
     if path == builtin.PREFIX + "minilm":
@@ -55,15 +68,15 @@ def open_checkpoint(settings: ModelSettings, *, allow_network: bool = False) -> 
             builtin.write_random_model(path.removeprefix(builtin.PREFIX), Path(temporary))
             yield PretrainedCheckpoint(Path(temporary), path)
     elif here.exists():
-        yield _checked(PretrainedCheckpoint(here, path))
+        yield _checked(PretrainedCheckpoint(here, path), weights=weights)
     elif _HUB_ID.fullmatch(path) and not path.startswith("."):
         folder = snapshot(path, settings.revision, allow_network=allow_network)
-        yield _checked(PretrainedCheckpoint(folder, path, revision=folder.name))
+        yield _checked(PretrainedCheckpoint(folder, path, revision=folder.name), weights=weights)
     else:
         raise RecipeError(f"no such folder: {here.absolute()}", where="model.path")
 
 
-def _checked(checkpoint: PretrainedCheckpoint) -> PretrainedCheckpoint:
+def _checked(checkpoint: PretrainedCheckpoint, *, weights: bool) -> PretrainedCheckpoint:
     """Refuses a folder that is not a complete model, or contains more than one model."""
     folder = checkpoint.folder
     if not folder.is_dir():
@@ -88,7 +101,8 @@ def _checked(checkpoint: PretrainedCheckpoint) -> PretrainedCheckpoint:
             f"{checkpoint.name} has Git LFS pointers instead of its files ({', '.join(pointers)}): run "
             f"`git lfs install && git lfs pull` in {folder.absolute()}, or download the model with `hf download`"
         )
-    weight_files(folder, checkpoint.name)
+    if weights:
+        weight_files(folder, checkpoint.name)
     return checkpoint
 
 

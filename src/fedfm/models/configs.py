@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from huggingface_hub.errors import StrictDataclassError
@@ -14,22 +14,25 @@ from fedfm.models.checkpoints import PretrainedCheckpoint
 from fedfm.models.families import check_type, family_of
 from fedfm.models.families.parts import after_padding
 from fedfm.models.quiet import quiet
+from fedfm.spelling import nearest
 
 ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
 """transformers' names of what a model with labels predicts."""
 
 _ORIGINAL_LENGTH = "original_max_position_embeddings"
 
+_CONFIG = "model.config"
+
 _REFERENCES = ("configuration_files", "transformers_weights", "fusion_config")
 """Settings with which transformers reads the config or the weights from other files, or replaces a model's code."""
 
 
 def read_config(checkpoint: PretrainedCheckpoint) -> PretrainedConfig:
-    """The config of a model of a supported type with float weights.
+    """The config of a model of a supported type with float weights, with the recipe's changes.
 
     Raises:
         RecipeError: at ``model.path``: the type is not supported, the weights are quantised, or the config refers to
-            other files or other code.
+            other files or other code; at ``model.config``: a change does not fit.
         DataError: ``config.json`` is damaged.
     """
     file = checkpoint.folder / "config.json"
@@ -48,10 +51,46 @@ def read_config(checkpoint: PretrainedCheckpoint) -> PretrainedConfig:
             )
     except (StrictDataclassError, OSError, ValueError) as error:
         raise DataError(f"{file} does not describe a model: {error}") from error
+    if checkpoint.changes:
+        config = _changed(config, checkpoint.changes)
     text = config.get_text_config()
     if (pad := getattr(text, "pad_token_id", None)) is not None and not 0 <= pad < getattr(text, "vocab_size", 0):
         text.pad_token_id = None  # it is not a token, as in Llama's first configs (-1)
     return config
+
+
+def _changed(config: PretrainedConfig, changes: Mapping[str, Any]) -> PretrainedConfig:
+    """A config with other values.
+
+    Raises:
+        RecipeError: at ``model.config``: it has no such value that a recipe may change, or the model cannot have it.
+    """
+    before = config.to_dict()
+    known = {key: value for key, value in before.items() if _may_change(key, value)}
+    for key in changes:
+        if key not in known:
+            near = nearest(key, known)
+            hint = f"; did you mean `{near}`?" if near else f"; it has {', '.join(sorted(known))}"
+            raise RecipeError(f"config.json of {config.model_type} has no number or word `{key}`{hint}", where=_CONFIG)
+    follows = "head_dim" not in changes and before.get("head_dim") == _head_dim(before)
+    content = {key: value for key, value in before.items() if not (follows and key == "head_dim")} | dict(changes)
+    try:
+        with quiet():
+            return type(config).from_dict(content)
+    except (StrictDataclassError, TypeError, ValueError, ArithmeticError) as error:
+        raise RecipeError(f"{config.model_type} cannot have these values: {error}", where=_CONFIG) from error
+
+
+def _may_change(key: str, value: Any) -> bool:
+    """Whether a recipe may change a value of a config: numbers, words and switches of the architecture."""
+    refers = key in (*_REFERENCES, "model_type", "dtype", "transformers_version") or key.startswith("_")
+    return isinstance(value, bool | int | float | str) and not refers and not key.endswith("_implementation")
+
+
+def _head_dim(content: Mapping[str, Any]) -> int | None:
+    """The size of attention heads that follows from other values, as families compute it where it is not given."""
+    width, heads = content.get("hidden_size"), content.get("num_attention_heads")
+    return width // heads if width and heads else None
 
 
 def _refuse_indirect(settings: Any, name: str) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
+
+from pydantic import model_validator
 
 from fedfm.settings import Settings
 
@@ -16,3 +18,14 @@ class ModelSettings(Settings):
     """Branch, tag or commit of a hub id."""
     dtype: Literal["float32"] = "float32"
     """Type of the backbone's weights."""
+    init: Literal["pretrained", "random"] = "pretrained"
+    """`random`: draw all weights from `seed`, to train a model from zero; of `path` only config and tokenizer are
+    read."""
+    config: dict[str, bool | int | float | str] = {}
+    """Changes of config.json for `init: random`, such as `{hidden_size: 256, num_hidden_layers: 8}`."""
+
+    @model_validator(mode="after")
+    def _changes_need_new_weights(self) -> Self:
+        if self.config and self.init == "pretrained":
+            raise ValueError("config: weights that exist do not fit another config; set init=random, or leave it out")
+        return self

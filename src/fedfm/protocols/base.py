@@ -81,6 +81,11 @@ class Protocol(Settings):
         return False
 
     @property
+    def trains_root(self) -> bool:
+        """Whether the server trains on `data.root`."""
+        return False
+
+    @property
     def digest(self) -> Distilling | None:
         """How a client with a backbone of its own learns from the server's logits; None: it does not."""
         return None

@@ -183,8 +183,14 @@ class HasServer(Interface):
         """
         ...
 
-    def root_update(self, params: Params, round: int) -> Params:  # noqa: A002
-        """What the server learns from ``data.root``, as a client would in a round, from the tunable ``params``."""
+    def root_update(self, params: Params, round: int, *, steps: int | None = None) -> Params:  # noqa: A002
+        """What the server learns from ``data.root``, as a client would in a round.
+
+        Args:
+            params: the tunable that it starts from.
+            round: 1-based round.
+            steps: optimiser steps, in place of the recipe's ``local`` budget.
+        """
         ...
 
     def merge(self, residual: Params) -> None:

@@ -19,6 +19,7 @@ from fedfm.capabilities import (
     GRADIENTS,
     INDIVIDUAL_FIGURES,
     LABELS,
+    LASTING_COORDINATES,
     LOW_RANK_FACTORS,
     MODEL_CHANGES,
     ONE_BACKBONE,
@@ -29,6 +30,7 @@ from fedfm.capabilities import (
     SHARED_CODE,
     SIMULATED_CLIENTS,
     SINGLE_EXAMPLES,
+    STATEFUL_CLIENTS,
     TEXT_INPUTS,
     TUNABLE_UPDATES,
     UNLESS_TAKEN,
@@ -173,6 +175,15 @@ _GIVEN_AS_OBJECT = (
 )
 
 PLAIN_KEYS = (
+    PlainKey(
+        "model.init",
+        lambda recipe: recipe.model.init == "random",
+        needs={
+            WEIGHT_MATRICES: "weights that were drawn at random must all be trained",
+            BACKBONE_WEIGHTS: "a model without training has nothing that a proxy could stand in for; set pretrained",
+            ONE_BACKBONE: "the other backbones are pretrained; leave out federation.models",
+        },
+    ),
     PlainKey(
         "federation.sampling",
         lambda recipe: recipe.federation.sampling == "poisson",
@@ -330,6 +341,30 @@ PLAIN_KEYS = (
         lambda recipe: recipe.local.optimizer != "sgd",
         needs={GRADIENTS: "it keeps moments of them; set local.optimizer=sgd"},
         takes={SGD: "its steps are not multiples of the gradient; set local.optimizer=sgd"},
+    ),
+    PlainKey(
+        "local.optimizer",
+        lambda recipe: recipe.local.optimizer == "muon",
+        needs={
+            WEIGHT_MATRICES: "it orthogonalises steps of the model's own matrices",
+            WHOLE_VIEWS: "a part of a matrix has other singular vectors",
+        },
+    ),
+    PlainKey(
+        "local.keep_optimizer",
+        lambda recipe: recipe.local.keep_optimizer,
+        needs={
+            STATEFUL_CLIENTS: "clients keep the optimiser's moments between rounds; set false",
+            LASTING_COORDINATES: "clients keep the optimiser's moments between rounds; set false",
+            TUNABLE_UPDATES: "it is kept where clients train and send the tunable; set false",
+            GRADIENTS: "the moments are of gradients; set false",
+        },
+    ),
+    PlainKey(
+        "local.lr_scheduler_interval",
+        lambda recipe: recipe.local.lr_scheduler_interval == "step",
+        needs={GRADIENTS: "it is of gradient steps; set round"},
+        takes={SGD: "the learning rate changes within a round; set local.lr_scheduler_interval=round"},
     ),
     PlainKey(
         "local.max_grad_norm",

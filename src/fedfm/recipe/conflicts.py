@@ -61,9 +61,31 @@ def _held_back(recipe: RecipeKeys) -> str | None:
 
 
 def _pairs(recipe: RecipeKeys) -> str | None:
-    if len(recipe.data.text) > 1 and not recipe.task.pairs:
-        return f"two columns make a pair, and `task.kind: {recipe.task.kind}` takes one"
-    return None
+    allowed, named = recipe.task.text_columns, len(recipe.data.text)
+    if recipe.task.modality != "text" or named in allowed:
+        return None
+    if named == 1:
+        return f"`task.kind: {recipe.task.kind}` reads pairs: name two columns, such as [question, passage]"
+    readers = " and ".join(kind for kind, task in TASKS.items() if 2 in task.text_columns)
+    return f"two columns make a pair, which only {readers} read; `task.kind: {recipe.task.kind}` takes one"
+
+
+def _ask(recipe: RecipeKeys) -> str | None:
+    if recipe.ask == type(recipe.ask)() or recipe.task.answers_questions:
+        return None
+    kinds = " or ".join(kind for kind, task in TASKS.items() if task.answers_questions)
+    return f"a run of `task.kind: {recipe.task.kind}` cannot be asked questions; it is for {kinds}"
+
+
+def _others_in_batch(group: str) -> Callable[[RecipeKeys], str | None]:
+    """A rule that refuses batches of one example for a task that compares examples."""
+
+    def reason(recipe: RecipeKeys) -> str | None:
+        if recipe.task.across_examples and getattr(recipe, group).batch_size < 2:
+            return f"`task.kind: {recipe.task.kind}` compares the examples of a batch with each other: give two or more"
+        return None
+
+    return reason
 
 
 def _unread(key: str) -> Callable[[RecipeKeys], str | None]:
@@ -110,6 +132,12 @@ def _root_data(recipe: RecipeKeys) -> str | None:
             f"`{recipe.aggregate.rule}` compares updates with one that the server trains: name a few labelled examples "
             "of its own (data.root)"
         )
+    return None
+
+
+def _own_steps(recipe: RecipeKeys) -> str | None:
+    if recipe.protocol.trains_root and recipe.data.root is None:
+        return "the server's own steps (protocol.server_steps) need examples, such as public texts: name them"
     return None
 
 
@@ -278,9 +306,12 @@ CHECKS = (
     Check(("data.conversation", "task.kind"), _unread("conversation")),
     Check(("data.template", "task.kind"), _unread("template")),
     Check(("data.pack", "task.kind"), _unread("pack")),
+    Check(("local.batch_size", "task.kind"), _others_in_batch("local")),
+    Check(("evaluate.batch_size", "task.kind"), _others_in_batch("evaluate")),
     Check(("federation.per_round", "federation.clients", "data.client"), _cohort),
     Check(("aggregate.rule", "federation", "protocol", "data.client", "data.train"), _fitting_updates),
     Check(("aggregate.rule", "data.root"), _root_data),
+    Check(("data.root", "protocol"), _own_steps),
     Check(("secure.min_clients", "federation", "protocol", "data.client", "data.train"), _enough_summed),
     Check(("federation.ranks", "tune.r"), _ranks),
     Check(("federation.partition", "data.client"), _natural_column),
@@ -298,6 +329,7 @@ CHECKS = (
     Check(("public", "protocol"), _public_examples),
     Check(("data.validation", "protocol", "contribution"), _judged_on),
     Check(("contribution.kind", "federation", "protocol", "data.client", "data.train"), _few_enough_scored),
+    Check(("ask", "task.kind"), _ask),
     Check(("updates",), _stage_order),
     Check(("privacy.kind", "federation", "data.client", "data.train"), _promise),
     Check(("tune.kind", "tune.target_modules", "proxy.kind", "proxy.interval"), _plug_in),

@@ -11,8 +11,9 @@ from fedfm.aggregation import Aggregation
 from fedfm.aggregation.mean import Mean
 from fedfm.algorithms import AnyAlgorithm, FedAvg
 from fedfm.audit.settings import AuditSettings
+from fedfm.clients.retrieval.settings import AskSettings
 from fedfm.clients.settings import LocalSettings
-from fedfm.clients.work import EVALUATE
+from fedfm.clients.work import EVALUATE, RETRIEVE
 from fedfm.contributions import AnyValuation, NoValuation
 from fedfm.data.partitions import Column, Iid, Partition
 from fedfm.data.settings import DataSettings, PublicSettings
@@ -81,6 +82,8 @@ class RecipeKeys(Settings):
     """Where clients execute."""
     evaluate: EvaluateSettings = EvaluateSettings()
     """How the server's model is measured."""
+    ask: AskSettings = AskSettings()
+    """Questions to the clients, once the run is over."""
     checkpoint: CheckpointSettings = CheckpointSettings()
     """How often a run is saved."""
     report_to: list[Literal["tensorboard"]] = []
@@ -101,6 +104,8 @@ class RecipeKeys(Settings):
     @property
     def works(self) -> tuple[str, ...]:
         """Kinds of work that clients are asked for."""
+        if self.ask.questions is not None:
+            return (RETRIEVE,)
         asked = (*self.protocol.works, *self.secure.works)
         return (*asked, *self.select.works, *(() if self.evaluate.at == "server" else (EVALUATE,)))
 

@@ -25,7 +25,8 @@ LOCK, OWNER = ".lock", ".pid"
 
 FILES = (
     "recipe.yaml", "env.json", "forgotten.json", "profile.json", "clients.json", "metrics.jsonl", "events.jsonl",
-    "wire.jsonl", "costs.jsonl", "privacy.jsonl", "LATEST", "summary.json", "audit.json", "report.html", LOCK, OWNER,
+    "wire.jsonl", "costs.jsonl", "privacy.jsonl", "answers.jsonl", "answers-wire.jsonl", "LATEST",
+    "summary.json", "audit.json", "report.html", LOCK, OWNER,
 )  # fmt: skip
 FOLDERS = ("checkpoints", "client_state", "clients", "adapter", "model", "proxy", "tensorboard")
 """`FILES` must be files and `FOLDERS` must be folders, where they exist."""
@@ -114,6 +115,16 @@ class RunFolder:
     def environment(self) -> Path:
         """Versions and hardware."""
         return self.path / "env.json"
+
+    @property
+    def answers(self) -> Path:
+        """Answers of clients to questions, a line a question."""
+        return self.path / "answers.jsonl"
+
+    @property
+    def answers_wire(self) -> Path:
+        """The ledger of messages with questions and answers; they are not part of the run's bytes."""
+        return self.path / "answers-wire.jsonl"
 
     @property
     def profile(self) -> Path:

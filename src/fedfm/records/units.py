@@ -16,9 +16,23 @@ NAMES = {
     "r2": "R²",
     "pearson": "Pearson correlation",
     "spearman": "Spearman correlation",
+    "recall_at_1": "recall@1",
+    "recall_at_10": "recall@10",
+    "mrr": "MRR",
 }
 PERCENTAGES = frozenset(
-    {"accuracy", "macro_f1", "micro_f1", "f1", "precision", "recall", "exact_match", "token_accuracy"}
+    {
+        "accuracy",
+        "macro_f1",
+        "micro_f1",
+        "f1",
+        "precision",
+        "recall",
+        "exact_match",
+        "token_accuracy",
+        "recall_at_1",
+        "recall_at_10",
+    }
 )
 LOWER_IS_BETTER = frozenset({"loss", "perplexity", "rmse", "mae"})
 """Metrics that fall as a model improves; all other metrics rise."""

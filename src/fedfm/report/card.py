@@ -43,6 +43,7 @@ LOADING = {
     "masked-lm": Loading("AutoModelForMaskedLM", "AutoTokenizer", "fill-mask"),
     "causal-lm": Loading("AutoModelForCausalLM", "AutoTokenizer", "text-generation"),
     "instruct": Loading("AutoModelForCausalLM", "AutoTokenizer", "text-generation"),
+    "retrieval": Loading("AutoModel", "AutoTokenizer", "feature-extraction"),
     "seq2seq": Loading("AutoModelForSeq2SeqLM", "AutoTokenizer", "text-generation"),
 }
 
@@ -218,6 +219,8 @@ def _facts(summary: Record, recipe: Record) -> list[tuple[str, str]]:
     clients, counts = summary.get("clients") or {}, summary.get("parameters")
     protocol = summary.get("protocol")
     facts = [("clients", clients.get("total")), ("clients a round", dig(recipe, "federation.per_round"))]
+    if dig(recipe, "model.init") == "random":
+        facts.insert(0, ("start", "weights drawn at random (model.init: random); not pretrained"))
     facts += [("protocol", _protocol(protocol))] if protocol else []
     facts += [("rounds", summary["rounds"])]
     if summary.get("privacy") is None:

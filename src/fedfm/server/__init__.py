@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from fedfm.server.experiment.deployment import Simulation
     from fedfm.server.runs.api import resume, run
     from fedfm.server.runs.artifacts import export
+    from fedfm.server.runs.asking import ask
     from fedfm.server.runs.auditing import audit
     from fedfm.server.runs.finished import Run
     from fedfm.server.runs.forgetting import forget
@@ -21,6 +22,7 @@ _HOMES = {
     "Experiment": "experiment.build",
     "Run": "runs.finished",
     "Simulation": "experiment.deployment",
+    "ask": "runs.asking",
     "audit": "runs.auditing",
     "build_experiment": "experiment.build",
     "build_proxy": "runs.proxy_tools",
@@ -38,6 +40,7 @@ __all__ = [
     "Experiment",
     "Run",
     "Simulation",
+    "ask",
     "audit",
     "build_experiment",
     "build_proxy",

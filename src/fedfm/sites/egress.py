@@ -6,8 +6,9 @@ import hashlib
 import traceback
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -60,7 +61,8 @@ class Egress:
         announced: kind of work → specs of the groups that may leave as its result.
         announced_facts: kind of work → names of the figures that may leave beside counts and loss.
         ledger: ``wire.jsonl`` of the site. Its lines are those of a run's ledger, each with the name of the ``run``,
-            the digest of its ``job``, the kind of ``work``, the ``groups``, and the sha256 of the whole ``update``.
+            the digest of its ``job``, the kind of ``work``, the ``groups``, and the sha256 of the whole ``update``;
+            of answers to questions also the ``day``, and the numbers of ``questions`` and ``snippets``.
         journal: what the site refused, what failed and how runs ended, with the full reason.
     """
 
@@ -78,11 +80,13 @@ class Egress:
         self.announced: dict[str, GroupSpecs] = {}
         self.announced_facts: dict[str, frozenset[str]] = {}
         self._updates = Counter[str]()
+        self._told = Counter[tuple[str, str]]()
         self._left: defaultdict[_Slot, set[str]] = defaultdict(set)
         end_with_a_line(self.ledger)
         for number, line in enumerate(jsonl.records(self.ledger)):  # lines of earlier versions have no `work`
             slots = _slots(line["job"], line["round"], line.get("work", TRAIN), line.get("groups", []))
             self._count(slots, line.get("update", str(number)))
+            self._add_told(line)
 
     def admit(self, recipe: Recipe) -> None:
         """Accepts a run that the policy allows.
@@ -212,10 +216,36 @@ class Egress:
         self.check(found, recipe, job, digest)
         line = message_record(found.round, "up", [found.facts.client], len(update), found.tensors, work=found.work)
         own = {"run": recipe.name, "job": job, "groups": list(found.groups), "update": digest}
-        append(self.ledger, own | line)
+        told = self._told_by(recipe)
+        append(self.ledger, own | told | line)
+        self._add_told(told)
         self._count(_slots(job, found.round, found.work, found.groups), digest)
         when = f"round {found.round} of {recipe.federation.rounds}"
-        self._say(f"run {recipe.name}, {when}: {_described_update(found, len(update))}")
+        words = _described_answers(told, len(update)) if told else _described_update(found, len(update))
+        self._say(f"run {recipe.name}, {when}: {words}")
+
+    def _told_by(self, recipe: Recipe) -> jsonl.Record:
+        """What answers to questions tell, for the ledger: the day, and the numbers of questions and pieces of text.
+
+        Raises:
+            PolicyError: with what left on the same day, it is more than the policy allows.
+        """
+        told = recipe.ask.disclosure
+        if told is None:
+            return {}
+        day = datetime.now(UTC).date().isoformat()
+        before = {what: self._told[day, what] for what in ("questions", "snippets")}
+        _refuse(self.policy.objections_to_answers(told, **before))
+        return {"day": day, "questions": told.questions, "snippets": told.questions * told.snippets}
+
+    def _add_told(self, line: Mapping[str, Any]) -> None:
+        for what in ("questions", "snippets"):
+            self._told[line.get("day", ""), what] += line.get(what, 0)
+
+    def note_questions(self, run: str, texts: Sequence[str]) -> None:
+        """Says and records questions that came as text."""
+        for text in texts:
+            self.journal.note("asked", run, text)
 
     def check(self, found: Update, recipe: Recipe, job: str, digest: str) -> None:
         """Checks that an update is what the policy allows and the site announced, and that it is not one too many.
@@ -303,6 +333,12 @@ def _described_update(found: Update, size_bytes: int) -> str:
         return f"figures of {found.facts.examples} held-out examples ({size(size_bytes)}) leave{loss and f', {loss}'}"
     mean = loss and f" with mean training {loss}"
     return f"an update of {size(size_bytes)} leaves, after {found.facts.steps} steps{mean}"
+
+
+def _described_answers(told: jsonl.Record, size_bytes: int) -> str:
+    """What leaves as the answer to questions."""
+    texts = f"with {told['snippets']} pieces of text"
+    return f"answers to {told['questions']} questions ({size(size_bytes)}) leave, {texts}"
 
 
 def _columns(recipe: Recipe) -> str:

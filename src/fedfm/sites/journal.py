@@ -32,7 +32,7 @@ class Journal:
         """Says what happened and records it; a full disk does not stop the site.
 
         Args:
-            kind: ``refused``, ``failed``, ``ended``.
+            kind: ``refused``, ``failed``, ``ended``, ``asked``.
             run: name of the run; None where it is not known.
             reason: the full reason.
             details: a traceback, or nothing.

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from fedfm.clients.retrieval.settings import Disclosure
 from fedfm.clients.settings import LocalSettings
 from fedfm.printable import line
 from fedfm.recipe import Recipe
@@ -84,6 +85,18 @@ class Policy(Settings):
     """The largest number of parameters of a model."""
     max_download_bytes: Limit = 100_000_000_000
     """The largest size of a proxy's files, in bytes."""
+    max_scores: Limit = 1
+    """The largest number of scores of the site's texts in the answer to one question, where `works` names `retrieve`;
+    1: only how well the site's best text fits."""
+    max_snippets: Annotated[int, Field(ge=0)] = 0
+    """The largest number of pieces of the site's texts in the answer to one question; 0: no text leaves."""
+    max_snippets_a_day: Annotated[int, Field(ge=0)] = 100
+    """The largest number of pieces of text that leave in a day (UTC)."""
+    max_questions_a_day: Limit = 1000
+    """The largest number of questions that are answered in a day (UTC)."""
+    readable_questions: bool = False
+    """Whether questions must come as text (`ask.question`), which the site's `events.jsonl` records, not as
+    embeddings."""
     max_prepare_seconds: Seconds = 3600.0
     """The longest time to prepare a run (read data, load the model), in seconds."""
     max_round_seconds: Seconds = 86_400.0
@@ -104,6 +117,8 @@ class Policy(Settings):
             found.append(Objection("privacy", f"{self.privacy} at least, not {recipe.privacy.kind}"))
         if (declared := _clients_of_a_round(recipe)) < self.min_clients:
             found.append(Objection("min_clients", f"{self.min_clients} of a round at least, not {declared}"))
+        if recipe.ask.disclosure is not None:
+            found += self.objections_to_answers(recipe.ask.disclosure)
         return [
             *found,
             *self.over("max_rounds", recipe.federation.rounds),
@@ -115,6 +130,23 @@ class Policy(Settings):
     def objections_to_work(self, kinds: Iterable[str]) -> list[Objection]:
         """The objection to kinds of work; empty where the policy names all of them."""
         return self._not_among("works", kinds)
+
+    def objections_to_answers(self, told: Disclosure, questions: int = 0, snippets: int = 0) -> list[Objection]:
+        """What of answers to questions this policy does not allow.
+
+        Args:
+            told: what the answers tell.
+            questions: that were answered before, on the same day.
+            snippets: that left before, on the same day.
+        """
+        unreadable = self.readable_questions and not told.readable
+        return [
+            *self.over("max_scores", told.scores),
+            *self.over("max_snippets", told.snippets),
+            *self.over("max_snippets_a_day", snippets + told.questions * told.snippets),
+            *self.over("max_questions_a_day", questions + told.questions),
+            *([Objection("readable_questions", "text, not embeddings")] if unreadable else []),
+        ]
 
     def objections_to_training(self, local: LocalSettings, examples: int) -> list[Objection]:
         """What of local training on so many examples this policy does not allow."""

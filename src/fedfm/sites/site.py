@@ -7,8 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from fedfm.clients.retrieval.settings import QUESTION
 from fedfm.clients.store import ClientStore
-from fedfm.clients.work import WORKS, extra_facts
+from fedfm.clients.work import RETRIEVE, WORKS, extra_facts
+from fedfm.clients.work.retrieve import question_texts
 from fedfm.errors import DataError, RecipeError
 from fedfm.hosts.job import Job
 from fedfm.hosts.node import Node, PreparedRun
@@ -86,6 +88,8 @@ class Site(Node):
         instructions = [decode_instruction(message) for message in messages]
         for instruction in instructions:
             self.egress.admit_work(instruction.work)
+            if instruction.work == RETRIEVE and run.data.recipe.ask.question == "text":
+                self.egress.note_questions(run.data.recipe.name, question_texts(instruction.groups.get(QUESTION, {})))
         self._charge(run, [instructions[place] for _, place in asked.clients])
 
     def _charge(self, run: PreparedRun, asked: Sequence[Instruction]) -> None:
@@ -148,6 +152,8 @@ class Site(Node):
             own: Mapping[str, Spec] | None = {}  # of measurements, figures leave
             if work in protocol.works:
                 own = protocol.returns(work, classes)
+            elif work == RETRIEVE:
+                own = data.recipe.ask.returns()
             elif work in data.recipe.select.works:
                 own = data.recipe.select.returns(side.layers)
             specs[work] = groups if own is None else own

@@ -11,6 +11,7 @@ from fedfm.tasks.instruction import Instruct
 from fedfm.tasks.language_modeling import CausalLM, MaskedLM
 from fedfm.tasks.multi_label import MultiLabel
 from fedfm.tasks.regression import Regression
+from fedfm.tasks.retrieval import Retrieval
 from fedfm.tasks.seq2seq import Seq2Seq
 from fedfm.tasks.token_classification import TokenClassification
 
@@ -24,6 +25,7 @@ TASKS: dict[str, type[Task]] = {
     "causal-lm": CausalLM,
     "instruct": Instruct,
     "seq2seq": Seq2Seq,
+    "retrieval": Retrieval,
 }
 
 AnyTask = Annotated[Task, Choice(TASKS, "kind", "fedfm.tasks")]
@@ -39,6 +41,7 @@ __all__ = [
     "MaskedLM",
     "MultiLabel",
     "Regression",
+    "Retrieval",
     "Seq2Seq",
     "Task",
     "TextClassification",

@@ -21,7 +21,8 @@ from fedfm.settings import Capabilities, Settings
 from fedfm.tasks.shown import ShownExample
 
 Batch = dict[str, Tensor]
-"""Model inputs by argument name, and `TARGETS`; the first dimension counts examples."""
+"""Model inputs by argument name, and `TARGETS`; the first dimension counts examples, of pairs of texts that are read
+apart their texts."""
 
 ADJUSTMENT = "adjustment"
 """In a batch to train a classifier on: ``[B, classes]``, what is added to the logits before the loss."""
@@ -75,13 +76,14 @@ class Task(Settings):
         label_role: how the column ``data.label`` is read: one label, a list of them, or numbers.
         peft_type: peft's name of the task; None if peft has no such task.
         labelled: whether examples have what is to be predicted in the column ``data.label``.
-        pairs: whether two columns of text are read as one input.
         problem_type: transformers' name of what the logits are, for a model with labels.
         draws_inputs: whether the inputs of an example are drawn at random each time (masks).
         own_keys: keys of the recipe's ``data`` that only some tasks read, this one among them.
         causal: whether the model must not read the tokens that it predicts.
         across_examples: whether the loss of an example depends on the other examples of its batch, as a contrastive
             loss does; clients then train one by one, since the batches of clients that share a pass are joined.
+        text_columns: how many columns ``data.text`` may name.
+        answers_questions: whether `fedfm ask` can put questions to a run of this kind.
         metrics: name → whether higher is better; the first is the main metric, which decides between rounds.
     """
 
@@ -93,12 +95,13 @@ class Task(Settings):
     auto_class: ClassVar[Any]
     peft_type: ClassVar[str | None]
     labelled: ClassVar[bool]
-    pairs: ClassVar[bool] = False
     problem_type: ClassVar[ProblemType] = "single_label_classification"
     draws_inputs: ClassVar[bool] = False
     own_keys: ClassVar[frozenset[str]] = frozenset()
     causal: ClassVar[bool] = False
     across_examples: ClassVar[bool] = False
+    text_columns: ClassVar[tuple[int, ...]] = (1,)
+    answers_questions: ClassVar[bool] = False
     metrics: ClassVar[Mapping[str, bool]]
 
     def capabilities(self) -> Capabilities:

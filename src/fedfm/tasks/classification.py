@@ -96,7 +96,7 @@ class TextClassification(Classification):
     kind: Literal["text-classification"] = "text-classification"
     """One class of a text or a pair of texts."""
     modality = "text"
-    pairs = True
+    text_columns = (1, 2)
     auto_class = AutoModelForSequenceClassification
     peft_type = "SEQ_CLS"
 

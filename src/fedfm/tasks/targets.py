@@ -27,7 +27,7 @@ class TextTargets(Task):
     modality = "text"
     peft_type = "SEQ_CLS"
     labelled = True
-    pairs = True
+    text_columns = (1, 2)
 
     @abstractmethod
     def targets(self, source: Source, data: DataSettings, labels: LabelMap) -> np.ndarray:

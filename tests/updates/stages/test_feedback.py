@@ -39,7 +39,7 @@ def test_stages_have_it() -> None:
 
 @every_stage
 def test_what_arrives_and_what_is_kept_add_up_to_the_updates(kind: str) -> None:
-    path, specs = UpdatePath((STAGES[kind](kind=kind),)), {"tunable": spec_of(draw(0))}
+    path, specs = UpdatePath((STAGES[kind](kind=kind, decay=1.0),)), {"tunable": spec_of(draw(0))}
     own, arrived, total = path.start(specs), zeros_like(draw(0)), zeros_like(draw(0))
     for number in range(6):
         key, update = MessageKey(0, number, "a"), draw(number)
@@ -72,7 +72,14 @@ def distance(stage: ErrorFeedback, rounds: int) -> float:
 
 @pytest.mark.parametrize(
     ("kind", "settings"),
-    [("top-k", {"share": 0.05}), ("random-k", {}), ("sign", {}), ("nf4", {}), ("power-sgd", {"rank": 1})],
+    [
+        ("top-k", {"share": 0.05}),
+        ("chunk-top-k", {"share": 0.05, "decay": 1.0}),
+        ("random-k", {}),
+        ("sign", {}),
+        ("nf4", {}),
+        ("power-sgd", {"rank": 1}),
+    ],
 )
 def test_the_optimum_is_approached_with_error_feedback_only(kind: str, settings: dict[str, Any]) -> None:
     stage = STAGES[kind](kind=kind, **settings)

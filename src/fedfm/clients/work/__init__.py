@@ -8,6 +8,7 @@ from fedfm.clients.work.base import Answer, ClientTask, Work
 from fedfm.clients.work.evaluate import EVALUATE, evaluate
 from fedfm.clients.work.predict import predict
 from fedfm.clients.work.probe import probe
+from fedfm.clients.work.retrieve import RETRIEVE, retrieve
 from fedfm.clients.work.secure_sum import (
     ADVERTISE,
     CONFIRM,
@@ -32,6 +33,7 @@ WORKS: dict[str, Work] = {
     SEED_POOL: Work(seed_pool, trains=True),
     MEASURE_SLOPES: Work(slopes, trains=True, keeps=True),
     PROBE: Work(probe),
+    RETRIEVE: Work(retrieve),
     ADVERTISE: Work(advertise_keys, hides=True, keeps=True),
     SHARE: Work(share_secrets, hides=True, keeps=True),
     MASK: Work(train_masked, trains=True, shares_passes=True, gets_extras=True, hides=True, keeps=True),
@@ -55,4 +57,4 @@ def extra_facts(work: str, metrics: Sequence[str]) -> frozenset[str]:
     return frozenset(metrics if measures(work) else ())
 
 
-__all__ = ["EVALUATE", "WORKS", "Answer", "ClientTask", "Work", "extra_facts", "measures"]
+__all__ = ["EVALUATE", "RETRIEVE", "WORKS", "Answer", "ClientTask", "Work", "extra_facts", "measures"]

@@ -14,13 +14,14 @@ from torch import Tensor, nn
 
 from fedfm.clients.contract import Reception
 from fedfm.clients.objective import BatchGradient, Objective, StepGradient
+from fedfm.clients.optimizer import LocalOptimizer
 from fedfm.clients.private_gradient import PrivateGradient
 from fedfm.clients.profile import phase, profiling
 from fedfm.clients.recompute import recomputing
 from fedfm.clients.rules import At, ClientRound, Groups, LocalResult, LocalRule
 from fedfm.clients.settings import LocalSettings
-from fedfm.clients.stacked import Stacking, StackMember, train_stacked, why_alone
-from fedfm.clients.steps import Losses, make_optimizer, read_ahead
+from fedfm.clients.stacked import Stacking, StackMember, train_stacked, why_alone, why_own_steps
+from fedfm.clients.steps import Losses, read_ahead
 from fedfm.clients.work.base import Answer, ClientTask, failed
 from fedfm.data.batches import evaluation_batches
 from fedfm.models.stacked import FrozenPrefix
@@ -45,7 +46,8 @@ def train(worker: Worker, tasks: Sequence[ClientTask]) -> Iterator[Answer]:
     """Trains clients in one pass; where that fails, one by one, so that the failure is that of the client at fault."""
     problem = None
     counts = any(task.instruction.facts.count_activity for task in tasks)
-    alone = counts or worker.promise is not None or why_alone(worker.task, worker.contract.rule) is not None
+    alone = counts or worker.promise is not None
+    alone = alone or (why_alone(worker.task, worker.contract.rule) or why_own_steps(worker.local)) is not None
     if worker.stacking is not None and not alone:
         booked = worker.profile.record() if worker.profile else None
         try:
@@ -129,9 +131,10 @@ def train_locally(
     at: ClientRound,
     *,
     trains: Mapping[str, Tensor] | None = None,
+    rates: Sequence[float] | None = None,
     private: PrivateTraining | None = None,
 ) -> LocalResult:
-    """Takes one step a batch from the tunable's present value, in place, with a fresh optimiser.
+    """Takes one step a batch from the tunable's present value, in place.
 
     The gradient of the batch's mean loss a prediction goes through the algorithm's rule, then clipping, then the
     optimiser. Where nothing is predicted, it is zero. That of a private step is clipped for each example and has noise
@@ -145,6 +148,7 @@ def train_locally(
         rule: the algorithm's side at the client.
         at: what the round starts from.
         trains: name → bool tensor, the coordinates that change; of tensors that are absent, and for None, all.
+        rates: learning rate of each step; None: ``at.lr`` in all.
         private: how steps are made private; None: they are not.
     """
     parameters = tunable.parameters
@@ -153,8 +157,8 @@ def train_locally(
     sent, own = _moved(at.sent, device), _moved(at.own, device)
     masks = {name: mask.to(device) for name, mask in (trains or {}).items()}
     still = [parameters[name] for name, mask in masks.items() if not mask.any()]
-    moving = [parameter for name, parameter in parameters.items() if name not in masks or masks[name].any()]
-    optimizer = make_optimizer(moving, local, at.lr)
+    moving = {name: parameter for name, parameter in parameters.items() if name not in masks or masks[name].any()}
+    optimizer = LocalOptimizer(tunable, moving, local, at.moments)
     objective = Objective.of(tunable, task, rule, received, own, dropout=local.dropout)
     losses = Losses()
     tunable.train(dropout=local.dropout)
@@ -163,6 +167,7 @@ def train_locally(
         if private is not None:
             gradient_of = PrivateGradient(objective, private.steps, masks, together=private.together)
         for step, batch in enumerate(read_ahead(batches)):
+            lr = at.lr if rates is None else rates[step]
             optimizer.zero_grad()
             taken = gradient_of(batch)
             with phase("optimizer"):
@@ -175,7 +180,7 @@ def train_locally(
                             sent={group: params[name] for group, params in sent.items()},
                             own={group: params[name] for group, params in own.items()},
                             step=step,
-                            lr=at.lr,
+                            lr=lr,
                         )
                         gradient = parameter.grad
                         if name not in at.personal:
@@ -183,13 +188,13 @@ def train_locally(
                         parameter.grad = gradient * masks[name] if name in masks else gradient
                 if local.max_grad_norm is not None:
                     nn.utils.clip_grad_norm_(parameters.values(), local.max_grad_norm)
-                optimizer.step()
+                optimizer.step(lr)
                 with torch.no_grad():
                     for name, mask in masks.items():  # weight decay has moved what is not trained as well
                         parameters[name].copy_(parameters[name].where(mask, received[name]))
             losses.add(*taken)
     tunable.eval()
-    return losses.result()
+    return replace(losses.result(), moments=optimizer.moments() if local.keep_optimizer else {})
 
 
 @contextmanager

@@ -77,4 +77,4 @@ class PlanFacts:
         local = self.recipe.local
         if self.timing is not None:
             return self.timing.moved_a_step * self.steps
-        return local.learning_rate * self.steps if local.optimizer == "adamw" else None
+        return local.learning_rate * self.steps if local.optimizer != "sgd" else None

@@ -8,8 +8,8 @@ from itertools import islice
 
 import torch
 
+from fedfm.clients.optimizer import LocalOptimizer
 from fedfm.clients.recompute import recomputing
-from fedfm.clients.steps import make_optimizer
 from fedfm.params import count
 from fedfm.server.experiment.build import Experiment
 
@@ -45,7 +45,7 @@ def time_steps(experiment: Experiment) -> Timing | None:
     plan = worker.plan(len(indices), client, 1, STEPS + 1)
     batches = list(islice(worker.on_device(worker.batches(indices, plan, client, 1)), STEPS + 1))
     tunable.write(experiment.start)
-    optimizer = make_optimizer(list(tunable.parameters.values()), local, local.learning_rate)
+    optimizer = LocalOptimizer(tunable, tunable.parameters, local)
     tunable.train(dropout=local.dropout)
     seconds = 0.0
     with recomputing(tunable, local.recompute):
@@ -56,7 +56,7 @@ def time_steps(experiment: Experiment) -> Timing | None:
             (totals.sum() / counts.sum().clamp(min=1)).backward()  # type: ignore[no-untyped-call]
             if local.max_grad_norm is not None:
                 torch.nn.utils.clip_grad_norm_(tunable.parameters.values(), local.max_grad_norm)
-            optimizer.step()
+            optimizer.step(local.learning_rate)
             if worker.device.type == "cuda":
                 torch.cuda.synchronize(worker.device)
             seconds += time.perf_counter() - begun if number else 0.0

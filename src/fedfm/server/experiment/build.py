@@ -118,13 +118,14 @@ class Experiment:
             if part is not None:
                 yield split, len(part), self.evaluator(part)
 
-    def root_update(self, params: Params, number: int, learning_rate: float) -> Params:
+    def root_update(self, params: Params, number: int, learning_rate: float, steps: int | None = None) -> Params:
         """What the server learns from `data.root` in a round, as a client would, without the algorithm's hooks.
 
         Args:
             params: the tunable that it starts from.
             number: the round.
             learning_rate: of the round.
+            steps: in place of the recipe's ``local`` budget.
 
         Raises:
             ValueError: the recipe has no such data.
@@ -141,12 +142,13 @@ class Experiment:
             local=recipe.local,
             contract=replace(self.contract, rule=Algorithm()),
             seed=recipe.seed,
+            rounds=recipe.federation.rounds,
             device=self.device,
             copy=model.client,
         )
         worker.tunable.write(params)
         start = ClientRound(params, {}, {}, learning_rate)
-        worker.fit(np.arange(len(data.root)), start, client="root", round=number)
+        worker.fit(np.arange(len(data.root)), start, client="root", round=number, max_steps=steps)
         return subtract(worker.tunable.folded(worker.tunable.read()), params)
 
     def evaluate_client_model(self, params: Params) -> dict[str, float] | None:
@@ -201,7 +203,7 @@ class Experiment:
             model.client.model.family,
             without=self.contract.personal,
             tokens=local.batch_size * self.recipe.data.max_length,
-            moments=2 if local.optimizer == "adamw" else 0,
+            moments=local.moments,
         )
 
     def planned_choice(self, client: str) -> Mapping[str, Tensor] | None:

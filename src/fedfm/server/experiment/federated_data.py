@@ -78,6 +78,13 @@ class FederatedData:
         """Sentences about the data that a reader of its metrics must know."""
         return [*self.notes, *(found.describe() for found in self.repeats)]
 
+    @property
+    def cut(self) -> dict[str, np.ndarray]:
+        """Split → tokens that truncation has cut off each of its examples, [N]; of texts at the server only."""
+        training = None if self.training is None else self.training.train
+        splits = {"train": training, "validation": self.validation, "test": self.test}
+        return {name: found.cut for name, found in splits.items() if found is not None and found.cut is not None}
+
     def client_test_sets(self) -> tuple[Examples, dict[str, np.ndarray]]:
         """Examples to evaluate each client on: those it holds out, else the test examples whose column names it.
 

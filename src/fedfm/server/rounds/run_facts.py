@@ -127,9 +127,9 @@ class RunFacts:
         """Local learning rate of a round."""
         return self._recipe.local.learning_rate_at(round, self._recipe.federation.rounds)
 
-    def root_update(self, params: Params, round: int) -> Params:  # noqa: A002
+    def root_update(self, params: Params, round: int, *, steps: int | None = None) -> Params:  # noqa: A002
         """What the server learns from ``data.root``."""
-        return self._experiment.root_update(params, round, self.learning_rate(round))
+        return self._experiment.root_update(params, round, self.learning_rate(round), steps)
 
     def duration(self, client: str, number: int) -> float:
         """Virtual seconds of a client's work."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fedfm.errors import RecipeError
 from fedfm.recipe import load_recipe
 from fedfm.records.folder import RunFolder
 from fedfm.server.runs.finished import Run
@@ -57,6 +58,8 @@ def run(
         recipe = load_recipe(recipe, overrides, data=data, **methods)
     elif overrides or data or methods:
         recipe = load_recipe(recipe.model_dump(), overrides, data=data, **methods)
+    if recipe.ask.questions is not None:
+        raise RecipeError("it makes a recipe that asks and trains nothing: `fedfm ask` sets it", where="ask.questions")
     RunFolder.refuse_existing(recipe.folder)
     from fedfm.server.experiment.deployment import Simulation
     from fedfm.server.runs.start import started

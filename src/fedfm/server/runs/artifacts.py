@@ -225,7 +225,7 @@ def load_initial(folder: RunFolder, recipe: Recipe) -> tuple[Tuned, RunState]:
         problem_type=task.problem_type,
         allow_network=recipe.allow_network,
     )
-    _refuse_another_model(saved.identity, backbone)
+    refuse_another_model(saved.identity, backbone)
     here = recipe.proxy.model_copy(update={"path": str(folder.proxy)}) if recipe.proxy.is_sent else recipe.proxy
 
     def attach(model: Backbone) -> Tunable:
@@ -270,8 +270,16 @@ def _with_personal_mean(folder: RunFolder, recipe: Recipe, state: RunState) -> P
     return delivered_params(folder, make_contract(recipe, state.params), recipe, state)
 
 
-def _refuse_another_model(before: Mapping[str, str], backbone: Backbone) -> None:
-    """Refuses a model that is not the one with which the run began."""
+def refuse_another_model(before: Mapping[str, str], backbone: Backbone) -> None:
+    """Refuses a model that is not the one with which a run began.
+
+    Args:
+        before: the run's identity in its last checkpoint.
+        backbone: the model as it is now.
+
+    Raises:
+        RecipeError: at ``model.path``.
+    """
     now = backbone.identity.named
     if changed := [words for part, words in PARTS.items() if before.get(f"model.{part}") != now[f"model.{part}"]]:
         raise RecipeError(

@@ -87,7 +87,8 @@ def _train_alone(
     experiment: Experiment, worker: Worker, start: Params, indices: np.ndarray, key: str, steps: list[int]
 ) -> float:
     """Headline test metric after plain training, without the algorithm's hooks and noise, ``steps`` in each round."""
-    plain = replace(worker, contract=replace(worker.contract, rule=Algorithm()), promise=None)
+    contract = replace(worker.contract, rule=Algorithm())
+    plain = replace(worker, contract=contract, rounds=len(steps), promise=None)
     plain.tunable.write(start)
     for number, budget in enumerate(steps, start=1):
         plain.fit(

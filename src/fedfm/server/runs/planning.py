@@ -206,6 +206,7 @@ def _describe_data(data: FederatedData) -> dict[str, Any]:
         "validation": None if data.validation is None else len(data.validation),
         "test": len(data.test),
         "labels": None if data.labels is None else list(data.labels.names),
+        "cut": {split: int(np.count_nonzero(cut)) for split, cut in data.cut.items()},
         "client_examples": (
             {"min": min(sizes), "median": float(np.median(sizes)), "max": max(sizes)} if known else None
         ),

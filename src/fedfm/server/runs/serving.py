@@ -21,6 +21,7 @@ from fedfm.server.experiment.build import Experiment
 from fedfm.server.experiment.deployment import RealSites
 from fedfm.server.experiment.runtime_factory import require_extra
 from fedfm.server.runs.api import resume, run
+from fedfm.server.runs.asking import Answered, ask
 from fedfm.server.runs.finished import Run
 from fedfm.trackers.listeners import Listener
 
@@ -80,6 +81,37 @@ def serve(
         return resume(source, overrides, listeners=listeners, deployment=deployment)
     recipe = for_sites(load_recipe(source, overrides), len(hosting.keys))
     return run(recipe, listeners=listeners, deployment=deployment)
+
+
+def ask_sites(
+    source: Path,
+    questions: Sequence[str],
+    overrides: Sequence[str],
+    hosting: Hosting,
+    *,
+    most: int,
+    warn: Callable[[str], None],
+    waits: Callable[[Wait], None] = lambda wait: None,
+) -> list[Answered]:
+    """Puts questions to the sites of a finished run, as `fedfm.server.runs.asking.ask`.
+
+    Args:
+        source: the run's folder.
+        questions: at least one.
+        overrides: as for `ask`.
+        hosting: how sites find the server.
+        most: passages of all sites together for each question.
+        warn: gets a sentence for each site that does not take part.
+        waits: gets the sites that the server waits for, and how long it will wait.
+
+    Raises:
+        RecipeError, DataError, TooFewClientsError: as `ask`; the run began with other sites.
+    """
+    require_extra("flower")
+    _refuse_other_sites(RunFolder.open(source), hosting.keys)
+    line = partial(_line, hosting, lambda names: None, waits)
+    deployment = RealSites(sorted(hosting.keys), line, warn)
+    return ask(source, questions, overrides, most=most, deployment=deployment)
 
 
 def for_sites(recipe: Recipe, clients: int) -> Recipe:

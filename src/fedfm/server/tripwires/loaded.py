@@ -18,6 +18,11 @@ class LoadedWeights(Tripwire):
     def begun(self) -> Finding:
         """The counts."""
         backbone = self.experiment.backbone
+        if backbone.drawn:
+            return Finding(
+                f"no tensor of the model came from the checkpoint of {backbone.name}: all were drawn at random "
+                "(model.init: random)"
+            )
         text = f"{backbone.loaded} tensors of the model came from the checkpoint of {backbone.name}"
         new, ignored = list(backbone.new_head), list(backbone.ignored)
         text += f"; newly drawn, all in the head: {named(new)}" if new else "; none is newly drawn"

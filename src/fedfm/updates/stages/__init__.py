@@ -7,6 +7,7 @@ from typing import Annotated
 from fedfm.registry import Choice
 from fedfm.updates.stages.base import Stage
 from fedfm.updates.stages.bernoulli import Bernoulli
+from fedfm.updates.stages.chunk_top_k import ChunkTopK
 from fedfm.updates.stages.clip import Clip
 from fedfm.updates.stages.nf4 import NormalFloat
 from fedfm.updates.stages.power_sgd import PowerSgd
@@ -18,6 +19,7 @@ from fedfm.updates.stages.top_k import TopK
 STAGES: dict[str, type[Stage]] = {
     "clip": Clip,
     "top-k": TopK,
+    "chunk-top-k": ChunkTopK,
     "random-k": RandomK,
     "power-sgd": PowerSgd,
     "quantize": Quantize,
@@ -32,6 +34,7 @@ __all__ = [
     "STAGES",
     "AnyStage",
     "Bernoulli",
+    "ChunkTopK",
     "Clip",
     "NormalFloat",
     "PowerSgd",

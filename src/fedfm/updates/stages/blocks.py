@@ -1,4 +1,4 @@
-"""What stages with few bits a value share: blocks with a scale each, and two 4-bit numbers in a byte."""
+"""What stages with few bits a value share: blocks with a scale each, and several numbers in a byte."""
 
 from __future__ import annotations
 
@@ -32,12 +32,20 @@ def sound_scales(scales: Tensor) -> Tensor:
     return scales
 
 
-def packed(numbers: Tensor) -> Tensor:
-    """Numbers from 0 to 15, ``[n]``, as uint8 ``[⌈n / 2⌉]``: the first of two is in the low bits."""
-    pairs = pad(numbers.to(torch.uint8), (0, len(numbers) % 2)).view(-1, 2)
-    return pairs[:, 0] | pairs[:, 1] << 4
+def packed(numbers: Tensor, bits: int = 4) -> Tensor:
+    """Numbers below 2^bits, of 4 or 2 bits, ``[n]``, as uint8 ``[⌈n·bits / 8⌉]``: the first is in the lowest bits."""
+    each = 8 // bits
+    numbers = numbers.to(torch.uint8).view(-1)
+    groups = pad(numbers, (0, -len(numbers) % each)).view(-1, each)
+    return (groups << _shifts(bits)).sum(dim=1, dtype=torch.uint8)
 
 
-def unpacked(content: Tensor, numbers: int) -> Tensor:
+def unpacked(content: Tensor, numbers: int, bits: int = 4) -> Tensor:
     """The inverse of `packed`, as uint8 ``[numbers]``."""
-    return torch.stack([content & 15, content >> 4], dim=1).view(-1)[:numbers]
+    shifted = torch.bitwise_right_shift(content[:, None], _shifts(bits))
+    return torch.bitwise_and(shifted, 2**bits - 1).view(-1)[:numbers]
+
+
+def _shifts(bits: int) -> Tensor:
+    """Where the numbers of a byte begin in it."""
+    return torch.arange(0, 8, bits, dtype=torch.uint8)

@@ -4,20 +4,21 @@ Karimireddy et al., Error Feedback Fixes SignSGD and Other Gradient Compression 
 Stich, Cordonnier, Jaggi, Sparsified SGD with Memory, arXiv:1809.07599. With the stage's compression C and the residual
 e_c at client c, 0 at first:
 
-    p = Δ_c + e_c,   sent = C(p),   e_c ← p − sent
+    p = Δ_c + β·e_c,   sent = C(p),   e_c ← p − sent
 
-A client that is asked seldom adds an old residual. What the server sends has no residual.
+β = 1 in these papers; SparseLoCo, arXiv:2508.15706, takes less, so that old residuals fade. A client that is asked
+seldom adds an old residual. What the server sends has no residual.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Self
+from typing import Annotated, Self
 
 import numpy as np
 import torch
-from pydantic import model_validator
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from fedfm.params import Params, is_finite, zeros_like
@@ -31,6 +32,8 @@ class ErrorFeedback(Stage):
 
     error_feedback: bool = True
     """Keep what was lost and add it to the client's next update; the client then has state between rounds."""
+    decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """β: share of the residual that is added to the next update."""
 
     @model_validator(mode="after")
     def _at_clients(self) -> Self:
@@ -58,7 +61,7 @@ class ErrorFeedback(Stage):
         """The update plus the residual, compressed, and the new residual."""
         spec = spec_of(params)
         residuals = {name: own[name] for name in split(spec)[0] if name in own}
-        whole = {**params, **{name: _plus(params[name], residual) for name, residual in residuals.items()}}
+        whole = {**params, **{name: _plus(params[name], self.decay * residual) for name, residual in residuals.items()}}
         beside = {name: tensor for name, tensor in own.items() if name not in residuals}
         sent, kept = self.compress(whole, beside, generator)
         if all(is_finite(whole[name]) for name in residuals):
