@@ -55,7 +55,7 @@ def evaluate(folder: Path, data: str, overrides: tuple[str, ...], as_json: bool)
     help="Write to this file, .jsonl or .csv, in place of standard output.",
 )
 def predict(folder: Path, data: str, overrides: tuple[str, ...], output: Path | None, as_json: bool) -> None:
-    """Classify each row of DATA with the model of the run RUN.
+    """Predict what the model of the run RUN says of each row of DATA: classes, labels, tags or numbers.
 
     Prints JSON lines.
 
@@ -85,7 +85,7 @@ def _nested(rows: pd.DataFrame) -> list[dict[str, Any]]:
     classes = [name for name in map(str, rows.columns) if name.startswith(PREFIX)]
     return [
         {name: row[name] for name in map(str, rows.columns) if name not in classes}
-        | {"probabilities": {name.removeprefix(PREFIX): row[name] for name in classes}}
+        | ({"probabilities": {name.removeprefix(PREFIX): row[name] for name in classes}} if classes else {})
         for row in rows.to_dict("records")
     ]
 

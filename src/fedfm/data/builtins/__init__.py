@@ -7,6 +7,7 @@ from collections.abc import Callable
 from datasets import Dataset
 
 from fedfm.data.builtins.digits import digits
+from fedfm.data.builtins.paragraphs import pydoc_paragraphs
 from fedfm.data.builtins.pydoc import pydoc
 from fedfm.data.builtins.questions import pydoc_questions
 from fedfm.data.builtins.search import pydoc_search
@@ -14,6 +15,7 @@ from fedfm.data.builtins.topics import pydoc_topics
 
 BUILTINS: dict[str, Callable[[], Dataset]] = {
     "pydoc": pydoc,
+    "pydoc-paragraphs": pydoc_paragraphs,
     "pydoc-topics": pydoc_topics,
     "pydoc-questions": pydoc_questions,
     "pydoc-search": pydoc_search,

@@ -178,7 +178,7 @@ def _texts(questions: Sequence[str], choices: Sequence[str]) -> list[str]:
 
 def _asking(recipe: Recipe, overrides: Sequence[str], questions: int, folder: RunFolder, *, best_score: bool) -> Recipe:
     """The recipe of one exchange of questions: the run's model and data, and nothing about training."""
-    if not TASKS[recipe.task.kind].answers_questions:
+    if not recipe.task.answers_questions:
         kinds = " or ".join(kind for kind, task in TASKS.items() if task.answers_questions)
         raise RecipeError(
             f"{folder.path} is a run of `{recipe.task.kind}`, which cannot be asked questions; it is for {kinds}",

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from fedfm.clients import Evaluator
 from fedfm.data.examples import Examples
 from fedfm.data.labels import LabelMap
@@ -20,7 +18,6 @@ from fedfm.records import jsonl
 from fedfm.records.folder import RunFolder
 from fedfm.server.experiment.build import Experiment
 from fedfm.server.runs.artifacts import load_tuned
-from fedfm.tasks import task_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,7 +44,7 @@ def evaluate(run: Path | str, data: str, overrides: Sequence[str] = ()) -> dict[
     """
     model = _open(run, overrides)
     source = model.read(data)
-    return _evaluate(model.evaluator, model.encode(source), model.labels)
+    return _evaluate(model.evaluator, model.encode(source))
 
 
 def predict(run: Path | str, data: str, overrides: Sequence[str] = ()) -> pd.DataFrame:
@@ -60,7 +57,7 @@ def predict(run: Path | str, data: str, overrides: Sequence[str] = ()) -> pd.Dat
 
     Returns:
         One row for each row of the data, in its order: ``row`` (from 1), ``label`` if the data has it, ``predicted``,
-        ``probability``, and ``probabilities.NAME`` for each class.
+        and by the kind of task ``probability``, ``probabilities.NAME`` for each class, and ``words``.
 
     Raises:
         RecipeError: as `evaluate`, and for tasks without classes.
@@ -69,39 +66,28 @@ def predict(run: Path | str, data: str, overrides: Sequence[str] = ()) -> pd.Dat
     import pandas as pd
 
     model = _open(run, overrides)
-    if model.labels is None:
+    source = model.read(data)
+    answers = model.evaluator.answers(model.encode(source, labelled=False))
+    if answers is None:
         raise RecipeError(
             f"a model of {model.recipe.task.kind} predicts no classes; use `fedfm evaluate` to measure it on documents",
             where="task.kind",
         )
-    source = model.read(data)
-    column = model.recipe.data.label
-    truth = None if column not in source.table.column_names else source.table[column]
-    logits = torch.from_numpy(model.evaluator.logits(model.encode(source, labelled=False)))
-    probabilities = logits.double().softmax(-1).numpy()
-    names = model.labels.names
-    rows = [
-        {
-            "row": source.row_number(index),
-            **({} if truth is None else {"label": truth[index]}),
-            "predicted": names[int(row.argmax())],
-            "probability": float(row.max()),
-            "probabilities": dict(zip(names, row.tolist(), strict=True)),
-        }
-        for index, row in enumerate(probabilities)
-    ]
-    return pd.json_normalize(rows, max_level=1)
+    records = model.evaluator.task.records(answers, source, model.recipe.data)
+    return pd.json_normalize(
+        [{"row": source.row_number(index), **record} for index, record in enumerate(records)], max_level=1
+    )
 
 
 def evaluation(experiment: Experiment) -> dict[str, Any]:
     """Like `evaluate`, for the model of an experiment on its test set: the content of ``evaluation.json``."""
-    return _evaluate(experiment.evaluator, experiment.data.test, experiment.data.labels)
+    return _evaluate(experiment.evaluator, experiment.data.test)
 
 
-def _evaluate(evaluator: Evaluator, examples: Examples, labels: LabelMap | None) -> dict[str, Any]:
+def _evaluate(evaluator: Evaluator, examples: Examples) -> dict[str, Any]:
     loss, measured = evaluator.measure(examples)
-    scores = {"loss": loss, **evaluator.task.score(measured, loss)}
-    per_class = None if labels is None else evaluator.task.per_class(measured, labels.names)
+    scores = {"loss": loss, **evaluator.task.score(measured, loss, evaluator.labels)}
+    per_class = evaluator.task.per_class(measured, evaluator.labels)
     return {"examples": len(examples), "metrics": scores, **(per_class or {"classes": None, "confusion": None})}
 
 
@@ -137,7 +123,7 @@ def _open(run: Path | str, overrides: Sequence[str]) -> _Model:
     tunable, backbone = tuned.model.tunable, tuned.backbone
     device = choose_device(recipe.runtime.device)
     tunable.to(device)
-    task = task_of(recipe.task)
+    task = recipe.task
     names = jsonl.read(folder.summary)["labels"]
     evaluator = Evaluator(
         tunable=tunable,
@@ -148,5 +134,6 @@ def _open(run: Path | str, overrides: Sequence[str]) -> _Model:
         batch_size=recipe.evaluate.batch_size,
         seed=recipe.seed,
         device=device,
+        labels=() if names is None else tuple(names),
     )
-    return _Model(recipe, None if names is None else LabelMap(tuple(names)), evaluator)
+    return _Model(recipe, None if names is None else task.named(names), evaluator)
