@@ -68,7 +68,7 @@ def batches():
         yield {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
 
 local, at = LocalSettings(recompute=recompute), ClientRound(tunable.read(), {}, {}, lr=1e-3)
-train_locally(tunable, TASKS["text-classification"], batches(), local, FedAvg(), at)
+train_locally(tunable, TASKS["text-classification"](), batches(), local, FedAvg(), at)
 print(json.dumps({"peak_mib": peak(), "imports_mib": before}))
 """
 

@@ -32,7 +32,7 @@ def status(field):  # not getrusage: its peak begins with that of the process th
 kind, examples, tokens = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 settings = ModelSettings(path="builtin:minilm")
 backbone = load_backbone(settings, AutoModelForSequenceClassification, seed=0, labels=["a", "b"])
-tunable, task = Full().attach(backbone, task_type="SEQ_CLS", seed=0), TASKS["text-classification"]
+tunable, task = Full().attach(backbone, task_type="SEQ_CLS", seed=0), TASKS["text-classification"]()
 torch.manual_seed(0)
 ids = torch.randint(5, 1000, (examples, tokens))
 labels = torch.zeros(examples, dtype=torch.int64)

@@ -22,6 +22,32 @@ def write_rows(path: Path, count: int, *, start: int = 0) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
+LABEL_OF: dict[str, Any] = {
+    "multi-label": lambda row: ["thing", "good" if row["label"] else "bad"],
+    "token-classification": lambda row: ["B-GOOD" if row["label"] else "O", "B-THING", "I-THING"],
+    "regression": lambda row: 10.0 + 2 * row["label"],
+}
+"""Kind of task → the label of a row of `rows_for`; the class by default."""
+
+
+def rows_for(kind: str, count: int, *, start: int = 0) -> list[dict[str, Any]]:
+    """Rows as `write_rows` writes them, for a kind of task on texts."""
+    words = list(WORDS)
+    rows = []
+    for number in range(start, start + count):
+        word = words[number % 6]
+        row: dict[str, Any] = {"number": number, "label": WORDS[word], "site": "abcde"[number % 5]}
+        row["label"] = LABEL_OF.get(kind, lambda row: row["label"])(row)
+        text = [word, "thing", str(number)]
+        rows.append({"text": text if kind == "token-classification" else " ".join(text)} | row)
+    return rows
+
+
+def write_rows_for(kind: str, path: Path, count: int, *, start: int = 0) -> None:
+    """Writes `rows_for` as JSON lines."""
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows_for(kind, count, start=start)))
+
+
 def write_deeper_model(name: str, folder: Path, layers: int) -> None:
     """A builtin model with more layers, as a checkpoint."""
     from transformers import AutoConfig, AutoModel

@@ -45,7 +45,6 @@ COMPANIONS: dict[tuple[str, str], Values] = {
 """Choices that no recipe can make without another key."""
 
 PLAIN: dict[str, list[Any]] = {
-    "task.kind": list(get_args(RecipeKeys.model_fields["task"].annotation.model_fields["kind"].annotation)),  # type: ignore[union-attr]
     "data.train": ["train.jsonl", "sites"],
     "federation.sampling": list(get_args(FederationSettings.model_fields["sampling"].annotation)),
     "federation.ranks": [None, [2, 4]],

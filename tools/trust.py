@@ -103,11 +103,11 @@ def written(page: str) -> str:
 
 def _lines() -> Iterator[str]:
     tests = holders()
-    yield "| id | what holds | tests in `tests/` |"
+    yield "| id | what holds | tests |"
     yield "|---|---|---|"
     for each, behaviour in BEHAVIOURS.items():
         files = dict.fromkeys(test.partition("::")[0] for test in tests.get(each, []))
-        yield f"| {each} | {behaviour} | {', '.join(f'`{file}`' for file in files)} |"
+        yield f"| {each} | {behaviour} | {', '.join(f'`tests/{file}`' for file in files)} |"
 
 
 if __name__ == "__main__":

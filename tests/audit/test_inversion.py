@@ -17,7 +17,7 @@ from fedfm.tasks import TASKS
 
 @pytest.fixture(scope="module")
 def victim() -> Victim:
-    task = TASKS["text-classification"]
+    task = TASKS["text-classification"]()
     backbone = load_backbone(
         ModelSettings(path="builtin:tiny-bert"), task.auto_class, seed=0, labels=["a", "b", "c"], allow_network=False
     )

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from fedfm.cli.asking import show_answers
 from fedfm.cli.main import main
-from fedfm.server.runs.asking import Answered, Choice, Passage
+from fedfm.server.runs.asking import Answered, Passage, PossibleAnswer
 
 SENT = {"down": 1200.0, "up": 2400.0}
 FOUND = Answered(
@@ -22,7 +22,7 @@ FOUND = Answered(
     bytes=SENT,
     snippets=1,
 )
-CHOSEN = Answered("is it?", [], [Choice("yes", 0.6, 2), Choice("no", 0.4, 1)], 3, {}, SENT, 0)
+CHOSEN = Answered("is it?", [], [PossibleAnswer("yes", 0.6, 2), PossibleAnswer("no", 0.4, 1)], 3, {}, SENT, 0)
 
 
 def test_it_prints_passages_choices_and_what_they_cost(capsys: pytest.CaptureFixture[str]) -> None:

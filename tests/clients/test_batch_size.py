@@ -79,7 +79,7 @@ def evaluated(
     backbone: Backbone, kind: str, tune: TuneSettings, dtype: torch.dtype, columns: int = 1
 ) -> list[tuple[Tensor, dict[str, float]]]:
     """Logits and scores at each batch size."""
-    task = TASKS[kind]
+    task = TASKS[kind]()
     examples = examples_of(task, backbone, columns)
     tunable = tune.attach(backbone, task_type=task.peft_type, seed=0)
     generator = torch.Generator().manual_seed(0)

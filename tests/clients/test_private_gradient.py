@@ -111,13 +111,13 @@ def check_neighbours(tunable: Tunable, task: Task, batch: Batch, *, together: bo
 @pytest.mark.parametrize(("name", "task", "kind"), STACKED)
 def test_p1_p2_p3_an_example_changes_a_step_by_at_most_the_bound(name: str, task: str, kind: str) -> None:
     """One pass for all examples equals DP-SGD by hand, and has a row of gradients for each of them."""
-    tunable, batch = prepared(name, TASKS[task], kind)
+    tunable, batch = prepared(name, TASKS[task](), kind)
     single = kind in SINGLE or kind in SINGLE_MODELS.get(name, ())
-    check_neighbours(tunable, TASKS[task], batch, together=True, tolerance=1e-4 if single else 1e-9)
+    check_neighbours(tunable, TASKS[task](), batch, together=True, tolerance=1e-4 if single else 1e-9)
     stack = ExampleStack(tunable)
     stack.begin(COUNT)
     with stack.installed():
-        rows = stack.of_examples(objective(tunable, TASKS[task])(batch).loss.sum())
+        rows = stack.of_examples(objective(tunable, TASKS[task]())(batch).loss.sum())
     assert {name: row.shape for name, row in rows.items()} == {
         name: (COUNT, *parameter.shape) for name, parameter in tunable.parameters.items()
     }
@@ -125,13 +125,13 @@ def test_p1_p2_p3_an_example_changes_a_step_by_at_most_the_bound(name: str, task
 
 @pytest.mark.parametrize(("name", "kind"), ALONE)
 def test_p1_p3_also_by_one_pass_for_each_example(name: str, kind: str) -> None:
-    task = TASKS[LONGEST[name]]
+    task = TASKS[LONGEST[name]]()
     tunable, batch = prepared(name, task, kind)
     check_neighbours(tunable, task, batch, together=False, tolerance=1e-9)
 
 
 def test_p1_of_masks_that_are_drawn_for_each_example() -> None:
-    task = TASKS["text-classification"]
+    task = TASKS["text-classification"]()
     tunable, batch = prepared("tiny-bert", task, "mask")
     for number in range(COUNT):
         example = {name: tensor[number : number + 1] for name, tensor in batch.items()}
@@ -139,7 +139,7 @@ def test_p1_of_masks_that_are_drawn_for_each_example() -> None:
 
 
 def test_positions_that_examples_share_have_no_rows() -> None:
-    _, tunable = attached("tiny-gpt2", TASKS["text-classification"], "full")
+    _, tunable = attached("tiny-gpt2", TASKS["text-classification"](), "full")
     with pytest.raises(UnstackableError, match="no stacked form"):
         ExampleStack(tunable)
 
@@ -152,7 +152,7 @@ def test_p2_a_tensor_that_is_not_divided_by_examples_is_refused(
 
     The step is then exact by one pass for each example, and the log says why.
     """
-    task = TASKS[LONGEST[name]]
+    task = TASKS[LONGEST[name]]()
     tunable, batch = prepared(name, task, kind)
     found = step(tunable, task, batch, together=True)
     assert "examples are trained one by one: a trained layer reads a tensor of shape" in caplog.text
@@ -165,7 +165,7 @@ def test_trap_of_the_token_mean() -> None:
 
     A long and a short text, of which the short one weighs least: without the long one, its weight rises.
     """
-    task = TASKS["causal-lm"]
+    task = TASKS["causal-lm"]()
     tunable, _ = prepared("tiny-gpt2", task, "lora")
     ids = torch.arange(20, 36).view(2, 8)
     there = torch.tensor([[1] * 8, [1] * 2 + [0] * 6])
@@ -181,7 +181,7 @@ def test_trap_of_the_token_mean() -> None:
 @pytest.mark.parametrize("kind", ["prompt", "p-tuning"])
 def test_trap_of_the_shared_prompt(kind: str) -> None:
     """Trap 2 of four: peft looks a prompt up once for the whole batch, so that hooks see one row. Here all have one."""
-    task = TASKS["causal-lm"]
+    task = TASKS["causal-lm"]()
     tunable, batch = prepared("tiny-gpt2", task, kind)
     stack = ExampleStack(tunable)
     stack.begin(COUNT)
@@ -193,7 +193,7 @@ def test_trap_of_the_shared_prompt(kind: str) -> None:
 def test_trap_of_the_ghost_norms(monkeypatch: pytest.MonkeyPatch) -> None:
     """Trap 4 of four: opacus' ghost mode does not clip a loss that the model computed. No step uses opacus."""
     monkeypatch.setitem(sys.modules, "opacus", None)  # an import would fail
-    task = TASKS["text-classification"]
+    task = TASKS["text-classification"]()
     tunable, batch = prepared("tiny-bert", task, "lora")
     assert norm(step(tunable, task, batch, together=True)) <= CLIP * (1 + 1e-9)
 
@@ -208,7 +208,7 @@ def test_p6_gradients_that_are_zero_huge_or_not_finite() -> None:
 
 def test_an_empty_sample_is_noise_alone() -> None:
     """P4: the noise of a step has standard deviation z·C/(q·n), and each step draws its own."""
-    task = TASKS["text-classification"]
+    task = TASKS["text-classification"]()
     tunable, _ = prepared("tiny-bert", task, "head")
     steps = PrivateSteps(examples=100, steps=1, rate=0.05, noise_multiplier=3.0, clip=2.0)
     gradient = PrivateGradient(objective(tunable, task), steps, {}, together=True)
@@ -226,7 +226,7 @@ def test_an_empty_sample_is_noise_alone() -> None:
 
 def test_what_does_not_change_is_not_clipped_and_gets_no_noise() -> None:
     """Coordinates that a view fixes count in no norm: the others keep more of their gradients."""
-    task = TASKS["text-classification"]
+    task = TASKS["text-classification"]()
     tunable, batch = prepared("tiny-bert", task, "lora")
     fixed = {name: torch.zeros_like(p, dtype=torch.bool) for name, p in tunable.parameters.items() if "lora_A" in name}
     start = {name: parameter.detach().clone() for name, parameter in tunable.parameters.items()}
@@ -273,7 +273,7 @@ class PullToZero(Algorithm):
 
 
 def test_an_extra_term_of_the_loss_is_clipped_with_the_rest() -> None:
-    task = TASKS["text-classification"]
+    task = TASKS["text-classification"]()
     tunable, batch = prepared("tiny-bert", task, "lora")
 
     def gradient(part: Batch) -> Params:
@@ -290,7 +290,7 @@ def test_p3_opacus_computes_the_same() -> None:
     """The oracle: its hooks, its clipping and its denominator, for LoRA on GPT-2 and on BERT; without noise."""
     opacus = pytest.importorskip("opacus")
     for name in ("tiny-gpt2", "tiny-bert"):
-        task = TASKS[LONGEST[name]]
+        task = TASKS[LONGEST[name]]()
         tunable, batch = prepared(name, task, "lora")
         ours = step(tunable, task, batch, together=True)
         for module in tunable.model.modules():  # its hooks look at the flag; dropout stays off

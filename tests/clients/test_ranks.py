@@ -15,7 +15,7 @@ from fedfm.views import Ranks, holds, narrow, widen
 from tests.clients.stacks import attached, batches, moved, read
 
 FULL, RANK = 6, 2
-TASK = TASKS["text-classification"]
+TASK = TASKS["text-classification"]()
 
 
 def trained(tunable: Tunable, start: Params, local: LocalSettings, masks: Params | None = None) -> Params:

@@ -32,7 +32,7 @@ TINY = [name for name in RANDOM_MODELS if name.startswith("tiny-") and name != "
 
 
 def attached(name: str, kind: str = "lora") -> tuple[Tunable, Task]:
-    task = TASKS["text-classification" if RANDOM_MODELS[name].template is not None else "image-classification"]
+    task = TASKS["text-classification" if RANDOM_MODELS[name].template is not None else "image-classification"]()
     backbone = load_backbone(ModelSettings(path=f"builtin:{name}"), task.auto_class, seed=0, labels=["a", "b"])
     return small(kind).attach(backbone, task_type=task.peft_type, seed=0), task
 

@@ -132,7 +132,7 @@ def compare(alone: list[Any], together: list[Any], tolerance: float = 1e-10) -> 
 def test_every_tunable_in_every_family(name: str, task: str, kind: str) -> None:
     local = LocalSettings(**OPTIMIZERS["sgd"])
     try:
-        alone, together = both(name, TASKS[task], kind, local, RULES["scaffold"])
+        alone, together = both(name, TASKS[task](), kind, local, RULES["scaffold"])
     except RecipeError as error:
         pytest.skip(f"no such tunable: {error.problems[0].message}")
     compare(alone, together, 1e-5 if kind in SINGLE or kind in SINGLE_MODELS.get(name, ()) else 1e-10)
@@ -143,13 +143,13 @@ def test_every_tunable_in_every_family(name: str, task: str, kind: str) -> None:
 @pytest.mark.parametrize("kind", ["lora", "prefix", "head"])
 def test_every_rule_and_optimiser(kind: str, optimizer: str, rule: str) -> None:
     local = LocalSettings(**OPTIMIZERS[optimizer])
-    compare(*both("tiny-bert", TASKS["text-classification"], kind, local, RULES[rule]))
+    compare(*both("tiny-bert", TASKS["text-classification"](), kind, local, RULES[rule]))
 
 
 @pytest.mark.parametrize("name", ["tiny-bert", "tiny-gpt2", "tiny-phi3", "tiny-vit"])
 @pytest.mark.parametrize("kind", ["lora", "dora"])
 def test_every_matrix(name: str, kind: str) -> None:
-    task = TASKS[tasks_of(name)[0]]
+    task = TASKS[tasks_of(name)[0]]()
     compare(*both(name, task, kind, LocalSettings(**OPTIMIZERS["sgd"]), RULES["fedavg"], target_modules="all"))
 
 
@@ -158,7 +158,7 @@ def test_every_matrix(name: str, kind: str) -> None:
 def test_clients_filled_up_as_for_a_gpu(name: str, task: int, kind: str) -> None:
     local = LocalSettings(**OPTIMIZERS["sgd"])
     try:
-        alone, together = both(name, TASKS[tasks_of(name)[task]], kind, local, RULES["fedavg"], uniform=True)
+        alone, together = both(name, TASKS[tasks_of(name)[task]](), kind, local, RULES["fedavg"], uniform=True)
     except RecipeError as error:
         pytest.skip(f"no such tunable: {error.problems[0].message}")
     compare(alone, together, 1e-5 if kind in SINGLE else 1e-10)
@@ -186,7 +186,7 @@ def test_what_predicts_nothing_has_no_part_in_the_loss(monkeypatch: pytest.Monke
 
 
 def test_one_that_diverges_ends_the_pass() -> None:
-    task, local = TASKS["text-classification"], LocalSettings()
+    task, local = TASKS["text-classification"](), LocalSettings()
     backbone, tunable = attached("tiny-bert", task, "lora")
     sound = moved(tunable, 0)
     starts = [sound, {name: tensor * torch.inf for name, tensor in sound.items()}]
@@ -205,7 +205,7 @@ DECAYING = LocalSettings(optimizer="adamw", learning_rate=0.01, weight_decay=0.5
 @pytest.mark.parametrize("rule", AT_CLIENTS)
 def test_clients_that_train_parts_and_have_personal_tensors(rule: str) -> None:
     """Client 0 trains half of the coordinates, client 1 no factor A, client 2 everything."""
-    task = TASKS["text-classification"]
+    task = TASKS["text-classification"]()
     _, tunable = attached("tiny-bert", task, "lora")
     generator = torch.Generator().manual_seed(5)
     halves = {name: torch.rand(tensor.shape, generator=generator) < 0.5 for name, tensor in tunable.parameters.items()}
@@ -225,7 +225,7 @@ def test_clients_that_train_parts_and_have_personal_tensors(rule: str) -> None:
 
 @pytest.mark.parametrize("rule", AT_CLIENTS)
 def test_an_algorithm_does_not_act_on_personal_tensors(rule: str) -> None:
-    task = TASKS["text-classification"]
+    task = TASKS["text-classification"]()
     _, tunable = attached("tiny-bert", task, "head")
     personal = frozenset(tunable.parameters)
     alone, together = both("tiny-bert", task, "head", DECAYING, RULES[rule], personal=personal)
@@ -234,20 +234,20 @@ def test_an_algorithm_does_not_act_on_personal_tensors(rule: str) -> None:
 
 
 def test_what_is_everyones_own_is_refused() -> None:
-    _, tunable = attached("tiny-bert", TASKS["text-classification"], "full")
+    _, tunable = attached("tiny-bert", TASKS["text-classification"](), "full")
     with pytest.raises(UnstackableError, match="no stacked form"):
         StackedTunable(tunable, [read(tunable)])
 
 
 @pytest.mark.parametrize(("name", "kind"), sorted(ALONE))
 def test_what_has_parts_that_cannot_be_stacked_is_refused(name: str, kind: str) -> None:
-    _, tunable = attached(name, TASKS["causal-lm"], kind)
+    _, tunable = attached(name, TASKS["causal-lm"](), kind)
     with pytest.raises(UnstackableError, match=r"experts.* lies in a layer that has no stacked form"):
         StackedTunable(tunable, [read(tunable)])
 
 
 def test_the_model_is_left_as_it_was() -> None:
-    backbone, tunable = attached("tiny-bert", TASKS["text-classification"], "lora")
+    backbone, tunable = attached("tiny-bert", TASKS["text-classification"](), "lora")
     modules = list(tunable.model.modules())
     blocks = PackedBlocks(tunable.base_model, backbone.family, first_only=True, dtype=torch.bfloat16)
     before = {name: (parameter, parameter.dtype) for name, parameter in tunable.model.named_parameters()}
@@ -267,7 +267,7 @@ def cosine(one: Params, other: Params) -> float:
 
 
 def test_blocks_in_bfloat16_go_the_same_way() -> None:
-    task = TASKS["text-classification"]
+    task = TASKS["text-classification"]()
     backbone, tunable = attached("tiny-bert", task, "lora")
     tunable.model.float()
     start = {name: tensor.float() for name, tensor in moved(tunable, 0).items()}
@@ -287,7 +287,7 @@ def test_blocks_in_bfloat16_go_the_same_way() -> None:
 
 
 def test_a_proxy_that_changes_is_seen_in_lower_precision() -> None:
-    backbone, tunable = attached("tiny-bert", TASKS["text-classification"], "lora")
+    backbone, tunable = attached("tiny-bert", TASKS["text-classification"](), "lora")
     blocks = PackedBlocks(tunable.base_model, backbone.family, dtype=torch.bfloat16)
     weight = next(p for name, p in tunable.base_model.named_parameters() if "intermediate.dense.weight" in name)
 

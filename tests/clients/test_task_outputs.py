@@ -116,7 +116,7 @@ def test_clients_of_a_task_that_compares_examples_share_no_pass(tmp_path: Path) 
 
 
 def test_a_run_says_why_they_share_no_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(TASKS, "text-classification", Contrastive())
+    monkeypatch.setitem(TASKS, "text-classification", Contrastive)
     experiment = build_experiment(load_recipe(small_recipe(tmp_path)))
     assert experiment.recipe.runtime.stack == "off"
     assert experiment.training == f"one client at a time ({why_alone(Contrastive(), FedAvg())})"

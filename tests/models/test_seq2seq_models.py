@@ -19,7 +19,7 @@ from fedfm.tasks import TASKS
 from fedfm.tasks.base import Batch
 from tests.models.cases import small
 
-SEQ2SEQ = TASKS["seq2seq"]
+SEQ2SEQ = TASKS["seq2seq"]()
 MODELS = ("tiny-t5", "tiny-bart")
 REFUSED = {*product(("prompt", "p-tuning", "prefix", "head"), MODELS), ("bitfit", "tiny-t5")}
 """Kind of tunable and model that `attach` refuses: virtual tokens, a head that is tied to embeddings, biases of T5."""

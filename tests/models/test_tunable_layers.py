@@ -20,7 +20,7 @@ NAMES = [(name, TASK_OF[task]) for name, task in CASES if task in TASK_OF]
 @pytest.mark.parametrize("kind", ["lora", "full"])
 @pytest.mark.parametrize(("name", "task_name"), NAMES)
 def test_each_parameter_of_a_block_is_in_its_layer(name: str, task_name: str, kind: str) -> None:
-    task = TASKS[task_name]
+    task = TASKS[task_name]()
     backbone = load_backbone(ModelSettings(path=f"builtin:{name}"), task.auto_class, seed=0, labels=["a", "b"])
     tunable = TUNABLES[kind](kind=kind).attach(backbone, task_type=task.peft_type, seed=0)
     layers = layers_of(tunable, backbone.family)
@@ -42,7 +42,7 @@ def test_each_parameter_of_a_block_is_in_its_layer(name: str, task_name: str, ki
 
 
 def test_parameters_that_do_not_count_are_in_no_layer() -> None:
-    task = TASKS["text-classification"]
+    task = TASKS["text-classification"]()
     backbone = load_backbone(ModelSettings(path="builtin:tiny-bert"), task.auto_class, seed=0, labels=["a", "b"])
     tunable = TUNABLES["lora"](kind="lora").attach(backbone, task_type=task.peft_type, seed=0)
     own = [name for name in tunable.parameters if ".layer.0." in name or "classifier" in name]

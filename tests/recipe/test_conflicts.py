@@ -36,7 +36,6 @@ REFUSED = {
     ),
     "a template without turns": (["task.kind=seq2seq", "data.template=plain"], "data.template", "it is for instruct"),
     "pairs without a task of pairs": (["data.preference.chosen=good"], "data.preference", "it is for preference"),
-    "a setting of another task": (["task.beta=0.5"], "task.beta", "it is for preference"),
     "answers of a classifier": (["evaluate.generate.examples=5"], "evaluate.generate.examples", "writes no answers"),
     "canaries among pairs": (["task.kind=preference", "audit.canaries=10"], "audit.canaries", "learns pairs"),
     "pairs with a proxy": (

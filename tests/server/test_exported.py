@@ -29,7 +29,6 @@ from fedfm.recipe import Recipe
 from fedfm.records.folder import RunFolder
 from fedfm.server.runs.artifacts import Tuned, write_outcome
 from fedfm.server.runs.reload import reload
-from fedfm.tasks import TASKS
 from tests.card import by_the_card
 from tests.models.cases import ALIKE, GRID, LABELS, SMALL, Case, load
 
@@ -75,7 +74,7 @@ class Measured:
     """A tuned model, whose parameters are noise, and what it scores."""
 
     def __init__(self, recipe: Recipe, name: str, task: str) -> None:
-        self.recipe, self.task = recipe, TASKS[recipe.task.kind]
+        self.recipe, self.task = recipe, recipe.task
         self.backbone = own(load(name, task))
         leave_room(self.backbone.processor, recipe.tune.virtual_tokens)
         self.tunable = recipe.tune.attach(self.backbone, task_type=self.task.peft_type, seed=0)
@@ -198,7 +197,7 @@ def test_marks_of_an_older_head_do_not_reach_the_user(
 
 
 def from_folder(recipe: Recipe) -> Backbone:
-    return load_backbone(recipe.model, TASKS[recipe.task.kind].auto_class, seed=0, labels=LABELS)
+    return load_backbone(recipe.model, recipe.task.auto_class, seed=0, labels=LABELS)
 
 
 def test_a_model_that_is_not_the_measured_one_is_noticed(data: Path, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from fedfm import run
 from fedfm.errors import RecipeError
 from fedfm.recipe import Recipe
 from fedfm.recipe.fields import all_keys
-from tests.small import write_deeper_model, write_rows
+from tests.small import LABEL_OF, write_deeper_model, write_rows, write_rows_for
 from tools import algorithms
 from tools.matrix import PAGE, Pick, axes, merged, page
 
@@ -75,6 +75,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_rows(folder / "train.jsonl", 24)
     write_rows(folder / "test.jsonl", 6, start=100)
     write_rows(folder / "public.jsonl", 6, start=200)
+    for kind in LABEL_OF:
+        write_rows_for(kind, folder / f"{kind}-train.jsonl", 24)
+        write_rows_for(kind, folder / f"{kind}-test.jsonl", 6, start=100)
     rng = np.random.default_rng(0)
     for split, count in {"train": 24, "test": 6, "public": 6}.items():
         images = rng.integers(0, 256, (count, 8, 8), dtype=np.uint8)
@@ -87,8 +90,11 @@ def recipe_of(folder: Path, picks: list[Pick]) -> dict[str, Any]:
     """A recipe of a few seconds that makes these choices."""
     values = merged(TINY, *(pick.values for pick in picks))
     task, proxy = values["task"]["kind"], values.get("proxy", {}).get("kind", "none")
-    ending = "npz" if task == "image-classification" else "jsonl"
-    files = {split: str(folder / f"{split}.{ending}") for split in ("train", "test", "public")}
+    files = {split: str(folder / f"{split}.jsonl") for split in ("train", "test", "public")}
+    if task == "image-classification":
+        files = {split: str(folder / f"{split}.npz") for split in files}
+    elif task in LABEL_OF:
+        files |= {split: str(folder / f"{task}-{split}.jsonl") for split in ("train", "test")}
     data = {"train": files["train"], "test": files["test"], "validation": files["test"], "max_length": 16}
     values = merged(values, {"model": {"path": str(folder / MODELS.get(task, "tiny-bert"))}, "data": data})
     protocol = values.get("protocol", {}).get("kind", "star")

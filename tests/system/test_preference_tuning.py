@@ -77,7 +77,7 @@ def test_the_reference_is_the_model_before_round_1_where_the_weights_change_and_
 @pytest.mark.parametrize(
     ("changes", "key"),
     [
-        ({"task": {"kind": "instruct", "beta": 0.5}}, "task.beta"),
+        ({"task": {"kind": "instruct", "beta": 0.5}}, "task"),
         ({"audit": {"canaries": 10}}, "audit.canaries"),
         ({"proxy": {"kind": "offsite"}, "public": {"data": "builtin:pydoc"}}, "proxy.kind"),
     ],

@@ -11,7 +11,7 @@ import pytest
 from fedfm import run
 from fedfm.recipe import Recipe, load_recipe
 from fedfm.recipe.presets import PRESETS
-from tests.small import write_deeper_model
+from tests.small import rows_for, write_deeper_model
 
 TINY = {
     "image-classification": "tiny-vit",
@@ -78,11 +78,10 @@ def texts(recipe: Recipe, folder: Path) -> list[str]:
         return []
     path, public = folder / "texts.jsonl", folder / "public.jsonl"
     rows = [
-        dict.fromkeys((*recipe.data.text, "prompt", "response"), f"{word} thing {number}")
-        | {"chosen": word, "rejected": "no"}
-        | {recipe.data.label: label, recipe.data.client or "site": "abc"[number % 3]}
-        for number in range(30)
-        for label, word in enumerate(("bad", "good"))
+        dict.fromkeys((*recipe.data.text, "prompt", "response"), row["text"])
+        | {"chosen": row["text"], "rejected": "no"}
+        | {recipe.data.label: row["label"], recipe.data.client or "site": "abc"[row["number"] % 3]}
+        for row in rows_for(recipe.task.kind, 60)
     ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     public.write_text("".join(json.dumps({"text": f"thing {number} that is public"}) + "\n" for number in range(40)))

@@ -37,7 +37,7 @@ def rows_file(folder: Path) -> Path:
 
 
 def encoded(kind: str, path: Path, backbone: Backbone, **settings: Any) -> Examples:
-    task, data = TASKS[kind], DataSettings(train=str(path), **{"max_length": 64, **settings})
+    task, data = TASKS[kind](), DataSettings(train=str(path), **{"max_length": 64, **settings})
     source = read_source(str(path), "train", where="data.train", columns=task.columns(data))
     return task.encode(task.prepare(source, data), data, backbone.processor, None)
 
@@ -48,7 +48,7 @@ def load(kind: str, path: str) -> Backbone:
 
 @torch.no_grad()
 def mean_loss(kind: str, backbone: Backbone, examples: Examples) -> float:
-    task = TASKS[kind]
+    task = TASKS[kind]()
     batch = task.collate(backbone.processor, seed=0)(examples.take(range(len(examples))))
     totals, counts = task.losses(task.outputs(backbone.model, batch), batch)
     assert torch.equal(counts, task.predictions(batch))
@@ -92,7 +92,7 @@ def messages(rows: Sequence[dict[str, Any]]) -> list[list[dict[str, str]]]:
 def test_the_loss_is_that_of_transformers_on_responses(name: str, tmp_path: Path) -> None:
     backbone, data = load("instruct", f"builtin:{name}"), DataSettings(train="x")
     ours = mean_loss("instruct", backbone, encoded("instruct", rows_file(tmp_path), backbone))
-    tokenizer = TASKS["instruct"].delivered(backbone.processor, data)
+    tokenizer = TASKS["instruct"]().delivered(backbone.processor, data)
     assert backbone.processor.chat_template is None  # type: ignore[union-attr]
     assert ours == pytest.approx(theirs(backbone.model, tokenizer, messages(ROWS)), rel=1e-5)
 
@@ -107,7 +107,7 @@ def test_the_loss_of_a_pretrained_model_on_alpaca(tmp_path: Path) -> None:
     examples = encoded("instruct", path, backbone, max_length=512)
     assert len(examples) == len(rows)
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    tokenizer.chat_template = TASKS["instruct"].delivered(backbone.processor, DataSettings(train="x")).chat_template
+    tokenizer.chat_template = TASKS["instruct"]().delivered(backbone.processor, DataSettings(train="x")).chat_template
     plain = AutoModelForCausalLM.from_pretrained(folder)
     # white space around a response is not learnt
     talks = messages([{**row, "output": row["output"].strip()} for row in rows])
@@ -139,7 +139,7 @@ def test_packed_conversations_have_the_loss_of_conversations_alone(name: str, tm
     assert len(shared) < len(ROWS)
     apart = mean_loss("instruct", backbone, encoded("instruct", path, backbone))
     assert mean_loss("instruct", backbone, shared) == pytest.approx(apart, rel=1e-5)
-    refuse_leaks(TASKS["instruct"], Lora().attach(backbone, task_type="CAUSAL_LM", seed=0), backbone.processor, name)  # type: ignore[arg-type]
+    refuse_leaks(TASKS["instruct"](), Lora().attach(backbone, task_type="CAUSAL_LM", seed=0), backbone.processor, name)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("name", "tune"), [("tiny-opt", Full()), ("tiny-llama", Prompt(num_virtual_tokens=3))])
@@ -148,13 +148,13 @@ def test_packing_is_refused_where_conversations_would_attend_to_each_other(name:
     tunable = tune.attach(backbone, task_type="CAUSAL_LM", seed=0)
     data = DataSettings(train="x", pack=True)
     with pytest.raises(RecipeError, match=r"data\.pack: conversations .* attend to each other in a model"):
-        TASKS["instruct"].check_model(tunable, backbone.processor, "a model", data)
+        TASKS["instruct"]().check_model(tunable, backbone.processor, "a model", data)
 
 
 def test_the_first_token_of_a_packed_conversation_is_not_predicted_by_the_one_before() -> None:
     backbone = load("instruct", "builtin:tiny-llama")
     row = {"input_ids": [9, 8, 7, 6], "learned": [1, 1, 1, 1], "position_ids": [0, 1, 0, 1]}
-    batch = TASKS["instruct"].collate(backbone.processor, seed=0)([row])
+    batch = TASKS["instruct"]().collate(backbone.processor, seed=0)([row])
     assert batch["labels"].tolist() == [[IGNORED, 8, IGNORED, 6]]
     assert "attention_mask" not in batch
 

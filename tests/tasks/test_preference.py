@@ -22,7 +22,7 @@ from fedfm.models.backbones import Backbone, load_backbone
 from fedfm.models.settings import ModelSettings
 from fedfm.models.tunable import Tunable
 from fedfm.models.tunables import Full, Lora, Prompt, TuneSettings
-from fedfm.tasks import Preference, TaskSettings, task_of
+from fedfm.tasks import Preference
 from fedfm.tasks.preference import TIE
 
 PAIRS = [
@@ -91,8 +91,7 @@ def batch_of(task: Preference, backbone: Backbone, tunable: Tunable, path: Path,
 
 def test_loss_and_gradients_are_those_of_trl(tmp_path: Path) -> None:
     backbone, tunable = attached(Lora(r=2))
-    task = task_of(TaskSettings(kind="preference", beta=0.3))
-    assert isinstance(task, Preference)
+    task = Preference(beta=0.3)
     batch = batch_of(task, backbone, tunable, rows_file(tmp_path, PAIRS))
     losses, counts = task.losses(task.outputs(tunable.model, batch), batch)
     (losses.sum() / counts.sum()).backward()
@@ -121,7 +120,7 @@ def test_the_loss_is_the_formula(tune: TuneSettings, model: str, tmp_path: Path)
         ]
         return [chosen - rejected for chosen, rejected in chances]
 
-    reference, task = ratios(), Preference(0.2)
+    reference, task = ratios(), Preference(beta=0.2)
     batch = batch_of(task, backbone, tunable, rows_file(tmp_path, PAIRS))
     outputs = task.outputs(plain, batch)
     changes = [now - before for now, before in zip(ratios(), reference, strict=True)]

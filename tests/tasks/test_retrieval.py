@@ -16,10 +16,9 @@ from fedfm.errors import RecipeError
 from fedfm.models.backbones import load_backbone
 from fedfm.models.settings import ModelSettings
 from fedfm.models.tunables.full import Full
-from fedfm.tasks import TASKS, TaskSettings, task_of
 from fedfm.tasks.retrieval import Retrieval, rank_of
 
-TASK = TASKS["retrieval"]
+TASK = Retrieval()
 PAIRS = [("how to go on", "walk walks the tree"), ("a list", "lists hold values"), ("end", "exit ends the program now")]
 
 
@@ -65,7 +64,7 @@ def test_a_pair_alone_predicts_nothing() -> None:
 @pytest.mark.parametrize("pooling", ["mean", "cls"])
 def test_an_embedding_is_that_of_the_text_alone(pooling: str) -> None:
     """Padding and the other texts of a batch change nothing; hidden states are those of plain transformers."""
-    loaded, task = backbone(), task_of(TaskSettings(kind="retrieval", pooling=pooling))
+    loaded, task = backbone(), Retrieval(pooling=pooling)
     with torch.no_grad():
         together = task.outputs(loaded.model, task.collate(loaded.processor, 0)(rows(loaded.processor)))
         texts = [pair[side] for side in (0, 1) for pair in PAIRS]
@@ -105,7 +104,7 @@ def test_equal_passages_are_found_whatever_their_padding() -> None:
 )
 def test_a_model_without_embeddings_is_refused(model: str, pooling: str, reason: str) -> None:
     loaded = backbone(model)
-    task = task_of(TaskSettings(kind="retrieval", pooling=pooling))
+    task = Retrieval(pooling=pooling)
     tunable = Full().attach(loaded, task_type=task.peft_type, seed=0)
     with pytest.raises(RecipeError, match=reason):
         task.check_model(tunable, loaded.processor, model, DataSettings(train="x"))

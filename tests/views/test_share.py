@@ -87,7 +87,7 @@ TASK_OF = {"text": "text-classification", "image": "image-classification"}
 
 @pytest.mark.parametrize(("name", "task_name"), [(name, TASK_OF[task]) for name, task in CASES if task in TASK_OF])
 def test_the_head_of_every_family_is_what_its_backbone_calls_head(name: str, task_name: str) -> None:
-    task = TASKS[task_name]
+    task = TASKS[task_name]()
     for kind in ("lora", "full"):
         backbone = load_backbone(ModelSettings(path=f"builtin:{name}"), task.auto_class, seed=0, labels=["a", "b"])
         tunable = TUNABLES[kind](kind=kind).attach(backbone, task_type=task.peft_type, seed=0)

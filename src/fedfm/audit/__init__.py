@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fedfm.audit.base import Audit, Audited, AuditedLosses, CanaryLosses, NotMeasuredError
-from fedfm.audit.disclosure import Disclosure
+from fedfm.audit.disclosure import BackboneShare
 from fedfm.audit.exposure import Exposure
 from fedfm.audit.gradients import Victim
 from fedfm.audit.inversion import Inversion
@@ -15,7 +15,7 @@ AUDITS: dict[str, Audit] = {
     "exposure": Exposure(),
     "one_run": OneRun(),
     "inversion": Inversion(),
-    "disclosure": Disclosure(),
+    "disclosure": BackboneShare(),
 }
 
 __all__ = ["AUDITS", "Audit", "Audited", "AuditedLosses", "CanaryLosses", "NotMeasuredError", "Victim"]

@@ -7,7 +7,7 @@ from typing import Any
 from fedfm.audit.base import Audit, Audited, NotMeasuredError
 
 
-class Disclosure(Audit):
+class BackboneShare(Audit):
     """The share of the backbone that clients hold, as the run measured it."""
 
     def measure(self, run: Audited) -> dict[str, Any]:

@@ -57,7 +57,7 @@ def evaluate(folder: Path, data: str, overrides: tuple[str, ...], as_json: bool)
     help="Write to this file, .jsonl or .csv, in place of standard output.",
 )
 def predict(folder: Path, given: tuple[str, ...], prompts: tuple[str, ...], output: Path | None, as_json: bool) -> None:
-    """Classify each row of DATA with the model of the run RUN, or answer it with a language model.
+    """Predict what the model of the run RUN says of each row of DATA: classes, labels, tags, numbers or answers.
 
     Prints JSON lines; answers on a terminal as they are written.
 
@@ -98,7 +98,7 @@ def _nested(rows: pd.DataFrame) -> list[dict[str, Any]]:
     classes = [name for name in map(str, rows.columns) if name.startswith(PREFIX)]
     return [
         {name: row[name] for name in map(str, rows.columns) if name not in classes}
-        | {"probabilities": {name.removeprefix(PREFIX): row[name] for name in classes}}
+        | ({"probabilities": {name.removeprefix(PREFIX): row[name] for name in classes}} if classes else {})
         for row in rows.to_dict("records")
     ]
 
@@ -107,9 +107,8 @@ def _writes(folder: Path) -> bool:
     """Whether the model of a run writes, so that its answers can be shown as they come."""
     from fedfm.recipe import load_recipe
     from fedfm.records.folder import RunFolder
-    from fedfm.tasks import TASKS
 
-    return TASKS[load_recipe(RunFolder.open(folder).recipe).task.kind].generates
+    return load_recipe(RunFolder.open(folder).recipe).task.generates
 
 
 def _shown(terminal: Console) -> Callable[[int, str], None]:

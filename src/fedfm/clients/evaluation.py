@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,6 +37,7 @@ class Evaluator:
         seed: the run's seed; masks are the same at every evaluation.
         device: where the tunable is.
         threads: of torch; None: as many as it has.
+        labels: names of the labels, in the order of their ids; empty for tasks without labels.
     """
 
     tunable: Tunable
@@ -47,6 +49,7 @@ class Evaluator:
     seed: int
     device: torch.device
     threads: int | None = None
+    labels: tuple[str, ...] = ()
 
     def predicts(self, examples: Examples, indices: np.ndarray | None = None) -> bool:
         """Whether there is anything to predict in some examples; the model is not asked."""
@@ -55,7 +58,7 @@ class Evaluator:
     def __call__(self, examples: Examples, indices: np.ndarray | None = None) -> dict[str, float]:
         """``loss`` (mean a prediction) and the metrics over some examples, all by default; raises as `measure`."""
         loss, measured = self.measure(examples, indices)
-        scores = self.task.score(measured, loss)
+        scores = self.task.score(measured, loss, self.labels)
         return {"loss": loss, **{name: scores[name] for name in self.metrics}}
 
     def measure(self, examples: Examples, indices: np.ndarray | None = None) -> tuple[float, Measured]:
@@ -103,6 +106,16 @@ class Evaluator:
         for positions, batch, outputs in self._forward(examples, indices):
             found[positions] = self.task.compared(outputs, batch).float().cpu().numpy()
         return found
+
+    def answers(self, examples: Examples) -> list[dict[str, Any]] | None:
+        """What the model predicts for each example, see `Task.answers`; the examples need no labels."""
+        found: dict[int, dict[str, Any]] = {}
+        for positions, batch, outputs in self._forward(examples):
+            answers = self.task.answers(outputs, batch, self.labels)
+            if answers is None:
+                return None
+            found |= dict(zip(positions.tolist(), answers, strict=True))
+        return [found[position] for position in range(len(examples))]
 
     def _forward(
         self, examples: Examples, indices: np.ndarray | None = None

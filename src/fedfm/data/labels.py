@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from datasets import ClassLabel, List, Value
+from datasets import ClassLabel, Value
 
 from fedfm.data.columns import column_of, described
+from fedfm.data.lists import is_list, list_column
 from fedfm.data.sources import Source
 from fedfm.errors import DataError, RecipeError
 
@@ -67,20 +68,61 @@ class LabelMap:
             RecipeError: as for `from_source`.
             DataError: as for `from_source`; a value is not a known class.
         """
-        number = {name: index for index, name in enumerate(self.names)}
-        number |= {alias: number[name] for alias, name in self.aliases.items()}
         values = _values(source, column, where)
-        known = {value: number.get(value, number.get(_plain(value), -1)) for value in set(values)}
-        labels = np.array([known[value] for value in values], dtype=np.int64)
+        labels = self._codes(values)
         unknown = np.flatnonzero(labels < 0)
         if len(unknown):
             row = int(unknown[0])
-            raise DataError(
-                f"{source.name} has the label {values[row]!r} in {source.place(row)}, which is not one of the "
-                f"classes: {_listed(self.names)}",
+            raise self._unknown(values[row], source, row, where)
+        return labels
+
+    @classmethod
+    def from_lists(cls, source: Source, column: str, *, where: str = "data.label") -> LabelMap:
+        """As `from_source`, for a column of lists of labels.
+
+        Raises:
+            RecipeError: the column is missing, has another type, or contains fewer than two labels.
+            DataError: as for `fedfm.data.lists.list_column`.
+        """
+        lists, feature = list_column(source, column, where), source.table.features[column]
+        found = {label for labels in lists for label in labels}
+        listed = feature.feature if is_list(feature) else None
+        names = tuple(listed.names) if isinstance(listed, ClassLabel) else _in_order(found)
+        if len(found) < 2:
+            raise RecipeError(
+                f"column `{column}` of {source.name} has fewer than two labels ({', '.join(found) or 'none'})",
                 where=where,
             )
-        return labels
+        return cls(names)
+
+    def encode_lists(self, source: Source, column: str, *, where: str = "data.label") -> list[np.ndarray]:
+        """The labels of each example, int64 [labels of the example].
+
+        Raises:
+            RecipeError: as for `from_lists`.
+            DataError: as for `from_lists`; a value is not a known label.
+        """
+        lists = list_column(source, column, where)
+        codes = self._codes([label for labels in lists for label in labels])
+        parts = np.split(codes, np.cumsum([len(labels) for labels in lists])[:-1])
+        for row, (labels, part) in enumerate(zip(lists, parts, strict=True)):
+            if (part < 0).any():
+                raise self._unknown(labels[int(np.flatnonzero(part < 0)[0])], source, row, where)
+        return parts
+
+    def _codes(self, values: Sequence[str]) -> np.ndarray:
+        """The class of each value, int64 [N]; -1 for one that is not known."""
+        number = {name: index for index, name in enumerate(self.names)}
+        number |= {alias: number[name] for alias, name in self.aliases.items()}
+        known = {value: number.get(value, number.get(_plain(value), -1)) for value in set(values)}
+        return np.array([known[value] for value in values], dtype=np.int64)
+
+    def _unknown(self, value: str, source: Source, row: int, where: str) -> DataError:
+        return DataError(
+            f"{source.name} has the label {value!r} in {source.place(row)}, which is not one of the classes: "
+            f"{_listed(self.names)}",
+            where=where,
+        )
 
 
 def labels_of(source: Source, column: str | None, label_map: LabelMap | None) -> np.ndarray | None:
@@ -104,7 +146,7 @@ def _values(source: Source, column: str, where: str) -> list[str]:
         return [feature.names[code] for code in codes]
     kinds = ("int", "uint", "bool", "string", "large_string", "float", "decimal")
     if not (isinstance(feature, Value) and feature.dtype.startswith(kinds)):
-        more = "; several labels per example are not available in this version" if isinstance(feature, List) else ""
+        more = "; lists of labels need `task.kind: multi-label`" if is_list(feature) else ""
         raise RecipeError(
             f"column `{column}` of {source.name} contains {described(feature)}; a label must be text, a whole number, "
             f"true or false{more}",
@@ -146,7 +188,7 @@ def _refuse_measurements(values: Iterable[str], source: Source, column: str, whe
     if first is not None:
         raise DataError(
             f"column `{column}` of {source.name} contains numbers that are not whole, such as {first[1]} in "
-            f"{source.place(first[0])}; regression is not available in this version; if they are names of classes, "
+            f"{source.place(first[0])}; numbers to predict need `task.kind: regression`; if they are names of classes, "
             "list them in data.labels",
             where=where,
         )

@@ -11,6 +11,7 @@ import numpy as np
 
 from fedfm.data.columns import text_column
 from fedfm.data.image_files import images_of
+from fedfm.data.lists import is_list, list_column
 from fedfm.data.sources import Source
 
 _TESTED_FIRST = ("test", "validation", "train")
@@ -81,8 +82,14 @@ def _fingerprints(source: Source, columns: Sequence[str]) -> np.ndarray:
     """
     if source.images is not None:
         return np.frombuffer(source.images.tobytes(), dtype=np.uint64).reshape(len(source), -1)[:, 0]
-    texts = zip(*(text_column(source, column, "data.text") for column in columns), strict=True)
+    texts = zip(*(_texts(source, column) for column in columns), strict=True)
     return np.frombuffer(b"".join(map(_digest, texts)), dtype=np.uint64)
+
+
+def _texts(source: Source, column: str) -> list[str]:
+    if is_list(source.table.features.get(column)):
+        return [" ".join(words) for words in list_column(source, column, "data.text")]
+    return text_column(source, column, "data.text")
 
 
 def _digest(parts: Sequence[str]) -> bytes:

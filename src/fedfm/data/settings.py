@@ -147,10 +147,10 @@ class DataSettings(Settings):
     """The recipe's ``data``."""
 
     train: Reference
-    """File (jsonl[.gz], csv, tsv, parquet, npz), folder (tables, images, a saved data set), pattern (`data/*.csv`) or
-    list of these, hub id (`hf:NAME/CONFIG`, with another split as in `hf:NAME:validation`), or `builtin:NAME`;
-    `sites`: clients have their data on their own machines (`fedfm server`). In Python also a pandas DataFrame or a
-    `datasets.Dataset`."""
+    """File (jsonl[.gz], csv, tsv, parquet, conll, npz), folder (tables, images, a saved data set), pattern
+    (`data/*.csv`) or list of these, hub id (`hf:NAME/CONFIG`, with another split as in `hf:NAME:validation`), or
+    `builtin:NAME`; `sites`: clients have their data on their own machines (`fedfm server`). In Python also a pandas
+    DataFrame or a `datasets.Dataset`."""
     validation: Reference | Fraction | None = None
     """As `train`, or a fraction of the training examples to hold out; evaluated during the run. With
     `evaluate.patience`, it decides when to stop early and which round is the result."""
@@ -162,12 +162,13 @@ class DataSettings(Settings):
     csv: CsvSettings = CsvSettings()
     """Format of CSV and TSV files."""
     text: TextColumns = ["text"]
-    """Text column, or two columns for pairs of texts."""
+    """Text column, or two columns for pairs of texts; for `token-classification` a column of lists of words."""
     label: str = "label"
-    """Column of the class."""
-    labels: Annotated[list[str], Field(min_length=2)] | None = None
-    """Names of the classes, in their order; null: the classes of the training data, or of the test data if clients hold
-    the training data."""
+    """Column of what is to be predicted: a class; a list of labels (`multi-label`), or of a tag for each word
+    (`token-classification`); a number or a list of numbers (`regression`). In CSV, a list is written as JSON."""
+    labels: Annotated[list[str], Field(min_length=1)] | None = None
+    """Names of the classes, labels, tags or numbers, in their order; null: those of the training data, or of the test
+    data if clients hold the training data."""
     image: str = "image"
     """Column of the image."""
     client: str | None = None

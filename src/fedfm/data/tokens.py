@@ -94,7 +94,7 @@ def _parts(encoding: tokenizers.Encoding) -> set[tuple[int, tuple[tuple[int, int
 
 def token_features(tokenizer: PreTrainedTokenizerBase, **more: Value | List) -> Features:
     """The columns of an encoded text: ``input_ids``, and ``token_type_ids`` if the model reads them."""
-    features = {"input_ids": List(Value("int32")), **more}
+    features: dict[str, Value | List] = {"input_ids": List(Value("int32")), **more}
     if "token_type_ids" in tokenizer.model_input_names:
         features["token_type_ids"] = List(Value("int8"))
     return Features(features)

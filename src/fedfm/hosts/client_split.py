@@ -15,6 +15,7 @@ from fedfm.errors import RecipeError
 from fedfm.randomness import numpy_generator
 from fedfm.recipe import Recipe
 from fedfm.recipe.federation import DEFAULT_CLIENTS
+from fedfm.tasks import Task
 
 
 @dataclass(frozen=True)
@@ -36,20 +37,20 @@ class ClientSplit:
         """Client id → training examples."""
         return {client: len(indices) for client, indices in self.train.items()}
 
-    def label_counts(self, examples: Examples, labels: LabelMap | None) -> dict[str, dict[str, int] | None]:
-        """Client id → class → training examples; None where examples have no label."""
+    def label_counts(self, examples: Examples, labels: LabelMap | None, task: Task) -> dict[str, dict[str, int] | None]:
+        """Client id → class → training examples; None where examples have no classes."""
         found: dict[str, dict[str, int] | None] = {}
         for client, indices in self.train.items():
-            found[client] = None
-            if labels is not None and examples.labels is not None:
-                counts = np.bincount(examples.labels[indices], minlength=len(labels.names)).tolist()
-                found[client] = dict(zip(labels.names, counts, strict=True))
+            counts = None if labels is None else task.label_counts(examples, indices, labels.names)
+            found[client] = (
+                None if labels is None or counts is None else dict(zip(labels.names, counts.tolist(), strict=True))
+            )
         return found
 
-    def table(self, examples: Examples, labels: LabelMap | None) -> list[dict[str, object]]:
+    def table(self, examples: Examples, labels: LabelMap | None, task: Task) -> list[dict[str, object]]:
         """One row for each client, for ``clients.json``: id, examples, examples by label, examples held out."""
         rows: list[dict[str, object]] = []
-        for client, counts in self.label_counts(examples, labels).items():
+        for client, counts in self.label_counts(examples, labels, task).items():
             indices = self.train[client]
             held = len(self.holdout.get(client, ()))
             rows.append({"id": client, "examples": len(indices), "labels": counts, "holdout": held})

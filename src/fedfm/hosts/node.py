@@ -259,6 +259,7 @@ def _backbone(data: TrainingData, expected: ModelIdentity | None) -> Backbone:
         data.task.auto_class,
         seed=recipe.seed,
         labels=None if data.labels is None else data.labels.names,
+        problem_type=data.task.problem_type,
         allow_network=recipe.allow_network,
     )
     if expected is None:

@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from fedfm.clients import Stacking
 from fedfm.clients.stacked import why_alone, why_own_steps
 from fedfm.clients.work import WORKS
+from fedfm.data.examples import IGNORED
 from fedfm.errors import RecipeError
 from fedfm.hosts.devices import gains_by_bfloat16
 from fedfm.models.backbones import Backbone
@@ -24,7 +25,6 @@ from fedfm.records.environment import cpu_count
 from fedfm.runtimes.processes import can_fork
 from fedfm.runtimes.settings import Runtime
 from fedfm.tasks import Task
-from fedfm.tasks.language_modeling import IGNORED
 
 LONG, SHARED = 1e13, 1e12
 """Approximate number of operations of a run. Above `LONG` (a minute or two of one core) `auto` takes bfloat16; above

@@ -20,7 +20,7 @@ from fedfm.models.processors import Processor
 from fedfm.randomness import numpy_generator
 from fedfm.recipe import Recipe
 from fedfm.recipe.cohorts import check_cohort
-from fedfm.tasks import TASKS, Task, task_of
+from fedfm.tasks import Task
 
 
 @dataclass(frozen=True)
@@ -63,10 +63,10 @@ def read_training(recipe: Recipe) -> TrainingData:
         RecipeError: recipe and data do not fit; the message says what to change.
         DataError: a file cannot be read.
     """
-    task = task_of(recipe.task)
+    task = recipe.task
     processor = processor_of(recipe)
     source = recipe_source(recipe, recipe.data.train, "train")
-    labels = class_names(recipe, source)
+    labels = task.label_map(source, recipe.data)
     kept, held_back = _hold_back(recipe, source)
     train = task.encode(kept, recipe.data, processor, labels)
     federation = split_clients(recipe, train)
@@ -99,7 +99,7 @@ def recipe_source(recipe: Recipe, reference: Reference, split: Split, *, where: 
     Raises:
         RecipeError, DataError: as `read_source` and the task's `prepare`.
     """
-    task = TASKS[recipe.task.kind]
+    task = recipe.task
     source = read_source(
         reference,
         split,
@@ -117,7 +117,7 @@ def processor_of(recipe: Recipe) -> Processor:
     Raises:
         RecipeError: the model has none that fits.
     """
-    task = task_of(recipe.task)
+    task = recipe.task
     return load_processor(
         recipe.model,
         task.modality,
@@ -125,19 +125,6 @@ def processor_of(recipe: Recipe) -> Processor:
         virtual_tokens=recipe.tune.virtual_tokens,
         allow_network=recipe.allow_network,
     )
-
-
-def class_names(recipe: Recipe, source: Source) -> LabelMap | None:
-    """The classes, as the recipe or else the source names them; None for tasks without classes.
-
-    Raises:
-        RecipeError: as `LabelMap.from_source`.
-    """
-    if not TASKS[recipe.task.kind].labelled:
-        return None
-    if recipe.data.labels is not None:
-        return LabelMap(tuple(recipe.data.labels))
-    return LabelMap.from_source(source, recipe.data.label)
 
 
 def _hold_back(recipe: Recipe, source: Source) -> tuple[Source, dict[str, Source]]:

@@ -104,6 +104,7 @@ def _load(data: TrainingData, device: torch.device, place: int) -> Loaded:
         task.auto_class,
         seed=recipe.seed,
         labels=None if data.labels is None else data.labels.names,
+        problem_type=task.problem_type,
         allow_network=recipe.allow_network,
     )
     tunable = recipe.tune.attach(backbone, task_type=task.peft_type, seed=recipe.seed)
@@ -138,6 +139,7 @@ def make_worker(data: TrainingData, side: ClientSide, device: torch.device) -> t
         seed=recipe.seed,
         device=device,
         threads=recipe.runtime.resolved_threads,
+        labels=() if data.labels is None else data.labels.names,
     )
     worker = Worker(
         tunable=tunable,

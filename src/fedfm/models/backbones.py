@@ -13,7 +13,7 @@ from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel, Pr
 
 from fedfm.errors import DataError, RecipeError
 from fedfm.models.checkpoints import PretrainedCheckpoint, open_checkpoint
-from fedfm.models.configs import read_config, set_labels
+from fedfm.models.configs import ProblemType, read_config, set_labels
 from fedfm.models.families import Family, blocks, family_of
 from fedfm.models.identity import ModelIdentity, identify
 from fedfm.models.padding import adopt_padding
@@ -133,6 +133,7 @@ def load_backbone(
     *,
     seed: int,
     labels: Sequence[str] | None = None,
+    problem_type: ProblemType = "single_label_classification",
     allow_network: bool = False,
 ) -> Backbone:
     """A frozen pretrained model with the head of a task.
@@ -143,6 +144,7 @@ def load_backbone(
         seed: the recipe's seed; parameters that the checkpoint lacks are drawn from it, and all with `init: random`.
         labels: class names in the order of their ids; None for tasks without labels. A checkpoint's head for another
             number of classes is replaced by a new head.
+        problem_type: transformers' name of what a model with labels predicts.
         allow_network: whether files may be downloaded from the hub.
 
     Raises:
@@ -150,14 +152,14 @@ def load_backbone(
             head; or there are fewer than two labels.
         DataError: files of the model are damaged.
     """
-    if labels is not None and len(labels) < 2:  # transformers would treat one label as regression
+    if labels is not None and len(labels) < 2 and problem_type != "regression":  # transformers would treat it as one
         raise RecipeError(
             f"the data has only one class ({', '.join(labels)}): classification needs two", where="data.label"
         )
     with open_checkpoint(settings, allow_network=allow_network) as checkpoint:
         config = read_config(checkpoint)
         family = family_of(config)
-        other_labels = set_labels(config, labels) if labels is not None else ()
+        other_labels = set_labels(config, labels, problem_type) if labels is not None else ()
         if type(config) not in auto_class._model_mapping:
             raise RecipeError(
                 f"models of type `{config.model_type}` have no {auto_class.__name__.removeprefix('AutoModel')}; "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, PretrainedConfig
@@ -15,6 +15,9 @@ from fedfm.models.families import check_type, family_of
 from fedfm.models.families.parts import after_padding
 from fedfm.models.quiet import quiet
 from fedfm.spelling import nearest
+
+ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
+"""transformers' names of what a model with labels predicts."""
 
 _ORIGINAL_LENGTH = "original_max_position_embeddings"
 
@@ -128,8 +131,13 @@ def counts_from_padding(config: PretrainedConfig) -> bool:
     return family_of(config).first_position is after_padding
 
 
-def set_labels(config: PretrainedConfig, labels: Sequence[str]) -> tuple[str, ...]:
+def set_labels(config: PretrainedConfig, labels: Sequence[str], problem_type: ProblemType) -> tuple[str, ...]:
     """Sets the task's labels in a config, and removes the settings of an earlier task.
+
+    Args:
+        config: changed.
+        labels: names of the model's outputs.
+        problem_type: transformers' name of what they are; it decides the loss, and what pipelines compute.
 
     Returns:
         The earlier labels, if they have real names and differ from the task's labels or their order; otherwise nothing.
@@ -137,6 +145,6 @@ def set_labels(config: PretrainedConfig, labels: Sequence[str]) -> tuple[str, ..
     before = tuple(label for _, label in sorted(dict(config.id2label or {}).items()))
     config.id2label = dict(enumerate(labels))
     config.label2id = {label: index for index, label in enumerate(labels)}
-    config.problem_type = "single_label_classification"  # other types use the logits for sigmoids or a regression
+    config.problem_type = problem_type
     unnamed = tuple(f"LABEL_{index}" for index in range(len(before)))
     return () if before in (unnamed, tuple(labels)) else before

@@ -34,7 +34,6 @@ from fedfm.capabilities import (
     TEXT_INPUTS,
     TUNABLE_UPDATES,
     UNLESS_TAKEN,
-    VIRTUAL_TOKENS,
     WEIGHT_MATRICES,
     WHOLE_VIEWS,
 )
@@ -45,7 +44,6 @@ from fedfm.recipe.keys import RecipeKeys
 from fedfm.recipe.problems import overlap
 from fedfm.registry import name_of
 from fedfm.settings import Capabilities, Settings
-from fedfm.tasks import TASKS
 
 
 @dataclass(frozen=True)
@@ -185,29 +183,6 @@ PLAIN_KEYS = (
             BACKBONE_WEIGHTS: "a model without training has nothing that a proxy could stand in for; set pretrained",
             ONE_BACKBONE: "the other backbones are pretrained; leave out federation.models",
         },
-    ),
-    PlainKey(
-        "task.kind",
-        lambda recipe: not TASKS[recipe.task.kind].labelled,
-        takes={LABELS: "its examples have none"},
-    ),
-    PlainKey(
-        "task.kind",
-        lambda recipe: TASKS[recipe.task.kind].modality == "image",
-        takes={
-            VIRTUAL_TOKENS: "an image has no text that they could precede; use lora",
-            TEXT_INPUTS: "its examples are images",
-        },
-    ),
-    PlainKey(
-        "task.kind",
-        lambda recipe: TASKS[recipe.task.kind].modality != "image" and TASKS[recipe.task.kind].peft_type is None,
-        takes={VIRTUAL_TOKENS: "peft has no virtual tokens for it; use lora"},
-    ),
-    PlainKey(
-        "task.kind",
-        lambda recipe: TASKS[recipe.task.kind].across_examples,
-        takes={SINGLE_EXAMPLES: "its loss compares the examples of a batch with each other"},
     ),
     PlainKey(
         "federation.sampling",

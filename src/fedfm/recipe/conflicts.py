@@ -61,8 +61,8 @@ def _held_back(recipe: RecipeKeys) -> str | None:
 
 
 def _pairs(recipe: RecipeKeys) -> str | None:
-    allowed, named = TASKS[recipe.task.kind].text_columns, len(recipe.data.text)
-    if TASKS[recipe.task.kind].modality != "text" or named in allowed:
+    allowed, named = recipe.task.text_columns, len(recipe.data.text)
+    if recipe.task.modality != "text" or named in allowed:
         return None
     if named == 1:
         return f"`task.kind: {recipe.task.kind}` reads pairs: name two columns, such as [question, passage]"
@@ -70,21 +70,8 @@ def _pairs(recipe: RecipeKeys) -> str | None:
     return f"two columns make a pair, which only {readers} read; `task.kind: {recipe.task.kind}` takes one"
 
 
-def _own_settings(key: str) -> Callable[[RecipeKeys], str | None]:
-    """A rule that refuses a key of ``task`` that the kind does not have."""
-
-    def reason(recipe: RecipeKeys) -> str | None:
-        value, default = getattr(recipe.task, key), type(recipe.task).model_fields[key].default
-        owners = [kind for kind, task in TASKS.items() if key in task.own_settings]
-        if value == default or recipe.task.kind in owners:
-            return None
-        return f"`task.kind: {recipe.task.kind}` does not have it; it is for {' or '.join(owners)}"
-
-    return reason
-
-
 def _ask(recipe: RecipeKeys) -> str | None:
-    if recipe.ask == type(recipe.ask)() or TASKS[recipe.task.kind].answers_questions:
+    if recipe.ask == type(recipe.ask)() or recipe.task.answers_questions:
         return None
     kinds = " or ".join(kind for kind, task in TASKS.items() if task.answers_questions)
     return f"a run of `task.kind: {recipe.task.kind}` cannot be asked questions; it is for {kinds}"
@@ -94,7 +81,7 @@ def _others_in_batch(group: str) -> Callable[[RecipeKeys], str | None]:
     """A rule that refuses batches of one example for a task that compares examples."""
 
     def reason(recipe: RecipeKeys) -> str | None:
-        if TASKS[recipe.task.kind].across_examples and getattr(recipe, group).batch_size < 2:
+        if recipe.task.across_examples and getattr(recipe, group).batch_size < 2:
             return f"`task.kind: {recipe.task.kind}` compares the examples of a batch with each other: give two or more"
         return None
 
@@ -105,7 +92,7 @@ def _unread(key: str) -> Callable[[RecipeKeys], str | None]:
     """A rule that refuses a key of ``data`` which only some tasks read."""
 
     def reason(recipe: RecipeKeys) -> str | None:
-        if key not in recipe.data.model_fields_set or key in TASKS[recipe.task.kind].own_keys:
+        if key not in recipe.data.model_fields_set or key in recipe.task.own_keys:
             return None
         if getattr(recipe.data, key) == type(recipe.data).model_fields[key].default:
             return None
@@ -116,7 +103,7 @@ def _unread(key: str) -> Callable[[RecipeKeys], str | None]:
 
 
 def _references(recipe: RecipeKeys) -> str | None:
-    if recipe.proxy.is_sent and TASKS[recipe.task.kind].compares:
+    if recipe.proxy.is_sent and recipe.task.compares:
         return (
             f"the loss of `task.kind: {recipe.task.kind}` compares the model with itself before round 1, but a proxy "
             "is another model than the one that is evaluated: use proxy.kind=none"
@@ -125,7 +112,7 @@ def _references(recipe: RecipeKeys) -> str | None:
 
 
 def _canary_pairs(recipe: RecipeKeys) -> str | None:
-    if recipe.audit.canaries and TASKS[recipe.task.kind].compares:
+    if recipe.audit.canaries and recipe.task.compares:
         return f"a canary is one random text, but `task.kind: {recipe.task.kind}` learns pairs: set it to 0"
     return None
 
@@ -133,7 +120,7 @@ def _canary_pairs(recipe: RecipeKeys) -> str | None:
 def _written(recipe: RecipeKeys) -> str | None:
     if not recipe.evaluate.generate.examples:
         return None
-    if not TASKS[recipe.task.kind].generates:
+    if not recipe.task.generates:
         writers = " or ".join(kind for kind, task in TASKS.items() if task.generates)
         return f"a model of `task.kind: {recipe.task.kind}` writes no answers; set it to 0, or use {writers}"
     if recipe.evaluate.at == "clients":
@@ -213,7 +200,7 @@ def _weights(recipe: RecipeKeys) -> str | None:
 
 
 def _metrics(recipe: RecipeKeys) -> str | None:
-    known = list(TASKS[recipe.task.kind].metrics)
+    known = list(recipe.task.metrics)
     for name in recipe.evaluate.metrics if isinstance(recipe.evaluate.metrics, list) else []:
         if name not in known:
             close = nearest(name, known)
@@ -348,10 +335,7 @@ CHECKS = (
     Check(("data.preference", "task.kind"), _unread("preference")),
     Check(("evaluate.generate.examples", "task.kind", "evaluate.at"), _written),
     Check(("audit.canaries", "task.kind"), _canary_pairs),
-    Check(("task.beta", "task.kind"), _own_settings("beta")),
     Check(("proxy.kind", "task.kind"), _references),
-    Check(("task.pooling", "task.kind"), _own_settings("pooling")),
-    Check(("task.temperature", "task.kind"), _own_settings("temperature")),
     Check(("local.batch_size", "task.kind"), _others_in_batch("local")),
     Check(("evaluate.batch_size", "task.kind"), _others_in_batch("evaluate")),
     Check(("federation.per_round", "federation.clients", "data.client"), _cohort),

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from fedfm.settings import Settings
-from fedfm.tasks.settings import GenerationSettings
+from fedfm.tasks.generation_settings import GenerationSettings
 
 
 class EvaluateSettings(Settings):

@@ -28,7 +28,7 @@ from fedfm.records.disk import normal
 from fedfm.runtimes.settings import Local, Runtime
 from fedfm.secure import NoSecure, Secure
 from fedfm.settings import Settings
-from fedfm.tasks.settings import TaskSettings
+from fedfm.tasks import AnyTask
 from fedfm.updates.stages import AnyStage
 from fedfm.views.selection import AnySelection, NoSelection
 
@@ -46,7 +46,7 @@ class RecipeKeys(Settings):
     """The run's folder, in place of OUTPUT/NAME."""
     model: ModelSettings
     """The backbone."""
-    task: TaskSettings
+    task: AnyTask
     """What the model is to learn."""
     data: DataSettings
     """Where examples come from; relative paths start where the command is given."""

@@ -14,7 +14,7 @@ from fedfm.settings import Settings
 
 PLANNED: dict[str, tuple[str, ...]] = {
     "model.dtype": ("bfloat16", "float16"),
-    "task.kind": ("token-classification", "image-text"),
+    "task.kind": ("image-text",),
     "tune.kind": ("p-tuning", "adapter", "layers"),
     "algorithm.name": ("scaffold", "feddyn", "fednova", "fedadagrad", "fedexp", "diloco", "ditto"),
     "updates.kind": ("clip", "quantize", "top-k", "random-k", "power-sgd", "sign"),

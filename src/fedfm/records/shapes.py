@@ -280,9 +280,9 @@ class _Samples(TypedDict):
 
 
 def _square(evaluation: dict[str, Any]) -> dict[str, Any]:
-    """Checks that the confusion matrix has a row and a column for each class."""
+    """Checks that the confusion matrix, if there is one, has a row and a column for each class."""
     classes, confusion = len(evaluation["classes"] or ()), evaluation["confusion"] or []
-    if len(confusion) != classes or any(len(row) != classes for row in confusion):
+    if confusion and (len(confusion) != classes or any(len(row) != classes for row in confusion)):
         raise ValueError(f"`confusion` must be a table of {classes} × {classes} counts")
     return evaluation
 

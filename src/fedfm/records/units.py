@@ -10,14 +10,35 @@ NAMES = {
     "rouge_l": "ROUGE-L",
     "token_f1": "F1 of tokens",
     "macro_f1": "macro-F1",
+    "micro_f1": "micro-F1",
+    "f1": "F1",
     "matthews": "Matthews correlation",
+    "rmse": "RMSE",
+    "mae": "MAE",
+    "r2": "R²",
+    "pearson": "Pearson correlation",
+    "spearman": "Spearman correlation",
     "recall_at_1": "recall@1",
     "recall_at_10": "recall@10",
     "mrr": "MRR",
 }
-_SHARES = ("accuracy", "macro_f1", "token_accuracy", "preference_accuracy", "exact_match", "number_match")
-PERCENTAGES = frozenset({*_SHARES, "recall_at_1", "recall_at_10"})
-LOWER_IS_BETTER = frozenset({"loss", "perplexity"})
+PERCENTAGES = frozenset(
+    {
+        "accuracy",
+        "macro_f1",
+        "micro_f1",
+        "f1",
+        "precision",
+        "recall",
+        "exact_match",
+        "number_match",
+        "preference_accuracy",
+        "token_accuracy",
+        "recall_at_1",
+        "recall_at_10",
+    }
+)
+LOWER_IS_BETTER = frozenset({"loss", "perplexity", "rmse", "mae"})
 """Metrics that fall as a model improves; all other metrics rise."""
 DASH = "–"
 

@@ -24,16 +24,22 @@ ArtifactKind = Literal["adapter", "model"]
 
 @dataclass(frozen=True)
 class Loading:
-    """The classes of transformers that load a model of one kind of task, and the hub's name for that task."""
+    """The classes of transformers that load a model of one kind of task, and the hub's names for that task."""
 
     model: str
     processor: str
     pipeline: str
+    problem_type: str = "single_label_classification"
 
 
 LOADING = {
     "text-classification": Loading("AutoModelForSequenceClassification", "AutoTokenizer", "text-classification"),
     "image-classification": Loading("AutoModelForImageClassification", "AutoImageProcessor", "image-classification"),
+    "multi-label": Loading(
+        "AutoModelForSequenceClassification", "AutoTokenizer", "text-classification", "multi_label_classification"
+    ),
+    "token-classification": Loading("AutoModelForTokenClassification", "AutoTokenizer", "token-classification"),
+    "regression": Loading("AutoModelForSequenceClassification", "AutoTokenizer", "text-classification", "regression"),
     "masked-lm": Loading("AutoModelForMaskedLM", "AutoTokenizer", "fill-mask"),
     "causal-lm": Loading("AutoModelForCausalLM", "AutoTokenizer", "text-generation"),
     "instruct": Loading("AutoModelForCausalLM", "AutoTokenizer", "text-generation"),
@@ -142,9 +148,9 @@ def _code(base: Base, loading: Loading, summary: Record, recipe: Record, kind: A
         labels=summary.get("labels") or [],
         base=base,
         columns=len(dig(recipe, "data.text") or ()),
+        settings=recipe["task"],
         max_length=dig(recipe, "data.max_length"),
         end_token=dig(recipe, "data.end_token"),
-        pooling=dig(recipe, "task.pooling"),
     )
 
 

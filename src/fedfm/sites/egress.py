@@ -28,7 +28,6 @@ from fedfm.sites.journal import Journal, append, end_with_a_line
 from fedfm.sites.label_counts import FILE
 from fedfm.sites.policy import TRAIN, Objection, Policy
 from fedfm.spec import empty, spec_of
-from fedfm.tasks import TASKS
 from fedfm.updates import Failure, Update, decode_update
 from fedfm.updates.path import GroupSpecs
 from fedfm.wire import TUNABLE, stored_bytes
@@ -344,7 +343,7 @@ def _described_answers(told: jsonl.Record, size_bytes: int) -> str:
 
 def _columns(recipe: Recipe) -> str:
     """The columns that a recipe reads."""
-    task = TASKS[recipe.task.kind]
+    task = recipe.task
     columns = [recipe.data.image] if task.modality == "image" else recipe.data.text
     return ", ".join(columns + ([recipe.data.label] if task.labelled else []))
 

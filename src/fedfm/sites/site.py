@@ -28,7 +28,6 @@ from fedfm.sites.patterns import check_patterns
 from fedfm.sites.privacy_ledger import PrivacyLedger
 from fedfm.sites.site_config import SiteData, at_site, read_site
 from fedfm.spec import Spec, spec_of
-from fedfm.tasks import TASKS
 from fedfm.updates import Failure, Instruction, Reply, Request, decode_instruction, decode_update
 from fedfm.updates.path import GroupSpecs
 from fedfm.updates.payload import ACTIVITY
@@ -121,7 +120,7 @@ class Site(Node):
             PolicyError: the model, or the training of so many examples, is above a limit of the policy.
             RecipeError, DataError: as `Node.read`.
         """
-        policy, task = self.egress.policy, TASKS[recipe.task.kind]
+        policy, task = self.egress.policy, recipe.task
         here = at_site(recipe, self.site_data, allow_network=policy.allow_network)
         if folder is None:
             check_model(here.model, task.auto_class, policy, allow_network=here.allow_network)
@@ -169,8 +168,8 @@ class Site(Node):
     def _labels(self, data: TrainingData) -> LabelAnswers | None:
         """The classes of the site's examples under randomised response, if its policy allows that; recorded first."""
         epsilon = self.egress.policy.label_epsilon
-        ((_, counts),) = data.federation.label_counts(data.train, data.labels).items()
-        if epsilon is None or counts is None:
+        ((_, counts),) = data.federation.label_counts(data.train, data.labels, data.task).items()
+        if epsilon is None or counts is None or data.train.labels is None:  # ε is that of one class an example
             return None
         answers = label_answers(self._folder, counts, data.digest, epsilon)
         self.egress.note_labels(data.recipe.name, epsilon, leave=answers is not None)

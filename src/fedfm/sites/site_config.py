@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -10,7 +11,6 @@ import numpy as np
 from pydantic import Field, ValidationError
 
 from fedfm.clients.settings import LocalSettings
-from fedfm.data.labels import LabelMap
 from fedfm.data.settings import ConversationSettings, CsvSettings, PreferenceSettings, Reference, TextColumns
 from fedfm.errors import Problem, RecipeError
 from fedfm.hosts.client_split import ClientSplit, hold_out
@@ -19,7 +19,6 @@ from fedfm.models.processors import Processor
 from fedfm.recipe import Recipe
 from fedfm.recipe.problems import explain
 from fedfm.settings import Settings
-from fedfm.tasks import task_of
 from fedfm.yaml_text import YamlError, parse
 
 _PUBLIC_MODEL = r"builtin:[\w-]+|[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*"
@@ -147,9 +146,11 @@ def read_site(recipe: Recipe, site: SiteData, client: str, processor: Processor)
         RecipeError: recipe and data do not fit.
         DataError: a file cannot be read.
     """
-    task = task_of(recipe.task)
+    task = recipe.task
     source = recipe_source(recipe, recipe.data.train, "train")
-    labels = LabelMap(tuple(recipe.data.labels), site.labels) if task.labelled and recipe.data.labels else None
+    labels = task.named(recipe.data.labels) if task.labelled and recipe.data.labels else None
+    if labels is not None:
+        labels = replace(labels, aliases={**labels.aliases, **site.labels})
     train = task.encode(source, recipe.data, processor, labels)
     kept, held = hold_out(np.arange(len(train)), recipe, client)
     return TrainingData(

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Literal, TypedDict
 
 import numpy as np
 from torch import Tensor, nn
 
+from fedfm.capabilities import SINGLE_EXAMPLES
 from fedfm.data.conversations.questions import Question
 from fedfm.data.examples import REFERENCE, Examples
 from fedfm.data.labels import LabelMap
-from fedfm.data.readers.request import RequestedColumn
+from fedfm.data.readers.request import RequestedColumn, Role
 from fedfm.data.settings import FILE, DataSettings
 from fedfm.data.sources import Source
+from fedfm.models.configs import ProblemType
 from fedfm.models.tunable import Tunable
-from fedfm.tasks.settings import TaskSettings
+from fedfm.settings import Capabilities, Settings
 from fedfm.tasks.shown import ShownExample
 
 Batch = dict[str, Tensor]
@@ -54,25 +56,30 @@ class ClassScore(TypedDict):
 
 
 class PerClass(TypedDict):
-    """Scores of the classes, in the order of their ids; ``confusion[i][j]``: examples of i predicted as j."""
+    """Scores of the classes, in the order of their ids; ``confusion[i][j]``: examples of i predicted as j.
+
+    ``confusion`` is empty where labels do not exclude each other.
+    """
 
     classes: list[ClassScore]
     confusion: list[list[int]]
 
 
-class Task(ABC):
-    """One kind of task. It has no state: the processor and the labels are arguments.
+class Task(Settings):
+    """One kind of task, with its settings: the recipe's ``task``. The processor and the labels are arguments.
 
     `losses` and `measure` read what `outputs` takes from the model's forward pass, by default its logits.
 
     Attributes:
         modality: the type of the backbone's input.
         auto_class: the transformers class that loads the backbone with the head of the task.
+        text_role: how the columns of text are read: a text, or a list of words.
+        label_role: how the column ``data.label`` is read: one label, a list of them, or numbers.
         peft_type: peft's name of the task; None if peft has no such task.
-        labelled: whether examples have a class.
+        labelled: whether examples have what is to be predicted in the column ``data.label``.
+        problem_type: transformers' name of what the logits are, for a model with labels.
         draws_inputs: whether the inputs of an example are drawn at random each time (masks).
         own_keys: keys of the recipe's ``data`` that only some tasks read, this one among them.
-        own_settings: keys of the recipe's ``task`` that only some tasks read, this one among them.
         causal: whether the model must not read the tokens that it predicts.
         across_examples: whether the loss of an example depends on the other examples of its batch, as a contrastive
             loss does; clients then train one by one, since the batches of clients that share a pass are joined.
@@ -84,13 +91,17 @@ class Task(ABC):
         metrics: name → whether higher is better; the first is the main metric, which decides between rounds.
     """
 
+    kind: str
+    """Kind of the task: its input and what is predicted."""
     modality: ClassVar[Literal["text", "image"]]
+    text_role: ClassVar[Role] = "text"
+    label_role: ClassVar[Role] = "label"
     auto_class: ClassVar[Any]
     peft_type: ClassVar[str | None]
     labelled: ClassVar[bool]
+    problem_type: ClassVar[ProblemType] = "single_label_classification"
     draws_inputs: ClassVar[bool] = False
     own_keys: ClassVar[frozenset[str]] = frozenset()
-    own_settings: ClassVar[frozenset[str]] = frozenset()
     causal: ClassVar[bool] = False
     across_examples: ClassVar[bool] = False
     compares: ClassVar[bool] = False
@@ -99,9 +110,13 @@ class Task(ABC):
     answers_questions: ClassVar[bool] = False
     metrics: ClassVar[Mapping[str, bool]]
 
-    def configured(self, settings: TaskSettings) -> Task:
-        """The task with the recipe's own settings of it; by default itself, since most kinds have none."""
-        return self
+    def capabilities(self) -> Capabilities:
+        """As declared; a loss over several examples takes that each example counts by itself."""
+        said = super().capabilities()
+        if not self.across_examples:
+            return said
+        reason = "its loss compares the examples of a batch with each other"
+        return Capabilities(said.needs, said.gives, {**said.takes, SINGLE_EXAMPLES: reason})
 
     def inputs(self, data: DataSettings) -> list[str]:
         """The columns that the model reads."""
@@ -109,14 +124,33 @@ class Task(ABC):
 
     def columns(self, data: DataSettings) -> list[RequestedColumn]:
         """The columns that a source must have."""
-        needed = [RequestedColumn(name, self.modality, f"data.{self.modality}") for name in self.inputs(data)]
+        role = self.text_role if self.modality == "text" else self.modality
+        needed = [RequestedColumn(name, role, f"data.{self.modality}") for name in self.inputs(data)]
         if self.labelled:
-            needed.append(RequestedColumn(data.label, "label", "data.label"))
+            needed.append(RequestedColumn(data.label, self.label_role, "data.label"))
         return [*needed, *client_columns(data)]
 
     def prepare(self, source: Source, data: DataSettings) -> Source:
         """A source as `encode` reads it, with the columns that `inputs` names; by default as it is."""
         return source
+
+    def named(self, names: Sequence[str]) -> LabelMap:
+        """The labels that a recipe names."""
+        return LabelMap(tuple(names))
+
+    def label_map(self, source: Source, data: DataSettings) -> LabelMap | None:
+        """The classes, or else the names of the outputs of a model; None for tasks without labels.
+
+        Args:
+            source: the training examples, or the test examples if clients hold the training examples.
+            data: names the column, and may name the classes.
+
+        Raises:
+            RecipeError, DataError: as `LabelMap.from_source`.
+        """
+        if not self.labelled:
+            return None
+        return self.named(data.labels) if data.labels else LabelMap.from_source(source, data.label)
 
     @abstractmethod
     def encode(self, source: Source, data: DataSettings, processor: Any, labels: LabelMap | None) -> Examples:
@@ -136,9 +170,7 @@ class Task(ABC):
             names: of the classes; None for tasks without classes.
         """
 
-    def check_model(  # noqa: B027 - most tasks refuse none
-        self, tunable: Tunable, processor: Any, name: str, data: DataSettings
-    ) -> None:
+    def check_model(self, tunable: Tunable, processor: Any, name: str, data: DataSettings) -> None:
         """Refuses a model that cannot do the task, by what it computes; nothing by default.
 
         Args:
@@ -208,20 +240,50 @@ class Task(ABC):
         """The values of one batch that `score` needs, on the CPU."""
 
     @abstractmethod
-    def score(self, measured: Measured, loss: float) -> dict[str, float]:
+    def score(self, measured: Measured, loss: float, names: Sequence[str] = ()) -> dict[str, float]:
         """All metrics over all measured batches.
 
         Args:
             measured: the concatenated results of `measure`.
             loss: mean loss per prediction, natural logarithm.
+            names: of the labels, in the order of their ids.
         """
 
+    def answers(self, outputs: Tensor, batch: Batch, names: Sequence[str]) -> list[dict[str, Any]] | None:
+        """What the model predicts for each example of a batch; None for tasks that only measure.
+
+        Args:
+            outputs: of `outputs`.
+            batch: which need not have labels.
+            names: of the labels, in the order of their ids.
+
+        Returns:
+            For each example ``predicted``, and what else is known of it, such as ``probabilities`` by name.
+        """
+        return None
+
+    def label_counts(self, examples: Examples, indices: np.ndarray, names: Sequence[str]) -> np.ndarray | None:
+        """How many of some examples have each label, int64 ``[labels]``; None for tasks without classes."""
+        return None if examples.labels is None else np.bincount(examples.labels[indices], minlength=len(names))
+
+    def records(self, answers: Sequence[dict[str, Any]], source: Source, data: DataSettings) -> list[dict[str, Any]]:
+        """What is written of each row of a source: its label where the source has it, and the answer to it.
+
+        Args:
+            answers: as `answers` gives them, in the order of the rows.
+            source: the rows.
+            data: names the columns.
+        """
+        if data.label not in source.table.column_names:
+            return list(answers)
+        return [{"label": label, **answer} for label, answer in zip(source.table[data.label], answers, strict=True)]
+
     def majority(self, train: np.ndarray, test: np.ndarray) -> dict[str, float] | None:
-        """All metrics when the most frequent training class is always predicted; None for tasks without classes."""
+        """All metrics when the most frequent training class is always predicted; None for tasks without one."""
         return None
 
     def per_class(self, measured: Measured, names: Sequence[str]) -> PerClass | None:
-        """The scores of each class over all measured batches; None for tasks without classes.
+        """The scores of each class over all measured batches; None for tasks without them.
 
         Args:
             measured: the concatenated results of `measure`.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForImageClassification, AutoModelForSequenceClassification, DataCollatorWithPadding
 
+from fedfm.capabilities import TEXT_INPUTS, VIRTUAL_TOKENS
 from fedfm.data.examples import Examples
 from fedfm.data.image_files import with_images
 from fedfm.data.images import PixelStatistics, encode_images
@@ -44,7 +45,7 @@ class Classification(Task):
         """Predicted and true classes."""
         return {"predicted": logits.argmax(-1).cpu().numpy(), "label": batch["labels"].cpu().numpy()}
 
-    def score(self, measured: Measured, loss: float) -> dict[str, float]:
+    def score(self, measured: Measured, loss: float, names: Sequence[str] = ()) -> dict[str, float]:
         """Accuracy, macro-F1 over the classes that occur, and Matthews' correlation coefficient."""
         from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef  # slow to import
 
@@ -56,6 +57,18 @@ class Classification(Task):
             "matthews": 0.0 if one_class else float(matthews_corrcoef(label, predicted)),
         }
 
+    def answers(self, logits: Tensor, batch: Batch, names: Sequence[str]) -> list[dict[str, Any]]:
+        """The likeliest class, its probability, and the probabilities of all classes."""
+        probabilities = logits.float().cpu().double().softmax(-1).numpy()
+        return [
+            {
+                "predicted": names[int(row.argmax())],
+                "probability": float(row.max()),
+                "probabilities": dict(zip(names, row.tolist(), strict=True)),
+            }
+            for row in probabilities
+        ]
+
     def per_class(self, measured: Measured, names: Sequence[str]) -> PerClass:
         """Precision, recall and F1 of each class, and the confusion matrix."""
         from sklearn.metrics import confusion_matrix, precision_recall_fscore_support  # slow to import
@@ -66,7 +79,7 @@ class Classification(Task):
         rows = zip(names, *(part.tolist() for part in figures), strict=True)
         return PerClass(
             classes=[
-                ClassScore(label=name, precision=_known(p), recall=_known(r), f1=_known(f1), examples=int(examples))
+                ClassScore(label=name, precision=known(p), recall=known(r), f1=known(f1), examples=int(examples))
                 for name, p, r, f1, examples in rows
             ],
             confusion=confusion_matrix(label, predicted, labels=ids).tolist(),
@@ -80,6 +93,8 @@ class Classification(Task):
 class TextClassification(Classification):
     """Predicts one class of a text or a pair of texts."""
 
+    kind: Literal["text-classification"] = "text-classification"
+    """One class of a text or a pair of texts."""
     modality = "text"
     text_columns = (1, 2)
     auto_class = AutoModelForSequenceClassification
@@ -105,6 +120,12 @@ class TextClassification(Classification):
 class ImageClassification(Classification):
     """Predicts one class of an image."""
 
+    takes = {
+        VIRTUAL_TOKENS: "an image has no text that they could precede; use lora",
+        TEXT_INPUTS: "its examples are images",
+    }
+    kind: Literal["image-classification"] = "image-classification"
+    """One class of an image."""
     modality = "image"
     auto_class = AutoModelForImageClassification
     peft_type = None
@@ -156,5 +177,6 @@ def _name(row: Mapping[str, Any], names: Sequence[str] | None) -> str | None:
     return names[row["labels"]] if names is not None and "labels" in row else None
 
 
-def _known(value: float) -> float | None:
+def known(value: float) -> float | None:
+    """A score, or None where it is undefined."""
     return None if math.isnan(value) else value

@@ -19,7 +19,7 @@ from fedfm.models.tunable import Tunable
 from fedfm.progress import steps
 from fedfm.randomness import torch_seed
 from fedfm.tasks.base import Task
-from fedfm.tasks.settings import GenerationSettings
+from fedfm.tasks.generation_settings import GenerationSettings
 
 Heard = Callable[[int, str], None]
 """Gets the number of a question and a piece of its answer, as soon as it is written."""

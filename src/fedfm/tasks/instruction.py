@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,7 @@ from fedfm.data.conversations.encoding import LEARNED, encode_conversations
 from fedfm.data.conversations.packing import POSITIONS
 from fedfm.data.conversations.questions import Question
 from fedfm.data.conversations.templates import Writer, template_of
-from fedfm.data.examples import Examples
+from fedfm.data.examples import IGNORED, Examples
 from fedfm.data.labels import LabelMap
 from fedfm.data.settings import DataSettings
 from fedfm.data.sources import Source
@@ -27,12 +27,14 @@ from fedfm.models.tunable import Tunable
 from fedfm.tasks.base import TARGETS, Batch, Collate
 from fedfm.tasks.conversational import Conversational
 from fedfm.tasks.isolation import refuse_leaks
-from fedfm.tasks.language_modeling import IGNORED, CausalLM
+from fedfm.tasks.language_modeling import CausalLM
 
 
 class Instruct(Conversational, CausalLM):
     """Predicts the tokens of responses, given all tokens before."""
 
+    kind: Literal["instruct"] = "instruct"  # type: ignore[assignment]
+    """The responses of conversations, by a decoder."""
     own_keys = frozenset({"conversation", "template", "pack"})
 
     def encode(self, source: Source, data: DataSettings, processor: Any, labels: LabelMap | None) -> Examples:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -13,10 +13,11 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, DataCollatorForLanguageModeling
 
+from fedfm.capabilities import LABELS, VIRTUAL_TOKENS
 from fedfm.data.columns import text_column
 from fedfm.data.conversations.questions import Question
 from fedfm.data.documents import encode_documents
-from fedfm.data.examples import Examples
+from fedfm.data.examples import IGNORED, Examples
 from fedfm.data.labels import LabelMap
 from fedfm.data.plain_text import plain_tokenizer
 from fedfm.data.settings import DataSettings
@@ -27,13 +28,11 @@ from fedfm.tasks.base import Batch, Collate, Measured, Task
 from fedfm.tasks.causality import refuse_look_ahead
 from fedfm.tasks.shown import ShownExample, shown_tokens
 
-IGNORED = -100
-"""Label of a position that is not predicted."""
-
 
 class LanguageModeling(Task):
     """What masked and causal language modelling share."""
 
+    takes = {LABELS: "its examples have none"}
     modality = "text"
     labelled = False
     metrics = MappingProxyType({"perplexity": False, "token_accuracy": True})
@@ -75,7 +74,7 @@ class LanguageModeling(Task):
         asked = labels != IGNORED
         return {"right": (logits.argmax(-1) == labels)[asked].cpu().numpy()}
 
-    def score(self, measured: Measured, loss: float) -> dict[str, float]:
+    def score(self, measured: Measured, loss: float, names: Sequence[str] = ()) -> dict[str, float]:
         """Perplexity exp(loss), and the share of correctly predicted tokens."""
         right = measured["right"]
         return {
@@ -87,6 +86,9 @@ class LanguageModeling(Task):
 class MaskedLM(LanguageModeling):
     """Predicts 15 % of the tokens, which are masked (BERT, arXiv:1810.04805, §3.1)."""
 
+    takes = {**LanguageModeling.takes, VIRTUAL_TOKENS: "peft has no virtual tokens for it; use lora"}
+    kind: Literal["masked-lm"] = "masked-lm"
+    """Masked tokens of a text."""
     auto_class = AutoModelForMaskedLM
     peft_type = None
     draws_inputs = True
@@ -136,6 +138,8 @@ class MaskedLM(LanguageModeling):
 class CausalLM(LanguageModeling):
     """Predicts the next token."""
 
+    kind: Literal["causal-lm"] = "causal-lm"
+    """The next token of a text."""
     auto_class = AutoModelForCausalLM
     peft_type = "CAUSAL_LM"
     causal = True

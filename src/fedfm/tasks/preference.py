@@ -15,12 +15,12 @@ eq. (7).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import cross_entropy, logsigmoid
 
@@ -28,7 +28,7 @@ from fedfm.data.conversations.packing import POSITIONS
 from fedfm.data.conversations.pairs import encode_pairs
 from fedfm.data.conversations.preferences import PAIR, parsed_pair, preference_columns, with_preferences
 from fedfm.data.conversations.questions import Question, questions_of
-from fedfm.data.examples import REFERENCE, Examples
+from fedfm.data.examples import IGNORED, REFERENCE, Examples
 from fedfm.data.labels import LabelMap
 from fedfm.data.readers.request import RequestedColumn
 from fedfm.data.settings import DataSettings
@@ -37,31 +37,21 @@ from fedfm.models.tunable import Tunable
 from fedfm.tasks.base import Batch, Collate, Measured, client_columns
 from fedfm.tasks.instruction import Instruct
 from fedfm.tasks.isolation import refuse_leaks
-from fedfm.tasks.language_modeling import IGNORED
-from fedfm.tasks.settings import TaskSettings
 
 TIE = 1e-4
 """Size of h, in nats, below which neither response counts as preferred: sums over tokens are rounded."""
 
 
-@dataclass(frozen=True)
 class Preference(Instruct):
-    """Learns which of two responses is preferred.
+    """Learns which of two responses is preferred."""
 
-    Attributes:
-        beta: β, how strongly a change of the responses' probabilities counts.
-    """
-
-    beta: float = 0.1
-
+    kind: Literal["preference"] = "preference"  # type: ignore[assignment]
+    """Which of two responses is preferred, by a decoder (DPO)."""
+    beta: Annotated[float, Field(gt=0, le=100)] = 0.1
+    """β: the larger it is, the less the model moves away from the initial one for the same loss."""
     own_keys = frozenset({"preference", "template"})
-    own_settings = frozenset({"beta"})
     metrics = MappingProxyType({"preference_accuracy": True, "margin": True})
     compares = True
-
-    def configured(self, settings: TaskSettings) -> Preference:
-        """With the recipe's β."""
-        return Preference(settings.beta)
 
     def inputs(self, data: DataSettings) -> list[str]:
         """The column of pairs, which `prepare` adds."""
@@ -140,7 +130,7 @@ class Preference(Instruct):
         """h of each pair."""
         return {"change": (self.log_ratios(outputs, batch) - batch[REFERENCE]).float().cpu().numpy()}
 
-    def score(self, measured: Measured, loss: float) -> dict[str, float]:
+    def score(self, measured: Measured, loss: float, names: Sequence[str] = ()) -> dict[str, float]:
         """Share of pairs with h > 0, ties counted half; and the mean margin of rewards, β h, in nats."""
         change = measured["change"]
         right = np.where(np.abs(change) <= TIE, 0.5, change > 0)

@@ -13,16 +13,17 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 from transformers import AutoModel
 
+from fedfm.capabilities import LABELS
 from fedfm.data.examples import Examples
 from fedfm.data.labels import LabelMap
 from fedfm.data.settings import DataSettings
@@ -31,38 +32,30 @@ from fedfm.data.text_pairs import PASSAGE, encode_text_pairs
 from fedfm.errors import RecipeError
 from fedfm.models.tunable import Tunable
 from fedfm.tasks.base import Batch, Collate, Measured, Task
-from fedfm.tasks.settings import Pooling, TaskSettings
 from fedfm.tasks.shown import ShownExample, shown_tokens
 
 ROWS = 1024
 """Questions that are compared with all passages at once."""
 
 
-@dataclass(frozen=True)
 class Retrieval(Task):
-    """Finds the passage that answers a question. A batch has B questions and then their B passages, as 2B rows.
+    """Finds the passage that answers a question. A batch has B questions and then their B passages, as 2B rows."""
 
-    Attributes:
-        pooling: how the hidden states of a text become its embedding.
-        temperature: τ.
-    """
-
+    takes = {LABELS: "its examples have none"}
+    kind: Literal["retrieval"] = "retrieval"
+    """The passage that answers a question, by an encoder of both."""
+    pooling: Literal["mean", "cls"] = "mean"
+    """How one embedding of a text is made: the `mean` of its tokens' last hidden states, or the first token (`cls`)."""
+    temperature: Annotated[float, Field(gt=0, le=100)] = 0.05
+    """τ: similarities are divided by it before the softmax; smaller makes hard negatives count more."""
     modality = "text"
     auto_class = AutoModel
     peft_type = "FEATURE_EXTRACTION"
     labelled = False
     across_examples = True
-    own_settings = frozenset({"pooling", "temperature"})
     text_columns = (2,)
     answers_questions = True
     metrics = MappingProxyType({"recall_at_10": True, "recall_at_1": True, "mrr": True})
-
-    pooling: Pooling = "mean"
-    temperature: float = 0.05
-
-    def configured(self, settings: TaskSettings) -> Retrieval:
-        """With the recipe's pooling and temperature."""
-        return Retrieval(settings.pooling, settings.temperature)
 
     def encode(self, source: Source, data: DataSettings, processor: Any, labels: LabelMap | None) -> Examples:
         """Token ids of both texts of a row, each truncated to ``data.max_length`` tokens."""
@@ -148,7 +141,7 @@ class Retrieval(Task):
         digests = [_digest(row[mask.bool()].numpy()) for row, mask in zip(ids, masks, strict=True)]
         return {"question": questions, "passage": passages, "digest": np.asarray(digests, dtype=np.uint64)}
 
-    def score(self, measured: Measured, loss: float) -> dict[str, float]:
+    def score(self, measured: Measured, loss: float, names: Sequence[str] = ()) -> dict[str, float]:
         """Recall and mean reciprocal rank of each question's passage among all different passages that were measured.
 
         A passage with the same score as the right one ranks before it.

@@ -6,7 +6,7 @@ Chung et al., Scaling Instruction-Finetuned Language Models, arXiv:2210.11416 (F
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -16,20 +16,22 @@ from transformers.models.bart.modeling_bart import shift_tokens_right
 
 from fedfm.data.conversations.encoding import RESPONSE, encode_responses, history
 from fedfm.data.conversations.questions import Question
-from fedfm.data.examples import Examples
+from fedfm.data.examples import IGNORED, Examples
 from fedfm.data.labels import LabelMap
 from fedfm.data.plain_text import plain_tokenizer
 from fedfm.data.settings import DataSettings
 from fedfm.data.sources import Source
 from fedfm.tasks.base import TARGETS, Batch, Collate
 from fedfm.tasks.conversational import Conversational
-from fedfm.tasks.language_modeling import IGNORED, LanguageModeling
+from fedfm.tasks.language_modeling import LanguageModeling
 from fedfm.tasks.shown import ShownExample, shown_tokens
 
 
 class Seq2Seq(Conversational, LanguageModeling):
     """Predicts each token of a response from the encoded question and the response's tokens before it."""
 
+    kind: Literal["seq2seq"] = "seq2seq"
+    """The responses of conversations, by an encoder-decoder."""
     auto_class = AutoModelForSeq2SeqLM
     peft_type = "SEQ_2_SEQ_LM"
 

@@ -25,7 +25,7 @@ HEAD = len("<User:\na\nAssistant:\n")
 def encode(folder: Path, rows: list[dict[str, Any]], kind: str = "instruct", **settings: Any) -> Examples:
     path = folder / "rows.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    data, task = DataSettings(train=str(path), **settings), TASKS[kind]
+    data, task = DataSettings(train=str(path), **settings), TASKS[kind]()
     source = read_source(str(path), "train", where="data.train", columns=task.columns(data))
     tokenizer = byte_tokenizer("start-only" if kind == "instruct" else "pair", 256)
     encoder = encode_conversations if kind == "instruct" else encode_responses

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from datasets import Dataset
 
 from fedfm.data.builtins.digits import digits
+from fedfm.data.builtins.paragraphs import pydoc_paragraphs
 from fedfm.data.builtins.preferences import pydoc_preferences
 from fedfm.data.builtins.pydoc import pydoc
 from fedfm.data.builtins.questions import pydoc_questions
@@ -15,6 +16,7 @@ from fedfm.data.builtins.topics import pydoc_topics
 
 BUILTINS: dict[str, Callable[[], Dataset]] = {
     "pydoc": pydoc,
+    "pydoc-paragraphs": pydoc_paragraphs,
     "pydoc-topics": pydoc_topics,
     "pydoc-questions": pydoc_questions,
     "pydoc-preferences": pydoc_preferences,

@@ -10,6 +10,7 @@ from datasets import Dataset
 
 from fedfm.data.cache import cache_key, cached
 from fedfm.data.readers.arrays import read_arrays
+from fedfm.data.readers.conll import read_conll
 from fedfm.data.readers.formats import LFS_POINTER
 from fedfm.data.readers.json_rows import read_json
 from fedfm.data.readers.parquet import read_parquet
@@ -35,6 +36,8 @@ FILE_READERS: dict[str, Reader] = {
     ".tsv": read_separated,
     ".tsv.gz": read_separated,
     ".parquet": read_parquet,
+    ".conll": read_conll,
+    ".conll.gz": read_conll,
     ".npz": _read_arrays,
 }
 """Ending in lower case → reader."""

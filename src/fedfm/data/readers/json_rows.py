@@ -111,9 +111,13 @@ def _text(value: Any, column: RequestedColumn) -> str | None:
     """A value as text; None if it is missing, `_Unfit` if it cannot be used."""
     if value is None or (type(value) is _Number and value == "NaN"):
         return None
-    if type(value) is str:
+    if isinstance(value, list) and column.role in ("list", "number", "any"):
+        return _list(value, column)
+    if type(value) is str and column.role != "list":
         return value
     if column.role == "any":
+        return str(value)
+    if type(value) is _Number and column.role == "number":
         return str(value)
     if column.role in ("label", "client"):
         if isinstance(value, bool):
@@ -123,8 +127,16 @@ def _text(value: Any, column: RequestedColumn) -> str | None:
     if column.role == "turns" and isinstance(value, list):
         return _as_json(value)
     several = column.role == "label" and isinstance(value, list)
-    more = "; several labels per example are not available in this version" if several else ""
+    more = "; lists of labels need `task.kind: multi-label`, lists of tags token-classification" if several else ""
     return _Unfit(f"contains {_described(value)}, {_EXPECTED[column.role]}{more}")
+
+
+def _list(values: list[Any], column: RequestedColumn) -> str:
+    """A list as JSON, in which numbers, true and false are text."""
+    for value in values:
+        if not isinstance(value, str | bool):
+            return _Unfit(f"contains a list with {_described(value)}, not a list of texts or numbers")
+    return json.dumps([str(v).lower() if isinstance(v, bool) else v for v in values], ensure_ascii=False)
 
 
 def _as_json(value: Any) -> str:
@@ -146,6 +158,8 @@ def _as_json(value: Any) -> str:
 
 _EXPECTED = {
     "text": "not text",
+    "list": "not a list",
+    "number": "not a number",
     "turns": "not a list of turns",
     "client": "but a client's name must be text or a whole number",
     "label": "but a label must be text, a whole number, true or false",
@@ -158,7 +172,9 @@ def _described(value: Any) -> str:
         return f"the number {value[:20]}"
     if isinstance(value, bool):
         return str(value).lower()
-    return "a list" if isinstance(value, list) else "an object"
+    if value is None:
+        return "null"
+    return "text" if isinstance(value, str) else "a list" if isinstance(value, list) else "an object"
 
 
 def _values(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:

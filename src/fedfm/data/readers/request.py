@@ -6,13 +6,13 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from fedfm.data.settings import CsvSettings
 from fedfm.errors import DataError, RecipeError
 from fedfm.spelling import nearest
 
-Role = Literal["text", "turns", "client", "label", "image", "any"]
+Role = Literal["text", "list", "turns", "client", "number", "label", "image", "any"]
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,8 @@ class RequestedColumn:
 
     Attributes:
         name: in the file.
-        role: its use; ``any`` allows every single value, ``turns`` a list of objects.
+        role: its use; ``any`` allows every single value, ``number`` also a list of numbers,
+            ``turns`` a list of objects.
         where: the recipe key that names the column, for messages.
         required: whether the file must have the column.
     """
@@ -81,14 +82,7 @@ class ReadRequest:
                 raise DataError(
                     f"{path}: {counts[column.name]} columns are called `{column.name}`; give each its own name"
                 )
-        roles: tuple[Role, ...] = (
-            "text",
-            "turns",
-            "client",
-            "label",
-            "image",
-            "any",
-        )  # the strictest use of a column decides
+        roles: tuple[Role, ...] = get_args(Role)  # the strictest use of a column decides
         ordered = sorted(wanted, key=lambda column: roles.index(column.role))
         return list({column.name: column for column in reversed(ordered)}.values())[::-1]
 

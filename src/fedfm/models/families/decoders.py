@@ -38,7 +38,7 @@ GPT2 = Family(
     ),
     embeddings=("wte", "wpe"),
     final_norms=("ln_f",),
-    heads=("score",),
+    heads=("score", "classifier"),
     language_heads=("lm_head",),
     causal=True,
 )
@@ -62,7 +62,7 @@ GPT_NEOX = Family(
     ),
     embeddings=("embed_in",),
     final_norms=("final_layer_norm",),
-    heads=("score",),
+    heads=("score", "classifier"),
     language_heads=("lm_head",),
     causal=True,
 )

@@ -53,7 +53,7 @@ T5 = Family(
     stacks=_t5_stacks(("wi",)),
     embeddings=("shared",),
     final_norms=("encoder.final_layer_norm", "decoder.final_layer_norm"),
-    heads=("classification_head",),
+    heads=("classification_head", "classifier"),
     language_heads=("lm_head",),
     when=_is_plain,
 )

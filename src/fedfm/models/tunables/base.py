@@ -18,6 +18,9 @@ from fedfm.models.tunable import StackedForms, Tunable
 from fedfm.randomness import torch_seed
 from fedfm.settings import Settings
 
+CLASSIFIERS = ("SEQ_CLS", "TOKEN_CLS")
+"""PEFT's types of tasks whose models have a classifier as their head."""
+
 
 class TuneSettings(Settings):
     """Settings of the trained parameters; subclasses attach them to a backbone.
@@ -107,8 +110,8 @@ class WithHead(TuneSettings):
         return []
 
     def peft_task_type(self, task_type: str | None) -> str | None:
-        """The task type to pass to PEFT, which always trains a classifier's head with ``SEQ_CLS``."""
-        return None if task_type == "SEQ_CLS" and not self.head else task_type
+        """The task type to pass to PEFT, which always trains the head with one of `CLASSIFIERS`."""
+        return None if task_type in CLASSIFIERS and not self.head else task_type
 
 
 def refuse_undescribed(backbone: Backbone) -> None:

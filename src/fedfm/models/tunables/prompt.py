@@ -17,7 +17,7 @@ from fedfm.capabilities import RECOMPUTATION, VIRTUAL_TOKENS
 from fedfm.errors import RecipeError
 from fedfm.models.backbones import Backbone, embeddings
 from fedfm.models.tunable import Tunable
-from fedfm.models.tunables.base import WithHead, attach_peft, refuse_undescribed
+from fedfm.models.tunables.base import CLASSIFIERS, WithHead, attach_peft, refuse_undescribed
 
 
 class VirtualTokens(WithHead):
@@ -50,7 +50,7 @@ class VirtualTokens(WithHead):
                 "of them; use lora",
                 where="tune.kind",
             )
-        if task_type == "SEQ_CLS" and not self.head:
+        if task_type in CLASSIFIERS and not self.head:
             raise RecipeError("with virtual tokens peft always trains a classifier's head", where="tune.head")
 
 

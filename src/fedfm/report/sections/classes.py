@@ -54,7 +54,11 @@ def classes(run: RunFiles) -> ClassesSection | None:
 
 
 def mistaken(found: Record, index: int) -> str:
-    """The most frequent wrong prediction for class ``index`` and its count; a dash without any."""
+    """The most frequent wrong prediction for class ``index`` and its count; a dash without any, or where labels do not
+    exclude each other.
+    """
+    if not found["confusion"]:
+        return units.DASH
     counts = [count if other != index else 0 for other, count in enumerate(found["confusion"][index])]
     most = max(counts, default=0)
     return f"{found['classes'][counts.index(most)]['label']} ({units.number(most)})" if most else units.DASH

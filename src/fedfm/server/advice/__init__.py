@@ -16,12 +16,14 @@ from fedfm.server.advice.learning_rate import learning_rate
 from fedfm.server.advice.noisy_factors import noisy_factors
 from fedfm.server.advice.rank import rank
 from fedfm.server.advice.small_model import small_model
+from fedfm.server.advice.target_scale import target_scale
 from fedfm.server.advice.updates import updates
 
 ADVICE: dict[str, Callable[[PlanFacts], Advice | None]] = {
     "small-model": small_model,
     "learning-rate": learning_rate,
     "adaptivity": adaptivity,
+    "target-scale": target_scale,
     "rank": rank,
     "factors": factors,
     "updates": updates,

@@ -437,6 +437,7 @@ def _load(data: FederatedData) -> Backbone:
         data.task.auto_class,
         seed=recipe.seed,
         labels=None if data.labels is None else data.labels.names,
+        problem_type=data.task.problem_type,
         allow_network=recipe.allow_network,
     )
 
@@ -483,4 +484,5 @@ def _evaluator(
         seed=data.recipe.seed,
         device=device,
         threads=data.recipe.runtime.resolved_threads if decides else available,
+        labels=() if data.labels is None else data.labels.names,
     )

@@ -15,14 +15,14 @@ from fedfm.data.repeats import Repeats, find_repeats
 from fedfm.data.settings import SITES
 from fedfm.data.sources import Source
 from fedfm.errors import Gathering, RecipeError
-from fedfm.hosts.training_data import TrainingData, class_names, processor_of, read_training, recipe_source
+from fedfm.hosts.training_data import TrainingData, processor_of, read_training, recipe_source
 from fedfm.models.processors import Processor
 from fedfm.printable import line
 from fedfm.privacy.randomized_response import estimated
 from fedfm.randomness import numpy_generator
 from fedfm.recipe import Recipe
 from fedfm.recipe.cohorts import check_cohort
-from fedfm.tasks import Task, task_of
+from fedfm.tasks import Task
 from fedfm.tasks.public import PublicData, PublicTexts, read_public, read_public_texts
 
 Split = Literal["test", "validation"]
@@ -121,7 +121,7 @@ class FederatedData:
     def table(self) -> list[dict[str, object]]:
         """One row for each client, as `ClientSplit.table`; for real sites what they told."""
         if self.training is not None:
-            rows = self.training.federation.table(self.training.train, self.labels)
+            rows = self.training.federation.table(self.training.train, self.labels, self.task)
             return [row for row in rows if row["id"] not in self.recipe.federation.without]
         return [
             {"id": name, "examples": examples, **self._told(name), "holdout": 0}
@@ -166,13 +166,14 @@ def prepare_data(recipe: Recipe, sites: Sequence[str] = ()) -> FederatedData:
     digests = {"train": training.digest} if training else {}
     digests |= {name: source.digest for name, source in sources.items() if source is not None}
     if training is None:
-        labels, processor = class_names(recipe, sources["test"]), processor_of(recipe)
+        labels, processor = recipe.task.label_map(sources["test"], recipe.data), processor_of(recipe)
         recipe, clients = _at_sites(recipe, labels, len(sites)), dict.fromkeys(sites, 0)
     else:
         labels, processor = training.labels, training.processor
         recipe, clients = training.recipe, training.federation.sizes
     _refuse_unknown(recipe.federation.without, clients)
-    task, encoded, public_texts = task_of(recipe.task), {}, None
+    task, public_texts = recipe.task, None
+    encoded: dict[str, Examples] = {}
     for split, source in sources.items():
         if source is not None:
             with gathering.attempt():

@@ -32,7 +32,6 @@ from fedfm.server.experiment.build import Experiment
 from fedfm.server.rounds.checkpoints import load_checkpoint
 from fedfm.server.rounds.client_models import ClientModels
 from fedfm.server.rounds.state import RunState
-from fedfm.tasks import task_of
 
 MOST_NAME = 200
 """Characters of a folder's name."""
@@ -96,7 +95,7 @@ def _write(
 ) -> Path:
     """One folder of `write_outcome`; with ``added`` in place of the tunable's own adapter."""
     tunable, backbone = tuned.model.tunable, tuned.backbone
-    processor = task_of(recipe.task).delivered(backbone.processor, recipe.data)
+    processor = recipe.task.delivered(backbone.processor, recipe.data)
     whole = merge or not tunable.is_adapter
     target = folder.model if whole else folder.adapter
     with folder.replacing(target) as beside:
@@ -217,12 +216,13 @@ def load_initial(folder: RunFolder, recipe: Recipe) -> tuple[Tuned, RunState]:
         raise RecipeError(
             f"{folder.path} has no saved round to load; continue the run with `{folder.again}`", source="run"
         )
-    task = task_of(recipe.task)
+    task = recipe.task
     backbone = load_backbone(
         recipe.model,
         task.auto_class,
         seed=recipe.seed,
         labels=jsonl.read(folder.summary, shapes.SUMMARY)["labels"],
+        problem_type=task.problem_type,
         allow_network=recipe.allow_network,
     )
     refuse_another_model(saved.identity, backbone)

@@ -71,7 +71,7 @@ class Passage:
 
 
 @dataclass(frozen=True)
-class Choice:
+class PossibleAnswer:
     """One of the asker's own possible answers.
 
     Attributes:
@@ -101,7 +101,7 @@ class Answered:
 
     question: str
     passages: list[Passage]
-    choices: list[Choice]
+    choices: list[PossibleAnswer]
     clients: int
     failed: dict[str, str]
     bytes: dict[str, float]
@@ -178,7 +178,7 @@ def _texts(questions: Sequence[str], choices: Sequence[str]) -> list[str]:
 
 def _asking(recipe: Recipe, overrides: Sequence[str], questions: int, folder: RunFolder, *, best_score: bool) -> Recipe:
     """The recipe of one exchange of questions: the run's model and data, and nothing about training."""
-    if not TASKS[recipe.task.kind].answers_questions:
+    if not recipe.task.answers_questions:
         kinds = " or ".join(kind for kind, task in TASKS.items() if task.answers_questions)
         raise RecipeError(
             f"{folder.path} is a run of `{recipe.task.kind}`, which cannot be asked questions; it is for {kinds}",
@@ -272,10 +272,10 @@ class _Tally:
             self.best[text] = max(score, self.best.get(text, float(ABSENT)))
         self.votes[max(scores, key=lambda text: scores[text])] += 1
 
-    def ranked(self) -> list[Choice]:
+    def ranked(self) -> list[PossibleAnswer]:
         """The choices, the one with the best score first."""
         ordered = sorted(self.best, key=lambda text: -self.best[text])
-        return [Choice(text, self.best[text], self.votes[text]) for text in ordered]
+        return [PossibleAnswer(text, self.best[text], self.votes[text]) for text in ordered]
 
 
 def _merged(

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-import torch
 from transformers import PreTrainedTokenizerBase
 
 from fedfm.clients import Evaluator
@@ -23,7 +22,6 @@ from fedfm.records import jsonl
 from fedfm.records.folder import RunFolder
 from fedfm.server.experiment.build import Experiment
 from fedfm.server.runs.artifacts import load_initial, load_tuned
-from fedfm.tasks import task_of
 from fedfm.tasks.generation import Generator, Heard
 
 if TYPE_CHECKING:
@@ -53,7 +51,7 @@ def evaluate(run: Path | str, data: str, overrides: Sequence[str] = ()) -> dict[
     examples = model.encode(model.read(data))
     if model.evaluator.task.compares:
         examples = _compared(run, model, examples)
-    return _evaluate(model.evaluator, examples, model.labels)
+    return _evaluate(model.evaluator, examples)
 
 
 def predict(
@@ -76,9 +74,9 @@ def predict(
         heard: gets the number of a prompt, from 0, and each piece of its answer as it is written.
 
     Returns:
-        One row for each row of the data, in its order. Of a classifier: ``row`` (from 1), ``label`` if the data has it,
-        ``predicted``, ``probability``, and ``probabilities.NAME`` for each class. Of a language model: ``row``,
-        ``prompt``, ``generated``, and ``answer`` if the data has any.
+        One row for each row of the data, in its order, with ``row`` (from 1). Of a language model: ``prompt``,
+        ``generated``, and ``answer`` if the data has any. Of others: ``label`` if the data has it, ``predicted``, and
+        by the kind of task ``probability``, ``probabilities.NAME`` for each class, and ``words``.
 
     Raises:
         RecipeError: as `evaluate`; the model neither predicts classes nor writes; data and prompts do not fit.
@@ -89,15 +87,9 @@ def predict(
     model = _open(run, overrides)
     if model.evaluator.task.generates:
         return _written(model, data, prompts, heard)
-    if model.labels is None:
-        raise RecipeError(
-            f"a model of {model.recipe.task.kind} predicts no classes and writes no text; use `fedfm evaluate` to "
-            "measure it on documents",
-            where="task.kind",
-        )
     if data is None:
         raise RecipeError(f"a model of {model.recipe.task.kind} answers no prompts; give it data", where="task.kind")
-    return _classified(model, data, model.labels)
+    return _classified(model, data)
 
 
 def _written(model: _Model, data: str | None, prompts: Sequence[str], heard: Heard | None) -> pd.DataFrame:
@@ -131,38 +123,33 @@ def generator_of(evaluator: Evaluator, recipe: Recipe) -> Generator:
     )
 
 
-def _classified(model: _Model, data: str, labels: LabelMap) -> pd.DataFrame:
-    """The classes that a classifier predicts."""
+def _classified(model: _Model, data: str) -> pd.DataFrame:
+    """What a model predicts that does not write."""
     import pandas as pd
 
     source = model.read(data)
-    column = model.recipe.data.label
-    truth = None if column not in source.table.column_names else source.table[column]
-    logits = torch.from_numpy(model.evaluator.logits(model.encode(source, labelled=False)))
-    probabilities = logits.double().softmax(-1).numpy()
-    names = labels.names
-    rows = [
-        {
-            "row": source.row_number(index),
-            **({} if truth is None else {"label": truth[index]}),
-            "predicted": names[int(row.argmax())],
-            "probability": float(row.max()),
-            "probabilities": dict(zip(names, row.tolist(), strict=True)),
-        }
-        for index, row in enumerate(probabilities)
-    ]
-    return pd.json_normalize(rows, max_level=1)
+    answers = model.evaluator.answers(model.encode(source, labelled=False))
+    if answers is None:
+        raise RecipeError(
+            f"a model of {model.recipe.task.kind} predicts no classes and writes no text; use `fedfm evaluate` to "
+            "measure it on documents",
+            where="task.kind",
+        )
+    records = model.evaluator.task.records(answers, source, model.recipe.data)
+    return pd.json_normalize(
+        [{"row": source.row_number(index), **record} for index, record in enumerate(records)], max_level=1
+    )
 
 
 def evaluation(experiment: Experiment) -> dict[str, Any]:
     """Like `evaluate`, for the model of an experiment on its test set: the content of ``evaluation.json``."""
-    return _evaluate(experiment.evaluator, experiment.data.test, experiment.data.labels)
+    return _evaluate(experiment.evaluator, experiment.data.test)
 
 
-def _evaluate(evaluator: Evaluator, examples: Examples, labels: LabelMap | None) -> dict[str, Any]:
+def _evaluate(evaluator: Evaluator, examples: Examples) -> dict[str, Any]:
     loss, measured = evaluator.measure(examples)
-    scores = {"loss": loss, **evaluator.task.score(measured, loss)}
-    per_class = None if labels is None else evaluator.task.per_class(measured, labels.names)
+    scores = {"loss": loss, **evaluator.task.score(measured, loss, evaluator.labels)}
+    per_class = evaluator.task.per_class(measured, evaluator.labels)
     return {"examples": len(examples), "metrics": scores, **(per_class or {"classes": None, "confusion": None})}
 
 
@@ -207,7 +194,7 @@ def _open(run: Path | str, overrides: Sequence[str]) -> _Model:
     tunable, backbone = tuned.model.tunable, tuned.backbone
     device = choose_device(recipe.runtime.device)
     tunable.to(device)
-    task = task_of(recipe.task)
+    task = recipe.task
     names = jsonl.read(folder.summary)["labels"]
     evaluator = Evaluator(
         tunable=tunable,
@@ -218,5 +205,6 @@ def _open(run: Path | str, overrides: Sequence[str]) -> _Model:
         batch_size=recipe.evaluate.batch_size,
         seed=recipe.seed,
         device=device,
+        labels=() if names is None else tuple(names),
     )
-    return _Model(recipe, None if names is None else LabelMap(tuple(names)), evaluator)
+    return _Model(recipe, None if names is None else task.named(names), evaluator)

@@ -22,7 +22,6 @@ from fedfm.models.quiet import quiet
 from fedfm.models.tunable import Tunable
 from fedfm.printable import line
 from fedfm.recipe import Recipe
-from fedfm.tasks import TASKS, task_of
 from fedfm.tasks.base import Batch, Task
 from fedfm.tasks.classification import channels
 
@@ -75,7 +74,7 @@ def reload(target: Path, tunable: Tunable, backbone: Backbone, recipe: Recipe) -
     room, needed = psutil.virtual_memory().available, sum(p.nbytes for p in tunable.model.parameters())
     if needed > room:
         return Reloaded(library, None, f"a second model of {needed:,} bytes does not fit into memory ({room:,} free)")
-    task = task_of(recipe.task)
+    task = recipe.task
     measured = _outputs(task, tunable.model, _measured_input(backbone.processor))
     try:
         with quiet():
@@ -91,9 +90,7 @@ def reload(target: Path, tunable: Tunable, backbone: Backbone, recipe: Recipe) -
 
 
 def _whole(target: Path, recipe: Recipe) -> PreTrainedModel:
-    model: PreTrainedModel = TASKS[recipe.task.kind].auto_class.from_pretrained(
-        target, dtype=torch.float32, local_files_only=True
-    )
+    model: PreTrainedModel = recipe.task.auto_class.from_pretrained(target, dtype=torch.float32, local_files_only=True)
     model.eval()
     return model
 
@@ -102,10 +99,10 @@ def _adapter(target: Path, backbone: Backbone, recipe: Recipe) -> PeftModel:
     """The base with the adapter, loaded by the calls on the adapter's card."""
     config = backbone.model.config
     labels = {}
-    if TASKS[recipe.task.kind].labelled:
+    if recipe.task.labelled:
         labels = {name: getattr(config, name) for name in ("id2label", "label2id", "problem_type")}
     with open_checkpoint(recipe.model, allow_network=recipe.allow_network) as checkpoint:
-        base = TASKS[recipe.task.kind].auto_class.from_pretrained(
+        base = recipe.task.auto_class.from_pretrained(
             checkpoint.folder, **labels, dtype=torch.float32, ignore_mismatched_sizes=True, local_files_only=True
         )
     if isinstance(backbone.processor, PreTrainedTokenizerBase):

@@ -7,7 +7,7 @@ its magnitude is below their mean magnitude, with the mean magnitude of both kin
 
     k·(2 + 1/4) + 4 bytes a chunk,   in place of 4·chunk
 
-The residual has what was left out and what rounding lost. The levels are ours: the paper leaves them open.
+The residual has what was left out and what rounding lost. The levels are ours.
 """
 
 from __future__ import annotations

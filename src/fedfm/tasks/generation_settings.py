@@ -1,25 +1,12 @@
-"""Settings of the task."""
+"""Settings of how a language model writes."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field
 
 from fedfm.settings import Settings
-
-TaskKind = Literal[
-    "text-classification",
-    "image-classification",
-    "masked-lm",
-    "causal-lm",
-    "instruct",
-    "seq2seq",
-    "retrieval",
-    "preference",
-]
-
-Pooling = Literal["mean", "cls"]
 
 
 class GenerationSettings(Settings):
@@ -40,17 +27,3 @@ class GenerationSettings(Settings):
     seed: Annotated[int, Field(ge=0)] | None = None
     """Of what is drawn; null: the recipe's seed. Each row has random choices of its own, so that a row gets the same
     answer whatever other rows there are."""
-
-
-class TaskSettings(Settings):
-    """The recipe's ``task``."""
-
-    kind: TaskKind
-    """Kind of the task: its input and what is predicted."""
-    beta: Annotated[float, Field(gt=0, le=100)] = 0.1
-    """β of `preference`: the larger it is, the less the model moves away from the initial one for the same loss."""
-    pooling: Pooling = "mean"
-    """How `retrieval` makes one embedding of a text: the `mean` of its tokens' last hidden states, or the first token's
-    (`cls`)."""
-    temperature: Annotated[float, Field(gt=0, le=100)] = 0.05
-    """τ of `retrieval`: similarities are divided by it before the softmax; smaller makes hard negatives count more."""
