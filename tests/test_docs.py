@@ -56,7 +56,7 @@ def test_files_of_the_source_that_pages_name_exist() -> None:
     named = {
         (page.name, name)
         for page in PAGES
-        for name in re.findall(r"(?<![\w/.])((?:\w+/)+\w+\.py)\b", page.read_text(encoding="utf-8"))
+        for name in re.findall(r"(?<![\w/.])((?:\w+/)+\w+\.py)\b(?!\.)", page.read_text(encoding="utf-8"))
         if "NAME" not in name and "fedadagrad" not in name
     }
     assert len(named) > 30

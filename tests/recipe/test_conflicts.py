@@ -24,6 +24,17 @@ OTHERS = "federation.models=[{path: builtin:tiny-gpt2, clients: 2}]"
 SECURE = ["secure.kind=secagg", "federation.per_round=5"]
 
 REFUSED = {
+    "questions to a classifier": (["ask.chunk_tokens=32"], "ask", "cannot be asked questions; it is for retrieval"),
+    "pairs compared with nobody": (
+        ["task.kind=retrieval", "data.text=[question, passage]", "local.batch_size=1"],
+        "local.batch_size",
+        "compares the examples of a batch with each other",
+    ),
+    "pairs measured alone": (
+        ["task.kind=retrieval", "data.text=[question, passage]", "evaluate.batch_size=1"],
+        "evaluate.batch_size",
+        "compares the examples of a batch with each other",
+    ),
     "canaries among images": (
         ["audit.canaries=3", "task.kind=image-classification"],
         "audit.canaries",

@@ -17,6 +17,7 @@ from fedfm.recipe.index import checked_keys
 from fedfm.recipe.overrides import apply_overrides
 from fedfm.recipe.problems import explain, overlap
 from fedfm.settings import Settings
+from fedfm.tasks import TASKS
 
 
 def problems(values: dict[str, Any], *overrides: str) -> dict[str, tuple[str, str | None]]:
@@ -114,7 +115,7 @@ def test_kinds_are_listed_with_the_nearest(values: dict[str, Any]) -> None:
 def test_missing_keys_say_what_they_are_for() -> None:
     found = problems({"task": {}})
     assert set(found) == {"name", "model", "task.kind", "data"}
-    assert found["task.kind"] == ("is required: Kind of the task: its input and what is predicted.", None)
+    assert found["task.kind"] == (f"is required: {', '.join(TASKS)}", None)
 
 
 def test_b01_everything_is_told_at_once(values: dict[str, Any]) -> None:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from fedfm.models.families import Block
 from fedfm.progress import steps
-from fedfm.proxies.fedpft.regression import Refit, Regression
+from fedfm.proxies.fedpft.regression import Refit, RidgeRegression
 from fedfm.proxies.ffn import output_bias, vectors
 from fedfm.proxies.hidden import Pairs
 from fedfm.proxies.layerwise import Call, LayerwisePass
@@ -102,7 +102,7 @@ def realign_outputs(teacher: LayerwisePass, student: LayerwisePass, pairs: Pairs
     return report
 
 
-def _add_corrected(regression: Regression, call: Call, wanted: Tensor, target: Tensor, *, adds: bool) -> None:
+def _add_corrected(regression: RidgeRegression, call: Call, wanted: Tensor, target: Tensor, *, adds: bool) -> None:
     """Adds activations of the proxy's FFN, and the outputs that take its sums to ``target``, the backbone's.
 
     What a tunable adds to the output is not the matrix's, and stays as it is: only the change is regressed.
@@ -119,10 +119,10 @@ def _add_corrected(regression: Regression, call: Call, wanted: Tensor, target: T
     regression.add_change(activations, output + change, change)
 
 
-def output_regression(block: Block) -> Regression:
+def output_regression(block: Block) -> RidgeRegression:
     """The regression of a block's output matrix and its bias, which its solution replaces in place."""
     bias = output_bias(block)
-    return Regression(vectors(block)[-1], None if bias is None else block.module.get_parameter(bias))
+    return RidgeRegression(vectors(block)[-1], None if bias is None else block.module.get_parameter(bias))
 
 
 def residuals(refits: Mapping[str, Refit]) -> dict[str, float]:

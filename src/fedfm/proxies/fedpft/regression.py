@@ -30,7 +30,7 @@ class Refit:
     after: float
 
 
-class Regression:
+class RidgeRegression:
     """One regression; the unknown is D = Ŵ − W, the target is the residual r = y − Wa."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
