@@ -28,7 +28,7 @@ def test_an_unknown_ending(tmp_path: Path) -> None:
     (tmp_path / "x.xlsx").touch()
     with pytest.raises(
         RecipeError,
-        match=r"the format of .*x\.xlsx is not clear from its name, which must end in \.jsonl, .*\.parquet, \.npz",
+        match=r"the format of .*x\.xlsx is not clear from its name, which must end in \.jsonl, .*\.parquet, .*\.npz",
     ):
         read_source(str(tmp_path / "x.xlsx"), "train", where="data.train")
 

@@ -83,7 +83,10 @@ WRONG = {
     "a list for a text": (rows(text=["a", ["b"]]), r"x\.jsonl:2: row 2, column `text`: contains a list, not text"),
     "an object for a text": (rows(text=["a", {"en": "b"}]), "row 2, column `text`: contains an object"),
     "true for a text": (rows(text=["a", True]), "row 2, column `text`: contains true"),
-    "several labels": (rows(label=[0, [0, 1]]), "row 2, column `label`: contains a list.* several labels per example"),
+    "several labels": (
+        rows(label=[0, [0, 1]]),
+        "row 2, column `label`: contains a list.*need `task.kind: multi-label`",
+    ),
     "part of a client": (rows(who=["a", 0.5]), r"row 2, column `who`: contains the number 0\.5, but a client's name"),
     "a key twice": ('{"text": "a", "label": 0}\n{"text": "b", "text": "c"}\n', "row 2 has the key `text` twice"),
     "half a character": (
