@@ -20,6 +20,7 @@ def run_files(**changes: Any) -> RunFiles:
         "summary": None,
         "environment": None,
         "evaluation": None,
+        "samples": None,
         "profile": None,
         "audit": None,
         "clients": [],

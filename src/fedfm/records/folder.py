@@ -26,9 +26,9 @@ LOCK, OWNER = ".lock", ".pid"
 FILES = (
     "recipe.yaml", "env.json", "forgotten.json", "profile.json", "clients.json", "metrics.jsonl", "events.jsonl",
     "wire.jsonl", "costs.jsonl", "privacy.jsonl", "answers.jsonl", "answers-wire.jsonl", "LATEST",
-    "summary.json", "audit.json", "report.html", LOCK, OWNER,
+    "summary.json", "evaluation.json", "samples.json", "audit.json", "report.html", LOCK, OWNER,
 )  # fmt: skip
-FOLDERS = ("checkpoints", "client_state", "clients", "adapter", "model", "proxy", "tensorboard")
+FOLDERS = ("checkpoints", "client_state", "clients", "adapter", "experts", "model", "proxy", "tensorboard")
 """`FILES` must be files and `FOLDERS` must be folders, where they exist."""
 
 
