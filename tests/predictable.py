@@ -15,7 +15,7 @@ from fedfm.server.rounds import privacy_guard
 def without_chance(patch: pytest.MonkeyPatch) -> None:
     """Every release has the same noise, and every cohort all clients but the first."""
 
-    def begin(self: SystemNoise) -> None:
+    def begin(self: SystemNoise, key: bytes | None = None) -> None:
         self._generator = torch.Generator().manual_seed(0)  # type: ignore[assignment]
 
     def draw(self: SystemNoise, shape: Iterable[int]) -> Tensor:

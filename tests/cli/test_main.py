@@ -26,7 +26,7 @@ from tests.run_folders import write_run
 
 COMMANDS = [
     *("ls", "cp", "show", "check", "data", "proxy"),
-    *("run", "resume", "forget", "status", "report", "export", "evaluate", "predict"),
+    *("run", "resume", "forget", "status", "report", "export", "evaluate", "predict", "ask", "audit"),
     *("keys", "certs", "server", "client"),
 ]
 

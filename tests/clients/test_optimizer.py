@@ -18,7 +18,7 @@ from fedfm.tasks.base import Batch
 from tests.clients.test_recompute import batches
 from tests.clients.test_stacked import attached
 
-TASK = TASKS["causal-lm"]
+TASK = TASKS["causal-lm"]()
 KEPT = {"optimizer": "adamw", "weight_decay": 0.1, "keep_optimizer": True}
 
 

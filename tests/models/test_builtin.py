@@ -59,7 +59,8 @@ def test_random_models_differ_from_one_another(tmp_path: Path) -> None:
 
 
 def test_every_tiny_model_is_in_a_case() -> None:
-    assert {name for name, _ in (*CASES, *ALIKE)} == set(TINY)
+    elsewhere = {"tiny-bart"}  # tests/models/test_seq2seq_models.py
+    assert {name for name, _ in (*CASES, *ALIKE)} | elsewhere == set(TINY)
 
 
 @pytest.mark.parametrize("name", TINY)

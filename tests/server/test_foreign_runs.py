@@ -59,7 +59,8 @@ def victims(foreign: Path) -> dict[str, str]:
     [
         "recipe.yaml", "metrics.jsonl", "wire.jsonl", "events.jsonl", "env.json", "clients.json", "summary.json",
         "report.html", "LATEST", ".lock", ".pid", ".report.html.partial", ".summary.json.partial", "privacy.jsonl",
-        "profile.json", "evaluation.json", "samples.json", "checkpoints/round-0001/state.json", "checkpoints/round-0001/params.safetensors",
+        "profile.json", "evaluation.json", "samples.json",
+        "checkpoints/round-0001/state.json", "checkpoints/round-0001/params.safetensors",
         "adapter/adapter_model.safetensors", "model/config.json", "proxy/proxy.json", "tensorboard/events",
     ],
 )  # fmt: skip

@@ -61,6 +61,8 @@ def small(recipe: Recipe, models: Path) -> list[str]:
         changes += ["tune.n_frequency=16"]
     if getattr(recipe.tune, "r", 0) > 16:
         changes += ["tune.r=16"]
+    if recipe.audit.canaries:
+        changes += ["audit.canaries=2", "audit.repeats=2", "audit.references=4"]
     if recipe.protocol.public_examples:
         changes += ["protocol.examples=20"]
     if recipe.public is not None:

@@ -44,7 +44,7 @@ def ask(
     overrides: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Ask the clients of the run RUN, each of which searches its own texts.
+    """Ask RUN's clients, which search their own texts.
 
     RUN is the folder of a run of `retrieval`. Adds the answers to RUN/answers.jsonl.
     """

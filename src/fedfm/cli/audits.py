@@ -23,7 +23,7 @@ EXAMPLES = 2000
     help="Measure at most so many training examples, and as many others.",
 )
 def audit(folder: Path, examples: int, as_json: bool) -> None:
-    """Measure what the model of the run in the folder RUN gives away about its training data.
+    """Measure what RUN's model tells of its data.
 
     Writes audit.json, and adds to the report and the model card. The run's data must be where it was. Canaries
     (audit.canaries in the recipe) must be planted before the run.

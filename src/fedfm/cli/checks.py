@@ -45,7 +45,7 @@ def check(recipe: str, overrides: tuple[str, ...], timed: bool, as_json: bool) -
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option("--plot", type=click.Path(path_type=Path), help="Also draw the split to this file (png, svg or pdf).")
 def data(recipe: str, overrides: tuple[str, ...], plot: Path | None, as_json: bool) -> None:
-    """Show how RECIPE splits its data among clients, and three encoded examples.
+    """Show the split of RECIPE's data, and three examples.
 
     Of the examples, what the model learns is in colour, or between « and » where there are no colours.
     """

@@ -57,9 +57,9 @@ def evaluate(folder: Path, data: str, overrides: tuple[str, ...], as_json: bool)
     help="Write to this file, .jsonl or .csv, in place of standard output.",
 )
 def predict(folder: Path, given: tuple[str, ...], prompts: tuple[str, ...], output: Path | None, as_json: bool) -> None:
-    """Predict what the model of the run RUN says of each row of DATA: classes, labels, tags, numbers or answers.
+    """Print what RUN's model says of each row of DATA.
 
-    Prints JSON lines; answers on a terminal as they are written.
+    Classes, labels, tags, numbers or answers, by the kind of task. Prints JSON lines; answers on a terminal as they are written.
 
     DATA and KEY=VALUE are as in `fedfm evaluate`. Labels and answers are not needed. KEY=VALUE also says how a language
     model writes, such as evaluate.generate.max_new_tokens=200 or evaluate.generate.temperature=0.7.

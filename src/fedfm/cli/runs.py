@@ -67,8 +67,9 @@ def resume(folder: str, overrides: tuple[str, ...], as_json: bool) -> None:
     help="Replay the rounds without the client, or approximate that by fewer and shorter rounds.",
 )
 def forget(folder: str, overrides: tuple[str, ...], client: str, out: str, how: How, as_json: bool) -> None:
-    """Play the run in the folder RUN again as if one client had never taken part, in a new folder.
+    """Play RUN again as if a client had never been there.
 
+    The new run has a folder of its own.
     A replay starts from the last checkpoint before the client first took part, and gives the run that never had the
     client, bit for bit. `calibrated` needs the norms of updates that a run with protocol.norms=true recorded; KEY=VALUE
     may then set local.epochs, local.max_steps and protocol.every. RUN stays as it is; delete it to forget the client.

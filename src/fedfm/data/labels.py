@@ -146,7 +146,7 @@ def _values(source: Source, column: str, where: str) -> list[str]:
         return [feature.names[code] for code in codes]
     kinds = ("int", "uint", "bool", "string", "large_string", "float", "decimal")
     if not (isinstance(feature, Value) and feature.dtype.startswith(kinds)):
-        more = "; lists of labels need `task.kind: multi-label`" if is_list(feature) else ""
+        more = "; several labels an example need `task.kind: multi-label`" if is_list(feature) else ""
         raise RecipeError(
             f"column `{column}` of {source.name} contains {described(feature)}; a label must be text, a whole number, "
             f"true or false{more}",

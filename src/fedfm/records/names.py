@@ -8,6 +8,7 @@ NAMES = {
     "fedprox": "FedProx",
     "fedadam": "FedAdam",
     "fedyogi": "FedYogi",
+    "diloco": "DiLoCo",
     "scaffold": "SCAFFOLD",
     "feddyn": "FedDyn",
     "fedadagrad": "FedAdagrad",

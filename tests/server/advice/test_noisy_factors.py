@@ -20,7 +20,7 @@ PROMISE = Promise("client", 1e-3, 1.0, 0.1, 10.0)
 def advice(rule: str = "mean", tune: Any = None, promise: Promise | None = PROMISE) -> Any:
     privacy = Central(noise_multiplier=1.0) if promise else NoPrivacy()
     recipe = SimpleNamespace(aggregate=RULES[rule](), tune=tune or Lora(), privacy=privacy)
-    experiment = SimpleNamespace(contract=SimpleNamespace(spec=SPEC), promise=promise)
+    experiment = SimpleNamespace(contract=SimpleNamespace(spec=SPEC), promise=promise, example_promise=None)
     facts: Any = SimpleNamespace(experiment=experiment, recipe=recipe)
     return noisy_factors(facts)
 

@@ -127,7 +127,11 @@ def _text(value: Any, column: RequestedColumn) -> str | None:
     if column.role == "turns" and isinstance(value, list):
         return _as_json(value)
     several = column.role == "label" and isinstance(value, list)
-    more = "; lists of labels need `task.kind: multi-label`, lists of tags token-classification" if several else ""
+    more = (
+        "; several labels an example need `task.kind: multi-label`, lists of tags token-classification"
+        if several
+        else ""
+    )
     return _Unfit(f"contains {_described(value)}, {_EXPECTED[column.role]}{more}")
 
 
