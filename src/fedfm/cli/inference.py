@@ -59,7 +59,8 @@ def evaluate(folder: Path, data: str, overrides: tuple[str, ...], as_json: bool)
 def predict(folder: Path, given: tuple[str, ...], prompts: tuple[str, ...], output: Path | None, as_json: bool) -> None:
     """Print what RUN's model says of each row of DATA.
 
-    Classes, labels, tags, numbers or answers, by the kind of task. Prints JSON lines; answers on a terminal as they are written.
+    Classes, labels, tags, numbers or answers, by the kind of task, as JSON lines; answers on a terminal as they are
+    written.
 
     DATA and KEY=VALUE are as in `fedfm evaluate`. Labels and answers are not needed. KEY=VALUE also says how a language
     model writes, such as evaluate.generate.max_new_tokens=200 or evaluate.generate.temperature=0.7.
