@@ -13,7 +13,6 @@ from sklearn.metrics import classification_report, confusion_matrix
 
 from fedfm import evaluate, load_recipe, predict, run
 from fedfm.cli.main import main
-from fedfm.errors import RecipeError
 from tests.small import small_recipe
 
 LABELS = ["0", "1"]
@@ -97,7 +96,7 @@ def test_what_makes_another_model_is_refused(finished: Path) -> None:
     assert "tune.r: tune.r=4 would change the model" in refused.output
 
 
-def test_a_language_model_is_measured_but_names_no_classes(tmp_path: Path) -> None:
+def test_a_language_model_is_measured_and_writes(tmp_path: Path) -> None:
     recipe = small_recipe(
         tmp_path,
         model={"path": "builtin:tiny-llama"},
@@ -108,5 +107,5 @@ def test_a_language_model_is_measured_but_names_no_classes(tmp_path: Path) -> No
     found = evaluate(done.path, str(tmp_path / "test.jsonl"))
     assert found["metrics"] == done.summary["final"]
     assert found["classes"] is None
-    with pytest.raises(RecipeError, match="predicts no classes"):
-        predict(done.path, str(tmp_path / "test.jsonl"))
+    written = predict(done.path, str(tmp_path / "test.jsonl"), ["evaluate.generate.max_new_tokens=4"])
+    assert list(written.columns[:3]) == ["row", "prompt", "generated"]
