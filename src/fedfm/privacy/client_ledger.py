@@ -12,8 +12,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from fedfm.errors import StorageError
 from fedfm.privacy.example_promise import ExamplePromise, Spent
+from fedfm.privacy.ledger import add_all
 from fedfm.privacy.private_steps import PrivateSteps, Spending
 
 PROMISE, STEPS = "promise", "steps"
@@ -40,11 +40,7 @@ class ClientLedger:
             StorageError: a line is not one of a ledger.
         """
         found = cls()
-        for number, record in enumerate(records, start=1):
-            try:
-                found.add(record)
-            except (KeyError, TypeError, ValueError) as error:
-                raise StorageError(f"line {number} of {name} is damaged: what was spent is not known") from error
+        add_all(found, records, name)
         return found
 
     def add(self, record: Mapping[str, Any]) -> None:

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
+from typing import Protocol as Interface
 
 from fedfm.errors import StorageError
 from fedfm.privacy.promise import Promise
@@ -59,11 +60,7 @@ class Ledger:
             StorageError: a line is not one of a ledger.
         """
         found = cls()
-        for number, record in enumerate(records, start=1):
-            try:
-                found.add(record)
-            except (KeyError, TypeError, ValueError) as error:
-                raise StorageError(f"line {number} of privacy.jsonl is damaged: what was spent is not known") from error
+        add_all(found, records)
         return found
 
     def add(self, record: Mapping[str, Any]) -> None:
@@ -82,3 +79,24 @@ class Ledger:
                 self.releases[Charge(**rest).round] += 1
             case kind:
                 raise ValueError(f"{kind} is not a kind of line")
+
+
+class Lines(Interface):
+    """What takes the lines of a ledger."""
+
+    def add(self, record: Mapping[str, Any]) -> None:
+        """Adds a line; raises KeyError, TypeError or ValueError where it is not one of this ledger."""
+        ...
+
+
+def add_all(ledger: Lines, records: Iterable[Mapping[str, Any]], name: str = "privacy.jsonl") -> None:
+    """Adds lines in order.
+
+    Raises:
+        StorageError: a line is not one of a ledger.
+    """
+    for number, record in enumerate(records, start=1):
+        try:
+            ledger.add(record)
+        except (KeyError, TypeError, ValueError) as error:
+            raise StorageError(f"line {number} of {name} is damaged: what was spent is not known") from error
