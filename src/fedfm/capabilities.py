@@ -95,6 +95,8 @@ CLIENT_FIGURES = "figures of clients"
 SINGLE_EXAMPLES = "gradients of single examples"
 """What an example contributes to a local step depends on no other example of its client; contrastive losses, and logits
 that are adjusted by a client's counts of classes, take it."""
+STEADY_EXAMPLES = "the same examples in every round"
+"""A client trains on the same examples in all its rounds; a stream of tasks takes it. Promises of privacy need it."""
 
 UNLESS_TAKEN = frozenset(
     {
@@ -130,6 +132,7 @@ UNLESS_TAKEN = frozenset(
         UPDATES_AS_SENT,
         CLIENT_FIGURES,
         SINGLE_EXAMPLES,
+        STEADY_EXAMPLES,
     }
 )
 """Capabilities that are there unless a choice takes them; any other must be given by a choice."""
