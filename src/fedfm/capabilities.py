@@ -97,6 +97,10 @@ SINGLE_EXAMPLES = "gradients of single examples"
 that are adjusted by a client's counts of classes, take it."""
 STEADY_EXAMPLES = "the same examples in every round"
 """A client trains on the same examples in all its rounds; a stream of tasks takes it. Promises of privacy need it."""
+TASKS = "tasks that come one after the other"
+"""Clients train on one task after the other; a stream gives it."""
+TASK_ENDS = "questions after each task"
+"""The server asks the clients of a round once more after the last round of a task; a star gives it."""
 
 UNLESS_TAKEN = frozenset(
     {

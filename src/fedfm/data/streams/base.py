@@ -54,6 +54,7 @@ class Stream(Settings):
         capabilities.ONE_MODEL: "all tasks are measured on the one model of the server",
         capabilities.SERVER_STEP: "all tasks are measured on the one model of the server",
     }
+    gives: ClassVar[frozenset[str]] = frozenset({capabilities.TASKS})
     takes: ClassVar[Mapping[str, str]] = {
         capabilities.STEADY_EXAMPLES: "a client trains on other examples in later rounds",
     }

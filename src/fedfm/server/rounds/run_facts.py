@@ -126,6 +126,11 @@ class RunFacts:
         drawn = sample_cohort(present, asked, sampling=federation.sampling, seed=self.seed, round=round)
         return {client: copies for client, copies in drawn.items() if client not in federation.without}
 
+    def ends_task(self, round: int) -> bool:  # noqa: A002
+        """Whether a round is the last of a task of the stream that another one follows."""
+        timetable = self._experiment.data.timetable
+        return timetable is not None and timetable.ends(round)
+
     def learning_rate(self, round: int) -> float:  # noqa: A002
         """Local learning rate of a round."""
         return self._recipe.local.learning_rate_at(round, self._recipe.federation.rounds)
