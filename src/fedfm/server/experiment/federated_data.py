@@ -226,7 +226,9 @@ def prepare_data(recipe: Recipe, sites: Sequence[str] = ()) -> FederatedData:
         public_texts=public_texts,
         test_tasks=test_tasks,
         repeats=tuple(find_repeats(known, task.inputs(recipe.data))),
-        notes=tuple(dict.fromkeys(note for source in known.values() for note in source.notes)) + _notes(examples) + _unseen(recipe, training),
+        notes=tuple(dict.fromkeys(note for source in known.values() for note in source.notes))
+        + _notes(examples)
+        + _unseen(recipe, training),
     )
 
 
