@@ -1,4 +1,4 @@
-"""EWC against numbers worked out by hand, and the clients' Fisher information against gradients taken in another way."""
+"""EWC against numbers worked out by hand, and clients' Fisher information against gradients taken in another way."""
 
 from __future__ import annotations
 

@@ -10,8 +10,8 @@ import pytest
 from fedfm import resume, run
 from fedfm.params import digest
 from fedfm.recipe import load_recipe
-from fedfm.records.reading import read_run
 from fedfm.records.folder import RunFolder
+from fedfm.records.reading import read_run
 from tests.small import small_recipe
 
 

@@ -9,12 +9,12 @@ over the tasks t that are over. w*_t is the server's model after task t. F_t is 
 
     F_tj = E_x E_{y ∼ p(y|x, w*_t)} (∂ log p(y|x, w*_t) / ∂w_j)²
 
-with labels y that the model samples, not those of the data (Kunstner et al., arXiv:1905.12558, say why). Clients estimate
-it on some of their examples of task t, one by one, and the server takes their mean, weighted by numbers of examples.
-The sum over t of quadratic functions is one of them, up to a constant: with F = Σ_t F_t and the anchor
-ā_j = Σ_t F_tj·w*_tj / F_j, its gradient is λ·F·(w − ā). So memory and messages do not grow with the number of tasks: a message
-has the tunable, F and ā, three times as much as FedAvg's. After the last round of a task, each client of that
-round gets the tunable once more and answers with its Fisher information, as large as the tunable.
+with labels y that the model samples, not those of the data (Kunstner et al., arXiv:1905.12558, say why). Clients
+estimate it on some of their examples of task t, one by one, and the server takes their mean, weighted by numbers of
+examples. The sum over t of quadratic functions is one of them, up to a constant: with F = Σ_t F_t and the
+anchor ā_j = Σ_t F_tj·w*_tj / F_j, its gradient is λ·F·(w − ā). So memory and messages do not grow with the number of
+tasks: a message has the tunable, F and ā, three times as much as FedAvg's. After the last round of a task, each client
+of that round gets the tunable once more and answers with its Fisher information, as large as the tunable.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Work ``fisher``: the diagonal of a client's Fisher information at the tunable of the message, on some of its examples.
+"""Work ``fisher``: the diagonal of a client's Fisher information at the tunable of the message, on a few examples.
 
 The answer has one number a parameter (group ``fisher``): the mean over examples of the squared gradient of log p(y|x),
 with y drawn from the model's own p(·|x). Each example has a pass of its own, without dropout. Nothing is trained, and
