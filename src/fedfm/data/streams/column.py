@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
@@ -75,7 +76,7 @@ class ColumnStream(Stream):
 
 def _is_number(text: str) -> bool:
     try:
-        return np.isfinite(float(text)).item()
+        return math.isfinite(float(text))
     except ValueError:
         return False
 

@@ -69,7 +69,8 @@ def measure_tasks(experiment: Experiment, number: int, rows: TaskRows) -> Measur
     if timetable is None:
         return Measured([], rows)
     metric, names = experiment.evaluator.metrics[0], timetable.names
-    higher, found = experiment.data.task.metrics[metric], []
+    higher = experiment.data.task.metrics[metric]
+    found: list[TaskScores] = []
     for client, examples, sets in _subjects(experiment):
         now = {names[task]: experiment.evaluator(examples, indices)[metric] for task, indices in sets.items()}
         before = rows.get(client, [])
