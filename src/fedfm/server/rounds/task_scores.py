@@ -39,7 +39,7 @@ class TaskScores:
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredTasks:
     """What was measured after a round.
 
     Attributes:
@@ -57,7 +57,7 @@ class Measured:
         return {SPLIT: whole[0].figures, TASKS: whole[0].now} if whole else {}
 
 
-def measure_tasks(experiment: Experiment, number: int, rows: TaskRows) -> Measured:
+def measure_tasks(experiment: Experiment, number: int, rows: TaskRows) -> MeasuredTasks:
     """The model on the tasks after a round, with the values that the backbone's tunable has now.
 
     Args:
@@ -67,7 +67,7 @@ def measure_tasks(experiment: Experiment, number: int, rows: TaskRows) -> Measur
     """
     timetable, after = experiment.data.timetable, dict(rows)
     if timetable is None:
-        return Measured([], rows)
+        return MeasuredTasks([], rows)
     metric, names = experiment.evaluator.metrics[0], timetable.names
     higher = experiment.data.task.metrics[metric]
     found: list[TaskScores] = []
@@ -79,7 +79,7 @@ def measure_tasks(experiment: Experiment, number: int, rows: TaskRows) -> Measur
         found.append(TaskScores(client, names[timetable.task(number)], now, figures, count))
         if number == 0 or timetable.ends(number):
             after[client] = [*before, now]
-    return Measured(found, after)
+    return MeasuredTasks(found, after)
 
 
 def stream_summary(experiment: Experiment, state_rows: TaskRows, latest: Mapping[str, Mapping[str, float]]) -> Any:
@@ -87,7 +87,7 @@ def stream_summary(experiment: Experiment, state_rows: TaskRows, latest: Mapping
 
     Args:
         experiment: of the run.
-        state_rows: as `Measured.rows`.
+        state_rows: as `MeasuredTasks.rows`.
         latest: scores of the last evaluated round, by split.
     """
     timetable = experiment.data.timetable
