@@ -219,7 +219,7 @@ class _Privacy(TypedDict):
 
 
 @with_config(_OPEN)
-class _Stream(TypedDict):
+class _TaskStream(TypedDict):
     metric: Name
     tasks: list[Name]
     rounds: Count
@@ -238,7 +238,7 @@ class _Summary(TypedDict):
     best: NotRequired[_Best | None]
     baselines: NotRequired[dict[str, Figure | dict[str, Figure]]]
     clients_spread: NotRequired[dict[str, Any] | None]
-    stream: NotRequired[_Stream | None]
+    stream: NotRequired[_TaskStream | None]
     proxy: NotRequired[_Proxy | None]
     parameters: NotRequired[_Parameters]
     bytes: NotRequired[_Traffic]
