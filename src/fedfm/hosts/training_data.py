@@ -157,7 +157,11 @@ def _resolved(recipe: Recipe, clients: int, timetable: Timetable | None) -> Reci
     per_round = check_cohort(recipe, clients)
     if recipe.protocol.asks_everyone:
         per_round = clients
-    known = {"clients": clients, "per_round": settings.per_round or per_round, "partition": recipe.partition}
+    known: dict[str, object] = {
+        "clients": clients,
+        "per_round": settings.per_round or per_round,
+        "partition": recipe.partition,
+    }
     if settings.stream is not None and timetable is not None:
         known["stream"] = settings.stream.model_copy(update={"rounds": timetable.rounds})
     return recipe.model_copy(update={"federation": recipe.federation.model_copy(update=known)})

@@ -61,7 +61,7 @@ class Timetable:
             round: 1-based round.
         """
         of_held, number = self.numbers[held], self.task(round)
-        fresh = held[of_held == number]
+        fresh: np.ndarray = held[of_held == number]
         if self.replay is None:
             return fresh
         memory = self.replay.memory(of_held < number, held, client, self.seed)
