@@ -38,6 +38,8 @@ BASE: Values = {
 
 COMPANIONS: dict[tuple[str, str], Values] = {
     ("federation.partition.kind", "column"): {"data": {"client": "site"}},
+    ("federation.stream.kind", "labels"): {"federation": {"stream": {"tasks": 2}}},
+    ("federation.stream.kind", "column"): {"federation": {"stream": {"column": "site"}}},
     ("evaluate.at", "clients"): {"federation": {"holdout": 0.5}},
     ("privacy.kind", "central"): {"privacy": {"noise_multiplier": 1.0, "delta": 0.01}},
     ("federation.budgets", "set"): {"tune": {"kind": "full"}},

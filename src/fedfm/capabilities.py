@@ -95,6 +95,12 @@ CLIENT_FIGURES = "figures of clients"
 SINGLE_EXAMPLES = "gradients of single examples"
 """What an example contributes to a local step depends on no other example of its client; contrastive losses, and logits
 that are adjusted by a client's counts of classes, take it."""
+STEADY_EXAMPLES = "the same examples in every round"
+"""A client trains on the same examples in all its rounds; a stream of tasks takes it. Promises of privacy need it."""
+TASKS = "tasks that come one after the other"
+"""Clients train on one task after the other; a stream gives it."""
+TASK_ENDS = "questions after each task"
+"""The server asks the clients of a round once more after the last round of a task; a star gives it."""
 
 UNLESS_TAKEN = frozenset(
     {
@@ -130,6 +136,7 @@ UNLESS_TAKEN = frozenset(
         UPDATES_AS_SENT,
         CLIENT_FIGURES,
         SINGLE_EXAMPLES,
+        STEADY_EXAMPLES,
     }
 )
 """Capabilities that are there unless a choice takes them; any other must be given by a choice."""

@@ -85,6 +85,9 @@ class Algorithm(Settings):
     """Groups that `sends` returns."""
     returned: ClassVar[tuple[str, ...]] = ()
     """Groups that `client_finish` sends beside the update."""
+    task_work: ClassVar[str | None] = None
+    """Kind of work that the clients of a round are asked for after the last one of a task; its answer is a group of its
+    name, shaped after the tunable. None: they are not asked."""
     teacher: ClassVar[Teacher] = "none"
     """Whose outputs `loss` gets: those of the tunable as received, of the client's own group ``tunable``, or none."""
 
@@ -169,6 +172,21 @@ class Algorithm(Settings):
             result: what local training did.
         """
         return Finished(update)
+
+    @property
+    def task_facts(self) -> Mapping[str, float]:
+        """Facts of the messages that ask for `task_work`."""
+        return {}
+
+    def end_task(self, params: Params, mean: Params, state: ServerState) -> ServerState:
+        """What changes of the server's state after a task that another one follows.
+
+        Args:
+            params: the tunable after the task.
+            mean: of the clients' answers to `task_work`, weighted by their numbers of examples.
+            state: the server's.
+        """
+        return {}
 
     def measure(self, update: Mapping[str, Tensor], contribution: Contribution) -> Mapping[str, float]:
         """Figures of one client's update, which reach `server_step` as `Aggregate.figures`; none by default.

@@ -142,11 +142,11 @@ class _Walked:
     values: Mapping[str, Tensor]
 
 
-def facts_of(worker: Worker, client: str, result: LocalResult) -> Done:
-    """What a client reports of its work."""
+def facts_of(worker: Worker, client: str, number: int, result: LocalResult) -> Done:
+    """What a client reports of its work in a round."""
     return Done(
         client=client,
-        examples=len(worker.clients[client]),
+        examples=len(worker.trained(client, number)),
         steps=result.steps,
         samples=result.samples,
         predictions=result.predictions,

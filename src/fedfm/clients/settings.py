@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from fedfm.data.streams.replay import Replay
 from fedfm.settings import Settings
 
 Recompute = Literal["none", "attention", "blocks"]
@@ -42,6 +43,8 @@ class LocalSettings(Settings):
     logit_adjustment: Annotated[float, Field(ge=0)] = 0.0
     """τ: add τ·log π to a classifier's logits in the training loss, π the client's own shares of the classes, each
     counted once more than it occurs, so that clients do not learn these shares (arXiv:2007.07314, eq. 10); 0: no."""
+    replay: Replay | None = None
+    """What a client keeps of the earlier tasks of `federation.stream`, to train on it again; null: nothing."""
     dropout: bool = False
     """Keep the backbone's own dropout on during local training; the tunable's (`tune.lora_dropout`) is always on."""
     recompute: Recompute = "none"

@@ -29,6 +29,7 @@ from fedfm.clients.work import WORKS, Answer, ClientTask
 from fedfm.clients.work.train import PrivateTraining, train_locally
 from fedfm.data.batches import batch_plan
 from fedfm.data.examples import Examples
+from fedfm.data.streams import Timetable
 from fedfm.models.frozen import FrozenWatch
 from fedfm.models.tunable import Tunable
 from fedfm.printable import quoted
@@ -105,6 +106,7 @@ class Worker:
         library: the texts that clients search; None where they are not asked questions.
         promise: what clients keep about each of their examples; None: nothing.
         together: whether the examples of a batch of private steps share a pass.
+        timetable: what clients train on in which round; None: on all their examples in every round.
     """
 
     tunable: Tunable
@@ -131,6 +133,7 @@ class Worker:
     library: Library | None = None
     promise: ExamplePromise | None = None
     together: bool = False
+    timetable: Timetable | None = None
 
     def answer(self, requests: Iterable[Request]) -> Iterator[Reply]:
         """Answers requests in turn, each client's as soon as it is ready.
@@ -181,6 +184,11 @@ class Worker:
         sets = [np.concatenate([own, self.holdout.get(client, own[:0])]) for client, own in self.clients.items()]
         examples = with_references(self.evaluator, self.examples, dict(self.contract.start), sets)
         return replace(self, examples=examples)
+
+    def trained(self, client: str, round: int) -> np.ndarray:  # noqa: A002 - the field's word
+        """Indices into ``examples`` of what a client trains on in a round."""
+        held = self.clients[client]
+        return held if self.timetable is None else self.timetable.trained(held, client, round)
 
     @property
     def version(self) -> int:

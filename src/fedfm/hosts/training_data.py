@@ -11,10 +11,12 @@ from fedfm.data.examples import Examples
 from fedfm.data.labels import LabelMap
 from fedfm.data.settings import Reference
 from fedfm.data.sources import Source, Split, read_source
+from fedfm.data.streams import Timetable
 from fedfm.errors import RecipeError
 from fedfm.hosts.changed_data import changed
 from fedfm.hosts.client_split import ClientSplit, split_clients
 from fedfm.hosts.held_examples import HeldExamples
+from fedfm.hosts.stream_tasks import timetable_of
 from fedfm.models.backbones import load_processor
 from fedfm.models.processors import Processor
 from fedfm.randomness import numpy_generator
@@ -37,6 +39,7 @@ class TrainingData:
         source: of ``train``.
         held_back: the sources of splits that are a fraction of the training data, by the split's name.
         digest: of the training examples' source.
+        timetable: what clients train on in which round; None: on all their examples in every round.
     """
 
     recipe: Recipe
@@ -48,6 +51,7 @@ class TrainingData:
     source: Source
     held_back: dict[str, Source]
     digest: str
+    timetable: Timetable | None = None
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -70,10 +74,11 @@ def read_training(recipe: Recipe) -> TrainingData:
     kept, held_back = _hold_back(recipe, source)
     train = task.encode(kept, recipe.data, processor, labels)
     federation = split_clients(recipe, train)
+    timetable = timetable_of(recipe, kept, train, labels)
     encode = partial(task.encode, data=recipe.data, processor=processor, labels=labels)
     train = changed(recipe, HeldExamples(train, federation.train, labels, kept, encode, processor))
     return TrainingData(
-        recipe=_resolved(recipe, len(federation.train)),
+        recipe=_resolved(recipe, len(federation.train), timetable),
         task=task,
         processor=processor,
         labels=labels,
@@ -82,6 +87,7 @@ def read_training(recipe: Recipe) -> TrainingData:
         source=kept,
         held_back=held_back,
         digest=kept.digest,
+        timetable=timetable,
     )
 
 
@@ -99,12 +105,12 @@ def recipe_source(recipe: Recipe, reference: Reference, split: Split, *, where: 
     Raises:
         RecipeError, DataError: as `read_source` and the task's `prepare`.
     """
-    task = recipe.task
+    task, stream = recipe.task, recipe.federation.stream
     source = read_source(
         reference,
         split,
         where=where or f"data.{split}",
-        columns=task.columns(recipe.data),
+        columns=[*task.columns(recipe.data), *(stream.columns() if stream is not None else ())],
         csv=recipe.data.csv,
         allow_network=recipe.allow_network,
     )
@@ -145,11 +151,17 @@ def _hold_back(recipe: Recipe, source: Source) -> tuple[Source, dict[str, Source
     return source if len(order) == len(source) else source.select(np.sort(order)), parts
 
 
-def _resolved(recipe: Recipe, clients: int) -> Recipe:
+def _resolved(recipe: Recipe, clients: int, timetable: Timetable | None) -> Recipe:
     """The recipe with the values that depend on the data, so that ``recipe.yaml`` says what was run."""
     settings = recipe.federation
     per_round = check_cohort(recipe, clients)
     if recipe.protocol.asks_everyone:
         per_round = clients
-    known = {"clients": clients, "per_round": settings.per_round or per_round, "partition": recipe.partition}
+    known: dict[str, object] = {
+        "clients": clients,
+        "per_round": settings.per_round or per_round,
+        "partition": recipe.partition,
+    }
+    if settings.stream is not None and timetable is not None:
+        known["stream"] = settings.stream.model_copy(update={"rounds": timetable.rounds})
     return recipe.model_copy(update={"federation": recipe.federation.model_copy(update=known)})

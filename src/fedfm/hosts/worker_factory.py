@@ -167,5 +167,6 @@ def make_worker(data: TrainingData, side: ClientSide, device: torch.device) -> t
         else Library(data.source, recipe.data.text[-1], recipe.ask, recipe.data.max_length),
         promise=recipe.privacy.examples(recipe.local, recipe.federation.rounds),
         together=why_example_by_example(recipe, model, tunable, data.task) is None,
+        timetable=data.timetable,
     )
     return worker, sharing

@@ -40,6 +40,7 @@ class LocalPrivacy(Privacy):
     needs: ClassVar[Mapping[str, str]] = {
         capabilities.GRADIENTS: "it clips the gradients of single examples",
         capabilities.SINGLE_EXAMPLES: "it bounds what one example changes",
+        capabilities.STEADY_EXAMPLES: "its accountant samples from all examples of a client in every round",
         capabilities.BARRIER: "what a client may still spend is looked up before each round",
         capabilities.PARTIAL_PARTICIPATION: "a client that has spent its budget takes no more part",
     }

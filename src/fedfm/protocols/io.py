@@ -146,6 +146,10 @@ class KnowsRun(Interface):
         """The layers of the clients' model, and what of the tunable is in each."""
         ...
 
+    def ends_task(self, round: int) -> bool:  # noqa: A002
+        """Whether a round is the last of a task of the recipe's stream that another one follows."""
+        ...
+
     def learning_rate(self, round: int) -> float:  # noqa: A002
         """Local learning rate of a round."""
         ...

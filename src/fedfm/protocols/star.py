@@ -20,6 +20,7 @@ from fedfm.protocols.choosing import asks_for
 from fedfm.protocols.io import IO, Ask, ClientUpdate
 from fedfm.protocols.private_mean import private_mean
 from fedfm.protocols.scoring import ScoredFold
+from fedfm.protocols.task_ends import after_task
 from fedfm.settings import Capabilities
 
 
@@ -34,7 +35,7 @@ class Star(Protocol):
     """Optimiser steps that the server takes on `data.root` at the end of each round, as `local` says; 0: none."""
 
     gives: ClassVar[frozenset[str]] = frozenset(
-        {capabilities.CHOSEN_PARTS, capabilities.ROUND_SUM, capabilities.SUBSETS}
+        {capabilities.CHOSEN_PARTS, capabilities.ROUND_SUM, capabilities.SUBSETS, capabilities.TASK_ENDS}
     )
     needs: ClassVar[Mapping[str, str]] = {capabilities.ONE_BACKBONE: "the server adds up updates of one tunable"}
 
@@ -74,4 +75,5 @@ class Star(Protocol):
             params, server = fold.server_step(state.params, state.server)
         if self.server_steps:
             params = add(params, io.root_update(params, number, steps=self.server_steps))
+        server = after_task(number, params, server, asks, io)
         return State(number, params, {**server, **private}, facts)

@@ -154,13 +154,21 @@ def _plain(recipe: RecipeKeys) -> Iterator[Chosen]:
 def _givers(recipe: RecipeKeys, capability: str) -> dict[str, list[str]]:
     """Key that chooses a kind → the kinds that give a capability."""
     found: dict[str, list[str]] = {}
-    for key, info in type(recipe).model_fields.items():
-        classes = settings_classes(info)
+    for where, classes in _choices(type(recipe)):
         chooser = selector(classes)
         names = [str(name_of(group, chooser)) for group in classes if chooser and capability in group.gives]
         if names:
-            found[f"{key}.{chooser}"] = names
+            found[f"{where}.{chooser}"] = names
     return found
+
+
+def _choices(model: type[Settings], where: str = "") -> Iterator[tuple[str, tuple[type[Settings], ...]]]:
+    """Dotted keys of choices, and what each may be; also those inside a group that has no kinds."""
+    for key, info in model.model_fields.items():
+        classes, path = settings_classes(info), f"{where}.{key}".lstrip(".")
+        yield path, classes
+        if len(classes) == 1 and selector(classes) is None:
+            yield from _choices(classes[0], path)
 
 
 def _lacking(recipe: RecipeKeys, givers: Mapping[str, list[str]]) -> str:

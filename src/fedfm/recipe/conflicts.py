@@ -215,6 +215,24 @@ def _patience(recipe: RecipeKeys) -> str | None:
     return None
 
 
+def _replay(recipe: RecipeKeys) -> str | None:
+    if recipe.local.replay is not None and recipe.federation.stream is None:
+        return "there are no earlier tasks to replay: set federation.stream, or local.replay=null"
+    return None
+
+
+def _whole_stream(recipe: RecipeKeys) -> str | None:
+    if recipe.federation.stream is not None and recipe.evaluate.patience is not None:
+        return "a run that stops early would not reach the last tasks of federation.stream: set it to null"
+    return None
+
+
+def _measured_tasks(recipe: RecipeKeys) -> str | None:
+    if recipe.federation.stream is not None and recipe.evaluate.at == "clients":
+        return "the server measures the tasks of federation.stream: use server or both"
+    return None
+
+
 def _held_out_examples(recipe: RecipeKeys) -> str | None:
     if recipe.evaluate.at != "server" and not recipe.federation.holdout:
         return "clients evaluate on the examples that they hold out: set federation.holdout, such as 0.2"
@@ -350,6 +368,9 @@ CHECKS = (
     Check(("evaluate.metrics", "task.kind"), _metrics),
     Check(("evaluate.patience", "data.validation"), _patience),
     Check(("evaluate.patience", "evaluate.at"), _own_validation),
+    Check(("evaluate.patience", "federation.stream"), _whole_stream),
+    Check(("evaluate.at", "federation.stream"), _measured_tasks),
+    Check(("local.replay", "federation.stream"), _replay),
     Check(("evaluate.at", "federation.holdout"), _held_out_examples),
     Check(("evaluate.clients", "evaluate.at"), _some_clients),
     Check(("evaluate.at", "protocol", "data.train"), _free_sites),

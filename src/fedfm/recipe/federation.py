@@ -8,6 +8,7 @@ from pydantic import BeforeValidator, Field, field_validator
 
 from fedfm.clients.attackers import AnyAttack
 from fedfm.data.partitions import Partition
+from fedfm.data.streams import AnyStream
 from fedfm.errors import RecipeError
 from fedfm.privacy.attendance import Attendance
 from fedfm.recipe.client_groups import Device, OtherModel, refuse_bad_shares
@@ -65,6 +66,9 @@ class FederationSettings(Settings):
     """Shares of the neurons and attention heads that clients hold, with `tune.kind: full`: a list such as
     `[0.25, 0.5, 1.0]`, from which each client's is drawn, or a share for each pattern of client ids, such as
     `{phone-*: 0.25}`, where the first match counts; null, or no match: everything."""
+    stream: AnyStream | None = None
+    """Tasks or time slices that come one after the other, and what clients keep of them; null: clients train on all of
+    their examples in every round."""
     models: list[OtherModel] = []
     """Backbones of clients that do not have `model`; each client gets the first that names it."""
     devices: list[Device] = []

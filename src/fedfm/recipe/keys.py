@@ -107,6 +107,8 @@ class RecipeKeys(Settings):
         if self.ask.questions is not None:
             return (RETRIEVE,)
         asked = (*self.protocol.works, *self.secure.works)
+        if self.algorithm.task_work is not None:
+            asked = (*asked, self.algorithm.task_work)
         return (*asked, *self.select.works, *(() if self.evaluate.at == "server" else (EVALUATE,)))
 
     @property

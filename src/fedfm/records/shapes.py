@@ -56,6 +56,8 @@ class _Metrics(TypedDict):
     examples: NotRequired[Count]
     stage: NotRequired[Name]
     layers: NotRequired[dict[str, dict[str, Figure]]]
+    task: NotRequired[Name]
+    tasks: NotRequired[dict[str, Figure]]
 
 
 @with_config(_OPEN)
@@ -217,6 +219,15 @@ class _Privacy(TypedDict):
 
 
 @with_config(_OPEN)
+class _TaskStream(TypedDict):
+    metric: Name
+    tasks: list[Name]
+    rounds: Count
+    seen: Count
+    matrix: list[list[Figure]]
+
+
+@with_config(_OPEN)
 class _Summary(TypedDict):
     status: Name
     rounds: Count
@@ -227,6 +238,7 @@ class _Summary(TypedDict):
     best: NotRequired[_Best | None]
     baselines: NotRequired[dict[str, Figure | dict[str, Figure]]]
     clients_spread: NotRequired[dict[str, Any] | None]
+    stream: NotRequired[_TaskStream | None]
     proxy: NotRequired[_Proxy | None]
     parameters: NotRequired[_Parameters]
     bytes: NotRequired[_Traffic]
@@ -462,7 +474,7 @@ def _in_words(error: ValidationError) -> str:
 
 
 METRICS = Shape[Mapping[str, Any]](
-    Annotated[_Metrics, AfterValidator(_figures(frozenset({"split", "client", "stage", "layers"})))]
+    Annotated[_Metrics, AfterValidator(_figures(frozenset({"split", "client", "stage", "layers", "task", "tasks"})))]
 )
 EVENT = Shape[Mapping[str, Any]](_Event)
 MESSAGE = Shape[Mapping[str, Any]](Annotated[_Message, AfterValidator(_with_receivers)])

@@ -42,6 +42,7 @@ def render(run: RunFiles) -> str:
         colours=svg.variables(),
         outcome=sections.outcome(run),
         learning=sections.learning(run),
+        continual=sections.continual(run),
         classes=sections.classes(run),
         samples=sections.samples(run),
         federation=sections.federation(run),

@@ -25,6 +25,9 @@ from fedfm.wire import TUNABLE, from_bytes, stored_bytes, to_bytes
 PROXY, ACTIVITY = "proxy", "activity"
 """Groups of a proxy: its changes, and counts of how much its neurons are used."""
 
+FISHER = "fisher"
+"""Group, and kind of work: the diagonal of a client's Fisher information."""
+
 MOST_TEXT = 2**12
 """Characters of a text."""
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from fedfm.clients.work.base import Answer, ClientTask, Work
 from fedfm.clients.work.evaluate import EVALUATE, evaluate
+from fedfm.clients.work.fisher import fisher
 from fedfm.clients.work.predict import predict
 from fedfm.clients.work.probe import probe
 from fedfm.clients.work.retrieve import RETRIEVE, retrieve
@@ -24,6 +25,7 @@ from fedfm.clients.work.secure_sum import (
 from fedfm.clients.work.seed_pool import SEED_POOL, seed_pool
 from fedfm.clients.work.slopes import MEASURE_SLOPES, slopes
 from fedfm.clients.work.train import train
+from fedfm.updates.payload import FISHER
 from fedfm.views.selection import PROBE
 
 WORKS: dict[str, Work] = {
@@ -33,6 +35,7 @@ WORKS: dict[str, Work] = {
     SEED_POOL: Work(seed_pool, trains=True),
     MEASURE_SLOPES: Work(slopes, trains=True, keeps=True),
     PROBE: Work(probe),
+    FISHER: Work(fisher),
     RETRIEVE: Work(retrieve),
     ADVERTISE: Work(advertise_keys, hides=True, keeps=True),
     SHARE: Work(share_secrets, hides=True, keeps=True),

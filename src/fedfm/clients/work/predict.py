@@ -49,7 +49,7 @@ def _predict(worker: Worker, task: ClientTask) -> Answer:
         if teacher is None or teacher.ndim != 2 or len(teacher) != len(examples):
             raise MessageError(f"group `{TEACHER}` must have logits of each of the {len(examples)} examples")
         learner.learn(examples, teacher, digest, round=number, client=client)
-    indices = worker.clients[client]
+    indices = worker.trained(client, number)
     result = worker.fit(indices, received.at, client=client, round=number, trains=received.trains)
     _, own = worker.contract.finish(client, number, received, worker.tunable.read(), result, task.own)
     facts = Done(

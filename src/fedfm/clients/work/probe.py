@@ -42,7 +42,7 @@ def _probe(worker: Worker, task: ClientTask) -> Payload[Done]:
     layers = layers_of(worker.tunable, worker.copy.model.family, without=worker.contract.personal)
     names = [name for tensors in layers.tensors for name in tensors]
     gradients = Gradients(names, snr=probing.snr)
-    indices = worker.clients[client]
+    indices = worker.trained(client, number)
     plan = worker.plan(len(indices), client, number, probing.batches)
     worker.tunable.eval()
     parameters = [worker.tunable.parameters[name] for name in names]

@@ -49,7 +49,7 @@ def _steps(worker: Worker, task: ClientTask) -> Answer:
     base, rate = direction_base(worker.seed), instruction.facts.learning_rate
     walk_to(worker, [Leg(base, coefficients)])
     probe = probe_of(worker, instruction)
-    indices = worker.clients[client]
+    indices = worker.trained(client, number)
     plan = worker.plan(len(indices), client, number)
     drawn = numpy_generator(worker.seed, "pool", round=number, client=client).integers(
         len(coefficients), size=len(plan)
@@ -61,5 +61,5 @@ def _steps(worker: Worker, task: ClientTask) -> Answer:
         probe.shift((base, place), probe.epsilon - rate * slope)  # back from w − εz, and the step
         slopes[place] += slope
     groups = {POOL: {SLOPES: slopes.float()}}
-    facts = facts_of(worker, client, probe.losses.result())
+    facts = facts_of(worker, client, number, probe.losses.result())
     return Answer(client, Payload(number, instruction.base, facts, groups, work=SEED_POOL))

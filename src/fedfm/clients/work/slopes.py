@@ -60,7 +60,7 @@ def _answer(worker: Worker, task: ClientTask) -> Answer:
     rounds = enumerate(history.flatten(1), 1)
     walk_to(worker, [Leg(direction_base(seed, round=past), lengths) for past, lengths in rounds])
     probe, central = probe_of(worker, instruction), bool(instruction.facts.extra.get(CENTRAL))
-    indices, base = worker.clients[client], direction_base(seed, round=number)
+    indices, base = worker.trained(client, number), direction_base(seed, round=number)
     plan = worker.plan(len(indices), client, number, steps)
     batches = read_ahead(worker.on_device(worker.batches(indices, plan, client, number)))
     found = torch.zeros(steps, perturbations)
@@ -70,7 +70,7 @@ def _answer(worker: Worker, task: ClientTask) -> Answer:
         for place, slope in enumerate(found[step].tolist()):
             probe.shift((base, first + place), -rate / perturbations * slope)
     groups = {MEASURED: {VALUES: found}}
-    facts = facts_of(worker, client, probe.losses.result())
+    facts = facts_of(worker, client, number, probe.losses.result())
     own = {KEPT: {LENGTHS: history}}
     return Answer(client, Payload(number, instruction.base, facts, groups, work=MEASURE_SLOPES), own)
 

@@ -78,7 +78,8 @@ def _together(worker: Worker, stacking: Stacking, tasks: Sequence[ClientTask]) -
     receptions = [worker.receive(task) for task in tasks]
     members = []
     for task, received in zip(tasks, receptions, strict=True):
-        client, number, indices = task.client, task.instruction.round, worker.clients[task.client]
+        client, number = task.client, task.instruction.round
+        indices = worker.trained(client, number)
         plan = worker.plan(len(indices), client, number)
         batches = worker.batches(indices, plan, client, number)
         with phase("forward"):
@@ -102,7 +103,7 @@ def _alone(worker: Worker, task: ClientTask) -> Answer:
         counts = None
         if task.instruction.facts.count_activity:
             counts = stack.enter_context(worker.copy.counting(worker.tunable))
-        indices = worker.clients[task.client]
+        indices = worker.trained(task.client, number)
         stack.enter_context(worker.watch.over(worker.tunable))
         result = worker.fit(indices, received.at, client=task.client, round=number, trains=received.trains)
     activity = None if counts is None else counts()
@@ -227,7 +228,7 @@ def _finish(
     groups, own = worker.contract.finish(task.client, number, received, folded, result, task.own)
     facts = Done(
         client=task.client,
-        examples=len(worker.clients[task.client]),
+        examples=len(worker.trained(task.client, number)),
         steps=result.steps,
         samples=result.samples,
         predictions=result.predictions,

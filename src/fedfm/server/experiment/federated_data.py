@@ -14,7 +14,9 @@ from fedfm.data.labels import LabelMap
 from fedfm.data.repeats import Repeats, find_repeats
 from fedfm.data.settings import SITES
 from fedfm.data.sources import Source
+from fedfm.data.streams import Timetable
 from fedfm.errors import Gathering, RecipeError
+from fedfm.hosts.stream_tasks import tested_tasks
 from fedfm.hosts.training_data import TrainingData, processor_of, read_training, recipe_source
 from fedfm.models.processors import Processor
 from fedfm.printable import line
@@ -54,6 +56,7 @@ class FederatedData:
         public_texts: the same as texts; read only if a protocol uses them.
         repeats: examples that splits share, or that a split has more than once.
         notes: sentences that say what was left out when the data was read.
+        test_tasks: int64 [N], the task of each test example in the recipe's stream; None without a stream.
         label_answers: site → how many of its examples answered each class under randomised response, and ε.
     """
 
@@ -73,7 +76,20 @@ class FederatedData:
     public_texts: PublicTexts | None = None
     repeats: tuple[Repeats, ...] = ()
     notes: tuple[str, ...] = ()
+    test_tasks: np.ndarray | None = None
     label_answers: Mapping[str, tuple[Sequence[int], float]] = field(default_factory=dict)
+
+    @property
+    def timetable(self) -> Timetable | None:
+        """What clients train on in which round; None: on all their examples in every round."""
+        return None if self.training is None else self.training.timetable
+
+    def present(self, round: int) -> Mapping[str, int]:  # noqa: A002 - the field's word
+        """Client id → training examples, of the clients that have something to train on in a round."""
+        if self.training is None or self.timetable is None:
+            return self.clients
+        present = self.timetable.present(self.training.federation.train, round)
+        return {client: size for client, size in self.clients.items() if client in present}
 
     @property
     def warnings(self) -> list[str]:
@@ -181,6 +197,10 @@ def prepare_data(recipe: Recipe, sites: Sequence[str] = ()) -> FederatedData:
     public = _public(recipe, processor, gathering)
     with gathering.attempt():
         public_texts = _public_texts(recipe, processor)
+    test_tasks = None
+    if training is not None and training.timetable is not None and "test" in encoded:
+        with gathering.attempt():
+            test_tasks = tested_tasks(recipe, training.timetable, sources["test"], encoded["test"], labels)
     gathering.tell()
     digests |= {key: found.digest for key, found in public.items()}
     if public_texts is not None:
@@ -204,14 +224,31 @@ def prepare_data(recipe: Recipe, sites: Sequence[str] = ()) -> FederatedData:
         public=public.get(PUBLIC),
         plug_in_public=public.get(PLUG_IN_PUBLIC, public.get(PUBLIC)),
         public_texts=public_texts,
+        test_tasks=test_tasks,
         repeats=tuple(find_repeats(known, task.inputs(recipe.data))),
-        notes=tuple(dict.fromkeys(note for source in known.values() for note in source.notes)) + _notes(examples),
+        notes=tuple(dict.fromkeys(note for source in known.values() for note in source.notes))
+        + _notes(examples)
+        + _unseen(recipe, training),
     )
 
 
 def _notes(examples: Mapping[str, Examples]) -> tuple[str, ...]:
     """What was cut and left out of each split's examples."""
     return tuple(f"data.{split}: {note}" for split, found in examples.items() for note in found.notes)
+
+
+def _unseen(recipe: Recipe, training: TrainingData | None) -> tuple[str, ...]:
+    """Which tasks of the stream the run does not reach."""
+    if training is None or training.timetable is None:
+        return ()
+    timetable, rounds = training.timetable, recipe.federation.rounds
+    left = timetable.names[timetable.task(rounds) + 1 :]
+    if not left:
+        return ()
+    return (
+        f"federation.rounds ({rounds}) ends before {len(left)} of {len(timetable.names)} tasks of the stream begin, "
+        f"first `{left[0]}`",
+    )
 
 
 def _public(recipe: Recipe, processor: Processor, gathering: Gathering) -> dict[str, PublicData]:

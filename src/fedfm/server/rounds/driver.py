@@ -13,6 +13,7 @@ from fedfm.errors import InterruptedRunError, RecipeError, TooFewClientsError, T
 from fedfm.params import Params, is_finite
 from fedfm.protocols import Protocol, State
 from fedfm.records.folder import RunFolder
+from fedfm.records.forgetting import SPLIT
 from fedfm.runtimes.base import Runtime
 from fedfm.server.experiment.build import Experiment
 from fedfm.server.rounds.arrivals import arrivals_after
@@ -28,6 +29,7 @@ from fedfm.server.rounds.participation import after_round
 from fedfm.server.rounds.pending import Pending
 from fedfm.server.rounds.round_records import Records, Stopwatch
 from fedfm.server.rounds.state import Best, Refined, RunState
+from fedfm.server.rounds.task_scores import measure_tasks
 from fedfm.server.rounds.totals import Totals
 from fedfm.server.tripwires import Tripwires
 from fedfm.trackers.listeners import Listener
@@ -187,12 +189,17 @@ class Driver:
         if train:
             records.metrics.append(self._metrics_line(state.round, "train", train, totals.examples, watch))
         scores: Scores = {}
-        if state.round % self.recipe.evaluate.every == 0 or state.round == self.recipe.federation.rounds:
+        if self._is_evaluated(state.round):
             state, scores = self._evaluate(state, records)
             state = self._with_scores(state, scores)
         state = replace(state, seconds=watch.seconds)
         records.costs += self.costs.lines(records)
         return state, self._news(exchange.state, state, totals, scores)
+
+    def _is_evaluated(self, number: int) -> bool:
+        """Whether the model is evaluated after a round: also after the last of each task of a stream."""
+        timetable, last = self.experiment.data.timetable, number == self.recipe.federation.rounds
+        return last or number % self.recipe.evaluate.every == 0 or (timetable is not None and timetable.ends(number))
 
     def _advance(self, state: RunState, records: Records) -> RunState:
         """The state with the clients' model changed, where a change is due."""
@@ -229,6 +236,8 @@ class Driver:
             scores[split] = found
             records.watch.lap("evaluate")
             records.metrics.append(self._metrics_line(state.round, split, found, examples, records.watch))
+        state, by_task = self._measure_tasks(state, records)
+        scores |= by_task
         if self.recipe.evaluate.at == "server":
             return state, scores
         state, figures = self._measure_at_clients(state, records)
@@ -236,6 +245,16 @@ class Driver:
             line = self._metrics_line(state.round, "client", client.scores, client.examples, records.watch)
             records.metrics.append({**line, "client": client.client})
         return state, scores | ({"clients": mean_over_clients(figures)} if figures else {})
+
+    def _measure_tasks(self, state: RunState, records: Records) -> tuple[RunState, Scores]:
+        """What the tasks of a stream come to after a round; and the state with the values on them. Else nothing."""
+        measured = measure_tasks(self.experiment, state.round, state.tasks)
+        records.watch.lap("evaluate")
+        for found in measured.subjects:
+            line = self._metrics_line(state.round, SPLIT, found.figures, found.examples, records.watch)
+            task = {"task": found.task} if state.round else {}
+            records.metrics.append({**line, "client": found.client or None, **task, "tasks": found.now})
+        return replace(state, tasks=measured.rows), measured.scores
 
     def _measure_at_clients(self, state: RunState, records: Records) -> tuple[RunState, list[ClientFigures]]:
         """What clients measure after a round; and the state with the bytes of it, and without the clients' state."""

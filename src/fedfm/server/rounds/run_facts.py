@@ -114,14 +114,22 @@ class RunFacts:
 
     def cohort(self, round: int) -> Mapping[str, int]:  # noqa: A002 - the field's word
         """Clients of a round in sorted order → how often each was drawn; without those that are left out."""
-        federation = self._recipe.federation
+        federation, present = self._recipe.federation, self._experiment.data.present(round)
+        if not present:
+            return {}
         asked: float
         if federation.sampling == "poisson":
-            asked = federation.expected_cohort(len(self.clients))
+            asked = federation.expected_cohort(len(self.clients)) * (len(present) / len(self.clients))
         else:
             asked = self._recipe.runtime.asked(federation.cohort_size(len(self.clients)), len(self.clients))
-        drawn = sample_cohort(self.clients, asked, sampling=federation.sampling, seed=self.seed, round=round)
+            asked = min(asked, len(present))
+        drawn = sample_cohort(present, asked, sampling=federation.sampling, seed=self.seed, round=round)
         return {client: copies for client, copies in drawn.items() if client not in federation.without}
+
+    def ends_task(self, round: int) -> bool:  # noqa: A002
+        """Whether a round is the last of a task of the stream that another one follows."""
+        timetable = self._experiment.data.timetable
+        return timetable is not None and timetable.ends(round)
 
     def learning_rate(self, round: int) -> float:  # noqa: A002
         """Local learning rate of a round."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -101,6 +102,7 @@ class RunState:
         contributions: what each client contributed.
         versions: client id → the version of what it keeps; clients that keep nothing are not in it.
         refined: what became of the plug-in after the last round; None before that.
+        tasks: client, empty for the test set → values on the tasks of a stream before round 1 and after each of them.
     """
 
     protocol: State
@@ -122,6 +124,7 @@ class RunState:
     contributions: Participations = field(default_factory=dict)
     versions: dict[str, StateVersion] = field(default_factory=dict)
     refined: Refined | None = None
+    tasks: Mapping[str, list[dict[str, float]]] = field(default_factory=dict)
 
     @property
     def round(self) -> int:
@@ -166,6 +169,7 @@ class RunState:
             "contributions": {client: asdict(of) for client, of in self.contributions.items()},
             "protocol": dict(self.protocol.facts),
             "versions": {client: asdict(version) for client, version in self.versions.items()},
+            "tasks": dict(self.tasks),
             "refined": None if self.refined is None else self.refined.scores,
         }
 

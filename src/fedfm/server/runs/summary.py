@@ -12,6 +12,7 @@ from fedfm.records.ledger import LAYER
 from fedfm.server.experiment.build import Experiment
 from fedfm.server.rounds.participation import summary_of
 from fedfm.server.rounds.state import RunState
+from fedfm.server.rounds.task_scores import stream_summary
 
 Status = Literal["completed", "budget", "interrupted", "failed"]
 """`budget`: ended before its last round, because another would have exceeded the privacy budget."""
@@ -59,6 +60,7 @@ def summarize(
         "best": state.best and {"round": state.best.round, "split": state.best.split, "metrics": state.best.metrics},
         "baselines": baselines,
         "clients_spread": spread,
+        "stream": stream_summary(experiment, state.tasks, state.latest),
         "proxy": proxy,
         "contribution": scores.summary(contribution.kind) if contribution.scores_clients else None,
         "protocol": _protocol(experiment, state),
