@@ -39,6 +39,7 @@ PRESETS = (
     "greedy-soup",
     "learned-soup",
     "clusters",
+    "distill",
     "contributions",
     "afl",
     "selective",

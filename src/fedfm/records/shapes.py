@@ -217,6 +217,15 @@ class _Privacy(TypedDict):
 
 
 @with_config(_OPEN)
+class _OwnModels(TypedDict):
+    model: Name
+    clients: Count
+    measured: Count
+    final: dict[str, Figure] | None
+    alone: dict[str, Figure] | None
+
+
+@with_config(_OPEN)
 class _Summary(TypedDict):
     status: Name
     rounds: Count
@@ -227,6 +236,7 @@ class _Summary(TypedDict):
     best: NotRequired[_Best | None]
     baselines: NotRequired[dict[str, Figure | dict[str, Figure]]]
     clients_spread: NotRequired[dict[str, Any] | None]
+    models: NotRequired[list[_OwnModels]]
     proxy: NotRequired[_Proxy | None]
     parameters: NotRequired[_Parameters]
     bytes: NotRequired[_Traffic]

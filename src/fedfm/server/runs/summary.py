@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from fedfm.params import count
@@ -27,6 +28,7 @@ def summarize(
     costs: CostTotals,
     privacy: dict[str, Any] | None,
     scores: ScoreTotals,
+    models: Sequence[dict[str, Any]] = (),
 ) -> dict[str, Any]:
     """The content of ``summary.json``.
 
@@ -40,6 +42,7 @@ def summarize(
         costs: of the run.
         privacy: what was promised and spent; None where nothing is promised.
         scores: of the clients' contributions.
+        models: figures of the clients' own backbones, as `own_models`.
     """
     split, contribution = experiment.judged_split, experiment.recipe.contribution
     delivered = state.delivered(split)
@@ -59,6 +62,7 @@ def summarize(
         "best": state.best and {"round": state.best.round, "split": state.best.split, "metrics": state.best.metrics},
         "baselines": baselines,
         "clients_spread": spread,
+        "models": list(models),
         "proxy": proxy,
         "contribution": scores.summary(contribution.kind) if contribution.scores_clients else None,
         "protocol": _protocol(experiment, state),
