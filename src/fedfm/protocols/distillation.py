@@ -145,9 +145,7 @@ class Distillation(Protocol):
         number, cohort = state.round + 1, io.cohort(state.round + 1)
         texts, student = self._texts(io, number), io.student
         examples = student.encode(texts)
-        student.evaluator.tunable.write(state.params)
-        present = student.logits(examples)
-        asks = self._asks(state, io, cohort, texts, present)
+        asks = self._asks(state, io, cohort, texts)
         consensus = Consensus(self.combine, WEIGHTS[self.weights])
         for update in io.ask(asks, copies=cohort):
             consensus.add(update.groups[PREDICTIONS][LOGITS], update.contribution)
@@ -188,23 +186,22 @@ class Distillation(Protocol):
         teacher = io.server_model
         return teacher.logits(teacher.encode(texts)), self.teacher.share
 
-    def _asks(
-        self, state: State, io: IO, cohort: Mapping[str, int], texts: list[list[str]], present: torch.Tensor
-    ) -> dict[str, Ask]:
+    def _asks(self, state: State, io: IO, cohort: Mapping[str, int], texts: list[list[str]]) -> dict[str, Ask]:
         """What each client is asked; clients with one backbone follow each other, so that it is loaded once."""
         number, rate, public = state.round + 1, io.learning_rate(state.round + 1), {PUBLIC: pack(texts)}
-        expects = self.returns(WORK, present.shape[1])
+        expects = self.returns(WORK, len(io.student.evaluator.labels))
         alike = Ask(number, state.params, groups=public, work=WORK, learning_rate=rate, expects=expects)
-        taught = self._lesson(state, io, present)
+        taught = self._lesson(state, io, texts)
         other = Ask(number, {}, groups={**public, **taught}, work=WORK, learning_rate=rate, expects=expects)
         order = sorted(cohort, key=lambda client: (io.backbones.get(client, -1), client))
         return {client: other if client in io.backbones else alike for client in order}
 
-    def _lesson(self, state: State, io: IO, present: torch.Tensor) -> dict[str, dict[str, torch.Tensor]]:
+    def _lesson(self, state: State, io: IO, texts: list[list[str]]) -> dict[str, dict[str, torch.Tensor]]:
         """What a client with another backbone learns from before its local training."""
         if CONSENSUS_ROUND not in state.facts or not self.digest_steps:
             return {}
-        if self.digest_from == "student":
-            return {TEACHER: {LOGITS: present}}
-        texts = self._texts(io, int(state.facts[CONSENSUS_ROUND]))
-        return {TEACHER: {LOGITS: state.server[CONSENSUS][LOGITS], **pack(texts)}}
+        if self._sends_consensus:
+            before = self._texts(io, int(state.facts[CONSENSUS_ROUND]))
+            return {TEACHER: {LOGITS: state.server[CONSENSUS][LOGITS], **pack(before)}}
+        io.student.evaluator.tunable.write(state.params)
+        return {TEACHER: {LOGITS: io.student.logits(io.student.encode(texts))}}
