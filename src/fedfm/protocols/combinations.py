@@ -69,13 +69,17 @@ class Probabilities(Combination):
         return average.clamp(min=torch.finfo(average.dtype).tiny).log()
 
 
-class Sharpened(Probabilities):
+class Sharpened(Combination):
     """Entropy reduction aggregation of DS-FL."""
 
-    kind: Literal["sharpened"] = "sharpened"  # type: ignore[assignment]
+    kind: Literal["sharpened"] = "sharpened"
     """The mean of the probabilities, sharpened by a softmax at a low temperature (ERA of DS-FL, arXiv:2008.06180)."""
     temperature: Annotated[float, Field(gt=0)] = 0.1
     """τ: the lower, the more decided; an error of the mean is then taught with more certainty."""
+
+    def averaged(self, logits: Tensor) -> Tensor:
+        """softmax(z)."""
+        return logits.softmax(-1)
 
     def logits(self, average: Tensor) -> Tensor:
         """p̄ / τ."""

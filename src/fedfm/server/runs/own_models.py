@@ -57,7 +57,7 @@ def own_models(folder: RunFolder, experiment: Experiment, state: RunState, stop:
     workers, data = experiment.worker, experiment.data
     if not isinstance(workers, ModelWorkers):
         return []
-    chosen, found = data.clients_with_adapters(), []
+    chosen, found = data.clients_with_adapters(), list[dict[str, Any]]()
     with folder.replacing(folder.client_models) as beside:
         for place, model in enumerate(experiment.recipe.federation.models):
             clients = [client for client in chosen if workers.places.get(client) == place]
@@ -79,7 +79,7 @@ def _measured(
     stop: StopRequest,
 ) -> list[_Scores]:
     """Scores of clients with one backbone; writes their models into ``beside``."""
-    data, store, found = experiment.data, ClientStore(folder.client_state), []
+    data, store, found = experiment.data, ClientStore(folder.client_state), list[_Scores]()
     if not clients:
         return []
     test = data.task.encode(data.test_source, experiment.recipe.data, worker.processor, data.labels)
