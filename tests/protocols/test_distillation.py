@@ -282,7 +282,7 @@ def test_three_architectures_in_one_run_send_predictions_and_no_weights(tmp_path
     assert [(of["model"], of["clients"], of["measured"]) for of in found] == [(f"builtin:{n}", 1, 1) for n in names]
     for of in found:
         assert of["final"]["loss"] != of["alone"]["loss"]  # the digest has changed what the client holds
-    rows = [row for row in whole.metrics if row["split"] in ("own model", "alone")]
+    rows = [row for row in jsonl.records(whole.folder.metrics) if row["split"] in ("own model", "alone")]
     assert len(rows) == 6
     kept = sorted(path.parent.name for path in whole.folder.client_models.glob("*/*/config.json"))
     adapters = list(whole.folder.client_models.glob("*/adapter/adapter_config.json"))
