@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from transformers import AutoConfig, BertForSequenceClassification
 
 from fedfm import run
 from fedfm.aggregation import Contribution
 from fedfm.clients.distilling import LOGITS, PREDICTIONS, PUBLIC, TEACHER, Distilling, Learner, distillation_loss
 from fedfm.data.packed_texts import pack, unpack
 from fedfm.errors import RecipeError
+from fedfm.models.builtin import write_random_model
 from fedfm.params import digest
 from fedfm.protocols import Ask, ClientUpdate, Distillation, State
 from fedfm.recipe import load_recipe
@@ -64,6 +66,79 @@ class Alone:
             yield ClientUpdate(client, {PREDICTIONS: {LOGITS: logits}}, facts, contribution, {})
 
 
+def test_where_clients_teach_a_client_gets_what_they_said_with_the_texts_of_that_round(experiment: Experiment) -> None:
+    protocol = Distillation(**PROTOCOL, digest_from="clients")
+    server = Alone(experiment, {"a": 3.0, "b": 1.0})
+    state = protocol.step(State(0, experiment.start), server)  # type: ignore[arg-type]
+    said_on = server.asks["b"].groups[PUBLIC]
+    state = protocol.step(state, empty := Alone(experiment, {}))  # type: ignore[arg-type]
+    assert not empty.asks
+    protocol.step(state, server)  # type: ignore[arg-type]
+    lesson = server.asks["b"].groups[TEACHER]
+    assert lesson[LOGITS][0].tolist() == [2.0, 0.0]
+    assert unpack({name: lesson[name] for name in ("values", "ends")}) == unpack(said_on)
+    assert unpack(server.asks["b"].groups[PUBLIC]) != unpack(said_on)  # texts of each round are drawn anew
+    assert protocol.public_sent == 2 * PROTOCOL["examples"]
+
+
+def test_a_teacher_at_the_server_is_mixed_with_the_clients(
+    experiment: Experiment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taught: list[torch.Tensor] = []
+    monkeypatch.setattr(Learner, "learn", lambda self, examples, teacher, settings, **key: taught.append(teacher) or 0)
+    server = Alone(experiment, {"a": 4.0})
+    server.server_model = experiment.student
+    protocol = Distillation(**PROTOCOL, teacher={"path": "somewhere", "share": 0.25})
+    experiment.tunable.write(experiment.start)
+    protocol.step(State(0, experiment.start), server)  # type: ignore[arg-type]
+    texts = unpack(server.asks["a"].groups[PUBLIC])
+    says = experiment.student.logits(experiment.student.encode(texts))
+    expected = 0.75 * torch.tensor([4.0, 0.0]) + 0.25 * says
+    torch.testing.assert_close(taught[0], expected)
+
+
+def test_a_teacher_without_a_trained_head_or_with_other_classes_is_refused(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    def refused(path: str) -> str:
+        protocol = {**PROTOCOL, "teacher": {"path": path}}
+        with pytest.raises(RecipeError) as caught:
+            build_experiment(load_recipe(recipe(tmp_path, protocol=protocol)))
+        (problem,) = caught.value.problems
+        assert problem.where == "protocol.teacher.path"
+        return problem.message
+
+    assert "no trained head for the 2 classes" in refused("builtin:tiny-bert")
+    assert "did you mean" in refused("builtin:tiny-brt")
+    own = BertForSequenceClassification(AutoConfig.from_pretrained(minted(tmp_path), id2label={0: "yes", 1: "no"}))
+    own.save_pretrained(tmp_path / "tiny-bert")
+    assert "predicts the classes yes, no, but those of data.label are 0, 1" in refused(str(tmp_path / "tiny-bert"))
+
+
+def minted(folder: Path) -> Path:
+    """A tiny checkpoint with its tokenizer."""
+    write_random_model("tiny-bert", folder / "tiny-bert")
+    return folder / "tiny-bert"
+
+
+def test_squares_of_probabilities_are_refused(tmp_path: Path) -> None:
+    protocol = {**PROTOCOL, "loss": "mse", "combine": {"kind": "sharpened"}}
+    with pytest.raises(RecipeError, match="`mse` compares logits"):
+        load_recipe(recipe(tmp_path, protocol=protocol))
+
+
+def test_the_squared_error_pulls_logits_to_the_teacher_s(experiment: Experiment) -> None:
+    student = experiment.student
+    experiment.tunable.write(experiment.start)
+    examples = student.encode(experiment.public_texts.take(np.arange(8)))
+    teacher = torch.tensor([[1.0, -1.0]]).repeat(8, 1)
+    first = student.learn(examples, teacher, Distilling(1, 8, 1e-9, 1.0, "mse"), round=1)
+    experiment.tunable.write(experiment.start)
+    assert first == pytest.approx(((student.logits(examples) - teacher) ** 2).mean().item(), rel=1e-4)
+    student.learn(examples, teacher, Distilling(60, 4, 0.02, 1.0, "mse"), round=1)
+    assert ((student.logits(examples) - teacher) ** 2).mean() < 0.1 * first
+
+
 def test_the_loss_is_torch_s_divergence() -> None:
     student, teacher = (
         torch.randn(5, 3, generator=torch.Generator().manual_seed(0)),
@@ -87,7 +162,7 @@ def test_the_server_learns_from_the_mean_of_the_logits(experiment: Experiment, m
     server = Alone(experiment, {"a": 4.0, "b": 1.0, "c": -2.0}, copies={"c": 2})
     state = Distillation(**PROTOCOL).step(State(0, experiment.start), server)  # type: ignore[arg-type]
     assert taught[0][0].tolist() == pytest.approx([(4.0 + 1.0 - 2 * 2.0) / 4, 0.0])  # `c` was drawn twice
-    assert (state.round, state.facts) == (1, {"distillation_loss": 0.5})
+    assert (state.round, Distillation(**PROTOCOL).figures(state)) == (1, {"distillation_loss": 0.5})
 
 
 def test_a_client_with_another_backbone_gets_texts_and_from_round_2_on_a_teacher(experiment: Experiment) -> None:
@@ -155,6 +230,18 @@ def test_what_no_client_can_read_is_that_client_s_failure(experiment: Experiment
     )
 
 
+def test_a_lesson_may_have_texts_of_its_own(experiment: Experiment) -> None:
+    other, texts, lesson = next(iter(experiment.backbones)), pack([["good", "bad"]]), pack([["great", "awful", "fine"]])
+    without, fitting, short = (
+        told(experiment, other, {PUBLIC: texts, **({} if logits is None else {TEACHER: {LOGITS: logits, **lesson}})})
+        for logits in (None, torch.tensor([[9.0, -9.0]]).repeat(3, 1), torch.zeros(2, 2))
+    )
+    assert "logits of each of the 3 examples" in short.content.reason
+    before, after = (decode_update(reply.content).groups[PREDICTIONS][LOGITS] for reply in (without, fitting))
+    assert before.shape == after.shape == (2, 2)
+    assert not torch.equal(before, after)  # it has learnt from the lesson before its own data
+
+
 def test_a_client_with_another_backbone_sends_logits_and_keeps_its_tunable(experiment: Experiment) -> None:
     texts = pack([["good thing", "bad thing", "great"]])
     reply = told(experiment, next(iter(experiment.backbones)), {PUBLIC: texts})
@@ -171,18 +258,38 @@ def test_texts_travel_unchanged() -> None:
     assert unpack(pack(pairs)) == pairs
 
 
-def test_two_backbones_in_one_run(tmp_path: Path) -> None:
-    whole = run(recipe(tmp_path))
+def test_three_architectures_in_one_run_send_predictions_and_no_weights(tmp_path: Path) -> None:
+    names = ("tiny-bert", "tiny-gpt2", "tiny-distilbert")
+    models = [{"path": f"builtin:{name}", "clients": 1, "tune": {"kind": "head"}} for name in names]
+    models[0]["tune"] = {"kind": "lora", "r": 1}
+    federation = {"clients": 3, "rounds": 3, "models": models}
+    protocol = {**PROTOCOL, "digest_from": "clients", "combine": {"kind": "sharpened"}, "weights": "variance"}
+    evaluate = {"every": 9, "baselines": ["local"]}
+    whole = run(recipe(tmp_path, federation=federation, protocol=protocol, evaluate=evaluate))
     lines = list(jsonl.records(whole.folder.wire))
-    names = [
-        {tensor["name"].split("/")[0] for tensor in line["tensors"]} for line in lines if line["direction"] == "up"
-    ]
-    assert names == [{"predictions"}] * 9
-    down = [{t["name"].split("/")[0] for t in line["tensors"]} for line in lines if line["direction"] == "down"]
-    assert {"public"} in down
-    assert {"public", "teacher"} in down
+    crossed = {
+        direction: {tensor["name"] for line in lines if line["direction"] == direction for tensor in line["tensors"]}
+        for direction in ("up", "down")
+    }
+    assert crossed["up"] == {"predictions/logits"}  # of all rounds and clients, and nothing else
+    assert crossed["down"] == {f"public/{n}" for n in ("values", "ends")} | {
+        f"teacher/{n}" for n in ("logits", "values", "ends")
+    }
+    assert {line["direction"] for line in lines} == {"up", "down"}
     assert whole.summary["protocol"]["distillation_loss"] > 0
     assert irregular(whole.events) == []
+    found = whole.summary["models"]
+    assert [(of["model"], of["clients"], of["measured"]) for of in found] == [(f"builtin:{n}", 1, 1) for n in names]
+    for of in found:
+        assert of["final"]["loss"] != of["alone"]["loss"]  # the digest has changed what the client holds
+    rows = [row for row in jsonl.records(whole.folder.metrics) if row["split"] in ("own model", "alone")]
+    assert len(rows) == 6
+    kept = sorted(path.parent.name for path in whole.folder.client_models.glob("*/*/config.json"))
+    adapters = list(whole.folder.client_models.glob("*/adapter/adapter_config.json"))
+    assert (len(kept), len(adapters)) == (2, 1)  # heads as whole models, LoRA as an adapter
+    report = (whole.folder.path / "report.html").read_text()
+    assert "in the federation" in report
+    assert "builtin:tiny-distilbert" in report
 
 
 @pytest.mark.parametrize(

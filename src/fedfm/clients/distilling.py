@@ -2,21 +2,23 @@
 
 With logits z of the student and z* of its teachers, both [N, K],
 
-    L = T² / N · Σ_n KL( softmax(z*_n / T) ‖ softmax(z_n / T) ).
+    kl:   L = T² / N · Σ_n KL( softmax(z*_n / T) ‖ softmax(z_n / T) ),
+    mse:  L = 1 / (N·K) · Σ_n ‖z_n − z*_n‖².
 
-Hinton et al., Distilling the Knowledge in a Neural Network, arXiv:1503.02531.
+Hinton et al., Distilling the Knowledge in a Neural Network, arXiv:1503.02531. The second is the limit of the first for
+a high temperature, up to a factor, where each row of logits has mean 0 (Sect. 2.1 there).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
 from torch import Tensor
-from torch.nn.functional import log_softmax
+from torch.nn.functional import log_softmax, mse_loss
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import CosineAnnealingLR
 from transformers import PreTrainedTokenizerBase
@@ -28,7 +30,8 @@ from fedfm.data.text import encode_texts
 from fedfm.randomness import numpy_generator
 
 PUBLIC, PREDICTIONS, TEACHER = "public", "predictions", "teacher"
-"""Groups of messages: public texts, a client's logits on them, and logits that it learns from."""
+"""Groups of messages: public texts, a client's logits on them, and logits that it learns from. These are of the public
+texts of the message, or of texts that the last group has beside them."""
 
 LOGITS = "logits"
 """The tensor of the groups of logits."""
@@ -43,18 +46,27 @@ class Distilling:
         batch_size: examples of a step.
         learning_rate: of AdamW at the first step; it falls to zero along half a cosine.
         temperature: T.
+        loss: name in `LOSSES`.
     """
 
     steps: int
     batch_size: int
     learning_rate: float
     temperature: float
+    loss: str = "kl"
 
 
 def distillation_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     """T² · KL(softmax(teacher / T) ‖ softmax(student / T)), mean over examples; both are logits [B, K]."""
     expected, found = log_softmax(teacher / temperature, dim=-1), log_softmax(student / temperature, dim=-1)
     return temperature**2 * (expected.exp() * (expected - found)).sum(-1).mean()
+
+
+LOSSES: Mapping[str, Callable[[Tensor, Tensor, float], Tensor]] = {
+    "kl": distillation_loss,
+    "mse": lambda student, teacher, temperature: mse_loss(student, teacher),
+}
+"""Name → loss of a student's logits [B, K], given a teacher's and the temperature; a scalar."""
 
 
 @dataclass(frozen=True)
@@ -108,12 +120,12 @@ class Learner:
         schedule = CosineAnnealingLR(optimizer, settings.steps)
         generator = numpy_generator(here.seed, "distillation batches", round=round, client=client)
         plan = batch_plan(len(examples), settings.batch_size, epochs=1, max_steps=settings.steps, generator=generator)
-        collate, losses = here.task.collate(here.processor, 0), list[float]()
+        collate, losses, distance = here.task.collate(here.processor, 0), list[float](), LOSSES[settings.loss]
         tunable.eval()
         for chosen in plan:
             batch = {name: tensor.to(here.device) for name, tensor in collate(examples.take(chosen)).items()}
             outputs = here.task.outputs(tunable.model, batch)
-            loss = distillation_loss(outputs, teacher[torch.from_numpy(chosen)].to(here.device), settings.temperature)
+            loss = distance(outputs, teacher[torch.from_numpy(chosen)].to(here.device), settings.temperature)
             if not math.isfinite(loss.item()):
                 raise FloatingPointError(f"the loss of distillation is not finite at step {len(losses) + 1}")
             optimizer.zero_grad()

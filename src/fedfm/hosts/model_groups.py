@@ -87,6 +87,10 @@ class ModelWorkers:
         for together in self.passes(requests):
             yield from self._worker(together[0].client).answer(together)
 
+    def at(self, place: int) -> Worker:
+        """The worker on one of `federation.models`."""
+        return self._loaded(place).worker
+
     def identities(self) -> dict[str, str]:
         """Digests of the other backbones, each of which is loaded for it.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fedfm.protocols.base import Messages, Protocol, State
+from fedfm.protocols.base import Messages, Protocol, ServerModel, State
 from fedfm.protocols.buffered import Buffered
 from fedfm.protocols.calibrated import Calibrated
 from fedfm.protocols.clusters import Clusters
@@ -53,6 +53,7 @@ __all__ = [
     "LearnedSoup",
     "Messages",
     "Protocol",
+    "ServerModel",
     "Star",
     "State",
 ]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
+
+from pydantic import Field
 
 from fedfm.algorithms import Algorithm, ServerState
 from fedfm.clients.distilling import Distilling
@@ -49,6 +51,15 @@ class Messages:
     relay: float = 0
 
 
+class ServerModel(Settings):
+    """A further model at the server, which is not trained and never sent."""
+
+    path: Annotated[str, Field(min_length=1)]
+    """Hub id, local folder such as `model/` of a finished run, or `builtin:NAME`."""
+    revision: str | None = None
+    """Its branch, tag or commit, as `model.revision`."""
+
+
 class Protocol(Settings):
     """Who asks whom for what in a round."""
 
@@ -88,6 +99,11 @@ class Protocol(Settings):
     @property
     def digest(self) -> Distilling | None:
         """How a client with a backbone of its own learns from the server's logits; None: it does not."""
+        return None
+
+    @property
+    def server_model(self) -> ServerModel | None:
+        """A model beside the recipe's `model` whose predictions the server uses; None: it uses none."""
         return None
 
     def sends(self, work: str) -> Mapping[str, Spec] | None:

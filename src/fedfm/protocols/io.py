@@ -173,6 +173,11 @@ class HasServer(Interface):
         ...
 
     @property
+    def server_model(self) -> Learner:
+        """The protocol's `server_model`."""
+        ...
+
+    @property
     def validation(self) -> Examples:
         """The server's `data.validation`; only where the protocol or `contribution` judges by it."""
         ...

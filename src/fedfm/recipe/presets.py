@@ -40,6 +40,7 @@ PRESETS = (
     "learned-soup",
     "clusters",
     "continual",
+    "distill",
     "contributions",
     "afl",
     "selective",

@@ -228,6 +228,15 @@ class _TaskStream(TypedDict):
 
 
 @with_config(_OPEN)
+class _OwnModels(TypedDict):
+    model: Name
+    clients: Count
+    measured: Count
+    final: dict[str, Figure] | None
+    alone: dict[str, Figure] | None
+
+
+@with_config(_OPEN)
 class _Summary(TypedDict):
     status: Name
     rounds: Count
@@ -239,6 +248,7 @@ class _Summary(TypedDict):
     baselines: NotRequired[dict[str, Figure | dict[str, Figure]]]
     clients_spread: NotRequired[dict[str, Any] | None]
     stream: NotRequired[_TaskStream | None]
+    models: NotRequired[list[_OwnModels]]
     proxy: NotRequired[_Proxy | None]
     parameters: NotRequired[_Parameters]
     bytes: NotRequired[_Traffic]

@@ -47,6 +47,7 @@ def render(run: RunFiles) -> str:
         samples=sections.samples(run),
         federation=sections.federation(run),
         spread=sections.spread(run),
+        own_models=sections.own_models(run),
         contribution=sections.contribution(run),
         off=dig(run.recipe, "evaluate.clients") == 0,
         selection=sections.selection(run),

@@ -1,19 +1,22 @@
 """Work ``predict``: local training, then logits on the public texts of the message. The update itself is not sent.
 
 A client with the server's backbone trains from the tunable in the message. A client with another backbone continues
-from its own tunable; where the message has the server's logits (group ``teacher``), it first learns from them.
+from its own tunable; where the message has logits of the server (group ``teacher``), it first learns from them. They
+are of the public texts, or of other texts in the same group.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+from torch import Tensor
 
-from fedfm.clients.distilling import LOGITS, PREDICTIONS, PUBLIC, TEACHER
+from fedfm.clients.distilling import LOGITS, PREDICTIONS, PUBLIC, TEACHER, Learner
 from fedfm.clients.profile import profiling
 from fedfm.clients.work.base import Answer, ClientTask, failed
+from fedfm.data.examples import Examples
 from fedfm.data.packed_texts import unpack
 from fedfm.updates import Done, MessageError, Payload
 
@@ -37,18 +40,17 @@ def _predict(worker: Worker, task: ClientTask) -> Answer:
     if learner is None or digest is None:
         raise MessageError("the recipe's protocol does not ask for predictions")
     received = worker.receive(task)
-    try:
-        examples = learner.encode(unpack(groups.get(PUBLIC, {})))
-    except ValueError as error:
-        raise MessageError(f"group `{PUBLIC}` of the instruction: {error}") from error
+    examples = _texts(learner, PUBLIC, groups.get(PUBLIC, {}))
     worker.tunable.write(received.at.received)
     if TEACHER in groups:
         if received.held:
             raise MessageError(f"group `{TEACHER}` is for clients with a backbone of their own")
+        beside = {name: tensor for name, tensor in groups[TEACHER].items() if name != LOGITS}
+        lesson = _texts(learner, TEACHER, beside) if beside else examples
         teacher = groups[TEACHER].get(LOGITS)
-        if teacher is None or teacher.ndim != 2 or len(teacher) != len(examples):
-            raise MessageError(f"group `{TEACHER}` must have logits of each of the {len(examples)} examples")
-        learner.learn(examples, teacher, digest, round=number, client=client)
+        if teacher is None or teacher.ndim != 2 or len(teacher) != len(lesson):
+            raise MessageError(f"group `{TEACHER}` must have logits of each of the {len(lesson)} examples")
+        learner.learn(lesson, teacher, digest, round=number, client=client)
     indices = worker.trained(client, number)
     result = worker.fit(indices, received.at, client=client, round=number, trains=received.trains)
     _, own = worker.contract.finish(client, number, received, worker.tunable.read(), result, task.own)
@@ -63,3 +65,11 @@ def _predict(worker: Worker, task: ClientTask) -> Answer:
     )
     predictions = {PREDICTIONS: {LOGITS: learner.logits(examples)}}
     return Answer(client, Payload(number, task.instruction.base, facts, predictions, work="predict"), own)
+
+
+def _texts(learner: Learner, group: str, packed: Mapping[str, Tensor]) -> Examples:
+    """The texts of a group of the message, in the tokens of the client's model."""
+    try:
+        return learner.encode(unpack(packed))
+    except ValueError as error:
+        raise MessageError(f"group `{group}` of the instruction: {error}") from error

@@ -10,6 +10,7 @@ from fedfm.report.sections.faults import faults
 from fedfm.report.sections.federation import federation
 from fedfm.report.sections.learning import learning
 from fedfm.report.sections.outcome import outcome
+from fedfm.report.sections.own_models import own_models
 from fedfm.report.sections.proxy import proxy
 from fedfm.report.sections.samples import samples
 from fedfm.report.sections.selection import selection
@@ -28,6 +29,7 @@ __all__ = [
     "federation",
     "learning",
     "outcome",
+    "own_models",
     "proxy",
     "samples",
     "selection",

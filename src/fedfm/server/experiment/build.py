@@ -37,6 +37,7 @@ from fedfm.recipe.client_groups import Device, devices_of
 from fedfm.records.audits import planted_warnings
 from fedfm.server.experiment.federated_data import FederatedData, prepare_data
 from fedfm.server.experiment.secure_costs import secure_bytes
+from fedfm.server.experiment.server_model import LoadedServerModel, load_server_model
 from fedfm.tasks.public import PublicTexts
 from fedfm.views import choice_of
 from fedfm.views.selection import TunableLayers
@@ -59,6 +60,7 @@ class Experiment:
         training: in words, how many clients are trained at a time.
         processes: how many processes train clients.
         other_models: digests that identify the backbones of `federation.models`.
+        server_model: the protocol's further model; None where it has none.
     """
 
     data: FederatedData
@@ -72,6 +74,7 @@ class Experiment:
     training: str
     processes: int = 1
     other_models: Mapping[str, str] = field(default_factory=dict)
+    server_model: LoadedServerModel | None = None
 
     @property
     def tunable(self) -> Tunable:
@@ -355,6 +358,7 @@ class Experiment:
             **data,
             **self.backbone.identity.named,
             **self.other_models,
+            **({} if self.server_model is None else self.server_model.identity),
             "tunable": digest(self.start),
         }
 
@@ -409,6 +413,7 @@ def _build(recipe: Recipe, sites: Sequence[str], device: torch.device, available
         data = replace(data, recipe=data.recipe.model_copy(update={"runtime": sharing.runtime}))
     evaluator = _evaluator(data, backbone, model.tunable, device, available)
     _refuse_unmeasurable(data, evaluator)
+    further = load_server_model(data, evaluator)
     experiment = Experiment(
         data=data,
         backbone=backbone,
@@ -421,6 +426,7 @@ def _build(recipe: Recipe, sites: Sequence[str], device: torch.device, available
         training=training,
         processes=processes,
         other_models=others,
+        server_model=further,
     )
     experiment.promise  # noqa: B018 - refuses settings that do not fit the federation
     if experiment.example_promise is not None:

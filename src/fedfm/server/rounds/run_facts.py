@@ -98,6 +98,17 @@ class RunFacts:
         return self._experiment.student
 
     @property
+    def server_model(self) -> Learner:
+        """The protocol's further model.
+
+        Raises:
+            ValueError: it has none.
+        """
+        if self._experiment.server_model is None:
+            raise ValueError("the protocol has no model of its own")
+        return self._experiment.server_model.learner
+
+    @property
     def validation(self) -> Examples:
         """The server's validation set.
 

@@ -1,5 +1,7 @@
 """Baselines of a federation: the most frequent class, each client alone, all data in one place.
 
+Clients with a backbone of their own are not among them; `own_models` has each of these alone.
+
 Each is trained with the same code and local settings as the run itself, from the same start: `pooled` with as many
 optimiser steps as all clients together took, `local` with as many as a client took on average.
 """
@@ -47,10 +49,13 @@ def baselines(experiment: Experiment, state: RunState) -> dict[str, Any]:
         commonest = data.task.majority(training.train.labels[held], data.test.labels)
         if commonest is not None:
             results["majority"] = commonest[experiment.evaluator.metrics[0]]
+    alike = {client: indices for client, indices in clients.items() if client not in experiment.backbones}
     for name in experiment.recipe.evaluate.baselines:
-        baseline = _pooled if name == "pooled" else _local
         with experiment.client_model.pretrained(state.proxy):
-            results[name] = baseline(experiment, state, clients, worker.own)
+            if name == "pooled":
+                results[name] = _pooled(experiment, state, clients, worker.own)
+            elif alike:
+                results[name] = _local(experiment, state, alike, worker.own)
     return results
 
 
@@ -62,7 +67,8 @@ def _pooled(experiment: Experiment, state: RunState, clients: Clients, worker: W
     indices = np.sort(np.concatenate(list(clients.values())))
     on_backbone = replace(worker, tunable=experiment.tunable)
     start = experiment.client_model.to_backbone(experiment.start)
-    return _train_alone(experiment, on_backbone, start, indices, "pooled", [steps for steps in state.steps if steps])
+    train_alone(on_backbone, start, indices, "pooled", [steps for steps in state.steps if steps])
+    return _test_score(experiment, on_backbone)
 
 
 def _local(experiment: Experiment, state: RunState, clients: Clients, worker: Worker) -> dict[str, float]:
@@ -72,31 +78,38 @@ def _local(experiment: Experiment, state: RunState, clients: Clients, worker: Wo
     """
     if state.proxy is not None and experiment.client_model.is_sent:
         worker.copy.download(state.proxy)
-    local = experiment.recipe.local
     chosen = numpy_generator(experiment.recipe.seed, "local baseline").permutation(sorted(clients))[:LOCAL_CLIENTS]
     scores = []
     for client in (str(name) for name in chosen):
-        each = local.steps(len(clients[client]))
-        times = max(1, round(sum(state.steps) / len(clients) / each))
-        scores.append(_train_alone(experiment, worker, experiment.start, clients[client], client, [each] * times))
+        train_alone(worker, experiment.start, clients[client], client, usual_steps(experiment, state, client))
+        scores.append(_test_score(experiment, worker))
     ordered = sorted(scores, reverse=not experiment.data.task.metrics[experiment.evaluator.metrics[0]])
     return {"mean": float(np.mean(scores)), "worst": ordered[0], "best": ordered[-1]}
 
 
-def _train_alone(
-    experiment: Experiment, worker: Worker, start: Params, indices: np.ndarray, key: str, steps: list[int]
-) -> float:
-    """Headline test metric after plain training, without the algorithm's hooks and noise, ``steps`` in each round."""
+def usual_steps(experiment: Experiment, state: RunState, client: str) -> list[int]:
+    """Optimiser steps of a client in each of as many rounds as a client took part in on average."""
+    each = experiment.recipe.local.steps(experiment.data.clients[client])
+    clients = len(experiment.data.clients) - len(experiment.recipe.federation.without)
+    return [each] * max(1, round(sum(state.steps) / clients / each))
+
+
+def train_alone(worker: Worker, start: Params, indices: np.ndarray, key: str, steps: list[int]) -> None:
+    """Plain training of the worker's tunable, without the algorithm's hooks and noise, ``steps`` in each round."""
     contract = replace(worker.contract, rule=Algorithm())
     plain = replace(worker, contract=contract, rounds=len(steps), promise=None)
     plain.tunable.write(start)
     for number, budget in enumerate(steps, start=1):
         plain.fit(
             indices,
-            ClientRound(start, {}, {}, experiment.recipe.local.learning_rate_at(number, len(steps))),
+            ClientRound(start, {}, {}, plain.local.learning_rate_at(number, len(steps))),
             client=f"baseline {key}",
             round=number,
             max_steps=budget,
         )
-    evaluator = replace(experiment.evaluator, tunable=plain.tunable)
+
+
+def _test_score(experiment: Experiment, worker: Worker) -> float:
+    """Headline test metric of the worker's tunable."""
+    evaluator = replace(experiment.evaluator, tunable=worker.tunable)
     return evaluator(experiment.data.test)[evaluator.metrics[0]]

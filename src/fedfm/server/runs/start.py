@@ -33,6 +33,7 @@ from fedfm.server.rounds.state import RunState
 from fedfm.server.runs.artifacts import Tuned, delivered_params, write_client_adapters, write_experts, write_outcome
 from fedfm.server.runs.baselines import baselines
 from fedfm.server.runs.inference import evaluation
+from fedfm.server.runs.own_models import own_models
 from fedfm.server.runs.planning import describe
 from fedfm.server.runs.profiling import profile_of
 from fedfm.server.runs.refusals import is_finished, refuse_changes
@@ -221,6 +222,7 @@ def _finish(
     compared = baselines(experiment, state)
     stop.check("after the baselines")
     write_client_adapters(folder, experiment, state)
+    models = own_models(folder, experiment, state, stop)
     write_experts(folder, experiment, state)
     if state.refined is not None and state.refined.params:
         experiment.tunable.write(state.refined.params)
@@ -238,6 +240,7 @@ def _finish(
         cost_totals(folder.costs),
         driver.guard.figures(),
         score_totals(folder.metrics),
+        models,
     )
     tuned = Tuned(experiment.client_model, experiment.backbone, state.proxy or ModelVersion())
     target = write_outcome(folder, tuned, experiment.recipe, summary, merge=False)

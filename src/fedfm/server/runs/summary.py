@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from fedfm.params import count
@@ -28,6 +29,7 @@ def summarize(
     costs: CostTotals,
     privacy: dict[str, Any] | None,
     scores: ScoreTotals,
+    models: Sequence[dict[str, Any]] = (),
 ) -> dict[str, Any]:
     """The content of ``summary.json``.
 
@@ -41,6 +43,7 @@ def summarize(
         costs: of the run.
         privacy: what was promised and spent; None where nothing is promised.
         scores: of the clients' contributions.
+        models: figures of the clients' own backbones, as `own_models`.
     """
     split, contribution = experiment.judged_split, experiment.recipe.contribution
     delivered = state.delivered(split)
@@ -61,6 +64,7 @@ def summarize(
         "baselines": baselines,
         "clients_spread": spread,
         "stream": stream_summary(experiment, state.tasks, state.latest),
+        "models": list(models),
         "proxy": proxy,
         "contribution": scores.summary(contribution.kind) if contribution.scores_clients else None,
         "protocol": _protocol(experiment, state),
