@@ -10,7 +10,7 @@ import numpy as np
 from fedfm.data.examples import Examples
 from fedfm.data.labels import LabelMap
 from fedfm.data.settings import Reference
-from fedfm.data.sources import Source, Split, read_source
+from fedfm.data.sources import Source, Split
 from fedfm.errors import RecipeError
 from fedfm.hosts.changed_data import changed
 from fedfm.hosts.client_split import ClientSplit, split_clients
@@ -72,9 +72,10 @@ def read_training(recipe: Recipe) -> TrainingData:
     federation = split_clients(recipe, train)
     encode = partial(task.encode, data=recipe.data, processor=processor, labels=labels)
     train = changed(recipe, HeldExamples(train, federation.train, labels, kept, encode, processor))
+    recipe = _resolved(recipe, len(federation.train), task.settled(labels, train, federation.train))
     return TrainingData(
-        recipe=_resolved(recipe, len(federation.train)),
-        task=task,
+        recipe=recipe,
+        task=recipe.task,
         processor=processor,
         labels=labels,
         train=train,
@@ -97,18 +98,11 @@ def recipe_source(recipe: Recipe, reference: Reference, split: Split, *, where: 
         where: the key that names it; None: ``data.SPLIT``.
 
     Raises:
-        RecipeError, DataError: as `read_source` and the task's `prepare`.
+        RecipeError, DataError: as the task's `read`.
     """
-    task = recipe.task
-    source = read_source(
-        reference,
-        split,
-        where=where or f"data.{split}",
-        columns=task.columns(recipe.data),
-        csv=recipe.data.csv,
-        allow_network=recipe.allow_network,
+    return recipe.task.read(
+        reference, split, recipe.data, where=where or f"data.{split}", allow_network=recipe.allow_network
     )
-    return task.prepare(source, recipe.data)
 
 
 def processor_of(recipe: Recipe) -> Processor:
@@ -145,11 +139,11 @@ def _hold_back(recipe: Recipe, source: Source) -> tuple[Source, dict[str, Source
     return source if len(order) == len(source) else source.select(np.sort(order)), parts
 
 
-def _resolved(recipe: Recipe, clients: int) -> Recipe:
+def _resolved(recipe: Recipe, clients: int, task: Task) -> Recipe:
     """The recipe with the values that depend on the data, so that ``recipe.yaml`` says what was run."""
     settings = recipe.federation
     per_round = check_cohort(recipe, clients)
     if recipe.protocol.asks_everyone:
         per_round = clients
     known = {"clients": clients, "per_round": settings.per_round or per_round, "partition": recipe.partition}
-    return recipe.model_copy(update={"federation": recipe.federation.model_copy(update=known)})
+    return recipe.model_copy(update={"federation": recipe.federation.model_copy(update=known), "task": task})
