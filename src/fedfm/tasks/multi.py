@@ -164,7 +164,9 @@ class MultiTask(Task):
         for number, task in enumerate(self.tasks):
             rows, part = _part(task, source)
             if not len(rows):
-                raise RecipeError(f"{source.name} has no example of the task {task.name}", where=f"task.tasks[{number}]")
+                raise RecipeError(
+                    f"{source.name} has no example of the task {task.name}", where=f"task.tasks[{number}]"
+                )
             found = task.label_map(part, task.settings(data))
             if found is None:
                 raise ValueError(f"the task {task.name} has no labels")

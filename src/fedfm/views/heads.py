@@ -19,7 +19,6 @@ from fedfm.spec import Spec
 from fedfm.views.base import Slices, View, whole
 from fedfm.views.share import in_head
 
-
 _COPY = re.compile(r"\.(original_module|modules_to_save\.[^.]+)")
 """What peft adds to the name of a layer of which it keeps a trained copy."""
 

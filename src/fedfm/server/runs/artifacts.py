@@ -61,7 +61,9 @@ class Tuned:
 def write_outcome(folder: RunFolder, tuned: Tuned, recipe: Recipe, summary: dict[str, Any], *, merge: bool) -> Path:
     """Writes the tuned parameters, with a card.
 
-    Of several tasks, it also writes ``heads/``. Where a rule has added to the frozen weights, it writes ``model/``, and beside it ``adapter/`` if one LoRA can hold
+    Of several tasks, it also writes ``heads/``.
+
+    Where a rule has added to the frozen weights, it writes ``model/``, and beside it ``adapter/`` if one LoRA can hold
     the tunable with all that was added.
 
     Args:
