@@ -131,6 +131,8 @@ def _references(recipe: RecipeKeys) -> str | None:
 def _canary_pairs(recipe: RecipeKeys) -> str | None:
     if recipe.audit.canaries and recipe.task.compares:
         return f"a canary is one random text, but `task.kind: {recipe.task.kind}` learns pairs: set it to 0"
+    if recipe.audit.canaries and recipe.task.part_names:
+        return f"a canary is of no task, but `task.kind: {recipe.task.kind}` learns several: set it to 0"
     return None
 
 
