@@ -42,6 +42,7 @@ COMPANIONS: dict[tuple[str, str], Values] = {
     ("federation.stream.kind", "column"): {"federation": {"stream": {"column": "site"}}},
     ("evaluate.at", "clients"): {"federation": {"holdout": 0.5}},
     ("privacy.kind", "central"): {"privacy": {"noise_multiplier": 1.0, "delta": 0.01}},
+    ("task.kind", "multi"): {"task": {"tasks": [{"kind": "text-classification", "name": "a"}]}},
     ("federation.budgets", "set"): {"tune": {"kind": "full"}},
 }
 """Choices that no recipe can make without another key."""

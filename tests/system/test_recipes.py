@@ -76,7 +76,7 @@ def small(recipe: Recipe, models: Path) -> list[str]:
 
 def texts(recipe: Recipe, folder: Path) -> list[str]:
     """Overrides that put a few short texts in place of the recipe's data; images stay."""
-    if recipe.task.kind == "image-classification":
+    if recipe.task.kind == "image-classification" or recipe.task.names_columns:
         return []
     path, public = folder / "texts.jsonl", folder / "public.jsonl"
     rows = [

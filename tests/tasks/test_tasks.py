@@ -161,7 +161,7 @@ def test_majority_answers_the_commonest_training_class() -> None:
     assert TASKS["causal-lm"]().majority(np.array([0]), np.array([0])) is None
 
 
-@pytest.mark.parametrize("kind", TASKS)
+@pytest.mark.parametrize("kind", [kind for kind in TASKS if kind != "multi"])  # whose metrics are those of its tasks
 def test_every_declared_metric_is_scored(kind: str) -> None:
     task = TASKS[kind]()
     measured = MEASURED.get(kind) or (
@@ -173,5 +173,5 @@ def test_every_declared_metric_is_scored(kind: str) -> None:
 
 
 def test_what_falls_when_a_model_gets_better() -> None:
-    falling = {name for task in TASKS.values() for name, higher in task.metrics.items() if not higher}
+    falling = {name for kind, task in TASKS.items() if kind != "multi" for name, up in task.metrics.items() if not up}
     assert {"loss", *falling} == LOWER_IS_BETTER

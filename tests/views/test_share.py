@@ -36,6 +36,7 @@ def recipe(share: Any) -> Any:
         tune=SimpleNamespace(kind="lora", r=8, share=share),
         federation=SimpleNamespace(ranks=None, budgets=None),
         aggregate=SimpleNamespace(schedules=False),
+        task=SimpleNamespace(outputs_held=None),
     )
 
 

@@ -20,12 +20,15 @@ if TYPE_CHECKING:
 PREFIX = "probabilities."
 """Prefix of the columns of single classes."""
 
+OF_TASK = "Name of the task, of a model that has learnt several (task.kind: multi)."
+
 
 @click.command(cls=Command)
 @click.argument("folder", metavar="RUN", type=click.Path(path_type=Path))
 @click.argument("data")
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
-def evaluate(folder: Path, data: str, overrides: tuple[str, ...], as_json: bool) -> None:
+@click.option("--task", help=OF_TASK)
+def evaluate(folder: Path, data: str, overrides: tuple[str, ...], task: str | None, as_json: bool) -> None:
     """Measure the model of the run in the folder RUN on DATA.
 
     DATA is a file, a folder, hf:NAME or builtin:NAME, as `data.test` in a recipe. Its columns must have the names of
@@ -33,7 +36,7 @@ def evaluate(folder: Path, data: str, overrides: tuple[str, ...], as_json: bool)
     """
     from fedfm.server import evaluate
 
-    found = evaluate(folder, data, overrides)
+    found = evaluate(folder, data, overrides, task=task)
     if as_json:
         print_json(found)
         return
@@ -50,13 +53,21 @@ def evaluate(folder: Path, data: str, overrides: tuple[str, ...], as_json: bool)
 @click.argument("folder", metavar="RUN", type=click.Path(path_type=Path))
 @click.argument("given", nargs=-1, metavar="[DATA] [KEY=VALUE]...")
 @click.option("--prompt", "-p", "prompts", multiple=True, help="A text to answer, in place of DATA; may be repeated.")
+@click.option("--task", help=OF_TASK)
 @click.option(
     "--output",
     "-o",
     type=click.Path(path_type=Path, dir_okay=False),
     help="Write to this file, .jsonl or .csv, in place of standard output.",
 )
-def predict(folder: Path, given: tuple[str, ...], prompts: tuple[str, ...], output: Path | None, as_json: bool) -> None:
+def predict(
+    folder: Path,
+    given: tuple[str, ...],
+    prompts: tuple[str, ...],
+    task: str | None,
+    output: Path | None,
+    as_json: bool,
+) -> None:
     """Print what RUN's model says of each row of DATA.
 
     Classes, labels, tags, numbers or answers, by the kind of task, as JSON lines; answers on a terminal as they are
@@ -75,7 +86,7 @@ def predict(folder: Path, given: tuple[str, ...], prompts: tuple[str, ...], outp
 
     terminal = console()
     streams = output is None and not as_json and terminal.is_terminal and _writes(folder)
-    rows = predict(folder, data, overrides, prompts=prompts, heard=_shown(terminal) if streams else None)
+    rows = predict(folder, data, overrides, prompts=prompts, heard=_shown(terminal) if streams else None, task=task)
     if streams:
         terminal.print()
         return

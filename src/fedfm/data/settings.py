@@ -11,6 +11,9 @@ from fedfm.settings import Settings
 SITES = "sites"
 """Value of `data.train` for training data that clients hold on their own machines."""
 
+BY_TASK = "tasks"
+"""Value of `data.train`, `data.validation` or `data.test` where each of several tasks has its own source."""
+
 FILE = "file"
 """Value of `data.client` for a federation in which each file of `data.train` is a client."""
 
@@ -149,8 +152,8 @@ class DataSettings(Settings):
     train: Reference
     """File (jsonl[.gz], csv, tsv, parquet, conll, npz), folder (tables, images, a saved data set), pattern
     (`data/*.csv`) or list of these, hub id (`hf:NAME/CONFIG`, with another split as in `hf:NAME:validation`), or
-    `builtin:NAME`; `sites`: clients have their data on their own machines (`fedfm server`). In Python also a pandas
-    DataFrame or a `datasets.Dataset`."""
+    `builtin:NAME`; `sites`: clients have their data on their own machines (`fedfm server`); `tasks`: each task of
+    `task.kind: multi` names its own. In Python also a pandas DataFrame or a `datasets.Dataset`."""
     validation: Reference | Fraction | None = None
     """As `train`, or a fraction of the training examples to hold out; evaluated during the run. With
     `evaluate.patience`, it decides when to stop early and which round is the result."""

@@ -68,7 +68,7 @@ def split_clients(recipe: Recipe, examples: Examples) -> ClientSplit:
         RecipeError: the partition does not fit the data, or there are fewer natural clients than the recipe asks for.
     """
     settings = recipe.federation
-    pool = Pool(len(examples), examples.labels, examples.clients)
+    pool = Pool(len(examples), examples.labels, examples.clients, recipe.task.numbers(examples))
     generator = numpy_generator(recipe.seed, "partition")
     train = recipe.partition.split(pool, settings.clients or DEFAULT_CLIENTS, generator)
     left_out: tuple[str, ...] = ()

@@ -10,7 +10,7 @@ import numpy as np
 from fedfm.data.examples import Examples
 from fedfm.data.labels import LabelMap
 from fedfm.data.settings import Reference
-from fedfm.data.sources import Source, Split, read_source
+from fedfm.data.sources import Source, Split
 from fedfm.data.streams import Timetable
 from fedfm.errors import RecipeError
 from fedfm.hosts.changed_data import changed
@@ -77,9 +77,10 @@ def read_training(recipe: Recipe) -> TrainingData:
     timetable = timetable_of(recipe, kept, train, labels)
     encode = partial(task.encode, data=recipe.data, processor=processor, labels=labels)
     train = changed(recipe, HeldExamples(train, federation.train, labels, kept, encode, processor))
+    recipe = _resolved(recipe, len(federation.train), task.settled(labels, train, federation.train), timetable)
     return TrainingData(
-        recipe=_resolved(recipe, len(federation.train), timetable),
-        task=task,
+        recipe=recipe,
+        task=recipe.task,
         processor=processor,
         labels=labels,
         train=train,
@@ -103,18 +104,17 @@ def recipe_source(recipe: Recipe, reference: Reference, split: Split, *, where: 
         where: the key that names it; None: ``data.SPLIT``.
 
     Raises:
-        RecipeError, DataError: as `read_source` and the task's `prepare`.
+        RecipeError, DataError: as the task's `read`.
     """
-    task, stream = recipe.task, recipe.federation.stream
-    source = read_source(
+    stream = recipe.federation.stream
+    return recipe.task.read(
         reference,
         split,
+        recipe.data,
         where=where or f"data.{split}",
-        columns=[*task.columns(recipe.data), *(stream.columns() if stream is not None else ())],
-        csv=recipe.data.csv,
         allow_network=recipe.allow_network,
+        beside=stream.columns() if stream is not None else (),
     )
-    return task.prepare(source, recipe.data)
 
 
 def processor_of(recipe: Recipe) -> Processor:
@@ -151,7 +151,7 @@ def _hold_back(recipe: Recipe, source: Source) -> tuple[Source, dict[str, Source
     return source if len(order) == len(source) else source.select(np.sort(order)), parts
 
 
-def _resolved(recipe: Recipe, clients: int, timetable: Timetable | None) -> Recipe:
+def _resolved(recipe: Recipe, clients: int, task: Task, timetable: Timetable | None) -> Recipe:
     """The recipe with the values that depend on the data, so that ``recipe.yaml`` says what was run."""
     settings = recipe.federation
     per_round = check_cohort(recipe, clients)
@@ -164,4 +164,4 @@ def _resolved(recipe: Recipe, clients: int, timetable: Timetable | None) -> Reci
     }
     if settings.stream is not None and timetable is not None:
         known["stream"] = settings.stream.model_copy(update={"rounds": timetable.rounds})
-    return recipe.model_copy(update={"federation": recipe.federation.model_copy(update=known)})
+    return recipe.model_copy(update={"federation": recipe.federation.model_copy(update=known), "task": task})

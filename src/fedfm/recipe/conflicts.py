@@ -102,6 +102,23 @@ def _unread(key: str) -> Callable[[RecipeKeys], str | None]:
     return reason
 
 
+def _sources(split: str) -> Callable[[RecipeKeys], str | None]:
+    """A rule that refuses a source which does not fit the task."""
+    return lambda recipe: recipe.task.refuses(split, recipe.data)
+
+
+def _named_by_task(key: str) -> Callable[[RecipeKeys], str | None]:
+    """A rule that refuses a key of ``data`` which the task says itself."""
+
+    def reason(recipe: RecipeKeys) -> str | None:
+        default = type(recipe.data).model_fields[key].get_default(call_default_factory=True)
+        if not recipe.task.names_columns or getattr(recipe.data, key) == default:
+            return None
+        return f"the tasks of `task.kind: {recipe.task.kind}` name their own: say it in task.tasks"
+
+    return reason
+
+
 def _references(recipe: RecipeKeys) -> str | None:
     if recipe.proxy.is_sent and recipe.task.compares:
         return (
@@ -114,6 +131,8 @@ def _references(recipe: RecipeKeys) -> str | None:
 def _canary_pairs(recipe: RecipeKeys) -> str | None:
     if recipe.audit.canaries and recipe.task.compares:
         return f"a canary is one random text, but `task.kind: {recipe.task.kind}` learns pairs: set it to 0"
+    if recipe.audit.canaries and recipe.task.part_names:
+        return f"a canary is of no task, but `task.kind: {recipe.task.kind}` learns several: set it to 0"
     return None
 
 
@@ -347,6 +366,8 @@ CHECKS = (
     Check(("data.test",), _something_to_report),
     Check(("data.validation", "data.test"), _held_back),
     Check(("data.text", "task.kind"), _pairs),
+    *(Check((f"data.{split}", "task"), _sources(split)) for split in ("train", "validation", "test", "root")),
+    *(Check((f"data.{key}", "task"), _named_by_task(key)) for key in ("text", "label", "labels")),
     Check(("data.conversation", "task.kind"), _unread("conversation")),
     Check(("data.template", "task.kind"), _unread("template")),
     Check(("data.pack", "task.kind"), _unread("pack")),

@@ -22,6 +22,7 @@ PRESETS = (
     "multi-label",
     "token-classification",
     "regression",
+    "multitask",
     "pydoc-llm",
     "pydoc-instruct",
     "pydoc-preference",

@@ -28,7 +28,7 @@ FILES = (
     "wire.jsonl", "costs.jsonl", "privacy.jsonl", "answers.jsonl", "answers-wire.jsonl", "LATEST",
     "summary.json", "evaluation.json", "samples.json", "audit.json", "report.html", LOCK, OWNER,
 )  # fmt: skip
-FOLDERS = ("checkpoints", "client_state", "clients", "adapter", "experts", "model", "proxy", "tensorboard")
+FOLDERS = ("checkpoints", "client_state", "clients", "adapter", "experts", "heads", "model", "proxy", "tensorboard")
 """`FILES` must be files and `FOLDERS` must be folders, where they exist."""
 
 
@@ -165,6 +165,11 @@ class RunFolder:
     def experts(self) -> Path:
         """Adapters of a protocol with several models at the server: ``NAME/adapter/``, and each client's expert."""
         return self.path / "experts"
+
+    @property
+    def heads(self) -> Path:
+        """Adapters of single tasks, where the model learns several: ``NAME/``, each with its own head."""
+        return self.path / "heads"
 
     @property
     def client_state(self) -> Path:

@@ -31,5 +31,5 @@ def _distilled(summary: Record | None, metric: str, gap: float) -> str:
 
 def difference(metric: str, gap: float) -> str:
     """The metric of the backbone minus that of the proxy, in points where the metric is a share."""
-    text = f"{100 * gap:+.1f} points" if metric in units.PERCENTAGES else f"{gap:+.3f}"
+    text = f"{100 * gap:+.1f} points" if units.is_share(metric) else f"{gap:+.3f}"
     return text.replace("-", "\N{MINUS SIGN}")

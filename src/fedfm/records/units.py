@@ -43,6 +43,16 @@ LOWER_IS_BETTER = frozenset({"loss", "perplexity", "rmse", "mae"})
 DASH = "–"
 
 
+def is_share(metric: str) -> bool:
+    """Whether a metric, of a task or of the run, is shown in percent."""
+    return metric.partition(".")[0] in PERCENTAGES
+
+
+def falls(metric: str) -> bool:
+    """Whether a metric, of a task or of the run, falls as a model improves."""
+    return metric.partition(".")[0] in LOWER_IS_BETTER
+
+
 def size(size_bytes: float) -> str:
     """Bytes in decimal units: ``1.2 MB``."""
     for unit in ("B", "kB", "MB", "GB"):
@@ -97,14 +107,16 @@ def listed(figures: Mapping[str, Any], *, but: frozenset[str] = frozenset({"kind
 
 def metric_name(metric: str) -> str:
     """The name of a metric, as it is written in a sentence."""
-    return NAMES.get(metric, metric.replace("_", " "))
+    kind, _, task = metric.partition(".")
+    name = NAMES.get(kind, kind.replace("_", " "))
+    return f"{name} of {task}" if task else name
 
 
 def metric(name: str, value: float | None) -> str:
     """The value of a metric: ``87.1 %`` for shares, ``24.3`` for perplexity, else three decimals; a dash for None."""
     if value is None or not math.isfinite(value):
         return DASH
-    if name in PERCENTAGES:
+    if is_share(name):
         return f"{100 * value:.1f} %"
     return _three(value) if name == "perplexity" else typeset(f"{value:.3f}")
 
@@ -113,7 +125,7 @@ def metric_change(name: str, before: float | None, after: float | None) -> str:
     """The change of a metric: ``+36.9 points`` for shares, ``−95.1 %`` for perplexity, else a difference."""
     if before is None or after is None or not (math.isfinite(before) and math.isfinite(after)):
         return DASH
-    if name in PERCENTAGES:
+    if is_share(name):
         return _signed(100 * (after - before), ".1f") + " points"
     if name == "perplexity":
         return _signed(100 * (after / before - 1), ".1f") + " %"

@@ -45,6 +45,7 @@ LOADING = {
     "instruct": Loading("AutoModelForCausalLM", "AutoTokenizer", "text-generation"),
     "preference": Loading("AutoModelForCausalLM", "AutoTokenizer", "text-generation"),
     "retrieval": Loading("AutoModel", "AutoTokenizer", "feature-extraction"),
+    "multi": Loading("AutoModelForSequenceClassification", "AutoTokenizer", "text-classification", "regression"),
     "seq2seq": Loading("AutoModelForSeq2SeqLM", "AutoTokenizer", "text-generation"),
 }
 
@@ -82,7 +83,14 @@ class Base:
 
 
 def write_card(
-    folder: Path, *, base: Base, summary: Record, recipe: Record, kind: ArtifactKind, audit: Record | None = None
+    folder: Path,
+    *,
+    base: Base,
+    summary: Record,
+    recipe: Record,
+    kind: ArtifactKind,
+    audit: Record | None = None,
+    place: str | None = None,
 ) -> Path:
     """Writes README.md beside an adapter or a merged model.
 
@@ -93,6 +101,7 @@ def write_card(
         recipe: the resolved recipe as plain data.
         kind: what ``folder`` holds.
         audit: the content of audit.json; None where the run was not audited.
+        place: of the folder in that of the run; None: it has the name of its kind.
 
     Raises:
         StorageError: it cannot be written.
@@ -106,7 +115,7 @@ def write_card(
         header=_header(base.name, loading, recipe, kind).to_yaml(),
         kind=kind,
         base_model=_model_name(base.name),
-        code=_code(base, loading, summary, recipe, kind),
+        code=_code(base, loading, summary, recipe, kind, place or kind),
         local=base.kind == "folder",
         algorithm=names.written(str(dig(recipe, "algorithm.name"))),
         task=dig(recipe, "task.kind"),
@@ -136,7 +145,7 @@ def write_card(
     return path
 
 
-def _code(base: Base, loading: Loading, summary: Record, recipe: Record, kind: ArtifactKind) -> str:
+def _code(base: Base, loading: Loading, summary: Record, recipe: Record, kind: ArtifactKind, place: str) -> str:
     """Python code that loads the model from the folder and prepares inputs as in the evaluation."""
     return templates.render(
         "card_code.py.j2",
@@ -144,7 +153,7 @@ def _code(base: Base, loading: Loading, summary: Record, recipe: Record, kind: A
         adapter=kind == "adapter",
         task=dig(recipe, "task.kind"),
         loading=loading,
-        path=_where(recipe, kind),
+        path=_where(recipe, place),
         labels=summary.get("labels") or [],
         base=base,
         columns=len(dig(recipe, "data.text") or ()),
@@ -154,10 +163,10 @@ def _code(base: Base, loading: Loading, summary: Record, recipe: Record, kind: A
     )
 
 
-def _where(recipe: Record, kind: ArtifactKind) -> str:
+def _where(recipe: Record, place: str) -> str:
     """The folder, relative to where the run was started; ``.`` for an absolute path, which is private."""
     run = Path(recipe.get("run_dir") or Path(recipe.get("output") or "/") / recipe["name"])
-    return "." if run.is_absolute() else str(run / kind)
+    return "." if run.is_absolute() else str(run / place)
 
 
 def _yaml(recipe: Record) -> str:

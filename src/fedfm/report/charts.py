@@ -285,7 +285,7 @@ def _mark_last(axes: Axes, line: Curve, metric: str) -> None:
     if not math.isfinite(y):
         return
     axes.plot([x], [y], marker="o", markersize=4, color=COLOURS[line.role])
-    higher = metric not in units.LOWER_IS_BETTER
+    higher = not units.falls(metric)
     axes.annotate(
         units.metric(metric, y),
         (x, y),
@@ -301,7 +301,7 @@ def _reference(axes: Axes, name: str, level: float, values: Sequence[float], met
     """A dashed level with its name, on the side where a learning curve leaves space."""
     axes.axhline(level, color=COLOURS["muted"], linewidth=0.9, linestyle=(0, (3, 3)))
     above = bool(values) and level > (min(values) + max(values)) / 2
-    left = above != (metric in units.LOWER_IS_BETTER)
+    left = above != units.falls(metric)
     axes.annotate(
         name,
         (0.0 if left else 1.0, level),
@@ -329,13 +329,13 @@ def _metric_axis(axes: Axes, metric: str, values: Sequence[float]) -> None:
 
 def _show_level(axes: Axes, metric: str, value: float) -> None:
     """Limits around a constant value, within the range of the metric."""
-    room = 0.05 if metric in units.PERCENTAGES else 0.05 * abs(value) or 1.0
+    room = 0.05 if units.is_share(metric) else 0.05 * abs(value) or 1.0
     low, high = value - room, value + room
-    axes.set_ylim(max(low, 0.0) if value >= 0 else low, min(high, 1.0) if metric in units.PERCENTAGES else high)
+    axes.set_ylim(max(low, 0.0) if value >= 0 else low, min(high, 1.0) if units.is_share(metric) else high)
 
 
 def _metric_formatter(metric: str) -> FuncFormatter:
-    if metric in units.PERCENTAGES:
+    if units.is_share(metric):
         return FuncFormatter(lambda value, _: units.typeset(f"{100 * value:.4g} %"))
     return FuncFormatter(lambda value, _: units.typeset(f"{value:,.4g}"))
 

@@ -9,6 +9,7 @@ from fedfm.tasks.base import Batch, Collate, Task
 from fedfm.tasks.classification import ImageClassification, TextClassification
 from fedfm.tasks.instruction import Instruct
 from fedfm.tasks.language_modeling import CausalLM, MaskedLM
+from fedfm.tasks.multi import MultiTask
 from fedfm.tasks.multi_label import MultiLabel
 from fedfm.tasks.preference import Preference
 from fedfm.tasks.regression import Regression
@@ -28,6 +29,7 @@ TASKS: dict[str, type[Task]] = {
     "seq2seq": Seq2Seq,
     "preference": Preference,
     "retrieval": Retrieval,
+    "multi": MultiTask,
 }
 
 AnyTask = Annotated[Task, Choice(TASKS, "kind", "fedfm.tasks")]
@@ -42,6 +44,7 @@ __all__ = [
     "Instruct",
     "MaskedLM",
     "MultiLabel",
+    "MultiTask",
     "Preference",
     "Regression",
     "Retrieval",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, Literal, TypedDict
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Self, TypedDict
 
 import numpy as np
 from torch import Tensor, nn
@@ -14,8 +15,8 @@ from fedfm.data.conversations.questions import Question
 from fedfm.data.examples import REFERENCE, Examples
 from fedfm.data.labels import LabelMap
 from fedfm.data.readers.request import RequestedColumn, Role
-from fedfm.data.settings import FILE, DataSettings
-from fedfm.data.sources import Source
+from fedfm.data.settings import BY_TASK, FILE, DataSettings, Reference
+from fedfm.data.sources import Source, Split, read_source
 from fedfm.models.configs import ProblemType
 from fedfm.models.tunable import Tunable
 from fedfm.settings import Capabilities, Settings
@@ -65,6 +66,36 @@ class PerClass(TypedDict):
     confusion: list[list[int]]
 
 
+@dataclass(frozen=True)
+class Part:
+    """One of several tasks that a model has learnt.
+
+    Attributes:
+        task: as if the model had learnt nothing else.
+        data: names its columns.
+        labels: of its outputs.
+        outputs: where they are among the outputs of the model.
+    """
+
+    task: Task
+    data: DataSettings
+    labels: LabelMap
+    outputs: slice
+
+
+@dataclass(frozen=True)
+class HeldOutputs:
+    """Which outputs of the model a client trains, where not all clients train all of them.
+
+    Attributes:
+        total: number of outputs.
+        of: client → the slices that it trains; clients that are absent train all.
+    """
+
+    total: int
+    of: Mapping[str, tuple[slice, ...]]
+
+
 class Task(Settings):
     """One kind of task, with its settings: the recipe's ``task``. The processor and the labels are arguments.
 
@@ -88,6 +119,7 @@ class Task(Settings):
         generates: whether the model writes, so that `questions`, `prompt` and `end` are there.
         text_columns: how many columns ``data.text`` may name.
         answers_questions: whether `fedfm ask` can put questions to a run of this kind.
+        names_columns: whether the task itself names the columns, so that `data.text` and `data.label` are not read.
         metrics: name → whether higher is better; the first is the main metric, which decides between rounds.
     """
 
@@ -108,6 +140,7 @@ class Task(Settings):
     generates: ClassVar[bool] = False
     text_columns: ClassVar[tuple[int, ...]] = (1,)
     answers_questions: ClassVar[bool] = False
+    names_columns: ClassVar[bool] = False
     metrics: ClassVar[Mapping[str, bool]]
 
     def capabilities(self) -> Capabilities:
@@ -129,6 +162,72 @@ class Task(Settings):
         if self.labelled:
             needed.append(RequestedColumn(data.label, self.label_role, "data.label"))
         return [*needed, *client_columns(data)]
+
+    def read(
+        self,
+        reference: Reference,
+        split: Split,
+        data: DataSettings,
+        *,
+        where: str,
+        allow_network: bool,
+        beside: Sequence[str] = (),
+    ) -> Source:
+        """A source of the run, with the columns that the task needs, as `encode` reads it.
+
+        Args:
+            reference: what the recipe names.
+            split: of a set that has several.
+            data: names the columns.
+            where: the key that names the reference.
+            allow_network: whether a hub data set may be downloaded.
+            beside: further columns that the table must have.
+
+        Raises:
+            RecipeError, DataError: as `read_source` and `prepare`.
+        """
+        columns = [*self.columns(data), *beside]
+        source = read_source(reference, split, where=where, columns=columns, csv=data.csv, allow_network=allow_network)
+        return self.prepare(source, data)
+
+    def refuses(self, split: str, data: DataSettings) -> str | None:
+        """Why the source of a split, or of `root`, does not fit the task, as the recipe names it; None if it does."""
+        if getattr(data, split) != BY_TASK:
+            return None
+        return f"`{BY_TASK}` stands for the sources of several tasks, and `task.kind: {self.kind}` is one: name a file"
+
+    def settled(self, labels: LabelMap | None, examples: Examples, clients: Mapping[str, np.ndarray]) -> Self:
+        """The task with what the training data decides filled in, so that ``recipe.yaml`` says it.
+
+        Args:
+            labels: of the run.
+            examples: all training examples.
+            clients: client id → indices of those that it trains on.
+        """
+        return self
+
+    def numbers(self, examples: Examples) -> np.ndarray | None:
+        """Which of several tasks each example is of, int64 ``[N]``; None where there is one task."""
+        return None
+
+    @property
+    def outputs_held(self) -> HeldOutputs | None:
+        """Which outputs each client trains; None where all clients train all."""
+        return None
+
+    @property
+    def part_names(self) -> tuple[str, ...]:
+        """Names of the tasks that the model learns at once; empty where there is one task."""
+        return ()
+
+    def part(self, name: str, data: DataSettings) -> Part:
+        """One of `part_names`.
+
+        Args:
+            name: of the task.
+            data: of the run.
+        """
+        raise NotImplementedError
 
     def prepare(self, source: Source, data: DataSettings) -> Source:
         """A source as `encode` reads it, with the columns that `inputs` names; by default as it is."""

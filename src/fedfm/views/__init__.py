@@ -25,6 +25,7 @@ from fedfm.views.base import (
     widen,
 )
 from fedfm.views.chosen import ChosenParts, choice_of
+from fedfm.views.heads import Heads
 from fedfm.views.personal import Personal
 from fedfm.views.ranks import Ranks
 from fedfm.views.schedule import Schedule
@@ -36,6 +37,7 @@ VIEWS: dict[str, type[View]] = {
     "ranks": Ranks,
     "schedule": Schedule,
     "width": Width,
+    "heads": Heads,
     "chosen": ChosenParts,
 }
 """Name → kind of view; each makes itself from a recipe, where the recipe asks for it."""
@@ -112,6 +114,7 @@ __all__ = [
     "VIEWS",
     "Anatomy",
     "ChosenParts",
+    "Heads",
     "Personal",
     "Ranks",
     "Schedule",

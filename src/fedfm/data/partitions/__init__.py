@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from fedfm.data.partitions.base import Partitioner, Pool
+from fedfm.data.partitions.by_task import ByTask
 from fedfm.data.partitions.column import Column
 from fedfm.data.partitions.dirichlet import Dirichlet
 from fedfm.data.partitions.iid import Iid
@@ -18,8 +19,20 @@ PARTITIONS: dict[str, type[Partitioner]] = {
     "shards": Shards,
     "quantity": Quantity,
     "column": Column,
+    "tasks": ByTask,
 }
 
 Partition = Annotated[Partitioner, Choice(PARTITIONS, "kind", "fedfm.partitions")]
 
-__all__ = ["PARTITIONS", "Column", "Dirichlet", "Iid", "Partition", "Partitioner", "Pool", "Quantity", "Shards"]
+__all__ = [
+    "PARTITIONS",
+    "ByTask",
+    "Column",
+    "Dirichlet",
+    "Iid",
+    "Partition",
+    "Partitioner",
+    "Pool",
+    "Quantity",
+    "Shards",
+]

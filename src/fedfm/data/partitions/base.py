@@ -19,11 +19,13 @@ class Pool:
         count: N, the number of examples.
         labels: int64 [N], the class of each example; None for examples without classes.
         column: str objects [N], the name of each example's client; None without a natural federation.
+        tasks: int64 [N], the number of each example's task; None where there is only one.
     """
 
     count: int
     labels: np.ndarray | None = None
     column: np.ndarray | None = None
+    tasks: np.ndarray | None = None
 
 
 class Partitioner(Settings):

@@ -118,7 +118,7 @@ def _levels(metric: str, initial: Record, final: Record, compared: list[tuple[st
     bars = [("Before round 1", initial.get(metric), "initial"), *((*pair, "baseline") for pair in compared)]
     bars.append(("This run", final.get(metric), "final"))
     known = [(name, value, role) for name, value, role in bars if value is not None]
-    top = max([1.0, *(value for _, value, _ in known)]) if metric not in units.LOWER_IS_BETTER else 0.0
+    top = max([1.0, *(value for _, value, _ in known)]) if not units.falls(metric) else 0.0
     top = top or max((value for _, value, _ in known), default=1.0)
     return [
         Level(name, units.metric(metric, value), 100 * max(0.0, value / top) if top else 0.0, role)

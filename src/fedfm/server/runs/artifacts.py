@@ -18,6 +18,7 @@ from fedfm.errors import RecipeError
 from fedfm.hosts.worker_factory import make_contract
 from fedfm.models import builtin
 from fedfm.models.backbones import Backbone, load_backbone
+from fedfm.models.heads import save_head
 from fedfm.models.identity import PARTS
 from fedfm.models.quiet import quiet
 from fedfm.models.tunable import Tunable
@@ -60,6 +61,8 @@ class Tuned:
 def write_outcome(folder: RunFolder, tuned: Tuned, recipe: Recipe, summary: dict[str, Any], *, merge: bool) -> Path:
     """Writes the tuned parameters, with a card.
 
+    Of several tasks, it also writes ``heads/``.
+
     Where a rule has added to the frozen weights, it writes ``model/``, and beside it ``adapter/`` if one LoRA can hold
     the tunable with all that was added.
 
@@ -81,6 +84,8 @@ def write_outcome(folder: RunFolder, tuned: Tuned, recipe: Recipe, summary: dict
         else:
             _write(folder, tuned, recipe, summary, added, merge=False)
         summary["needs_model"] = added is None
+    elif tuned.model.tunable.is_adapter:
+        _write_heads(folder, tuned, recipe, summary)
     return _write(folder, tuned, recipe, summary, None, merge=merge)
 
 
@@ -114,6 +119,30 @@ def _write(
         kind: ArtifactKind = "model" if whole else "adapter"
         write_card(beside, base=base, summary=summary, recipe=recipe.model_dump(), kind=kind, audit=audit_of(folder))
     return target
+
+
+def _write_heads(folder: RunFolder, tuned: Tuned, recipe: Recipe, summary: dict[str, Any]) -> None:
+    """Writes ``heads/NAME/`` for each of several tasks: an adapter with the head of the task alone, and its card."""
+    if not recipe.task.part_names:
+        return
+    parts = {name: recipe.task.part(name, recipe.data) for name in recipe.task.part_names}
+    total = max(part.outputs.stop for part in parts.values())
+    base = _base(recipe, tuned.backbone)
+    with folder.replacing(folder.heads) as beside:
+        for name, part in parts.items():
+            target = beside / name
+            save_head(tuned.model.tunable, target, part.outputs, total, tuned.backbone.processor)
+            if base.kind == "beside":
+                builtin.write_random_model(base.name.removeprefix(builtin.PREFIX), target / "base")
+            write_card(
+                target,
+                base=base,
+                summary={**summary, "labels": list(part.labels.names)},
+                recipe=recipe.model_copy(update={"task": part.task, "data": part.data}).model_dump(),
+                kind="adapter",
+                audit=audit_of(folder),
+                place=f"{folder.heads.name}/{name}",
+            )
 
 
 def write_cards(folder: RunFolder, tuned: Tuned, recipe: Recipe, summary: dict[str, Any]) -> None:

@@ -14,14 +14,18 @@ from fedfm.clients.references import with_references
 from fedfm.data.conversations.questions import Question
 from fedfm.data.examples import Examples
 from fedfm.data.labels import LabelMap
+from fedfm.data.settings import DataSettings
 from fedfm.data.sources import Source, read_source
 from fedfm.errors import RecipeError
 from fedfm.hosts.devices import choose_device
+from fedfm.models.heads import keep_outputs
 from fedfm.recipe import Recipe, load_recipe
+from fedfm.recipe.overrides import apply_overrides
 from fedfm.records import jsonl
 from fedfm.records.folder import RunFolder
 from fedfm.server.experiment.build import Experiment
 from fedfm.server.runs.artifacts import load_initial, load_tuned
+from fedfm.tasks.base import Part
 from fedfm.tasks.generation import Generator, Heard
 
 if TYPE_CHECKING:
@@ -30,24 +34,28 @@ if TYPE_CHECKING:
 CHANGEABLE = ("data.", "evaluate.batch_size", "evaluate.generate", "runtime.device", "allow_network")
 """Keys, or prefixes of keys, that may be changed for other data."""
 
+COLUMNS = ("data.text=", "data.label=")
+"""Starts of overrides that name the columns of the data."""
 
-def evaluate(run: Path | str, data: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
+
+def evaluate(run: Path | str, data: str, overrides: Sequence[str] = (), *, task: str | None = None) -> dict[str, Any]:
     """Loss and metrics of a run's model on data with the columns of the run's test data.
 
     Args:
         run: the run's folder.
         data: a file, a folder, ``hf:NAME`` or ``builtin:NAME``, as ``data.test`` in a recipe.
         overrides: ``dotted.key=value`` settings for this data, such as ``data.label=class``.
+        task: name of the task, of a model that has learnt several.
 
     Returns:
         ``examples`` (of documents: pieces), ``metrics`` (name → value, including ``loss``), ``classes`` and
         ``confusion`` (see `PerClass`; None for tasks without classes).
 
     Raises:
-        RecipeError: the run has no saved round, or the data lacks a column.
+        RecipeError: the run has no saved round, or the data lacks a column; no task is named, or one that is not there.
         DataError: the data cannot be read.
     """
-    model = _open(run, overrides)
+    model = _open(run, overrides, task)
     examples = model.encode(model.read(data))
     if model.evaluator.task.compares:
         examples = _compared(run, model, examples)
@@ -61,6 +69,7 @@ def predict(
     *,
     prompts: Sequence[str] = (),
     heard: Heard | None = None,
+    task: str | None = None,
 ) -> pd.DataFrame:
     """What a run's model says about data: the classes that it predicts, or the answers that a language model writes.
 
@@ -72,6 +81,7 @@ def predict(
         overrides: as in `evaluate`; ``evaluate.generate`` says how a language model writes.
         prompts: texts for a language model to answer, in place of data.
         heard: gets the number of a prompt, from 0, and each piece of its answer as it is written.
+        task: as in `evaluate`.
 
     Returns:
         One row for each row of the data, in its order, with ``row`` (from 1). Of a language model: ``prompt``,
@@ -84,7 +94,7 @@ def predict(
     """
     if (data is None) == (not prompts):
         raise RecipeError("give either data or prompts", where="DATA")
-    model = _open(run, overrides)
+    model = _open(run, overrides, task)
     if model.evaluator.task.generates:
         return _written(model, data, prompts, heard)
     if data is None:
@@ -181,7 +191,7 @@ class _Model:
         return self.evaluator.task.encode(source, self.recipe.data, self.evaluator.processor, labels)
 
 
-def _open(run: Path | str, overrides: Sequence[str]) -> _Model:
+def _open(run: Path | str, overrides: Sequence[str], named: str | None) -> _Model:
     folder = RunFolder.open(run)
     refused = [text for text in overrides if not text.startswith(CHANGEABLE)]
     if refused:
@@ -189,13 +199,18 @@ def _open(run: Path | str, overrides: Sequence[str]) -> _Model:
             f"{refused[0]} would change the model; only {', '.join(CHANGEABLE)} can be set for other data",
             where=refused[0].partition("=")[0],
         )
-    recipe = load_recipe(folder.recipe, overrides)
+    columns = [text for text in overrides if named is not None and text.startswith(COLUMNS)]  # the task's own
+    recipe = load_recipe(folder.recipe, [text for text in overrides if text not in columns])
     tuned = load_tuned(folder, recipe)
     tunable, backbone = tuned.model.tunable, tuned.backbone
     device = choose_device(recipe.runtime.device)
     tunable.to(device)
-    task = recipe.task
     names = jsonl.read(folder.summary)["labels"]
+    task, chosen = recipe.task, _part(recipe, named, columns)
+    if chosen is not None:
+        keep_outputs(tunable.model, chosen.outputs, len(names))
+        task, names = chosen.task, list(chosen.labels.names)
+        recipe = recipe.model_copy(update={"task": task, "data": chosen.data})
     evaluator = Evaluator(
         tunable=tunable,
         family=backbone.family,
@@ -208,3 +223,27 @@ def _open(run: Path | str, overrides: Sequence[str]) -> _Model:
         labels=() if names is None else tuple(names),
     )
     return _Model(recipe, None if names is None else task.named(names), evaluator)
+
+
+def _part(recipe: Recipe, named: str | None, columns: Sequence[str]) -> Part | None:
+    """The task of a model that has learnt several; None of a model that has learnt one.
+
+    Args:
+        recipe: of the run.
+        named: the task.
+        columns: overrides of its columns.
+
+    Raises:
+        RecipeError: none is named, or one that is not there.
+    """
+    known = recipe.task.part_names
+    if named is None and not known:
+        return None
+    if not known:
+        raise RecipeError(f"this model has learnt one task, {recipe.task.kind}: leave it out", where="--task")
+    if named not in known:
+        what = "name one of them" if named is None else f"there is no task `{named}`"
+        raise RecipeError(f"this model has learnt several tasks ({', '.join(known)}): {what}", where="--task")
+    part = recipe.task.part(named, recipe.data)
+    values = apply_overrides({"data": part.data.model_dump()}, columns)
+    return replace(part, data=DataSettings.model_validate(values["data"]))
