@@ -6,6 +6,7 @@ from typing import Annotated
 
 from fedfm.algorithms.base import Aggregate, Algorithm, At, ClientRound, Finished, ServerState
 from fedfm.algorithms.diloco import DiLoCo
+from fedfm.algorithms.ditto import Ditto
 from fedfm.algorithms.fedadagrad import FedAdagrad
 from fedfm.algorithms.fedavg import FedAvg
 from fedfm.algorithms.fedavgm import FedAvgM
@@ -31,6 +32,7 @@ ALGORITHMS: dict[str, type[Algorithm]] = {
     "scaffold": Scaffold,
     "feddyn": FedDyn,
     "fedpm": FedPM,
+    "ditto": Ditto,
 }
 
 AnyAlgorithm = Annotated[Algorithm, Choice(ALGORITHMS, "name", "fedfm.algorithms")]
@@ -43,6 +45,7 @@ __all__ = [
     "At",
     "ClientRound",
     "DiLoCo",
+    "Ditto",
     "FedAdagrad",
     "FedAdam",
     "FedAvg",

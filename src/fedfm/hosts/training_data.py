@@ -71,7 +71,7 @@ def read_training(recipe: Recipe) -> TrainingData:
     train = task.encode(kept, recipe.data, processor, labels)
     federation = split_clients(recipe, train)
     encode = partial(task.encode, data=recipe.data, processor=processor, labels=labels)
-    train = changed(recipe, HeldExamples(train, federation.train, labels, kept, encode, processor))
+    train = changed(recipe, HeldExamples(train, federation.train, federation.holdout, labels, kept, encode, processor))
     return TrainingData(
         recipe=_resolved(recipe, len(federation.train)),
         task=task,

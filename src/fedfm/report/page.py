@@ -46,6 +46,7 @@ def render(run: RunFiles) -> str:
         samples=sections.samples(run),
         federation=sections.federation(run),
         spread=sections.spread(run),
+        comparison=sections.comparison(run),
         contribution=sections.contribution(run),
         off=dig(run.recipe, "evaluate.clients") == 0,
         selection=sections.selection(run),
