@@ -117,9 +117,7 @@ def _for_copies(worker: Worker) -> Worker | None:
     return None if rule is None else replace(worker, contract=replace(worker.contract, rule=rule), promise=None)
 
 
-def _copy_receptions(
-    worker: Worker, tasks: Sequence[ClientTask], receptions: Sequence[Reception]
-) -> list[Reception]:
+def _copy_receptions(worker: Worker, tasks: Sequence[ClientTask], receptions: Sequence[Reception]) -> list[Reception]:
     """What the training of clients' copies starts from."""
     return [
         replace(received, at=worker.contract.copy_round(received.at, task.own))

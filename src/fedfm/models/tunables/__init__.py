@@ -30,9 +30,9 @@ from fedfm.registry import Choice
 TUNABLES: dict[str, type[TuneSettings]] = {
     "lora": Lora,
     "dora": Dora,
-    "dual-lora": DualLora,
     "lora-sb": LoraSb,
     "ravan": Ravan,
+    "dual-lora": DualLora,
     "vera": Vera,
     "ia3": IA3,
     "fourierft": FourierFT,

@@ -1,10 +1,10 @@
 """Dual adapters: W x + (α/r)·(B_s A_s + B_p A_p)·x with a shared pair of LoRA factors and a personal one.
 
 Yang et al., Dual-Personalizing Adapter for Federated Foundation Models (FedDPA), arXiv:2403.19211: a global and a local
-LoRA at every client, of which only the global one travels. Here both are trained together in each round, as in FedDPA-T,
-and both count with weight 1 in every example; the paper also weighs them for each example by its similarity to those of
-the client, which is not in this version. B_s A_s + B_p A_p = [B_s B_p]·[A_s; A_p], so the model has one LoRA layer of rank
-2r whose factors are joined from the four trained ones.
+LoRA at every client, of which only the global one travels. Here both are trained together in each round, and both count
+with weight 1 in every example. The paper also weighs them for each example by its similarity to those of the client,
+which is not in this version. B_s A_s + B_p A_p = [B_s B_p]·[A_s; A_p], so the model has one LoRA layer of rank 2r whose
+factors are joined from the four trained ones.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Joined(nn.Module):
 
 
 class DualTunable(Tunable):
-    """LoRA layers of two adapters; the trained factors are ``MODULE.lora_A.shared.weight``, ``….personal.weight``, …."""
+    """LoRA layers of two adapters; the trained factors are ``MODULE.lora_A.shared.weight``, ``….personal.weight``, …"""
 
     saves_parameters = False
 
@@ -110,8 +110,8 @@ class DualLora(FactorSettings):
     kind: Literal["dual-lora"] = "dual-lora"
     """A shared LoRA and a personal one for each client, both of rank `r`, added to each other (FedDPA)."""
     share: str | list[str] | None = "not *.personal.*"
-    """What travels, as patterns of tensor names: the default shares one LoRA and the head, `"*.shared.*"` only the LoRA,
-    so that each client has a head of its own. Null: everything travels."""
+    """What travels, as patterns of tensor names: the default shares one LoRA and the head, `"*.shared.*"` the LoRA
+    alone, so that each client has a head of its own. Null: everything travels."""
 
     def attach(self, backbone: Backbone, *, task_type: str | None, seed: int) -> Tunable:
         """A LoRA of rank 2r, taken for two.
