@@ -13,9 +13,8 @@ import statistics
 import tempfile
 from typing import Any
 
-from ledger import measured, measured_on
-
 from fedfm import run
+from ledger import measured, measured_on
 
 SEEDS = (0, 1, 2)
 METHODS: dict[str, list[str]] = {
