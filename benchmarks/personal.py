@@ -1,9 +1,9 @@
 """Whom personalisation helps where clients disagree: `python benchmarks/personal.py`.
 
-Half of eight clients name class y as y + 1 (`federation.label_groups: 2`), which no one model can be right about. Printed
-are, over three seeds: mean accuracy on what clients hold out, that of the worst tenth, for which share of the clients a
-method beats FedAvg, and for which share it is worse than training alone. FedAvg's own figures come from its run,
-local-only and pooled training from the baselines of that run. Results are kept; a run that was stopped goes on.
+Half of eight clients name class y as y + 1 (`federation.label_groups: 2`), which no one model can be right about.
+Printed are, over three seeds: mean accuracy on what clients hold out, that of the worst tenth, for which share of the
+clients a method beats FedAvg, and for which share it is worse than training alone. FedAvg's own figures come from its
+run, local-only and pooled training from the baselines of that run. Each result is kept as soon as it is there.
 """
 
 from __future__ import annotations
