@@ -67,7 +67,7 @@ REFUSED = {
 """Kind of tunable and case that `attach` refuses."""
 OF_MATRICES = [kind for kind, settings in TUNABLES.items() if issubclass(settings, OfMatrices)]
 """Kinds that change matrices in a form of their own."""
-OF_ANY_MODEL = {*OF_MATRICES, "lora-sb", "ravan"}
+OF_ANY_MODEL = {*OF_MATRICES, "lora-sb", "ravan", "dual-lora"}
 """Kinds that replace linear layers by others, whatever model these are in."""
 THEIR_CASES = [("tiny-bert", "text"), ("tiny-gpt2", "text"), ("tiny-llama", "causal"), ("tiny-vit", "image")]
 """On which these are tested: stored transposed or not, with fewer keys than queries, images."""

@@ -30,6 +30,7 @@ from fedfm.records import jsonl
 from fedfm.server.experiment.build import Experiment, build_experiment
 from fedfm.server.rounds.checkpoints import load_checkpoint
 from fedfm.server.runs import start as runs
+from fedfm.server.runs.baselines import Baselines
 from fedfm.server.runs.serving import for_sites
 from fedfm.sites.policy import Policy
 from fedfm.updates import Asked, Failure, Payload, Reply, Request, decode_update
@@ -147,7 +148,7 @@ def test_each_round_s_scalars_reach_a_client_once(tmp_path: Path) -> None:
 
 
 def test_sites_keep_what_they_have_replayed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runs, "baselines", lambda experiment, state: {})
+    monkeypatch.setattr(runs, "baselines", lambda experiment, state: Baselines())
     values = recipe(tmp_path, federation={"per_round": 3, "rounds": 3}, evaluate={"every": 3})
     simulated = fedfm.run(load_recipe(values, ["data.client=site", "name=simulated"]))
     deployment, said, _ = at_sites(tmp_path, split(tmp_path), Policy(works=["slopes"]))

@@ -121,13 +121,13 @@ def test_missing_keys_say_what_they_are_for() -> None:
 def test_b01_everything_is_told_at_once(values: dict[str, Any]) -> None:
     """Features to come, faulty keys, and conflicts between the keys that are sound."""
     values |= {
-        "algorithm": {"name": "ditto", "lam": 1.0},
+        "report_to": ["wandb"],
         "local": {"epochs": 0, "batchsize": 8},
         "federation": {"clients": 5, "per_round": 6},
         "evaluate": {"metrics": ["acuracy"]},
     }
     assert set(problems(values)) == {
-        "algorithm.name",
+        "report_to[0]",
         "local.epochs",
         "local.batchsize",
         "federation.per_round",

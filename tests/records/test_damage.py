@@ -32,7 +32,16 @@ GARBAGE = {
 
 FILES = (
     *("recipe.yaml", "metrics.jsonl", "events.jsonl", "wire.jsonl"),
-    *("summary.json", "evaluation.json", "samples.json", "audit.json", "clients.json", "env.json", "profile.json"),
+    *(
+        "summary.json",
+        "evaluation.json",
+        "matrix.json",
+        "samples.json",
+        "audit.json",
+        "clients.json",
+        "env.json",
+        "profile.json",
+    ),
 )
 
 

@@ -20,6 +20,7 @@ def run_files(**changes: Any) -> RunFiles:
         "summary": None,
         "environment": None,
         "evaluation": None,
+        "matrix": None,
         "samples": None,
         "profile": None,
         "audit": None,
@@ -398,3 +399,23 @@ def test_what_clients_send_to_each_other_is_part_of_up() -> None:
     assert (row.down, row.up, row.stands_for) == ("–", "30 B", ["layer.*.w"])
     facts = {fact.name: fact.note for fact in sections.outcome(run_files(traffic=traffic)).facts}
     assert facts["Sent"] == "0 B down, 30 B up, of which 20 B to other clients"
+
+
+def test_the_clients_that_gained_least_over_training_alone_come_first() -> None:
+    compared = {
+        "metric": "accuracy",
+        "by_client": {"a": {"after": 0.9, "local": 0.5}, "b": {"after": 0.4, "local": 0.6}, "c": {"local": 0.1}},
+        "spread": {"after": {"worst_10_percent": 0.4}, "local": {"worst_10_percent": 0.1}},
+        "worse_than": {"local": ["b"]},
+    }
+    matrix = {"metric": "accuracy", "clients": ["a", "b"], "values": [[0.9, 0.1], [None, 0.4]]}
+    found = sections.comparison(run_files(summary={"clients_compared": compared}, matrix=matrix))
+    assert found is not None
+    assert found.clients is not None
+    assert list(found.clients.columns) == ["Client", "After", "Alone"]
+    assert [row[0] for row in found.clients.rows] == ["b", "a", "c"]
+    assert found.clients.rows[2][1] == "–"
+    assert "1" in [fact.value for fact in found.facts if fact.name == "Worse off"]
+    (chart,) = found.charts
+    assert "10.0 %" in chart.title.replace("\u202f", " ").replace("\xa0", " ")
+    assert sections.comparison(run_files()) is None

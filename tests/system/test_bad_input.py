@@ -93,7 +93,7 @@ BAD: dict[str, tuple[Change, int, list[str]]] = {
         ["tune.target_modules", "query"],
     ),
     "a hub model offline": (put("model.path", "somebody/some-model"), 2, ["model.path", "allow_network"]),
-    "not there yet": (put("algorithm", {"name": "ditto"}), 2, ["algorithm.name", "not available in this version"]),
+    "not there yet": (put("report_to", ["wandb"]), 2, ["report_to[0]", "not available in this version"]),
     "nothing to evaluate on": (put("data.test", None), 2, ["data.test"]),
     "a device that is not there": (put("runtime.device", "cuda:7"), 2, ["runtime.device", "cuda:7"]),
 }

@@ -14,6 +14,7 @@ from fedfm.recipe import Recipe, load_recipe
 from fedfm.records import jsonl
 from fedfm.server.rounds import driver
 from fedfm.server.runs import start as runs
+from fedfm.server.runs.baselines import Baselines
 from fedfm.server.runs.serving import for_sites
 from tests.server.experiment.test_deployment import NAMES
 from tests.small import small_recipe
@@ -25,7 +26,7 @@ PRIVATE = {"kind": "local", "noise_multiplier": 1.0, "delta": 1e-2}
 @pytest.fixture(autouse=True)
 def _only_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
     """Baselines are not what is tested here."""
-    monkeypatch.setattr(runs, "baselines", lambda experiment, state: {})
+    monkeypatch.setattr(runs, "baselines", lambda experiment, state: Baselines())
 
 
 def recipe_of(folder: Path, **changes: Any) -> Recipe:

@@ -20,6 +20,7 @@ from fedfm.server.experiment.deployment import RealSites
 from fedfm.server.rounds import driver, intake
 from fedfm.server.rounds.checkpoints import load_checkpoint
 from fedfm.server.runs import start as runs
+from fedfm.server.runs.baselines import Baselines
 from fedfm.server.runs.finished import Run
 from fedfm.server.runs.serving import for_sites
 from fedfm.sites.site import Site
@@ -76,7 +77,7 @@ def kill(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, call: int) -> N
 @pytest.fixture(autouse=True)
 def _only_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
     """Baselines are not what is tested here."""
-    monkeypatch.setattr(runs, "baselines", lambda experiment, state: {})
+    monkeypatch.setattr(runs, "baselines", lambda experiment, state: Baselines())
 
 
 def deployed(folder: Path, line: type[Near] = Near) -> RealSites:

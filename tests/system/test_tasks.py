@@ -54,6 +54,7 @@ LEARNING = {  # learning rate, and the loss to get below on four texts (a guess 
     "dora": (0.01, 0.05),
     "lora-sb": (0.03, 0.05),
     "ravan": (0.03, 0.05),
+    "dual-lora": (0.01, 0.05),
     "ia3": (0.03, 0.05),
     "prompt": (0.1, 0.45),
     "prefix": (0.1, 0.1),

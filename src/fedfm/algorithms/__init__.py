@@ -6,6 +6,7 @@ from typing import Annotated
 
 from fedfm.algorithms.base import Aggregate, Algorithm, At, ClientRound, Finished, ServerState
 from fedfm.algorithms.diloco import DiLoCo
+from fedfm.algorithms.ditto import Ditto
 from fedfm.algorithms.ewc import Ewc
 from fedfm.algorithms.fedadagrad import FedAdagrad
 from fedfm.algorithms.fedavg import FedAvg
@@ -33,6 +34,7 @@ ALGORITHMS: dict[str, type[Algorithm]] = {
     "feddyn": FedDyn,
     "fedpm": FedPM,
     "ewc": Ewc,
+    "ditto": Ditto,
 }
 
 AnyAlgorithm = Annotated[Algorithm, Choice(ALGORITHMS, "name", "fedfm.algorithms")]
@@ -45,6 +47,7 @@ __all__ = [
     "At",
     "ClientRound",
     "DiLoCo",
+    "Ditto",
     "Ewc",
     "FedAdagrad",
     "FedAdam",

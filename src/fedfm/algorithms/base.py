@@ -14,10 +14,12 @@ from fedfm.capabilities import (
     GRADIENTS,
     INDIVIDUAL_UPDATES,
     LASTING_COORDINATES,
+    ONE_MODEL,
     PLAIN_STEP,
     SERVER_STEP,
     STATEFUL_CLIENTS,
     TUNABLE_UPDATES,
+    WHOLE_VIEWS,
 )
 from fedfm.clients.rules import At, ClientRound, Finished, Groups, LocalResult, Teacher
 from fedfm.params import Params, add
@@ -97,6 +99,16 @@ class Algorithm(Settings):
         return type(self).loss is not Algorithm.loss
 
     @property
+    def personal_rule(self) -> Algorithm | None:
+        """How a client trains a copy of the tunable that it keeps for itself, beside the update; None: it has no copy.
+
+        The copy takes as many local steps as the update, on the same batches. They begin at the copy of the client's
+        last round, in its first round at the received tunable; `At.received` is the tunable of this round. Clients are
+        evaluated with their copies. Only `gradient` and `loss` of this rule are used.
+        """
+        return None
+
+    @property
     def adaptivity(self) -> float | None:
         """Size of updates below which an adaptive server no longer adapts; None for a server that never does."""
         return None
@@ -117,6 +129,12 @@ class Algorithm(Settings):
                 STATEFUL_CLIENTS: "clients keep tensors between rounds",
                 LASTING_COORDINATES: "clients keep tensors between rounds",
             }
+        if self.personal_rule is not None:
+            why = "each client trains a copy of the tunable for itself"
+            needs |= dict.fromkeys(
+                (STATEFUL_CLIENTS, LASTING_COORDINATES, WHOLE_VIEWS, TUNABLE_UPDATES, SERVER_STEP, GRADIENTS), why
+            )
+            takes = {ONE_MODEL: why, **takes}
         if type(self).gradient is not Algorithm.gradient or type(self).loss is not Algorithm.loss:
             needs |= {GRADIENTS: "it changes what local steps follow"}
         if self.sent or self.returned:

@@ -24,6 +24,9 @@ _BASE = "0" * 64
 PERSONAL = "view/tunable"
 """Group of a client's state: its personal tensors."""
 
+COPY = "copy/tunable"
+"""Group of a client's state: the copy of the tunable that its algorithm lets it train for itself."""
+
 OPTIMIZER = "optimizer"
 """Namespace of a client's state: the moments of its optimiser."""
 
@@ -85,8 +88,13 @@ class Contract:
     @property
     def stateful(self) -> bool:
         """Whether a client that trains keeps tensors for its next round."""
-        kept = self.keeps_optimizer or bool(self.personal) or bool(self.rule.client_start({}))
+        kept = self.keeps_optimizer or bool(self.personal) or self.has_copies or bool(self.rule.client_start({}))
         return self.up.stateful or kept
+
+    @property
+    def has_copies(self) -> bool:
+        """Whether each client trains a copy of the tunable for itself."""
+        return self.rule.personal_rule is not None
 
     def receive(self, client: str, instruction: Instruction, own: State, *, extras: bool = True) -> Reception:
         """Decodes a message and completes it with what the client has for itself.
@@ -131,7 +139,7 @@ class Contract:
         return Reception(ClientRound(received, sent, kept, lr, frozenset(self.personal), moments), held, trains)
 
     def at_client(self, client: str, number: int, params: Params, own: State) -> Params:
-        """The full tunable of one client: the server's where the client gets it, its own in personal places, else zero.
+        """The full tunable of one client: its copy; else the server's where it gets it, its own in personal places.
 
         Args:
             client: client id.
@@ -140,9 +148,18 @@ class Contract:
             own: what the client keeps.
         """
         if self.views.whole:
-            return dict(params)
+            return self.served(dict(params), own)
         gets = self.views.gets(self.spec, client, number)
-        return widen(narrow(params, gets), gets, {**self._zeros(), **self.fixed, **self._mine(own)})
+        received = widen(narrow(params, gets), gets, {**self._zeros(), **self.fixed, **self._mine(own)})
+        return self.served(received, own)
+
+    def served(self, received: Params, own: State) -> Params:
+        """What a client uses: its copy of the tunable, where it has one, else what it has received."""
+        return dict(own.get(COPY, {})) or received
+
+    def copy_round(self, at: ClientRound, own: State) -> ClientRound:
+        """What the training of the client's copy starts from, beside the round ``at``."""
+        return ClientRound(at.received, {}, {}, at.lr, begin=self.served(at.received, own))
 
     def _zeros(self) -> Params:
         """Zeros with the tunable's shapes; one value in memory for each tensor, since most are replaced as a whole."""
@@ -153,9 +170,16 @@ class Contract:
         return {**self.personal, **own.get(PERSONAL, {})}
 
     def finish(
-        self, client: str, number: int, received: Reception, trained: Params, result: LocalResult, own: State
+        self,
+        client: str,
+        number: int,
+        received: Reception,
+        trained: Params,
+        result: LocalResult,
+        own: State,
+        copy: Params | None = None,
     ) -> tuple[dict[str, Mapping[str, Tensor]], State]:
-        """What the client sends, and what it keeps from now on.
+        """What the client sends, and what it keeps from now on, with its copy of the tunable where it has one.
 
         Raises:
             FloatingPointError: what it would keep is not finite, with which no later round could succeed.
@@ -170,7 +194,7 @@ class Contract:
         sent, left = self.up.encode(groups, stages, key, slices)
         mine = {name: trained[name] for name in self.personal}
         kept = {**named("algorithm", _kept(done.own, received)), **left, **({PERSONAL: mine} if mine else {})}
-        kept |= named(OPTIMIZER, result.moments)
+        kept |= named(OPTIMIZER, result.moments) | ({COPY: copy} if copy else {})
         for group, params in kept.items():
             if bad := next((name for name, tensor in params.items() if not is_finite(tensor)), None):
                 raise FloatingPointError(

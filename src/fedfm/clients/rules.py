@@ -68,6 +68,7 @@ class ClientRound:
         personal: names of tensors that each client has for itself; the algorithm's `gradient` does not act on them, as
             the server has no values there with which they could be compared.
         moments: what the local optimiser kept from the client's last round, by group.
+        begin: the tunable from which local steps start, where that is not ``received``; else empty.
     """
 
     received: Params
@@ -76,6 +77,7 @@ class ClientRound:
     lr: float
     personal: frozenset[str] = frozenset()
     moments: Groups = field(default_factory=dict)
+    begin: Params = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -114,6 +116,11 @@ class LocalRule(Protocol):
     @property
     def extra_loss(self) -> bool:
         """Whether `loss` adds anything."""
+        ...
+
+    @property
+    def personal_rule(self) -> LocalRule | None:
+        """How a client trains a copy of the tunable that it keeps for itself; None: it has no copy."""
         ...
 
     def client_start(self, params: Params) -> Groups:

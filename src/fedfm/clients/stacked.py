@@ -127,7 +127,7 @@ def train_stacked(
     """
     order = sorted(range(len(members)), key=lambda index: -members[index].steps)  # those with steps left come first
     ordered = [members[index] for index in order]
-    stack = StackedTunable(tunable, [member.at.received for member in ordered])
+    stack = StackedTunable(tunable, [member.at.begin or member.at.received for member in ordered])
     rows = _Rows.of(stack, ordered)
     losses = [Losses() for _ in members]
     trained: dict[int, Params] = {}
@@ -161,6 +161,7 @@ class _Rows:
     """What clients received, were sent and keep, as rows ``[K, P]``.
 
     Attributes:
+        begin: the tunable from which local steps start.
         received: the tunable.
         sent: group → what the algorithm sent.
         own: group → what the clients keep.
@@ -169,6 +170,7 @@ class _Rows:
         lr: learning rate.
     """
 
+    begin: Tensor
     received: Tensor
     sent: Mapping[str, Tensor]
     own: Mapping[str, Tensor]
@@ -191,8 +193,10 @@ class _Rows:
                     for member in members
                 ]
             ).bool()
+        begin = stack.values.detach().clone()
         return cls(
-            received=stack.values.detach().clone(),
+            begin=begin,
+            received=stack.rows([member.at.received for member in members]) if first.begin else begin,
             sent={group: stack.rows([member.at.sent[group] for member in members]) for group in first.sent},
             own={group: stack.rows([member.at.own[group] for member in members]) for group in first.own},
             trains=trains,
@@ -287,7 +291,7 @@ def _optimize(
     values.grad = gradient if active == len(values) else pad(gradient, (0, 0, 0, len(values) - active))
     optimizer.step()
     if rows.trains is not None:  # weight decay has moved what is not trained as well
-        values.copy_(values.where(rows.trains, rows.received))
+        values.copy_(values.where(rows.trains, rows.begin))
 
 
 def filled(batch: Batch, rows: int) -> Batch:

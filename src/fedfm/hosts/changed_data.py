@@ -6,13 +6,15 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from fedfm.data.examples import Examples
+from fedfm.hosts.conflicting_labels import conflicting
 from fedfm.hosts.held_examples import HeldExamples
 from fedfm.hosts.planted_data import planted
 from fedfm.hosts.poisoned_data import poisoned
 from fedfm.recipe import Recipe
 
-CHANGES: tuple[Callable[[Recipe, HeldExamples], Examples], ...] = (poisoned, planted)
-"""What may change them, in order: attackers poison their own; canaries take places of examples."""
+CHANGES: tuple[Callable[[Recipe, HeldExamples], Examples], ...] = (conflicting, poisoned, planted)
+"""What may change them, in order: groups of clients rename classes; attackers poison their own; canaries take places of
+examples."""
 
 
 def changed(recipe: Recipe, held: HeldExamples) -> Examples:
@@ -23,7 +25,7 @@ def changed(recipe: Recipe, held: HeldExamples) -> Examples:
         held: as read.
 
     Raises:
-        RecipeError: as `poisoned` and `planted`.
+        RecipeError: as `conflicting`, `poisoned` and `planted`.
     """
     for change in CHANGES:
         held = replace(held, examples=change(recipe, held))

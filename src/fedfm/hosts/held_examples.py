@@ -20,6 +20,7 @@ class HeldExamples:
     Attributes:
         examples: encoded.
         clients: client id → indices of those that it trains on.
+        holdout: client id → indices of those that it keeps from training.
         labels: the classes.
         source: of the examples, row by row.
         encode: encodes a source as ``examples`` was.
@@ -28,6 +29,7 @@ class HeldExamples:
 
     examples: Examples
     clients: Mapping[str, np.ndarray]
+    holdout: Mapping[str, np.ndarray]
     labels: LabelMap | None
     source: Source
     encode: Callable[[Source], Examples]

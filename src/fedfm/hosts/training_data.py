@@ -76,7 +76,7 @@ def read_training(recipe: Recipe) -> TrainingData:
     federation = split_clients(recipe, train)
     timetable = timetable_of(recipe, kept, train, labels)
     encode = partial(task.encode, data=recipe.data, processor=processor, labels=labels)
-    train = changed(recipe, HeldExamples(train, federation.train, labels, kept, encode, processor))
+    train = changed(recipe, HeldExamples(train, federation.train, federation.holdout, labels, kept, encode, processor))
     recipe = _resolved(recipe, len(federation.train), task.settled(labels, train, federation.train), timetable)
     return TrainingData(
         recipe=recipe,

@@ -265,6 +265,14 @@ PLAIN_KEYS = (
         needs={LABELS: "it is by a client's shares of the classes"},
     ),
     PlainKey(
+        "federation.label_groups",
+        lambda recipe: recipe.federation.label_groups > 1,
+        needs={
+            SIMULATED_CLIENTS: "the labels of the clients' data are changed; set 1",
+            LABELS: "it renames classes; set 1",
+        },
+    ),
+    PlainKey(
         "federation.holdout",
         lambda recipe: recipe.federation.holdout > 0 and recipe.evaluate.at == "server",
         needs={SIMULATED_CLIENTS: "the server evaluates on what is held out; set 0, or evaluate.at=clients"},
@@ -343,6 +351,15 @@ PLAIN_KEYS = (
         "evaluate.baselines",
         lambda recipe: bool(recipe.evaluate.baselines),
         needs={SIMULATED_CLIENTS: "the server trains on the clients' data; leave them out"},
+    ),
+    PlainKey(
+        "evaluate.matrix",
+        lambda recipe: recipe.evaluate.matrix,
+        needs={
+            SIMULATED_CLIENTS: "models would have to leave the sites; set false",
+            ONE_BACKBONE: "every client's model is evaluated on the server's backbone; set false",
+            BACKBONE_WEIGHTS: "every client's model is evaluated on the backbone, which the clients do not hold",
+        },
     ),
     PlainKey(
         "local.optimizer",

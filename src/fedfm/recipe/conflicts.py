@@ -258,6 +258,12 @@ def _held_out_examples(recipe: RecipeKeys) -> str | None:
     return None
 
 
+def _matrix_examples(recipe: RecipeKeys) -> str | None:
+    if recipe.evaluate.matrix and not recipe.federation.holdout:
+        return "every model is evaluated on what every client holds out: set federation.holdout, such as 0.2"
+    return None
+
+
 def _some_clients(recipe: RecipeKeys) -> str | None:
     if recipe.evaluate.at != "server" and not recipe.evaluate.clients:
         return "with 0, no client evaluates: use at least 1, or evaluate.at=server"
@@ -393,6 +399,7 @@ CHECKS = (
     Check(("evaluate.at", "federation.stream"), _measured_tasks),
     Check(("local.replay", "federation.stream"), _replay),
     Check(("evaluate.at", "federation.holdout"), _held_out_examples),
+    Check(("evaluate.matrix", "federation.holdout"), _matrix_examples),
     Check(("evaluate.clients", "evaluate.at"), _some_clients),
     Check(("evaluate.at", "protocol", "data.train"), _free_sites),
     Check(("federation.sampling", "runtime.spares"), _spares),

@@ -29,7 +29,11 @@ class EvaluateSettings(Settings):
     """Stop after so many rounds without a better result on the validation set, and deliver the best of them; null:
     never, and the last round is delivered."""
     baselines: list[Literal["local", "pooled"]] = []
-    """Also train each client alone (`local`), and one model on all data in one place (`pooled`), to compare with."""
+    """Also train each client alone (`local`), and one model on all data in one place (`pooled`), to compare with; for
+    each client too, where clients have examples of their own to evaluate on (`federation.holdout`)."""
+    matrix: bool = False
+    """Also evaluate every simulated client's model on the examples of every client, at the end of the run
+    (`matrix.json`)."""
     generate: GenerationSettings = GenerationSettings()
     """How a language model writes, in `fedfm predict` and for the metrics of written answers."""
 

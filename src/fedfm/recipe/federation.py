@@ -58,6 +58,9 @@ class FederationSettings(Settings):
     """Clients of a natural federation that have fewer examples are left out."""
     holdout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of each client's examples kept from training, to evaluate each client on them."""
+    label_groups: Annotated[int, Field(ge=1, le=100_000)] = 1
+    """Groups of simulated clients that name the classes differently, for experiments with clients that disagree: class
+    y of a client in group g becomes (y + g) mod C, also in what it holds out. 1: all agree."""
     ranks: Ranks | None = None
     """LoRA ranks of clients, at most `tune.r`: a list such as `[4, 8, 16]`, from which each client's is drawn, or a
     rank for each pattern of client ids, such as `{hospital-*: 4}`, where the first match counts; null, or no match:

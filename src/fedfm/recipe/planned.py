@@ -16,7 +16,7 @@ PLANNED: dict[str, tuple[str, ...]] = {
     "model.dtype": ("bfloat16", "float16"),
     "task.kind": ("image-text",),
     "tune.kind": ("p-tuning", "adapter", "layers"),
-    "algorithm.name": ("scaffold", "feddyn", "fednova", "fedadagrad", "fedexp", "diloco", "ditto"),
+    "algorithm.name": ("scaffold", "feddyn", "fednova", "fedadagrad", "fedexp", "diloco"),
     "updates.kind": ("clip", "quantize", "top-k", "random-k", "power-sgd", "sign"),
     "aggregate.rule": (
         "median",

@@ -54,6 +54,8 @@ PRESETS = (
     "fedper",
     "fedbn",
     "fedsa-lora",
+    "personal-ditto",
+    "personal-adapters",
     "robust-krum",
     "robust-mixing",
     "dp-ffa",

@@ -26,7 +26,7 @@ LOCK, OWNER = ".lock", ".pid"
 FILES = (
     "recipe.yaml", "env.json", "forgotten.json", "profile.json", "clients.json", "metrics.jsonl", "events.jsonl",
     "wire.jsonl", "costs.jsonl", "privacy.jsonl", "answers.jsonl", "answers-wire.jsonl", "LATEST",
-    "summary.json", "evaluation.json", "samples.json", "audit.json", "report.html", LOCK, OWNER,
+    "summary.json", "evaluation.json", "matrix.json", "samples.json", "audit.json", "report.html", LOCK, OWNER,
 )  # fmt: skip
 FOLDERS = ("checkpoints", "client_state", "clients", "adapter", "experts", "heads", "model", "proxy", "tensorboard")
 """`FILES` must be files and `FOLDERS` must be folders, where they exist."""
@@ -140,6 +140,11 @@ class RunFolder:
     def evaluation(self) -> Path:
         """The delivered model on the test set: metrics, and precision, recall and F1 of each class."""
         return self.path / "evaluation.json"
+
+    @property
+    def matrix(self) -> Path:
+        """Each simulated client's model on each client's examples, where the recipe asks for it."""
+        return self.path / "matrix.json"
 
     @property
     def samples(self) -> Path:

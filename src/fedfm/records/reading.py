@@ -31,6 +31,7 @@ class RunFiles:
         recipe: recipe.yaml, parsed.
         summary: summary.json; None until the run has ended.
         evaluation: evaluation.json; None until the run has ended.
+        matrix: matrix.json; None unless the recipe asks for it.
         samples: samples.json; None unless the recipe asks for written answers.
         environment: env.json.
         profile: profile.json; None unless the run was profiled.
@@ -47,6 +48,7 @@ class RunFiles:
     recipe: Record
     summary: Record | None
     evaluation: Record | None
+    matrix: Record | None
     samples: Record | None
     environment: Record | None
     profile: Record | None
@@ -119,6 +121,7 @@ def read_run(folder: RunFolder) -> RunFiles:
         recipe=records(_mapping(folder.recipe, recipe_text)),
         summary=records(summary_of(folder)),
         evaluation=_json(folder.evaluation, shapes.EVALUATION),
+        matrix=_json(folder.matrix, shapes.MATRIX),
         samples=_json(folder.samples, shapes.SAMPLES),
         environment=_json(folder.environment, shapes.ENVIRONMENT),
         profile=_json(folder.profile, shapes.PROFILE),

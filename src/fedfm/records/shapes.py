@@ -237,6 +237,14 @@ class _OwnModels(TypedDict):
 
 
 @with_config(_OPEN)
+class _Compared(TypedDict):
+    metric: Name
+    by_client: dict[str, dict[str, Figure]]
+    spread: dict[str, dict[str, Figure]]
+    worse_than: dict[str, list[Name]]
+
+
+@with_config(_OPEN)
 class _Summary(TypedDict):
     status: Name
     rounds: Count
@@ -249,6 +257,7 @@ class _Summary(TypedDict):
     clients_spread: NotRequired[dict[str, Any] | None]
     stream: NotRequired[_TaskStream | None]
     models: NotRequired[list[_OwnModels]]
+    clients_compared: NotRequired[_Compared | None]
     proxy: NotRequired[_Proxy | None]
     parameters: NotRequired[_Parameters]
     bytes: NotRequired[_Traffic]
@@ -307,6 +316,21 @@ def _square(evaluation: dict[str, Any]) -> dict[str, Any]:
     if confusion and (len(confusion) != classes or any(len(row) != classes for row in confusion)):
         raise ValueError(f"`confusion` must be a table of {classes} × {classes} counts")
     return evaluation
+
+
+@with_config(_OPEN)
+class _Matrix(TypedDict):
+    metric: Name
+    clients: list[Name]
+    values: list[list[Figure]]
+
+
+def _complete(matrix: dict[str, Any]) -> dict[str, Any]:
+    """Checks that a matrix of clients has a row and a column for each client."""
+    count, values = len(matrix["clients"]), matrix["values"]
+    if len(values) != count or any(len(row) != count for row in values):
+        raise ValueError(f"`values` must be a table of {count} × {count} figures")
+    return matrix
 
 
 @with_config(_OPEN)
@@ -492,6 +516,7 @@ COSTS = Shape[Mapping[str, Any]](_Costs)
 CLIENTS = Shape[list[Any]](list[_Client])
 SUMMARY = Shape[Mapping[str, Any]](_Summary)
 EVALUATION = Shape[Mapping[str, Any]](Annotated[_Evaluation, AfterValidator(_square)])
+MATRIX = Shape[Mapping[str, Any]](Annotated[_Matrix, AfterValidator(_complete)])
 SAMPLES = Shape[Mapping[str, Any]](_Samples)
 ENVIRONMENT = Shape[Mapping[str, Any]](_Environment)
 AUDIT = Shape[Mapping[str, Any]](_Audit)

@@ -178,13 +178,14 @@ def value_by_size(sizes: Sequence[int], values: Sequence[float], *, metric: str)
     return draw
 
 
-def heat(shares: np.ndarray, rounds: Sequence[int], names: Sequence[str]) -> Draw:
+def heat(shares: np.ndarray, rounds: Sequence[int], names: Sequence[str], *, below: str = "round") -> Draw:
     """Shares of 0 to 1 as cells of one colour, the darker the larger.
 
     Args:
-        shares: ``[rows, rounds]``.
-        rounds: of the columns, rising.
+        shares: ``[rows, columns]``.
+        rounds: numbers of the columns, rising.
         names: of the rows, the first at the top.
+        below: what the numbers of the columns are.
     """
 
     def draw(axes: Axes) -> None:
@@ -195,7 +196,7 @@ def heat(shares: np.ndarray, rounds: Sequence[int], names: Sequence[str]) -> Dra
         _name_axis(axes, names)
         axes.grid(visible=False, axis="x")
         axes.set_xlim(rounds[0] - 0.5, rounds[-1] + 0.5)
-        axes.set_xlabel("round")
+        axes.set_xlabel(below)
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
 
     return draw

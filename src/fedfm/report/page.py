@@ -48,6 +48,7 @@ def render(run: RunFiles) -> str:
         federation=sections.federation(run),
         spread=sections.spread(run),
         own_models=sections.own_models(run),
+        comparison=sections.comparison(run),
         contribution=sections.contribution(run),
         off=dig(run.recipe, "evaluate.clients") == 0,
         selection=sections.selection(run),

@@ -111,7 +111,7 @@ def test_saved_it_loads_with_peft_or_transformers_alone(kind: str, case: Case, t
     step(tunable, inputs)
     expected = logits(tunable.model, inputs)
     tunable.save(tmp_path, backbone.processor)
-    assert {file.suffix for file in tmp_path.iterdir()} <= {".json", ".safetensors", ".md"}
+    assert {file.suffix for file in tmp_path.rglob("*") if file.is_file()} <= {".json", ".safetensors", ".md"}
     if tunable.is_adapter:
         loaded = PeftModel.from_pretrained(load(*case, seed=99).model, str(tmp_path))  # another head than the trained
         config = loaded.active_peft_config

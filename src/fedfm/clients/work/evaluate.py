@@ -37,7 +37,7 @@ def _evaluate(worker: Worker, task: ClientTask) -> Update:
     if worker.evaluator is None or indices is None or not worker.evaluator.predicts(worker.examples, indices):
         raise ValueError("the client has no held-out examples in which anything is predicted (federation.holdout)")
     received = worker.receive(task)
-    worker.tunable.write(received.at.received)
+    worker.tunable.write(worker.contract.served(received.at.received, task.own))
     scores = worker.evaluator(worker.examples, indices)
     facts = Done(
         client=task.client,

@@ -39,6 +39,9 @@ if TYPE_CHECKING:
 PREFIX_BATCH = 32
 """Examples of a client that pass its model's frozen first blocks at once."""
 
+Trained = tuple[LocalResult, Params]
+"""What local steps did, and the tunable after them."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -47,7 +50,8 @@ def train(worker: Worker, tasks: Sequence[ClientTask]) -> Iterator[Answer]:
     problem = None
     counts = any(task.instruction.facts.count_activity for task in tasks)
     alone = counts or worker.promise is not None
-    alone = alone or (why_alone(worker.task, worker.contract.rule) or why_own_steps(worker.local)) is not None
+    rules = [rule for rule in (worker.contract.rule, worker.contract.rule.personal_rule) if rule is not None]
+    alone = alone or any(why_alone(worker.task, rule) for rule in rules) or why_own_steps(worker.local) is not None
     if worker.stacking is not None and not alone:
         booked = worker.profile.record() if worker.profile else None
         try:
@@ -76,6 +80,20 @@ def train(worker: Worker, tasks: Sequence[ClientTask]) -> Iterator[Answer]:
 def _together(worker: Worker, stacking: Stacking, tasks: Sequence[ClientTask]) -> list[Answer]:
     """The answers of clients that share a pass."""
     receptions = [worker.receive(task) for task in tasks]
+    trained = _pass(worker, stacking, tasks, receptions)
+    copies: list[Trained | None] = [None] * len(tasks)
+    if (personal := _for_copies(worker)) is not None:
+        copies[:] = _pass(personal, stacking, tasks, _copy_receptions(worker, tasks, receptions))
+    return [
+        replace(_finish(worker, task, received, *of_client, copy=copy), shared=len(tasks))
+        for task, received, of_client, copy in zip(tasks, receptions, trained, copies, strict=True)
+    ]
+
+
+def _pass(
+    worker: Worker, stacking: Stacking, tasks: Sequence[ClientTask], receptions: Sequence[Reception]
+) -> list[Trained]:
+    """Trains clients in one pass."""
     members = []
     for task, received in zip(tasks, receptions, strict=True):
         client, number = task.client, task.instruction.round
@@ -86,12 +104,25 @@ def _together(worker: Worker, stacking: Stacking, tasks: Sequence[ClientTask]) -
             table = _table(worker, stacking.prefix, indices) if stacking.prefix else {}
         members.append(StackMember(received.at, [indices[step] for step in plan], batches, table, received.trains))
     with worker.watch.over(worker.tunable):
-        trained = train_stacked(
+        return train_stacked(
             worker.tunable, stacking, worker.task, members, worker.local, worker.contract.rule, device=worker.device
         )
+
+
+def _for_copies(worker: Worker) -> Worker | None:
+    """The worker that trains the copies that clients keep for themselves; None where they have none.
+
+    What leaves a client does not depend on its copy, so that no promise is kept about its steps.
+    """
+    rule = worker.contract.rule.personal_rule
+    return None if rule is None else replace(worker, contract=replace(worker.contract, rule=rule), promise=None)
+
+
+def _copy_receptions(worker: Worker, tasks: Sequence[ClientTask], receptions: Sequence[Reception]) -> list[Reception]:
+    """What the training of clients' copies starts from."""
     return [
-        replace(_finish(worker, task, received, result, params), shared=len(tasks))
-        for task, received, (result, params) in zip(tasks, receptions, trained, strict=True)
+        replace(received, at=worker.contract.copy_round(received.at, task.own))
+        for task, received in zip(tasks, receptions, strict=True)
     ]
 
 
@@ -106,8 +137,14 @@ def _alone(worker: Worker, task: ClientTask) -> Answer:
         indices = worker.trained(task.client, number)
         stack.enter_context(worker.watch.over(worker.tunable))
         result = worker.fit(indices, received.at, client=task.client, round=number, trains=received.trains)
-    activity = None if counts is None else counts()
-    return _finish(worker, task, received, result, worker.tunable.read(), activity)
+        trained, copy = worker.tunable.read(), None
+        activity = None if counts is None else counts()
+        if (personal := _for_copies(worker)) is not None:
+            (again,) = _copy_receptions(worker, [task], [received])
+            worker.tunable.write(again.at.begin)
+            done = personal.fit(indices, again.at, client=task.client, round=number, trains=again.trains)
+            copy = done, worker.tunable.read()
+    return _finish(worker, task, received, result, trained, activity, copy)
 
 
 @dataclass(frozen=True)
@@ -142,7 +179,7 @@ def train_locally(
     before all of this, which is then post-processing.
 
     Args:
-        tunable: holds ``at.received``.
+        tunable: holds ``at.begin``, or ``at.received`` where that is empty.
         task: the loss.
         batches: on the tunable's device; an empty one is ``{}``, as only a private step may get.
         local: how to train.
@@ -153,8 +190,9 @@ def train_locally(
         private: how steps are made private; None: they are not.
     """
     parameters = tunable.parameters
-    received = {name: parameter.detach().clone() for name, parameter in parameters.items()}
+    begin = {name: parameter.detach().clone() for name, parameter in parameters.items()}
     device = next(iter(parameters.values())).device
+    received = {name: at.received[name].to(device) for name in begin} if at.begin else begin
     sent, own = _moved(at.sent, device), _moved(at.own, device)
     masks = {name: mask.to(device) for name, mask in (trains or {}).items()}
     still = [parameters[name] for name, mask in masks.items() if not mask.any()]
@@ -192,7 +230,7 @@ def train_locally(
                 optimizer.step(lr)
                 with torch.no_grad():
                     for name, mask in masks.items():  # weight decay has moved what is not trained as well
-                        parameters[name].copy_(parameters[name].where(mask, received[name]))
+                        parameters[name].copy_(parameters[name].where(mask, begin[name]))
             losses.add(*taken)
     tunable.eval()
     return replace(losses.result(), moments=optimizer.moments() if local.keep_optimizer else {})
@@ -222,15 +260,17 @@ def _finish(
     result: LocalResult,
     trained: Params,
     activity: Params | None = None,
+    copy: Trained | None = None,
 ) -> Answer:
     number = task.instruction.round
     folded = worker.tunable.folded(trained)
-    groups, own = worker.contract.finish(task.client, number, received, folded, result, task.own)
+    kept = None if copy is None else worker.tunable.folded(copy[1])
+    groups, own = worker.contract.finish(task.client, number, received, folded, result, task.own, kept)
     facts = Done(
         client=task.client,
         examples=len(worker.trained(task.client, number)),
         steps=result.steps,
-        samples=result.samples,
+        samples=result.samples + (0 if copy is None else copy[0].samples),
         predictions=result.predictions,
         loss=result.loss if np.isfinite(result.loss) else None,
         proxy_version=worker.version,

@@ -7,6 +7,7 @@ from typing import Annotated
 from fedfm.models.tunables.base import TuneSettings
 from fedfm.models.tunables.bitfit import BitFit
 from fedfm.models.tunables.c3a import C3A
+from fedfm.models.tunables.dual_lora import DualLora
 from fedfm.models.tunables.fourierft import FourierFT
 from fedfm.models.tunables.full import Full
 from fedfm.models.tunables.head import Head
@@ -31,6 +32,7 @@ TUNABLES: dict[str, type[TuneSettings]] = {
     "dora": Dora,
     "lora-sb": LoraSb,
     "ravan": Ravan,
+    "dual-lora": DualLora,
     "vera": Vera,
     "ia3": IA3,
     "fourierft": FourierFT,
@@ -58,6 +60,7 @@ __all__ = [
     "TUNABLES",
     "BitFit",
     "Dora",
+    "DualLora",
     "FourierFT",
     "Full",
     "Head",

@@ -3,6 +3,7 @@
 from fedfm.report.sections.audit import audit
 from fedfm.report.sections.checks import checks
 from fedfm.report.sections.classes import classes
+from fedfm.report.sections.comparison import comparison
 from fedfm.report.sections.continual import continual
 from fedfm.report.sections.contribution import contribution
 from fedfm.report.sections.costs import costs
@@ -22,6 +23,7 @@ __all__ = [
     "audit",
     "checks",
     "classes",
+    "comparison",
     "continual",
     "contribution",
     "costs",

@@ -290,8 +290,9 @@ class Experiment:
 
         Clients do where only they measure; and where both do, if there is no single model.
         """
-        recipe = self.recipe
-        several = bool(self.contract.personal) or recipe.protocol.own_tunable is not None or recipe.protocol.has_experts
+        recipe, protocol, contract = self.recipe, self.recipe.protocol, self.contract
+        several = bool(contract.personal) or contract.has_copies or protocol.own_tunable is not None
+        several = several or protocol.has_experts
         by_clients = recipe.evaluate.at == "clients" or (
             recipe.evaluate.at == "both" and several and not recipe.proxy.is_sent
         )
@@ -327,7 +328,14 @@ class Experiment:
         ]
 
     def _personal_warnings(self) -> list[str]:
-        if not self.contract.personal or self.judged_by == "clients":
+        if self.judged_by == "clients":
+            return []
+        if self.contract.has_copies:
+            return [
+                "the server measures the shared model, not the clients' own (algorithm.name); evaluate.at=clients with "
+                "federation.holdout measures each client with its own"
+            ]
+        if not self.contract.personal:
             return []
         values = "the mean of the clients' personal parts" if self.data.training else "the initial personal parts"
         return [

@@ -40,7 +40,9 @@ class ClientModels:
     @property
     def differ(self) -> bool:
         """Whether clients of a simulation hold different models."""
-        return self.store is not None and (self.protocol.own_tunable is not None or bool(self.contract.personal))
+        return self.store is not None and (
+            self.protocol.own_tunable is not None or bool(self.contract.personal) or self.contract.has_copies
+        )
 
     def of(self, client: str, params: Params) -> Params:
         """The whole tunable of one client.
@@ -54,6 +56,8 @@ class ClientModels:
         """
         if (name := self.protocol.own_tunable) is not None:
             return self._kept(f"{name}/{client}").get(name, params)
+        if (expert := self.protocol.expert_of(client, self.state)) is not None:
+            params = self.protocol.experts(self.state)[expert]
         return self.contract.at_client(client, self.state.round, params, self._kept(client))
 
     def delivered(self, params: Params, clients: int) -> Params:

@@ -32,6 +32,7 @@ from fedfm.server.rounds.interrupts import StopRequest, stop_on_signals
 from fedfm.server.rounds.state import RunState
 from fedfm.server.runs.artifacts import Tuned, delivered_params, write_client_adapters, write_experts, write_outcome
 from fedfm.server.runs.baselines import baselines
+from fedfm.server.runs.by_client import figures_by_client, matrix, matrix_summary
 from fedfm.server.runs.inference import evaluation
 from fedfm.server.runs.own_models import own_models
 from fedfm.server.runs.planning import describe
@@ -224,17 +225,19 @@ def _finish(
     write_client_adapters(folder, experiment, state)
     models = own_models(folder, experiment, state, stop)
     write_experts(folder, experiment, state)
+    pairs = matrix(experiment, folder, state, stop)
     if state.refined is not None and state.refined.params:
         experiment.tunable.write(state.refined.params)
     else:
         experiment.plug_in(delivered_params(folder, experiment.contract, experiment.recipe, state))
     per_client = _spread_over_clients(experiment, folder, state, stop)
+    by_client = figures_by_client(experiment, folder, state, compared.by_client, stop)
     _write_proxy(experiment, folder, state)
     summary = summarize(
         experiment,
         state,
         "budget" if driver.has_spent_its_budget(state) else "completed",
-        compared,
+        compared.headline,
         per_client,
         proxy_figures(experiment, state),
         cost_totals(folder.costs),
@@ -242,10 +245,13 @@ def _finish(
         score_totals(folder.metrics),
         models,
     )
+    summary |= {"clients_compared": by_client, "matrix": None if pairs is None else matrix_summary(pairs)}
     tuned = Tuned(experiment.client_model, experiment.backbone, state.proxy or ModelVersion())
     target = write_outcome(folder, tuned, experiment.recipe, summary, merge=False)
     driver.tripwires.written(state.round, target, summary)
     folder.write_json(folder.evaluation, evaluation(experiment))
+    if pairs is not None:
+        folder.write_json(folder.matrix, pairs)
     if writes:
         folder.write_json(folder.samples, samples(experiment, before))
     if target == folder.adapter:
