@@ -137,7 +137,7 @@ class Gossip(Protocol):
         period = self.graph.period(len(ordered))
         rounds = [self.graph.senders(ordered, number) for number in range(1, period + 1)]
         sent = sum(len(others) for graph in rounds for others in graph.values()) / period
-        return Messages(peer=sent * (1 - self.absence) ** 2)
+        return Messages(peer=sent * self.graph.attendance(self.absence))
 
     def figures(self, state: State) -> dict[str, float]:
         """The clients' distance from their mean, the spectral gap and the bytes of a message between two clients."""

@@ -36,6 +36,7 @@ PRESETS = (
     "few-bits",
     "server-optimizers",
     "edges",
+    "gossip",
     "greedy-soup",
     "learned-soup",
     "clusters",

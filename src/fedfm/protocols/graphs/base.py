@@ -43,6 +43,14 @@ class Graph(Settings):
         """
         raise NotImplementedError
 
+    def attendance(self, absence: float) -> float:
+        """Share of the messages of a whole round that are sent where each client is absent with some probability.
+
+        Args:
+            absence: this probability, independent for each client.
+        """
+        return (1 - absence) ** 2
+
     def among(self, present: Sequence[str], clients: Sequence[str], number: int) -> Senders:
         """The graph of a round in which only some clients are there: the edges between them.
 

@@ -41,6 +41,10 @@ class Exponential(Graph):
             for place, client in enumerate(clients)
         }
 
+    def attendance(self, absence: float) -> float:
+        """Every client that is there sends one message, unless it is alone."""
+        return 1 - absence
+
     def among(self, present: Sequence[str], clients: Sequence[str], number: int) -> Senders:
         """The graph of those that are there, who close ranks: an absent client breaks no chain."""
         return self.senders(present, number) if present else {}
