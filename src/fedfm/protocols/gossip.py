@@ -180,13 +180,13 @@ class Gossip(Protocol):
         for client, others in senders.items():
             for other in others:
                 receivers[other].append(client)
-        for client, others in receivers.items():
+        for client, getting in receivers.items():
             if io.peer_path.stages:
                 sent: Mapping[str, Tensor] = _difference(client, number, fixed, io)
             else:
                 values = self._value(client, io)
                 sent = {name: tensor for name, tensor in values.items() if name not in fixed}
-            size = io.peer(client, sorted(others), sent)
+            size = io.peer(client, sorted(getting), sent)
         return size
 
     def _value(self, client: str, io: IO) -> Params:

@@ -34,7 +34,7 @@ class ErdosRenyi(Graph):
             upper = np.triu(generator.random((count, count)) < self.probability, 1)
             joined = upper | upper.T
             found = {
-                client: frozenset(clients[other] for other in np.flatnonzero(joined[place]))
+                client: frozenset(clients[other] for other in np.flatnonzero(joined[place]).tolist())
                 for place, client in enumerate(clients)
             }
             if len(reached(found, clients[0])) == count:

@@ -61,4 +61,4 @@ def spectral_gap(graph: Graph, clients: Sequence[str]) -> float | None:
     product = np.eye(count)
     for number in range(1, graph.period(count) + 1):
         product = matrix(graph.senders(clients, number)) @ product
-    return float(max(0.0, 1 - np.linalg.norm(product - 1 / count, 2)))
+    return max(0.0, 1 - float(np.linalg.norm(product - 1 / count, 2)))
