@@ -35,7 +35,11 @@ METHODS: dict[str, dict[str, Any]] = {
         "aggregate": {"rule": "centered-clipping"},
         "federation": {"attackers": {"kind": "alie", "z": 1.0, "share": 0.34}},
     },
-    "gossip": {"protocol": {"kind": "gossip"}, "federation": {"per_round": None}},
+    "gossip": {
+        "protocol": {"kind": "gossip", "graph": {"kind": "complete"}, "gamma": 0.3},
+        "federation": {"per_round": None},
+        "updates": [{"kind": "top-k", "share": 0.2, "error_feedback": False}],
+    },
     "buffered": {"protocol": {"kind": "buffered", "size": 2}, "federation": {"devices": DEVICES}},
     "hierarchical": {"protocol": {"kind": "hierarchical", "edges": 2, "edge_rounds": 2}},
     "distillation": {

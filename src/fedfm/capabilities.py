@@ -26,6 +26,8 @@ LABELS = "labels"
 """Each training example has one label; tasks without labels take it."""
 ONE_MODEL = "one model"
 """All clients share one tunable; personal parts, different backbones and gossip take it."""
+SHARED_TUNABLE = "a tunable without personal parts"
+"""No client keeps a part of the tunable for itself; personal parts and different backbones take it."""
 SIMULATED_CLIENTS = "simulated clients"
 """The server reads the clients' data; `data.train: sites` takes it."""
 ONE_BACKBONE = "one backbone"
@@ -41,12 +43,16 @@ LASTING_COORDINATES = "lasting coordinates"
 from round to round in these coordinates, such as a momentum, needs it."""
 BARRIER = "barrier"
 """A round waits for its cohort; an asynchronous protocol takes it."""
+SAME_ROUND = "clients in the same round"
+"""All clients that train at a time are in the same round; an asynchronous protocol takes it."""
 STEP_EACH_ROUND = "server step each round"
 """The server steps on the aggregate of every round; a protocol whose clients train on before that takes it."""
 SERVER_STEP = "server step"
 """The server updates one set of parameters by the algorithm; gossip and distillation take it."""
 UPDATE_PATH = "update path"
-"""Updates pass the stages on their way to a server; gossip takes it, because its clients send whole tunables."""
+"""What clients send passes the stages; a protocol in which they send something else than updates takes it."""
+SERVER_MESSAGES = "messages of a server"
+"""A server sends clients the tunable; gossip takes it."""
 FIXED_COHORT = "fixed cohort"
 """A round has a fixed number of different clients; Poisson and weighted sampling take it."""
 PARTIAL_PARTICIPATION = "partial participation"
@@ -115,6 +121,7 @@ UNLESS_TAKEN = frozenset(
         BACKBONE_WEIGHTS,
         LABELS,
         ONE_MODEL,
+        SHARED_TUNABLE,
         ONE_BACKBONE,
         TUNABLE_UPDATES,
         TEXT_INPUTS,
@@ -122,9 +129,11 @@ UNLESS_TAKEN = frozenset(
         WHOLE_VIEWS,
         LASTING_COORDINATES,
         BARRIER,
+        SAME_ROUND,
         STEP_EACH_ROUND,
         SERVER_STEP,
         UPDATE_PATH,
+        SERVER_MESSAGES,
         FIXED_COHORT,
         PARTIAL_PARTICIPATION,
         VIRTUAL_TOKENS,

@@ -40,11 +40,11 @@ def played(
     return tunable.read(), moments
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize("optimizer", ["adamw", "muon", "sgd"])
 def test_rounds_with_kept_moments_are_one_long_round_bit_for_bit(optimizer: str) -> None:
     _, tunable = attached("tiny-llama", TASK, "full")
     start, steps, rates = tunable.read(), texts(4), [1e-2, 2e-2, 1e-2, 5e-3]
-    kept = LocalSettings.model_validate({**KEPT, "optimizer": optimizer})
+    kept = LocalSettings.model_validate({**KEPT, "optimizer": optimizer, "momentum": 0.9 * (optimizer == "sgd")})
     whole, _ = played(tunable, start, kept, [steps], rates)
     parts, moments = played(tunable, start, kept, [steps[:1], steps[1:]], rates)
     fresh, none = played(
@@ -53,7 +53,10 @@ def test_rounds_with_kept_moments_are_one_long_round_bit_for_bit(optimizer: str)
     assert all(parts[name].equal(whole[name]) for name in whole)
     assert any(not fresh[name].equal(whole[name]) for name in whole)
     assert none == {}
-    assert moments["step"]["model.embed_tokens.weight"] == len(steps)
+    if optimizer == "sgd":
+        assert moments.keys() == {"momentum_buffer"}
+    else:
+        assert moments["step"]["model.embed_tokens.weight"] == len(steps)
 
 
 def test_muon_steps_on_matrices_inside_blocks_only() -> None:
@@ -71,8 +74,22 @@ def test_muon_steps_on_matrices_inside_blocks_only() -> None:
 
 
 def test_sgd_has_nothing_to_keep() -> None:
-    with pytest.raises(ValueError, match="sgd has no moments"):
+    with pytest.raises(ValueError, match="sgd without momentum has no moments"):
         LocalSettings(optimizer="sgd", keep_optimizer=True)
+    with pytest.raises(ValueError, match="adamw has its own; use optimizer=sgd, or momentum=0"):
+        LocalSettings(momentum=0.9)
+
+
+def test_momentum_of_sgd_is_the_heavy_ball_of_dfedavgm() -> None:
+    """y_{k+1} = y_k − η·g_k + β·(y_k − y_{k−1}), y_{−1} = y_0 (arXiv:2104.11375), by single steps."""
+    _, tunable = attached("tiny-llama", TASK, "full")
+    start, (first, second), eta, beta = tunable.read(), texts(2), 1e-2, 0.9
+    plain = LocalSettings(optimizer="sgd", max_grad_norm=None)
+    one, _ = played(tunable, start, plain, [[first]], [eta])
+    alone, _ = played(tunable, one, plain, [[second]], [eta])
+    both, _ = played(tunable, start, plain.model_copy(update={"momentum": beta}), [[first, second]], [eta, eta])
+    for name, values in both.items():
+        torch.testing.assert_close(values, alone[name] + beta * (one[name] - start[name]), rtol=1e-5, atol=1e-7)
 
 
 def test_a_rate_by_steps_warms_up_and_falls_over_the_whole_run() -> None:

@@ -43,7 +43,7 @@ AT_CLIENTS = list({type(algorithm).gradient: name for name, algorithm in RULES.i
 OPTIMIZERS: dict[str, dict[str, Any]] = {
     "adamw": {"optimizer": "adamw", "learning_rate": 0.01},
     "sgd": {"optimizer": "sgd", "learning_rate": 0.5, "weight_decay": 0.01, "max_grad_norm": None},
-    "clipped": {"optimizer": "sgd", "learning_rate": 0.5, "max_grad_norm": 0.01},
+    "clipped": {"optimizer": "sgd", "learning_rate": 0.5, "max_grad_norm": 0.01, "momentum": 0.9},
 }
 
 

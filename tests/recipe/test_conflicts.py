@@ -261,6 +261,11 @@ REFUSED = {
         "local.lr_scheduler_interval",
         "it is of gradient steps; set round",
     ),
+    "slopes and momentum": (
+        [*SLOPES, "local.momentum=0.9"],
+        "local.momentum",
+        "`protocol.kind: fedkseed` excludes that",
+    ),
     "slopes and weight decay": (
         [*SLOPES, "local.weight_decay=0.1"],
         "local.weight_decay",

@@ -44,7 +44,7 @@ def small(recipe: Recipe, models: Path) -> list[str]:
         f"model.path={models / TINY.get(recipe.task.kind, 'tiny-bert')}",
         "data.limit=80",
         f"data.max_length={64 if recipe.task.kind in ('instruct', 'preference') else 24}",
-        f"federation.per_round={max(3, recipe.aggregate.least)}",
+        f"federation.per_round={'null' if recipe.protocol.asks_everyone else max(3, recipe.aggregate.least)}",
         "federation.rounds=2",
         "federation.min_examples=1",
         "local.max_steps=2",

@@ -209,6 +209,7 @@ def describe_plan(plan: Record) -> RenderableType:
             + (f"; after an alignment {units.size(size['alignment'])} down" if size["alignment"] else "")
             + (f"; an evaluation at clients {units.size(size['evaluation'])}" if size.get("evaluation") else "")
         ),
+        **_describe_protocol(plan.get("protocol") or {}),
         **_describe_costs(plan),
         "privacy": statement(plan["privacy"]).short,
         **({"updates": plan["secure"]} if plan["secure"] else {}),
@@ -223,6 +224,12 @@ def describe_plan(plan: Record) -> RenderableType:
         table.add_row(Text(name, style="dim"), Text(fact))
     warnings = [Text(f"warning: {text}", style="yellow") for text in plan["warnings"]]
     return Group(Text(f"fedfm {fedfm.__version__}  {plan['name']}", style="bold"), table, *warnings)
+
+
+def _describe_protocol(protocol: Record) -> dict[str, str]:
+    """A row for a protocol of which figures are known before a run."""
+    figures = units.listed(protocol)
+    return {"protocol": f"{protocol['kind']}: {figures}"} if figures else {}
 
 
 def _describe_costs(plan: Record) -> dict[str, str]:

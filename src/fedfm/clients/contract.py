@@ -57,6 +57,7 @@ class Contract:
         views: which part of the tunable a client holds.
         down: stages of messages to clients.
         up: stages of updates.
+        peer: stages of what clients send each other.
         seed: the run's seed.
         start: the whole tunable as initialised, before round 1; equal at server and clients that hold the same version
             of the model. Both keep it on disk and read a tensor at each access, so that it takes no memory. It must not
@@ -70,6 +71,7 @@ class Contract:
     views: Views = field(default_factory=Views)
     down: UpdatePath = field(default_factory=UpdatePath)
     up: UpdatePath = field(default_factory=UpdatePath)
+    peer: UpdatePath = field(default_factory=UpdatePath)
     seed: int = 0
     start: Mapping[str, Tensor] = field(default_factory=dict)
     masking: Masking | None = None
@@ -201,6 +203,12 @@ class Contract:
                     f"tensor `{bad}` of what it keeps (`{group}`) is not finite; try a lower local.learning_rate"
                 )
         return sent, kept
+
+    @property
+    def before_peers(self) -> dict[str, Spec]:
+        """Groups of what a client sends another in a protocol without a server, before its stages."""
+        fixed = self.views.fixed(self.spec)
+        return {TUNABLE: {name: tensor for name, tensor in self.spec.items() if name not in fixed}}
 
     def held(self, client: str, number: int, choice: Mapping[str, Tensor] | None = None) -> Slices:
         """The part of the tunable that a client returns, under a choice of the server."""

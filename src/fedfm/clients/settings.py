@@ -28,6 +28,9 @@ class LocalSettings(Settings):
     keep_optimizer: bool = False
     """Keep the optimiser's moments at the client from round to round; otherwise it starts afresh in each round (as in
     FedPFT, arXiv:2404.11536, §3.4 of its code)."""
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """β of `sgd`: v ← β·v + g, w ← w − η·v, with v = 0 at the start of a round, or, with `keep_optimizer`, as the last
+    one left it; 0: plain SGD."""
     learning_rate: Annotated[float, Field(gt=0)] = 5e-4
     """Learning rate at the start of the run, or after the warm-up."""
     lr_scheduler_type: Literal["constant", "linear", "cosine"] = "linear"
@@ -56,14 +59,19 @@ class LocalSettings(Settings):
 
     @model_validator(mode="after")
     def _something_to_keep(self) -> Self:
-        if self.keep_optimizer and self.optimizer == "sgd":
-            raise ValueError("keep_optimizer: sgd has no moments to keep; use adamw or muon, or keep_optimizer=false")
+        if self.momentum and self.optimizer != "sgd":
+            raise ValueError(f"momentum: {self.optimizer} has its own; use optimizer=sgd, or momentum=0")
+        if self.keep_optimizer and not self.moments:
+            raise ValueError(
+                "keep_optimizer: sgd without momentum has no moments to keep; use adamw, muon or a momentum above 0, "
+                "or keep_optimizer=false"
+            )
         return self
 
     @property
     def moments(self) -> int:
         """Values that the optimiser keeps for each trained parameter, at most."""
-        return 0 if self.optimizer == "sgd" else 2
+        return int(self.momentum > 0) if self.optimizer == "sgd" else 2
 
     def learning_rate_at(self, number: int, total: int) -> float:
         """Learning rate of 1-based ``number`` of ``total`` rounds or steps.

@@ -48,5 +48,5 @@ def read_ahead(batches: Iterable[Batch]) -> Iterator[Batch]:
 def make_optimizer(parameters: list[nn.Parameter], local: LocalSettings, learning_rate: float) -> Optimizer:
     """The recipe's local optimiser over ``parameters``."""
     if local.optimizer == "sgd":
-        return SGD(parameters, lr=learning_rate, weight_decay=local.weight_decay)
+        return SGD(parameters, lr=learning_rate, momentum=local.momentum, weight_decay=local.weight_decay)
     return AdamW(parameters, lr=learning_rate, weight_decay=local.weight_decay)

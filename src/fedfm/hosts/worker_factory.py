@@ -68,12 +68,14 @@ def make_contract(
     if model is not None and views.reads_anatomy:
         views = views.on(anatomy_of(model, start), start)
     rule = recipe.aggregate.under(recipe.federation.sampling)
+    up, none = UpdatePath.of(recipe.updates, "up"), UpdatePath()
     return Contract(
         spec=spec_of(start),
         rule=recipe.algorithm,
         views=views,
         down=UpdatePath.of(recipe.updates, "down"),
-        up=UpdatePath.of(recipe.updates, "up"),
+        up=none if recipe.protocol.peer_stages else up,
+        peer=up if recipe.protocol.peer_stages else none,
         seed=recipe.seed,
         start=start,
         masking=Masking(recipe.secure, rule) if recipe.secure.sums_only else None,

@@ -41,13 +41,13 @@ class Messages:
     Attributes:
         down: from the server to clients.
         up: from clients to the server.
-        peer: whole tunables from one client to another.
+        peer: tunables, or what stages make of them, from one client to another, on average over rounds.
         relay: whole tunables between the server and aggregators below it, on average over rounds.
     """
 
     down: int = 0
     up: int = 0
-    peer: int = 0
+    peer: float = 0
     relay: float = 0
 
 
@@ -73,6 +73,8 @@ class Protocol(Settings):
     """Name under which `IO.keep` stores a tunable for each client; None: all clients start from the server's."""
     has_experts: ClassVar[bool] = False
     """Whether the server holds several models, each of which serves some clients; see `experts`."""
+    peer_stages: ClassVar[bool] = False
+    """Whether stages act on what clients send each other, in place of updates to a server."""
     exchanges: ClassVar[int] = 1
     """Answers that a client gives in a round, for each kind of work, at most."""
 
@@ -132,6 +134,17 @@ class Protocol(Settings):
             cohort: clients of a round.
         """
         return cohort, "federation.per_round"
+
+    def check(self, clients: Sequence[str]) -> None:
+        """Checks, before the model is loaded, that these clients can take part.
+
+        Raises:
+            RecipeError: they cannot, with the reason.
+        """
+
+    def planned(self, clients: Sequence[str]) -> dict[str, float]:
+        """Figures of the protocol that are known before a run, for ``fedfm check``."""
+        return {}
 
     def start(self, params: Params, algorithm: Algorithm) -> State:
         """The state before round 1.

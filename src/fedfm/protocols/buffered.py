@@ -63,7 +63,10 @@ class Buffered(Protocol):
     max_staleness: Annotated[int, Field(ge=0)] | None = None
     """Updates that are more server steps old are dropped; null: none is."""
 
-    takes: ClassVar[Mapping[str, str]] = {capabilities.BARRIER: "the server waits for no cohort"}
+    takes: ClassVar[Mapping[str, str]] = {
+        capabilities.BARRIER: "the server waits for no cohort",
+        capabilities.SAME_ROUND: "clients start whenever they are free",
+    }
     needs: ClassVar[Mapping[str, str]] = {
         capabilities.FIXED_COHORT: "as many clients work at any time",
         capabilities.ONE_BACKBONE: "the server adds up updates of one tunable",

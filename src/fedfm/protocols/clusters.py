@@ -87,6 +87,7 @@ class Clusters(Protocol):
     }
     takes: ClassVar[Mapping[str, str]] = {
         capabilities.ONE_MODEL: "each cluster has its own",
+        capabilities.SHARED_TUNABLE: "each cluster has its own tunable",
         capabilities.MODEL_CHANGES: "experts differ in the tunable alone",
     }
 

@@ -107,6 +107,11 @@ class KnowsRun(Interface):
         ...
 
     @property
+    def peer_path(self) -> UpdatePath:
+        """Stages of what clients send each other; without any unless the protocol has `peer_stages`."""
+        ...
+
+    @property
     def clients(self) -> Mapping[str, int]:
         """Client id → training examples, as far as they are known."""
         ...
@@ -307,8 +312,12 @@ class AsksClients(Interface):
         """
         ...
 
-    def peer(self, sender: str, receiver: str, params: Params) -> None:
-        """Records that one client sent another its tunable."""
+    def peer(self, sender: str, receivers: Sequence[str], params: Mapping[str, Tensor]) -> int:
+        """Records what one client sent others: values of its tunable, or what `peer_path` made of them.
+
+        Returns:
+            The bytes of one message.
+        """
         ...
 
     def relay(self, direction: Literal["down", "up"], edge: str, params: Params) -> int:

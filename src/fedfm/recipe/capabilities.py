@@ -28,6 +28,7 @@ from fedfm.capabilities import (
     RECOMPUTATION,
     SGD,
     SHARED_CODE,
+    SHARED_TUNABLE,
     SIMULATED_CLIENTS,
     SINGLE_EXAMPLES,
     STATEFUL_CLIENTS,
@@ -317,6 +318,7 @@ PLAIN_KEYS = (
         takes={
             ONE_BACKBONE: "clients have different backbones",
             ONE_MODEL: "clients have different backbones",
+            SHARED_TUNABLE: "clients have different backbones",
         },
     ),
     PlainKey(
@@ -325,6 +327,7 @@ PLAIN_KEYS = (
         needs={TUNABLE_UPDATES: "only a part of the tunable travels"},
         takes={
             ONE_MODEL: "each client keeps a part of the tunable for itself",
+            SHARED_TUNABLE: "each client keeps a part of the tunable for itself",
             WHOLE_VIEWS: "each client keeps a part of the tunable for itself",
         },
     ),
@@ -366,6 +369,12 @@ PLAIN_KEYS = (
         lambda recipe: recipe.local.optimizer != "sgd",
         needs={GRADIENTS: "it keeps moments of them; set local.optimizer=sgd"},
         takes={SGD: "its steps are not multiples of the gradient; set local.optimizer=sgd"},
+    ),
+    PlainKey(
+        "local.momentum",
+        lambda recipe: recipe.local.momentum > 0,
+        needs={GRADIENTS: "it is of them; set 0"},
+        takes={SGD: "its steps are not multiples of the gradient; set local.momentum=0"},
     ),
     PlainKey(
         "local.optimizer",

@@ -37,6 +37,7 @@ PRESETS = (
     "few-bits",
     "server-optimizers",
     "edges",
+    "gossip",
     "greedy-soup",
     "learned-soup",
     "clusters",

@@ -32,11 +32,11 @@ SHARE = {"tune": {"kind": "lora", "share": "not head"}}
         ("fedsvd", {"algorithm": {"name": "scaffold"}, "local": SGD}, "needs lasting coordinates: clients keep"),
         ("flexlora", {"updates": [{"kind": "top-k"}]}, "needs lasting coordinates: clients keep tensors for it"),
         ("ffa", {"tune": {"kind": "ia3"}}, "needs low-rank factors: it fixes one factor of each pair"),
-        ("ffa", SHARE, "needs one model"),
+        ("ffa", SHARE, "needs a tunable without personal parts"),
         ("fedrot", SHARE, "needs one model"),
-        ("rolora", BUFFERED, "needs barrier: all clients of a round train the same factor"),
+        ("rolora", BUFFERED, "needs clients in the same round: all clients of a round train the same factor"),
         ("lora-fair", BUFFERED, "needs barrier"),
-        ("ffa", GOSSIP, "needs one model"),
+        ("fedsvd", GOSSIP, "needs one model"),
     ],
 )
 def test_what_does_not_go_together_is_refused(rule: str, changes: dict[str, Any], reason: str, tmp_path: Path) -> None:
@@ -49,6 +49,8 @@ def test_what_does_not_go_together_is_refused(rule: str, changes: dict[str, Any]
     [
         ("ffa", {"algorithm": {"name": "fedadam"}, "updates": [{"kind": "top-k"}]}),
         ("ffa", BUFFERED),
+        ("ffa", GOSSIP),
+        ("rolora", GOSSIP),
         ("rolora", {"algorithm": {"name": "scaffold"}, "local": SGD}),
         ("flexlora", {"algorithm": {"name": "fedprox"}, "federation": {"ranks": [2, 4]}}),
         ("fedrot", {"algorithm": {"name": "fedyogi"}, "tune": {"kind": "dora"}}),

@@ -16,7 +16,7 @@ from typing import ClassVar, Literal
 from fedfm.aggregation.lora.orthonormal import with_orthonormal_rows
 from fedfm.aggregation.lora.pairs import pairs
 from fedfm.aggregation.mean import Weighted
-from fedfm.capabilities import LOW_RANK_FACTORS, ONE_MODEL, TUNABLE_UPDATES, WEIGHTED_MEAN
+from fedfm.capabilities import LOW_RANK_FACTORS, SHARED_TUNABLE, TUNABLE_UPDATES, WEIGHTED_MEAN
 from fedfm.params import Params
 from fedfm.spec import Spec
 
@@ -32,7 +32,7 @@ class FfaLora(Weighted):
     gives: ClassVar[frozenset[str]] = frozenset({WEIGHTED_MEAN})
     needs: ClassVar[Mapping[str, str]] = {
         LOW_RANK_FACTORS: "it fixes one factor of each pair",
-        ONE_MODEL: "a factor that a client keeps for itself would be trained, whichever is fixed",
+        SHARED_TUNABLE: "a factor that a client keeps for itself would be trained, whichever is fixed",
         TUNABLE_UPDATES: "clients return the factor that they train",
     }
 

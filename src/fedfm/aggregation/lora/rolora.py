@@ -16,7 +16,7 @@ from typing import ClassVar, Literal
 
 from fedfm.aggregation.lora.pairs import pairs
 from fedfm.aggregation.mean import Weighted
-from fedfm.capabilities import BARRIER, LOW_RANK_FACTORS, ONE_MODEL, TUNABLE_UPDATES, WEIGHTED_MEAN
+from fedfm.capabilities import LOW_RANK_FACTORS, SAME_ROUND, SHARED_TUNABLE, TUNABLE_UPDATES, WEIGHTED_MEAN
 from fedfm.spec import Spec
 
 
@@ -30,8 +30,8 @@ class RoLora(Weighted):
     gives: ClassVar[frozenset[str]] = frozenset({WEIGHTED_MEAN})
     needs: ClassVar[Mapping[str, str]] = {
         LOW_RANK_FACTORS: "it trains the factors of each pair in turns",
-        ONE_MODEL: "a factor that a client keeps for itself would be trained in every round",
-        BARRIER: "all clients of a round train the same factor",
+        SHARED_TUNABLE: "a factor that a client keeps for itself would be trained in every round",
+        SAME_ROUND: "all clients of a round train the same factor",
         TUNABLE_UPDATES: "clients return the factor that they train",
     }
 

@@ -399,6 +399,7 @@ def _build(recipe: Recipe, sites: Sequence[str], device: torch.device, available
     """As `build_experiment`, with the threads that the recipe says; ``available`` are there for evaluation."""
     with stage("reading data"):
         data = prepare_data(recipe, sites)
+    data.recipe.protocol.check(list(data.clients))
     with stage("loading the model"):
         backbone = _load(data)
     data = replace(data, recipe=_with_commit(data.recipe, backbone))

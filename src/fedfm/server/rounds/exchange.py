@@ -10,6 +10,8 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
+from torch import Tensor
+
 from fedfm.clients.state import decode_state, encode_state
 from fedfm.clients.store import ClientStore
 from fedfm.clients.work import WORKS
@@ -266,11 +268,15 @@ class Exchange(RunFacts):
         """Keeps factors that are added to the frozen weights at the end of the round."""
         self.residual = residual
 
-    def peer(self, sender: str, receiver: str, params: Params) -> None:
-        """Records that one client sent another its tunable."""
+    def peer(self, sender: str, receivers: Sequence[str], params: Mapping[str, Tensor]) -> int:
+        """Records what one client sent others."""
         size = stored_bytes(params)
-        self.totals.bytes_up += size
-        self.records.wire.append(message_record(self.number, "peer", [sender, receiver], size, params))
+        if receivers:
+            self.totals.bytes_up += size * len(receivers)
+            names = self.peer_path.names(self._experiment.contract.before_peers)
+            ends = [sender, *receivers]
+            self.records.wire.append(message_record(self.number, "peer", ends, size, params, names=names))
+        return size
 
     def relay(self, direction: Literal["down", "up"], edge: str, params: Params) -> int:
         """Records what the server and an aggregator below it sent each other."""

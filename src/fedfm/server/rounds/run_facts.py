@@ -53,6 +53,11 @@ class RunFacts:
         return self._experiment.contract.up
 
     @property
+    def peer_path(self) -> UpdatePath:
+        """Stages of what clients send each other."""
+        return self._experiment.contract.peer
+
+    @property
     def clients(self) -> Mapping[str, int]:
         """Client id → training examples."""
         return self._experiment.data.clients

@@ -19,7 +19,7 @@ from fedfm.server.experiment.federated_data import FederatedData, prepare_data
 from fedfm.server.rounds.costs import CostBook
 from fedfm.server.runs.residuals import residual_bytes
 from fedfm.spec import count, empty
-from fedfm.wire import stored_bytes
+from fedfm.wire import TUNABLE, stored_bytes
 
 
 def plan(recipe: Recipe, *, timed: bool = False) -> dict[str, Any]:
@@ -140,6 +140,7 @@ def describe(experiment: Experiment, promise: Promise | None = None) -> dict[str
             "left_out": len(training.federation.left_out) if training else 0,
         },
         "algorithm": recipe.algorithm.name,
+        "protocol": {"kind": recipe.protocol.kind, **recipe.protocol.planned(list(experiment.data.clients))},
         "bytes": _bytes(experiment, cohort),
         "privacy": _privacy(experiment, promise or experiment.promise),
         "secure": recipe.secure.statement,
@@ -173,10 +174,11 @@ def _bytes(experiment: Experiment, cohort: int) -> dict[str, int]:
     sizes = [experiment.message_bytes(with_model, number) for number in range(1, contract.views.period + 1)]
     down, up = (round(sum(size) / len(sizes)) for size in zip(*sizes, strict=True))  # means over rounds that differ
     whole = stored_bytes(empty(contract.spec))
-    per_round = down * messages.down + up * messages.up + whole * messages.peer + round(whole * messages.relay)
+    edge = stored_bytes(empty(contract.peer.spec(contract.before_peers)[TUNABLE]))
+    per_round = down * messages.down + up * messages.up + round(edge * messages.peer) + round(whole * messages.relay)
     per_round += asked * sum(experiment.choosing_bytes(with_model, 1))
-    if messages.peer:  # a client gets as many tunables as it sends
-        down = up = round(whole * messages.peer / len(clients))
+    if messages.peer:  # a client gets as many messages as it sends
+        down = up = round(edge * messages.peer / len(clients))
     evaluating = 0 if recipe.evaluate.at == "server" or messages.peer else len(experiment.data.evaluating_clients())
     evaluation = evaluating * sum(contract.evaluation_bytes(clients[0], 1, experiment.evaluator.metrics))
     residual = residual_bytes(experiment)

@@ -8,7 +8,14 @@ from typing import ClassVar, Literal
 import numpy as np
 from torch import Tensor
 
-from fedfm.capabilities import LASTING_COORDINATES, LINEAR_STAGES, STATEFUL_CLIENTS, UPDATE_PATH, UPDATES_AS_SENT
+from fedfm.capabilities import (
+    LASTING_COORDINATES,
+    LINEAR_STAGES,
+    SERVER_MESSAGES,
+    STATEFUL_CLIENTS,
+    UPDATE_PATH,
+    UPDATES_AS_SENT,
+)
 from fedfm.params import Params
 from fedfm.settings import Capabilities, Settings
 from fedfm.spec import Spec
@@ -49,8 +56,10 @@ class Stage(Settings):
 
     def capabilities(self) -> Capabilities:
         """Also what follows from `linear` and `stateful`."""
-        needs = {**self.needs, UPDATE_PATH: "it encodes what a server decodes"}
+        needs = {**self.needs, UPDATE_PATH: "it encodes what clients send"}
         takes = dict(self.takes)
+        if "down" in self.ways:
+            needs[SERVER_MESSAGES] = "it encodes what a server sends; set `direction: up`"
         if self.stateful:
             needs |= {
                 STATEFUL_CLIENTS: "clients keep tensors for it between rounds",
