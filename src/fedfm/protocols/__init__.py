@@ -10,6 +10,7 @@ from fedfm.protocols.calibrated import Calibrated
 from fedfm.protocols.clusters import Clusters
 from fedfm.protocols.decomfl import DeComFL
 from fedfm.protocols.distillation import Distillation
+from fedfm.protocols.feature_transfer import FeatureTransfer
 from fedfm.protocols.fedkseed import FedKSeed
 from fedfm.protocols.gossip import Gossip
 from fedfm.protocols.greedy_soup import GreedySoup
@@ -31,6 +32,7 @@ PROTOCOLS: dict[str, type[Protocol]] = {
     "fedkseed": FedKSeed,
     "decomfl": DeComFL,
     "calibrated": Calibrated,
+    "feature-transfer": FeatureTransfer,
 }
 
 AnyProtocol = Annotated[Protocol, Choice(PROTOCOLS, "kind", "fedfm.protocols")]
@@ -46,6 +48,7 @@ __all__ = [
     "Clusters",
     "DeComFL",
     "Distillation",
+    "FeatureTransfer",
     "FedKSeed",
     "Gossip",
     "GreedySoup",

@@ -109,6 +109,16 @@ class Protocol(Settings):
         """
         return None if WORKS[work].sends_update else {}
 
+    def answers(self, work: str, classes: int, spec: Spec) -> Mapping[str, Spec] | None:
+        """As `returns`, for a protocol whose answers have the shape of something in the tunable.
+
+        Args:
+            work: one of `works`.
+            classes: of the task; 0 where it has none.
+            spec: of the tunable.
+        """
+        return self.returns(work, classes)
+
     def folds(self, cohort: int) -> tuple[int, str] | None:
         """The most updates that the recipe's rule gets for a step, and the key that says so; None: it is not used.
 

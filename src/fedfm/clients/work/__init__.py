@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from fedfm.clients.work.base import Answer, ClientTask, Work
 from fedfm.clients.work.evaluate import EVALUATE, evaluate
+from fedfm.clients.work.moments import MOMENTS, moments
 from fedfm.clients.work.predict import predict
 from fedfm.clients.work.probe import probe
 from fedfm.clients.work.retrieve import RETRIEVE, retrieve
@@ -33,6 +34,7 @@ WORKS: dict[str, Work] = {
     SEED_POOL: Work(seed_pool, trains=True),
     MEASURE_SLOPES: Work(slopes, trains=True, keeps=True),
     PROBE: Work(probe),
+    MOMENTS: Work(moments),
     RETRIEVE: Work(retrieve),
     ADVERTISE: Work(advertise_keys, hides=True, keeps=True),
     SHARE: Work(share_secrets, hides=True, keeps=True),
