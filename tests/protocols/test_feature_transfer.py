@@ -14,7 +14,7 @@ from scipy.stats import norm
 from sklearn.linear_model import LogisticRegression
 
 from fedfm import run
-from fedfm.clients.readout import feature_size, featuring, features_of, fit_readout, readout_of
+from fedfm.clients.readout import feature_size, features_of, featuring, fit_readout, readout_of
 from fedfm.clients.work.moments import FORMS, MEAN, SHARE, SQUARE, Form, moments_of
 from fedfm.errors import RecipeError
 from fedfm.protocols.feature_transfer import sampled

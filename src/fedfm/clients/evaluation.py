@@ -90,7 +90,7 @@ class Evaluator:
         return found
 
     def logits(self, examples: Examples, indices: np.ndarray | None = None) -> np.ndarray:
-        """float32 [N, K]: a classifier's logits, or the embeddings of texts, of some examples, all by default, in order.
+        """float32 [N, K]: a classifier's logits, or embeddings, of some examples, all by default, in their order.
 
         The examples need no labels.
         """

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fedfm.protocols.base import Messages, Protocol, State
+from fedfm.protocols.base import Messages, Protocol, State, SyntheticSet
 from fedfm.protocols.buffered import Buffered
 from fedfm.protocols.calibrated import Calibrated
 from fedfm.protocols.clusters import Clusters
 from fedfm.protocols.decomfl import DeComFL
 from fedfm.protocols.distillation import Distillation
+from fedfm.protocols.evolution import Evolution
 from fedfm.protocols.feature_transfer import FeatureTransfer
 from fedfm.protocols.fedkseed import FedKSeed
 from fedfm.protocols.gossip import Gossip
@@ -33,6 +34,7 @@ PROTOCOLS: dict[str, type[Protocol]] = {
     "decomfl": DeComFL,
     "calibrated": Calibrated,
     "feature-transfer": FeatureTransfer,
+    "evolution": Evolution,
 }
 
 AnyProtocol = Annotated[Protocol, Choice(PROTOCOLS, "kind", "fedfm.protocols")]
@@ -48,6 +50,7 @@ __all__ = [
     "Clusters",
     "DeComFL",
     "Distillation",
+    "Evolution",
     "FeatureTransfer",
     "FedKSeed",
     "Gossip",
@@ -58,4 +61,5 @@ __all__ = [
     "Protocol",
     "Star",
     "State",
+    "SyntheticSet",
 ]

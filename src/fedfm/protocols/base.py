@@ -33,6 +33,19 @@ class State:
 
 
 @dataclass(frozen=True)
+class SyntheticSet:
+    """Synthetic labelled texts.
+
+    Attributes:
+        rows: text and class of each.
+        params: a tunable that was trained on them alone.
+    """
+
+    rows: Sequence[tuple[str, int]]
+    params: Params
+
+
+@dataclass(frozen=True)
 class Messages:
     """Numbers of messages in a round.
 
@@ -160,6 +173,13 @@ class Protocol(Settings):
             state: after some rounds.
         """
         return None
+
+    def synthetic(self, state: State) -> Mapping[str, SyntheticSet]:
+        """Name → synthetic texts, the ones that the run writes to ``synthetic.jsonl`` first.
+
+        The others are what these are compared with in ``synthetic.json`` and the report.
+        """
+        return {}
 
     def messages(self, clients: Sequence[str], asked: int, answers: int) -> Messages:
         """How many messages a round has.

@@ -32,6 +32,7 @@ class RunFiles:
         summary: summary.json; None until the run has ended.
         evaluation: evaluation.json; None until the run has ended.
         samples: samples.json; None unless the recipe asks for written answers.
+        synthetic: synthetic.json; None unless the protocol delivers synthetic texts.
         environment: env.json.
         profile: profile.json; None unless the run was profiled.
         audit: audit.json; None unless the run was audited.
@@ -48,6 +49,7 @@ class RunFiles:
     summary: Record | None
     evaluation: Record | None
     samples: Record | None
+    synthetic: Record | None
     environment: Record | None
     profile: Record | None
     audit: Record | None
@@ -120,6 +122,7 @@ def read_run(folder: RunFolder) -> RunFiles:
         summary=records(summary_of(folder)),
         evaluation=_json(folder.evaluation, shapes.EVALUATION),
         samples=_json(folder.samples, shapes.SAMPLES),
+        synthetic=_json(folder.synthetic_scores, shapes.SYNTHETIC),
         environment=_json(folder.environment, shapes.ENVIRONMENT),
         profile=_json(folder.profile, shapes.PROFILE),
         audit=audit_of(folder),

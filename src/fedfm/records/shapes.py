@@ -279,6 +279,13 @@ class _Samples(TypedDict):
     rows: list[_Sample]
 
 
+@with_config(_OPEN)
+class _Synthetic(TypedDict):
+    metric: Name
+    texts: Count
+    sets: dict[Name, dict[str, Figure]]
+
+
 def _square(evaluation: dict[str, Any]) -> dict[str, Any]:
     """Checks that the confusion matrix, if there is one, has a row and a column for each class."""
     classes, confusion = len(evaluation["classes"] or ()), evaluation["confusion"] or []
@@ -471,6 +478,7 @@ CLIENTS = Shape[list[Any]](list[_Client])
 SUMMARY = Shape[Mapping[str, Any]](_Summary)
 EVALUATION = Shape[Mapping[str, Any]](Annotated[_Evaluation, AfterValidator(_square)])
 SAMPLES = Shape[Mapping[str, Any]](_Samples)
+SYNTHETIC = Shape[Mapping[str, Any]](_Synthetic)
 ENVIRONMENT = Shape[Mapping[str, Any]](_Environment)
 AUDIT = Shape[Mapping[str, Any]](_Audit)
 PROFILE = Shape[Mapping[str, Any]](_Profile)

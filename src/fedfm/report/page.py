@@ -44,6 +44,7 @@ def render(run: RunFiles) -> str:
         learning=sections.learning(run),
         classes=sections.classes(run),
         samples=sections.samples(run),
+        synthetic=sections.synthetic(run),
         federation=sections.federation(run),
         spread=sections.spread(run),
         contribution=sections.contribution(run),

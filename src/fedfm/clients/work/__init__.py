@@ -25,6 +25,7 @@ from fedfm.clients.work.secure_sum import (
 from fedfm.clients.work.seed_pool import SEED_POOL, seed_pool
 from fedfm.clients.work.slopes import MEASURE_SLOPES, slopes
 from fedfm.clients.work.train import train
+from fedfm.clients.work.vote import VOTE, vote
 from fedfm.views.selection import PROBE
 
 WORKS: dict[str, Work] = {
@@ -35,6 +36,7 @@ WORKS: dict[str, Work] = {
     MEASURE_SLOPES: Work(slopes, trains=True, keeps=True),
     PROBE: Work(probe),
     MOMENTS: Work(moments),
+    VOTE: Work(vote),
     RETRIEVE: Work(retrieve),
     ADVERTISE: Work(advertise_keys, hides=True, keeps=True),
     SHARE: Work(share_secrets, hides=True, keeps=True),

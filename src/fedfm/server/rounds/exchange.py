@@ -32,6 +32,7 @@ from fedfm.server.rounds.round_records import Records
 from fedfm.server.rounds.run_facts import RunFacts
 from fedfm.server.rounds.state import RunState, StateVersion
 from fedfm.server.rounds.totals import Totals
+from fedfm.spec import Spec
 from fedfm.trackers.listeners import Listener
 from fedfm.updates import Failure, Reply, Request
 from fedfm.wire import TUNABLE, stored_bytes
