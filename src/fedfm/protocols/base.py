@@ -75,6 +75,8 @@ class Protocol(Settings):
     """Name under which `IO.keep` stores a tunable for each client; None: all clients start from the server's."""
     has_experts: ClassVar[bool] = False
     """Whether the server holds several models, each of which serves some clients; see `experts`."""
+    writes_texts: ClassVar[bool] = False
+    """Whether the server writes examples of one text each; see `synthetic`."""
     exchanges: ClassVar[int] = 1
     """Answers that a client gives in a round, for each kind of work, at most."""
 

@@ -62,6 +62,7 @@ class Evolution(Protocol):
     """Weight of the squared norm of the head's weights in the server's loss."""
 
     works: ClassVar[tuple[str, ...]] = (VOTE,)
+    writes_texts: ClassVar[bool] = True
     gives: ClassVar[frozenset[str]] = frozenset({capabilities.ROUND_SUM})
     needs: ClassVar[Mapping[str, str]] = {
         capabilities.LABELS: "texts are written and voted for class by class",
@@ -89,6 +90,7 @@ class Evolution(Protocol):
     def step(self, state: State, io: IO) -> State:
         """Write candidates, ask for votes, keep the best, train the head on them."""
         number, cohort = state.round + 1, io.cohort(state.round + 1)
+        io.student.evaluator.tunable.write(state.params)
         rows = self._candidates(state, io)
         features = self._features(rows, io)
         classes = torch.tensor([label for _, label in rows])

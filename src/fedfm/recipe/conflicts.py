@@ -262,6 +262,12 @@ def _public_examples(recipe: RecipeKeys) -> str | None:
     return None
 
 
+def _one_text(recipe: RecipeKeys) -> str | None:
+    if recipe.protocol.writes_texts and len(recipe.data.text) > 1:
+        return f"`protocol.kind: {recipe.protocol.kind}` writes examples of one text, not pairs: name one column"
+    return None
+
+
 def _judged_on(recipe: RecipeKeys) -> str | None:
     """Why there is nothing on which the server could evaluate models in a round."""
     for key, method in (("protocol", recipe.protocol), ("contribution", recipe.contribution)):
@@ -329,6 +335,7 @@ CHECKS = (
     Check(("data.test",), _something_to_report),
     Check(("data.validation", "data.test"), _held_back),
     Check(("data.text", "task.kind"), _pairs),
+    Check(("data.text", "protocol.kind"), _one_text),
     Check(("data.conversation", "task.kind"), _unread("conversation")),
     Check(("data.template", "task.kind"), _unread("template")),
     Check(("data.pack", "task.kind"), _unread("pack")),

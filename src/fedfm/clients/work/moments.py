@@ -64,7 +64,7 @@ def _moments(worker: Worker, task: ClientTask) -> Payload[Done]:
     if place not in range(len(FORMS)):
         raise MessageError(f"fact `{FORM}` of the instruction must be a whole number below {len(FORMS)}")
     form = FORMS[int(place)]
-    features, labels, classes = own_features(worker, client)
+    features, labels, classes = own_features(worker, worker.clients[client])
     facts = Done(client=client, examples=len(labels), proxy_version=worker.version)
     groups = {MOMENTS: moments_of(features, labels, classes, form)}
     return Payload(instruction.round, instruction.base, facts, groups, work=MOMENTS)
@@ -87,10 +87,12 @@ def moments_of(features: np.ndarray, labels: np.ndarray, classes: int, form: For
     return {name: tensor.float() for name, tensor in found.items()}
 
 
-def own_features(worker: Worker, client: str) -> tuple[np.ndarray, np.ndarray, int]:
-    """Features ``[n, d]`` and classes ``[n]`` of a client's training examples, and how many classes the task has.
+def own_features(worker: Worker, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
+    """Features ``[n, d]`` and classes ``[n]`` of some training examples, and how many classes the task has.
 
-    The features are kept for later rounds: the model that computes them is frozen.
+    Args:
+        worker: plays the client; its tunable gets the values before round 1, which below the readout never change.
+        indices: into its examples.
 
     Raises:
         MessageError: the recipe's task has no classes.
@@ -98,8 +100,5 @@ def own_features(worker: Worker, client: str) -> tuple[np.ndarray, np.ndarray, i
     evaluator, labels = worker.evaluator, worker.examples.labels
     if evaluator is None or labels is None:
         raise MessageError("the recipe's task has no classes")
-    kept: dict[str, np.ndarray] = worker.memo.setdefault(MOMENTS, {})
-    indices = worker.clients[client]
-    if client not in kept:
-        kept[client] = features_of(evaluator, worker.examples, indices)
-    return kept[client], labels[indices], len(evaluator.labels)
+    worker.tunable.write(dict(worker.contract.start))
+    return features_of(evaluator, worker.examples, indices), labels[indices], len(evaluator.labels)

@@ -47,15 +47,15 @@ def vote(worker: Worker, tasks: Sequence[ClientTask]) -> Iterator[Answer]:
 def _vote(worker: Worker, task: ClientTask) -> Payload[Done]:
     instruction, client = task.instruction, task.client
     worker.update_copy(instruction)
-    features, labels, _ = own_features(worker, client)
-    candidates, classes = _candidates(instruction.groups.get(CANDIDATES, {}), features.shape[1])
-    most = int(instruction.facts.extra.get(MOST, 0))
+    most, indices = int(instruction.facts.extra.get(MOST, 0)), worker.clients[client]
     if most < 1:
         raise MessageError(f"fact `{MOST}` of the instruction must be 1 or more")
     generator = numpy_generator(worker.seed, "votes", round=instruction.round, client=client)
-    voting = np.sort(generator.permutation(len(labels))[:most])
-    histogram = votes_of(features[voting], labels[voting], candidates, classes) / most
-    facts = Done(client=client, examples=len(labels), proxy_version=worker.version)
+    voting = np.sort(generator.permutation(indices)[:most])
+    features, labels, _ = own_features(worker, voting)
+    candidates, classes = _candidates(instruction.groups.get(CANDIDATES, {}), features.shape[1])
+    histogram = votes_of(features, labels, candidates, classes) / most
+    facts = Done(client=client, examples=len(indices), proxy_version=worker.version)
     groups = {VOTES: {HISTOGRAM: torch.from_numpy(histogram).float()}}
     return Payload(instruction.round, instruction.base, facts, groups, work=VOTE)
 
