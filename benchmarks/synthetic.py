@@ -70,9 +70,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=len(SEEDS), help="how many of the three seeds")
     seeds = SEEDS[: parser.parse_args().seeds]
-    print(
-        "ε | accuracy with votes | without | on real examples | right texts | distance with, without | pairs"
-    )
+    print("ε | accuracy with votes | without | on real examples | right texts | distance with, without | pairs")
     for epsilon, changes in VOTES.items():
         found = [
             measured(NAME, f"votes, ε {epsilon}, {seed}", lambda s=seed, c=changes: with_votes(s, c)) for seed in seeds

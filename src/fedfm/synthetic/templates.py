@@ -79,13 +79,13 @@ class TemplateWriter:
         return self.first(label, 1, int(rng.integers(2**31)))[0]
 
     def _fill(self, place: int, words: Mapping[str, str], label: str, rng: np.random.Generator) -> str:
-        """A template with some words given."""
+        """A template with some words given; a slot that occurs twice has one word."""
+        chosen = {LABEL: label, **words}
 
         def word(slot: re.Match[str]) -> str:
-            name = slot[1]
-            if name == LABEL:
-                return label
-            return words[name] if name in words else str(rng.choice(self._slots[name]))
+            if (name := slot[1]) not in chosen:
+                chosen[name] = str(rng.choice(self._slots[name]))
+            return chosen[name]
 
         return SLOT.sub(word, self._templates[place])
 
