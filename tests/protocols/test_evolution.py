@@ -101,7 +101,7 @@ def bags(texts: Sequence[str]) -> np.ndarray:
 
 
 def test_votes_find_what_belongs_to_a_class(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of the generator's texts 1 of 16 is right; the head learns only from the votes which subject is of which class."""
+    """1 of 16 of the generator's texts is right; only the votes say which subject is of which class."""
     features = staticmethod(lambda rows, io: torch.from_numpy(bags([text for text, _ in rows])))
     monkeypatch.setattr(Evolution, "_features", features)
     io, protocol = Alone(), Evolution(keep=8, variations=3)
