@@ -25,6 +25,11 @@ SECURE = ["secure.kind=secagg", "federation.per_round=5"]
 
 REFUSED = {
     "questions to a classifier": (["ask.chunk_tokens=32"], "ask", "cannot be asked questions; it is for retrieval"),
+    "synthetic pairs": (
+        ["protocol.kind=evolution", "tune.kind=head", "data.text=[premise, hypothesis]"],
+        "data.text",
+        "writes examples of one text, not pairs: name one column",
+    ),
     "pairs compared with nobody": (
         ["task.kind=retrieval", "data.text=[question, passage]", "local.batch_size=1"],
         "local.batch_size",

@@ -55,6 +55,8 @@ PROTOCOLS: dict[str, dict[str, Any]] = {
     "buffered": {"size": 2},
     "distillation": {"examples": 4, "steps": 1, "digest_steps": 1},
     "learned-soup": {"steps": 1, "batch_size": 4},
+    "feature-transfer": {"samples": 50},
+    "evolution": {"keep": 2, "variations": 1},
 }
 """What fits three clients, and takes a moment."""
 SECURE: dict[str, dict[str, Any]] = {

@@ -89,13 +89,13 @@ class Evaluator:
             found[positions[counts > 0]] = totals[counts > 0] / counts[counts > 0]
         return found
 
-    def logits(self, examples: Examples) -> np.ndarray:
-        """float32 [N, K]: a classifier's logits, or the embeddings of texts, in the order of the examples.
+    def logits(self, examples: Examples, indices: np.ndarray | None = None) -> np.ndarray:
+        """float32 [N, K]: a classifier's logits, or embeddings, of some examples, all by default, in their order.
 
         The examples need no labels.
         """
         rows: list[tuple[np.ndarray, np.ndarray]] = [
-            (positions, logits.float().cpu().numpy()) for positions, _, logits in self._forward(examples)
+            (positions, logits.float().cpu().numpy()) for positions, _, logits in self._forward(examples, indices)
         ]
         order = np.argsort(np.concatenate([positions for positions, _ in rows]))
         return np.concatenate([logits for _, logits in rows])[order]

@@ -76,7 +76,6 @@ class Central(Privacy):
         capabilities.ONE_MODEL: "what clients keep for themselves would reach adapter/ as a mean without noise",
         capabilities.UPDATES_IN_CLEAR: "the server clips each client's update",
         capabilities.STEADY_EXAMPLES: "who takes part must not depend on what clients hold",
-        capabilities.TUNABLE_UPDATES: "it bounds what clients have changed of the tunable",
     }
     takes: ClassVar[Mapping[str, str]] = {
         capabilities.INDIVIDUAL_UPDATES: "only one mean with noise leaves the sum of a round",

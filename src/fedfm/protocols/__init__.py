@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fedfm.protocols.base import Messages, Protocol, ServerModel, State
+from fedfm.protocols.base import Messages, Protocol, ServerModel, State, SyntheticSet
 from fedfm.protocols.buffered import Buffered
 from fedfm.protocols.calibrated import Calibrated
 from fedfm.protocols.clusters import Clusters
 from fedfm.protocols.decomfl import DeComFL
 from fedfm.protocols.distillation import Distillation
+from fedfm.protocols.evolution import Evolution
+from fedfm.protocols.feature_transfer import FeatureTransfer
 from fedfm.protocols.fedkseed import FedKSeed
 from fedfm.protocols.gossip import Gossip
 from fedfm.protocols.greedy_soup import GreedySoup
@@ -31,6 +33,8 @@ PROTOCOLS: dict[str, type[Protocol]] = {
     "fedkseed": FedKSeed,
     "decomfl": DeComFL,
     "calibrated": Calibrated,
+    "feature-transfer": FeatureTransfer,
+    "evolution": Evolution,
 }
 
 AnyProtocol = Annotated[Protocol, Choice(PROTOCOLS, "kind", "fedfm.protocols")]
@@ -46,6 +50,8 @@ __all__ = [
     "Clusters",
     "DeComFL",
     "Distillation",
+    "Evolution",
+    "FeatureTransfer",
     "FedKSeed",
     "Gossip",
     "GreedySoup",
@@ -56,4 +62,5 @@ __all__ = [
     "ServerModel",
     "Star",
     "State",
+    "SyntheticSet",
 ]

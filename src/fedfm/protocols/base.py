@@ -35,6 +35,19 @@ class State:
 
 
 @dataclass(frozen=True)
+class SyntheticSet:
+    """Synthetic labelled texts.
+
+    Attributes:
+        rows: text and class of each.
+        params: a tunable that was trained on them alone.
+    """
+
+    rows: Sequence[tuple[str, int]]
+    params: Params
+
+
+@dataclass(frozen=True)
 class Messages:
     """Numbers of messages in a round.
 
@@ -75,6 +88,8 @@ class Protocol(Settings):
     """Whether the server holds several models, each of which serves some clients; see `experts`."""
     peer_stages: ClassVar[bool] = False
     """Whether stages act on what clients send each other, in place of updates to a server."""
+    writes_texts: ClassVar[bool] = False
+    """Whether the server writes examples of one text each; see `synthetic`."""
     exchanges: ClassVar[int] = 1
     """Answers that a client gives in a round, for each kind of work, at most."""
 
@@ -126,6 +141,16 @@ class Protocol(Settings):
             classes: of the task; 0 where it has none.
         """
         return None if WORKS[work].sends_update else {}
+
+    def answers(self, work: str, classes: int, spec: Spec) -> Mapping[str, Spec] | None:
+        """As `returns`, for a protocol whose answers have the shape of something in the tunable.
+
+        Args:
+            work: one of `works`.
+            classes: of the task; 0 where it has none.
+            spec: of the tunable.
+        """
+        return self.returns(work, classes)
 
     def folds(self, cohort: int) -> tuple[int, str] | None:
         """The most updates that the recipe's rule gets for a step, and the key that says so; None: it is not used.
@@ -179,6 +204,13 @@ class Protocol(Settings):
             state: after some rounds.
         """
         return None
+
+    def synthetic(self, state: State) -> Mapping[str, SyntheticSet]:
+        """Name → synthetic texts, the ones that the run writes to ``synthetic.jsonl`` first.
+
+        The others are what these are compared with in ``synthetic.json`` and the report.
+        """
+        return {}
 
     def messages(self, clients: Sequence[str], asked: int, answers: int) -> Messages:
         """How many messages a round has.

@@ -287,12 +287,18 @@ class AsksClients(Interface):
         """
         ...
 
-    def release(self, round: int, state: Params) -> Release | None:  # noqa: A002 - the field's word
+    def release(
+        self,
+        round: int,  # noqa: A002 - the field's word
+        state: Params,
+        groups: Mapping[str, Spec] | None = None,
+    ) -> Release | None:
         """How the updates of a round become one private mean; None where the recipe promises no privacy.
 
         Args:
             round: 1-based round.
             state: what the last release left; empty before the first.
+            groups: what each client sends; None: its update of the tunable, and what the algorithm returns beside it.
         """
         ...
 

@@ -305,6 +305,12 @@ def _public_examples(recipe: RecipeKeys) -> str | None:
     return None
 
 
+def _one_text(recipe: RecipeKeys) -> str | None:
+    if recipe.protocol.writes_texts and len(recipe.data.text) > 1:
+        return f"`protocol.kind: {recipe.protocol.kind}` writes examples of one text, not pairs: name one column"
+    return None
+
+
 def _judged_on(recipe: RecipeKeys) -> str | None:
     """Why there is nothing on which the server could evaluate models in a round."""
     for key, method in (("protocol", recipe.protocol), ("contribution", recipe.contribution)):
@@ -374,6 +380,7 @@ CHECKS = (
     Check(("data.text", "task.kind"), _pairs),
     *(Check((f"data.{split}", "task"), _sources(split)) for split in ("train", "validation", "test", "root")),
     *(Check((f"data.{key}", "task"), _named_by_task(key)) for key in ("text", "label", "labels")),
+    Check(("data.text", "protocol.kind"), _one_text),
     Check(("data.conversation", "task.kind"), _unread("conversation")),
     Check(("data.template", "task.kind"), _unread("template")),
     Check(("data.pack", "task.kind"), _unread("pack")),

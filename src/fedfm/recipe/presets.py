@@ -27,6 +27,8 @@ PRESETS = (
     "pydoc-instruct",
     "pydoc-preference",
     "pydoc-rag",
+    "synthetic",
+    "synthetic-features",
     "pydoc-mlm",
     "pretrain",
     "pretrain-sparse",

@@ -26,7 +26,8 @@ LOCK, OWNER = ".lock", ".pid"
 FILES = (
     "recipe.yaml", "env.json", "forgotten.json", "profile.json", "clients.json", "metrics.jsonl", "events.jsonl",
     "wire.jsonl", "costs.jsonl", "privacy.jsonl", "answers.jsonl", "answers-wire.jsonl", "LATEST",
-    "summary.json", "evaluation.json", "matrix.json", "samples.json", "audit.json", "report.html", LOCK, OWNER,
+    "summary.json", "evaluation.json", "matrix.json", "samples.json", "synthetic.jsonl", "synthetic.json",
+    "audit.json", "report.html", LOCK, OWNER,
 )  # fmt: skip
 FOLDERS = ("checkpoints", "client_state", "clients", "adapter", "experts", "heads", "model", "proxy", "tensorboard")
 """`FILES` must be files and `FOLDERS` must be folders, where they exist."""
@@ -150,6 +151,16 @@ class RunFolder:
     def samples(self) -> Path:
         """What a language model wrote before round 1 and after the last, and its scores."""
         return self.path / "samples.json"
+
+    @property
+    def synthetic(self) -> Path:
+        """Synthetic texts with their classes, a line a text, in the columns of the recipe's data."""
+        return self.path / "synthetic.jsonl"
+
+    @property
+    def synthetic_scores(self) -> Path:
+        """Scores of these texts, and of those that they are compared with."""
+        return self.path / "synthetic.json"
 
     @property
     def audit(self) -> Path:

@@ -33,6 +33,7 @@ class RunFiles:
         evaluation: evaluation.json; None until the run has ended.
         matrix: matrix.json; None unless the recipe asks for it.
         samples: samples.json; None unless the recipe asks for written answers.
+        synthetic: synthetic.json; None unless the protocol delivers synthetic texts.
         environment: env.json.
         profile: profile.json; None unless the run was profiled.
         audit: audit.json; None unless the run was audited.
@@ -50,6 +51,7 @@ class RunFiles:
     evaluation: Record | None
     matrix: Record | None
     samples: Record | None
+    synthetic: Record | None
     environment: Record | None
     profile: Record | None
     audit: Record | None
@@ -123,6 +125,7 @@ def read_run(folder: RunFolder) -> RunFiles:
         evaluation=_json(folder.evaluation, shapes.EVALUATION),
         matrix=_json(folder.matrix, shapes.MATRIX),
         samples=_json(folder.samples, shapes.SAMPLES),
+        synthetic=_json(folder.synthetic_scores, shapes.SYNTHETIC),
         environment=_json(folder.environment, shapes.ENVIRONMENT),
         profile=_json(folder.profile, shapes.PROFILE),
         audit=audit_of(folder),

@@ -310,6 +310,13 @@ class _Samples(TypedDict):
     rows: list[_Sample]
 
 
+@with_config(_OPEN)
+class _Synthetic(TypedDict):
+    metric: Name
+    texts: Count
+    sets: dict[Name, dict[str, Figure]]
+
+
 def _square(evaluation: dict[str, Any]) -> dict[str, Any]:
     """Checks that the confusion matrix, if there is one, has a row and a column for each class."""
     classes, confusion = len(evaluation["classes"] or ()), evaluation["confusion"] or []
@@ -518,6 +525,7 @@ SUMMARY = Shape[Mapping[str, Any]](_Summary)
 EVALUATION = Shape[Mapping[str, Any]](Annotated[_Evaluation, AfterValidator(_square)])
 MATRIX = Shape[Mapping[str, Any]](Annotated[_Matrix, AfterValidator(_complete)])
 SAMPLES = Shape[Mapping[str, Any]](_Samples)
+SYNTHETIC = Shape[Mapping[str, Any]](_Synthetic)
 ENVIRONMENT = Shape[Mapping[str, Any]](_Environment)
 AUDIT = Shape[Mapping[str, Any]](_Audit)
 PROFILE = Shape[Mapping[str, Any]](_Profile)

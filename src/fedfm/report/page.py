@@ -45,6 +45,7 @@ def render(run: RunFiles) -> str:
         continual=sections.continual(run),
         classes=sections.classes(run),
         samples=sections.samples(run),
+        synthetic=sections.synthetic(run),
         federation=sections.federation(run),
         spread=sections.spread(run),
         own_models=sections.own_models(run),

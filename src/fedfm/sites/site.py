@@ -151,7 +151,7 @@ class Site(Node):
         for work in data.recipe.works:
             own: Mapping[str, Spec] | None = {}  # of measurements, figures leave
             if work in protocol.works:
-                own = protocol.returns(work, classes)
+                own = protocol.answers(work, classes, side.contract.spec)
             elif work == RETRIEVE:
                 own = data.recipe.ask.returns()
             elif work in data.recipe.select.works:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from fedfm.clients.work.base import Answer, ClientTask, Work
 from fedfm.clients.work.evaluate import EVALUATE, evaluate
 from fedfm.clients.work.fisher import fisher
+from fedfm.clients.work.moments import MOMENTS, moments
 from fedfm.clients.work.predict import predict
 from fedfm.clients.work.probe import probe
 from fedfm.clients.work.retrieve import RETRIEVE, retrieve
@@ -25,6 +26,7 @@ from fedfm.clients.work.secure_sum import (
 from fedfm.clients.work.seed_pool import SEED_POOL, seed_pool
 from fedfm.clients.work.slopes import MEASURE_SLOPES, slopes
 from fedfm.clients.work.train import train
+from fedfm.clients.work.vote import VOTE, vote
 from fedfm.updates.payload import FISHER
 from fedfm.views.selection import PROBE
 
@@ -36,6 +38,8 @@ WORKS: dict[str, Work] = {
     MEASURE_SLOPES: Work(slopes, trains=True, keeps=True),
     PROBE: Work(probe),
     FISHER: Work(fisher),
+    MOMENTS: Work(moments),
+    VOTE: Work(vote),
     RETRIEVE: Work(retrieve),
     ADVERTISE: Work(advertise_keys, hides=True, keeps=True),
     SHARE: Work(share_secrets, hides=True, keeps=True),

@@ -8,6 +8,7 @@ from datasets import Dataset
 
 from fedfm.data.builtins.digits import digits
 from fedfm.data.builtins.paragraphs import pydoc_paragraphs
+from fedfm.data.builtins.planted import planted
 from fedfm.data.builtins.preferences import pydoc_preferences
 from fedfm.data.builtins.pydoc import pydoc
 from fedfm.data.builtins.questions import pydoc_questions
@@ -22,6 +23,7 @@ BUILTINS: dict[str, Callable[[], Dataset]] = {
     "pydoc-preferences": pydoc_preferences,
     "pydoc-search": pydoc_search,
     "digits": digits,
+    "planted": planted,
 }
 
 __all__ = ["BUILTINS"]

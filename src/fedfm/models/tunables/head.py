@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from fedfm.capabilities import LINEAR_TUNABLE
+from fedfm.capabilities import HEAD_ALONE, LINEAR_TUNABLE
 from fedfm.errors import RecipeError
 from fedfm.models.backbones import Backbone
 from fedfm.models.tunable import Tunable
@@ -14,7 +14,7 @@ from fedfm.models.tunables.base import TuneSettings, attach_parameters
 class Head(TuneSettings):
     """The task's head only."""
 
-    gives = frozenset({LINEAR_TUNABLE})
+    gives = frozenset({HEAD_ALONE, LINEAR_TUNABLE})
     kind: Literal["head"] = "head"
     """The task's head only."""
 

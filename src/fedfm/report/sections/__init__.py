@@ -16,6 +16,7 @@ from fedfm.report.sections.proxy import proxy
 from fedfm.report.sections.samples import samples
 from fedfm.report.sections.selection import selection
 from fedfm.report.sections.spread import spread
+from fedfm.report.sections.synthetic import synthetic
 from fedfm.report.sections.time import time
 from fedfm.report.sections.wire import wire
 
@@ -36,6 +37,7 @@ __all__ = [
     "samples",
     "selection",
     "spread",
+    "synthetic",
     "time",
     "wire",
 ]

@@ -183,7 +183,7 @@ class Experiment:
             more, up = secure_bytes(self.contract, self.contract.masking, cohort, number)
             return down + more, up
         classes = 0 if labels is None else len(labels.names)
-        answers = [protocol.returns(work, classes) for work in protocol.works]
+        answers = [protocol.answers(work, classes, self.contract.spec) for work in protocol.works]
         sizes = [up if groups is None else self.contract.answer_bytes(client, number, groups) for groups in answers]
         return down, sum(sizes)
 

@@ -34,6 +34,7 @@ from fedfm.server.rounds.round_records import Records
 from fedfm.server.rounds.run_facts import RunFacts
 from fedfm.server.rounds.state import RunState, StateVersion
 from fedfm.server.rounds.totals import Totals
+from fedfm.spec import Spec
 from fedfm.trackers.listeners import Listener
 from fedfm.updates import Failure, Reply, Request
 from fedfm.wire import TUNABLE, stored_bytes
@@ -112,10 +113,17 @@ class Exchange(RunFacts):
             self.note("not asked", client, reason)
         return set(clients) - unaskable.keys()
 
-    def release(self, round: int, state: Params) -> Release | None:  # noqa: A002
+    def release(
+        self,
+        round: int,  # noqa: A002 - the field's word
+        state: Params,
+        groups: Mapping[str, Spec] | None = None,
+    ) -> Release | None:
         """How the updates of a round become one private mean."""
         if self._guard is None:
             return None
+        if groups is not None:
+            return self._guard.release(round, groups, state)
         rule = self.rule.in_round(round)
         trained = rule.trains(self.spec, round) - rule.fixed(self.spec)
         spec = {name: tensor for name, tensor in self.spec.items() if name in trained}

@@ -40,6 +40,7 @@ from fedfm.server.runs.profiling import profile_of
 from fedfm.server.runs.refusals import is_finished, refuse_changes
 from fedfm.server.runs.samples import samples, write_before
 from fedfm.server.runs.summary import proxy_figures, summarize
+from fedfm.server.runs.synthetic import write_synthetic
 from fedfm.trackers.listeners import Listener
 from fedfm.trackers.tensorboard import TensorBoard
 
@@ -226,6 +227,7 @@ def _finish(
     models = own_models(folder, experiment, state, stop)
     write_experts(folder, experiment, state)
     pairs = matrix(experiment, folder, state, stop)
+    write_synthetic(folder, experiment, state)
     if state.refined is not None and state.refined.params:
         experiment.tunable.write(state.refined.params)
     else:
