@@ -50,20 +50,31 @@ def evaluate(folder: Path, data: str, overrides: tuple[str, ...], as_json: bool)
 @click.argument("folder", metavar="RUN", type=click.Path(path_type=Path))
 @click.argument("given", nargs=-1, metavar="[DATA] [KEY=VALUE]...")
 @click.option("--prompt", "-p", "prompts", multiple=True, help="A text to answer, in place of DATA; may be repeated.")
+@click.option("--class", "classes", multiple=True, help="A class of images, for a model of images and texts; repeated.")
+@click.option("--template", "templates", multiple=True, help="A prompt for the classes, such as 'a photo of a {}.'")
 @click.option(
     "--output",
     "-o",
     type=click.Path(path_type=Path, dir_okay=False),
     help="Write to this file, .jsonl or .csv, in place of standard output.",
 )
-def predict(folder: Path, given: tuple[str, ...], prompts: tuple[str, ...], output: Path | None, as_json: bool) -> None:
+def predict(
+    folder: Path,
+    given: tuple[str, ...],
+    prompts: tuple[str, ...],
+    classes: tuple[str, ...],
+    templates: tuple[str, ...],
+    output: Path | None,
+    as_json: bool,
+) -> None:
     """Print what RUN's model says of each row of DATA.
 
     Classes, labels, tags, numbers or answers, by the kind of task, as JSON lines; answers on a terminal as they are
     written.
 
     DATA and KEY=VALUE are as in `fedfm evaluate`. Labels and answers are not needed. KEY=VALUE also says how a language
-    model writes, such as evaluate.generate.max_new_tokens=200 or evaluate.generate.temperature=0.7.
+    model writes, such as evaluate.generate.max_new_tokens=200 or evaluate.generate.temperature=0.7. A model of `image-text` classifies
+    images by the names given with --class, zero-shot.
     """
     if not given and not prompts:
         raise click.UsageError("name DATA, or give --prompt")
@@ -75,7 +86,8 @@ def predict(folder: Path, given: tuple[str, ...], prompts: tuple[str, ...], outp
 
     terminal = console()
     streams = output is None and not as_json and terminal.is_terminal and _writes(folder)
-    rows = predict(folder, data, overrides, prompts=prompts, heard=_shown(terminal) if streams else None)
+    heard, named = _shown(terminal) if streams else None, {"templates": templates} if templates else {}
+    rows = predict(folder, data, overrides, prompts=prompts, heard=heard, classes=classes, **named)
     if streams:
         terminal.print()
         return

@@ -9,10 +9,11 @@ from fedfm.data.examples import Examples
 from fedfm.hosts.held_examples import HeldExamples
 from fedfm.hosts.planted_data import planted
 from fedfm.hosts.poisoned_data import poisoned
+from fedfm.hosts.unpaired_data import unpaired
 from fedfm.recipe import Recipe
 
-CHANGES: tuple[Callable[[Recipe, HeldExamples], Examples], ...] = (poisoned, planted)
-"""What may change them, in order: attackers poison their own; canaries take places of examples."""
+CHANGES: tuple[Callable[[Recipe, HeldExamples], Examples], ...] = (poisoned, planted, unpaired)
+"""What may change them, in order: attackers poison their own; canaries take places of examples; some clients lack a kind."""
 
 
 def changed(recipe: Recipe, held: HeldExamples) -> Examples:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from fedfm.errors import DataError
-from fedfm.models.checkpoints import open_checkpoint
+from fedfm.models.towers import open_checkpoint
 from fedfm.models.configs import read_config
 from fedfm.models.quiet import quiet
 from fedfm.models.settings import ModelSettings

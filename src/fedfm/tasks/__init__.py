@@ -7,6 +7,7 @@ from typing import Annotated
 from fedfm.registry import Choice
 from fedfm.tasks.base import Batch, Collate, Task
 from fedfm.tasks.classification import ImageClassification, TextClassification
+from fedfm.tasks.image_text import ImageText
 from fedfm.tasks.instruction import Instruct
 from fedfm.tasks.language_modeling import CausalLM, MaskedLM
 from fedfm.tasks.multi_label import MultiLabel
@@ -28,6 +29,7 @@ TASKS: dict[str, type[Task]] = {
     "seq2seq": Seq2Seq,
     "preference": Preference,
     "retrieval": Retrieval,
+    "image-text": ImageText,
 }
 
 AnyTask = Annotated[Task, Choice(TASKS, "kind", "fedfm.tasks")]
@@ -39,6 +41,7 @@ __all__ = [
     "CausalLM",
     "Collate",
     "ImageClassification",
+    "ImageText",
     "Instruct",
     "MaskedLM",
     "MultiLabel",

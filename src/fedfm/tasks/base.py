@@ -87,13 +87,14 @@ class Task(Settings):
             then in a batch as `REFERENCE`.
         generates: whether the model writes, so that `questions`, `prompt` and `end` are there.
         text_columns: how many columns ``data.text`` may name.
+        zero_shot: whether the model classifies images by names of classes that are given afterwards.
         answers_questions: whether `fedfm ask` can put questions to a run of this kind.
         metrics: name → whether higher is better; the first is the main metric, which decides between rounds.
     """
 
     kind: str
     """Kind of the task: its input and what is predicted."""
-    modality: ClassVar[Literal["text", "image"]]
+    modality: ClassVar[Literal["text", "image", "image-text"]]
     text_role: ClassVar[Role] = "text"
     label_role: ClassVar[Role] = "label"
     auto_class: ClassVar[Any]
@@ -107,6 +108,7 @@ class Task(Settings):
     compares: ClassVar[bool] = False
     generates: ClassVar[bool] = False
     text_columns: ClassVar[tuple[int, ...]] = (1,)
+    zero_shot: ClassVar[bool] = False
     answers_questions: ClassVar[bool] = False
     metrics: ClassVar[Mapping[str, bool]]
 

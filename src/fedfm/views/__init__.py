@@ -25,6 +25,7 @@ from fedfm.views.base import (
     widen,
 )
 from fedfm.views.chosen import ChosenParts, choice_of
+from fedfm.views.modalities import Modalities
 from fedfm.views.personal import Personal
 from fedfm.views.ranks import Ranks
 from fedfm.views.schedule import Schedule
@@ -34,6 +35,7 @@ from fedfm.views.width import Width
 VIEWS: dict[str, type[View]] = {
     "share": Share,
     "ranks": Ranks,
+    "modalities": Modalities,
     "schedule": Schedule,
     "width": Width,
     "chosen": ChosenParts,
@@ -112,6 +114,7 @@ __all__ = [
     "VIEWS",
     "Anatomy",
     "ChosenParts",
+    "Modalities",
     "Personal",
     "Ranks",
     "Schedule",

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from datasets import Dataset
 
+from fedfm.data.builtins.captions import digits_captions
 from fedfm.data.builtins.digits import digits
 from fedfm.data.builtins.paragraphs import pydoc_paragraphs
 from fedfm.data.builtins.preferences import pydoc_preferences
@@ -22,6 +23,7 @@ BUILTINS: dict[str, Callable[[], Dataset]] = {
     "pydoc-preferences": pydoc_preferences,
     "pydoc-search": pydoc_search,
     "digits": digits,
+    "digits-captions": digits_captions,
 }
 
 __all__ = ["BUILTINS"]
