@@ -73,8 +73,9 @@ def predict(
     written.
 
     DATA and KEY=VALUE are as in `fedfm evaluate`. Labels and answers are not needed. KEY=VALUE also says how a language
-    model writes, such as evaluate.generate.max_new_tokens=200 or evaluate.generate.temperature=0.7. A model of `image-text` classifies
-    images by the names given with --class, zero-shot.
+    model writes, such as evaluate.generate.max_new_tokens=200 or evaluate.generate.temperature=0.7.
+
+    A model of `image-text` classifies images by names that are given with --class, zero-shot.
     """
     if not given and not prompts:
         raise click.UsageError("name DATA, or give --prompt")

@@ -13,7 +13,8 @@ from fedfm.hosts.unpaired_data import unpaired
 from fedfm.recipe import Recipe
 
 CHANGES: tuple[Callable[[Recipe, HeldExamples], Examples], ...] = (poisoned, planted, unpaired)
-"""What may change them, in order: attackers poison their own; canaries take places of examples; some clients lack a kind."""
+"""What may change them, in order: attackers poison their own; canaries take places of examples; clients may lack the
+images or the texts of their pairs."""
 
 
 def changed(recipe: Recipe, held: HeldExamples) -> Examples:

@@ -15,8 +15,8 @@ class ModelSettings(Settings):
     path: str
     """Hub id (`owner/name`), local folder, or `builtin:NAME`."""
     text: str | None = None
-    """A second model, named as `path` is, that reads the texts of `task.kind: image-text`, while `path` reads the images;
-    null: `path` reads both, as CLIP does."""
+    """A second model, named as `path` is, that reads the texts of `task.kind: image-text`, while `path` reads the
+    images; null: `path` reads both, as CLIP does."""
     revision: str | None = None
     """Branch, tag or commit of a hub id."""
     dtype: Literal["float32"] = "float32"
@@ -37,7 +37,7 @@ class ModelSettings(Settings):
     def _towers_exist(self) -> Self:
         if self.text is not None and (self.init == "random" or self.revision is not None):
             raise ValueError(
-                "text: two models are joined as they are: leave out init=random, and a revision, which would be that of "
-                "one of them"
+                "text: two models are joined as they are: leave out init=random, and a revision, which would be that "
+                "of one of them"
             )
         return self

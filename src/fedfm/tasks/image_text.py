@@ -6,9 +6,9 @@ figure 3: with embeddings u_i of the images and v_i of the captions of a batch, 
     L = −Σ_i [ log exp(s_ii) / Σ_j exp(s_ij) + log exp(s_ii) / Σ_j exp(s_ji) ] / 2B
 
 A client that has only images, or only texts (`federation.modalities`), minimises the same loss over two views of each
-example, which needs one tower: for images two crops, as in SimCLR (Chen et al., arXiv:2002.05709) and beside CLIP's loss
-in SLIP (Mu et al., arXiv:2112.12750); for texts the same text twice, under two draws of dropout, as in unsupervised
-SimCSE (Gao et al., arXiv:2104.08821, eq. 4).
+example, which needs one tower: for images two crops, as in SimCLR (Chen et al., arXiv:2002.05709) and, beside CLIP's
+loss, in SLIP (Mu et al., arXiv:2112.12750); for texts the same text twice, under two draws of dropout
+(`local.dropout`), as in unsupervised SimCSE (Gao et al., arXiv:2104.08821, eq. 4).
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from fedfm.tasks.shown import ShownExample, shown_tokens
 from fedfm.tasks.towers import image_embeddings, scale_of, text_embeddings
 
 SIDES = ("first", "second")
-"""In a batch, int64 [B] each: a number for what each half of the embeddings was made of, equal for equal images or texts.
+"""In a batch, int64 [B] each: numbers of what each half of the embeddings was made of, equal for equal images or texts.
 The first half is of the images, the second of the captions; or both are views of one kind."""
 MODALITY = "modality"
 """Column of examples of clients that have one kind: 1 images, 2 texts, 0 both."""
@@ -110,7 +110,7 @@ class ImageText(Task):
             return torch.from_numpy(np.stack([row["pixel_values"] for row in rows]).astype(np.uint8))
 
         def texts(rows: Sequence[Mapping[str, Any]]) -> list[list[int]]:
-            return [list(row[CAPTIONS][generator.integers(len(row[CAPTIONS]))]) for row in rows]
+            return [np.asarray(row[CAPTIONS][generator.integers(len(row[CAPTIONS]))]).tolist() for row in rows]
 
         def padded(ids: Sequence[Sequence[int]]) -> Batch:
             return dict(processor.tokenizer.pad([{"input_ids": row} for row in ids], return_tensors="pt"))
@@ -153,8 +153,8 @@ class ImageText(Task):
                 self.outputs(tunable.model, {key: tensor.to(device) for key, tensor in batch.items()})
         except (AttributeError, IndexError, TypeError, ValueError, RuntimeError) as error:
             raise RecipeError(
-                f"the towers of {name} give no embedding of an image or of a text: choose a CLIP model, or towers with a "
-                "pooler, such as a ViT and a BERT",
+                f"the towers of {name} give no embedding of an image or of a text: choose a CLIP model, or towers with "
+                "a pooler, such as a ViT and a BERT",
                 where="model.path",
             ) from error
 

@@ -30,8 +30,8 @@ class Modalities(View):
     """Which kinds each client has.
 
     Attributes:
-        kinds: dealt to clients at random, each alike; or pattern of client ids → kind, the first that matches counts and
-            a client that matches none has both.
+        kinds: dealt to clients at random, each alike; or pattern of client ids → kind, the first that matches counts
+            and a client that matches none has both.
         seed: the run's seed.
     """
 
