@@ -1,9 +1,10 @@
 """Photographs and captions over clients: does a federation find them better than each client alone?
 
-    python benchmarks/multimodal.py --data FOLDER --image MODEL [--text builtin:minilm] [--rounds 20] [--seeds 3] [--smoke]
+    python benchmarks/multimodal.py --data FOLDER --image MODEL [--text builtin:minilm] [--rounds 20] [--seeds 3]
+        [--smoke]
 
-FOLDER holds `flickr8k_1k`: 650 photographs with five captions each to train on, 150 to test on. MODEL is the folder of a
-vision model, such as that of `benchmarks/pretrain_vit.py`. LoRA and the projections are tuned. Compared are:
+FOLDER holds `flickr8k_1k`: 650 photographs with five captions each to train on, 150 to test on. MODEL is the folder of
+a vision model, such as that of `benchmarks/pretrain_vit.py`. LoRA and the projections are tuned. Compared are:
 
 - pooled: one client with all pairs;
 - federated: ten clients with 65 pairs each;
@@ -25,9 +26,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ledger import digest, mean_and_deviation, measured
 
 from fedfm import run
+from ledger import digest, mean_and_deviation, measured
 
 CLIENTS = 10
 PAIRED = CLIENTS // 2
@@ -37,7 +38,7 @@ KINDS = {f"c{number}": "image" if number % 2 else "text" for number in range(PAI
 
 
 def written(data: Path, output: Path, seed: int) -> Path:
-    """The folder of this seed's tables: all pairs, with their clients; each client's; the tests, a row for each caption."""
+    """The folder of this seed's tables: all pairs, with their clients; each client's; tests, a row for each caption."""
     folder = output / f"data-{seed}"
     if (folder / "ready").is_file():
         return folder

@@ -39,7 +39,6 @@ def test_clients_of_one_kind_send_one_tower_and_the_adapter_names_classes(tmp_pa
     summary = finished.summary
     assert summary["status"] == "completed"
     assert summary["clients"]["failed"] == 0
-    assert summary["reload"]["agrees"] if "reload" in summary else True
     found = predict(finished.path, "builtin:digits-captions", classes=["zero", "one"], templates=["a {}"])
     assert set(found["predicted"]) <= {"zero", "one"}
     assert {"label", "probabilities.zero", "probabilities.one"} <= set(found.columns)
@@ -53,6 +52,7 @@ def test_clients_of_one_kind_send_one_tower_and_the_adapter_names_classes(tmp_pa
         ({"tune": {"kind": "prompt"}}, "tune.kind"),
         ({"task": {"kind": "image-classification"}}, "federation.modalities"),
         ({"task": {"kind": "image-classification"}, "federation": {"clients": 3}}, "model.text"),
+        ({"evaluate": {"at": "both"}}, "evaluate.at"),
         ({"proxy": {"kind": "fedpft"}, "federation": {"clients": 3}}, "task.kind"),
     ],
 )
