@@ -185,7 +185,7 @@ def load_backbone(
     if isinstance(processor, PreTrainedTokenizerBase):
         agree_on_tokens(model, processor, checkpoint.name)
     elif isinstance(processor, VisionTextDualEncoderProcessor):
-        agree_on_tokens(model.get_submodule(TEXT), processor.tokenizer, checkpoint.name)
+        agree_on_tokens(cast(PreTrainedModel, model.get_submodule(TEXT)), processor.tokenizer, checkpoint.name)
     model.name_or_path = model.config.name_or_path = checkpoint.name
     model.eval().requires_grad_(False)
     return Backbone(

@@ -22,7 +22,10 @@ from fedfm.models.quiet import quiet
 Modality = Literal["text", "image", "image-text"]
 """Type of a task's inputs."""
 
-Processor = PreTrainedTokenizerBase | BaseImageProcessor | VisionTextDualEncoderProcessor
+SingleProcessor = PreTrainedTokenizerBase | BaseImageProcessor
+"""A tokenizer or an image processor."""
+
+Processor = SingleProcessor | VisionTextDualEncoderProcessor
 """A tokenizer, an image processor, or one of each."""
 
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.*", "*.model")  # without any, AutoTokenizer creates an empty tokenizer
