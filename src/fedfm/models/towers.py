@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -84,8 +85,9 @@ def _join(image: PretrainedCheckpoint, text: PretrainedCheckpoint, folder: Path)
 
 def _weights(checkpoint: PretrainedCheckpoint, config: PretrainedConfig, where: str) -> dict[str, Tensor]:
     """The weights that a checkpoint has of a tower without a task's head, by their names in the tower."""
+    kind: Any = AutoModel._model_mapping[type(config)]
     with quiet():
-        tower, report = AutoModel._model_mapping[type(config)].from_pretrained(
+        tower, report = kind.from_pretrained(
             None,
             config=copy.deepcopy(config),
             state_dict=read_weights(weight_files(checkpoint.folder, checkpoint.name), checkpoint.name),

@@ -126,7 +126,7 @@ class Task(Settings):
 
     def columns(self, data: DataSettings) -> list[RequestedColumn]:
         """The columns that a source must have."""
-        role = self.text_role if self.modality == "text" else self.modality
+        role: Role = self.text_role if self.modality == "text" else "image"
         needed = [RequestedColumn(name, role, f"data.{self.modality}") for name in self.inputs(data)]
         if self.labelled:
             needed.append(RequestedColumn(data.label, self.label_role, "data.label"))
