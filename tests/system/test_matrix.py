@@ -22,7 +22,7 @@ from tools import algorithms
 from tools.matrix import PAGE, Pick, axes, merged, page
 
 AXES = axes()
-ELSEWHERE = {"sites", "instruct", "seq2seq", "preference", "retrieval", "multi", "tasks"}
+ELSEWHERE = {"sites", "instruct", "seq2seq", "preference", "retrieval", "multi", "tasks", "image-text"}
 """Choices that need other data than the folder below has; each has tests of whole runs in `tests/system`."""
 LOCAL = {where: [pick for pick in picks if pick.name not in ELSEWHERE] for where, picks in AXES.items()}
 """Every axis; real sites are tested with machines of their own."""

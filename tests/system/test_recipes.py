@@ -15,6 +15,7 @@ from tests.small import rows_for, write_deeper_model
 
 TINY = {
     "image-classification": "tiny-vit",
+    "image-text": "tiny-clip",
     "causal-lm": "tiny-llama",
     "instruct": "tiny-llama",
     "preference": "tiny-llama",
@@ -76,7 +77,7 @@ def small(recipe: Recipe, models: Path) -> list[str]:
 
 def texts(recipe: Recipe, folder: Path) -> list[str]:
     """Overrides that put a few short texts in place of the recipe's data; images stay."""
-    if recipe.task.kind == "image-classification" or recipe.task.names_columns:
+    if "image" in recipe.task.kind or recipe.task.names_columns:
         return []
     path, public = folder / "texts.jsonl", folder / "public.jsonl"
     rows = [

@@ -33,6 +33,12 @@ ANSWERS: dict[str, list[Any]] = {
 """Labels of the examples of other kinds than classes."""
 MEASURED = {
     "retrieval": {"question": np.eye(2), "passage": np.eye(2), "digest": np.arange(2, dtype=np.uint64)},
+    "image-text": {
+        "image": np.eye(2),
+        "text": np.eye(2),
+        "image_number": np.arange(2),
+        "text_number": np.arange(2),
+    },
     "multi-label": {"predicted": np.eye(2, dtype=bool), "label": np.ones((2, 2), dtype=bool)},
     "regression": {"predicted": np.array([[1.0], [2.0]]), "label": np.array([[1.0], [3.0]])},
     "token-classification": {

@@ -54,6 +54,8 @@ def evaluate(folder: Path, data: str, overrides: tuple[str, ...], task: str | No
 @click.argument("given", nargs=-1, metavar="[DATA] [KEY=VALUE]...")
 @click.option("--prompt", "-p", "prompts", multiple=True, help="A text to answer, in place of DATA; may be repeated.")
 @click.option("--task", help=OF_TASK)
+@click.option("--class", "classes", multiple=True, help="A class of images, for a model of images and texts; repeated.")
+@click.option("--template", "templates", multiple=True, help="A prompt for the classes, such as 'a photo of a {}.'")
 @click.option(
     "--output",
     "-o",
@@ -65,6 +67,8 @@ def predict(
     given: tuple[str, ...],
     prompts: tuple[str, ...],
     task: str | None,
+    classes: tuple[str, ...],
+    templates: tuple[str, ...],
     output: Path | None,
     as_json: bool,
 ) -> None:
@@ -75,6 +79,8 @@ def predict(
 
     DATA and KEY=VALUE are as in `fedfm evaluate`. Labels and answers are not needed. KEY=VALUE also says how a language
     model writes, such as evaluate.generate.max_new_tokens=200 or evaluate.generate.temperature=0.7.
+
+    A model of `image-text` classifies images by names that are given with --class, zero-shot.
     """
     if not given and not prompts:
         raise click.UsageError("name DATA, or give --prompt")
@@ -86,7 +92,8 @@ def predict(
 
     terminal = console()
     streams = output is None and not as_json and terminal.is_terminal and _writes(folder)
-    rows = predict(folder, data, overrides, prompts=prompts, heard=_shown(terminal) if streams else None, task=task)
+    heard, named = _shown(terminal) if streams else None, {"templates": templates} if templates else {}
+    rows = predict(folder, data, overrides, prompts=prompts, heard=heard, task=task, classes=classes, **named)
     if streams:
         terminal.print()
         return

@@ -10,11 +10,12 @@ from fedfm.hosts.conflicting_labels import conflicting
 from fedfm.hosts.held_examples import HeldExamples
 from fedfm.hosts.planted_data import planted
 from fedfm.hosts.poisoned_data import poisoned
+from fedfm.hosts.unpaired_data import unpaired
 from fedfm.recipe import Recipe
 
-CHANGES: tuple[Callable[[Recipe, HeldExamples], Examples], ...] = (conflicting, poisoned, planted)
+CHANGES: tuple[Callable[[Recipe, HeldExamples], Examples], ...] = (conflicting, poisoned, planted, unpaired)
 """What may change them, in order: groups of clients rename classes; attackers poison their own; canaries take places of
-examples."""
+examples; clients may lack the images or the texts of their pairs."""
 
 
 def changed(recipe: Recipe, held: HeldExamples) -> Examples:

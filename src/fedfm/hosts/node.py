@@ -260,6 +260,7 @@ def _backbone(data: TrainingData, expected: ModelIdentity | None) -> Backbone:
         seed=recipe.seed,
         labels=None if data.labels is None else data.labels.names,
         problem_type=data.task.problem_type,
+        modality=data.task.modality,
         allow_network=recipe.allow_network,
     )
     if expected is None:

@@ -107,6 +107,7 @@ def _load(data: TrainingData, device: torch.device, place: int) -> Loaded:
         seed=recipe.seed,
         labels=None if data.labels is None else data.labels.names,
         problem_type=task.problem_type,
+        modality=task.modality,
         allow_network=recipe.allow_network,
     )
     tunable = recipe.tune.attach(backbone, task_type=task.peft_type, seed=recipe.seed)

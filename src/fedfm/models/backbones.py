@@ -9,17 +9,25 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    GenerationConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    VisionTextDualEncoderProcessor,
+)
 
 from fedfm.errors import DataError, RecipeError
-from fedfm.models.checkpoints import PretrainedCheckpoint, open_checkpoint
+from fedfm.models.checkpoints import PretrainedCheckpoint
 from fedfm.models.configs import ProblemType, read_config, set_labels
 from fedfm.models.families import Family, blocks, family_of
+from fedfm.models.families.two_towers import TEXT
 from fedfm.models.identity import ModelIdentity, identify
 from fedfm.models.padding import adopt_padding
 from fedfm.models.processors import Modality, Processor, read_processor
 from fedfm.models.quiet import quiet
 from fedfm.models.settings import ModelSettings
+from fedfm.models.towers import open_checkpoint
 from fedfm.models.weights import read_weights, weight_files
 from fedfm.randomness import torch_seed
 
@@ -134,6 +142,7 @@ def load_backbone(
     seed: int,
     labels: Sequence[str] | None = None,
     problem_type: ProblemType = "single_label_classification",
+    modality: Modality | None = None,
     allow_network: bool = False,
 ) -> Backbone:
     """A frozen pretrained model with the head of a task.
@@ -145,6 +154,7 @@ def load_backbone(
         labels: class names in the order of their ids; None for tasks without labels. A checkpoint's head for another
             number of classes is replaced by a new head.
         problem_type: transformers' name of what a model with labels predicts.
+        modality: the type of the task's inputs; None: as the model's main input.
         allow_network: whether files may be downloaded from the hub.
 
     Raises:
@@ -167,13 +177,15 @@ def load_backbone(
                 where="model.path",
             )
         model, missing, unexpected = _read_model(checkpoint, auto_class, config, seed)
-        modality: Modality = "image" if model.main_input_name == "pixel_values" else "text"
-        processor = read_processor(checkpoint, config, modality)
+        reads: Modality = "image" if model.main_input_name == "pixel_values" else "text"
+        processor = read_processor(checkpoint, config, modality or reads)
     if not family.is_described:
         family = _with_heads(family, model, labelled=labels is not None)
     _refuse_missing(model, family, missing, checkpoint)
     if isinstance(processor, PreTrainedTokenizerBase):
         agree_on_tokens(model, processor, checkpoint.name)
+    elif isinstance(processor, VisionTextDualEncoderProcessor):
+        agree_on_tokens(cast(PreTrainedModel, model.get_submodule(TEXT)), processor.tokenizer, checkpoint.name)
     model.name_or_path = model.config.name_or_path = checkpoint.name
     model.eval().requires_grad_(False)
     return Backbone(

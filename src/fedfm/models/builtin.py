@@ -82,6 +82,12 @@ _TINY: dict[str, Any] = {
     "intermediate_size": 32,
     **_WIDE_START,
 }
+_SMALL: dict[str, Any] = {
+    "hidden_size": 64,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "intermediate_size": 128,
+}
 _GROUPED: dict[str, Any] = {  # query heads share keys and values
     **_TINY,
     **_TOKENS,
@@ -171,6 +177,15 @@ RANDOM_MODELS: dict[str, RandomModel] = {
             text_config={**_TINY, **_TOKENS, "max_position_embeddings": _POSITIONS},
             vision_config={**_TINY, "image_size": 8, "patch_size": 4},
             projection_dim=16,
+        ),
+        template="pair",
+        image_size=8,
+    ),
+    "small-clip": RandomModel(
+        lambda: CLIPConfig(
+            text_config={**_SMALL, **_TOKENS, "max_position_embeddings": 64},
+            vision_config={**_SMALL, "image_size": 8, "patch_size": 2},
+            projection_dim=64,
         ),
         template="pair",
         image_size=8,

@@ -9,7 +9,7 @@ from itertools import chain
 from typing import Annotated, Any
 
 from pydantic import Field
-from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, VisionTextDualEncoderProcessor
 
 from fedfm.models.families import Family
 from fedfm.models.processors import Processor
@@ -106,6 +106,8 @@ def _chosen(settings: Mapping[str, Any], default: Mapping[str, Any]) -> dict[str
 
 def _content(processor: Processor) -> dict[str, Any]:
     """The settings that decide the model's input; padding and truncation are set at each call."""
+    if isinstance(processor, VisionTextDualEncoderProcessor):
+        return {"image": _content(processor.image_processor), "text": _content(processor.tokenizer)}
     if not isinstance(processor, PreTrainedTokenizerBase):
         settings = processor.to_dict()
         return {key: value for key, value in settings.items() if value is not None and "_type" not in key}

@@ -10,6 +10,7 @@ from transformers import (
     BaseImageProcessor,
     PretrainedConfig,
     PreTrainedTokenizerBase,
+    VisionTextDualEncoderProcessor,
 )
 
 from fedfm.errors import RecipeError
@@ -18,24 +19,36 @@ from fedfm.models.configs import max_tokens
 from fedfm.models.padding import choose_padding
 from fedfm.models.quiet import quiet
 
-Modality = Literal["text", "image"]
+Modality = Literal["text", "image", "image-text"]
 """Type of a task's inputs."""
 
-Processor = PreTrainedTokenizerBase | BaseImageProcessor
+SingleProcessor = PreTrainedTokenizerBase | BaseImageProcessor
 """A tokenizer or an image processor."""
+
+Processor = SingleProcessor | VisionTextDualEncoderProcessor
+"""A tokenizer, an image processor, or one of each."""
 
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.*", "*.model")  # without any, AutoTokenizer creates an empty tokenizer
 
 
 def read_processor(checkpoint: PretrainedCheckpoint, config: PretrainedConfig, modality: Modality) -> Processor:
-    """A checkpoint's tokenizer or image processor.
+    """A checkpoint's tokenizer or image processor, or both.
 
     A tokenizer pads on the right with the model's padding token, and its ``model_max_length`` is at most the limit of
     the model.
 
     Raises:
-        RecipeError: at ``model.path``: the checkpoint has no readable processor, or its tokenizer cannot pad.
+        RecipeError: at ``model.path``: the checkpoint has no readable processor, its tokenizer cannot pad, or the model
+            does not read both images and texts.
     """
+    if modality == "image-text":
+        if not (hasattr(config, "vision_config") and hasattr(config, "text_config")):
+            raise RecipeError(
+                f"{checkpoint.name} ({config.model_type}) does not read both images and texts: name a CLIP model, or a "
+                "model of images here and one of texts as `model.text`",
+                where="model.path",
+            )
+        return VisionTextDualEncoderProcessor(_read_image_processor(checkpoint), _read_tokenizer(checkpoint, config))
     return _read_tokenizer(checkpoint, config) if modality == "text" else _read_image_processor(checkpoint)
 
 

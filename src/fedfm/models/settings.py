@@ -14,6 +14,9 @@ class ModelSettings(Settings):
 
     path: str
     """Hub id (`owner/name`), local folder, or `builtin:NAME`."""
+    text: str | None = None
+    """A second model, named as `path` is, that reads the texts of `task.kind: image-text`, while `path` reads the
+    images; null: `path` reads both, as CLIP does."""
     revision: str | None = None
     """Branch, tag or commit of a hub id."""
     dtype: Literal["float32"] = "float32"
@@ -28,4 +31,13 @@ class ModelSettings(Settings):
     def _changes_need_new_weights(self) -> Self:
         if self.config and self.init == "pretrained":
             raise ValueError("config: weights that exist do not fit another config; set init=random, or leave it out")
+        return self
+
+    @model_validator(mode="after")
+    def _towers_exist(self) -> Self:
+        if self.text is not None and (self.init == "random" or self.revision is not None):
+            raise ValueError(
+                "text: two models are joined as they are: leave out init=random, and a revision, which would be that "
+                "of one of them"
+            )
         return self

@@ -13,10 +13,10 @@ from transformers.models.bart.modeling_bart import shift_tokens_right
 from fedfm.data.settings import PublicSettings
 from fedfm.errors import RecipeError
 from fedfm.models.backbones import Backbone, load_backbone
-from fedfm.models.checkpoints import open_checkpoint
 from fedfm.models.configs import max_tokens, read_config
 from fedfm.models.families import blocks, family_of
 from fedfm.models.settings import ModelSettings
+from fedfm.models.towers import open_checkpoint
 from fedfm.models.tunable import Tunable
 from fedfm.models.tunables import Lora
 from fedfm.proxies import PROXIES, ProxySettings

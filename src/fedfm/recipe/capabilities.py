@@ -34,6 +34,7 @@ from fedfm.capabilities import (
     STATEFUL_CLIENTS,
     TEXT_INPUTS,
     TUNABLE_UPDATES,
+    TWO_TOWERS,
     UNLESS_TAKEN,
     WEIGHT_MATRICES,
     WHOLE_VIEWS,
@@ -310,6 +311,21 @@ PLAIN_KEYS = (
             BACKBONE_WEIGHTS: "a proxy has neurons of its own",
         },
         takes={WHOLE_VIEWS: "a client holds some neurons and heads only"},
+    ),
+    PlainKey(
+        "federation.modalities",
+        lambda recipe: recipe.federation.modalities is not None,
+        needs={
+            TWO_TOWERS: "a client without images or texts trains the tower of the other kind",
+            TUNABLE_UPDATES: "the server folds what a client returns into its tower",
+            SIMULATED_CLIENTS: "they leave out a kind of the pairs that they have; sites need pairs",
+        },
+        takes={WHOLE_VIEWS: "a client with one kind holds one tower only"},
+    ),
+    PlainKey(
+        "model.text",
+        lambda recipe: recipe.model.text is not None,
+        needs={TWO_TOWERS: "only such a task reads texts by a second model"},
     ),
     PlainKey(
         "federation.models",

@@ -276,6 +276,15 @@ def _own_validation(recipe: RecipeKeys) -> str | None:
     return None
 
 
+def _pairs_at_clients(recipe: RecipeKeys) -> str | None:
+    if recipe.evaluate.at != "server" and recipe.federation.modalities is not None:
+        return (
+            "clients evaluate on pairs, which clients of one kind (federation.modalities) do not have: use "
+            "evaluate.at=server"
+        )
+    return None
+
+
 def _free_sites(recipe: RecipeKeys) -> str | None:
     if recipe.evaluate.at != "server" and recipe.data.train == SITES and BARRIER in recipe.protocol.takes:
         return (
@@ -409,6 +418,7 @@ CHECKS = (
     Check(("evaluate.matrix", "federation.holdout"), _matrix_examples),
     Check(("evaluate.clients", "evaluate.at"), _some_clients),
     Check(("evaluate.at", "protocol", "data.train"), _free_sites),
+    Check(("evaluate.at", "federation.modalities"), _pairs_at_clients),
     Check(("federation.sampling", "runtime.spares"), _spares),
     Check(("runtime.threads", "runtime.processes"), _threads),
     Check(("public", "proxy"), _public_data),

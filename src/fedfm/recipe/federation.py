@@ -13,6 +13,7 @@ from fedfm.errors import RecipeError
 from fedfm.privacy.attendance import Attendance
 from fedfm.recipe.client_groups import Device, OtherModel, refuse_bad_shares
 from fedfm.settings import Settings
+from fedfm.views.modalities import Kind
 
 DEFAULT_CLIENTS = 10
 """Clients of a synthetic federation, and clients a round, where the recipe does not say."""
@@ -72,6 +73,10 @@ class FederationSettings(Settings):
     stream: AnyStream | None = None
     """Tasks or time slices that come one after the other, and what clients keep of them; null: clients train on all of
     their examples in every round."""
+    modalities: Annotated[list[Kind], Field(min_length=1)] | dict[str, Kind] | None = None
+    """What clients of `task.kind: image-text` have: a list such as `[both, image, text]`, from which each client's is
+    drawn, or one for each pattern of client ids, such as `{camera-*: image}`, where the first match counts; null, or no
+    match: `both`. Who has one kind trains its tower alone."""
     models: list[OtherModel] = []
     """Backbones of clients that do not have `model`; each client gets the first that names it."""
     devices: list[Device] = []

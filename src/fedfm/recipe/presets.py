@@ -19,6 +19,7 @@ PRESETS = (
     "sst2-lora",
     "sst2-fedpft",
     "digits-vit",
+    "multimodal",
     "multi-label",
     "token-classification",
     "regression",

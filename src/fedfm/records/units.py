@@ -20,6 +20,12 @@ NAMES = {
     "spearman": "Spearman correlation",
     "recall_at_1": "recall@1",
     "recall_at_10": "recall@10",
+    "text_recall_at_1": "recall@1 of captions",
+    "text_recall_at_5": "recall@5 of captions",
+    "text_recall_at_10": "recall@10 of captions",
+    "image_recall_at_1": "recall@1 of images",
+    "image_recall_at_5": "recall@5 of images",
+    "image_recall_at_10": "recall@10 of images",
     "mrr": "MRR",
 }
 PERCENTAGES = frozenset(
@@ -36,6 +42,7 @@ PERCENTAGES = frozenset(
         "token_accuracy",
         "recall_at_1",
         "recall_at_10",
+        *(f"{found}_recall_at_{most}" for found in ("text", "image") for most in (1, 5, 10)),
     }
 )
 LOWER_IS_BETTER = frozenset({"loss", "perplexity", "rmse", "mae"})

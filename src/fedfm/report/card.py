@@ -46,6 +46,7 @@ LOADING = {
     "preference": Loading("AutoModelForCausalLM", "AutoTokenizer", "text-generation"),
     "retrieval": Loading("AutoModel", "AutoTokenizer", "feature-extraction"),
     "multi": Loading("AutoModelForSequenceClassification", "AutoTokenizer", "text-classification", "regression"),
+    "image-text": Loading("AutoModel", "AutoImageProcessor, AutoTokenizer", "zero-shot-image-classification"),
     "seq2seq": Loading("AutoModelForSeq2SeqLM", "AutoTokenizer", "text-generation"),
 }
 
@@ -77,7 +78,7 @@ class Base:
         """Where code finds it; ``beside``: in the folder ``base`` inside the adapter's folder."""
         if self.package:
             return "package"
-        if self.name.startswith("builtin:"):
+        if self.name.startswith(("builtin:", "towers:")):  # others cannot load it by its name
             return "beside"
         return "hub" if _on_the_hub(self.name) else "folder"
 
@@ -201,7 +202,8 @@ def _shareable(recipe: Record) -> Record:
     data = {
         key: Path(value).name if key in SOURCES and _is_path(value) else value for key, value in recipe["data"].items()
     }
-    return kept | {"data": data, "model": recipe["model"] | {"path": _model_name(recipe["model"]["path"])}}
+    model = {key: _model_name(recipe["model"][key]) for key in ("path", "text") if recipe["model"].get(key)}
+    return kept | {"data": data, "model": recipe["model"] | model}
 
 
 def _is_path(reference: object) -> bool:

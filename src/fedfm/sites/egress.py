@@ -344,7 +344,7 @@ def _described_answers(told: jsonl.Record, size_bytes: int) -> str:
 def _columns(recipe: Recipe) -> str:
     """The columns that a recipe reads."""
     task = recipe.task
-    columns = [recipe.data.image] if task.modality == "image" else recipe.data.text
+    columns = task.inputs(recipe.data)
     return ", ".join(columns + ([recipe.data.label] if task.labelled else []))
 
 

@@ -7,6 +7,7 @@ from typing import Annotated
 from fedfm.registry import Choice
 from fedfm.tasks.base import Batch, Collate, Task
 from fedfm.tasks.classification import ImageClassification, TextClassification
+from fedfm.tasks.image_text import ImageText
 from fedfm.tasks.instruction import Instruct
 from fedfm.tasks.language_modeling import CausalLM, MaskedLM
 from fedfm.tasks.multi import MultiTask
@@ -30,6 +31,7 @@ TASKS: dict[str, type[Task]] = {
     "preference": Preference,
     "retrieval": Retrieval,
     "multi": MultiTask,
+    "image-text": ImageText,
 }
 
 AnyTask = Annotated[Task, Choice(TASKS, "kind", "fedfm.tasks")]
@@ -41,6 +43,7 @@ __all__ = [
     "CausalLM",
     "Collate",
     "ImageClassification",
+    "ImageText",
     "Instruct",
     "MaskedLM",
     "MultiLabel",

@@ -118,6 +118,7 @@ class Task(Settings):
             then in a batch as `REFERENCE`.
         generates: whether the model writes, so that `questions`, `prompt` and `end` are there.
         text_columns: how many columns ``data.text`` may name.
+        zero_shot: whether the model classifies images by names of classes that are given afterwards.
         answers_questions: whether `fedfm ask` can put questions to a run of this kind.
         names_columns: whether the task itself names the columns, so that `data.text` and `data.label` are not read.
         metrics: name → whether higher is better; the first is the main metric, which decides between rounds.
@@ -125,7 +126,7 @@ class Task(Settings):
 
     kind: str
     """Kind of the task: its input and what is predicted."""
-    modality: ClassVar[Literal["text", "image"]]
+    modality: ClassVar[Literal["text", "image", "image-text"]]
     text_role: ClassVar[Role] = "text"
     label_role: ClassVar[Role] = "label"
     auto_class: ClassVar[Any]
@@ -139,6 +140,7 @@ class Task(Settings):
     compares: ClassVar[bool] = False
     generates: ClassVar[bool] = False
     text_columns: ClassVar[tuple[int, ...]] = (1,)
+    zero_shot: ClassVar[bool] = False
     answers_questions: ClassVar[bool] = False
     names_columns: ClassVar[bool] = False
     metrics: ClassVar[Mapping[str, bool]]
@@ -157,7 +159,7 @@ class Task(Settings):
 
     def columns(self, data: DataSettings) -> list[RequestedColumn]:
         """The columns that a source must have."""
-        role = self.text_role if self.modality == "text" else self.modality
+        role: Role = self.text_role if self.modality == "text" else "image"
         needed = [RequestedColumn(name, role, f"data.{self.modality}") for name in self.inputs(data)]
         if self.labelled:
             needed.append(RequestedColumn(data.label, self.label_role, "data.label"))

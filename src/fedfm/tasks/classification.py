@@ -59,15 +59,7 @@ class Classification(Task):
 
     def answers(self, logits: Tensor, batch: Batch, names: Sequence[str]) -> list[dict[str, Any]]:
         """The likeliest class, its probability, and the probabilities of all classes."""
-        probabilities = logits.float().cpu().double().softmax(-1).numpy()
-        return [
-            {
-                "predicted": names[int(row.argmax())],
-                "probability": float(row.max()),
-                "probabilities": dict(zip(names, row.tolist(), strict=True)),
-            }
-            for row in probabilities
-        ]
+        return class_answers(logits, names)
 
     def per_class(self, measured: Measured, names: Sequence[str]) -> PerClass:
         """Precision, recall and F1 of each class, and the confusion matrix."""
@@ -166,6 +158,19 @@ class ImageClassification(Classification):
             return batch
 
         return collate
+
+
+def class_answers(logits: Tensor, names: Sequence[str]) -> list[dict[str, Any]]:
+    """The likeliest class of each example, its probability, and those of all classes; logits ``[B, classes]``."""
+    probabilities = logits.float().cpu().double().softmax(-1).numpy()
+    return [
+        {
+            "predicted": names[int(row.argmax())],
+            "probability": float(row.max()),
+            "probabilities": dict(zip(names, row.tolist(), strict=True)),
+        }
+        for row in probabilities
+    ]
 
 
 def channels(processor: Any) -> int:

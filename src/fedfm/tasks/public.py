@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase, VisionTextDualEncoderProcessor
 
 from fedfm.data.batches import batch_plan, epoch_order, evaluation_batches
 from fedfm.data.cache import table_digest
@@ -22,7 +22,8 @@ from fedfm.data.readers.request import RequestedColumn
 from fedfm.data.samples import encode_samples, sample_texts
 from fedfm.data.settings import PublicSettings
 from fedfm.data.sources import Source, read_source
-from fedfm.models.processors import Processor
+from fedfm.errors import RecipeError
+from fedfm.models.processors import Processor, SingleProcessor
 from fedfm.randomness import numpy_generator
 from fedfm.tasks.base import Batch
 from fedfm.tasks.classification import channels
@@ -44,7 +45,7 @@ class PublicData:
 
     examples: Examples
     indices: np.ndarray
-    processor: Processor
+    processor: SingleProcessor
     digest: str
 
     def __len__(self) -> int:
@@ -138,9 +139,11 @@ def read_public(
         where: the recipe key of the settings.
 
     Raises:
-        RecipeError: the data does not exist or lacks the column.
+        RecipeError: the data does not exist or lacks the column; the model reads images and texts.
         DataError: the data cannot be read.
     """
+    if isinstance(processor, VisionTextDualEncoderProcessor):
+        raise RecipeError("public data is of texts or of images, but the model reads both: leave it out", where=where)
     source = _source(settings, processor, allow_network=allow_network, where=where)
     if isinstance(processor, PreTrainedTokenizerBase):
         length = min(settings.max_length or max_length, processor.model_max_length)

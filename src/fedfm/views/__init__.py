@@ -26,6 +26,7 @@ from fedfm.views.base import (
 )
 from fedfm.views.chosen import ChosenParts, choice_of
 from fedfm.views.heads import Heads
+from fedfm.views.modalities import Modalities
 from fedfm.views.personal import Personal
 from fedfm.views.ranks import Ranks
 from fedfm.views.schedule import Schedule
@@ -35,6 +36,7 @@ from fedfm.views.width import Width
 VIEWS: dict[str, type[View]] = {
     "share": Share,
     "ranks": Ranks,
+    "modalities": Modalities,
     "schedule": Schedule,
     "width": Width,
     "heads": Heads,
@@ -115,6 +117,7 @@ __all__ = [
     "Anatomy",
     "ChosenParts",
     "Heads",
+    "Modalities",
     "Personal",
     "Ranks",
     "Schedule",

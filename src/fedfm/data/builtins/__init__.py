@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from datasets import Dataset
 
+from fedfm.data.builtins.captions import digits_captions
 from fedfm.data.builtins.digits import digits
 from fedfm.data.builtins.paragraphs import pydoc_paragraphs
 from fedfm.data.builtins.planted import planted
@@ -24,6 +25,7 @@ BUILTINS: dict[str, Callable[[], Dataset]] = {
     "pydoc-search": pydoc_search,
     "digits": digits,
     "planted": planted,
+    "digits-captions": digits_captions,
 }
 
 __all__ = ["BUILTINS"]

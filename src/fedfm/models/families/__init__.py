@@ -32,6 +32,7 @@ from fedfm.models.families.encoder_decoders import BART, T5, T5_GATED
 from fedfm.models.families.encoders import ALBERT, BERT, DEBERTA, DISTILBERT, ELECTRA, MODERNBERT, MPNET, ROBERTA
 from fedfm.models.families.parts import FFN, Attention, Block, Family, Stack
 from fedfm.models.families.targets import all_targets, attention_targets, ffn_targets, pattern, targets
+from fedfm.models.families.two_towers import TWO_TOWERS, joined
 from fedfm.models.families.vision import CLIP, DINOV2, DINOV2_GATED, SIGLIP, VIT
 
 FAMILIES: dict[str, Family] = {
@@ -117,6 +118,8 @@ def family_of(config: PretrainedConfig) -> Family:
         RecipeError: at ``model.path``: the type is not supported.
     """
     check_type(config.model_type)
+    if config.model_type == TWO_TOWERS:
+        return joined(family_of(config.vision_config), family_of(config.text_config))
     for family in FAMILIES.values():
         if config.model_type in family.model_types and (family.when is None or family.when(config)):
             return family

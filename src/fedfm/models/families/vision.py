@@ -7,6 +7,7 @@ from dataclasses import replace
 from transformers import PretrainedConfig
 
 from fedfm.models.families.parts import FFN, Attention, Family, Stack
+from fedfm.models.families.two_towers import PROJECTIONS
 
 VIT = Family(
     name="vit",
@@ -38,7 +39,7 @@ CLIP = Family(
     ),
     embeddings=("text_model.embeddings", "vision_model.embeddings", "vision_model.pre_layrnorm"),
     final_norms=("text_model.final_layer_norm", "vision_model.post_layernorm"),
-    heads=("classifier",),
+    heads=("classifier", *PROJECTIONS),
     modality="image-text",
 )
 

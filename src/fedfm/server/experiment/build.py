@@ -453,6 +453,7 @@ def _load(data: FederatedData) -> Backbone:
         seed=recipe.seed,
         labels=None if data.labels is None else data.labels.names,
         problem_type=data.task.problem_type,
+        modality=data.task.modality,
         allow_network=recipe.allow_network,
     )
 

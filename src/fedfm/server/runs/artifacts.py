@@ -21,6 +21,7 @@ from fedfm.models.backbones import Backbone, load_backbone
 from fedfm.models.heads import save_head
 from fedfm.models.identity import PARTS
 from fedfm.models.quiet import quiet
+from fedfm.models.towers import open_checkpoint
 from fedfm.models.tunable import Tunable
 from fedfm.params import Params
 from fedfm.proxies.base import ClientModel, JoinedAdapter, ModelVersion
@@ -115,7 +116,8 @@ def _write(
             tunable.save(beside, processor)
         base = _base(recipe, backbone)
         if not whole and base.kind == "beside":
-            builtin.write_random_model(base.name.removeprefix(builtin.PREFIX), beside / "base")
+            with open_checkpoint(recipe.model) as checkpoint:
+                shutil.copytree(checkpoint.folder, beside / "base")
         kind: ArtifactKind = "model" if whole else "adapter"
         write_card(beside, base=base, summary=summary, recipe=recipe.model_dump(), kind=kind, audit=audit_of(folder))
     return target
@@ -252,6 +254,7 @@ def load_initial(folder: RunFolder, recipe: Recipe) -> tuple[Tuned, RunState]:
         seed=recipe.seed,
         labels=jsonl.read(folder.summary, shapes.SUMMARY)["labels"],
         problem_type=task.problem_type,
+        modality=task.modality,
         allow_network=recipe.allow_network,
     )
     refuse_another_model(saved.identity, backbone)

@@ -7,13 +7,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from transformers import PreTrainedTokenizerBase
+import numpy as np
+import torch
+from transformers import PreTrainedTokenizerBase, VisionTextDualEncoderProcessor
 
 from fedfm.clients import Evaluator
 from fedfm.clients.references import with_references
 from fedfm.data.conversations.questions import Question
 from fedfm.data.examples import Examples
+from fedfm.data.images import PixelStatistics, encode_images
 from fedfm.data.labels import LabelMap
+from fedfm.data.readers.request import RequestedColumn
 from fedfm.data.settings import DataSettings
 from fedfm.data.sources import Source, read_source
 from fedfm.errors import RecipeError
@@ -26,7 +30,9 @@ from fedfm.records.folder import RunFolder
 from fedfm.server.experiment.build import Experiment
 from fedfm.server.runs.artifacts import load_initial, load_tuned
 from fedfm.tasks.base import Part
+from fedfm.tasks.classification import channels, class_answers
 from fedfm.tasks.generation import Generator, Heard
+from fedfm.tasks.towers import TEMPLATE, class_embeddings, zero_shot_logits
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -70,6 +76,8 @@ def predict(
     prompts: Sequence[str] = (),
     heard: Heard | None = None,
     task: str | None = None,
+    classes: Sequence[str] = (),
+    templates: Sequence[str] = (TEMPLATE,),
 ) -> pd.DataFrame:
     """What a run's model says about data: the classes that it predicts, or the answers that a language model writes.
 
@@ -82,6 +90,8 @@ def predict(
         prompts: texts for a language model to answer, in place of data.
         heard: gets the number of a prompt, from 0, and each piece of its answer as it is written.
         task: as in `evaluate`.
+        classes: names by which a model of images and texts classifies images, without having learnt them.
+        templates: prompts for such a name, each with ``{}`` in its place.
 
     Returns:
         One row for each row of the data, in its order, with ``row`` (from 1). Of a language model: ``prompt``,
@@ -95,11 +105,15 @@ def predict(
     if (data is None) == (not prompts):
         raise RecipeError("give either data or prompts", where="DATA")
     model = _open(run, overrides, task)
+    if model.evaluator.task.zero_shot != bool(classes):
+        kind = f"a model of {model.recipe.task.kind}"
+        fault = f"{kind} has its own classes" if classes else f"{kind} has no classes: name some, as with --class"
+        raise RecipeError(fault, where="task.kind")
     if model.evaluator.task.generates:
         return _written(model, data, prompts, heard)
     if data is None:
         raise RecipeError(f"a model of {model.recipe.task.kind} answers no prompts; give it data", where="task.kind")
-    return _classified(model, data)
+    return _zero_shot(model, data, classes, templates) if classes else _classified(model, data)
 
 
 def _written(model: _Model, data: str | None, prompts: Sequence[str], heard: Heard | None) -> pd.DataFrame:
@@ -135,8 +149,6 @@ def generator_of(evaluator: Evaluator, recipe: Recipe) -> Generator:
 
 def _classified(model: _Model, data: str) -> pd.DataFrame:
     """What a model predicts that does not write."""
-    import pandas as pd
-
     source = model.read(data)
     answers = model.evaluator.answers(model.encode(source, labelled=False))
     if answers is None:
@@ -145,6 +157,37 @@ def _classified(model: _Model, data: str) -> pd.DataFrame:
             "measure it on documents",
             where="task.kind",
         )
+    return _frame(answers, source, model)
+
+
+def _zero_shot(model: _Model, data: str, classes: Sequence[str], templates: Sequence[str]) -> pd.DataFrame:
+    """The class of each image, by the names of the classes alone; the data needs no text."""
+    keys, evaluator = model.recipe.data, model.evaluator
+    columns = [
+        RequestedColumn(keys.image, "image", "data.image"),
+        RequestedColumn(keys.label, "any", "data.label", required=False),
+    ]
+    allowed = model.recipe.allow_network
+    source = read_source(data, "test", where="DATA", columns=columns, csv=keys.csv, allow_network=allowed)
+    processor, tunable = cast(VisionTextDualEncoderProcessor, evaluator.processor), evaluator.tunable
+    side = processor.image_processor
+    images = encode_images(source, keys.image, side, channels=channels(side))
+    statistics, answers = PixelStatistics.of(side, channels(side)), list[dict[str, Any]]()
+    tunable.eval()
+    with torch.inference_mode():
+        named = class_embeddings(tunable.model, processor.tokenizer, classes, templates)
+        for start in range(0, len(images), evaluator.batch_size):
+            rows = images.take(np.arange(start, min(start + evaluator.batch_size, len(images))))
+            pixels = torch.from_numpy(np.stack([row["pixel_values"] for row in rows])).to(evaluator.device)
+            logits = zero_shot_logits(tunable.model, statistics.pixels(pixels), named)
+            answers += class_answers(logits, classes)
+    return _frame(answers, source, model)
+
+
+def _frame(answers: Sequence[dict[str, Any]], source: Source, model: _Model) -> pd.DataFrame:
+    """One row for each answer."""
+    import pandas as pd
+
     records = model.evaluator.task.records(answers, source, model.recipe.data)
     return pd.json_normalize(
         [{"row": source.row_number(index), **record} for index, record in enumerate(records)], max_level=1

@@ -12,13 +12,19 @@ import torch
 from peft import PeftModel
 from PIL import Image
 from torch import Tensor
-from transformers import AutoImageProcessor, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoImageProcessor,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    VisionTextDualEncoderProcessor,
+)
 
 from fedfm.data.images import Framing, PixelStatistics
 from fedfm.models.backbones import Backbone
-from fedfm.models.checkpoints import open_checkpoint
 from fedfm.models.processors import Processor
 from fedfm.models.quiet import quiet
+from fedfm.models.towers import open_checkpoint
 from fedfm.models.tunable import Tunable
 from fedfm.printable import line
 from fedfm.recipe import Recipe
@@ -112,6 +118,8 @@ def _adapter(target: Path, backbone: Backbone, recipe: Recipe) -> PeftModel:
 
 def _measured_input(processor: Processor) -> Batch:
     """The batch, prepared by fedfm."""
+    if isinstance(processor, VisionTextDualEncoderProcessor):
+        return _measured_input(processor.image_processor) | _measured_input(processor.tokenizer)
     if isinstance(processor, PreTrainedTokenizerBase):
         return dict(processor(list(TEXTS), padding=True, return_tensors="pt"))
     framing, colours = Framing.of(processor), channels(processor)
@@ -122,6 +130,8 @@ def _measured_input(processor: Processor) -> Batch:
 
 def _plain_input(target: Path, modality: str) -> Batch:
     """The batch, prepared by the tokenizer or image processor that was written with the model."""
+    if modality == "image-text":
+        return _plain_input(target, "image") | _plain_input(target, "text")
     if modality == "text":
         return dict(AutoTokenizer.from_pretrained(target)(list(TEXTS), padding=True, return_tensors="pt"))
     return dict(AutoImageProcessor.from_pretrained(target, backend="pil")(images=[_image()], return_tensors="pt"))

@@ -1,0 +1,148 @@
+"""Photographs and captions over clients: does a federation find them better than each client alone?
+
+    python benchmarks/multimodal.py --data FOLDER --image MODEL [--text builtin:minilm] [--rounds 20] [--seeds 3]
+        [--smoke]
+
+FOLDER holds `flickr8k_1k`: 650 photographs with five captions each to train on, 150 to test on. MODEL is the folder of
+a vision model, such as that of `benchmarks/pretrain_vit.py`. LoRA and the projections are tuned. Compared are:
+
+- pooled: one client with all pairs;
+- federated: ten clients with 65 pairs each;
+- local: each of these clients alone, for as many steps as a client of the federation that takes part in every round;
+- halved: five of the ten clients have pairs, the others take no part;
+- one kind: these five with pairs, and the other five with images only or texts only.
+
+Every result is kept in `results/multimodal.json`: stopped at any time, it goes on where it was. `--smoke` runs two
+rounds of two steps.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fedfm import run
+from ledger import digest, mean_and_deviation, measured
+
+CLIENTS = 10
+PAIRED = CLIENTS // 2
+METRIC = "recall_at_10"
+KINDS = {f"c{number}": "image" if number % 2 else "text" for number in range(PAIRED, CLIENTS)}
+"""Clients that have one kind where some do."""
+
+
+def written(data: Path, output: Path, seed: int) -> Path:
+    """The folder of this seed's tables: all pairs, with their clients; each client's; tests, a row for each caption."""
+    folder = output / f"data-{seed}"
+    if (folder / "ready").is_file():
+        return folder
+    images = folder / "images"
+    images.mkdir(parents=True, exist_ok=True)
+    tables: dict[str, list[dict[str, Any]]] = {}
+    for split in ("train", "test"):
+        with np.load(data / "flickr8k_1k" / f"{split}.npz") as archive:
+            jpeg, offset = archive["jpeg"], archive["offset"]
+        with gzip.open(data / "flickr8k_1k" / f"{split}.captions.jsonl.gz", "rt", encoding="utf-8") as lines:
+            rows = [json.loads(line) for line in lines]
+        for row in rows:
+            name = f"images/{split}-{row['index']}.jpg"
+            content = jpeg[offset[row["index"]] : offset[row["index"] + 1]].tobytes()
+            (folder / name).write_bytes(content)
+            row["image"] = name
+        tables[split] = rows
+    order = np.random.default_rng(seed).permutation(len(tables["train"]))
+    train = [
+        {"image": row["image"], "captions": row["captions"], "client": f"c{place % CLIENTS}"}
+        for row, place in zip(tables["train"], order.tolist(), strict=True)
+    ]
+    test = [{"image": row["image"], "captions": text} for row in tables["test"] for text in row["captions"]]
+    _write(folder / "all.jsonl", train)
+    _write(folder / "halved.jsonl", [row for row in train if row["client"] not in KINDS])
+    for number in range(CLIENTS):
+        _write(folder / f"c{number}.jsonl", [row for row in train if row["client"] == f"c{number}"])
+    _write(folder / "test.jsonl", test)
+    (folder / "ready").touch()
+    return folder
+
+
+def _write(path: Path, rows: list[dict[str, Any]]) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def recipe(folder: Path, options: argparse.Namespace, arm: str, seed: int) -> dict[str, Any]:
+    """The recipe of one arm: `pooled`, `federated`, `halved`, `one-kind`, or the name of a client alone."""
+    table = {"pooled": "all", "federated": "all", "one-kind": "all"}.get(arm, arm)
+    alone = arm == "pooled" or arm.startswith("c")
+    clients = 1 if alone else PAIRED if arm == "halved" else CLIENTS
+    steps = {"max_steps": 2} if options.smoke else {"epochs": 1}
+    return {
+        "name": f"{arm}-{seed}",
+        "output": str(options.output),
+        "seed": seed,
+        "model": {"path": str(options.image), "text": options.text},
+        "task": {"kind": "image-text"},
+        "data": {
+            "train": str(folder / f"{table}.jsonl"),
+            "test": str(folder / "test.jsonl"),
+            "text": "captions",
+            "max_length": 40,
+            **({} if alone else {"client": "client"}),
+        },
+        "federation": {
+            "clients": clients,
+            "per_round": clients,
+            "rounds": 2 if options.smoke else options.rounds,
+            **({"modalities": KINDS} if arm == "one-kind" else {}),
+        },
+        "local": {"batch_size": 32, "learning_rate": 1e-3, **steps},
+        "tune": {"kind": "lora", "r": 8, "target_modules": "attention"},
+        "evaluate": {"every": 2 if options.smoke else options.rounds, "batch_size": 64},
+    }
+
+
+def measure(folder: Path, options: argparse.Namespace, arm: str, seed: int) -> dict[str, float]:
+    """The metrics of one run, which is continued if it was stopped; its folder is removed once they are known."""
+    finished = run(recipe(folder, options, arm, seed), resume=True)
+    found = {name: float(value) for name, value in finished.summary["final"].items()}
+    shutil.rmtree(finished.path)
+    return found
+
+
+def main() -> None:
+    """Measures what is missing, and prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="the folder that holds flickr8k_1k")
+    parser.add_argument("--image", required=True, help="folder or name of the image tower")
+    parser.add_argument("--text", default="builtin:minilm", help="folder or name of the text tower")
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--smoke", action="store_true", help="two rounds of two steps, one seed, one client alone")
+    parser.add_argument("--output", type=Path, default=Path("runs/multimodal-benchmark"))
+    options = parser.parse_args()
+    seeds = range(1 if options.smoke else options.seeds)
+    alone = [f"c{number}" for number in range(1 if options.smoke else CLIENTS)]
+    shape = digest([str(options.image), options.text, options.rounds, options.smoke])
+    found: dict[str, list[float]] = {}
+    for seed in seeds:
+        folder = written(options.data, options.output, seed)
+        for arm in ("federated", "pooled", "halved", "one-kind", *alone):
+
+            def one(folder: Path = folder, arm: str = arm, seed: int = seed) -> dict[str, float]:
+                return measure(folder, options, arm, seed)
+
+            scores = measured("multimodal", f"{shape} {arm} {seed}", one)
+            found.setdefault("local" if arm in alone else arm, []).append(scores[METRIC])
+            print(f"seed {seed}, {arm}: {100 * scores[METRIC]:.1f} %", flush=True)
+    print(f"\n{METRIC}, %, mean ± deviation over runs")
+    for arm, values in found.items():
+        print(f"{arm:10} {mean_and_deviation(values, 100, 1)}")
+
+
+if __name__ == "__main__":
+    main()
