@@ -135,6 +135,6 @@ def fit_readout(
         found.backward()  # type: ignore[no-untyped-call]
         return found
 
-    optimizer.step(loss)  # type: ignore[no-untyped-call, arg-type]
+    optimizer.step(loss)  # type: ignore[no-untyped-call]
     found = (weight / scale).detach()
     return found, (bias - found @ centre).detach() if has_bias else bias

@@ -173,7 +173,7 @@ class Task(Settings):
         *,
         where: str,
         allow_network: bool,
-        beside: Sequence[str] = (),
+        beside: Sequence[RequestedColumn] = (),
     ) -> Source:
         """A source of the run, with the columns that the task needs, as `encode` reads it.
 

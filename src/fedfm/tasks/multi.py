@@ -34,11 +34,12 @@ from fedfm.capabilities import LABELS, SEVERAL_TASKS, SIMULATED_CLIENTS, STEADY_
 from fedfm.data.columns import clients_of, text_column
 from fedfm.data.examples import Examples
 from fedfm.data.labels import LabelMap
+from fedfm.data.readers.request import RequestedColumn
 from fedfm.data.settings import BY_TASK, DataSettings, Reference
 from fedfm.data.sources import Source, SourceFile, Split
 from fedfm.errors import RecipeError
 from fedfm.settings import Capabilities
-from fedfm.tasks.base import Batch, Collate, HeldOutputs, Measured, Part, PerClass, Task
+from fedfm.tasks.base import Batch, ClassScore, Collate, HeldOutputs, Measured, Part, PerClass, Task
 from fedfm.tasks.named import AnyNamedTask, NamedTask
 from fedfm.tasks.shown import ShownExample
 
@@ -139,7 +140,7 @@ class MultiTask(Task):
         *,
         where: str,
         allow_network: bool,
-        beside: Sequence[str] = (),
+        beside: Sequence[RequestedColumn] = (),
     ) -> Source:
         """The sources of all tasks, one after the other."""
         parts = []
@@ -147,7 +148,8 @@ class MultiTask(Task):
             own, place = reference, where
             if reference == BY_TASK:
                 own, place = getattr(task, split), f"task.tasks[{number}].{split}"
-            parts.append(task.read(own, split, task.settings(data), where=place, allow_network=allow_network))
+            settings = task.settings(data)
+            parts.append(task.read(own, split, settings, where=place, allow_network=allow_network, beside=beside))
         tables = [_table(task, part, data) for task, part in zip(self.tasks, parts, strict=True)]
         named = all(CLIENT in table.column_names for table in tables)
         if not named:
@@ -254,7 +256,7 @@ class MultiTask(Task):
 
     def measure(self, outputs: Tensor, batch: Batch) -> Measured:
         """What each task measures of its own examples, as ``NAME.KEY``; empty where a batch has none."""
-        labels, found = batch["labels"], {}
+        labels, found = batch["labels"], Measured()
         for number, (task, part) in enumerate(self._outputs()):
             mine = labels[:, 0] == number
             own = task.measure(outputs[mine][:, part], {"labels": task.read_targets(labels[mine, 1:])})
@@ -272,11 +274,13 @@ class MultiTask(Task):
 
     def per_class(self, measured: Measured, names: Sequence[str]) -> PerClass | None:
         """The scores of the labels of all tasks that have them."""
-        classes = []
+        classes = list[ClassScore]()
         for task, own in self._measured(measured):
             found = task.per_class(own, task.names) if own else None
             for score in found["classes"] if found else ():
-                classes.append({**score, "label": f"{task.name}.{score['label']}"})
+                named = score.copy()
+                named["label"] = f"{task.name}.{score['label']}"
+                classes.append(named)
         return PerClass(classes=classes, confusion=[]) if classes else None
 
     def label_counts(self, examples: Examples, indices: np.ndarray, names: Sequence[str]) -> np.ndarray:
@@ -286,7 +290,7 @@ class MultiTask(Task):
             own = indices[numbers == number]
             written = torch.from_numpy(np.asarray(examples.targets)[own, 1:])
             answers = task.read_targets(written).numpy()
-            as_its_own = replace(examples, **{"labels" if answers.ndim == 1 else "targets": answers})
+            as_its_own = replace(examples, labels=answers) if answers.ndim == 1 else replace(examples, targets=answers)
             found = task.label_counts(as_its_own, np.arange(len(own)), task.names)
             counts.append(np.full(len(task.names), len(own)) if found is None else found)
         return np.concatenate(counts)

@@ -61,7 +61,7 @@ def _moments(worker: Worker, task: ClientTask) -> Payload[Done]:
     instruction, client = task.instruction, task.client
     worker.update_copy(instruction)
     place = instruction.facts.extra.get(FORM)
-    if place not in range(len(FORMS)):
+    if place is None or place not in range(len(FORMS)):
         raise MessageError(f"fact `{FORM}` of the instruction must be a whole number below {len(FORMS)}")
     form = FORMS[int(place)]
     features, labels, classes = own_features(worker, worker.clients[client])
