@@ -7,6 +7,7 @@ import os
 import socket
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import hypothesis
 import pytest
 
 from tests.costs import Costs
+from tests.thrift import Thrift
 from tools.trust import ids_of
 
 hypothesis.settings.register_profile("fedfm", derandomize=True, deadline=None, database=None)
@@ -41,11 +43,21 @@ _scratch = tempfile.TemporaryDirectory(prefix="fedfm-tests-")
 _prepare(Path(_scratch.name))  # on import: conftests of subfolders may import the Hub's client before any hook runs
 
 
+def _stop_tracing() -> None:
+    """A forked process ends without saving what coverage counts in it; the lines it runs need not be counted."""
+    sys.settrace(None)
+    threading.settrace(None)  # type: ignore[arg-type]
+
+
+os.register_at_fork(after_in_child=_stop_tracing)
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--costs", choices=("suite", "file"), help="print CPU and wall seconds of each suite or file")
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(Thrift())
     if each := config.getoption("--costs"):
         config.pluginmanager.register(Costs(each))
 
