@@ -42,8 +42,10 @@ from tests.started import finish
 
 FEDERATION = {"clients": 6, "per_round": 3, "rounds": 3}
 SHOWN = ("scaffold", "top-k and int8")
-"""Methods that every run of the tests interrupts while it writes and plays over Flower and Ray, where `make test-matrix`
-plays all."""
+"""Methods that are interrupted while writing, and that every run of the tests plays over Flower and Ray.
+
+`make test-matrix` plays all over these.
+"""
 
 ALL = pytest.mark.skipif("FEDFM_MATRIX" not in os.environ, reason="minutes; `make test-matrix` runs it")
 
