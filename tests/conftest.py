@@ -17,6 +17,7 @@ import pytest
 
 from tests.costs import Costs
 from tests.thrift import Thrift
+from tests.tracing import Tracing
 from tools.trust import ids_of
 
 hypothesis.settings.register_profile("fedfm", derandomize=True, deadline=None, database=None)
@@ -58,6 +59,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(Thrift())
+    config.pluginmanager.register(Tracing())
     if each := config.getoption("--costs"):
         config.pluginmanager.register(Costs(each))
 
