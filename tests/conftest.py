@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import ipaddress
 import os
 import socket
@@ -68,6 +69,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if ids_of(item.name):
             item.add_marker("trust")
+
+
+def pytest_collection_finish() -> None:
+    """Modules and collected tests stay to the end, so that no collection of garbage need go through them again."""
+    gc.freeze()
 
 
 class ForbiddenError(RuntimeError):
