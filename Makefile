@@ -8,8 +8,8 @@ EXTRAS ?= demo
 WORKERS ?= 2
 PYTEST = $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal --durations 25 --costs suite
 
-# Settings of the caller that would reach into the environment or change what tests mean.
-unexport PYTHONPATH PYTHONHOME PYTEST_ADDOPTS
+# Settings of the caller that would reach into the environment, change what tests mean, or have each process compile fedfm.
+unexport PYTHONPATH PYTHONHOME PYTEST_ADDOPTS PYTHONDONTWRITEBYTECODE
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
@@ -29,10 +29,10 @@ test: $(VENV)/test.installed ## all tests but those of faults; at least 90 % of 
 
 test-faults: WORKERS = 3 # its processes wait for one another
 test-faults: $(VENV)/test.installed ## processes of a federation are killed one after the other; minutes
-	$(PYTEST) -m 'faults and not soak'
+	$(PYTEST) -m 'faults and not soak' tests/faults # not all other tests, which each process would import
 
 test-soak: $(VENV)/test.installed ## hundreds of rounds with faults; half an hour, not in CI
-	$(PYTEST) -m soak
+	$(PYTEST) -m soak tests/faults
 
 test-trust: $(VENV)/test.installed ## faults, bad input, hostile messages and privacy: the list in docs/security.md
 	$(PYTEST) -m 'trust and not faults'

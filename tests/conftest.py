@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import ipaddress
 import os
 import socket
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,8 @@ import hypothesis
 import pytest
 
 from tests.costs import Costs
+from tests.thrift import Thrift
+from tests.tracing import Tracing
 from tools.trust import ids_of
 
 hypothesis.settings.register_profile("fedfm", derandomize=True, deadline=None, database=None)
@@ -41,11 +45,22 @@ _scratch = tempfile.TemporaryDirectory(prefix="fedfm-tests-")
 _prepare(Path(_scratch.name))  # on import: conftests of subfolders may import the Hub's client before any hook runs
 
 
+def _stop_tracing() -> None:
+    """A forked process ends without saving what coverage counts in it; the lines it runs need not be counted."""
+    sys.settrace(None)
+    threading.settrace(None)  # type: ignore[arg-type]
+
+
+os.register_at_fork(after_in_child=_stop_tracing)
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--costs", choices=("suite", "file"), help="print CPU and wall seconds of each suite or file")
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(Thrift())
+    config.pluginmanager.register(Tracing())
     if each := config.getoption("--costs"):
         config.pluginmanager.register(Costs(each))
 
@@ -54,6 +69,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if ids_of(item.name):
             item.add_marker("trust")
+
+
+def pytest_collection_finish() -> None:
+    """Modules and collected tests stay to the end, so that no collection of garbage need go through them again."""
+    gc.freeze()
 
 
 class ForbiddenError(RuntimeError):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
+from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import torch
@@ -57,14 +60,21 @@ SINGLE_MODELS = {"gemma2": [*TUNABLES], "tiny-gemma": ["norms", "layers"]}
 ALONE = {("mixtral", "layers")}
 """Models with parts that cannot be stacked, and the kinds that train these: experts."""
 NEAR = ("lora", "bitfit", "head")
+
+
+def _tasks(name: str, kind: str) -> list[str]:
+    """Tasks on which a model and a tunable are tested together: one, and all for tunables that are unlike in each."""
+    allowed = [task for task in tasks_of(name) if (kind, (name, _SHORT[task])) not in REFUSED]
+    return allowed if name in WHOLE and kind in NEAR else allowed[-1:]
+
+
 CASES = [
     (name, task, kind)
     for name in (*TINY, *KINDS)
-    for task in (tasks_of(name) if name in WHOLE else tasks_of(name)[-1:])
     for kind in (TUNABLES if name in WHOLE else NEAR)
+    for task in _tasks(name, kind)
     if TUNABLES[kind].stackable
     and (name, kind) not in RELATIVE | ALONE
-    and (kind, (name, _SHORT[task])) not in REFUSED
     and (kind not in OF_ANY_MODEL or name in dict(THEIR_CASES))
 ]
 """A rule works on gradients, whatever model they come from: on one model each tunable meets every rule."""
@@ -72,18 +82,19 @@ CASES = [
 
 def attached(name: str, task: Task, kind: str, **settings: Any) -> tuple[Backbone, Tunable]:
     """A tunable in double precision, moved from where it starts, so that nothing is zero."""
-    labels = ["a", "b", "c"] if task.labelled else None
-    backbone = load_backbone(
-        ModelSettings(path=f"builtin:{name}" if name in TINY else str(folder_of(name))),
-        task.auto_class,
-        seed=0,
-        labels=labels,
-    )
+    loaded = _load(name, task.auto_class, ("a", "b", "c") if task.labelled else None)
+    backbone = replace(loaded, model=copy.deepcopy(loaded.model))
     if backbone.family.name in ("mixtral", "qwen3_moe"):
         backbone.model.set_experts_implementation("eager")  # the other kernels know no float64
     tunable = small(kind, **settings).attach(backbone, task_type=task.peft_type, seed=0)
     tunable.model.double()
     return backbone, tunable
+
+
+@cache
+def _load(name: str, auto_class: Any, labels: tuple[str, ...] | None) -> Backbone:
+    path = f"builtin:{name}" if name in TINY else str(folder_of(name))
+    return load_backbone(ModelSettings(path=path), auto_class, seed=0, labels=labels)
 
 
 def moved(tunable: Tunable, seed: int) -> Params:

@@ -14,9 +14,7 @@ from fedfm.algorithms import FedAvg
 from fedfm.clients import ClientRound, LocalSettings, train_locally
 from fedfm.clients.recompute import recomputing
 from fedfm.errors import RecipeError
-from fedfm.models.backbones import load_backbone
 from fedfm.models.builtin import RANDOM_MODELS
-from fedfm.models.settings import ModelSettings
 from fedfm.models.tunable import Tunable
 from fedfm.models.tunables import TUNABLES
 from fedfm.params import Params
@@ -25,16 +23,16 @@ from fedfm.recipe import load_recipe
 from fedfm.server.experiment.build import build_experiment
 from fedfm.tasks import TASKS, Task
 from fedfm.tasks.base import Batch
-from tests.models.cases import small
+from tests.models.cases import load, small
 from tests.small import small_recipe
 
 TINY = [name for name in RANDOM_MODELS if name.startswith("tiny-") and name != "tiny-clip"]
 
 
 def attached(name: str, kind: str = "lora") -> tuple[Tunable, Task]:
-    task = TASKS["text-classification" if RANDOM_MODELS[name].template is not None else "image-classification"]()
-    backbone = load_backbone(ModelSettings(path=f"builtin:{name}"), task.auto_class, seed=0, labels=["a", "b"])
-    return small(kind).attach(backbone, task_type=task.peft_type, seed=0), task
+    short = "text" if RANDOM_MODELS[name].template is not None else "image"
+    task = TASKS[f"{short}-classification"]()
+    return small(kind).attach(load(name, short), task_type=task.peft_type, seed=0), task
 
 
 def batches(name: str, count: int = 3) -> Iterator[Batch]:

@@ -83,9 +83,22 @@ CUT_KINDS: list[Case] = [
 """Models that are no builtins and may have a proxy."""
 
 
+def first_case(kind: str) -> Case:
+    """The first case that a kind of tunable takes."""
+    return next(case for known, case in GRID if known == kind)
+
+
 def small(kind: str, **changes: Any) -> TuneSettings:
     """A tunable's default settings, made to fit tiny models."""
     return TUNABLES[kind](kind=kind, **SMALL.get(kind, {}) | changes)
+
+
+SPARSE = [
+    (kind, case)
+    for kind, case in GRID
+    if kind == "lora" or small(kind).virtual_tokens or case in THEIR_CASES or case == first_case(kind)
+]
+"""Of the grid: LoRA and prompts on every case, each kind on `THEIR_CASES`; for what does not depend on both at once."""
 
 
 def load(name: str, task: str, seed: int = 0) -> Backbone:

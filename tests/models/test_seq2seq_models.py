@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+from dataclasses import replace
+from functools import cache
 from itertools import product
 from pathlib import Path
 
@@ -26,6 +29,12 @@ REFUSED = {*product(("prompt", "p-tuning", "prefix", "head"), MODELS), ("bitfit"
 
 
 def load(name: str) -> Backbone:
+    loaded = _load(name)
+    return replace(loaded, model=copy.deepcopy(loaded.model))
+
+
+@cache
+def _load(name: str) -> Backbone:
     return load_backbone(ModelSettings(path=f"builtin:{name}"), AutoModelForSeq2SeqLM, seed=0)
 
 

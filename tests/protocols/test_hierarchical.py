@@ -120,9 +120,11 @@ def test_clients_are_dealt_in_equal_numbers() -> None:
 
 
 METHODS: dict[str, dict[str, Any]] = {
-    "int8": {"updates": [{"kind": "quantize", "direction": "both"}]},
+    "fedexp, int8": {
+        "algorithm": {"name": "fedexp", "epsilon": 1e-6},
+        "updates": [{"kind": "quantize", "direction": "both"}],
+    },
     "scaffold": {"algorithm": {"name": "scaffold"}, "local": SGD},
-    "fedexp": {"algorithm": {"name": "fedexp", "epsilon": 1e-6}},
     "median": {"aggregate": {"rule": "median"}, "algorithm": {"name": "fedadam"}},
 }
 

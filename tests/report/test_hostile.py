@@ -29,6 +29,8 @@ from tests.hostile import TEXT, UNSAFE, assert_shown
 from tests.report.test_card import RECIPE, SUMMARY
 from tests.report.test_page import Page
 
+pytestmark = pytest.mark.charts
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:

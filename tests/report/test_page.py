@@ -65,6 +65,7 @@ def written(folder: RunFolder) -> Page:
     return Page(path.read_text(encoding="utf-8"))
 
 
+@pytest.mark.charts
 @pytest.mark.parametrize(
     "options",
     [
@@ -236,6 +237,7 @@ def test_an_unfinished_run_is_told_from_its_metrics(make_run: MakeRun) -> None:
     assert "fedfm resume runs/synthetic" in page.text
 
 
+@pytest.mark.charts
 def test_names_cannot_break_out_of_the_page(make_run: MakeRun) -> None:
     folder = make_run(clients=5, rounds=2)
     evil = '"><script>alert(1)</script>$\\frac{'
@@ -251,6 +253,7 @@ def test_names_cannot_break_out_of_the_page(make_run: MakeRun) -> None:
     assert "<script>alert(1)</script>" in page.text
 
 
+@pytest.mark.charts
 def test_losses_that_were_not_finite_leave_a_gap(make_run: MakeRun) -> None:
     folder = make_run(clients=5, rounds=3)
     folder.append(
@@ -260,6 +263,7 @@ def test_losses_that_were_not_finite_leave_a_gap(make_run: MakeRun) -> None:
     assert "4 –" in written(folder).text
 
 
+@pytest.mark.charts
 def test_writing_again_changes_nothing(make_run: MakeRun) -> None:
     folder = make_run(clients=30, rounds=3)
     assert folder_html(folder) == folder_html(folder)

@@ -11,6 +11,8 @@ from fedfm.report import charts, sections
 from tests.report.test_charts import axes_of
 from tests.report.test_sections import run_files
 
+pytestmark = pytest.mark.charts
+
 
 def row(number: int, counts: list[int], **figures: Any) -> dict[str, Any]:
     layers = {f"encoder.layer.{place}": {"clients": count} for place, count in enumerate(counts)}

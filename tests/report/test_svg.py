@@ -5,9 +5,12 @@ from __future__ import annotations
 import re
 from xml.etree import ElementTree
 
+import pytest
 from matplotlib.axes import Axes
 
 from fedfm.report import svg
+
+pytestmark = pytest.mark.charts
 
 
 def draw(axes: Axes) -> None:

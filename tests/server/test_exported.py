@@ -30,11 +30,18 @@ from fedfm.records.folder import RunFolder
 from fedfm.server.runs.artifacts import Tuned, write_outcome
 from fedfm.server.runs.reload import reload
 from tests.card import by_the_card
-from tests.models.cases import ALIKE, GRID, LABELS, SMALL, Case, load
+from tests.models.cases import ALIKE, GRID, LABELS, SMALL, Case, first_case, load
 
 KINDS = {"text": "text-classification", "image": "image-classification", "causal": "causal-lm", "masked": "masked-lm"}
 WORDS = ("sun", "a river </s> [SEP] <pad>", "stones and trees", "x", "quite another, longer text than these others are")
-MATRIX = [(*case, kind) for kind, case in GRID] + [(*case, "lora") for case in ALIKE]
+MATRIX = [
+    *[(*case, kind) for kind, case in GRID if kind in ("lora", "full") or case == first_case(kind)],
+    *[(*case, "lora") for case in ALIKE],
+]
+"""Each model and task with LoRA and in full, each tunable once: the card's code depends on the task and what is saved.
+
+`tests/models/tunables/test_behaviour.py` loads what every tunable saves of every model, without fedfm.
+"""
 
 
 @pytest.fixture(scope="module")

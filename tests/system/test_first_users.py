@@ -42,7 +42,10 @@ from tests.started import finish
 
 FEDERATION = {"clients": 6, "per_round": 3, "rounds": 3}
 SHOWN = ("scaffold", "top-k and int8")
-"""Methods that are played over Flower and Ray in every run of the tests; `make test-matrix` plays all."""
+"""Methods that are interrupted while writing, and that every run of the tests plays over Flower and Ray.
+
+`make test-matrix` plays all over these.
+"""
 
 ALL = pytest.mark.skipif("FEDFM_MATRIX" not in os.environ, reason="minutes; `make test-matrix` runs it")
 
@@ -180,23 +183,26 @@ def of_folder(params: object, path: Path) -> int:
     return int(path.parent.name.strip(".").split("-")[1][:4]) if path.name == "server.safetensors" else -1
 
 
-@pytest.mark.parametrize("point", ["answered", "writing"])
 def test_interrupted_and_resumed(
-    point: str, experiment: Experiment, local: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    method: str, experiment: Experiment, local: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The server ends after the answers of round 2, or while it writes round 2's checkpoint."""
+    """The server ends after the answers of round 2, or while it writes round 2's checkpoint.
+
+    What is being written is thrown away whatever the method, so only some are interrupted there.
+    """
     assert experiment.worker is not None
     points: dict[str, tuple[object, str, Callable[..., int]]] = {
         "answered": (driver.Driver, "_check_finite", lambda loop, state, residual: state.round),
         "writing": (checkpoints.tensors, "save", of_folder),
     }
-    owner, name, when = points[point]
-    with monkeypatch.context() as patch:
-        patch.setattr(owner, name, dies_in_round(2, name, getattr(owner, name), when))
-        with pytest.raises(Killed):
-            play(experiment, LocalRuntime(experiment.worker), tmp_path / "run")
-    assert RunFolder(tmp_path / "run").latest.read_text() == "round-0001\n"
-    assert play(experiment, LocalRuntime(experiment.worker), tmp_path / "run") == local
+    for point in points if method in SHOWN else ["answered"]:
+        owner, name, when = points[point]
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, dies_in_round(2, name, getattr(owner, name), when))
+            with pytest.raises(Killed):
+                play(experiment, LocalRuntime(experiment.worker), tmp_path / point)
+        assert RunFolder(tmp_path / point).latest.read_text() == "round-0001\n"
+        assert play(experiment, LocalRuntime(experiment.worker), tmp_path / point) == local
 
 
 class Tampering(LocalRuntime):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 
 from fedfm import load_recipe, run
-from fedfm.algorithms import ALGORITHMS
+from fedfm.algorithms import ALGORITHMS, Algorithm
 from fedfm.models.tunables import TUNABLES
 from fedfm.records.folder import RunFolder
 from fedfm.server.experiment.build import build_experiment
@@ -34,12 +35,18 @@ def test_causal_language_modelling_on_documentation_improves(tmp_path: Path) -> 
 
 NEEDED: dict[str, dict[str, Any]] = {"fedpm": {"tune": {"kind": "mask"}, "updates": [{"kind": "bernoulli"}]}}
 """What an algorithm needs beside its name."""
+SAMPLINGS = ("poisson", "uniform", "weighted")
+SAMPLED = [
+    (name, sampling)
+    for (name, kind), in_turn in zip(ALGORITHMS.items(), itertools.cycle(SAMPLINGS))
+    for sampling in (SAMPLINGS if kind.client_start is not Algorithm.client_start else (in_turn,))
+]
+"""Each algorithm under one sampling in turn; under all, if clients keep state from the rounds that they were in."""
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ALGORITHMS)
-@pytest.mark.parametrize("sampling", ["uniform", "poisson", "weighted"])
-def test_every_algorithm_runs_under_every_sampling(tmp_path: Path, name: str, sampling: str) -> None:
+@pytest.mark.parametrize(("name", "sampling"), SAMPLED)
+def test_every_algorithm_and_every_sampling_run(tmp_path: Path, name: str, sampling: str) -> None:
     federation = {"clients": 6, "per_round": 3, "rounds": 2, "sampling": sampling}
     local = {"batch_size": 5, "learning_rate": 0.01, "optimizer": "sgd", "max_grad_norm": None}
     more = NEEDED.get(name, {})

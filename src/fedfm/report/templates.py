@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
@@ -17,6 +19,12 @@ def render(template: str, *, autoescape: bool, **values: object) -> str:
         autoescape: whether values are escaped for HTML.
         values: the variables of the template.
     """
+    return _environment(autoescape).get_template(template).render(values)
+
+
+@cache
+def _environment(autoescape: bool) -> Environment:
+    """It keeps the templates that it has compiled."""
     environment = Environment(
         loader=PackageLoader("fedfm.report", "."),
         autoescape=autoescape,  # noqa: S701 - off for Markdown
@@ -27,7 +35,7 @@ def render(template: str, *, autoescape: bool, **values: object) -> str:
         finalize=_shown,
     )
     environment.filters |= {"code": markdown.code, "prose": markdown.prose, "literal": markdown.literal}
-    return environment.get_template(template).render(values)
+    return environment
 
 
 def _shown(value: object) -> object:
