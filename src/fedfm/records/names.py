@@ -15,6 +15,8 @@ NAMES = {
     "fedexp": "FedExP",
     "fednova": "FedNova",
     "fedpm": "FedPM",
+    "ewc": "EWC",
+    "ditto": "Ditto",
     "lora": "LoRA",
     "dora": "DoRA",
     "lora-sb": "LoRA-SB",
