@@ -40,8 +40,8 @@ def nearest(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """float64 ``[N]``: Euclidean distance from each row of x ``[N, d]`` to the nearest row of y ``[M, d]``."""
     a, b = x.astype(np.float64), y.astype(np.float64)
     squares = (a**2).sum(1)[:, None] + (b**2).sum(1)[None, :] - 2 * a @ b.T
-    distances: np.ndarray = np.sqrt(np.clip(squares.min(1), 0, None))
-    return distances
+    found: np.ndarray = np.sqrt(np.clip(squares.min(1), 0, None))
+    return found
 
 
 def nearer_to_first(x: np.ndarray, first: np.ndarray, second: np.ndarray) -> float:
