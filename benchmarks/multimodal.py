@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from fedfm import run
+from fedfm import resume, run
 from ledger import digest, mean_and_deviation, measured
 
 CLIENTS = 10
@@ -108,7 +108,8 @@ def recipe(folder: Path, options: argparse.Namespace, arm: str, seed: int) -> di
 
 def measure(folder: Path, options: argparse.Namespace, arm: str, seed: int) -> dict[str, float]:
     """The metrics of one run, which is continued if it was stopped; its folder is removed once they are known."""
-    finished = run(recipe(folder, options, arm, seed), resume=True)
+    begun = options.output / f"{arm}-{seed}"
+    finished = resume(begun) if (begun / "recipe.yaml").is_file() else run(recipe(folder, options, arm, seed))
     found = {name: float(value) for name, value in finished.summary["final"].items()}
     shutil.rmtree(finished.path)
     return found

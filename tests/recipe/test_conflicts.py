@@ -40,6 +40,21 @@ REFUSED = {
         "evaluate.batch_size",
         "compares the examples of a batch with each other",
     ),
+    "clients of one kind without towers": (
+        ["federation.modalities=[image, text]"],
+        "federation.modalities",
+        "trains the tower of the other kind",
+    ),
+    "a second model that reads nothing": (
+        ["model.text=builtin:tiny-bert"],
+        "model.text",
+        "only such a task reads texts by a second model",
+    ),
+    "pairs measured by clients of one kind": (
+        ["task.kind=image-text", "federation.modalities=[both, text]", "evaluate.at=both", "federation.holdout=0.2"],
+        "evaluate.at",
+        "clients of one kind (federation.modalities) do not have",
+    ),
     "canaries among images": (
         ["audit.canaries=3", "task.kind=image-classification"],
         "audit.canaries",

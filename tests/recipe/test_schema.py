@@ -38,6 +38,7 @@ def test_the_defaults(values: dict[str, Any]) -> None:
         "holdout": 0.0,
         "ranks": None,
         "budgets": None,
+        "modalities": None,
         "models": [],
         "devices": [],
         "attackers": None,
