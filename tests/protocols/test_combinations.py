@@ -7,7 +7,7 @@ import torch
 from scipy.special import log_softmax, softmax
 
 from fedfm.aggregation import Contribution
-from fedfm.protocols.combinations import COMBINATIONS, WEIGHTS, Combination, Consensus, Sharpened
+from fedfm.protocols.combinations import COMBINATIONS, WEIGHTS, Consensus, PredictionAverage, Sharpened
 
 LOGITS = {"a": [[2.0, 0.0, -2.0], [1.0, 1.0, 1.0]], "b": [[0.0, 4.0, -1.0], [6.0, 0.0, 0.0]]}
 OF = {"a": Contribution("a", 10, 1, 1, 0), "b": Contribution("b", 30, 1, 1, 0)}
@@ -51,7 +51,7 @@ def test_weights() -> None:
 
 
 @pytest.mark.parametrize("combination", [kind() for kind in COMBINATIONS.values()], ids=list(COMBINATIONS))
-def test_equal_clients_and_extremes(combination: Combination) -> None:
+def test_equal_clients_and_extremes(combination: PredictionAverage) -> None:
     consensus = Consensus(combination, WEIGHTS["variance"])
     assert consensus.logits() is None
     for client in "ab":

@@ -13,6 +13,7 @@ from fedfm.recipe.fields import all_keys
 LM = "task.kind=causal-lm"
 IMAGES = "task.kind=image-classification"
 
+TWO_TASKS = "task={kind: multi, tasks: [{name: a, kind: text-classification}, {name: b, kind: text-classification}]}"
 AT_SITES = ["data.train=sites", "data.test=test.jsonl"]
 
 DISTILLED = ["protocol.kind=distillation", "public={data: builtin:pydoc}"]
@@ -30,6 +31,16 @@ REFUSED = {
         "data.text",
         "writes examples of one text, not pairs: name one column",
     ),
+    "a matrix of nothing": (["evaluate.matrix=true"], "evaluate.matrix", "set federation.holdout"),
+    "replay without a stream": (["local.replay={examples: 10}"], "local.replay", "there are no earlier tasks"),
+    "classes renamed at sites": (
+        [*AT_SITES, "federation.label_groups=2"],
+        "federation.label_groups",
+        "needs simulated clients: the labels of the clients' data are changed; set 1",
+    ),
+    "sources of several tasks for one": (["data.train=tasks"], "data.train", "stands for the sources of several tasks"),
+    "a label beside those of tasks": ([TWO_TASKS, "data.label=mood"], "data.label", "say it in task.tasks"),
+    "classes beside those of tasks": ([TWO_TASKS, "data.labels=[good, bad]"], "data.labels", "say it in task.tasks"),
     "pairs compared with nobody": (
         ["task.kind=retrieval", "data.text=[question, passage]", "local.batch_size=1"],
         "local.batch_size",

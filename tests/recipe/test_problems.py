@@ -107,7 +107,7 @@ def test_kinds_are_listed_with_the_nearest(values: dict[str, Any]) -> None:
     assert message.endswith("did you mean `lora`?")
     assert got == '"lorra"'
     assert problems(values, "federation.partition={alpha: 1}")["federation.partition.kind"] == (
-        "is required: iid, dirichlet, shards, quantity, column",
+        "is required: iid, dirichlet, shards, quantity, column, tasks",
         None,
     )
 

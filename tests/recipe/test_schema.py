@@ -38,6 +38,8 @@ def test_the_defaults(values: dict[str, Any]) -> None:
         "holdout": 0.0,
         "ranks": None,
         "budgets": None,
+        "label_groups": 1,
+        "stream": None,
         "modalities": None,
         "models": [],
         "devices": [],
@@ -63,6 +65,7 @@ def test_the_defaults(values: dict[str, Any]) -> None:
         "clients": 100,
         "patience": None,
         "baselines": [],
+        "matrix": False,
     }
     assert recipe.checkpoint.model_dump() == {"every": 1, "keep": 2}
 

@@ -25,7 +25,7 @@ from fedfm.registry import Choice
 from fedfm.settings import Settings
 
 
-class Combination(Settings):
+class PredictionAverage(Settings):
     """What of each model's predictions is averaged, and what their average says."""
 
     kind: str
@@ -39,7 +39,7 @@ class Combination(Settings):
         raise NotImplementedError
 
 
-class Logits(Combination):
+class Logits(PredictionAverage):
     """The mean of the logits."""
 
     kind: Literal["logits"] = "logits"
@@ -54,7 +54,7 @@ class Logits(Combination):
         return average
 
 
-class Probabilities(Combination):
+class Probabilities(PredictionAverage):
     """The mean of the probabilities."""
 
     kind: Literal["probabilities"] = "probabilities"
@@ -69,7 +69,7 @@ class Probabilities(Combination):
         return average.clamp(min=torch.finfo(average.dtype).tiny).log()
 
 
-class Sharpened(Combination):
+class Sharpened(PredictionAverage):
     """Entropy reduction aggregation of DS-FL."""
 
     kind: Literal["sharpened"] = "sharpened"
@@ -86,13 +86,13 @@ class Sharpened(Combination):
         return average / self.temperature
 
 
-COMBINATIONS: dict[str, type[Combination]] = {
+COMBINATIONS: dict[str, type[PredictionAverage]] = {
     "logits": Logits,
     "probabilities": Probabilities,
     "sharpened": Sharpened,
 }
 
-AnyCombination = Annotated[Combination, Choice(COMBINATIONS, "kind", "fedfm.combinations")]
+AnyPredictionAverage = Annotated[PredictionAverage, Choice(COMBINATIONS, "kind", "fedfm.combinations")]
 
 Weighing = Callable[[Tensor, Contribution], Tensor]
 """Logits ``[N, K]`` of a client and what it contributed → its weights, ``[N, 1]``."""
@@ -107,7 +107,7 @@ WEIGHTS: Mapping[str, Weighing] = {
 class Consensus:
     """The running weighted average of a round's predictions, in float64."""
 
-    def __init__(self, combination: Combination, weigh: Weighing) -> None:
+    def __init__(self, combination: PredictionAverage, weigh: Weighing) -> None:
         """An empty average."""
         self._combination, self._weigh = combination, weigh
         self._total: Tensor | None = None

@@ -33,7 +33,7 @@ from fedfm.clients.distilling import LOGITS, PREDICTIONS, PUBLIC, TEACHER, Disti
 from fedfm.data.packed_texts import pack
 from fedfm.errors import RecipeError
 from fedfm.protocols.base import Protocol, ServerModel, State
-from fedfm.protocols.combinations import WEIGHTS, AnyCombination, Consensus, Logits
+from fedfm.protocols.combinations import WEIGHTS, AnyPredictionAverage, Consensus, Logits
 from fedfm.protocols.io import IO, Ask
 from fedfm.randomness import numpy_generator
 from fedfm.settings import Capabilities
@@ -59,7 +59,7 @@ class Distillation(Protocol):
     FedMD, arXiv:1910.03581; DS-FL, arXiv:2008.06180)."""
     examples: Annotated[int, Field(ge=1, le=1_000_000)] = 256
     """Public examples of a round, N, drawn from `public`."""
-    combine: AnyCombination = Logits()
+    combine: AnyPredictionAverage = Logits()
     """How the clients' predictions become one."""
     weights: Literal["uniform", "examples", "variance"] = "uniform"
     """What a client counts by: all alike, by its training `examples`, or, for each public example, by the `variance` of

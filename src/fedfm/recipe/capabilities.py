@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_origin
 
 from fedfm.capabilities import (
     BACKBONE_WEIGHTS,
@@ -165,11 +165,11 @@ def _givers(recipe: RecipeKeys, capability: str) -> dict[str, list[str]]:
 
 
 def _choices(model: type[Settings], where: str = "") -> Iterator[tuple[str, tuple[type[Settings], ...]]]:
-    """Dotted keys of choices, and what each may be; also those inside a group that has no kinds."""
+    """Dotted keys of choices, and what each may be; also those in a group that has no kinds; not in lists of groups."""
     for key, info in model.model_fields.items():
         classes, path = settings_classes(info), f"{where}.{key}".lstrip(".")
         yield path, classes
-        if len(classes) == 1 and selector(classes) is None:
+        if len(classes) == 1 and selector(classes) is None and get_origin(info.annotation) is not list:
             yield from _choices(classes[0], path)
 
 

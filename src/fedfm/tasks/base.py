@@ -67,7 +67,7 @@ class PerClass(TypedDict):
 
 
 @dataclass(frozen=True)
-class Part:
+class TaskPart:
     """One of several tasks that a model has learnt.
 
     Attributes:
@@ -222,7 +222,7 @@ class Task(Settings):
         """Names of the tasks that the model learns at once; empty where there is one task."""
         return ()
 
-    def part(self, name: str, data: DataSettings) -> Part:
+    def part(self, name: str, data: DataSettings) -> TaskPart:
         """One of `part_names`.
 
         Args:

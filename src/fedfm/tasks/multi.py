@@ -39,7 +39,7 @@ from fedfm.data.settings import BY_TASK, DataSettings, Reference
 from fedfm.data.sources import Source, SourceFile, Split
 from fedfm.errors import RecipeError
 from fedfm.settings import Capabilities
-from fedfm.tasks.base import Batch, ClassScore, Collate, HeldOutputs, Measured, Part, PerClass, Task
+from fedfm.tasks.base import Batch, ClassScore, Collate, HeldOutputs, Measured, PerClass, Task, TaskPart
 from fedfm.tasks.named import AnyNamedTask, NamedTask
 from fedfm.tasks.shown import ShownExample
 
@@ -104,10 +104,10 @@ class MultiTask(Task):
         """Names of the tasks."""
         return tuple(task.name for task in self.tasks)
 
-    def part(self, name: str, data: DataSettings) -> Part:
+    def part(self, name: str, data: DataSettings) -> TaskPart:
         """One of the tasks, on its own."""
         task, outputs = next((task, outputs) for task, outputs in self._outputs() if task.name == name)
-        return Part(task.plain(), task.settings(data), LabelMap(tuple(task.names)), outputs)
+        return TaskPart(task.plain(), task.settings(data), LabelMap(tuple(task.names)), outputs)
 
     @property
     def outputs_held(self) -> HeldOutputs | None:

@@ -29,7 +29,7 @@ from fedfm.records import jsonl
 from fedfm.records.folder import RunFolder
 from fedfm.server.experiment.build import Experiment
 from fedfm.server.runs.artifacts import load_initial, load_tuned
-from fedfm.tasks.base import Part
+from fedfm.tasks.base import TaskPart
 from fedfm.tasks.classification import channels, class_answers
 from fedfm.tasks.generation import Generator, Heard
 from fedfm.tasks.towers import TEMPLATE, class_embeddings, zero_shot_logits
@@ -268,7 +268,7 @@ def _open(run: Path | str, overrides: Sequence[str], named: str | None) -> _Mode
     return _Model(recipe, None if names is None else task.named(names), evaluator)
 
 
-def _part(recipe: Recipe, named: str | None, columns: Sequence[str]) -> Part | None:
+def _part(recipe: Recipe, named: str | None, columns: Sequence[str]) -> TaskPart | None:
     """The task of a model that has learnt several; None of a model that has learnt one.
 
     Args:

@@ -26,7 +26,7 @@ OWN, ALONE = "own model", "alone"
 without the federation, both on the test set."""
 
 
-class _Scores(NamedTuple):
+class _ModelScores(NamedTuple):
     """Loss and metrics of one client's model on the test set."""
 
     own: dict[str, float]
@@ -77,9 +77,9 @@ def _measured(
     worker: Worker,
     clients: Sequence[str],
     stop: StopRequest,
-) -> list[_Scores]:
+) -> list[_ModelScores]:
     """Scores of clients with one backbone; writes their models into ``beside``."""
-    data, store, found = experiment.data, ClientStore(folder.client_state), list[_Scores]()
+    data, store, found = experiment.data, ClientStore(folder.client_state), list[_ModelScores]()
     if not clients:
         return []
     test = data.task.encode(data.test_source, experiment.recipe.data, worker.processor, data.labels)
@@ -97,7 +97,7 @@ def _measured(
             if scores is not None:
                 line = {"round": state.round, "split": split, "client": client, **scores, "examples": len(test)}
                 folder.append(folder.metrics, line)
-        found.append(_Scores(own, alone))
+        found.append(_ModelScores(own, alone))
     return found
 
 
