@@ -8,6 +8,7 @@ Printed are means over these seeds, with ± the standard deviation between them 
 
 from __future__ import annotations
 
+import argparse
 import statistics
 import tempfile
 from pathlib import Path
@@ -61,6 +62,7 @@ def played(overrides: tuple[str, ...], seed: int) -> dict[str, Any]:
 
 def main() -> None:
     """Prints the table."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     print(f"{machine()}; n = {len(SEEDS)} seeds, ± standard deviation between them")
     print("method | " + " | ".join(FIGURES) + " | MB | s | chosen of four")
     for method, tries in METHODS.items():
