@@ -207,7 +207,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"updates": [{"kind": "quantize"}], "protocol": {"kind": "gossip", "absence": 0.1}},
         "an absent client misses differences",
     ),
-    "a cohort": ({"federation": {"clients": 6, "per_round": 3}}, "protocol.absence says how many clients take part"),
+    "a cohort": (
+        {"federation": {"clients": 6, "per_round": 3}},
+        "every client takes part, but for those that protocol.absence draws",
+    ),
     "an unknown graph": ({"protocol": {"kind": "gossip", "graph": {"kind": "star"}}}, "ring"),
 }
 

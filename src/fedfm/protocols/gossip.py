@@ -79,7 +79,7 @@ class Gossip(Protocol):
         capabilities.INDIVIDUAL_UPDATES: "there is no server",
         capabilities.UPDATES_AS_SENT: "the next difference has what the last one left out; set error_feedback=false",
         capabilities.BARRIER: "there is no server whose state all clients of a round share",
-        capabilities.PARTIAL_PARTICIPATION: "protocol.absence says how many clients take part",
+        capabilities.PARTIAL_PARTICIPATION: "every client takes part, but for those that protocol.absence draws",
     }
     needs: ClassVar[Mapping[str, str]] = {
         capabilities.ONE_BACKBONE: "neighbours average their tunables",
