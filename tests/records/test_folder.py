@@ -83,7 +83,7 @@ def test_every_file_of_a_run_has_its_place() -> None:
     folder = RunFolder("run")
     names = (
         "recipe.yaml env.json answers.jsonl answers-wire.jsonl profile.json forgotten.json evaluation.json "
-        "matrix.json samples.json synthetic.jsonl synthetic.json audit.json clients.json clients experts heads "
+        "matrix.json samples.json judge.json synthetic.jsonl synthetic.json audit.json clients.json clients experts heads "
         "client_state metrics.jsonl events.jsonl wire.jsonl costs.jsonl privacy.jsonl checkpoints LATEST adapter model "
         "proxy summary.json report.html"
     )
