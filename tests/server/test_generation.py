@@ -189,7 +189,7 @@ def test_code_is_executed_only_where_the_user_agrees(runs: dict[str, Run], tmp_p
     assert "samples of a problem are the same" in alike.output
     result = runner.invoke(main, [*arguments, "evaluate.generate.temperature=1"])
     assert result.exit_code == 0, result.output
-    found = json.loads(result.output)
+    found = json.loads(result.stdout)
     assert [row["passed"] for row in found["rows"]] == [3, 0]
     assert found["pass_at"] == {"1": 0.5, "2": 0.5}
     assert {answer["failure"] for answer in found["rows"][1]["answers"]} == {"AssertionError"}

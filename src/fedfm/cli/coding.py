@@ -18,7 +18,9 @@ from fedfm.cli.output import console, print_json, waiting
 @click.option("-k", "ks", multiple=True, type=click.IntRange(1), default=(1,), show_default=True, help="k of pass@k.")
 @click.option("--samples", type=click.IntRange(1), help="Answers to each problem.  [default: the largest k]")
 @click.option("--execute", is_flag=True, help="Agree that this machine executes programs that the model wrote.")
-@click.option("--unisolated", is_flag=True, help="Execute also where programs cannot be isolated from network and files.")
+@click.option(
+    "--unisolated", is_flag=True, help="Execute also where programs cannot be isolated from network and files."
+)
 @click.option("--timeout", type=click.FloatRange(0, min_open=True), default=10.0, show_default=True, help="Seconds.")
 @click.option("--memory", type=click.IntRange(64), default=1024, show_default=True, help="MiB for a program's process.")
 @click.option("--output", "-o", type=click.Path(path_type=Path, dir_okay=False), help="Write the answers as JSON.")

@@ -99,7 +99,7 @@ def test_a_broken_judge_is_refused(tmp_path: Path) -> None:
         judge(path, [*PYTHON, "-c", "0"])
     assert not (path / "judge.json").exists()
     (path / "samples.json").unlink()
-    with pytest.raises(RecipeError, match="run a recipe with evaluate.generate.examples"):
+    with pytest.raises(RecipeError, match=r"run a recipe with evaluate\.generate\.examples"):
         judge(path, [*PYTHON, "-c", "0"])
     assert CliRunner().invoke(main, ["judge", str(path), "--command", "'"]).exit_code == 2
 
@@ -113,7 +113,9 @@ def test_without_any_verdict_rates_are_none() -> None:
 def test_a_program_is_ended_with_its_children(tmp_path: Path) -> None:
     alive = tmp_path / "alive"
     child = f"import time; time.sleep(1.5); open({str(alive)!r}, 'w')"
-    body = f"import subprocess, sys; subprocess.Popen([sys.executable, '-S', '-c', {child!r}]); print('done', flush=True)"
+    body = (
+        f"import subprocess, sys; subprocess.Popen([sys.executable, '-S', '-c', {child!r}]); print('done', flush=True)"
+    )
     started = time.monotonic()
     ended = play([*PYTHON, "-c", body], b"unread" * 100_000, timeout_s=20, most_bytes=100)
     assert (ended.code, ended.stdout, ended.limit) == (0, b"done\n", None)

@@ -52,17 +52,12 @@ PROGRAMS = {
 
 
 def isolated() -> bool:
-    try:
-        SANDBOX.check()
-    except RecipeError as error:
-        assert "--unisolated" in str(error)
-        return False
-    return True
+    return SANDBOX.failure("") is None
 
 
 def test_a_program_reaches_nothing_but_its_own_folder(tmp_path: Path) -> None:
     if not isolated():
-        pytest.skip("this machine cannot isolate, and it is said")
+        pytest.skip("this machine cannot isolate programs")
     outside, inside = tmp_path / "outside", tmp_path / "inside"
     inside.write_text("kept")
     for name, (program, expected) in PROGRAMS.items():
@@ -77,7 +72,9 @@ def test_a_program_reaches_nothing_but_its_own_folder(tmp_path: Path) -> None:
 def test_a_program_that_loops_is_ended_with_its_children(tmp_path: Path) -> None:
     started, alive = time.monotonic(), tmp_path / "alive"
     child = f"import os, time\nif os.fork() == 0:\n    os.setsid(); time.sleep(3); open({str(alive)!r}, 'w')"
-    found = Sandbox(timeout_s=1, isolated=isolated()).failure(f"try:\n    exec({child!r})\nfinally:\n    while True: pass")
+    found = Sandbox(timeout_s=1, isolated=isolated()).failure(
+        f"try:\n    exec({child!r})\nfinally:\n    while True: pass"
+    )
     assert found in ("ran longer than 1 s", "ended by signal 9", "ended by signal 24")
     assert time.monotonic() - started < 15
     if isolated():
@@ -94,5 +91,5 @@ def test_limits_hold_without_isolation() -> None:
 def test_where_it_cannot_isolate_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "defpath", "/nowhere")
     monkeypatch.setenv("PATH", "/nowhere")
-    with pytest.raises(RecipeError, match="unshare cannot be started .*--unisolated"):
+    with pytest.raises(RecipeError, match=r"unshare cannot be started .*--unisolated"):
         SANDBOX.check()

@@ -70,4 +70,8 @@ def judged(judge: Record | None) -> list[Fact]:
     found = [Fact(name, units.share(judge[key], 1), note) for name, key, note in rates if judge[key] is not None]
     results = f"{judge['wins']} / {judge['ties']} / {judge['losses']}"
     note = f"{judge['identical']} of the ties are identical answers"
-    return [*found, Fact("Wins / ties / losses", results, note), *([Fact("Failed", str(judge["failed"]), failed)] if judge["failed"] else [])]
+    return [
+        *found,
+        Fact("Wins / ties / losses", results, note),
+        *([Fact("Failed", str(judge["failed"]), failed)] if judge["failed"] else []),
+    ]

@@ -121,7 +121,7 @@ class FederatedData:
         return examples, {client: sets[client] for client in self._chosen(sets)}
 
     def unseen_sets(self) -> tuple[Examples, dict[str, np.ndarray]]:
-        """The examples of clients that never train, as `client_test_sets`; none where the recipe has no such clients."""
+        """The examples of clients that never train, as `client_test_sets`; none where there are no such clients."""
         if self.training is None:
             return self.test, {}
         sets = self.training.federation.unseen

@@ -94,7 +94,9 @@ def client_groups(experiment: Experiment, folder: RunFolder, state: RunState) ->
     names = ("loss", *experiment.evaluator.metrics)
     found = {}
     for group, (split, number) in wanted.items():
-        rows = [line for line in lines if line["split"] == split and line["round"] == number and line.get("predictions")]
+        rows = [
+            line for line in lines if line["split"] == split and line["round"] == number and line.get("predictions")
+        ]
         if rows:
             found[group] = weighted(rows, names, experiment.data.task)
     return found or None

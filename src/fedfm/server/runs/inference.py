@@ -224,12 +224,14 @@ class OpenedModel:
     evaluator: Evaluator
 
     def read(self, data: str) -> Source:
+        """The rows of other data; raises as `evaluate`."""
         task = self.evaluator.task
         columns = None if task.labelled else task.columns(self.recipe.data)  # of labelled data the labels may be absent
         source = read_source(data, "test", where="DATA", columns=columns, allow_network=self.recipe.allow_network)
         return task.prepare(source, self.recipe.data)
 
     def encode(self, source: Source, *, labelled: bool = True) -> Examples:
+        """Rows as examples for the model; without labels, if the source has none."""
         labels = self.labels if labelled else None
         return self.evaluator.task.encode(source, self.recipe.data, self.evaluator.processor, labels)
 

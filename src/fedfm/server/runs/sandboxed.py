@@ -57,7 +57,7 @@ def main() -> None:
         try:
             _isolate(alone=settings["alone"])
         except OSError as error:
-            print(error, file=sys.stderr)
+            sys.stderr.write(str(error))
             sys.exit(CANNOT)
     printed = os.dup(1)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
