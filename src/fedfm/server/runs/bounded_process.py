@@ -72,7 +72,8 @@ def play(
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
     limits = {"time": f"ran longer than {timeout_s:g} s", "output": f"printed more than {most_bytes:,} bytes"}
-    return Ended(process.returncode, *(bytes(part[:most_bytes]) for part in printed), limits.get(limit))
+    stdout, stderr = (bytes(part[:most_bytes]) for part in printed)
+    return Ended(process.returncode, stdout, stderr, limits.get(limit))
 
 
 def _talk(

@@ -82,7 +82,7 @@ def pass_at_k(
                 code_answers.program_of(problem.prompt, answer, problem.test, problem.entry, continues=continues)
             )
         )
-    rows = []
+    rows: list[dict[str, Any]] = []
     for place, problem in enumerate(problems):
         own = range(place * count, (place + 1) * count)
         written = [{"text": answers[number], "failure": failures[number]} for number in own]
