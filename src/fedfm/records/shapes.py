@@ -246,7 +246,7 @@ class _Compared(TypedDict):
 
 
 @with_config(_OPEN)
-class _ClientGroup(TypedDict):
+class _WeightedFigures(TypedDict):
     clients: Count
     examples: Count
     predictions: Count
@@ -275,7 +275,7 @@ class _Summary(TypedDict):
     seconds: NotRequired[dict[str, float]]
     clients: NotRequired[_Clients]
     privacy: NotRequired[_Privacy | None]
-    client_groups: NotRequired[dict[str, _ClientGroup] | None]
+    client_groups: NotRequired[dict[str, _WeightedFigures] | None]
     final_by: NotRequired[Literal["server", "clients"]]
     evaluate_at: NotRequired[Literal["server", "clients", "both"]]
     mean_of_clients: NotRequired[bool]
@@ -322,7 +322,7 @@ class _Samples(TypedDict):
 
 
 @with_config(_OPEN)
-class _Judge(TypedDict):
+class _JudgeFigures(TypedDict):
     against: str
     pairs: Count
     failed: Count
@@ -553,7 +553,7 @@ SUMMARY = Shape[Mapping[str, Any]](_Summary)
 EVALUATION = Shape[Mapping[str, Any]](Annotated[_Evaluation, AfterValidator(_square)])
 MATRIX = Shape[Mapping[str, Any]](Annotated[_Matrix, AfterValidator(_complete)])
 SAMPLES = Shape[Mapping[str, Any]](_Samples)
-JUDGE = Shape[Mapping[str, Any]](_Judge)
+JUDGE = Shape[Mapping[str, Any]](_JudgeFigures)
 SYNTHETIC = Shape[Mapping[str, Any]](_Synthetic)
 ENVIRONMENT = Shape[Mapping[str, Any]](_Environment)
 AUDIT = Shape[Mapping[str, Any]](_Audit)

@@ -17,7 +17,7 @@ _POLL_S = 0.02
 
 
 @dataclass(frozen=True)
-class Ended:
+class ProgramEnd:
     """How a program ended.
 
     Attributes:
@@ -41,7 +41,7 @@ def play(
     most_bytes: int,
     folder: Path | None = None,
     environment: Mapping[str, str] | None = None,
-) -> Ended:
+) -> ProgramEnd:
     """Runs a program in a session of its own until it ends or exceeds a limit, and then kills what is left of it.
 
     Args:
@@ -73,7 +73,7 @@ def play(
             process.wait()
     limits = {"time": f"ran longer than {timeout_s:g} s", "output": f"printed more than {most_bytes:,} bytes"}
     stdout, stderr = (bytes(part[:most_bytes]) for part in printed)
-    return Ended(process.returncode, stdout, stderr, limits.get(limit))
+    return ProgramEnd(process.returncode, stdout, stderr, limits.get(limit))
 
 
 def _talk(

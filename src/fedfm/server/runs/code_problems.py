@@ -23,7 +23,7 @@ PROMPT, TEST, ENTRY = "prompt", "test", "entry_point"
 
 
 @dataclass(frozen=True)
-class Problem:
+class CodeProblem:
     """A prompt, code that fails where an answer to it is wrong, and the function that ``check`` of it gets, if any."""
 
     row: int
@@ -98,7 +98,7 @@ def pass_at_k(
     }
 
 
-def read_problems(data: str, *, allow_network: bool = False) -> list[Problem]:
+def read_problems(data: str, *, allow_network: bool = False) -> list[CodeProblem]:
     """The problems of a source.
 
     Raises:
@@ -118,5 +118,5 @@ def read_problems(data: str, *, allow_network: bool = False) -> list[Problem]:
     for place, (prompt, test, entry) in enumerate(texts):
         if entry is not None and not entry.isidentifier():
             raise DataError(f"{source.name}: {source.place(place)}: `{ENTRY}` is not the name of a function")
-        found.append(Problem(source.row_number(place), prompt, test, entry))
+        found.append(CodeProblem(source.row_number(place), prompt, test, entry))
     return found

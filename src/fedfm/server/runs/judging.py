@@ -22,7 +22,7 @@ from fedfm.progress import steps
 from fedfm.records import jsonl, shapes
 from fedfm.records.folder import RunFolder
 from fedfm.report.page import write_report
-from fedfm.server.runs.bounded_process import Ended, play
+from fedfm.server.runs.bounded_process import ProgramEnd, play
 
 TIMEOUT_S = 60.0
 """Seconds for one verdict."""
@@ -219,7 +219,7 @@ def _verdict(command: Sequence[str], pair: Pair, a: str, b: str, timeout_s: floa
     return said.lower()
 
 
-def _fault(ended: Ended) -> str | None:
+def _fault(ended: ProgramEnd) -> str | None:
     if ended.limit is not None:
         return f"the judge {ended.limit}"
     if ended.code:

@@ -20,7 +20,7 @@ from pathlib import Path
 from fedfm.errors import RecipeError
 from fedfm.printable import line
 from fedfm.server.runs import sandboxed
-from fedfm.server.runs.bounded_process import Ended, play
+from fedfm.server.runs.bounded_process import ProgramEnd, play
 
 _UNSHARE = ("unshare", "--user", "--net", "--pid", "--ipc", "--fork", "--kill-child", "--")
 _MOST_BYTES = 65536
@@ -89,7 +89,7 @@ class Sandbox:
         return None if token.encode() in ended.stdout else _reason(ended)
 
 
-def _reason(ended: Ended) -> str:
+def _reason(ended: ProgramEnd) -> str:
     """Why a program did not come to its end."""
     if ended.limit is not None:
         return ended.limit
