@@ -37,6 +37,7 @@ FILES = (
         "evaluation.json",
         "matrix.json",
         "samples.json",
+        "judge.json",
         "audit.json",
         "clients.json",
         "env.json",

@@ -83,9 +83,9 @@ def test_every_file_of_a_run_has_its_place() -> None:
     folder = RunFolder("run")
     names = (
         "recipe.yaml env.json answers.jsonl answers-wire.jsonl profile.json forgotten.json evaluation.json "
-        "matrix.json samples.json synthetic.jsonl synthetic.json audit.json clients.json clients experts heads "
-        "client_state metrics.jsonl events.jsonl wire.jsonl costs.jsonl privacy.jsonl checkpoints LATEST adapter model "
-        "proxy summary.json report.html"
+        "matrix.json samples.json judge.json synthetic.jsonl synthetic.json audit.json clients.json clients experts "
+        "heads client_state metrics.jsonl events.jsonl wire.jsonl costs.jsonl privacy.jsonl checkpoints LATEST adapter "
+        "model proxy summary.json report.html"
     )
     found = [getattr(folder, name) for name, item in vars(RunFolder).items() if isinstance(item, property)]
     found = [path for path in found if isinstance(path, Path)]

@@ -22,6 +22,8 @@ def run_files(**changes: Any) -> RunFiles:
         "evaluation": None,
         "matrix": None,
         "samples": None,
+        "judge": None,
+        "synthetic": None,
         "profile": None,
         "audit": None,
         "clients": [],

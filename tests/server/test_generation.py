@@ -163,3 +163,35 @@ def test_a_run_keeps_what_was_written_before_and_after(runs: dict[str, Run]) -> 
 def test_only_language_models_write_answers(tmp_path: Path) -> None:
     with pytest.raises(FedfmError, match=r"evaluate.generate.examples.*writes no answers"):
         run(small_recipe(tmp_path, evaluate={"generate": {"examples": 1}}))
+
+
+def write_problems(folder: Path) -> Path:
+    head = "def double(x):\n    return 2 * x  # "  # whatever is written after it is a comment
+    test = "def check(f):\n    assert f(2) == 4"
+    rows = [
+        {"prompt": head, "test": test, "entry_point": "double"},
+        {"prompt": head, "test": test.replace("4", "5"), "entry_point": "double"},
+    ]
+    path = folder / "problems.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_code_is_executed_only_where_the_user_agrees(runs: dict[str, Run], tmp_path: Path) -> None:
+    path, problems, runner = str(runs["causal-lm"].path), str(write_problems(tmp_path)), CliRunner()
+    refused = runner.invoke(main, ["code", path, problems])
+    assert refused.exit_code == 2
+    assert "agree with --execute" in refused.output
+    options = ["--execute", "--unisolated", "--timeout", "30", "--json", "-k", "1", "-k", "2", "--samples", "3"]
+    arguments = ["code", path, problems, "evaluate.generate.max_new_tokens=2", *options]
+    alike = runner.invoke(main, arguments)
+    assert alike.exit_code == 2
+    assert "samples of a problem are the same" in alike.output
+    result = runner.invoke(main, [*arguments, "evaluate.generate.temperature=1"])
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert [row["passed"] for row in found["rows"]] == [3, 0]
+    assert found["pass_at"] == {"1": 0.5, "2": 0.5}
+    assert {answer["failure"] for answer in found["rows"][1]["answers"]} == {"AssertionError"}
+    few = runner.invoke(main, ["code", path, problems, "--execute", "-k", "5", "--samples", "2"])
+    assert "pass@5 needs at least 5 samples, not 2" in few.output

@@ -56,6 +56,8 @@ def small(recipe: Recipe, models: Path) -> list[str]:
         changes += [f"federation.clients={max(min(federation.clients or 6, 6), recipe.aggregate.least)}"]
     else:
         changes += ["federation.clients=null"]
+    if recipe.federation.unseen:  # of three natural clients
+        changes += ["federation.unseen=1", "federation.per_round=2"]
     if recipe.secure.sums_only:
         changes += ["secure.min_clients=3"]
     if hasattr(recipe.tune, "n_frequency"):

@@ -8,8 +8,10 @@ import fedfm
 from fedfm.cli.asking import ask
 from fedfm.cli.audits import audit
 from fedfm.cli.checks import check, data
+from fedfm.cli.coding import code
 from fedfm.cli.group import CommandGroup
 from fedfm.cli.inference import evaluate, predict
+from fedfm.cli.judging import judge
 from fedfm.cli.keys import certs, keys
 from fedfm.cli.machines import client, server
 from fedfm.cli.proxies import proxy
@@ -55,6 +57,8 @@ for _command in (
     export,
     evaluate,
     predict,
+    judge,
+    code,
     ask,
     audit,
     keys,

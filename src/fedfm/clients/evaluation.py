@@ -55,6 +55,10 @@ class Evaluator:
         """Whether there is anything to predict in some examples; the model is not asked."""
         return any(self.task.predictions(batch).any() for _, batch in self._batches(examples, indices))
 
+    def predictions(self, examples: Examples, indices: np.ndarray | None = None) -> int:
+        """Number of examples or tokens that are predicted in some examples, all by default; the model is not asked."""
+        return sum(int(self.task.predictions(batch).sum()) for _, batch in self._batches(examples, indices))
+
     def __call__(self, examples: Examples, indices: np.ndarray | None = None) -> dict[str, float]:
         """``loss`` (mean a prediction) and the metrics over some examples, all by default; raises as `measure`."""
         loss, measured = self.measure(examples, indices)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -26,11 +26,13 @@ class ClientSplit:
         train: client id → indices of the training examples it learns from.
         holdout: client id → indices it keeps for its own evaluation; empty without ``federation.holdout``.
         left_out: natural clients that take no part: they have fewer than ``federation.min_examples`` examples.
+        unseen: client id → all its examples, of clients that never train; see ``federation.unseen``.
     """
 
     train: dict[str, np.ndarray]
     holdout: dict[str, np.ndarray]
     left_out: tuple[str, ...]
+    unseen: dict[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -70,16 +72,18 @@ def split_clients(recipe: Recipe, examples: Examples) -> ClientSplit:
     settings = recipe.federation
     pool = Pool(len(examples), examples.labels, examples.clients, recipe.task.numbers(examples))
     generator = numpy_generator(recipe.seed, "partition")
-    train = recipe.partition.split(pool, settings.clients or DEFAULT_CLIENTS, generator)
+    train = recipe.partition.split(pool, (settings.clients or DEFAULT_CLIENTS) + settings.unseen, generator)
     left_out: tuple[str, ...] = ()
     if recipe.partition.kind == "column":
         train, left_out = _choose_natural(recipe, train)
+    drawn = numpy_generator(recipe.seed, "unseen clients").permutation(sorted(train))[: settings.unseen]
+    unseen = {client: train.pop(client) for client in sorted(map(str, drawn))}
     holdout: dict[str, np.ndarray] = {}
     if settings.holdout:
         for client, indices in train.items():
             train[client], holdout[client] = hold_out(indices, recipe, client)
         holdout = {client: indices for client, indices in holdout.items() if len(indices)}
-    return ClientSplit(train, holdout, left_out)
+    return ClientSplit(train, holdout, left_out, unseen)
 
 
 def hold_out(indices: np.ndarray, recipe: Recipe, client: str) -> tuple[np.ndarray, np.ndarray]:
@@ -93,8 +97,8 @@ def _choose_natural(recipe: Recipe, clients: Mapping[str, np.ndarray]) -> tuple[
     settings = recipe.federation
     large = {client: indices for client, indices in clients.items() if len(indices) >= settings.min_examples}
     left_out = tuple(sorted(clients.keys() - large.keys()))
-    wanted = settings.clients or len(large)
-    if wanted > len(large) or not large:
+    wanted = (settings.clients or max(1, len(large) - settings.unseen)) + settings.unseen
+    if wanted > len(large):
         by_file = recipe.data.client == FILE
         source = "the files of data.train are" if by_file else f"column `{recipe.data.client}` names"
         raise RecipeError(

@@ -280,6 +280,11 @@ PLAIN_KEYS = (
         needs={SIMULATED_CLIENTS: "the server evaluates on what is held out; set 0, or evaluate.at=clients"},
     ),
     PlainKey(
+        "federation.unseen",
+        lambda recipe: recipe.federation.unseen > 0,
+        needs={SIMULATED_CLIENTS: "the server evaluates on their examples; set 0"},
+    ),
+    PlainKey(
         "federation.devices",
         lambda recipe: bool(recipe.federation.devices),
         needs={SIMULATED_CLIENTS: "profiles replace the speed of real machines; leave them out"},

@@ -270,6 +270,18 @@ def _some_clients(recipe: RecipeKeys) -> str | None:
     return None
 
 
+def _evaluated_unseen(recipe: RecipeKeys) -> str | None:
+    if recipe.federation.unseen and not recipe.evaluate.clients:
+        return "with 0, the clients of federation.unseen are not evaluated: use at least 1"
+    return None
+
+
+def _labels_of_unseen(recipe: RecipeKeys) -> str | None:
+    if recipe.federation.unseen and recipe.federation.label_groups > 1:
+        return "clients that never train are in no group of federation.label_groups: set 0"
+    return None
+
+
 def _own_validation(recipe: RecipeKeys) -> str | None:
     if recipe.evaluate.patience is not None and recipe.evaluate.at == "clients":
         return "stopping early needs the server's validation set: use evaluate.at=both, or evaluate.patience=null"
@@ -417,6 +429,8 @@ CHECKS = (
     Check(("evaluate.at", "federation.holdout"), _held_out_examples),
     Check(("evaluate.matrix", "federation.holdout"), _matrix_examples),
     Check(("evaluate.clients", "evaluate.at"), _some_clients),
+    Check(("evaluate.clients", "federation.unseen"), _evaluated_unseen),
+    Check(("federation.unseen", "federation.label_groups"), _labels_of_unseen),
     Check(("evaluate.at", "protocol", "data.train"), _free_sites),
     Check(("evaluate.at", "federation.modalities"), _pairs_at_clients),
     Check(("federation.sampling", "runtime.spares"), _spares),

@@ -59,6 +59,9 @@ class FederationSettings(Settings):
     """Clients of a natural federation that have fewer examples are left out."""
     holdout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of each client's examples kept from training, to evaluate each client on them."""
+    unseen: Annotated[int, Field(ge=0, le=MOST_CLIENTS)] = 0
+    """Simulated clients beside `clients` that never train. The delivered model is evaluated on all of their examples,
+    to tell how it serves clients that come later; of a natural federation they are drawn from all clients."""
     label_groups: Annotated[int, Field(ge=1, le=100_000)] = 1
     """Groups of simulated clients that name the classes differently, for experiments with clients that disagree: class
     y of a client in group g becomes (y + g) mod C, also in what it holds out. 1: all agree."""

@@ -27,6 +27,7 @@ PRESETS = (
     "pydoc-llm",
     "pydoc-instruct",
     "pydoc-preference",
+    "unseen-clients",
     "pydoc-rag",
     "synthetic",
     "synthetic-features",

@@ -26,7 +26,7 @@ LOCK, OWNER = ".lock", ".pid"
 FILES = (
     "recipe.yaml", "env.json", "forgotten.json", "profile.json", "clients.json", "metrics.jsonl", "events.jsonl",
     "wire.jsonl", "costs.jsonl", "privacy.jsonl", "answers.jsonl", "answers-wire.jsonl", "LATEST",
-    "summary.json", "evaluation.json", "matrix.json", "samples.json", "synthetic.jsonl", "synthetic.json",
+    "summary.json", "evaluation.json", "matrix.json", "samples.json", "judge.json", "synthetic.jsonl", "synthetic.json",
     "audit.json", "report.html", LOCK, OWNER,
 )  # fmt: skip
 FOLDERS = ("checkpoints", "client_state", "clients", "adapter", "experts", "heads", "model", "proxy", "tensorboard")
@@ -151,6 +151,11 @@ class RunFolder:
     def samples(self) -> Path:
         """What a language model wrote before round 1 and after the last, and its scores."""
         return self.path / "samples.json"
+
+    @property
+    def judge(self) -> Path:
+        """How a judge compared what the model wrote, as `fedfm judge` has asked it."""
+        return self.path / "judge.json"
 
     @property
     def synthetic(self) -> Path:

@@ -19,7 +19,7 @@ from fedfm.records.folder import RunFolder
 from fedfm.records.jsonl import Record
 from fedfm.yaml_text import YamlError, parse
 
-NOT_METRICS = frozenset({"round", "split", "client", "clients", "examples", "seconds"})
+NOT_METRICS = frozenset({"round", "split", "client", "clients", "examples", "predictions", "seconds"})
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,7 @@ class RunFiles:
         evaluation: evaluation.json; None until the run has ended.
         matrix: matrix.json; None unless the recipe asks for it.
         samples: samples.json; None unless the recipe asks for written answers.
+        judge: judge.json; None unless a judge compared written answers.
         synthetic: synthetic.json; None unless the protocol delivers synthetic texts.
         environment: env.json.
         profile: profile.json; None unless the run was profiled.
@@ -51,6 +52,7 @@ class RunFiles:
     evaluation: Record | None
     matrix: Record | None
     samples: Record | None
+    judge: Record | None
     synthetic: Record | None
     environment: Record | None
     profile: Record | None
@@ -125,6 +127,7 @@ def read_run(folder: RunFolder) -> RunFiles:
         evaluation=_json(folder.evaluation, shapes.EVALUATION),
         matrix=_json(folder.matrix, shapes.MATRIX),
         samples=_json(folder.samples, shapes.SAMPLES),
+        judge=_json(folder.judge, shapes.JUDGE),
         synthetic=_json(folder.synthetic_scores, shapes.SYNTHETIC),
         environment=_json(folder.environment, shapes.ENVIRONMENT),
         profile=_json(folder.profile, shapes.PROFILE),

@@ -54,6 +54,7 @@ class _Metrics(TypedDict):
     client: NotRequired[Name | None]
     seconds: NotRequired[float]
     examples: NotRequired[Count]
+    predictions: NotRequired[Count]
     stage: NotRequired[Name]
     layers: NotRequired[dict[str, dict[str, Figure]]]
     task: NotRequired[Name]
@@ -245,6 +246,15 @@ class _Compared(TypedDict):
 
 
 @with_config(_OPEN)
+class _WeightedFigures(TypedDict):
+    clients: Count
+    examples: Count
+    predictions: Count
+    by_predictions: dict[str, Figure]
+    by_clients: dict[str, Figure]
+
+
+@with_config(_OPEN)
 class _Summary(TypedDict):
     status: Name
     rounds: Count
@@ -265,6 +275,7 @@ class _Summary(TypedDict):
     seconds: NotRequired[dict[str, float]]
     clients: NotRequired[_Clients]
     privacy: NotRequired[_Privacy | None]
+    client_groups: NotRequired[dict[str, _WeightedFigures] | None]
     final_by: NotRequired[Literal["server", "clients"]]
     evaluate_at: NotRequired[Literal["server", "clients", "both"]]
     mean_of_clients: NotRequired[bool]
@@ -308,6 +319,23 @@ class _Samples(TypedDict):
     initial: dict[str, Figure]
     final: dict[str, Figure]
     rows: list[_Sample]
+
+
+@with_config(_OPEN)
+class _JudgeFigures(TypedDict):
+    against: str
+    pairs: Count
+    failed: Count
+    identical: Count
+    wins: Count
+    ties: Count
+    losses: Count
+    win_rate: Figure
+    standard_error: Figure
+    agreement: Figure
+    prefers_first: Figure
+    prefers_longer: Figure
+    verdicts: list[dict[str, Any]]
 
 
 @with_config(_OPEN)
@@ -525,6 +553,7 @@ SUMMARY = Shape[Mapping[str, Any]](_Summary)
 EVALUATION = Shape[Mapping[str, Any]](Annotated[_Evaluation, AfterValidator(_square)])
 MATRIX = Shape[Mapping[str, Any]](Annotated[_Matrix, AfterValidator(_complete)])
 SAMPLES = Shape[Mapping[str, Any]](_Samples)
+JUDGE = Shape[Mapping[str, Any]](_JudgeFigures)
 SYNTHETIC = Shape[Mapping[str, Any]](_Synthetic)
 ENVIRONMENT = Shape[Mapping[str, Any]](_Environment)
 AUDIT = Shape[Mapping[str, Any]](_Audit)

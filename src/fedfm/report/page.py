@@ -48,6 +48,7 @@ def render(run: RunFiles) -> str:
         synthetic=sections.synthetic(run),
         federation=sections.federation(run),
         spread=sections.spread(run),
+        groups=sections.groups(run),
         own_models=sections.own_models(run),
         comparison=sections.comparison(run),
         contribution=sections.contribution(run),

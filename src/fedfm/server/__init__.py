@@ -12,9 +12,11 @@ if TYPE_CHECKING:
     from fedfm.server.runs.artifacts import export
     from fedfm.server.runs.asking import ask
     from fedfm.server.runs.auditing import audit
+    from fedfm.server.runs.code_problems import pass_at_k
     from fedfm.server.runs.finished import Run
     from fedfm.server.runs.forgetting import forget
     from fedfm.server.runs.inference import evaluate, predict
+    from fedfm.server.runs.judging import judge
     from fedfm.server.runs.planning import data_overview, plan
     from fedfm.server.runs.proxy_tools import build_proxy
 
@@ -30,6 +32,8 @@ _HOMES = {
     "evaluate": "runs.inference",
     "export": "runs.artifacts",
     "forget": "runs.forgetting",
+    "judge": "runs.judging",
+    "pass_at_k": "runs.code_problems",
     "plan": "runs.planning",
     "predict": "runs.inference",
     "resume": "runs.api",
@@ -48,6 +52,8 @@ __all__ = [
     "evaluate",
     "export",
     "forget",
+    "judge",
+    "pass_at_k",
     "plan",
     "predict",
     "resume",

@@ -40,7 +40,7 @@ FACTS = "facts"
 
 
 _COUNTS = "examples, steps, processed samples and predictions, mean training loss"
-_FIGURES = "held-out examples, mean loss and metrics over them"
+_FIGURES = "held-out examples and predictions, mean loss and metrics over them"
 """Facts in the result of a kind of work, and of one that measures."""
 
 

@@ -117,6 +117,7 @@ class Task(Settings):
         compares: whether the loss compares an example's `compared` with that of the model before round 1, which is
             then in a batch as `REFERENCE`.
         generates: whether the model writes, so that `questions`, `prompt` and `end` are there.
+        continues: of a task that generates, whether an answer continues the text of its prompt.
         text_columns: how many columns ``data.text`` may name.
         zero_shot: whether the model classifies images by names of classes that are given afterwards.
         answers_questions: whether `fedfm ask` can put questions to a run of this kind.
@@ -139,6 +140,7 @@ class Task(Settings):
     across_examples: ClassVar[bool] = False
     compares: ClassVar[bool] = False
     generates: ClassVar[bool] = False
+    continues: ClassVar[bool] = False
     text_columns: ClassVar[tuple[int, ...]] = (1,)
     zero_shot: ClassVar[bool] = False
     answers_questions: ClassVar[bool] = False
@@ -339,6 +341,10 @@ class Task(Settings):
     @abstractmethod
     def measure(self, outputs: Tensor, batch: Batch) -> Measured:
         """The values of one batch that `score` needs, on the CPU."""
+
+    def of_loss(self, loss: float) -> dict[str, float]:
+        """Those of ``metrics`` that follow from the mean loss a prediction alone."""
+        return {}
 
     @abstractmethod
     def score(self, measured: Measured, loss: float, names: Sequence[str] = ()) -> dict[str, float]:

@@ -74,13 +74,13 @@ class LanguageModeling(Task):
         asked = labels != IGNORED
         return {"right": (logits.argmax(-1) == labels)[asked].cpu().numpy()}
 
+    def of_loss(self, loss: float) -> dict[str, float]:
+        """Perplexity exp(loss)."""
+        return {"perplexity": math.exp(loss) if loss < 700 else math.inf}
+
     def score(self, measured: Measured, loss: float, names: Sequence[str] = ()) -> dict[str, float]:
-        """Perplexity exp(loss), and the share of correctly predicted tokens."""
-        right = measured["right"]
-        return {
-            "perplexity": math.exp(loss) if loss < 700 else math.inf,
-            "token_accuracy": float(np.mean(right)),
-        }
+        """Perplexity, and the share of correctly predicted tokens."""
+        return {**self.of_loss(loss), "token_accuracy": float(np.mean(measured["right"]))}
 
 
 class MaskedLM(LanguageModeling):
@@ -144,6 +144,7 @@ class CausalLM(LanguageModeling):
     peft_type = "CAUSAL_LM"
     causal = True
     generates = True
+    continues = True
 
     def questions(self, source: Source, data: DataSettings) -> list[Question]:
         """Each text as it is."""

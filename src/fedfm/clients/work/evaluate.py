@@ -39,10 +39,12 @@ def _evaluate(worker: Worker, task: ClientTask) -> Update:
     received = worker.receive(task)
     worker.tunable.write(worker.contract.served(received.at.received, task.own))
     scores = worker.evaluator(worker.examples, indices)
+    finite = math.isfinite(scores["loss"])
     facts = Done(
         client=task.client,
         examples=len(indices),
-        loss=scores["loss"] if math.isfinite(scores["loss"]) else None,
+        predictions=worker.evaluator.predictions(worker.examples, indices) if finite else 0,
+        loss=scores["loss"] if finite else None,
         proxy_version=worker.version,
         extra={name: value for name, value in scores.items() if name != "loss" and math.isfinite(value)},
     )

@@ -9,6 +9,7 @@ from fedfm.report.sections.contribution import contribution
 from fedfm.report.sections.costs import costs
 from fedfm.report.sections.faults import faults
 from fedfm.report.sections.federation import federation
+from fedfm.report.sections.groups import groups
 from fedfm.report.sections.learning import learning
 from fedfm.report.sections.outcome import outcome
 from fedfm.report.sections.own_models import own_models
@@ -30,6 +31,7 @@ __all__ = [
     "costs",
     "faults",
     "federation",
+    "groups",
     "learning",
     "outcome",
     "own_models",

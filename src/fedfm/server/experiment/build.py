@@ -226,8 +226,10 @@ class Experiment:
         def referenced(part: Examples) -> Examples:
             return with_references(self.evaluator, part, start)
 
-        if training is not None:  # the server may evaluate on what clients hold out
-            held = with_references(self.evaluator, training.train, start, training.federation.holdout.values())
+        if training is not None:  # the server may evaluate on examples that nobody trains on
+            split = training.federation
+            kept = [*split.holdout.values(), *split.unseen.values()]
+            held = with_references(self.evaluator, training.train, start, kept)
             training = replace(training, train=held)
         compared = replace(
             data,

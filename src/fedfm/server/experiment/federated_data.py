@@ -120,6 +120,13 @@ class FederatedData:
             return self.test, {}
         return examples, {client: sets[client] for client in self._chosen(sets)}
 
+    def unseen_sets(self) -> tuple[Examples, dict[str, np.ndarray]]:
+        """The examples of clients that never train, as `client_test_sets`; none where there are no such clients."""
+        if self.training is None:
+            return self.test, {}
+        sets = self.training.federation.unseen
+        return self.training.train, {client: sets[client] for client in self._chosen(sets)}
+
     def evaluating_clients(self) -> list[str]:
         """Clients that are asked to evaluate: of a simulation those that hold examples out, of real sites all."""
         return self._chosen(self.clients if self.training is None else self.training.federation.holdout)

@@ -24,11 +24,13 @@ class ClientFigures:
         client: client id.
         examples: how many it holds out.
         scores: loss and metrics, means over these examples.
+        predictions: examples or tokens that were predicted in them.
     """
 
     client: str
     examples: int
     scores: dict[str, float]
+    predictions: int = 0
 
 
 def measure_at_clients(
@@ -52,7 +54,7 @@ def measure_at_clients(
             facts = update.facts
             figures = {"loss": facts.loss, **{name: facts.extra.get(name) for name in metrics}}
             scores = {name: value for name, value in figures.items() if value is not None}
-            found.append(ClientFigures(update.client, facts.examples, scores))
+            found.append(ClientFigures(update.client, facts.examples, scores, facts.predictions))
     return found
 
 

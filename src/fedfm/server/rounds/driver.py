@@ -243,7 +243,7 @@ class Driver:
         state, figures = self._measure_at_clients(state, records)
         for client in figures:
             line = self._metrics_line(state.round, "client", client.scores, client.examples, records.watch)
-            records.metrics.append({**line, "client": client.client})
+            records.metrics.append({**line, "client": client.client, "predictions": client.predictions})
         return state, scores | ({"clients": mean_over_clients(figures)} if figures else {})
 
     def _measure_tasks(self, state: RunState, records: Records) -> tuple[RunState, Scores]:

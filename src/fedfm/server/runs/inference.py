@@ -61,7 +61,7 @@ def evaluate(run: Path | str, data: str, overrides: Sequence[str] = (), *, task:
         RecipeError: the run has no saved round, or the data lacks a column; no task is named, or one that is not there.
         DataError: the data cannot be read.
     """
-    model = _open(run, overrides, task)
+    model = open_model(run, overrides, task)
     examples = model.encode(model.read(data))
     if model.evaluator.task.compares:
         examples = _compared(run, model, examples)
@@ -104,7 +104,7 @@ def predict(
     """
     if (data is None) == (not prompts):
         raise RecipeError("give either data or prompts", where="DATA")
-    model = _open(run, overrides, task)
+    model = open_model(run, overrides, task)
     if model.evaluator.task.zero_shot != bool(classes):
         kind = f"a model of {model.recipe.task.kind}"
         fault = f"{kind} has its own classes" if classes else f"{kind} has no classes: name some, as with --class"
@@ -116,7 +116,7 @@ def predict(
     return _zero_shot(model, data, classes, templates) if classes else _classified(model, data)
 
 
-def _written(model: _Model, data: str | None, prompts: Sequence[str], heard: Heard | None) -> pd.DataFrame:
+def _written(model: OpenedModel, data: str | None, prompts: Sequence[str], heard: Heard | None) -> pd.DataFrame:
     """The answers of a language model."""
     import pandas as pd
 
@@ -147,7 +147,7 @@ def generator_of(evaluator: Evaluator, recipe: Recipe) -> Generator:
     )
 
 
-def _classified(model: _Model, data: str) -> pd.DataFrame:
+def _classified(model: OpenedModel, data: str) -> pd.DataFrame:
     """What a model predicts that does not write."""
     source = model.read(data)
     answers = model.evaluator.answers(model.encode(source, labelled=False))
@@ -160,7 +160,7 @@ def _classified(model: _Model, data: str) -> pd.DataFrame:
     return _frame(answers, source, model)
 
 
-def _zero_shot(model: _Model, data: str, classes: Sequence[str], templates: Sequence[str]) -> pd.DataFrame:
+def _zero_shot(model: OpenedModel, data: str, classes: Sequence[str], templates: Sequence[str]) -> pd.DataFrame:
     """The class of each image, by the names of the classes alone; the data needs no text."""
     keys, evaluator = model.recipe.data, model.evaluator
     columns = [
@@ -184,7 +184,7 @@ def _zero_shot(model: _Model, data: str, classes: Sequence[str], templates: Sequ
     return _frame(answers, source, model)
 
 
-def _frame(answers: Sequence[dict[str, Any]], source: Source, model: _Model) -> pd.DataFrame:
+def _frame(answers: Sequence[dict[str, Any]], source: Source, model: OpenedModel) -> pd.DataFrame:
     """One row for each answer."""
     import pandas as pd
 
@@ -206,7 +206,7 @@ def _evaluate(evaluator: Evaluator, examples: Examples) -> dict[str, Any]:
     return {"examples": len(examples), "metrics": scores, **(per_class or {"classes": None, "confusion": None})}
 
 
-def _compared(run: Path | str, model: _Model, examples: Examples) -> Examples:
+def _compared(run: Path | str, model: OpenedModel, examples: Examples) -> Examples:
     """Examples with their values under the model before round 1, which is loaded for it."""
     initial, _ = load_initial(RunFolder.open(run), model.recipe)
     tunable = initial.model.tunable
@@ -216,7 +216,7 @@ def _compared(run: Path | str, model: _Model, examples: Examples) -> Examples:
 
 
 @dataclass(frozen=True)
-class _Model:
+class OpenedModel:
     """A run's model, ready for inference."""
 
     recipe: Recipe
@@ -224,17 +224,26 @@ class _Model:
     evaluator: Evaluator
 
     def read(self, data: str) -> Source:
+        """The rows of other data; raises as `evaluate`."""
         task = self.evaluator.task
         columns = None if task.labelled else task.columns(self.recipe.data)  # of labelled data the labels may be absent
         source = read_source(data, "test", where="DATA", columns=columns, allow_network=self.recipe.allow_network)
         return task.prepare(source, self.recipe.data)
 
     def encode(self, source: Source, *, labelled: bool = True) -> Examples:
+        """Rows as examples for the model; without labels, if the source has none."""
         labels = self.labels if labelled else None
         return self.evaluator.task.encode(source, self.recipe.data, self.evaluator.processor, labels)
 
 
-def _open(run: Path | str, overrides: Sequence[str], named: str | None) -> _Model:
+def open_model(run: Path | str, overrides: Sequence[str] = (), named: str | None = None) -> OpenedModel:
+    """A run's model, ready for inference; raises as `evaluate`.
+
+    Args:
+        run: the run's folder.
+        overrides: settings for the data at hand.
+        named: the task, of a model that has learnt several.
+    """
     folder = RunFolder.open(run)
     refused = [text for text in overrides if not text.startswith(CHANGEABLE)]
     if refused:
@@ -265,7 +274,7 @@ def _open(run: Path | str, overrides: Sequence[str], named: str | None) -> _Mode
         device=device,
         labels=() if names is None else tuple(names),
     )
-    return _Model(recipe, None if names is None else task.named(names), evaluator)
+    return OpenedModel(recipe, None if names is None else task.named(names), evaluator)
 
 
 def _part(recipe: Recipe, named: str | None, columns: Sequence[str]) -> TaskPart | None:

@@ -33,6 +33,7 @@ from fedfm.server.rounds.state import RunState
 from fedfm.server.runs.artifacts import Tuned, delivered_params, write_client_adapters, write_experts, write_outcome
 from fedfm.server.runs.baselines import baselines
 from fedfm.server.runs.by_client import figures_by_client, matrix, matrix_summary
+from fedfm.server.runs.client_groups import client_groups, measure_clients, measure_unseen
 from fedfm.server.runs.inference import evaluation
 from fedfm.server.runs.own_models import own_models
 from fedfm.server.runs.planning import describe
@@ -221,6 +222,8 @@ def _finish(
     with experiment.client_model.pretrained(state.proxy):
         driver.tripwires.finished(state.round)
         before = write_before(experiment) if writes else []
+        experiment.plug_in(experiment.start)
+        measure_unseen(experiment, folder, 0, stop)
     compared = baselines(experiment, state)
     stop.check("after the baselines")
     write_client_adapters(folder, experiment, state)
@@ -232,6 +235,7 @@ def _finish(
         experiment.tunable.write(state.refined.params)
     else:
         experiment.plug_in(delivered_params(folder, experiment.contract, experiment.recipe, state))
+    measure_unseen(experiment, folder, state.delivered().round, stop)
     per_client = _spread_over_clients(experiment, folder, state, stop)
     by_client = figures_by_client(experiment, folder, state, compared.by_client, stop)
     _write_proxy(experiment, folder, state)
@@ -247,6 +251,7 @@ def _finish(
         score_totals(folder.metrics),
         models,
     )
+    summary["client_groups"] = client_groups(experiment, folder, state)
     summary |= {"clients_compared": by_client, "matrix": None if pairs is None else matrix_summary(pairs)}
     tuned = Tuned(experiment.client_model, experiment.backbone, state.proxy or ModelVersion())
     target = write_outcome(folder, tuned, experiment.recipe, summary, merge=False)
@@ -307,7 +312,9 @@ def _spread_over_clients(
     """How evenly clients are served, by their own figures or by those that the server measures; None without any."""
     metric, number = experiment.evaluator.metrics[0], state.delivered().evaluated
     if experiment.recipe.evaluate.at == "server":
-        values = _evaluate_clients(experiment, folder, state, stop)
+        sets = experiment.data.client_test_sets()
+        scores = measure_clients(experiment, folder, "client", state.delivered().round, sets, stop)
+        values = [found[metric] for found in scores.values()]
     else:
         lines = jsonl.records(folder.metrics, shapes.METRICS)
         own = [line for line in lines if line["split"] == "client" and line["round"] == number]
@@ -316,24 +323,6 @@ def _spread_over_clients(
         return None
     better = experiment.data.task.metrics[metric]
     return {"metric": metric, "clients": len(values), **spread(values, higher_is_better=better)}
-
-
-def _evaluate_clients(experiment: Experiment, folder: RunFolder, state: RunState, stop: StopRequest) -> list[float]:
-    """The headline metric of the delivered model on each client's examples, at the server; adds the lines of it."""
-    examples, sets = experiment.data.client_test_sets()
-    number, scores = state.delivered().round, {}
-    for client, indices in sets.items():
-        stop.check("while clients were evaluated")
-        if experiment.evaluator.predicts(examples, indices):
-            scores[client] = experiment.evaluator(examples, indices)
-            continue
-        reason = f"nothing is predicted in its {len(indices)} test examples"
-        folder.append(folder.events, {"round": number, "kind": "not evaluated", "client": client, "reason": reason})
-    for client, values in scores.items():
-        line = {"round": number, "split": "client", "client": client, **values, "examples": len(sets[client])}
-        folder.append(folder.metrics, line)
-    metric = experiment.evaluator.metrics[0]
-    return [values[metric] for values in scores.values()]
 
 
 def _refuse_another_run(before: Mapping[str, str], now: Mapping[str, str]) -> None:
