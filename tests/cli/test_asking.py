@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from fedfm.cli.asking import show_answers
 from fedfm.cli.main import main
-from fedfm.server.runs.asking import Answered, Passage, PossibleAnswer
+from fedfm.server.runs.answers import Answered, Passage, PossibleAnswer
 
 SENT = {"down": 1200.0, "up": 2400.0}
 FOUND = Answered(
@@ -19,10 +19,15 @@ FOUND = Answered(
     choices=[],
     clients=2,
     failed={"lab": "outside this site's policy (works)"},
+    cut_short={"ward": "outside this site's policy (max_scores)"},
+    complete=False,
+    exchanges=2,
     bytes=SENT,
     snippets=1,
 )
-CHOSEN = Answered("is it?", [], [PossibleAnswer("yes", 0.6, 2), PossibleAnswer("no", 0.4, 1)], 3, {}, SENT, 0)
+CHOSEN = Answered(
+    "is it?", [], [PossibleAnswer("yes", 0.6, 2), PossibleAnswer("no", 0.4, 1)], 3, {}, {}, True, 1, SENT, 0
+)
 
 
 def test_it_prints_passages_choices_and_what_they_cost(capsys: pytest.CaptureFixture[str]) -> None:
@@ -32,8 +37,10 @@ def test_it_prints_passages_choices_and_what_they_cost(capsys: pytest.CaptureFix
     assert ["0.500", "ward", "1"] in lines
     assert ["0.600", "2", "yes"] in lines
     said = [" ".join(line) for line in lines]
-    assert "2 clients answered; 1.20 kB down, 2.40 kB up, 1 piece of text left them" in said
+    assert "2 clients answered in 2 exchanges; 1.20 kB down, 2.40 kB up, 1 piece of text left them" in said
     assert "lab did not answer: outside this site's policy (works)" in said
+    assert "ward did not answer again: outside this site's policy (max_scores)" in said
+    assert sum(line.startswith("The list may lack passages") for line in said) == 1
 
 
 def test_it_prints_json(capsys: pytest.CaptureFixture[str]) -> None:

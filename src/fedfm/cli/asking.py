@@ -15,7 +15,7 @@ from fedfm.cli.output import console, print_json, waiting
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from fedfm.server.runs.asking import Answered
+    from fedfm.server.runs.answers import Answered
 
 LONGEST = 100_000_000
 """Bytes of a file of questions."""
@@ -88,9 +88,14 @@ def show_answers(answered: Sequence[Answered], as_json: bool) -> None:
         terminal.print(_choices(answer) if answer.choices else _passages(answer))
         told = units.counted(answer.snippets, "piece of text", "pieces of text")
         down, up = (units.size(answer.bytes[way]) for way in ("down", "up"))
-        terminal.print(f"{answer.clients} clients answered; {down} down, {up} up, {told} left them")
+        played = units.counted(answer.exchanges, "exchange", "exchanges")
+        terminal.print(f"{answer.clients} clients answered in {played}; {down} down, {up} up, {told} left them")
         for client, reason in answer.failed.items():
             terminal.print(f"{client} did not answer: {reason}")
+        for client, reason in answer.cut_short.items():
+            terminal.print(f"{client} did not answer again: {reason}")
+        if not answer.complete:
+            terminal.print("The list may lack passages that clients did not return")
 
 
 def _passages(answer: Answered) -> Table:

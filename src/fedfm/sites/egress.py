@@ -6,12 +6,14 @@ import hashlib
 import traceback
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
+from fedfm.clients.retrieval.settings import ANSWERS, counted
 from fedfm.clients.settings import LocalSettings
 from fedfm.clients.work import WORKS, measures
 from fedfm.data.settings import shown
@@ -131,6 +133,15 @@ class Egress:
         """
         _refuse(self.policy.objections_to_work([work]))
 
+    def admit_answers(self, recipe: Recipe, skip: int) -> None:
+        """Accepts questions of one exchange, each with at most ``skip`` chunks that left in exchanges before.
+
+        Raises:
+            PolicyError: with the chunks of this exchange, it is more than the policy allows for a question.
+        """
+        if (told := recipe.ask.disclosure(max(skip, 0))) is not None:
+            _refuse(self.policy.objections_to_answers(told))
+
     def announce(
         self,
         recipe: Recipe,
@@ -216,7 +227,7 @@ class Egress:
         self.check(found, recipe, job, digest)
         line = message_record(found.round, "up", [found.facts.client], len(update), found.tensors, work=found.work)
         own = {"run": recipe.name, "job": job, "groups": list(found.groups), "update": digest}
-        told = self._told_by(recipe)
+        told = self._told_by(recipe, found)
         append(self.ledger, own | told | line)
         self._add_told(told)
         self._count(_slots(job, found.round, found.work, found.groups), digest)
@@ -224,19 +235,23 @@ class Egress:
         words = _described_answers(told, len(update)) if told else _described_update(found, len(update))
         self._say(f"run {recipe.name}, {when}: {words}")
 
-    def _told_by(self, recipe: Recipe) -> jsonl.Record:
+    def _told_by(self, recipe: Recipe, found: Update) -> jsonl.Record:
         """What answers to questions tell, for the ledger: the day, and the numbers of questions and pieces of text.
+
+        A question for which no chunk leaves is not counted.
 
         Raises:
             PolicyError: with what left on the same day, it is more than the policy allows.
         """
-        told = recipe.ask.disclosure
-        if told is None:
+        most = recipe.ask.disclosure()
+        if most is None:
             return {}
+        questions, chunks = counted(found.groups.get(ANSWERS, {}))
+        told = replace(most, questions=questions, texts=chunks if most.texts else 0)
         day = datetime.now(UTC).date().isoformat()
         before = {what: self._told[day, what] for what in ("questions", "snippets")}
         _refuse(self.policy.objections_to_answers(told, **before))
-        return {"day": day, "questions": told.questions, "snippets": told.questions * told.snippets}
+        return {"day": day, "questions": told.questions, "snippets": told.texts}
 
     def _add_told(self, line: Mapping[str, Any]) -> None:
         for what in ("questions", "snippets"):

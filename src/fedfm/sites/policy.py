@@ -86,14 +86,15 @@ class Policy(Settings):
     max_download_bytes: Limit = 100_000_000_000
     """The largest size of a proxy's files, in bytes."""
     max_scores: Limit = 1
-    """The largest number of scores of the site's texts in the answer to one question, where `works` names `retrieve`;
-    1: only how well the site's best text fits."""
+    """The largest number of scores of the site's texts in the answers to one question, further exchanges included,
+    where `works` names `retrieve`; 1: only how well the site's best text fits."""
     max_snippets: Annotated[int, Field(ge=0)] = 0
-    """The largest number of pieces of the site's texts in the answer to one question; 0: no text leaves."""
+    """The largest number of pieces of the site's texts in the answers to one question, further exchanges included; 0:
+    no text leaves."""
     max_snippets_a_day: Annotated[int, Field(ge=0)] = 100
     """The largest number of pieces of text that leave in a day (UTC)."""
     max_questions_a_day: Limit = 1000
-    """The largest number of questions that are answered in a day (UTC)."""
+    """The largest number of questions that are answered in a day (UTC); each exchange counts those it answers."""
     readable_questions: bool = False
     """Whether questions must come as text (`ask.question`), which the site's `events.jsonl` records, not as
     embeddings."""
@@ -117,8 +118,8 @@ class Policy(Settings):
             found.append(Objection("privacy", f"{self.privacy} at least, not {recipe.privacy.kind}"))
         if (declared := _clients_of_a_round(recipe)) < self.min_clients:
             found.append(Objection("min_clients", f"{self.min_clients} of a round at least, not {declared}"))
-        if recipe.ask.disclosure is not None:
-            found += self.objections_to_answers(recipe.ask.disclosure)
+        if (told := recipe.ask.disclosure()) is not None:
+            found += self.objections_to_answers(told)
         return [
             *found,
             *self.over("max_rounds", recipe.federation.rounds),
@@ -132,7 +133,7 @@ class Policy(Settings):
         return self._not_among("works", kinds)
 
     def objections_to_answers(self, told: Disclosure, questions: int = 0, snippets: int = 0) -> list[Objection]:
-        """What of answers to questions this policy does not allow.
+        """What of the answers of one exchange this policy does not allow.
 
         Args:
             told: what the answers tell.
@@ -143,7 +144,7 @@ class Policy(Settings):
         return [
             *self.over("max_scores", told.scores),
             *self.over("max_snippets", told.snippets),
-            *self.over("max_snippets_a_day", snippets + told.questions * told.snippets),
+            *self.over("max_snippets_a_day", snippets + told.texts),
             *self.over("max_questions_a_day", questions + told.questions),
             *([Objection("readable_questions", "text, not embeddings")] if unreadable else []),
         ]

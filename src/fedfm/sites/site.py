@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from fedfm.clients.retrieval.settings import QUESTION
+from fedfm.clients.retrieval.settings import ABSENT, QUESTION, SKIP
 from fedfm.clients.store import ClientStore
 from fedfm.clients.work import RETRIEVE, WORKS, extra_facts
-from fedfm.clients.work.retrieve import question_texts
+from fedfm.clients.work.retrieve import question_texts, skipped
 from fedfm.errors import DataError, RecipeError
 from fedfm.hosts.job import Job
 from fedfm.hosts.node import Node, PreparedRun
@@ -88,9 +88,23 @@ class Site(Node):
         instructions = [decode_instruction(message) for message in messages]
         for instruction in instructions:
             self.egress.admit_work(instruction.work)
-            if instruction.work == RETRIEVE and run.data.recipe.ask.question == "text":
-                self.egress.note_questions(run.data.recipe.name, question_texts(instruction.groups.get(QUESTION, {})))
+            if instruction.work == RETRIEVE:
+                self._admit_questions(run.data.recipe, instruction)
         self._charge(run, [instructions[place] for _, place in asked.clients])
+
+    def _admit_questions(self, recipe: Recipe, instruction: Instruction) -> None:
+        """Accepts questions up to the number of chunks that the policy allows, and records those that are texts.
+
+        Raises:
+            PolicyError: with those of the exchanges before, it would be more chunks.
+            MessageError: the message is not what the recipe announces.
+        """
+        skip = skipped(instruction.groups.get(SKIP, {}), recipe.ask)
+        self.egress.admit_answers(recipe, max(skip))
+        if recipe.ask.question == "text":
+            texts = question_texts(instruction.groups.get(QUESTION, {}))
+            asked = [text for text, number in zip(texts, skip, strict=False) if number != ABSENT]
+            self.egress.note_questions(recipe.name, asked)
 
     def _charge(self, run: PreparedRun, asked: Sequence[Instruction]) -> None:
         """Records what the site is about to spend of its examples' privacy, where the run promises any.

@@ -6,14 +6,17 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+import torch
 from pydantic import ValidationError
 
 from fedfm.clients.retrieval.chunks import cut
-from fedfm.clients.retrieval.index import ABSENT, PassageIndex
-from fedfm.clients.retrieval.settings import ANSWERS, AskSettings
+from fedfm.clients.retrieval.index import PassageIndex
+from fedfm.clients.retrieval.settings import ABSENT, ANSWERS, CHUNKS, AskSettings, counted
+from fedfm.clients.work.retrieve import skipped
 from fedfm.errors import RecipeError
 from fedfm.models.byte_tokenizer import byte_tokenizer
 from fedfm.spec import spec_of
+from fedfm.updates import MessageError
 
 TOKENIZER = byte_tokenizer("pair", 64)
 
@@ -69,6 +72,40 @@ def test_an_answer_has_the_announced_spec_whatever_the_texts(answer: str) -> Non
     group = index(2, 0).answer(index(4, 1).embeddings, settings)
     if answer != "best-score":
         assert (group["chunks"][:, 2:] == ABSENT).all()
+
+
+def test_what_leaves_is_counted() -> None:
+    settings = AskSettings(per_client=2, questions=3, answer="snippets")
+    group = index(3, 0).answer(index(3, 1).embeddings, settings, np.array([2, ABSENT, 4]))
+    assert counted(group) == (1, 1)
+    best = index(3, 0).answer(index(3, 1).embeddings, AskSettings(questions=3, answer="best-score"))
+    assert counted(best) == (3, 3)
+
+
+@pytest.mark.parametrize(
+    "skip",
+    [
+        torch.tensor([0, -2]),
+        torch.tensor([0, 10]),
+        torch.tensor([2**62, 0]),
+        torch.tensor([0, 0, 0]),
+        torch.zeros(2, 1, dtype=torch.int64),
+        torch.zeros(2),
+        None,
+    ],
+)
+def test_a_skip_that_the_exchanges_of_the_recipe_cannot_have_is_refused(skip: torch.Tensor | None) -> None:
+    settings = AskSettings(per_client=3, further=3, questions=2)
+    assert skipped({CHUNKS: torch.tensor([9, ABSENT])}, settings) == [9, ABSENT]
+    with pytest.raises(MessageError, match="group `skip` must have"):
+        skipped({} if skip is None else {CHUNKS: skip}, settings)
+
+
+def test_with_a_best_score_nothing_can_be_skipped() -> None:
+    settings = AskSettings(answer="best-score", further=3, questions=1)
+    assert (settings.exchanges, settings.chunks) == (1, 1)
+    with pytest.raises(MessageError, match="up to 0"):
+        skipped({CHUNKS: torch.tensor([1])}, settings)
 
 
 def test_chunks_must_advance() -> None:

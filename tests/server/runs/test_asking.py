@@ -16,11 +16,12 @@ from fedfm.clients.retrieval.index import embed, index_of
 from fedfm.errors import RecipeError, TooFewClientsError
 from fedfm.recipe import load_recipe
 from fedfm.records import jsonl
-from fedfm.runtimes.envelopes import Envelope
+from fedfm.runtimes.envelopes import Envelope, Replies
 from fedfm.runtimes.line import Part
 from fedfm.server.experiment.build import build_experiment
 from fedfm.server.experiment.deployment import RealSites
 from fedfm.server.runs import asking
+from fedfm.server.runs.answers import Listing
 from fedfm.server.runs.asking import ask
 from fedfm.server.runs.finished import Run
 from fedfm.server.runs.serving import for_sites
@@ -82,11 +83,21 @@ def test_the_merged_answers_are_those_of_one_index(run: Run) -> None:
         assert [passage.text for passage in answer.passages] == [central.texts[chunk] for chunk in chunks[place]]
         np.testing.assert_allclose([passage.score for passage in answer.passages], scores[place], atol=1e-6)
         assert answer.snippets == 30, "each of five clients has six passages"
+        assert (answer.exchanges, answer.complete) == (1, True)
+    once, further = (ask(run.path, QUESTIONS, ["ask.per_client=2", f"ask.further={more}"], most=10) for more in (0, 4))
+    assert not all(answer.complete for answer in once)
+    for answer, exact, short in zip(further, answered, once, strict=True):
+        found = [(passage.client, passage.chunk, passage.score) for passage in answer.passages]
+        assert found == [(passage.client, passage.chunk, passage.score) for passage in exact.passages]
+        assert answer.complete
+        assert answer.exchanges > short.exchanges == 1
     lines = list(jsonl.records(run.folder.answers))
     assert [line["question"] for line in lines[-3:]] == list(QUESTIONS)
-    ledger = list(jsonl.records(run.folder.answers_wire))
-    up = sum(line["bytes"] for line in ledger if line["direction"] == "up" and line["name"] == lines[-1]["name"])
-    assert sum(answer.bytes["up"] for answer in answered) == pytest.approx(up)
+    ledger = [line for line in jsonl.records(run.folder.answers_wire) if line["name"] == lines[-1]["name"]]
+    up = [line["bytes"] for line in ledger if line["direction"] == "up"]
+    assert sum(answer.bytes["up"] for answer in further) == pytest.approx(sum(up))
+    assert len(set(up)) == len({line["bytes"] for line in ledger if line["direction"] == "down"}) == 1
+    assert max(line["round"] for line in ledger) == max(answer.exchanges for answer in further)
 
 
 def test_a_question_as_text_gets_the_same_answer(run: Run) -> None:
@@ -104,7 +115,7 @@ def test_choices_are_scored_and_no_text_leaves(run: Run) -> None:
     assert sorted(choice.text for choice in answer.choices) == ["a mountain", "thing 3"]
     assert sum(choice.votes for choice in answer.choices) == answer.clients == 5
     assert answer.choices[0].score >= answer.choices[1].score
-    assert answer.snippets == 0
+    assert (answer.snippets, answer.exchanges, answer.complete) == (0, 1, True)
 
 
 @pytest.mark.parametrize(
@@ -112,7 +123,7 @@ def test_choices_are_scored_and_no_text_leaves(run: Run) -> None:
     [
         ([], {}, "there is no question"),
         (["what", " "], {}, "question 2 is blank"),
-        (["what"], {"most": 51}, "ask.per_client: 5 clients return 10 chunks each, 50 in all, and 51"),
+        (["what"], {"most": 201}, "ask.per_client: 5 clients return 40 chunks each, 200 in all, and 201"),
         (["what"], {"most": 0}, "0 passages cannot be listed"),
         (["what"], {"choices": ["one"]}, "two or more different choices"),
         (["what"], {"overrides": ["tune.r=2"]}, "tune.r: tune.r=2 would change the run"),
@@ -174,9 +185,11 @@ class Sites:
         line = Overheard({name: Site(data[name], guards[name], self.folder / f"site-{name}") for name in NAMES})
         return RealSites(NAMES, lambda experiment: line, self.said.append), line
 
-    def ask(self, overrides: Sequence[str] = (), questions: Sequence[str] = QUESTIONS, **policy: Any) -> list[Any]:
+    def ask(
+        self, overrides: Sequence[str] = (), questions: Sequence[str] = QUESTIONS, most: int = 5, **policy: Any
+    ) -> list[Any]:
         deployment, self.line = self.deployed(**SITES_ASKED, **policy)
-        return ask(self.run.path, questions, overrides, most=5, deployment=deployment)
+        return ask(self.run.path, questions, overrides, most=most, deployment=deployment)
 
     def ledger(self, name: str = "a") -> list[dict[str, Any]]:
         lines = jsonl.records(self.folder / f"site-{name}" / "wire.jsonl")
@@ -202,7 +215,7 @@ def test_with_answers_only_no_text_of_a_site_leaves(sites: Sites) -> None:
 
 
 def test_text_leaves_where_the_policy_says_so_and_is_in_the_ledger(sites: Sites) -> None:
-    sites.ask(["ask.answer=snippets", "ask.per_client=2"], max_scores=2, max_snippets=2)
+    sites.ask(["ask.answer=snippets", "ask.per_client=2", "ask.further=0"], max_scores=2, max_snippets=2)
     assert CANARY.encode() in left(sites.line), "the test would see it"
     line = sites.ledger()[-1]
     assert (line["questions"], line["snippets"], line["direction"]) == (3, 6, "up")
@@ -244,6 +257,61 @@ def test_a_day_is_counted_over_restarts_of_a_site(sites: Sites) -> None:
         lines = [line | ({"day": "1999-01-01"} if "day" in line else {}) for line in jsonl.records(ledger)]
         ledger.write_bytes(b"".join(jsonl.line(line) for line in lines))
     sites.ask(["ask.answer=best-score"], **limits)
+
+
+def canaries(line: Overheard, client: str) -> set[bytes]:
+    """Passages of a site whose texts left it; every third of them is the site's."""
+    own = {f"{CANARY}{number} ".encode() for number in range(30) if NAMES[number % 5] == client}
+    return {word for word in own if word in left(line)}
+
+
+EVERYTHING = ["ask.answer=snippets", "ask.per_client=2", "ask.further=3"]
+
+
+def test_a_policy_holds_over_all_exchanges_and_the_first_answers_are_kept(sites: Sites) -> None:
+    before = len(sites.ledger())
+    (answer,) = sites.ask(EVERYTHING, QUESTIONS[:1], most=25, max_scores=5, max_snippets=5)
+    assert {len(canaries(sites.line, name)) for name in NAMES} == {4}, "six would be more than five"
+    assert len(answer.passages) == answer.snippets == 20
+    assert answer.cut_short.keys() == set(NAMES)
+    assert all("max_scores" in reason and "max_snippets" in reason for reason in answer.cut_short.values())
+    assert (answer.failed, answer.complete, answer.exchanges) == ({}, False, 3)
+    lines = sites.ledger()[before:]
+    assert [(line["round"], line["questions"], line["snippets"]) for line in lines] == [(1, 1, 2), (2, 1, 2)]
+
+
+def test_limits_of_a_day_count_every_exchange(sites: Sites) -> None:
+    before = sum(line["snippets"] for line in sites.ledger() if line["day"] > "1999-01-01")
+    limits = {"max_scores": 9, "max_snippets": 9, "max_snippets_a_day": before + 5}
+    (answer,) = sites.ask(EVERYTHING, QUESTIONS[:1], most=25, **limits)
+    assert "max_snippets_a_day" in answer.cut_short["a"]
+    assert len(canaries(sites.line, "a")) == 4
+    assert sum(line["snippets"] for line in sites.ledger() if line["day"] > "1999-01-01") == before + 4
+
+
+@pytest.mark.parametrize("skip", [-7, 10_000])
+def test_a_server_cannot_skip_where_it_likes(skip: int, sites: Sites, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Listing, "askable", property(lambda listing: {"a": skip} if not listing.failed else {}))
+    (answer,) = sites.ask(EVERYTHING, QUESTIONS[:1], most=10, max_scores=20_000, max_snippets=20_000)
+    assert answer.cut_short.keys() == {"a"}
+    assert len(answer.passages) == 10
+    assert len(canaries(sites.line, "a")) == 2
+
+
+class Leaving(Overheard):
+    """A line whose sites are gone after their first answers."""
+
+    def nodes(self, *, wait: bool = True) -> list[str]:
+        return [] if any(isinstance(part.head, Replies) for part in self.answered) else super().nodes(wait=wait)
+
+
+def test_answers_are_kept_where_no_site_is_there_any_more(sites: Sites) -> None:
+    line = Leaving(sites.deployed(**SITES_ASKED, max_scores=9)[1].sites)
+    deployment = RealSites(NAMES, lambda experiment: line, sites.said.append)
+    (answer,) = ask(sites.run.path, QUESTIONS[:1], ["ask.per_client=2"], most=20, deployment=deployment)
+    assert len(answer.passages) == 10
+    assert answer.cut_short == dict.fromkeys(NAMES, "no node can train for this run: none is there")
+    assert not answer.complete
 
 
 def test_a_site_records_questions_that_it_can_read(sites: Sites) -> None:

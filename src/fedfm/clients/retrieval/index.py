@@ -18,12 +18,9 @@ from transformers import PreTrainedTokenizerBase
 
 from fedfm.clients.evaluation import Evaluator
 from fedfm.clients.retrieval.chunks import cut
-from fedfm.clients.retrieval.settings import CHUNKS, SCORES, SNIPPETS, AskSettings
+from fedfm.clients.retrieval.settings import ABSENT, CHUNKS, SCORES, SNIPPETS, AskSettings
 from fedfm.data.tensor_cache import CachedTensors, cached_tensors, tensor_key
 from fedfm.data.text import encode_texts
-
-ABSENT = -1
-"""Score and number of a chunk that a client does not have."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,25 +35,30 @@ class PassageIndex:
     embeddings: np.ndarray
     texts: Sequence[str]
 
-    def search(self, questions: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
+    def search(self, questions: np.ndarray, most: int, skip: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """The best chunks for each question, the best first; of equal scores, the lower number first.
 
         Args:
             questions: embeddings [Q, d].
             most: chunks a question.
+            skip: int64 [Q], the number of better chunks to leave out; `ABSENT`: no chunk is wanted. None: 0 for all.
 
         Returns:
-            Scores float32 [Q, most] and numbers of the chunks int64 [Q, most], `ABSENT` where there are fewer chunks.
+            Scores float32 [Q, most] and numbers of the chunks int64 [Q, most], `ABSENT` where there are fewer chunks or
+            none is wanted.
         """
         scores = questions @ self.embeddings.T
-        best = np.argsort(-scores, axis=1, kind="stable")[:, :most]
-        lacking = ((0, 0), (0, most - best.shape[1]))
+        ranked = np.argsort(-scores, axis=1, kind="stable")
+        first = np.zeros(len(questions), dtype=np.int64) if skip is None else skip
+        places = first[:, None] + np.arange(most)  # [Q, most]
+        there = (first[:, None] != ABSENT) & (places < ranked.shape[1])
+        best = np.take_along_axis(ranked, np.where(there, places, 0), axis=1)
         found = np.take_along_axis(scores, best, axis=1).astype(np.float32)
-        return np.pad(found, lacking, constant_values=ABSENT), np.pad(best, lacking, constant_values=ABSENT)
+        return np.where(there, found, np.float32(ABSENT)), np.where(there, best, ABSENT)
 
-    def answer(self, questions: np.ndarray, settings: AskSettings) -> dict[str, Tensor]:
-        """What leaves the client, with the spec of `AskSettings.returns`."""
-        scores, chunks = self.search(questions, settings.chunks)
+    def answer(self, questions: np.ndarray, settings: AskSettings, skip: np.ndarray | None = None) -> dict[str, Tensor]:
+        """What leaves the client in one exchange, with the spec of `AskSettings.returns`; ``skip`` as for `search`."""
+        scores, chunks = self.search(questions, settings.chunks, skip)
         group = {SCORES: torch.from_numpy(scores)}
         if settings.answer != "best-score":
             group[CHUNKS] = torch.from_numpy(chunks.astype(np.int64))

@@ -8,6 +8,7 @@ from typing import Annotated, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
+from torch import Tensor
 
 from fedfm.settings import Settings
 from fedfm.spec import Spec, TensorSpec
@@ -15,27 +16,44 @@ from fedfm.spec import Spec, TensorSpec
 QUESTION = "question"
 """Group of a message: ``embedding`` float32 [Q, d], or the questions as texts."""
 
+SKIP = "skip"
+"""Group of a message: ``chunks`` int64 [Q], how many of a client's best chunks each question skips, because they were
+returned before; `ABSENT` where nothing is asked."""
+
 ANSWERS = "answers"
 """Group of an answer, see `AskSettings.returns`."""
+
+ABSENT = -1
+"""Score and number of a chunk that a client does not have, or is not asked for."""
 
 SCORES, CHUNKS, SNIPPETS, EMBEDDING = "scores", "chunks", "snippets", "embedding"
 
 
 @dataclass(frozen=True)
 class Disclosure:
-    """What answers tell of a client's texts.
+    """What the answers of one exchange tell of a client's texts.
 
     Attributes:
         questions: that are answered.
-        scores: numbers in the answer to one question.
-        snippets: pieces of text in the answer to one question.
+        scores: numbers in the answers to one question, those of the exchanges before included.
+        snippets: pieces of text in the answers to one question, likewise.
+        texts: pieces of text in the answers to all questions of this exchange.
         readable: whether the questions come as text.
     """
 
     questions: int
     scores: int
     snippets: int
+    texts: int
     readable: bool
+
+
+def counted(answers: Mapping[str, Tensor]) -> tuple[int, int]:
+    """Questions that have an answer in a group of answers, and the chunks of all answers."""
+    if CHUNKS not in answers:
+        return (len(answers[SCORES]), answers[SCORES].numel()) if SCORES in answers else (0, 0)
+    there = answers[CHUNKS] != ABSENT
+    return int(there.any(dim=1).sum()), int(there.sum())
 
 
 class AskSettings(Settings):
@@ -47,7 +65,11 @@ class AskSettings(Settings):
     overlap_tokens: Annotated[int, Field(ge=0)] = 16
     """Tokens that a chunk shares with the one before it."""
     per_client: Annotated[int, Field(ge=1, le=10_000)] = 3
-    """Chunks that each client answers a question with, at most; 1 where it answers with its `best-score`."""
+    """Chunks that each client answers a question with in one exchange, at most; 1 where it answers with its
+    `best-score`."""
+    further: Annotated[int, Field(ge=0, le=1000)] = 3
+    """Further exchanges, at most: clients whose chunks are among the best of all return the next `per_client`; 0: each
+    client is asked once, as with `best-score`."""
     answer: Literal["best-score", "scores", "snippets"] = "scores"
     """What comes back: the score of the best chunk, scores and numbers of the best chunks, or also their texts."""
     snippet_bytes: Annotated[int, Field(ge=16, le=1_000_000)] = 400
@@ -71,19 +93,29 @@ class AskSettings(Settings):
         return 1 if self.answer == "best-score" else self.per_client
 
     @property
-    def disclosure(self) -> Disclosure | None:
-        """What answers tell; None for a recipe that asks nothing."""
+    def exchanges(self) -> int:
+        """Exchanges with a client, at most."""
+        return 1 if self.answer == "best-score" else 1 + self.further
+
+    def disclosure(self, skip: int = 0) -> Disclosure | None:
+        """What the answers of one exchange tell, at most; None for a recipe that asks nothing.
+
+        Args:
+            skip: the most chunks that a question of the exchange skips.
+        """
         if self.questions is None:
             return None
-        texts = self.chunks if self.answer == "snippets" else 0
-        return Disclosure(self.questions, self.chunks, texts, readable=self.question == "text")
+        quotes = self.answer == "snippets"
+        told = skip + self.chunks
+        texts = self.questions * self.chunks if quotes else 0
+        return Disclosure(self.questions, told, told if quotes else 0, texts, readable=self.question == "text")
 
     def returns(self) -> Mapping[str, Spec]:
-        """Groups of an answer.
+        """Groups of an answer, in each exchange.
 
-        ``scores`` float32 [Q, n], −1 where the client has fewer chunks; except for the best score also ``chunks`` int64
-        [Q, n], their numbers at the client, −1 likewise; with texts also ``snippets`` uint8 [Q, n, bytes], UTF-8 that
-        zeros follow. The shapes do not depend on the texts.
+        ``scores`` float32 [Q, n], −1 where the client has fewer chunks or is not asked; except for the best score also
+        ``chunks`` int64 [Q, n], their numbers at the client, −1 likewise; with texts also ``snippets`` uint8 [Q, n,
+        bytes], UTF-8 that zeros follow. The shapes do not depend on the texts.
         """
         shape = (self.questions or 0, self.chunks)
         spec = {SCORES: TensorSpec(shape)}

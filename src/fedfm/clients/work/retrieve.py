@@ -1,8 +1,9 @@
 """Work ``retrieve``: which of a client's own texts answer the server's questions.
 
-The message has the tuned parameters and the questions (group ``question``), as embeddings or as texts. The client cuts
-its texts into chunks, embeds them with the model, and answers with the scores of its best chunks, their numbers and
-their texts, as far as the recipe's ``ask`` says (group ``answers``). Embeddings of its texts never leave it.
+The message has the tuned parameters, the questions as embeddings or as texts (group ``question``), and how many chunks
+each question skips (group ``skip``). The client cuts its texts into chunks, embeds them with the model, and answers
+with the scores of the best chunks after these, their numbers and their texts, as far as the recipe's ``ask`` says
+(group ``answers``). Embeddings of its texts never leave it.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from torch import Tensor
 from fedfm.clients.evaluation import Evaluator
 from fedfm.clients.retrieval.index import embed, index_of
 from fedfm.clients.retrieval.library import Library
-from fedfm.clients.retrieval.settings import ANSWERS, EMBEDDING, QUESTION
+from fedfm.clients.retrieval.settings import ABSENT, ANSWERS, CHUNKS, EMBEDDING, QUESTION, SKIP, AskSettings
 from fedfm.clients.work.base import Answer, ClientTask, failed
 from fedfm.data.packed_texts import unpack
 from fedfm.params import digest
@@ -46,6 +47,7 @@ def _retrieve(worker: Worker, task: ClientTask) -> Payload[Done]:
     received = worker.receive(task)
     worker.tunable.write(received.at.received)
     questions = _questions(task.instruction.groups.get(QUESTION, {}), library, evaluator)
+    skip = np.asarray(skipped(task.instruction.groups.get(SKIP, {}), library.settings), dtype=np.int64)
     rows = np.sort(np.concatenate([worker.clients[client], worker.holdout.get(client, np.empty(0, dtype=np.int64))]))
     model = {
         "backbone": dict(worker.copy.model.identity.named),
@@ -56,7 +58,7 @@ def _retrieve(worker: Worker, task: ClientTask) -> Payload[Done]:
     if index.embeddings.shape[1] != questions.shape[1]:
         raise MessageError(f"embeddings of questions must have {index.embeddings.shape[1]} dimensions")
     facts = Done(client=client, examples=len(worker.clients[client]), proxy_version=worker.version)
-    groups = {ANSWERS: index.answer(questions, library.settings)}
+    groups = {ANSWERS: index.answer(questions, library.settings, skip)}
     return Payload(task.instruction.round, task.instruction.base, facts, groups, work=RETRIEVE)
 
 
@@ -78,6 +80,22 @@ def _questions(group: Mapping[str, Tensor], library: Library, evaluator: Evaluat
     if not bool(torch.isfinite(found).all()):
         raise MessageError(f"group `{QUESTION}` has values that are not finite")
     return found.numpy()
+
+
+def skipped(group: Mapping[str, Tensor], settings: AskSettings) -> list[int]:
+    """How many of its best chunks the client leaves out of the answer to each question; `ABSENT`: all of them.
+
+    Raises:
+        MessageError: it is not what the recipe's exchanges can ask for.
+    """
+    found = group.get(CHUNKS)
+    if found is None or found.dtype != torch.int64 or found.shape != (settings.questions,):
+        raise MessageError(f"group `{SKIP}` must have a whole number for each of {settings.questions} questions")
+    skip: list[int] = found.tolist()
+    most = (settings.exchanges - 1) * settings.chunks
+    if any(not (number == ABSENT or 0 <= number <= most) for number in skip):
+        raise MessageError(f"group `{SKIP}` must have numbers of chunks up to {most}, or {ABSENT}")
+    return skip
 
 
 def question_texts(group: Mapping[str, Tensor]) -> list[str]:

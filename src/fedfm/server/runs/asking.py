@@ -2,16 +2,15 @@
 
 A question goes out as an embedding or as text, together with the tuned parameters. Each client returns what the
 recipe's ``ask`` names: the score of its best chunk, scores and numbers of its best chunks, or also their texts. All
-scores are cosines by one model. So where each client returns k chunks, the best k of them are those of one index over
-all clients.
+scores are cosines by one model, so they compare. Clients whose chunks are among the best of all are asked again for
+their next ones, until the list is that of one index over all clients, or ``ask.further`` is reached; see `answers`.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,8 +19,8 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from fedfm.clients.retrieval.chunks import refuse_unfit_chunks
-from fedfm.clients.retrieval.index import ABSENT, embed
-from fedfm.clients.retrieval.settings import ANSWERS, CHUNKS, EMBEDDING, QUESTION, SCORES, SNIPPETS
+from fedfm.clients.retrieval.index import embed
+from fedfm.clients.retrieval.settings import ABSENT, ANSWERS, CHUNKS, EMBEDDING, QUESTION, SKIP
 from fedfm.clients.store import ClientStore
 from fedfm.clients.work import RETRIEVE
 from fedfm.data.packed_texts import pack
@@ -32,7 +31,6 @@ from fedfm.proxies.base import ModelVersion
 from fedfm.recipe import Recipe, load_recipe
 from fedfm.records import jsonl
 from fedfm.records.folder import RunFolder
-from fedfm.runtimes.base import Runtime
 from fedfm.server.experiment.build import Experiment
 from fedfm.server.experiment.deployment import Deployment, Simulation
 from fedfm.server.rounds.checkpoints import load_checkpoint
@@ -42,6 +40,7 @@ from fedfm.server.rounds.messages import Outbox
 from fedfm.server.rounds.pending import Pending
 from fedfm.server.rounds.round_records import Records, Stopwatch
 from fedfm.server.rounds.state import RunState
+from fedfm.server.runs.answers import Answered, Listing, passages_of, tally_of
 from fedfm.server.runs.artifacts import delivered_params, refuse_another_model
 from fedfm.tasks import TASKS
 
@@ -52,60 +51,8 @@ _KEPT = ("seed", "output", "model", "task", "data", "tune", "runtime", "ask", "a
 _KEPT_FEDERATION = ("clients", "partition", "holdout", "min_examples")
 """What a recipe that asks questions has of the run's recipe; the rest is about training."""
 
-
-@dataclass(frozen=True)
-class Passage:
-    """A chunk of a client's texts.
-
-    Attributes:
-        client: client id.
-        score: cosine of its embedding and the question's.
-        chunk: its number at the client; None where only the best score comes back.
-        text: what it says; None where no text comes back.
-    """
-
-    client: str
-    score: float
-    chunk: int | None = None
-    text: str | None = None
-
-
-@dataclass(frozen=True)
-class PossibleAnswer:
-    """One of the asker's own possible answers.
-
-    Attributes:
-        text: of it.
-        score: the best that any client gives to the question followed by it.
-        votes: clients that give it their highest score.
-    """
-
-    text: str
-    score: float
-    votes: int
-
-
-@dataclass(frozen=True)
-class Answered:
-    """The answers of all clients to one question.
-
-    Attributes:
-        question: as it was asked.
-        passages: the best of all clients, the best first; empty for a question with choices.
-        choices: the best first; empty for a question without.
-        clients: that answered.
-        failed: client → why it did not answer.
-        bytes: this question's share of the bytes of all messages, ``down`` and ``up``.
-        snippets: pieces of text that left clients.
-    """
-
-    question: str
-    passages: list[Passage]
-    choices: list[PossibleAnswer]
-    clients: int
-    failed: dict[str, str]
-    bytes: dict[str, float]
-    snippets: int
+_Found = Mapping[str, Mapping[str, Tensor]]
+"""Client → its answers to all questions."""
 
 
 def ask(
@@ -117,7 +64,7 @@ def ask(
     choices: Sequence[str] = (),
     deployment: Deployment | None = None,
 ) -> list[Answered]:
-    """Puts questions to the clients of a run of `retrieval`, in one exchange; adds them to ``answers.jsonl``.
+    """Puts questions to the clients of a run of `retrieval`; adds the answers to ``answers.jsonl``.
 
     Args:
         run: the run's folder.
@@ -156,8 +103,13 @@ def ask(
                 stop,
                 phase="ask",
             )
-            found = _exchange(experiment, exchange, runtime, params, texts)
-        answered = _merged(questions, choices, found, exchange, most)
+            asking = _Questions(experiment, exchange, params, _sent(experiment, texts))
+            try:
+                answered = _merged(questions, choices, asking, most)
+            except TooFewClientsError:
+                runtime.say_ended(asked.name, "failed", 1)
+                raise
+            runtime.say_ended(asked.name, "completed", max(answer.exchanges for answer in answered))
         for line in exchange.records.wire:
             folder.append(folder.answers_wire, {"name": asked.name, **line})
         for answer in answered:
@@ -177,7 +129,7 @@ def _texts(questions: Sequence[str], choices: Sequence[str]) -> list[str]:
 
 
 def _asking(recipe: Recipe, overrides: Sequence[str], questions: int, folder: RunFolder, *, best_score: bool) -> Recipe:
-    """The recipe of one exchange of questions: the run's model and data, and nothing about training."""
+    """The recipe of questions: the run's model and data, an exchange a round, and nothing about training."""
     if not recipe.task.answers_questions:
         kinds = " or ".join(kind for kind, task in TASKS.items() if task.answers_questions)
         raise RecipeError(
@@ -204,7 +156,8 @@ def _asking(recipe: Recipe, overrides: Sequence[str], questions: int, folder: Ru
     before = sum(1 for _ in jsonl.records(folder.answers)) if folder.answers.is_file() else 0
     name = f"{recipe.name[:80]}.ask-{before + 1}"  # a site counts what leaves for each recipe
     last = ["ask.answer=best-score"] if best_score else []
-    return load_recipe({"name": name, **kept, "federation": federation}, [*overrides, *last])
+    asked = load_recipe({"name": name, **kept, "federation": federation}, [*overrides, *last])
+    return load_recipe(asked.model_dump(), [f"federation.rounds={asked.ask.exchanges}"])
 
 
 def _tuned(folder: RunFolder, recipe: Recipe, experiment: Experiment) -> dict[str, Tensor]:
@@ -223,95 +176,138 @@ def _tuned(folder: RunFolder, recipe: Recipe, experiment: Experiment) -> dict[st
     return params
 
 
+def _sent(experiment: Experiment, texts: Sequence[str]) -> dict[str, Tensor]:
+    """Questions as they are sent."""
+    if experiment.recipe.ask.question == "text":
+        return pack([list(texts)])
+    return {EMBEDDING: torch.from_numpy(embed(experiment.evaluator, texts, experiment.recipe.data.max_length))}
+
+
 def _refuse_too_many(most: int, experiment: Experiment, choices: Sequence[str]) -> None:
     """Refuses to list more passages than all clients return together."""
-    each, clients = experiment.recipe.ask.chunks, len(experiment.data.clients)
+    settings, clients = experiment.recipe.ask, len(experiment.data.clients)
+    each = settings.chunks * settings.exchanges
     if most < 1:
         raise RecipeError(f"{most} passages cannot be listed; ask for one at least", source="ask")
     if not choices and most > each * clients:
         raise RecipeError(
             f"{clients} clients return {each} chunks each, {each * clients} in all, and {most} are to be listed: raise "
-            "it, or list fewer",
+            "it or ask.further, or list fewer",
             where="ask.per_client",
         )
 
 
-def _exchange(
-    experiment: Experiment, exchange: Exchange, runtime: Runtime, params: Mapping[str, Tensor], texts: Sequence[str]
-) -> dict[str, Mapping[str, Tensor]]:
-    """Client → its answers to all texts."""
-    settings, length = experiment.recipe.ask, experiment.recipe.data.max_length
-    if settings.question == "text":
-        group = pack([list(texts)])
-    else:
-        group = {EMBEDDING: torch.from_numpy(embed(experiment.evaluator, texts, length))}
-    message = Ask(1, dict(params), groups={QUESTION: group}, work=RETRIEVE, expects=settings.returns())
-    clients = dict.fromkeys(experiment.data.clients, message)
-    found = {update.client: update.groups[ANSWERS] for update in exchange.ask(clients, quorum=False)}
-    runtime.say_ended(experiment.recipe.name, "completed" if found else "failed", 1)
-    if not found:
-        reasons = "; ".join(f"{name}: {reason}" for name, reason in _failed(exchange).items())
-        raise TooFewClientsError(f"no client answered ({reasons})")
-    return found
+@dataclass(frozen=True)
+class _Questions:
+    """Questions to the clients of an experiment, the same in each exchange.
+
+    Attributes:
+        experiment: whose clients are asked.
+        exchange: sends messages and takes answers.
+        params: the tuned parameters.
+        group: the questions, as they are sent.
+    """
+
+    experiment: Experiment
+    exchange: Exchange
+    params: Mapping[str, Tensor]
+    group: Mapping[str, Tensor]
+
+    def all_clients(self) -> tuple[_Found, dict[str, str]]:
+        """What the clients answer in the first exchange, and why others do not.
+
+        Raises:
+            TooFewClientsError: no client answers, with the reasons.
+        """
+        settings, clients = self.experiment.recipe.ask, self.experiment.data.clients
+        found, failed = self._ask(1, dict.fromkeys(clients, (0,) * (settings.questions or 0)))
+        if not found:
+            reasons = "; ".join(f"{name}: {reason}" for name, reason in failed.items())
+            raise TooFewClientsError(f"no client answered ({reasons})")
+        return found, failed
+
+    def listings(self, found: _Found, most: int) -> list[Listing]:
+        """The passages for each question; clients are asked again for those that may be among the best.
+
+        Args:
+            found: what the clients answered in the first exchange.
+            most: passages to list for each question.
+        """
+        settings = self.experiment.recipe.ask
+        listings = [Listing(most) for _ in range(settings.questions or 0)]
+        asked = [dict.fromkeys(found, 0)] * len(listings)
+        failed: dict[str, str] = {}
+        for number in range(1, settings.exchanges + 1):
+            if number > 1:
+                asked = [listing.askable for listing in listings]
+                clients = sorted({client for skips in asked for client in skips})
+                if not clients:
+                    break
+                skips = {client: tuple(skip.get(client, ABSENT) for skip in asked) for client in clients}
+                found, failed = self._ask(number, skips)
+            for place, listing in enumerate(listings):
+                listing.exchanges += bool(asked[place])
+                for client in asked[place]:
+                    if client in found:
+                        listing.add(client, passages_of(client, found[client], place), settings.chunks)
+                    else:
+                        listing.failed[client] = failed[client]
+        return listings
+
+    def _ask(self, number: int, skips: Mapping[str, tuple[int, ...]]) -> tuple[_Found, dict[str, str]]:
+        """One exchange: client → its answers, and client → why it did not answer.
+
+        Args:
+            number: of the exchange, from 1.
+            skips: client → chunks of it that each question skips; `ABSENT`: the question is not asked.
+        """
+        events, expects = self.exchange.records.events, self.experiment.recipe.ask.returns()
+        messages = {
+            skip: Ask(
+                number,
+                dict(self.params),
+                groups={QUESTION: self.group, SKIP: {CHUNKS: torch.tensor(skip)}},
+                work=RETRIEVE,
+                expects=expects,
+            )
+            for skip in set(skips.values())
+        }
+        before, found, lost = len(events), dict[str, Mapping[str, Tensor]](), "it gave no answer"
+        try:
+            for update in self.exchange.ask({client: messages[skip] for client, skip in skips.items()}, quorum=False):
+                found[update.client] = update.groups[ANSWERS]
+        except TooFewClientsError as error:  # no client is there any more; what others returned before is not lost
+            if number == 1:
+                raise
+            lost = str(error)
+        reasons = {event["client"]: event["reason"] for event in events[before:]}
+        return found, {client: reasons.get(client, lost) for client in skips if client not in found}
 
 
-def _failed(exchange: Exchange) -> dict[str, str]:
-    return {event["client"]: event["reason"] for event in exchange.records.events if event["client"] is not None}
-
-
-@dataclass
-class _Tally:
-    """What clients say of the choices of one question."""
-
-    best: dict[str, float] = field(default_factory=dict)
-    votes: Counter[str] = field(default_factory=Counter)
-
-    def add(self, scores: Mapping[str, float]) -> None:
-        """Adds one client's scores."""
-        for text, score in scores.items():
-            self.best[text] = max(score, self.best.get(text, float(ABSENT)))
-        self.votes[max(scores, key=lambda text: scores[text])] += 1
-
-    def ranked(self) -> list[PossibleAnswer]:
-        """The choices, the one with the best score first."""
-        ordered = sorted(self.best, key=lambda text: -self.best[text])
-        return [PossibleAnswer(text, self.best[text], self.votes[text]) for text in ordered]
-
-
-def _merged(
-    questions: Sequence[str],
-    choices: Sequence[str],
-    found: Mapping[str, Mapping[str, Tensor]],
-    exchange: Exchange,
-    most: int,
-) -> list[Answered]:
+def _merged(questions: Sequence[str], choices: Sequence[str], asking: _Questions, most: int) -> list[Answered]:
     """The clients' answers to each question in one list."""
-    sent = {"down": exchange.totals.bytes_down / len(questions), "up": exchange.totals.bytes_up / len(questions)}
-    answered = []
-    for place, question in enumerate(questions):
-        passages: list[Passage] = []
-        tally = _Tally()
-        for client, group in sorted(found.items()):
-            if choices:
-                row = group[SCORES].flatten()[place * len(choices) : (place + 1) * len(choices)].tolist()
-                tally.add(dict(zip(choices, row, strict=True)))
-            else:
-                passages += _passages(client, group, place)
-        texts = sum(passage.text is not None for passage in passages)
-        best = sorted(passages, key=lambda passage: -passage.score)[:most]  # stable: of equal scores, by client
-        answered.append(Answered(question, best, tally.ranked(), len(found), _failed(exchange), sent, texts))
-    return answered
-
-
-def _passages(client: str, group: Mapping[str, Tensor], place: int) -> list[Passage]:
-    """What a client returns for one question."""
-    scores = group[SCORES][place].tolist()
-    chunks = group[CHUNKS][place].tolist() if CHUNKS in group else [None] * len(scores)
-    texts = [_text(row) for row in group[SNIPPETS][place]] if SNIPPETS in group else [None] * len(scores)
-    rows = zip(scores, chunks, texts, strict=True)
-    return [Passage(client, score, chunk, text) for score, chunk, text in rows if chunk != ABSENT]
-
-
-def _text(row: Tensor) -> str:
-    """A text that zeros follow; a letter that was cut off at its end is left out."""
-    return row.numpy().tobytes().rstrip(b"\0").decode(errors="ignore")
+    found, failed = asking.all_clients()
+    listings = [] if choices else asking.listings(found, most)
+    totals = asking.exchange.totals
+    sent = {"down": totals.bytes_down / len(questions), "up": totals.bytes_up / len(questions)}
+    if choices:
+        tallies = [tally_of(choices, found, place) for place in range(len(questions))]
+        return [
+            Answered(question, [], tally.ranked, len(found), failed, {}, not failed, 1, sent, 0)
+            for question, tally in zip(questions, tallies, strict=True)
+        ]
+    return [
+        Answered(
+            question=question,
+            passages=listing.best,
+            choices=[],
+            clients=len(found),
+            failed=failed,
+            cut_short=listing.failed,
+            complete=not failed and not listing.unsettled,
+            exchanges=listing.exchanges,
+            bytes=sent,
+            snippets=listing.snippets,
+        )
+        for question, listing in zip(questions, listings, strict=True)
+    ]

@@ -20,8 +20,9 @@ from fedfm.runtimes.settings import Flower
 from fedfm.server.experiment.build import Experiment
 from fedfm.server.experiment.deployment import RealSites
 from fedfm.server.experiment.runtime_factory import require_extra
+from fedfm.server.runs.answers import Answered
 from fedfm.server.runs.api import resume, run
-from fedfm.server.runs.asking import Answered, ask
+from fedfm.server.runs.asking import ask
 from fedfm.server.runs.finished import Run
 from fedfm.trackers.listeners import Listener
 
