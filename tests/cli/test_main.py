@@ -26,8 +26,8 @@ from tests.run_folders import write_run
 
 COMMANDS = [
     *("ls", "cp", "show", "check", "data", "proxy"),
-    *("run", "resume", "forget", "status", "report", "export", "evaluate", "predict", "ask", "audit"),
-    *("keys", "certs", "server", "client"),
+    *("run", "resume", "forget", "status", "report", "export", "evaluate", "predict"),
+    *("judge", "code", "ask", "audit", "keys", "certs", "server", "client"),
 ]
 
 

@@ -41,6 +41,16 @@ REFUSED = {
     "sources of several tasks for one": (["data.train=tasks"], "data.train", "stands for the sources of several tasks"),
     "a label beside those of tasks": ([TWO_TASKS, "data.label=mood"], "data.label", "say it in task.tasks"),
     "classes beside those of tasks": ([TWO_TASKS, "data.labels=[good, bad]"], "data.labels", "say it in task.tasks"),
+    "clients that never train in groups": (
+        ["federation.unseen=2", "federation.label_groups=2"],
+        "federation.unseen",
+        "are in no group of federation.label_groups",
+    ),
+    "clients that never train, not evaluated": (
+        ["federation.unseen=2", "evaluate.clients=0"],
+        "evaluate.clients",
+        "the clients of federation.unseen are not evaluated",
+    ),
     "pairs compared with nobody": (
         ["task.kind=retrieval", "data.text=[question, passage]", "local.batch_size=1"],
         "local.batch_size",

@@ -18,7 +18,7 @@ TO_COME = [
         if key not in ("updates.kind", "report_to", "federation.stream.heads") and name not in _known(Recipe, key)
     ),
     *(f"updates=[{{kind: {name}}}]" for name in STAGES),
-    "federation.stream={kind: labels, per_task: 2, heads: per-task}",
+    "federation.stream={kind: labels, tasks: 2, heads: per-task}",
     "report_to=[wandb]",
     "report_to=[tensorboard, trackio]",
 ]

@@ -39,6 +39,7 @@ def test_the_defaults(values: dict[str, Any]) -> None:
         "ranks": None,
         "budgets": None,
         "label_groups": 1,
+        "unseen": 0,
         "stream": None,
         "modalities": None,
         "models": [],

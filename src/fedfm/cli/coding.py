@@ -37,7 +37,7 @@ def code(
     output: Path | None,
     as_json: bool,
 ) -> None:
-    """Execute what RUN's model writes for the code problems in DATA, and print pass@k.
+    """Execute the programs that RUN's model writes: pass@k.
 
     DATA has columns prompt and test, and possibly entry_point, as HumanEval. Each answer is executed with its test, in
     a sandbox. KEY=VALUE says how answers are written, such as evaluate.generate.temperature=0.8.

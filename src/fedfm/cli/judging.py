@@ -26,7 +26,7 @@ TIMEOUT_S = 60.0
     help="Seconds for one verdict.",
 )
 def judge(folder: Path, command: str, against: Path | None, timeout: float, as_json: bool) -> None:
-    """Compare the answers that RUN's model wrote, by a judge: a program of yours.
+    """Let a program of yours compare answers of RUN's model.
 
     RUN had evaluate.generate.examples. The program is started for each verdict. It reads one JSON object from standard
     input, with prompt, a, b (two answers) and answer (the data's, or null), and prints a, b or tie. Each pair is judged
