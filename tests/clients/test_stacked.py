@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fedfm.algorithms import ALGORITHMS, Algorithm, FedAvg, FedProx
+from fedfm.algorithms import ALGORITHMS, Algorithm, Ewc, FedAvg, FedProx
 from fedfm.clients import ClientRound, LocalSettings, Stacking, StackMember, train_locally, train_stacked
 from fedfm.errors import RecipeError
 from fedfm.models.stacked import PackedBlocks, StackedTunable, UnstackableError
@@ -37,7 +37,9 @@ from tests.clients.stacks import (
 
 ROWS = [[3, 3, 2], [3], [1, 2]]
 """Examples of each step of each client: the first has more steps, the others smaller batches."""
-RULES = {name: FedProx(mu=0.5) if name == "fedprox" else kind() for name, kind in ALGORITHMS.items()}
+MILD = {"fedprox": FedProx(mu=0.5), "ewc": Ewc(strength=0.5)}
+"""In place of defaults: with these gradients drawn at random, a strong pull diverges."""
+RULES = {name: MILD.get(name) or kind() for name, kind in ALGORITHMS.items()}
 AT_CLIENTS = list({type(algorithm).gradient: name for name, algorithm in RULES.items()}.values())
 """One algorithm for each that differs at the clients; the others differ at the server, which sees no stacks."""
 OPTIMIZERS: dict[str, dict[str, Any]] = {

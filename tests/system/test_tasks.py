@@ -33,7 +33,10 @@ def test_causal_language_modelling_on_documentation_improves(tmp_path: Path) -> 
     assert finished.summary["final"]["perplexity"] < 0.5 * finished.summary["initial"]["perplexity"]
 
 
-NEEDED: dict[str, dict[str, Any]] = {"fedpm": {"tune": {"kind": "mask"}, "updates": [{"kind": "bernoulli"}]}}
+NEEDED: dict[str, dict[str, Any]] = {
+    "fedpm": {"tune": {"kind": "mask"}, "updates": [{"kind": "bernoulli"}]},
+    "ewc": {"federation": {"stream": {"kind": "labels", "tasks": 2}}},
+}
 """What an algorithm needs beside its name."""
 SAMPLINGS = ("poisson", "uniform", "weighted")
 SAMPLED = [
@@ -49,7 +52,8 @@ SAMPLED = [
 def test_every_algorithm_and_every_sampling_run(tmp_path: Path, name: str, sampling: str) -> None:
     federation = {"clients": 6, "per_round": 3, "rounds": 2, "sampling": sampling}
     local = {"batch_size": 5, "learning_rate": 0.01, "optimizer": "sgd", "max_grad_norm": None}
-    more = NEEDED.get(name, {})
+    more = dict(NEEDED.get(name, {}))
+    federation |= more.pop("federation", {})
     recipe = small_recipe(tmp_path, algorithm={"name": name}, federation=federation, local=local, **more)
     assert run(load_recipe(recipe)).summary["status"] == "completed"
 

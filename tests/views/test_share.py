@@ -34,7 +34,7 @@ def recipe(share: Any) -> Any:
     return SimpleNamespace(
         seed=0,
         tune=SimpleNamespace(kind="lora", r=8, share=share),
-        federation=SimpleNamespace(ranks=None, budgets=None),
+        federation=SimpleNamespace(ranks=None, budgets=None, modalities=None),
         aggregate=SimpleNamespace(schedules=False),
         task=SimpleNamespace(outputs_held=None),
     )

@@ -110,7 +110,7 @@ def test_a_recipe_that_asks_for_no_view_has_none(name: str) -> None:
     recipe = SimpleNamespace(
         seed=0,
         tune=SimpleNamespace(kind="lora", r=8, share=None),
-        federation=SimpleNamespace(ranks=None, budgets=None),
+        federation=SimpleNamespace(ranks=None, budgets=None, modalities=None),
         aggregate=SimpleNamespace(schedules=False),
         task=SimpleNamespace(outputs_held=None),
         select=SimpleNamespace(chooses=False),

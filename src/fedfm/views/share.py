@@ -38,6 +38,8 @@ HEADS = frozenset(
         "pre_classifier",
         "predictions",
         "score",
+        "text_projection",
+        "visual_projection",
         "vocab_layer_norm",
         "vocab_transform",
     }

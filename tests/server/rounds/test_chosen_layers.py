@@ -17,6 +17,7 @@ from fedfm.randomness import torch_seed
 from fedfm.recipe import load_recipe
 from fedfm.server.experiment.build import build_experiment
 from fedfm.server.runs import start as beginning
+from fedfm.server.runs.baselines import Baselines
 from fedfm.server.runs.planning import describe
 from tests.small import small_recipe
 
@@ -38,7 +39,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(autouse=True)
 def _only_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
     """Baselines are not what is tested here."""
-    monkeypatch.setattr(beginning, "baselines", lambda experiment, state: {})
+    monkeypatch.setattr(beginning, "baselines", lambda experiment, state: Baselines())
 
 
 def values(folder: Path, model: str, select: dict[str, Any], **more: Any) -> dict[str, Any]:
