@@ -16,7 +16,7 @@ from typing import Any
 import coverage
 import pytest
 
-PATIENCE = 5
+PATIENCE = 15
 """Tests of a module in a row that run no new line, after which the rest of it is not counted."""
 
 
