@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from fnmatch import fnmatchcase
-from typing import Annotated, Any, TypeVar
+from collections.abc import Sequence
+from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, field_validator
 
+from fedfm.client_patterns import first_match
 from fedfm.models.tunables import Tune
 from fedfm.randomness import numpy_generator
 from fedfm.settings import Settings
-
-T = TypeVar("T")
 
 
 def _clients(value: Any) -> int | float | str:
@@ -105,9 +103,8 @@ def models_of(models: Sequence[OtherModel], clients: Sequence[str], seed: int) -
     Raises:
         ValueError: more clients are named than there are.
     """
-    found = {
-        client: _first_match({m.clients: m for m in models if isinstance(m.clients, str)}, client) for client in clients
-    }
+    patterns = {model.clients: model for model in models if isinstance(model.clients, str)}
+    found = {client: first_match(patterns, client, None) for client in clients}
     left = [client for client in _keyed_order(clients, seed, "models") if found[client] is None]
     for model in models:
         if isinstance(model.clients, str):
@@ -118,10 +115,6 @@ def models_of(models: Sequence[OtherModel], clients: Sequence[str], seed: int) -
         found |= dict.fromkeys(left[:count], model)
         left = left[count:]
     return {client: model for client, model in found.items() if model is not None}
-
-
-def _first_match(choices: Mapping[str, T], client: str) -> T | None:
-    return next((choice for pattern, choice in choices.items() if fnmatchcase(client, pattern)), None)
 
 
 def _keyed_order(clients: Sequence[str], seed: int, purpose: str) -> list[str]:

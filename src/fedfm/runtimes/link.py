@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 import re
-from fnmatch import fnmatchcase
 from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
+from fedfm.client_patterns import first_match
 from fedfm.settings import Settings
 
 _RATE = re.compile(r"(\d+(?:\.\d+)?)\s*([kMG]?)(bit|B)(?:it)?(?:/s|ps)?", re.ASCII)
@@ -63,4 +63,4 @@ class Link(ClientLine):
 
     def of(self, client: str) -> ClientLine:
         """The network of a client."""
-        return next((line for pattern, line in self.clients.items() if fnmatchcase(client, pattern)), self)
+        return first_match(self.clients, client, self)

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import Any, Literal, Self
 
+from fedfm.client_patterns import first_match
 from fedfm.randomness import numpy_generator
 from fedfm.spec import Spec
 from fedfm.views.base import Slices, View, whole
@@ -49,7 +49,7 @@ class Modalities(View):
     def kind(self, client: str) -> Kind:
         """What a client has."""
         if isinstance(self.kinds, Mapping):
-            return next((kind for pattern, kind in self.kinds.items() if fnmatchcase(client, pattern)), "both")
+            return first_match(self.kinds, client, "both")
         return self.kinds[int(numpy_generator(self.seed, "modality", client=client).integers(len(self.kinds)))]
 
     def held(self, spec: Spec, client: str, number: int) -> Slices:

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import Any, Self
 
+from fedfm.client_patterns import first_match
 from fedfm.errors import RecipeError
 from fedfm.randomness import numpy_generator
 from fedfm.spec import Spec, TensorSpec
@@ -62,7 +62,7 @@ class Ranks(View):
     def rank(self, client: str) -> int | None:
         """A client's rank; None for the whole one."""
         if isinstance(self.ranks, Mapping):
-            return next((rank for pattern, rank in self.ranks.items() if fnmatchcase(client, pattern)), None)
+            return first_match(self.ranks, client, None)
         return int(numpy_generator(self.seed, "rank", client=client).choice(self.ranks))
 
     def held(self, spec: Spec, client: str, number: int) -> Slices:

@@ -16,13 +16,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from fnmatch import fnmatchcase
 from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from fedfm.client_patterns import first_match
 from fedfm.randomness import numpy_generator
 from fedfm.spec import Spec
 from fedfm.views.base import Anatomy, Index, Slices, View, whole
@@ -66,7 +66,7 @@ class Width(View):
     def share(self, client: str) -> float:
         """A client's share of the units; 1 for everything."""
         if isinstance(self.budgets, Mapping):
-            return next((share for pattern, share in self.budgets.items() if fnmatchcase(client, pattern)), 1.0)
+            return first_match(self.budgets, client, 1.0)
         return float(numpy_generator(self.seed, "budget", client=client).choice(self.budgets))
 
     def held(self, spec: Spec, client: str, number: int) -> Slices:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from fedfm.clients.profile import profiling
 from fedfm.clients.state import State
 from fedfm.printable import error_line
 from fedfm.proxies.base import StaleProxyError
@@ -75,6 +76,30 @@ class Work:
     measures: bool = False
     hides: bool = False
     keeps: bool = False
+
+
+def one_by_one(
+    worker: Worker,
+    tasks: Sequence[ClientTask],
+    answer: Callable[[Worker, ClientTask], Answer],
+    *,
+    profiled: bool = False,
+) -> Iterator[Answer]:
+    """The answers of clients one by one; what one of them raises is its own failure and does not end the others' round.
+
+    Args:
+        worker: plays the clients.
+        tasks: one for each client.
+        answer: one client's answer.
+        profiled: whether its operations belong in the worker's profile.
+    """
+    for task in tasks:
+        try:
+            with profiling(worker.profile if profiled else None):
+                found = answer(worker, task)
+        except Exception as error:
+            found = Answer(task.client, failed(task.client, error))
+        yield found
 
 
 def failed(client: str, error: Exception) -> Failure:

@@ -6,13 +6,11 @@ An answer has means and counts, never rows.
 from __future__ import annotations
 
 import math
-import traceback
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from fedfm.clients.work.base import Answer, ClientTask
-from fedfm.printable import error_line
-from fedfm.updates import Done, Failure, Payload, Update
+from fedfm.clients.work.base import Answer, ClientTask, one_by_one
+from fedfm.updates import Done, Payload
 
 if TYPE_CHECKING:
     from fedfm.clients.worker import Worker
@@ -23,16 +21,10 @@ EVALUATE = "evaluate"
 
 def evaluate(worker: Worker, tasks: Sequence[ClientTask]) -> Iterator[Answer]:
     """Evaluates clients one by one."""
-    for task in tasks:
-        update: Update | Failure
-        try:
-            update = _evaluate(worker, task)
-        except Exception as error:
-            update = Failure(task.client, error_line(error), traceback.format_exc())
-        yield Answer(task.client, update)  # without state: what the client keeps stays as it is
+    return one_by_one(worker, tasks, _evaluate)
 
 
-def _evaluate(worker: Worker, task: ClientTask) -> Update:
+def _evaluate(worker: Worker, task: ClientTask) -> Answer:
     indices = worker.holdout.get(task.client)
     if worker.evaluator is None or indices is None or not worker.evaluator.predicts(worker.examples, indices):
         raise ValueError("the client has no held-out examples in which anything is predicted (federation.holdout)")
@@ -48,4 +40,5 @@ def _evaluate(worker: Worker, task: ClientTask) -> Update:
         proxy_version=worker.version,
         extra={name: value for name, value in scores.items() if name != "loss" and math.isfinite(value)},
     )
-    return Payload(task.instruction.round, task.instruction.base, facts, {}, work=EVALUATE)
+    answer = Payload(task.instruction.round, task.instruction.base, facts, {}, work=EVALUATE)
+    return Answer(task.client, answer)  # without state: what the client keeps stays as it is

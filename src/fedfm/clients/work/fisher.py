@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedfm.clients.work.base import Answer, ClientTask, failed
+from fedfm.clients.work.base import Answer, ClientTask, one_by_one
 from fedfm.data.examples import IGNORED
 from fedfm.params import Params
 from fedfm.randomness import numpy_generator
@@ -30,14 +30,10 @@ SAMPLES = "samples"
 
 def fisher(worker: Worker, tasks: Sequence[ClientTask]) -> Iterator[Answer]:
     """Measures clients one by one."""
-    for task in tasks:
-        try:
-            yield Answer(task.client, _fisher(worker, task))
-        except Exception as error:  # one client's failure must not end the others' round
-            yield Answer(task.client, failed(task.client, error))
+    return one_by_one(worker, tasks, _fisher)
 
 
-def _fisher(worker: Worker, task: ClientTask) -> Payload[Done]:
+def _fisher(worker: Worker, task: ClientTask) -> Answer:
     number, client = task.instruction.round, task.client
     most = int(task.instruction.facts.extra.get(SAMPLES, 0))
     if most < 1:
@@ -50,7 +46,7 @@ def _fisher(worker: Worker, task: ClientTask) -> Payload[Done]:
     chosen = generator.permutation(indices)[:most]
     group = squared_gradients(worker, chosen, generator, client, number)
     facts = Done(client=client, examples=len(indices), proxy_version=worker.version)
-    return Payload(number, task.instruction.base, facts, {FISHER: group}, work=FISHER)
+    return Answer(task.client, Payload(number, task.instruction.base, facts, {FISHER: group}, work=FISHER))
 
 
 def squared_gradients(

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from fedfm.clients.readout import features_of
-from fedfm.clients.work.base import Answer, ClientTask, failed
+from fedfm.clients.work.base import Answer, ClientTask, one_by_one
 from fedfm.spec import Spec, TensorSpec
 from fedfm.updates import Done, MessageError, Payload
 
@@ -50,14 +50,10 @@ def moments_spec(form: Form, classes: int, size: int) -> Spec:
 
 def moments(worker: Worker, tasks: Sequence[ClientTask]) -> Iterator[Answer]:
     """Measures clients one by one."""
-    for task in tasks:
-        try:
-            yield Answer(task.client, _moments(worker, task))
-        except Exception as error:  # one client's failure must not end the others' round
-            yield Answer(task.client, failed(task.client, error))
+    return one_by_one(worker, tasks, _moments)
 
 
-def _moments(worker: Worker, task: ClientTask) -> Payload[Done]:
+def _moments(worker: Worker, task: ClientTask) -> Answer:
     instruction, client = task.instruction, task.client
     worker.update_copy(instruction)
     place = instruction.facts.extra.get(FORM)
@@ -67,7 +63,7 @@ def _moments(worker: Worker, task: ClientTask) -> Payload[Done]:
     features, labels, classes = own_features(worker, worker.clients[client])
     facts = Done(client=client, examples=len(labels), proxy_version=worker.version)
     groups = {MOMENTS: moments_of(features, labels, classes, form)}
-    return Payload(instruction.round, instruction.base, facts, groups, work=MOMENTS)
+    return Answer(task.client, Payload(instruction.round, instruction.base, facts, groups, work=MOMENTS))
 
 
 def moments_of(features: np.ndarray, labels: np.ndarray, classes: int, form: Form) -> dict[str, Tensor]:

@@ -14,8 +14,7 @@ import numpy as np
 from torch import Tensor
 
 from fedfm.clients.distilling import LOGITS, PREDICTIONS, PUBLIC, TEACHER, Learner
-from fedfm.clients.profile import profiling
-from fedfm.clients.work.base import Answer, ClientTask, failed
+from fedfm.clients.work.base import Answer, ClientTask, one_by_one
 from fedfm.data.examples import Examples
 from fedfm.data.packed_texts import unpack
 from fedfm.updates import Done, MessageError, Payload
@@ -26,12 +25,7 @@ if TYPE_CHECKING:
 
 def predict(worker: Worker, tasks: Sequence[ClientTask]) -> Iterator[Answer]:
     """Trains clients one by one and predicts with each."""
-    for task in tasks:
-        try:
-            with profiling(worker.profile):
-                yield _predict(worker, task)
-        except Exception as error:  # one client's failure must not end the others' round
-            yield Answer(task.client, failed(task.client, error))
+    return one_by_one(worker, tasks, _predict, profiled=True)
 
 
 def _predict(worker: Worker, task: ClientTask) -> Answer:

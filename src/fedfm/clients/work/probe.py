@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from fedfm.clients.work.base import Answer, ClientTask, failed
+from fedfm.clients.work.base import Answer, ClientTask, one_by_one
 from fedfm.models.tunable_layers import layers_of
 from fedfm.updates import Done, MessageError, Payload
 from fedfm.views.selection import GRADIENT, PROBE, SNR
@@ -26,14 +26,10 @@ LEAST_VARIANCE = 1e-20
 
 def probe(worker: Worker, tasks: Sequence[ClientTask]) -> Iterator[Answer]:
     """Measures clients one by one."""
-    for task in tasks:
-        try:
-            yield Answer(task.client, _probe(worker, task))
-        except Exception as error:  # one client's failure must not end the others' round
-            yield Answer(task.client, failed(task.client, error))
+    return one_by_one(worker, tasks, _probe)
 
 
-def _probe(worker: Worker, task: ClientTask) -> Payload[Done]:
+def _probe(worker: Worker, task: ClientTask) -> Answer:
     number, client, probing = task.instruction.round, task.client, worker.probing
     if probing is None:
         raise MessageError("the recipe's `select` does not ask for measurements")
@@ -55,7 +51,7 @@ def _probe(worker: Worker, task: ClientTask) -> Payload[Done]:
     if probing.snr:
         group[SNR] = torch.tensor([gradients.ratio(tensors) for tensors in layers.tensors])
     facts = Done(client=client, examples=len(indices), proxy_version=worker.version)
-    return Payload(number, task.instruction.base, facts, {PROBE: group}, work=PROBE)
+    return Answer(task.client, Payload(number, task.instruction.base, facts, {PROBE: group}, work=PROBE))
 
 
 class Gradients:

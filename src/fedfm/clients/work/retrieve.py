@@ -19,7 +19,7 @@ from fedfm.clients.evaluation import Evaluator
 from fedfm.clients.retrieval.index import embed, index_of
 from fedfm.clients.retrieval.library import Library
 from fedfm.clients.retrieval.settings import ABSENT, ANSWERS, CHUNKS, EMBEDDING, QUESTION, SKIP, AskSettings
-from fedfm.clients.work.base import Answer, ClientTask, failed
+from fedfm.clients.work.base import Answer, ClientTask, one_by_one
 from fedfm.data.packed_texts import unpack
 from fedfm.params import digest
 from fedfm.updates import Done, MessageError, Payload
@@ -33,14 +33,10 @@ RETRIEVE = "retrieve"
 
 def retrieve(worker: Worker, tasks: Sequence[ClientTask]) -> Iterator[Answer]:
     """Answers for clients one by one."""
-    for task in tasks:
-        try:
-            yield Answer(task.client, _retrieve(worker, task))
-        except Exception as error:  # one client's failure must not end the others' answers
-            yield Answer(task.client, failed(task.client, error))
+    return one_by_one(worker, tasks, _retrieve)
 
 
-def _retrieve(worker: Worker, task: ClientTask) -> Payload[Done]:
+def _retrieve(worker: Worker, task: ClientTask) -> Answer:
     library, evaluator, client = worker.library, worker.evaluator, task.client
     if library is None or evaluator is None:
         raise MessageError("the recipe's `ask` does not ask for passages")
@@ -59,7 +55,7 @@ def _retrieve(worker: Worker, task: ClientTask) -> Payload[Done]:
         raise MessageError(f"embeddings of questions must have {index.embeddings.shape[1]} dimensions")
     facts = Done(client=client, examples=len(worker.clients[client]), proxy_version=worker.version)
     groups = {ANSWERS: index.answer(questions, library.settings, skip)}
-    return Payload(task.instruction.round, task.instruction.base, facts, groups, work=RETRIEVE)
+    return Answer(task.client, Payload(task.instruction.round, task.instruction.base, facts, groups, work=RETRIEVE))
 
 
 def _questions(group: Mapping[str, Tensor], library: Library, evaluator: Evaluator) -> np.ndarray:

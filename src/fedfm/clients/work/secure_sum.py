@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from fedfm.clients.masking import SECURE, Masking, bytes_of, flattened, length, message, tensor_of
-from fedfm.clients.work.base import Answer, ClientTask, failed
+from fedfm.clients.work.base import Answer, ClientTask, failed, one_by_one
 from fedfm.clients.work.train import train
 from fedfm.updates import Done, Failure, MessageError, Payload, Update
 from fedfm.views import CHOICE
@@ -167,14 +167,14 @@ def _masked(worker: Worker, task: ClientTask, update: Update) -> Answer:
 
 def _each(worker: Worker, tasks: Sequence[ClientTask], step: Step) -> Iterator[Answer]:
     """The answers of clients one by one."""
-    for task in tasks:
-        try:
-            worker.update_copy(task.instruction)
-            masking = _masking(worker)
-            memory, sent = step(worker, task, masking, _memory(task, masking))
-            yield _answer(worker, task, memory, sent)
-        except Exception as error:  # one client's failure must not end the others' round
-            yield Answer(task.client, failed(task.client, error))
+
+    def answer(worker: Worker, task: ClientTask) -> Answer:
+        worker.update_copy(task.instruction)
+        masking = _masking(worker)
+        memory, sent = step(worker, task, masking, _memory(task, masking))
+        return _answer(worker, task, memory, sent)
+
+    return one_by_one(worker, tasks, answer)
 
 
 def _answer(worker: Worker, task: ClientTask, memory: MaskingState, sent: Mapping[str, Tensor]) -> Answer:

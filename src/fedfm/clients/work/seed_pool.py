@@ -17,9 +17,8 @@ import torch
 
 from fedfm.clients.directions import Leg, direction_base
 from fedfm.clients.finite_differences import facts_of, probe_of, walk_to
-from fedfm.clients.profile import profiling
 from fedfm.clients.steps import read_ahead
-from fedfm.clients.work.base import Answer, ClientTask, failed
+from fedfm.clients.work.base import Answer, ClientTask, one_by_one
 from fedfm.randomness import numpy_generator
 from fedfm.updates import MessageError, Payload
 
@@ -32,12 +31,7 @@ SEED_POOL, POOL, COEFFICIENTS, SLOPES = "seed-pool", "pool", "a", "b"
 
 def seed_pool(worker: Worker, tasks: Sequence[ClientTask]) -> Iterator[Answer]:
     """Lets clients take their steps one by one."""
-    for task in tasks:
-        try:
-            with profiling(worker.profile):
-                yield _steps(worker, task)
-        except Exception as error:  # one client's failure must not end the others' round
-            yield Answer(task.client, failed(task.client, error))
+    return one_by_one(worker, tasks, _steps, profiled=True)
 
 
 def _steps(worker: Worker, task: ClientTask) -> Answer:

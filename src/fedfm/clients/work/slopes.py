@@ -19,9 +19,8 @@ from torch import Tensor
 
 from fedfm.clients.directions import Leg, direction_base
 from fedfm.clients.finite_differences import SlopeProbe, facts_of, probe_of, walk_to
-from fedfm.clients.profile import profiling
 from fedfm.clients.steps import read_ahead
-from fedfm.clients.work.base import Answer, ClientTask, failed
+from fedfm.clients.work.base import Answer, ClientTask, one_by_one
 from fedfm.tasks.base import Batch
 from fedfm.updates import Instruction, MessageError, Payload
 
@@ -43,12 +42,7 @@ MOST_SLOPES = 2**20
 
 def slopes(worker: Worker, tasks: Sequence[ClientTask]) -> Iterator[Answer]:
     """Lets clients measure one by one."""
-    for task in tasks:
-        try:
-            with profiling(worker.profile):
-                yield _answer(worker, task)
-        except Exception as error:  # one client's failure must not end the others' round
-            yield Answer(task.client, failed(task.client, error))
+    return one_by_one(worker, tasks, _answer, profiled=True)
 
 
 def _answer(worker: Worker, task: ClientTask) -> Answer:

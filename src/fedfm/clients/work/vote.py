@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedfm.clients.work.base import Answer, ClientTask, failed
+from fedfm.clients.work.base import Answer, ClientTask, one_by_one
 from fedfm.clients.work.moments import own_features
 from fedfm.randomness import numpy_generator
 from fedfm.updates import Done, MessageError, Payload
@@ -37,14 +37,10 @@ MOST = "votes"
 
 def vote(worker: Worker, tasks: Sequence[ClientTask]) -> Iterator[Answer]:
     """Lets clients vote one by one."""
-    for task in tasks:
-        try:
-            yield Answer(task.client, _vote(worker, task))
-        except Exception as error:  # one client's failure must not end the others' round
-            yield Answer(task.client, failed(task.client, error))
+    return one_by_one(worker, tasks, _vote)
 
 
-def _vote(worker: Worker, task: ClientTask) -> Payload[Done]:
+def _vote(worker: Worker, task: ClientTask) -> Answer:
     instruction, client = task.instruction, task.client
     worker.update_copy(instruction)
     most, indices = int(instruction.facts.extra.get(MOST, 0)), worker.clients[client]
@@ -57,7 +53,7 @@ def _vote(worker: Worker, task: ClientTask) -> Payload[Done]:
     histogram = votes_of(features, labels, candidates, classes) / most
     facts = Done(client=client, examples=len(indices), proxy_version=worker.version)
     groups = {VOTES: {HISTOGRAM: torch.from_numpy(histogram).float()}}
-    return Payload(instruction.round, instruction.base, facts, groups, work=VOTE)
+    return Answer(task.client, Payload(instruction.round, instruction.base, facts, groups, work=VOTE))
 
 
 def votes_of(features: np.ndarray, labels: np.ndarray, candidates: np.ndarray, classes: np.ndarray) -> np.ndarray:

@@ -11,12 +11,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from functools import cached_property
 from typing import Literal
 
 import numpy as np
 
+from fedfm.client_patterns import first_match
 from fedfm.randomness import numpy_generator
 from fedfm.views.selection.base import TunableLayers
 
@@ -157,7 +157,7 @@ def budget_of(budget: float | Sequence[float] | Mapping[str, float], client: str
         seed: the run's seed.
     """
     if isinstance(budget, Mapping):
-        return next((amount for pattern, amount in budget.items() if fnmatchcase(client, pattern)), math.inf)
+        return first_match(budget, client, math.inf)
     if isinstance(budget, Sequence):
         return float(numpy_generator(seed, "budget", client=client).choice(list(budget)))
     return float(budget)
