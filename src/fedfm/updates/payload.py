@@ -40,7 +40,7 @@ METADATA = "fedfm"
 Count = Annotated[int, Field(ge=0, le=MOST_INTEGER)]
 Text = Annotated[str, StringConstraints(max_length=MOST_TEXT)]
 Word = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z-]{0,63}$")]
-Fact = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,63}$")]
+Fact = Annotated[str, StringConstraints(pattern=r"^[a-z][A-Za-z0-9_.-]{0,63}$")]
 Extra = Annotated[dict[Fact, float], Field(max_length=MOST_EXTRA)]
 
 

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from fedfm.data.settings import BY_TASK
 from fedfm.errors import DataError, FedfmError, RecipeError, StorageError
 from fedfm.recipe import Recipe, load_recipe
+from fedfm.recipe.presets import PRESETS
 from fedfm.records.folder import RunFolder
 from fedfm.server.experiment.federated_data import prepare_data
 from fedfm.server.runs import refusals
@@ -49,6 +51,20 @@ def test_all_that_this_machine_lacks_is_told_at_once(tmp_path: Path, monkeypatch
         *("sed", "run_dir", "runtime.kind", "report_to"),
         *("data.train", "data.validation", "data.test", "public.data"),
     }
+
+
+def test_sources_of_tasks_are_looked_for(tmp_path: Path) -> None:
+    tasks = [{"name": "a", "train": "no/train.csv", "test": "builtin:pydoc"}, {"name": "b", "train": 3}, "c"]
+    values = {"name": "new", "output": str(tmp_path), "data": {"train": "tasks"}, "task": {"tasks": tasks}}
+    assert [problem.where for problem in obstacles(values)] == ["task.tasks[0].train"]
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_that_brings_its_data_can_be_run(name: str, tmp_path: Path) -> None:
+    train = load_recipe(name).data.train
+    if not str(train).startswith("builtin:") and train != BY_TASK:
+        pytest.skip("its data are the user's")
+    refuse_unrunnable(name, [f"run_dir={tmp_path / 'run'}"])
 
 
 def test_what_is_no_path_is_left_to_those_who_read_it(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from fedfm.data.settings import SITES
+from fedfm.data.settings import BY_TASK, SITES
 from fedfm.errors import FedfmError, Problem, RecipeError, StorageError
 from fedfm.extras import how_to_install
 from fedfm.printable import line
@@ -116,8 +116,8 @@ def _missing_extras(values: Mapping[str, Any]) -> Iterator[Problem]:
 
 def _missing_files(values: Mapping[str, Any]) -> Iterator[Problem]:
     """Missing files and folders of data; patterns are not checked here."""
-    for where in ("data.train", "data.validation", "data.test", "data.root", "public.data", "protocol.of"):
-        named = dig(values, where)
+    places = ("data.train", "data.validation", "data.test", "data.root", "public.data", "protocol.of")
+    for where, named in (*((where, dig(values, where)) for where in places), *_named_by_tasks(values)):
         for reference in named if isinstance(named, list) else [named]:
             if not isinstance(reference, str) or not reference or not _is_path(reference):
                 continue
@@ -126,9 +126,17 @@ def _missing_files(values: Mapping[str, Any]) -> Iterator[Problem]:
                 yield Problem(where, f"no such file or folder: {path.absolute()}")
 
 
+def _named_by_tasks(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Key and value of each source that one of several tasks names."""
+    tasks = dig(values, "task.tasks")
+    for number, task in enumerate(tasks if isinstance(tasks, list) else ()):
+        if isinstance(task, Mapping):
+            yield from ((f"task.tasks[{number}].{split}", task.get(split)) for split in ("train", "validation", "test"))
+
+
 def _is_path(reference: str) -> bool:
     """Whether a reference names one file or folder, and not a built-in, a hub set, a keyword or a pattern."""
-    elsewhere = reference == SITES or reference.partition(":")[0] in ("builtin", "hf", "memory")
+    elsewhere = reference in (SITES, BY_TASK) or reference.partition(":")[0] in ("builtin", "hf", "memory")
     return not elsewhere and not any(sign in reference for sign in "*?[")
 
 
