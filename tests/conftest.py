@@ -18,7 +18,6 @@ import pytest
 
 from tests.costs import Costs
 from tests.thrift import Thrift
-from tests.tracing import Tracing
 from tools.trust import ids_of
 
 hypothesis.settings.register_profile("fedfm", derandomize=True, deadline=None, database=None)
@@ -60,7 +59,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(Thrift())
-    config.pluginmanager.register(Tracing())
     if each := config.getoption("--costs"):
         config.pluginmanager.register(Costs(each))
 

@@ -35,6 +35,7 @@ _GIVEN: dict[str, dict[str, type[Settings]]] = {}
 """Group of entry points → name → class of an object that was passed to the Python API of this process."""
 
 
+@cache
 def name_of(settings: type[Settings], key: str) -> str | None:
     """The one value that ``key`` allows in a class, None where it allows others or is not a key of the class."""
     field = settings.model_fields.get(key)

@@ -42,7 +42,7 @@ from tests.started import finish
 
 FEDERATION = {"clients": 6, "per_round": 3, "rounds": 3}
 SHOWN = ("scaffold", "top-k and int8")
-"""Methods that are interrupted while writing, and that every run of the tests plays over Flower and Ray.
+"""Methods that are interrupted while writing, and that every run of the tests plays over Flower.
 
 `make test-matrix` plays all over these.
 """
@@ -294,8 +294,14 @@ def ray_is_polite(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_is_polite")
-@pytest.mark.parametrize("kind", ["flower", "ray"])
-@pytest.mark.parametrize("names", [SHOWN, pytest.param([*METHODS], marks=ALL)], ids=["some", "all"])
+@pytest.mark.parametrize(
+    ("kind", "names"),
+    [
+        pytest.param("flower", SHOWN, id="some-flower"),
+        pytest.param("flower", [*METHODS], marks=ALL, id="all-flower"),
+        pytest.param("ray", [*METHODS], marks=ALL, id="all-ray"),
+    ],
+)
 def test_over_processes_of_their_own(kind: str, names: Sequence[str], tmp_path: Path) -> None:
     if find_spec({"flower": "flwr", "ray": "ray"}[kind]) is None:
         pytest.skip(f"the extra `{kind}` is not installed")

@@ -20,19 +20,6 @@ from tests.started import Finished, command, finish
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module", params=RECIPES)
-def recipe(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("recipe")
-    file = folder / "recipe.yaml"
-    file.write_text(yaml.safe_dump(small_recipe(folder, **RECIPES[request.param])))
-    return file
-
-
-@pytest.fixture(scope="module")
-def local(recipe: Path) -> Path:
-    return run(recipe, "runtime.stack=2", "name=local")
-
-
 def fedfm(*arguments: str) -> Finished:
     """A command in a process of its own, which may unpickle what its engine sends; the recipe says how many threads."""
     with pytest.MonkeyPatch.context() as patch:
@@ -48,6 +35,16 @@ def run(recipe: Path, *overrides: str) -> Path:
     return Path(json.loads(done.output)["folder"])
 
 
+def compared(name: str, folder: Path, *overrides: str) -> Path:
+    """The folder of a run elsewhere, whose adapter and ledger are those of a run in one process."""
+    file = folder / "recipe.yaml"
+    file.write_text(yaml.safe_dump(small_recipe(folder, **RECIPES[name])))
+    here, there = run(file, "runtime.stack=2", "name=local"), run(file, *overrides, "name=elsewhere")
+    assert adapter(there) == adapter(here)
+    assert ledger(there) == ledger(here)
+    return there
+
+
 def adapter(folder: Path) -> str:
     return digest(load(folder / "adapter" / "adapter_model.safetensors"))
 
@@ -56,13 +53,11 @@ def ledger(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "wire.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.parametrize("kind", ["flower", "ray"])
-def test_the_outcome_is_that_of_a_local_run(kind: str, recipe: Path, local: Path) -> None:
+@pytest.mark.parametrize(("kind", "name"), [("flower", "fedpft"), ("ray", "fedadam")])
+def test_the_outcome_is_that_of_a_local_run(kind: str, name: str, tmp_path: Path) -> None:
     if find_spec({"flower": "flwr", "ray": "ray"}[kind]) is None:
         pytest.skip(f"the extra `{kind}` is not installed")
-    there = run(recipe, f"runtime={{kind: {kind}, stack: 2, nodes: 2}}", f"name={kind}")
-    assert adapter(there) == adapter(local)
-    assert ledger(there) == ledger(local)
+    there = compared(name, tmp_path, f"runtime={{kind: {kind}, stack: 2, nodes: 2}}")
     assert irregular(json.loads(line) for line in (there / "events.jsonl").read_text().splitlines()) == []
 
 
@@ -81,10 +76,8 @@ def cluster() -> Iterator[str]:
         nodes.shutdown()  # type: ignore[no-untyped-call]
 
 
-def test_a_ray_cluster_of_two_machines(cluster: str, recipe: Path, local: Path) -> None:
-    there = run(recipe, f"runtime={{kind: ray, stack: 2, nodes: 2, address: '{cluster}'}}", "name=cluster")
-    assert adapter(there) == adapter(local)
-    assert ledger(there) == ledger(local)
+def test_a_ray_cluster_of_two_machines(cluster: str, tmp_path: Path) -> None:
+    compared("lora", tmp_path, f"runtime={{kind: ray, stack: 2, nodes: 2, address: '{cluster}'}}")
 
 
 def test_more_actors_than_a_cluster_has_room_for_are_refused(cluster: str, tmp_path: Path) -> None:

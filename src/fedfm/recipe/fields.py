@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
@@ -88,7 +89,8 @@ def group_choice(classes: Sequence[type[Settings]], key: str) -> Choice | None:
     return next(filter(None, map(choice_of, fields)), None)
 
 
-def selector(classes: Sequence[type[Settings]]) -> str | None:
+@cache
+def selector(classes: tuple[type[Settings], ...]) -> str | None:
     """The key that chooses among ``classes``: in each of them it allows one value."""
     for key in SELECTORS:
         if classes and all(name_of(group, key) is not None for group in classes):
