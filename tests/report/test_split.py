@@ -86,6 +86,7 @@ def test_markup_in_a_clients_name_is_only_text() -> None:
     assert "[red]x[/red]" in terminal([{"id": "[red]x[/red]", "examples": 3, "labels": {"[b]": 3}, "holdout": 0}])
 
 
+@pytest.mark.charts
 @pytest.mark.parametrize(
     "options", [{"clients": 3}, {"clients": 60}, {"clients": 450}, {"clients": 4, "language_model": True}]
 )
