@@ -34,7 +34,7 @@ test-faults: WORKERS = 3 # its processes wait for one another
 test-faults: $(VENV)/test.installed ## processes of a federation are killed one after the other; minutes
 	$(PYTEST) -m 'faults and not soak' tests/faults # not all other tests, which each process would import
 
-test-soak: $(VENV)/test.installed ## hundreds of rounds with faults; half an hour, not in CI
+test-soak: $(VENV)/test.installed ## every process killed, hung or cut off, and hundreds of rounds with faults; not in CI
 	$(PYTEST) -m soak tests/faults
 
 test-trust: $(VENV)/test.installed ## faults, bad input, hostile messages and privacy: the list in docs/security.md

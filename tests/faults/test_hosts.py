@@ -193,6 +193,7 @@ def test_a_run_over_three_hosts(tmp_path: Path, network: Network) -> None:
         assert not (tmp_path / f"{name}-state" / "wire.jsonl").exists()
 
 
+@pytest.mark.soak
 def test_a_connection_that_is_cut_for_30_seconds(tmp_path: Path, network: Network) -> None:
     """The cable of one site is out while it works; its update arrives none the less.
 

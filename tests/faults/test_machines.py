@@ -18,6 +18,7 @@ pytest.importorskip("flwr", reason="needs the extra `flower`")
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(1800)]
 
 
+@pytest.mark.soak
 def test_t02_every_process_may_be_killed(tmp_path: Path) -> None:
     site_folder(tmp_path, rounds=12)
     simulated = fedfm(tmp_path, "run", "recipe.yaml", "name=simulated", "data.client=site")
@@ -59,6 +60,7 @@ date.now = lambda: true() + datetime.timedelta(seconds=float(os.environ["SECONDS
 """What Python loads as it starts, where it finds it: to Flower the time is another."""
 
 
+@pytest.mark.soak
 def test_a_site_whose_clock_is_wrong(tmp_path: Path) -> None:
     """Behind it may be, by minutes; of one that is ahead Flower takes nothing, and it is told why."""
     site_folder(tmp_path, rounds=2)
@@ -78,6 +80,7 @@ def test_a_site_whose_clock_is_wrong(tmp_path: Path) -> None:
     assert adapter(tmp_path / "runs" / "real") == adapter(tmp_path / simulated["folder"])
 
 
+@pytest.mark.soak
 def test_t03_a_site_that_hangs_is_not_waited_for_longer_than_the_deadline(tmp_path: Path) -> None:
     site_folder(tmp_path, rounds=8, quorum=0.5)
     with Machines(tmp_path) as machines:
