@@ -49,10 +49,7 @@ def train(worker: Worker, tasks: Sequence[ClientTask]) -> Iterator[Answer]:
     """Trains clients in one pass; where that fails, one by one, so that the failure is that of the client at fault."""
     problem = None
     counts = any(task.instruction.facts.count_activity for task in tasks)
-    alone = counts or worker.promise is not None
-    rules = [rule for rule in (worker.contract.rule, worker.contract.rule.personal_rule) if rule is not None]
-    alone = alone or any(why_alone(worker.task, rule) for rule in rules) or why_own_steps(worker.local) is not None
-    if worker.stacking is not None and not alone:
+    if worker.stacking is not None and not counts and share_passes(worker):
         booked = worker.profile.record() if worker.profile else None
         try:
             with profiling(worker.profile):
@@ -77,6 +74,13 @@ def train(worker: Worker, tasks: Sequence[ClientTask]) -> Iterator[Answer]:
         _log.warning("%d clients could only be trained one by one, not together: %s", len(tasks), problem)
 
 
+def share_passes(worker: Worker) -> bool:
+    """Whether the clients of a worker that stacks them may train in one pass."""
+    rules = [rule for rule in (worker.contract.rule, worker.contract.rule.personal_rule) if rule is not None]
+    apart = any(why_alone(worker.task, rule) for rule in rules) or why_own_steps(worker.local) is not None
+    return worker.promise is None and not apart
+
+
 def _together(worker: Worker, stacking: Stacking, tasks: Sequence[ClientTask]) -> list[Answer]:
     """The answers of clients that share a pass."""
     receptions = [worker.receive(task) for task in tasks]
@@ -98,15 +102,42 @@ def _pass(
     for task, received in zip(tasks, receptions, strict=True):
         client, number = task.client, task.instruction.round
         indices = worker.trained(client, number)
-        plan = worker.plan(len(indices), client, number)
-        batches = worker.batches(indices, plan, client, number)
-        with phase("forward"):
-            table = _table(worker, stacking.prefix, indices) if stacking.prefix else {}
-        members.append(StackMember(received.at, [indices[step] for step in plan], batches, table, received.trains))
+        member = stack_member(worker, stacking, client, indices, received.at, number, trains=received.trains)
+        members.append(member)
     with worker.watch.over(worker.tunable):
         return train_stacked(
             worker.tunable, stacking, worker.task, members, worker.local, worker.contract.rule, device=worker.device
         )
+
+
+def stack_member(
+    worker: Worker,
+    stacking: Stacking,
+    client: str,
+    indices: np.ndarray,
+    at: ClientRound,
+    number: int,
+    *,
+    trains: Mapping[str, Tensor] | None = None,
+    max_steps: int | None = None,
+) -> StackMember:
+    """A client of a pass, with the batches that `Worker.fit` would train it on.
+
+    Args:
+        worker: has the examples.
+        stacking: how the pass is shared.
+        client: key of the random choices.
+        indices: into the worker's examples.
+        at: what it starts from.
+        number: of the round, a key of the random choices.
+        trains: the coordinates that change, as `train_locally`.
+        max_steps: in place of the recipe's ``local`` budget.
+    """
+    plan = worker.plan(len(indices), client, number, max_steps)
+    batches = worker.batches(indices, plan, client, number)
+    with phase("forward"):
+        table = _table(worker, stacking.prefix, indices) if stacking.prefix else {}
+    return StackMember(at, [indices[step] for step in plan], batches, table, trains)
 
 
 def _for_copies(worker: Worker) -> Worker | None:

@@ -15,20 +15,15 @@ from typing import Any
 
 import numpy as np
 
-from fedfm.algorithms import Algorithm
-from fedfm.clients import ClientRound, Worker
+from fedfm.clients import Worker
 from fedfm.clients.evaluation import Evaluator
-from fedfm.params import Params
 from fedfm.randomness import numpy_generator
 from fedfm.server.experiment.build import Experiment
 from fedfm.server.rounds.state import RunState
+from fedfm.server.runs.apart import Clients, train_alone, trained_apart
 
 LOCAL_CLIENTS = 10
 """Of clients that are judged on the server's test set, so many, chosen by a keyed generator, are trained alone."""
-
-
-Clients = Mapping[str, np.ndarray]
-"""Client id → indices of its training examples."""
 
 
 @dataclass
@@ -136,8 +131,10 @@ def _local(
     drawn = numpy_generator(experiment.recipe.seed, "local baseline").permutation(sorted(clients))[:LOCAL_CLIENTS]
     tested = [] if judge.by_clients else [str(name) for name in drawn]
     scores, own = list[float](), dict[str, float]()
-    for client in [*tested, *(name for name in judge.own if name in clients and name not in tested)]:
-        train_alone(worker, experiment.start, clients[client], client, usual_steps(experiment, state, client))
+    chosen = [*tested, *(name for name in judge.own if name in clients and name not in tested)]
+    steps = {client: usual_steps(experiment, state, client) for client in chosen}
+    for client, trained in trained_apart(worker, experiment.start, {c: clients[c] for c in chosen}, steps):
+        worker.tunable.write(trained)
         if client in tested:
             scores.append(judge.test(evaluator))
         if client in judge.own and (found := judge.client(evaluator, client)) is not None:
@@ -153,18 +150,3 @@ def usual_steps(experiment: Experiment, state: RunState, client: str) -> list[in
     each = experiment.recipe.local.steps(experiment.data.clients[client])
     clients = len(experiment.data.clients) - len(experiment.recipe.federation.without)
     return [each] * max(1, round(sum(state.steps) / clients / each))
-
-
-def train_alone(worker: Worker, start: Params, indices: np.ndarray, key: str, steps: list[int]) -> None:
-    """Plain training of the worker's tunable, without the algorithm's hooks and noise, ``steps`` in each round."""
-    contract = replace(worker.contract, rule=Algorithm())
-    plain = replace(worker, contract=contract, rounds=len(steps), promise=None)
-    plain.tunable.write(start)
-    for number, budget in enumerate(steps, start=1):
-        plain.fit(
-            indices,
-            ClientRound(start, {}, {}, plain.local.learning_rate_at(number, len(steps))),
-            client=f"baseline {key}",
-            round=number,
-            max_steps=budget,
-        )

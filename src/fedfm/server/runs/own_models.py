@@ -18,8 +18,9 @@ from fedfm.records.folder import RunFolder
 from fedfm.server.experiment.build import Experiment
 from fedfm.server.rounds.interrupts import StopRequest
 from fedfm.server.rounds.state import RunState
+from fedfm.server.runs.apart import train_alone
 from fedfm.server.runs.artifacts import folder_name
-from fedfm.server.runs.baselines import train_alone, usual_steps
+from fedfm.server.runs.baselines import usual_steps
 
 OWN, ALONE = "own model", "alone"
 """Splits of metrics.jsonl: what a client with a backbone of its own holds after the last round, and what it would hold
