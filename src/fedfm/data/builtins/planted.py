@@ -11,6 +11,7 @@ from types import MappingProxyType
 from datasets import Dataset
 
 from fedfm.data.builtins.splitting import is_test
+from fedfm.data.cache import cache_key, cached
 from fedfm.randomness import numpy_generator
 
 TEMPLATES = (
@@ -50,6 +51,10 @@ ROWS = 2500
 
 def planted() -> Dataset:
     """Columns ``text``, ``label`` and ``mode``, the subject and quality of the sentence."""
+    return cached(cache_key(kind="builtin:planted", version=1), lambda scratch: _build())
+
+
+def _build() -> Dataset:
     rng = numpy_generator(0, "builtin:planted")
     rows: dict[str, list[object]] = {"text": [], "label": [], "mode": [], "is_test": []}
     for number in range(ROWS):
