@@ -15,6 +15,7 @@ from fedfm.capabilities import (
     INDIVIDUAL_UPDATES,
     LASTING_COORDINATES,
     LOW_RANK_PRODUCT,
+    MODEL_CHANGES,
     ONE_MODEL,
     PLAIN_STEP,
     SERVER_STEP,
@@ -157,7 +158,7 @@ class Algorithm(Settings):
             why = "clients train the ranks of the present task alone"
             relied = (TASKS, LOW_RANK_PRODUCT, WHOLE_VIEWS, TUNABLE_UPDATES, LASTING_COORDINATES)
             needs = dict.fromkeys(relied, why) | needs
-            takes = {WHOLE_VIEWS: why, **takes}
+            takes = {WHOLE_VIEWS: why, MODEL_CHANGES: "what is added to the frozen weights is of no task", **takes}
         if self.sent or self.returned:
             needs |= {TUNABLE_UPDATES: "other tensors travel beside the tunable"}
         if self.sent:

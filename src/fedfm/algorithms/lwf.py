@@ -47,6 +47,9 @@ class Lwf(Algorithm):
         capabilities.LASTING_COORDINATES: "the teacher's coordinates must mean in later tasks what they meant",
         capabilities.BACKBONE_WEIGHTS: "the tunable of a proxy that changes is no longer the model before the task",
     }
+    takes: ClassVar[Mapping[str, str]] = {
+        capabilities.MODEL_CHANGES: "its teacher is the tunable on the frozen weights that there were",
+    }
     sent: ClassVar[tuple[str, ...]] = (TEACHER,)
     teacher: ClassVar[Teacher] = "sent"
 

@@ -58,13 +58,15 @@ def unfit_presence(recipe: RecipeKeys, clients: Collection[str]) -> str | None:
         return None
     for pattern in federation.presence:
         if not any(fnmatchcase(client, pattern) for client in clients):
-            return f"no client's id matches {pattern!r}; `fedfm data` lists them"
+            return (
+                f"no id of the {len(clients)} clients (federation.clients) matches {pattern!r}; `fedfm data` lists them"
+            )
     least = max(federation.min_clients or 1, recipe.aggregate.least)
     for number in federation.turning_points():
         there = sum(federation.is_there(client, number) for client in clients)
         if there < least:
-            few = "nobody is" if not there else f"only {there} of the {least} clients that a round needs are"
-            return f"{few} there in round {number}: let more of the {len(clients)} clients be there"
+            few = "nobody is there" if not there else f"only {there} clients are there, and a round needs {least},"
+            return f"{few} in round {number}: let more of the {len(clients)} clients (federation.clients) be there"
     return None
 
 
