@@ -1,8 +1,9 @@
 """How much is forgotten of five tasks of two digits each: `python benchmarks/continual.py`.
 
-FedAvg, replay and EWC train a small vision transformer in full, with equal local steps. Each method has four tries on
-one seed; the one with the best accuracy on validation data after the last task is run with the seeds of `SEEDS`.
-Printed are means over these seeds, with ± the standard deviation between them (n − 1). Each run is kept in
+FedAvg, replay, EWC and LwF train a small vision transformer in full; FedAvg and O-LoRA train a LoRA of rank 20 in it.
+All take equal local steps. `--heads per-task` gives each task a head of its own. Each method has four tries on one
+seed; the one with the best accuracy on validation data after the last task is run with the seeds of `SEEDS`. Printed
+are means over these seeds, with ± the standard deviation between them (n − 1). Each run is kept in
 `results/continual.json` as soon as it has ended, so that the benchmark can be stopped.
 """
 
@@ -26,6 +27,8 @@ FIGURES = ("average_accuracy", "forgetting", "backward_transfer", "forward_trans
 ALIKE = ("data.validation=0.2", "local.max_steps=10", "evaluate.every=4")
 """Overrides of the preset `continual` in all runs."""
 
+LORA = "tune={kind: lora, r: 20, target_modules: all}"
+"""Four ranks for each of five tasks."""
 RATES = (5e-4, 1e-3, 2e-3, 4e-3)
 METHODS: dict[str, list[tuple[str, ...]]] = {
     "fedavg": [("local.replay=null", f"local.learning_rate={rate}") for rate in RATES],
@@ -38,6 +41,17 @@ METHODS: dict[str, list[tuple[str, ...]]] = {
         ("local.replay=null", "algorithm.name=ewc", f"algorithm.strength={strength}", f"local.learning_rate={rate}")
         for rate in (1e-3, 2e-3)
         for strength in (100.0, 10_000.0)
+    ],
+    "lwf": [
+        ("local.replay=null", "algorithm.name=lwf", f"algorithm.weight={weight}", f"local.learning_rate={rate}")
+        for rate in (1e-3, 2e-3)
+        for weight in (1.0, 5.0)
+    ],
+    "fedavg of LoRA": [("local.replay=null", LORA, f"local.learning_rate={rate}") for rate in (2e-3, 5e-3, 1e-2, 2e-2)],
+    "o-lora": [
+        ("local.replay=null", LORA, f"algorithm={{name: o-lora, strength: {strength}}}", f"local.learning_rate={rate}")
+        for rate in (5e-3, 1e-2)
+        for strength in (0.5, 5.0)
     ],
 }
 """Method → its tries."""
@@ -62,10 +76,14 @@ def played(overrides: tuple[str, ...], seed: int) -> dict[str, Any]:
 
 def main() -> None:
     """Prints the table."""
-    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--heads", choices=("shared", "per-task"), default="shared", help="of the stream")
+    heads = parser.parse_args().heads
+    alike = () if heads == "shared" else ("federation.stream={kind: labels, tasks: 5, heads: per-task}",)
     print(f"{machine()}; n = {len(SEEDS)} seeds, ± standard deviation between them")
     print("method | " + " | ".join(FIGURES) + " | MB | s | chosen of four")
-    for method, tries in METHODS.items():
+    for method, own in METHODS.items():
+        tries = [(*alike, *overrides) for overrides in own]
         chosen = max(tries, key=lambda overrides: played(overrides, TRIED)["validation"])
         runs = [played(chosen, seed) for seed in SEEDS]
         cells = [

@@ -109,6 +109,8 @@ SINGLE_EXAMPLES = "gradients of single examples"
 that are adjusted by a client's counts of classes, take it."""
 STEADY_EXAMPLES = "the same examples in every round"
 """A client trains on the same examples in all its rounds; a stream of tasks takes it. Promises of privacy need it."""
+STEADY_CLIENTS = "the same clients in every round"
+"""The same clients can be drawn in all rounds; `federation.presence` takes it. Privacy of clients needs it."""
 TASKS = "tasks that come one after the other"
 """Clients train on one task after the other; a stream gives it."""
 TASK_ENDS = "questions after each task"
@@ -152,6 +154,7 @@ UNLESS_TAKEN = frozenset(
         CLIENT_FIGURES,
         SINGLE_EXAMPLES,
         STEADY_EXAMPLES,
+        STEADY_CLIENTS,
     }
 )
 """Capabilities that are there unless a choice takes them; any other must be given by a choice."""

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fedfm.aggregation import FfaLora, RoLora, Rule
-from fedfm.algorithms import FedAvg, Scaffold
+from fedfm.algorithms import FedAvg, Lwf, Scaffold
 from fedfm.algorithms.base import Algorithm
 from fedfm.clients import Contract, LocalResult
 from fedfm.clients.state import State
@@ -133,6 +133,14 @@ def test_a_fixed_factor_is_not_sent_and_a_client_has_it_as_initialised() -> None
     assert all(torch.equal(at_client[name], tensor) for name, tensor in received.at.received.items())
     sent, _ = agreed.finish("a", 3, received, received.at.received, RESULT, {})
     assert sent[TUNABLE].keys() == {B, HEAD}
+
+
+def test_a_teacher_has_the_fixed_factor_too_once_there_is_one() -> None:
+    agreed = scheduled(FfaLora(), Lwf())
+    for teacher, factor in ((zeros_like(START), torch.zeros_like(START[A])), (START, START[A])):
+        received = agreed.receive("a", sent_to(agreed, "a", 1, tunable=START, teacher=teacher), {})
+        assert torch.equal(received.at.sent["teacher"][A], factor)
+        assert torch.equal(received.at.sent["teacher"][B], teacher[B])
 
 
 def test_d17_the_second_client_starts_from_the_servers_factors_not_from_the_first_clients() -> None:

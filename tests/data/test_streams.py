@@ -7,6 +7,7 @@ import pytest
 from datasets import Dataset
 from scipy.stats import chisquare
 
+from fedfm.capabilities import LABELS
 from fedfm.data.examples import Examples
 from fedfm.data.labels import LabelMap
 from fedfm.data.sources import Source
@@ -61,6 +62,17 @@ def test_tasks_with_other_classes_are_refused_with_the_reason() -> None:
     with pytest.raises(RecipeError, match=r"task `2024` has the class 'c', which task `2023` does not(.|\n)*per-task"):
         stream.check(tasks, numbers, other, CLASSES)
     ColumnStream(column="year", heads="shared").check(tasks, numbers, other, CLASSES)
+
+
+def test_a_head_for_each_task_needs_classes_of_its_own() -> None:
+    numbers, tasks = np.array([0, 0, 1, 1]), StreamTasks(("2023", "2024"), {"2023": 0, "2024": 1})
+    stream, apart = ColumnStream(column="year", heads="per-task"), examples([3, 1, 0, 2])
+    stream.check(tasks, numbers, apart, CLASSES)
+    assert stream.heads_of(numbers, apart, CLASSES) == [1, 0, 1, 0, -1]
+    with pytest.raises(RecipeError, match=r"tasks `2023` and `2024` both have the class 'b'; use shared"):
+        stream.check(tasks, numbers, examples([3, 1, 1, 2]), CLASSES)
+    assert LABELS in stream.capabilities().needs
+    assert LABELS not in ColumnStream(column="year").capabilities().needs
 
 
 def test_rows_that_make_several_examples_are_refused() -> None:

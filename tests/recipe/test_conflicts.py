@@ -32,6 +32,32 @@ REFUSED = {
         "writes examples of one text, not pairs: name one column",
     ),
     "a matrix of nothing": (["evaluate.matrix=true"], "evaluate.matrix", "set federation.holdout"),
+    "a round without clients": (
+        ["federation.presence={'*': [2, null]}"],
+        "federation.presence",
+        "nobody is there in round 1: let more of the 10 clients (federation.clients) be there",
+    ),
+    "a round between those who leave and those who come": (
+        ["federation.presence={'[0-4]': [1, 6], '*': [8, null]}"],
+        "federation.presence",
+        "nobody is there in round 7",
+    ),
+    "fewer clients there than a round needs": (
+        ["federation.presence={'[0-7]': [1, 6]}", "federation.min_clients=3"],
+        "federation.presence",
+        "only 2 clients are there, and a round needs 3, in round 7",
+    ),
+    "presence of nobody": (["federation.presence={'ward-*': [1, 5]}"], "federation.presence", "matches 'ward-*'"),
+    "presence of sites": (
+        [*AT_SITES, "federation.presence={'*': [1, 5]}"],
+        "federation.presence",
+        "real sites come and go by themselves",
+    ),
+    "presence and clients' privacy": (
+        ["federation.presence={'0': [1, 5]}", "privacy={kind: central, noise_multiplier: 1.0}"],
+        "privacy.kind",
+        "its accountant draws from all clients in every round",
+    ),
     "replay without a stream": (["local.replay={examples: 10}"], "local.replay", "there are no earlier tasks"),
     "classes renamed at sites": (
         [*AT_SITES, "federation.label_groups=2"],

@@ -15,10 +15,9 @@ TO_COME = [
         f"{key}={name}"
         for key, names in PLANNED.items()
         for name in names
-        if key not in ("updates.kind", "report_to", "federation.stream.heads") and name not in _known(Recipe, key)
+        if key not in ("updates.kind", "report_to") and name not in _known(Recipe, key)
     ),
     *(f"updates=[{{kind: {name}}}]" for name in STAGES),
-    "federation.stream={kind: labels, tasks: 2, heads: per-task}",
     "report_to=[wandb]",
     "report_to=[tensorboard, trackio]",
 ]

@@ -45,6 +45,7 @@ def test_the_defaults(values: dict[str, Any]) -> None:
         "models": [],
         "devices": [],
         "attackers": None,
+        "presence": {},
         "without": [],
     }
     assert recipe.tune.model_dump() == {

@@ -37,6 +37,8 @@ def test_causal_language_modelling_on_documentation_improves(tmp_path: Path) -> 
 NEEDED: dict[str, dict[str, Any]] = {
     "fedpm": {"tune": {"kind": "mask"}, "updates": [{"kind": "bernoulli"}]},
     "ewc": {"federation": {"stream": {"kind": "labels", "tasks": 2}}},
+    "lwf": {"federation": {"stream": {"kind": "labels", "tasks": 2}}},
+    "o-lora": {"federation": {"stream": {"kind": "labels", "tasks": 2}}, "tune": {"kind": "lora", "r": 8}},
 }
 """What an algorithm needs beside its name."""
 SAMPLINGS = ("poisson", "uniform", "weighted")

@@ -37,6 +37,7 @@ def recipe(share: Any) -> Any:
         federation=SimpleNamespace(ranks=None, budgets=None, modalities=None),
         aggregate=SimpleNamespace(schedules=False),
         task=SimpleNamespace(outputs_held=None),
+        algorithm=SimpleNamespace(task_rank=None),
     )
 
 

@@ -113,6 +113,7 @@ def test_a_recipe_that_asks_for_no_view_has_none(name: str) -> None:
         federation=SimpleNamespace(ranks=None, budgets=None, modalities=None),
         aggregate=SimpleNamespace(schedules=False),
         task=SimpleNamespace(outputs_held=None),
+        algorithm=SimpleNamespace(task_rank=None),
         select=SimpleNamespace(chooses=False),
     )
     assert VIEWS[name].of(recipe) is None

@@ -17,6 +17,8 @@ from fedfm.algorithms.fednova import FedNova
 from fedfm.algorithms.fedopt import FedAdam, FedYogi
 from fedfm.algorithms.fedpm import FedPM
 from fedfm.algorithms.fedprox import FedProx
+from fedfm.algorithms.lwf import Lwf
+from fedfm.algorithms.o_lora import OLora
 from fedfm.algorithms.scaffold import Scaffold
 from fedfm.registry import Choice
 
@@ -34,6 +36,8 @@ ALGORITHMS: dict[str, type[Algorithm]] = {
     "feddyn": FedDyn,
     "fedpm": FedPM,
     "ewc": Ewc,
+    "lwf": Lwf,
+    "o-lora": OLora,
     "ditto": Ditto,
 }
 
@@ -60,6 +64,8 @@ __all__ = [
     "FedProx",
     "FedYogi",
     "Finished",
+    "Lwf",
+    "OLora",
     "Scaffold",
     "ServerState",
 ]

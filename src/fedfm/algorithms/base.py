@@ -14,10 +14,13 @@ from fedfm.capabilities import (
     GRADIENTS,
     INDIVIDUAL_UPDATES,
     LASTING_COORDINATES,
+    LOW_RANK_PRODUCT,
+    MODEL_CHANGES,
     ONE_MODEL,
     PLAIN_STEP,
     SERVER_STEP,
     STATEFUL_CLIENTS,
+    TASKS,
     TUNABLE_UPDATES,
     WHOLE_VIEWS,
 )
@@ -91,12 +94,26 @@ class Algorithm(Settings):
     """Kind of work that the clients of a round are asked for after the last one of a task; its answer is a group of its
     name, shaped after the tunable. None: they are not asked."""
     teacher: ClassVar[Teacher] = "none"
-    """Whose outputs `loss` gets: those of the tunable as received, of the client's own group ``tunable``, or none."""
+    """Whose outputs `loss` gets: those of the tunable as received, of the client's own group ``tunable``, of the sent
+    group ``teacher`` once it is not zero, or none."""
 
     @property
     def extra_loss(self) -> bool:
         """Whether `loss` adds anything; a client whose loss has an extra term trains alone."""
         return type(self).loss is not Algorithm.loss
+
+    @property
+    def penalises(self) -> bool:
+        """Whether `penalty` adds anything; such a client trains alone as well."""
+        return type(self).penalty is not Algorithm.penalty
+
+    @property
+    def task_rank(self) -> int | None:
+        """Ranks of LoRA's factors that each task of a stream has for itself; None: all tasks share all of them.
+
+        Clients train and return the ranks of the present task alone, and get all.
+        """
+        return None
 
     @property
     def personal_rule(self) -> Algorithm | None:
@@ -135,8 +152,13 @@ class Algorithm(Settings):
                 (STATEFUL_CLIENTS, LASTING_COORDINATES, WHOLE_VIEWS, TUNABLE_UPDATES, SERVER_STEP, GRADIENTS), why
             )
             takes = {ONE_MODEL: why, **takes}
-        if type(self).gradient is not Algorithm.gradient or type(self).loss is not Algorithm.loss:
+        if type(self).gradient is not Algorithm.gradient or self.extra_loss or self.penalises:
             needs |= {GRADIENTS: "it changes what local steps follow"}
+        if self.task_rank is not None:
+            why = "clients train the ranks of the present task alone"
+            relied = (TASKS, LOW_RANK_PRODUCT, WHOLE_VIEWS, TUNABLE_UPDATES, LASTING_COORDINATES)
+            needs = dict.fromkeys(relied, why) | needs
+            takes = {WHOLE_VIEWS: why, MODEL_CHANGES: "what is added to the frozen weights is of no task", **takes}
         if self.sent or self.returned:
             needs |= {TUNABLE_UPDATES: "other tensors travel beside the tunable"}
         if self.sent:
@@ -181,6 +203,18 @@ class Algorithm(Settings):
         """
         raise NotImplementedError
 
+    def penalty(self, parameters: Mapping[str, Tensor], trains: Params) -> Tensor:
+        """An extra term of the loss of a local step that depends on the tunable alone, such as a distance.
+
+        Args:
+            parameters: the client's current values, by name.
+            trains: name → bool tensor, the coordinates that change; of tensors that are absent, all.
+
+        Returns:
+            A scalar; it is added to the mean loss of the step's batch.
+        """
+        raise NotImplementedError
+
     def client_finish(self, update: Params, at: ClientRound, result: LocalResult) -> Finished:
         """What a client sends and keeps after its local steps.
 
@@ -201,7 +235,7 @@ class Algorithm(Settings):
 
         Args:
             params: the tunable after the task.
-            mean: of the clients' answers to `task_work`, weighted by their numbers of examples.
+            mean: of the clients' answers to `task_work`, weighted by their numbers of examples; empty without it.
             state: the server's.
         """
         return {}

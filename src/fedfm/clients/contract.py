@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fedfm.clients.masking import Masking
-from fedfm.clients.rules import ClientRound, Groups, LocalResult, LocalRule
+from fedfm.clients.rules import TEACHER, ClientRound, Groups, LocalResult, LocalRule
 from fedfm.clients.state import State, named, part
 from fedfm.params import Params, is_finite, subtract
 from fedfm.spec import Spec, empty, problem, spec_of
@@ -131,6 +131,8 @@ class Contract:
             zeros = self._zeros()
             received = widen(groups.get(TUNABLE, {}), gets, {**zeros, **self.fixed, **self._mine(own)})
             sent = {group: widen(groups.get(group, {}), gets, zeros) for group in beside}
+            if any(tensor.any() for tensor in sent.get(TEACHER, {}).values()):
+                sent[TEACHER] |= self.fixed  # a tunable to compute with, of which fixed tensors are a part
             trains = {
                 name: holds(held, name, tensor.shape)
                 for name, tensor in self.spec.items()

@@ -56,10 +56,15 @@ class Distilling:
     loss: str = "kl"
 
 
-def distillation_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """T² · KL(softmax(teacher / T) ‖ softmax(student / T)), mean over examples; both are logits [B, K]."""
+def distillation_losses(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """T² · KL(softmax(teacher / T) ‖ softmax(student / T)) of each example, [B]; both are logits [B, K]."""
     expected, found = log_softmax(teacher / temperature, dim=-1), log_softmax(student / temperature, dim=-1)
-    return temperature**2 * (expected.exp() * (expected - found)).sum(-1).mean()
+    return temperature**2 * (expected.exp() * (expected - found)).sum(-1)
+
+
+def distillation_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """The mean of `distillation_losses` over examples."""
+    return distillation_losses(student, teacher, temperature).mean()
 
 
 LOSSES: Mapping[str, Callable[[Tensor, Tensor, float], Tensor]] = {

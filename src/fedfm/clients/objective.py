@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fedfm.clients.profile import phase
-from fedfm.clients.rules import Groups, LocalRule
+from fedfm.clients.rules import TEACHER, Groups, LocalRule
 from fedfm.models.tunable import Tunable
 from fedfm.params import Params
 from fedfm.tasks.base import Batch, Task
@@ -72,7 +72,15 @@ class Objective:
 
     @classmethod
     def of(
-        cls, tunable: Tunable, task: Task, rule: LocalRule, received: Params, own: Groups, *, dropout: bool
+        cls,
+        tunable: Tunable,
+        task: Task,
+        rule: LocalRule,
+        received: Params,
+        own: Groups,
+        *,
+        sent: Groups | None = None,
+        dropout: bool,
     ) -> Objective:
         """The objective of a round.
 
@@ -82,9 +90,16 @@ class Objective:
             rule: the algorithm's side at the client.
             received: the tunable as received.
             own: what the client keeps.
+            sent: what the algorithm sent beside the tunable.
             dropout: whether the backbone's own dropout acts.
         """
-        teachers: Mapping[str, Params | None] = {"none": None, "received": received, "own": own.get("tunable")}
+        named = (sent or {}).get(TEACHER, {})
+        teachers: Mapping[str, Params | None] = {
+            "none": None,
+            "received": received,
+            "own": own.get("tunable"),
+            "sent": named if any(tensor.any() for tensor in named.values()) else None,
+        }
         return cls(tunable, task, rule, teachers[rule.teacher], dropout)
 
     def __call__(self, batch: Batch) -> ExampleLosses:

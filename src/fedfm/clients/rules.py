@@ -14,8 +14,12 @@ from fedfm.tasks.base import Batch
 Groups = Mapping[str, Params]
 """Named groups of tensors; those of an algorithm have the names and shapes of the tunable's."""
 
-Teacher = Literal["none", "received", "own"]
-"""The outputs that a loss compares with: none, those of the received tunable, or those of the client's own group."""
+Teacher = Literal["none", "received", "own", "sent"]
+"""The outputs that a loss compares with: none, those of the received tunable, of the client's own group ``tunable``, or
+of the group `TEACHER` that the server sends beside the tunable."""
+
+TEACHER = "teacher"
+"""Group of a message: a tunable to learn from; zeros where there is none yet."""
 
 
 @dataclass(frozen=True)
@@ -123,6 +127,11 @@ class LocalRule(Protocol):
         """How a client trains a copy of the tunable that it keeps for itself; None: it has no copy."""
         ...
 
+    @property
+    def penalises(self) -> bool:
+        """Whether `penalty` adds anything."""
+        ...
+
     def client_start(self, params: Params) -> Groups:
         """What a client keeps before its first round."""
         ...
@@ -133,6 +142,10 @@ class LocalRule(Protocol):
 
     def loss(self, outputs: Tensor, batch: Batch, teacher: Tensor | None) -> Tensor:
         """An extra term of each example's loss."""
+        ...
+
+    def penalty(self, parameters: Mapping[str, Tensor], trains: Params) -> Tensor:
+        """An extra term of a step's loss that depends on the tunable alone."""
         ...
 
     def client_finish(self, update: Params, at: ClientRound, result: LocalResult) -> Finished:

@@ -81,7 +81,7 @@ class StackMember:
 
 def why_alone(task: Task, rule: LocalRule) -> str | None:
     """Why clients train one by one because of what they minimise, as a part of a sentence; None: they need not."""
-    if rule.extra_loss:
+    if rule.extra_loss or rule.penalises:
         return "the algorithm adds a term to the loss"
     if task.across_examples:
         return "the task's loss compares the examples of a batch with each other"

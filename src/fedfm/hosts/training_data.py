@@ -16,12 +16,12 @@ from fedfm.errors import RecipeError
 from fedfm.hosts.changed_data import changed
 from fedfm.hosts.client_split import ClientSplit, split_clients
 from fedfm.hosts.held_examples import HeldExamples
-from fedfm.hosts.stream_tasks import timetable_of
+from fedfm.hosts.stream_tasks import check_attendance, headed, timetable_of
 from fedfm.models.backbones import load_processor
 from fedfm.models.processors import Processor
 from fedfm.randomness import numpy_generator
 from fedfm.recipe import Recipe
-from fedfm.recipe.cohorts import check_cohort
+from fedfm.recipe.cohorts import check_cohort, check_presence
 from fedfm.tasks import Task
 
 
@@ -77,7 +77,11 @@ def read_training(recipe: Recipe) -> TrainingData:
     timetable = timetable_of(recipe, kept, train, labels)
     encode = partial(task.encode, data=recipe.data, processor=processor, labels=labels)
     train = changed(recipe, HeldExamples(train, federation.train, federation.holdout, labels, kept, encode, processor))
-    recipe = _resolved(recipe, len(federation.train), task.settled(labels, train, federation.train), timetable)
+    check_presence(recipe, federation.train)
+    if timetable is not None:
+        check_attendance(recipe, timetable, federation.train)
+    settled = headed(recipe, task.settled(labels, train, federation.train), timetable, train, labels)
+    recipe = _resolved(recipe, len(federation.train), settled, timetable)
     return TrainingData(
         recipe=recipe,
         task=recipe.task,

@@ -75,6 +75,7 @@ class Central(Privacy):
         capabilities.WHOLE_VIEWS: "every client of a round sends the same tensors, and one denominator fits them all",
         capabilities.ONE_MODEL: "what clients keep for themselves would reach adapter/ as a mean without noise",
         capabilities.UPDATES_IN_CLEAR: "the server clips each client's update",
+        capabilities.STEADY_CLIENTS: "its accountant draws from all clients in every round",
         capabilities.STEADY_EXAMPLES: "who takes part must not depend on what clients hold",
     }
     takes: ClassVar[Mapping[str, str]] = {

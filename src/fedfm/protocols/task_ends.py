@@ -13,7 +13,7 @@ def after_task(number: int, params: Params, state: ServerState, clients: Collect
     """The server's state after a round; changed where the round was the last of a task that another one follows.
 
     The clients of the round are asked for the algorithm's `task_work` at the new tunable. Their answers count by their
-    numbers of examples.
+    numbers of examples. An algorithm without such a work only learns that the task is over.
 
     Args:
         number: the round.
@@ -27,7 +27,11 @@ def after_task(number: int, params: Params, state: ServerState, clients: Collect
         TooFewClientsError: fewer answers than the quorum.
     """
     algorithm, work = io.algorithm, io.algorithm.task_work
-    if work is None or not clients or not io.ends_task(number):
+    if not io.ends_task(number):
+        return state
+    if work is None:
+        return {**state, **algorithm.end_task(params, {}, state)}
+    if not clients:
         return state
     ask = Ask(number, params, work=work, expects={work: io.spec}, facts=algorithm.task_facts)
     total, examples = zeros_like(params), 0

@@ -32,6 +32,7 @@ from fedfm.capabilities import (
     SIMULATED_CLIENTS,
     SINGLE_EXAMPLES,
     STATEFUL_CLIENTS,
+    STEADY_CLIENTS,
     TEXT_INPUTS,
     TUNABLE_UPDATES,
     TWO_TOWERS,
@@ -209,6 +210,19 @@ PLAIN_KEYS = (
         lambda recipe: bool(recipe.federation.without),
         needs={SIMULATED_CLIENTS: "a site is left out by the server's --allow"},
         takes={FIXED_COHORT: "a round in which a client was drawn that is left out has fewer clients"},
+    ),
+    PlainKey(
+        "federation.presence",
+        lambda recipe: bool(recipe.federation.presence),
+        needs={
+            SIMULATED_CLIENTS: "real sites come and go by themselves, and a round draws from those that are connected",
+            BARRIER: "clients come and go between rounds",
+            PARTIAL_PARTICIPATION: "a round draws only from the clients that are there",
+        },
+        takes={
+            FIXED_COHORT: "a round may have fewer clients, where few are there",
+            STEADY_CLIENTS: "a client is drawn more often while others are away",
+        },
     ),
     PlainKey(
         "federation.per_round",

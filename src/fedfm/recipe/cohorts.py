@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
+from fnmatch import fnmatchcase
 
 from fedfm.errors import RecipeError
 from fedfm.recipe.keys import RecipeKeys
@@ -30,6 +32,42 @@ def least_clients(recipe: RecipeKeys, clients: int) -> int:
     combined = recipe.aggregate.least if recipe.protocol.folds(round(cohort)) else 0
     least = (federation.min_clients or 0, combined, recipe.secure.least)
     return max(1, math.ceil(federation.quorum * cohort), *least)
+
+
+def check_presence(recipe: RecipeKeys, clients: Collection[str]) -> None:
+    """Refuses patterns that no client matches, and rounds in which too few clients are there.
+
+    Args:
+        recipe: sound key by key.
+        clients: ids of all clients.
+
+    Raises:
+        RecipeError: at ``federation.presence``.
+    """
+    if reason := unfit_presence(recipe, clients):
+        raise RecipeError(reason, where="federation.presence")
+
+
+def unfit_presence(recipe: RecipeKeys, clients: Collection[str]) -> str | None:
+    """Why `federation.presence` does not fit the clients; None where it does.
+
+    Arguments are those of `check_presence`.
+    """
+    federation = recipe.federation
+    if not federation.presence:
+        return None
+    for pattern in federation.presence:
+        if not any(fnmatchcase(client, pattern) for client in clients):
+            return (
+                f"no id of the {len(clients)} clients (federation.clients) matches {pattern!r}; `fedfm data` lists them"
+            )
+    least = max(federation.min_clients or 1, recipe.aggregate.least)
+    for number in federation.turning_points():
+        there = sum(federation.is_there(client, number) for client in clients)
+        if there < least:
+            few = "nobody is there" if not there else f"only {there} clients are there, and a round needs {least},"
+            return f"{few} in round {number}: let more of the {len(clients)} clients (federation.clients) be there"
+    return None
 
 
 def unfit_updates(recipe: RecipeKeys, clients: int | None) -> str | None:

@@ -6,10 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from fedfm.capabilities import BARRIER
+from fedfm.data.partitions import client_ids
 from fedfm.data.settings import SITES
 from fedfm.errors import Problem
 from fedfm.recipe.capabilities import incompatible
-from fedfm.recipe.cohorts import too_few_summed, too_many_scored, unfit_updates
+from fedfm.recipe.cohorts import too_few_summed, too_many_scored, unfit_presence, unfit_updates
 from fedfm.recipe.federation import DEFAULT_CLIENTS
 from fedfm.recipe.keys import RecipeKeys
 from fedfm.recipe.problems import overlap
@@ -169,6 +170,13 @@ def _clients(recipe: RecipeKeys) -> int | None:
     """Clients of the federation; None: not known yet."""
     known = recipe.data.client is None and recipe.data.train != SITES
     return recipe.federation.clients or (DEFAULT_CLIENTS if known else None)
+
+
+def _presence(recipe: RecipeKeys) -> str | None:
+    clients = _clients(recipe)
+    if clients is None or recipe.data.client is not None or recipe.data.train == SITES or recipe.federation.unseen:
+        return None  # ids are known once the data are read
+    return unfit_presence(recipe, client_ids(clients))
 
 
 def _root_data(recipe: RecipeKeys) -> str | None:
@@ -412,6 +420,7 @@ CHECKS = (
     Check(("local.batch_size", "task.kind"), _others_in_batch("local")),
     Check(("evaluate.batch_size", "task.kind"), _others_in_batch("evaluate")),
     Check(("federation.per_round", "federation.clients", "data.client"), _cohort),
+    Check(("federation.presence", "federation", "aggregate", "data.client", "data.train"), _presence),
     Check(("aggregate.rule", "federation", "protocol", "data.client", "data.train"), _fitting_updates),
     Check(("aggregate.rule", "data.root"), _root_data),
     Check(("data.root", "protocol"), _own_steps),

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator
 
+from fedfm.client_patterns import first_match
 from fedfm.clients.attackers import AnyAttack
 from fedfm.data.partitions import Partition
 from fedfm.data.streams import AnyStream
@@ -35,6 +36,19 @@ def _count_or_fraction(value: Any) -> int | float:
     if isinstance(value, float) and 0 < value < 1:
         return value
     raise ValueError("must be a count (a whole number from 1 to 10,000,000) or a fraction (between 0 and 1)")
+
+
+def _in_order(window: list[int | None]) -> list[int | None]:
+    """Refuses a window that ends before it begins."""
+    first, last = window
+    if first is not None and last is not None and last < first:
+        raise ValueError(f"the last round ({last}) is before the first ({first})")
+    return window
+
+
+_Round = Annotated[int, Field(ge=1, le=1_000_000)]
+Window = Annotated[list[_Round | None], Field(min_length=2, max_length=2), AfterValidator(_in_order)]
+"""First and last round in which a client is there; None: from the first, to the last of the run."""
 
 
 class FederationSettings(Settings):
@@ -88,6 +102,10 @@ class FederationSettings(Settings):
     """What some of the simulated clients do to harm the run, to measure what a rule withstands; null: all are honest.
     A run with real sites refuses it."""
 
+    presence: dict[str, Window] = {}
+    """Rounds in which simulated clients are there: pattern of client ids → `[first, last]`, such as
+    `{phone-*: [1, 10], late-*: [11, null]}`, with null for the first or the last of the run. The first match counts,
+    and a client that matches none is there in all rounds. Only clients that are there are drawn."""
     without: list[str] = []
     """Ids of simulated clients that are left out: they are drawn as ever, but not asked, and none of their examples is
     used. `fedfm forget` sets it."""
@@ -146,6 +164,17 @@ class FederationSettings(Settings):
             reason = f"no round has {self.min_clients} clients: {most} take part in one"
             raise RecipeError(reason, where="federation.min_clients")
         return size
+
+    def is_there(self, client: str, round: int) -> bool:  # noqa: A002 - the field's word
+        """Whether a client is there in a 1-based round, by `presence`."""
+        first, last = first_match(self.presence, client, [None, None])
+        return (first is None or first <= round) and (last is None or round <= last)
+
+    def turning_points(self) -> list[int]:
+        """The rounds of the run in which `presence` lets clients come, or has lost some since the round before."""
+        found = {1, *(first for first, _ in self.presence.values() if first is not None)}
+        found |= {last + 1 for _, last in self.presence.values() if last is not None}
+        return sorted(number for number in found if number <= self.rounds)
 
     def attendance(self, clients: int) -> Attendance:
         """How often clients take part when ``clients`` are there."""

@@ -30,7 +30,6 @@ PLANNED: dict[str, tuple[str, ...]] = {
         "foolsgold",
     ),
     "runtime.precision": ("float16",),
-    "federation.stream.heads": ("per-task",),
     "report_to": ("wandb", "mlflow", "trackio"),
 }
 """Dotted key → values of it, or of an element of its list, that this version does not have."""

@@ -46,6 +46,8 @@ PRESETS = (
     "learned-soup",
     "clusters",
     "continual",
+    "continual-lwf",
+    "continual-o-lora",
     "distill",
     "contributions",
     "afl",

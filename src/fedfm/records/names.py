@@ -16,6 +16,8 @@ NAMES = {
     "fednova": "FedNova",
     "fedpm": "FedPM",
     "ewc": "EWC",
+    "lwf": "LwF",
+    "o-lora": "O-LoRA",
     "ditto": "Ditto",
     "lora": "LoRA",
     "dora": "DoRA",

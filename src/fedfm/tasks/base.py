@@ -210,6 +210,14 @@ class Task(Settings):
         """
         return self
 
+    def with_heads(self, heads: Sequence[int]) -> Self:
+        """The task with several heads; only where each example has one label.
+
+        Args:
+            heads: number of the head that each class is of.
+        """
+        raise NotImplementedError
+
     def numbers(self, examples: Examples) -> np.ndarray | None:
         """Which of several tasks each example is of, int64 ``[N]``; None where there is one task."""
         return None
@@ -326,6 +334,10 @@ class Task(Settings):
         """
         logits: Tensor = model(**{name: tensor for name, tensor in batch.items() if name not in TARGETS}).logits
         return logits
+
+    def choices(self, outputs: Tensor, batch: Batch) -> Tensor:
+        """The outputs, with −∞ for labels between which an example is not a choice; by default as they are."""
+        return outputs
 
     def compared(self, outputs: Tensor, batch: Batch) -> Tensor:
         """The value of each example that the loss compares with another model's, ``[B]``; only where `compares`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
@@ -21,12 +21,17 @@ from fedfm.data.labels import LabelMap
 from fedfm.data.settings import DataSettings
 from fedfm.data.sources import Source
 from fedfm.data.text import encode_text
+from fedfm.errors import RecipeError
 from fedfm.tasks.base import ADJUSTMENT, Batch, ClassScore, Collate, Measured, PerClass, Task
 from fedfm.tasks.shown import ShownExample, shown_tokens
 
 
 class Classification(Task):
     """What text and image classification share."""
+
+    heads: list[int] = []
+    """Number of the head of each class, in the order of the classes: an example is told apart from classes of its own
+    head alone. The run fills it in where `federation.stream.heads` is `per-task`; empty: one head."""
 
     labelled = True
     metrics = MappingProxyType({"accuracy": True, "macro_f1": True, "matthews": True})
@@ -35,15 +40,44 @@ class Classification(Task):
         """One prediction per example."""
         return torch.ones_like(batch["labels"])
 
+    def settled(self, labels: LabelMap | None, examples: Examples, clients: Mapping[str, np.ndarray]) -> Self:
+        """As it is; refuses `heads` that are not one for each class.
+
+        Raises:
+            RecipeError: at ``task.heads``.
+        """
+        if self.heads and labels is not None and len(self.heads) != len(labels.names):
+            raise RecipeError(
+                f"{len(self.heads)} numbers cannot say the head of each of {len(labels.names)} classes; leave it out, "
+                "and set federation.stream.heads",
+                where="task.heads",
+            )
+        return self
+
+    def with_heads(self, heads: Sequence[int]) -> Self:
+        """The rows of the model's last layer, divided into heads."""
+        return self.model_copy(update={"heads": list(heads)})
+
+    def choices(self, outputs: Tensor, batch: Batch) -> Tensor:
+        """−∞ for classes of other heads than that of the example's label; logits ``[B, classes]``."""
+        if not self.heads:
+            return outputs
+        heads = torch.tensor(self.heads, device=outputs.device)
+        return outputs.masked_fill(heads != heads[batch["labels"]].unsqueeze(-1), -torch.inf)
+
     def losses(self, logits: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """Cross-entropy of each example; logits ``[B, classes]``, labels ``[B]``, and to training, ``ADJUSTMENT``."""
         if ADJUSTMENT in batch:
             logits = logits + batch[ADJUSTMENT]
+        logits = self.choices(logits, batch)
         return cross_entropy(logits, batch["labels"], reduction="none"), self.predictions(batch)
 
     def measure(self, logits: Tensor, batch: Batch) -> Measured:
         """Predicted and true classes."""
-        return {"predicted": logits.argmax(-1).cpu().numpy(), "label": batch["labels"].cpu().numpy()}
+        return {
+            "predicted": self.choices(logits, batch).argmax(-1).cpu().numpy(),
+            "label": batch["labels"].cpu().numpy(),
+        }
 
     def score(self, measured: Measured, loss: float, names: Sequence[str] = ()) -> dict[str, float]:
         """Accuracy, macro-F1 over the classes that occur, and Matthews' correlation coefficient."""

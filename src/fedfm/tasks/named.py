@@ -6,7 +6,7 @@ from abc import abstractmethod
 from typing import Annotated
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import Tensor
 
 from fedfm.data.examples import Examples
@@ -75,6 +75,13 @@ class NamedTask(Task):
 
 class NamedTextClassification(TextClassification, NamedTask):
     """One class of a text or a pair of texts."""
+
+    @field_validator("heads")
+    @classmethod
+    def _one_head(cls, heads: list[int]) -> list[int]:
+        if heads:
+            raise ValueError("one of several tasks has one head: leave it out")
+        return heads
 
     @property
     def width(self) -> int:

@@ -31,11 +31,13 @@ from fedfm.views.personal import Personal
 from fedfm.views.ranks import Ranks
 from fedfm.views.schedule import Schedule
 from fedfm.views.share import Share
+from fedfm.views.task_ranks import TaskRanks
 from fedfm.views.width import Width
 
 VIEWS: dict[str, type[View]] = {
     "share": Share,
     "ranks": Ranks,
+    "task-ranks": TaskRanks,
     "modalities": Modalities,
     "schedule": Schedule,
     "width": Width,
@@ -123,6 +125,7 @@ __all__ = [
     "Schedule",
     "Share",
     "Slices",
+    "TaskRanks",
     "UnitAxis",
     "View",
     "Views",

@@ -67,7 +67,8 @@ def squared_gradients(
     plan = [np.array([place]) for place in range(len(chosen))]
     for batch in worker.on_device(worker.batches(chosen, plan, client, number)):
         outputs = worker.task.outputs(worker.tunable.model, batch)
-        drawn = {**batch, "labels": sampled(outputs.detach(), batch["labels"], generator)}
+        chances = worker.task.choices(outputs.detach(), batch)
+        drawn = {**batch, "labels": sampled(chances, batch["labels"], generator)}
         loss, _ = worker.task.losses(outputs, drawn)
         found = torch.autograd.grad(loss.sum(), [parameters[name] for name in names], allow_unused=True)
         for name, gradient in zip(names, found, strict=True):

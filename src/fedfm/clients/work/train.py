@@ -229,7 +229,7 @@ def train_locally(
     still = [parameters[name] for name, mask in masks.items() if not mask.any()]
     moving = {name: parameter for name, parameter in parameters.items() if name not in masks or masks[name].any()}
     optimizer = LocalOptimizer(tunable, moving, local, at.moments)
-    objective = Objective.of(tunable, task, rule, received, own, dropout=local.dropout)
+    objective = Objective.of(tunable, task, rule, received, own, sent=sent, dropout=local.dropout)
     losses = Losses()
     tunable.train(dropout=local.dropout)
     with without_gradients(still), recomputing(tunable, local.recompute):
@@ -240,6 +240,9 @@ def train_locally(
             lr = at.lr if rates is None else rates[step]
             optimizer.zero_grad()
             taken = gradient_of(batch)
+            if rule.penalises and (penalty := rule.penalty(parameters, masks)).requires_grad:
+                with phase("backward"):
+                    penalty.backward()  # type: ignore[no-untyped-call]
             with phase("optimizer"):
                 with torch.no_grad():
                     for name, parameter in parameters.items():

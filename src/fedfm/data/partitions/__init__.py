@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fedfm.data.partitions.base import Partitioner, Pool
+from fedfm.data.partitions.base import Partitioner, Pool, client_ids
 from fedfm.data.partitions.by_task import ByTask
 from fedfm.data.partitions.column import Column
 from fedfm.data.partitions.dirichlet import Dirichlet
@@ -35,4 +35,5 @@ __all__ = [
     "Pool",
     "Quantity",
     "Shards",
+    "client_ids",
 ]

@@ -56,10 +56,15 @@ class Partitioner(Settings):
         return pool.labels
 
 
+def client_ids(clients: int) -> list[str]:
+    """Numbers as ids, zero-padded, so that their order as text is their order as numbers."""
+    width = len(str(clients - 1))
+    return [f"{client:0{width}d}" for client in range(clients)]
+
+
 def synthetic_clients(hands: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
-    """Names clients by number. Ids are zero-padded, so that their order as text is their order as numbers."""
-    width = len(str(len(hands) - 1))
-    return {f"{client:0{width}d}": np.sort(hand).astype(np.int64) for client, hand in enumerate(hands)}
+    """Names clients by number, as `client_ids`."""
+    return {client: np.sort(hand).astype(np.int64) for client, hand in zip(client_ids(len(hands)), hands, strict=True)}
 
 
 def require_examples(count: int, clients: int, each: int = 1) -> None:

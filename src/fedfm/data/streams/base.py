@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -15,7 +15,7 @@ from fedfm.data.labels import LabelMap
 from fedfm.data.readers.request import RequestedColumn
 from fedfm.data.sources import Source
 from fedfm.errors import RecipeError
-from fedfm.settings import Settings
+from fedfm.settings import Capabilities, Settings
 
 WHERE = "federation.stream"
 
@@ -48,6 +48,11 @@ class Stream(Settings):
     rounds: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     """Rounds of each task; the last goes on until the run ends. null: `federation.rounds` over the number of tasks."""
 
+    heads: Literal["shared", "per-task"] | None = None
+    """`per-task`: each task has a head of its own, with its classes alone, which trains on it and is measured on it;
+    `shared`: one head tells the classes of all tasks apart; null: `shared`, but a column's tasks must all have the
+    classes of the first."""
+
     needs: ClassVar[Mapping[str, str]] = {
         capabilities.SIMULATED_CLIENTS: "the server says which examples come when; at a site, data come by themselves",
         capabilities.BARRIER: "all clients go from one task to the next after the same round",
@@ -58,6 +63,32 @@ class Stream(Settings):
     takes: ClassVar[Mapping[str, str]] = {
         capabilities.STEADY_EXAMPLES: "a client trains on other examples in later rounds",
     }
+
+    def capabilities(self) -> Capabilities:
+        """A head for each task needs classes."""
+        said = super().capabilities()
+        if not self.has_heads:
+            return said
+        needs = {capabilities.LABELS: "each task has a head with its classes; leave out federation.stream.heads"}
+        return Capabilities({**needs, **said.needs}, said.gives, said.takes)
+
+    @property
+    def has_heads(self) -> bool:
+        """Whether each task has a head of its own."""
+        return self.heads == "per-task"
+
+    def heads_of(self, numbers: np.ndarray, examples: Examples, labels: LabelMap) -> list[int]:
+        """The task whose head each class is of, by the training examples; −1 for a class without any.
+
+        Args:
+            numbers: the task of each training example.
+            examples: as encoded.
+            labels: the classes.
+        """
+        heads = np.full(len(labels.names), -1)
+        if examples.labels is not None:
+            heads[examples.labels] = numbers
+        return [int(head) for head in heads]
 
     def columns(self) -> list[RequestedColumn]:
         """Columns of the data that the stream reads, beside those of the task."""
@@ -106,6 +137,15 @@ class Stream(Settings):
         for number, name in enumerate(tasks.names):
             if not (numbers == number).any():
                 raise RecipeError(f"no training example belongs to task `{name}`", where=WHERE)
+        if self.has_heads and labels is not None and examples.labels is not None:
+            for label, name in enumerate(labels.names):
+                if len(found := np.unique(numbers[examples.labels == label])) > 1:
+                    first, second = (tasks.names[number] for number in found[:2])
+                    raise RecipeError(
+                        f"`per-task` gives each task a head with classes of its own, but tasks `{first}` and "
+                        f"`{second}` both have the class {name!r}; use shared, or name the classes differently",
+                        where=f"{WHERE}.heads",
+                    )
 
     def length(self, tasks: int, rounds: int) -> int:
         """Rounds of each of some tasks, in a run of so many rounds."""

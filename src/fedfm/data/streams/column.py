@@ -27,8 +27,6 @@ class ColumnStream(Stream):
     """Column that says which task an example belongs to; training and test data have it."""
     order: list[str] | None = None
     """Its values in the order of the tasks; null: numbers by size, other values as text."""
-    heads: Literal["shared"] | None = None
-    """`shared` accepts tasks that bring new classes, which one head with all classes must tell apart; null: refused."""
 
     def columns(self) -> list[RequestedColumn]:
         """As `Stream.columns`."""
@@ -58,18 +56,17 @@ class ColumnStream(Stream):
         return StreamTasks(tuple(names), {name: number for number, name in enumerate(names)})
 
     def check(self, tasks: StreamTasks, numbers: np.ndarray, examples: Examples, labels: LabelMap | None) -> None:
-        """Also refuses tasks that bring classes which the first does not have, unless `heads` accepts them."""
+        """Also refuses tasks that bring classes which the first does not have, unless `heads` says what to do."""
         super().check(tasks, numbers, examples, labels)
-        if labels is None or examples.labels is None or self.heads == "shared":
+        if labels is None or examples.labels is None or self.heads is not None:
             return
         first = set(examples.labels[numbers == 0].tolist())
         for number, name in enumerate(tasks.names[1:], start=1):
             if other := sorted(set(examples.labels[numbers == number].tolist()) - first):
                 raise RecipeError(
                     f"task `{name}` has the class {labels.names[other[0]]!r}, which task `{tasks.names[0]}` does not "
-                    "have: tasks with other classes need a head for each task (`heads: per-task`), which this version "
-                    "does not have for streams; set `federation.stream.heads: shared` to train one head on the "
-                    "classes of all tasks",
+                    "have: set `heads: per-task` to give each task a head of its own, or `heads: shared` to train one "
+                    "head on the classes of all tasks",
                     where=f"{WHERE}.heads",
                 )
 

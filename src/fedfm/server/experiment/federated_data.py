@@ -85,11 +85,13 @@ class FederatedData:
         return None if self.training is None else self.training.timetable
 
     def present(self, round: int) -> Mapping[str, int]:  # noqa: A002 - the field's word
-        """Client id → training examples, of the clients that have something to train on in a round."""
+        """Client id → training examples, of the clients that are there and have something to train on in a round."""
+        federation = self.recipe.federation
+        there = {client: size for client, size in self.clients.items() if federation.is_there(client, round)}
         if self.training is None or self.timetable is None:
-            return self.clients
+            return there
         present = self.timetable.present(self.training.federation.train, round)
-        return {client: size for client, size in self.clients.items() if client in present}
+        return {client: size for client, size in there.items() if client in present}
 
     @property
     def warnings(self) -> list[str]:
@@ -207,7 +209,9 @@ def prepare_data(recipe: Recipe, sites: Sequence[str] = ()) -> FederatedData:
     test_tasks = None
     if training is not None and training.timetable is not None and "test" in encoded:
         with gathering.attempt():
-            test_tasks = tested_tasks(recipe, training.timetable, sources["test"], encoded["test"], labels)
+            test_tasks = tested_tasks(
+                recipe, training.timetable, sources["test"], encoded["test"], labels, training.train
+            )
     gathering.tell()
     digests |= {key: found.digest for key, found in public.items()}
     if public_texts is not None:

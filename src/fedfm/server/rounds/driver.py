@@ -20,6 +20,7 @@ from fedfm.server.rounds.arrivals import arrivals_after
 from fedfm.server.rounds.checkpoints import oldest_versions, save_checkpoint
 from fedfm.server.rounds.client_evaluation import ClientFigures, mean_over_clients, measure_at_clients
 from fedfm.server.rounds.client_models import ClientModels
+from fedfm.server.rounds.comings import comings
 from fedfm.server.rounds.costs import CostBook
 from fedfm.server.rounds.example_guard import guard_of
 from fedfm.server.rounds.exchange import Exchange
@@ -150,6 +151,8 @@ class Driver:
         """The next round's exchange; before it, the clients' model is changed where a change is due."""
         self.stop.check(f"before round {state.round + 1}")
         records = Records(self.folder, state.round + 1, Stopwatch(state.seconds))
+        for coming in comings(self.recipe.federation, self.experiment.data.clients, records.number):
+            records.event(coming.kind, coming.client, "federation.presence")
         state = self._advance(state, records)
         return Exchange(
             self.experiment,
