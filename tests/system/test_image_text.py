@@ -70,7 +70,8 @@ def test_an_adapter_that_peft_does_not_know_is_loaded_by_its_card(
     finished = run(recipe(tmp_path, tune=tune, model=model, federation=federation))
     adapter = finished.path / "adapter"
     assert finished.summary["clients"]["failed"] == 0
-    assert finished.summary["reloaded"] == {"with": "transformers", "difference": 0.0, "agrees": True, "reason": None}
+    reloaded = finished.summary["reloaded"]
+    assert (reloaded["with"], reloaded["agrees"]) == ("transformers", True)
     described = json.loads((adapter / "adapter.json").read_text())
     assert described["form"] == tune["kind"]
     table = digits_captions().select(range(3))
