@@ -1,4 +1,4 @@
-"""The artifacts of a run: ``adapter/``, mostly in PEFT's format, ``model/`` in that of transformers, with their cards."""
+"""A run's artifacts: ``adapter/``, mostly in PEFT's format, ``model/`` in that of transformers, with their cards."""
 
 from __future__ import annotations
 
