@@ -3,8 +3,10 @@
 - Images and texts: `builtin:small-clip` is trained in full on 400 pairs in one place. Then ten clients with all pairs
   tune it by vectors in the text (PromptFL), by attention over the image's features (FedCLIP), by the projections alone,
   or by LoRA with the projections.
-- Texts: the preset `prompt-text` with soft prompts, p-tuning, prefixes, the head alone, or LoRA; all train the head.
+- Texts: the preset `prompt-text` with soft prompts, p-tuning, prefixes, the head alone, or LoRA; all train the head. Three
+  tenths of its training set are held back as the test set.
 
+Rates were searched for `prompt` on texts alone; the others are usual ones, so that a small difference means nothing.
 Printed are the metric on the test set and the kilobytes that a client sends a round. Each result is kept as soon as it
 is there. `--smoke` runs one round of one seed, and keeps its results apart.
 """
@@ -83,7 +85,7 @@ def main() -> None:
     for arm in PAIRS:
         print(line(arm, [found[arm] for found in every]), flush=True)
     print("\ntexts | accuracy before, % | after, % | kB up a client and round")
-    changes = [f"federation.rounds={rounds}", QUIETLY]
+    changes = [f"federation.rounds={rounds}", "local.epochs=1", "data.test=0.3", QUIETLY]
     for arm, choice in TEXTS.items():
         found = [
             measured(name, f"{arm} {seed}", lambda c=choice, s=seed: tuned("prompt-text", c, s, changes))
