@@ -3,8 +3,8 @@
 - Images and texts: `builtin:small-clip` is trained in full on 400 pairs in one place. Then ten clients with all pairs
   tune it by vectors in the text (PromptFL), by attention over the image's features (FedCLIP), by the projections alone,
   or by LoRA with the projections.
-- Texts: the preset `prompt-text` with soft prompts, p-tuning, prefixes, the head alone, or LoRA; all train the head. Three
-  tenths of its training set are held back as the test set.
+- Texts: the preset `prompt-text` with soft prompts, p-tuning, prefixes, the head alone, or LoRA; all train the head.
+  Three tenths of its training set are held back as the test set.
 
 Rates were searched for `prompt` on texts alone; the others are usual ones, so that a small difference means nothing.
 Printed are the metric on the test set and the kilobytes that a client sends a round. Each result is kept as soon as it
