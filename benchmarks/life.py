@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from several import play
 
-SCRIPTS = ("continual", "personal", "gossip", "distill", "multitask", "multimodal")
+SCRIPTS = ("continual", "personal", "gossip", "distill", "multitask", "prompts", "multimodal")
 
 if __name__ == "__main__":
     play(__doc__, SCRIPTS)

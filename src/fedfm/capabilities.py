@@ -82,6 +82,10 @@ TWO_TOWERS = "two towers"
 """The model has a tower for images and one for texts; tasks on pairs of both give it."""
 VIRTUAL_TOKENS = "virtual tokens"
 """A trained token can precede the text; tasks on images, and tasks without a type in peft, take it."""
+PEFT_PROMPTS = "prompts of peft"
+"""peft can compute virtual tokens for the model, or put them into each block; a model of two towers takes it."""
+BOTH_TOWERS_TUNED = "tuned parts in both towers"
+"""Each tower of a model of images and texts has trained tensors; a tunable in one of them takes it."""
 RECOMPUTATION = "recomputation"
 """Blocks can be computed again in the backward pass; a tunable in the cache of keys and values takes it."""
 HEAD_ALONE = "the head alone"
@@ -143,6 +147,8 @@ UNLESS_TAKEN = frozenset(
         FIXED_COHORT,
         PARTIAL_PARTICIPATION,
         VIRTUAL_TOKENS,
+        PEFT_PROMPTS,
+        BOTH_TOWERS_TUNED,
         RECOMPUTATION,
         GRADIENTS,
         SHARED_CODE,

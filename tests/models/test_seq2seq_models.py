@@ -24,8 +24,8 @@ from tests.models.cases import small
 
 SEQ2SEQ = TASKS["seq2seq"]()
 MODELS = ("tiny-t5", "tiny-bart")
-REFUSED = {*product(("prompt", "p-tuning", "prefix", "head"), MODELS), ("bitfit", "tiny-t5")}
-"""Kind of tunable and model that `attach` refuses: virtual tokens, a head that is tied to embeddings, biases of T5."""
+REFUSED = {*product(("prompt", "p-tuning", "prefix", "head", "attention-adapter"), MODELS), ("bitfit", "tiny-t5")}
+"""Kind of tunable and model that `attach` refuses: virtual tokens, a tied head, images, biases of T5."""
 
 
 def load(name: str) -> Backbone:

@@ -92,6 +92,26 @@ REFUSED = {
         "federation.modalities",
         "trains the tower of the other kind",
     ),
+    "attention on features without images and texts": (
+        ["tune.kind=attention-adapter"],
+        "tune.kind",
+        "`attention-adapter` needs two towers: it weighs the features",
+    ),
+    "a prefix in two towers": (
+        ["task.kind=image-text", "tune.kind=prefix"],
+        "tune.kind",
+        "peft has no place for them in a model of two towers; use prompt or lora",
+    ),
+    "clients of one kind with a part of one tower": (
+        ["task.kind=image-text", "federation.modalities=[both, text]", "tune.kind=attention-adapter"],
+        "federation.modalities",
+        "it has nothing of the text tower",
+    ),
+    "clients of one kind with a prompt": (
+        ["task.kind=image-text", "federation.modalities=[both, image]", "tune.kind=prompt"],
+        "federation.modalities",
+        "a client with only images has none",
+    ),
     "a second model that reads nothing": (
         ["model.text=builtin:tiny-bert"],
         "model.text",

@@ -52,6 +52,8 @@ def small(recipe: Recipe, models: Path) -> list[str]:
         "evaluate.every=2",
         "runtime.processes=1",
     ]
+    if recipe.model.text is not None:  # two models that are joined
+        changes += [f"model.path={models / 'tiny-vit'}", f"model.text={models / 'tiny-bert'}"]
     if recipe.data.client is None:
         changes += [f"federation.clients={max(min(federation.clients or 6, 6), recipe.aggregate.least)}"]
     else:

@@ -90,7 +90,7 @@ LEARNING = {  # learning rate, and the loss to get below in 40 steps on four tex
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", TUNABLES)
+@pytest.mark.parametrize("kind", [kind for kind in TUNABLES if kind != "attention-adapter"])  # has no texts alone
 def test_every_tunable_learns_four_texts_by_heart(tmp_path: Path, kind: str) -> None:
     rate, reached = LEARNING[kind]
     local = {"batch_size": 4, "learning_rate": rate, "epochs": 20, "lr_scheduler_type": "constant"}

@@ -130,8 +130,9 @@ def load_processor(
 
 def leave_room(processor: Processor, virtual_tokens: int) -> Processor:
     """Reduces the maximum length of a tokenizer by a tunable's virtual tokens, and returns the processor."""
-    if isinstance(processor, PreTrainedTokenizerBase):
-        processor.model_max_length -= virtual_tokens
+    tokenizer = processor.tokenizer if isinstance(processor, VisionTextDualEncoderProcessor) else processor
+    if isinstance(tokenizer, PreTrainedTokenizerBase):
+        tokenizer.model_max_length -= virtual_tokens
     return processor
 
 

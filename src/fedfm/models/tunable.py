@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, Self, cast
 
 import torch
 from peft import PeftModel, get_peft_model_state_dict
@@ -70,7 +70,7 @@ class Tunable:
         return cls(model, cast(dict[str, nn.Parameter], trained), stacked_forms)  # `keep_vars` leaves parameters
 
     @classmethod
-    def of_model(cls, model: PreTrainedModel, names: Iterable[str]) -> Tunable:
+    def of_model(cls, model: PreTrainedModel, names: Iterable[str]) -> Self:
         """Parameters of the model itself, which start to require gradients."""
         parameters = dict(model.named_parameters())
         chosen = {name: parameters[name] for name in names}
@@ -86,7 +86,7 @@ class Tunable:
 
     @property
     def is_adapter(self) -> bool:
-        """Whether PEFT can load what `save` writes; otherwise it is a whole model."""
+        """Whether `save` writes an adapter, which needs its base model; otherwise it writes a whole model."""
         return isinstance(self.model, PeftModel)
 
     def read(self) -> Params:
@@ -176,6 +176,10 @@ class Tunable:
                 self.model.save_pretrained(str(folder))
             if processor is not None:
                 processor.save_pretrained(folder)
+
+    def loaded(self, base: PreTrainedModel, folder: Path) -> nn.Module:
+        """``base`` with the adapter that `save` has written to a folder; ``base`` is changed in place."""
+        return PeftModel.from_pretrained(base, str(folder)).eval()
 
     def merged(self) -> PreTrainedModel:
         """A copy of the model with the adapter folded into its weights; this tunable is left as it is.

@@ -14,6 +14,7 @@ from typing import Any, get_origin
 from fedfm.capabilities import (
     BACKBONE_WEIGHTS,
     BARRIER,
+    BOTH_TOWERS_TUNED,
     EXAMPLE_COUNTS,
     FIXED_COHORT,
     GRADIENTS,
@@ -336,6 +337,7 @@ PLAIN_KEYS = (
         lambda recipe: recipe.federation.modalities is not None,
         needs={
             TWO_TOWERS: "a client without images or texts trains the tower of the other kind",
+            BOTH_TOWERS_TUNED: "a client with one kind trains the tower of that kind",
             TUNABLE_UPDATES: "the server folds what a client returns into its tower",
             SIMULATED_CLIENTS: "they leave out a kind of the pairs that they have; sites need pairs",
         },

@@ -12,6 +12,7 @@ import yaml
 from huggingface_hub import ModelCard, ModelCardData
 
 from fedfm import __version__
+from fedfm.models.adapter_files import HOOKED
 from fedfm.printable import escaped
 from fedfm.privacy.statement import statement
 from fedfm.records import audits, contributions, disk, jsonl, names, units
@@ -107,16 +108,17 @@ def write_card(
     Raises:
         StorageError: it cannot be written.
     """
-    loading = LOADING[dig(recipe, "task.kind")]
+    loading, form = LOADING[dig(recipe, "task.kind")], _form(folder)
     text = _yaml(json.loads(jsonl.dumps(_shareable(recipe))))
     private = summary.get("privacy") is not None  # a card that names clients would break the promise for them
     content = templates.render(
         "card.md.j2",
         autoescape=False,
-        header=_header(base.name, loading, recipe, kind).to_yaml(),
+        header=_header(base.name, loading, recipe, kind, form).to_yaml(),
         kind=kind,
         base_model=_model_name(base.name),
-        code=_code(base, loading, summary, recipe, kind, place or kind),
+        code=_code(base, loading, summary, recipe, kind, place or kind, form),
+        config=HOOKED if form else "adapter_config.json",
         local=base.kind == "folder",
         algorithm=names.written(str(dig(recipe, "algorithm.name"))),
         task=dig(recipe, "task.kind"),
@@ -146,12 +148,21 @@ def write_card(
     return path
 
 
-def _code(base: Base, loading: Loading, summary: Record, recipe: Record, kind: ArtifactKind, place: str) -> str:
+def _form(folder: Path) -> str | None:
+    """What an adapter is that plain torch loads; None of others."""
+    path = folder / HOOKED
+    return str(jsonl.read(path)["form"]) if path.is_file() else None
+
+
+def _code(
+    base: Base, loading: Loading, summary: Record, recipe: Record, kind: ArtifactKind, place: str, form: str | None
+) -> str:
     """Python code that loads the model from the folder and prepares inputs as in the evaluation."""
     return templates.render(
         "card_code.py.j2",
         autoescape=False,
         adapter=kind == "adapter",
+        form=form,
         task=dig(recipe, "task.kind"),
         loading=loading,
         path=_where(recipe, place),
@@ -176,13 +187,13 @@ def _yaml(recipe: Record) -> str:
     return text if escaped(text) == text else yaml.safe_dump(recipe, sort_keys=False, allow_unicode=False)
 
 
-def _header(base_model: str, loading: Loading, recipe: Record, kind: ArtifactKind) -> ModelCardData:
+def _header(base_model: str, loading: Loading, recipe: Record, kind: ArtifactKind, form: str | None) -> ModelCardData:
     """The YAML header. It names no licence: that depends on the backbone and the data, which fedfm cannot know."""
     tags = ["federated-learning", "fedfm", str(dig(recipe, "algorithm.name")), str(dig(recipe, "tune.kind"))]
     base: dict[str, Any] = {}
     if _on_the_hub(base_model):
         base = {"base_model": base_model, "base_model_relation": "adapter" if kind == "adapter" else "finetune"}
-    library = "peft" if kind == "adapter" else "transformers"
+    library = "peft" if kind == "adapter" and form is None else "transformers"
     return ModelCardData(library_name=library, pipeline_tag=loading.pipeline, tags=tags, **base)
 
 

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, interpolate, normalize
 from transformers import AutoModel
 
-from fedfm.capabilities import BACKBONE_WEIGHTS, LABELS, TEXT_INPUTS, TWO_TOWERS, VIRTUAL_TOKENS
+from fedfm.capabilities import BACKBONE_WEIGHTS, LABELS, PEFT_PROMPTS, TEXT_INPUTS, TWO_TOWERS
 from fedfm.data.examples import Examples
 from fedfm.data.image_files import with_images
 from fedfm.data.image_text import CAPTIONS, encode_image_text
@@ -58,7 +58,7 @@ class ImageText(Task):
     needs = {BACKBONE_WEIGHTS: "a proxy learns from public examples of one kind, and a pair has two"}
     takes = {
         LABELS: "its examples have none",
-        VIRTUAL_TOKENS: "peft has no place for them in a model of two towers; use lora",
+        PEFT_PROMPTS: "peft has no place for them in a model of two towers; use prompt or lora",
         TEXT_INPUTS: "its examples are pairs of an image and a text",
     }
     kind: Literal["image-text"] = "image-text"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
+from fedfm.models.tunables.attention_adapter import AttentionAdapter
 from fedfm.models.tunables.base import TuneSettings
 from fedfm.models.tunables.bitfit import BitFit
 from fedfm.models.tunables.c3a import C3A
@@ -45,6 +46,7 @@ TUNABLES: dict[str, type[TuneSettings]] = {
     "prompt": Prompt,
     "p-tuning": PTuning,
     "prefix": Prefix,
+    "attention-adapter": AttentionAdapter,
     "bitfit": BitFit,
     "norms": Norms,
     "layers": WholeLayers,
@@ -58,6 +60,7 @@ __all__ = [
     "C3A",
     "IA3",
     "TUNABLES",
+    "AttentionAdapter",
     "BitFit",
     "Dora",
     "DualLora",

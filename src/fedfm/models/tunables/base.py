@@ -133,8 +133,8 @@ def tunable_blocks(backbone: Backbone) -> list[Block]:
     return [block for block in blocks(backbone.model, backbone.family) if chosen is None or block.path in chosen]
 
 
-def attach_parameters(model: PreTrainedModel, names: Collection[str]) -> Tunable:
-    """Makes parameters of the model itself trainable, as copies, since another model may share the originals."""
+def own_parameters(model: PreTrainedModel, names: Collection[str]) -> None:
+    """Gives a model copies of some of its parameters, since another model may share the originals."""
     chosen = set(names)
     alike: dict[int, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
@@ -145,7 +145,19 @@ def attach_parameters(model: PreTrainedModel, names: Collection[str]) -> Tunable
             for name in tied:
                 module, _, attribute = name.rpartition(".")
                 model.get_submodule(module).register_parameter(attribute, own)
+
+
+def attach_parameters(model: PreTrainedModel, names: Collection[str]) -> Tunable:
+    """Makes parameters of the model itself trainable, as copies."""
+    own_parameters(model, names)
     return Tunable.of_model(model, names)
+
+
+def adapter_base(backbone: Backbone) -> dict[str, str | None]:
+    """What an adapter's config says of its base model."""
+    folder = Path(backbone.name).expanduser()
+    name = str(folder.absolute()) if folder.is_dir() else backbone.name
+    return {"base_model_name_or_path": name, "revision": backbone.revision}
 
 
 def attach_peft(
@@ -162,9 +174,8 @@ def attach_peft(
     with torch_seed(seed, "tunable"), quiet():
         model = get_peft_model(backbone.model, config)
     attached = model.active_peft_config
-    folder = Path(backbone.name).expanduser()
-    attached.base_model_name_or_path = str(folder.absolute()) if folder.is_dir() else backbone.name
-    attached.revision = backbone.revision
+    for field, value in adapter_base(backbone).items():
+        setattr(attached, field, value)
     for field in ("target_modules", "feedforward_modules"):
         if isinstance(chosen := getattr(attached, field, None), set):
             setattr(attached, field, sorted(chosen))  # so that adapter_config.json does not depend on hashes

@@ -13,17 +13,22 @@ from typing import Annotated, Any, ClassVar, Literal
 from peft import PrefixTuningConfig, PromptTuningConfig, PromptTuningInit
 from pydantic import Field
 
-from fedfm.capabilities import RECOMPUTATION, VIRTUAL_TOKENS
+from fedfm.capabilities import BOTH_TOWERS_TUNED, PEFT_PROMPTS, RECOMPUTATION, VIRTUAL_TOKENS
 from fedfm.errors import RecipeError
 from fedfm.models.backbones import Backbone, embeddings
 from fedfm.models.tunable import Tunable
 from fedfm.models.tunables.base import CLASSIFIERS, WithHead, attach_peft, refuse_undescribed
+from fedfm.models.tunables.context import attach_context
+from fedfm.models.tunables.hooked import reads_pairs
 
 
 class VirtualTokens(WithHead):
     """Settings that prompt and prefix tuning share."""
 
-    needs = {VIRTUAL_TOKENS: "it trains tokens that precede a text"}
+    needs = {
+        VIRTUAL_TOKENS: "it trains tokens that precede a text",
+        PEFT_PROMPTS: "its tokens are computed or read by peft",
+    }
 
     num_virtual_tokens: Annotated[int, Field(ge=1, le=100_000)] = 10
     """Number of virtual tokens; each uses one position of the text."""
@@ -88,19 +93,26 @@ class BeforeInput(VirtualTokens):
 class Prompt(BeforeInput):
     """Trained embeddings before the input's embeddings."""
 
+    needs = {VIRTUAL_TOKENS: VirtualTokens.needs[VIRTUAL_TOKENS]}
+    takes = {BOTH_TOWERS_TUNED: "its tokens are in a text, and a client with only images has none"}
     usual_lr = (1e-3, 0.3)
     least_parameters = 1_000_000_000
     least_source = "arXiv:2104.08691, §3.1: it reaches full tuning at 10 billion"
 
     kind: Literal["prompt"] = "prompt"
     """Trained embeddings before the input's embeddings."""
+    head: bool = True
+    """Also train the task's head in full; of a language model's head, and of a model of images and texts, only the
+    parts that the checkpoint lacks."""
 
     def attach(self, backbone: Backbone, *, task_type: str | None, seed: int) -> Tunable:
-        """Prompt tuning.
+        """Prompt tuning; of a model of images and texts, `context`.
 
         Raises:
-            RecipeError: at ``tune.kind``: see `check_before_input`.
+            RecipeError: at ``tune.kind``: see `check_before_input` and `attach_context`.
         """
+        if reads_pairs(backbone):
+            return attach_context(self, backbone, seed=seed)
         self.check_before_input(backbone, task_type)
         config = PromptTuningConfig(
             prompt_tuning_init=PromptTuningInit.SAMPLE_VOCAB, **self.common(backbone, task_type)

@@ -1,4 +1,4 @@
-"""The artifacts of a run: ``adapter/`` in the format of PEFT, ``model/`` in that of transformers, with their cards."""
+"""A run's artifacts: ``adapter/``, mostly in PEFT's format, ``model/`` in that of transformers, with their cards."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def write_outcome(folder: RunFolder, tuned: Tuned, recipe: Recipe, summary: dict
         merge: write ``model/`` even though the tunable could be an adapter.
 
     Returns:
-        ``adapter/``, or ``model/`` for merged models and for tunables that are not PEFT methods (head, bitfit, full).
+        ``adapter/``, or ``model/`` for merged models and for tunables that change the model (head, bitfit, full).
     """
     if tuned.needs_model:
         added = tuned.model.joined(tuned.version, recipe.aggregate.adapter_rank)

@@ -22,6 +22,7 @@ from fedfm.data.settings import DataSettings
 from fedfm.data.sources import Source, read_source
 from fedfm.errors import RecipeError
 from fedfm.hosts.devices import choose_device
+from fedfm.models.backbones import leave_room
 from fedfm.models.heads import keep_outputs
 from fedfm.recipe import Recipe, load_recipe
 from fedfm.recipe.overrides import apply_overrides
@@ -255,6 +256,7 @@ def open_model(run: Path | str, overrides: Sequence[str] = (), named: str | None
     recipe = load_recipe(folder.recipe, [text for text in overrides if text not in columns])
     tuned = load_tuned(folder, recipe)
     tunable, backbone = tuned.model.tunable, tuned.backbone
+    leave_room(backbone.processor, recipe.tune.virtual_tokens)
     device = choose_device(recipe.runtime.device)
     tunable.to(device)
     names = jsonl.read(folder.summary)["labels"]

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import psutil
 import torch
-from peft import PeftModel
 from PIL import Image
 from torch import Tensor
 from transformers import (
@@ -21,6 +20,7 @@ from transformers import (
 )
 
 from fedfm.data.images import Framing, PixelStatistics
+from fedfm.models.adapter_files import HOOKED
 from fedfm.models.backbones import Backbone
 from fedfm.models.processors import Processor
 from fedfm.models.quiet import quiet
@@ -75,8 +75,9 @@ def reload(target: Path, tunable: Tunable, backbone: Backbone, recipe: Recipe) -
         backbone: its backbone.
         recipe: the recipe of the run.
     """
-    whole = not (target / "adapter_config.json").is_file()
-    library = "transformers" if whole else "peft"
+    hooked = (target / HOOKED).is_file()
+    whole = not hooked and not (target / "adapter_config.json").is_file()
+    library = "transformers" if whole or hooked else "peft"
     room, needed = psutil.virtual_memory().available, sum(p.nbytes for p in tunable.model.parameters())
     if needed > room:
         return Reloaded(library, None, f"a second model of {needed:,} bytes does not fit into memory ({room:,} free)")
@@ -84,7 +85,7 @@ def reload(target: Path, tunable: Tunable, backbone: Backbone, recipe: Recipe) -
     measured = _outputs(task, tunable.model, _measured_input(backbone.processor))
     try:
         with quiet():
-            again = _whole(target, recipe) if whole else _adapter(target, backbone, recipe)
+            again = _whole(target, recipe) if whole else tunable.loaded(_base(backbone, recipe), target)
             found = _outputs(task, again, _plain_input(target, task.modality))
     except Exception as error:  # any error of the libraries is the result; the run itself is valid
         return Reloaded(library, None, f"it does not load: {line(error)}", loads=False)
@@ -101,19 +102,19 @@ def _whole(target: Path, recipe: Recipe) -> PreTrainedModel:
     return model
 
 
-def _adapter(target: Path, backbone: Backbone, recipe: Recipe) -> PeftModel:
-    """The base with the adapter, loaded by the calls on the adapter's card."""
+def _base(backbone: Backbone, recipe: Recipe) -> PreTrainedModel:
+    """The base of an adapter, loaded by the calls on the adapter's card."""
     config = backbone.model.config
     labels = {}
     if recipe.task.labelled:
         labels = {name: getattr(config, name) for name in ("id2label", "label2id", "problem_type")}
     with open_checkpoint(recipe.model, allow_network=recipe.allow_network) as checkpoint:
-        base = recipe.task.auto_class.from_pretrained(
+        base: PreTrainedModel = recipe.task.auto_class.from_pretrained(
             checkpoint.folder, **labels, dtype=torch.float32, ignore_mismatched_sizes=True, local_files_only=True
         )
     if isinstance(backbone.processor, PreTrainedTokenizerBase):
         base.config.get_text_config().pad_token_id = backbone.processor.pad_token_id
-    return PeftModel.from_pretrained(base, str(target)).eval()
+    return base
 
 
 def _measured_input(processor: Processor) -> Batch:
