@@ -33,6 +33,11 @@ REFUSED = {
     ),
     "a matrix of nothing": (["evaluate.matrix=true"], "evaluate.matrix", "set federation.holdout"),
     "replay without a stream": (["local.replay={examples: 10}"], "local.replay", "there are no earlier tasks"),
+    "compressed differences between sites": (
+        [*AT_SITES, "protocol.kind=gossip", "updates=[{kind: quantize}]"],
+        "updates",
+        "between sites stands the server, which gets whole changes: leave updates out",
+    ),
     "classes renamed at sites": (
         [*AT_SITES, "federation.label_groups=2"],
         "federation.label_groups",

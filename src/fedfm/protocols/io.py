@@ -357,7 +357,7 @@ class KeepsRecords(Interface):
         ...
 
     def keep(self, name: str, client: str, params: Params) -> None:
-        """Stores tensors of a client with this round's state; only where clients are simulated."""
+        """Stores tensors of a client with this round's state, in the run's folder."""
         ...
 
     def kept(self, name: str, client: str, *, fresh: bool = False) -> Params | None:
