@@ -89,6 +89,8 @@ class Protocol(Settings):
     """Whether the server holds several models, each of which serves some clients; see `experts`."""
     peer_stages: ClassVar[bool] = False
     """Whether stages act on what simulated clients send each other, in place of updates to a server."""
+    serves_kinds: ClassVar[bool] = False
+    """Whether clients that have only images, or only texts, are asked for what these are enough for; see `IO.kind`."""
     writes_texts: ClassVar[bool] = False
     """Whether the server writes examples of one text each; see `synthetic`."""
     exchanges: ClassVar[int] = 1
@@ -116,7 +118,7 @@ class Protocol(Settings):
 
     @property
     def digest(self) -> Distilling | None:
-        """How a client with a backbone of its own learns from the server's logits; None: it does not."""
+        """How a client learns from what the server says of the public examples; None: it does not."""
         return None
 
     @property

@@ -20,6 +20,7 @@ PRESETS = (
     "sst2-fedpft",
     "digits-vit",
     "multimodal",
+    "multimodal-cream",
     "multi-label",
     "token-classification",
     "regression",
