@@ -36,6 +36,7 @@ class Clients:
     """Clients that take one gradient step towards their own centres; plays the part of `fedfm.protocols.IO`."""
 
     seed = 3
+    simulated = True
     start: Mapping[str, Tensor] = {"x": torch.zeros(2, dtype=torch.float64)}
     spec = spec_of(start)
     rule = SimpleNamespace(fixed=lambda spec: frozenset[str]())

@@ -59,6 +59,11 @@ REFUSED = {
         "its accountant draws from all clients in every round",
     ),
     "replay without a stream": (["local.replay={examples: 10}"], "local.replay", "there are no earlier tasks"),
+    "compressed differences between sites": (
+        [*AT_SITES, "protocol.kind=gossip", "updates=[{kind: quantize}]"],
+        "updates",
+        "between sites stands the server, which gets whole changes: leave updates out",
+    ),
     "classes renamed at sites": (
         [*AT_SITES, "federation.label_groups=2"],
         "federation.label_groups",

@@ -71,7 +71,7 @@ def small(recipe: Recipe, models: Path) -> list[str]:
     if recipe.protocol.public_examples:
         changes += ["protocol.examples=20"]
     if recipe.public is not None:
-        changes += ["public.limit=40", "public.max_length=24", "public.text=text"]
+        changes += ["public.limit=40", "public.max_length=24"]
     if proxy.kind != "none" and getattr(proxy, "distill", None) is not None:
         changes += ["proxy.distill.steps=2", "proxy.distill.batch_size=4"]
     if getattr(proxy, "align", None) is not None:
@@ -93,7 +93,7 @@ def texts(recipe: Recipe, folder: Path) -> list[str]:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     public.write_text("".join(json.dumps({"text": f"thing {number} that is public"}) + "\n" for number in range(40)))
     changes = [f"data.train={path}", f"data.test={path}"]
-    return changes if recipe.public is None else [*changes, f"public.data={public}"]
+    return changes if recipe.public is None else [*changes, f"public.data={public}", "public.text=text"]
 
 
 @pytest.mark.parametrize("name", PRESETS)

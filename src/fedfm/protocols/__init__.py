@@ -8,6 +8,7 @@ from fedfm.protocols.base import Messages, Protocol, ServerModel, State, Synthet
 from fedfm.protocols.buffered import Buffered
 from fedfm.protocols.calibrated import Calibrated
 from fedfm.protocols.clusters import Clusters
+from fedfm.protocols.creamfl import CreamFL
 from fedfm.protocols.decomfl import DeComFL
 from fedfm.protocols.distillation import Distillation
 from fedfm.protocols.evolution import Evolution
@@ -27,6 +28,7 @@ PROTOCOLS: dict[str, type[Protocol]] = {
     "hierarchical": Hierarchical,
     "gossip": Gossip,
     "distillation": Distillation,
+    "creamfl": CreamFL,
     "greedy-soup": GreedySoup,
     "learned-soup": LearnedSoup,
     "clusters": Clusters,
@@ -48,6 +50,7 @@ __all__ = [
     "Calibrated",
     "ClientUpdate",
     "Clusters",
+    "CreamFL",
     "DeComFL",
     "Distillation",
     "Evolution",

@@ -83,11 +83,14 @@ class Protocol(Settings):
     asks_everyone: ClassVar[bool] = False
     """Whether every client takes part in every round."""
     own_tunable: ClassVar[str | None] = None
-    """Name under which `IO.keep` stores a tunable for each client; None: all clients start from the server's."""
+    """Name under which `IO.keep` stores a tunable for each client, also for a site; None: all clients start from the
+    server's."""
     has_experts: ClassVar[bool] = False
     """Whether the server holds several models, each of which serves some clients; see `experts`."""
     peer_stages: ClassVar[bool] = False
-    """Whether stages act on what clients send each other, in place of updates to a server."""
+    """Whether stages act on what simulated clients send each other, in place of updates to a server."""
+    serves_kinds: ClassVar[bool] = False
+    """Whether clients that have only images, or only texts, are asked for what these are enough for; see `IO.kind`."""
     writes_texts: ClassVar[bool] = False
     """Whether the server writes examples of one text each; see `synthetic`."""
     exchanges: ClassVar[int] = 1
@@ -115,7 +118,7 @@ class Protocol(Settings):
 
     @property
     def digest(self) -> Distilling | None:
-        """How a client with a backbone of its own learns from the server's logits; None: it does not."""
+        """How a client learns from what the server says of the public examples; None: it does not."""
         return None
 
     @property
@@ -221,6 +224,10 @@ class Protocol(Settings):
             answers: updates that it needs.
         """
         return Messages(down=asked, up=answers)
+
+    def messages_of_sites(self, clients: Sequence[str], asked: int, answers: int) -> Messages:
+        """As `messages`, where the clients are sites, between which there are no lines."""
+        return self.messages(clients, asked, answers)
 
     def figures(self, state: State) -> dict[str, float]:
         """Figures of the protocol's state, for summary and report."""

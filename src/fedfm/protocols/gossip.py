@@ -20,6 +20,9 @@ both factors are mixed in all rounds: ADF-LoRA, arXiv:2511.18291.
 Σ_i x_i is that of y_i, whatever γ and Q are, since rows and columns of W sum to 1. The run evaluates and delivers the
 mean x̄ of all x_i; `consensus_distance` is √(mean_i ‖x_i − x̄‖²). A client that is absent in a round neither trains nor
 mixes; W is then that of the graph of the others.
+
+Sites have no line to each other, so the server that relays their messages mixes in their place: it sends each site
+x_i and gets Δ_i(x_i). It sees all values, which a relay of these messages would as well.
 """
 
 from __future__ import annotations
@@ -86,7 +89,6 @@ class Gossip(Protocol):
         capabilities.WHOLE_VIEWS: "neighbours mix every coordinate",
         capabilities.BACKBONE_WEIGHTS: "without a server, no one keeps a proxy and its backbone alike",
         capabilities.FIXED_COHORT: "protocol.absence says how many clients take part",
-        capabilities.SIMULATED_CLIENTS: "clients on machines of their own have no line to each other",
     }
 
     def capabilities(self) -> Capabilities:
@@ -117,7 +119,7 @@ class Gossip(Protocol):
             raise RecipeError(f"the file has changed since round {state.round}: restore it", where="protocol.graph")
         senders = self.graph.among(self.present(clients, io.seed, number), clients, number)
         self._train(list(senders), number, io)
-        size = self._send(senders, number, io)
+        size = self._send(senders, number, io) if io.simulated else None
         rows, mean = metropolis(senders), _Mean()
         for client in clients:
             mixed = self._mixed(client, rows[client], io) if client in rows else _own(client, io)
@@ -139,8 +141,16 @@ class Gossip(Protocol):
         sent = sum(len(others) for graph in rounds for others in graph.values()) / period
         return Messages(peer=sent * self.graph.attendance(self.absence))
 
+    def messages_of_sites(self, clients: Sequence[str], asked: int, answers: int) -> Messages:
+        """Every site that is there gets its values, and sends what it changed."""
+        present = round(len(clients) * (1 - self.absence))
+        return Messages(down=present, up=present)
+
     def figures(self, state: State) -> dict[str, float]:
-        """The clients' distance from their mean, the spectral gap and the bytes of a message between two clients."""
+        """The clients' distance from their mean, the spectral gap and the bytes of a message between two clients.
+
+        Sites send each other nothing, so there are no such bytes.
+        """
         return {name: state.facts[name] for name in (DISTANCE, GAP, BYTES) if state.facts.get(name) is not None}
 
     def present(self, clients: Sequence[str], seed: int, number: int) -> list[str]:
@@ -160,7 +170,7 @@ class Gossip(Protocol):
         for start in range(0, len(clients), AT_ONCE):
             own = {client: _own(client, io) for client in clients[start : start + AT_ONCE]}
             asks = {
-                client: Ask(number, dict(params), learning_rate=io.learning_rate(number), counted=False)
+                client: Ask(number, dict(params), learning_rate=io.learning_rate(number), counted=not io.simulated)
                 for client, params in own.items()
             }
             trained = dict(own)

@@ -18,8 +18,10 @@ from fedfm.params import Params
 from fedfm.privacy import Release
 from fedfm.spec import Spec
 from fedfm.tasks.public import PublicTexts
+from fedfm.tasks.public_pairs import PublicPairs
 from fedfm.updates import Done, UpdatePath
 from fedfm.views import Slices
+from fedfm.views.modalities import Kind
 from fedfm.views.selection import Selection, TunableLayers
 
 
@@ -136,6 +138,10 @@ class KnowsRun(Interface):
         """Client id → place of its backbone in `federation.models`; clients that have the server's are not in it."""
         ...
 
+    def kind(self, client: str) -> Kind:
+        """Whether a client has images, texts or both, by `federation.modalities`."""
+        ...
+
     @property
     def selection(self) -> Selection:
         """The recipe's `select`."""
@@ -170,6 +176,11 @@ class HasServer(Interface):
     @property
     def public(self) -> PublicTexts:
         """The recipe's public data; only for a protocol with `public_examples`."""
+        ...
+
+    @property
+    def public_pairs(self) -> PublicPairs:
+        """As `public`, where the task is on pairs of an image and a text."""
         ...
 
     @property
@@ -357,7 +368,7 @@ class KeepsRecords(Interface):
         ...
 
     def keep(self, name: str, client: str, params: Params) -> None:
-        """Stores tensors of a client with this round's state; only where clients are simulated."""
+        """Stores tensors of a client with this round's state, in the run's folder."""
         ...
 
     def kept(self, name: str, client: str, *, fresh: bool = False) -> Params | None:

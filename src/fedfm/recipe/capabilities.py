@@ -338,10 +338,14 @@ PLAIN_KEYS = (
         needs={
             TWO_TOWERS: "a client without images or texts trains the tower of the other kind",
             BOTH_TOWERS_TUNED: "a client with one kind trains the tower of that kind",
-            TUNABLE_UPDATES: "the server folds what a client returns into its tower",
             SIMULATED_CLIENTS: "they leave out a kind of the pairs that they have; sites need pairs",
         },
         takes={WHOLE_VIEWS: "a client with one kind holds one tower only"},
+    ),
+    PlainKey(
+        "federation.modalities",
+        lambda recipe: recipe.federation.modalities is not None and not recipe.protocol.serves_kinds,
+        needs={TUNABLE_UPDATES: "the server folds what a client returns into its tower"},
     ),
     PlainKey(
         "model.text",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from fedfm.capabilities import BARRIER
+from fedfm.capabilities import SAME_ROUND
 from fedfm.data.partitions import client_ids
 from fedfm.data.settings import SITES
 from fedfm.errors import Problem
@@ -306,10 +306,19 @@ def _pairs_at_clients(recipe: RecipeKeys) -> str | None:
 
 
 def _free_sites(recipe: RecipeKeys) -> str | None:
-    if recipe.evaluate.at != "server" and recipe.data.train == SITES and BARRIER in recipe.protocol.takes:
+    if recipe.evaluate.at != "server" and recipe.data.train == SITES and SAME_ROUND in recipe.protocol.takes:
         return (
             f"clients evaluate between rounds, but with `protocol.kind: {recipe.protocol.kind}` sites train at any "
             "time: use evaluate.at=server"
+        )
+    return None
+
+
+def _between_sites(recipe: RecipeKeys) -> str | None:
+    if recipe.updates and recipe.protocol.peer_stages and recipe.data.train == SITES:
+        return (
+            f"with `protocol.kind: {recipe.protocol.kind}` they act on what clients send each other, but between sites "
+            "stands the server, which gets whole changes: leave updates out"
         )
     return None
 
@@ -450,6 +459,7 @@ CHECKS = (
     Check(("contribution.kind", "federation", "protocol", "data.client", "data.train"), _few_enough_scored),
     Check(("ask", "task.kind"), _ask),
     Check(("updates",), _stage_order),
+    Check(("updates", "protocol.kind", "data.train"), _between_sites),
     Check(("privacy.kind", "federation", "data.client", "data.train"), _promise),
     Check(("tune.kind", "tune.target_modules", "proxy.kind", "proxy.interval"), _plug_in),
 )

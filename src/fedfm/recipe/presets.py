@@ -20,6 +20,7 @@ PRESETS = (
     "sst2-fedpft",
     "digits-vit",
     "multimodal",
+    "multimodal-cream",
     "prompt-image-text",
     "fedclip",
     "multi-label",

@@ -150,7 +150,7 @@ def read_public(
         examples = encode_samples(source, settings.text, processor, length, pairs=pairs, where=f"{where}.text")
     else:
         examples = encode_images(source, settings.image, processor, channels=channels(processor))
-    return PublicData(examples, _chosen(settings, len(examples), seed), processor, source.digest)
+    return PublicData(examples, chosen_places(settings, len(examples), seed), processor, source.digest)
 
 
 @dataclass(frozen=True)
@@ -204,7 +204,7 @@ def read_public_texts(
     source = _source(settings, tokenizer, allow_network=allow_network, where="public")
     length = min(settings.max_length or max_length, tokenizer.model_max_length)
     table = sample_texts(source, settings.text, tokenizer, length, pairs=pairs, where="public.text")
-    return PublicTexts(table, _chosen(settings, len(table), seed), source.digest)
+    return PublicTexts(table, chosen_places(settings, len(table), seed), source.digest)
 
 
 def _source(settings: PublicSettings, processor: Processor, *, allow_network: bool, where: str) -> Source:
@@ -224,6 +224,6 @@ def _source(settings: PublicSettings, processor: Processor, *, allow_network: bo
     )
 
 
-def _chosen(settings: PublicSettings, count: int, seed: int) -> np.ndarray:
+def chosen_places(settings: PublicSettings, count: int, seed: int) -> np.ndarray:
     """Places of the examples that ``public.limit`` selects."""
     return np.sort(numpy_generator(seed, "public limit").permutation(count)[: settings.limit])

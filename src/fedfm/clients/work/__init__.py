@@ -10,6 +10,7 @@ from fedfm.clients.work.fisher import fisher
 from fedfm.clients.work.moments import MOMENTS, moments
 from fedfm.clients.work.predict import predict
 from fedfm.clients.work.probe import probe
+from fedfm.clients.work.represent import REPRESENT, represent
 from fedfm.clients.work.retrieve import RETRIEVE, retrieve
 from fedfm.clients.work.secure_sum import (
     ADVERTISE,
@@ -34,6 +35,7 @@ WORKS: dict[str, Work] = {
     "train": Work(train, trains=True, shares_passes=True, gets_extras=True, sends_update=True),
     EVALUATE: Work(evaluate, measures=True),
     "predict": Work(predict, trains=True),
+    REPRESENT: Work(represent, trains=True),
     SEED_POOL: Work(seed_pool, trains=True),
     MEASURE_SLOPES: Work(slopes, trains=True, keeps=True),
     PROBE: Work(probe),

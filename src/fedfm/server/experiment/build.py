@@ -39,6 +39,7 @@ from fedfm.server.experiment.federated_data import FederatedData, prepare_data
 from fedfm.server.experiment.secure_costs import secure_bytes
 from fedfm.server.experiment.server_model import LoadedServerModel, load_server_model
 from fedfm.tasks.public import PublicTexts
+from fedfm.tasks.public_pairs import PublicPairs
 from fedfm.views import choice_of
 from fedfm.views.selection import TunableLayers
 from fedfm.wire import on_disk
@@ -176,7 +177,7 @@ class Experiment:
         sent = [protocol.sends(work) for work in protocol.works]
         down = sum(down if groups is None else self.contract.request_bytes(number, groups) for groups in sent)
         if protocol.public_sent:
-            down += self.public_texts.size_bytes(protocol.public_sent)
+            down += (self.data.public_pairs or self.public_texts).size_bytes(protocol.public_sent)
         if self.contract.masking is not None:
             clients = list(self.data.clients)
             cohort = clients[: self.recipe.federation.cohort_size(len(clients))]
@@ -250,6 +251,17 @@ class Experiment:
         if self.data.public_texts is None:
             raise ValueError("the protocol uses no public texts")
         return self.data.public_texts
+
+    @property
+    def public_pairs(self) -> PublicPairs:
+        """Public data as pairs of an image and a text.
+
+        Raises:
+            ValueError: the protocol does not use any.
+        """
+        if self.data.public_pairs is None:
+            raise ValueError("the protocol uses no public pairs")
+        return self.data.public_pairs
 
     @cached_property
     def student(self) -> Learner:

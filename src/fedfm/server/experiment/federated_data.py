@@ -26,6 +26,7 @@ from fedfm.recipe import Recipe
 from fedfm.recipe.cohorts import check_cohort
 from fedfm.tasks import Task
 from fedfm.tasks.public import PublicData, PublicTexts, read_public, read_public_texts
+from fedfm.tasks.public_pairs import PublicPairs, read_public_pairs
 
 Split = Literal["test", "validation"]
 
@@ -54,6 +55,7 @@ class FederatedData:
         public: unlabelled public data; read only if a proxy is fitted on it.
         plug_in_public: what the plug-in learns from; the same, unless the recipe names other data.
         public_texts: the same as texts; read only if a protocol uses them.
+        public_pairs: the same as pairs of an image and a text, where the task is on these.
         repeats: examples that splits share, or that a split has more than once.
         notes: sentences that say what was left out when the data was read.
         test_tasks: int64 [N], the task of each test example in the recipe's stream; None without a stream.
@@ -74,6 +76,7 @@ class FederatedData:
     public: PublicData | None = None
     plug_in_public: PublicData | None = None
     public_texts: PublicTexts | None = None
+    public_pairs: PublicPairs | None = None
     repeats: tuple[Repeats, ...] = ()
     notes: tuple[str, ...] = ()
     test_tasks: np.ndarray | None = None
@@ -197,7 +200,7 @@ def prepare_data(recipe: Recipe, sites: Sequence[str] = ()) -> FederatedData:
         labels, processor = training.labels, training.processor
         recipe, clients = training.recipe, training.federation.sizes
     _refuse_unknown(recipe.federation.without, clients)
-    task, public_texts = recipe.task, None
+    task, public_texts, public_pairs = recipe.task, None, None
     encoded: dict[str, Examples] = {}
     for split, source in sources.items():
         if source is not None:
@@ -206,6 +209,7 @@ def prepare_data(recipe: Recipe, sites: Sequence[str] = ()) -> FederatedData:
     public = _public(recipe, processor, gathering)
     with gathering.attempt():
         public_texts = _public_texts(recipe, processor)
+        public_pairs = _public_pairs(recipe, processor)
     test_tasks = None
     if training is not None and training.timetable is not None and "test" in encoded:
         with gathering.attempt():
@@ -216,6 +220,8 @@ def prepare_data(recipe: Recipe, sites: Sequence[str] = ()) -> FederatedData:
     digests |= {key: found.digest for key, found in public.items()}
     if public_texts is not None:
         digests[PUBLIC] = public_texts.digest
+    if public_pairs is not None:
+        digests[PUBLIC] = public_pairs.digest
     known = {name: source for name, source in sources.items() if source is not None}
     examples = dict(encoded)
     if training is not None:
@@ -235,6 +241,7 @@ def prepare_data(recipe: Recipe, sites: Sequence[str] = ()) -> FederatedData:
         public=public.get(PUBLIC),
         plug_in_public=public.get(PLUG_IN_PUBLIC, public.get(PUBLIC)),
         public_texts=public_texts,
+        public_pairs=public_pairs,
         test_tasks=test_tasks,
         repeats=tuple(find_repeats(known, task.inputs(recipe.data))),
         notes=tuple(dict.fromkeys(note for source in known.values() for note in source.notes))
@@ -288,7 +295,7 @@ def _public_texts(recipe: Recipe, processor: Processor) -> PublicTexts | None:
         RecipeError: at ``protocol.examples``: a round needs more than there are.
     """
     needed = recipe.protocol.public_examples
-    if recipe.public is None or not needed:
+    if recipe.public is None or not needed or recipe.task.modality == "image-text":
         return None
     found = read_public_texts(
         recipe.public,
@@ -298,12 +305,28 @@ def _public_texts(recipe: Recipe, processor: Processor) -> PublicTexts | None:
         pairs=len(recipe.data.text) == 2,
         allow_network=recipe.allow_network,
     )
+    _check_enough(found, needed)
+    return found
+
+
+def _public_pairs(recipe: Recipe, processor: Processor) -> PublicPairs | None:
+    """As `_public_texts`, for a task on pairs of an image and a text."""
+    needed = recipe.protocol.public_examples
+    if recipe.public is None or not needed or recipe.task.modality != "image-text":
+        return None
+    found = read_public_pairs(
+        recipe.public, recipe.task, recipe.data, processor, seed=recipe.seed, allow_network=recipe.allow_network
+    )
+    _check_enough(found, needed)
+    return found
+
+
+def _check_enough(found: PublicTexts | PublicPairs, needed: int) -> None:
     if len(found) < needed:
         raise RecipeError(
             f"a round needs {needed} public examples, but `public` has only {len(found)}; lower it, or give more data",
             where="protocol.examples",
         )
-    return found
 
 
 def _named(recipe: Recipe, split: Split) -> Source | None:

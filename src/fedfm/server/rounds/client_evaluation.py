@@ -49,7 +49,7 @@ def measure_at_clients(
         InterruptedRunError: the run was asked to stop.
     """
     found = []
-    for asks in _asks(exchange.number, models, params, clients):
+    for asks in _asks(exchange.number, models, params, clients, crosses=not exchange.simulated):
         for update in exchange.ask(asks, quorum=False):
             facts = update.facts
             figures = {"loss": facts.loss, **{name: facts.extra.get(name) for name in metrics}}
@@ -58,8 +58,18 @@ def measure_at_clients(
     return found
 
 
-def _asks(number: int, models: ClientModels, params: Params, clients: Sequence[str]) -> Iterator[Mapping[str, Ask]]:
-    """One message for all, or for all that an expert serves; or each client's own tunable, which crosses no wire."""
+def _asks(
+    number: int, models: ClientModels, params: Params, clients: Sequence[str], *, crosses: bool
+) -> Iterator[Mapping[str, Ask]]:
+    """One message for all, or for all that an expert serves; or each client's own tunable.
+
+    Args:
+        number: of the round.
+        models: what the clients hold.
+        params: the tunable that the run delivers.
+        clients: who is asked.
+        crosses: whether their own tunables cross a wire: simulated clients would have theirs.
+    """
     if models.protocol.own_tunable is None:
         delivered = Ask(number, dict(params), work=EVALUATE, expects={})
         experts = {
@@ -71,7 +81,7 @@ def _asks(number: int, models: ClientModels, params: Params, clients: Sequence[s
         return
     for start in range(0, len(clients), AT_ONCE):
         yield {
-            client: Ask(number, dict(models.of(client, params)), work=EVALUATE, expects={}, counted=False)
+            client: Ask(number, dict(models.of(client, params)), work=EVALUATE, expects={}, counted=crosses)
             for client in clients[start : start + AT_ONCE]
         }
 

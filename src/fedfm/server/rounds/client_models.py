@@ -1,4 +1,4 @@
-"""What each simulated client holds of the tunable, and the one tunable that stands for all of them."""
+"""What each client holds of the tunable, as far as the server has it, and the one tunable that stands for all."""
 
 from __future__ import annotations
 
@@ -9,9 +9,21 @@ from fedfm.clients import Contract
 from fedfm.clients.contract import PERSONAL
 from fedfm.clients.state import decode_state
 from fedfm.clients.store import ClientStore
+from fedfm.data.settings import SITES
 from fedfm.params import Params, add, map_params
 from fedfm.protocols import Protocol, State
+from fedfm.recipe import Recipe
+from fedfm.records.folder import RunFolder
 from fedfm.server.rounds.state import RunState, StateVersion
+
+
+def kept_here(folder: RunFolder, recipe: Recipe) -> ClientStore | None:
+    """What clients keep; None for real sites, which keep it on their own disks.
+
+    The tunables of a protocol under which each client has its own are here for sites, too.
+    """
+    here = recipe.data.train != SITES or recipe.protocol.own_tunable is not None
+    return ClientStore(folder.client_state) if here else None
 
 
 @dataclass(frozen=True)
@@ -21,7 +33,7 @@ class ClientModels:
     Attributes:
         contract: what crosses; knows the personal parts.
         protocol: says whether clients have tunables of their own.
-        store: what simulated clients keep; None for real sites, which keep it on their own disks.
+        store: as `kept_here`.
         versions: client id → the version that it keeps now.
         state: of the protocol.
     """
@@ -39,7 +51,7 @@ class ClientModels:
 
     @property
     def differ(self) -> bool:
-        """Whether clients of a simulation hold different models."""
+        """Whether clients hold different models, which are here."""
         return self.store is not None and (
             self.protocol.own_tunable is not None or bool(self.contract.personal) or self.contract.has_copies
         )

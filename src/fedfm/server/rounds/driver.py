@@ -19,7 +19,7 @@ from fedfm.server.experiment.build import Experiment
 from fedfm.server.rounds.arrivals import arrivals_after
 from fedfm.server.rounds.checkpoints import oldest_versions, save_checkpoint
 from fedfm.server.rounds.client_evaluation import ClientFigures, mean_over_clients, measure_at_clients
-from fedfm.server.rounds.client_models import ClientModels
+from fedfm.server.rounds.client_models import ClientModels, kept_here
 from fedfm.server.rounds.comings import comings
 from fedfm.server.rounds.costs import CostBook
 from fedfm.server.rounds.example_guard import guard_of
@@ -66,7 +66,6 @@ class Driver:
         self.listeners = listeners
         self.stop = stop
         self.store = ClientStore(folder.client_state)
-        self.simulated = experiment.data.training is not None
         self.outbox = Outbox(runtime, experiment.client_model, experiment.contract, oldest_versions(folder))
         self.costs = CostBook(experiment)
         self.tripwires = Tripwires(experiment, folder, listeners)
@@ -285,7 +284,7 @@ class Driver:
         return state, figures
 
     def _models(self, state: RunState) -> ClientModels:
-        store = self.store if self.simulated else None
+        store = kept_here(self.folder, self.recipe)
         return ClientModels.after(state, self.experiment.contract, self.recipe.protocol, store)
 
     def _with_scores(self, state: RunState, scores: Scores) -> RunState:

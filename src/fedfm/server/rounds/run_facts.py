@@ -17,7 +17,10 @@ from fedfm.server.experiment.build import Experiment
 from fedfm.server.rounds.sampling import sample_cohort
 from fedfm.spec import Spec
 from fedfm.tasks.public import PublicTexts
+from fedfm.tasks.public_pairs import PublicPairs
 from fedfm.updates import UpdatePath
+from fedfm.views import Modalities
+from fedfm.views.modalities import Kind
 from fedfm.views.selection import Selection, TunableLayers
 
 
@@ -77,6 +80,11 @@ class RunFacts:
         """Client id → place of its backbone in `federation.models`."""
         return self._experiment.backbones
 
+    def kind(self, client: str) -> Kind:
+        """Whether a client has images, texts or both."""
+        view = Modalities.of(self._recipe)
+        return "both" if view is None else view.kind(client)
+
     @property
     def selection(self) -> Selection:
         """The recipe's `select`."""
@@ -96,6 +104,11 @@ class RunFacts:
     def public(self) -> PublicTexts:
         """The recipe's public data."""
         return self._experiment.public_texts
+
+    @property
+    def public_pairs(self) -> PublicPairs:
+        """The recipe's public data, of images and texts."""
+        return self._experiment.public_pairs
 
     @property
     def student(self) -> Learner:

@@ -12,8 +12,6 @@ from typing import Any
 from urllib.parse import quote
 
 from fedfm.clients import Contract
-from fedfm.clients.store import ClientStore
-from fedfm.data.settings import SITES
 from fedfm.errors import RecipeError
 from fedfm.hosts.worker_factory import make_contract
 from fedfm.models import builtin
@@ -32,7 +30,7 @@ from fedfm.records.reading import audit_of
 from fedfm.report.card import ArtifactKind, Base, write_card
 from fedfm.server.experiment.build import Experiment
 from fedfm.server.rounds.checkpoints import load_checkpoint
-from fedfm.server.rounds.client_models import ClientModels
+from fedfm.server.rounds.client_models import ClientModels, kept_here
 from fedfm.server.rounds.state import RunState
 
 MOST_NAME = 200
@@ -157,7 +155,7 @@ def write_cards(folder: RunFolder, tuned: Tuned, recipe: Recipe, summary: dict[s
 
 
 def write_client_adapters(folder: RunFolder, experiment: Experiment, state: RunState) -> None:
-    """Writes ``clients/ID/adapter/`` for at most ``evaluate.clients`` simulated clients, where their models differ.
+    """Writes ``clients/ID/adapter/`` for at most ``evaluate.clients`` clients, where their models differ and are here.
 
     Args:
         folder: the run's folder.
@@ -167,7 +165,7 @@ def write_client_adapters(folder: RunFolder, experiment: Experiment, state: RunS
     Raises:
         StorageError: what a client keeps cannot be read, or an adapter cannot be written.
     """
-    store = ClientStore(folder.client_state) if experiment.data.training is not None else None
+    store = kept_here(folder, experiment.recipe)
     models = ClientModels.after(state, experiment.contract, experiment.recipe.protocol, store)
     if not models.differ or not experiment.tunable.is_adapter:
         return
@@ -291,7 +289,7 @@ def delivered_params(folder: RunFolder, contract: Contract, recipe: Recipe, stat
         state: after some rounds.
     """
     params, clients = state.delivered().params, recipe.federation.clients
-    store = None if recipe.data.train == SITES else ClientStore(folder.client_state)
+    store = kept_here(folder, recipe)
     if clients is None:
         raise ValueError("the recipe of a run says how many clients there are")
     return ClientModels.after(state, contract, recipe.protocol, store).delivered(params, clients)

@@ -8,11 +8,10 @@ from typing import Any
 import numpy as np
 
 from fedfm.clients import spread
-from fedfm.clients.store import ClientStore
 from fedfm.records import jsonl, shapes
 from fedfm.records.folder import RunFolder
 from fedfm.server.experiment.build import Experiment
-from fedfm.server.rounds.client_models import ClientModels
+from fedfm.server.rounds.client_models import ClientModels, kept_here
 from fedfm.server.rounds.interrupts import StopRequest
 from fedfm.server.rounds.state import RunState
 
@@ -116,7 +115,7 @@ def _mean(values: np.ndarray) -> float | None:
 
 
 def _models(experiment: Experiment, folder: RunFolder, state: RunState) -> ClientModels:
-    store = ClientStore(folder.client_state) if experiment.data.training is not None else None
+    store = kept_here(folder, experiment.recipe)
     return ClientModels.after(state, experiment.contract, experiment.recipe.protocol, store)
 
 

@@ -169,7 +169,9 @@ def _bytes(experiment: Experiment, cohort: int) -> dict[str, int]:
     """Bytes of messages as they cross the wire: stages, views and headers included."""
     recipe, contract, clients = experiment.recipe, experiment.contract, list(experiment.data.clients)
     asked = recipe.runtime.asked(cohort, len(clients))
-    messages = recipe.protocol.messages(clients, asked, cohort)
+    protocol = recipe.protocol
+    count_messages = protocol.messages if experiment.data.training is not None else protocol.messages_of_sites
+    messages = count_messages(clients, asked, cohort)
     with_model = next((client for client in clients if client not in experiment.backbones), clients[0])
     sizes = [experiment.message_bytes(with_model, number) for number in range(1, contract.views.period + 1)]
     down, up = (round(sum(size) / len(sizes)) for size in zip(*sizes, strict=True))  # means over rounds that differ

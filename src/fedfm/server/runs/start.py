@@ -103,7 +103,8 @@ def _reopen(
             f"{saved.state.round} rounds are played already, so {recipe.federation.rounds} cannot be all",
             where="federation.rounds",
         )
-    if isinstance(deployment, RealSites) and saved is not None and saved.state.versions and is_finished(opened):
+    kept = saved.state.versions.keys() if saved is not None else ()
+    if isinstance(deployment, RealSites) and not set(deployment.names).isdisjoint(kept) and is_finished(opened):
         raise RecipeError(
             f"{opened.path} is finished, and its sites have removed what their clients kept between rounds: more "
             "rounds cannot be played; start a new run with a larger federation.rounds",
