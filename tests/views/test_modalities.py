@@ -40,6 +40,14 @@ def test_a_client_holds_the_towers_of_its_kinds() -> None:
     assert clients.held(SPEC, "another", 1).keys() == SPEC.keys()
 
 
+def test_a_client_gets_what_belongs_to_neither_tower_too() -> None:
+    """Without the temperature of the others, its own loss would have a temperature of 1."""
+    clients = view({"camera-*": "image", "phone": "text"})
+    assert clients.gets(SPEC, "camera-1", 1).keys() == IMAGE | {"logit_scale"}
+    assert clients.gets(SPEC, "phone", 1).keys() == TEXT | {"logit_scale"}
+    assert clients.gets(SPEC, "another", 1).keys() == SPEC.keys()
+
+
 def test_kinds_are_drawn_by_client_and_seed() -> None:
     names = [str(number) for number in range(300)]
     drawn = [view(["both", "image", "text"]).kind(name) for name in names]

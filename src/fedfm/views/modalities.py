@@ -2,7 +2,7 @@
 
 As in CreamFL (Yu et al., arXiv:2302.08888), a federation has clients with both kinds and clients with one. Here they
 share weights: a client returns the tensors of the towers that it trains, and the mean of a tensor is over the clients
-that hold it. What belongs to neither tower, such as the temperature, is held by clients with both.
+that hold it. What belongs to neither tower, such as the temperature, every client gets, and clients with both train.
 """
 
 from __future__ import annotations
@@ -51,6 +51,12 @@ class Modalities(View):
         if isinstance(self.kinds, Mapping):
             return first_match(self.kinds, client, "both")
         return self.kinds[int(numpy_generator(self.seed, "modality", client=client).integers(len(self.kinds)))]
+
+    def gets(self, spec: Spec, client: str, number: int) -> Slices:
+        """What a client trains, and what belongs to neither tower."""
+        towers = [part for parts in TOWERS.values() for part in parts]
+        shared = {name: () for name in spec if not any(part in name for part in towers)}
+        return {**self.held(spec, client, number), **shared}
 
     def held(self, spec: Spec, client: str, number: int) -> Slices:
         """The tensors of a client's towers, whole."""
