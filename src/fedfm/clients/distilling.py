@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import cast
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import log_softmax, mse_loss
@@ -119,26 +120,54 @@ class Learner:
         Raises:
             FloatingPointError: the loss is not a finite number.
         """
-        here, tunable = self.evaluator, self.evaluator.tunable
-        parameters = list(tunable.parameters.values())
-        optimizer = AdamW(parameters, lr=settings.learning_rate, weight_decay=0.0)
-        schedule = CosineAnnealingLR(optimizer, settings.steps)
-        generator = numpy_generator(here.seed, "distillation batches", round=round, client=client)
-        plan = batch_plan(len(examples), settings.batch_size, epochs=1, max_steps=settings.steps, generator=generator)
-        collate, losses, distance = here.task.collate(here.processor, 0), list[float](), LOSSES[settings.loss]
-        tunable.eval()
-        for chosen in plan:
+        here = self.evaluator
+        collate, distance = here.task.collate(here.processor, 0), LOSSES[settings.loss]
+
+        def loss(chosen: np.ndarray) -> Tensor:
             batch = {name: tensor.to(here.device) for name, tensor in collate(examples.take(chosen)).items()}
-            outputs = here.task.outputs(tunable.model, batch)
-            loss = distance(outputs, teacher[torch.from_numpy(chosen)].to(here.device), settings.temperature)
-            if not math.isfinite(loss.item()):
-                raise FloatingPointError(f"the loss of distillation is not finite at step {len(losses) + 1}")
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            schedule.step()
-            losses.append(loss.item())
-        return math.fsum(losses) / len(losses)
+            outputs = here.task.outputs(here.tunable.model, batch)
+            return distance(outputs, teacher[torch.from_numpy(chosen)].to(here.device), settings.temperature)
+
+        return descend(here, loss, len(examples), settings, round=round, client=client)
+
+
+def descend(
+    evaluator: Evaluator,
+    loss_of: Callable[[np.ndarray], Tensor],
+    count: int,
+    settings: Distilling,
+    *,
+    round: int,  # noqa: A002 - the field's word
+    client: str = "",
+) -> float:
+    """Steps of AdamW on public examples, without dropout, in place; the mean loss of the steps.
+
+    Args:
+        evaluator: of the tunable.
+        loss_of: the loss of a batch, by the places of its examples.
+        count: of the examples.
+        settings: steps and optimiser.
+        round: key of the batches.
+        client: key of the batches; empty at the server.
+
+    Raises:
+        FloatingPointError: the loss is not a finite number.
+    """
+    tunable = evaluator.tunable
+    optimizer = AdamW(list(tunable.parameters.values()), lr=settings.learning_rate, weight_decay=0.0)
+    schedule, losses = CosineAnnealingLR(optimizer, settings.steps), list[float]()
+    generator = numpy_generator(evaluator.seed, "distillation batches", round=round, client=client)
+    tunable.eval()
+    for chosen in batch_plan(count, settings.batch_size, epochs=1, max_steps=settings.steps, generator=generator):
+        loss = loss_of(chosen)
+        if not math.isfinite(loss.item()):
+            raise FloatingPointError(f"the loss of distillation is not finite at step {len(losses) + 1}")
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        schedule.step()
+        losses.append(loss.item())
+    return math.fsum(losses) / len(losses)
 
 
 def learner_of(evaluator: Evaluator, *, text_length: int, threads: int) -> Learner:

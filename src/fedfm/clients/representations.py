@@ -13,7 +13,6 @@ texts, and ū, v̄ what the clients say of them,
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -24,16 +23,12 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
-from torch.optim import AdamW
-from torch.optim.lr_scheduler import CosineAnnealingLR
 
-from fedfm.clients.distilling import Distilling
+from fedfm.clients.distilling import Distilling, descend
 from fedfm.clients.evaluation import Evaluator
 from fedfm.clients.threads import use_threads
-from fedfm.data.batches import batch_plan
 from fedfm.data.images import PixelStatistics
 from fedfm.data.packed_pairs import unpack_images, unpack_tokens
-from fedfm.randomness import numpy_generator
 from fedfm.tasks.base import Batch
 from fedfm.tasks.classification import channels
 from fedfm.tasks.towers import image_embeddings, text_embeddings
@@ -108,7 +103,7 @@ class PairReader:
             return torch.stack(found).mean()
 
         if sides:
-            self._fit(loss, next(iter(sides.values()))[0], settings, round=round, client=client)
+            descend(self.evaluator, loss, next(iter(sides.values()))[0], settings, round=round, client=client)
 
     def distil(
         self,
@@ -145,32 +140,7 @@ class PairReader:
                     found = found + weight * (embeddings - wanted).square().sum(-1).mean()
             return found
 
-        return self._fit(loss, len(rows), settings, round=round)
-
-    def _fit(
-        self,
-        loss_of: Callable[[np.ndarray], Tensor],
-        count: int,
-        settings: Distilling,
-        *,
-        round: int,  # noqa: A002 - the field's word
-        client: str = "",
-    ) -> float:
-        tunable = self.evaluator.tunable
-        optimizer = AdamW(tunable.parameters.values(), lr=settings.learning_rate, weight_decay=0.0)
-        schedule, losses = CosineAnnealingLR(optimizer, settings.steps), list[float]()
-        generator = numpy_generator(self.evaluator.seed, "distillation batches", round=round, client=client)
-        tunable.eval()
-        for chosen in batch_plan(count, settings.batch_size, epochs=1, max_steps=settings.steps, generator=generator):
-            loss = loss_of(chosen)
-            if not math.isfinite(loss.item()):
-                raise FloatingPointError(f"the loss of public pairs is not finite at step {len(losses) + 1}")
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            schedule.step()
-            losses.append(loss.item())
-        return math.fsum(losses) / len(losses)
+        return descend(here, loss, len(rows), settings, round=round)
 
     def _sides(self, packed: Mapping[str, Tensor]) -> dict[Side, tuple[int, Callable[[np.ndarray], Batch]]]:
         """How many there are of each packed side, and the batch of some of them."""

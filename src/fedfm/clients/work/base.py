@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -10,10 +11,11 @@ from typing import TYPE_CHECKING
 import torch
 
 from fedfm.clients.profile import profiling
+from fedfm.clients.rules import LocalResult
 from fedfm.clients.state import State
 from fedfm.printable import error_line
 from fedfm.proxies.base import StaleProxyError
-from fedfm.updates import Failure, Instruction, Update
+from fedfm.updates import Done, Failure, Instruction, Update
 
 if TYPE_CHECKING:
     from fedfm.clients.worker import Worker
@@ -108,3 +110,16 @@ def failed(client: str, error: Exception) -> Failure:
     if isinstance(error, torch.OutOfMemoryError):
         reason = "out of memory: lower local.batch_size or data.max_length"
     return Failure(client, reason, traceback.format_exc(), stale=isinstance(error, StaleProxyError))
+
+
+def facts_of(worker: Worker, client: str, examples: int, result: LocalResult) -> Done:
+    """What a client says of its local training where it sends no update."""
+    return Done(
+        client=client,
+        examples=examples,
+        steps=result.steps,
+        samples=result.samples,
+        predictions=result.predictions,
+        loss=result.loss if math.isfinite(result.loss) else None,
+        proxy_version=worker.version,
+    )

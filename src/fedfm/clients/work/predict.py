@@ -10,14 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-import numpy as np
 from torch import Tensor
 
 from fedfm.clients.distilling import LOGITS, PREDICTIONS, PUBLIC, TEACHER, Learner
-from fedfm.clients.work.base import Answer, ClientTask, one_by_one
+from fedfm.clients.work.base import Answer, ClientTask, facts_of, one_by_one
 from fedfm.data.examples import Examples
 from fedfm.data.packed_texts import unpack
-from fedfm.updates import Done, MessageError, Payload
+from fedfm.updates import MessageError, Payload
 
 if TYPE_CHECKING:
     from fedfm.clients.worker import Worker
@@ -48,15 +47,7 @@ def _predict(worker: Worker, task: ClientTask) -> Answer:
     indices = worker.trained(client, number)
     result = worker.fit(indices, received.at, client=client, round=number, trains=received.trains)
     _, own = worker.contract.finish(client, number, received, worker.tunable.read(), result, task.own)
-    facts = Done(
-        client=client,
-        examples=len(indices),
-        steps=result.steps,
-        samples=result.samples,
-        predictions=result.predictions,
-        loss=result.loss if np.isfinite(result.loss) else None,
-        proxy_version=worker.version,
-    )
+    facts = facts_of(worker, client, len(indices), result)
     predictions = {PREDICTIONS: {LOGITS: learner.logits(examples)}}
     return Answer(client, Payload(number, task.instruction.base, facts, predictions, work="predict"), own)
 

@@ -9,12 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from fedfm.clients.distilling import PUBLIC
 from fedfm.clients.representations import REPRESENTATIONS, PairReader
-from fedfm.clients.work.base import Answer, ClientTask, one_by_one
-from fedfm.updates import Done, MessageError, Payload
+from fedfm.clients.work.base import Answer, ClientTask, facts_of, one_by_one
+from fedfm.updates import MessageError, Payload
 
 if TYPE_CHECKING:
     from fedfm.clients.worker import Worker
@@ -45,14 +43,6 @@ def _represent(worker: Worker, task: ClientTask) -> Answer:
         found = reader.represent(public)
     except ValueError as error:
         raise MessageError(f"the public pairs of the instruction: {error}") from error
-    facts = Done(
-        client=client,
-        examples=len(indices),
-        steps=result.steps,
-        samples=result.samples,
-        predictions=result.predictions,
-        loss=result.loss if np.isfinite(result.loss) else None,
-        proxy_version=worker.version,
-    )
+    facts = facts_of(worker, client, len(indices), result)
     said = {REPRESENTATIONS: {str(side): tensor for side, tensor in found.items()}}
     return Answer(client, Payload(number, task.instruction.base, facts, said, work=REPRESENT), own)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from itertools import groupby, islice
 
@@ -48,15 +49,13 @@ def trained_apart(worker: Worker, start: Params, clients: Clients, steps: Steps)
     for rounds, alike in groupby(sorted(clients, key=lambda client: len(steps[client])), lambda c: len(steps[c])):
         waiting = iter(alike)
         while some := {client: clients[client] for client in islice(waiting, stacking.clients if stacking else 1)}:
+            found: Mapping[str, Params] = {}
             if stacking is not None:
-                try:
-                    yield from _in_one_pass(_plain(worker, rounds), stacking, start, some, steps).items()
-                except FloatingPointError:  # one diverges, and harms no other where each trains by itself
-                    pass
-                else:
-                    continue
-            for client, indices in some.items():
-                train_alone(worker, start, indices, client, steps[client])
+                with suppress(FloatingPointError):  # of one that diverges, and harms no other where each trains alone
+                    found = _in_one_pass(_plain(worker, rounds), stacking, start, some, steps)
+            yield from found.items()
+            for client in (name for name in some if name not in found):
+                train_alone(worker, start, clients[client], client, steps[client])
                 yield client, worker.tunable.read()
 
 
